@@ -1,0 +1,25 @@
+# The verbs that a person and CI share. PYTHON is the path of an environment's interpreter:
+#   make check                            the one that the README sets up
+#   make check PYTHON=/opt/env/bin/python another one
+PYTHON ?= .venv/bin/python
+BIN := $(dir $(PYTHON))
+
+.PHONY: check test demo bench docs
+
+check:
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m pyrefly check
+	$(BIN)lint-imports
+
+test:
+	$(PYTHON) -m pytest --cov
+
+demo:
+	$(BIN)polyrank demo
+
+bench: # needs the extra [bench]; each file is a script that prints its own table
+	@set -e; for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(PYTHON) "$$script"; done
+
+docs: # needs the extra [docs]; writes site/
+	$(PYTHON) -m zensical build --strict

@@ -1,0 +1,115 @@
+"""polyrank: multi-task ranking from impression logs.
+
+One model predicts several outcomes of an impression (click, purchase, rating, watch time).
+
+    import polyrank as pr
+    bundle = pr.fit(schema, pr.ESMM(tower=[16, 8]), train="train.parquet", valid="valid.parquet")
+    print(bundle.evaluate("test.parquet"))
+
+The names below are the public ones. They are imported on first use, so that `import polyrank`
+and `polyrank --help` do not wait for torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from polyrank.balance import Sum, Uncertainty
+    from polyrank.bundle.model import Bundle, load
+    from polyrank.config import Experiment
+    from polyrank.errors import (
+        BundleError,
+        ConfigError,
+        DataError,
+        PolyrankError,
+        SchemaError,
+        TrainingError,
+    )
+    from polyrank.layout import Layout
+    from polyrank.metrics.scorecard import Score, Scorecard
+    from polyrank.models.mmoe import MMoE
+    from polyrank.models.model import ESMM, Model
+    from polyrank.models.separate import Separate
+    from polyrank.models.shared_bottom import SharedBottom
+    from polyrank.models.trunk import Trunk, TrunkModule
+    from polyrank.schema import DenseFeature, Keys, Schema, SparseFeature, Task
+    from polyrank.train.fit import fit
+    from polyrank.train.optim import Adam, Constant, Cosine, DenseAdam, LazyAdam
+    from polyrank.train.training import Stop, Training
+
+_HOME = {
+    "polyrank.balance": ["Sum", "Uncertainty"],
+    "polyrank.bundle.model": ["Bundle", "load"],
+    "polyrank.config": ["Experiment"],
+    "polyrank.errors": [
+        "BundleError",
+        "ConfigError",
+        "DataError",
+        "PolyrankError",
+        "SchemaError",
+        "TrainingError",
+    ],
+    "polyrank.layout": ["Layout"],
+    "polyrank.metrics.scorecard": ["Score", "Scorecard"],
+    "polyrank.models.mmoe": ["MMoE"],
+    "polyrank.models.model": ["ESMM", "Model"],
+    "polyrank.models.separate": ["Separate"],
+    "polyrank.models.shared_bottom": ["SharedBottom"],
+    "polyrank.models.trunk": ["Trunk", "TrunkModule"],
+    "polyrank.schema": ["DenseFeature", "Keys", "Schema", "SparseFeature", "Task"],
+    "polyrank.train.fit": ["fit"],
+    "polyrank.train.optim": ["Adam", "Constant", "Cosine", "DenseAdam", "LazyAdam"],
+    "polyrank.train.training": ["Stop", "Training"],
+}
+_MODULE = {name: module for module, names in _HOME.items() for name in names}
+
+__version__ = version("polyrank")
+__all__ = [
+    "ESMM",
+    "Adam",
+    "Bundle",
+    "BundleError",
+    "ConfigError",
+    "Constant",
+    "Cosine",
+    "DataError",
+    "DenseAdam",
+    "DenseFeature",
+    "Experiment",
+    "Keys",
+    "Layout",
+    "LazyAdam",
+    "MMoE",
+    "Model",
+    "PolyrankError",
+    "Schema",
+    "SchemaError",
+    "Score",
+    "Scorecard",
+    "Separate",
+    "SharedBottom",
+    "SparseFeature",
+    "Stop",
+    "Sum",
+    "Task",
+    "Training",
+    "TrainingError",
+    "Trunk",
+    "TrunkModule",
+    "Uncertainty",
+    "fit",
+    "load",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE:
+        raise AttributeError(f"module 'polyrank' has no attribute {name!r}")
+    return getattr(import_module(_MODULE[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

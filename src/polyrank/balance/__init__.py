@@ -1,0 +1,11 @@
+"""From several losses to one step: one method a file."""
+
+from __future__ import annotations
+
+from polyrank.balance.method import Balance, BalanceModule, BalanceTerm
+from polyrank.balance.sum import Sum
+from polyrank.balance.uncertainty import Uncertainty
+
+BALANCES: dict[str, type[Balance]] = {"sum": Sum, "uncertainty": Uncertainty}
+
+__all__ = ["BALANCES", "Balance", "BalanceModule", "BalanceTerm", "Sum", "Uncertainty"]

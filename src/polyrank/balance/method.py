@@ -1,0 +1,47 @@
+"""What a balance is: a frozen spec that builds a module with its own state."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class BalanceTerm:
+    """What a balance may know of a term.
+
+    Args:
+        name: of the term.
+        weight: the task's.
+        constant_loss: mean loss of the best constant on the training rows.
+        exponent: 1 for a log-likelihood, ½ for a squared error.
+    """
+
+    name: str
+    weight: float
+    constant_loss: float
+    exponent: float
+
+
+class Balance(ABC):
+    """Base of the balances that a configuration can name."""
+
+    @abstractmethod
+    def build(self, terms: Sequence[BalanceTerm]) -> BalanceModule:
+        """Return the module, with its state."""
+
+
+class BalanceModule(nn.Module, ABC):
+    """Losses to gradients; parameters of its own are stepped with the dense ones, undecayed."""
+
+    @abstractmethod
+    def backward(self, losses: Mapping[str, Tensor], shared: Sequence[Tensor]) -> Tensor:
+        """Add gradients to every leaf, and return the loss that was stepped: ().
+
+        Args:
+            losses: {term: ()}.
+            shared: x and the trunk's shared parameters.
+        """

@@ -1,0 +1,55 @@
+"""The weighted sum of losses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from polyrank.balance.method import Balance, BalanceModule, BalanceTerm
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sum(Balance):
+    """L = Σ weight · loss.
+
+    Args:
+        normalize: divide each loss by its constant predictor's on the training rows (entropy of
+            the base rate; variance of the target), so that every term starts at 1 whatever its
+            kind and rarity.
+
+    Example:
+        >>> import torch
+        >>> term = BalanceTerm("click @ all", weight=2.0, constant_loss=0.5, exponent=1.0)
+        >>> loss = torch.tensor(0.25, requires_grad=True)
+        >>> Sum(normalize=True).build([term]).backward({"click @ all": loss}, [])
+        tensor(1.)
+        >>> loss.grad
+        tensor(4.)
+    """
+
+    normalize: bool = False
+
+    def build(self, terms: Sequence[BalanceTerm]) -> SumModule:
+        """Return the module."""
+        return SumModule({each.name: each.weight / self._scale(each) for each in terms})
+
+    def _scale(self, term: BalanceTerm) -> float:
+        # A constant target has loss 0 whatever is done: nothing to divide by.
+        return term.constant_loss if self.normalize and term.constant_loss > 0 else 1.0
+
+
+class SumModule(BalanceModule):
+    """Holds one factor a term."""
+
+    def __init__(self, factors: Mapping[str, float]) -> None:
+        super().__init__()
+        self.factors = dict(factors)
+
+    def backward(self, losses: Mapping[str, Tensor], shared: Sequence[Tensor]) -> Tensor:
+        """Add the gradients of Σ factor · loss."""
+        total = torch.stack([loss * self.factors[name] for name, loss in losses.items()]).sum()
+        total.backward()
+        return total.detach()

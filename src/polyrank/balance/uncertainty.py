@@ -1,0 +1,52 @@
+"""Homoscedastic uncertainty weighting."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from polyrank.balance.method import Balance, BalanceModule, BalanceTerm
+
+
+@dataclass(frozen=True, kw_only=True)
+class Uncertainty(Balance):
+    """L = Σ weight · (c·e^(−s)·loss + s/2), with s learnt, c = 1 for binary and ½ for regression.
+
+    s is the logarithm of the term's noise variance; it starts at 0 and is not decayed.
+
+    Example:
+        >>> term = BalanceTerm("rating @ all", weight=1.0, constant_loss=1.0, exponent=0.5)
+        >>> loss = torch.tensor(3.0, requires_grad=True)
+        >>> Uncertainty().build([term]).backward({"rating @ all": loss}, [])
+        tensor(1.5000)
+
+    Reference:
+        Kendall, Gal and Cipolla, CVPR 2018, eq. 7 and 10.
+    """
+
+    def build(self, terms: Sequence[BalanceTerm]) -> UncertaintyModule:
+        """Return the module."""
+        return UncertaintyModule(terms)
+
+
+class UncertaintyModule(BalanceModule):
+    """Holds one s a term, in the terms' order."""
+
+    def __init__(self, terms: Sequence[BalanceTerm]) -> None:
+        super().__init__()
+        self.terms = tuple(terms)
+        self.log_variance = nn.Parameter(torch.zeros(len(terms)))
+
+    def backward(self, losses: Mapping[str, Tensor], shared: Sequence[Tensor]) -> Tensor:
+        """Add the gradients, those of s included."""
+        total = torch.stack(
+            [
+                term.weight * (term.exponent * torch.exp(-s) * losses[term.name] + s / 2)
+                for term, s in zip(self.terms, self.log_variance.unbind(), strict=True)
+            ]
+        ).sum()
+        total.backward()
+        return total.detach()

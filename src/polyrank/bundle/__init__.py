@@ -1,0 +1,1 @@
+"""The fitted thing: its folder on disk, and what one does with it."""

@@ -1,0 +1,197 @@
+"""The bundle's folder: written whole or not at all, checked file by file, no torch and no pickle.
+
+    bundle.json            format, versions, schema, model, encodings, checksums
+    config.toml            the resolved experiment
+    history.parquet        one line an epoch
+    vocab/TABLE.parquet    columns row, value, count
+    weights.safetensors    embed.TABLE, trunk.…, head.TASK.…
+    scorecard.json         the run's own, where something was scored
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote
+from uuid import uuid4
+
+import numpy as np
+import polars as pl
+import tomli_w
+from safetensors import SafetensorError
+from safetensors import numpy as tensors
+
+from polyrank.errors import BundleError
+
+FORMAT = 1
+MANIFEST = "bundle.json"
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The content of a bundle as plain data.
+
+    Args:
+        manifest: schema, model, encodings and target scales as plain tables.
+        config: the resolved experiment as plain tables.
+        history: one line an epoch.
+        vocab: {table: columns row, value, count}.
+        weights: {name: array}.
+        scorecard: as JSON tables, or None where nothing was scored.
+    """
+
+    manifest: Mapping[str, Any]
+    config: Mapping[str, Any]
+    history: pl.DataFrame
+    vocab: Mapping[str, pl.DataFrame]
+    weights: Mapping[str, np.ndarray]
+    scorecard: Mapping[str, Any] | None
+
+
+def write(path: Path, parts: Parts) -> None:
+    """Write a bundle into a temporary folder beside `path`, then rename it.
+
+    Raises:
+        BundleError: `path` exists and is no bundle, or cannot be written.
+    """
+    if path.exists() and not (path / MANIFEST).is_file():
+        raise BundleError(f"{path} exists and is not a bundle: it is left as it is; choose another")
+    temporary = path.parent / f".{path.name}.{uuid4().hex[:8]}"
+    try:
+        _fill(temporary, parts)
+        _replace(path, temporary)
+    except OSError as error:
+        raise BundleError(f"the bundle {path} could not be written: {error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def read(path: Path) -> Parts:
+    """Read a bundle and check each file against its checksum.
+
+    Raises:
+        BundleError: no bundle, one of a newer format, or a file that is missing or damaged.
+    """
+    manifest = _manifest(path)
+    for name, expected in manifest["files"].items():
+        file = path / name
+        if not file.is_file():
+            raise BundleError(f"the bundle {path} is damaged: {name} is missing")
+        if _checksum(file) != expected:
+            raise BundleError(
+                f"the bundle {path} is damaged: {name} is not the file that was written "
+                "(its checksum differs)"
+            )
+    try:
+        vocab = {
+            unquote(file.stem): pl.read_parquet(file)
+            for file in (path / name for name in manifest["files"])
+            if file.parent.name == "vocab"
+        }
+        scorecard = path / "scorecard.json"
+        return Parts(
+            manifest=manifest,
+            config=tomllib.loads((path / "config.toml").read_text(encoding="utf-8")),
+            history=pl.read_parquet(path / "history.parquet"),
+            vocab=vocab,
+            weights=tensors.load_file(path / "weights.safetensors"),
+            scorecard=json.loads(scorecard.read_text(encoding="utf-8"))
+            if "scorecard.json" in manifest["files"]
+            else None,
+        )
+    except (OSError, ValueError, SafetensorError, pl.exceptions.PolarsError) as error:
+        raise BundleError(f"the bundle {path} cannot be read: {error}") from error
+
+
+def find(path: Path) -> Path:
+    """Return the bundle's folder of a run folder or a bundle folder.
+
+    Raises:
+        BundleError: neither.
+    """
+    for candidate in (path, path / "bundle"):
+        if (candidate / MANIFEST).is_file():
+            return candidate
+    if (path / "config.toml").is_file():
+        raise BundleError(
+            f"{path} is a run without a bundle: it has not finished; go on with "
+            "`polyrank train … --resume`"
+        )
+    if path.exists():
+        raise BundleError(f"{path} is no bundle: {MANIFEST} is missing")
+    raise BundleError(f"{path} does not exist")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file beside its place, then rename it."""
+    temporary = path.with_name(f".{path.name}.{uuid4().hex[:8]}")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _fill(folder: Path, parts: Parts) -> None:
+    (folder / "vocab").mkdir(parents=True)
+    for table, frame in parts.vocab.items():
+        frame.write_parquet(folder / "vocab" / f"{quote(table, safe='')}.parquet")
+    parts.history.write_parquet(folder / "history.parquet")
+    contiguous = {name: np.ascontiguousarray(array) for name, array in parts.weights.items()}
+    tensors.save_file(contiguous, folder / "weights.safetensors")
+    (folder / "config.toml").write_text(tomli_w.dumps(dict(parts.config)), encoding="utf-8")
+    if parts.scorecard is not None:
+        (folder / "scorecard.json").write_text(_json(parts.scorecard), encoding="utf-8")
+    written = sorted(file for file in folder.rglob("*") if file.is_file())
+    manifest = {
+        "format": FORMAT,
+        "polyrank": version("polyrank"),
+        **parts.manifest,
+        "files": {file.relative_to(folder).as_posix(): _checksum(file) for file in written},
+    }
+    (folder / MANIFEST).write_text(_json(manifest), encoding="utf-8")
+
+
+def _replace(path: Path, temporary: Path) -> None:
+    """Put a finished folder in place; an old bundle is moved away first and removed after."""
+    if not path.exists():
+        temporary.rename(path)
+        return
+    old = path.parent / f".{path.name}.{uuid4().hex[:8]}"
+    path.rename(old)
+    temporary.rename(path)
+    shutil.rmtree(old)
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    if not (path / MANIFEST).is_file():
+        raise BundleError(f"{path} is no bundle: {MANIFEST} is missing")
+    try:
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        found = int(manifest["format"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BundleError(f"the bundle {path} is damaged: {MANIFEST}: {error!r}") from error
+    if found > FORMAT:
+        raise BundleError(
+            f"the bundle {path} has format {found}, written by polyrank "
+            f"{manifest.get('polyrank', '?')}; this polyrank reads up to format {FORMAT}: upgrade"
+        )
+    if not isinstance(manifest.get("files"), dict):
+        raise BundleError(f"the bundle {path} is damaged: {MANIFEST} does not list its files")
+    return manifest
+
+
+def _checksum(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n"

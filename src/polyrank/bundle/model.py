@@ -1,0 +1,188 @@
+"""A fitted model with everything that it takes to score raw rows."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+
+from polyrank.bundle import format
+from polyrank.data.dense import DenseEncoding
+from polyrank.data.read import read
+from polyrank.data.table import Table, encode
+from polyrank.data.vocab import Vocab, Vocabulary
+from polyrank.errors import BundleError, PolyrankError
+from polyrank.metrics.scorecard import Scorecard, scorecard
+from polyrank.models.model import BuildsTrunk, Model
+from polyrank.models.outputs import logits_of, outputs
+from polyrank.models.ranker import Ranker
+from polyrank.schema import Schema, SparseFeature
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A fitted model: schema, vocabularies, weights, and what became of it.
+
+    Args:
+        schema: features, tasks and keys.
+        model: the spec that was learnt.
+        vocab: ids to rows, numbers to columns.
+        scales: mean and deviation of each regression's target.
+        ranker: the network, on the CPU, in evaluation mode.
+        config: the resolved experiment as plain tables.
+        history: one line an epoch.
+        scorecard: of the test rows where there were any, else of the best epoch's validation rows.
+    """
+
+    schema: Schema
+    model: Model
+    vocab: Vocab
+    scales: Mapping[str, tuple[float, float]]
+    ranker: Ranker
+    config: Mapping[str, Any]
+    history: pl.DataFrame
+    scorecard: Scorecard | None
+
+    def predict(self, rows: Any) -> pl.DataFrame:
+        """Return the output columns of raw rows, in their order.
+
+        Args:
+            rows: a path or glob, a polars or pandas frame, a pyarrow table, or a dict of arrays;
+                labels need not be there.
+
+        Raises:
+            DataError: a feature that is missing or of a wrong type.
+        """
+        return self.score(self.encode(rows))
+
+    def evaluate(self, rows: Any, *, split: str = "test", orphans: str = "error") -> Scorecard:
+        """Return the scorecard of labelled rows.
+
+        Args:
+            rows: as in `predict`, with labels.
+            split: the scorecard's name for them.
+            orphans: "error", "drop" or "zero": what becomes of a child label without its parent.
+        """
+        table = encode(
+            read(rows, self.schema), self.schema, self.vocab, split=split, orphans=orphans
+        )
+        log_counts(table, split)
+        return self.score_labelled(table, split)
+
+    def encode(self, rows: Any) -> Table:
+        """Return raw rows as a Table without labels; ids that are unseen or null are counted."""
+        table = encode(read(rows, self.schema), self.schema, self.vocab, labels=False)
+        log_counts(table, "rows")
+        return table
+
+    def score(self, table: Table) -> pl.DataFrame:
+        """Return the output columns of encoded rows."""
+        return pl.DataFrame(self._outputs(table))
+
+    def score_labelled(self, table: Table, split: str) -> Scorecard:
+        """Return the scorecard of encoded, labelled rows."""
+        return scorecard(
+            self.schema,
+            self._outputs(table),
+            table.labels_by_task,
+            split=split,
+            user=table.user,
+            weight=table.weight,
+            truth={f"true_{output}": values for output, values in table.truth.items()},
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write the bundle's folder, whole or not at all.
+
+        Raises:
+            BundleError: `path` is something else, or cannot be written.
+        """
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        weights = {name: each.numpy() for name, each in self.ranker.named_weights().items()}
+        vocab = {
+            name: table.to_frame()
+            for name, table in self.vocab.tables.items()
+            if table.dtype != "identity"
+        }
+        card = self.scorecard.to_json() if self.scorecard is not None else None
+        parts = format.Parts(self._manifest(), self.config, self.history, vocab, weights, card)
+        format.write(path, parts)
+
+    def _outputs(self, table: Table) -> dict[str, Any]:
+        logits = {name: each.numpy() for name, each in logits_of(self.ranker, table).items()}
+        return outputs(self.schema, logits, self.scales)
+
+    def _manifest(self) -> dict[str, Any]:
+        tables = {feature.name: feature.table for feature in self.schema.id_features}
+        return {
+            "schema": self.schema.to_table(),
+            "model": self.model.to_table(),
+            "dense": {name: each.to_table() for name, each in self.vocab.dense.items()},
+            "targets": {
+                task: {"mean": mean, "deviation": deviation}
+                for task, (mean, deviation) in self.scales.items()
+            },
+            "tables": tables,
+        }
+
+
+def load(path: str | Path, *, trunk: BuildsTrunk | None = None) -> Bundle:
+    """Load a bundle from its folder or its run's folder; no code of the file runs.
+
+    Args:
+        path: a run folder or a bundle folder.
+        trunk: the spec of a trunk that polyrank does not have.
+
+    Raises:
+        BundleError: no bundle, a newer format, or a file that is missing or damaged.
+    """
+    folder = format.find(Path(path))
+    parts = format.read(folder)
+    try:
+        schema = Schema.from_table(parts.manifest["schema"])
+        model = Model.from_table(parts.manifest["model"], trunk)
+        vocab = _vocab(schema, parts)
+        scales = {
+            task: (float(each["mean"]), float(each["deviation"]))
+            for task, each in parts.manifest["targets"].items()
+        }
+        card = None if parts.scorecard is None else Scorecard.from_json(parts.scorecard)
+    except (KeyError, TypeError) as error:
+        raise BundleError(f"the bundle {folder} is damaged: bundle.json: {error!r}") from error
+    except PolyrankError as error:
+        raise BundleError(f"the bundle {folder} cannot be used: {error}") from error
+    with torch.random.fork_rng(devices=[]):  # drawing initial weights leaves no trace
+        ranker = model.build(model.layout(schema, vocab))
+    ranker.load_named_weights({name: torch.from_numpy(w) for name, w in parts.weights.items()})
+    ranker.eval()
+    return Bundle(schema, model, vocab, scales, ranker, parts.config, parts.history, card)
+
+
+def log_counts(table: Table, split: str) -> None:
+    """Log how many ids were unseen and how many values were null."""
+    for what, counts in (("unseen or rare ids", table.unseen), ("nulls", table.nulls)):
+        shown = ", ".join(f"{name} {count:,}" for name, count in counts.items() if count)
+        if shown:
+            logger.info("%s: %s of %s rows: %s", split, what, f"{len(table):,}", shown)
+
+
+def _vocab(schema: Schema, parts: format.Parts) -> Vocab:
+    sparse = {f.name: f for f in schema.features if isinstance(f, SparseFeature)}
+    tables = {
+        name: Vocabulary("identity", size=sparse[name].vocab_size)
+        if sparse[name].vocab_size is not None
+        else Vocabulary.from_frame(parts.vocab[name])
+        for name in dict.fromkeys(feature.table for feature in sparse.values())
+    }
+    dense = {
+        name: DenseEncoding.from_table(table) for name, table in parts.manifest["dense"].items()
+    }
+    return Vocab(tables, dense)

@@ -1,0 +1,212 @@
+"""Encodings of dense features: numbers to float32 columns, or to rows of an embedding table."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from polyrank import spec
+from polyrank.errors import DataError
+from polyrank.schema import DenseFeature, Encoding
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class DenseEncoding:
+    """How the values of one dense feature become columns or ids; fitted on the training rows.
+
+    The constants are fitted in float64 and rounded to float32, and every operation on values is
+    one float32 operation, so that any float32 twin of this class gives the same bits.
+
+    Args:
+        kind: `standard`, `log`, `bins`, `piecewise_linear` or `none`.
+        mean: training mean, of log values for `log`; stands in for a missing value.
+        sd: training deviation, 1 for a constant column.
+        edges: for `piecewise_linear` the T + 1 bin edges, for `bins` the largest value of each
+            bin but the last.
+        missing: training had a missing value, so an indicator column is appended.
+
+    Example:
+        >>> encoding = DenseEncoding.fit(DenseFeature("x"), np.array([1, 3, np.nan], np.float32))
+        >>> encoding.apply(np.array([3, np.nan], np.float32))
+        array([[1., 0.],
+               [0., 1.]], dtype=float32)
+    """
+
+    kind: Encoding
+    mean: float = 0.0
+    sd: float = 1.0
+    edges: tuple[float, ...] = ()
+    missing: bool = False
+
+    @classmethod
+    def fit(cls, feature: DenseFeature, values: np.ndarray) -> DenseEncoding:
+        """Return the encoding of a feature fitted on its training values.
+
+        Args:
+            feature: names the encoding and its number of bins.
+            values: float32, NaN = missing. Their order does not matter.
+
+        Shape:
+            values: (rows,)
+        """
+        # Sorted, so that the sums behind mean and deviation do not depend on the order of rows.
+        values = np.sort(np.asarray(values, dtype=np.float32))
+        present = values[: len(values) - int(np.isnan(values).sum())]
+        missing = len(present) < len(values)
+        if not len(present):
+            logger.warning("dense feature %r has no value in training", feature.name)
+            edges = (0.0, 1.0) if feature.encoding == "piecewise_linear" else ()
+            return cls(feature.encoding, edges=edges, missing=missing)
+        if feature.encoding == "log":
+            present = np.sort(_signed_log(present))
+        exact = present.astype(np.float64)
+        mean = _rounded(exact.mean())
+        # A constant column may have a deviation of 1e-17 by rounding, so it is told by its range.
+        sd = _rounded(exact.std()) if present[0] < present[-1] else 1.0
+        edges: tuple[float, ...] = ()
+        if feature.encoding == "piecewise_linear":
+            edges = _linear_edges(present, feature.bins)
+        elif feature.encoding == "bins":
+            edges = _bin_edges(present, feature.bins)
+        return cls(feature.encoding, mean, sd or 1.0, edges, missing)
+
+    @property
+    def columns(self) -> int:
+        """Number of float columns, the indicator included; 0 for `bins`."""
+        if self.kind == "bins":
+            return 0
+        body = len(self.edges) - 1 if self.kind == "piecewise_linear" else 1
+        return body + int(self.missing)
+
+    @property
+    def rows(self) -> int:
+        """Number of table rows of `bins`: the missing value's, then one a bin."""
+        return len(self.edges) + 2
+
+    def apply(self, values: np.ndarray) -> np.ndarray:
+        """Return values as float columns; the last one says "missing" where training had that.
+
+        Piecewise-linear column t is 0 below its bin, 1 above it and linear inside; the first has
+        no lower and the last no upper clamp.
+
+        Args:
+            values: float32, NaN = missing.
+
+        Shape:
+            values: (rows,) → (rows, columns)
+
+        Reference:
+            Gorishniy et al., "On Embeddings for Numerical Features", NeurIPS 2022, eq. 1.
+        """
+        values = np.asarray(values, dtype=np.float32)
+        absent = np.isnan(values)
+        mean = np.float32(self.mean)
+        out = np.empty((len(values), self.columns), dtype=np.float32)
+        body = out[:, : self.columns - int(self.missing)]
+        if self.kind == "piecewise_linear":
+            filled = np.where(absent, mean, values)
+            edges = np.array(self.edges, dtype=np.float32)
+            lower = np.zeros(len(edges) - 1, dtype=np.float32)
+            upper = np.ones(len(edges) - 1, dtype=np.float32)
+            lower[0], upper[-1] = -np.inf, np.inf
+            body[:] = (filled[:, None] - edges[:-1]) / (edges[1:] - edges[:-1])
+            np.clip(body, lower, upper, out=body)
+        elif self.kind == "none":
+            body[:, 0] = np.where(absent, mean, values)
+        else:
+            scaled = _signed_log(values) if self.kind == "log" else values
+            body[:, 0] = (np.where(absent, mean, scaled) - mean) / np.float32(self.sd)
+        if self.missing:
+            out[:, -1] = absent
+        return out
+
+    def ids(self, values: np.ndarray) -> np.ndarray:
+        """Return the table row of each value: 0 for a missing one, then one row a bin.
+
+        Shape:
+            values: (rows,) → int32 (rows,)
+
+        Example:
+            >>> encoding = DenseEncoding("bins", edges=(1.0, 5.0))
+            >>> encoding.ids(np.array([1, 4, 9, np.nan], np.float32)), encoding.rows
+            (array([1, 2, 3, 0], dtype=int32), 4)
+        """
+        values = np.asarray(values, dtype=np.float32)
+        edges = np.array(self.edges, dtype=np.float32)
+        rows = np.searchsorted(edges, values, side="left").astype(np.int32) + np.int32(1)
+        rows[np.isnan(values)] = 0
+        return rows
+
+    def to_table(self) -> dict[str, Any]:
+        """Return a plain table that `from_table` reads back, bit for bit."""
+        return spec.to_table(self)
+
+    @classmethod
+    def from_table(cls, table: Mapping[str, Any]) -> DenseEncoding:
+        """Read what `to_table` wrote."""
+        return spec.from_table(cls, table, "dense encoding")
+
+
+def dense_values(series: pl.Series) -> np.ndarray:
+    """Return a column as float32 with NaN for null.
+
+    Raises:
+        DataError: a column that is not numeric, or infinite values, with their count.
+
+    Shape:
+        (rows,)
+    """
+    name, dtype = series.name, series.dtype
+    if not (dtype.is_numeric() or dtype in (pl.Boolean, pl.Null)):
+        raise DataError(
+            f"dense feature {name!r} is a column of {dtype}, and a dense feature holds numbers: "
+            "convert it, or declare it as a SparseFeature"
+        )
+    values = series.cast(pl.Float32).to_numpy()
+    infinite = int(np.isinf(values).sum())
+    if infinite:
+        raise DataError(
+            f"dense feature {name!r} has {infinite:,} infinite value{'s'[: infinite > 1]} (±inf, "
+            "or beyond the 3.4e38 of float32): replace them by null or by a finite number"
+        )
+    return values
+
+
+def _signed_log(values: np.ndarray) -> np.ndarray:
+    return np.sign(values) * np.log1p(np.abs(values))
+
+
+def _rounded(value: float) -> float:
+    return float(np.float32(value))
+
+
+def _linear_edges(present: np.ndarray, bins: int) -> tuple[float, ...]:
+    quantiles = np.quantile(present.astype(np.float64), np.linspace(0, 1, bins + 1))
+    edges = np.unique(quantiles.astype(np.float32))
+    if len(edges) == 1:
+        # A bin has a width; towards zero, so that no constant overflows.
+        only = float(edges[0])
+        width = max(1.0, abs(only))
+        return tuple(sorted((only, _rounded(only - width if only > 0 else only + width))))
+    return tuple(edges.tolist())
+
+
+def _bin_edges(present: np.ndarray, bins: int) -> tuple[float, ...]:
+    """Largest value of each bin but the last.
+
+    Plain quantiles would put a value that most rows share into one bin with its neighbours (and
+    both values of a 0/1 column together); here such a value ends its bin or has one to itself.
+    """
+    distinct = np.unique(present)
+    if len(distinct) <= bins:
+        return tuple(distinct[:-1].tolist())
+    places = np.linspace(0, 1, bins + 1)[1:-1]
+    quantiles = np.quantile(present, places, method="inverted_cdf")
+    return tuple(np.unique(np.minimum(quantiles, distinct[-2])).tolist())

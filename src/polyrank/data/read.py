@@ -1,0 +1,243 @@
+"""From a file, a frame or arrays to a polars LazyFrame: the one door by which rows come in."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from glob import glob
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from polyrank.errors import DataError, did_you_mean
+from polyrank.schema import DenseFeature, Keys, Schema, SparseFeature
+
+Source = Any  # a path or a glob, a polars or pandas frame, a pyarrow table, a mapping of arrays
+
+# Long, because a type guessed from a few rows breaks on the first odd value further down.
+INFERENCE_ROWS = 100_000
+# What numpy and pandas write for a missing number. Without this a column of integers with one
+# missing value would be read as floats, and ids above 2^53 would lose their last digits.
+MISSING = ["NaN", "nan"]
+_SUFFIXES = {".csv": "csv", ".csv.gz": "csv", ".parquet": "parquet"}
+_UNPARSED = re.compile(r"could not parse `(?P<value>.*?)` as dtype `(?P<dtype>.*?)`(?P<rest>.*)")
+_AT_COLUMN = re.compile(r"at column '(?P<column>.*?)'")
+
+
+class _Stream:
+    """The Arrow stream of a frame without what else it is, so that polars takes no other door."""
+
+    def __init__(self, frame: Any) -> None:
+        self._frame = frame
+
+    def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
+        return self._frame.__arrow_c_stream__(requested_schema)
+
+
+def read(source: Source, schema: Schema | None = None) -> pl.LazyFrame:
+    """Return rows as a LazyFrame; files are scanned, not read.
+
+    Args:
+        source: a path or a glob of `.csv`, `.csv.gz` or `.parquet` files (concatenated in sorted
+            order), a polars or pandas frame (the index is dropped), a pyarrow table, or a mapping
+            from column to 1-D array.
+        schema: with it the dense features, labels and weight of a CSV are parsed as Float64, and
+            ids that fit no 64-bit integer as text.
+
+    Raises:
+        DataError: no such file, an unknown extension, a file or a frame that cannot be read, or
+            arrays of unequal length.
+
+    Example:
+        >>> read({"item": [3, 1], "click": np.array([0.0, 1.0])}).collect().shape
+        (2, 2)
+    """
+    if isinstance(source, pl.LazyFrame):
+        return source
+    if isinstance(source, pl.DataFrame):
+        return source.lazy()
+    if isinstance(source, str | Path):
+        return _scan(str(source), schema)
+    if isinstance(source, Mapping):
+        return _from_arrays(source).lazy()
+    if hasattr(source, "__arrow_c_stream__"):
+        return _from_arrow(source).lazy()
+    raise DataError(
+        "rows come from a path, a polars or pandas frame, a pyarrow table or a mapping of arrays, "
+        f"however: {type(source).__module__}.{type(source).__qualname__}"
+    )
+
+
+def collect(frame: pl.LazyFrame | pl.DataFrame, columns: Iterable[str]) -> pl.DataFrame:
+    """Return the named columns in memory, each once.
+
+    Raises:
+        DataError: a column that is not in the data, with the nearest, or a value that cannot be
+            parsed, with its column and the fix.
+
+    Example:
+        >>> collect(pl.LazyFrame({"click": [0], "buy": [0]}), ["buy"]).columns
+        ['buy']
+    """
+    known = column_names(frame)
+    wanted = list(dict.fromkeys(columns))
+    for column in wanted:
+        if column not in known:
+            raise DataError(f"column {column!r} is not in the data{did_you_mean(column, known)}")
+    try:
+        return frame.lazy().select(wanted).collect()
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise DataError(_explained(error)) from None
+
+
+def column_names(frame: pl.LazyFrame | pl.DataFrame) -> list[str]:
+    """Return the columns of a frame in order.
+
+    Raises:
+        DataError: a file that cannot be read.
+    """
+    try:
+        return frame.lazy().collect_schema().names()
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise DataError(_explained(error)) from None
+
+
+def _scan(pattern: str, schema: Schema | None) -> pl.LazyFrame:
+    # A file may have a bracket in its name, so a path that exists is never taken for a glob.
+    paths = [pattern] if Path(pattern).exists() else sorted(glob(pattern, recursive=True))  # noqa: PTH207  an absolute pattern
+    if not paths:
+        raise DataError(
+            f"no such file: {pattern!r} (looked in {str(Path.cwd())!r}; give a path or a glob)"
+        )
+    formats = {path: _format(path) for path in paths}
+    if len(set(formats.values())) > 1:
+        raise DataError(
+            f"{pattern!r} matches both csv and parquet files, {paths[0]!r} and others: "
+            "name one kind, such as '*.parquet'"
+        )
+    try:
+        if formats[paths[0]] == "csv":
+            return _scan_csv(paths, schema)
+        # Files written on different days may hold narrower numbers or more columns than the first.
+        scan = pl.scan_parquet(
+            paths,
+            glob=False,
+            extra_columns="ignore",
+            cast_options=pl.ScanCastOptions(integer_cast="upcast", float_cast="upcast"),
+        )
+        scan.collect_schema()
+    except (pl.exceptions.PolarsError, OSError) as error:
+        kind = formats[paths[0]]
+        raise DataError(f"{pattern!r} cannot be read as {kind}: {_explained(error)}") from None
+    return scan
+
+
+def _format(path: str) -> str:
+    if Path(path).is_dir():
+        raise DataError(f"{path!r} is a folder: name its files, such as {path + '/*.parquet'!r}")
+    for suffix, kind in _SUFFIXES.items():
+        if path.lower().endswith(suffix):
+            return kind
+    raise DataError(
+        f"{path!r}: unknown extension {Path(path).suffix!r} (known: "
+        f"{', '.join(map(repr, _SUFFIXES))})"
+    )
+
+
+def _scan_csv(paths: list[str], schema: Schema | None) -> pl.LazyFrame:
+    scan = pl.scan_csv(paths, glob=False, infer_schema_length=INFERENCE_ROWS, null_values=MISSING)
+    types = dict(scan.collect_schema())
+    if schema is None:
+        return scan
+    keys = schema.keys if isinstance(schema.keys, Keys) else Keys()
+    dense = {feature.name for feature in schema.features if isinstance(feature, DenseFeature)}
+    sparse = {feature.name for feature in schema.features if isinstance(feature, SparseFeature)}
+    numbers = {*dense, *schema.labels, *([keys.weight] if keys.weight else [])} - sparse
+    texts = [name for name in types if name in numbers and types[name] == pl.String]
+    empty = set(texts) & _empty(scan, texts)
+    for name, dtype in types.items():
+        if name in numbers and (dtype.is_numeric() or name in empty):
+            types[name] = pl.Float64()
+        elif name in sparse and dtype == pl.Int128:
+            types[name] = pl.String()  # beyond Int128 too: 40-digit ids exist
+    return pl.scan_csv(paths, glob=False, schema=types, null_values=MISSING)
+
+
+def _empty(scan: pl.LazyFrame, columns: list[str]) -> set[str]:
+    """Columns without a value in the prefix; polars calls these strings."""
+    if not columns:
+        return set()
+    counts = scan.select(pl.col(columns).head(INFERENCE_ROWS).count()).collect()
+    return {name for name in columns if counts[name].item() == 0}
+
+
+def _from_arrow(source: Any) -> pl.DataFrame:
+    # A pandas frame streams its index as a column; dropping it first is the only sure way.
+    reset = getattr(source, "reset_index", None)
+    try:
+        return pl.DataFrame(_Stream(reset(drop=True) if reset is not None else source))
+    except Exception as error:  # noqa: BLE001  classes of pyarrow and pandas, not imported here
+        kind = f"{type(source).__module__.split('.')[0]} {type(source).__name__}"
+        raise DataError(
+            f"the {kind} cannot be read as Arrow columns: {error}; a column must hold one type"
+        ) from None
+
+
+def _from_arrays(source: Mapping[str, Any]) -> pl.DataFrame:
+    columns = [_series(str(name), values) for name, values in source.items()]
+    lengths = {series.name: len(series) for series in columns}
+    if len(set(lengths.values())) > 1:
+        shown = ", ".join(f"{name!r}: {length:,}" for name, length in lengths.items())
+        raise DataError(f"the arrays must have one length, however: {shown}")
+    return pl.DataFrame(columns)
+
+
+def _series(name: str, values: Any) -> pl.Series:
+    if isinstance(values, pl.Series):
+        return values.alias(name)
+    try:
+        if isinstance(values, list | tuple):
+            return _from_objects(name, values)
+        array = np.asarray(values)
+        if array.ndim != 1:
+            raise DataError(f"column {name!r} must be a 1-D array, however: shape {array.shape}")
+        if array.dtype.kind == "O":
+            return _from_objects(name, array.tolist())
+        if array.dtype.kind == "S":
+            array = np.char.decode(array)
+        return pl.Series(name, np.ascontiguousarray(array))
+    except (pl.exceptions.PolarsError, TypeError, ValueError, OverflowError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"column {name!r} cannot be read as an array: {error}") from None
+
+
+def _from_objects(name: str, values: Any) -> pl.Series:
+    """Python objects: NaN among strings is pandas' null, and integers may be of any size."""
+    plain = [None if isinstance(each, float) and each != each else each for each in values]
+    present = [each for each in plain if each is not None]
+    integers = all(isinstance(each, int | np.integer) for each in present)
+    if integers and not all(isinstance(each, bool) for each in present):
+        if any(not -(2**63) <= each < 2**63 for each in present):
+            return pl.Series(name, [None if each is None else str(each) for each in plain])
+        return pl.Series(name, plain, dtype=pl.Int64)
+    numbers = all(isinstance(each, int | float | np.number) for each in present)
+    if numbers and any(isinstance(each, float | np.floating) for each in present):
+        return pl.Series(name, plain, dtype=pl.Float64, strict=False)
+    return pl.Series(name, plain, strict=True)
+
+
+def _explained(error: Exception) -> str:
+    """What polars said, with the column and the fix where a value could not be parsed."""
+    text = str(error)
+    unparsed, place = _UNPARSED.search(text), _AT_COLUMN.search(text)
+    if unparsed is None or place is None:
+        return text.strip().splitlines()[0] if text.strip() else type(error).__name__
+    return (
+        f"column {place['column']!r} holds {unparsed['value']!r}, but its first "
+        f"{INFERENCE_ROWS:,} rows were read as {unparsed['dtype']}: clean the column, write the "
+        "file as Parquet, or pass polars.scan_csv(…, schema_overrides={"
+        f"{place['column']!r}: polars.String}})"
+    )

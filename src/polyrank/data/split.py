@@ -1,0 +1,139 @@
+"""One log into training, validation and test rows: at random, by time, or by user."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import isclose
+from typing import Literal, get_args
+
+import numpy as np
+import polars as pl
+
+from polyrank.data.read import collect, column_names
+from polyrank.errors import DataError, did_you_mean
+
+By = Literal["random", "time", "user"]
+Splits = tuple[pl.LazyFrame, pl.LazyFrame, pl.LazyFrame]
+
+
+def split(
+    frame: pl.LazyFrame | pl.DataFrame,
+    by: By,
+    fractions: Sequence[float] = (0.8, 0.1, 0.1),
+    column: str | None = None,
+    seed: int = 0,
+) -> Splits:
+    """Return training, validation and test rows, each in the order of the log.
+
+    Args:
+        frame: the log.
+        by: `random` permutes row numbers, so it depends on the order of rows; `user` keeps all
+            rows of a user together and `time` trains on the earliest rows, and neither depends on
+            the order. Equal times are never cut apart.
+        fractions: of rows, or of users, for training, validation and test.
+        column: the user or the time.
+        seed: of `random` and `user`.
+
+    Raises:
+        DataError: fractions that are not three parts of 1, a column that is missing or has nulls
+            in `time`, or no training rows.
+
+    Example:
+        >>> log = pl.LazyFrame({"day": [3, 1, 2, 1, 1], "click": [0, 1, 0, 1, 0]})
+        >>> train, valid, test = split(log, "time", (0.6, 0.2, 0.2), "day")
+        >>> [part.collect()["day"].to_list() for part in (train, valid, test)]
+        [[1, 1, 1], [2], [3]]
+    """
+    cuts = _cuts(fractions)
+    log = frame.lazy()
+    if by not in get_args(By):
+        raise DataError(f"unknown split {by!r}{did_you_mean(by, get_args(By))}")
+    if by == "random":
+        return _random(log, cuts, seed)
+    known = column_names(log)
+    if column is None:
+        raise DataError(
+            f"a split by {by} needs column, the {by}'s column (known: "
+            f"{', '.join(map(repr, known[:20]))})"
+        )
+    values = collect(log, [column])[column]
+    return _time(log, values, cuts) if by == "time" else _user(log, values, cuts, seed)
+
+
+def _cuts(fractions: Sequence[float]) -> tuple[float, float]:
+    parts = [float(part) for part in fractions]
+    if len(parts) != 3 or not all(part >= 0 for part in parts) or not isclose(sum(parts), 1):
+        raise DataError(
+            "fractions are three numbers of 0 or more that sum to 1 (train, valid, test), "
+            f"however: {list(fractions)}"
+        )
+    if parts[0] == 0:
+        raise DataError(f"the training fraction must be above 0, however: {list(fractions)}")
+    # A part of 0 stays empty whatever the rounding of the sums.
+    return parts[0], 1.0 if parts[2] == 0 else parts[0] + parts[1]
+
+
+def _assigned(size: int, cuts: tuple[float, float]) -> np.ndarray:
+    """Split 0, 1 or 2 of places 0 … size − 1."""
+    first, second = (round(cut * size) for cut in cuts)
+    places = np.arange(size)
+    # One row is enough to train on, and a small log has no other.
+    return (places >= max(first, 1)).astype(np.int8) + (places >= max(second, 1)).astype(np.int8)
+
+
+def _random(log: pl.LazyFrame, cuts: tuple[float, float], seed: int) -> Splits:
+    rows = int(collect(log.select(pl.len().alias("rows")), ["rows"]).item())
+    _refuse_empty(rows)
+    name = _unused(log, "row")
+    of = _assigned(rows, cuts)[np.random.default_rng(seed).permutation(rows)]
+    numbers = pl.Series(name, np.arange(rows, dtype=np.uint32))
+    return _chosen(log.with_row_index(name), numbers, of, drop=name)
+
+
+def _user(log: pl.LazyFrame, values: pl.Series, cuts: tuple[float, float], seed: int) -> Splits:
+    _refuse_empty(len(values))
+    users = values.unique().sort()  # a fixed order, whatever that of the rows
+    of = _assigned(len(users), cuts)[np.random.default_rng(seed).permutation(len(users))]
+    return _chosen(log, users, of)
+
+
+def _time(log: pl.LazyFrame, values: pl.Series, cuts: tuple[float, float]) -> Splits:
+    _refuse_empty(len(values))
+    missing = values.null_count() + (int(values.is_nan().sum()) if values.dtype.is_float() else 0)
+    if missing:
+        raise DataError(
+            f"a split by time needs a time in every row, however: {values.name!r} is null in "
+            f"{missing:,} rows; leave these out"
+        )
+    times = values.value_counts(name="rows").sort(values.name)
+    rows = times["rows"].to_numpy().astype(np.int64)
+    # A time that straddles a cut goes to the side where most of its rows lie.
+    middle = (np.cumsum(rows) - rows / 2) / rows.sum()
+    of = (middle >= cuts[0]).astype(np.int8) + (middle >= cuts[1]).astype(np.int8)
+    if of[0] != 0:
+        raise DataError(
+            f"a split by {values.name!r} leaves no training rows: {rows[0] / rows.sum():.0%} of "
+            f"the rows have its first value; raise the training fraction of {cuts[0]:g}"
+        )
+    return _chosen(log, times[values.name], of)
+
+
+def _chosen(log: pl.LazyFrame, keys: pl.Series, of: np.ndarray, drop: str | None = None) -> Splits:
+    parts = []
+    for part in range(3):
+        wanted = keys.filter(pl.Series(of == part)).to_frame().lazy()
+        rows = log.join(wanted, on=keys.name, how="semi", nulls_equal=True, maintain_order="left")
+        parts.append(rows.drop(drop) if drop else rows)
+    return parts[0], parts[1], parts[2]
+
+
+def _unused(log: pl.LazyFrame, name: str) -> str:
+    known = column_names(log)
+    while name in known:
+        name += "_"
+    return name
+
+
+def _refuse_empty(rows: int) -> None:
+    if not rows:
+        raise DataError("the log has no rows to split")

@@ -1,0 +1,118 @@
+"""What each term of the objective has to learn from: its rows, its positives, its scale."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from polyrank.data.table import Table
+from polyrank.errors import DataError
+from polyrank.schema import Schema
+from polyrank.terms import Population, joint_label
+
+
+@dataclass(frozen=True)
+class TermStatistics:
+    """One term's usable rows: those of its space where its label is observed.
+
+    Args:
+        rows: their plain count.
+        positives: rows whose label is 1; None for a regression.
+        weight: sum of their sample weights.
+        weight_share: weight ÷ all rows of the table.
+        mean: weighted mean of the label; 0 without rows.
+        sd: weighted standard deviation of the label; 0 without rows.
+    """
+
+    rows: int
+    positives: int | None
+    weight: float
+    weight_share: float
+    mean: float
+    sd: float
+
+
+def term_statistics(table: Table) -> dict[str, TermStatistics]:
+    """Return the statistics of each term by its name, in order.
+
+    Example:
+        >>> import polars as pl
+        >>> from polyrank.data.table import encode
+        >>> from polyrank.data.vocab import Vocab
+        >>> from polyrank.schema import SparseFeature, Task
+        >>> schema = Schema([SparseFeature("item")], [Task("click"), Task("buy", given="click")])
+        >>> log = pl.LazyFrame({"item": [1, 2, 3], "click": [0, 1, 1], "buy": [None, 1, 0]})
+        >>> statistics = term_statistics(encode(log, schema, Vocab.fit(log, schema)))
+        >>> statistics["buy @ all"].rows, statistics["buy @ all"].positives
+        (3, 1)
+    """
+    return {term.name: _statistics(table, term.population) for term in table.schema.objective}
+
+
+def term_labels(table: Table, population: Population) -> np.ndarray:
+    """Return a population's label for each row of a table; NaN outside its space too.
+
+    Shape:
+        float64 (rows,)
+    """
+    columns = {
+        task.name: table.labels[:, index].astype(np.float64)
+        for index, task in enumerate(table.schema.tasks)
+        if task.name in (*population.conditions, *population.heads)
+    }
+    label = joint_label([columns[name] for name in population.heads])
+    if population.conditions:
+        happened = joint_label([columns[name] for name in population.conditions]) == 1
+        label[~happened] = np.nan
+    return label
+
+
+def refuse_unusable(
+    statistics: Mapping[str, TermStatistics], schema: Schema, split: str = "train"
+) -> None:
+    """Refuse a term that these rows cannot teach.
+
+    Raises:
+        DataError: a term without usable rows, or a binary one without both labels, with the counts.
+    """
+    for term in schema.objective:
+        found, space = statistics[term.name], term.population.space
+        if not found.weight > 0:
+            reason = (
+                f"all {found.rows:,} have weight 0"
+                if found.rows
+                else f"no row has an observed label {term.label!r}"
+                + (f" where {space!r} happened" if space != "all" else "")
+            )
+            raise DataError(
+                f"term {term.name!r} has no usable rows in {split} ({reason}): "
+                "add rows, or leave the task out"
+            )
+        if found.positives is not None and not 0 < found.mean < 1:
+            missing = "positives" if found.mean <= 0 else "negatives"
+            raise DataError(
+                f"term {term.name!r} has no {missing} in {split} ({found.positives:,} positives in "
+                f"{found.rows:,} usable rows): a binary term needs both labels; add rows, or leave "
+                "the task out"
+            )
+
+
+def _statistics(table: Table, population: Population) -> TermStatistics:
+    label = term_labels(table, population)
+    usable = ~np.isnan(label)
+    values = label[usable]
+    rows = len(values)
+    weights = np.ones(rows) if table.weight is None else table.weight[usable].astype(np.float64)
+    weight = float(weights.sum())
+    mean = float(weights @ values) / weight if weight > 0 else 0.0
+    variance = float(weights @ (values - mean) ** 2) / weight if weight > 0 else 0.0
+    return TermStatistics(
+        rows=rows,
+        positives=int(np.count_nonzero(values == 1)) if population.kind == "binary" else None,
+        weight=weight,
+        weight_share=weight / max(len(table), 1),
+        mean=mean,
+        sd=float(np.sqrt(variance)),
+    )

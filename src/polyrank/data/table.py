@@ -1,0 +1,333 @@
+"""Encoded rows in columns, and the batches cut from them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import polars as pl
+
+from polyrank.data.dense import dense_values
+from polyrank.data.labels import Orphans, apply_orphans, check_labels
+from polyrank.data.read import collect, column_names
+from polyrank.data.vocab import Vocab
+from polyrank.errors import DataError
+from polyrank.layout import Layout
+from polyrank.schema import Keys, Schema, SparseFeature
+from polyrank.terms import output_columns
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some rows, ready for a model.
+
+    Args:
+        ids: rows of the packed tables, field-major, so that one table's ids are contiguous.
+        dense: dense columns.
+        labels: in task order; NaN = not observed.
+        weight: sample weights, or None where all are 1.
+
+    Shape:
+        ids: int32 (F, B) · dense: float32 (B, D) · labels: float32 (B, L) · weight: float32 (B,)
+    """
+
+    ids: np.ndarray
+    dense: np.ndarray
+    labels: np.ndarray
+    weight: np.ndarray | None
+
+    def __len__(self) -> int:
+        return len(self.dense)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Encoded rows: columns of ids, numbers, labels and keys.
+
+    Args:
+        schema: what the columns mean.
+        ids: rows of each feature's own table, in the order of `schema.id_features`.
+        dense: columns of `schema.dense_features`, one feature after the other.
+        labels: in task order, NaN = not observed; no columns where encoded without labels.
+            Regression labels are float32 in their own unit.
+        weight: sample weights, or None.
+        keys: the key columns user, request and time that the data has.
+        truth: known truth of output columns, by output column; never an input.
+        unseen: ids that are not in the vocabulary, by feature.
+        nulls: missing values, by feature.
+        slices: columns of `dense` that hold each dense feature.
+
+    Shape:
+        ids: int32 (F, N) · dense: float32 (N, D) · labels: float32 (N, L) · weight: float32 (N,)
+    """
+
+    schema: Schema
+    ids: np.ndarray
+    dense: np.ndarray
+    labels: np.ndarray
+    weight: np.ndarray | None
+    keys: pl.DataFrame
+    truth: Mapping[str, np.ndarray]
+    unseen: Mapping[str, int]
+    nulls: Mapping[str, int]
+    slices: Mapping[str, slice] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.dense)
+
+    @property
+    def labels_by_task(self) -> dict[str, np.ndarray]:
+        """Each task's label: float64 (N,), NaN = not observed."""
+        return {
+            task.name: self.labels[:, index].astype(np.float64)
+            for index, task in enumerate(self.schema.tasks)
+        }
+
+    @property
+    def user(self) -> np.ndarray | None:
+        """The user key of each row, where the schema declares one and the data has it."""
+        name = self.schema.keys.user
+        return self.keys[name].to_numpy() if name in self.keys.columns else None
+
+    def batches(
+        self,
+        layout: Layout,
+        size: int,
+        *,
+        shuffle: bool = False,
+        seed: int = 0,
+        epoch: int = 0,
+        unseen_rate: float = 0.0,
+    ) -> Iterator[Batch]:
+        """Yield the rows in batches; the last may be short.
+
+        All randomness comes from (seed, epoch, batch), so a batch is the same whoever made the
+        ones before it.
+
+        Args:
+            layout: where each table begins in its pack.
+            size: rows a batch.
+            shuffle: whether to permute the rows, anew each epoch.
+            seed: of the shuffle and of the id dropout.
+            epoch: 0, 1, …
+            unseen_rate: probability with which an id is replaced by row 0, so that this row is
+                trained; never for `bins`, whose missing values have a row of their own.
+        """
+        if size < 1:
+            raise DataError(f"a batch has at least 1 row, however: size {size}")
+        offsets = layout.offsets.astype(np.int32)[:, None]
+        order = np.random.default_rng([seed, epoch]).permutation(len(self)) if shuffle else None
+        droppable = np.array(
+            [
+                index
+                for index, feature in enumerate(self.schema.id_features)
+                if isinstance(feature, SparseFeature)
+            ],
+            dtype=np.int64,
+        )
+        for number, start in enumerate(range(0, len(self), size)):
+            stop = min(start + size, len(self))
+            rows: slice | np.ndarray = slice(start, stop)
+            if order is None:
+                ids = self.ids[:, rows].copy()
+            else:
+                rows = order[start:stop]
+                ids = self.ids.take(rows, axis=1)
+            if unseen_rate > 0 and len(droppable):
+                _drop_ids(ids, droppable, unseen_rate, [seed, epoch, number, 1])
+            ids += offsets
+            weight = None if self.weight is None else self.weight[rows]
+            yield Batch(ids, self.dense[rows], self.labels[rows], weight)
+
+    def take(self, rows: np.ndarray) -> Table:
+        """Return some rows, in the order given; what was unseen or null is not counted again.
+
+        Args:
+            rows: row numbers, each as often as wanted.
+        """
+        return Table(
+            schema=self.schema,
+            ids=np.ascontiguousarray(self.ids[:, rows]),
+            dense=self.dense[rows],
+            labels=self.labels[rows],
+            weight=None if self.weight is None else self.weight[rows],
+            keys=self.keys[rows] if self.keys.width else self.keys,
+            truth={name: values[rows] for name, values in self.truth.items()},
+            unseen={},
+            nulls={},
+            slices=self.slices,
+        )
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """Return views of the inputs by feature: ids (N,), dense (N, columns)."""
+        names = [feature.name for feature in self.schema.id_features]
+        ids: dict[str, np.ndarray] = dict(zip(names, self.ids, strict=True))
+        dense = {name: self.dense[:, columns] for name, columns in self.slices.items()}
+        return {
+            feature.name: (ids | dense)[feature.name]
+            for feature in self.schema.features
+            if feature.name in ids or feature.name in dense
+        }
+
+
+def encode(
+    frame: pl.LazyFrame | pl.DataFrame,
+    schema: Schema,
+    vocab: Vocab,
+    *,
+    split: str = "data",
+    orphans: Orphans = "error",
+    labels: bool = True,
+) -> Table:
+    """Return rows encoded by a fitted vocabulary.
+
+    Args:
+        frame: raw rows; only the columns that the schema names are read.
+        schema: the columns.
+        vocab: fitted on the training rows.
+        split: name of these rows in messages.
+        orphans: what to do with a child label without its parent; see `apply_orphans`.
+        labels: False to predict: label and weight columns are not read.
+
+    Raises:
+        DataError: no rows, a missing column, labels or weights that cannot be, orphans.
+
+    Example:
+        >>> from polyrank.schema import Task
+        >>> schema = Schema([SparseFeature("item"), DenseFeature("price")], [Task("click")])
+        >>> log = pl.LazyFrame({"item": ["a", "b", "a"], "price": [1, 2, 3], "click": [0, 1, 0]})
+        >>> table = encode(log, schema, Vocab.fit(log, schema))
+        >>> table.ids, table.labels[:, 0]
+        (array([[1, 2, 1]], dtype=int32), array([0., 1., 0.], dtype=float32))
+    """
+    keys = schema.keys if isinstance(schema.keys, Keys) else Keys()
+    known = column_names(frame)
+    truth = _truth_columns(schema, known)
+    present = [name for name in dict.fromkeys((keys.user, keys.request, keys.time)) if name]
+    if labels:
+        for name in present:
+            if name not in known:
+                logger.warning("%s: the key column %r is not in the data", split, name)
+    present = [name for name in present if name in known]
+    wanted = [feature.name for feature in schema.features]
+    if labels:
+        wanted += [*schema.labels, *([keys.weight] if keys.weight else [])]
+    data = collect(frame, [*wanted, *present, *truth.values()])
+    if not data.height:
+        raise DataError(f"no rows in {split}")
+    if labels:
+        check_labels(data, schema, split)
+        data = apply_orphans(data, schema, orphans, split)
+        if not data.height:
+            raise DataError(f"no rows in {split} after its orphans were dropped")
+    weight = _weight(data[keys.weight], split) if labels and keys.weight else None
+    ids, unseen, nulls = _ids(data, schema, vocab)
+    dense, slices = _dense(data, schema, vocab, nulls)
+    return Table(
+        schema=schema,
+        ids=ids,
+        dense=dense,
+        labels=_label_columns(data, schema) if labels else np.empty((data.height, 0), np.float32),
+        weight=weight,
+        keys=data.select(present),
+        truth={output: _true_values(data[column]) for output, column in truth.items()},
+        unseen=unseen,
+        nulls=nulls,
+        slices=slices,
+    )
+
+
+def _ids(
+    data: pl.DataFrame, schema: Schema, vocab: Vocab
+) -> tuple[np.ndarray, dict[str, int], dict[str, int]]:
+    ids = np.empty((len(schema.id_features), data.height), dtype=np.int32)
+    unseen: dict[str, int] = {}
+    nulls: dict[str, int] = {}
+    for row, feature in zip(ids, schema.id_features, strict=True):
+        name = feature.name
+        if isinstance(feature, SparseFeature):
+            row[:], unseen[name], nulls[name] = vocab.tables[feature.table].encode(data[name])
+        else:
+            row[:] = vocab.dense[name].ids(dense_values(data[name]))
+            nulls[name] = int(np.count_nonzero(row == 0))
+    return ids, unseen, nulls
+
+
+def _dense(
+    data: pl.DataFrame, schema: Schema, vocab: Vocab, nulls: dict[str, int]
+) -> tuple[np.ndarray, dict[str, slice]]:
+    slices: dict[str, slice] = {}
+    start = 0
+    for feature in schema.dense_features:
+        stop = start + vocab.dense[feature.name].columns
+        slices[feature.name] = slice(start, stop)
+        start = stop
+    dense = np.empty((data.height, start), dtype=np.float32)
+    for feature in schema.dense_features:
+        values = dense_values(data[feature.name])
+        nulls[feature.name] = int(np.count_nonzero(np.isnan(values)))
+        dense[:, slices[feature.name]] = vocab.dense[feature.name].apply(values)
+    return dense, slices
+
+
+def _label_columns(data: pl.DataFrame, schema: Schema) -> np.ndarray:
+    labels = np.empty((data.height, len(schema.tasks)), dtype=np.float32)
+    for index, column in enumerate(schema.labels):
+        labels[:, index] = data[column].cast(pl.Float32).to_numpy()
+    return labels
+
+
+def _weight(series: pl.Series, split: str) -> np.ndarray:
+    if not (series.dtype.is_numeric() or series.dtype == pl.Boolean):
+        raise DataError(
+            f"{split}: the weight {series.name!r} is a column of {series.dtype}; "
+            "write it as numbers"
+        )
+    values = series.cast(pl.Float32).to_numpy()
+    bad = ~(np.isfinite(values) & (values >= 0))
+    if bad.any():
+        first = int(np.flatnonzero(bad)[0])
+        raise DataError(
+            f"{split}: {int(bad.sum()):,} values of the weight {series.name!r} are negative, null "
+            f"or not finite, the first {series[first]} in row {first}: a weight is 0 or more"
+        )
+    return values
+
+
+def _truth_columns(schema: Schema, known: list[str]) -> dict[str, str]:
+    """Columns that hold the known truth of an output, by output."""
+    outputs = [column for task in schema.tasks for column in output_columns(schema, task)]
+    truth = {output: f"true_{output}" for output in outputs if f"true_{output}" in known}
+    for feature in schema.features:
+        if feature.name in {f"true_{output}" for output in outputs}:
+            raise DataError(
+                f"feature {feature.name!r} is the known truth of {feature.name[5:]!r}: a model "
+                "would read the answer; remove it from the features, or rename the column"
+            )
+    return truth
+
+
+def _true_values(series: pl.Series) -> np.ndarray:
+    if not (series.dtype.is_numeric() or series.dtype == pl.Boolean):
+        raise DataError(
+            f"the truth {series.name!r} is a column of {series.dtype}; write it as numbers"
+        )
+    return series.cast(pl.Float64).to_numpy()
+
+
+def _drop_ids(ids: np.ndarray, fields: np.ndarray, rate: float, seed: list[int]) -> None:
+    """Set each cell of some fields to row 0 with one probability, in place.
+
+    The number of cells is drawn first, then the cells: a uniform for each cell would cost more
+    than gathering it.
+    """
+    generator = np.random.default_rng(seed)
+    size = ids.shape[1]
+    cells = len(fields) * size
+    dropped = generator.binomial(cells, rate)
+    where = generator.choice(cells, dropped, replace=False, shuffle=False)
+    ids[fields[where // size], where % size] = 0

@@ -1,0 +1,237 @@
+"""Vocabularies: from the ids of a log to the rows of embedding tables, fitted on training rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal, Self
+
+import numpy as np
+import polars as pl
+
+from polyrank.data.dense import DenseEncoding, dense_values
+from polyrank.data.ids import IdType, as_type, id_type, plain_ids
+from polyrank.data.read import collect
+from polyrank.errors import DataError
+from polyrank.schema import DenseFeature, Schema, SparseFeature
+
+_TYPES: dict[IdType, type[pl.DataType]] = {
+    "int": pl.Int64,
+    "string": pl.String,
+    "float": pl.Float64,
+}
+# A direct look-up array may have this many cells for each vocabulary entry …
+_SPREAD = 8
+# … or this many in all: 256 KiB, which stay in the cache.
+_SMALL = 65_536
+
+
+@dataclass(frozen=True, eq=False)
+class Vocabulary:
+    """The entries of one embedding table; row 0 is for unseen and rare ids.
+
+    Args:
+        dtype: the type that ids are brought to before they are looked up, or `identity`, where
+            the id itself is the row.
+        values: entries of rows 1, 2, …, the most frequent first; may hold one null.
+        counts: training occurrences of each entry.
+        size: rows of an identity table.
+
+    Example:
+        >>> vocabulary = Vocabulary("int", pl.Series([7, 3]), pl.Series([5, 2]))
+        >>> vocabulary.rows, vocabulary.encode(pl.Series(["3", "x", None, "7"]))
+        (3, (array([2, 0, 0, 1], dtype=int32), 1, 1))
+    """
+
+    dtype: IdType | Literal["identity"]
+    values: pl.Series = field(default_factory=lambda: pl.Series(dtype=pl.Int64))
+    counts: pl.Series = field(default_factory=lambda: pl.Series(dtype=pl.Int64))
+    size: int | None = None
+
+    @classmethod
+    def fit(cls, columns: Sequence[pl.Series], min_count: int = 1) -> Self:
+        """Return the vocabulary of all ids of some columns together.
+
+        Args:
+            columns: training values of the features that share the table.
+            min_count: ids with fewer occurrences in all columns together are left out.
+        """
+        counted = [
+            plain_ids(column).alias("value").value_counts(name="count") for column in columns
+        ]
+        dtype = id_type([each["value"] for each in counted])
+        entries = (
+            pl.concat(
+                each.select(as_type(each["value"], dtype), pl.col("count").cast(pl.Int64))
+                for each in counted
+            )
+            .group_by("value")
+            .sum()
+            .filter(pl.col("count") >= min_count)
+            .sort("count", "value", descending=[True, False], nulls_last=False)
+        )
+        return cls(dtype, entries["value"], entries["count"])
+
+    @property
+    def rows(self) -> int:
+        """Rows of the table, row 0 included."""
+        return self.size if self.size is not None else len(self.values) + 1
+
+    def encode(self, series: pl.Series) -> tuple[np.ndarray, int, int]:
+        """Return the row of each id, the number of unseen ids and the number of nulls.
+
+        An id of another type is converted where it names the same id: 7, 7.0 and "7" are one id,
+        "07" is another. NaN is null. A null has a row where training had enough of them, else
+        row 0; unseen counts the ids that are not in the vocabulary and not null.
+
+        Args:
+            series: a column of any type that can hold ids.
+
+        Raises:
+            DataError: a column of lists, structs or bytes.
+
+        Shape:
+            (rows,) → int32 (rows,), int, int
+        """
+        plain = plain_ids(series)
+        null = plain.is_null().to_numpy()
+        rows = self._looked_up(as_type(plain, "int" if self.dtype == "identity" else self.dtype))
+        unseen = int(np.count_nonzero((rows < 0) & ~null))
+        np.maximum(rows, 0, out=rows)
+        rows[null] = self._null_row
+        return rows, unseen, int(np.count_nonzero(null))
+
+    def to_frame(self) -> pl.DataFrame:
+        """Return columns row, value and count; row 0 has none of these and is left out."""
+        rows = pl.Series("row", np.arange(1, len(self.values) + 1, dtype=np.int32))
+        return pl.DataFrame([rows, self.values.alias("value"), self.counts.alias("count")])
+
+    @classmethod
+    def from_frame(cls, frame: pl.DataFrame) -> Self:
+        """Read what `to_frame` wrote; its type is that of the values.
+
+        Raises:
+            DataError: columns or a type that `to_frame` does not write.
+        """
+        if set(frame.columns) != {"row", "value", "count"}:
+            raise DataError(
+                f"a vocabulary has the columns row, value and count, however: {frame.columns}"
+            )
+        frame = frame.sort("row")
+        for name, dtype in _TYPES.items():
+            if frame["value"].dtype == dtype:
+                return cls(name, frame["value"], frame["count"].cast(pl.Int64))
+        raise DataError(
+            f"a vocabulary holds Int64, String or Float64 values, however: {frame['value'].dtype}"
+        )
+
+    def _looked_up(self, ids: pl.Series) -> np.ndarray:
+        """Row of each id of the canonical type, −1 where it is null or not in the table."""
+        if self.size is not None:
+            rows = ids.fill_null(-1).to_numpy()
+            return np.where((rows >= 0) & (rows < self.size), rows, -1).astype(np.int32)
+        if self._direct is not None:
+            low, table = self._direct
+            outside = len(table) - 1
+            high = low + outside - 1
+            inside = ids.is_between(low, high).fill_null(value=False)
+            # Clipped first: the difference of two int64 may overflow.
+            cells = (ids.clip(low, high) - low).fill_null(outside).to_numpy(writable=True)
+            cells[~inside.to_numpy()] = outside
+            return table[cells]
+        found = ids.alias("value").to_frame()
+        found = found.join(self._index, on="value", how="left", maintain_order="left")
+        return found["row"].fill_null(-1).to_numpy(writable=True)
+
+    @cached_property
+    def _null_row(self) -> int:
+        where = self.values.is_null().arg_true()
+        return int(where[0]) + 1 if len(where) else 0
+
+    @cached_property
+    def _index(self) -> pl.DataFrame:
+        return self.to_frame().select("value", "row").drop_nulls("value")
+
+    @cached_property
+    def _direct(self) -> tuple[int, np.ndarray] | None:
+        """First id and the row of each id from there on, where ids lie close enough together.
+
+        An array look-up is several times as fast as a hash join. The last cell is for all others.
+        """
+        if self.dtype != "int" or not len(self._index):
+            return None
+        values = self._index["value"].to_numpy()
+        low, high = int(values.min()), int(values.max())
+        if high - low >= max(_SPREAD * len(values), _SMALL):
+            return None
+        table = np.full(high - low + 2, -1, dtype=np.int32)
+        table[values - low] = self._index["row"].to_numpy()
+        return low, table
+
+
+@dataclass(frozen=True)
+class Vocab:
+    """All that is fitted on training rows to encode any rows: vocabularies and dense encodings.
+
+    Args:
+        tables: vocabularies by the feature that owns the table.
+        dense: encodings by dense feature, those of `bins` included.
+
+    Example:
+        >>> from polyrank.schema import Task
+        >>> schema = Schema([SparseFeature("item"), DenseFeature("price")], [Task("click")])
+        >>> log = pl.LazyFrame({"item": ["a", "b", "a"], "price": [1, None, 3]})
+        >>> vocab = Vocab.fit(log, schema)
+        >>> vocab.rows, vocab.columns, vocab.tables["item"].values.to_list()
+        ({'item': 3}, {'price': 2}, ['a', 'b'])
+    """
+
+    tables: Mapping[str, Vocabulary]
+    dense: Mapping[str, DenseEncoding]
+
+    @classmethod
+    def fit(cls, frame: pl.LazyFrame | pl.DataFrame, schema: Schema) -> Self:
+        """Return what encodes a log, fitted on its training rows and no others.
+
+        Args:
+            frame: the training rows.
+            schema: names the columns; a shared table is fitted on all its columns together,
+                with the owner's `min_count`.
+
+        Raises:
+            DataError: no rows, a missing column, or one that cannot be ids or numbers.
+        """
+        data = collect(frame, [feature.name for feature in schema.features])
+        if not data.height:
+            raise DataError("no rows in train: there is nothing to fit a vocabulary on")
+        sharers: dict[str, list[pl.Series]] = {}
+        owners: dict[str, SparseFeature] = {}
+        dense: dict[str, DenseEncoding] = {}
+        for feature in schema.features:
+            column = data[feature.name]
+            if isinstance(feature, DenseFeature):
+                dense[feature.name] = DenseEncoding.fit(feature, dense_values(column))
+                continue
+            sharers.setdefault(feature.table, []).append(column)
+            if feature.name == feature.table:
+                owners[feature.name] = feature
+        tables = {
+            name: Vocabulary("identity", size=owner.vocab_size)
+            if owner.vocab_size is not None
+            else Vocabulary.fit(sharers[name], owner.min_count)
+            for name, owner in owners.items()
+        }
+        return cls(tables, dense)
+
+    @property
+    def rows(self) -> Mapping[str, int]:
+        """Rows of each embedding table, those of `bins` included."""
+        sparse = {name: vocabulary.rows for name, vocabulary in self.tables.items()}
+        bins = {name: each.rows for name, each in self.dense.items() if each.kind == "bins"}
+        return sparse | bins
+
+    @property
+    def columns(self) -> Mapping[str, int]:
+        """Float columns of each dense feature that has no table."""
+        return {name: each.columns for name, each in self.dense.items() if each.kind != "bins"}

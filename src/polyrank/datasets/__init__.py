@@ -1,0 +1,1 @@
+"""Data sets: one function a file, each giving (train, valid, test, Schema)."""

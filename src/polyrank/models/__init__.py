@@ -1,0 +1,1 @@
+"""The network, and one way of sharing parameters a file."""

@@ -1,0 +1,65 @@
+"""Multi-gate mixture of experts.
+
+Letters: B rows, W columns of x, E experts, H columns of an expert.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from polyrank.models.trunk import Trunk, TrunkModule
+from polyrank.nn.experts import ExpertBank, Gate, mixture
+from polyrank.nn.named import Named
+from polyrank.layout import Layout
+from polyrank.schema import Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class MMoE(Trunk):
+    """f_k(x) = Σ_e g_k(x)_e · f_e(x) with g_k(x) = softmax(W_k x).
+
+    Args:
+        experts: number of experts, shared by all tasks.
+        hidden: columns of each layer of an expert.
+
+    Example:
+        >>> MMoE(experts=4, hidden=[16]).hidden
+        (16,)
+
+    Reference:
+        Ma et al., KDD 2018, eq. 6-7.
+    """
+
+    experts: int = 8
+    hidden: tuple[int, ...] = (16,)
+
+    def build(self, layout: Layout, tasks: tuple[Task, ...]) -> MMoETrunk:
+        """Return the module."""
+        expert = ExpertBank(layout.width, self.experts, self.hidden, **self.layers)
+        gate = {task.name: Gate(layout.width, self.experts) for task in tasks}
+        return MMoETrunk(expert, Named(gate))
+
+
+class MMoETrunk(TrunkModule):
+    """A mixture of the same experts for each task, weighted by its own gate.
+
+    Shape:
+        - input: (B, W)
+        - output: {task: (B, H)}
+    """
+
+    def __init__(self, expert: ExpertBank, gate: Named) -> None:
+        super().__init__()
+        self.expert = expert
+        self.gate = gate
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Return each task's mixture."""
+        outputs = self.expert(x)
+        return {task: mixture(self.gate[task](x), outputs) for task in self.gate}
+
+    def shared_parameters(self) -> list[nn.Parameter]:
+        """Return the experts' parameters; a gate belongs to its task."""
+        return list(self.expert.parameters())

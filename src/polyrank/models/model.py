@@ -1,0 +1,164 @@
+"""The Model spec: trunk, tower, widths; and the named models of the papers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Protocol, get_args
+
+from torch import nn
+
+from polyrank import spec
+from polyrank.errors import ConfigError, did_you_mean
+from polyrank.models.mmoe import MMoE
+from polyrank.models.ranker import Ranker, build_heads
+from polyrank.models.separate import Separate
+from polyrank.models.shared_bottom import SharedBottom
+from polyrank.models.trunk import Trunk, check_sizes
+from polyrank.nn.embed import PackedEmbedder
+from polyrank.nn.mlp import Norm
+from polyrank.layout import Layout, VocabularySizes
+from polyrank.schema import Schema, Task
+
+TRUNKS: dict[str, type[Trunk]] = {
+    "separate": Separate,
+    "shared_bottom": SharedBottom,
+    "mmoe": MMoE,
+}
+
+
+class BuildsTrunk(Protocol):
+    """Anything that builds a trunk; `Trunk` is the base of the registered ones."""
+
+    def build(self, layout: Layout, tasks: tuple[Task, ...]) -> nn.Module:
+        """Return a module: (B, layout.width) → {task: (B, H)}."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """What is learnt, as plain data; equals the `[model]` table.
+
+    Args:
+        trunk: how tasks share parameters.
+        tower: columns of each layer of a task's tower.
+        embed_dim: width of an embedding where the feature does not say.
+        norm: "none" or "batch", of the layers of trunk and towers.
+        dropout: probability of a zero after each activation of trunk and towers.
+        entire_space: refuse a schema in which a conditional binary task is not supervised on
+            all rows only; set by `ESMM`.
+
+    Example:
+        >>> Model(trunk=MMoE(experts=4), tower=[16, 8]).tower
+        (16, 8)
+        >>> Model.from_table(Model().to_table()) == Model()
+        True
+    """
+
+    trunk: BuildsTrunk = field(default_factory=MMoE)
+    tower: tuple[int, ...] | list[int] = (16, 8)
+    embed_dim: int = 16
+    norm: Norm = "none"
+    dropout: float = 0.0
+    entire_space: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tower", tuple(self.tower))
+        check_sizes("tower", tuple(self.tower))
+        check_sizes("embed_dim", self.embed_dim)
+        if self.norm not in get_args(Norm):
+            hint = did_you_mean(self.norm, get_args(Norm))
+            raise ConfigError(f"unknown norm {self.norm!r}{hint}")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"dropout is at least 0 and below 1, however: {self.dropout}")
+
+    def check(self, schema: Schema) -> None:
+        """Refuse a schema that contradicts `entire_space`."""
+        for task in schema.tasks:
+            if self.entire_space and task.given and task.kind == "binary" and task.space != "all":
+                raise ConfigError(
+                    f"ESMM supervises every binary task on all rows, but task {task.name!r} has "
+                    f"space {task.space!r}: leave its space out, or use "
+                    "Model(trunk=Separate()) for the other estimator"
+                )
+
+    def layout(self, schema: Schema, vocab: VocabularySizes) -> Layout:
+        """Return where each feature lies in x."""
+        owners = {feature.name: feature for feature in schema.id_features}
+        tables = dict.fromkeys(feature.table for feature in schema.id_features)
+        widths = {table: owners[table].embed_dim or self.embed_dim for table in tables}
+        return Layout(schema, vocab, widths)
+
+    def build(self, layout: Layout) -> Ranker:
+        """Return the network, with weights drawn from torch's generator."""
+        tasks = tuple(layout.schema.tasks)
+        layers: dict[str, Any] = {"norm": self.norm, "dropout": self.dropout}
+        embed = PackedEmbedder(layout)
+        trunk = self._trunk().build(layout, tasks)
+        return Ranker(
+            layout, embed, trunk, build_heads(trunk, layout, tasks, tuple(self.tower), **layers)
+        )
+
+    def to_table(self) -> dict[str, Any]:
+        """Return plain tables; an unregistered trunk is written as its class's name."""
+        table = spec.to_table(replace(self, trunk=Separate()))
+        if type(self.trunk) in TRUNKS.values():
+            table["trunk"] = spec.chosen(TRUNKS, self.trunk, "model.trunk")
+        else:
+            table["trunk"] = {"class": type(self.trunk).__qualname__}
+        return table
+
+    @classmethod
+    def from_table(cls, table: Mapping[str, Any], trunk: BuildsTrunk | None = None) -> Model:
+        """Read what `to_table` wrote; `trunk` replaces an unregistered one.
+
+        Raises:
+            ConfigError: an unknown key, or a trunk that is not registered and not given.
+        """
+        spec.check_keys(table, [each.name for each in fields(cls)], "model")
+        found = table.get("trunk", {"kind": "mmoe"})
+        if trunk is None:
+            if isinstance(found, Mapping) and "class" in found:
+                raise ConfigError(
+                    f"the model's trunk is {found['class']!r}, which polyrank does not have: "
+                    f"load it with trunk={found['class']}(…)"
+                )
+            trunk = spec.choose(TRUNKS, found, "model.trunk")
+        rest = {key: value for key, value in table.items() if key != "trunk"}
+        return replace(spec.from_table(cls, rest, "model"), trunk=trunk)
+
+    def _trunk(self) -> BuildsTrunk:
+        if not isinstance(self.trunk, Trunk):
+            return self.trunk
+        norm = self.norm if self.trunk.norm is None else self.trunk.norm
+        dropout = self.dropout if self.trunk.dropout is None else self.trunk.dropout
+        return replace(self.trunk, norm=norm, dropout=dropout)
+
+
+def ESMM(  # noqa: N802 (a model's name)
+    *,
+    tower: Sequence[int] = (16, 8),
+    embed_dim: int = 16,
+    norm: Norm = "none",
+    dropout: float = 0.0,
+) -> Model:
+    """Return the entire-space multi-task model: separate towers, every task learnt on all rows.
+
+    The supervision is the schema's: `Task("buy", given="click")` is learnt as P(click)·P(buy|click)
+    on all rows. A schema that says otherwise is refused.
+
+    Example:
+        >>> ESMM(tower=[16, 8]).entire_space
+        True
+
+    Reference:
+        Ma et al., SIGIR 2018, eq. 1-4.
+    """
+    return Model(
+        trunk=Separate(),
+        tower=tower,
+        embed_dim=embed_dim,
+        norm=norm,
+        dropout=dropout,
+        entire_space=True,
+    )

@@ -1,0 +1,86 @@
+"""From a table to logits, and from logits to the named columns of `predict`.
+
+Letters: N rows of the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from polyrank.data.table import Batch, Table
+from polyrank.models.ranker import Ranker
+from polyrank.schema import Schema
+from polyrank.terms import output_columns
+
+CHUNK_ROWS = 16384
+
+
+def logits_of(ranker: Ranker, table: Table, device: str = "cpu") -> dict[str, Tensor]:
+    """Return every head's logits on every row, in evaluation mode, on the CPU: {head: (N,)}."""
+    parts: dict[str, list[Tensor]] = {task.name: [] for task in ranker.layout.schema.tasks}
+    ranker.eval()
+    with torch.inference_mode():
+        for batch in table.batches(ranker.layout, CHUNK_ROWS):
+            ids, dense, _, _ = tensors(batch, device)
+            logits = ranker(ranker.embed(ids, dense)).logits
+            for task, each in parts.items():
+                each.append(logits[task].cpu())
+    return {task: torch.cat(each) for task, each in parts.items()}
+
+
+def tensors(batch: Batch, device: str) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Return a batch's ids, dense columns, labels and weights as tensors on a device."""
+    ids, dense, labels = (
+        torch.from_numpy(array).to(device) for array in (batch.ids, batch.dense, batch.labels)
+    )
+    weight = None if batch.weight is None else torch.from_numpy(batch.weight).to(device)
+    return ids, dense, labels, weight
+
+
+def outputs(
+    schema: Schema, logits: Mapping[str, np.ndarray], scales: Mapping[str, tuple[float, float]]
+) -> dict[str, np.ndarray]:
+    """Return the output columns in task order: each head given its parent, then each joint.
+
+    A joint is the product of its head and its parent's joint, so that it never exceeds it.
+
+    Args:
+        schema: the tasks.
+        logits: {head: (N,)}.
+        scales: mean and deviation of each regression's target.
+
+    Returns:
+        {column: float64 (N,)}.
+
+    Example:
+        >>> from polyrank.schema import DenseFeature, Task
+        >>> schema = Schema([DenseFeature("x")], [Task("click"), Task("buy", given="click")])
+        >>> columns = outputs(schema, {"click": np.zeros(1), "buy": np.zeros(1)}, {})
+        >>> {name: float(column[0]) for name, column in columns.items()}
+        {'p_click': 0.5, 'p_buy_given_click': 0.5, 'p_buy': 0.25}
+    """
+    columns: dict[str, dict[str, np.ndarray]] = {}
+    joints: dict[str, np.ndarray] = {}
+    names = [task.name for task in schema.tasks]
+    for name in sorted(names, key=lambda each: len(schema.ancestors(each))):  # parents first
+        task = schema.by_name[name]
+        value = logits[name].astype(np.float64)
+        if task.kind == "binary":
+            value = sigmoid(value)
+        else:
+            mean, deviation = scales[name]
+            value = value * deviation + mean
+        joints[name] = joints[task.given] * value if task.given else value
+        found = (value, joints[name]) if task.given else (value,)
+        columns[name] = dict(zip(output_columns(schema, task), found, strict=True))
+    return {column: values for name in names for column, values in columns[name].items()}
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    """Return 1 / (1 + e^(−x)), accurate in both tails."""
+    small = np.exp(-np.abs(x))
+    return np.where(x >= 0, 1 / (1 + small), small / (1 + small))

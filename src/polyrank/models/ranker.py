@@ -1,0 +1,170 @@
+"""The network: embedder → trunk → heads. It knows no loss, no file and no device.
+
+Letters: B rows, W columns of x, H columns of a task's representation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import log
+
+import torch
+from torch import Tensor, nn
+
+from polyrank.errors import BundleError, ConfigError
+from polyrank.models.trunk import TrunkModule
+from polyrank.nn.embed import PackedEmbedder
+from polyrank.nn.mlp import MLP
+from polyrank.nn.named import Named
+from polyrank.objective.kinds import KINDS
+from polyrank.layout import Layout
+from polyrank.schema import Task
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a ranker says of a batch.
+
+    Args:
+        logits: {head: (B,)}; a head is the task given its parent.
+        penalties: named scalars of the trunk.
+    """
+
+    logits: Mapping[str, Tensor]
+    penalties: Mapping[str, Tensor]
+
+
+class Head(nn.Module):
+    """A task's tower and its last linear layer.
+
+    Shape:
+        - input: (B, H)
+        - output: (B,) for one output, else (B, outputs)
+    """
+
+    def __init__(self, tower: MLP, outputs: int) -> None:
+        super().__init__()
+        self.tower = tower
+        self.output = nn.Linear(tower.width, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits."""
+        logits = self.output(self.tower(x))
+        return logits.squeeze(1) if logits.shape[1] == 1 else logits
+
+
+class Ranker(nn.Module):
+    """Embedder, trunk and heads of one layout.
+
+    Shape:
+        - embed: ids int32 (F, B), dense (B, D) → x (B, W)
+        - forward: x (B, W) → Scores
+    """
+
+    def __init__(
+        self, layout: Layout, embed: PackedEmbedder, trunk: nn.Module, head: Mapping[str, Head]
+    ) -> None:
+        super().__init__()
+        self.layout = layout
+        self.embed = embed
+        self.trunk = trunk
+        self.head = Named(head)
+
+    def forward(self, x: Tensor) -> Scores:
+        """Return the scores of x."""
+        hidden = self.trunk(x)
+        logits = {task: self.head[task](hidden[task]) for task in self.head}
+        penalties = self.trunk.penalties(logits) if isinstance(self.trunk, TrunkModule) else {}
+        return Scores(logits, penalties)
+
+    def shared_parameters(self) -> list[nn.Parameter]:
+        """Return the trunk's shared parameters."""
+        return self.trunk.shared_parameters() if isinstance(self.trunk, TrunkModule) else []
+
+    def dense_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters behind the cut at x."""
+        return [*self.trunk.parameters(), *self.head.parameters()]
+
+    def start_at(self, rates: Mapping[str, float]) -> None:
+        """Set each named head's bias to the log-odds of a base rate.
+
+        A rare outcome then starts at its rate, and no step is spent on learning it.
+        """
+        with torch.no_grad():
+            for task, rate in rates.items():
+                head = self.head[task]
+                assert isinstance(head, Head)
+                head.output.bias.fill_(log(rate / (1 - rate)))
+
+    def named_weights(self) -> dict[str, Tensor]:
+        """Return the weights by their lasting names: `embed.TABLE`, `trunk.…`, `head.TASK.…`."""
+        tables = {f"embed.{name}": weight for name, weight in self.embed.tables().items()}
+        rest = {
+            name: weight.detach()
+            for name, weight in self.state_dict().items()
+            if not name.startswith("embed.")
+        }
+        return tables | rest
+
+    def load_named_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Copy weights by name.
+
+        Raises:
+            BundleError: a weight that is missing, unknown or of another shape.
+        """
+        own = self.named_weights()
+        missing, unknown = own.keys() - weights.keys(), weights.keys() - own.keys()
+        if missing or unknown:
+            raise BundleError(
+                f"the weights do not fit the model: missing {sorted(missing)}, "
+                f"unknown {sorted(unknown)}"
+            )
+        for name, mine in own.items():
+            if mine.shape != weights[name].shape:
+                raise BundleError(
+                    f"weight {name!r} has shape {tuple(weights[name].shape)}, and the model "
+                    f"expects {tuple(mine.shape)}"
+                )
+            mine.copy_(weights[name])
+
+
+def build_heads(
+    trunk: nn.Module, layout: Layout, tasks: tuple[Task, ...], tower: tuple[int, ...], **layers: object
+) -> dict[str, Head]:
+    """Return a head for each task, as wide as what the trunk gives it.
+
+    Raises:
+        ConfigError: the trunk's output is not {task: (B, H)} with every task.
+    """
+    hidden = _outputs(trunk, layout)
+    for task in tasks:
+        found = hidden.get(task.name) if isinstance(hidden, Mapping) else None
+        if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != 2:
+            raise ConfigError(
+                f"trunk {type(trunk).__name__}: a tensor (B, H) is expected for task "
+                f"{task.name!r}, however: {_shapes(hidden)}"
+            )
+    return {
+        task.name: Head(
+            MLP(hidden[task.name].shape[1], tower, **layers),  # pyrefly: ignore
+            KINDS[task.kind].outputs,
+        )
+        for task in tasks
+    }
+
+
+def _outputs(trunk: nn.Module, layout: Layout) -> Mapping[str, Tensor]:
+    """Run two rows of zeros: a trunk need not declare its widths."""
+    training = trunk.training
+    trunk.eval()
+    with torch.no_grad():
+        hidden = trunk(torch.zeros(2, layout.width))
+    trunk.train(training)
+    return hidden
+
+
+def _shapes(hidden: object) -> object:
+    if not isinstance(hidden, Mapping):
+        return type(hidden).__name__
+    return {name: tuple(getattr(value, "shape", ())) for name, value in hidden.items()}

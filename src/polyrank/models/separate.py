@@ -1,0 +1,48 @@
+"""Separate: tasks share the embeddings and nothing else.
+
+Letters: B rows, W columns of x.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from polyrank.models.trunk import Trunk, TrunkModule
+from polyrank.layout import Layout
+from polyrank.schema import Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class Separate(Trunk):
+    """Each task's tower reads x itself; with entire-space supervision this is ESMM.
+
+    Example:
+        >>> Separate()
+        Separate(norm=None, dropout=None)
+
+    Reference:
+        Ma et al., SIGIR 2018, figure 2.
+    """
+
+    def build(self, layout: Layout, tasks: tuple[Task, ...]) -> SeparateTrunk:
+        """Return the module."""
+        return SeparateTrunk(tasks)
+
+
+class SeparateTrunk(TrunkModule):
+    """Hands x to every task.
+
+    Shape:
+        - input: (B, W)
+        - output: {task: (B, W)}
+    """
+
+    def __init__(self, tasks: tuple[Task, ...]) -> None:
+        super().__init__()
+        self.tasks = [task.name for task in tasks]
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Return x for each task."""
+        return dict.fromkeys(self.tasks, x)

@@ -1,0 +1,60 @@
+"""Shared bottom: one MLP for all tasks, then their towers.
+
+Letters: B rows, W columns of x, H columns of the bottom.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from polyrank.models.trunk import Trunk, TrunkModule
+from polyrank.nn.mlp import MLP
+from polyrank.layout import Layout
+from polyrank.schema import Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedBottom(Trunk):
+    """h_k = tower_k(f(x)), with one f for all tasks.
+
+    Args:
+        hidden: columns of each layer of the bottom.
+
+    Example:
+        >>> SharedBottom(hidden=[64, 32]).hidden
+        (64, 32)
+
+    Reference:
+        Caruana, Machine Learning 1997; Ma et al., KDD 2018, eq. 1.
+    """
+
+    hidden: tuple[int, ...] = (64,)
+
+    def build(self, layout: Layout, tasks: tuple[Task, ...]) -> SharedBottomTrunk:
+        """Return the module."""
+        bottom = MLP(layout.width, self.hidden, **self.layers)
+        return SharedBottomTrunk(bottom, tasks)
+
+
+class SharedBottomTrunk(TrunkModule):
+    """One representation for every task.
+
+    Shape:
+        - input: (B, W)
+        - output: {task: (B, H)}
+    """
+
+    def __init__(self, bottom: MLP, tasks: tuple[Task, ...]) -> None:
+        super().__init__()
+        self.bottom = bottom
+        self.tasks = [task.name for task in tasks]
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Return f(x) for each task."""
+        return dict.fromkeys(self.tasks, self.bottom(x))
+
+    def shared_parameters(self) -> list[nn.Parameter]:
+        """Return the bottom's parameters."""
+        return list(self.bottom.parameters())

@@ -1,0 +1,69 @@
+"""What a trunk is: a frozen spec that builds the module in which tasks share parameters.
+
+Letters: B rows, W columns of x, H columns of a task's representation.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from polyrank.errors import ConfigError
+from polyrank.nn.mlp import Norm
+from polyrank.layout import Layout
+from polyrank.schema import Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trunk(ABC):
+    """Base of the trunks that a configuration can name.
+
+    Any other object with such a `build` works as a trunk too, unregistered.
+
+    Args:
+        norm: of its layers; None takes the model's.
+        dropout: of its layers; None takes the model's.
+    """
+
+    norm: Norm | None = None
+    dropout: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, list):
+                object.__setattr__(self, name, tuple(value))
+        for name in ("experts", "hidden"):
+            check_sizes(f"{type(self).__name__}: {name}", vars(self).get(name))
+
+    @abstractmethod
+    def build(self, layout: Layout, tasks: tuple[Task, ...]) -> nn.Module:
+        """Return a module: (B, layout.width) → {task: (B, H)}."""
+
+    @property
+    def layers(self) -> dict[str, Any]:
+        """The norm and dropout of its layers, for `MLP` and `ExpertBank`."""
+        return {"norm": self.norm or "none", "dropout": self.dropout or 0.0}
+
+
+class TrunkModule(nn.Module):
+    """Base of the modules that trunks build; the defaults are those of a plain module."""
+
+    def shared_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters that several tasks share, for balances that read gradients."""
+        return []
+
+    def penalties(self, logits: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return named scalars that are added to the loss after the balance."""
+        return {}
+
+
+def check_sizes(where: str, value: int | tuple[int, ...] | None) -> None:
+    """Refuse a width or a count below 1."""
+    sizes = value if isinstance(value, tuple) else () if value is None else (value,)
+    for size in sizes:
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise ConfigError(f"{where}: whole numbers of at least 1 are expected, however: {value!r}")

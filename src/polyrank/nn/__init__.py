@@ -1,0 +1,1 @@
+"""Layers: packed embeddings, MLP, experts and gates."""

@@ -1,0 +1,66 @@
+"""The multi-layer perceptron that towers, bottoms and experts are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from torch import Tensor, nn
+from torch.nn.functional import batch_norm
+
+Norm = Literal["none", "batch"]
+
+
+class BatchNorm(nn.BatchNorm1d):
+    """Batch norm that normalises a batch of one row with its running statistics.
+
+    One row has no variance; the last batch of an epoch may be one row long.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the normalised input: (B, columns)."""
+        if self.training and input.shape[0] == 1:
+            return batch_norm(
+                input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+            )
+        return super().forward(input)
+
+
+class MLP(nn.Module):
+    """Layers of linear → (batch norm) → ReLU → (dropout); without layers, the identity.
+
+    Args:
+        inputs: columns of the input.
+        hidden: columns after each layer.
+        norm: "none" or "batch".
+        dropout: probability of a zero after each activation.
+
+    Shape:
+        - input: (B, inputs)
+        - output: (B, width)
+
+    Example:
+        >>> import torch
+        >>> MLP(4, [8, 2])(torch.zeros(3, 4)).shape
+        torch.Size([3, 2])
+    """
+
+    def __init__(
+        self, inputs: int, hidden: Sequence[int], norm: Norm = "none", dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        widths = [inputs, *hidden]
+        self.width = widths[-1]
+        self.linear = nn.ModuleList(
+            nn.Linear(before, after) for before, after in zip(widths[:-1], widths[1:], strict=True)
+        )
+        self.norm = nn.ModuleList(
+            BatchNorm(width) if norm == "batch" else nn.Identity() for width in hidden
+        )
+        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the last layer's activations."""
+        for linear, norm in zip(self.linear, self.norm, strict=True):
+            x = self.dropout(norm(linear(x)).relu())
+        return x

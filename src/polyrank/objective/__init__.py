@@ -1,0 +1,1 @@
+"""The loss: kinds of label, log-probabilities of paths, and one named loss a term."""

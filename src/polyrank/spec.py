@@ -1,0 +1,107 @@
+"""Frozen dataclasses to plain tables and back: the one reader of TOML and JSON specs.
+
+A table is what `tomllib` and `json` give: dictionaries, lists, strings and numbers. Reading checks
+types and refuses an unknown key with the nearest known one; writing shows every default and leaves
+out only what is None.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, get_type_hints
+
+from polyrank.errors import ConfigError, PolyrankError, did_you_mean
+
+
+def to_table(spec: Any) -> Any:
+    """Return a dataclass (or a list, a tuple, a mapping of them) as plain tables, without None.
+
+    Example:
+        >>> @dataclasses.dataclass(frozen=True)
+        ... class Point:
+        ...     at: tuple[int, ...] = (1, 2)
+        ...     name: str | None = None
+        >>> to_table(Point())
+        {'at': [1, 2]}
+    """
+    if dataclasses.is_dataclass(spec) and not isinstance(spec, type):
+        pairs = ((field.name, getattr(spec, field.name)) for field in dataclasses.fields(spec))
+        return {name: to_table(value) for name, value in pairs if value is not None}
+    if isinstance(spec, Mapping):
+        return {name: to_table(value) for name, value in spec.items() if value is not None}
+    if isinstance(spec, list | tuple):
+        return [to_table(value) for value in spec]
+    return spec
+
+
+def from_table(cls: type, table: Mapping[str, Any], where: str) -> Any:
+    """Read one dataclass from a table; `where` is the table's name in messages.
+
+    Raises:
+        ConfigError: an unknown key (with the nearest), a missing one, or a value of a wrong type.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    if not isinstance(table, Mapping):
+        raise ConfigError(f"{where}: a table is expected, however: {table!r}")
+    declared = [field for field in dataclasses.fields(cls) if field.init]
+    check_keys(table, [field.name for field in declared], where)
+    hints = get_type_hints(cls)
+    values = {}
+    for field in declared:
+        if field.name in table:
+            adapter = TypeAdapter(hints[field.name])
+            try:
+                values[field.name] = adapter.validate_python(table[field.name])
+            except ValidationError as error:
+                raise ConfigError(f"{where}.{field.name}: {_explained(error)}") from None
+        elif field.default is field.default_factory is dataclasses.MISSING:
+            raise ConfigError(f"{where}: the key {field.name!r} is missing")
+    try:
+        return cls(**values)
+    except PolyrankError as error:
+        raise type(error)(f"{where}: {error}") from None
+
+
+def check_keys(table: Mapping[str, Any], known: list[str], where: str) -> None:
+    """Refuse the first key of `table` that is not in `known`."""
+    for key in table:
+        if key not in known:
+            raise ConfigError(f"{where}: unknown key {key!r}{did_you_mean(str(key), known)}")
+
+
+def choose(registry: Mapping[str, type], table: Mapping[str, Any], where: str) -> Any:
+    """Read the spec that a table's `kind` names in a registry.
+
+    Example:
+        >>> @dataclasses.dataclass(frozen=True)
+        ... class Sum:
+        ...     normalize: bool = False
+        >>> choose({"sum": Sum}, {"kind": "sum", "normalize": True}, "balance")
+        Sum(normalize=True)
+    """
+    if not isinstance(table, Mapping) or "kind" not in table:
+        raise ConfigError(f"{where}: a table with a kind is expected, however: {table!r}")
+    rest = {key: value for key, value in table.items() if key != "kind"}
+    kind = table["kind"]
+    if kind not in registry:
+        raise ConfigError(f"{where}: unknown kind {kind!r}{did_you_mean(str(kind), registry)}")
+    return from_table(registry[kind], rest, where)
+
+
+def chosen(registry: Mapping[str, type], spec: Any, where: str) -> dict[str, Any]:
+    """Return the table that `choose` reads back into `spec`."""
+    for kind, cls in registry.items():
+        if type(spec) is cls:
+            return {"kind": kind, **to_table(spec)}
+    raise ConfigError(
+        f"{where}: {type(spec).__name__} is not registered, so a file cannot name it"
+        f"{did_you_mean(type(spec).__name__, (cls.__name__ for cls in registry.values()))}"
+    )
+
+
+def _explained(error: Any) -> str:
+    first = error.errors()[0]
+    place = "".join(f"[{part}]" for part in first["loc"] if isinstance(part, int))
+    return f"{place} {first['msg']}, however: {first['input']!r}".strip()

@@ -1,0 +1,140 @@
+"""The `[train]` table as a frozen spec."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from polyrank import spec
+from polyrank.balance import BALANCES, Balance, Sum
+from polyrank.errors import ConfigError
+from polyrank.train.optim import (
+    DENSE,
+    EMBEDDINGS,
+    SCHEDULES,
+    Adam,
+    Constant,
+    Cosine,
+    EmbeddingOptimizer,
+    LazyAdam,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stop:
+    """Early stopping on a score of the validation rows.
+
+    Args:
+        score: a scorecard row's name, `buy @ all`.
+        metric: a metric with a direction, `auc`.
+        patience: epochs without a new best that are waited for.
+    """
+
+    score: str
+    metric: str = "auc"
+    patience: int = 3
+
+    def __post_init__(self) -> None:
+        if self.patience < 1:
+            raise ConfigError(f"stop: patience must be at least 1, however: {self.patience}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How a model is learnt; equals the `[train]` table.
+
+    Args:
+        epochs: passes over the training rows.
+        batch_size: rows of a step.
+        lr: step size of both optimisers where they do not say.
+        embeddings: optimiser of embedding rows.
+        dense: optimiser of all other parameters.
+        balance: how several losses become one step.
+        stop: early stopping; without it all epochs run and the lowest validation loss is kept.
+        schedule: of the learning rate, over all steps of the run.
+        threads: of torch, while training; a small model on a busy machine is fastest with 1.
+        device: a torch device.
+        unseen_rate: probability with which a training id is replaced by row 0 of its table.
+
+    Example:
+        >>> Training.from_table(Training(epochs=2).to_table()) == Training(epochs=2)
+        True
+    """
+
+    epochs: int = 5
+    batch_size: int = 1024
+    lr: float = 1e-3
+    embeddings: EmbeddingOptimizer = field(default_factory=LazyAdam)
+    dense: Adam = field(default_factory=Adam)
+    balance: Balance = field(default_factory=Sum)
+    stop: Stop | None = None
+    schedule: Constant | Cosine = field(default_factory=Constant)
+    threads: int = 1
+    device: str = "cpu"
+    unseen_rate: float = 0.001
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "threads"):
+            if getattr(self, name) < 1:
+                value = getattr(self, name)
+                raise ConfigError(f"train: {name} must be at least 1, however: {value}")
+        if not self.lr > 0:
+            raise ConfigError(f"train: lr must be above 0, however: {self.lr}")
+        if not 0 <= self.unseen_rate < 1:
+            raise ConfigError(
+                f"train: unseen_rate is at least 0 and below 1, however: {self.unseen_rate}"
+            )
+
+    @property
+    def dense_lr(self) -> float:
+        """Step size of the dense part."""
+        return self.lr if self.dense.lr is None else self.dense.lr
+
+    @property
+    def embedding_lr(self) -> float:
+        """Step size of embedding rows."""
+        return self.dense_lr if self.embeddings.lr is None else self.embeddings.lr
+
+    @property
+    def embedding_l2(self) -> float:
+        """l2 of embedding rows."""
+        return self.dense.weight_decay if self.embeddings.l2 is None else self.embeddings.l2
+
+    def to_table(self) -> dict[str, Any]:
+        """Return plain tables, with every default and every inherited value shown."""
+        shown = replace(
+            self,
+            dense=replace(self.dense, lr=self.dense_lr),
+            embeddings=replace(self.embeddings, lr=self.embedding_lr, l2=self.embedding_l2),
+        )
+        table = spec.to_table(shown)
+        for name, registry in _REGISTRIES.items():
+            table[name] = spec.chosen(registry, getattr(shown, name), f"train.{name}")
+        return table
+
+    @classmethod
+    def from_table(cls, table: Mapping[str, Any]) -> Training:
+        """Read what `to_table` wrote, or a part of it.
+
+        Raises:
+            ConfigError: an unknown key or kind, or a value of a wrong type.
+        """
+        spec.check_keys(table, [each.name for each in fields(cls)], "train")
+        chosen = {
+            name: spec.choose(registry, table[name], f"train.{name}")
+            for name, registry in _REGISTRIES.items()
+            if name in table
+        }
+        if "stop" in table:
+            chosen["stop"] = spec.from_table(Stop, table["stop"], "train.stop")
+        rest = {key: value for key, value in table.items() if key not in chosen}
+        return replace(spec.from_table(cls, rest, "train"), **chosen)
+
+
+_REGISTRIES: dict[str, Mapping[str, type]] = {
+    "embeddings": EMBEDDINGS,
+    "dense": DENSE,
+    "balance": BALANCES,
+    "schedule": SCHEDULES,
+}

@@ -1,0 +1,43 @@
+"""What every test stands on: one thread, no network, the same examples in CI."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+# Before numpy or torch is imported: two threads on a busy machine with two cores can be many times
+# slower than one. Tests that need no torch do not import it, so the environment says it.
+for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ[variable] = "1"
+
+import pytest
+from hypothesis import settings
+
+settings.register_profile("ci", derandomize=True, deadline=None, print_blob=True)
+settings.register_profile("dev", deadline=None)
+settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def loopback_only() -> Iterator[None]:
+    """Refuse every socket that leaves this machine, in this process and in those it starts."""
+    folder = str(Path(__file__).parent)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        # imported under this name it installs its hook; another sitecustomize may be there already
+        patch.delitem(sys.modules, "sitecustomize", raising=False)
+        import sitecustomize
+
+        assert Path(sitecustomize.__file__).parent == Path(folder)
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [folder, os.environ.get("PYTHONPATH")])))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Undo a thread count that a test's own training set."""
+    yield
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
