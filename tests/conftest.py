@@ -7,13 +7,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+from hypothesis import settings
+
 # Before numpy or torch is imported: two threads on a busy machine with two cores can be many times
 # slower than one. Tests that need no torch do not import it, so the environment says it.
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[variable] = "1"
-
-import pytest
-from hypothesis import settings
 
 settings.register_profile("ci", derandomize=True, deadline=None, print_blob=True)
 settings.register_profile("dev", deadline=None)
@@ -31,7 +31,7 @@ def loopback_only() -> Iterator[None]:
         import sitecustomize
 
         assert Path(sitecustomize.__file__).parent == Path(folder)
-        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [folder, os.environ.get("PYTHONPATH")])))
+        patch.setenv("PYTHONPATH", folder, prepend=os.pathsep)
         yield
 
 

@@ -14,7 +14,7 @@ RESOLVING = ("socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr
 SENDING = ("socket.connect", "socket.sendto", "socket.sendmsg")
 
 
-class SocketRefused(Exception):  # noqa: N818  no OSError, which code that tries several hosts catches
+class SocketRefused(Exception):  # no OSError: code that tries several hosts would catch it
     """A test tried to reach beyond loopback."""
 
 

@@ -1,64 +1,78 @@
-"""The README and the docs run: their Python blocks in order, one namespace a page.
+"""The README and the docs run: each page from top to bottom, in an empty folder.
 
-A ```text block right after a ```python block is what that block prints, to the letter. A block
-under `<!-- no-run -->` is left alone. Links between pages lead somewhere.
+- A `python` block is executed; one namespace a page. A `text` block right after it is what it
+  prints, to the letter.
+- A `toml` block is read as an experiment, or as a part of one; under a `title` it is also a file.
+- In a `console` block, lines that call polyrank are run.
+- A block under `<!-- no-run -->` is left alone. Links between pages lead somewhere.
 """
 
 import re
+import shlex
 import tomllib
 from pathlib import Path
 
 import pytest
 
+from polyrank.cli.app import run
+from polyrank.config import Experiment
+
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md")])
 FENCE = re.compile(
-    r"(?P<skip><!-- no-run -->\n)?^```(?P<language>\w+)\n(?P<body>.*?)^```$\n*(?:^```text\n(?P<printed>.*?)^```$)?",
+    r"(?P<skip><!-- no-run -->\n)?"
+    r'^```(?P<language>\w+)(?: title="(?P<title>[^"]+)")?\n(?P<body>.*?)^```$'
+    r"\n*(?:^```text\n(?P<printed>.*?)^```$)?",
     re.MULTILINE | re.DOTALL,
 )
+COMMAND = re.compile(r"^\$ polyrank (?P<arguments>.*)$", re.MULTILINE)
 LINK = re.compile(r"\]\((?!https?://|#)(?P<path>[^)#\s]+)(?:#[^)\s]*)?\)")
+# What a block that shows a part of an experiment is a part of.
+REST = {
+    "data": {"train": "train.parquet"},
+    "features": {"sparse": ["item_id"]},
+    "task": [{"name": "click"}],
+}
 
 
-def blocks(page, language):
-    """Yield (first line's number, body, what it prints or None) of each block that runs."""
-    text = page.read_text(encoding="utf-8")
-    for found in FENCE.finditer(text):
-        if found["language"] == language and not found["skip"]:
-            yield text.count("\n", 0, found.start("body")), found["body"], found["printed"]
+@pytest.fixture(params=PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def page(request):
+    return request.param
 
 
-def named(pages):
-    return [pytest.param(page, id=str(page.relative_to(ROOT))) for page in pages]
-
-
-@pytest.mark.parametrize("page", named(page for page in PAGES if any(blocks(page, "python"))))
-def test_the_python_blocks_run(page, tmp_path, monkeypatch, capsys):
+def test_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    text = page.read_text(encoding="utf-8")
     namespace = {"__name__": "__main__"}
-    for line, body, printed in blocks(page, "python"):
-        # the empty lines make a traceback name the line of the page
-        exec(compile("\n" * line + body, str(page), "exec"), namespace)
+    for block in FENCE.finditer(text):
+        line = text.count("\n", 0, block.start("body"))
+        if block["skip"]:
+            continue
+        if block["language"] == "python":
+            # the empty lines make a traceback name the line of the page
+            exec(compile("\n" * line + block["body"], str(page), "exec"), namespace)
+        elif block["language"] == "toml":
+            Experiment.from_table(REST | tomllib.loads(block["body"]))
+            if block["title"]:
+                Path(block["title"]).write_text(block["body"], encoding="utf-8")
+        elif block["language"] == "console":
+            for command in COMMAND.finditer(block["body"]):
+                arguments = shlex.split(command["arguments"], comments=True)
+                assert run(arguments) == 0, f"{page}:{line} {arguments}: {capsys.readouterr().err}"
         shown = capsys.readouterr().out
-        if printed is not None:
-            assert shown.rstrip() == printed.rstrip(), f"{page}:{line} prints something else"
+        if block["printed"] is not None:
+            assert shown.rstrip() == block["printed"].rstrip(), f"{page}:{line} prints otherwise"
 
 
-@pytest.mark.parametrize("page", named(page for page in PAGES if any(blocks(page, "toml"))))
-def test_the_toml_blocks_are_read(page):
-    for _, body, _ in blocks(page, "toml"):
-        tomllib.loads(body)
-
-
-@pytest.mark.parametrize("page", named(PAGES))
 def test_links_lead_somewhere(page):
     text = page.read_text(encoding="utf-8")
-    lost = [link["path"] for link in LINK.finditer(text) if not (page.parent / link["path"]).exists()]
-    assert lost == []
+    paths = [found["path"] for found in LINK.finditer(text)]
+    assert [path for path in paths if not (page.parent / path).exists()] == []
 
 
 def test_the_navigation_names_every_page():
     listed = re.findall(r"[\w/-]+\.md", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
-    pages = [str(page.relative_to(ROOT / "docs")) for page in ROOT.glob("docs/**/*.md")]
+    pages = [str(path.relative_to(ROOT / "docs")) for path in ROOT.glob("docs/**/*.md")]
     assert sorted(listed) == sorted(pages)
 
 

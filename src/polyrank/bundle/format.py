@@ -144,7 +144,7 @@ def _fill(folder: Path, parts: Parts) -> None:
     for table, frame in parts.vocab.items():
         frame.write_parquet(folder / "vocab" / f"{quote(table, safe='')}.parquet")
     parts.history.write_parquet(folder / "history.parquet")
-    contiguous = {name: np.ascontiguousarray(array) for name, array in parts.weights.items()}
+    contiguous = {name: np.asarray(array, order="C") for name, array in parts.weights.items()}
     tensors.save_file(contiguous, folder / "weights.safetensors")
     (folder / "config.toml").write_text(tomli_w.dumps(dict(parts.config)), encoding="utf-8")
     if parts.scorecard is not None:

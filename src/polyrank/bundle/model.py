@@ -13,6 +13,7 @@ import torch
 
 from polyrank.bundle import format
 from polyrank.data.dense import DenseEncoding
+from polyrank.data.labels import Orphans
 from polyrank.data.read import read
 from polyrank.data.table import Table, encode
 from polyrank.data.vocab import Vocab, Vocabulary
@@ -62,7 +63,9 @@ class Bundle:
         """
         return self.score(self.encode(rows))
 
-    def evaluate(self, rows: Any, *, split: str = "test", orphans: str = "error") -> Scorecard:
+    def evaluate(
+        self, rows: Any, *, split: str = "test", orphans: Orphans = "error"
+    ) -> Scorecard:
         """Return the scorecard of labelled rows.
 
         Args:
@@ -70,16 +73,23 @@ class Bundle:
             split: the scorecard's name for them.
             orphans: "error", "drop" or "zero": what becomes of a child label without its parent.
         """
-        table = encode(
-            read(rows, self.schema), self.schema, self.vocab, split=split, orphans=orphans
-        )
-        log_counts(table, split)
-        return self.score_labelled(table, split)
+        return self.score_labelled(self.encode(rows, split=split, orphans=orphans), split)
 
-    def encode(self, rows: Any) -> Table:
-        """Return raw rows as a Table without labels; ids that are unseen or null are counted."""
-        table = encode(read(rows, self.schema), self.schema, self.vocab, labels=False)
-        log_counts(table, "rows")
+    def encode(
+        self, rows: Any, *, split: str | None = None, orphans: Orphans = "error"
+    ) -> Table:
+        """Return raw rows as a Table, which counts ids that are unseen and values that are null.
+
+        Args:
+            rows: as in `predict`.
+            split: a name of labelled rows; None leaves labels out.
+            orphans: as in `evaluate`.
+        """
+        table = encode(
+            read(rows, self.schema), self.schema, self.vocab,
+            split=split or "rows", orphans=orphans, labels=split is not None,
+        )  # fmt: skip
+        log_counts(table, split or "rows")
         return table
 
     def score(self, table: Table) -> pl.DataFrame:

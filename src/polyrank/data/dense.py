@@ -16,6 +16,9 @@ from polyrank.schema import DenseFeature, Encoding
 
 logger = logging.getLogger(__name__)
 
+# A narrower spread counts as none: dividing by it would overflow float32.
+_NARROWEST = 1e-20
+
 
 @dataclass(frozen=True)
 class DenseEncoding:
@@ -69,13 +72,13 @@ class DenseEncoding:
         exact = present.astype(np.float64)
         mean = _rounded(exact.mean())
         # A constant column may have a deviation of 1e-17 by rounding, so it is told by its range.
-        sd = _rounded(exact.std()) if present[0] < present[-1] else 1.0
+        sd = _rounded(exact.std()) if present[-1] - present[0] > _NARROWEST else 1.0
         edges: tuple[float, ...] = ()
         if feature.encoding == "piecewise_linear":
             edges = _linear_edges(present, feature.bins)
         elif feature.encoding == "bins":
             edges = _bin_edges(present, feature.bins)
-        return cls(feature.encoding, mean, sd or 1.0, edges, missing)
+        return cls(feature.encoding, mean, sd, edges, missing)
 
     @property
     def columns(self) -> int:
@@ -91,7 +94,9 @@ class DenseEncoding:
         return len(self.edges) + 2
 
     def apply(self, values: np.ndarray) -> np.ndarray:
-        """Return values as float columns; the last one says "missing" where training had that.
+        """Return values as float columns, none for `bins`.
+
+        The last column says "missing" where training had missing values.
 
         Piecewise-linear column t is 0 below its bin, 1 above it and linear inside; the first has
         no lower and the last no upper clamp.
@@ -109,6 +114,8 @@ class DenseEncoding:
         absent = np.isnan(values)
         mean = np.float32(self.mean)
         out = np.empty((len(values), self.columns), dtype=np.float32)
+        if self.kind == "bins":
+            return out
         body = out[:, : self.columns - int(self.missing)]
         if self.kind == "piecewise_linear":
             filled = np.where(absent, mean, values)
@@ -190,6 +197,7 @@ def _rounded(value: float) -> float:
 def _linear_edges(present: np.ndarray, bins: int) -> tuple[float, ...]:
     quantiles = np.quantile(present.astype(np.float64), np.linspace(0, 1, bins + 1))
     edges = np.unique(quantiles.astype(np.float32))
+    edges = edges[np.diff(edges, prepend=-np.inf) > _NARROWEST]
     if len(edges) == 1:
         # A bin has a width; towards zero, so that no constant overflows.
         only = float(edges[0])

@@ -39,7 +39,8 @@ def plain_ids(series: pl.Series) -> pl.Series:
     if dtype.is_integer() or dtype == pl.Null:
         return series.cast(pl.Int64)
     if dtype.is_float():
-        return series.cast(pl.Float64).fill_nan(None) + 0.0  # −0 is 0
+        series = series.cast(pl.Float64).fill_nan(None)
+        return series.set(series == 0, 0.0)  # −0 is 0
     if isinstance(dtype, pl.Datetime):
         return series.dt.cast_time_unit("us").cast(pl.String)  # one text for one instant
     if isinstance(dtype, pl.Categorical | pl.Enum | pl.Decimal | pl.Date | pl.Time):

@@ -12,7 +12,7 @@ import polars as pl
 
 from polyrank.data.read import collect
 from polyrank.errors import DataError, did_you_mean
-from polyrank.schema import Keys, Schema
+from polyrank.schema import Schema
 from polyrank.terms import joint_label
 
 logger = logging.getLogger(__name__)
@@ -56,9 +56,11 @@ def check_labels(frame: pl.DataFrame, schema: Schema, split: str = "data") -> No
                     f"{where} is binary, so it holds 0, 1 or null, however: {shown}{more}; "
                     "convert it, or declare kind 'regression'"
                 )
-        elif values.is_infinite().any():
-            count = int(values.is_infinite().sum())
-            raise DataError(f"{where} has {count:,} infinite values; make them finite or null")
+        elif count := int(values.cast(pl.Float32).is_infinite().sum()):
+            raise DataError(
+                f"{where} has {count:,} infinite value{'s'[: count > 1]} (±inf, or beyond the "
+                "3.4e38 of float32): make them finite or null"
+            )
 
 
 def apply_orphans(
@@ -171,13 +173,12 @@ def _equal(feature: pl.Series, label: np.ndarray) -> bool:
 
 
 def _numbers(label: pl.Series) -> pl.Series:
-    """A label as Float64, where null and NaN are both null."""
-    return label.cast(pl.Float64).fill_nan(None)
+    """A label as Float64, where null and NaN are both null; text that is no number is null too."""
+    return label.cast(pl.Float64, strict=False).fill_nan(None)
 
 
 def _first_rows(frame: pl.DataFrame, schema: Schema, orphan: pl.Series) -> str:
-    declared = schema.keys.columns if isinstance(schema.keys, Keys) else ()
-    keys = [name for name in declared if name in frame.columns]
+    keys = [name for name in schema.keys.columns if name in frame.columns]
     shown = frame.with_row_index("row").filter(orphan).head(3)
     columns = ["row", *dict.fromkeys([*keys, *schema.labels])]
     return "; ".join(

@@ -12,12 +12,12 @@ import numpy as np
 import polars as pl
 
 from polyrank.errors import DataError, did_you_mean
-from polyrank.schema import DenseFeature, Keys, Schema, SparseFeature
+from polyrank.schema import DenseFeature, Schema
 
 Source = Any  # a path or a glob, a polars or pandas frame, a pyarrow table, a mapping of arrays
 
 # Long, because a type guessed from a few rows breaks on the first odd value further down.
-INFERENCE_ROWS = 100_000
+INFERENCE_ROWS = 50_000
 # What numpy and pandas write for a missing number. Without this a column of integers with one
 # missing value would be read as floats, and ids above 2^53 would lose their last digits.
 MISSING = ["NaN", "nan"]
@@ -149,27 +149,53 @@ def _format(path: str) -> str:
 def _scan_csv(paths: list[str], schema: Schema | None) -> pl.LazyFrame:
     scan = pl.scan_csv(paths, glob=False, infer_schema_length=INFERENCE_ROWS, null_values=MISSING)
     types = dict(scan.collect_schema())
-    if schema is None:
-        return scan
-    keys = schema.keys if isinstance(schema.keys, Keys) else Keys()
-    dense = {feature.name for feature in schema.features if isinstance(feature, DenseFeature)}
-    sparse = {feature.name for feature in schema.features if isinstance(feature, SparseFeature)}
-    numbers = {*dense, *schema.labels, *([keys.weight] if keys.weight else [])} - sparse
+    numbers: set[str | None] = set()
+    if schema is not None:
+        dense = {feature.name for feature in schema.features if isinstance(feature, DenseFeature)}
+        numbers = {*dense, *schema.labels, schema.keys.weight}
     texts = [name for name in types if name in numbers and types[name] == pl.String]
-    empty = set(texts) & _empty(scan, texts)
+    empty = _empty(scan, texts)
     for name, dtype in types.items():
         if name in numbers and (dtype.is_numeric() or name in empty):
             types[name] = pl.Float64()
-        elif name in sparse and dtype == pl.Int128:
-            types[name] = pl.String()  # beyond Int128 too: 40-digit ids exist
-    return pl.scan_csv(paths, glob=False, schema=types, null_values=MISSING)
+        elif dtype == pl.Int128:
+            types[name] = pl.String()  # 40-digit ids exist, and would not fit that either
+    return _with_types(paths, _texts_for_long_integers(paths, types))
+
+
+def _with_types(paths: list[str], types: Mapping[str, pl.DataType]) -> pl.LazyFrame:
+    # Overrides rather than a schema: the header of each file is still compared with them.
+    return pl.scan_csv(
+        paths, glob=False, schema_overrides=types, infer_schema_length=0, null_values=MISSING
+    )
+
+
+def _texts_for_long_integers(
+    paths: list[str], types: Mapping[str, pl.DataType]
+) -> dict[str, pl.DataType]:
+    """Read as text the integers of the prefix that polars guesses to be Int64 and cannot parse.
+
+    Before it had Int128, polars took every run of digits for an Int64.
+    """
+    types = dict(types)
+    while integers := [name for name, dtype in types.items() if dtype == pl.Int64]:
+        try:
+            _with_types(paths, types).head(INFERENCE_ROWS).select(integers).collect()
+        except pl.exceptions.ComputeError as error:
+            place = _AT_COLUMN.search(str(error))
+            if place is None or place["column"] not in integers:
+                raise
+            types[place["column"]] = pl.String()
+        else:
+            break
+    return types
 
 
 def _empty(scan: pl.LazyFrame, columns: list[str]) -> set[str]:
     """Columns without a value in the prefix; polars calls these strings."""
     if not columns:
         return set()
-    counts = scan.select(pl.col(columns).head(INFERENCE_ROWS).count()).collect()
+    counts = scan.head(INFERENCE_ROWS).select(pl.col(columns).count()).collect()
     return {name for name in columns if counts[name].item() == 0}
 
 

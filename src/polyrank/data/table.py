@@ -15,7 +15,7 @@ from polyrank.data.read import collect, column_names
 from polyrank.data.vocab import Vocab
 from polyrank.errors import DataError
 from polyrank.layout import Layout
-from polyrank.schema import Keys, Schema, SparseFeature
+from polyrank.schema import Schema, SparseFeature
 from polyrank.terms import output_columns
 
 logger = logging.getLogger(__name__)
@@ -197,14 +197,14 @@ def encode(
         DataError: no rows, a missing column, labels or weights that cannot be, orphans.
 
     Example:
-        >>> from polyrank.schema import Task
+        >>> from polyrank.schema import DenseFeature, Task
         >>> schema = Schema([SparseFeature("item"), DenseFeature("price")], [Task("click")])
         >>> log = pl.LazyFrame({"item": ["a", "b", "a"], "price": [1, 2, 3], "click": [0, 1, 0]})
         >>> table = encode(log, schema, Vocab.fit(log, schema))
         >>> table.ids, table.labels[:, 0]
         (array([[1, 2, 1]], dtype=int32), array([0., 1., 0.], dtype=float32))
     """
-    keys = schema.keys if isinstance(schema.keys, Keys) else Keys()
+    keys = schema.keys
     known = column_names(frame)
     truth = _truth_columns(schema, known)
     present = [name for name in dict.fromkeys((keys.user, keys.request, keys.time)) if name]
@@ -287,7 +287,7 @@ def _weight(series: pl.Series, split: str) -> np.ndarray:
             f"{split}: the weight {series.name!r} is a column of {series.dtype}; "
             "write it as numbers"
         )
-    values = series.cast(pl.Float32).to_numpy()
+    values = series.cast(pl.Float32).to_numpy(writable=True)
     bad = ~(np.isfinite(values) & (values >= 0))
     if bad.any():
         first = int(np.flatnonzero(bad)[0])

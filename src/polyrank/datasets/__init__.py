@@ -1,1 +1,126 @@
-"""Data sets: one function a file, each giving (train, valid, test, Schema)."""
+"""Data sets: one function a file, each giving (train, valid, test, Schema); `load` finds it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from polyrank.errors import ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from polyrank.schema import Schema
+
+    Frames = tuple[pl.LazyFrame, pl.LazyFrame, pl.LazyFrame, Schema]
+
+__all__ = ["DATASETS", "Dataset", "find", "load"]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set that `load`, and the command line, know by name.
+
+    Args:
+        name: also its function, in the module of that name.
+        summary: one line.
+        licence: of the rows.
+        rows: of all splits; of a generated set, by default.
+        fetch: comes over the network, once; otherwise it is generated.
+    """
+
+    name: str
+    summary: str
+    licence: str
+    rows: int
+    fetch: bool
+
+    @property
+    def make(self) -> bool:
+        """Whether it is generated."""
+        return not self.fetch
+
+    @property
+    def function(self) -> Callable[..., Frames]:
+        """The function that gives it, imported on first use."""
+        return getattr(import_module(f"polyrank.datasets.{self.name}"), self.name)
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Names of the options that `load` takes for it."""
+        return tuple(inspect.signature(self.function).parameters)
+
+    def load(self, **options: Any) -> Frames:
+        """Return (train, valid, test, schema).
+
+        Raises:
+            ConfigError: an option that it does not have.
+            DataError: it cannot be fetched, or what came is not the official data.
+        """
+        for name in options:
+            if name not in self.options:
+                raise ConfigError(
+                    f"data set {self.name!r}: unknown option {name!r}"
+                    f"{did_you_mean(name, self.options)}"
+                )
+        return self.function(**options)
+
+
+DATASETS: Mapping[str, Dataset] = MappingProxyType(
+    {
+        each.name: each
+        for each in (
+            Dataset(
+                name="synthetic",
+                summary="clicks and purchases whose true probabilities are known",
+                licence="generated; none",
+                rows=1_000_000,
+                fetch=False,
+            ),
+            Dataset(
+                name="census",
+                summary="Census-Income (KDD): income and marital status, the MMoE paper's data",
+                licence="CC BY 4.0",
+                rows=299_285,
+                fetch=True,
+            ),
+        )
+    }
+)
+
+
+def find(name: str) -> Dataset:
+    """Return the data set of this name.
+
+    Raises:
+        ConfigError: an unknown name, with the nearest.
+    """
+    if name not in DATASETS:
+        raise ConfigError(f"unknown data set {name!r}{did_you_mean(name, DATASETS)}")
+    return DATASETS[name]
+
+
+def load(name: str, **options: Any) -> Frames:
+    """Return a data set by name as (train, valid, test, schema).
+
+    Args:
+        name: one of `DATASETS`.
+        options: of its function: `rows`, `seed`, `hidden` … of `synthetic`; `cache`, `source`,
+            `education` of `census`.
+
+    Raises:
+        ConfigError: an unknown name or option, with the nearest.
+        DataError: it cannot be fetched, or what came is not the official data.
+
+    Example:
+        >>> train, valid, test, schema = load("synthetic", rows=1_000, seed=1)
+        >>> print(schema.objective)
+        term         probability            label        rows  kind
+        click @ all  P(click)               click        all   binary
+        buy @ all    P(click)·P(buy|click)  click & buy  all   binary
+    """
+    return find(name).load(**options)

@@ -193,9 +193,10 @@ def schema_of(*, education: bool = False) -> Schema:
     """Return the schema of `census`; see there."""
     tasks = ["income", "never_married", *(["college"] if education else [])]
     out = {"instance_weight", "income", "marital_stat", *(["education"] if education else [])}
-    names = [name for name in COLUMNS if name not in out]
+    sparse = [name for name in COLUMNS if name not in out and name not in DENSE]
     return Schema(
-        features=[DenseFeature(n) if n in DENSE else SparseFeature(n) for n in names],
+        # sparse first, as an experiment's file lists them
+        features=[*map(SparseFeature, sparse), *map(DenseFeature, DENSE)],
         tasks=[Task(name) for name in tasks],
     )
 
@@ -224,7 +225,8 @@ def parse(content: bytes, name: str) -> pl.DataFrame:
             pl.col(*DENSE, *CODES).cast(pl.Int32), pl.col("instance_weight").cast(pl.Float64)
         )
     except pl.exceptions.PolarsError as error:
-        raise DataError(f"{name}: text where a number belongs: {error}") from error
+        reason = str(error).partition("\n")[0]
+        raise DataError(f"{name} has text where a number belongs: {reason}") from error
 
 
 def check(people: pl.DataFrame, official: Official, name: str) -> None:
@@ -295,13 +297,14 @@ def _people(found: dict[str, bytes], where: str, *, exact: bool = False) -> pl.D
         if name is None:
             raise DataError(f"{where} holds no {' or '.join(official.names)}")
         checksum = hashlib.sha256(_tidy(found[name])).hexdigest()
-        if checksum != official.sha256:
-            different = f"{name} of {where} has the checksum {checksum}, not {official.sha256}"
-            if exact:
-                raise DataError(different)
-            log.warning("%s; its counts decide", different)
+        known = checksum == official.sha256
+        different = f"{name} of {where} has the checksum {checksum}, not {official.sha256}"
+        if exact and not known:
+            raise DataError(different)
         frames[split] = parse(found[name], name)
         check(frames[split], official, name)
+        if not known:
+            log.warning("%s; its rows and label counts are the official ones", different)
     train, held_out = frames["train"], frames["test"]
     half = pl.Series("split", np.where(halves(held_out.height), "valid", "test"))
     return pl.concat([train.with_columns(split=pl.lit("train")), held_out.with_columns(half)])
@@ -328,6 +331,6 @@ def _keep(people: pl.DataFrame, path: Path) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         people.write_parquet(temporary)
-        os.replace(temporary, path)
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

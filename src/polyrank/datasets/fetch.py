@@ -141,19 +141,22 @@ def sdist(name: str, version: str, sha256: str, *, progress: Progress | None = N
 def members(source: Path | bytes, wanted: Collection[str]) -> dict[str, bytes]:
     """Return the files named in `wanted` that a folder, a file or an archive holds.
 
-    Archives (.zip, .tar.gz, .gz) are searched through, one inside the other, by base name; no path of
-    an archive is ever written to. A plain file stands for its folder.
+    Archives (.zip, .tar.gz, .gz) are searched through, one inside the other, by base name; no path
+    of an archive is ever written to. A plain file stands for its folder.
 
     Args:
         source: a path, or an archive's bytes.
         wanted: base names; one compressed alone (`NAME.gz`) is found too.
 
     Raises:
-        DataError: the path does not exist or a broken archive.
+        DataError: the path does not exist, or an archive is broken.
 
     Example:
-        >>> members(gzip.compress(b"1, 2"), ["a.csv"])
-        {}
+        >>> memory = io.BytesIO()
+        >>> with zipfile.ZipFile(memory, "w") as archive:
+        ...     archive.writestr("inside/a.csv", "1, 2")
+        >>> members(memory.getvalue(), ["a.csv"])
+        {'a.csv': b'1, 2'}
     """
     if isinstance(source, bytes):
         return _search(io.BytesIO(source), "archive", wanted)
@@ -191,9 +194,7 @@ def _search(file: IO[bytes], name: str, wanted: Collection[str]) -> dict[str, by
     return found
 
 
-def _inside(
-    file: IO[bytes], name: str, wanted: Collection[str]
-) -> Iterator[tuple[str, IO[bytes]]]:
+def _inside(file: IO[bytes], name: str, wanted: Collection[str]) -> Iterator[tuple[str, IO[bytes]]]:
     """Yield what an archive holds: files that are wanted, and archives."""
     magic = file.read(2)
     file.seek(0)

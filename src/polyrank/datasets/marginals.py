@@ -72,7 +72,7 @@ def marginal(a: np.ndarray, b: np.ndarray, hidden: float) -> Marginals:
     Example:
         >>> truth = marginal(np.array([0.0]), np.array([0.0]), 2.0)
         >>> truth.p_click.round(6), truth.do_buy.round(6), truth.p_buy_given_click.round(3)
-        (array([0.5]), array([0.5]), array([0.686]))
+        (array([0.5]), array([0.5]), array([0.697]))
     """
     if not abs(hidden) <= LARGEST:
         raise ConfigError(f"hidden must lie within ±{LARGEST:g}, however: {hidden}")

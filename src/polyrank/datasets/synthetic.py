@@ -34,7 +34,7 @@ def synthetic(
     items: int = 8_000,
     fractions: Sequence[float] = (0.8, 0.1, 0.1),
 ) -> Frames:
-    """Return a made-up log of clicks and purchases, with its truth, as (train, valid, test, schema).
+    """Return a made-up log of clicks and purchases, with its truth, in three splits.
 
     4 % of the impressions are clicked, and 10 % of the clicks are purchases. A hidden cause U,
     standard normal and unknown to every feature, enters both logits of an impression:
@@ -51,7 +51,8 @@ def synthetic(
         preset: `latent` has user and item factors, ids, fields and skewed numbers, and no model
             reaches its oracle; `additive` has eight fields of few values whose effects add up, so
             a right model does.
-        hidden: coefficient of U, within ±4; 0 is off, and 2 sets the two truths well apart.
+        hidden: coefficient of U, within ±4; 0 is off, and 1 makes P(buy | click) about
+            twice what a forced click would give.
         users: number of users, Zipf-like in popularity.
         items: number of items, likewise.
         fractions: of the rows for train, valid and test, which follow each other in time.

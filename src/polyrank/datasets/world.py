@@ -13,7 +13,7 @@ import numpy as np
 from polyrank.datasets.marginals import nodes, sigmoid
 
 FACTORS = 8
-PILOT_ROWS = 200_000
+PILOT_ROWS = 100_000
 REQUEST_ROWS = 10  # mean
 CLICK_RATE, BUY_RATE = 0.04, 0.10  # buy is given click
 
@@ -127,12 +127,11 @@ class World:
             for owner, size in self.sizes.items()
         }
         self.factors = {owner: self._owner_factors(owner, rng) for owner in self.sizes}
-        self.mix, self.intercepts = np.eye(2), np.zeros(2)
+        self.mix: np.ndarray = np.eye(2)
+        self.intercepts: np.ndarray = np.zeros(2)
         self._calibrate(hidden, rng)
 
-    def draw(
-        self, rows: int, rng: np.random.Generator, request_rows: int = REQUEST_ROWS
-    ) -> Draw:
+    def draw(self, rows: int, rng: np.random.Generator, request_rows: int = REQUEST_ROWS) -> Draw:
         """Return impressions of whole requests, the last one cut to make the rows exact.
 
         Args:
@@ -226,7 +225,7 @@ class World:
         spread = np.array([self.preset.click, self.preset.buy])
         self.mix = spread[:, None] * wanted @ np.linalg.inv(lower)
         click, buy = self.mix @ effect
-        points, parts = nodes(hidden, most=24)
+        points, parts = nodes(hidden, most=16)
         cause = hidden * points[:, None]
         parts = np.broadcast_to(parts[:, None], (len(points), pilot.rows))
         first = intercept(click + cause, parts, CLICK_RATE)
@@ -255,7 +254,7 @@ def intercept(logits: np.ndarray, weights: np.ndarray, rate: float) -> float:
         mean, slope = (weights * p).sum() / total, (weights * p * (1 - p)).sum() / total
         step = np.log(rate / mean) * mean / slope
         constant += float(step)
-        if abs(step) < 1e-7:
+        if abs(step) < 1e-6:
             break
     return constant
 

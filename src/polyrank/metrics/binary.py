@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 from polyrank.metrics.inputs import (
     checked,
     checked_binary,
+    counted,
     mean,
     refuse_beyond_one,
     user_codes,
@@ -99,7 +100,7 @@ def grouped_auc(
     codes = user_codes(user, rows=rows)[weighing(weight, rows=rows)[0]]
     kept = _users_with_both(positive, codes)
     if not kept.any():
-        raise Undefined(f"no user with both classes among {len(positive):,} rows")
+        raise Undefined(f"no user with both classes among {counted(len(positive))}")
     if not kept.all():
         positive, score, codes = positive[kept], score[kept], codes[kept]
         w = None if w is None else w[kept]
@@ -144,7 +145,7 @@ def soft_auc(p_true: ArrayLike, prediction: ArrayLike, weight: ArrayLike | None 
     positive, negative = mass * truth, mass * (1 - truth)
     for value, sum_of in ((0, positive.sum()), (1, negative.sum())):
         if sum_of == 0:
-            raise Undefined(f"the true probability is {value} in all {len(truth):,} rows")
+            raise Undefined(f"the true probability is {value} in all {counted(len(truth))}")
     return _weighted_auc(positive, negative, score)
 
 
@@ -277,7 +278,7 @@ def pcoc(label: ArrayLike, prediction: ArrayLike, weight: ArrayLike | None = Non
     """
     positive, p, w = checked_binary(label, prediction, weight)
     if not positive.any():
-        raise Undefined(f"no positive among {len(positive):,} rows")
+        raise Undefined(f"no positive among {counted(len(positive))}")
     return mean(p, w) / mean(positive, w)
 
 
@@ -333,7 +334,7 @@ def _log_loss(positive: np.ndarray, p: np.ndarray, weight: np.ndarray | None) ->
 def _need_both(positive: np.ndarray) -> None:
     for name, missing in (("positive", not positive.any()), ("negative", positive.all())):
         if missing:
-            raise Undefined(f"no {name} among {len(positive):,} rows")
+            raise Undefined(f"no {name} among {counted(len(positive))}")
 
 
 def _weighted_auc(positive: np.ndarray, negative: np.ndarray, score: np.ndarray) -> float:

@@ -27,10 +27,11 @@ def checked(
     y = column("label", label)
     p = column("prediction", prediction, rows=len(y))
     kept, w = weighing(weight, rows=len(y))
-    y, p = y[kept], p[kept]
-    if len(y) == 0:
-        raise Undefined("no rows" if weight is None else "no rows of weight above 0")
-    return y, p, w
+    if not len(y):
+        raise Undefined("no rows")
+    if not len(y[kept]):
+        raise Undefined("no rows of weight above 0")
+    return y[kept], p[kept], w
 
 
 def checked_binary(
@@ -107,12 +108,22 @@ def refuse_values(
         found = list(dict.fromkeys(values[mask][:1000].tolist()))
         more = ", …" if len(found) > 3 else ""
         shown = ", ".join(f"{value:g}" for value in found[:3])
-        raise DataError(f"{rule}, however: {shown}{more} in {int(mask.sum()):,} rows")
+        raise DataError(f"{rule}, however: {shown}{more} in {counted(int(mask.sum()))}")
 
 
 def refuse_beyond_one(name: str, values: np.ndarray) -> None:
     """Raise DataError where a value is no probability."""
     refuse_values(f"{name}: a probability is within 0 and 1", values, lambda p: (p < 0) | (p > 1))
+
+
+def counted(rows: int) -> str:
+    """Return a number of rows in words.
+
+    Example:
+        >>> counted(1), counted(1200)
+        ('1 row', '1,200 rows')
+    """
+    return "1 row" if rows == 1 else f"{rows:,} rows"
 
 
 def mean(values: np.ndarray, weight: np.ndarray | None) -> float:
@@ -175,7 +186,9 @@ def user_codes(user: Any, *, rows: int | None = None) -> np.ndarray:
 def _narrow(series: pl.Series) -> bool:
     """Whether integers lie so close together that an array can be indexed by them."""
     lowest, highest = series.min(), series.max()
-    return lowest is not None and int(highest) - int(lowest) <= 4 * len(series) + 1023
+    if not (isinstance(lowest, int) and isinstance(highest, int)):
+        return False
+    return highest - lowest <= 4 * len(series) + 1023
 
 
 def _series(user: Any) -> pl.Series:

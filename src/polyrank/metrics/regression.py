@@ -11,7 +11,7 @@ from math import isfinite, sqrt
 import numpy as np
 from numpy.typing import ArrayLike
 
-from polyrank.metrics.inputs import checked, mean
+from polyrank.metrics.inputs import checked, counted, mean
 from polyrank.metrics.undefined import Undefined
 
 
@@ -93,7 +93,7 @@ def r2(label: ArrayLike, prediction: ArrayLike, weight: ArrayLike | None = None)
     y, p, w = checked(label, prediction, weight)
     # Compared exactly: the variance of equal labels is only nearly 0 in floating point.
     if (y == y[0]).all():
-        raise Undefined(f"zero variance: the label is {y[0]:g} in all {len(y):,} rows")
+        raise Undefined(f"zero variance: the label is {y[0]:g} in all {counted(len(y))}")
     variance = mean((y - mean(y, w)) ** 2, w)
     unexplained = mean((p - y) ** 2, w) / variance if variance else float("inf")
     if not isfinite(unexplained):

@@ -151,8 +151,14 @@ class Scorecard:
             )
         if found != FORMAT:
             raise ConfigError(f"scorecard: format {FORMAT} is expected, however: {found!r}")
-        rest = {key: value for key, value in table.items() if key != "format"}
-        return spec.from_table(cls, rest, "scorecard")
+        spec.check_keys(table, ["format", "split", "scores"], "scorecard")
+        for key in ("split", "scores"):
+            if key not in table:
+                raise ConfigError(f"scorecard: the key {key!r} is missing")
+        return cls(
+            table["split"],
+            tuple(spec.from_table(Score, each, "scorecard score") for each in table["scores"]),
+        )
 
     def __str__(self) -> str:
         parts = [f"scores of the {self.split} split"]

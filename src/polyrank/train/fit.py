@@ -156,7 +156,8 @@ def learn(
     model.check(schema)
     _check_stop(training.stop, schema, sources.valid is not None)
     run = None if out is None else RunFolder(out, config, resume=resume, force=force)
-    vocab, train, valid, test = _tables(schema, sources)
+    vocab, tables = encoded(schema, sources)
+    train, valid, test = tables["train"], tables.get("valid"), tables.get("test")
     statistics = term_statistics(train)
     refuse_unusable(statistics, schema, "train")
     if training.stop is not None and valid is not None:
@@ -230,6 +231,20 @@ def base_rates(table: Table) -> dict[str, float]:
     return rates
 
 
+def encoded(schema: Schema, sources: Sources) -> tuple[Vocab, dict[str, Table]]:
+    """Return the vocabulary of the training rows, and the tables of the splits that are given."""
+    train = read(sources.train, schema)
+    vocab = Vocab.fit(train, schema)
+    check_leaks(train, schema)
+    tables = {}
+    for split, source in (("train", train), ("valid", sources.valid), ("test", sources.test)):
+        if source is not None:
+            rows = read(source, schema)
+            tables[split] = encode(rows, schema, vocab, split=split, orphans=sources.orphans)
+            log_counts(tables[split], split)
+    return vocab, tables
+
+
 @contextmanager
 def isolated(seed: int, training: Training) -> Iterator[None]:
     """Seed torch and set its threads inside; leave both as they were."""
@@ -242,23 +257,6 @@ def isolated(seed: int, training: Training) -> Iterator[None]:
             yield
         finally:
             torch.set_num_threads(threads)
-
-
-def _tables(schema: Schema, sources: Sources) -> tuple[Vocab, Table, Table | None, Table | None]:
-    train = read(sources.train, schema)
-    vocab = Vocab.fit(train, schema)
-    check_leaks(train, schema)
-    tables: list[Table | None] = []
-    for split, source in (("train", train), ("valid", sources.valid), ("test", sources.test)):
-        table = None
-        if source is not None:
-            table = encode(
-                read(source, schema), schema, vocab, split=split, orphans=sources.orphans
-            )
-            log_counts(table, split)
-        tables.append(table)
-    assert tables[0] is not None
-    return vocab, tables[0], tables[1], tables[2]
 
 
 def _observe(

@@ -1,0 +1,63 @@
+"""The command and its exit codes: 0 done, 1 refused or failed, 2 wrong usage, 130 interrupted."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from cyclopts import App
+from cyclopts.exceptions import CycloptsError
+
+from polyrank import __version__
+from polyrank.errors import PolyrankError
+
+VERBS = {
+    "demo": "The whole story end to end: a generated funnel, or real census data.",
+    "data": "List, fetch (get) or generate (make) a data set.",
+    "explain": "Show the plan: objective, rows and positives a term, parameters, memory.",
+    "train": "Train an experiment and write its run folder.",
+    "evaluate": "Score labelled rows: the scorecard.",
+    "predict": "Score rows into a file.",
+}
+
+
+def app() -> App:
+    """Return the application; a verb's module is imported when the verb runs."""
+    command = App(
+        name="polyrank",
+        help="Multi-task ranking: learn several outcomes of an impression, score, save.",
+        version=__version__,
+        suppress_keyboard_interrupt=False,
+    )
+    for verb, summary in VERBS.items():
+        command.command(f"polyrank.cli.{verb}:{verb}", name=verb, help=summary)
+    return command
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code."""
+    logging.basicConfig(
+        level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr
+    )
+    tokens = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        result = app()(tokens, exit_on_error=False, result_action="return_value")
+        return result if isinstance(result, int) else 0
+    except CycloptsError:
+        return 2
+    except PolyrankError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return 130
+    except BrokenPipeError:  # the reader of a pipe has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def main() -> None:
+    """Run `polyrank`."""
+    sys.exit(run())

@@ -1,0 +1,149 @@
+"""`polyrank data list|get|make NAME`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, Parameter
+
+from polyrank.errors import ConfigError
+
+Flag = Annotated[bool, Parameter(negative=())]
+data = App(name="data", help="List, fetch (get) or generate (make) a data set.")
+
+
+@data.command(name="list")
+def list_(*, json: Flag = False) -> None:
+    """List the data sets.
+
+    Args:
+        json: print them as JSON.
+    """
+    from polyrank.cli.show import print_json
+    from polyrank.datasets import DATASETS
+    from polyrank.text import aligned
+
+    if json:
+        print_json(
+            [
+                {
+                    "name": each.name,
+                    "verb": "get" if each.fetch else "make",
+                    "rows": each.rows,
+                    "licence": each.licence,
+                    "summary": each.summary,
+                }
+                for each in DATASETS.values()
+            ]
+        )
+        return
+    lines = [
+        [each.name, "get" if each.fetch else "make", f"{each.rows:,}", each.licence, each.summary]
+        for each in DATASETS.values()
+    ]
+    print(aligned(["name", "verb", "rows", "licence", "what"], lines, [2]))
+
+
+@data.command
+def get(
+    name: str,
+    /,
+    *,
+    from_: Annotated[Path | None, Parameter(name="--from")] = None,
+    education: Flag = False,
+    out: Path | None = None,
+    force: Flag = False,
+    json: Flag = False,
+) -> None:
+    """Fetch a data set, once, and write it with an experiment that is ready to run.
+
+    Args:
+        name: see `polyrank data list`.
+        from_: a file or folder that is already here, instead of the network.
+        education: make education a third task (census).
+        out: the folder to write; data/NAME by default.
+        force: replace an experiment that is there.
+        json: print what was written as JSON.
+    """
+    from polyrank.datasets import find
+
+    if not find(name).fetch:
+        raise ConfigError(f"data set {name!r} is generated: use `polyrank data make {name}`")
+    options: dict[str, Any] = {"source": from_, "education": education or None}
+    with download_bar(name) as progress:
+        _write(name, options | {"progress": progress}, out, force, json)
+
+
+@data.command
+def make(
+    name: str,
+    /,
+    *,
+    rows: int | None = None,
+    seed: int | None = None,
+    preset: str | None = None,
+    hidden: float | None = None,
+    users: int | None = None,
+    items: int | None = None,
+    out: Path | None = None,
+    force: Flag = False,
+    json: Flag = False,
+) -> None:
+    """Generate a data set and write it with an experiment that is ready to run.
+
+    Args:
+        name: see `polyrank data list`.
+        rows: impressions in all.
+        seed: of the world and of the draw.
+        preset: latent or additive.
+        hidden: strength of the hidden cause of click and buy.
+        users: number of users.
+        items: number of items.
+        out: the folder to write; data/NAME by default.
+        force: replace an experiment that is there.
+        json: print what was written as JSON.
+    """
+    from polyrank.datasets import find
+
+    if find(name).fetch:
+        raise ConfigError(f"data set {name!r} is fetched: use `polyrank data get {name}`")
+    options = {
+        "rows": rows, "seed": seed, "preset": preset, "hidden": hidden, "users": users,
+        "items": items,
+    }  # fmt: skip
+    _write(name, options, out, force, json)
+
+
+@contextmanager
+def download_bar(name: str) -> Iterator[Any]:
+    """Give an observer of (done bytes, all bytes or None) that draws a bar."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+
+    columns = TextColumn("fetching {task.description}"), BarColumn(), DownloadColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(name, total=None, visible=False)
+
+        def observe(done: int, total: int | None) -> None:
+            bar.update(task, completed=done, total=total, visible=True)
+
+        yield observe
+
+
+def _write(
+    name: str, options: dict[str, Any], out: Path | None, force: bool, json: bool
+) -> None:
+    from polyrank.cli.show import print_json
+    from polyrank.datasets import load
+    from polyrank.datasets.write import write
+
+    given = {key: value for key, value in options.items() if value is not None}
+    experiment = write(load(name, **given), out or Path("data") / name, name=name, force=force)
+    if json:
+        print_json({"name": name, "experiment": str(experiment)})
+        return
+    print(f"written: {experiment.parent}")
+    print(f"next:    polyrank train {experiment}")

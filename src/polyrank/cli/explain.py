@@ -1,0 +1,34 @@
+"""`polyrank explain EXP.toml`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+
+def explain(
+    experiment: Path,
+    /,
+    *,
+    set: Annotated[list[str], Parameter(negative=())] = [],  # noqa: A002, B006
+    json: Annotated[bool, Parameter(negative=())] = False,
+) -> None:
+    """Show the plan of an experiment: objective, rows, positives, parameters, memory.
+
+    Args:
+        experiment: the TOML file.
+        set: change a key of the file, such as task.buy.space=click; may be repeated.
+        json: print the plan as JSON.
+    """
+    from polyrank.cli.show import print_json
+    from polyrank.config import Experiment
+    from polyrank.train.plan import plan
+
+    loaded = Experiment.load(experiment, set)
+    found = plan(loaded.schema, loaded.model, loaded.training, loaded.sources())
+    if json:
+        print_json(found.to_json())
+    else:
+        print(found)

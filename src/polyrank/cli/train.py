@@ -1,0 +1,50 @@
+"""`polyrank train EXP.toml`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+
+def train(
+    experiment: Path,
+    /,
+    *,
+    out: Path | None = None,
+    resume: Annotated[bool, Parameter(negative=())] = False,
+    force: Annotated[bool, Parameter(negative=())] = False,
+    set: Annotated[list[str], Parameter(negative=())] = [],  # noqa: A002, B006
+    json: Annotated[bool, Parameter(negative=())] = False,
+) -> None:
+    """Train an experiment and write its run folder.
+
+    Args:
+        experiment: the TOML file.
+        out: the run folder; runs/NAME by default.
+        resume: go on with the run that is there, to the same bits as an uninterrupted one.
+        force: replace the run that is there.
+        set: change a key of the file, such as train.epochs=3 or task.buy.space=click; may be
+            repeated.
+        json: print the run and its scorecard as JSON.
+    """
+    from polyrank.cli.show import print_json, training_bar
+    from polyrank.config import Experiment
+
+    loaded = Experiment.load(experiment, set)
+    folder = out or Path("runs") / loaded.name
+    try:
+        with training_bar(loaded.name) as observe:
+            bundle = loaded.fit(out=folder, resume=resume, force=force, progress=observe)
+    except KeyboardInterrupt:
+        import sys
+
+        sys.stderr.write(f"{folder} is readable; go on with it by --resume\n")
+        raise
+    card = bundle.scorecard
+    if json:
+        print_json({"run": str(folder), "scorecard": card.to_json() if card else None})
+        return
+    print(card if card else "nothing was scored: there are neither validation nor test rows")
+    print(f"\nrun: {folder}")

@@ -1,0 +1,156 @@
+"""A data set as files: three Parquet files and an experiment that is ready to run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import tomli_w
+
+from polyrank import spec
+from polyrank.errors import ConfigError
+from polyrank.schema import Feature, Schema, SparseFeature, Task
+
+SPLITS = ("train", "valid", "test")
+FILE = "experiment.toml"
+
+
+def write(
+    frames: tuple[pl.LazyFrame, pl.LazyFrame, pl.LazyFrame, Schema],
+    folder: str | Path,
+    *,
+    name: str,
+    seed: int = 1,
+    force: bool = False,
+) -> Path:
+    """Write a data set's splits and its experiment, and return the path of the experiment.
+
+    The experiment is written last, so a folder with one is complete.
+
+    Args:
+        frames: what `polyrank.datasets.load` gives.
+        folder: made if it is not there; gets train.parquet, valid.parquet, test.parquet and
+            experiment.toml, whose paths are relative.
+        name: of the experiment.
+        seed: of the experiment's training.
+        force: replace an experiment that is there.
+
+    Raises:
+        ConfigError: the folder holds an experiment and `force` is not set.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from polyrank.datasets import load
+        >>> with TemporaryDirectory() as folder:
+        ...     path = write(load("synthetic", rows=1_000, preset="additive"), folder, name="tiny")
+        ...     print(path.read_text().split("[data]")[0])
+        name = "tiny"
+        seed = 1
+        <BLANKLINE>
+        <BLANKLINE>
+    """
+    *splits, schema = frames
+    folder = Path(folder).expanduser()
+    experiment = folder / FILE
+    if experiment.exists() and not force:
+        raise ConfigError(
+            f"{experiment} is there already; name another folder, or replace it with force"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    experiment.unlink(missing_ok=True)
+    for split, frame in zip(SPLITS, splits, strict=True):
+        _replace(folder / f"{split}.parquet", frame.collect())
+    temporary = folder / f".{FILE}.{os.getpid()}"
+    temporary.write_text(as_toml(experiment_table(schema, name=name, seed=seed)), encoding="utf-8")
+    return temporary.replace(experiment)
+
+
+def experiment_table(schema: Schema, *, name: str, seed: int = 1) -> dict[str, Any]:
+    """Return the tables of an experiment on files that lie beside it.
+
+    Options that have their default are left out.
+
+    Args:
+        schema: of the files.
+        name: of the experiment.
+        seed: of the training.
+    """
+    features: dict[str, Any] = {
+        "sparse": [each.name for each in schema.features if isinstance(each, SparseFeature)],
+        "dense": [each.name for each in schema.features if not isinstance(each, SparseFeature)],
+    }
+    for feature in schema.features:
+        if options := _changed(feature):
+            features[feature.name] = options
+    keys = spec.to_table(schema.keys)
+    return {
+        "name": name,
+        "seed": seed,
+        "data": {split: f"{split}.parquet" for split in SPLITS},
+        "features": features,
+        **({"keys": keys} if keys else {}),
+        "task": [_task(task) for task in schema.tasks],
+        "model": {
+            "trunk": {"kind": "mmoe", "experts": 8, "hidden": [16]},
+            "tower": [8],
+            "embed_dim": 8,
+        },
+        "train": {"epochs": 2, "batch_size": 4096, "lr": 1e-3},
+    }
+
+
+def as_toml(table: Mapping[str, Any]) -> str:
+    """Return an experiment's tables as text, with a heading for each task.
+
+    tomli_w would put short tasks in one line, where nobody would add a key to them.
+
+    Example:
+        >>> print(as_toml({"task": [{"name": "click"}], "train": {"epochs": 2}}))
+        [[task]]
+        name = "click"
+        <BLANKLINE>
+        [train]
+        epochs = 2
+        <BLANKLINE>
+    """
+    blocks, plain = [], {}
+    for key, value in table.items():
+        if key == "task":
+            blocks += [tomli_w.dumps(plain)] if plain else []
+            blocks += [f"[[task]]\n{tomli_w.dumps(task)}" for task in value]
+            plain = {}
+        else:
+            plain[key] = value
+    return "\n".join([*blocks, *([tomli_w.dumps(plain)] if plain else [])])
+
+
+def _task(task: Task) -> dict[str, Any]:
+    changed = _changed(task)
+    if task.column == task.name:
+        changed.pop("label", None)
+    if task.spaces == Task(task.name, kind=task.kind, given=task.given).spaces:
+        changed.pop("space", None)
+    return {"name": task.name, **changed}
+
+
+def _changed(spec_: Feature | Task) -> dict[str, Any]:
+    """Return the fields, the name aside, that do not have their default."""
+    shown = spec.to_table(spec_)
+    return {
+        each.name: shown[each.name]
+        for each in fields(spec_)
+        if each.name != "name" and each.name in shown and getattr(spec_, each.name) != each.default
+    }
+
+
+def _replace(path: Path, frame: pl.DataFrame) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        frame.write_parquet(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

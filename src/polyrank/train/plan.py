@@ -1,0 +1,126 @@
+"""What a run would do, before a second of training: terms, rows, parameters, memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from polyrank.data.statistics import TermStatistics, term_statistics
+from polyrank.data.table import Table
+from polyrank.models.model import Model
+from polyrank.schema import Schema
+from polyrank.text import aligned
+from polyrank.train.fit import Sources, encoded
+from polyrank.train.training import Training
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The plan of a run; prints as tables.
+
+    Args:
+        schema: whose objective it is.
+        rows: of each split.
+        statistics: of each term on the training rows.
+        parameters: of each part: `embed.TABLE`, `trunk`, `head.TASK`.
+        memory_bytes: of the encoded rows, of the parameters and of the optimisers' state.
+        steps: of an epoch.
+        epochs: of the run.
+    """
+
+    schema: Schema
+    rows: Mapping[str, int]
+    statistics: Mapping[str, TermStatistics]
+    parameters: Mapping[str, int]
+    memory_bytes: Mapping[str, int]
+    steps: int
+    epochs: int
+
+    def __str__(self) -> str:
+        splits = ", ".join(f"{split} {rows:,}" for split, rows in self.rows.items())
+        terms = [
+            [
+                term.name,
+                term.probability,
+                f"{self.statistics[term.name].rows:,}",
+                "–" if (n := self.statistics[term.name].positives) is None else f"{n:,}",
+                f"{self.statistics[term.name].mean:.4g}",
+            ]
+            for term in self.schema.objective
+        ]
+        parts = [[name, f"{count:,}"] for name, count in self.parameters.items()]
+        parts.append(["all", f"{sum(self.parameters.values()):,}"])
+        memory = [[name, f"{n / 2**20:,.1f}"] for name, n in self.memory_bytes.items()]
+        memory.append(["all", f"{sum(self.memory_bytes.values()) / 2**20:,.1f}"])
+        return "\n\n".join(
+            [
+                str(self.schema.objective),
+                f"rows: {splits}; {self.steps:,} steps an epoch, {self.epochs} epochs",
+                aligned(
+                    ["term", "probability", "usable rows", "positives", "mean"], terms, [2, 3, 4]
+                ),
+                aligned(["part", "parameters"], parts, [1]),
+                aligned(["memory", "MiB"], memory, [1]),
+            ]
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain tables."""
+        return {
+            "objective": [
+                {
+                    "term": term.name,
+                    "probability": term.probability,
+                    "label": term.label,
+                    "rows": term.population.space,
+                    "kind": term.population.kind,
+                    "usable_rows": self.statistics[term.name].rows,
+                    "positives": self.statistics[term.name].positives,
+                    "mean": self.statistics[term.name].mean,
+                }
+                for term in self.schema.objective
+            ],
+            "rows": dict(self.rows),
+            "steps": self.steps,
+            "epochs": self.epochs,
+            "parameters": dict(self.parameters),
+            "memory_bytes": dict(self.memory_bytes),
+        }
+
+
+def plan(schema: Schema, model: Model, training: Training, sources: Sources) -> Plan:
+    """Return the plan of a run; reads the data, trains nothing."""
+    model.check(schema)
+    vocab, tables = encoded(schema, sources)
+    train = tables["train"]
+    layout = model.layout(schema, vocab)
+    with torch.device("meta"):  # counts without allocating
+        ranker = model.build(layout)
+    parameters = {
+        f"embed.{table}": vocab.rows[table] * layout.widths[table] for table in layout.widths
+    }
+    parameters["trunk"] = sum(each.numel() for each in ranker.trunk.parameters())
+    for task in schema.tasks:
+        head = ranker.head[task.name].parameters()
+        parameters[f"head.{task.name}"] = sum(each.numel() for each in head)
+    weights = 4 * sum(parameters.values())
+    memory = {f"{split} rows": _bytes(table) for split, table in tables.items()}
+    memory |= {"parameters and the best ones": 2 * weights, "optimiser state": 2 * weights}
+    return Plan(
+        schema=schema,
+        rows={split: len(table) for split, table in tables.items()},
+        statistics=term_statistics(train),
+        parameters=parameters,
+        memory_bytes=memory,
+        steps=-(-len(train) // training.batch_size),
+        epochs=training.epochs,
+    )
+
+
+def _bytes(table: Table) -> int:
+    arrays = [table.ids, table.dense, table.labels, *table.truth.values()]
+    weight = 0 if table.weight is None else table.weight.nbytes
+    return sum(each.nbytes for each in arrays) + weight + int(table.keys.estimated_size())

@@ -1,0 +1,144 @@
+"""What every registered trunk keeps: a new one is tested by existing."""
+
+import numpy as np
+import pytest
+import torch
+
+import polyrank as pr
+from polyrank.data.table import encode
+from polyrank.data.read import read
+from polyrank.data.vocab import Vocab
+from polyrank.models.model import TRUNKS
+from polyrank.models.outputs import logits_of, tensors
+
+FEATURES = [pr.SparseFeature("user"), pr.SparseFeature("item"), pr.DenseFeature("price")]
+TASKS = (
+    pr.Task("click"),
+    pr.Task("buy", given="click"),
+    pr.Task("spend", kind="regression", given="buy"),
+)
+trunks = pytest.mark.parametrize("kind", TRUNKS)
+
+
+def built(kind, rows, tasks=TASKS, seed=0, **model):
+    schema = pr.Schema(FEATURES, tasks)
+    frame = read(rows)
+    vocab = Vocab.fit(frame, schema)
+    spec = pr.Model(trunk=TRUNKS[kind](), tower=[5], embed_dim=4, **model)
+    torch.manual_seed(seed)
+    ranker = spec.build(spec.layout(schema, vocab))
+    return ranker, encode(frame, schema, vocab)
+
+
+def first_batch(ranker, table, size=32):
+    ids, dense, labels, _ = tensors(next(table.batches(ranker.layout, size)), "cpu")
+    return ranker.embed(ids, dense).detach(), labels
+
+
+@trunks
+@pytest.mark.parametrize("size", [1, 7, 64])
+def test_shapes(kind, rows, size):
+    ranker, table = built(kind, rows)
+    x, _ = first_batch(ranker, table, size)
+    hidden = ranker.trunk(x)
+    assert list(hidden) == ["click", "buy", "spend"]
+    assert all(each.ndim == 2 and len(each) == size for each in hidden.values())
+    assert {name: tuple(z.shape) for name, z in ranker(x).logits.items()} == {
+        "click": (size,), "buy": (size,), "spend": (size,)
+    }  # fmt: skip
+
+
+@trunks
+@pytest.mark.parametrize("norm", ["none", "batch"])
+def test_every_parameter_gets_a_gradient(kind, rows, norm):
+    ranker, table = built(kind, rows, norm=norm)
+    x, _ = first_batch(ranker, table, 200)
+    sum(z.square().sum() for z in ranker(x).logits.values()).backward()
+    for name, parameter in ranker.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name
+    shared = ranker.shared_parameters()
+    assert all(any(each is known for known in ranker.trunk.parameters()) for each in shared)
+
+
+@trunks
+def test_weights_have_their_lasting_names(kind, rows):
+    ranker, _ = built(kind, rows)
+    names = set(ranker.named_weights())
+    assert {"embed.user", "embed.item", "head.click.output.weight"} <= names
+    if kind == "mmoe":
+        assert {"trunk.gate.click.weight", "trunk.expert.0.linear.0.weight"} <= names
+
+
+@trunks
+def test_permuting_and_renaming_tasks_permutes_the_outputs(kind, rows):
+    ranker, table = built(kind, rows)
+    names = {"click": "tap", "buy": "order", "spend": "money"}
+    tasks = (
+        pr.Task("money", label="spend", kind="regression", given="order"),
+        pr.Task("order", label="buy", given="tap"),
+        pr.Task("tap", label="click"),
+    )
+    other, other_table = built(kind, rows, tasks, seed=1)
+    weights = {}
+    for name, weight in ranker.named_weights().items():
+        parts = name.split(".")
+        renamed = [names.get(part, part) if parts[0] != "embed" else part for part in parts]
+        weights[".".join(renamed)] = weight
+    other.load_named_weights(weights)
+    expected, found = logits_of(ranker, table), logits_of(other, other_table)
+    for old, new in names.items():
+        assert torch.equal(found[new], expected[old])
+
+
+@trunks
+def test_same_seed_same_weights(kind, rows):
+    one, _ = built(kind, rows, seed=3)
+    two, _ = built(kind, rows, seed=3)
+    other, _ = built(kind, rows, seed=4)
+    same = [torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True)]
+    assert all(same)
+    assert not torch.equal(next(one.parameters()), next(other.parameters()))
+
+
+@trunks
+def test_no_graph_break(kind, rows):
+    ranker, table = built(kind, rows)
+    x, _ = first_batch(ranker, table)
+
+    def logits(x):
+        return list(ranker(x).logits.values())
+
+    explained = torch._dynamo.explain(logits)(x)
+    assert explained.graph_break_count == 0
+    assert explained.graph_count == 1
+
+
+@trunks
+def test_the_table_reads_back(kind):
+    model = pr.Model(trunk=TRUNKS[kind](dropout=0.2))
+    assert pr.Model.from_table(model.to_table()) == model
+    assert model.to_table()["trunk"]["kind"] == kind
+
+
+@trunks
+@pytest.mark.parametrize("space", ["all", "click", ("all", "click")])
+@pytest.mark.parametrize("balance", [pr.Sum(), pr.Sum(normalize=True), pr.Uncertainty()])
+def test_every_trunk_space_and_balance_trains_saves_and_loads(
+    kind, rows, space, balance, tmp_path
+):
+    schema = pr.Schema(FEATURES, [TASKS[0], pr.Task("buy", given="click", space=space), TASKS[2]])
+    model = pr.Model(trunk=TRUNKS[kind](), tower=[5], embed_dim=4, norm="batch")
+    arguments = {
+        "train": rows, "valid": rows, "epochs": 2, "batch_size": 64, "balance": balance, "seed": 5,
+    }  # fmt: skip
+    bundle = pr.fit(schema, model, **arguments)
+    losses = [f"train {term.name} loss" for term in schema.objective]
+    history = bundle.history.select(losses)
+    assert history.height == 2
+    assert all(np.isfinite(history.to_numpy()).ravel())
+    bundle.save(tmp_path / "bundle")
+    loaded = pr.load(tmp_path / "bundle")
+    assert loaded.predict(rows).equals(bundle.predict(rows))
+    again = pr.fit(schema, model, **arguments)
+    assert again.history.select(losses).equals(history)

@@ -1,0 +1,266 @@
+"""Every door by which rows come in, and what each refusal says."""
+
+import gzip
+import re
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pytest
+
+from polyrank.data import read as reading
+from polyrank.data.read import collect, column_names, read
+from polyrank.errors import DataError
+from polyrank.schema import DenseFeature, Keys, Schema, SparseFeature, Task
+
+SCHEMA = Schema(
+    features=[SparseFeature("item"), DenseFeature("price")],
+    tasks=[Task("click")],
+    keys=Keys(weight="weight"),
+)
+
+
+def refused(source, *parts):
+    with pytest.raises(DataError) as caught:
+        read(source).collect()
+    for part in parts:
+        assert part in str(caught.value)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    frame = pl.DataFrame({"item": [1, 2], "price": [1, 2]})
+    frame.write_parquet(tmp_path / "b.parquet")
+    frame.with_columns(pl.col("item") + 10).write_parquet(tmp_path / "a.parquet")
+    frame.write_csv(tmp_path / "c.csv")
+    return tmp_path
+
+
+# ----------------------------------------------------------------------------------------- frames
+
+
+def test_polars_frames_come_as_they_are():
+    frame = pl.DataFrame({"item": [1]})
+    assert read(frame).collect().equals(frame)
+    lazy = frame.lazy()
+    assert read(lazy) is lazy
+
+
+def test_pandas_frame_loses_its_index_and_keeps_its_types():
+    frame = pd.DataFrame(
+        {
+            "text": ["a", np.nan],
+            "nullable": pd.array([2**62 + 1, None], dtype="Int64"),
+            "trap": [3.0, np.nan],
+            "category": pd.Categorical(["u", "v"]),
+            "unsigned": np.array([2**63, 1], dtype=np.uint64),
+        },
+        index=pd.Index(["p", "q"], name="text"),
+    )
+    found = read(frame).collect()
+    assert found.columns == list(frame.columns)
+    assert found["text"].to_list() == ["a", None]
+    assert found["nullable"].to_list() == [2**62 + 1, None]
+    assert found["trap"][0] == 3.0
+    assert found["category"].cast(pl.String).to_list() == ["u", "v"]
+    assert found["unsigned"].to_list() == [2**63, 1]
+
+
+def test_pandas_column_of_several_types_is_refused():
+    refused(pd.DataFrame({"item": [1, "x"]}), "pandas DataFrame", "item", "one type")
+
+
+def test_pandas_columns_of_one_name_are_refused():
+    refused(pd.DataFrame([[1, 2]], columns=["a", "a"]), "pandas DataFrame", "'a'")
+
+
+def test_arrow_table():
+    assert read(pa.table({"item": [1, None]})).collect()["item"].to_list() == [1, None]
+
+
+def test_another_type_is_refused():
+    refused(7, "a path, a polars or pandas frame", "however: builtins.int")
+
+
+# ----------------------------------------------------------------------------------------- arrays
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (np.array([1, 2], dtype=np.int32), [1, 2]),
+        (np.array(["a", "b"]), ["a", "b"]),
+        (np.array([b"a", b"b"]), ["a", "b"]),
+        (np.array(["a", np.nan], dtype=object), ["a", None]),
+        (np.array([1, None], dtype=object), [1, None]),
+        (np.arange(4)[::2], [0, 2]),
+        ([1, None], [1, None]),
+        ((True, False), [True, False]),
+        ([1, 2.5], [1.0, 2.5]),
+        ([1, float("nan")], [1, None]),
+        ([2**63, -1], ["9223372036854775808", "-1"]),
+        ([10**40, None], [str(10**40), None]),
+        (pl.Series([1, 2]), [1, 2]),
+        (pd.Series([1, 2], index=[5, 6]), [1, 2]),
+    ],
+)
+def test_arrays(values, expected):
+    assert read({"item": values}).collect()["item"].to_list() == expected
+
+
+def test_anything_that_numpy_takes_is_an_array():
+    class Tensor:
+        def __array__(self, dtype=None, copy=None):
+            return np.array([1, 2], dtype=dtype)
+
+    assert read({"item": Tensor()}).collect()["item"].to_list() == [1, 2]
+
+
+def test_arrays_of_unequal_length_are_refused():
+    refused({"a": [1], "b": [1, 2]}, "one length", "'a': 1, 'b': 2")
+
+
+def test_array_of_two_dimensions_is_refused():
+    refused({"a": np.ones((2, 3))}, "column 'a' must be a 1-D array", "(2, 3)")
+
+
+def test_array_of_mixed_objects_is_refused():
+    refused({"a": [1, "x"]}, "column 'a' cannot be read as an array")
+
+
+# ------------------------------------------------------------------------------------------ files
+
+
+def test_glob_is_concatenated_in_sorted_order(folder):
+    assert read(folder / "*.parquet").collect()["item"].to_list() == [11, 12, 1, 2]
+    assert read(str(folder / "c.csv")).collect()["item"].to_list() == [1, 2]
+
+
+def test_csv_glob_and_gzip(folder):
+    text = "item,price\n7,8\n"
+    (folder / "d.csv").write_text(text)
+    with gzip.open(folder / "e.csv.gz", "wt") as file:
+        file.write(text)
+    assert read(folder / "[cd].csv", SCHEMA).collect()["item"].to_list() == [1, 2, 7]
+    assert read(folder / "e.csv.gz").collect()["item"].to_list() == [7]
+
+
+def test_path_with_brackets_is_no_glob(folder):
+    (folder / "c.csv").rename(folder / "log[1].csv")
+    assert read(folder / "log[1].csv").collect().height == 2
+
+
+def test_later_parquet_files_may_be_narrower(folder):
+    pl.DataFrame({"item": [5], "price": [1], "more": [1]}).cast(pl.Int32).write_parquet(
+        folder / "z.parquet"
+    )
+    found = read(folder / "*.parquet").collect()
+    assert found["item"].to_list() == [11, 12, 1, 2, 5]
+    assert found["item"].dtype == pl.Int64
+
+
+def test_no_such_file(tmp_path):
+    refused(tmp_path / "x*.csv", "no such file", "x*.csv", "glob")
+
+
+def test_unknown_extension(tmp_path):
+    (tmp_path / "log.json").write_text("{}")
+    refused(tmp_path / "log.json", "unknown extension '.json'", "'.csv'", "'.parquet'")
+
+
+def test_folder_is_refused_with_its_glob(tmp_path):
+    refused(tmp_path, "is a folder", "*.parquet")
+
+
+def test_two_formats_are_refused(folder):
+    refused(folder / "*.*", "both csv and parquet", "name one kind")
+
+
+def test_csv_without_a_schema_keeps_long_integers_too(tmp_path):
+    (tmp_path / "log.csv").write_text(f"a,b,c\n1,{2**63},1.5\n2,{10**40},x\n")
+    frame = read(tmp_path / "log.csv").collect()
+    assert frame.rows() == [(1, str(2**63), "1.5"), (2, str(10**40), "x")]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("a.parquet", b"hello"), ("a.csv", b""), ("a.csv.gz", gzip.compress(b"item\n1\n")[:12])],
+)
+def test_corrupt_file(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    refused(tmp_path / name, name.split(".")[0])
+
+
+def test_corrupt_parquet_is_named(tmp_path):
+    (tmp_path / "a.parquet").write_bytes(b"hello")
+    refused(tmp_path / "a.parquet", "a.parquet", "cannot be read as parquet")
+
+
+def test_csv_numbers_are_float64_and_ids_are_not(tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text(f"item,price,click,weight\n{2**53 + 1},1,1,1\nNaN,,,\n7,nan,0,2\n")
+    frame = read(path, SCHEMA).collect()
+    assert frame["item"].to_list() == [2**53 + 1, None, 7]
+    assert dict(frame.schema) == {
+        "item": pl.Int64,
+        "price": pl.Float64,
+        "click": pl.Float64,
+        "weight": pl.Float64,
+    }
+
+
+def test_csv_ids_beyond_64_bits_keep_their_digits(tmp_path):
+    ids = [str(2**63), str(2**64 + 1), "1" * 45, "-3"]
+    (tmp_path / "log.csv").write_text("item,price\n" + "".join(f"{each},1\n" for each in ids))
+    assert read(tmp_path / "log.csv", SCHEMA).collect()["item"].to_list() == ids
+
+
+def test_csv_empty_dense_column_is_a_number_and_text_stays_text(tmp_path):
+    (tmp_path / "log.csv").write_text("item,price,click\na,,?\nb,,1\n")
+    frame = read(tmp_path / "log.csv", SCHEMA).collect()
+    assert frame["price"].dtype == pl.Float64
+    assert frame["click"].to_list() == ["?", "1"]
+
+
+def test_value_that_breaks_the_guess_names_column_and_fix(tmp_path, monkeypatch):
+    monkeypatch.setattr(reading, "INFERENCE_ROWS", 2)
+    (tmp_path / "log.csv").write_text("item,price\n1,1\n2,1\n3,x\n")
+    lazy = read(tmp_path / "log.csv", SCHEMA)
+    with pytest.raises(DataError, match="column 'price' holds 'x', but its first 2 rows") as caught:
+        collect(lazy, ["price"])
+    assert "schema_overrides={'price': polars.String}" in str(caught.value)
+    assert collect(lazy, ["item"]).height == 3
+
+
+def test_rows_with_too_many_fields_are_refused(tmp_path):
+    (tmp_path / "log.csv").write_text("item,price\n1,1,3\n")
+    with pytest.raises(DataError, match="more fields"):
+        collect(read(tmp_path / "log.csv", SCHEMA), ["item", "price"])
+
+
+def test_files_with_other_headers_are_refused(tmp_path):
+    (tmp_path / "a.csv").write_text("item,price\n1,1\n")
+    (tmp_path / "b.csv").write_text("price,item\n1,2\n")
+    with pytest.raises(DataError, match="names differ"):
+        collect(read(tmp_path / "*.csv", SCHEMA), ["item"])
+
+
+# ---------------------------------------------------------------------------------------- collect
+
+
+def test_missing_column_names_the_nearest():
+    message = re.escape("column 'clik' is not in the data; did you mean 'click'?")
+    with pytest.raises(DataError, match=message):
+        collect(pl.LazyFrame({"click": [1], "buy": [0]}), ["buy", "clik"])
+
+
+def test_collect_reads_each_column_once():
+    frame = pl.DataFrame({"a": [1], "b": [2], "c": [3]})
+    assert collect(frame, ["c", "a", "c"]).columns == ["c", "a"]
+
+
+def test_broken_scan_is_a_data_error(tmp_path):
+    lazy = pl.scan_parquet(tmp_path / "gone.parquet")
+    with pytest.raises(DataError, match=r"gone\.parquet"):
+        column_names(lazy)

@@ -1,0 +1,318 @@
+"""Encoding of whole rows, and the batches cut from them."""
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from polyrank.data.table import Table, encode
+from polyrank.data.vocab import Vocab
+from polyrank.errors import DataError
+from polyrank.layout import Layout
+from polyrank.schema import DenseFeature, Keys, Schema, SparseFeature, Task
+
+SCHEMA = Schema(
+    features=[
+        SparseFeature("item"),
+        DenseFeature("price"),
+        DenseFeature("age", encoding="bins", bins=2),
+        SparseFeature("shop", embed_dim=8),
+        DenseFeature("stock", encoding="piecewise_linear", bins=2),
+        SparseFeature("last", shared_with="item"),
+    ],
+    tasks=[Task("click"), Task("buy", given="click")],
+    keys=Keys(user="user", time="day", weight="weight"),
+)
+COLUMNS = {
+    "item": [1, 2, 2, None],
+    "price": [1.0, 3.0, None, 2.0],
+    "age": [10, 20, None, 20],
+    "shop": ["a", "b", "a", "a"],
+    "stock": [0, 1, 2, 4],
+    "last": [1, 2, 1, 1],
+    "click": [1, 0, None, 1],
+    "buy": [1, None, 0, 0],
+    "weight": [1, 2, 0, 1],
+    "user": ["u", "v", "u", "w"],
+    "day": [3, 1, 2, 4],
+    "true_p_buy": [0.1, 0.2, 0.3, 0.4],
+    "unused": [object()] * 4,
+}
+LOG = pl.DataFrame({name: values for name, values in COLUMNS.items() if name != "unused"})
+VOCAB = Vocab.fit(LOG, SCHEMA)
+LAYOUT = Layout(SCHEMA, VOCAB, {"item": 4, "age": 4, "shop": 8})
+
+
+def encoded(**changes):
+    columns = {name: values for name, values in COLUMNS.items() if name != "unused"} | changes
+    frame = pl.DataFrame({name: values for name, values in columns.items() if values is not None})
+    return encode(frame, SCHEMA, VOCAB, split="train")
+
+
+def large(rows=20_000):
+    """A table long enough to count dropped ids in; item and last have 90 ids, none of them rare."""
+    rng = np.random.default_rng(0)
+    schema = Schema(
+        [
+            SparseFeature("item"),
+            DenseFeature("age", encoding="bins"),
+            SparseFeature("raw", vocab_size=50),
+        ],
+        [Task("click")],
+    )
+    log = pl.DataFrame(
+        {
+            "item": rng.integers(0, 90, rows),
+            "age": rng.normal(size=rows),
+            "raw": rng.integers(1, 50, rows),
+            "click": rng.integers(0, 2, rows),
+        }
+    )
+    vocab = Vocab.fit(log, schema)
+    layout = Layout(schema, vocab, {"item": 4, "age": 4, "raw": 4})
+    return encode(log, schema, vocab), layout
+
+
+# ----------------------------------------------------------------------------------------- encode
+
+
+def test_columns_by_hand():
+    table = encoded()
+    assert len(table) == 4
+    # id features: item, age, shop, last; item and last share {1: 4 times, 2: 3 times, null: once}
+    assert table.ids.dtype == np.int32
+    assert table.ids.tolist() == [[1, 2, 2, 3], [1, 2, 0, 2], [1, 2, 1, 1], [1, 2, 1, 1]]
+    assert table.dense.dtype == np.float32
+    assert table.dense.shape == (4, 2 + 2)
+    deviation = np.std([1, 3, 2])
+    assert table.dense[:, 0] == pytest.approx(np.array([-1, 1, 0, 0]) / deviation)
+    assert table.dense[:, 1].tolist() == [0, 0, 1, 0]
+    # edges of stock: 0, 1.5, 4
+    assert table.dense[:, 2] == pytest.approx([0, 2 / 3, 1, 1])
+    assert table.dense[:, 3] == pytest.approx([0, 0, 0.2, 1])
+    assert table.labels.dtype == np.float32
+    assert np.array_equal(table.labels, [[1, 1], [0, np.nan], [np.nan, 0], [1, 0]], equal_nan=True)
+    assert table.weight.dtype == np.float32
+    assert table.weight.tolist() == [1, 2, 0, 1]
+    assert table.keys.columns == ["user", "day"]
+    assert set(table.truth) == {"p_buy"}
+    assert table.truth["p_buy"].dtype == np.float64
+    assert table.unseen == {"item": 0, "shop": 0, "last": 0}
+    assert table.nulls == {"item": 1, "age": 1, "shop": 0, "last": 0, "price": 1, "stock": 0}
+
+
+def test_columns_by_name():
+    table = encoded()
+    columns = table.columns()
+    assert list(columns) == [feature.name for feature in SCHEMA.features]
+    assert columns["shop"].tolist() == [1, 2, 1, 1]
+    assert np.array_equal(columns["stock"], table.dense[:, 2:])
+    assert np.shares_memory(columns["stock"], table.dense)
+
+
+def test_without_labels_only_inputs_are_read():
+    frame = LOG.drop("click", "buy", "weight", "user", "true_p_buy")
+    table = encode(frame.lazy(), SCHEMA, VOCAB, labels=False)
+    assert table.labels.shape == (4, 0)
+    assert table.labels.dtype == np.float32
+    assert table.weight is None
+    assert table.keys.columns == ["day"]
+    assert table.truth == {}
+    assert np.array_equal(table.ids, encoded().ids)
+    (batch,) = table.batches(LAYOUT, 9)
+    assert batch.labels.shape == (4, 0)
+
+
+def test_unseen_ids_are_counted_by_feature():
+    table = encoded(item=[1, 7, 8, None], shop=["x", "a", "a", None])
+    assert table.unseen == {"item": 2, "shop": 1, "last": 0}
+    assert table.nulls["item"] == table.nulls["shop"] == 1
+    assert table.columns()["item"].tolist() == [1, 0, 0, 3]
+
+
+def test_no_rows():
+    with pytest.raises(DataError, match="no rows in valid"):
+        encode(LOG.clear(), SCHEMA, VOCAB, split="valid")
+
+
+def test_orphans_follow_the_rule():
+    frame = LOG.with_columns(click=pl.Series([0, 0, None, 1]))
+    with pytest.raises(DataError, match="test: 1 row with 'buy' = 1"):
+        encode(frame, SCHEMA, VOCAB, split="test")
+    dropped = encode(frame, SCHEMA, VOCAB, orphans="drop")
+    assert len(dropped) == len(dropped.keys) == len(dropped.truth["p_buy"]) == 3
+    assert encode(frame, SCHEMA, VOCAB, orphans="zero").labels[0].tolist() == [0, 0]
+
+
+def test_only_orphans():
+    frame = LOG[:1].with_columns(click=0)
+    with pytest.raises(DataError, match="no rows in train after its orphans were dropped"):
+        encode(frame, SCHEMA, VOCAB, split="train", orphans="drop")
+
+
+def test_labels_are_checked():
+    with pytest.raises(DataError, match="train: label 'click' of task 'click' is binary"):
+        encoded(click=[1, 2, 0, 0])
+
+
+def test_missing_label_is_named():
+    with pytest.raises(DataError, match="column 'click' is not in the data"):
+        encoded(click=None)
+
+
+def test_missing_key_is_logged_once_labels_are_read(caplog):
+    assert encoded(user=None).keys.columns == ["day"]
+    assert "train: the key column 'user' is not in the data" in caplog.text
+
+
+@pytest.mark.parametrize("value", [-1.0, None, float("nan"), float("inf")])
+def test_weights_that_cannot_be_are_refused(value):
+    with pytest.raises(DataError, match="train: 1 values of the weight 'weight' are") as caught:
+        encoded(weight=[1.0, 0.0, value, 1.0])
+    assert f"the first {value} in row 2" in str(caught.value)
+
+
+def test_text_weight_is_refused():
+    with pytest.raises(DataError, match="train: the weight 'weight' is a column of String"):
+        encoded(weight=["1"] * 4)
+
+
+def test_infinite_dense_value_is_refused():
+    with pytest.raises(DataError, match="dense feature 'price' has 2 infinite values"):
+        encoded(price=[1.0, float("inf"), -float("inf"), 0.0])
+
+
+def test_text_truth_is_refused():
+    with pytest.raises(DataError, match="the truth 'true_p_buy' is a column of String"):
+        encoded(true_p_buy=["1"] * 4)
+
+
+def test_truth_is_no_feature():
+    schema = Schema([DenseFeature("true_p_click")], [Task("click")])
+    log = pl.DataFrame({"true_p_click": [0.1], "click": [0]})
+    with pytest.raises(DataError, match="feature 'true_p_click' is the known truth of 'p_click'"):
+        encode(log, schema, Vocab.fit(log, schema))
+
+
+def test_truth_of_every_output():
+    frame = LOG.with_columns(true_p_click=0.5, true_p_buy_given_click=0.2, true_other=1.0)
+    table = encode(frame, SCHEMA, VOCAB)
+    assert list(table.truth) == ["p_click", "p_buy_given_click", "p_buy"]
+
+
+@given(st.permutations(range(4)))
+def test_encoding_does_not_depend_on_the_order_of_rows(order):
+    first = encoded()
+    second = encode(LOG[list(order)], SCHEMA, Vocab.fit(LOG[list(order)], SCHEMA))
+    assert np.array_equal(second.ids, first.ids[:, order])
+    assert np.array_equal(second.dense, first.dense[order])
+    assert np.array_equal(second.labels, first.labels[order], equal_nan=True)
+
+
+# ---------------------------------------------------------------------------------------- batches
+
+
+def test_batches_hold_the_rows_in_order_with_offsets():
+    table = encoded()
+    batches = list(table.batches(LAYOUT, 3))
+    assert [len(batch) for batch in batches] == [3, 1]
+    first = batches[0]
+    # width 4 packs item (rows 0-3), then age; shop has a pack of its own
+    assert LAYOUT.offsets.tolist() == [0, 4, 0, 0]
+    assert first.ids.tolist() == [[1, 2, 2], [5, 6, 4], [1, 2, 1], [1, 2, 1]]
+    for batch in batches:
+        assert (batch.ids.dtype, batch.dense.dtype, batch.labels.dtype) == (
+            np.int32,
+            np.float32,
+            np.float32,
+        )
+        assert batch.ids.flags.c_contiguous
+        assert batch.ids.shape == (4, len(batch))
+    assert np.array_equal(np.concatenate([batch.dense for batch in batches]), table.dense)
+    assert np.concatenate([batch.weight for batch in batches]).tolist() == table.weight.tolist()
+
+
+def test_table_is_not_changed_by_its_batches():
+    table, layout = large(1000)
+    before = table.ids.copy()
+    for shuffle in (False, True):
+        list(table.batches(layout, 100, shuffle=shuffle, unseen_rate=0.5))
+    assert np.array_equal(table.ids, before)
+
+
+def same(first, second):
+    return all(np.array_equal(a.ids, b.ids) for a, b in zip(first, second, strict=True))
+
+
+def test_shuffle_is_a_permutation_that_seed_and_epoch_decide():
+    table, layout = large(1000)
+
+    def batches(**changes):
+        return list(table.batches(layout, 64, shuffle=True, **({"seed": 1, "epoch": 2} | changes)))
+
+    ids = np.concatenate([batch.ids for batch in batches()], axis=1)
+    dense = np.concatenate([batch.labels for batch in batches()])
+    rows = table.ids + layout.offsets[:, None]
+    order = np.random.default_rng([1, 2]).permutation(1000)
+    assert np.array_equal(ids, rows[:, order])
+    assert np.array_equal(dense, table.labels[order])
+    assert same(batches(), batches())
+    assert not same(batches(), batches(seed=2))
+    assert not same(batches(), batches(epoch=3))
+
+
+def test_ids_are_dropped_at_the_rate_and_never_bins():
+    table, layout = large()
+    plain = table.ids + layout.offsets[:, None]
+    ids = np.concatenate(
+        [batch.ids for batch in table.batches(layout, 512, unseen_rate=0.05)], axis=1
+    )
+    changed = ids != plain
+    assert np.array_equal(
+        ids[changed], np.broadcast_to(layout.offsets[:, None], ids.shape)[changed]
+    )
+    assert not changed[1].any()
+    for field in (0, 2):  # 20,000 cells: the standard deviation of the share is .0015
+        assert changed[field].mean() == pytest.approx(0.05, abs=0.008)
+
+
+@pytest.mark.parametrize(("rate", "share"), [(0.0, 0.0), (1.0, 1.0)])
+def test_ends_of_the_rate(rate, share):
+    table, layout = large(100)
+    (batch,) = table.batches(layout, 100, unseen_rate=rate)
+    assert (batch.ids[0] == layout.offsets[0]).mean() == share
+
+
+def test_dropped_ids_depend_on_seed_epoch_and_batch_alone():
+    table, layout = large(1000)
+
+    def batches(**changes):
+        return list(table.batches(layout, 100, unseen_rate=0.1, **changes))
+
+    assert same(batches(), batches())
+    assert not same(batches(), batches(seed=1))
+    assert not same(batches(), batches(epoch=1))
+    plain = table.ids + layout.offsets[:, None]
+    dropped = [batch.ids != plain[:, 100 * i : 100 * i + 100] for i, batch in enumerate(batches())]
+    assert not np.array_equal(dropped[0], dropped[1])
+
+
+def test_batch_of_no_rows_is_refused():
+    with pytest.raises(DataError, match="at least 1 row, however: size 0"):
+        next(encoded().batches(LAYOUT, 0))
+
+
+def test_take():
+    table = encoded()
+    rows = np.array([3, 0, 0])
+    taken = table.take(rows)
+    assert isinstance(taken, Table)
+    assert len(taken) == 3
+    assert np.array_equal(taken.ids, table.ids[:, rows])
+    assert np.array_equal(taken.dense, table.dense[rows])
+    assert taken.keys["user"].to_list() == ["w", "u", "u"]
+    assert taken.truth["p_buy"].tolist() == [0.4, 0.1, 0.1]
+    assert taken.weight.tolist() == [1, 1, 1]
+    assert list(taken.columns()) == list(table.columns())
+    assert (taken.unseen, taken.nulls) == ({}, {})

@@ -1,0 +1,69 @@
+import tomllib
+
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+
+from polyrank.datasets import load
+from polyrank.datasets.census import schema_of
+from polyrank.datasets.write import as_toml, experiment_table, write
+from polyrank.errors import ConfigError
+from polyrank.schema import DenseFeature, Schema, SparseFeature, Task
+
+
+def test_a_data_set_becomes_files_and_an_experiment(tmp_path):
+    *frames, schema = load("synthetic", rows=1_000)
+    path = write((*frames, schema), tmp_path / "new" / "log", name="first", seed=7)
+    assert sorted(each.name for each in path.parent.iterdir()) == [
+        "experiment.toml",
+        "test.parquet",
+        "train.parquet",
+        "valid.parquet",
+    ]
+    table = tomllib.loads(path.read_text(encoding="utf-8"))
+    assert (table["name"], table["seed"]) == ("first", 7)
+    for split, frame in zip(("train", "valid", "test"), frames, strict=True):
+        assert_frame_equal(pl.read_parquet(path.parent / table["data"][split]), frame.collect())
+    assert [*table["features"]["sparse"], *table["features"]["dense"]] == [
+        feature.name for feature in schema.features
+    ]
+    assert table["features"]["D508"] == {"encoding": "log"}
+    assert table["keys"] == {"user": "101", "request": "request", "time": "time"}
+    assert table["task"] == [{"name": "click"}, {"name": "buy", "given": "click"}]
+    assert table["model"]["trunk"]["kind"] == "mmoe"
+
+
+def test_what_differs_from_a_default_is_written_and_nothing_else():
+    schema = Schema(
+        features=[SparseFeature("shop id", min_count=5, embed_dim=4), DenseFeature("price")],
+        tasks=[
+            Task("click", label="clicked", weight=2.0),
+            Task("buy", given="click", space="click"),
+            Task("spend", kind="regression", given="buy"),
+        ],
+    )
+    table = tomllib.loads(as_toml(experiment_table(schema, name="x")))
+    assert table["features"] == {
+        "sparse": ["shop id"],
+        "dense": ["price"],
+        "shop id": {"min_count": 5, "embed_dim": 4},
+    }
+    assert table["task"] == [
+        {"name": "click", "label": "clicked", "weight": 2.0},
+        {"name": "buy", "given": "click", "space": "click"},
+        {"name": "spend", "kind": "regression", "given": "buy"},
+    ]
+    assert "keys" not in table
+
+
+def test_each_task_has_a_heading():
+    assert as_toml(experiment_table(schema_of(), name="census")).count("[[task]]") == 2
+
+
+def test_an_experiment_is_not_replaced_unless_forced(tmp_path):
+    frames = load("synthetic", rows=100, preset="additive")
+    write(frames, tmp_path, name="one")
+    with pytest.raises(ConfigError, match=r"experiment\.toml is there already"):
+        write(frames, tmp_path, name="two")
+    path = write(frames, tmp_path, name="two", force=True)
+    assert 'name = "two"' in path.read_text(encoding="utf-8")

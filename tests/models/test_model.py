@@ -1,0 +1,139 @@
+"""The Model spec, its messages, and trunks that polyrank does not have."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+import polyrank as pr
+from polyrank.errors import BundleError, ConfigError
+
+
+@dataclass(frozen=True)
+class Doubled:
+    """A trunk from a notebook: a plain object with `build`, a plain module."""
+
+    factor: float = 2.0
+
+    def build(self, layout, tasks):
+        return DoubledTrunk(self.factor, [task.name for task in tasks])
+
+
+class DoubledTrunk(torch.nn.Module):
+    def __init__(self, factor, tasks):
+        super().__init__()
+        self.factor, self.tasks = factor, tasks
+        self.scale = torch.nn.Parameter(torch.ones(1))
+
+    def forward(self, x):
+        return dict.fromkeys(self.tasks, self.factor * self.scale * x)
+
+
+class Forgetful(pr.TrunkModule):
+    def forward(self, x):
+        return {"click": x}
+
+
+class Penalised(DoubledTrunk, pr.TrunkModule):
+    def penalties(self, logits):
+        return {"size": 100 * self.scale.square().sum()}
+
+
+@dataclass(frozen=True)
+class Built:
+    module: object
+
+    def build(self, layout, tasks):
+        return self.module
+
+
+ROWS = {"item": [1, 2] * 20, "click": [1, 0, 1, 1] * 10, "buy": [1, 0, 0, 0] * 10}
+SCHEMA = pr.Schema([pr.SparseFeature("item")], [pr.Task("click"), pr.Task("buy", given="click")])
+
+
+def test_any_object_with_build_is_a_trunk(tmp_path):
+    bundle = pr.fit(SCHEMA, pr.Model(trunk=Doubled()), train=ROWS, epochs=2)
+    bundle.save(tmp_path / "b")
+    with pytest.raises(BundleError, match=r"trunk is 'Doubled'.*load it with trunk=Doubled"):
+        pr.load(tmp_path / "b")
+    loaded = pr.load(tmp_path / "b", trunk=Doubled())
+    assert loaded.predict(ROWS).equals(bundle.predict(ROWS))
+
+
+def test_a_trunk_must_answer_for_every_task():
+    with pytest.raises(ConfigError, match=r"Forgetful: a tensor \(B, H\).*task 'buy'"):
+        pr.fit(SCHEMA, pr.Model(trunk=Built(Forgetful())), train=ROWS)
+
+
+def test_penalties_are_added_after_the_balance():
+    """A penalty of 100·scale² pulls the scale towards 0 whatever the balance does."""
+    module = Penalised(1.0, ["click", "buy"])
+    pr.fit(SCHEMA, pr.Model(trunk=Built(module)), train=ROWS, epochs=30, lr=0.01)
+    plain = DoubledTrunk(1.0, ["click", "buy"])
+    pr.fit(SCHEMA, pr.Model(trunk=Built(plain)), train=ROWS, epochs=30, lr=0.01)
+    assert module.scale.item() < 0.8 < plain.scale.item()
+
+
+def test_esmm_is_separate_towers_on_all_rows():
+    model = pr.ESMM(tower=[4], embed_dim=3)
+    assert model == pr.Model(trunk=pr.Separate(), tower=(4,), embed_dim=3, entire_space=True)
+    schema = pr.Schema(SCHEMA.features, [pr.Task("click"), pr.Task("buy", given="click",
+                                                                   space="click")])  # fmt: skip
+    with pytest.raises(ConfigError, match="ESMM supervises every binary task on all rows.*'buy'"):
+        pr.fit(schema, model, train=ROWS)
+
+
+def test_the_model_gives_its_trunk_norm_and_dropout():
+    model = pr.Model(trunk=pr.MMoE(experts=2, dropout=0.0), norm="batch", dropout=0.5)
+    bundle = pr.fit(SCHEMA, model, train=ROWS, epochs=1)
+    expert = bundle.ranker.trunk.expert[0]
+    assert type(expert.norm[0]).__name__ == "BatchNorm"
+    assert type(expert.dropout).__name__ == "Identity"
+    assert bundle.ranker.head["click"].tower.dropout.p == 0.5
+
+
+def test_heads_start_at_the_base_rate():
+    bundle = pr.fit(SCHEMA, pr.Model(), train=ROWS, epochs=1, lr=1e-9)
+    predicted = bundle.predict(ROWS)
+    assert predicted["p_click"].mean() == pytest.approx(31 / 42, abs=0.02)
+    assert predicted["p_buy_given_click"].mean() == pytest.approx(11 / 32, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"towr": [8]}, "model: unknown key 'towr'; did you mean 'tower'"),
+        ({"trunk": {"kind": "mmo"}}, "model.trunk: unknown kind 'mmo'; did you mean 'mmoe'"),
+        ({"trunk": "mmoe"}, "model.trunk: a table with a kind is expected"),
+        ({"trunk": {"kind": "mmoe", "expert": 3}}, "unknown key 'expert'; did you mean 'experts'"),
+        ({"norm": "layer"}, r"model.norm: .*'none' or 'batch'"),
+        ({"dropout": 1.0}, "dropout is at least 0 and below 1"),
+        ({"embed_dim": 0}, "embed_dim: whole numbers of at least 1"),
+    ],
+)
+def test_tables_are_checked(table, message):
+    with pytest.raises(ConfigError, match=message):
+        pr.Model.from_table(table)
+
+
+def test_an_unknown_norm_is_refused_in_python_too():
+    with pytest.raises(ConfigError, match="unknown norm 'bach'; did you mean 'batch'"):
+        pr.Model(norm="bach")
+
+
+def test_weights_of_another_model_are_refused():
+    one = pr.fit(SCHEMA, pr.Model(embed_dim=4), train=ROWS, epochs=1).ranker
+    two = pr.fit(SCHEMA, pr.Model(embed_dim=8), train=ROWS, epochs=1).ranker
+    with pytest.raises(BundleError, match=r"'embed.item' has shape \(3, 8\).*expects \(3, 4\)"):
+        one.load_named_weights(two.named_weights())
+    with pytest.raises(BundleError, match=r"missing \['embed.item'\]"):
+        one.load_named_weights(
+            {name: w for name, w in one.named_weights().items() if name != "embed.item"}
+        )
+
+
+def test_torchs_own_generator_is_left_as_it_was():
+    torch.manual_seed(7)
+    before = torch.get_rng_state().clone()
+    pr.fit(SCHEMA, pr.Model(dropout=0.5), train=ROWS, epochs=1)
+    assert torch.equal(torch.get_rng_state(), before)

@@ -1,0 +1,83 @@
+"""Trunks against their papers' equations, written plainly."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from polyrank.errors import ConfigError
+from polyrank.layout import Layout
+from polyrank.models.mmoe import MMoE
+from polyrank.models.separate import Separate
+from polyrank.models.shared_bottom import SharedBottom
+from polyrank.schema import DenseFeature, Schema, Task
+
+TASKS = (Task("click"), Task("buy", given="click"))
+
+
+@pytest.fixture
+def layout():
+    schema = Schema([DenseFeature("x")], TASKS)
+    return Layout(schema, SimpleNamespace(rows={}, columns={"x": 6}), {})
+
+
+def affine(x, linear):
+    return [
+        [sum(w * value for w, value in zip(row, line, strict=True)) + bias
+         for row, bias in zip(linear.weight.tolist(), linear.bias.tolist(), strict=True)]
+        for line in x
+    ]  # fmt: skip
+
+
+def test_separate_hands_x_to_every_task(layout):
+    x = torch.randn(3, 6)
+    assert {name: value is x for name, value in Separate().build(layout, TASKS)(x).items()} == {
+        "click": True, "buy": True
+    }  # fmt: skip
+
+
+def test_shared_bottom_is_one_function_for_all(layout):
+    trunk = SharedBottom(hidden=[4]).build(layout, TASKS)
+    x = torch.randn(3, 6)
+    hidden = trunk(x)
+    expected = [[max(v, 0) for v in line] for line in affine(x.tolist(), trunk.bottom.linear[0])]
+    torch.testing.assert_close(hidden["click"], torch.tensor(expected))
+    assert hidden["buy"] is hidden["click"]
+
+
+def test_mmoe_is_equation_6_and_7(layout):
+    """f^k(x) = Σ_i g^k(x)_i f_i(x), g^k(x) = softmax(W_gk x)."""
+    trunk = MMoE(experts=3, hidden=[4]).build(layout, TASKS)
+    x = torch.randn(5, 6)
+    hidden = trunk(x)
+    for task in ("click", "buy"):
+        for row in range(5):
+            scores = trunk.gate[task].weight.double() @ x[row].double()
+            gate = torch.exp(scores) / torch.exp(scores).sum()
+            expected = torch.zeros(4, dtype=torch.float64)
+            for index, expert in enumerate(trunk.expert):
+                layer = expert.linear[0]
+                out = layer.weight.double() @ x[row].double() + layer.bias.double()
+                expected += gate[index] * out.clamp(min=0)
+            torch.testing.assert_close(hidden[task][row].double(), expected, rtol=1e-5, atol=1e-6)
+    assert not torch.equal(hidden["click"], hidden["buy"])
+
+
+def test_the_gate_has_neither_norm_nor_dropout(layout):
+    trunk = MMoE(norm="batch", dropout=0.5).build(layout, TASKS)
+    x = torch.randn(5, 6)
+    assert torch.equal(trunk.gate["click"](x), trunk.gate["click"](x))
+    assert [name for name, _ in trunk.gate.named_parameters()] == ["click.weight", "buy.weight"]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: MMoE(experts=0), "MMoE: experts: whole numbers of at least 1"),
+        (lambda: MMoE(hidden=[16, 0]), r"MMoE: hidden: .*however: \(16, 0\)"),
+        (lambda: SharedBottom(hidden=[2.5]), "SharedBottom: hidden"),
+    ],
+)
+def test_sizes_are_checked(make, message):
+    with pytest.raises(ConfigError, match=message):
+        make()

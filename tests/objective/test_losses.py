@@ -1,0 +1,178 @@
+"""Named losses: rows, denominators, missing labels, weights, scales."""
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from polyrank.data.statistics import term_statistics
+from polyrank.data.table import encode
+from polyrank.data.vocab import Vocab
+from polyrank.objective.kinds import KINDS
+from polyrank.objective.losses import Supervision
+from polyrank.schema import KindName, Keys, Schema, SparseFeature, Task
+
+NAN = float("nan")
+
+
+def supervision(rows, tasks, keys=Keys()):
+    schema = Schema([SparseFeature("item")], tasks, keys)
+    frame = pl.LazyFrame({"item": [1] * len(next(iter(rows.values()))), **rows})
+    table = encode(frame, schema, Vocab.fit(frame, schema))
+    return Supervision(schema, term_statistics(table)), table
+
+
+def funnel(space="all"):
+    return [Task("click"), Task("buy", given="click", space=space)]
+
+
+def logits(count, names=("click", "buy"), seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: torch.randn(count, generator=generator).requires_grad_() for name in names
+    }
+
+
+ROWS = {"click": [0, 1, 1, 0, 1, 0], "buy": [0, 1, 0, 0, 0, 0]}
+
+
+def losses_of(found, z, labels, weight=None):
+    return found.losses(z, torch.tensor(labels, dtype=torch.float32), weight)
+
+
+def labels_of(rows):
+    return np.array([rows["click"], rows["buy"]], dtype=float).T
+
+
+def test_losses_equal_cross_entropy_by_hand():
+    found, _ = supervision(ROWS, funnel(("all", "click")))
+    z = logits(6)
+    losses, rows = losses_of(found, z, labels_of(ROWS))
+    click, buy = (torch.sigmoid(z[name]).detach().double().numpy() for name in ("click", "buy"))
+    y, b = np.array(ROWS["click"]), np.array(ROWS["buy"])
+
+    def entropy(label, p):
+        return -(label * np.log(p) + (1 - label) * np.log(1 - p))
+
+    assert losses["click @ all"].item() == pytest.approx(entropy(y, click).mean(), rel=1e-5)
+    assert losses["buy @ all"].item() == pytest.approx(entropy(b, click * buy).mean(), rel=1e-5)
+    clicked = entropy(b, buy)[y == 1].mean()
+    assert losses["buy|click @ click"].item() == pytest.approx(clicked, rel=1e-5)
+    assert [rows[name].item() for name in losses] == [6, 6, 3]
+
+
+def test_batches_of_any_size_are_unbiased():
+    """The mean over batches of a permutation, weighted by their rows, is the term's mean loss."""
+    found, _ = supervision(ROWS, funnel("click"))
+    z, labels = logits(6), labels_of(ROWS)
+    whole, _ = losses_of(found, z, labels)
+    for name, expected in whole.items():
+        total = 0.0
+        for part in ([0, 3, 5, 1], [2, 4]):
+            cut = {head: each[part] for head, each in z.items()}
+            total += losses_of(found, cut, labels[part])[0][name].item() * len(part)
+        assert total / 6 == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_a_batch_without_a_click_teaches_the_conditional_nothing():
+    found, _ = supervision(ROWS, funnel("click"))
+    z = logits(3)
+    losses, rows = losses_of(found, z, [[0, 0], [0, NAN], [0, 0]])
+    sum(losses.values()).backward()
+    assert losses["buy|click @ click"].item() == 0
+    assert rows["buy|click @ click"].item() == 0
+    assert torch.equal(z["buy"].grad, torch.zeros(3))
+    assert z["click"].grad.abs().sum() > 0
+
+
+@given(st.lists(st.sampled_from([(0, 0), (1, 0), (1, 1)]), min_size=1, max_size=12), st.integers(0))
+def test_null_on_unclicked_rows_equals_zero_there(pairs, seed):
+    found, _ = supervision(ROWS, funnel())
+    gradients = []
+    for missing in (0, NAN):
+        z = logits(len(pairs), seed=seed % 1000)
+        labels = [[click, buy if click else missing] for click, buy in pairs]
+        losses, _ = losses_of(found, z, labels)
+        losses["buy @ all"].backward()
+        gradients.append([z["click"].grad, z["buy"].grad])
+    for zero, null in zip(*gradients, strict=True):
+        assert torch.equal(zero, null)
+
+
+def test_a_null_label_is_not_observed():
+    found, _ = supervision({"click": [0, 1, None], "buy": [0, 1, 0]}, funnel())
+    z = logits(3)
+    losses, rows = losses_of(found, z, [[0, 0], [1, NAN], [NAN, 1]])
+    assert rows["click @ all"].item() == 2
+    assert rows["buy @ all"].item() == 1
+    losses["buy @ all"].backward()
+    assert z["buy"].grad[1:].tolist() == [0, 0]
+    assert all(torch.isfinite(each.grad).all() for each in z.values())
+
+
+def test_sample_weights_are_repetitions():
+    plain = {"click": [0, 1, 1, 1], "buy": [0, 0, 1, 1]}
+    once = {"click": [0, 1, 1], "buy": [0, 0, 1], "w": [1.0, 1.0, 2.0]}
+    repeated, _ = supervision(plain, funnel("click"))
+    weighted, table = supervision(once, funnel("click"), Keys(weight="w"))
+    z = logits(3)
+    losses, _ = losses_of(weighted, z, table.labels, torch.from_numpy(table.weight))
+    again = {name: each[[0, 1, 2, 2]] for name, each in z.items()}
+    expected, _ = losses_of(repeated, again, labels_of(plain))
+    # A mean over 4 rows and one over the weight 4 of 3 rows: the batch's own size differs.
+    assert losses["click @ all"].item() == pytest.approx(expected["click @ all"].item(), rel=1e-5)
+    assert losses["buy|click @ click"].item() == pytest.approx(
+        expected["buy|click @ click"].item(), rel=1e-5
+    )
+
+
+def test_positive_weight_multiplies_positives_in_training_only():
+    tasks = [Task("click", positive_weight=5.0)]
+    found, _ = supervision({"click": [0, 1]}, tasks)
+    z, labels = {"click": torch.tensor([0.5, -1.0])}, torch.tensor([[0.0], [1.0]])
+    zero, one = np.log1p(np.exp(0.5)), np.log1p(np.exp(1.0))
+    assert found.losses(z, labels, None)[0]["click @ all"].item() == pytest.approx(
+        (zero + 5 * one) / 2, rel=1e-6
+    )
+    sums = found.sums(z, labels, None)["click @ all"]
+    assert (sums.total / sums.weight).item() == pytest.approx((zero + one) / 2, rel=1e-6)
+
+
+def test_regression_is_learnt_in_units_of_its_deviation():
+    tasks = [*funnel(), Task("spend", kind="regression", given="buy")]
+    rows = {
+        "click": [0, 1, 1, 1, 1],
+        "buy": [0, 1, 1, 0, 1],
+        "spend": [NAN, 320_000.0, 320_400.0, 7.0, NAN],
+    }
+    found, table = supervision(rows, tasks)
+    assert found.scales["spend"] == pytest.approx((320_200.0, 200.0))
+    z = logits(5, ("click", "buy", "spend"))
+    losses, counts = losses_of(found, z, table.labels)
+    assert counts["spend|buy @ buy"].item() == 2
+    head = z["spend"].detach()[[1, 2]].double().numpy()
+    expected = ((head - np.array([-1.0, 1.0])) ** 2).mean()
+    assert losses["spend|buy @ buy"].item() == pytest.approx(expected, rel=1e-5)
+    losses["spend|buy @ buy"].backward()
+    assert z["spend"].grad[[0, 3, 4]].tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("positive_weight", [1.0, 7.0])
+def test_the_constant_loss_is_that_of_the_best_constant(positive_weight):
+    rows = {"click": [0] * 9 + [1]}
+    found, table = supervision(rows, [Task("click", positive_weight=positive_weight)])
+    (term,) = found.schema.objective
+    constants = torch.linspace(-4, 4, 4001)
+    labels = torch.from_numpy(table.labels)
+    best = min(
+        found.losses({"click": torch.full((10,), float(z))}, labels, None)[0]["click @ all"].item()
+        for z in constants
+    )
+    value = KINDS["binary"].constant_loss(term, found.statistics[term.name])
+    assert value == pytest.approx(best, rel=1e-4)
+
+
+def test_every_kind_of_the_schema_has_a_class():
+    assert set(KINDS) == set(KindName.__args__)
