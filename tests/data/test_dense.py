@@ -159,6 +159,15 @@ def test_value_of_most_rows_does_not_share_its_bin_with_the_rest(sign):
     assert set(ids[:9900]).isdisjoint(ids[9900:])
 
 
+def test_a_value_that_most_rows_share_leaves_the_other_bins_to_the_rest():
+    values = np.concatenate([np.zeros(9_600), np.arange(1, 401)])
+    encoding = fitted("bins", values, bins=10)
+    assert encoding.edges == (0, 50, 100, 150, 200, 250, 300, 350)
+    assert fitted("piecewise_linear", values, bins=10).edges == (*encoding.edges, 400)
+    middle = np.concatenate([np.zeros(9_600), np.arange(-200, 0), np.arange(1, 201)])
+    assert set(fitted("bins", middle, bins=10).edges) > {-1, 0}
+
+
 @given(columns, st.integers(1, 8))
 def test_bins_keep_the_order_of_values(training, bins):
     encoding = fitted("bins", training, bins)

@@ -195,8 +195,7 @@ def _rounded(value: float) -> float:
 
 
 def _linear_edges(present: np.ndarray, bins: int) -> tuple[float, ...]:
-    quantiles = np.quantile(present.astype(np.float64), np.linspace(0, 1, bins + 1))
-    edges = np.unique(quantiles.astype(np.float32))
+    edges = np.unique(np.concatenate([present[:1], _cuts(present, bins), present[-1:]]))
     edges = edges[np.diff(edges, prepend=-np.inf) > _NARROWEST]
     if len(edges) == 1:
         # A bin has a width; towards zero, so that no constant overflows.
@@ -207,14 +206,27 @@ def _linear_edges(present: np.ndarray, bins: int) -> tuple[float, ...]:
 
 
 def _bin_edges(present: np.ndarray, bins: int) -> tuple[float, ...]:
-    """Largest value of each bin but the last.
+    return tuple(_cuts(present, bins).tolist())
 
-    Plain quantiles would put a value that most rows share into one bin with its neighbours (and
-    both values of a 0/1 column together); here such a value ends its bin or has one to itself.
+
+def _cuts(present: np.ndarray, bins: int) -> np.ndarray:
+    """Return the largest value of each quantile bin but the last; values are sorted.
+
+    Up to `bins` distinct values get a bin each. Else a value that fills a bin by itself gets one to
+    itself, and the others are shared out among the bins that are left: plain quantiles of a
+    column that is mostly 0 would cut the rest of it hardly at all.
     """
-    distinct = np.unique(present)
+    distinct, counts = np.unique(present, return_counts=True)
     if len(distinct) <= bins:
-        return tuple(distinct[:-1].tolist())
-    places = np.linspace(0, 1, bins + 1)[1:-1]
-    quantiles = np.quantile(present, places, method="inverted_cdf")
-    return tuple(np.unique(np.minimum(quantiles, distinct[-2])).tolist())
+        return distinct[:-1]
+    heavy = counts > len(present) / bins
+    free = bins - 2 * int(heavy.sum())  # a bin each, and one more where it parts its neighbours
+    if free < 1:
+        heavy, free = np.zeros_like(heavy), bins
+    rest = np.repeat(distinct[~heavy], counts[~heavy])
+    places = np.linspace(0, 1, free + 1)[1:-1]
+    alone = np.flatnonzero(heavy)
+    before = distinct[alone[alone > 0] - 1]
+    quantiles = np.quantile(rest, places, method="inverted_cdf")
+    cuts = np.unique(np.concatenate([quantiles, distinct[alone], before]))
+    return cuts[cuts < distinct[-1]]

@@ -1,0 +1,264 @@
+"""fit: what it learns, what it keeps, what it refuses."""
+
+import logging
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+import polyrank as pr
+from polyrank.errors import ConfigError, DataError, TrainingError
+from polyrank.schema import Schema, Task
+
+MODEL = pr.Model(trunk=pr.SharedBottom(hidden=[8]), tower=[4], embed_dim=4)
+
+
+def fitted(funnel, **options):
+    train, valid, schema = funnel
+    arguments = {"train": train, "valid": valid, "epochs": 6, "lr": 0.02, "batch_size": 128}
+    return pr.fit(options.pop("schema", schema), MODEL, **{**arguments, **options})
+
+
+def test_it_learns_what_the_item_decides(funnel):
+    bundle = fitted(funnel, epochs=12)
+    assert bundle.scorecard.split == "valid"
+    assert bundle.scorecard.value("click @ all", "auc") > 0.65
+    assert bundle.scorecard.value("buy|click @ click", "auc") > 0.6
+    predicted = bundle.predict({"user": [1] * 20, "item": range(20), "price": [1.0] * 20})
+    assert predicted["p_click"].to_numpy().argmax() > 10
+    assert (predicted["p_buy"] <= predicted["p_click"]).all()
+
+
+def test_same_seed_same_bits_other_seed_others(funnel):
+    _, valid, _ = funnel
+    one, two, other = fitted(funnel, seed=1), fitted(funnel, seed=1), fitted(funnel, seed=2)
+    assert one.predict(valid).equals(two.predict(valid))
+    assert not one.predict(valid).equals(other.predict(valid))
+
+
+def test_without_stop_the_lowest_validation_loss_is_kept(funnel):
+    _, valid, _ = funnel
+    bundle = fitted(funnel, epochs=25, lr=0.05)
+    losses = bundle.history["valid total loss"].to_numpy()
+    best = int(losses.argmin())
+    assert best < 24, "the run must overfit for this to say anything"
+    card = bundle.evaluate(valid)
+    expected = sum(card.value(term, "log_loss") for term in ("click @ all", "buy @ all"))
+    assert losses[best] == pytest.approx(expected, rel=1e-5)
+    assert bundle.history["best"].to_list()[best]
+
+
+def test_stop_keeps_the_best_epoch_of_its_metric(funnel):
+    _, valid, _ = funnel
+    stop = pr.Stop(score="click @ all", metric="auc", patience=3)
+    bundle = fitted(funnel, epochs=40, lr=0.05, stop=stop)
+    aucs = bundle.history["valid click @ all auc"].to_numpy()
+    best = int(aucs.argmax())
+    assert len(aucs) == best + 1 + 3
+    assert bundle.evaluate(valid).value("click @ all", "auc") == pytest.approx(aucs[best])
+
+
+def test_a_metric_owns_its_direction(funnel):
+    stop = pr.Stop(score="click @ all", metric="log_loss", patience=2)
+    history = fitted(funnel, epochs=40, lr=0.05, stop=stop).history
+    losses = history["valid click @ all log_loss"].to_numpy()
+    assert int(losses.argmin()) == len(losses) - 1 - 2
+
+
+def test_stop_may_watch_grouped_auc(funnel):
+    stop = pr.Stop(score="click @ all", metric="gauc", patience=2)
+    history = fitted(funnel, stop=stop).history
+    assert np.isfinite(history["valid click @ all gauc"].to_numpy()).all()
+
+
+def test_without_validation_the_last_epoch_is_kept_and_it_says_so(funnel, caplog):
+    bundle = fitted(funnel, valid=None, epochs=3)
+    assert "no validation rows: the last of 3 epochs is kept" in caplog.text
+    assert bundle.scorecard is None
+    assert bundle.history["best"].to_list() == [True, True, True]
+    again = fitted(funnel, valid=None, epochs=3)
+    assert again.predict(funnel[1]).equals(bundle.predict(funnel[1]))
+
+
+def test_test_rows_are_scored_and_change_nothing_else(funnel):
+    train, valid, _ = funnel
+    plain = fitted(funnel)
+    odd = {**valid, "item": [f"new {i}" for i in range(300)]}
+    scored = fitted(funnel, test=odd)
+    assert scored.scorecard.split == "test"
+    assert scored.predict(valid).equals(plain.predict(valid))
+    assert scored.history.drop("seconds", "rows_per_second").equals(
+        plain.history.drop("seconds", "rows_per_second")
+    )
+
+
+def test_positive_weight_inflates_and_says_so(funnel, caplog):
+    train, valid, schema = funnel
+    tasks = [Task("click", positive_weight=8.0), schema.tasks[1]]
+    heavy = fitted(funnel, schema=Schema(schema.features, tasks, schema.keys))
+    assert "task 'click' has positive_weight 8: its probabilities are inflated" in caplog.text
+    plain = fitted(funnel)
+    assert heavy.predict(valid)["p_click"].mean() > plain.predict(valid)["p_click"].mean() + 0.1
+
+
+def test_empty_batches_are_counted(funnel):
+    train, _, schema = funnel
+    rare = {**train, "click": [1] + [0] * 898 + [1], "buy": [1] + [0] * 899}
+    tasks = [Task("click"), Task("buy", given="click", space="click")]
+    bundle = fitted(
+        funnel, schema=Schema(schema.features, tasks), train=rare, valid=None, epochs=1
+    )
+    assert bundle.history["train buy|click @ click empty batches"][0] >= 6
+    assert bundle.history["train click @ all empty batches"][0] == 0
+    assert bundle.history["rows"][0] == 900
+
+
+def test_sample_weights_reach_the_loss_and_the_metrics(funnel):
+    train, valid, schema = funnel
+    weighted = Schema(schema.features, schema.tasks, pr.Keys(weight="w"))
+    up = {**train, "w": np.where(np.array(train["click"]) == 1, 5.0, 1.0)}
+    flat = {**valid, "w": np.ones(300)}
+    bundle = fitted(funnel, schema=weighted, train=up, valid=flat)
+    plain = fitted(funnel)
+    assert bundle.predict(valid)["p_click"].mean() > plain.predict(valid)["p_click"].mean() + 0.1
+    assert bundle.scorecard["click @ all"].prediction_mean > 1.2 * np.mean(valid["click"])
+
+
+def test_dropout_and_schedule_are_deterministic(funnel):
+    train, valid, schema = funnel
+    model = pr.Model(trunk=pr.MMoE(experts=2, hidden=[8]), dropout=0.3, norm="batch")
+    options = {"train": train, "valid": valid, "epochs": 2, "schedule": pr.Cosine(warmup=0.1)}
+    one, two = (pr.fit(schema, model, **options) for _ in range(2))
+    assert one.predict(valid).equals(two.predict(valid))
+
+
+def test_threads_are_put_back(funnel):
+    before = torch.get_num_threads()
+    fitted(funnel, epochs=1, threads=2)
+    assert torch.get_num_threads() == before
+
+
+def test_progress_is_reported(funnel):
+    seen = []
+    fitted(funnel, epochs=2, batch_size=8, progress=seen.append)
+    assert [each.event for each in seen].count("epoch") == 2
+    steps = [each for each in seen if each.event == "step"]
+    assert [each.step for each in steps] == [50, 100] * 2
+    assert steps[0].rows == 400
+    assert set(steps[0].losses) == {"click @ all", "buy @ all"}
+    assert steps[0].rows_per_second > 0
+
+
+@pytest.mark.parametrize(
+    ("stop", "message"),
+    [
+        (pr.Stop(score="buy @ al"), "stop: unknown score 'buy @ al'; did you mean 'buy @ all'"),
+        (pr.Stop(score="buy @ all", metric="auk"), "no metric 'auk'; did you mean 'auc'"),
+        (pr.Stop(score="buy @ all", metric="pcoc"), "'pcoc' is best near 1"),
+    ],
+)
+def test_a_stop_that_cannot_be_watched_is_refused(funnel, stop, message):
+    with pytest.raises(ConfigError, match=message):
+        fitted(funnel, stop=stop)
+
+
+def test_stop_needs_validation_rows(funnel):
+    with pytest.raises(ConfigError, match="stop watches 'buy @ all' on validation rows: give valid"):
+        fitted(funnel, valid=None, stop=pr.Stop(score="buy @ all"))
+
+
+def test_stop_on_a_score_without_positives_is_refused_before_training(funnel):
+    _, valid, _ = funnel
+    none = {**valid, "buy": [0] * 300}
+    with pytest.raises(
+        ConfigError, match="stop watches 'buy @ all', but the validation rows have 300 rows and 0"
+    ):
+        fitted(funnel, valid=none, stop=pr.Stop(score="buy @ all"))
+
+
+def test_validation_without_positives_is_fine_without_stop(funnel):
+    _, valid, _ = funnel
+    none = {**valid, "buy": [0] * 300}
+    card = fitted(funnel, valid=none, epochs=1).scorecard
+    assert "auc" in card["buy @ all"].absent
+
+
+def test_a_term_that_cannot_be_learnt_is_refused_with_the_counts(funnel):
+    train, _, _ = funnel
+    with pytest.raises(DataError, match=r"'buy @ all' has no positives in train \(0 positives in 9"):
+        fitted(funnel, train={**train, "buy": [0] * 900})
+
+
+def test_a_feature_that_equals_a_label_is_refused(funnel):
+    train, valid, schema = funnel
+    leaky = Schema([*schema.features, pr.SparseFeature("ctcvr")], schema.tasks)
+    joint = np.array(train["click"]) * np.array(train["buy"])
+    with pytest.raises(DataError, match=r"feature 'ctcvr' equals .*a model would read the answer"):
+        fitted(funnel, schema=leaky, train={**train, "ctcvr": joint},
+               valid={**valid, "ctcvr": valid["buy"]})  # fmt: skip
+
+
+def test_orphans_are_refused_in_every_labelled_split(funnel):
+    train, valid, _ = funnel
+    orphan = {**valid, "click": np.where(np.arange(300) == 7, 0, valid["click"])}
+    orphan["buy"] = np.where(np.arange(300) == 7, 1, orphan["buy"])
+    with pytest.raises(DataError, match="valid: 1 row with 'buy' = 1 where its parent 'click' = 0"):
+        fitted(funnel, valid=orphan)
+    with pytest.raises(DataError, match="test: 1 row with 'buy' = 1"):
+        fitted(funnel, test=orphan)
+    assert fitted(funnel, valid=orphan, orphans="drop", epochs=1).scorecard["click @ all"].rows == 299
+    assert fitted(funnel, valid=orphan, orphans="zero", epochs=1).scorecard["click @ all"].rows == 300
+
+
+def test_a_loss_that_is_not_finite_stops_with_term_and_step(funnel):
+    train, _, schema = funnel
+    tasks = [Task("money", kind="regression")]
+    money = np.arange(900.0)
+    with pytest.raises(TrainingError, match=r"'money @ all' is (inf|nan) at epoch 1, step 2: lower"):
+        fitted(funnel, schema=Schema(schema.features, tasks), train={**train, "money": money},
+               valid=None, lr=1e30)  # fmt: skip
+
+
+def test_regression_of_a_target_in_the_hundred_thousands(funnel, caplog):
+    train, valid, schema = funnel
+    money = {
+        "train": 320_000 + 300 * np.array(train["item"]),
+        "valid": 320_000 + 300 * np.array(valid["item"]),
+    }
+    tasks = [Task("click"), Task("money", kind="regression")]
+    bundle = fitted(
+        funnel,
+        schema=Schema(schema.features, tasks),
+        train={**train, "money": money["train"]},
+        valid={**valid, "money": money["valid"]},
+        epochs=15,
+    )
+    assert bundle.scorecard.value("money @ all", "r2") > 0.9
+    assert bundle.scorecard.value("click @ all", "auc") > 0.6
+    predicted = bundle.predict(valid)["money"].to_numpy()
+    assert abs(predicted.mean() - money["valid"].mean()) < 200
+
+
+def test_sources_of_every_kind_give_the_same_model(funnel, tmp_path):
+    train, valid, schema = funnel
+    frame = pl.DataFrame(train)
+    frame.write_csv(tmp_path / "train.csv")
+    frame.write_parquet(tmp_path / "train.parquet")
+    sources = [
+        train, frame, frame.lazy(), frame.to_pandas(), frame.to_arrow(),
+        tmp_path / "train.csv", str(tmp_path / "*.parquet"),
+    ]  # fmt: skip
+    found = [fitted(funnel, train=source, epochs=1).predict(valid) for source in sources]
+    assert all(each.equals(found[0]) for each in found)
+
+
+def test_ids_that_training_did_not_see_share_one_trained_row(funnel, caplog):
+    caplog.set_level(logging.INFO)
+    bundle = fitted(funnel, epochs=3, unseen_rate=0.05)
+    new = {"user": [-1, 2**40], "item": ["x", None], "price": [1.0, None]}
+    predicted = bundle.predict(new)
+    assert "unseen or rare ids of 2 rows: user 2, item 1" in caplog.text
+    assert predicted.null_count().to_numpy().sum() == 0
+    start = 0.01
+    assert bundle.ranker.embed.tables()["item"][0].abs().max() > start

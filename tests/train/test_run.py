@@ -1,0 +1,218 @@
+"""Run folders: readable at every moment, resumed to the same bits."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+import polyrank as pr
+from polyrank.errors import ConfigError, TrainingError
+from polyrank.train import state
+
+MODEL = pr.Model(trunk=pr.MMoE(experts=2, hidden=[8]), tower=[4], embed_dim=4, dropout=0.2)
+
+
+def run(funnel, out, **options):
+    train, valid, schema = funnel
+    arguments = {
+        "train": train, "valid": valid, "epochs": 5, "lr": 0.02, "batch_size": 64, "seed": 9,
+        "balance": pr.Uncertainty(), "schedule": pr.Cosine(),
+    }  # fmt: skip
+    return pr.fit(schema, MODEL, out=out, **{**arguments, **options})
+
+
+class Interrupt(Exception):
+    pass
+
+
+def interrupt_at(epoch, event="epoch"):
+    def observe(progress):
+        if progress.epoch == epoch and progress.event == event:
+            raise Interrupt
+
+    return observe
+
+
+def untimed(path):
+    lines = [json.loads(line) for line in (path / "log.jsonl").read_text().splitlines()]
+    return [
+        {key: value for key, value in line.items() if key not in ("seconds", "rows_per_second")}
+        for line in lines
+    ]
+
+
+def test_a_run_folder_has_what_was_promised(funnel, tmp_path):
+    bundle = run(funnel, tmp_path / "run")
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert names == {"config.toml", "log.jsonl", "checkpoint", "bundle", "scorecard.json"}
+    card = json.loads((tmp_path / "run" / "scorecard.json").read_text())
+    assert pr.Scorecard.from_json(card) == bundle.scorecard
+    config = tomllib.loads((tmp_path / "run" / "config.toml").read_text())
+    assert config["train"]["schedule"] == {"kind": "cosine", "warmup": 0.0}
+    assert config["features"]["item"] == {"min_count": 1}
+    assert [line["epoch"] for line in untimed(tmp_path / "run")] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("epoch", [1, 3])
+def test_an_interrupted_run_goes_on_to_the_same_bits(funnel, tmp_path, epoch):
+    straight = run(funnel, tmp_path / "straight")
+    with pytest.raises(Interrupt):
+        run(funnel, tmp_path / "broken", progress=interrupt_at(epoch))
+    resumed = run(funnel, tmp_path / "broken", resume=True)
+    assert resumed.predict(funnel[1]).equals(straight.predict(funnel[1]))
+    assert resumed.scorecard == straight.scorecard
+    weights = [tmp_path / name / "bundle" / "weights.safetensors" for name in ("straight", "broken")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    timings = ["seconds", "rows_per_second"]
+    assert resumed.history.drop(timings).equals(straight.history.drop(timings))
+    assert untimed(tmp_path / "broken") == untimed(tmp_path / "straight")
+
+
+def test_the_log_is_cut_at_the_checkpoint(funnel, tmp_path):
+    out = tmp_path / "run"
+    with pytest.raises(Interrupt):
+        run(funnel, out, progress=interrupt_at(2))
+    with (out / "log.jsonl").open("a") as file:
+        file.write('{"event": "step", "epoch": 3, "step": 50}\n{"event": "st')
+    run(funnel, out, resume=True)
+    assert [line["epoch"] for line in untimed(out)] == [1, 2, 3, 4, 5]
+
+
+def test_resuming_a_finished_run_gives_it_again(funnel, tmp_path):
+    first = run(funnel, tmp_path / "run")
+    again = run(funnel, tmp_path / "run", resume=True)
+    assert again.predict(funnel[1]).equals(first.predict(funnel[1]))
+    assert again.history.equals(first.history)
+
+
+def test_early_stopping_survives_an_interruption(funnel, tmp_path):
+    options = {
+        "epochs": 40, "lr": 0.05, "stop": pr.Stop(score="click @ all", patience=2),
+    }  # fmt: skip
+    straight = run(funnel, tmp_path / "straight", **options)
+    epochs = straight.history.height
+    with pytest.raises(Interrupt):
+        run(funnel, tmp_path / "broken", progress=interrupt_at(epochs - 1), **options)
+    resumed = run(funnel, tmp_path / "broken", resume=True, **options)
+    assert resumed.history.height == epochs
+    assert resumed.predict(funnel[1]).equals(straight.predict(funnel[1]))
+
+
+def test_an_existing_run_is_refused_resumed_or_replaced(funnel, tmp_path):
+    out = tmp_path / "run"
+    run(funnel, out, epochs=1)
+    with pytest.raises(ConfigError, match="exists: go on with it by --resume, replace it by --forc"):
+        run(funnel, out, epochs=1)
+    with pytest.raises(ConfigError, match=r"another configuration \(seed was 9 and is 10\)"):
+        run(funnel, out, epochs=1, seed=10, resume=True)
+    with pytest.raises(ConfigError, match="give one of them"):
+        run(funnel, out, resume=True, force=True)
+    assert run(funnel, out, epochs=1, seed=10, force=True).config["seed"] == 10
+
+
+def test_a_folder_that_is_no_run_is_never_removed(funnel, tmp_path):
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "thesis.txt").write_text("years of work")
+    with pytest.raises(ConfigError, match=r"is no run folder \(no config.toml\): it is not removed"):
+        run(funnel, tmp_path / "precious", force=True)
+    with pytest.raises(ConfigError, match="holds no run to go on with"):
+        run(funnel, tmp_path / "precious", resume=True)
+    assert (tmp_path / "precious" / "thesis.txt").exists()
+
+
+def test_a_refused_run_leaves_no_folder(funnel, tmp_path):
+    with pytest.raises(ConfigError):
+        run(funnel, tmp_path / "run", stop=pr.Stop(score="nothing"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_checkpoint_is_refused_by_name(funnel, tmp_path):
+    out = tmp_path / "run"
+    with pytest.raises(Interrupt):
+        run(funnel, out, progress=interrupt_at(2))
+    checkpoint = out / "checkpoint" / "state.safetensors"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:500])
+    with pytest.raises(TrainingError, match=r"state.safetensors is damaged .*start again with --for"):
+        run(funnel, out, resume=True)
+
+
+def test_a_full_disk_keeps_the_checkpoint_before(funnel, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    real, calls = state.save_file, []
+
+    def full(*arguments, **options):
+        calls.append(1)
+        if len(calls) == 3:
+            Path(arguments[1]).write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(state, "save_file", full)
+    with pytest.raises(TrainingError, match="could not be written.*No space left.*--resume"):
+        run(funnel, out)
+    position, _ = state.read(out / "checkpoint" / "state.safetensors")
+    assert position.epoch == 2
+    assert [path.name for path in (out / "checkpoint").iterdir()] == ["state.safetensors"]
+    monkeypatch.undo()
+    straight = run(funnel, tmp_path / "straight")
+    assert run(funnel, out, resume=True).predict(funnel[1]).equals(straight.predict(funnel[1]))
+
+
+def test_a_process_that_is_killed_is_resumed_to_the_same_bits(funnel, tmp_path):
+    """kill -9 in the middle of an epoch, then --resume, from the command line."""
+    train, valid, _ = funnel
+    pl.DataFrame(train).write_parquet(tmp_path / "train.parquet")
+    pl.DataFrame(valid).write_parquet(tmp_path / "valid.parquet")
+    (tmp_path / "exp.toml").write_text(
+        """
+        name = "killed"
+        seed = 4
+        [data]
+        train = "train.parquet"
+        valid = "valid.parquet"
+        [features]
+        sparse = ["user", "item"]
+        dense = ["price"]
+        [[task]]
+        name = "click"
+        [[task]]
+        name = "buy"
+        given = "click"
+        [train]
+        epochs = 6
+        batch_size = 4
+        """
+    )
+    command = [sys.executable, "-m", "polyrank", "train", "exp.toml", "--json"]
+    straight = subprocess.run(
+        [*command, "--out", "straight"], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    process = subprocess.Popen(
+        [*command, "--out", "killed"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    log = tmp_path / "killed" / "log.jsonl"
+    while process.poll() is None:
+        if log.is_file() and any(
+            '"epoch": 3,' in line and '"event": "step"' in line
+            for line in log.read_text().splitlines()
+        ):
+            os.kill(process.pid, signal.SIGKILL)
+            break
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL, "it must die in the middle of an epoch"
+    tomllib.loads((tmp_path / "killed" / "config.toml").read_text())
+    assert state.read(tmp_path / "killed" / "checkpoint" / "state.safetensors")[0].epoch == 2
+    resumed = subprocess.run(
+        [*command, "--out", "killed", "--resume"], cwd=tmp_path, capture_output=True, text=True,
+        check=True,
+    )  # fmt: skip
+    cards = [json.loads(each.stdout)["scorecard"] for each in (straight, resumed)]
+    assert cards[0] == cards[1]
+    names = [tmp_path / name / "bundle" / "weights.safetensors" for name in ("straight", "killed")]
+    assert names[0].read_bytes() == names[1].read_bytes()

@@ -1,0 +1,60 @@
+"""The [train] table."""
+
+import pytest
+
+import polyrank as pr
+from polyrank.errors import ConfigError
+from polyrank.train.training import Training
+
+
+def test_every_default_and_every_inherited_value_is_shown():
+    table = Training(lr=0.01, dense=pr.Adam(weight_decay=1e-5)).to_table()
+    assert table["embeddings"] == {
+        "kind": "lazy_adam", "lr": 0.01, "l2": 1e-5, "betas": [0.9, 0.999], "eps": 1e-8
+    }  # fmt: skip
+    assert table["dense"] == {
+        "kind": "adam", "lr": 0.01, "weight_decay": 1e-5, "betas": [0.9, 0.999], "eps": 1e-8
+    }  # fmt: skip
+    assert table["schedule"] == {"kind": "constant"}
+    assert table["balance"]["kind"] == "sum"
+    assert {"epochs", "batch_size", "threads", "device", "unseen_rate"} <= set(table)
+
+
+def test_a_full_table_reads_back():
+    training = Training(
+        epochs=3,
+        embeddings=pr.DenseAdam(lr=0.1, l2=0.2),
+        dense=pr.Adam(lr=0.3),
+        balance=pr.Uncertainty(),
+        stop=pr.Stop(score="buy @ all", metric="log_loss", patience=2),
+        schedule=pr.Cosine(warmup=0.1),
+        unseen_rate=0.0,
+    )
+    assert Training.from_table(training.to_table()) == training
+
+
+def test_embeddings_inherit_from_the_dense_part():
+    training = Training(lr=1.0, dense=pr.Adam(lr=0.5, weight_decay=0.1))
+    assert (training.embedding_lr, training.embedding_l2) == (0.5, 0.1)
+    own = Training(embeddings=pr.LazyAdam(lr=0.2, l2=0.3))
+    assert (own.embedding_lr, own.embedding_l2) == (0.2, 0.3)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"epoch": 3}, "train: unknown key 'epoch'; did you mean 'epochs'"),
+        ({"epochs": 0}, "epochs must be at least 1, however: 0"),
+        ({"epochs": "many"}, "train.epochs: .*valid integer.*however: 'many'"),
+        ({"lr": 0}, "lr must be above 0"),
+        ({"unseen_rate": 1}, "unseen_rate is at least 0 and below 1"),
+        ({"embeddings": {"kind": "lazyadam"}}, "unknown kind 'lazyadam'; did you mean 'lazy_adam'"),
+        ({"balance": {"kind": "sum", "normalise": True}}, "did you mean 'normalize'"),
+        ({"stop": {"metric": "auc"}}, "train.stop: the key 'score' is missing"),
+        ({"stop": {"score": "click @ all", "patience": 0}}, "patience must be at least 1"),
+        ({"dense": {"kind": "adam", "betas": [0.9]}}, r"train.dense.betas: \[1\]"),
+    ],
+)
+def test_tables_are_checked(table, message):
+    with pytest.raises(ConfigError, match=message):
+        Training.from_table(table)
