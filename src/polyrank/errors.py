@@ -1,11 +1,11 @@
 """The exceptions of polyrank: one base, a handful of children, and the nearest-name hint.
 
-    PolyrankError
-    ├── SchemaError     features, tasks and keys that contradict each other
-    ├── ConfigError     a table or an option that cannot be read
-    ├── DataError       rows that contradict the schema
-    ├── TrainingError   a run that cannot start or go on
-    └── BundleError     a saved model that cannot be loaded
+PolyrankError
+├── SchemaError     features, tasks and keys that contradict each other
+├── ConfigError     a table or an option that cannot be read
+├── DataError       rows that contradict the schema
+├── TrainingError   a run that cannot start or go on
+└── BundleError     a saved model that cannot be loaded
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where each feature lies: its row of ids, its place in a pack, its slice of the model's input x."""
+"""Where each feature lies: its row of ids, its place in a pack, its slice of the input x."""
 
 from __future__ import annotations
 

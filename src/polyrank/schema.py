@@ -408,7 +408,7 @@ def _check_columns(schema: Schema) -> None:
             raise SchemaError(
                 f"column {task.column!r} is both a key and the label of task {task.name!r}"
             )
-    outputs = [column for task in schema.tasks for column in output_columns(schema, task)]
+    outputs = [column for task in schema.tasks for column in output_columns(task)]
     for first, second in pairwise(sorted(outputs)):
         if first == second:
             raise SchemaError(f"two tasks have the output column {first!r}; rename one of them")

@@ -136,14 +136,14 @@ def population(schema: Schema, task: Task, space: str) -> Population:
     return Population(task.name, task.kind, given, space, heads, conditions)
 
 
-def output_columns(schema: Schema, task: Task) -> tuple[str, ...]:
+def output_columns(task: Task) -> tuple[str, ...]:
     """Return the columns that `predict` writes for a task: the head first, then the joint.
 
     Example:
         >>> from polyrank.schema import DenseFeature, Schema, Task
         >>> schema = Schema([DenseFeature("x")], [Task("click"), Task("buy", given="click"),
         ...                 Task("spend", kind="regression", given="buy")])
-        >>> [output_columns(schema, task) for task in schema.tasks]
+        >>> [output_columns(task) for task in schema.tasks]
         [('p_click',), ('p_buy_given_click', 'p_buy'), ('spend_given_buy', 'spend')]
     """
     stem = f"p_{task.name}" if task.kind == "binary" else task.name

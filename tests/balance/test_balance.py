@@ -54,4 +54,4 @@ def test_uncertainty_equals_its_formula():
 
 
 def test_the_registry_names_every_balance():
-    assert BALANCES == {"sum": Sum, "uncertainty": Uncertainty}
+    assert {"sum": Sum, "uncertainty": Uncertainty} == BALANCES

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 import polyrank as pr
-from polyrank.data.table import encode
 from polyrank.data.read import read
+from polyrank.data.table import encode
 from polyrank.data.vocab import Vocab
 from polyrank.models.model import TRUNKS
 from polyrank.models.outputs import logits_of, tensors
@@ -124,9 +124,7 @@ def test_the_table_reads_back(kind):
 @trunks
 @pytest.mark.parametrize("space", ["all", "click", ("all", "click")])
 @pytest.mark.parametrize("balance", [pr.Sum(), pr.Sum(normalize=True), pr.Uncertainty()])
-def test_every_trunk_space_and_balance_trains_saves_and_loads(
-    kind, rows, space, balance, tmp_path
-):
+def test_every_trunk_space_and_balance_trains_saves_and_loads(kind, rows, space, balance, tmp_path):
     schema = pr.Schema(FEATURES, [TASKS[0], pr.Task("buy", given="click", space=space), TASKS[2]])
     model = pr.Model(trunk=TRUNKS[kind](), tower=[5], embed_dim=4, norm="batch")
     arguments = {

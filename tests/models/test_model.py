@@ -79,7 +79,7 @@ def test_esmm_is_separate_towers_on_all_rows():
     assert model == pr.Model(trunk=pr.Separate(), tower=(4,), embed_dim=3, entire_space=True)
     schema = pr.Schema(SCHEMA.features, [pr.Task("click"), pr.Task("buy", given="click",
                                                                    space="click")])  # fmt: skip
-    with pytest.raises(ConfigError, match="ESMM supervises every binary task on all rows.*'buy'"):
+    with pytest.raises(ConfigError, match=r"ESMM supervises every binary task on all rows.*'buy'"):
         pr.fit(schema, model, train=ROWS)
 
 

@@ -35,7 +35,7 @@ def test_the_gate_is_softmax_of_a_linear_map():
     gate = Gate(4, 3)
     x = torch.randn(5, 4)
     torch.testing.assert_close(gate(x), torch.softmax(x @ gate.weight.T, dim=1))
-    assert gate.bias is None
+    assert [name for name, _ in gate.named_parameters()] == ["weight"]
 
 
 def test_a_mixture_is_the_weighted_sum_of_experts():

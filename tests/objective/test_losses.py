@@ -12,12 +12,13 @@ from polyrank.data.table import encode
 from polyrank.data.vocab import Vocab
 from polyrank.objective.kinds import KINDS
 from polyrank.objective.losses import Supervision
-from polyrank.schema import KindName, Keys, Schema, SparseFeature, Task
+from polyrank.schema import Keys, KindName, Schema, SparseFeature, Task
 
 NAN = float("nan")
+NO_KEYS = Keys()
 
 
-def supervision(rows, tasks, keys=Keys()):
+def supervision(rows, tasks, keys=NO_KEYS):
     schema = Schema([SparseFeature("item")], tasks, keys)
     frame = pl.LazyFrame({"item": [1] * len(next(iter(rows.values()))), **rows})
     table = encode(frame, schema, Vocab.fit(frame, schema))
@@ -30,9 +31,7 @@ def funnel(space="all"):
 
 def logits(count, names=("click", "buy"), seed=0):
     generator = torch.Generator().manual_seed(seed)
-    return {
-        name: torch.randn(count, generator=generator).requires_grad_() for name in names
-    }
+    return {name: torch.randn(count, generator=generator).requires_grad_() for name in names}
 
 
 ROWS = {"click": [0, 1, 1, 0, 1, 0], "buy": [0, 1, 0, 0, 0, 0]}

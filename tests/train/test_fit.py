@@ -82,7 +82,7 @@ def test_without_validation_the_last_epoch_is_kept_and_it_says_so(funnel, caplog
 
 
 def test_test_rows_are_scored_and_change_nothing_else(funnel):
-    train, valid, _ = funnel
+    _, valid, _ = funnel
     plain = fitted(funnel)
     odd = {**valid, "item": [f"new {i}" for i in range(300)]}
     scored = fitted(funnel, test=odd)
@@ -94,7 +94,7 @@ def test_test_rows_are_scored_and_change_nothing_else(funnel):
 
 
 def test_positive_weight_inflates_and_says_so(funnel, caplog):
-    train, valid, schema = funnel
+    _, valid, schema = funnel
     tasks = [Task("click", positive_weight=8.0), schema.tasks[1]]
     heavy = fitted(funnel, schema=Schema(schema.features, tasks, schema.keys))
     assert "task 'click' has positive_weight 8: its probabilities are inflated" in caplog.text
@@ -106,9 +106,7 @@ def test_empty_batches_are_counted(funnel):
     train, _, schema = funnel
     rare = {**train, "click": [1] + [0] * 898 + [1], "buy": [1] + [0] * 899}
     tasks = [Task("click"), Task("buy", given="click", space="click")]
-    bundle = fitted(
-        funnel, schema=Schema(schema.features, tasks), train=rare, valid=None, epochs=1
-    )
+    bundle = fitted(funnel, schema=Schema(schema.features, tasks), train=rare, valid=None, epochs=1)
     assert bundle.history["train buy|click @ click empty batches"][0] >= 6
     assert bundle.history["train click @ all empty batches"][0] == 0
     assert bundle.history["rows"][0] == 900
@@ -164,7 +162,9 @@ def test_a_stop_that_cannot_be_watched_is_refused(funnel, stop, message):
 
 
 def test_stop_needs_validation_rows(funnel):
-    with pytest.raises(ConfigError, match="stop watches 'buy @ all' on validation rows: give valid"):
+    with pytest.raises(
+        ConfigError, match="stop watches 'buy @ all' on validation rows: give valid"
+    ):
         fitted(funnel, valid=None, stop=pr.Stop(score="buy @ all"))
 
 
@@ -186,7 +186,9 @@ def test_validation_without_positives_is_fine_without_stop(funnel):
 
 def test_a_term_that_cannot_be_learnt_is_refused_with_the_counts(funnel):
     train, _, _ = funnel
-    with pytest.raises(DataError, match=r"'buy @ all' has no positives in train \(0 positives in 9"):
+    with pytest.raises(
+        DataError, match=r"'buy @ all' has no positives in train \(0 positives in 9"
+    ):
         fitted(funnel, train={**train, "buy": [0] * 900})
 
 
@@ -200,27 +202,33 @@ def test_a_feature_that_equals_a_label_is_refused(funnel):
 
 
 def test_orphans_are_refused_in_every_labelled_split(funnel):
-    train, valid, _ = funnel
+    _, valid, _ = funnel
     orphan = {**valid, "click": np.where(np.arange(300) == 7, 0, valid["click"])}
     orphan["buy"] = np.where(np.arange(300) == 7, 1, orphan["buy"])
     with pytest.raises(DataError, match="valid: 1 row with 'buy' = 1 where its parent 'click' = 0"):
         fitted(funnel, valid=orphan)
     with pytest.raises(DataError, match="test: 1 row with 'buy' = 1"):
         fitted(funnel, test=orphan)
-    assert fitted(funnel, valid=orphan, orphans="drop", epochs=1).scorecard["click @ all"].rows == 299
-    assert fitted(funnel, valid=orphan, orphans="zero", epochs=1).scorecard["click @ all"].rows == 300
+    assert (
+        fitted(funnel, valid=orphan, orphans="drop", epochs=1).scorecard["click @ all"].rows == 299
+    )
+    assert (
+        fitted(funnel, valid=orphan, orphans="zero", epochs=1).scorecard["click @ all"].rows == 300
+    )
 
 
 def test_a_loss_that_is_not_finite_stops_with_term_and_step(funnel):
     train, _, schema = funnel
     tasks = [Task("money", kind="regression")]
     money = np.arange(900.0)
-    with pytest.raises(TrainingError, match=r"'money @ all' is (inf|nan) at epoch 1, step 2: lower"):
+    with pytest.raises(
+        TrainingError, match=r"'money @ all' is (inf|nan) at epoch 1, step 2: lower"
+    ):
         fitted(funnel, schema=Schema(schema.features, tasks), train={**train, "money": money},
                valid=None, lr=1e30)  # fmt: skip
 
 
-def test_regression_of_a_target_in_the_hundred_thousands(funnel, caplog):
+def test_regression_of_a_target_in_the_hundred_thousands(funnel):
     train, valid, schema = funnel
     money = {
         "train": 320_000 + 300 * np.array(train["item"]),
@@ -241,7 +249,7 @@ def test_regression_of_a_target_in_the_hundred_thousands(funnel, caplog):
 
 
 def test_sources_of_every_kind_give_the_same_model(funnel, tmp_path):
-    train, valid, schema = funnel
+    train, valid, _ = funnel
     frame = pl.DataFrame(train)
     frame.write_csv(tmp_path / "train.csv")
     frame.write_parquet(tmp_path / "train.parquet")

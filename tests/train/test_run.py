@@ -67,7 +67,9 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(funnel, tmp_path, epoch):
     resumed = run(funnel, tmp_path / "broken", resume=True)
     assert resumed.predict(funnel[1]).equals(straight.predict(funnel[1]))
     assert resumed.scorecard == straight.scorecard
-    weights = [tmp_path / name / "bundle" / "weights.safetensors" for name in ("straight", "broken")]
+    weights = [
+        tmp_path / name / "bundle" / "weights.safetensors" for name in ("straight", "broken")
+    ]
     assert weights[0].read_bytes() == weights[1].read_bytes()
     timings = ["seconds", "rows_per_second"]
     assert resumed.history.drop(timings).equals(straight.history.drop(timings))
@@ -107,7 +109,9 @@ def test_early_stopping_survives_an_interruption(funnel, tmp_path):
 def test_an_existing_run_is_refused_resumed_or_replaced(funnel, tmp_path):
     out = tmp_path / "run"
     run(funnel, out, epochs=1)
-    with pytest.raises(ConfigError, match="exists: go on with it by --resume, replace it by --forc"):
+    with pytest.raises(
+        ConfigError, match="exists: go on with it by --resume, replace it by --forc"
+    ):
         run(funnel, out, epochs=1)
     with pytest.raises(ConfigError, match=r"another configuration \(seed was 9 and is 10\)"):
         run(funnel, out, epochs=1, seed=10, resume=True)
@@ -119,7 +123,9 @@ def test_an_existing_run_is_refused_resumed_or_replaced(funnel, tmp_path):
 def test_a_folder_that_is_no_run_is_never_removed(funnel, tmp_path):
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "thesis.txt").write_text("years of work")
-    with pytest.raises(ConfigError, match=r"is no run folder \(no config.toml\): it is not removed"):
+    with pytest.raises(
+        ConfigError, match=r"is no run folder \(no config.toml\): it is not removed"
+    ):
         run(funnel, tmp_path / "precious", force=True)
     with pytest.raises(ConfigError, match="holds no run to go on with"):
         run(funnel, tmp_path / "precious", resume=True)
@@ -138,7 +144,9 @@ def test_a_damaged_checkpoint_is_refused_by_name(funnel, tmp_path):
         run(funnel, out, progress=interrupt_at(2))
     checkpoint = out / "checkpoint" / "state.safetensors"
     checkpoint.write_bytes(checkpoint.read_bytes()[:500])
-    with pytest.raises(TrainingError, match=r"state.safetensors is damaged .*start again with --for"):
+    with pytest.raises(
+        TrainingError, match=r"state.safetensors is damaged .*start again with --for"
+    ):
         run(funnel, out, resume=True)
 
 
@@ -154,7 +162,7 @@ def test_a_full_disk_keeps_the_checkpoint_before(funnel, tmp_path, monkeypatch):
         return real(*arguments, **options)
 
     monkeypatch.setattr(state, "save_file", full)
-    with pytest.raises(TrainingError, match="could not be written.*No space left.*--resume"):
+    with pytest.raises(TrainingError, match=r"could not be written.*No space left.*--resume"):
         run(funnel, out)
     position, _ = state.read(out / "checkpoint" / "state.safetensors")
     assert position.epoch == 2

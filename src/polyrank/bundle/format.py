@@ -1,11 +1,11 @@
 """The bundle's folder: written whole or not at all, checked file by file, no torch and no pickle.
 
-    bundle.json            format, versions, schema, model, encodings, checksums
-    config.toml            the resolved experiment
-    history.parquet        one line an epoch
-    vocab/TABLE.parquet    columns row, value, count
-    weights.safetensors    embed.TABLE, trunk.…, head.TASK.…
-    scorecard.json         the run's own, where something was scored
+bundle.json            format, versions, schema, model, encodings, checksums
+config.toml            the resolved experiment
+history.parquet        one line an epoch
+vocab/TABLE.parquet    columns row, value, count
+weights.safetensors    embed.TABLE, trunk.…, head.TASK.…
+scorecard.json         the run's own, where something was scored
 """
 
 from __future__ import annotations

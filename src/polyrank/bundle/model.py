@@ -63,9 +63,7 @@ class Bundle:
         """
         return self.score(self.encode(rows))
 
-    def evaluate(
-        self, rows: Any, *, split: str = "test", orphans: Orphans = "error"
-    ) -> Scorecard:
+    def evaluate(self, rows: Any, *, split: str = "test", orphans: Orphans = "error") -> Scorecard:
         """Return the scorecard of labelled rows.
 
         Args:
@@ -75,9 +73,7 @@ class Bundle:
         """
         return self.score_labelled(self.encode(rows, split=split, orphans=orphans), split)
 
-    def encode(
-        self, rows: Any, *, split: str | None = None, orphans: Orphans = "error"
-    ) -> Table:
+    def encode(self, rows: Any, *, split: str | None = None, orphans: Orphans = "error") -> Table:
         """Return raw rows as a Table, which counts ids that are unseen and values that are null.
 
         Args:

@@ -133,9 +133,7 @@ def download_bar(name: str) -> Iterator[Any]:
         yield observe
 
 
-def _write(
-    name: str, options: dict[str, Any], out: Path | None, force: bool, json: bool
-) -> None:
+def _write(name: str, options: dict[str, Any], out: Path | None, force: bool, json: bool) -> None:
     from polyrank.cli.show import print_json
     from polyrank.datasets import load
     from polyrank.datasets.write import write

@@ -12,7 +12,7 @@ def explain(
     experiment: Path,
     /,
     *,
-    set: Annotated[list[str], Parameter(negative=())] = [],  # noqa: A002, B006
+    set: Annotated[list[str], Parameter(negative=())] = [],  # noqa: B006
     json: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
     """Show the plan of an experiment: objective, rows, positives, parameters, memory.

@@ -15,7 +15,7 @@ def train(
     out: Path | None = None,
     resume: Annotated[bool, Parameter(negative=())] = False,
     force: Annotated[bool, Parameter(negative=())] = False,
-    set: Annotated[list[str], Parameter(negative=())] = [],  # noqa: A002, B006
+    set: Annotated[list[str], Parameter(negative=())] = [],  # noqa: B006
     json: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
     """Train an experiment and write its run folder.

@@ -300,7 +300,7 @@ def _weight(series: pl.Series, split: str) -> np.ndarray:
 
 def _truth_columns(schema: Schema, known: list[str]) -> dict[str, str]:
     """Columns that hold the known truth of an output, by output."""
-    outputs = [column for task in schema.tasks for column in output_columns(schema, task)]
+    outputs = [column for task in schema.tasks for column in output_columns(task)]
     truth = {output: f"true_{output}" for output in outputs if f"true_{output}" in known}
     for feature in schema.features:
         if feature.name in {f"true_{output}" for output in outputs}:

@@ -118,7 +118,7 @@ def _read(
     rows = len(shaped("label", labels[schema.tasks[0].name]))
     needed, known, possible = {}, {}, []
     for task in schema.tasks:
-        columns = output_columns(schema, task)
+        columns = output_columns(task)
         possible += [TRUE + name for name in columns]
         for name in columns if task.kind == "binary" else columns[:1]:
             if name not in predictions:
@@ -259,7 +259,7 @@ def _against(
 
 def _prediction(log: _Log, where: Population) -> np.ndarray:
     """Return P(heads | conditions) or the predicted value."""
-    columns = output_columns(log.schema, log.schema.by_name[where.task])
+    columns = output_columns(log.schema.by_name[where.task])
     if where.kind == "regression":
         return log.predictions[columns[0]]
     if where.given is None:
@@ -271,7 +271,7 @@ def _p_true(log: _Log, where: Population) -> np.ndarray | None:
     """Return the true P(heads | conditions), or None where it is not known."""
     if where.kind == "regression":
         return None
-    joint = TRUE + output_columns(log.schema, log.schema.by_name[where.task])[-1]
+    joint = TRUE + output_columns(log.schema.by_name[where.task])[-1]
     if where.given is None and joint in log.truth:
         return log.truth[joint]
     names = [TRUE + name for name in _columns(log, where)]
@@ -282,7 +282,7 @@ def _p_true(log: _Log, where: Population) -> np.ndarray | None:
 
 def _columns(log: _Log, where: Population) -> list[str]:
     """Return the conditional output column of each head."""
-    return [output_columns(log.schema, log.schema.by_name[head])[0] for head in where.heads]
+    return [output_columns(log.schema.by_name[head])[0] for head in where.heads]
 
 
 def _mean(values: np.ndarray, weight: np.ndarray | None) -> float | None:

@@ -5,14 +5,15 @@ Letters: B rows, W columns of x, E experts, H columns of an expert.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from polyrank.layout import Layout
 from polyrank.models.trunk import Trunk, TrunkModule
 from polyrank.nn.experts import ExpertBank, Gate, mixture
 from polyrank.nn.named import Named
-from polyrank.layout import Layout
 from polyrank.schema import Task
 
 
@@ -33,7 +34,7 @@ class MMoE(Trunk):
     """
 
     experts: int = 8
-    hidden: tuple[int, ...] = (16,)
+    hidden: Sequence[int] = (16,)
 
     def build(self, layout: Layout, tasks: tuple[Task, ...]) -> MMoETrunk:
         """Return the module."""

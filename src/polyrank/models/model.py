@@ -10,6 +10,7 @@ from torch import nn
 
 from polyrank import spec
 from polyrank.errors import ConfigError, did_you_mean
+from polyrank.layout import Layout, VocabularySizes
 from polyrank.models.mmoe import MMoE
 from polyrank.models.ranker import Ranker, build_heads
 from polyrank.models.separate import Separate
@@ -17,7 +18,6 @@ from polyrank.models.shared_bottom import SharedBottom
 from polyrank.models.trunk import Trunk, check_sizes
 from polyrank.nn.embed import PackedEmbedder
 from polyrank.nn.mlp import Norm
-from polyrank.layout import Layout, VocabularySizes
 from polyrank.schema import Schema, Task
 
 TRUNKS: dict[str, type[Trunk]] = {
@@ -56,7 +56,7 @@ class Model:
     """
 
     trunk: BuildsTrunk = field(default_factory=MMoE)
-    tower: tuple[int, ...] | list[int] = (16, 8)
+    tower: Sequence[int] = (16, 8)
     embed_dim: int = 16
     norm: Norm = "none"
     dropout: float = 0.0

@@ -76,7 +76,7 @@ def outputs(
             value = value * deviation + mean
         joints[name] = joints[task.given] * value if task.given else value
         found = (value, joints[name]) if task.given else (value,)
-        columns[name] = dict(zip(output_columns(schema, task), found, strict=True))
+        columns[name] = dict(zip(output_columns(task), found, strict=True))
     return {column: values for name in names for column, values in columns[name].items()}
 
 

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from polyrank.errors import BundleError, ConfigError
+from polyrank.layout import Layout
 from polyrank.models.trunk import TrunkModule
 from polyrank.nn.embed import PackedEmbedder
 from polyrank.nn.mlp import MLP
 from polyrank.nn.named import Named
 from polyrank.objective.kinds import KINDS
-from polyrank.layout import Layout
 from polyrank.schema import Task
 
 
@@ -130,7 +130,11 @@ class Ranker(nn.Module):
 
 
 def build_heads(
-    trunk: nn.Module, layout: Layout, tasks: tuple[Task, ...], tower: tuple[int, ...], **layers: object
+    trunk: nn.Module,
+    layout: Layout,
+    tasks: tuple[Task, ...],
+    tower: tuple[int, ...],
+    **layers: object,
 ) -> dict[str, Head]:
     """Return a head for each task, as wide as what the trunk gives it.
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from polyrank.models.trunk import Trunk, TrunkModule
 from polyrank.layout import Layout
+from polyrank.models.trunk import Trunk, TrunkModule
 from polyrank.schema import Task
 
 

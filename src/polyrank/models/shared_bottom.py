@@ -5,13 +5,14 @@ Letters: B rows, W columns of x, H columns of the bottom.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from polyrank.layout import Layout
 from polyrank.models.trunk import Trunk, TrunkModule
 from polyrank.nn.mlp import MLP
-from polyrank.layout import Layout
 from polyrank.schema import Task
 
 
@@ -30,7 +31,7 @@ class SharedBottom(Trunk):
         Caruana, Machine Learning 1997; Ma et al., KDD 2018, eq. 1.
     """
 
-    hidden: tuple[int, ...] = (64,)
+    hidden: Sequence[int] = (64,)
 
     def build(self, layout: Layout, tasks: tuple[Task, ...]) -> SharedBottomTrunk:
         """Return the module."""

@@ -13,8 +13,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from polyrank.errors import ConfigError
-from polyrank.nn.mlp import Norm
 from polyrank.layout import Layout
+from polyrank.nn.mlp import Norm
 from polyrank.schema import Task
 
 
@@ -66,4 +66,6 @@ def check_sizes(where: str, value: int | tuple[int, ...] | None) -> None:
     sizes = value if isinstance(value, tuple) else () if value is None else (value,)
     for size in sizes:
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise ConfigError(f"{where}: whole numbers of at least 1 are expected, however: {value!r}")
+            raise ConfigError(
+                f"{where}: whole numbers of at least 1 are expected, however: {value!r}"
+            )

@@ -91,5 +91,7 @@ class TableEmbedder(nn.Module):
 
     def forward(self, ids: Tensor, dense: Tensor) -> Tensor:
         """Return x."""
-        fields = [embedding(ids[index], self.table[self.position[table]]) for index, table in self.fields]
+        fields = [
+            embedding(ids[index], self.table[self.position[table]]) for index, table in self.fields
+        ]
         return torch.cat([*fields, dense], dim=1)

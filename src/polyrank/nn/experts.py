@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from polyrank.nn.mlp import MLP, Norm
 
@@ -31,7 +32,7 @@ class ExpertBank(nn.ModuleList):
         return torch.stack([expert(x) for expert in self], dim=1)
 
 
-class Gate(nn.Linear):
+class Gate(nn.Module):
     """softmax(W·x): weights over experts; no bias, no normalisation, no dropout.
 
     Shape:
@@ -43,11 +44,12 @@ class Gate(nn.Linear):
     """
 
     def __init__(self, inputs: int, experts: int) -> None:
-        super().__init__(inputs, experts, bias=False)
+        super().__init__()
+        self.weight = nn.Linear(inputs, experts, bias=False).weight
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the weight of each expert."""
-        return super().forward(x).softmax(dim=-1)
+        return linear(x, self.weight).softmax(dim=-1)
 
 
 def mixture(weights: Tensor, outputs: Tensor) -> Tensor:

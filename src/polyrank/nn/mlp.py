@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Literal
 
 from torch import Tensor, nn
@@ -51,9 +52,7 @@ class MLP(nn.Module):
         super().__init__()
         widths = [inputs, *hidden]
         self.width = widths[-1]
-        self.linear = nn.ModuleList(
-            nn.Linear(before, after) for before, after in zip(widths[:-1], widths[1:], strict=True)
-        )
+        self.linear = nn.ModuleList(nn.Linear(before, after) for before, after in pairwise(widths))
         self.norm = nn.ModuleList(
             BatchNorm(width) if norm == "batch" else nn.Identity() for width in hidden
         )

@@ -86,7 +86,9 @@ class Supervision:
         weighted_positives: bool = False,
     ) -> dict[str, TermLoss]:
         """Return the sums of each term; `weighted_positives` applies positive weights."""
-        columns = dict(zip((task.name for task in self.schema.tasks), labels.unbind(1), strict=True))
+        columns = dict(
+            zip((task.name for task in self.schema.tasks), labels.unbind(1), strict=True)
+        )
         return {
             term.name: self._sums(term, logits, columns, weight, weighted_positives)
             for term in self.schema.objective

@@ -34,8 +34,9 @@ def log_probability(paths: tuple[Path, ...], logits: Mapping[str, Tensor]) -> Te
         tensor([0.7500])
     """
     summed = [
-        torch.stack([logsigmoid(logits[head] if yes else -logits[head]) for head, yes in path])
-        .sum(0)
+        torch.stack([logsigmoid(logits[head] if yes else -logits[head]) for head, yes in path]).sum(
+            0
+        )
         for path in paths
     ]
     return summed[0] if len(summed) == 1 else torch.logsumexp(torch.stack(summed), 0)

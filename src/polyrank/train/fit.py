@@ -167,9 +167,7 @@ def learn(
     with isolated(seed, training):
         ranker = model.build(model.layout(schema, vocab)).to(training.device)
         ranker.start_at(base_rates(train))
-        trainer = Trainer(
-            ranker, training, supervision, train=train, valid=valid, seed=seed
-        )
+        trainer = Trainer(ranker, training, supervision, train=train, valid=valid, seed=seed)
         if run is not None:
             run.open()
             run.restore(trainer)
@@ -316,5 +314,3 @@ def _check_stop_rows(stop: Stop, valid: Table) -> None:
             f"stop watches {stop.score!r}, but the validation rows have {rows:,} rows and "
             f"{positives:,} positives of it: enlarge valid, or watch another score"
         )
-
-

@@ -25,7 +25,7 @@ from polyrank.models.ranker import Ranker
 from polyrank.objective.kinds import KINDS
 from polyrank.objective.losses import Supervision
 from polyrank.terms import METRICS, populations
-from polyrank.train.optim import optimizer_state, load_optimizer_state, parameter_groups, set_lr
+from polyrank.train.optim import load_optimizer_state, optimizer_state, parameter_groups, set_lr
 from polyrank.train.state import Position, named, part
 from polyrank.train.training import Training
 
@@ -184,9 +184,7 @@ class Trainer:
         progress = replace(
             self._progress("epoch", epoch, step, rows, seconds, tally), valid=valid, best=best
         )
-        self.position = replace(
-            self.position, history=(*self.position.history, progress.record())
-        )
+        self.position = replace(self.position, history=(*self.position.history, progress.record()))
         yield progress
 
     def _step(self, batch: Batch, done: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -345,5 +343,3 @@ def _balance_terms(supervision: Supervision) -> list[BalanceTerm]:
         )
         for term in supervision.schema.objective
     ]
-
-

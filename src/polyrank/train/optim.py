@@ -170,9 +170,13 @@ class DenseAdamEngine(EmbeddingEngine):
 
     def __init__(self, spec: DenseAdam, embed: PackedEmbedder, l2: float) -> None:
         self.embed = embed
-        self.adam = torch.optim.Adam(
-            embed.pack, betas=spec.betas, eps=spec.eps, weight_decay=l2, fused=True
-        ) if len(embed.pack) else None
+        self.adam = (
+            torch.optim.Adam(
+                embed.pack, betas=spec.betas, eps=spec.eps, weight_decay=l2, fused=True
+            )
+            if len(embed.pack)
+            else None
+        )
 
     @torch.no_grad()
     def step(self, ids: Tensor, gradient: Tensor, lr: float) -> None:

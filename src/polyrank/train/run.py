@@ -1,6 +1,6 @@
 """The run folder: readable at every moment, and what `--resume` goes on from.
 
-    config.toml  log.jsonl  checkpoint/state.safetensors  bundle/  scorecard.json
+config.toml  log.jsonl  checkpoint/state.safetensors  bundle/  scorecard.json
 """
 
 from __future__ import annotations
