@@ -35,9 +35,9 @@ def test_a_full_table_reads_back():
 
 def test_embeddings_inherit_from_the_dense_part():
     training = Training(lr=1.0, dense=pr.Adam(lr=0.5, weight_decay=0.1))
-    assert (training.embedding_lr, training.embedding_l2) == (0.5, 0.1)
+    assert (training.embeddings.lr, training.embeddings.l2) == (0.5, 0.1)
     own = Training(embeddings=pr.LazyAdam(lr=0.2, l2=0.3))
-    assert (own.embedding_lr, own.embedding_l2) == (0.2, 0.3)
+    assert (own.embeddings.lr, own.embeddings.l2) == (0.2, 0.3)
 
 
 @pytest.mark.parametrize(

@@ -205,6 +205,6 @@ def _census_table(runs: list[Run]) -> str:
             "",
             "Census-Income (KDD): 199,523 training rows; the 99,762 official test rows are halved",
             "into validation, which chooses the epoch, and test, as in Ma et al., KDD 2018, whose",
-            "figures are the best of 400 runs. LightGBM, on the whole test file, is the next to beat.",
+            "figures are the best of 400 runs. LightGBM, on the whole file, is the next to beat.",
         ]
     )

@@ -111,8 +111,12 @@ class Trainer:
         groups = parameter_groups(
             ranker.dense_parameters(), list(self.balance.parameters()), training.dense.weight_decay
         )
-        self.dense = training.dense.build(groups, training.dense_lr)
-        self.embeddings = training.embeddings.build(ranker.embed, training.embedding_l2)
+        rows = training.embeddings
+        # Filled in by Training, which knows whom they inherit from.
+        assert training.dense.lr is not None and rows.lr is not None and rows.l2 is not None
+        self.dense_lr, self.embedding_lr = training.dense.lr, rows.lr
+        self.dense = training.dense.build(groups, self.dense_lr)
+        self.embeddings = rows.build(ranker.embed, rows.l2)
         self.position = Position()
         self.best = _copied(ranker.state_dict())
 
@@ -199,10 +203,10 @@ class Trainer:
         for penalty in scores.penalties.values():
             penalty.backward(retain_graph=True)
         self.balance.backward(losses, [x, *self.ranker.shared_parameters()])
-        set_lr(self.dense, self.training.dense_lr * factor)
+        set_lr(self.dense, self.dense_lr * factor)
         self.dense.step()
         assert x.grad is not None
-        self.embeddings.step(ids, x.grad, self.training.embedding_lr * factor)
+        self.embeddings.step(ids, x.grad, self.embedding_lr * factor)
         return losses, rows
 
     def _progress(

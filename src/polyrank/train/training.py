@@ -44,6 +44,8 @@ class Stop:
 class Training:
     """How a model is learnt; equals the `[train]` table.
 
+    What the optimisers inherit is filled in, so that every value is seen.
+
     Args:
         epochs: passes over the training rows.
         batch_size: rows of a step.
@@ -85,32 +87,17 @@ class Training:
             raise ConfigError(
                 f"train: unseen_rate is at least 0 and below 1, however: {self.unseen_rate}"
             )
-
-    @property
-    def dense_lr(self) -> float:
-        """Step size of the dense part."""
-        return self.lr if self.dense.lr is None else self.dense.lr
-
-    @property
-    def embedding_lr(self) -> float:
-        """Step size of embedding rows."""
-        return self.dense_lr if self.embeddings.lr is None else self.embeddings.lr
-
-    @property
-    def embedding_l2(self) -> float:
-        """l2 of embedding rows."""
-        return self.dense.weight_decay if self.embeddings.l2 is None else self.embeddings.l2
+        dense = replace(self.dense, lr=self.lr if self.dense.lr is None else self.dense.lr)
+        lr = dense.lr if self.embeddings.lr is None else self.embeddings.lr
+        l2 = dense.weight_decay if self.embeddings.l2 is None else self.embeddings.l2
+        object.__setattr__(self, "dense", dense)
+        object.__setattr__(self, "embeddings", replace(self.embeddings, lr=lr, l2=l2))
 
     def to_table(self) -> dict[str, Any]:
         """Return plain tables, with every default and every inherited value shown."""
-        shown = replace(
-            self,
-            dense=replace(self.dense, lr=self.dense_lr),
-            embeddings=replace(self.embeddings, lr=self.embedding_lr, l2=self.embedding_l2),
-        )
-        table = spec.to_table(shown)
+        table = spec.to_table(self)
         for name, registry in _REGISTRIES.items():
-            table[name] = spec.chosen(registry, getattr(shown, name), f"train.{name}")
+            table[name] = spec.chosen(registry, getattr(self, name), f"train.{name}")
         return table
 
     @classmethod

@@ -1,0 +1,86 @@
+"""What one does with a bundle: predict and evaluate raw rows, here and in a fresh process."""
+
+import subprocess
+import sys
+
+import numpy as np
+import polars as pl
+import pytest
+
+import polyrank as pr
+from polyrank.errors import DataError
+
+OUTPUTS = ["p_click", "p_buy_given_click", "p_buy", "spend_given_buy", "spend"]
+FEATURES = ["user", "city", "slot", "home", "age", "price"]
+
+
+def test_save_and_load_give_the_same_bits(bundle, rows, tmp_path):
+    bundle.save(tmp_path / "b")
+    loaded = pr.load(tmp_path / "b")
+    assert loaded.predict(rows).equals(bundle.predict(rows))
+    assert loaded.scorecard == bundle.scorecard
+    assert loaded.history.equals(bundle.history)
+    assert loaded.evaluate(rows, split="valid") == bundle.scorecard
+
+
+def test_a_fresh_process_predicts_the_same_bits_from_raw_rows(bundle, rows, tmp_path):
+    bundle.save(tmp_path / "b")
+    pl.DataFrame({name: rows[name] for name in FEATURES}).write_parquet(tmp_path / "rows.parquet")
+    code = (
+        "import polyrank as pr, torch; torch.set_num_threads(1); "
+        f"pr.load(r'{tmp_path / 'b'}').predict(r'{tmp_path / 'rows.parquet'}')"
+        f".write_parquet(r'{tmp_path / 'out.parquet'}')"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert pl.read_parquet(tmp_path / "out.parquet").equals(bundle.predict(rows))
+
+
+def test_outputs_have_their_names_and_order(bundle, rows):
+    predicted = bundle.predict({name: rows[name] for name in FEATURES})
+    assert predicted.columns == OUTPUTS
+    assert predicted.height == 500
+    assert (predicted["p_buy"] <= predicted["p_click"]).all()
+    expected = predicted["p_buy"] * predicted["spend_given_buy"]
+    assert (predicted["spend"] == expected).all()
+    assert 290_000 < predicted["spend_given_buy"].mean() < 310_000
+
+
+def test_chunks_do_not_change_a_row_beyond_rounding(bundle, rows):
+    whole = bundle.predict(rows).to_numpy()
+    one_by_one = np.concatenate(
+        [bundle.predict({k: v[i : i + 1] for k, v in rows.items()}).to_numpy() for i in range(20)]
+    )
+    np.testing.assert_allclose(one_by_one[:, :3], whole[:20, :3], atol=1e-6)
+
+
+def test_a_missing_feature_is_refused_with_the_nearest(bundle, rows):
+    wrong = {name: rows[name] for name in FEATURES if name != "price"} | {"prize": rows["price"]}
+    with pytest.raises(DataError, match="column 'price' is not in the data; did you mean 'prize'"):
+        bundle.predict(wrong)
+
+
+def test_infinite_numbers_are_refused_at_prediction_too(bundle, rows):
+    wrong = {name: rows[name][:3] for name in FEATURES} | {"price": [1.0, np.inf, -np.inf]}
+    with pytest.raises(DataError, match="'price' has 2 infinite values"):
+        bundle.predict(wrong)
+
+
+def test_ids_of_other_types_are_the_same_ids(bundle, rows):
+    text = {name: rows[name] for name in FEATURES} | {"user": [str(u) for u in rows["user"]]}
+    assert bundle.predict(text).equals(bundle.predict(rows))
+
+
+def test_labels_that_are_not_binary_are_refused(bundle, rows):
+    with pytest.raises(DataError, match="label 'click' of task 'click' is binary.*however: 3"):
+        bundle.evaluate({**rows, "click": np.full(500, 3)})
+
+
+def test_truth_columns_are_scored_and_never_features(bundle, rows):
+    truth = bundle.predict(rows)
+    known = {f"true_{name}": truth[name] for name in OUTPUTS[:3]}
+    card = bundle.evaluate({**rows, **known})
+    assert card["buy @ all"].truth["mae"] == 0
+    assert card.value("buy|click @ all", "auc") == pytest.approx(
+        card["buy|click @ all"].truth["oracle_auc"]
+    )
+    assert card["buy|click @ all"].rows is None

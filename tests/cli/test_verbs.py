@@ -1,0 +1,222 @@
+"""Verbs as a newcomer runs them: output, JSON, refusals, exit codes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import polars as pl
+import pytest
+
+import polyrank as pr
+from polyrank.cli import app, demo
+from polyrank.config import Experiment
+
+
+def test_train_evaluate_predict(folder, command):
+    code, out, err = command("train", "exp.toml")
+    assert code == 0
+    assert "scores of the test split" in out
+    assert out.endswith("run: runs/tiny\n")
+    assert "tiny epoch 2:" in err
+
+    code, card, _ = command("evaluate", "runs/tiny", "test.parquet", "--json")
+    assert code == 0
+    assert card == json.loads((folder / "runs/tiny/scorecard.json").read_text())
+    assert [score["name"] for score in card["scores"]] == [
+        "click @ all", "buy @ all", "buy|click @ click"
+    ]  # fmt: skip
+    assert "gauc" in card["scores"][0]["metrics"]
+
+    code, out, _ = command("predict", "runs/tiny/bundle", "test.parquet", "-o", "out.csv")
+    assert code == 0
+    assert "100 rows scored into out.csv" in out
+    scored = pl.read_csv("out.csv")
+    assert scored.columns == ["user", "p_click", "p_buy_given_click", "p_buy"]
+    assert scored["user"].to_list() == pl.read_parquet("test.parquet")["user"].to_list()
+
+
+def test_train_prints_json_and_takes_changes(folder, command):
+    code, found, _ = command(
+        "train", "exp.toml", "--out", "elsewhere", "--set", "train.epochs=1",
+        "--set", "task.buy.space=click", "--json",
+    )  # fmt: skip
+    assert code == 0
+    assert found["run"] == "elsewhere"
+    assert found["scorecard"]["split"] == "test"
+    saved = Experiment.load(folder / "elsewhere" / "config.toml")
+    assert saved.training.epochs == 1
+    assert saved.schema.tasks[1].space == "click"
+    assert saved.data.valid == str(folder / "valid.csv")
+
+
+def test_a_saved_config_trains_again_to_the_same_scorecard(folder, command):
+    command("train", "exp.toml")
+    code, again, _ = command("train", "runs/tiny/config.toml", "--out", "again", "--json")
+    assert code == 0
+    assert again["scorecard"] == json.loads((folder / "runs/tiny/scorecard.json").read_text())
+
+
+def test_explain_shows_the_plan(folder, command):
+    code, out, _ = command("explain", "exp.toml")
+    assert code == 0
+    assert "P(click)·P(buy|click)" in out
+    assert "rows: train 400, valid 100, test 100; 7 steps an epoch, 2 epochs" in out
+    code, plan, _ = command("explain", "exp.toml", "--json")
+    train = pl.read_parquet("train.parquet")
+    assert plan["objective"][1]["usable_rows"] == 400
+    assert plan["objective"][1]["positives"] == int((train["click"] * train["purchase"]).sum())
+    bundle = Experiment.load("exp.toml").fit()
+    sizes = {name: weight.numel() for name, weight in bundle.ranker.named_weights().items()}
+    assert sum(plan["parameters"].values()) == sum(sizes.values())
+    assert plan["parameters"]["embed.item"] == sizes["embed.item"] == 5 * 4
+    assert plan["memory_bytes"]["train rows"] == 400 * 4 * (2 + 1 + 2) + 400 * 8
+
+
+def test_unseen_ids_and_nulls_are_counted(folder, command):
+    command("train", "exp.toml")
+    frame = pl.read_parquet("test.parquet").with_columns(
+        item=pl.lit("new"), price=pl.lit(None, dtype=pl.Float64)
+    )
+    frame.write_parquet("odd.parquet")
+    _, found, _ = command("predict", "runs/tiny", "odd.parquet", "-o", "o.parquet", "--json")
+    assert found["rows"] == 100
+    assert found["unseen"]["item"] == 100
+    assert found["nulls"]["price"] == 100
+    _, out, err = command("evaluate", "runs/tiny", "odd.parquet")
+    assert "unseen or rare ids in 100 rows: item 100" in err
+    assert "scores of the test split" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "nowhere.toml"], "error: nowhere.toml cannot be read"),
+        (["train", "exp.toml", "--set", "train.epoch=1"], "did you mean 'epochs'"),
+        (["train", "exp.toml", "--set", "data.train=gone.csv"], "no such file"),
+        (["explain", "exp.toml", "--set", "task.buy.given=clik"], "did you mean 'click'"),
+        (["evaluate", "nothing", "test.parquet"], "nothing does not exist"),
+        (["predict", "nothing", "test.parquet", "-o", "x.csv"], "nothing does not exist"),
+        (["data", "get", "synthetic"], "is generated: use `polyrank data make synthetic`"),
+        (["data", "make", "census"], "is fetched: use `polyrank data get census`"),
+        (["data", "make", "sinthetic"], "did you mean 'synthetic'"),
+        (["data", "make", "synthetic", "--preset", "aditive"], "did you mean 'additive'"),
+    ],
+)
+@pytest.mark.usefixtures("folder")
+def test_refusals_end_with_1_and_no_traceback(command, arguments, message):
+    code, _, err = command(*arguments)
+    assert code == 1
+    assert message in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["trian"], ["train"], ["train", "exp.toml", "--epochs", "3"], ["demo", "funnle"],
+     ["predict", "runs/x", "y"], ["evaluate", "a", "b", "--orphans", "ignore"]],
+)  # fmt: skip
+@pytest.mark.usefixtures("folder")
+def test_wrong_usage_ends_with_2(command, arguments):
+    assert command(*arguments)[0] == 2
+
+
+@pytest.mark.usefixtures("folder")
+def test_an_existing_run_is_refused(command):
+    command("train", "exp.toml")
+    code, _, err = command("train", "exp.toml")
+    assert code == 1
+    assert "runs/tiny exists: go on with it by --resume, replace it by --force" in err
+    assert command("train", "exp.toml", "--force")[0] == 0
+    assert command("train", "exp.toml", "--resume")[0] == 0
+
+
+def test_data_make_writes_what_trains(tmp_path, command, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = command("data", "make", "synthetic", "--rows", 4000, "--seed", 3, "--out", "log")
+    assert code == 0
+    assert out == "written: log\nnext:    polyrank train log/experiment.toml\n"
+    code, found, _ = command("train", "log/experiment.toml", "--set", "train.epochs=1", "--json")
+    assert code == 0
+    assert "truth" in found["scorecard"]["scores"][0]
+    code, _, err = command("data", "make", "synthetic", "--rows", 4000, "--out", "log")
+    assert code == 1
+    assert "is there already" in err
+
+
+def test_data_list(command):
+    code, out, _ = command("data", "list")
+    assert code == 0
+    assert "synthetic" in out
+    assert "CC BY 4.0" in out
+    _, found, _ = command("data", "list", "--json")
+    assert {each["name"]: each["verb"] for each in found} == {"synthetic": "make", "census": "get"}
+
+
+def test_version(command):
+    code, out, _ = command("--version")
+    assert code == 0
+    assert out.strip() == pr.__version__
+
+
+def test_the_funnel_demo(tmp_path, command, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(demo, "FUNNEL_ROWS", 30_000)
+    code, found, _ = command("demo", "--json")
+    assert code == 0
+    assert [run["name"] for run in found["runs"]] == ["clicked-rows", "esmm", "mmoe-entire"]
+    for run in found["runs"]:
+        assert set(run) == {"name", "seed", "seconds", "run", "scorecard"}
+        names = [score["name"] for score in run["scorecard"]["scores"]]
+        assert names == ["click @ all", "buy @ all", "buy|click @ click", "buy|click @ all"]
+        assert all("truth" in score for score in run["scorecard"]["scores"])
+    configs = [Experiment.load(f"{run['run']}/config.toml", ["data.train=x"]) for run in
+               found["runs"]]  # fmt: skip
+    assert [each.schema.tasks[1].space for each in configs] == ["click", "all", "all"]
+    assert configs[0].model == configs[1].model
+    assert configs[0].training == configs[1].training
+
+    code, out, _ = command("demo")
+    assert code == 0
+    assert "oracle  clicked-rows" in out
+    assert "buy|click @ all" in out
+    assert len(list((tmp_path / "runs").iterdir())) == 2
+
+
+def test_ctrl_c_leaves_a_readable_run_and_130(folder):
+    """A real interrupt of a real process."""
+    command = [
+        sys.executable,
+        "-m",
+        "polyrank",
+        "train",
+        "exp.toml",
+        "--set",
+        "train.epochs=100000",
+    ]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    log = folder / "runs" / "tiny" / "log.jsonl"
+    while process.poll() is None and not (log.is_file() and log.read_text().count("\n") > 3):
+        os.sched_yield()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate()
+    assert process.returncode == 130
+    assert "runs/tiny is readable; go on with it by --resume" in err
+    assert "Traceback" not in err
+    assert Experiment.load(folder / "runs/tiny/config.toml").name == "tiny"
+    assert not (folder / "runs" / "tiny" / "bundle").exists()
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_closed_pipe_is_no_error():
+    command = f"{sys.executable} -m polyrank data list | head -1"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True)
+    assert done.stderr == ""
+
+
+def test_every_verb_has_its_file():
+    from importlib import import_module
+
+    for verb in app.VERBS:
+        assert callable(getattr(import_module(f"polyrank.cli.{verb}"), verb))

@@ -1,0 +1,205 @@
+"""Experiment: TOML to objects and back."""
+
+import numpy as np
+import polars as pl
+import pytest
+
+import polyrank as pr
+from polyrank.config import Data, Experiment
+from polyrank.errors import ConfigError
+
+FULL = """
+name = "ali-ccp-esmm"
+seed = 2022
+[data]
+train = "train.csv"
+valid = "valid.csv"
+test = "/data/test.csv"
+orphans = "drop"
+[features]
+sparse = ["101", "121"]
+dense = ["D109_14"]
+[features."101"]
+embed_dim = 8
+min_count = 10
+[features."D109_14"]
+encoding = "bins"
+[keys]
+user = "101"
+[[task]]
+name = "click"
+[[task]]
+name = "buy"
+label = "purchase"
+given = "click"
+space = ["all", "click"]
+positive_weight = 2
+[model]
+trunk = { kind = "mmoe", experts = 8, hidden = [16] }
+tower = [8]
+embed_dim = 16
+norm = "batch"
+[train]
+epochs = 10
+batch_size = 1024
+lr = 1e-3
+embeddings = { kind = "lazy_adam" }
+dense = { kind = "adam", weight_decay = 0 }
+balance = { kind = "uncertainty" }
+stop = { score = "buy @ all", metric = "auc", patience = 3 }
+threads = 2
+"""
+SMALL = """
+[data]
+train = "t.csv"
+[features]
+sparse = ["item"]
+[[task]]
+name = "click"
+"""
+
+
+def test_a_full_file_becomes_objects(tmp_path):
+    (tmp_path / "exp.toml").write_text(FULL)
+    found = Experiment.load(tmp_path / "exp.toml")
+    assert found.name == "ali-ccp-esmm"
+    assert found.seed == 2022
+    assert found.data.train == str(tmp_path / "train.csv")
+    assert found.data.test == "/data/test.csv"
+    assert found.schema.features[0] == pr.SparseFeature("101", embed_dim=8, min_count=10)
+    assert found.schema.tasks[1].spaces == ("all", "click")
+    assert found.model == pr.Model(
+        trunk=pr.MMoE(experts=8, hidden=[16]), tower=[8], embed_dim=16, norm="batch"
+    )
+    assert found.training.stop == pr.Stop(score="buy @ all", metric="auc", patience=3)
+    assert found.training.balance == pr.Uncertainty()
+
+
+@pytest.mark.parametrize("text", [FULL, SMALL])
+def test_the_resolved_file_reads_back(text):
+    found = Experiment.from_text(text)
+    assert Experiment.from_text(found.to_toml()) == found
+
+
+def test_every_default_is_visible():
+    table = Experiment.from_text(SMALL).to_table()
+    assert table["seed"] == 0
+    assert table["data"]["orphans"] == "error"
+    assert table["features"]["item"] == {"min_count": 1}
+    assert table["task"] == [
+        {"name": "click", "label": "click", "kind": "binary", "space": "all", "weight": 1.0,
+         "positive_weight": 1.0}
+    ]  # fmt: skip
+    assert table["model"]["trunk"] == {"kind": "mmoe", "experts": 8, "hidden": [16]}
+    assert table["model"] | {"trunk": 0} == {
+        "trunk": 0, "tower": [16, 8], "embed_dim": 16, "norm": "none", "dropout": 0.0,
+        "entire_space": False,
+    }  # fmt: skip
+    assert table["train"]["unseen_rate"] == 0.001
+
+
+def test_set_changes_a_key():
+    overrides = [
+        "train.epochs=3", "name=other", "model.trunk.experts=2", "task.buy.space=click",
+        'features."101".min_count=5', "train.device=cpu",
+    ]  # fmt: skip
+    found = Experiment.from_text(FULL, overrides=overrides)
+    assert found.training.epochs == 3
+    assert found.name == "other"
+    assert found.model.trunk == pr.MMoE(experts=2, hidden=[16])
+    assert found.schema.tasks[1].space == "click"
+    assert found.schema.features[0].min_count == 5
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("train.epoch=3", "train: unknown key 'epoch'; did you mean 'epochs'"),
+        ("epochs", "--set expects KEY=VALUE"),
+        ("task.by.space=click", "--set task.by: unknown name; did you mean 'buy'"),
+        ("a b=1", "is no TOML assignment"),
+        ("seed=-1", "seed must be at least 0"),
+        ("seed=one", "configuration.seed: .*valid integer"),
+    ],
+)
+def test_a_wrong_set_is_refused(change, message):
+    with pytest.raises(ConfigError, match=message):
+        Experiment.from_text(FULL, overrides=[change])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("[data]", "[dta]", "configuration: unknown key 'dta'; did you mean 'data'"),
+        ('[data]\ntrain = "t.csv"', "", r"configuration: \[data\] is missing"),
+        ("train =", "trian =", "data: unknown key 'trian'; did you mean 'train'"),
+        ('train = "t.csv"', "", "give either train .* or source"),
+        ('train = "t.csv"', 'train = "t"\nsource = "s"', "give either train .* or source"),
+        ('train = "t.csv"', 'source = "s"\nvalid = "v"', "source is split into train, valid and"),
+        ("[features]", "[data.split]\nby = 'time'\n[features]", r"\[data.split\] splits source"),
+        ("[features]", "orphans = 'ignore'\n[features]", "data.orphans: .*'error', 'drop' or 'z"),
+        ("sparse =", "sprse =", "features.sprse: options of a feature that is neither"),
+        ('["item"]', '"item"', "features.sparse: a list of columns is expected"),
+        ("[[task]]", "[task]", r"a task is written \[\[task\]\], with two brackets"),
+        ("[[task]]", "[features.itm]\nmin_count=2\n[[task]]", "neither .*did you mean 'item'"),
+        ("[[task]]", "[features.item]\nmincount=2\n[[task]]", "features.item: unknown key 'minco"),
+        (
+            "[[task]]",
+            "[keys]\nusr='item'\n[[task]]",
+            "keys: unknown key 'usr'; did you mean 'user'",
+        ),
+        ('"click"', '"click"\ngivn="x"', "task: unknown key 'givn'; did you mean 'given'"),
+        ("[data]", "[data", "is not TOML"),
+    ],
+)
+def test_wrong_files_are_refused_with_the_nearest(old, new, message):
+    assert old in SMALL
+    with pytest.raises(ConfigError, match=message):
+        Experiment.from_text(SMALL.replace(old, new))
+
+
+def test_a_missing_file_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="nowhere.toml cannot be read"):
+        Experiment.load(tmp_path / "nowhere.toml")
+
+
+@pytest.mark.parametrize("by", ["random", "time", "user"])
+def test_a_source_is_split(tmp_path, by):
+    generator = np.random.default_rng(0)
+    frame = pl.DataFrame(
+        {
+            "item": generator.integers(0, 9, 400),
+            "user": generator.integers(0, 60, 400),
+            "t": generator.permutation(400),
+            "click": generator.integers(0, 2, 400),
+        }
+    )
+    frame.write_parquet(tmp_path / "log.parquet")
+    text = SMALL.replace('train = "t.csv"', f"""source = "log.parquet"
+        [data.split]
+        by = "{by}"
+        fractions = [0.5, 0.25, 0.25]
+        [keys]
+        user = "user"
+        time = "t"
+        """)  # fmt: skip
+    experiment = Experiment.from_text(text, folder=tmp_path, overrides=["train.epochs=1"])
+    sources = experiment.sources()
+    parts = [each.collect() for each in (sources.train, sources.valid, sources.test)]
+    assert sum(part.height for part in parts) == 400
+    if by == "user":
+        assert not set(parts[0]["user"]) & set(parts[2]["user"])
+    if by == "time":
+        assert parts[0]["t"].max() < parts[1]["t"].min()
+    bundle = experiment.fit(out=tmp_path / "run")
+    assert bundle.scorecard.split == "test"
+    assert bundle.config["data"]["split"]["fractions"] == [0.5, 0.25, 0.25]
+
+
+def test_without_a_test_share_there_is_no_test_split():
+    data = Data(source="s", split=None)
+    assert data.split.fractions == (0.8, 0.1, 0.1)
+    experiment = Experiment.from_text(
+        SMALL.replace('train = "t.csv"', 'source = "s.csv"\nsplit = { fractions = [0.9, 0.1, 0] }')
+    )
+    assert experiment.data.split.fractions == (0.9, 0.1, 0.0)

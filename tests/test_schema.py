@@ -1,0 +1,158 @@
+"""Features, tasks, keys: what is checked when a schema is built."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from polyrank.errors import ConfigError, SchemaError
+from polyrank.schema import DenseFeature, Keys, Schema, SparseFeature, Task
+
+ITEM = [SparseFeature("item")]
+
+
+def schema(tasks, features=ITEM, keys=None):
+    return Schema(features, tasks, keys or Keys())
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: schema([]), "at least one task"),
+        (lambda: schema([Task("a")], []), "at least one feature"),
+        (lambda: schema([Task("a"), Task("a")]), "task 'a' is declared twice"),
+        (lambda: schema([Task("a")], [*ITEM, *ITEM]), "feature 'item' is declared twice"),
+        (lambda: schema([Task("a", label="y"), Task("b", label="y")]), "label 'y' is declared twi"),
+        (lambda: schema([Task("item")]), "'item' is both a feature and the label of task 'item'"),
+        (lambda: schema([Task("a", label="item")]), "both a feature and the label of task 'a'"),
+        (lambda: schema([Task("a")], keys=Keys(time="a")), "'a' is both a key and the label"),
+        (lambda: Task("all"), "cannot be named 'all'"),
+        (lambda: Task("not a name"), "is an identifier, however: 'not a name'"),
+        (lambda: Task("a", kind="binry"), "unknown kind 'binry'; did you mean 'binary'"),
+        (lambda: Task("a", weight=0), "weight must be above 0, however: 0"),
+        (lambda: Task("a", weight=float("nan")), "weight must be above 0"),
+        (lambda: Task("a", positive_weight=-1), "positive_weight must be above 0"),
+        (lambda: Task("a", kind="regression", positive_weight=2), "needs kind 'binary'"),
+        (
+            lambda: schema([Task("click"), Task("buy", given="clik")]),
+            "unknown given 'clik'; did you mean 'click'",
+        ),
+        (
+            lambda: schema([Task("a", kind="regression"), Task("b", given="a")]),
+            "given 'a' is a regression; only a binary task can happen",
+        ),
+        (
+            lambda: schema([Task("a", given="c"), Task("b", given="a"), Task("c", given="b")]),
+            "in a cycle: a → c → b → a",
+        ),
+        (lambda: schema([Task("a", given="a")]), "in a cycle: a → a"),
+        (lambda: schema([Task("a"), Task("b", space="a")]), "unknown space 'a' .known: 'all'"),
+        (lambda: schema([Task("a", space=())]), "space is empty"),
+        (lambda: schema([Task("a", space=("all", "all"))]), "space 'all' is declared twice"),
+        (
+            lambda: schema([Task("a"), Task("s", given="a", kind="regression", space="all")]),
+            "its space is 'a', however: 'all'",
+        ),
+        (
+            lambda: schema([Task("buy"), Task("p_buy", kind="regression")]),
+            "two tasks have the output column 'p_buy'",
+        ),
+        (
+            lambda: schema([Task("click")], keys=Keys(user="p_click")),
+            "output column 'p_click' is also a key",
+        ),
+        (lambda: SparseFeature("a", vocab_size=0), "vocab_size must be at least 1"),
+        (lambda: SparseFeature("a", embed_dim=-1), "embed_dim must be at least 1"),
+        (lambda: SparseFeature("a", min_count=0), "min_count must be at least 1"),
+        (lambda: SparseFeature(""), "a feature's name is a column's name"),
+        (
+            lambda: DenseFeature("a", encoding="stndard"),
+            "unknown encoding 'stndard'; did you mean 'standard'",
+        ),
+        (lambda: DenseFeature("a", bins=0), "bins must be at least 1"),
+        (
+            lambda: schema([Task("a")], [SparseFeature("x", shared_with="itm"), *ITEM]),
+            "shares the table of 'itm', which is no sparse feature; did you mean 'item'",
+        ),
+        (
+            lambda: schema(
+                [Task("a")],
+                [
+                    *ITEM,
+                    SparseFeature("x", shared_with="item"),
+                    SparseFeature("y", shared_with="x"),
+                ],
+            ),
+            "which has none of its own: share with 'item'",
+        ),
+        (
+            lambda: schema([Task("a")], [*ITEM, SparseFeature("x", 7, 3, shared_with="item")]),
+            "its embed_dim is 3 and the owner's is None",
+        ),
+    ],
+)
+def test_contradictions_are_refused_by_name(make, message):
+    with pytest.raises(SchemaError, match=message):
+        make()
+
+
+def test_a_numpy_vocabulary_size_is_taken():
+    feature = SparseFeature("a", np.int64(7))
+    assert type(feature.vocab_size) is int
+    assert feature == SparseFeature("a", 7)
+
+
+def test_spaces_are_resolved():
+    built = schema(
+        [Task("click"), Task("buy", given="click"), Task("s", kind="regression", given="buy")]
+    )
+    assert [task.space for task in built.tasks] == ["all", "all", "buy"]
+    assert [task.label for task in built.tasks] == ["click", "buy", "s"]
+
+
+def test_keys_may_be_a_mapping_and_a_key_may_be_a_feature():
+    built = schema([Task("click")], keys={"user": "item"})
+    assert built.keys == Keys(user="item")
+    assert built.keys.columns == ("item",)
+    with pytest.raises(ConfigError, match="keys: unknown key 'usr'; did you mean 'user'"):
+        schema([Task("click")], keys={"usr": "item"})
+
+
+names = st.from_regex(r"\A[a-z][a-z0-9_]{0,8}\Z").filter(lambda name: name != "all")
+
+
+@st.composite
+def schemas(draw):
+    tasks = []
+    for name in draw(st.lists(names, min_size=1, max_size=5, unique=True)):
+        binary = [task.name for task in tasks if task.kind == "binary"]
+        parent = draw(st.none() | st.sampled_from(binary)) if binary else None
+        kind = draw(st.sampled_from(["binary", "regression"]))
+        tasks.append(
+            Task(
+                name,
+                label=f"label of {name}",
+                kind=kind,
+                given=parent,
+                weight=draw(st.floats(0.1, 10)),
+                space=("all", parent) if parent and kind == "binary" else None,
+            )
+        )
+    features = [
+        SparseFeature("sparse", min_count=draw(st.integers(1, 9))),
+        DenseFeature("dense", encoding=draw(st.sampled_from(["bins", "log", "none"]))),
+        SparseFeature("sharer", shared_with="sparse"),
+    ]
+    return Schema(features, tasks, Keys(user="sparse", time="t"))
+
+
+@given(schemas())
+def test_the_schema_reads_back_from_json(built):
+    assert Schema.from_json(built.to_json()) == built
+
+
+def test_unknown_keys_of_the_json_are_refused():
+    with pytest.raises(ConfigError, match="feature: unknown kind 'spars'; did you mean 'sparse'"):
+        Schema.from_table({"features": [{"kind": "spars", "name": "a"}], "tasks": []})
+    with pytest.raises(ConfigError, match="schema: unknown key 'feature'; did you mean 'features'"):
+        Schema.from_table({"feature": []})
