@@ -2,8 +2,9 @@
 
 For each log (preset × hidden cause), space of `buy`, normalisation and seed the same trunk is
 trained with the same budget; the epoch is chosen by validation loss. Prints, for test rows, the
-AUCs beside the oracle's, the mean absolute error of p_buy|click on all, clicked and unclicked rows,
-and paired differences over seeds with 95 % intervals (Student's t). Writes results/known_truth.json.
+AUCs beside the oracle's, the mean absolute error of p_buy|click on all, on clicked and on
+unclicked rows, and paired differences over seeds with 95 % intervals (Student's t). Writes
+results/known_truth.json.
 
     python benchmarks/known_truth.py [seeds]
 """

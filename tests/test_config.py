@@ -159,7 +159,7 @@ def test_wrong_files_are_refused_with_the_nearest(old, new, message):
 
 
 def test_a_missing_file_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="nowhere.toml cannot be read"):
+    with pytest.raises(ConfigError, match=r"nowhere.toml cannot be read"):
         Experiment.load(tmp_path / "nowhere.toml")
 
 

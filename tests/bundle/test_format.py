@@ -69,7 +69,10 @@ def test_a_missing_or_damaged_file_is_refused_by_name(saved, name):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m: m | {"format": 2, "polyrank": "9.0"}, "has format 2, written by polyrank 9.0;.*upgrade"),
+        (
+            lambda m: m | {"format": 2, "polyrank": "9.0"},
+            "has format 2, written by polyrank 9.0;.*upgrade",
+        ),
         (lambda m: {k: v for k, v in m.items() if k != "format"}, "bundle.json: KeyError"),
         (lambda m: m | {"files": 3}, "does not list its files"),
         (lambda m: {k: v for k, v in m.items() if k != "model"}, "bundle.json: KeyError..model"),
@@ -85,17 +88,17 @@ def test_a_manifest_that_cannot_be_read_is_refused(saved, change, message):
 
 def test_a_manifest_that_is_no_json_is_refused(saved):
     (saved / "bundle.json").write_text("{")
-    with pytest.raises(BundleError, match="bundle.json"):
+    with pytest.raises(BundleError, match=r"bundle.json"):
         pr.load(saved)
 
 
 def test_what_is_no_bundle_is_refused(tmp_path):
-    with pytest.raises(BundleError, match="does not exist"):
+    with pytest.raises(BundleError, match=r"does not exist"):
         pr.load(tmp_path / "nothing")
-    with pytest.raises(BundleError, match="is no bundle: bundle.json is missing"):
+    with pytest.raises(BundleError, match=r"is no bundle: bundle.json is missing"):
         pr.load(tmp_path)
     (tmp_path / "config.toml").write_text("")
-    with pytest.raises(BundleError, match="a run without a bundle: it has not finished.*--resume"):
+    with pytest.raises(BundleError, match=r"a run without a bundle: it has not finished.*--resume"):
         pr.load(tmp_path)
 
 
@@ -103,7 +106,7 @@ def test_saving_replaces_a_bundle_and_nothing_else(saved, bundle, tmp_path):
     bundle.save(saved)
     assert pr.load(saved).schema == bundle.schema
     (tmp_path / "thesis").mkdir()
-    with pytest.raises(BundleError, match="exists and is not a bundle: it is left as it is"):
+    with pytest.raises(BundleError, match=r"exists and is not a bundle: it is left as it is"):
         bundle.save(tmp_path / "thesis")
     assert {path.name for path in tmp_path.iterdir()} == {"bundle", "thesis"}
 
@@ -113,7 +116,7 @@ def test_a_failed_save_leaves_the_old_bundle(saved, bundle, tmp_path, monkeypatc
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(format, "_fill", full)
-    with pytest.raises(BundleError, match="could not be written: .*No space left"):
+    with pytest.raises(BundleError, match=r"could not be written: .*No space left"):
         bundle.save(saved)
     monkeypatch.undo()
     assert pr.load(saved).schema == bundle.schema

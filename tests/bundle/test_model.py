@@ -55,13 +55,13 @@ def test_chunks_do_not_change_a_row_beyond_rounding(bundle, rows):
 
 def test_a_missing_feature_is_refused_with_the_nearest(bundle, rows):
     wrong = {name: rows[name] for name in FEATURES if name != "price"} | {"prize": rows["price"]}
-    with pytest.raises(DataError, match="column 'price' is not in the data; did you mean 'prize'"):
+    with pytest.raises(DataError, match=r"column 'price' is not in the data; did you mean 'prize'"):
         bundle.predict(wrong)
 
 
 def test_infinite_numbers_are_refused_at_prediction_too(bundle, rows):
     wrong = {name: rows[name][:3] for name in FEATURES} | {"price": [1.0, np.inf, -np.inf]}
-    with pytest.raises(DataError, match="'price' has 2 infinite values"):
+    with pytest.raises(DataError, match=r"'price' has 2 infinite values"):
         bundle.predict(wrong)
 
 
@@ -71,7 +71,7 @@ def test_ids_of_other_types_are_the_same_ids(bundle, rows):
 
 
 def test_labels_that_are_not_binary_are_refused(bundle, rows):
-    with pytest.raises(DataError, match="label 'click' of task 'click' is binary.*however: 3"):
+    with pytest.raises(DataError, match=r"label 'click' of task 'click' is binary.*however: 3"):
         bundle.evaluate({**rows, "click": np.full(500, 3)})
 
 

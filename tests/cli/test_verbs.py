@@ -58,7 +58,8 @@ def test_a_saved_config_trains_again_to_the_same_scorecard(folder, command):
     assert again["scorecard"] == json.loads((folder / "runs/tiny/scorecard.json").read_text())
 
 
-def test_explain_shows_the_plan(folder, command):
+@pytest.mark.usefixtures("folder")
+def test_explain_shows_the_plan(command):
     code, out, _ = command("explain", "exp.toml")
     assert code == 0
     assert "P(click)·P(buy|click)" in out
@@ -74,7 +75,8 @@ def test_explain_shows_the_plan(folder, command):
     assert plan["memory_bytes"]["train rows"] == 400 * 4 * (2 + 1 + 2) + 400 * 8
 
 
-def test_unseen_ids_and_nulls_are_counted(folder, command):
+@pytest.mark.usefixtures("folder")
+def test_unseen_ids_and_nulls_are_counted(command):
     command("train", "exp.toml")
     frame = pl.read_parquet("test.parquet").with_columns(
         item=pl.lit("new"), price=pl.lit(None, dtype=pl.Float64)

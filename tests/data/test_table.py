@@ -88,9 +88,9 @@ def test_columns_by_hand():
     deviation = np.std([1, 3, 2])
     assert table.dense[:, 0] == pytest.approx(np.array([-1, 1, 0, 0]) / deviation)
     assert table.dense[:, 1].tolist() == [0, 0, 1, 0]
-    # edges of stock: 0, 1.5, 4
-    assert table.dense[:, 2] == pytest.approx([0, 2 / 3, 1, 1])
-    assert table.dense[:, 3] == pytest.approx([0, 0, 0.2, 1])
+    # edges of stock: 0, 1, 4
+    assert table.dense[:, 2] == pytest.approx([0, 1, 1, 1])
+    assert table.dense[:, 3] == pytest.approx([0, 0, 1 / 3, 1])
     assert table.labels.dtype == np.float32
     assert np.array_equal(table.labels, [[1, 1], [0, np.nan], [np.nan, 0], [1, 0]], equal_nan=True)
     assert table.weight.dtype == np.float32

@@ -49,7 +49,7 @@ def test_columns_come_in_task_order_and_own_units():
             "stars": 2.5,
         }
     )
-    assert list(found)[0] == "spend_given_buy"
+    assert next(iter(found)) == "spend_given_buy"
 
 
 def test_the_sigmoid_keeps_both_tails():

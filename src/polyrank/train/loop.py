@@ -113,7 +113,9 @@ class Trainer:
         )
         rows = training.embeddings
         # Filled in by Training, which knows whom they inherit from.
-        assert training.dense.lr is not None and rows.lr is not None and rows.l2 is not None
+        assert training.dense.lr is not None
+        assert rows.lr is not None
+        assert rows.l2 is not None
         self.dense_lr, self.embedding_lr = training.dense.lr, rows.lr
         self.dense = training.dense.build(groups, self.dense_lr)
         self.embeddings = rows.build(ranker.embed, rows.l2)
