@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from polyrank.models.model import Model
     from polyrank.schema import Schema
 
-FUNNEL_ROWS = 600_000
+FUNNEL_ROWS = 1_000_000
 FUNNEL_SEED = 1
 CENSUS_SEEDS = (1, 2, 3, 4, 5)
 # Ma et al., KDD 2018, table 2 (best of 400 runs); LightGBM on the official test rows.
@@ -92,8 +92,11 @@ def _funnel(folder: Path) -> Iterator[Run]:
     from polyrank.models.mmoe import MMoE
     from polyrank.models.model import Model
     from polyrank.models.separate import Separate
+    from polyrank.train.optim import LazyAdam
 
     train, valid, test, schema = load("synthetic", rows=FUNNEL_ROWS, seed=FUNNEL_SEED)
+    frames = {"train": train, "valid": valid, "test": test}
+    budget = {"epochs": 2, "batch_size": 4096, "lr": 3e-3, "embeddings": LazyAdam(l2=1e-3)}
     separate = Model(trunk=Separate(), tower=[16, 8], embed_dim=16)
     mixture = Model(trunk=MMoE(experts=4, hidden=[16]), tower=[8], embed_dim=16)
     for name, space, model in (
@@ -103,7 +106,7 @@ def _funnel(folder: Path) -> Iterator[Run]:
     ):
         yield _run(
             name, FUNNEL_SEED, folder / name, _supervised(schema, space), model,
-            {"train": train, "valid": valid, "test": test}, {"epochs": 2},
+            frames, budget,
         )  # fmt: skip
 
 

@@ -53,7 +53,7 @@ def training_bar(name: str) -> Iterator[Callable[[Progress], None]]:
                 rate=f"{each.rows_per_second:,.0f} rows/s",
             )
             if each.event == "epoch":
-                console.print(_line(name, each), highlight=False, markup=False)
+                console.print(_line(name, each), highlight=False, markup=False, soft_wrap=True)
 
         yield observe
 
