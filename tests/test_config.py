@@ -119,6 +119,7 @@ def test_set_changes_a_key():
         ("task.by.space=click", "--set task.by: unknown name; did you mean 'buy'"),
         ("a b=1", "is no TOML assignment"),
         ("seed=-1", "seed must be at least 0"),
+        ("name='../elsewhere'", "name is the name of a folder in runs/"),
         ("seed=one", "configuration.seed: .*valid integer"),
     ],
 )

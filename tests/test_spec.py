@@ -1,11 +1,15 @@
 """Plain tables: what reading refuses."""
 
 import dataclasses
+import math
+import re
+from datetime import date
 
 import pytest
 
-from polyrank import spec
+from polyrank import errors, spec
 from polyrank.errors import BundleError, ConfigError, PolyrankError, SchemaError, did_you_mean
+from polyrank.metrics.undefined import Undefined
 from polyrank.schema import Task
 
 
@@ -14,11 +18,12 @@ class Point:
     at: tuple[int, ...]
     name: str | None = None
     weight: float = 1.0
+    often: bool = False
 
 
 def test_round_trip_without_none():
     table = spec.to_table(Point((1, 2)))
-    assert table == {"at": [1, 2], "weight": 1.0}
+    assert table == {"at": [1, 2], "weight": 1.0, "often": False}
     assert spec.from_table(Point, table, "point") == Point((1, 2))
 
 
@@ -30,6 +35,15 @@ def test_round_trip_without_none():
         ({"at": [1, "x"]}, r"point.at: \[1\] Input should be a valid integer.*however: 'x'"),
         ({"at": [1], "weight": "heavy"}, "point.weight: Input should be a valid number"),
         ([1], r"point: a table is expected, however: \[1\]"),
+        ({"at": [2.0]}, r"point.at: \[0\] Input should be a valid integer, however: 2.0"),
+        ({"at": [True]}, r"point.at: \[0\] Input should be a valid integer, however: True"),
+        ({"at": "12"}, r"point.at: Input should be a valid list, however: '12'"),
+        ({"at": [[1]]}, r"point.at: \[0\] Input should be a valid integer, however: \[1\]"),
+        ({"at": [1], "weight": True}, "point.weight: Input should be a valid number"),
+        ({"at": [1], "weight": "1"}, "point.weight: Input should be a valid number"),
+        ({"at": [1], "name": 3}, "point.name: Input should be a valid string, however: 3"),
+        ({"at": [1], "name": date(2020, 1, 2)}, "point.name: Input should be a valid string"),
+        ({"at": [1], "often": 1}, "point.often: Input should be a valid boolean, however: 1"),
     ],
 )
 def test_wrong_tables_are_refused(table, message):
@@ -37,14 +51,31 @@ def test_wrong_tables_are_refused(table, message):
         spec.from_table(Point, table, "point")
 
 
+@pytest.mark.parametrize("weight", [2, math.inf, math.nan])
+def test_what_is_a_number_is_taken(weight):
+    found = spec.from_table(Point, {"at": [], "weight": weight}, "point").weight
+    assert type(found) is float
+    assert found == weight or math.isnan(weight)
+
+
+@pytest.mark.parametrize("kind", [["point"], 3, None])
+def test_a_kind_is_a_name(kind):
+    with pytest.raises(ConfigError, match="model: a kind is a name, however: "):
+        spec.choose({"point": Point}, {"kind": kind}, "model")
+
+
 def test_a_values_own_refusal_names_the_table():
     with pytest.raises(SchemaError, match="task: a task's name is an identifier"):
         spec.from_table(Task, {"name": "1x"}, "task")
 
 
-def test_an_unregistered_spec_cannot_be_written():
-    with pytest.raises(ConfigError, match="trunk: Point is not registered"):
-        spec.chosen({"task": Task}, Point((1,)), "trunk")
+def test_an_unregistered_spec_is_written_as_its_class_and_not_read():
+    table = spec.chosen({"task": Task}, Point((1,)))
+    assert table == {"class": "Point"}
+    with pytest.raises(
+        ConfigError, match="trunk: 'Point' is a class of yours that no file can bring: use Python"
+    ):
+        spec.choose({"task": Task}, table, "trunk")
 
 
 def test_the_hint_stays_short():
@@ -53,6 +84,16 @@ def test_the_hint_stays_short():
     assert "did you mean 'column_7'" in hint
     assert hint.endswith("… 80 more)")
     assert did_you_mean("x", []) == " (none is known)"
+
+
+def test_the_tree_of_errors_shows_every_one():
+    def names(error):
+        return {error.__name__}.union(*map(names, error.__subclasses__()))
+
+    assert Undefined in PolyrankError.__subclasses__()
+    assert names(PolyrankError) == set(
+        re.findall(r"^(?:[├└]── )?(\w+Error|Undefined)\b", errors.__doc__, re.M)
+    )
 
 
 def test_every_error_is_a_polyrank_error():

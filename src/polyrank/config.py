@@ -233,6 +233,8 @@ class _Head:
     def __post_init__(self) -> None:
         if self.seed < 0:
             raise ConfigError(f"seed must be at least 0, however: {self.seed}")
+        if not self.name or Path(self.name).name != self.name:
+            raise ConfigError(f"name is the name of a folder in runs/, however: {self.name!r}")
 
 
 def _data(table: Mapping[str, Any]) -> Data:

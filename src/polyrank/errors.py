@@ -5,7 +5,8 @@ PolyrankError
 ├── ConfigError     a table or an option that cannot be read
 ├── DataError       rows that contradict the schema
 ├── TrainingError   a run that cannot start or go on
-└── BundleError     a saved model that cannot be loaded
+├── BundleError     a saved model that cannot be loaded
+└── Undefined       a metric that has no value on these rows (in polyrank.metrics.undefined)
 """
 
 from __future__ import annotations

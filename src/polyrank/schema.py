@@ -3,96 +3,40 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from itertools import pairwise
 from math import isfinite
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from numbers import Real
+from typing import Any, Literal, get_args
 
 from polyrank import spec
 from polyrank.errors import SchemaError, did_you_mean
+from polyrank.features import (
+    DenseFeature,
+    Encoding,
+    Feature,
+    SparseFeature,
+    check_features,
+    has_table,
+    refuse_duplicates,
+)
+from polyrank.terms import ALL, TRUE, Objective, compile_terms, output_columns
 
-if TYPE_CHECKING:
-    from polyrank.terms import Objective
+__all__ = [
+    "DenseFeature",
+    "Encoding",
+    "Feature",
+    "Keys",
+    "KindName",
+    "Schema",
+    "SparseFeature",
+    "Task",
+    "has_table",
+]
 
-Encoding = Literal["standard", "log", "bins", "piecewise_linear", "none"]
 KindName = Literal["binary", "regression"]
-ALL = "all"
-
-
-@dataclass(frozen=True)
-class SparseFeature:
-    """A column of ids, each with a learned embedding.
-
-    Args:
-        name: column; ids may be integers, strings, floats or booleans.
-        vocab_size: rows of an identity vocabulary: the id itself is the row, and an id outside
-            [0, vocab_size) goes to row 0. None fits a vocabulary on the training rows.
-        embed_dim: width of the embedding; None takes the model's.
-        min_count: ids seen less often in training share row 0 with unseen ones.
-        shared_with: name of another sparse feature whose table this one uses.
-
-    Example:
-        >>> SparseFeature("item_id", min_count=10).table
-        'item_id'
-    """
-
-    name: str
-    vocab_size: int | None = None
-    embed_dim: int | None = None
-    min_count: int = 1
-    shared_with: str | None = None
-
-    def __post_init__(self) -> None:
-        _check_name(self.name)
-        if self.vocab_size is not None:
-            object.__setattr__(self, "vocab_size", int(self.vocab_size))  # numpy integers too
-        _check_positive(self.name, vocab_size=self.vocab_size, embed_dim=self.embed_dim)
-        _check_positive(self.name, min_count=self.min_count)
-
-    @property
-    def table(self) -> str:
-        """Name of the embedding table: the owner's when shared."""
-        return self.shared_with or self.name
-
-
-@dataclass(frozen=True)
-class DenseFeature:
-    """A column of numbers.
-
-    Args:
-        name: column; cast to float32 before anything is fitted or encoded.
-        encoding: `standard` (mean 0, deviation 1), `log` (sign(x)·log(1+|x|), then standard),
-            `bins` (quantile bins with an embedding each), `piecewise_linear` (Gorishniy et al.,
-            2022), `none`. All are fitted on the training rows.
-        bins: number of quantile bins of `bins` and `piecewise_linear`; fewer where values repeat.
-        embed_dim: width of the embedding of `bins`; None takes the model's.
-
-    Example:
-        >>> DenseFeature("price", encoding="log").encoding
-        'log'
-    """
-
-    name: str
-    encoding: Encoding = "standard"
-    bins: int = 32
-    embed_dim: int | None = None
-
-    def __post_init__(self) -> None:
-        _check_name(self.name)
-        if self.encoding not in get_args(Encoding):
-            hint = did_you_mean(self.encoding, get_args(Encoding))
-            raise SchemaError(f"feature {self.name!r}: unknown encoding {self.encoding!r}{hint}")
-        _check_positive(self.name, bins=self.bins, embed_dim=self.embed_dim)
-
-    @property
-    def table(self) -> str:
-        """Name of the embedding table of `bins`."""
-        return self.name
-
-
-Feature = SparseFeature | DenseFeature
 
 
 @dataclass(frozen=True)
@@ -132,12 +76,24 @@ class Task:
         if isinstance(self.space, list):
             object.__setattr__(self, "space", tuple(self.space))
         if self.kind not in get_args(KindName):
-            hint = did_you_mean(self.kind, get_args(KindName))
+            hint = did_you_mean(str(self.kind), get_args(KindName))
             raise SchemaError(f"task {self.name!r}: unknown kind {self.kind!r}{hint}")
+        spaces = self.space if isinstance(self.space, tuple) else (self.space,)
+        for field, value in (
+            ("label", self.label),
+            ("given", self.given),
+            *(("space", each) for each in spaces),
+        ):
+            if value is not None and not isinstance(value, str):
+                raise SchemaError(f"task {self.name!r}: {field} is a name, however: {value!r}")
         for field in ("weight", "positive_weight"):
             value = getattr(self, field)
-            if not (isfinite(value) and value > 0):
+            if isinstance(value, bool) or not isinstance(value, Real):
+                raise SchemaError(f"task {self.name!r}: {field} is a number, however: {value!r}")
+            number = float(value)
+            if not (isfinite(number) and number > 0):
                 raise SchemaError(f"task {self.name!r}: {field} must be above 0, however: {value}")
+            object.__setattr__(self, field, number)
         if self.kind != "binary" and self.positive_weight != 1:
             raise SchemaError(f"task {self.name!r}: positive_weight needs kind 'binary'")
 
@@ -156,7 +112,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Keys:
-    """Columns that are neither feature nor label, though a key may be a feature as well.
+    """Columns that are no labels; all but the weight may be features as well.
 
     Args:
         user: groups rows for grouped AUC and for splits by user.
@@ -170,6 +126,12 @@ class Keys:
     time: str | None = None
     weight: str | None = None
 
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value is not None and not isinstance(value, str):
+                raise SchemaError(f"keys: {field.name} is a column's name, however: {value!r}")
+
     @property
     def columns(self) -> tuple[str, ...]:
         """The declared columns, each once."""
@@ -182,13 +144,15 @@ class Schema:
     """Features, tasks and keys of a log; `objective` is what they compile to.
 
     Args:
-        features: inputs, in order.
+        features: inputs, in order. The sparse ones are put before the dense ones, each kind in its
+            own order, as an experiment's file lists them: that file then means the same network.
         tasks: outcomes; `given` links them into a forest.
         keys: a `Keys`, or a mapping of its fields.
 
     Raises:
         SchemaError: a duplicate name, an unknown `given` or `space`, a cycle, a column that is
-            both feature and label, or two outputs of one name.
+            a feature and also a label, the sample weight or a known truth, or two outputs of one
+            name.
 
     Example:
         >>> schema = Schema(
@@ -210,9 +174,11 @@ class Schema:
     def __post_init__(self) -> None:
         if not isinstance(self.keys, Keys):
             object.__setattr__(self, "keys", spec.from_table(Keys, self.keys, "keys"))
-        object.__setattr__(self, "features", tuple(self.features))
-        object.__setattr__(self, "tasks", tuple(self.tasks))
-        _check_features(self.features)
+        features = _parts("features", self.features, SparseFeature, DenseFeature)
+        features = sorted(features, key=lambda feature: not isinstance(feature, SparseFeature))
+        object.__setattr__(self, "features", tuple(features))
+        object.__setattr__(self, "tasks", _parts("tasks", self.tasks, Task))
+        check_features(self.features)
         _check_tasks(self.tasks)
         object.__setattr__(self, "tasks", tuple(_resolved(task) for task in self.tasks))
         _check_spaces(self)
@@ -230,8 +196,6 @@ class Schema:
     @cached_property
     def objective(self) -> Objective:
         """The terms that the tasks compile to; prints as a table."""
-        from polyrank.terms import compile_terms
-
         return compile_terms(self)
 
     @property
@@ -283,63 +247,21 @@ class Schema:
         return cls.from_table(json.loads(text))
 
 
-def has_table(feature: Feature) -> bool:
-    """Whether a feature is looked up in an embedding table."""
-    return isinstance(feature, SparseFeature) or feature.encoding == "bins"
-
-
-def _check_name(name: str) -> None:
-    if not isinstance(name, str) or not name:
-        raise SchemaError(f"a feature's name is a column's name, however: {name!r}")
-
-
-def _check_positive(name: str, **values: int | None) -> None:
-    for field, value in values.items():
-        if value is not None and value < 1:
-            raise SchemaError(f"feature {name!r}: {field} must be at least 1, however: {value}")
-
-
-def _refuse_duplicates(what: str, names: Sequence[str]) -> None:
-    seen: set[str] = set()
-    for name in names:
-        if name in seen:
-            raise SchemaError(f"{what} {name!r} is declared twice; each must have its own name")
-        seen.add(name)
-
-
-def _check_features(features: Sequence[Feature]) -> None:
-    if not features:
-        raise SchemaError("a schema needs at least one feature")
-    _refuse_duplicates("feature", [feature.name for feature in features])
-    sparse = {f.name: f for f in features if isinstance(f, SparseFeature)}
-    for feature in sparse.values():
-        if feature.shared_with is None:
-            continue
-        owner = sparse.get(feature.shared_with)
-        if owner is None:
-            hint = did_you_mean(feature.shared_with, (name for name in sparse))
-            raise SchemaError(
-                f"feature {feature.name!r} shares the table of {feature.shared_with!r}, "
-                f"which is no sparse feature{hint}"
-            )
-        if owner.shared_with is not None:
-            raise SchemaError(
-                f"feature {feature.name!r} shares the table of {owner.name!r}, which has none of "
-                f"its own: share with {owner.shared_with!r}"
-            )
-        for field in ("embed_dim", "vocab_size"):
-            mine, its = getattr(feature, field), getattr(owner, field)
-            if mine is not None and mine != its:
-                raise SchemaError(
-                    f"feature {feature.name!r} shares the table of {owner.name!r}, but its {field} "
-                    f"is {mine} and the owner's is {its}: leave it out, or make them equal"
-                )
+def _parts(field: str, values: Any, *kinds: type) -> tuple[Any, ...]:
+    known = " or ".join(kind.__name__ for kind in kinds)
+    if not isinstance(values, Iterable):
+        raise SchemaError(f"{field} is a list of {known}, however: {values!r}")
+    parts = tuple(values)
+    for part in parts:
+        if not isinstance(part, kinds):
+            raise SchemaError(f"{field} is a list of {known}, however, it holds: {part!r}")
+    return parts
 
 
 def _check_tasks(tasks: Sequence[Task]) -> None:
     if not tasks:
         raise SchemaError("a schema needs at least one task")
-    _refuse_duplicates("task", [task.name for task in tasks])
+    refuse_duplicates("task", [task.name for task in tasks])
     by_name = {task.name: task for task in tasks}
     for task in tasks:
         if task.given is None:
@@ -377,7 +299,7 @@ def _check_spaces(schema: Schema) -> None:
     for task in schema.tasks:
         if not task.spaces:
             raise SchemaError(f"task {task.name!r}: space is empty; name one, or leave it out")
-        _refuse_duplicates(f"task {task.name!r}: space", task.spaces)
+        refuse_duplicates(f"task {task.name!r}: space", task.spaces)
         known = (ALL, *schema.ancestors(task.name))
         if task.given and task.kind == "regression":
             if task.spaces != (task.given,):
@@ -394,10 +316,9 @@ def _check_spaces(schema: Schema) -> None:
 
 
 def _check_columns(schema: Schema) -> None:
-    from polyrank.terms import output_columns
-
     features = {feature.name for feature in schema.features}
-    _refuse_duplicates("label", schema.labels)
+    outputs = [column for task in schema.tasks for column in output_columns(task)]
+    refuse_duplicates("label", schema.labels)
     for task in schema.tasks:
         if task.column in features:
             raise SchemaError(
@@ -408,7 +329,17 @@ def _check_columns(schema: Schema) -> None:
             raise SchemaError(
                 f"column {task.column!r} is both a key and the label of task {task.name!r}"
             )
-    outputs = [column for task in schema.tasks for column in output_columns(task)]
+    if schema.keys.weight in features:
+        raise SchemaError(
+            f"column {schema.keys.weight!r} is both a feature and the sample weight, which rows "
+            "to predict do not have; remove it from the features, or from the keys"
+        )
+    for column in outputs:
+        if TRUE + column in features:
+            raise SchemaError(
+                f"feature {TRUE + column!r} is the known truth of {column!r}: a model would read "
+                "the answer; remove it from the features, or rename the column"
+            )
     for first, second in pairwise(sorted(outputs)):
         if first == second:
             raise SchemaError(f"two tasks have the output column {first!r}; rename one of them")

@@ -1,8 +1,9 @@
 """Frozen dataclasses to plain tables and back: the one reader of TOML and JSON specs.
 
-A table is what `tomllib` and `json` give: dictionaries, lists, strings and numbers. Reading checks
-types and refuses an unknown key with the nearest known one; writing shows every default and leaves
-out only what is None.
+A table is what `tomllib` and `json` give: dictionaries, lists, strings and numbers. Reading takes
+no type for another (2.5, "3" and true are no integers; but a list is a tuple, and an integer is a
+number) and refuses an unknown key with the nearest known one; writing shows every default and
+leaves out only what is None.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def from_table(cls: type, table: Mapping[str, Any], where: str) -> Any:
         if field.name in table:
             adapter = TypeAdapter(hints[field.name])
             try:
-                values[field.name] = adapter.validate_python(table[field.name])
+                values[field.name] = adapter.validate_python(_plain(table[field.name]), strict=True)
             except ValidationError as error:
                 raise ConfigError(f"{where}.{field.name}: {_explained(error)}") from None
         elif field.default is field.default_factory is dataclasses.MISSING:
@@ -81,27 +82,38 @@ def choose(registry: Mapping[str, type], table: Mapping[str, Any], where: str) -
         >>> choose({"sum": Sum}, {"kind": "sum", "normalize": True}, "balance")
         Sum(normalize=True)
     """
+    if isinstance(table, Mapping) and "class" in table:
+        raise ConfigError(
+            f"{where}: {table['class']!r} is a class of yours that no file can bring: use Python"
+        )
     if not isinstance(table, Mapping) or "kind" not in table:
         raise ConfigError(f"{where}: a table with a kind is expected, however: {table!r}")
     rest = {key: value for key, value in table.items() if key != "kind"}
     kind = table["kind"]
+    if not isinstance(kind, str):
+        raise ConfigError(f"{where}: a kind is a name, however: {kind!r}")
     if kind not in registry:
-        raise ConfigError(f"{where}: unknown kind {kind!r}{did_you_mean(str(kind), registry)}")
+        raise ConfigError(f"{where}: unknown kind {kind!r}{did_you_mean(kind, registry)}")
     return from_table(registry[kind], rest, where)
 
 
-def chosen(registry: Mapping[str, type], spec: Any, where: str) -> dict[str, Any]:
-    """Return the table that `choose` reads back into `spec`."""
+def chosen(registry: Mapping[str, type], spec: Any) -> dict[str, Any]:
+    """Return the table that `choose` reads back into `spec`; an unregistered one is its class."""
     for kind, cls in registry.items():
         if type(spec) is cls:
             return {"kind": kind, **to_table(spec)}
-    raise ConfigError(
-        f"{where}: {type(spec).__name__} is not registered, so a file cannot name it"
-        f"{did_you_mean(type(spec).__name__, (cls.__name__ for cls in registry.values()))}"
-    )
+    return {"class": type(spec).__qualname__}
+
+
+def _plain(value: Any) -> Any:
+    """Return a value with tuples for lists: files have no tuples, and our fields no lists."""
+    if isinstance(value, Mapping):
+        return {key: _plain(each) for key, each in value.items()}
+    return tuple(_plain(each) for each in value) if isinstance(value, list | tuple) else value
 
 
 def _explained(error: Any) -> str:
     first = error.errors()[0]
     place = "".join(f"[{part}]" for part in first["loc"] if isinstance(part, int))
-    return f"{place} {first['msg']}, however: {first['input']!r}".strip()
+    said = first["msg"].replace("tuple", "list")  # as it is called in a file
+    return f"{place} {said}, however: {to_table(first['input'])!r}".strip()

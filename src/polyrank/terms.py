@@ -6,7 +6,7 @@ union of disjoint paths. The probabilities themselves are evaluated in `polyrank
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 ALL = "all"
 Path = tuple[tuple[str, bool], ...]
-METRICS: dict[str, str] = {"binary": "auc", "regression": "rmse"}
+DEFAULT_METRIC: Mapping[KindName, str] = {"binary": "auc", "regression": "rmse"}
+TRUE = "true_"  # before the name of an output column: the known truth of it
 
 
 @dataclass(frozen=True)
@@ -71,11 +72,6 @@ class Term:
     def label(self) -> str:
         """The conjunction that is the label."""
         return " & ".join(self.population.heads)
-
-    @property
-    def metric(self) -> str:
-        """The metric watched by default."""
-        return METRICS[self.population.kind]
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import tomllib
 import polars as pl
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 import polyrank as pr
@@ -76,6 +77,9 @@ def test_a_missing_or_damaged_file_is_refused_by_name(saved, name):
         (lambda m: {k: v for k, v in m.items() if k != "format"}, "bundle.json: KeyError"),
         (lambda m: m | {"files": 3}, "does not list its files"),
         (lambda m: {k: v for k, v in m.items() if k != "model"}, "bundle.json: KeyError..model"),
+        (lambda m: m | {"targets": []}, "bundle.json: AttributeError"),
+        (lambda m: m | {"targets": {"spend": {"mean": "much", "deviation": 1}}}, "ValueError"),
+        (lambda m: m | {"dense": {}}, "bundle.json: KeyError..age"),
         (lambda m: m | {"model": {"trunk": {"kind": "mlp"}}}, "unknown kind 'mlp'"),
     ],
 )  # fmt: skip
@@ -111,11 +115,12 @@ def test_saving_replaces_a_bundle_and_nothing_else(saved, bundle, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"bundle", "thesis"}
 
 
-def test_a_failed_save_leaves_the_old_bundle(saved, bundle, tmp_path, monkeypatch):
+@pytest.mark.parametrize("kind", [OSError, SafetensorError])
+def test_a_failed_save_leaves_the_old_bundle(saved, bundle, tmp_path, monkeypatch, kind):
     def full(*_):
-        raise OSError(28, "No space left on device")
+        raise kind("No space left on device")
 
-    monkeypatch.setattr(format, "_fill", full)
+    monkeypatch.setattr(format.tensors, "save_file", full)
     with pytest.raises(BundleError, match=r"could not be written: .*No space left"):
         bundle.save(saved)
     monkeypatch.undo()

@@ -65,6 +65,16 @@ def test_infinite_numbers_are_refused_at_prediction_too(bundle, rows):
         bundle.predict(wrong)
 
 
+def test_a_row_without_a_finite_prediction_is_refused_by_column():
+    schema = pr.Schema([pr.DenseFeature("x", encoding="standard")], [pr.Task("click")])
+    train = {"x": np.linspace(-1e-3, 1e-3, 40), "click": [0, 1] * 20}
+    small = pr.fit(schema, pr.Model(), train=train, epochs=1)
+    with pytest.raises(
+        DataError, match=r"1 of 3 rows, the first of them row 1, .*: dense feature 'x' reaches inf"
+    ):
+        small.predict({"x": [1e-3, 3e38, 0.0]})
+
+
 def test_ids_of_other_types_are_the_same_ids(bundle, rows):
     text = {name: rows[name] for name in FEATURES} | {"user": [str(u) for u in rows["user"]]}
     assert bundle.predict(text).equals(bundle.predict(rows))

@@ -63,7 +63,14 @@ def test_a_bad_row_far_down_leaves_no_file_and_names_the_column(bundle, source, 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["rows.csv", "rows.parquet"]
 
 
+def test_the_source_is_not_replaced(bundle, source):
+    before = source.read_bytes()
+    with pytest.raises(DataError, match=r"rows.parquet is what is scored: it would be replaced"):
+        predict_file(bundle, source, source)
+    assert source.read_bytes() == before
+
+
 def test_an_empty_file_is_refused(bundle, source, tmp_path):
     pl.read_parquet(source).head(0).write_parquet(source)
-    with pytest.raises(DataError, match="no rows in"):
+    with pytest.raises(DataError, match="no rows to score"):
         predict_file(bundle, source, tmp_path / "out.parquet")

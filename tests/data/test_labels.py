@@ -102,8 +102,20 @@ def test_only_the_first_three_rows_are_shown():
 def test_orphans_dropped(caplog):
     found = apply_orphans(log, schema_of(*FUNNEL), "drop", "train")
     assert found["user"].to_list() == ["a", "c"]
-    assert "train: 2 rows with 'cart' = 1 where 'click' = 0: dropped" in caplog.text
-    assert "train: 1 rows with 'buy' = 1 where 'cart' = 0: dropped" in caplog.text
+    assert (
+        "train: 2 rows with 'cart' = 1 where 'click' = 0: dropped; the first: row 1, click 0, "
+        "cart 1, buy 1; row 3, click 0, cart 1, buy 0" in caplog.text
+    )
+    assert (
+        "train: 1 row with 'buy' = 1 where 'cart' = 0: dropped; the first: row 4, click 0, "
+        "cart 0, buy 1" in caplog.text
+    )
+
+
+def test_a_column_named_row_is_shown_beside_the_rows_number():
+    frame = pl.DataFrame({"click": [0], "row": [1]})
+    with pytest.raises(DataError, match="row 0, click 0, row 1"):
+        apply_orphans(frame, schema_of(Task("click"), Task("row", given="click")))
 
 
 def test_orphans_zeroed_with_their_children(caplog):
@@ -111,8 +123,13 @@ def test_orphans_zeroed_with_their_children(caplog):
     found = apply_orphans(log, schema_of(*tasks), "zero")
     assert found["cart"].to_list() == [1, 0, 1, 0, 0]
     assert found["buy"].to_list() == [1, 0, 1, 0, 0]
-    assert "2 rows with 'cart' = 1 where 'click' = 0: 'cart' set to 0" in caplog.text
-    assert "2 rows with 'buy' = 1 where 'cart' = 0: 'buy' set to 0" in caplog.text
+    assert (
+        "2 rows with 'cart' = 1 where 'click' = 0: 'cart' set to 0; the first: row 1, "
+        in caplog.text
+    )
+    assert (
+        "2 rows with 'buy' = 1 where 'cart' = 0: 'buy' set to 0; the first: row 1, " in caplog.text
+    )
 
 
 def test_log_without_orphans_is_left_alone():

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from polyrank.data import read as reading
-from polyrank.data.read import collect, column_names, read
+from polyrank.data.read import by_column, collect, column_names, read
 from polyrank.errors import DataError
 from polyrank.schema import DenseFeature, Keys, Schema, SparseFeature, Task
 
@@ -264,3 +264,33 @@ def test_broken_scan_is_a_data_error(tmp_path):
     lazy = pl.scan_parquet(tmp_path / "gone.parquet")
     with pytest.raises(DataError, match=r"gone\.parquet"):
         column_names(lazy)
+
+
+# -------------------------------------------------------------------------------- column by column
+
+
+def test_parquet_files_are_left_to_be_read_by_column(tmp_path):
+    frame = pl.DataFrame({"item": [1, 2], "click": [0, 1]})
+    for name in ("a.parquet", "b.parquet"):
+        frame.write_parquet(tmp_path / name)
+    for source in (tmp_path / "a.parquet", tmp_path / "*.parquet"):
+        scan = read(source)
+        assert by_column(scan, ["click"]) is scan
+
+
+def test_what_would_be_computed_anew_is_collected_once(tmp_path):
+    frame = pl.DataFrame({"item": [1, 2], "click": [0, 1]})
+    frame.write_parquet(tmp_path / "log.parquet")
+    frame.write_csv(tmp_path / "log.csv")
+    sources = [read(tmp_path / "log.csv"), frame, frame.lazy()]
+    sources.append(read(tmp_path / "log.parquet").filter(pl.col("item") > 0))
+    for source in sources:
+        found = by_column(source, ["click"])
+        assert isinstance(found, pl.DataFrame)
+        assert found.to_dict(as_series=False) == {"click": [0, 1]}
+
+
+def test_a_missing_column_is_named_before_any_is_read(tmp_path):
+    pl.DataFrame({"item": [1]}).write_parquet(tmp_path / "log.parquet")
+    with pytest.raises(DataError, match="column 'itm' is not in the data; did you mean 'item'"):
+        by_column(read(tmp_path / "log.parquet"), ["item", "itm"])

@@ -126,5 +126,30 @@ def test_term_whose_rows_weigh_nothing_is_refused():
 
 def test_positives_that_weigh_nothing_are_none():
     table = table_of([Task("click")], weighted=True, w=[0, 0, 0, 1, 1, 1])
-    with pytest.raises(DataError, match=r"no positives in train \(3 positives in 5 usable rows\)"):
+    with pytest.raises(DataError) as caught:
         refuse_unusable(term_statistics(table), table.schema)
+    assert str(caught.value).startswith(
+        "term 'click @ all' has no positives of weight above 0 in train (3 positives in 5 usable "
+        "rows, 0 in the 2 of weight above 0): a binary term needs both labels"
+    )
+
+
+def test_negatives_that_weigh_nothing_are_none():
+    table = table_of([Task("click")], weighted=True, w=[2, 1, 1, 0, 0, 1])
+    message = r"no negatives of weight above 0 in train .* 3 in the 3 of weight above 0\)"
+    with pytest.raises(DataError, match=message):
+        refuse_unusable(term_statistics(table), table.schema)
+
+
+@pytest.mark.parametrize(("label", "missing"), [(1, "negatives"), (0, "positives")])
+def test_one_label_is_told_whatever_the_rounding_of_its_weights(label, missing):
+    rows = 1000
+    for seed in range(20):  # about every second mean of labels that are all 1 is below 1
+        weights = np.random.default_rng(seed).lognormal(sigma=9, size=rows)
+        table = table_of([Task("click")], weighted=True, **ones(rows, label), w=weights)
+        with pytest.raises(DataError, match=rf"has no {missing} in train \("):
+            refuse_unusable(term_statistics(table), table.schema)
+
+
+def ones(rows, label):
+    return {"click": [label] * rows, "buy": [0] * rows, "spend": [0] * rows}

@@ -6,10 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polyrank.data.table import Table, encode
+from polyrank.data.read import read
+from polyrank.data.table import encode
 from polyrank.data.vocab import Vocab
 from polyrank.errors import DataError
 from polyrank.layout import Layout
+from polyrank.metrics.inputs import user_codes
 from polyrank.schema import DenseFeature, Keys, Schema, SparseFeature, Task
 
 SCHEMA = Schema(
@@ -80,9 +82,9 @@ def large(rows=20_000):
 def test_columns_by_hand():
     table = encoded()
     assert len(table) == 4
-    # id features: item, age, shop, last; item and last share {1: 4 times, 2: 3 times, null: once}
+    # id features: item, shop, last, age; item and last share {1: 4 times, 2: 3 times, null: once}
     assert table.ids.dtype == np.int32
-    assert table.ids.tolist() == [[1, 2, 2, 3], [1, 2, 0, 2], [1, 2, 1, 1], [1, 2, 1, 1]]
+    assert table.ids.tolist() == [[1, 2, 2, 3], [1, 2, 1, 1], [1, 2, 1, 1], [1, 2, 0, 2]]
     assert table.dense.dtype == np.float32
     assert table.dense.shape == (4, 2 + 2)
     deviation = np.std([1, 3, 2])
@@ -145,6 +147,35 @@ def test_orphans_follow_the_rule():
     assert encode(frame, SCHEMA, VOCAB, orphans="zero").labels[0].tolist() == [0, 0]
 
 
+def test_the_inputs_lose_the_rows_that_the_labels_lose():
+    frame = LOG.with_columns(click=pl.Series([1, 0, None, 1]), buy=pl.Series([1, 1, 0, 0]))
+    table, whole = encode(frame, SCHEMA, VOCAB, orphans="drop"), encoded()
+    assert np.array_equal(table.ids, whole.ids[:, [0, 2, 3]])
+    assert np.array_equal(table.dense, whole.dense[[0, 2, 3]])
+    assert table.keys["day"].to_list() == [3, 2, 4]
+
+
+def test_every_source_gives_the_same_table(tmp_path):
+    LOG.write_parquet(tmp_path / "log.parquet")
+    LOG.write_csv(tmp_path / "log.csv")
+    whole = encoded()
+    for name in ("log.parquet", "log.csv"):
+        frame = read(tmp_path / name, SCHEMA)
+        table = encode(frame, SCHEMA, Vocab.fit(frame, SCHEMA))
+        assert np.array_equal(table.ids, whole.ids)
+        assert np.array_equal(table.dense, whole.dense)
+        assert np.array_equal(table.labels, whole.labels, equal_nan=True)
+
+
+def test_a_lazy_frame_is_run_once_to_fit_and_once_to_encode():
+    runs = []
+    frame = LOG.lazy().map_batches(lambda rows: runs.append(rows.height) or rows)
+    vocab = Vocab.fit(frame, SCHEMA)
+    assert runs == [4]
+    encode(frame, SCHEMA, vocab)
+    assert runs == [4, 4]
+
+
 def test_only_orphans():
     frame = LOG[:1].with_columns(click=0)
     with pytest.raises(DataError, match="no rows in train after its orphans were dropped"):
@@ -159,6 +190,18 @@ def test_labels_are_checked():
 def test_missing_label_is_named():
     with pytest.raises(DataError, match="column 'click' is not in the data"):
         encoded(click=None)
+
+
+def test_large_user_ids_stay_apart_where_one_is_null():
+    users = [2**53, 2**53 + 1, None, 2**53]
+    assert encoded(user=users).user.to_list() == users
+    assert user_codes(encoded(user=users).user).tolist() == [0, 1, 2, 0]
+
+
+def test_a_table_without_users_has_none():
+    assert encoded(user=None).user is None
+    schema = Schema([SparseFeature("item")], [Task("click")])
+    assert encode(LOG, schema, Vocab.fit(LOG, schema)).user is None
 
 
 def test_missing_key_is_logged_once_labels_are_read(caplog):
@@ -188,11 +231,13 @@ def test_text_truth_is_refused():
         encoded(true_p_buy=["1"] * 4)
 
 
-def test_truth_is_no_feature():
-    schema = Schema([DenseFeature("true_p_click")], [Task("click")])
-    log = pl.DataFrame({"true_p_click": [0.1], "click": [0]})
-    with pytest.raises(DataError, match="feature 'true_p_click' is the known truth of 'p_click'"):
-        encode(log, schema, Vocab.fit(log, schema))
+def test_truth_of_a_regression_is_not_read_and_says_so(caplog):
+    schema = Schema([DenseFeature("x")], [Task("buy"), Task("spend", None, "regression", "buy")])
+    log = pl.DataFrame({"x": [1.0], "buy": [1], "spend": [2.0], "true_spend": ["?"]})
+    with caplog.at_level("INFO"):
+        table = encode(log.with_columns(true_p_buy=0.5), schema, Vocab.fit(log, schema))
+    assert set(table.truth) == {"p_buy"}
+    assert "data: 'true_spend' is no probability: not read" in caplog.text
 
 
 def test_truth_of_every_output():
@@ -219,8 +264,8 @@ def test_batches_hold_the_rows_in_order_with_offsets():
     assert [len(batch) for batch in batches] == [3, 1]
     first = batches[0]
     # width 4 packs item (rows 0-3), then age; shop has a pack of its own
-    assert LAYOUT.offsets.tolist() == [0, 4, 0, 0]
-    assert first.ids.tolist() == [[1, 2, 2], [5, 6, 4], [1, 2, 1], [1, 2, 1]]
+    assert LAYOUT.offsets.tolist() == [0, 0, 0, 4]
+    assert first.ids.tolist() == [[1, 2, 2], [1, 2, 1], [1, 2, 1], [5, 6, 4]]
     for batch in batches:
         assert (batch.ids.dtype, batch.dense.dtype, batch.labels.dtype) == (
             np.int32,
@@ -272,8 +317,8 @@ def test_ids_are_dropped_at_the_rate_and_never_bins():
     assert np.array_equal(
         ids[changed], np.broadcast_to(layout.offsets[:, None], ids.shape)[changed]
     )
-    assert not changed[1].any()
-    for field in (0, 2):  # 20,000 cells: the standard deviation of the share is .0015
+    assert not changed[2].any()
+    for field in (0, 1):  # 20,000 cells: the standard deviation of the share is .0015
         assert changed[field].mean() == pytest.approx(0.05, abs=0.008)
 
 
@@ -303,16 +348,9 @@ def test_batch_of_no_rows_is_refused():
         next(encoded().batches(LAYOUT, 0))
 
 
-def test_take():
+def test_tables_and_batches_are_compared_as_objects():
     table = encoded()
-    rows = np.array([3, 0, 0])
-    taken = table.take(rows)
-    assert isinstance(taken, Table)
-    assert len(taken) == 3
-    assert np.array_equal(taken.ids, table.ids[:, rows])
-    assert np.array_equal(taken.dense, table.dense[rows])
-    assert taken.keys["user"].to_list() == ["w", "u", "u"]
-    assert taken.truth["p_buy"].tolist() == [0.4, 0.1, 0.1]
-    assert taken.weight.tolist() == [1, 1, 1]
-    assert list(taken.columns()) == list(table.columns())
-    assert (taken.unseen, taken.nulls) == ({}, {})
+    assert table in [table]
+    assert table != encoded()  # arrays would have no truth value
+    first, second = table.batches(LAYOUT, 2)
+    assert first != second

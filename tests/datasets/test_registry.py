@@ -9,7 +9,6 @@ from polyrank.schema import Schema
 def test_every_entry_leads_to_its_function(name):
     each = DATASETS[name]
     assert each.name == name
-    assert each.make is not each.fetch
     assert callable(each.function)
     assert each.options
     assert all([each.summary, each.licence, each.rows])

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from polyrank.errors import DataError
+from polyrank.errors import ConfigError, DataError
 from polyrank.metrics import binary, regression
 from polyrank.metrics.scorecard import Scorecard, scorecard
 from polyrank.schema import DenseFeature, Schema, Task
@@ -213,11 +213,44 @@ def test_any_subset_of_the_truth_is_used_where_it_suffices():
     assert card["buy @ all"].truth is None
 
 
-def test_a_true_regression_column_is_taken_and_not_used():
+def test_a_true_regression_column_is_refused():
+    refused("unknown truth column 'true_spend'", truth={"true_spend": np.ones(3)})
+
+
+def test_only_the_metrics_that_are_asked_for():
     data = drawn()
-    data["truth"] = {"true_spend_given_buy": np.full(ROWS, 20.0), "true_spend": np.ones(ROWS)}
-    card = scorecard(FUNNEL, **data, split="test")
-    assert [score.name for score in card] == NAMES
+    whole = scorecard(FUNNEL, **data, split="test")
+    card = scorecard(FUNNEL, **data, split="test", only={"rmse", "auc"})
+    assert [(score.name, score.kind) for score in card] == [(s.name, s.kind) for s in whole]
+    for score in card:
+        name = "rmse" if score.kind == "regression" else "auc"
+        assert score.metrics == {name: whole[score.name].metrics[name]}
+        assert score.absent == {}
+        assert score.truth == whole[score.name].truth
+
+
+def test_a_metric_that_is_asked_for_may_be_absent():
+    data = without(drawn(), "user")
+    card = scorecard(FUNNEL, **data, split="test", only=["gauc"])
+    assert card["click @ all"].absent == {"gauc": "no user key"}
+    assert card["buy|click @ all"].absent == {
+        "gauc": "true probabilities in place of labels: AUC only"
+    }
+    assert (card["rating @ all"].metrics, card["rating @ all"].absent) == ({}, {})
+    assert card["rating @ all"].kind == "regression"
+
+
+def test_an_unknown_metric_to_compute_is_refused_with_the_nearest():
+    with pytest.raises(ConfigError, match=r"only: unknown metric 'acu'; did you mean 'auc'\?"):
+        scorecard(FUNNEL, **drawn(rows=3), split="test", only=["acu"])
+
+
+def test_users_are_told_apart_beyond_the_integers_of_a_float():
+    data = drawn()
+    users = pl.Series(data["user"]) % 2 + 2**53
+    expected = scorecard(FUNNEL, **{**data, "user": data["user"] % 2}, split="test")
+    card = scorecard(FUNNEL, **{**data, "user": users}, split="test")
+    assert card.value("buy @ all", "gauc") == pytest.approx(expected.value("buy @ all", "gauc"))
 
 
 def test_without_a_user_key_the_grouped_auc_is_absent():

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import polyrank as pr
+from polyrank.balance import Balance, BalanceModule
 from polyrank.errors import BundleError, ConfigError
 
 
@@ -35,8 +36,15 @@ class Forgetful(pr.TrunkModule):
 
 
 class Penalised(DoubledTrunk, pr.TrunkModule):
+    def __init__(self, factor, tasks, pull=100.0):
+        super().__init__(factor, tasks)
+        self.pull = pull
+
+    def shared_parameters(self):
+        return [self.scale]
+
     def penalties(self, logits):
-        return {"size": 100 * self.scale.square().sum()}
+        return {"size": self.pull * self.scale.square().sum()}
 
 
 @dataclass(frozen=True)
@@ -65,13 +73,47 @@ def test_a_trunk_must_answer_for_every_task():
         pr.fit(SCHEMA, pr.Model(trunk=Built(Forgetful())), train=ROWS)
 
 
-def test_penalties_are_added_after_the_balance():
+class Overwrites(BalanceModule):
+    """Sets gradients instead of adding to them, as balances of gradients do."""
+
+    def backward(self, losses, shared):
+        total = torch.stack(list(losses.values())).sum()
+        for tensor, gradient in zip(shared, torch.autograd.grad(total, shared), strict=True):
+            tensor.grad = gradient
+        return total.detach()
+
+
+@dataclass(frozen=True)
+class Overwriting(Balance):
+    def build(self, terms):
+        return Overwrites()
+
+
+@pytest.mark.parametrize("balance", [pr.Sum(), Overwriting()])
+def test_penalties_are_added_after_the_balance(balance):
     """A penalty of 100·scale² pulls the scale towards 0 whatever the balance does."""
-    module = Penalised(1.0, ["click", "buy"])
-    pr.fit(SCHEMA, pr.Model(trunk=Built(module)), train=ROWS, epochs=30, lr=0.01)
-    plain = DoubledTrunk(1.0, ["click", "buy"])
-    pr.fit(SCHEMA, pr.Model(trunk=Built(plain)), train=ROWS, epochs=30, lr=0.01)
+    options = {"train": ROWS, "epochs": 30, "lr": 0.01, "balance": balance}
+    module, plain = Penalised(1.0, ["click", "buy"]), Penalised(1.0, ["click", "buy"], pull=0.0)
+    bundle = pr.fit(SCHEMA, pr.Model(trunk=Built(module)), **options)
+    pr.fit(SCHEMA, pr.Model(trunk=Built(plain)), **options)
     assert module.scale.item() < 0.8 < plain.scale.item()
+    penalties = bundle.history["train penalty size loss"]
+    assert penalties[0] > penalties[-1] > 0
+
+
+def test_a_module_whose_penalties_would_be_ignored_is_refused():
+    class Forgotten(DoubledTrunk):
+        def penalties(self, logits):
+            return {}
+
+    with pytest.raises(ConfigError, match="Forgotten has penalties but is no TrunkModule"):
+        pr.fit(SCHEMA, pr.Model(trunk=Built(Forgotten(1.0, ["click", "buy"]))), train=ROWS)
+
+
+def test_a_registered_trunk_is_not_replaced(tmp_path):
+    pr.fit(SCHEMA, pr.Model(), train=ROWS, epochs=1).save(tmp_path / "b")
+    with pytest.raises(BundleError, match=r"trunk is .*'mmoe'.*: leave trunk out"):
+        pr.load(tmp_path / "b", trunk=Doubled())
 
 
 def test_esmm_is_separate_towers_on_all_rows():
@@ -107,7 +149,9 @@ def test_heads_start_at_the_base_rate():
         ({"trunk": "mmoe"}, "model.trunk: a table with a kind is expected"),
         ({"trunk": {"kind": "mmoe", "expert": 3}}, "unknown key 'expert'; did you mean 'experts'"),
         ({"norm": "layer"}, r"model.norm: .*'none' or 'batch'"),
-        ({"dropout": 1.0}, "dropout is at least 0 and below 1"),
+        ({"dropout": 1.0}, "model: dropout is at least 0 and below 1"),
+        ({"trunk": {"kind": "mmoe", "norm": "bach"}}, "model.trunk.norm: .*'none' or 'batch'"),
+        ({"trunk": {"kind": "mmoe", "dropout": 1.5}}, "MMoE: dropout is at least 0 and below 1"),
         ({"embed_dim": 0}, "embed_dim: whole numbers of at least 1"),
     ],
 )
@@ -119,6 +163,14 @@ def test_tables_are_checked(table, message):
 def test_an_unknown_norm_is_refused_in_python_too():
     with pytest.raises(ConfigError, match="unknown norm 'bach'; did you mean 'batch'"):
         pr.Model(norm="bach")
+    with pytest.raises(ConfigError, match="MMoE: unknown norm 'bach'; did you mean 'batch'"):
+        pr.MMoE(norm="bach")
+
+
+@pytest.mark.parametrize("make", [lambda: pr.Model(tower=16), lambda: pr.MMoE(hidden="16")])
+def test_a_width_alone_is_no_list(make):
+    with pytest.raises(ConfigError, match=r"tower|hidden"):
+        make()
 
 
 def test_weights_of_another_model_are_refused():

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polyrank.models.outputs import outputs, sigmoid
+from polyrank.models.outputs import outputs
+from polyrank.objective.kinds import sigmoid
 from polyrank.schema import DenseFeature, Schema, Task
 
 SCHEMA = Schema(

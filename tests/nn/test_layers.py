@@ -51,9 +51,10 @@ def test_experts_start_different():
     assert not torch.equal(bank[0].linear[0].weight, bank[1].linear[0].weight)
 
 
-@pytest.mark.parametrize("name", ["update", "forward", "keys", "click"])
+@pytest.mark.parametrize("name", ["update", "forward", "keys", "training", "_modules", "click"])
 def test_a_module_may_have_any_task_name(name):
     named = Named({name: torch.nn.Linear(1, 1)})
     assert list(named) == [name]
     assert list(named.state_dict()) == [f"{name}.weight", f"{name}.bias"]
     assert named[name].in_features == 1
+    assert named.eval()[name].training is False

@@ -1,5 +1,7 @@
 """fit: what it learns, what it keeps, what it refuses."""
 
+import dataclasses
+import inspect
 import logging
 
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 import torch
 
 import polyrank as pr
+from polyrank.balance import Balance, BalanceModule
 from polyrank.errors import ConfigError, DataError, TrainingError
 from polyrank.schema import Schema, Task
 
@@ -177,13 +180,148 @@ def test_stop_needs_validation_rows(funnel):
         fitted(funnel, valid=None, stop=pr.Stop(score="buy @ all"))
 
 
-def test_stop_on_a_score_without_positives_is_refused_before_training(funnel):
+def test_stop_on_a_score_without_positives_is_refused_before_training(funnel, tmp_path):
     _, valid, _ = funnel
     none = {**valid, "buy": [0] * 300}
     with pytest.raises(
-        ConfigError, match="stop watches 'buy @ all', but the validation rows have 300 rows and 0"
+        ConfigError,
+        match=r"stop watches 'auc' of 'buy @ all', but .* have 300 rows and 0 positives of it",
     ):
-        fitted(funnel, valid=none, stop=pr.Stop(score="buy @ all"))
+        fitted(funnel, valid=none, stop=pr.Stop(score="buy @ all"), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_stop_on_grouped_auc_needs_users_with_both_classes(funnel):
+    _, valid, schema = funnel
+    stop = pr.Stop(score="click @ all", metric="gauc")
+    with pytest.raises(ConfigError, match="stop watches 'gauc', and there is no user key in valid"):
+        fitted(funnel, schema=Schema(schema.features, schema.tasks), stop=stop)
+    lonely = {**valid, "user": np.arange(300)}
+    with pytest.raises(
+        ConfigError, match="stop watches 'gauc' of 'click @ all', but the validatio"
+    ):
+        fitted(funnel, valid=lonely, stop=stop)
+
+
+def test_stop_on_positives_of_weight_zero_is_refused(funnel):
+    train, valid, schema = funnel
+    weighted = Schema(schema.features, schema.tasks, pr.Keys(weight="w"))
+    none = {**valid, "w": 1.0 - np.array(valid["click"])}
+    with pytest.raises(
+        ConfigError, match="stop watches 'auc' of 'click @ all', but the validation"
+    ):
+        fitted(funnel, schema=weighted, train={**train, "w": np.ones(900)}, valid=none,
+               stop=pr.Stop(score="click @ all"))  # fmt: skip
+
+
+def test_validation_without_an_observed_label_is_refused(funnel):
+    _, valid, _ = funnel
+    blind = {**valid, "click": [None] * 300, "buy": [None] * 300}
+    with pytest.raises(
+        DataError, match="valid has no row with an observed label: it cannot choose"
+    ):
+        fitted(funnel, valid=blind)
+
+
+def test_terms_that_validation_does_not_see_are_named(funnel, caplog):
+    _, valid, schema = funnel
+    tasks = [Task("click"), Task("buy", given="click", space=("all", "click"))]
+    unclicked = {**valid, "click": [0] * 300, "buy": [0] * 300}
+    fitted(funnel, schema=Schema(schema.features, tasks), valid=unclicked, epochs=1)
+    assert "valid has no row of buy|click @ click: left out of the validation loss" in caplog.text
+
+
+@pytest.mark.parametrize("lr", [1e20, 1e30])
+def test_weights_that_the_last_step_broke_are_never_kept(funnel, tmp_path, lr):
+    """One step an epoch: no loss after it could tell."""
+    for valid in (None, funnel[1]):
+        with pytest.raises(
+            TrainingError,
+            match=r"the logits of 'click' are not finite after epoch 1, step 1: lower",
+        ):
+            fitted(funnel, valid=valid, batch_size=1000, epochs=1, lr=lr, out=tmp_path / "run",
+                   force=(tmp_path / "run").exists())  # fmt: skip
+        assert not (tmp_path / "run" / "checkpoint").exists()
+
+
+@pytest.mark.parametrize("device", ["cuda:7", "gpu", "mps"])
+def test_a_device_that_is_not_here_is_refused_before_reading(funnel, device):
+    if device.startswith("cuda") and torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    with pytest.raises(ConfigError, match=f"device '{device}' cannot be used here: .*Use 'cpu'"):
+        fitted(funnel, train="never-read.csv", device=device)
+
+
+def test_a_negative_seed_is_refused(funnel):
+    with pytest.raises(ConfigError, match="seed is a whole number of at least 0, however: -1"):
+        fitted(funnel, seed=-1)
+
+
+def test_what_is_no_model_is_refused_with_the_fix(funnel):
+    train, _, schema = funnel
+    with pytest.raises(ConfigError, match=r"model is a Model, ESMM.* or Model.trunk=MMoE.*: MMoE"):
+        pr.fit(schema, pr.MMoE(), train=train)
+    with pytest.raises(ConfigError, match="schema is a Schema"):
+        pr.fit([schema], MODEL, train=train)
+    with pytest.raises(ConfigError, match="stop is a Stop"):
+        fitted(funnel, stop="auc")
+    with pytest.raises(ConfigError, match="epochs is a whole number of at least 1, however: 1.5"):
+        fitted(funnel, epochs=1.5)
+    with pytest.raises(ConfigError, match="threads = 20000, and this machine has"):
+        fitted(funnel, threads=20000)
+
+
+def test_the_callers_torch_is_neither_used_nor_changed(funnel):
+    _, valid, _ = funnel
+    expected = fitted(funnel, epochs=1).predict(valid)
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.no_grad():
+            found = fitted(funnel, epochs=1)
+            assert not torch.is_grad_enabled()
+        assert torch.get_default_dtype() == torch.float64
+        assert found.predict(valid).equals(expected)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_the_unit_of_the_weights_does_not_matter(funnel):
+    train, valid, schema = funnel
+    weighted = Schema(schema.features, schema.tasks, pr.Keys(weight="w"))
+    found = [
+        fitted(funnel, schema=weighted, train={**train, "w": np.full(900, unit)},
+               valid={**valid, "w": np.ones(300)}, epochs=1, lr=1e-4)
+        for unit in (1.0, 2.0**-13)
+    ]  # fmt: skip
+    means = [bundle.predict(valid)["p_click"].mean() for bundle in found]
+    assert means[0] == pytest.approx(means[1], abs=1e-5)
+    assert means[0] == pytest.approx(np.mean(train["click"]), abs=0.05)
+
+
+def test_the_options_of_fit_are_those_of_training():
+    given = {
+        name: each.default
+        for name, each in inspect.signature(pr.fit).parameters.items()
+        if name in {field.name for field in dataclasses.fields(pr.Training)}
+    }
+    assert pr.Training(**given) == pr.Training()
+    assert set(given) == {field.name for field in dataclasses.fields(pr.Training)}
+
+
+def test_a_balance_of_ones_own_is_used(funnel):
+    @dataclasses.dataclass(frozen=True)
+    class First(Balance):
+        def build(self, terms):
+            return FirstModule()
+
+    class FirstModule(BalanceModule):
+        def backward(self, losses, shared):
+            first = next(iter(losses.values()))
+            first.backward()
+            return first.detach()
+
+    bundle = fitted(funnel, balance=First(), epochs=2)
+    assert bundle.config["train"]["balance"]["class"].endswith("First")
 
 
 def test_validation_without_positives_is_fine_without_stop(funnel):
@@ -277,5 +415,8 @@ def test_ids_that_training_did_not_see_share_one_trained_row(funnel, caplog):
     predicted = bundle.predict(new)
     assert "unseen or rare ids of 2 rows: user 2, item 1" in caplog.text
     assert predicted.null_count().to_numpy().sum() == 0
-    start = 0.01
-    assert bundle.ranker.embed.tables()["item"][0].abs().max() > start
+    row = bundle.ranker.embed.tables()["item"][0]
+    untrained = fitted(funnel, epochs=3, unseen_rate=0.0).ranker.embed.tables()["item"][0]
+    start = fitted(funnel, epochs=1, lr=1e-12).ranker.embed.tables()["item"][0]
+    torch.testing.assert_close(untrained, start)
+    assert (row - start).abs().max() > 0.01

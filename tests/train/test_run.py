@@ -5,11 +5,16 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import polars as pl
 import pytest
+import torch
+from safetensors import safe_open
 
 import polyrank as pr
 from polyrank.errors import ConfigError, TrainingError
@@ -37,6 +42,12 @@ def interrupt_at(epoch, event="epoch"):
             raise Interrupt
 
     return observe
+
+
+def position(path):
+    """Where a run's checkpoint is, read as an ordinary file."""
+    with safe_open(path / "checkpoint" / "state.safetensors", framework="np") as file:
+        return SimpleNamespace(**json.loads(file.metadata()["position"]))
 
 
 def untimed(path):
@@ -74,6 +85,89 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(funnel, tmp_path, epoch):
     timings = ["seconds", "rows_per_second"]
     assert resumed.history.drop(timings).equals(straight.history.drop(timings))
     assert untimed(tmp_path / "broken") == untimed(tmp_path / "straight")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"embeddings": pr.DenseAdam(l2=1e-4), "dense": pr.Adam(weight_decay=1e-3)},
+        {"stop": pr.Stop(score="click @ all", metric="gauc", patience=9)},
+        {"balance": pr.Sum(normalize=True), "schedule": pr.Cosine(warmup=0.5)},
+    ],
+)
+def test_every_state_is_in_the_checkpoint(funnel, tmp_path, options):
+    """Batch norm's buffers, sample weights, a regression's scale, optimisers, schedule, stop."""
+    train, valid, schema = funnel
+    schema = pr.Schema(
+        schema.features,
+        [*schema.tasks, pr.Task("spend", kind="regression", given="buy")],
+        pr.Keys(user="user", weight="w"),
+    )
+    extra = [
+        {**rows, "w": np.linspace(0.5, 2, len(rows["click"])), "spend": 9.0 + rows["price"]}
+        for rows in (train, valid)
+    ]
+    model = pr.Model(trunk=pr.MMoE(experts=2, hidden=[8]), norm="batch", dropout=0.2, embed_dim=4)
+    arguments = {
+        "train": extra[0], "valid": extra[1], "epochs": 4, "lr": 0.01, "batch_size": 64, **options,
+    }  # fmt: skip
+    straight = pr.fit(schema, model, out=tmp_path / "straight", **arguments)
+    with pytest.raises(Interrupt):
+        pr.fit(schema, model, out=tmp_path / "broken", progress=interrupt_at(2), **arguments)
+    resumed = pr.fit(schema, model, out=tmp_path / "broken", resume=True, **arguments)
+    names = [tmp_path / each / "bundle" / "weights.safetensors" for each in ("straight", "broken")]
+    assert names[0].read_bytes() == names[1].read_bytes()
+    assert resumed.scorecard == straight.scorecard
+
+
+def test_a_checkpoint_of_other_rows_is_refused(funnel, tmp_path):
+    train, _, _ = funnel
+    with pytest.raises(Interrupt):
+        run(funnel, tmp_path / "run", progress=interrupt_at(2))
+    fewer = {name: values[:800] for name, values in train.items()}
+    with pytest.raises(
+        TrainingError,
+        match=r"learnt from other rows .*train 900 rows.*; now .*train 800 rows.*--force",
+    ):
+        run(funnel, tmp_path / "run", train=fewer, resume=True)
+    other = {**train, "click": 1 - np.array(train["click"]), "buy": np.array(train["buy"]) * 0}
+    other["buy"] = other["click"]
+    with pytest.raises(TrainingError, match="learnt from other rows"):
+        run(funnel, tmp_path / "run", train=other, resume=True)
+
+
+def test_a_checkpoint_of_another_format_is_refused(funnel, tmp_path, monkeypatch):
+    monkeypatch.setattr(state, "FORMAT", 7)
+    with pytest.raises(Interrupt):
+        run(funnel, tmp_path / "run", progress=interrupt_at(2))
+    monkeypatch.undo()
+    with pytest.raises(TrainingError, match="has format 7, and this polyrank goes on from 1"):
+        run(funnel, tmp_path / "run", resume=True)
+
+
+def test_tied_weights_are_checkpointed(funnel, tmp_path):
+    class Tied(torch.nn.Module):
+        def __init__(self, width):
+            super().__init__()
+            self.one = torch.nn.Linear(width, 4)
+            self.two = torch.nn.Linear(width, 4)
+            self.two.weight = self.one.weight
+
+        def forward(self, x):
+            return {"click": self.one(x), "buy": self.two(x)}
+
+    class Spec:
+        def build(self, layout, tasks):
+            return Tied(layout.width)
+
+    train, valid, schema = funnel
+    options = {"train": train, "valid": valid, "epochs": 3}
+    model = pr.Model(trunk=Spec(), embed_dim=4)
+    straight = pr.fit(schema, model, **options)
+    with pytest.raises(Interrupt):
+        pr.fit(schema, model, out=tmp_path / "run", progress=interrupt_at(2), **options)
+    resumed = pr.fit(schema, model, out=tmp_path / "run", resume=True, **options)
+    assert resumed.predict(valid).equals(straight.predict(valid))
 
 
 def test_the_log_is_cut_at_the_checkpoint(funnel, tmp_path):
@@ -164,8 +258,7 @@ def test_a_full_disk_keeps_the_checkpoint_before(funnel, tmp_path, monkeypatch):
     monkeypatch.setattr(state, "save_file", full)
     with pytest.raises(TrainingError, match=r"could not be written.*No space left.*--resume"):
         run(funnel, out)
-    position, _ = state.read(out / "checkpoint" / "state.safetensors")
-    assert position.epoch == 2
+    assert position(out).epoch == 2
     assert [path.name for path in (out / "checkpoint").iterdir()] == ["state.safetensors"]
     monkeypatch.undo()
     straight = run(funnel, tmp_path / "straight")
@@ -205,7 +298,8 @@ def test_a_process_that_is_killed_is_resumed_to_the_same_bits(funnel, tmp_path):
         [*command, "--out", "killed"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     log = tmp_path / "killed" / "log.jsonl"
-    while process.poll() is None:
+    end = time.monotonic() + 120  # so that a run that never logs fails instead of hanging
+    while process.poll() is None and time.monotonic() < end:
         if log.is_file() and any(
             '"epoch": 3,' in line and '"event": "step"' in line
             for line in log.read_text().splitlines()
@@ -215,7 +309,7 @@ def test_a_process_that_is_killed_is_resumed_to_the_same_bits(funnel, tmp_path):
     process.communicate()
     assert process.returncode == -signal.SIGKILL, "it must die in the middle of an epoch"
     tomllib.loads((tmp_path / "killed" / "config.toml").read_text())
-    assert state.read(tmp_path / "killed" / "checkpoint" / "state.safetensors")[0].epoch == 2
+    assert position(tmp_path / "killed").epoch == 2
     resumed = subprocess.run(
         [*command, "--out", "killed", "--resume"], cwd=tmp_path, capture_output=True, text=True,
         check=True,

@@ -67,7 +67,7 @@ def write(path: Path, parts: Parts) -> None:
     try:
         _fill(temporary, parts)
         _replace(path, temporary)
-    except OSError as error:
+    except (OSError, SafetensorError, pl.exceptions.PolarsError) as error:
         raise BundleError(f"the bundle {path} could not be written: {error}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -129,18 +129,8 @@ def find(path: Path) -> Path:
     raise BundleError(f"{path} does not exist")
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file beside its place, then rename it."""
-    temporary = path.with_name(f".{path.name}.{uuid4().hex[:8]}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def _fill(folder: Path, parts: Parts) -> None:
-    (folder / "vocab").mkdir(parents=True)
+    (folder / "vocab").mkdir(parents=True)  # and with it the folder that the bundle goes to
     for table, frame in parts.vocab.items():
         frame.write_parquet(folder / "vocab" / f"{quote(table, safe='')}.parquet")
     parts.history.write_parquet(folder / "history.parquet")
@@ -160,7 +150,10 @@ def _fill(folder: Path, parts: Parts) -> None:
 
 
 def _replace(path: Path, temporary: Path) -> None:
-    """Put a finished folder in place; an old bundle is moved away first and removed after."""
+    """Put a finished folder in place; an old bundle is moved away first and removed after.
+
+    A folder cannot be exchanged in one step: between the two renames there is none.
+    """
     if not path.exists():
         temporary.rename(path)
         return

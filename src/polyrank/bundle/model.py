@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import torch
 
@@ -17,7 +18,8 @@ from polyrank.data.labels import Orphans
 from polyrank.data.read import read
 from polyrank.data.table import Table, encode
 from polyrank.data.vocab import Vocab, Vocabulary
-from polyrank.errors import BundleError, PolyrankError
+from polyrank.errors import BundleError, DataError, PolyrankError
+from polyrank.layout import Layout
 from polyrank.metrics.scorecard import Scorecard, scorecard
 from polyrank.models.model import BuildsTrunk, Model
 from polyrank.models.outputs import logits_of, outputs
@@ -27,7 +29,7 @@ from polyrank.schema import Schema, SparseFeature
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Bundle:
     """A fitted model: schema, vocabularies, weights, and what became of it.
 
@@ -110,8 +112,6 @@ class Bundle:
         Raises:
             BundleError: `path` is something else, or cannot be written.
         """
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         weights = {name: each.numpy() for name, each in self.ranker.named_weights().items()}
         vocab = {
             name: table.to_frame()
@@ -120,10 +120,16 @@ class Bundle:
         }
         card = self.scorecard.to_json() if self.scorecard is not None else None
         parts = format.Parts(self._manifest(), self.config, self.history, vocab, weights, card)
-        format.write(path, parts)
+        format.write(Path(path), parts)
 
     def _outputs(self, table: Table) -> dict[str, Any]:
         logits = {name: each.numpy() for name, each in logits_of(self.ranker, table).items()}
+        broken = ~np.all([np.isfinite(each) for each in logits.values()], axis=0)
+        if broken.any():
+            raise DataError(
+                f"{int(broken.sum()):,} of {len(table):,} rows, the first of them row "
+                f"{int(broken.argmax())}, get no finite prediction: {_extreme(table, broken)}"
+            )
         return outputs(self.schema, logits, self.scales)
 
     def _manifest(self) -> dict[str, Any]:
@@ -161,15 +167,25 @@ def load(path: str | Path, *, trunk: BuildsTrunk | None = None) -> Bundle:
             for task, each in parts.manifest["targets"].items()
         }
         card = None if parts.scorecard is None else Scorecard.from_json(parts.scorecard)
-    except (KeyError, TypeError) as error:
-        raise BundleError(f"the bundle {folder} is damaged: bundle.json: {error!r}") from error
+        ranker = _built(model, model.layout(schema, vocab))
     except PolyrankError as error:
         raise BundleError(f"the bundle {folder} cannot be used: {error}") from error
-    with torch.random.fork_rng(devices=[]):  # drawing initial weights leaves no trace
-        ranker = model.build(model.layout(schema, vocab))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BundleError(f"the bundle {folder} is damaged: bundle.json: {error!r}") from error
     ranker.load_named_weights({name: torch.from_numpy(w) for name, w in parts.weights.items()})
     ranker.eval()
     return Bundle(schema, model, vocab, scales, ranker, parts.config, parts.history, card)
+
+
+def _built(model: Model, layout: Layout) -> Ranker:
+    """Build a float32 network; the weights that it draws leave no trace in torch's generator."""
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            return model.build(layout)
+    finally:
+        torch.set_default_dtype(dtype)
 
 
 def log_counts(table: Table, split: str) -> None:
@@ -178,6 +194,22 @@ def log_counts(table: Table, split: str) -> None:
         shown = ", ".join(f"{name} {count:,}" for name, count in counts.items() if count)
         if shown:
             logger.info("%s: %s of %s rows: %s", split, what, f"{len(table):,}", shown)
+
+
+def _extreme(table: Table, rows: np.ndarray) -> str:
+    """Name the dense feature that is furthest out in some rows."""
+    reach = {
+        name: float(np.abs(table.dense[rows][:, columns]).max())
+        for name, columns in table.slices.items()
+        if columns.start < columns.stop
+    }
+    if not reach:
+        return "the weights are too large"
+    name = max(reach, key=lambda each: reach[each])
+    return (
+        f"dense feature {name!r} reaches {reach[name]:.3g} after its encoding; clip such values, "
+        "or encode it as bins"
+    )
 
 
 def _vocab(schema: Schema, parts: format.Parts) -> Vocab:

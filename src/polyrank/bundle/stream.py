@@ -8,14 +8,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import polars as pl
 import pyarrow.parquet
 
 from polyrank.bundle.model import Bundle
 from polyrank.data.read import column_names, read
-from polyrank.errors import DataError
+from polyrank.errors import DataError, did_you_mean
+from polyrank.files import replacing
 
 CHUNK_ROWS = 100_000
 Write = Callable[[pl.DataFrame], None]
@@ -53,22 +53,25 @@ def predict_file(
         DataError: a source that cannot be read or scored, or an `out` of another extension.
     """
     out = Path(out)
-    if out.suffix not in _WRITERS:
+    if out.suffix.lower() not in _WRITERS:
         known = ", ".join(_WRITERS)
         raise DataError(f"{out}: unknown extension {out.suffix!r} (known: {known})")
+    if isinstance(source, str | Path) and Path(source).resolve() == out.resolve():
+        raise DataError(f"{out} is what is scored: it would be replaced; choose another")
     frame = read(source, bundle.schema)
     known_columns = column_names(frame)
     keys = [name for name in bundle.schema.keys.columns if name in known_columns]
     features = [feature.name for feature in bundle.schema.features]
-    missing = [name for name in features if name not in known_columns]
-    wanted = list(dict.fromkeys([*keys, *(name for name in features if name not in missing)]))
-    if missing:
-        bundle.encode(frame)  # refuses the column by name, with the nearest
+    wanted = list(dict.fromkeys([*keys, *features]))
+    for name in wanted:
+        if name not in known_columns:
+            raise DataError(
+                f"column {name!r} is not in the data{did_you_mean(name, known_columns)}"
+            )
     rows, unseen, nulls = 0, Counter[str](), Counter[str]()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.{uuid4().hex[:8]}")
     try:
-        with _WRITERS[out.suffix](temporary) as write:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(out) as temporary, _WRITERS[out.suffix.lower()](temporary) as write:
             for chunk in _chunks(frame.select(wanted)):
                 table = bundle.encode(chunk)
                 write(pl.concat([chunk.select(keys), bundle.score(table)], how="horizontal"))
@@ -77,13 +80,10 @@ def predict_file(
                 nulls.update(table.nulls)
                 if progress is not None:
                     progress(rows)
-        if not rows:
-            raise DataError(f"no rows in {source}")
-        temporary.replace(out)
+            if not rows:
+                raise DataError("no rows to score")
     except (OSError, pl.exceptions.PolarsError) as error:
-        raise DataError(f"{source} could not be scored into {out}: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+        raise DataError(f"the rows could not be scored into {out}: {error}") from error
     return Scored(rows, dict(unseen), dict(nulls))
 
 

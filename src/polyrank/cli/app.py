@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
@@ -41,6 +42,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(
         level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr
     )
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a locale without "·" is no reason to fail
+            stream.reconfigure(errors="replace")
     tokens = list(sys.argv[1:] if arguments is None else arguments)
     try:
         result = app()(tokens, exit_on_error=False, result_action="return_value")
@@ -56,6 +60,14 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of a pipe has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except Exception as error:  # a user never sees a traceback
+        if os.environ.get("POLYRANK_TRACEBACK"):
+            raise
+        sys.stderr.write(
+            f"internal error: {type(error).__name__}: {error}\n"
+            "this is a fault of polyrank; POLYRANK_TRACEBACK=1 shows where\n"
+        )
+        return 1
 
 
 def main() -> None:

@@ -40,7 +40,8 @@ def train(
     except KeyboardInterrupt:
         import sys
 
-        sys.stderr.write(f"{folder} is readable; go on with it by --resume\n")
+        if folder.exists():
+            sys.stderr.write(f"{folder} is readable; go on with it by --resume\n")
         raise
     card = bundle.scorecard
     if json:

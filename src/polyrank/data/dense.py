@@ -93,6 +93,7 @@ class DenseEncoding:
         """Number of table rows of `bins`: the missing value's, then one a bin."""
         return len(self.edges) + 2
 
+    @np.errstate(over="ignore")  # a value beyond reach becomes ±inf, which prediction refuses
     def apply(self, values: np.ndarray) -> np.ndarray:
         """Return values as float columns, none for `bins`.
 

@@ -95,16 +95,18 @@ def apply_orphans(
         count = int(orphan.sum())
         if not count:
             continue
+        found = f"{count:,} row{'s'[: count > 1]} with {task.column!r} = 1"
         if orphans == "error":
             raise DataError(
-                f"{split}: {count:,} row{'s'[: count > 1]} with {task.column!r} = 1 where its "
-                f"parent {parent.column!r} = 0: {_first_rows(frame, schema, orphan)}; fix the log, "
-                "or set orphans = 'drop' (leave the rows out) or 'zero' (the child did not happen)"
+                f"{split}: {found} where its parent {parent.column!r} = 0: "
+                f"{_first_rows(frame, schema, orphan)}; fix the log, or set orphans = 'drop' "
+                "(leave the rows out) or 'zero' (the child did not happen)"
             )
         logger.warning(
-            "%s: %d rows with %r = 1 where %r = 0: %s",
-            *(split, count, task.column, parent.column),
+            "%s: %s where %r = 0: %s; the first: %s",
+            *(split, found, parent.column),
             "dropped" if orphans == "drop" else f"{task.column!r} set to 0",
+            _first_rows(frame, schema, orphan),
         )
         if orphans == "drop":
             dropped |= orphan.to_numpy()
@@ -179,9 +181,9 @@ def _numbers(label: pl.Series) -> pl.Series:
 
 def _first_rows(frame: pl.DataFrame, schema: Schema, orphan: pl.Series) -> str:
     keys = [name for name in schema.keys.columns if name in frame.columns]
-    shown = frame.with_row_index("row").filter(orphan).head(3)
-    columns = ["row", *dict.fromkeys([*keys, *schema.labels])]
+    numbers = orphan.arg_true().head(3)
+    shown = frame[numbers].select(list(dict.fromkeys([*keys, *schema.labels])))
     return "; ".join(
-        ", ".join(f"{name} {value}" for name, value in row.items())
-        for row in shown.select(columns).iter_rows(named=True)
+        ", ".join([f"row {number}", *(f"{name} {value}" for name, value in row.items())])
+        for number, row in zip(numbers, shown.iter_rows(named=True), strict=True)
     )

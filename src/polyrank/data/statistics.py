@@ -20,6 +20,8 @@ class TermStatistics:
     Args:
         rows: their plain count.
         positives: rows whose label is 1; None for a regression.
+        weighing_rows: rows whose sample weight is above 0.
+        weighing_positives: rows of these whose label is 1; None for a regression.
         weight: sum of their sample weights.
         weight_share: weight ÷ all rows of the table.
         mean: weighted mean of the label; 0 without rows.
@@ -28,6 +30,8 @@ class TermStatistics:
 
     rows: int
     positives: int | None
+    weighing_rows: int
+    weighing_positives: int | None
     weight: float
     weight_share: float
     mean: float
@@ -75,11 +79,12 @@ def refuse_unusable(
     """Refuse a term that these rows cannot teach.
 
     Raises:
-        DataError: a term without usable rows, or a binary one without both labels, with the counts.
+        DataError: a term without usable rows, or a binary one without both labels, with the counts;
+            rows of weight 0 are as none.
     """
     for term in schema.objective:
         found, space = statistics[term.name], term.population.space
-        if not found.weight > 0:
+        if not found.weighing_rows:
             reason = (
                 f"all {found.rows:,} have weight 0"
                 if found.rows
@@ -90,12 +95,18 @@ def refuse_unusable(
                 f"term {term.name!r} has no usable rows in {split} ({reason}): "
                 "add rows, or leave the task out"
             )
-        if found.positives is not None and not 0 < found.mean < 1:
-            missing = "positives" if found.mean <= 0 else "negatives"
+        if found.positives is None or found.weighing_positives is None:
+            continue
+        if not 0 < found.weighing_positives < found.weighing_rows:
+            missing = "negatives" if found.weighing_positives else "positives"
+            counts = f"{found.positives:,} positives in {found.rows:,} usable rows"
+            if 0 < found.positives < found.rows:  # it is the weights that leave one label
+                missing += " of weight above 0"
+                counts += f", {found.weighing_positives:,} in the {found.weighing_rows:,} "
+                counts += "of weight above 0"
             raise DataError(
-                f"term {term.name!r} has no {missing} in {split} ({found.positives:,} positives in "
-                f"{found.rows:,} usable rows): a binary term needs both labels; add rows, or leave "
-                "the task out"
+                f"term {term.name!r} has no {missing} in {split} ({counts}): "
+                "a binary term needs both labels; add rows, or leave the task out"
             )
 
 
@@ -108,9 +119,13 @@ def _statistics(table: Table, population: Population) -> TermStatistics:
     weight = float(weights.sum())
     mean = float(weights @ values) / weight if weight > 0 else 0.0
     variance = float(weights @ (values - mean) ** 2) / weight if weight > 0 else 0.0
+    positive, weighing = values == 1, weights > 0
+    binary = population.kind == "binary"
     return TermStatistics(
         rows=rows,
-        positives=int(np.count_nonzero(values == 1)) if population.kind == "binary" else None,
+        positives=int(np.count_nonzero(positive)) if binary else None,
+        weighing_rows=int(np.count_nonzero(weighing)),
+        weighing_positives=int(np.count_nonzero(positive & weighing)) if binary else None,
         weight=weight,
         weight_share=weight / max(len(table), 1),
         mean=mean,

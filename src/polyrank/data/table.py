@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,17 +11,17 @@ import polars as pl
 
 from polyrank.data.dense import dense_values
 from polyrank.data.labels import Orphans, apply_orphans, check_labels
-from polyrank.data.read import collect, column_names
+from polyrank.data.read import by_column, collect, column_names
 from polyrank.data.vocab import Vocab
 from polyrank.errors import DataError
 from polyrank.layout import Layout
 from polyrank.schema import Schema, SparseFeature
-from polyrank.terms import output_columns
+from polyrank.terms import TRUE, output_columns
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Batch:
     """Some rows, ready for a model.
 
@@ -44,7 +44,7 @@ class Batch:
         return len(self.dense)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Table:
     """Encoded rows: columns of ids, numbers, labels and keys.
 
@@ -56,7 +56,7 @@ class Table:
             Regression labels are float32 in their own unit.
         weight: sample weights, or None.
         keys: the key columns user, request and time that the data has.
-        truth: known truth of output columns, by output column; never an input.
+        truth: known truth of probabilities, by output column; never an input.
         unseen: ids that are not in the vocabulary, by feature.
         nulls: missing values, by feature.
         slices: columns of `dense` that hold each dense feature.
@@ -88,10 +88,13 @@ class Table:
         }
 
     @property
-    def user(self) -> np.ndarray | None:
-        """The user key of each row, where the schema declares one and the data has it."""
+    def user(self) -> pl.Series | None:
+        """The user key of each row, where the schema declares one and the data has it.
+
+        A Series, because numpy would make floats of integers where one is null.
+        """
         name = self.schema.keys.user
-        return self.keys[name].to_numpy() if name in self.keys.columns else None
+        return self.keys[name] if name is not None and name in self.keys.columns else None
 
     def batches(
         self,
@@ -143,25 +146,6 @@ class Table:
             weight = None if self.weight is None else self.weight[rows]
             yield Batch(ids, self.dense[rows], self.labels[rows], weight)
 
-    def take(self, rows: np.ndarray) -> Table:
-        """Return some rows, in the order given; what was unseen or null is not counted again.
-
-        Args:
-            rows: row numbers, each as often as wanted.
-        """
-        return Table(
-            schema=self.schema,
-            ids=np.ascontiguousarray(self.ids[:, rows]),
-            dense=self.dense[rows],
-            labels=self.labels[rows],
-            weight=None if self.weight is None else self.weight[rows],
-            keys=self.keys[rows] if self.keys.width else self.keys,
-            truth={name: values[rows] for name, values in self.truth.items()},
-            unseen={},
-            nulls={},
-            slices=self.slices,
-        )
-
     def columns(self) -> dict[str, np.ndarray]:
         """Return views of the inputs by feature: ids (N,), dense (N, columns)."""
         names = [feature.name for feature in self.schema.id_features]
@@ -206,27 +190,33 @@ def encode(
     """
     keys = schema.keys
     known = column_names(frame)
-    truth = _truth_columns(schema, known)
+    truth = _truth_columns(schema, known, split)
     present = [name for name in dict.fromkeys((keys.user, keys.request, keys.time)) if name]
     if labels:
         for name in present:
             if name not in known:
                 logger.warning("%s: the key column %r is not in the data", split, name)
     present = [name for name in present if name in known]
-    wanted = [feature.name for feature in schema.features]
+    others = [*present, *truth.values()]
     if labels:
-        wanted += [*schema.labels, *([keys.weight] if keys.weight else [])]
-    data = collect(frame, [*wanted, *present, *truth.values()])
+        others += [*schema.labels, *([keys.weight] if keys.weight else [])]
+    features = [feature.name for feature in schema.features]
+    frame = by_column(frame, [*others, *features])
+    # With a feature among them, these columns have the number of rows, whatever else there is.
+    data = collect(frame, [*others, features[0]])
     if not data.height:
         raise DataError(f"no rows in {split}")
+    kept: pl.Series | None = None
     if labels:
         check_labels(data, schema, split)
-        data = apply_orphans(data, schema, orphans, split)
+        data, kept = _without_orphans(data, schema, orphans, split)
         if not data.height:
             raise DataError(f"no rows in {split} after its orphans were dropped")
     weight = _weight(data[keys.weight], split) if labels and keys.weight else None
-    ids, unseen, nulls = _ids(data, schema, vocab)
-    dense, slices = _dense(data, schema, vocab, nulls)
+    columns = (collect(frame, [name]).to_series() for name in features)
+    if kept is not None:
+        columns = (column.gather(kept) for column in columns)
+    ids, dense, slices, unseen, nulls = _inputs(columns, data.height, schema, vocab)
     return Table(
         schema=schema,
         ids=ids,
@@ -241,37 +231,47 @@ def encode(
     )
 
 
-def _ids(
-    data: pl.DataFrame, schema: Schema, vocab: Vocab
-) -> tuple[np.ndarray, dict[str, int], dict[str, int]]:
-    ids = np.empty((len(schema.id_features), data.height), dtype=np.int32)
+def _without_orphans(
+    data: pl.DataFrame, schema: Schema, orphans: Orphans, split: str
+) -> tuple[pl.DataFrame, pl.Series | None]:
+    """Return the rows after the rule for orphans, and their numbers where some were dropped."""
+    number = "row number"
+    while number in data.columns:
+        number += "_"
+    found = apply_orphans(data.with_row_index(number), schema, orphans, split)
+    kept = found[number] if found.height < data.height else None
+    return found.drop(number), kept
+
+
+def _inputs(
+    columns: Iterable[pl.Series], rows: int, schema: Schema, vocab: Vocab
+) -> tuple[np.ndarray, np.ndarray, dict[str, slice], dict[str, int], dict[str, int]]:
+    """Return ids, dense columns and their slices, and the numbers of unseen ids and of nulls."""
+    slices: dict[str, slice] = {}
+    width = 0
+    for feature in schema.dense_features:
+        stop = width + vocab.dense[feature.name].columns
+        slices[feature.name] = slice(width, stop)
+        width = stop
+    fields = {feature.name: field for field, feature in enumerate(schema.id_features)}
+    tables = {f.name: f.table for f in schema.features if isinstance(f, SparseFeature)}
+    ids = np.empty((len(fields), rows), dtype=np.int32)
+    dense = np.empty((rows, width), dtype=np.float32)
     unseen: dict[str, int] = {}
     nulls: dict[str, int] = {}
-    for row, feature in zip(ids, schema.id_features, strict=True):
-        name = feature.name
-        if isinstance(feature, SparseFeature):
-            row[:], unseen[name], nulls[name] = vocab.tables[feature.table].encode(data[name])
+    for column in columns:
+        name = column.name
+        if name in tables:
+            encoded = vocab.tables[tables[name]].encode(column)
+            ids[fields[name]], unseen[name], nulls[name] = encoded
+            continue
+        values = dense_values(column)
+        nulls[name] = int(np.count_nonzero(np.isnan(values)))
+        if name in fields:
+            ids[fields[name]] = vocab.dense[name].ids(values)
         else:
-            row[:] = vocab.dense[name].ids(dense_values(data[name]))
-            nulls[name] = int(np.count_nonzero(row == 0))
-    return ids, unseen, nulls
-
-
-def _dense(
-    data: pl.DataFrame, schema: Schema, vocab: Vocab, nulls: dict[str, int]
-) -> tuple[np.ndarray, dict[str, slice]]:
-    slices: dict[str, slice] = {}
-    start = 0
-    for feature in schema.dense_features:
-        stop = start + vocab.dense[feature.name].columns
-        slices[feature.name] = slice(start, stop)
-        start = stop
-    dense = np.empty((data.height, start), dtype=np.float32)
-    for feature in schema.dense_features:
-        values = dense_values(data[feature.name])
-        nulls[feature.name] = int(np.count_nonzero(np.isnan(values)))
-        dense[:, slices[feature.name]] = vocab.dense[feature.name].apply(values)
-    return dense, slices
+            dense[:, slices[name]] = vocab.dense[name].apply(values)
+    return ids, dense, slices, unseen, nulls
 
 
 def _label_columns(data: pl.DataFrame, schema: Schema) -> np.ndarray:
@@ -298,16 +298,17 @@ def _weight(series: pl.Series, split: str) -> np.ndarray:
     return values
 
 
-def _truth_columns(schema: Schema, known: list[str]) -> dict[str, str]:
-    """Columns that hold the known truth of an output, by output."""
-    outputs = [column for task in schema.tasks for column in output_columns(task)]
-    truth = {output: f"true_{output}" for output in outputs if f"true_{output}" in known}
-    for feature in schema.features:
-        if feature.name in {f"true_{output}" for output in outputs}:
-            raise DataError(
-                f"feature {feature.name!r} is the known truth of {feature.name[5:]!r}: a model "
-                "would read the answer; remove it from the features, or rename the column"
-            )
+def _truth_columns(schema: Schema, known: list[str], split: str) -> dict[str, str]:
+    """Columns that hold the known truth of a probability, by output."""
+    truth = {}
+    for task in schema.tasks:
+        for output in output_columns(task):
+            if TRUE + output not in known:
+                continue
+            if task.kind == "binary":
+                truth[output] = TRUE + output
+            else:
+                logger.info("%s: %r is no probability: not read", split, TRUE + output)
     return truth
 
 

@@ -12,7 +12,7 @@ import polars as pl
 
 from polyrank.data.dense import DenseEncoding, dense_values
 from polyrank.data.ids import IdType, as_type, id_type, plain_ids
-from polyrank.data.read import collect
+from polyrank.data.read import by_column, collect
 from polyrank.errors import DataError
 from polyrank.schema import DenseFeature, Schema, SparseFeature
 
@@ -57,9 +57,11 @@ class Vocabulary:
             columns: training values of the features that share the table.
             min_count: ids with fewer occurrences in all columns together are left out.
         """
-        counted = [
-            plain_ids(column).alias("value").value_counts(name="count") for column in columns
-        ]
+        return cls.of_counts([counts_of(column) for column in columns], min_count)
+
+    @classmethod
+    def of_counts(cls, counted: Sequence[pl.DataFrame], min_count: int = 1) -> Self:
+        """Return what `fit` does, from the `counts_of` each column."""
         dtype = id_type([each["value"] for each in counted])
         entries = (
             pl.concat(
@@ -170,6 +172,11 @@ class Vocabulary:
         return low, table
 
 
+def counts_of(column: pl.Series) -> pl.DataFrame:
+    """Return the distinct plain ids of a column, `value`, and their occurrences, `count`."""
+    return plain_ids(column).alias("value").value_counts(name="count")
+
+
 @dataclass(frozen=True)
 class Vocab:
     """All that is fitted on training rows to encode any rows: vocabularies and dense encodings.
@@ -202,24 +209,26 @@ class Vocab:
         Raises:
             DataError: no rows, a missing column, or one that cannot be ids or numbers.
         """
-        data = collect(frame, [feature.name for feature in schema.features])
-        if not data.height:
-            raise DataError("no rows in train: there is nothing to fit a vocabulary on")
-        sharers: dict[str, list[pl.Series]] = {}
-        owners: dict[str, SparseFeature] = {}
+        owners = {
+            feature.name: feature
+            for feature in schema.features
+            if isinstance(feature, SparseFeature) and feature.name == feature.table
+        }
+        counted: dict[str, list[pl.DataFrame]] = {name: [] for name in owners}
         dense: dict[str, DenseEncoding] = {}
+        frame = by_column(frame, [feature.name for feature in schema.features])
         for feature in schema.features:
-            column = data[feature.name]
+            column = collect(frame, [feature.name]).to_series()
+            if not len(column):
+                raise DataError("no rows in train: there is nothing to fit a vocabulary on")
             if isinstance(feature, DenseFeature):
                 dense[feature.name] = DenseEncoding.fit(feature, dense_values(column))
-                continue
-            sharers.setdefault(feature.table, []).append(column)
-            if feature.name == feature.table:
-                owners[feature.name] = feature
+            elif owners[feature.table].vocab_size is None:
+                counted[feature.table].append(counts_of(column))
         tables = {
             name: Vocabulary("identity", size=owner.vocab_size)
             if owner.vocab_size is not None
-            else Vocabulary.fit(sharers[name], owner.min_count)
+            else Vocabulary.of_counts(counted.pop(name), owner.min_count)
             for name, owner in owners.items()
         }
         return cls(tables, dense)

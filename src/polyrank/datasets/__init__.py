@@ -40,11 +40,6 @@ class Dataset:
     fetch: bool
 
     @property
-    def make(self) -> bool:
-        """Whether it is generated."""
-        return not self.fetch
-
-    @property
     def function(self) -> Callable[..., Frames]:
         """The function that gives it, imported on first use."""
         return getattr(import_module(f"polyrank.datasets.{self.name}"), self.name)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import polars as pl
 
 from polyrank.datasets import fetch
 from polyrank.errors import DataError
+from polyrank.files import replacing
 from polyrank.schema import DenseFeature, Schema, SparseFeature, Task
 
 log = logging.getLogger(__name__)
@@ -326,11 +326,6 @@ def halves(rows: int) -> np.ndarray:
 
 
 def _keep(people: pl.DataFrame, path: Path) -> None:
-    """Write under another name and rename, so that a reader never sees half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with replacing(path) as temporary:
         people.write_parquet(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

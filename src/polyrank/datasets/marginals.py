@@ -13,7 +13,7 @@ CHUNK_ROWS = 1 << 14  # an array of float64 then stays in the cache of one core
 LARGEST = 4.0  # the quadrature is tested up to here
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Marginals:
     """What is true of each impression given its features: float64[rows] each.
 

@@ -77,7 +77,7 @@ class Preset:
     alike: float = 0.2
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Draw:
     """Impressions before they are labelled: who, what, where; columns by name."""
 

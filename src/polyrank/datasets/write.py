@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -13,6 +12,7 @@ import tomli_w
 
 from polyrank import spec
 from polyrank.errors import ConfigError
+from polyrank.files import replacing
 from polyrank.schema import Feature, Schema, SparseFeature, Task
 
 SPLITS = ("train", "valid", "test")
@@ -63,10 +63,12 @@ def write(
     folder.mkdir(parents=True, exist_ok=True)
     experiment.unlink(missing_ok=True)
     for split, frame in zip(SPLITS, splits, strict=True):
-        _replace(folder / f"{split}.parquet", frame.collect())
-    temporary = folder / f".{FILE}.{os.getpid()}"
-    temporary.write_text(as_toml(experiment_table(schema, name=name, seed=seed)), encoding="utf-8")
-    return temporary.replace(experiment)
+        with replacing(folder / f"{split}.parquet") as temporary:
+            frame.collect().write_parquet(temporary)
+    text = as_toml(experiment_table(schema, name=name, seed=seed))
+    with replacing(experiment) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return experiment
 
 
 def experiment_table(schema: Schema, *, name: str, seed: int = 1) -> dict[str, Any]:
@@ -145,12 +147,3 @@ def _changed(spec_: Feature | Task) -> dict[str, Any]:
         for each in fields(spec_)
         if each.name != "name" and each.name in shown and getattr(spec_, each.name) != each.default
     }
-
-
-def _replace(path: Path, frame: pl.DataFrame) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        frame.write_parquet(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

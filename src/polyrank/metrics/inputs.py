@@ -158,8 +158,9 @@ def user_codes(user: Any, *, rows: int | None = None) -> np.ndarray:
         (rows,) -> (rows,)
 
     Example:
-        >>> user_codes(["ann", "bob", None, "ann", None]).tolist()
-        [0, 1, 2, 0, 3]
+        >>> codes = user_codes(["ann", "bob", None, "ann", None])
+        >>> len(np.unique(codes)), bool(codes[0] == codes[3])
+        (4, True)
     """
     series = _series(user)
     if rows is not None and len(series) != rows:

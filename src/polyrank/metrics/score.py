@@ -50,9 +50,8 @@ class Score:
 
     @property
     def kind(self) -> KindName:
-        """The kind of its metrics."""
-        known = METRICS["regression"]
-        return "regression" if known.keys() & {*self.metrics, *self.absent} else "binary"
+        """The kind of its label, which its counts tell: a regression has rows and no positives."""
+        return "regression" if self.rows is not None and self.positives is None else "binary"
 
     def value(self, name: str) -> float:
         """Return a metric's value.

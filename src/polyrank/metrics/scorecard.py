@@ -6,13 +6,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import polars as pl
 from numpy.typing import ArrayLike
 
-from polyrank.errors import DataError, did_you_mean
+from polyrank.errors import ConfigError, DataError, did_you_mean
 from polyrank.metrics.binary import auc, soft_auc
 from polyrank.metrics.inputs import (
     LARGEST,
@@ -24,15 +25,14 @@ from polyrank.metrics.inputs import (
     user_codes,
     weighing,
 )
-from polyrank.metrics.registry import METRICS
+from polyrank.metrics.registry import METRICS, Metric
 from polyrank.metrics.regression import mae, rmse
 from polyrank.metrics.score import Score, Scorecard
 from polyrank.metrics.undefined import Undefined
 from polyrank.schema import Schema
-from polyrank.terms import ALL, Population, joint_label, output_columns, populations
+from polyrank.terms import ALL, TRUE, Population, joint_label, output_columns, populations
 
 __all__ = ["Score", "Scorecard", "scorecard"]
-TRUE = "true_"
 
 
 def scorecard(
@@ -41,9 +41,10 @@ def scorecard(
     labels: Mapping[str, ArrayLike],
     *,
     split: str,
-    user: ArrayLike | None = None,
+    user: ArrayLike | pl.Series | None = None,
     weight: ArrayLike | None = None,
     truth: Mapping[str, ArrayLike] | None = None,
+    only: Collection[str] | None = None,
 ) -> Scorecard:
     """Measure each task on all rows and on the rows where each of its ancestors happened.
 
@@ -58,11 +59,14 @@ def scorecard(
         truth: true probabilities, named `true_` + an output column, as many as are known. Where
             a task's conditional ones are, there is also a score such as `buy|click @ all`, which
             no label could give: its AUC is `soft_auc`.
+        only: names of the metrics to compute, of any kind of label; the others are neither
+            measured nor absent. None computes all.
 
     Returns:
         The scores in task order.
 
     Raises:
+        ConfigError: `only` has a name that no metric has, with the nearest.
         DataError: a column is missing, has another shape, or holds a value out of its domain.
 
     Shape:
@@ -81,17 +85,18 @@ def scorecard(
         >>> [(score.name, score.rows, score.positives) for score in card]
         [('click @ all', 3, 2), ('buy @ all', 3, 1), ('buy|click @ click', 2, 1)]
     """
+    wanted = _wanted(only)
     log = _read(schema, predictions, labels, user, weight, truth or {})
     scores = []
     for where in populations(schema):
-        scores.append(_score(log, where))
+        scores.append(_score(log, where, wanted[where.kind]))
         p_true = _p_true(log, where)
         if where.given and p_true is not None:
-            scores.append(_soft_score(log, where, p_true))
+            scores.append(_soft_score(log, where, p_true, wanted[where.kind]))
     return Scorecard(split, tuple(scores))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Log:
     """Checked float64 columns of one length."""
 
@@ -104,11 +109,25 @@ class _Log:
     weight: np.ndarray | None
 
 
+def _wanted(only: Collection[str] | None) -> Mapping[str, Mapping[str, Metric]]:
+    """Return the metrics to compute, by kind."""
+    if only is None:
+        return METRICS
+    known = [name for metrics in METRICS.values() for name in metrics]
+    for name in only:
+        if name not in known:
+            raise ConfigError(f"only: unknown metric {name!r}{did_you_mean(str(name), known)}")
+    return {
+        kind: {name: each for name, each in metrics.items() if name in only}
+        for kind, metrics in METRICS.items()
+    }
+
+
 def _read(
     schema: Schema,
     predictions: Mapping[str, ArrayLike],
     labels: Mapping[str, ArrayLike],
-    user: ArrayLike | None,
+    user: ArrayLike | pl.Series | None,
     weight: ArrayLike | None,
     truth: Mapping[str, ArrayLike],
 ) -> _Log:
@@ -119,12 +138,12 @@ def _read(
     needed, known, possible = {}, {}, []
     for task in schema.tasks:
         columns = output_columns(task)
-        possible += [TRUE + name for name in columns]
         for name in columns if task.kind == "binary" else columns[:1]:
             if name not in predictions:
                 raise DataError(f"no prediction column {name!r}{did_you_mean(name, predictions)}")
             needed[name] = _output(f"prediction {name}", task.kind, predictions[name], rows)
-        for name in (TRUE + name for name in columns):
+        for name in (TRUE + name for name in columns if task.kind == "binary"):
+            possible.append(name)
             if name in truth:
                 known[name] = _output(name, task.kind, truth[name], rows)
     for name in truth:
@@ -160,7 +179,7 @@ def _label(task: str, kind: str, values: ArrayLike, rows: int) -> np.ndarray:
     return label
 
 
-def _score(log: _Log, where: Population) -> Score:
+def _score(log: _Log, where: Population, wanted: Mapping[str, Metric]) -> Score:
     label = joint_label([log.labels[head] for head in where.heads])
     kept = ~np.isnan(label)
     if where.conditions:
@@ -168,7 +187,7 @@ def _score(log: _Log, where: Population) -> Score:
     label, prediction = label[kept], _prediction(log, where)[kept]
     weight = None if log.weight is None else log.weight[kept]
     user = None if log.user is None else log.user[kept]
-    metrics, absent = _measured(where, label, prediction, user, weight)
+    metrics, absent = _measured(where, wanted, label, prediction, user, weight)
     truth = None
     p_true = _p_true(log, where)
     if p_true is not None and _mean(label, weight) is not None:
@@ -189,16 +208,19 @@ def _score(log: _Log, where: Population) -> Score:
     )
 
 
-def _soft_score(log: _Log, where: Population, p_true: np.ndarray) -> Score:
+def _soft_score(
+    log: _Log, where: Population, p_true: np.ndarray, wanted: Mapping[str, Metric]
+) -> Score:
     """Measure a conditional probability on all rows, where only its truth is known."""
     prediction = _prediction(log, where)
-    absent = dict.fromkeys(METRICS["binary"], "true probabilities in place of labels: AUC only")
+    absent = dict.fromkeys(wanted, "true probabilities in place of labels: AUC only")
     metrics, truth = {}, None
-    try:
-        metrics["auc"] = {"value": soft_auc(p_true, prediction, log.weight)}
-        del absent["auc"]
-    except Undefined as reason:
-        absent["auc"] = str(reason)
+    if "auc" in wanted:
+        try:
+            metrics["auc"] = {"value": soft_auc(p_true, prediction, log.weight)}
+            del absent["auc"]
+        except Undefined as reason:
+            absent["auc"] = str(reason)
     if _mean(prediction, log.weight) is not None:
         truth, undefined = _against(p_true, prediction, None, log.weight)
         absent |= undefined
@@ -219,6 +241,7 @@ def _soft_score(log: _Log, where: Population, p_true: np.ndarray) -> Score:
 
 def _measured(
     where: Population,
+    wanted: Mapping[str, Metric],
     label: np.ndarray,
     prediction: np.ndarray,
     user: np.ndarray | None,
@@ -226,7 +249,7 @@ def _measured(
 ) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
     """Return the metrics that these rows support, and why they do not support the others."""
     values, absent = {}, {}
-    for name, each in METRICS[where.kind].items():
+    for name, each in wanted.items():
         if each.needs_user and user is None:
             absent[name] = "no user key"
             continue

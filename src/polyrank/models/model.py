@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Protocol, get_args
+from typing import Any, Protocol
 
 from torch import nn
 
 from polyrank import spec
-from polyrank.errors import ConfigError, did_you_mean
+from polyrank.errors import ConfigError
 from polyrank.layout import Layout, VocabularySizes
 from polyrank.models.mmoe import MMoE
 from polyrank.models.ranker import Ranker, build_heads
 from polyrank.models.separate import Separate
 from polyrank.models.shared_bottom import SharedBottom
-from polyrank.models.trunk import Trunk, check_sizes
+from polyrank.models.trunk import Trunk, check_layers, check_sizes
 from polyrank.nn.embed import PackedEmbedder
 from polyrank.nn.mlp import Norm
 from polyrank.schema import Schema, Task
@@ -63,14 +63,13 @@ class Model:
     entire_space: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "tower", tuple(self.tower))
-        check_sizes("tower", tuple(self.tower))
-        check_sizes("embed_dim", self.embed_dim)
-        if self.norm not in get_args(Norm):
-            hint = did_you_mean(self.norm, get_args(Norm))
-            raise ConfigError(f"unknown norm {self.norm!r}{hint}")
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"dropout is at least 0 and below 1, however: {self.dropout}")
+        if isinstance(self.tower, list):
+            object.__setattr__(self, "tower", tuple(self.tower))
+        if not isinstance(self.tower, tuple):
+            raise ConfigError(f"model: tower is a list of columns, however: {self.tower!r}")
+        check_sizes("model: tower", self.tower)
+        check_sizes("model: embed_dim", self.embed_dim)
+        check_layers("model", self.norm, self.dropout)
 
     def check(self, schema: Schema) -> None:
         """Refuse a schema that contradicts `entire_space`."""
@@ -102,10 +101,7 @@ class Model:
     def to_table(self) -> dict[str, Any]:
         """Return plain tables; an unregistered trunk is written as its class's name."""
         table = spec.to_table(replace(self, trunk=Separate()))
-        if type(self.trunk) in TRUNKS.values():
-            table["trunk"] = spec.chosen(TRUNKS, self.trunk, "model.trunk")
-        else:
-            table["trunk"] = {"class": type(self.trunk).__qualname__}
+        table["trunk"] = spec.chosen(TRUNKS, self.trunk)
         return table
 
     @classmethod
@@ -117,13 +113,15 @@ class Model:
         """
         spec.check_keys(table, [each.name for each in fields(cls)], "model")
         found = table.get("trunk", {"kind": "mmoe"})
-        if trunk is None:
-            if isinstance(found, Mapping) and "class" in found:
-                raise ConfigError(
-                    f"the model's trunk is {found['class']!r}, which polyrank does not have: "
-                    f"load it with trunk={found['class']}(…)"
-                )
-            trunk = spec.choose(TRUNKS, found, "model.trunk")
+        own = found.get("class") if isinstance(found, Mapping) else None
+        if own is None and trunk is not None:
+            raise ConfigError(f"the model's trunk is {found!r}: leave trunk out")
+        if own is not None and trunk is None:
+            raise ConfigError(
+                f"the model's trunk is {own!r}, which polyrank does not have: "
+                f"load it with trunk={own}(…)"
+            )
+        trunk = trunk or spec.choose(TRUNKS, found, "model.trunk")
         rest = {key: value for key, value in table.items() if key != "trunk"}
         return replace(spec.from_table(cls, rest, "model"), trunk=trunk)
 

@@ -6,6 +6,7 @@ Letters: N rows of the table.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import islice
 
 import numpy as np
 import torch
@@ -13,18 +14,24 @@ from torch import Tensor
 
 from polyrank.data.table import Batch, Table
 from polyrank.models.ranker import Ranker
+from polyrank.objective.kinds import KINDS
 from polyrank.schema import Schema
 from polyrank.terms import output_columns
 
 CHUNK_ROWS = 16384
 
 
-def logits_of(ranker: Ranker, table: Table, device: str = "cpu") -> dict[str, Tensor]:
-    """Return every head's logits on every row, in evaluation mode, on the CPU: {head: (N,)}."""
+def logits_of(
+    ranker: Ranker, table: Table, device: str = "cpu", *, chunks: int | None = None
+) -> dict[str, Tensor]:
+    """Return every head's logits on every row, in evaluation mode, on the CPU: {head: (N,)}.
+
+    `chunks` takes only the first so many, of `CHUNK_ROWS` rows each.
+    """
     parts: dict[str, list[Tensor]] = {task.name: [] for task in ranker.layout.schema.tasks}
     ranker.eval()
     with torch.inference_mode():
-        for batch in table.batches(ranker.layout, CHUNK_ROWS):
+        for batch in islice(table.batches(ranker.layout, CHUNK_ROWS), chunks):
             ids, dense, _, _ = tensors(batch, device)
             logits = ranker(ranker.embed(ids, dense)).logits
             for task, each in parts.items():
@@ -68,19 +75,9 @@ def outputs(
     names = [task.name for task in schema.tasks]
     for name in sorted(names, key=lambda each: len(schema.ancestors(each))):  # parents first
         task = schema.by_name[name]
-        value = logits[name].astype(np.float64)
-        if task.kind == "binary":
-            value = sigmoid(value)
-        else:
-            mean, deviation = scales[name]
-            value = value * deviation + mean
+        scale = scales.get(name, (0.0, 1.0))
+        value = KINDS[task.kind].predict(logits[name].astype(np.float64), scale)
         joints[name] = joints[task.given] * value if task.given else value
         found = (value, joints[name]) if task.given else (value,)
         columns[name] = dict(zip(output_columns(task), found, strict=True))
     return {column: values for name in names for column, values in columns[name].items()}
-
-
-def sigmoid(x: np.ndarray) -> np.ndarray:
-    """Return 1 / (1 + e^(−x)), accurate in both tails."""
-    small = np.exp(-np.abs(x))
-    return np.where(x >= 0, 1 / (1 + small), small / (1 + small))

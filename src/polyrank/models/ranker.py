@@ -66,6 +66,13 @@ class Ranker(nn.Module):
         self, layout: Layout, embed: PackedEmbedder, trunk: nn.Module, head: Mapping[str, Head]
     ) -> None:
         super().__init__()
+        if not isinstance(trunk, TrunkModule):
+            for name in ("penalties", "shared_parameters"):
+                if hasattr(trunk, name):
+                    raise ConfigError(
+                        f"trunk {type(trunk).__name__} has {name} but is no TrunkModule, so they "
+                        "would be ignored: derive it from polyrank.TrunkModule"
+                    )
         self.layout = layout
         self.embed = embed
         self.trunk = trunk
@@ -137,6 +144,8 @@ def build_heads(
     **layers: object,
 ) -> dict[str, Head]:
     """Return a head for each task, as wide as what the trunk gives it.
+
+    `layers` are the norm and the dropout of the towers.
 
     Raises:
         ConfigError: the trunk's output is not {task: (B, H)} with every task.

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
+from numbers import Integral
+from typing import Any, get_args
 
 from torch import Tensor, nn
 
-from polyrank.errors import ConfigError
+from polyrank.errors import ConfigError, did_you_mean
 from polyrank.layout import Layout
 from polyrank.nn.mlp import Norm
 from polyrank.schema import Task
@@ -36,8 +37,11 @@ class Trunk(ABC):
         for name, value in vars(self).items():
             if isinstance(value, list):
                 object.__setattr__(self, name, tuple(value))
-        for name in ("experts", "hidden"):
-            check_sizes(f"{type(self).__name__}: {name}", vars(self).get(name))
+        name = type(self).__name__
+        check_layers(name, self.norm, self.dropout)
+        for each in fields(self):
+            if each.name not in ("norm", "dropout"):
+                check_sizes(f"{name}: {each.name}", getattr(self, each.name))
 
     @abstractmethod
     def build(self, layout: Layout, tasks: tuple[Task, ...]) -> nn.Module:
@@ -61,11 +65,18 @@ class TrunkModule(nn.Module):
         return {}
 
 
-def check_sizes(where: str, value: int | tuple[int, ...] | None) -> None:
-    """Refuse a width or a count below 1."""
-    sizes = value if isinstance(value, tuple) else () if value is None else (value,)
-    for size in sizes:
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+def check_layers(where: str, norm: str | None, dropout: float | None) -> None:
+    """Refuse a norm or a dropout that no layer has."""
+    if norm is not None and norm not in get_args(Norm):
+        raise ConfigError(f"{where}: unknown norm {norm!r}{did_you_mean(norm, get_args(Norm))}")
+    if dropout is not None and not 0 <= dropout < 1:
+        raise ConfigError(f"{where}: dropout is at least 0 and below 1, however: {dropout}")
+
+
+def check_sizes(where: str, value: object) -> None:
+    """Refuse a width or a count that is no whole number of at least 1, alone or in a tuple."""
+    for size in value if isinstance(value, tuple) else (value,):
+        if isinstance(size, bool) or not isinstance(size, Integral) or size < 1:
             raise ConfigError(
                 f"{where}: whole numbers of at least 1 are expected, however: {value!r}"
             )

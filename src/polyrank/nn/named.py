@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Self
 
 from torch import nn
 
@@ -16,6 +17,12 @@ class Named(nn.Module):
     def __init__(self, modules: Mapping[str, nn.Module]) -> None:
         super().__init__()
         self._modules.update(modules)
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of the modules; a mode of its own would clash with a task `training`."""
+        for module in self.children():
+            module.train(mode)
+        return self
 
     def __getitem__(self, name: str) -> nn.Module:
         module = self._modules[name]

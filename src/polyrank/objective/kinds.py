@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from math import log
 
+import numpy as np
 from torch import Tensor
 
 from polyrank.data.statistics import TermStatistics
@@ -34,6 +35,10 @@ class Kind(ABC):
         """Return the loss of each row: (B,)."""
 
     @abstractmethod
+    def predict(self, logits: np.ndarray, scale: tuple[float, float]) -> np.ndarray:
+        """Return the head's output column, float64 (N,), from its logits and target scale."""
+
+    @abstractmethod
     def constant_loss(self, term: Term, statistics: TermStatistics) -> float:
         """Return the mean loss of the best constant on the training rows."""
 
@@ -53,6 +58,10 @@ class Binary(Kind):
         log_yes = log_probability(term.yes, logits)
         log_no = log_probability(term.no, logits)
         return -(target * log_yes + (1 - target) * log_no)
+
+    def predict(self, logits: np.ndarray, scale: tuple[float, float]) -> np.ndarray:
+        """1 / (1 + e^(−z))."""
+        return sigmoid(logits)
 
     def constant_loss(self, term: Term, statistics: TermStatistics) -> float:
         """Entropy of the base rate r, with positives weighted: min over p of −(v·r·log p + …)."""
@@ -74,12 +83,23 @@ class Regression(Kind):
         """(head − target)²."""
         return (logits[term.population.task] - target).square()
 
+    def predict(self, logits: np.ndarray, scale: tuple[float, float]) -> np.ndarray:
+        """Mean + deviation · head: in the label's own unit."""
+        mean, deviation = scale
+        return logits * deviation + mean
+
     def constant_loss(self, term: Term, statistics: TermStatistics) -> float:
         """Variance of the standardised target: 1, or 0 for a constant target."""
         return (statistics.sd / scale(statistics)) ** 2
 
 
 KINDS: dict[str, Kind] = {"binary": Binary(), "regression": Regression()}
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    """Return 1 / (1 + e^(−x)), accurate in both tails."""
+    small = np.exp(-np.abs(x))
+    return np.where(x >= 0, 1 / (1 + small), small / (1 + small))
 
 
 def scale(statistics: TermStatistics) -> float:

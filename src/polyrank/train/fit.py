@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import polars as pl
@@ -21,9 +24,9 @@ from polyrank.data.read import read
 from polyrank.data.statistics import refuse_unusable, term_labels, term_statistics
 from polyrank.data.table import Table, encode
 from polyrank.data.vocab import Vocab
-from polyrank.errors import ConfigError, did_you_mean
-from polyrank.metrics.registry import direction
-from polyrank.metrics.scorecard import Scorecard
+from polyrank.errors import ConfigError, DataError, did_you_mean
+from polyrank.metrics.registry import direction, metric
+from polyrank.metrics.undefined import Undefined
 from polyrank.models.model import Model
 from polyrank.objective.losses import Supervision
 from polyrank.schema import Schema, SparseFeature
@@ -121,6 +124,12 @@ def fit(
         >>> bundle.predict({"item": [2]}).columns
         ['p_click', 'p_buy_given_click', 'p_buy']
     """
+    if not isinstance(schema, Schema):
+        raise ConfigError(f"schema is a Schema(features, tasks), however: {type(schema).__name__}")
+    if not isinstance(model, Model):
+        raise ConfigError(
+            f"model is a Model, ESMM(…) or Model(trunk=MMoE(…)), however: {type(model).__name__}"
+        )
     training = Training(
         epochs=epochs, batch_size=batch_size, lr=lr, embeddings=embeddings, dense=dense,
         balance=balance, stop=stop, schedule=schedule, threads=threads, device=device,
@@ -153,15 +162,14 @@ def learn(
     progress: Observer | None = None,
 ) -> Bundle:
     """Learn a model; `config` is the experiment as plain tables, kept in the bundle."""
-    model.check(schema)
-    _check_stop(training.stop, schema, sources.valid is not None)
+    _check(schema, model, training, sources, seed)
     run = None if out is None else RunFolder(out, config, resume=resume, force=force)
     vocab, tables = encoded(schema, sources)
     train, valid, test = tables["train"], tables.get("valid"), tables.get("test")
     statistics = term_statistics(train)
     refuse_unusable(statistics, schema, "train")
-    if training.stop is not None and valid is not None:
-        _check_stop_rows(training.stop, valid)
+    if valid is not None:
+        _check_valid(training.stop, valid)
     _announce(schema, training, valid)
     supervision = Supervision(schema, statistics)
     with isolated(seed, training):
@@ -169,9 +177,9 @@ def learn(
         ranker.start_at(base_rates(train))
         trainer = Trainer(ranker, training, supervision, train=train, valid=valid, seed=seed)
         if run is not None:
-            run.open()
+            run.open(fingerprint(vocab, tables))
             run.restore(trainer)
-        for each in trainer.run():
+        for each in until(training.stop, trainer):
             _observe(each, trainer, run, progress)
         trainer.keep_best()
     bundle = Bundle(
@@ -216,17 +224,52 @@ def config_tables(
 def base_rates(table: Table) -> dict[str, float]:
     """Return the rate of each binary head on the rows where its parent happened, smoothed.
 
-    (positives + 1) / (rows + 2), so that a head without rows starts at ½.
+    (rate · rows + 1) / (rows + 2) with the weighted rate, so that the unit of the weights does not
+    matter and a head without rows starts at ½.
     """
     rates = {}
     for task in table.schema.tasks:
         if task.kind == "binary":
             label = term_labels(table, population(table.schema, task, task.given or ALL))
-            mask = ~np.isnan(label)
-            weight = np.ones(len(table)) if table.weight is None else table.weight
-            positives = float(weight[label == 1].sum())
-            rates[task.name] = (positives + 1) / (float(weight[mask].sum()) + 2)
+            weight = np.ones(len(table)) if table.weight is None else table.weight.astype(float)
+            seen = ~np.isnan(label) & (weight > 0)
+            rows = int(seen.sum())
+            rate = float(np.average(label[seen], weights=weight[seen])) if rows else 0.0
+            rates[task.name] = (rate * rows + 1) / (rows + 2)
     return rates
+
+
+def until(stop: Stop | None, trainer: Trainer) -> Iterator[Progress]:
+    """Yield a trainer's progress until early stopping has run out of patience."""
+
+    def exhausted() -> bool:
+        return stop is not None and trainer.position.stale_epochs >= stop.patience
+
+    if exhausted():  # a run that is resumed after it had stopped
+        return
+    for each in trainer.run():
+        yield each
+        if each.event == "epoch" and exhausted():
+            return
+
+
+def fingerprint(vocab: Vocab, tables: Mapping[str, Table]) -> str:
+    """Return what tells whether a checkpoint was learnt from these rows: counts and checksums.
+
+    The checksums are of the vocabularies, and of up to 100,000 rows a split, evenly spaced.
+    """
+    entries = 0
+    for name, table in vocab.tables.items():
+        values = table.values.cast(pl.String).fill_null("").str.join("\n").item()
+        entries = crc32(f"{name} {table.rows} {values}".encode(), entries)
+    parts = [f"vocabulary {entries:08x}"]
+    for split, table in tables.items():
+        step = max(len(table) // 100_000, 1)
+        checksum = 0
+        for array in (table.ids[:, ::step], table.dense[::step], table.labels[::step]):
+            checksum = crc32(np.ascontiguousarray(array).tobytes(), checksum)
+        parts.append(f"{split} {len(table)} rows {checksum:08x}")
+    return ", ".join(parts)
 
 
 def encoded(schema: Schema, sources: Sources) -> tuple[Vocab, dict[str, Table]]:
@@ -245,15 +288,22 @@ def encoded(schema: Schema, sources: Sources) -> tuple[Vocab, dict[str, Table]]:
 
 @contextmanager
 def isolated(seed: int, training: Training) -> Iterator[None]:
-    """Seed torch and set its threads inside; leave both as they were."""
-    threads = torch.get_num_threads()
-    devices = [] if training.device == "cpu" else [torch.device(training.device)]
-    with torch.random.fork_rng(devices=devices):
+    """Seed torch and set its threads, type and gradients inside; leave all as they were."""
+    threads, device = torch.get_num_threads(), torch.device(training.device)
+    others = [] if device.type == "cpu" else [device]
+    dtype, kind = torch.get_default_dtype(), "cuda" if device.type == "cpu" else device.type
+    with (
+        torch.random.fork_rng(devices=others, device_type=kind),
+        torch.inference_mode(mode=False),
+        torch.enable_grad(),
+    ):
         torch.manual_seed(seed)
         torch.set_num_threads(training.threads)
+        torch.set_default_dtype(torch.float32)
         try:
             yield
         finally:
+            torch.set_default_dtype(dtype)
             torch.set_num_threads(threads)
 
 
@@ -283,21 +333,32 @@ def _announce(schema: Schema, training: Training, valid: Table | None) -> None:
 
 
 def _scored(bundle: Bundle, valid: Table | None, test: Table | None) -> Bundle:
-    card: Scorecard | None = None
     if test is not None:
-        card = bundle.score_labelled(test, "test")
-    elif valid is not None:
-        card = bundle.score_labelled(valid, "valid")
-    return Bundle(
-        bundle.schema, bundle.model, bundle.vocab, bundle.scales, bundle.ranker, bundle.config,
-        bundle.history, card,
-    )  # fmt: skip
+        return replace(bundle, scorecard=bundle.score_labelled(test, "test"))
+    if valid is not None:
+        return replace(bundle, scorecard=bundle.score_labelled(valid, "valid"))
+    return bundle
 
 
-def _check_stop(stop: Stop | None, schema: Schema, valid: bool) -> None:
+def _check(schema: Schema, model: Model, training: Training, sources: Sources, seed: int) -> None:
+    """Refuse, before a row is read, what cannot be."""
+    model.check(schema)
+    if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= seed < 2**63:
+        raise ConfigError(f"seed is a whole number of at least 0, however: {seed!r}")
+    cores = os.cpu_count() or 1
+    if training.threads > cores:
+        raise ConfigError(f"threads = {training.threads}, and this machine has {cores} cores")
+    try:
+        torch.empty(0, device=training.device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(
+            f"device {training.device!r} cannot be used here: {str(error).splitlines()[0]}. "
+            "Use 'cpu', or install a torch that has it"
+        ) from None
+    stop = training.stop
     if stop is None:
         return
-    if not valid:
+    if sources.valid is None:
         raise ConfigError(f"stop watches {stop.score!r} on validation rows: give valid")
     kinds = {each.name: each.kind for each in populations(schema)}
     if stop.score not in kinds:
@@ -305,12 +366,31 @@ def _check_stop(stop: Stop | None, schema: Schema, valid: bool) -> None:
     direction(kinds[stop.score], stop.metric)  # refuses an unknown metric, or one without any
 
 
-def _check_stop_rows(stop: Stop, valid: Table) -> None:
+def _check_valid(stop: Stop | None, valid: Table) -> None:
+    """Refuse validation rows that cannot choose an epoch, by a prediction that knows nothing."""
+    found = term_statistics(valid)
+    blind = [name for name, each in found.items() if not each.weight > 0]
+    if len(blind) == len(found):
+        raise DataError("valid has no row with an observed label: it cannot choose an epoch")
+    if blind:
+        logger.warning("valid has no row of %s: left out of the validation loss", ", ".join(blind))
+    if stop is None:
+        return
     where = next(each for each in populations(valid.schema) if each.name == stop.score)
     label = term_labels(valid, where)
-    rows, positives = int((~np.isnan(label)).sum()), int((label == 1).sum())
-    if rows == 0 or (where.kind == "binary" and positives in (0, rows)):
+    seen = ~np.isnan(label)
+    watched = metric(where.kind, stop.metric)
+    user = valid.user
+    if watched.needs_user and user is None:
+        raise ConfigError(f"stop watches {stop.metric!r}, and there is no user key in valid")
+    keys = (user.filter(seen),) if watched.needs_user and user is not None else ()
+    weight = None if valid.weight is None else valid.weight[seen]
+    try:
+        watched.function(label[seen], np.full(int(seen.sum()), 0.5), *keys, weight)
+    except Undefined as reason:
+        positives = f" and {int((label == 1).sum()):,} positives" if where.kind == "binary" else ""
         raise ConfigError(
-            f"stop watches {stop.score!r}, but the validation rows have {rows:,} rows and "
-            f"{positives:,} positives of it: enlarge valid, or watch another score"
-        )
+            f"stop watches {stop.metric!r} of {stop.score!r}, but the validation rows have "
+            f"{int(seen.sum()):,} rows{positives} of it ({reason}): enlarge valid, or watch "
+            "another score"
+        ) from None

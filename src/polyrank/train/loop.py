@@ -1,13 +1,13 @@
 """The loop: a generator of Progress that branches on no model's and no task's type.
 
-Bar, run log, checkpoints and early stopping only consume it.
+Bar, run log, checkpoints and early stopping only consume it; which epoch is the best is its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from math import ceil
+from math import ceil, isfinite
 from time import perf_counter
 from typing import Any, Literal
 
@@ -24,12 +24,16 @@ from polyrank.models.outputs import logits_of, outputs, tensors
 from polyrank.models.ranker import Ranker
 from polyrank.objective.kinds import KINDS
 from polyrank.objective.losses import Supervision
-from polyrank.terms import METRICS, populations
+from polyrank.terms import DEFAULT_METRIC, populations
 from polyrank.train.optim import load_optimizer_state, optimizer_state, parameter_groups, set_lr
 from polyrank.train.state import Position, named, part
 from polyrank.train.training import Training
 
 REPORT_STEPS = 50
+_REMEDY = (
+    "lower lr, or look for extreme values in the dense features and targets. The last checkpoint, "
+    "if any, is kept"
+)
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,6 @@ class Trainer:
     ) -> None:
         self.ranker, self.training, self.supervision = ranker, training, supervision
         self.train, self.valid, self.seed = train, valid, seed
-        self.terms = [term.name for term in supervision.schema.objective]
         self.balance = training.balance.build(_balance_terms(supervision)).to(training.device)
         groups = parameter_groups(
             ranker.dense_parameters(), list(self.balance.parameters()), training.dense.weight_decay
@@ -127,16 +130,13 @@ class Trainer:
         """Steps of an epoch."""
         return ceil(len(self.train) / self.training.batch_size)
 
-    @property
-    def finished(self) -> bool:
-        """Whether all epochs are done, or early stopping has run out of patience."""
-        stop = self.training.stop
-        out_of_patience = stop is not None and self.position.stale_epochs >= stop.patience
-        return self.position.epoch >= self.training.epochs or out_of_patience
-
     def run(self) -> Iterator[Progress]:
-        """Train until finished, from wherever the position is."""
-        while not self.finished:
+        """Train all epochs that are left, from wherever the position is.
+
+        Raises:
+            TrainingError: a loss, a weight or a validation figure that is not finite.
+        """
+        while self.position.epoch < self.training.epochs:
             yield from self._epoch(self.position.epoch + 1)
 
     def state(self) -> dict[str, Tensor]:
@@ -167,7 +167,7 @@ class Trainer:
         # resumed draws what it would have drawn.
         torch.manual_seed(int(np.random.SeedSequence([self.seed, epoch]).generate_state(1)[0]))
         self.ranker.train()
-        tally = _Tally(self.terms, self.training.device)
+        tally = _Tally()
         batches = self.train.batches(
             self.ranker.layout,
             self.training.batch_size,
@@ -185,7 +185,8 @@ class Trainer:
                 yield self._progress("step", epoch, step, rows, perf_counter() - started, tally)
         tally.flush(epoch, step)
         seconds = perf_counter() - started
-        valid = self._validate()
+        logits = self._finite_logits(epoch, step)
+        valid = self._validate(logits, epoch) if self.valid is not None else {}
         best = self._advance(epoch, valid)
         progress = replace(
             self._progress("epoch", epoch, step, rows, seconds, tally), valid=valid, best=best
@@ -202,14 +203,34 @@ class Trainer:
         scores = self.ranker(x)
         losses, rows = self.supervision.losses(scores.logits, labels, weight)
         self.dense.zero_grad(set_to_none=True)
-        for penalty in scores.penalties.values():
-            penalty.backward(retain_graph=True)
+        pull = _gradients(scores.penalties, [x, *self.ranker.dense_parameters()])
         self.balance.backward(losses, [x, *self.ranker.shared_parameters()])
+        for tensor, gradient in pull:  # after the balance, which may set gradients as it likes
+            tensor.grad = gradient if tensor.grad is None else tensor.grad + gradient
         set_lr(self.dense, self.dense_lr * factor)
         self.dense.step()
         assert x.grad is not None
         self.embeddings.step(ids, x.grad, self.embedding_lr * factor)
-        return losses, rows
+        return losses | {f"penalty {name}": each for name, each in scores.penalties.items()}, rows
+
+    def _finite_logits(self, epoch: int, step: int) -> dict[str, Tensor]:
+        """Return the logits of the validation rows, or of some training rows where there are none.
+
+        Raises:
+            TrainingError: one is not finite: the last step broke weights that no loss has seen.
+        """
+        device = self.training.device
+        if self.valid is not None:
+            logits = logits_of(self.ranker, self.valid, device)
+        else:
+            logits = logits_of(self.ranker, self.train, device, chunks=1)
+        for task, each in logits.items():
+            if not torch.isfinite(each).all():
+                raise TrainingError(
+                    f"the logits of {task!r} are not finite after epoch {epoch}, step {step}: "
+                    f"{_REMEDY}"
+                )
+        return logits
 
     def _progress(
         self,
@@ -225,12 +246,10 @@ class Trainer:
             tally.mean(), tally.empty(),
         )  # fmt: skip
 
-    def _validate(self) -> dict[str, float]:
-        """Return validation losses and metrics by name; empty without validation rows."""
-        if self.valid is None:
-            return {}
-        schema, device = self.supervision.schema, self.training.device
-        logits = logits_of(self.ranker, self.valid, device)
+    def _validate(self, logits: Mapping[str, Tensor], epoch: int) -> dict[str, float]:
+        """Return validation losses and metrics by name."""
+        assert self.valid is not None
+        schema = self.supervision.schema
         labels = torch.from_numpy(self.valid.labels)
         weight = None if self.valid.weight is None else torch.from_numpy(self.valid.weight)
         sums = self.supervision.sums(logits, labels, weight)
@@ -243,12 +262,15 @@ class Trainer:
         found["total loss"] = sum(
             weights[name] * found[f"{name} loss"] for name in weights if f"{name} loss" in found
         )
+        for name, value in found.items():
+            if not isfinite(value):
+                raise TrainingError(f"validation {name} is {value} after epoch {epoch}: {_REMEDY}")
         return found | self._metrics(self.valid, logits)
 
     def _metrics(self, table: Table, logits: Mapping[str, Tensor]) -> dict[str, float]:
         """Return each score's default metric and the one that early stopping watches."""
         schema, stop = self.supervision.schema, self.training.stop
-        wanted = {each.name: {METRICS[each.kind]} for each in populations(schema)}
+        wanted = {each.name: {DEFAULT_METRIC[each.kind]} for each in populations(schema)}
         if stop is not None:
             wanted[stop.score].add(stop.metric)
         arrays = {name: each.numpy() for name, each in logits.items()}
@@ -257,8 +279,9 @@ class Trainer:
             outputs(schema, arrays, self.supervision.scales),
             table.labels_by_task,
             split="valid",
-            user=table.user if stop is not None and stop.metric == "gauc" else None,
+            user=table.user,
             weight=table.weight,
+            only=set().union(*wanted.values()),
         )
         return {
             f"{score} {metric}": card[score].value(metric)
@@ -295,18 +318,16 @@ class Trainer:
 class _Tally:
     """Sums the losses of an epoch; reads them from the device only now and then."""
 
-    def __init__(self, terms: list[str], device: str) -> None:
-        self.terms = terms
-        self.losses = torch.zeros(REPORT_STEPS, len(terms), device=device)
-        self.rows = torch.zeros(REPORT_STEPS, len(terms), device=device)
-        self.pending, self.steps = 0, 0
-        self.total = np.zeros(len(terms))
-        self.empty_batches = np.zeros(len(terms), dtype=np.int64)
+    def __init__(self) -> None:
+        self.losses: list[Mapping[str, Tensor]] = []
+        self.rows: list[Mapping[str, Tensor]] = []
+        self.steps = 0
+        self.totals: dict[str, float] = {}
+        self.empty_batches: dict[str, int] = {}
 
     def add(self, losses: Mapping[str, Tensor], rows: Mapping[str, Tensor]) -> None:
-        self.losses[self.pending] = torch.stack([losses[term].detach() for term in self.terms])
-        self.rows[self.pending] = torch.stack([rows[term] for term in self.terms])
-        self.pending += 1
+        self.losses.append({name: each.detach() for name, each in losses.items()})
+        self.rows.append(rows)
 
     def flush(self, epoch: int, step: int) -> None:
         """Take in what is pending.
@@ -314,23 +335,44 @@ class _Tally:
         Raises:
             TrainingError: a loss that is not finite.
         """
-        losses = self.losses[: self.pending].cpu().double().numpy()
-        for row, column in np.argwhere(~np.isfinite(losses)):
+        if not self.losses:
+            return
+        names = list(self.losses[0])
+        losses = torch.stack([torch.stack([each[n] for n in names]) for each in self.losses])
+        values = losses.cpu().double().numpy()
+        for row, column in np.argwhere(~np.isfinite(values)):
             raise TrainingError(
-                f"the loss of {self.terms[column]!r} is {losses[row, column]} at epoch {epoch}, "
-                f"step {step - self.pending + 1 + row}: lower lr, or look for extreme values in "
-                "the dense features and targets. The last checkpoint, if any, is kept"
+                f"the loss of {names[column]!r} is {values[row, column]} at epoch {epoch}, "
+                f"step {step - len(values) + 1 + row}: {_REMEDY}"
             )
-        self.total += losses.sum(axis=0)
-        self.empty_batches += (self.rows[: self.pending] == 0).sum(0).cpu().numpy()
-        self.steps += self.pending
-        self.pending = 0
+        for name, total in zip(names, values.sum(axis=0).tolist(), strict=True):
+            self.totals[name] = self.totals.get(name, 0.0) + total
+        for term in self.rows[0]:
+            empty = int((torch.stack([each[term] for each in self.rows]) == 0).sum())
+            self.empty_batches[term] = self.empty_batches.get(term, 0) + empty
+        self.steps += len(self.losses)
+        self.losses, self.rows = [], []
 
     def mean(self) -> dict[str, float]:
-        return dict(zip(self.terms, (self.total / max(self.steps, 1)).tolist(), strict=True))
+        return {name: total / self.steps for name, total in self.totals.items()}
 
     def empty(self) -> dict[str, int]:
-        return dict(zip(self.terms, self.empty_batches.tolist(), strict=True))
+        return dict(self.empty_batches)
+
+
+def _gradients(
+    penalties: Mapping[str, Tensor], leaves: list[Tensor]
+) -> list[tuple[Tensor, Tensor]]:
+    """Return the leaves that penalties pull at, with the gradients of their sum."""
+    if not penalties:
+        return []
+    total = torch.stack(list(penalties.values())).sum()
+    found = torch.autograd.grad(total, leaves, retain_graph=True, allow_unused=True)
+    return [
+        (leaf, gradient)
+        for leaf, gradient in zip(leaves, found, strict=True)
+        if gradient is not None
+    ]
 
 
 def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

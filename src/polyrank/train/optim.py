@@ -8,11 +8,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import cos, pi, sqrt
+from math import cos, inf, pi, sqrt
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from polyrank.errors import ConfigError
 from polyrank.nn.embed import PackedEmbedder
 
 
@@ -35,6 +37,9 @@ class Adam:
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
 
+    def __post_init__(self) -> None:
+        check_numbers(self, "weight_decay")
+
     def build(self, groups: Sequence[dict], lr: float) -> torch.optim.Optimizer:
         """Return the optimiser of parameter groups."""
         return torch.optim.Adam(groups, lr=lr, betas=self.betas, eps=self.eps, fused=True)
@@ -51,6 +56,9 @@ class EmbeddingOptimizer(ABC):
 
     lr: float | None = None
     l2: float | None = None
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "l2")
 
     @abstractmethod
     def build(self, embed: PackedEmbedder, l2: float) -> EmbeddingEngine:
@@ -226,6 +234,10 @@ class Cosine:
 
     warmup: float = 0.0
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.warmup <= 1:
+            raise ConfigError(f"Cosine: warmup is a share of the steps, however: {self.warmup}")
+
     def factor(self, step: int, steps: int) -> float:
         """Return what the learning rate is multiplied by at one of `steps` steps."""
         rising = self.warmup * steps
@@ -237,6 +249,21 @@ class Cosine:
 DENSE: dict[str, type[Adam]] = {"adam": Adam}
 EMBEDDINGS: dict[str, type[EmbeddingOptimizer]] = {"lazy_adam": LazyAdam, "adam": DenseAdam}
 SCHEDULES: dict[str, type[Constant] | type[Cosine]] = {"constant": Constant, "cosine": Cosine}
+
+
+def check_numbers(spec: Any, decay: str) -> None:
+    """Refuse step sizes, decays, betas and eps with which no optimiser works."""
+    name = type(spec).__name__
+    if spec.lr is not None and not 0 < spec.lr < inf:
+        raise ConfigError(f"{name}: lr must be above 0, however: {spec.lr}")
+    value = getattr(spec, decay)
+    if value is not None and not 0 <= value < inf:
+        raise ConfigError(f"{name}: {decay} must be at least 0, however: {value}")
+    betas = getattr(spec, "betas", (0, 0))
+    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+        raise ConfigError(f"{name}: betas are two numbers from 0 to below 1, however: {betas}")
+    if not getattr(spec, "eps", 0) >= 0:
+        raise ConfigError(f"{name}: eps must be at least 0, however: {spec.eps}")
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

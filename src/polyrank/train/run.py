@@ -8,16 +8,17 @@ from __future__ import annotations
 import json
 import shutil
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import tomli_w
 
-from polyrank.bundle.format import write_text
 from polyrank.bundle.model import Bundle
 from polyrank.errors import ConfigError, TrainingError
+from polyrank.files import replacing
 from polyrank.train import state
 from polyrank.train.loop import Progress, Trainer
 
@@ -57,21 +58,27 @@ class RunFolder:
             )
         elif self.path.exists() and not (self.path / CONFIG).is_file():
             raise ConfigError(f"{self.path} is no run folder (no {CONFIG}): it is not removed")
-        self.force = force
+        self.force, self.data = force, ""
 
-    def open(self) -> None:
-        """Create the folder with its configuration, unless it is gone on with."""
+    def open(self, data: str) -> None:
+        """Create the folder with its configuration, unless it is gone on with.
+
+        Args:
+            data: the fingerprint of the rows.
+        """
+        self.data = data
         if self.force and self.path.exists():
             shutil.rmtree(self.path)
         if self.path.exists():
             return
-        temporary = self.path.parent / f".{self.path.name}.{uuid4().hex[:8]}"
-        try:
-            temporary.mkdir(parents=True)
-            (temporary / CONFIG).write_text(tomli_w.dumps(dict(self.config)), encoding="utf-8")
-            temporary.rename(self.path)
-        except OSError as error:
-            raise TrainingError(f"{self.path} could not be created: {error}") from error
+        with _writing(self.path):
+            temporary = self.path.parent / f".{self.path.name}.{uuid4().hex[:8]}"
+            try:
+                temporary.mkdir(parents=True)
+                (temporary / CONFIG).write_text(tomli_w.dumps(dict(self.config)), encoding="utf-8")
+                temporary.rename(self.path)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
 
     @property
     def bundle(self) -> Path:
@@ -82,41 +89,42 @@ class RunFolder:
         """Bring a trainer to the last checkpoint, if any, and cut the log there."""
         checkpoint = self.path / "checkpoint" / "state.safetensors"
         if checkpoint.is_file():
-            trainer.load(*state.read(checkpoint))
+            trainer.load(*state.read(checkpoint, self.data))
         log = self.path / "log.jsonl"
         if log.is_file():
             kept = [
                 line
-                for line in log.read_text(encoding="utf-8").splitlines()
+                for line in log.read_text(encoding="utf-8", errors="replace").splitlines()
                 if _epoch(line) <= trainer.position.epoch
             ]
-            write_text(log, "".join(f"{line}\n" for line in kept))
+            with _writing(log), replacing(log) as temporary:
+                temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
     def log(self, progress: Progress) -> None:
         """Append one line of JSON."""
         entry = {"event": progress.event, "step": progress.step, **progress.record()}
-        try:
-            with (self.path / "log.jsonl").open("a", encoding="utf-8") as file:
-                file.write(json.dumps(entry, ensure_ascii=False, allow_nan=False) + "\n")
-        except OSError as error:
-            raise TrainingError(f"the log of {self.path} could not be written: {error}") from error
+        log = self.path / "log.jsonl"
+        with _writing(log), log.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry, ensure_ascii=False, allow_nan=False) + "\n")
 
     def checkpoint(self, trainer: Trainer) -> None:
         """Replace the checkpoint."""
         path = self.path / "checkpoint" / "state.safetensors"
-        state.write(path, trainer.position, trainer.state())
+        state.write(path, trainer.position, trainer.state(), self.data)
 
     def finish(self, bundle: Bundle) -> None:
         """Write the bundle and, beside it, the scorecard."""
         bundle.save(self.bundle)
         if bundle.scorecard is not None:
             text = json.dumps(bundle.scorecard.to_json(), ensure_ascii=False, indent=1)
-            write_text(self.path / "scorecard.json", text + "\n")
+            path = self.path / "scorecard.json"
+            with _writing(path), replacing(path) as temporary:
+                temporary.write_text(text + "\n", encoding="utf-8")
 
     def _check(self) -> None:
         try:
             found = tomllib.loads((self.path / CONFIG).read_text(encoding="utf-8"))
-        except (OSError, tomllib.TOMLDecodeError) as error:
+        except (OSError, ValueError) as error:
             raise ConfigError(f"{self.path} holds no run to go on with: {error}") from error
         # The same round trip for both: TOML knows no tuple and no None.
         difference = _difference(found, tomllib.loads(tomli_w.dumps(dict(self.config))))
@@ -125,6 +133,14 @@ class RunFolder:
                 f"{self.path} holds a run of another configuration ({difference}): --resume goes "
                 "on with the same one; use --force or another --out"
             )
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise TrainingError(f"{path} could not be written: {error}") from error
 
 
 def _epoch(line: str) -> int:

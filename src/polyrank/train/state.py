@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from polyrank.errors import TrainingError
+from polyrank.files import replacing
+
+FORMAT = 1
 
 
 @dataclass(frozen=True)
@@ -42,40 +45,57 @@ class Position:
         return self.epoch - self.best_epoch
 
 
-def write(path: Path, position: Position, tensors: Mapping[str, Tensor]) -> None:
-    """Write a checkpoint beside its place, then rename it: a reader sees the old or the new."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".writing")
-    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+def write(path: Path, position: Position, tensors: Mapping[str, Tensor], data: str) -> None:
+    """Replace a checkpoint; `data` is the fingerprint of the rows that it was learnt from."""
+    header = {"format": str(FORMAT), "data": data, "position": json.dumps(asdict(position))}
+    # Cloned where two names share storage (tied weights), which the file format refuses.
+    seen: set[int] = set()
+    whole = {}
+    for name, tensor in tensors.items():
+        whole[name] = tensor.detach().cpu().contiguous()
+        if whole[name].data_ptr() in seen:
+            whole[name] = whole[name].clone()
+        seen.add(whole[name].data_ptr())
     try:
-        save_file(contiguous, temporary, metadata={"position": json.dumps(asdict(position))})
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary:
+            save_file(whole, temporary, metadata=header)
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
     except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
         raise TrainingError(
             f"the checkpoint {path} could not be written: {error}. The one of the epoch before is "
             "kept; free some space and go on with --resume"
         ) from error
 
 
-def read(path: Path) -> tuple[Position, dict[str, Tensor]]:
-    """Read a checkpoint.
+def read(path: Path, data: str) -> tuple[Position, dict[str, Tensor]]:
+    """Read a checkpoint that was learnt from the rows of a fingerprint.
 
     Raises:
-        TrainingError: the file is damaged.
+        TrainingError: the file is damaged, of another format, or was learnt from other rows.
     """
     try:
         with safe_open(path, framework="pt") as file:
-            header = json.loads(file.metadata()["position"])
+            header = file.metadata()
+            found, learnt_from = int(header["format"]), header["data"]
+            position = Position(**json.loads(header["position"]))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise TrainingError(
             f"the checkpoint {path} is damaged ({error}); start again with --force"
         ) from error
-    header["history"] = tuple(header["history"])
-    return Position(**header), tensors
+    if found != FORMAT:
+        raise TrainingError(
+            f"the checkpoint {path} has format {found}, and this polyrank goes on from {FORMAT}: "
+            "start again with --force"
+        )
+    if learnt_from != data:
+        raise TrainingError(
+            f"the checkpoint {path} was learnt from other rows ({learnt_from}; now {data}): "
+            "start again with --force"
+        )
+    return replace(position, history=tuple(position.history)), tensors
 
 
 def named(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

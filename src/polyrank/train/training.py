@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from math import inf
+from numbers import Integral
 from typing import Any
 
 from polyrank import spec
@@ -78,11 +80,15 @@ class Training:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "threads"):
-            if getattr(self, name) < 1:
-                value = getattr(self, name)
-                raise ConfigError(f"train: {name} must be at least 1, however: {value}")
-        if not self.lr > 0:
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+                raise ConfigError(
+                    f"train: {name} is a whole number of at least 1, however: {value!r}"
+                )
+        if not 0 < self.lr < inf:
             raise ConfigError(f"train: lr must be above 0, however: {self.lr}")
+        if self.stop is not None and not isinstance(self.stop, Stop):
+            raise ConfigError(f"train: stop is a Stop(score=…), however: {self.stop!r}")
         if not 0 <= self.unseen_rate < 1:
             raise ConfigError(
                 f"train: unseen_rate is at least 0 and below 1, however: {self.unseen_rate}"
@@ -97,7 +103,7 @@ class Training:
         """Return plain tables, with every default and every inherited value shown."""
         table = spec.to_table(self)
         for name, registry in _REGISTRIES.items():
-            table[name] = spec.chosen(registry, getattr(self, name), f"train.{name}")
+            table[name] = spec.chosen(registry, getattr(self, name))
         return table
 
     @classmethod
