@@ -174,8 +174,7 @@ def test_the_funnel_demo(tmp_path, command, monkeypatch):
         names = [score["name"] for score in run["scorecard"]["scores"]]
         assert names == ["click @ all", "buy @ all", "buy|click @ click", "buy|click @ all"]
         assert all("truth" in score for score in run["scorecard"]["scores"])
-    configs = [Experiment.load(f"{run['run']}/config.toml", ["data.train=x"]) for run in
-               found["runs"]]  # fmt: skip
+    configs = [Experiment.load(f"{run['run']}/config.toml") for run in found["runs"]]
     assert [each.schema.tasks[1].space for each in configs] == ["click", "all", "all"]
     assert configs[0].model == configs[1].model
     assert configs[0].training == configs[1].training
@@ -184,6 +183,7 @@ def test_the_funnel_demo(tmp_path, command, monkeypatch):
     assert code == 0
     assert "oracle  clicked-rows" in out
     assert "buy|click @ all" in out
+    assert command(*out.splitlines()[-1].removeprefix("next: polyrank ").split())[0] == 0
     assert len(list((tmp_path / "runs").iterdir())) == 2
 
 

@@ -265,7 +265,7 @@ def test_what_is_no_model_is_refused_with_the_fix(funnel):
         pr.fit([schema], MODEL, train=train)
     with pytest.raises(ConfigError, match="stop is a Stop"):
         fitted(funnel, stop="auc")
-    with pytest.raises(ConfigError, match="epochs is a whole number of at least 1, however: 1.5"):
+    with pytest.raises(ConfigError, match=r"epochs is a whole number of at least 1, however: 1.5"):
         fitted(funnel, epochs=1.5)
     with pytest.raises(ConfigError, match="threads = 20000, and this machine has"):
         fitted(funnel, threads=20000)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 if TYPE_CHECKING:
+    from polyrank.datasets import Frames
     from polyrank.metrics.scorecard import Scorecard
     from polyrank.models.model import Model
     from polyrank.schema import Schema
@@ -74,7 +75,7 @@ def demo(
         return
     print(table(runs))
     print(f"\nruns: {folder}")
-    print(f"next: polyrank predict {runs[0].folder} DATA.parquet -o SCORED.parquet")
+    print(f"next: polyrank predict {runs[-1].folder} {folder}/data/test.parquet -o scored.parquet")
 
 
 def _new_folder(story: str) -> Path:
@@ -94,8 +95,8 @@ def _funnel(folder: Path) -> Iterator[Run]:
     from polyrank.models.separate import Separate
     from polyrank.train.optim import LazyAdam
 
-    train, valid, test, schema = load("synthetic", rows=FUNNEL_ROWS, seed=FUNNEL_SEED)
-    frames = {"train": train, "valid": valid, "test": test}
+    log = load("synthetic", rows=FUNNEL_ROWS, seed=FUNNEL_SEED)
+    schema, files = log[-1], _written(log, folder)
     budget = {"epochs": 2, "batch_size": 4096, "lr": 3e-3, "embeddings": LazyAdam(l2=1e-3)}
     separate = Model(trunk=Separate(), tower=[16, 8], embed_dim=16)
     mixture = Model(trunk=MMoE(experts=4, hidden=[16]), tower=[8], embed_dim=16)
@@ -106,8 +107,16 @@ def _funnel(folder: Path) -> Iterator[Run]:
     ):
         yield _run(
             name, FUNNEL_SEED, folder / name, _supervised(schema, space), model,
-            frames, budget,
+            files, budget,
         )  # fmt: skip
+
+
+def _written(frames: Frames, folder: Path) -> dict[str, Path]:
+    """Write the rows, so that a run's config.toml names what it was learnt from."""
+    from polyrank.datasets.write import SPLITS, write
+
+    write(frames, folder / "data", name="demo")
+    return {split: folder / "data" / f"{split}.parquet" for split in SPLITS}
 
 
 def _supervised(schema: Schema, space: str) -> Schema:
@@ -118,20 +127,33 @@ def _supervised(schema: Schema, space: str) -> Schema:
 
 
 def _census(folder: Path) -> Iterator[Run]:
+    """MMoE with the settings that benchmarks/encodings.py found on validation rows."""
     from polyrank.cli.data import download_bar
     from polyrank.datasets import load
     from polyrank.models.mmoe import MMoE
     from polyrank.models.model import Model
-    from polyrank.train.training import Stop
+    from polyrank.schema import DenseFeature
+    from polyrank.train.optim import Cosine, LazyAdam
 
     with download_bar("census") as progress:
-        train, valid, test, schema = load("census", progress=progress)
-    model = Model(trunk=MMoE(experts=8, hidden=[64]), tower=[16], embed_dim=8, dropout=0.3)
-    stop = Stop(score="income @ all", metric="auc", patience=3)
+        people = load("census", progress=progress)
+    schema, files = people[-1], _written(people, folder)
+    features = [
+        replace(feature, encoding="bins", bins=128)
+        if isinstance(feature, DenseFeature)
+        else feature
+        for feature in schema.features
+    ]
+    model = Model(
+        trunk=MMoE(experts=4, hidden=[64]), tower=[16], embed_dim=8, norm="batch", dropout=0.3
+    )
+    budget = {
+        "epochs": 8, "lr": 3e-3, "schedule": Cosine(), "embeddings": LazyAdam(l2=1e-4),
+    }  # fmt: skip
     for seed in CENSUS_SEEDS:
         yield _run(
-            "mmoe", seed, folder / f"mmoe-{seed}", schema, model,
-            {"train": train, "valid": valid, "test": test}, {"epochs": 10, "stop": stop},
+            "mmoe", seed, folder / f"mmoe-{seed}", replace(schema, features=features), model,
+            files, budget,
         )  # fmt: skip
 
 
@@ -141,7 +163,7 @@ def _run(
     folder: Path,
     schema: Schema,
     model: Model,
-    frames: dict[str, Any],
+    files: dict[str, Path],
     training: dict[str, Any],
 ) -> Run:
     from polyrank.cli.show import training_bar
@@ -149,7 +171,10 @@ def _run(
 
     started = perf_counter()
     with training_bar(f"{name} (seed {seed})") as observe:
-        bundle = fit(schema, model, **frames, **training, seed=seed, out=folder, progress=observe)
+        bundle = fit(
+            schema, model, train=files["train"], valid=files["valid"], test=files["test"],
+            seed=seed, out=folder, progress=observe, **training,
+        )  # fmt: skip
     assert bundle.scorecard is not None
     return Run(name, seed, perf_counter() - started, folder, bundle.scorecard)
 
