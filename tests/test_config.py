@@ -141,6 +141,7 @@ def test_a_wrong_set_is_refused(change, message):
         ("[features]", "orphans = 'ignore'\n[features]", "data.orphans: .*'error', 'drop' or 'z"),
         ("sparse =", "sprse =", "features.sprse: options of a feature that is neither"),
         ('["item"]', '"item"', "features.sparse: a list of columns is expected"),
+        ('["item"]', '[["item"]]', "features.sparse: a list of columns is expected"),
         ("[[task]]", "[task]", r"a task is written \[\[task\]\], with two brackets"),
         ("[[task]]", "[features.itm]\nmin_count=2\n[[task]]", "neither .*did you mean 'item'"),
         ("[[task]]", "[features.item]\nmincount=2\n[[task]]", "features.item: unknown key 'minco"),
@@ -157,6 +158,13 @@ def test_wrong_files_are_refused_with_the_nearest(old, new, message):
     assert old in SMALL
     with pytest.raises(ConfigError, match=message):
         Experiment.from_text(SMALL.replace(old, new))
+
+
+@pytest.mark.parametrize("features", [3, ["item"]])
+def test_features_are_a_table(features):
+    table = {"data": {"train": "t.csv"}, "features": features, "task": [{"name": "click"}]}
+    with pytest.raises(ConfigError, match="features: a table is expected, however: "):
+        Experiment.from_table(table)
 
 
 def test_a_missing_file_is_refused(tmp_path):

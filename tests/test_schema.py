@@ -129,7 +129,26 @@ def schema(tasks, features=ITEM, keys=None):
         (lambda: Keys(user=3), "keys: user is a column's name, however: 3"),
         (lambda: schema([Task("a")], ["item"]), "features is a list of .*it holds: 'item'"),
         (lambda: schema([Task("a")], ITEM[0]), "features is a list of SparseFeature or DenseFeat"),
-        (lambda: schema(["a"]), "tasks is a list of Task, however, it holds: 'a'"),
+        (
+            lambda: schema([Task("a")], ["item"]),
+            r"it holds: 'item'; write SparseFeature\('item'\)$",
+        ),
+        (
+            lambda: schema([Task("a")], ITEM[0]),
+            r"however: SparseFeature\(name='item'.*; put it in a",
+        ),
+        (lambda: schema([Task("a")], "item"), r"write features=\[SparseFeature\('item'\)\]$"),
+        (lambda: schema(["a"]), "tasks is a list of Task, however, it holds: 'a'; write Task"),
+        (lambda: schema("click"), r"however: 'click'; write tasks=\[Task\('click'\)\]$"),
+        (
+            lambda: schema(Task("a")),
+            r"tasks is a list of Task, however: Task\(.*; put it in a list",
+        ),
+        (lambda: schema(None), "tasks is a list of Task, however: None"),
+        (lambda: Task("a", given=["x"]), r"given is a name, however: \['x'\]"),
+        (lambda: SparseFeature("a", vocab_size="x"), "vocab_size is an integer, however: 'x'"),
+        (lambda: Schema.from_json("{"), r"a schema's JSON is what to_json wrote, however: '\{' \("),
+        (lambda: Schema.from_json(None), "a schema's JSON is what to_json wrote, however: None"),
     ],
 )
 def test_contradictions_are_refused_by_name(make, message):
@@ -155,7 +174,12 @@ def test_a_sharer_may_repeat_what_its_owner_says():
 
 
 def test_sparse_features_come_first_each_kind_in_its_order():
-    mixed = [DenseFeature("d"), SparseFeature("b"), DenseFeature("c", "bins"), SparseFeature("a")]
+    mixed = [
+        DenseFeature("d", "log"),
+        SparseFeature("b"),
+        DenseFeature("c", "bins"),
+        SparseFeature("a"),
+    ]
     built = schema([Task("click")], mixed)
     assert [feature.name for feature in built.features] == ["b", "a", "d", "c"]
     assert [feature.name for feature in built.id_features] == ["b", "a", "c"]
@@ -217,3 +241,23 @@ def test_unknown_keys_of_the_json_are_refused():
         Schema.from_table({"features": [{"kind": "spars", "name": "a"}], "tasks": []})
     with pytest.raises(ConfigError, match="schema: unknown key 'feature'; did you mean 'features'"):
         Schema.from_table({"feature": []})
+    with pytest.raises(ConfigError, match="schema: a table is expected, however: 3"):
+        Schema.from_json("3")
+    with pytest.raises(ConfigError, match="schema: features is a list of tables, however: 3"):
+        Schema.from_json('{"features": 3}')
+    with pytest.raises(ConfigError, match="feature: a table with a kind is expected, however: 3"):
+        Schema.from_json('{"features": [3]}')
+    with pytest.raises(ConfigError, match="keys: a table is expected, however: 3"):
+        Schema.from_json('{"keys": 3}')
+
+
+def test_numpy_fields_are_written_as_plain_json():
+    built = schema(
+        [Task("click", weight=np.float32(2), positive_weight=np.int64(3))],
+        [
+            SparseFeature("item", np.int64(9), np.int32(4)),
+            SparseFeature("shop", min_count=np.int64(5)),
+            DenseFeature("price", bins=np.int16(4), embed_dim=np.uint8(2)),
+        ],
+    )
+    assert Schema.from_json(built.to_json()) == built

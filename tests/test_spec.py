@@ -5,6 +5,7 @@ import math
 import re
 from datetime import date
 
+import numpy as np
 import pytest
 
 from polyrank import errors, spec
@@ -49,6 +50,27 @@ def test_round_trip_without_none():
 def test_wrong_tables_are_refused(table, message):
     with pytest.raises(ConfigError, match=message):
         spec.from_table(Point, table, "point")
+
+
+@pytest.mark.parametrize("table", [3, "mmoe", [1], None, True])
+def test_what_is_no_table_is_refused(table):
+    message = re.escape(f"train: a table is expected, however: {table!r}")
+    with pytest.raises(ConfigError, match=message):
+        spec.check_keys(table, ["epochs"], "train")
+    with pytest.raises(ConfigError, match=message):
+        spec.from_table(Point, table, "train")
+    with pytest.raises(ConfigError, match="train: a table with a kind is expected, however: "):
+        spec.choose({"point": Point}, table, "train")
+
+
+def test_numpy_scalars_are_written_and_read_as_plain_values():
+    point = Point((np.int64(1), 2), weight=np.float32(0.5), often=np.bool_(True), name=np.str_("a"))
+    table = spec.to_table(point)
+    assert table == {"at": [1, 2], "name": "a", "weight": 0.5, "often": True}
+    values = [*table["at"], table["name"], table["weight"], table["often"]]
+    assert [type(value) for value in values] == [int, int, str, float, bool]
+    read = spec.from_table(Point, {"at": [np.int64(1)], "weight": np.float64(0.5)}, "point")
+    assert (type(read.at[0]), type(read.weight)) == (int, float)
 
 
 @pytest.mark.parametrize("weight", [2, math.inf, math.nan])

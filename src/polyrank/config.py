@@ -246,11 +246,15 @@ def _data(table: Mapping[str, Any]) -> Data:
 
 
 def _features(table: Mapping[str, Any]) -> list[Feature]:
+    if not isinstance(table, Mapping):
+        raise ConfigError(f"features: a table is expected, however: {table!r}")
     names: dict[str, list[str]] = {}
     for kind in ("sparse", "dense"):
         names[kind] = table.get(kind, [])
-        if not isinstance(names[kind], list):
-            raise ConfigError(f"features.{kind}: a list of columns is expected")
+        if not isinstance(names[kind], list) or not all(isinstance(n, str) for n in names[kind]):
+            raise ConfigError(
+                f"features.{kind}: a list of columns is expected, however: {names[kind]!r}"
+            )
     declared = [*names["sparse"], *names["dense"]]
     for name in table:
         if name not in ("sparse", "dense") and name not in declared:

@@ -20,7 +20,8 @@ class SparseFeature:
     """A column of ids, each with a learned embedding.
 
     Args:
-        name: column; ids may be integers, strings, floats or booleans.
+        name: column; ids may be integers, strings, floats or booleans. Those of a CSV file are
+            text, to the letter, unless all of its training ids are plain integers.
         vocab_size: rows of an identity vocabulary: the id itself is the row, and an id outside
             [0, vocab_size) goes to row 0. None fits a vocabulary on the training rows.
         embed_dim: width of the embedding; None takes the model's.
@@ -71,7 +72,8 @@ class DenseFeature:
         name: column; cast to float32 before anything is fitted or encoded.
         encoding: `standard` (mean 0, deviation 1), `log` (sign(x)·log(1+|x|), then standard),
             `bins` (quantile bins with an embedding each), `piecewise_linear` (Gorishniy et al.,
-            2022), `none`. All are fitted on the training rows.
+            2022), `none`. All are fitted on the training rows. The default and its number of bins
+            are chosen by docs/evidence.md.
         bins: number of quantile bins of `bins` and `piecewise_linear`; fewer where values repeat.
         embed_dim: width of the embedding of `bins`; None takes the model's.
 
@@ -84,7 +86,7 @@ class DenseFeature:
     """
 
     name: str
-    encoding: Encoding = "standard"
+    encoding: Encoding = "bins"
     bins: int = 32
     embed_dim: int | None = None
 

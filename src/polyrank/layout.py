@@ -57,8 +57,8 @@ class Layout:
     Example:
         >>> from types import SimpleNamespace
         >>> from polyrank.schema import DenseFeature, SparseFeature, Task
-        >>> schema = Schema([SparseFeature("a"), DenseFeature("p"), SparseFeature("b")],
-        ...                 [Task("click")])
+        >>> features = [SparseFeature("a"), SparseFeature("b"), DenseFeature("p", encoding="log")]
+        >>> schema = Schema(features, [Task("click")])
         >>> layout = Layout(schema, SimpleNamespace(rows={"a": 3, "b": 5}, columns={"p": 2}),
         ...                 {"a": 4, "b": 4})
         >>> layout.width, layout.slices["b"], layout.slices["p"], layout.offsets.tolist()

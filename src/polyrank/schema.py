@@ -12,7 +12,7 @@ from numbers import Real
 from typing import Any, Literal, get_args
 
 from polyrank import spec
-from polyrank.errors import SchemaError, did_you_mean
+from polyrank.errors import ConfigError, SchemaError, did_you_mean
 from polyrank.features import (
     DenseFeature,
     Encoding,
@@ -115,7 +115,8 @@ class Keys:
     """Columns that are no labels; all but the weight may be features as well.
 
     Args:
-        user: groups rows for grouped AUC and for splits by user.
+        user: groups rows for grouped AUC and for splits by user. As `request`, it is text where it
+            comes from a CSV file, and predictions carry it as it was read.
         request: groups the rows that were ranked together.
         time: orders rows for splits by time.
         weight: sample weight, in training and in metrics.
@@ -228,8 +229,16 @@ class Schema:
 
     @classmethod
     def from_table(cls, table: Mapping[str, Any]) -> Schema:
-        """Read what `to_table` wrote."""
+        """Read what `to_table` wrote.
+
+        Raises:
+            ConfigError: a table of another shape.
+            SchemaError: features, tasks and keys that contradict each other.
+        """
         spec.check_keys(table, ["features", "tasks", "keys"], "schema")
+        for part in ("features", "tasks"):
+            if not isinstance(table.get(part, []), list | tuple):
+                raise ConfigError(f"schema: {part} is a list of tables, however: {table[part]!r}")
         kinds = {"sparse": SparseFeature, "dense": DenseFeature}
         return cls(
             features=[spec.choose(kinds, each, "feature") for each in table.get("features", [])],
@@ -243,18 +252,38 @@ class Schema:
 
     @classmethod
     def from_json(cls, text: str) -> Schema:
-        """Read what `to_json` wrote."""
-        return cls.from_table(json.loads(text))
+        """Read what `to_json` wrote.
+
+        Raises:
+            SchemaError: text that is no JSON, or features, tasks and keys that contradict each
+                other.
+            ConfigError: JSON of another shape.
+        """
+        try:
+            table = json.loads(text)
+        except (TypeError, ValueError) as error:
+            shown = repr(text) if len(repr(text)) <= 60 else f"{repr(text)[:60]}…"
+            raise SchemaError(
+                f"a schema's JSON is what to_json wrote, however: {shown} ({error})"
+            ) from None
+        return cls.from_table(table)
 
 
 def _parts(field: str, values: Any, *kinds: type) -> tuple[Any, ...]:
     known = " or ".join(kind.__name__ for kind in kinds)
+    expected = f"{field} is a list of {known}"
+    if isinstance(values, kinds):
+        raise SchemaError(f"{expected}, however: {values!r}; put it in a list, in […]")
+    if isinstance(values, str):
+        fix = f"write {field}=[{kinds[0].__name__}({values!r})]"
+        raise SchemaError(f"{expected}, however: {values!r}; {fix}")
     if not isinstance(values, Iterable):
-        raise SchemaError(f"{field} is a list of {known}, however: {values!r}")
+        raise SchemaError(f"{expected}, however: {values!r}")
     parts = tuple(values)
     for part in parts:
         if not isinstance(part, kinds):
-            raise SchemaError(f"{field} is a list of {known}, however, it holds: {part!r}")
+            fix = f"; write {kinds[0].__name__}({part!r})" if isinstance(part, str) else ""
+            raise SchemaError(f"{expected}, however, it holds: {part!r}{fix}")
     return parts
 
 

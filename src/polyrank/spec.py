@@ -3,7 +3,7 @@
 A table is what `tomllib` and `json` give: dictionaries, lists, strings and numbers. Reading takes
 no type for another (2.5, "3" and true are no integers; but a list is a tuple, and an integer is a
 number) and refuses an unknown key with the nearest known one; writing shows every default and
-leaves out only what is None.
+leaves out only what is None. numpy's scalars are the plain numbers that they hold.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def to_table(spec: Any) -> Any:
         return {name: to_table(value) for name, value in spec.items() if value is not None}
     if isinstance(spec, list | tuple):
         return [to_table(value) for value in spec]
-    return spec
+    return _without_numpy(spec)
 
 
 def from_table(cls: type, table: Mapping[str, Any], where: str) -> Any:
@@ -44,8 +44,7 @@ def from_table(cls: type, table: Mapping[str, Any], where: str) -> Any:
     """
     from pydantic import TypeAdapter, ValidationError
 
-    if not isinstance(table, Mapping):
-        raise ConfigError(f"{where}: a table is expected, however: {table!r}")
+    _refuse_other_than_table(table, where)
     declared = [field for field in dataclasses.fields(cls) if field.init]
     check_keys(table, [field.name for field in declared], where)
     hints = get_type_hints(cls)
@@ -66,7 +65,8 @@ def from_table(cls: type, table: Mapping[str, Any], where: str) -> Any:
 
 
 def check_keys(table: Mapping[str, Any], known: list[str], where: str) -> None:
-    """Refuse the first key of `table` that is not in `known`."""
+    """Refuse what is no table, and the first key of `table` that is not in `known`."""
+    _refuse_other_than_table(table, where)
     for key in table:
         if key not in known:
             raise ConfigError(f"{where}: unknown key {key!r}{did_you_mean(str(key), known)}")
@@ -105,11 +105,23 @@ def chosen(registry: Mapping[str, type], spec: Any) -> dict[str, Any]:
     return {"class": type(spec).__qualname__}
 
 
+def _refuse_other_than_table(table: Any, where: str) -> None:
+    if not isinstance(table, Mapping):
+        raise ConfigError(f"{where}: a table is expected, however: {table!r}")
+
+
+def _without_numpy(value: Any) -> Any:
+    # numpy is not imported to tell its scalars: they are what has no dimension.
+    return value.item() if getattr(value, "ndim", None) == 0 else value
+
+
 def _plain(value: Any) -> Any:
     """Return a value with tuples for lists: files have no tuples, and our fields no lists."""
     if isinstance(value, Mapping):
         return {key: _plain(each) for key, each in value.items()}
-    return tuple(_plain(each) for each in value) if isinstance(value, list | tuple) else value
+    if isinstance(value, list | tuple):
+        return tuple(_plain(each) for each in value)
+    return _without_numpy(value)
 
 
 def _explained(error: Any) -> str:

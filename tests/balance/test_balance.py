@@ -22,7 +22,7 @@ def losses():
 
 def test_sum_weighs_each_loss():
     found = losses()
-    total = Sum().build(TERMS).backward(found, [])
+    total = Sum(normalize=False).build(TERMS).backward(found, [])
     assert total.item() == pytest.approx(2 * 0.4 + 3 * 0.7)
     assert [each.grad.item() for each in found.values()] == pytest.approx([2, 3])
 

@@ -11,7 +11,11 @@ from polyrank.data.vocab import Vocab
 from polyrank.models.model import TRUNKS
 from polyrank.models.outputs import logits_of, tensors
 
-FEATURES = [pr.SparseFeature("user"), pr.SparseFeature("item"), pr.DenseFeature("price")]
+FEATURES = [
+    pr.SparseFeature("user"),
+    pr.SparseFeature("item"),
+    pr.DenseFeature("price", encoding="log"),
+]
 TASKS = (
     pr.Task("click"),
     pr.Task("buy", given="click"),
@@ -123,7 +127,7 @@ def test_the_table_reads_back(kind):
 
 @trunks
 @pytest.mark.parametrize("space", ["all", "click", ("all", "click")])
-@pytest.mark.parametrize("balance", [pr.Sum(), pr.Sum(normalize=True), pr.Uncertainty()])
+@pytest.mark.parametrize("balance", [pr.Sum(), pr.Sum(normalize=False), pr.Uncertainty()])
 def test_every_trunk_space_and_balance_trains_saves_and_loads(kind, rows, space, balance, tmp_path):
     schema = pr.Schema(FEATURES, [TASKS[0], pr.Task("buy", given="click", space=space), TASKS[2]])
     model = pr.Model(trunk=TRUNKS[kind](), tower=[5], embed_dim=4, norm="batch")

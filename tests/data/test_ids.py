@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from polyrank.data.ids import EXACT, as_type, id_type, plain_ids
+from polyrank.data.ids import EXACT, as_type, id_type, plain_ids, spellings
 from polyrank.errors import DataError
 
 NAN = float("nan")
@@ -25,7 +25,10 @@ NOON = datetime.datetime(2020, 1, 2, 12)
         (pl.Series([1, -1, None], dtype=pl.Int128), pl.Int64, [1, -1, None]),
         (pl.Series([1.5, NAN, None], dtype=pl.Float32), pl.Float64, [1.5, None, None]),
         (pl.Series(["7"]).cast(pl.Decimal(38, 0)), pl.Int64, [7]),
+        (pl.Series(["7.00", None]).cast(pl.Decimal(10, 2)), pl.Int64, [7, None]),
         (pl.Series(["7.5"]).cast(pl.Decimal(38, 1)), pl.String, ["7.5"]),
+        (pl.Series(["100.50", "70.00"]).cast(pl.Decimal(10, 2)), pl.String, ["100.5", "70"]),
+        (pl.Series([str(2**63)]).cast(pl.Decimal(38, 2)), pl.String, [str(2**63)]),
         (pl.Series(["a"], dtype=pl.Categorical), pl.String, ["a"]),
         (pl.Series(["a"], dtype=pl.Enum(["a"])), pl.String, ["a"]),
         (pl.Series([DAY]), pl.String, ["2020-01-02"]),
@@ -57,7 +60,20 @@ def test_what_is_no_id_is_refused(series):
         ([[float(2**60)]], "float"),
         ([[0.5], [1]], "float"),
         ([[0.5], [EXACT + 1]], "string"),
-        ([["1"], [1]], "string"),
+        ([["1"], [1]], "int"),
+        ([["7", "-7", "0", "7.0", "7.00", None]], "int"),
+        ([[None, None]], "int"),
+        ([["7", "007"]], "string"),
+        ([["7", "7."]], "string"),
+        ([["1.10", "7"]], "string"),
+        ([["1e5", "7"]], "string"),
+        ([["-0", "7"]], "string"),
+        ([["+7"]], "string"),
+        ([["true"]], "string"),
+        ([["", "7"]], "string"),
+        ([["7", str(2**63)]], "string"),
+        ([["7"], [0.5]], "float"),
+        ([[str(EXACT + 1)], [0.5]], "string"),
         ([[float("inf")]], "float"),
     ],
 )
@@ -68,8 +84,9 @@ def test_id_type(columns, expected):
 @pytest.mark.parametrize(
     ("values", "target", "expected"),
     [
-        (["7", "-7", "0", "07", "-0", "+7", " 7", "7.0", "x", "", str(2**63)], "int",
-         [7, -7, 0, *[None] * 8]),
+        (["7", "-7", "0", "7.0", "-7.00", "true", "False"], "int", [7, -7, 0, 7, -7, 1, 0]),
+        (["07", "-0", "+7", " 7", "7.", "7.5", "7e0", "x", "", "tRUE", str(2**63)], "int",
+         [None] * 11),
         ([3.0, 3.5, -2.0, 2.0**60, float("inf")], "int", [3, None, -2, None, None]),
         ([True, False], "int", [1, 0]),
         ([1, EXACT, EXACT + 1], "float", [1.0, float(EXACT), None]),
@@ -87,3 +104,16 @@ def test_zero_has_one_sign():
     plain = plain_ids(pl.Series([-0.0, None, NAN, 1.5]))
     assert np.signbit(plain[:1].to_numpy()).tolist() == [False]
     assert plain.to_list() == [0.0, None, None, 1.5]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (["007", "7", None], [["007", "7", None]]),
+        ([7, None], [["7", None], ["7.0", None]]),
+        ([7.0, 7.5, None], [["7", "7.5", None], ["7.0", "7.5", None]]),
+        ([True, None], [["true", None], ["True", None]]),
+    ],
+)
+def test_spellings(values, expected):
+    assert [texts.to_list() for texts in spellings(pl.Series(values))] == expected

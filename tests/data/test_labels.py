@@ -230,3 +230,25 @@ def test_leak_is_refused_by_name():
     with pytest.raises(DataError, match=re.escape(message)):
         check_leaks(frame, schema)
     check_leaks(frame.with_columns(x=pl.lit(1)), schema)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([[1], [0]], r"train: label 'click' of task 'click' is a column of List\(Int64\); write"),
+        ([{"a": 1}, {"a": 0}], "train: label 'click' of task 'click' is a column of Struct"),
+        ([float("inf"), 0.0], "train: label 'click' of task 'click' is binary, .*however: inf"),
+        ([-float("inf"), 0.0], "train: label 'click' of task 'click' is binary, .*however: -inf"),
+    ],
+)
+def test_labels_that_cannot_be_are_refused_before_they_are_compared(values, message):
+    frame = pl.DataFrame({"x": [1, 0], "click": values, "buy": [0, 0]})
+    with pytest.raises(DataError, match=message):
+        check_leaks(frame, schema_of(*PAIR))
+
+
+def test_a_bad_label_after_the_first_rows_is_refused_before_it_is_compared():
+    label = [0.0, 1.0] * 6000
+    frame = pl.DataFrame({"x": label, "click": [*label[:-1], float("inf")], "buy": [0] * 12000})
+    with pytest.raises(DataError, match=r"'click' is binary, .*however: inf"):
+        check_leaks(frame, schema_of(*PAIR))

@@ -2,6 +2,7 @@
 
 import gzip
 import re
+from uuid import UUID
 
 import numpy as np
 import pandas as pd
@@ -75,6 +76,14 @@ def test_pandas_columns_of_one_name_are_refused():
     refused(pd.DataFrame([[1, 2]], columns=["a", "a"]), "pandas DataFrame", "'a'")
 
 
+def test_pandas_columns_named_by_integers():
+    frame = pd.DataFrame({0: [1], 1: [2.5]})
+    assert read(frame).collect().to_dict(as_series=False) == {"0": [1], "1": [2.5]}
+    assert list(frame.columns) == [0, 1]
+    mixed = pd.DataFrame({0: [1], "item": [2.5]})  # of these pyarrow warns
+    assert read(mixed).collect().columns == ["0", "item"]
+
+
 def test_arrow_table():
     assert read(pa.table({"item": [1, None]})).collect()["item"].to_list() == [1, None]
 
@@ -101,6 +110,14 @@ def test_another_type_is_refused():
         ([1, float("nan")], [1, None]),
         ([2**63, -1], ["9223372036854775808", "-1"]),
         ([10**40, None], [str(10**40), None]),
+        (pd.Series(["a", pd.NA], dtype="string"), ["a", None]),
+        (pd.Series([2**62 + 1, pd.NA], dtype="Int64"), [2**62 + 1, None]),
+        (pd.array([2**62 + 1, None], dtype="Int64"), [2**62 + 1, None]),
+        (pd.Series(["a", "b"], dtype="category"), ["a", "b"]),
+        (pa.array([2**62 + 1, None]), [2**62 + 1, None]),
+        (pa.chunked_array([[1], [None]]), [1, None]),
+        ([UUID(int=1), None], [str(UUID(int=1)), None]),
+        (np.array([UUID(int=1)], dtype=object), [str(UUID(int=1))]),
         (pl.Series([1, 2]), [1, 2]),
         (pd.Series([1, 2], index=[5, 6]), [1, 2]),
     ],
@@ -115,6 +132,18 @@ def test_anything_that_numpy_takes_is_an_array():
             return np.array([1, 2], dtype=dtype)
 
     assert read({"item": Tensor()}).collect()["item"].to_list() == [1, 2]
+
+
+def test_a_tensor_with_gradients_is_its_numbers():
+    torch = pytest.importorskip("torch")
+    tensor = torch.tensor([1.5, 2.5], requires_grad=True)
+    assert read({"price": tensor}).collect()["price"].to_list() == [1.5, 2.5]
+    refused({"price": tensor.bfloat16()}, "column 'price' cannot be read as an array", "BFloat16")
+
+
+@pytest.mark.parametrize("values", [[object()], np.array([1 + 2j])])
+def test_what_is_no_value_is_refused_by_column(values):
+    refused({"a": values}, "column 'a' cannot be read as an array", "neither numbers, texts nor")
 
 
 def test_arrays_of_unequal_length_are_refused():
@@ -142,7 +171,7 @@ def test_csv_glob_and_gzip(folder):
     (folder / "d.csv").write_text(text)
     with gzip.open(folder / "e.csv.gz", "wt") as file:
         file.write(text)
-    assert read(folder / "[cd].csv", SCHEMA).collect()["item"].to_list() == [1, 2, 7]
+    assert read(folder / "[cd].csv", SCHEMA).collect()["item"].to_list() == ["1", "2", "7"]
     assert read(folder / "e.csv.gz").collect()["item"].to_list() == [7]
 
 
@@ -201,13 +230,39 @@ def test_csv_numbers_are_float64_and_ids_are_not(tmp_path):
     path = tmp_path / "log.csv"
     path.write_text(f"item,price,click,weight\n{2**53 + 1},1,1,1\nNaN,,,\n7,nan,0,2\n")
     frame = read(path, SCHEMA).collect()
-    assert frame["item"].to_list() == [2**53 + 1, None, 7]
+    assert frame["item"].to_list() == [str(2**53 + 1), None, "7"]
     assert dict(frame.schema) == {
-        "item": pl.Int64,
+        "item": pl.String,
         "price": pl.Float64,
         "click": pl.Float64,
         "weight": pl.Float64,
     }
+
+
+def test_csv_ids_and_keys_are_text_to_the_letter(tmp_path):
+    schema = Schema(
+        features=[SparseFeature("zip"), SparseFeature("hour"), DenseFeature("age")],
+        tasks=[Task("click")],
+        keys=Keys(user="user", request="request", time="hour"),
+    )
+    path = tmp_path / "log.csv"
+    path.write_text(
+        "zip,user,request,hour,age,click,other\n"
+        "00001,007,1.10,9,01,1,01\n10001,,1e5,10,2,0,2\n10001,true,1.1,11,3,0,3\n"
+    )
+    frame = read(path, schema).collect()
+    assert frame["zip"].to_list() == ["00001", "10001", "10001"]
+    assert frame["user"].to_list() == ["007", None, "true"]
+    assert frame["request"].to_list() == ["1.10", "1e5", "1.1"]
+    assert frame["hour"].to_list() == [9, 10, 11]  # a time has an order
+    assert frame["age"].to_list() == [1.0, 2.0, 3.0]
+    assert frame["other"].to_list() == [1, 2, 3]
+
+
+def test_csv_user_that_is_a_dense_feature_is_a_number(tmp_path):
+    schema = Schema([DenseFeature("user")], [Task("click")], keys=Keys(user="user"))
+    (tmp_path / "log.csv").write_text("user,click\n007,1\n")
+    assert read(tmp_path / "log.csv", schema).collect()["user"].to_list() == [7.0]
 
 
 def test_csv_ids_beyond_64_bits_keep_their_digits(tmp_path):
@@ -233,17 +288,44 @@ def test_value_that_breaks_the_guess_names_column_and_fix(tmp_path, monkeypatch)
     assert collect(lazy, ["item"]).height == 3
 
 
-def test_rows_with_too_many_fields_are_refused(tmp_path):
-    (tmp_path / "log.csv").write_text("item,price\n1,1,3\n")
-    with pytest.raises(DataError, match="more fields"):
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"item,price\n1,1,3\n", "a row has more fields than the header: put a field that holds"),
+        (b"item,price\n\xff\xfe,1\n", "a text is not UTF-8: save the file as UTF-8"),
+        (b'item,price\n1,1\n"a,2\nb,3\n', "a quote is not closed, or stands inside a field, in "
+         "what begins with '\"a,2'"),
+        (b'item,price\n1,1\na"b,2\nc,3\n', "a quote is not closed, or stands inside a field: "),
+    ],
+)  # fmt: skip
+def test_broken_csv_names_the_file_and_the_fix(tmp_path, content, message):
+    (tmp_path / "log.csv").write_bytes(content)
+    with pytest.raises(DataError, match=re.escape(f"{tmp_path / 'log.csv'}: {message}")):
         collect(read(tmp_path / "log.csv", SCHEMA), ["item", "price"])
 
 
 def test_files_with_other_headers_are_refused(tmp_path):
     (tmp_path / "a.csv").write_text("item,price\n1,1\n")
     (tmp_path / "b.csv").write_text("price,item\n1,2\n")
-    with pytest.raises(DataError, match="names differ"):
+    with pytest.raises(DataError, match=r"\*\.csv' cannot.* names differ: '(item|price)' in one f"):
         collect(read(tmp_path / "*.csv", SCHEMA), ["item"])
+
+
+def test_parquet_files_of_other_types_are_named(folder):
+    pl.DataFrame({"item": ["x"], "price": [1]}).write_parquet(folder / "b.parquet")
+    with pytest.raises(
+        DataError, match="column 'item' is String in one file and Int64 in the"
+    ) as e:
+        collect(read(folder / "*.parquet"), ["item"])
+    assert str(e.value).startswith(f"{folder / 'a.parquet'}, {folder / 'b.parquet'}: ")
+
+
+def test_parquet_files_without_a_column_are_named(folder):
+    pl.DataFrame({"item": [1]}).write_parquet(folder / "b.parquet")
+    with pytest.raises(
+        DataError, match=r"b\.parquet: column 'price' of the first file is not in a"
+    ):
+        collect(read(folder / "*.parquet"), ["price"])
 
 
 # ---------------------------------------------------------------------------------------- collect

@@ -82,6 +82,15 @@ def test_users_are_counted_and_drawn():
     assert set(other[0]) != found[0]
 
 
+def test_integer_users_are_split_alike_as_numbers_and_as_text():
+    users = [user % 37 for user in range(100)]
+    numbers = values({"user": users}, "user", "user", FRACTIONS, "user")
+    texts = values({"user": [str(user) for user in users]}, "user", "user", FRACTIONS, "user")
+    assert texts == [[str(user) for user in part] for part in numbers]
+    both = values({"user": ["7", "7.0", *map(str, range(9))]}, "user", "user", FRACTIONS, "user")
+    assert [("7" in part, "7.0" in part) for part in both].count((True, True)) == 1
+
+
 def test_text_users():
     users = ["a", "b", "c", "a", None]
     found = values({"user": users}, "user", "user", FRACTIONS, "user")
@@ -129,6 +138,18 @@ def test_first_time_of_too_many_rows():
 def test_null_time_is_refused_with_the_count(missing):
     with pytest.raises(DataError, match="'day' is null in 1 rows; leave these out"):
         parts({"day": [1.0, missing]}, "time", FRACTIONS, "day")
+
+
+def test_text_times_that_are_all_numbers_are_ordered_as_numbers():
+    texts = ["9", "10", "8", "11", "10.0"]
+    assert values({"t": texts}, "t", "time", FRACTIONS, "t") == [["9", "8"], ["10", "10.0"], ["11"]]
+    days = ["2020-01-10", "2020-01-09", "2020-01-08"]
+    assert values({"t": days}, "t", "time", (0.4, 0.3, 0.3), "t") == [[day] for day in days[::-1]]
+
+
+def test_a_column_may_be_named_rows():
+    times = list(range(10))
+    assert values({"rows": times}, "rows", "time", FRACTIONS, "rows")[0] == times[:6]
 
 
 # --------------------------------------------------------------------------------------- refusals

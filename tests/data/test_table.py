@@ -17,7 +17,7 @@ from polyrank.schema import DenseFeature, Keys, Schema, SparseFeature, Task
 SCHEMA = Schema(
     features=[
         SparseFeature("item"),
-        DenseFeature("price"),
+        DenseFeature("price", encoding="standard"),
         DenseFeature("age", encoding="bins", bins=2),
         SparseFeature("shop", embed_dim=8),
         DenseFeature("stock", encoding="piecewise_linear", bins=2),
@@ -138,6 +138,11 @@ def test_no_rows():
         encode(LOG.clear(), SCHEMA, VOCAB, split="valid")
 
 
+def test_no_rows_to_predict():
+    with pytest.raises(DataError, match=r"^there are no rows to predict$"):
+        encode(LOG.clear(), SCHEMA, VOCAB, split="rows", labels=False)
+
+
 def test_orphans_follow_the_rule():
     frame = LOG.with_columns(click=pl.Series([0, 0, None, 1]))
     with pytest.raises(DataError, match="test: 1 row with 'buy' = 1"):
@@ -165,6 +170,22 @@ def test_every_source_gives_the_same_table(tmp_path):
         assert np.array_equal(table.ids, whole.ids)
         assert np.array_equal(table.dense, whole.dense)
         assert np.array_equal(table.labels, whole.labels, equal_nan=True)
+
+
+def test_csv_ids_do_not_depend_on_what_else_the_file_holds(tmp_path):
+    schema = Schema([SparseFeature("zip"), SparseFeature("raw", vocab_size=9)], [Task("click")])
+    train, test = tmp_path / "train.csv", tmp_path / "test.csv"
+    train.write_text("zip,raw,click\n00001,1,1\n00002,8,0\nK1A0B1,2.0,0\n,3,1\n")
+    test.write_text("zip,raw,click\n00002,8,1\n1,9,0\n00001,01,0\n,,0\n")
+    vocab = Vocab.fit(read(train, schema), schema)
+    table = encode(read(test, schema), schema, vocab)
+    values = vocab.tables["zip"].values.to_list()
+    assert table.ids[0].tolist() == [
+        values.index("00002") + 1, 0, values.index("00001") + 1, values.index(None) + 1
+    ]  # fmt: skip
+    assert table.unseen == {"zip": 1, "raw": 2}
+    assert table.ids[1].tolist() == [8, 0, 0, 0]
+    assert table.nulls == {"zip": 1, "raw": 1}
 
 
 def test_a_lazy_frame_is_run_once_to_fit_and_once_to_encode():
@@ -226,13 +247,38 @@ def test_infinite_dense_value_is_refused():
         encoded(price=[1.0, float("inf"), -float("inf"), 0.0])
 
 
-def test_text_truth_is_refused():
-    with pytest.raises(DataError, match="the truth 'true_p_buy' is a column of String"):
-        encoded(true_p_buy=["1"] * 4)
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (["1"] * 4, "train: the truth 'true_p_buy' is a column of String; write it as numbers"),
+        (
+            [0.1, None, 0.2, None],
+            "'true_p_buy' is a probability, and 2 of .*, the first None in row 1",
+        ),
+        (
+            [0.1, 0.2, 1.5, 1.0],
+            "1 of its values are null or not within 0 and 1, the first 1.5 in row 2",
+        ),
+        ([0.1, 0.2, 0.3, float("nan")], "the first nan in row 3"),
+        ([-0.1, 0.2, 0.3, 0.4], "the first -0.1 in row 0"),
+        ([None] * 4, "4 of its values are null"),
+    ],
+)
+def test_truth_that_is_no_probability_is_refused(values, message):
+    with pytest.raises(DataError, match=message):
+        encoded(true_p_buy=pl.Series(values))
+
+
+def test_truth_is_not_read_to_predict():
+    frame = LOG.with_columns(true_p_buy=pl.lit("?"))
+    assert encode(frame, SCHEMA, VOCAB, labels=False).truth == {}
 
 
 def test_truth_of_a_regression_is_not_read_and_says_so(caplog):
-    schema = Schema([DenseFeature("x")], [Task("buy"), Task("spend", None, "regression", "buy")])
+    schema = Schema(
+        [DenseFeature("x", encoding="standard")],
+        [Task("buy"), Task("spend", None, "regression", "buy")],
+    )
     log = pl.DataFrame({"x": [1.0], "buy": [1], "spend": [2.0], "true_spend": ["?"]})
     with caplog.at_level("INFO"):
         table = encode(log.with_columns(true_p_buy=0.5), schema, Vocab.fit(log, schema))

@@ -94,6 +94,15 @@ def test_ids_round_trip(kind):
     ("training", "values", "expected", "unseen"),
     [
         ([7, 3, 3], ["7", "07", "x", "3"], [2, 0, 0, 1], 2),
+        ([7, 3, 3], ["7.0", "007", "7.5", "3"], [2, 0, 0, 1], 2),
+        (["7", "3.0", "3"], ["7.0", "3", "07"], [2, 1, 0], 1),
+        (["7.0", "3.5", "3.5"], [7, 3], [2, 0], 1),
+        (["7.0", "3.5", "3.5"], [7.0, 3.5, 3.0], [2, 1, 0], 1),
+        (["7.0", "7", "7"], pl.Series(["7.00", "3.50"]).cast(pl.Decimal(10, 2)), [1, 0], 1),
+        (["7", "x", "x"], pl.Series(["7.00", "3.50"]).cast(pl.Decimal(10, 2)), [2, 0], 1),
+        (["True", "False", "False"], [True, False], [2, 1], 0),
+        (["true", "false", "false"], [True, False], [2, 1], 0),
+        ([True, False, False], ["true", "False", "1", "x"], [2, 1, 2, 0], 1),
         ([7, 3, 3], [7.0, 3.5, NAN, 3.0], [2, 0, 0, 1], 1),
         ([7, 3, 3], pl.Series([2**63, 3], dtype=pl.UInt64), [0, 1], 1),
         ([1, 0, 0], [True, False], [2, 1], 0),
@@ -167,6 +176,26 @@ def test_sparse_and_dense_ranges_of_integers_agree():
     )
 
 
+@given(st.lists(st.integers(-(2**63), 2**63 - 1) | st.integers(-9, 9), min_size=1))
+def test_text_of_integers_is_encoded_as_the_integers(values):
+    integers = pl.Series(values, dtype=pl.Int64)
+    texts = integers.cast(pl.String)
+    vocabulary = Vocabulary.fit([texts])
+    assert_frame_equal(vocabulary.to_frame(), Vocabulary.fit([integers]).to_frame())
+    expected = vocabulary.encode(integers)[0].tolist()
+    for spelling in (texts, texts + ".0", texts.cast(pl.Categorical)):
+        assert vocabulary.encode(spelling)[0].tolist() == expected
+
+
+def test_one_odd_text_makes_all_of_them_text():
+    vocabulary = fit(["00001", "2", "2", "K1A0B1"])
+    assert vocabulary.dtype == "string"
+    check(vocabulary, ["00001", "1", "2", "2.0"], [2, 0, 1, 0], unseen=2)
+    check(vocabulary, [1, 2], [0, 1], unseen=1)
+    merged = fit(["1.10", "1.1", "1e5", "100000", "true", "1", str(2**53 + 1), "1.5"])
+    assert merged.rows == 9
+
+
 # -------------------------------------------------------------------------------------- identity
 
 
@@ -177,6 +206,7 @@ def test_identity():
     check(vocabulary, values, [0, 3, 0, 0, 0, 0], unseen=3, nulls=1)
     check(vocabulary, [1.0, 1.5, NAN], [1, 0, 0], unseen=1, nulls=1)
     check(vocabulary, ["2", "x"], [2, 0], unseen=1)
+    check(vocabulary, ["3.0", "03", None, "4"], [3, 0, 0, 0], unseen=2, nulls=1)
 
 
 # ------------------------------------------------------------------------------------- save, load
@@ -213,7 +243,7 @@ def test_vocab_of_a_schema():
             SparseFeature("item", min_count=2),
             SparseFeature("last", shared_with="item"),
             SparseFeature("raw", vocab_size=9),
-            DenseFeature("price"),
+            DenseFeature("price", encoding="standard"),
             DenseFeature("age", encoding="bins", bins=4),
         ],
         TASKS,

@@ -246,3 +246,12 @@ def test_half_a_source_is_refused(folder):
 def test_a_source_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(DataError, match="nowhere does not exist"):
         census(source=tmp_path / "nowhere")
+
+
+def test_a_cache_that_cannot_be_written_is_named(folder, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("POLYRANK_CACHE", str(tmp_path / "file"))
+    with pytest.raises(
+        DataError, match=r"the cache .*file/census cannot be .*; POLYRANK_CACHE nam"
+    ):
+        census(source=folder)

@@ -7,7 +7,7 @@ from polars.testing import assert_frame_equal
 from polyrank.datasets import load
 from polyrank.datasets.census import schema_of
 from polyrank.datasets.write import as_toml, experiment_table, write
-from polyrank.errors import ConfigError
+from polyrank.errors import ConfigError, DataError
 from polyrank.schema import DenseFeature, Schema, SparseFeature, Task
 
 
@@ -67,3 +67,50 @@ def test_an_experiment_is_not_replaced_unless_forced(tmp_path):
         write(frames, tmp_path, name="two")
     path = write(frames, tmp_path, name="two", force=True)
     assert 'name = "two"' in path.read_text(encoding="utf-8")
+
+
+def broken(*_, **__):
+    raise pl.exceptions.ComputeError("No space left on device (os error 28)")
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_a_folder_inside_a_file_is_refused(tmp_path):
+    frames = load("synthetic", rows=100, preset="additive")
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file" / "x", tmp_path / "file"):
+        with pytest.raises(DataError, match=rf"^{folder} cannot be written: "):
+            write(frames, folder, name="one")
+    assert contents(tmp_path) == {"file": b""}
+
+
+def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
+    frames = load("synthetic", rows=100, preset="additive")
+    folder = tmp_path / "new" / "log"
+    written = pl.DataFrame.write_parquet
+
+    def full(frame, path):  # the second file meets the full disk, with half of it written
+        path.write_text("half") if "valid" in path.name else written(frame, path)
+        if "valid" in path.name:
+            broken()
+
+    monkeypatch.setattr(pl.DataFrame, "write_parquet", full)
+    with pytest.raises(DataError, match=rf"^{folder} cannot be written: No space left on device"):
+        write(frames, folder, name="one")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_leaves_the_old_data_set(tmp_path, monkeypatch):
+    frames = load("synthetic", rows=100, preset="additive")
+    write(frames, tmp_path, name="one")
+    before = contents(tmp_path)
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_text", full)  # the experiment, after all the rows
+    with pytest.raises(DataError, match="No space left on device"):
+        write(load("synthetic", rows=200, preset="additive"), tmp_path, name="two", force=True)
+    assert contents(tmp_path) == before

@@ -17,7 +17,7 @@ TASKS = (Task("click"), Task("buy", given="click"))
 
 @pytest.fixture
 def layout():
-    schema = Schema([DenseFeature("x")], TASKS)
+    schema = Schema([DenseFeature("x", encoding="standard")], TASKS)
     return Layout(schema, SimpleNamespace(rows={}, columns={"x": 6}), {})
 
 

@@ -17,7 +17,7 @@ def layout():
         [
             SparseFeature("a"),
             SparseFeature("wide", embed_dim=3),
-            DenseFeature("number"),
+            DenseFeature("number", encoding="standard"),
             SparseFeature("b"),
             SparseFeature("a_again", shared_with="a"),
         ],

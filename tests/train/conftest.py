@@ -26,7 +26,11 @@ def funnel():
         {name: values[:cut] for name, values in rows.items()},
         {name: values[cut:] for name, values in rows.items()},
         pr.Schema(
-            [pr.SparseFeature("user"), pr.SparseFeature("item"), pr.DenseFeature("price")],
+            [
+                pr.SparseFeature("user"),
+                pr.SparseFeature("item"),
+                pr.DenseFeature("price", encoding="standard"),
+            ],
             [pr.Task("click"), pr.Task("buy", given="click")],
             pr.Keys(user="user"),
         ),

@@ -11,7 +11,10 @@ from polyrank.nn.embed import PackedEmbedder
 from polyrank.schema import DenseFeature, Schema, SparseFeature, Task
 from polyrank.train.optim import Adam, Constant, Cosine, DenseAdam, LazyAdam, parameter_groups
 
-SCHEMA = Schema([SparseFeature("a"), SparseFeature("b"), DenseFeature("x")], [Task("click")])
+SCHEMA = Schema(
+    [SparseFeature("a"), SparseFeature("b"), DenseFeature("x", encoding="standard")],
+    [Task("click")],
+)
 LAYOUT = Layout(SCHEMA, SimpleNamespace(rows={"a": 6, "b": 4}, columns={"x": 1}), {"a": 2, "b": 2})
 
 
@@ -86,7 +89,7 @@ def test_engines_go_on_from_their_state(spec):
 
 
 def test_a_model_without_ids_needs_no_embedding_step():
-    schema = Schema([DenseFeature("x")], [Task("click")])
+    schema = Schema([DenseFeature("x", encoding="standard")], [Task("click")])
     embed = PackedEmbedder(Layout(schema, SimpleNamespace(rows={}, columns={"x": 1}), {}))
     for spec in (LazyAdam(), DenseAdam()):
         engine = spec.build(embed, 0.0)

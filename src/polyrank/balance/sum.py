@@ -18,7 +18,7 @@ class Sum(Balance):
     Args:
         normalize: divide each loss by its constant predictor's on the training rows (entropy of
             the base rate; variance of the target), so that every term starts at 1 whatever its
-            kind and rarity.
+            kind and rarity. The default, by docs/evidence.md.
 
     Example:
         >>> import torch
@@ -30,7 +30,7 @@ class Sum(Balance):
         tensor(4.)
     """
 
-    normalize: bool = False
+    normalize: bool = True
 
     def build(self, terms: Sequence[BalanceTerm]) -> SumModule:
         """Return the module."""

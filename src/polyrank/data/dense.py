@@ -36,7 +36,8 @@ class DenseEncoding:
         missing: training had a missing value, so an indicator column is appended.
 
     Example:
-        >>> encoding = DenseEncoding.fit(DenseFeature("x"), np.array([1, 3, np.nan], np.float32))
+        >>> training = np.array([1, 3, np.nan], np.float32)
+        >>> encoding = DenseEncoding.fit(DenseFeature("x", encoding="standard"), training)
         >>> encoding.apply(np.array([3, np.nan], np.float32))
         array([[1., 0.],
                [0., 1.]], dtype=float32)

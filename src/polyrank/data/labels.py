@@ -44,23 +44,32 @@ def check_labels(frame: pl.DataFrame, schema: Schema, split: str = "data") -> No
     for task in schema.tasks:
         label = frame[task.column]
         where = f"{split}: label {task.column!r} of task {task.name!r}"
-        if not (label.dtype.is_numeric() or label.dtype in (pl.Boolean, pl.Null)):
-            raise DataError(f"{where} is a column of {label.dtype}; write it as numbers")
-        values = _numbers(label)
+        _refuse_type(label, where)
         if task.kind == "binary":
-            bad = values.filter((values != 0) & (values != 1)).unique().sort()
-            if len(bad):
-                shown = ", ".join(f"{value:g}" for value in bad.head(5))
-                more = f", … {len(bad) - 5:,} more values" if len(bad) > 5 else ""
-                raise DataError(
-                    f"{where} is binary, so it holds 0, 1 or null, however: {shown}{more}; "
-                    "convert it, or declare kind 'regression'"
-                )
-        elif count := int(values.cast(pl.Float32).is_infinite().sum()):
+            _refuse_values(label, where)
+        elif count := int(_numbers(label).cast(pl.Float32).is_infinite().sum()):
             raise DataError(
                 f"{where} has {count:,} infinite value{'s'[: count > 1]} (±inf, or beyond the "
                 "3.4e38 of float32): make them finite or null"
             )
+
+
+def _refuse_type(label: pl.Series, where: str) -> None:
+    if not (label.dtype.is_numeric() or label.dtype in (pl.Boolean, pl.Null)):
+        raise DataError(f"{where} is a column of {label.dtype}; write it as numbers")
+
+
+def _refuse_values(label: pl.Series, where: str) -> None:
+    """Refuse values of a binary label other than 0 and 1."""
+    values = _numbers(label)
+    bad = values.filter((values != 0) & (values != 1)).unique().sort()
+    if len(bad):
+        shown = ", ".join(f"{value:g}" for value in bad.head(5))
+        more = f", … {len(bad) - 5:,} more values" if len(bad) > 5 else ""
+        raise DataError(
+            f"{where} is binary, so it holds 0, 1 or null, however: {shown}{more}; "
+            "convert it, or declare kind 'regression'"
+        )
 
 
 def apply_orphans(
@@ -115,36 +124,40 @@ def apply_orphans(
     return frame.filter(~dropped) if dropped.any() else frame
 
 
-def find_leaks(frame: pl.LazyFrame | pl.DataFrame, schema: Schema) -> tuple[Leak, ...]:
+def find_leaks(
+    frame: pl.LazyFrame | pl.DataFrame, schema: Schema, split: str = "train"
+) -> tuple[Leak, ...]:
     """Return the features that equal a label, or a task's joint label, wherever it is observed.
 
     Only labels that vary can leak. All features are read for the first rows only; those that equal
     a label there are then read whole.
+
+    Raises:
+        DataError: a label that is not numeric, or a binary one other than 0 and 1.
     """
     features = [feature.name for feature in schema.features]
     head = collect(frame.lazy().head(_FIRST_ROWS), [*features, *schema.labels])
-    suspects = {
-        name for name in features if any(_equal(head[name], y) for _, y in _labels(head, schema))
-    }
+    labels = list(_labels(head, schema, split))
+    suspects = {name for name in features if any(_equal(head[name], y) for _, y in labels)}
     if not suspects:
         return ()
     data = collect(frame, [*suspects, *schema.labels])
     return tuple(
         Leak(name, words, int(np.count_nonzero(~np.isnan(y))))
-        for words, y in _labels(data, schema)
+        for words, y in _labels(data, schema, split)
         if len(np.unique(y[~np.isnan(y)])) > 1
         for name in features
         if name in suspects and _equal(data[name], y)
     )
 
 
-def check_leaks(frame: pl.LazyFrame | pl.DataFrame, schema: Schema) -> None:
+def check_leaks(frame: pl.LazyFrame | pl.DataFrame, schema: Schema, split: str = "train") -> None:
     """Refuse a feature that equals a label or a joint label: a model would read the answer.
 
     Raises:
-        DataError: the features and the labels.
+        DataError: the features and the labels; a label that `find_leaks` refuses.
     """
-    leaks = find_leaks(frame, schema)
+    leaks = find_leaks(frame, schema, split)
     if leaks:
         raise DataError(
             f"{'; '.join(map(str, leaks))}: a model would read the answer; remove "
@@ -153,8 +166,13 @@ def check_leaks(frame: pl.LazyFrame | pl.DataFrame, schema: Schema) -> None:
         )
 
 
-def _labels(frame: pl.DataFrame, schema: Schema) -> Iterator[tuple[str, np.ndarray]]:
+def _labels(frame: pl.DataFrame, schema: Schema, split: str) -> Iterator[tuple[str, np.ndarray]]:
     """Each label, and each joint label of several tasks, with its name in words."""
+    for task in schema.tasks:  # before any arithmetic with them
+        where = f"{split}: label {task.column!r} of task {task.name!r}"
+        _refuse_type(frame[task.column], where)
+        if task.kind == "binary":
+            _refuse_values(frame[task.column], where)
     arrays = {task.name: _numbers(frame[task.column]).to_numpy() for task in schema.tasks}
     for task in schema.tasks:
         yield f"the label {task.column!r} of task {task.name!r}", arrays[task.name]

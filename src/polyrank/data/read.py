@@ -7,12 +7,13 @@ from collections.abc import Iterable, Mapping
 from glob import glob
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 import polars as pl
 
 from polyrank.errors import DataError, did_you_mean
-from polyrank.schema import DenseFeature, Schema
+from polyrank.schema import DenseFeature, Schema, SparseFeature
 
 Source = Any  # a path or a glob, a polars or pandas frame, a pyarrow table, a mapping of arrays
 
@@ -24,6 +25,17 @@ MISSING = ["NaN", "nan"]
 _SUFFIXES = {".csv": "csv", ".csv.gz": "csv", ".parquet": "parquet"}
 _UNPARSED = re.compile(r"could not parse `(?P<value>.*?)` as dtype `(?P<dtype>.*?)`(?P<rest>.*)")
 _AT_COLUMN = re.compile(r"at column '(?P<column>.*?)'")
+_UNCLOSED = re.compile(
+    r"could not parse `(?P<value>.*?)[\r\n`].*is not properly escaped", re.DOTALL
+)
+_OTHER_TYPE = re.compile(
+    r"mismatch for column (?P<column>.*): incoming: (?P<found>.*) != target: (?P<first>.*)"
+)
+_OTHER_NAME = re.compile(r"schema names differ: got (?P<found>.*), expected (?P<first>.*)")
+_NOT_THERE = re.compile(r"did not find column (?P<column>.*?), consider")
+_SCANNED = re.compile(r"^\s*(?:Csv|Parquet) SCAN \[(?P<files>.*)\]$", re.MULTILINE)
+# Type names of pandas' missing values, which is not imported here.
+_NO_VALUE = {"NAType", "NaTType"}
 
 
 class _Stream:
@@ -44,7 +56,8 @@ def read(source: Source, schema: Schema | None = None) -> pl.LazyFrame:
             order), a polars or pandas frame (the index is dropped), a pyarrow table, or a mapping
             from column to 1-D array.
         schema: with it the dense features, labels and weight of a CSV are parsed as Float64, and
-            ids that fit no 64-bit integer as text.
+            its sparse features and its user and request keys are read as text: "007" is not 7,
+            whatever the other rows hold. Without it all types are guessed from the first rows.
 
     Raises:
         DataError: no such file, an unknown extension, a file or a frame that cannot be read, or
@@ -85,7 +98,7 @@ def collect(frame: pl.LazyFrame | pl.DataFrame, columns: Iterable[str]) -> pl.Da
     try:
         return frame.lazy().select(wanted).collect()
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(_explained(error)) from None
+        raise DataError(f"{_files(frame)}{_explained(error)}") from None
 
 
 def by_column(
@@ -181,15 +194,19 @@ def _scan_csv(paths: list[str], schema: Schema | None) -> pl.LazyFrame:
     scan = pl.scan_csv(paths, glob=False, infer_schema_length=INFERENCE_ROWS, null_values=MISSING)
     types = dict(scan.collect_schema())
     numbers: set[str | None] = set()
+    ids: set[str | None] = set()
     if schema is not None:
+        keys = schema.keys
         dense = {feature.name for feature in schema.features if isinstance(feature, DenseFeature)}
-        numbers = {*dense, *schema.labels, schema.keys.weight}
+        sparse = {feature.name for feature in schema.features if isinstance(feature, SparseFeature)}
+        numbers = {*dense, *schema.labels, keys.weight}
+        ids = {*sparse, keys.user, keys.request} - numbers - {keys.time}  # a time has an order
     texts = [name for name in types if name in numbers and types[name] == pl.String]
     empty = _empty(scan, texts)
     for name, dtype in types.items():
         if name in numbers and (dtype.is_numeric() or name in empty):
             types[name] = pl.Float64()
-        elif dtype == pl.Int128:
+        elif name in ids or dtype == pl.Int128:
             types[name] = pl.String()  # 40-digit ids exist, and would not fit that either
     return _with_types(paths, _texts_for_long_integers(paths, types))
 
@@ -234,7 +251,10 @@ def _from_arrow(source: Any) -> pl.DataFrame:
     # A pandas frame streams its index as a column; dropping it first is the only sure way.
     reset = getattr(source, "reset_index", None)
     try:
-        return pl.DataFrame(_Stream(reset(drop=True) if reset is not None else source))
+        if reset is not None:
+            source = reset(drop=True)
+            source.columns = [str(name) for name in source.columns]
+        return pl.DataFrame(_Stream(source))
     except Exception as error:  # noqa: BLE001  classes of pyarrow and pandas, not imported here
         kind = f"{type(source).__module__.split('.')[0]} {type(source).__name__}"
         raise DataError(
@@ -252,28 +272,43 @@ def _from_arrays(source: Mapping[str, Any]) -> pl.DataFrame:
 
 
 def _series(name: str, values: Any) -> pl.Series:
-    if isinstance(values, pl.Series):
-        return values.alias(name)
     try:
-        if isinstance(values, list | tuple):
-            return _from_objects(name, values)
-        array = np.asarray(values)
-        if array.ndim != 1:
-            raise DataError(f"column {name!r} must be a 1-D array, however: shape {array.shape}")
-        if array.dtype.kind == "O":
-            return _from_objects(name, array.tolist())
-        if array.dtype.kind == "S":
-            array = np.char.decode(array)
-        return pl.Series(name, np.ascontiguousarray(array))
-    except (pl.exceptions.PolarsError, TypeError, ValueError, OverflowError) as error:
+        series = _converted(name, values)
+        if series.dtype == pl.Object:
+            raise TypeError("it holds neither numbers, texts nor times; convert it to one of them")
+    except (pl.exceptions.PolarsError, TypeError, ValueError, OverflowError, RuntimeError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"column {name!r} cannot be read as an array: {error}") from None
+    return series
+
+
+def _converted(name: str, values: Any) -> pl.Series:
+    if isinstance(values, pl.Series):
+        return values.alias(name)
+    if isinstance(values, list | tuple):
+        return _from_objects(name, values)
+    if hasattr(values, "detach"):  # a tensor: its numbers, wherever they are
+        values = values.detach().cpu().numpy()
+    dtype = getattr(values, "dtype", None)
+    if dtype is None and (
+        hasattr(values, "__arrow_c_array__") or hasattr(values, "__arrow_c_stream__")
+    ):
+        return pl.Series(name, values)
+    # numpy would make floats of pandas' integers where one is missing, and lose their last digits.
+    array = np.asarray(values, dtype=None if dtype is None or isinstance(dtype, np.dtype) else "O")
+    if array.ndim != 1:
+        raise DataError(f"column {name!r} must be a 1-D array, however: shape {array.shape}")
+    if array.dtype.kind == "O":
+        return _from_objects(name, array.tolist())
+    if array.dtype.kind == "S":
+        array = np.char.decode(array)
+    return pl.Series(name, np.ascontiguousarray(array))
 
 
 def _from_objects(name: str, values: Any) -> pl.Series:
-    """Python objects: NaN among strings is pandas' null, and integers may be of any size."""
-    plain = [None if isinstance(each, float) and each != each else each for each in values]
+    """Python objects: NaN and NA are pandas' null, and integers may be of any size."""
+    plain = [None if _is_missing(each) else each for each in values]
     present = [each for each in plain if each is not None]
     integers = all(isinstance(each, int | np.integer) for each in present)
     if integers and not all(isinstance(each, bool) for each in present):
@@ -283,12 +318,54 @@ def _from_objects(name: str, values: Any) -> pl.Series:
     numbers = all(isinstance(each, int | float | np.number) for each in present)
     if numbers and any(isinstance(each, float | np.floating) for each in present):
         return pl.Series(name, plain, dtype=pl.Float64, strict=False)
+    plain = [str(each) if isinstance(each, UUID) else each for each in plain]
     return pl.Series(name, plain, strict=True)
+
+
+def _is_missing(value: Any) -> bool:
+    if isinstance(value, float):
+        return value != value
+    return type(value).__name__ in _NO_VALUE
+
+
+def _files(frame: pl.LazyFrame | pl.DataFrame) -> str:
+    """Name the files that a frame scans, in front of what went wrong."""
+    try:
+        found = _SCANNED.findall(frame.lazy().explain(optimized=False))
+    except (pl.exceptions.PolarsError, OSError):
+        return ""
+    return f"{'; '.join(dict.fromkeys(found))}: " if found else ""
 
 
 def _explained(error: Exception) -> str:
     """What polars said, with the column and the fix where a value could not be parsed."""
     text = str(error)
+    if "invalid utf-8" in text:
+        return "a text is not UTF-8: save the file as UTF-8"
+    unclosed = _UNCLOSED.search(text)
+    if unclosed or "CSV malformed" in text:
+        place = f", in what begins with {unclosed['value'][:60]!r}" if unclosed else ""
+        return (
+            f"a quote is not closed, or stands inside a field{place}: close it, or write a quote "
+            "that belongs to the text twice"
+        )
+    if "found more fields" in text:
+        return (
+            "a row has more fields than the header: put a field that holds a comma in quotes, or "
+            "repair the row"
+        )
+    if other := _OTHER_NAME.search(text):
+        return (
+            f"the column names differ: {other['found']!r} in one file where the first has "
+            f"{other['first']!r}; give the files one header"
+        )
+    if gone := _NOT_THERE.search(text):
+        return f"column {gone['column']!r} of the first file is not in another: add it there"
+    if other := _OTHER_TYPE.search(text):
+        return (
+            f"column {other['column']!r} is {other['found']} in one file and {other['first']} in "
+            "the first: write the files with one type"
+        )
     unparsed, place = _UNPARSED.search(text), _AT_COLUMN.search(text)
     if unparsed is None or place is None:
         return text.strip().splitlines()[0] if text.strip() else type(error).__name__

@@ -9,6 +9,7 @@ from typing import Literal, get_args
 import numpy as np
 import polars as pl
 
+from polyrank.data.ids import as_type, id_type
 from polyrank.data.read import collect, column_names
 from polyrank.errors import DataError, did_you_mean
 
@@ -29,7 +30,8 @@ def split(
         frame: the log.
         by: `random` permutes row numbers, so it depends on the order of rows; `user` keeps all
             rows of a user together and `time` trains on the earliest rows, and neither depends on
-            the order. Equal times are never cut apart.
+            the order. Equal times are never cut apart. Text that is all numbers, as a CSV's key is,
+            is ordered as these numbers, so that a CSV file is split as the same rows are elsewhere.
         fractions: of rows, or of users, for training, validation and test.
         column: the user or the time.
         seed: of `random` and `user`.
@@ -92,9 +94,11 @@ def _random(log: pl.LazyFrame, cuts: tuple[float, float], seed: int) -> Splits:
 
 def _user(log: pl.LazyFrame, values: pl.Series, cuts: tuple[float, float], seed: int) -> Splits:
     _refuse_empty(len(values))
-    users = values.unique().sort()  # a fixed order, whatever that of the rows
+    keys = values.unique()
+    ids = as_type(keys, id_type([keys])) if keys.dtype == pl.String else keys
+    users = ids.unique().sort()  # a fixed order, whatever that of the rows
     of = _assigned(len(users), cuts)[np.random.default_rng(seed).permutation(len(users))]
-    return _chosen(log, users, of)
+    return _chosen(log, keys, _parts_of(ids, users, of))
 
 
 def _time(log: pl.LazyFrame, values: pl.Series, cuts: tuple[float, float]) -> Splits:
@@ -105,7 +109,10 @@ def _time(log: pl.LazyFrame, values: pl.Series, cuts: tuple[float, float]) -> Sp
             f"a split by time needs a time in every row, however: {values.name!r} is null in "
             f"{missing:,} rows; leave these out"
         )
-    times = values.value_counts(name="rows").sort(values.name)
+    counts = values.alias("key").value_counts(name="rows")
+    keys = counts["key"].alias(values.name)
+    moments = _moments(keys)
+    times = counts.group_by(moments.alias("time")).agg(pl.col("rows").sum()).sort("time")
     rows = times["rows"].to_numpy().astype(np.int64)
     # A time that straddles a cut goes to the side where most of its rows lie.
     middle = (np.cumsum(rows) - rows / 2) / rows.sum()
@@ -115,7 +122,25 @@ def _time(log: pl.LazyFrame, values: pl.Series, cuts: tuple[float, float]) -> Sp
             f"a split by {values.name!r} leaves no training rows: {rows[0] / rows.sum():.0%} of "
             f"the rows have its first value; raise the training fraction of {cuts[0]:g}"
         )
-    return _chosen(log, times[values.name], of)
+    return _chosen(log, keys, _parts_of(moments, times["time"], of))
+
+
+def _moments(times: pl.Series) -> pl.Series:
+    """Return what times are ordered by: text that is all numbers as numbers."""
+    if times.dtype == pl.String:
+        for dtype in (pl.Int64, pl.Float64):
+            numbers = times.cast(dtype, strict=False)
+            if not numbers.null_count():
+                return numbers
+    return times
+
+
+def _parts_of(ids: pl.Series, known: pl.Series, of: np.ndarray) -> np.ndarray:
+    """Return the part of each id, where `of` has that of each known one."""
+    parts = pl.DataFrame({"id": known, "part": of})
+    found = ids.alias("id").to_frame()
+    found = found.join(parts, on="id", how="left", nulls_equal=True, maintain_order="left")
+    return found["part"].to_numpy()
 
 
 def _chosen(log: pl.LazyFrame, keys: pl.Series, of: np.ndarray, drop: str | None = None) -> Splits:

@@ -56,7 +56,8 @@ class Table:
             Regression labels are float32 in their own unit.
         weight: sample weights, or None.
         keys: the key columns user, request and time that the data has.
-        truth: known truth of probabilities, by output column; never an input.
+        truth: known truth of probabilities, by output column; never an input, and not read where
+            encoded without labels.
         unseen: ids that are not in the vocabulary, by feature.
         nulls: missing values, by feature.
         slices: columns of `dense` that hold each dense feature.
@@ -175,14 +176,15 @@ def encode(
         vocab: fitted on the training rows.
         split: name of these rows in messages.
         orphans: what to do with a child label without its parent; see `apply_orphans`.
-        labels: False to predict: label and weight columns are not read.
+        labels: False to predict: label, weight and truth columns are not read.
 
     Raises:
-        DataError: no rows, a missing column, labels or weights that cannot be, orphans.
+        DataError: no rows, a missing column, labels, weights or known truths that cannot be,
+            orphans.
 
     Example:
         >>> from polyrank.schema import DenseFeature, Task
-        >>> schema = Schema([SparseFeature("item"), DenseFeature("price")], [Task("click")])
+        >>> schema = Schema([SparseFeature("item"), DenseFeature("price", "log")], [Task("click")])
         >>> log = pl.LazyFrame({"item": ["a", "b", "a"], "price": [1, 2, 3], "click": [0, 1, 0]})
         >>> table = encode(log, schema, Vocab.fit(log, schema))
         >>> table.ids, table.labels[:, 0]
@@ -190,7 +192,7 @@ def encode(
     """
     keys = schema.keys
     known = column_names(frame)
-    truth = _truth_columns(schema, known, split)
+    truth = _truth_columns(schema, known, split) if labels else {}
     present = [name for name in dict.fromkeys((keys.user, keys.request, keys.time)) if name]
     if labels:
         for name in present:
@@ -205,7 +207,7 @@ def encode(
     # With a feature among them, these columns have the number of rows, whatever else there is.
     data = collect(frame, [*others, features[0]])
     if not data.height:
-        raise DataError(f"no rows in {split}")
+        raise DataError(f"no rows in {split}" if labels else "there are no rows to predict")
     kept: pl.Series | None = None
     if labels:
         check_labels(data, schema, split)
@@ -213,6 +215,7 @@ def encode(
         if not data.height:
             raise DataError(f"no rows in {split} after its orphans were dropped")
     weight = _weight(data[keys.weight], split) if labels and keys.weight else None
+    true_values = {output: _true_values(data[name], split) for output, name in truth.items()}
     columns = (collect(frame, [name]).to_series() for name in features)
     if kept is not None:
         columns = (column.gather(kept) for column in columns)
@@ -224,7 +227,7 @@ def encode(
         labels=_label_columns(data, schema) if labels else np.empty((data.height, 0), np.float32),
         weight=weight,
         keys=data.select(present),
-        truth={output: _true_values(data[column]) for output, column in truth.items()},
+        truth=true_values,
         unseen=unseen,
         nulls=nulls,
         slices=slices,
@@ -312,12 +315,20 @@ def _truth_columns(schema: Schema, known: list[str], split: str) -> dict[str, st
     return truth
 
 
-def _true_values(series: pl.Series) -> np.ndarray:
-    if not (series.dtype.is_numeric() or series.dtype == pl.Boolean):
+def _true_values(series: pl.Series, split: str) -> np.ndarray:
+    where = f"{split}: the truth {series.name!r}"
+    if not (series.dtype.is_numeric() or series.dtype in (pl.Boolean, pl.Null)):
+        raise DataError(f"{where} is a column of {series.dtype}; write it as numbers")
+    values = series.cast(pl.Float64).to_numpy()
+    bad = ~((values >= 0) & (values <= 1))
+    if bad.any():
+        first = int(np.flatnonzero(bad)[0])
         raise DataError(
-            f"the truth {series.name!r} is a column of {series.dtype}; write it as numbers"
+            f"{where} is a probability, and {int(bad.sum()):,} of its values are null or not "
+            f"within 0 and 1, the first {series[first]} in row {first}: correct them, or rename "
+            "the column"
         )
-    return series.cast(pl.Float64).to_numpy()
+    return values
 
 
 def _drop_ids(ids: np.ndarray, fields: np.ndarray, rate: float, seed: list[int]) -> None:

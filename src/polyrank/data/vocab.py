@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from polyrank.data.dense import DenseEncoding, dense_values
-from polyrank.data.ids import IdType, as_type, id_type, plain_ids
+from polyrank.data.ids import IdType, as_type, id_type, plain_ids, spellings
 from polyrank.data.read import by_column, collect
 from polyrank.errors import DataError
 from polyrank.schema import DenseFeature, Schema, SparseFeature
@@ -83,9 +83,11 @@ class Vocabulary:
     def encode(self, series: pl.Series) -> tuple[np.ndarray, int, int]:
         """Return the row of each id, the number of unseen ids and the number of nulls.
 
-        An id of another type is converted where it names the same id: 7, 7.0 and "7" are one id,
-        "07" is another. NaN is null. A null has a row where training had enough of them, else
-        row 0; unseen counts the ids that are not in the vocabulary and not null.
+        An id of another type is converted where it names the same id. Among integers 7, 7.0, "7"
+        and "7.0" are one id, and "07" is unseen; among texts a number is looked up as its decimal
+        text, and where there is none with ".0" behind it. NaN is null. A null has a row where
+        training had enough of them, else row 0; unseen counts the ids that are not in the
+        vocabulary and not null.
 
         Args:
             series: a column of any type that can hold ids.
@@ -98,7 +100,7 @@ class Vocabulary:
         """
         plain = plain_ids(series)
         null = plain.is_null().to_numpy()
-        rows = self._looked_up(as_type(plain, "int" if self.dtype == "identity" else self.dtype))
+        rows = self._found(plain)
         unseen = int(np.count_nonzero((rows < 0) & ~null))
         np.maximum(rows, 0, out=rows)
         rows[null] = self._null_row
@@ -127,6 +129,19 @@ class Vocabulary:
         raise DataError(
             f"a vocabulary holds Int64, String or Float64 values, however: {frame['value'].dtype}"
         )
+
+    def _found(self, plain: pl.Series) -> np.ndarray:
+        """Row of each plain id, −1 where it is null or not in the table."""
+        if self.dtype != "string":
+            return self._looked_up(
+                as_type(plain, "int" if self.dtype == "identity" else self.dtype)
+            )
+        texts = spellings(plain)
+        rows = self._looked_up(next(texts))
+        for others in texts:
+            if (rows < 0).any():
+                rows = np.where(rows < 0, self._looked_up(others), rows)
+        return rows
 
     def _looked_up(self, ids: pl.Series) -> np.ndarray:
         """Row of each id of the canonical type, −1 where it is null or not in the table."""
@@ -187,7 +202,8 @@ class Vocab:
 
     Example:
         >>> from polyrank.schema import Task
-        >>> schema = Schema([SparseFeature("item"), DenseFeature("price")], [Task("click")])
+        >>> features = [SparseFeature("item"), DenseFeature("price", encoding="log")]
+        >>> schema = Schema(features, [Task("click")])
         >>> log = pl.LazyFrame({"item": ["a", "b", "a"], "price": [1, None, 3]})
         >>> vocab = Vocab.fit(log, schema)
         >>> vocab.rows, vocab.columns, vocab.tables["item"].values.to_list()

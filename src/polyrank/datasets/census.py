@@ -159,7 +159,8 @@ def census(
         `never_married` and, if asked for, `college`; and their schema.
 
     Raises:
-        DataError: no source can be reached, or a file is not the official one.
+        DataError: no source can be reached, a file is not the official one, or the cache cannot
+            be written.
 
     Example:
         >>> schema = schema_of(education=True)
@@ -326,6 +327,11 @@ def halves(rows: int) -> np.ndarray:
 
 
 def _keep(people: pl.DataFrame, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:
-        people.write_parquet(temporary)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary:
+            people.write_parquet(temporary)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise DataError(
+            f"the cache {path.parent} cannot be written: {error}; POLYRANK_CACHE names another"
+        ) from error

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import polars as pl
 import tomli_w
 
 from polyrank import spec
-from polyrank.errors import ConfigError
+from polyrank.errors import ConfigError, DataError
 from polyrank.files import replacing
 from polyrank.schema import Feature, Schema, SparseFeature, Task
 
@@ -29,7 +30,8 @@ def write(
 ) -> Path:
     """Write a data set's splits and its experiment, and return the path of the experiment.
 
-    The experiment is written last, so a folder with one is complete.
+    All files take their places together, once each is written: a folder with an experiment is
+    complete, and one that cannot be written is left as it was.
 
     Args:
         frames: what `polyrank.datasets.load` gives.
@@ -41,6 +43,7 @@ def write(
 
     Raises:
         ConfigError: the folder holds an experiment and `force` is not set.
+        DataError: the folder cannot be written: it is in a file, or the disk is full.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -56,19 +59,37 @@ def write(
     *splits, schema = frames
     folder = Path(folder).expanduser()
     experiment = folder / FILE
-    if experiment.exists() and not force:
-        raise ConfigError(
-            f"{experiment} is there already; name another folder, or replace it with force"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    experiment.unlink(missing_ok=True)
-    for split, frame in zip(SPLITS, splits, strict=True):
-        with replacing(folder / f"{split}.parquet") as temporary:
-            frame.collect().write_parquet(temporary)
     text = as_toml(experiment_table(schema, name=name, seed=seed))
-    with replacing(experiment) as temporary:
+    with _whole(folder), ExitStack() as files:
+        if experiment.exists() and not force:
+            raise ConfigError(
+                f"{experiment} is there already; name another folder, or replace it with force"
+            )
+        # The first to be entered is the last to take its place.
+        temporary = files.enter_context(replacing(experiment))
+        for split, frame in zip(SPLITS, splits, strict=True):
+            path = files.enter_context(replacing(folder / f"{split}.parquet"))
+            frame.collect().write_parquet(path)
         temporary.write_text(text, encoding="utf-8")
+        experiment.unlink(missing_ok=True)
     return experiment
+
+
+@contextmanager
+def _whole(folder: Path) -> Iterator[None]:
+    """Make a folder to write to; where that fails, what was made of it is taken away."""
+    made: list[Path] = []
+    try:
+        made += [path for path in (folder, *folder.parents) if not path.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException as error:
+        for path in made:
+            with suppress(OSError):  # it holds something else by now, or was never made
+                path.rmdir()
+        if isinstance(error, OSError | pl.exceptions.PolarsError):
+            raise DataError(f"{folder} cannot be written: {error}") from error
+        raise
 
 
 def experiment_table(schema: Schema, *, name: str, seed: int = 1) -> dict[str, Any]:
