@@ -17,7 +17,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from polyrank.balance import Sum, Uncertainty
+    from polyrank.balance import GradNorm, MetaBalance, Sum, Uncertainty
     from polyrank.bundle.model import Bundle, load
     from polyrank.config import Experiment
     from polyrank.errors import (
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from polyrank.train.training import Stop, Training
 
 _HOME = {
-    "polyrank.balance": ["Sum", "Uncertainty"],
+    "polyrank.balance": ["GradNorm", "MetaBalance", "Sum", "Uncertainty"],
     "polyrank.bundle.model": ["Bundle", "load"],
     "polyrank.config": ["Experiment"],
     "polyrank.errors": [
@@ -79,10 +79,12 @@ __all__ = [
     "DenseAdam",
     "DenseFeature",
     "Experiment",
+    "GradNorm",
     "Keys",
     "Layout",
     "LazyAdam",
     "MMoE",
+    "MetaBalance",
     "Model",
     "PolyrankError",
     "Schema",
