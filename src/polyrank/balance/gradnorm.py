@@ -15,7 +15,7 @@ from torch import Tensor
 from polyrank.balance.method import Balance, BalanceModule, BalanceTerm
 from polyrank.errors import ConfigError
 
-LOWEST_WEIGHT = 1e-3
+LOWEST_WEIGHT = 1e-3  # a large step must not turn a loss around
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,8 @@ class GradNorm(Balance):
     has loss 0: its w stays as it is, and the others are balanced among themselves.
 
     Args:
-        alpha: how strongly a term that trains slower than the others is pulled up.
+        alpha: how strongly a term that trains slower than the others is pulled up; 0 makes all
+            norms equal.
         lr: step size of w.
 
     Example:
