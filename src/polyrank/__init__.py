@@ -17,7 +17,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from polyrank.balance import Sum, Uncertainty
+    from polyrank.balance import GradNorm, MetaBalance, Sum, Uncertainty
     from polyrank.bundle.model import Bundle, load
     from polyrank.config import Experiment
     from polyrank.errors import (
@@ -30,8 +30,10 @@ if TYPE_CHECKING:
     )
     from polyrank.layout import Layout
     from polyrank.metrics.scorecard import Score, Scorecard
+    from polyrank.models.aitm import AITM
     from polyrank.models.mmoe import MMoE
     from polyrank.models.model import ESMM, Model
+    from polyrank.models.ple import PLE
     from polyrank.models.separate import Separate
     from polyrank.models.shared_bottom import SharedBottom
     from polyrank.models.trunk import Trunk, TrunkModule
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
     from polyrank.train.training import Stop, Training
 
 _HOME = {
-    "polyrank.balance": ["Sum", "Uncertainty"],
+    "polyrank.balance": ["GradNorm", "MetaBalance", "Sum", "Uncertainty"],
     "polyrank.bundle.model": ["Bundle", "load"],
     "polyrank.config": ["Experiment"],
     "polyrank.errors": [
@@ -54,8 +56,10 @@ _HOME = {
     ],
     "polyrank.layout": ["Layout"],
     "polyrank.metrics.scorecard": ["Score", "Scorecard"],
+    "polyrank.models.aitm": ["AITM"],
     "polyrank.models.mmoe": ["MMoE"],
     "polyrank.models.model": ["ESMM", "Model"],
+    "polyrank.models.ple": ["PLE"],
     "polyrank.models.separate": ["Separate"],
     "polyrank.models.shared_bottom": ["SharedBottom"],
     "polyrank.models.trunk": ["Trunk", "TrunkModule"],
@@ -68,7 +72,9 @@ _MODULE = {name: module for module, names in _HOME.items() for name in names}
 
 __version__ = version("polyrank")
 __all__ = [
+    "AITM",
     "ESMM",
+    "PLE",
     "Adam",
     "Bundle",
     "BundleError",
@@ -79,10 +85,12 @@ __all__ = [
     "DenseAdam",
     "DenseFeature",
     "Experiment",
+    "GradNorm",
     "Keys",
     "Layout",
     "LazyAdam",
     "MMoE",
+    "MetaBalance",
     "Model",
     "PolyrankError",
     "Schema",

@@ -5,7 +5,14 @@ import math
 import pytest
 import torch
 
-from polyrank.balance import BALANCES, BalanceTerm, Sum, Uncertainty
+from polyrank.balance import (
+    BALANCES,
+    BalanceTerm,
+    GradNorm,
+    MetaBalance,
+    Sum,
+    Uncertainty,
+)
 
 TERMS = [
     BalanceTerm("click @ all", weight=2.0, constant_loss=0.2, exponent=1.0),
@@ -54,4 +61,6 @@ def test_uncertainty_equals_its_formula():
 
 
 def test_the_registry_names_every_balance():
-    assert {"sum": Sum, "uncertainty": Uncertainty} == BALANCES
+    assert {
+        "sum": Sum, "uncertainty": Uncertainty, "gradnorm": GradNorm, "metabalance": MetaBalance,
+    } == BALANCES  # fmt: skip

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import polyrank as pr
+from polyrank.balance import BALANCES
 from polyrank.data.read import read
 from polyrank.data.table import encode
 from polyrank.data.vocab import Vocab
@@ -22,6 +23,8 @@ TASKS = (
     pr.Task("spend", kind="regression", given="buy"),
 )
 trunks = pytest.mark.parametrize("kind", TRUNKS)
+# PLE's shared gate sums over all tasks, and the rounding of a sum depends on its order.
+ROUNDING = {"ple": 1e-6}
 
 
 def built(kind, rows, tasks=TASKS, seed=0, **model):
@@ -72,6 +75,20 @@ def test_weights_have_their_lasting_names(kind, rows):
     assert {"embed.user", "embed.item", "head.click.output.weight"} <= names
     if kind == "mmoe":
         assert {"trunk.gate.click.weight", "trunk.expert.0.linear.0.weight"} <= names
+    if kind == "ple":
+        assert {
+            "trunk.level.0.expert.click.0.linear.0.weight",
+            "trunk.level.0.shared.0.linear.0.weight",
+            "trunk.level.0.gate.click.weight",
+            "trunk.level.0.shared_gate.task.click.weight",
+            "trunk.level.0.shared_gate.shared.weight",
+        } <= names
+    if kind == "aitm":
+        assert {
+            "trunk.tower.click.linear.0.weight",
+            "trunk.transfer.buy.linear.0.weight",
+            "trunk.attention.buy.h1.weight",
+        } <= names
 
 
 @trunks
@@ -92,7 +109,8 @@ def test_permuting_and_renaming_tasks_permutes_the_outputs(kind, rows):
     other.load_named_weights(weights)
     expected, found = logits_of(ranker, table), logits_of(other, other_table)
     for old, new in names.items():
-        assert torch.equal(found[new], expected[old])
+        tolerance = ROUNDING.get(kind, 0.0)
+        torch.testing.assert_close(found[new], expected[old], rtol=tolerance, atol=tolerance)
 
 
 @trunks
@@ -127,7 +145,9 @@ def test_the_table_reads_back(kind):
 
 @trunks
 @pytest.mark.parametrize("space", ["all", "click", ("all", "click")])
-@pytest.mark.parametrize("balance", [pr.Sum(), pr.Sum(normalize=False), pr.Uncertainty()])
+@pytest.mark.parametrize(
+    "balance", [pr.Sum(normalize=False), *(each() for each in BALANCES.values())]
+)
 def test_every_trunk_space_and_balance_trains_saves_and_loads(kind, rows, space, balance, tmp_path):
     schema = pr.Schema(FEATURES, [TASKS[0], pr.Task("buy", given="click", space=space), TASKS[2]])
     model = pr.Model(trunk=TRUNKS[kind](), tower=[5], embed_dim=4, norm="batch")

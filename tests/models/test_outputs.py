@@ -10,7 +10,7 @@ from polyrank.objective.kinds import sigmoid
 from polyrank.schema import DenseFeature, Schema, Task
 
 SCHEMA = Schema(
-    [DenseFeature("x")],
+    [DenseFeature("x", encoding="standard")],
     [
         Task("spend", kind="regression", given="buy"),
         Task("buy", given="click"),

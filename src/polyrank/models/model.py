@@ -11,7 +11,9 @@ from torch import nn
 from polyrank import spec
 from polyrank.errors import ConfigError
 from polyrank.layout import Layout, VocabularySizes
+from polyrank.models.aitm import AITM
 from polyrank.models.mmoe import MMoE
+from polyrank.models.ple import PLE
 from polyrank.models.ranker import Ranker, build_heads
 from polyrank.models.separate import Separate
 from polyrank.models.shared_bottom import SharedBottom
@@ -24,6 +26,8 @@ TRUNKS: dict[str, type[Trunk]] = {
     "separate": Separate,
     "shared_bottom": SharedBottom,
     "mmoe": MMoE,
+    "ple": PLE,
+    "aitm": AITM,
 }
 
 

@@ -39,13 +39,17 @@ class Trunk(ABC):
                 object.__setattr__(self, name, tuple(value))
         name = type(self).__name__
         check_layers(name, self.norm, self.dropout)
-        for each in fields(self):
-            if each.name not in ("norm", "dropout"):
-                check_sizes(f"{name}: {each.name}", getattr(self, each.name))
+        for each in self.sizes:
+            check_sizes(f"{name}: {each}", getattr(self, each))
 
     @abstractmethod
     def build(self, layout: Layout, tasks: tuple[Task, ...]) -> nn.Module:
         """Return a module: (B, layout.width) → {task: (B, H)}."""
+
+    @property
+    def sizes(self) -> tuple[str, ...]:
+        """The fields that are widths or counts: all of its own, where it does not say."""
+        return tuple(each.name for each in fields(self) if each.name not in ("norm", "dropout"))
 
     @property
     def layers(self) -> dict[str, Any]:

@@ -1,0 +1,232 @@
+"""Adaptive information transfer: each task attends to the one that must happen before it.
+
+Letters: B rows, W columns of x, H columns of a tower's output, D columns of the attention.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from math import isfinite, sqrt
+from numbers import Real
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import logsigmoid
+
+from polyrank.errors import ConfigError, did_you_mean
+from polyrank.layout import Layout
+from polyrank.models.trunk import Trunk, TrunkModule
+from polyrank.nn.experts import mixture
+from polyrank.nn.mlp import MLP
+from polyrank.nn.named import Named
+from polyrank.schema import Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class AITM(Trunk):
+    """A tower for each task, and attention to what the task before it knows.
+
+    - q_k = f_k(x); z_k = q_k for a task with none before it, else
+    - p = g_k(z_before), z_k = AIT_k(p, q_k) = Σ_u w_u · h1(u) over u in {p, q_k}, with
+    - w_u ∝ exp(⟨h2(u), h3(u)⟩ / √D)
+
+    The task before k is its `given`; for a task without, its predecessor in `chain`. Several roots
+    and branches are as good as a chain: each task attends to its own predecessor.
+
+    The paper's heads all predict joint probabilities, and its Behavioral Expectation Calibrator
+    keeps P(k) ≤ P(before) by a penalty. Here the head of a `given` task predicts P(k | given), and
+    its joint is a product that cannot exceed its parent's: the penalty of such a pair is 0 whatever
+    the weights are, and is left out. It is computed for pairs of binary tasks that `chain` alone
+    links, whose heads predict P(click) and P(buy) side by side, as in the paper:
+    λ · mean over rows of max(P(k) − P(before), 0).
+
+    Args:
+        hidden: columns of each layer of a tower f_k.
+        dim: D; None takes the tower's last.
+        chain: names of tasks, the first to happen first, that `given` does not link already.
+        penalty: λ of the calibrator; 0 turns it off.
+
+    Raises:
+        ConfigError: at `build`, a chain that names an unknown task or contradicts `given`.
+
+    Example:
+        >>> AITM(chain=["click", "buy"]).chain
+        ('click', 'buy')
+
+    Reference:
+        Xi et al., KDD 2021, section 3: the AIT module, the calibrator, and λ = 0.6.
+    """
+
+    hidden: Sequence[int] = (64,)
+    dim: int | None = None
+    chain: Sequence[str] | None = None
+    penalty: float = 0.6
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.chain is not None:
+            _check_chain(self.chain)
+        number = isinstance(self.penalty, Real) and not isinstance(self.penalty, bool)
+        if not number or not (isfinite(self.penalty) and self.penalty >= 0):
+            raise ConfigError(f"AITM: penalty is a number of at least 0, however: {self.penalty!r}")
+
+    @property
+    def sizes(self) -> tuple[str, ...]:
+        """The fields that are widths."""
+        return ("hidden",) if self.dim is None else ("hidden", "dim")
+
+    def build(self, layout: Layout, tasks: tuple[Task, ...]) -> AITMTrunk:
+        """Return the module."""
+        before = predecessors(tasks, self.chain or ())
+        tower = {task.name: MLP(layout.width, self.hidden, **self.layers) for task in tasks}
+        width = tower[tasks[0].name].width
+        dim = self.dim or width
+        transfer, attention = {}, {}
+        for name, earlier in before.items():
+            found = dim if earlier in before else width  # a root's z is its tower's output
+            transfer[name] = MLP(found, [width], **self.layers)
+            attention[name] = Attention(width, dim)
+        binary = {task.name for task in tasks if task.kind == "binary"}
+        given = {task.name: task.given for task in tasks}
+        watched = {
+            name: (*_path(given, earlier), earlier)
+            for name, earlier in before.items()
+            if given[name] is None and {name, earlier} <= binary
+        }
+        return AITMTrunk(
+            Named(tower), Named(transfer), Named(attention),
+            before=before, watched=watched if self.penalty else {}, penalty=self.penalty,
+        )  # fmt: skip
+
+
+class Attention(nn.Module):
+    """AIT(p, q) = Σ_u w_u · h1(u) over u in {p, q}, with w_u ∝ exp(⟨h2(u), h3(u)⟩ / √D).
+
+    Shape:
+        - input: (B, H), (B, H)
+        - output: (B, D)
+    """
+
+    def __init__(self, inputs: int, dim: int) -> None:
+        super().__init__()
+        self.h1 = nn.Linear(inputs, dim, bias=False)
+        self.h2 = nn.Linear(inputs, dim, bias=False)
+        self.h3 = nn.Linear(inputs, dim, bias=False)
+
+    def forward(self, p: Tensor, q: Tensor) -> Tensor:
+        """Return the mixture of what is transferred and what is the task's own."""
+        u = torch.stack([p, q], dim=1)
+        scores = (self.h2(u) * self.h3(u)).sum(dim=2) / sqrt(self.h1.out_features)
+        return mixture(scores.softmax(dim=1), self.h1(u))
+
+
+class AITMTrunk(TrunkModule):
+    """Towers, and for each task with one before it a transfer and an attention.
+
+    Tasks share the embeddings and no parameter: a tower belongs to its task, though later tasks
+    read it. So `shared_parameters` is empty.
+
+    Args:
+        tower: f_k by task.
+        transfer: g_k by task with one before it.
+        attention: AIT_k likewise.
+        before: the task before each such task, every task after its predecessor.
+        watched: for each task with a calibrator, the heads whose product is P(before).
+        penalty: λ.
+
+    Shape:
+        - input: (B, W)
+        - output: {task: (B, H)} for a root, {task: (B, D)} for another
+    """
+
+    def __init__(
+        self,
+        tower: Named,
+        transfer: Named,
+        attention: Named,
+        *,
+        before: Mapping[str, str],
+        watched: Mapping[str, tuple[str, ...]],
+        penalty: float,
+    ) -> None:
+        super().__init__()
+        self.tower = tower
+        self.transfer = transfer
+        self.attention = attention
+        self.before = dict(before)
+        self.watched = dict(watched)
+        self.penalty = penalty
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Return z of each task."""
+        z = {name: self.tower[name](x) for name in self.tower}
+        for name, earlier in self.before.items():
+            z[name] = self.attention[name](self.transfer[name](z[earlier]), z[name])
+        return z
+
+    def penalties(self, logits: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return λ · mean max(P(k) − P(before), 0) of each pair that `chain` alone links."""
+        return {
+            f"{name} above {heads[-1]}": self.penalty
+            * (logits[name].sigmoid() - _joint(logits, heads)).clamp(min=0).mean()
+            for name, heads in self.watched.items()
+        }
+
+
+def predecessors(tasks: Sequence[Task], chain: Sequence[str]) -> dict[str, str]:
+    """Return the task before each task that has one, ordered so that a predecessor comes first.
+
+    Raises:
+        ConfigError: a chain that names an unknown task, contradicts `given` or closes a cycle.
+
+    Example:
+        >>> tasks = [Task("buy"), Task("cart", given="click"), Task("click")]
+        >>> predecessors(tasks, ["cart", "buy"])
+        {'cart': 'click', 'buy': 'cart'}
+    """
+    given = {task.name: task.given for task in tasks}
+    for name in chain:
+        if name not in given:
+            raise ConfigError(f"AITM: chain: unknown task {name!r}{did_you_mean(name, given)}")
+    before = dict(given)
+    for earlier, name in pairwise(chain):
+        if given[name] not in (None, earlier):
+            raise ConfigError(
+                f"AITM: chain puts {earlier!r} before {name!r}, which is given {given[name]!r}: "
+                "leave out what given links already"
+            )
+        before[name] = earlier
+    paths = {name: _path(before, name) for name in before}
+    return {
+        name: path[-1]
+        for name, path in sorted(paths.items(), key=lambda item: len(item[1]))
+        if path
+    }
+
+
+def _path(before: Mapping[str, str | None], name: str) -> tuple[str, ...]:
+    """Return all that comes before a task, the first first."""
+    path: list[str] = []
+    earlier = before[name]
+    while earlier is not None:
+        if earlier == name or earlier in path:
+            cycle = " → ".join([*reversed(path), name])
+            raise ConfigError(f"AITM: chain and given make a cycle: {name} → {cycle}")
+        path.append(earlier)
+        earlier = before[earlier]
+    return tuple(reversed(path))
+
+
+def _joint(logits: Mapping[str, Tensor], heads: Sequence[str]) -> Tensor:
+    """Return the probability that every head's event happens: (B,)."""
+    return torch.stack([logsigmoid(logits[head]) for head in heads]).sum(0).exp()
+
+
+def _check_chain(chain: object) -> None:
+    names = isinstance(chain, tuple) and all(isinstance(name, str) for name in chain)
+    if not names or len(chain) < 2 or len(set(chain)) < len(chain):
+        raise ConfigError(
+            f"AITM: chain is a list of two or more different tasks, however: {chain!r}"
+        )

@@ -1,0 +1,173 @@
+"""Progressive layered extraction: levels of shared and task-specific experts.
+
+Letters: B rows, W columns of a level's inputs (of x at the first, H after), T tasks, E experts that
+a gate mixes, H columns of an expert.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from polyrank.layout import Layout
+from polyrank.models.trunk import Trunk, TrunkModule
+from polyrank.nn.experts import ExpertBank, Gate, mixture
+from polyrank.nn.named import Named
+from polyrank.schema import Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class PLE(Trunk):
+    """Levels of customised gate control, each fed with what the one before extracted.
+
+    At level j, task k and the shared group s each have experts of their own, which read their own
+    group's representation; at level 1 that is x for all: g_k,0 = g_s,0 = x.
+
+    - S_k,j = [experts of k at g_k,j−1; shared experts at g_s,j−1]
+    - g_k,j = softmax(W_k,j g_k,j−1) · S_k,j: a task mixes its own and the shared experts
+    - S_s,j = [experts of every task; shared experts]
+    - g_s,j = softmax(W_s,j g_s,j−1) · S_s,j: the shared group mixes all experts of the level
+    - h_k = g_k,J after the last of J levels, which has no shared gate: nobody would read it
+
+    With one level this is CGC, customised gate control.
+
+    Args:
+        levels: J, of extraction.
+        shared_experts: shared experts of a level.
+        task_experts: experts of one task in a level.
+        hidden: columns of each layer of an expert.
+
+    Example:
+        >>> PLE(levels=3, hidden=[32]).hidden
+        (32,)
+
+    Reference:
+        Tang et al., RecSys 2020, sections 4.1 (CGC) and 4.2 (PLE), figures 4 and 5.
+    """
+
+    levels: int = 2
+    shared_experts: int = 2
+    task_experts: int = 2
+    hidden: Sequence[int] = (16,)
+
+    def build(self, layout: Layout, tasks: tuple[Task, ...]) -> PLETrunk:
+        """Return the module."""
+        names = [task.name for task in tasks]
+        levels: list[PLELevel] = []
+        for number in range(1, self.levels + 1):
+            inputs = levels[-1].width if levels else layout.width
+            levels.append(self._level(inputs, names, last=number == self.levels))
+        return PLETrunk(levels, names)
+
+    def _level(self, inputs: int, names: list[str], *, last: bool) -> PLELevel:
+        expert = {
+            name: ExpertBank(inputs, self.task_experts, self.hidden, **self.layers)
+            for name in names
+        }
+        shared = ExpertBank(inputs, self.shared_experts, self.hidden, **self.layers)
+        gate = {name: Gate(inputs, self.task_experts + self.shared_experts) for name in names}
+        shared_gate = None if last else SharedGate(inputs, expert, self.shared_experts)
+        width = self.hidden[-1] if self.hidden else inputs
+        return PLELevel(Named(expert), shared, Named(gate), shared_gate, width)
+
+
+class SharedGate(nn.Module):
+    """softmax(W_s·x) over all experts of a level, with the rows of W_s kept by their owner.
+
+    One matrix over all experts would give a task's rows a place that depends on the order of tasks.
+
+    Shape:
+        - input: (B, W)
+        - output: (B, E), the tasks' experts in the tasks' order, then the shared ones
+    """
+
+    def __init__(self, inputs: int, expert: Mapping[str, ExpertBank], shared: int) -> None:
+        super().__init__()
+        self.task = Named(
+            {name: nn.Linear(inputs, len(bank), bias=False) for name, bank in expert.items()}
+        )
+        self.shared = nn.Linear(inputs, shared, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the weight of each expert."""
+        scores = [*(self.task[name](x) for name in self.task), self.shared(x)]
+        return torch.cat(scores, dim=1).softmax(dim=1)
+
+
+class PLELevel(nn.Module):
+    """One level of extraction.
+
+    Shape:
+        - input: {task: (B, W)}, (B, W)
+        - output: {task: (B, H)}, and (B, H) or, from the last level, None
+    """
+
+    def __init__(
+        self,
+        expert: Named,
+        shared: ExpertBank,
+        gate: Named,
+        shared_gate: SharedGate | None,
+        width: int,
+    ) -> None:
+        super().__init__()
+        # The shared group is beside the tasks, not among them: a task may be called "shared".
+        self.expert = expert
+        self.shared = shared
+        self.gate = gate
+        self.shared_gate = shared_gate
+        self.width = width
+
+    def forward(
+        self, own: Mapping[str, Tensor], common: Tensor
+    ) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Return each task's and the shared group's mixture."""
+        shared = self.shared(common)
+        expert = {name: self.expert[name](own[name]) for name in self.expert}
+        mixed = {
+            name: mixture(self.gate[name](own[name]), torch.cat([outputs, shared], dim=1))
+            for name, outputs in expert.items()
+        }
+        if self.shared_gate is None:
+            return mixed, None
+        everyone = torch.cat([*expert.values(), shared], dim=1)
+        return mixed, mixture(self.shared_gate(common), everyone)
+
+
+class PLETrunk(TrunkModule):
+    """The levels one after the other.
+
+    Shape:
+        - input: (B, W)
+        - output: {task: (B, H)}
+    """
+
+    def __init__(self, levels: Sequence[PLELevel], tasks: Sequence[str]) -> None:
+        super().__init__()
+        self.level = nn.ModuleList(levels)
+        self.tasks = list(tasks)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Return each task's mixture of the last level."""
+        own, common = dict.fromkeys(self.tasks, x), x
+        for level in self.level:
+            own, common = level(own, common)
+        return own
+
+    def shared_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters of the shared experts and the shared gates.
+
+        A task's own experts feel other tasks too, through the shared gates of lower levels. They
+        still belong to their task: a balance that scaled them to what little another task's
+        gradient leaves there would starve them of their own.
+        """
+        found: list[nn.Parameter] = []
+        for level in self.level:
+            assert isinstance(level, PLELevel)
+            found += level.shared.parameters()
+            if level.shared_gate is not None:
+                found += level.shared_gate.parameters()
+        return found
