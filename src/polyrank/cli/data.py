@@ -70,9 +70,17 @@ def get(
     """
     from polyrank.datasets import find
 
-    if not find(name).fetch:
-        raise ConfigError(f"data set {name!r} is generated: use `polyrank data make {name}`")
     options: dict[str, Any] = {"source": from_, "education": education or None}
+    dataset = find(name)
+    if not dataset.fetch:
+        files = "source" in dataset.options
+        if not files or from_ is None:
+            hint = "; for files that are already here, name their folder by --from" if files else ""
+            raise ConfigError(
+                f"data set {name!r} is generated: use `polyrank data make {name}`{hint}"
+            )
+        _write(name, options, out, force, json)
+        return
     with download_bar(name) as progress:
         _write(name, options | {"progress": progress}, out, force, json)
 

@@ -64,7 +64,7 @@ def write(
     experiment.unlink(missing_ok=True)
     for split, frame in zip(SPLITS, splits, strict=True):
         with replacing(folder / f"{split}.parquet") as temporary:
-            frame.collect().write_parquet(temporary)
+            frame.sink_parquet(temporary)  # a log that is read from files may exceed the memory
     text = as_toml(experiment_table(schema, name=name, seed=seed))
     with replacing(experiment) as temporary:
         temporary.write_text(text, encoding="utf-8")
