@@ -1,6 +1,6 @@
 """A funnel of three steps, click → cart → buy, and what a buyer spends. Runs in seconds.
 
-The cells (`# %%`) open in any editor that knows them; `python examples/funnel.py` runs them all.
+The cells (`# %%`) open in any editor that knows them; `python examples/funnel.py` runs all.
 """
 
 # %% [markdown]

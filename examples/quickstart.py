@@ -1,6 +1,6 @@
 """Click and purchase from a log with known truth: fit, score, predict, save. Runs in seconds.
 
-The cells (`# %%`) open in any editor that knows them; `python examples/quickstart.py` runs them all.
+The cells (`# %%`) open in any editor that knows them; `python examples/quickstart.py` runs all.
 """
 
 # %% [markdown]

@@ -175,7 +175,8 @@ def test_another_archive_of_that_name_is_refused_before_it_is_opened(index):
     assert not mark.exists()
 
 
-def test_a_wheel_comes_through_pip_and_nothing_is_installed(index, tmp_path):
+@pytest.mark.usefixtures("index")
+def test_a_wheel_comes_through_pip_and_nothing_is_installed(tmp_path):
     meta = b"Metadata-Version: 2.1\nName: boxed\nVersion: 2.0\nRequires-Dist: not-to-be-had\n"
     tags = b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
     package = zipped(

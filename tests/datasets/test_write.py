@@ -7,7 +7,7 @@ from polars.testing import assert_frame_equal
 from polyrank.datasets import load
 from polyrank.datasets.census import schema_of
 from polyrank.datasets.write import as_toml, experiment_table, write
-from polyrank.errors import ConfigError
+from polyrank.errors import ConfigError, DataError
 from polyrank.schema import DenseFeature, Schema, SparseFeature, Task
 
 
@@ -54,6 +54,21 @@ def test_what_differs_from_a_default_is_written_and_nothing_else():
         {"name": "spend", "kind": "regression", "given": "buy"},
     ]
     assert "keys" not in table
+
+
+def test_a_data_set_may_say_how_it_is_trained():
+    usual = experiment_table(schema_of(), name="x")["train"]
+    changed = experiment_table(schema_of(), name="x", training={"epochs": 9})["train"]
+    assert changed == usual | {"epochs": 9}
+
+
+def test_a_value_of_another_type_is_refused_with_its_column(tmp_path):
+    (tmp_path / "log.csv").write_text("a,click\n1,0\nx,1\n")
+    log = pl.scan_csv(tmp_path / "log.csv", schema_overrides={"a": pl.Int64})
+    schema = Schema(features=[SparseFeature("a")], tasks=[Task("click")])
+    with pytest.raises(DataError, match=r"rows of train: could not parse `x` .* at column 'a'"):
+        write((log, log, log, schema), tmp_path / "out", name="x")
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_each_task_has_a_heading():

@@ -143,11 +143,18 @@ def download_bar(name: str) -> Iterator[Any]:
 
 def _write(name: str, options: dict[str, Any], out: Path | None, force: bool, json: bool) -> None:
     from polyrank.cli.show import print_json
-    from polyrank.datasets import load
+    from polyrank.datasets import find
     from polyrank.datasets.write import write
 
     given = {key: value for key, value in options.items() if value is not None}
-    experiment = write(load(name, **given), out or Path("data") / name, name=name, force=force)
+    dataset = find(name)
+    experiment = write(
+        dataset.load(**given),
+        out or Path("data") / name,
+        name=name,
+        training=dataset.training,
+        force=force,
+    )
     if json:
         print_json({"name": name, "experiment": str(experiment)})
         return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -32,6 +32,7 @@ class Dataset:
         rows: of all splits; of a generated set, by default.
         fetch: comes over the network, once; otherwise it is generated, or read from files that
             are already here where its function has a `source`.
+        training: of the experiment that is written with it, where the usual will not do.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Dataset:
     licence: str
     rows: int
     fetch: bool
+    training: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def function(self) -> Callable[..., Frames]:
@@ -97,6 +99,7 @@ DATASETS: Mapping[str, Dataset] = MappingProxyType(
                 licence="GroupLens: acknowledge; no redistribution, no commercial use unasked",
                 rows=100_000,
                 fetch=True,
+                training={"epochs": 6, "batch_size": 1024, "lr": 2e-3},
             ),
         )
     }

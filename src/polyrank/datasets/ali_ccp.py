@@ -1,4 +1,4 @@
-"""Ali-CCP as the classic tutorial has it: one processed CSV a split, or a made-up log of its columns.
+"""Ali-CCP as the classic tutorial has it: a processed CSV a split, or a made-up log of its columns.
 
 The full log may not be shipped and has no known truth. A made-up one has both, at any size.
 """
@@ -37,10 +37,10 @@ SPLITS = ("train", "val", "test")  # as the files are named
 # size of 210 is published; those of its like are about twice those of the crosses with the user.
 FULL_ROWS, FULL_USERS, FULL_ITEMS = 42_300_135, 238_635, 467_298
 SCALED = {
-    **{"206": 6_929, "207": 263_942, "210": 74_000, "216": 106_399},
-    **{"508": 5_888, "509": 104_830, "702": 51_878, "853": 37_148},
-    **{"109_14": 6_929, "110_14": 263_942, "127_14": 106_399, "150_14": 74_000},
-}
+    "206": 6_929, "207": 263_942, "210": 74_000, "216": 106_399,
+    "508": 5_888, "509": 104_830, "702": 51_878, "853": 37_148,
+    "109_14": 6_929, "110_14": 263_942, "127_14": 106_399, "150_14": 74_000,
+}  # fmt: skip
 CROSSES = ("508", "509", "702", "853")  # of user and item; id 0 and value 0 where there is none
 LEAST_USERS, LEAST_ITEMS = 200, 400
 CHUNK_ROWS = 1_000_000
@@ -120,8 +120,8 @@ def schema_of() -> Schema:
     """Return the schema of `ali_ccp`; see there."""
     return Schema(
         features=[
-            *(SparseFeature(name) for name in SPARSE),
-            *(DenseFeature(name, encoding="bins") for name in DENSE),
+            *map(SparseFeature, SPARSE),
+            *map(DenseFeature, DENSE),
         ],
         tasks=[Task("click"), Task("buy", label="purchase", given="click")],
         keys=Keys(user=USER),
@@ -218,7 +218,8 @@ def _made(world: World, rows: int, rng: np.random.Generator) -> pl.LazyFrame:
 
 def _chunk(world: World, rows: int, rng: np.random.Generator) -> pl.DataFrame:
     draw = _without_crosses(world.draw(rows, rng))
-    truth = marginal(*world.logits(draw), 0.0)
+    a, b = world.logits(draw)
+    truth = marginal(a, b, 0.0)
     click = rng.random(rows) < truth.p_click
     buy = click & (rng.random(rows) < truth.p_buy_given_click)
     ids = {USER: draw.owners["user"], ITEM: draw.owners["item"], **draw.columns}

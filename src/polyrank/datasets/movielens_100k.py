@@ -30,10 +30,10 @@ COLUMNS = {
     "ml-100k.user": ("user_id", "age", "gender", "occupation", "zip_code"),
     "ml-100k.item": ("item_id", "movie_title", "release_year", "class"),
 }
-NUMBERS = {
-    **dict.fromkeys(("user_id", "item_id", "age"), pl.Int32),
-    "rating": pl.Float32,
-    "timestamp": pl.Float64,  # some writers of the format put a decimal point
+NUMBERS: dict[str, pl.DataType] = {
+    **dict.fromkeys(("user_id", "item_id", "age"), pl.Int32()),
+    "rating": pl.Float32(),
+    "timestamp": pl.Float64(),  # some writers of the format put a decimal point
 }
 EXPECTED = {"ratings": 100_000, "users": 943, "items": 1_682, "ratings of 4 or more": 55_375}
 LIKED = 4
@@ -92,14 +92,14 @@ def schema_of() -> Schema:
     """Return the schema of `movielens_100k`; see there."""
     sparse = ("user_id", "item_id", "gender", "occupation", "release_year", "genres")
     return Schema(
-        features=[*map(SparseFeature, sparse), DenseFeature("age", encoding="bins")],
+        features=[*map(SparseFeature, sparse), DenseFeature("age")],
         tasks=[Task("rating", kind="regression"), Task("like")],
         keys=Keys(user="user_id", time="timestamp"),
     )
 
 
 def parse(content: bytes, name: str) -> pl.DataFrame:
-    """Return one file in the atomic format (a header of `name:type`, tabs between) by its name.
+    r"""Return one file in the atomic format (a header of `name:type`, tabs between) by its name.
 
     Args:
         content: of the file.
@@ -109,8 +109,8 @@ def parse(content: bytes, name: str) -> pl.DataFrame:
         DataError: other columns, or text where a number belongs.
 
     Example:
-        >>> header = b"user_id:token\\titem_id:token\\trating:float\\ttimestamp:float\\n"
-        >>> parse(header + b"196\\t242\\t3\\t881250949\\n", "ml-100k.inter").rows()
+        >>> header = b"user_id:token\titem_id:token\trating:float\ttimestamp:float\n"
+        >>> parse(header + b"196\t242\t3\t881250949\n", "ml-100k.inter").rows()
         [(196, 242, 3.0, 881250949.0)]
     """
     try:
@@ -129,7 +129,7 @@ def parse(content: bytes, name: str) -> pl.DataFrame:
         )
     types = {column: dtype for column, dtype in NUMBERS.items() if column in rows.columns}
     try:
-        return rows.cast(types)
+        return rows.with_columns(pl.col(column).cast(dtype) for column, dtype in types.items())
     except pl.exceptions.PolarsError as error:
         reason = str(error).partition("\n")[0]
         raise DataError(f"{name} has text where a number belongs: {reason}") from error

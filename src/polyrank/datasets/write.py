@@ -11,7 +11,7 @@ import polars as pl
 import tomli_w
 
 from polyrank import spec
-from polyrank.errors import ConfigError
+from polyrank.errors import ConfigError, DataError
 from polyrank.files import replacing
 from polyrank.schema import Feature, Schema, SparseFeature, Task
 
@@ -25,6 +25,7 @@ def write(
     *,
     name: str,
     seed: int = 1,
+    training: Mapping[str, Any] | None = None,
     force: bool = False,
 ) -> Path:
     """Write a data set's splits and its experiment, and return the path of the experiment.
@@ -37,10 +38,12 @@ def write(
             experiment.toml, whose paths are relative.
         name: of the experiment.
         seed: of the experiment's training.
+        training: of its table [train], where the usual 2 epochs of large batches will not do.
         force: replace an experiment that is there.
 
     Raises:
         ConfigError: the folder holds an experiment and `force` is not set.
+        DataError: a file that the rows come from holds a value of another type.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -64,14 +67,23 @@ def write(
     experiment.unlink(missing_ok=True)
     for split, frame in zip(SPLITS, splits, strict=True):
         with replacing(folder / f"{split}.parquet") as temporary:
-            frame.sink_parquet(temporary)  # a log that is read from files may exceed the memory
-    text = as_toml(experiment_table(schema, name=name, seed=seed))
+            try:
+                frame.sink_parquet(temporary)  # a log that comes from files may exceed the memory
+            except pl.exceptions.PolarsError as error:
+                raise DataError(f"rows of {split}: {str(error).partition('. ')[0]}") from error
+    text = as_toml(experiment_table(schema, name=name, seed=seed, training=training))
     with replacing(experiment) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return experiment
 
 
-def experiment_table(schema: Schema, *, name: str, seed: int = 1) -> dict[str, Any]:
+def experiment_table(
+    schema: Schema,
+    *,
+    name: str,
+    seed: int = 1,
+    training: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """Return the tables of an experiment on files that lie beside it.
 
     Options that have their default are left out.
@@ -80,6 +92,7 @@ def experiment_table(schema: Schema, *, name: str, seed: int = 1) -> dict[str, A
         schema: of the files.
         name: of the experiment.
         seed: of the training.
+        training: of the table [train], instead of what is usual.
     """
     features: dict[str, Any] = {
         "sparse": [each.name for each in schema.features if isinstance(each, SparseFeature)],
@@ -101,7 +114,7 @@ def experiment_table(schema: Schema, *, name: str, seed: int = 1) -> dict[str, A
             "tower": [8],
             "embed_dim": 8,
         },
-        "train": {"epochs": 2, "batch_size": 4096, "lr": 1e-3},
+        "train": {"epochs": 2, "batch_size": 4096, "lr": 1e-3, **(training or {})},
     }
 
 
