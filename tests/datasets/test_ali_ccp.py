@@ -142,6 +142,7 @@ def test_a_large_log_is_drawn_in_chunks(monkeypatch):
         ({"users": 0}, "users must be at least 1, however: 0"),
         ({"items": -1}, "items must be at least 1, however: -1"),
         ({"fractions": (1.0,)}, "three numbers above 0 that add up to 1"),
+        ({"source": "here", "seed": 5, "items": 5}, "seed, items: of a made-up log"),
         ({"source": "here", "rows": 5}, "rows: of a made-up log, and here is read as it is"),
     ],
 )

@@ -43,6 +43,7 @@ SCALED = {
 }  # fmt: skip
 CROSSES = ("508", "509", "702", "853")  # of user and item; id 0 and value 0 where there is none
 LEAST_USERS, LEAST_ITEMS = 200, 400
+FRACTIONS = (0.8, 0.1, 0.1)
 CHUNK_ROWS = 1_000_000
 
 
@@ -53,7 +54,7 @@ def ali_ccp(
     seed: int = 0,
     users: int | None = None,
     items: int | None = None,
-    fractions: Sequence[float] = (0.8, 0.1, 0.1),
+    fractions: Sequence[float] = FRACTIONS,
 ) -> Frames:
     """Return a log with the columns of the processed Ali-CCP as (train, valid, test, schema).
 
@@ -91,8 +92,14 @@ def ali_ccp(
         buy @ all    P(click)·P(buy|click)  click & buy  all   binary
     """
     if source is not None:
-        given = {"rows": rows, "users": users, "items": items}
-        if named := [name for name, value in given.items() if value is not None]:
+        changed = {
+            "rows": rows is not None,
+            "seed": seed != 0,
+            "users": users is not None,
+            "items": items is not None,
+            "fractions": tuple(fractions) != FRACTIONS,
+        }
+        if named := [name for name, given in changed.items() if given]:
             raise ConfigError(
                 f"{', '.join(named)}: of a made-up log, and {source} is read as it is; leave out "
                 "these or the source"

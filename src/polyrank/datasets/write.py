@@ -70,7 +70,8 @@ def write(
             try:
                 frame.sink_parquet(temporary)  # a log that comes from files may exceed the memory
             except pl.exceptions.PolarsError as error:
-                raise DataError(f"rows of {split}: {str(error).partition('. ')[0]}") from error
+                reason = str(error).partition("\n")[0]
+                raise DataError(f"rows of {split}: {reason}") from error
     text = as_toml(experiment_table(schema, name=name, seed=seed, training=training))
     with replacing(experiment) as temporary:
         temporary.write_text(text, encoding="utf-8")
