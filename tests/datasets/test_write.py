@@ -56,6 +56,23 @@ def test_what_differs_from_a_default_is_written_and_nothing_else():
     assert "keys" not in table
 
 
+def test_a_data_set_may_say_how_it_is_trained():
+    usual = experiment_table(schema_of(), name="x")["train"]
+    changed = experiment_table(schema_of(), name="x", training={"epochs": 9})["train"]
+    assert changed == usual | {"epochs": 9}
+
+
+def test_a_value_of_another_type_is_refused_with_its_column(tmp_path):
+    (tmp_path / "log.csv").write_text("a,click\n1,0\nx,1\n")
+    log = pl.scan_csv(tmp_path / "log.csv", schema_overrides={"a": pl.Int64})
+    schema = Schema(features=[SparseFeature("a")], tasks=[Task("click")])
+    with pytest.raises(
+        DataError, match=r"out cannot be written: could not parse `x` .* column 'a' .*\)$"
+    ):
+        write((log, log, log, schema), tmp_path / "out", name="x")
+    assert not (tmp_path / "out").exists()
+
+
 def test_each_task_has_a_heading():
     assert as_toml(experiment_table(schema_of(), name="census")).count("[[task]]") == 2
 
@@ -89,14 +106,14 @@ def test_a_folder_inside_a_file_is_refused(tmp_path):
 def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
     frames = load("synthetic", rows=100, preset="additive")
     folder = tmp_path / "new" / "log"
-    written = pl.DataFrame.write_parquet
+    written = pl.LazyFrame.sink_parquet
 
     def full(frame, path):  # the second file meets the full disk, with half of it written
         path.write_text("half") if "valid" in path.name else written(frame, path)
         if "valid" in path.name:
             broken()
 
-    monkeypatch.setattr(pl.DataFrame, "write_parquet", full)
+    monkeypatch.setattr(pl.LazyFrame, "sink_parquet", full)
     with pytest.raises(DataError, match=rf"^{folder} cannot be written: No space left on device"):
         write(frames, folder, name="one")
     assert list(tmp_path.iterdir()) == []

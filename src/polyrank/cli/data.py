@@ -70,9 +70,17 @@ def get(
     """
     from polyrank.datasets import find
 
-    if not find(name).fetch:
-        raise ConfigError(f"data set {name!r} is generated: use `polyrank data make {name}`")
     options: dict[str, Any] = {"source": from_, "education": education or None}
+    dataset = find(name)
+    if not dataset.fetch:
+        files = "source" in dataset.options
+        if not files or from_ is None:
+            hint = "; for files that are already here, name their folder by --from" if files else ""
+            raise ConfigError(
+                f"data set {name!r} is generated: use `polyrank data make {name}`{hint}"
+            )
+        _write(name, options, out, force, json)
+        return
     with download_bar(name) as progress:
         _write(name, options | {"progress": progress}, out, force, json)
 
@@ -135,11 +143,18 @@ def download_bar(name: str) -> Iterator[Any]:
 
 def _write(name: str, options: dict[str, Any], out: Path | None, force: bool, json: bool) -> None:
     from polyrank.cli.show import print_json
-    from polyrank.datasets import load
+    from polyrank.datasets import find
     from polyrank.datasets.write import write
 
     given = {key: value for key, value in options.items() if value is not None}
-    experiment = write(load(name, **given), out or Path("data") / name, name=name, force=force)
+    dataset = find(name)
+    experiment = write(
+        dataset.load(**given),
+        out or Path("data") / name,
+        name=name,
+        training=dataset.training,
+        force=force,
+    )
     if json:
         print_json({"name": name, "experiment": str(experiment)})
         return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -30,7 +30,9 @@ class Dataset:
         summary: one line.
         licence: of the rows.
         rows: of all splits; of a generated set, by default.
-        fetch: comes over the network, once; otherwise it is generated.
+        fetch: comes over the network, once; otherwise it is generated, or read from files that
+            are already here where its function has a `source`.
+        training: of the experiment that is written with it, where the usual will not do.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Dataset:
     licence: str
     rows: int
     fetch: bool
+    training: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def function(self) -> Callable[..., Frames]:
@@ -83,6 +86,21 @@ DATASETS: Mapping[str, Dataset] = MappingProxyType(
                 rows=299_285,
                 fetch=True,
             ),
+            Dataset(
+                name="ali_ccp",
+                summary="clicks and purchases in the processed Ali-CCP's columns, truth known",
+                licence="generated; none",
+                rows=1_000_000,
+                fetch=False,
+            ),
+            Dataset(
+                name="movielens_100k",
+                summary="MovieLens 100K: a rating, and whether it is 4 or more",
+                licence="GroupLens: acknowledge; no redistribution, no commercial use unasked",
+                rows=100_000,
+                fetch=True,
+                training={"epochs": 6, "batch_size": 1024, "lr": 2e-3},
+            ),
         )
     }
 )
@@ -104,8 +122,9 @@ def load(name: str, **options: Any) -> Frames:
 
     Args:
         name: one of `DATASETS`.
-        options: of its function: `rows`, `seed`, `hidden` … of `synthetic`; `cache`, `source`,
-            `education` of `census`.
+        options: of its function: `rows`, `seed`, `hidden` … of `synthetic`; `source`, `rows`,
+            `seed` … of `ali_ccp`; `cache`, `source`, `education` of `census`; `cache`, `source`
+            of `movielens_100k`.
 
     Raises:
         ConfigError: an unknown name or option, with the nearest.

