@@ -70,6 +70,11 @@ class ClassicModel(nn.Module):
         kind = {name: task.kind for task in self.schema.tasks for name in output_columns(task)}
         return tuple(kind[column] for column in self.columns)
 
+    @property
+    def feature_names(self) -> list[str]:
+        """The columns of x that are read."""
+        return [feature.name for feature in self.features]
+
     def check_task_types(self, kinds: Sequence[KindName]) -> str | None:
         """Refuse task types that are not the model's; return a note where they can be read on."""
         if tuple(kinds) == self.kinds:

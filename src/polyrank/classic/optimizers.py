@@ -68,7 +68,7 @@ class ExactRowsEngine(EmbeddingEngine):
 
     def __init__(self, spec: ExactRows, embed: PackedEmbedder) -> None:
         self.embed = embed
-        packs = list(embed.pack) if isinstance(embed, PackedEmbedder) else []
+        packs = list(embed.pack)
         self.optimizer = spec.function(packs, **spec.options) if packs else None
 
     @torch.no_grad()

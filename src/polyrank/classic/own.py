@@ -8,7 +8,8 @@ Letters: N rows, B rows of a batch, C label columns.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,37 @@ _NEAREST = 1e-7  # to 0 and to 1, as near as float32 tells apart from 1
 _ROW = "row number"
 
 
+class RowNumbers(nn.Module):
+    """An embedder without tables, which takes note of the rows of a batch.
+
+    Shape:
+        - ids: (1, B), dense: (B, 0)
+        - output: x (B, 1), zeros
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pack = nn.ParameterList()
+        self.current: Tensor = torch.empty(0, dtype=torch.long)
+
+    def forward(self, ids: Tensor, dense: Tensor) -> Tensor:
+        """Return zeros: what a batch is, `current` says."""
+        self.current = ids[0].cpu().long()
+        return torch.zeros(len(dense), 1, device=dense.device)
+
+    def row_gradients(self, ids: Tensor, gradient: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield nothing: there are no tables."""
+        return iter(())
+
+
+@dataclass(frozen=True)
+class _Spec:
+    name: str
+
+    def to_table(self) -> dict[str, Any]:
+        return {"class": self.name}
+
+
 class OwnModel(nn.Module):
     """A module of the user's with what training needs to know of it.
 
@@ -40,8 +72,7 @@ class OwnModel(nn.Module):
         kinds: of each label column.
 
     Shape:
-        - embed: row numbers (1, B) → x (B, 1) of zeros, which carries no information
-        - forward: x → Scores
+        - forward: x (B, 1) → Scores
     """
 
     def __init__(self, module: nn.Module, kinds: Sequence[KindName]) -> None:
@@ -53,14 +84,24 @@ class OwnModel(nn.Module):
         self.schema = Schema([feature], tasks_of(self.kinds))
         self.columns = [output_columns(task)[0] for task in self.schema.tasks]
         self.scales: dict[str, tuple[float, float]] = {}
-        self._current: Tensor = torch.empty(0, dtype=torch.long)
+        self.embed = RowNumbers()
         self._store: dict[str, Tensor] = {}
         self._shared: list[nn.Parameter] | None = None
+
+    @property
+    def spec(self) -> Any:
+        """Its class's name, as a spec."""
+        return _Spec(type(self.module).__qualname__)
 
     @property
     def ranker(self) -> OwnModel:
         """What the engine trains: this."""
         return self
+
+    @property
+    def feature_names(self) -> list[str]:
+        """The columns of x: any may be read."""
+        return list(self._store)
 
     @property
     def layout(self) -> Layout:
@@ -95,14 +136,9 @@ class OwnModel(nn.Module):
             unseen=none, nulls=none,
         )  # fmt: skip
 
-    def embed(self, ids: Tensor, dense: Tensor) -> Tensor:
-        """Take note of the rows of a batch."""
-        self._current = ids[0].cpu().long()
-        return torch.zeros(len(self._current), 1, device=self._device)
-
     def forward(self, x: Tensor) -> Scores:
         """Return the logits of the rows that `embed` was given."""
-        predicted = self._checked(self.module(self._batch(self._current)), len(x))
+        predicted = self._checked(self.module(self._batch(self.embed.current)), len(x))
         logits = {}
         for index, task in enumerate(self.schema.tasks):
             value = predicted[:, index]
