@@ -45,9 +45,7 @@ def tell_leaks(
         )
 
 
-def leaks(
-    rows: Rows, names: Iterable[str], kinds: Sequence[KindName]
-) -> Iterator[tuple[str, str]]:
+def leaks(rows: Rows, names: Iterable[str], kinds: Sequence[KindName]) -> Iterator[tuple[str, str]]:
     """Yield each feature that equals a label, with the first such label in words."""
     labels = rows.labels
     words = {f"label column {index}": labels[:, index] for index in range(labels.shape[1])}

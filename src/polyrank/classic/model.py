@@ -102,7 +102,7 @@ class ClassicModel(nn.Module):
         places = {task.name: index for index, task in enumerate(self.schema.tasks)}
         for name in sorted(places, key=lambda each: len(self.schema.ancestors(each))):
             task, place = self.schema.by_name[name], places[name]
-            value = logits[name]
+            value = logits[name].double()  # as `predict` computes
             if task.kind == "binary":
                 value = value.sigmoid()
             else:
@@ -110,7 +110,7 @@ class ClassicModel(nn.Module):
             joints[name] = joints[task.given] * value if task.given else value
             columns[output_columns(task)[0]] = value
             columns[output_columns(task)[-1]] = joints[name]
-        return torch.stack([columns[column] for column in self.columns], dim=1)
+        return torch.stack([columns[column] for column in self.columns], dim=1).float()
 
     def encode(self, rows: Rows, split: str, *, labels: bool = True) -> Table:
         """Return rows as a native table; ids out of range go to row 0 and are counted.
@@ -133,7 +133,9 @@ class ClassicModel(nn.Module):
     def predictions(self, rows: Rows) -> np.ndarray:
         """Return the predictions of rows, float64 (N, C): the bits of `Bundle.predict`."""
         device = str(next(self.parameters()).device)
-        return self.of_logits(logits_of(self.ranker, self.encode(rows, "rows", labels=False), device))
+        return self.of_logits(
+            logits_of(self.ranker, self.encode(rows, "rows", labels=False), device)
+        )
 
     def of_logits(self, logits: Mapping[str, Tensor]) -> np.ndarray:
         """Return the predictions that logits mean, float64 (N, C)."""
@@ -160,7 +162,11 @@ class ClassicModel(nn.Module):
             self.target_mean[index], self.target_deviation[index] = mean, deviation
         now = self._biases()
         self.ranker.start_at(
-            {name: rate for name, rate in rates.items() if torch.equal(now[name], self._drawn[name])}
+            {
+                name: rate
+                for name, rate in rates.items()
+                if torch.equal(now[name], self._drawn[name])
+            }
         )
 
     def bundle(
@@ -183,9 +189,7 @@ class ClassicModel(nn.Module):
         """Return the rows of the packed tables (F, B) and the dense columns (B, D)."""
         for feature in self.features:
             if feature.name not in x:
-                raise DataError(
-                    f"x has no column {feature.name!r}{did_you_mean(feature.name, x)}"
-                )
+                raise DataError(f"x has no column {feature.name!r}{did_you_mean(feature.name, x)}")
         device = self.target_mean.device
         offsets = self.layout.offsets
         ids = []

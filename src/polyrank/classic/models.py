@@ -36,7 +36,7 @@ class ESMM(ClassicModel):
     Example:
         >>> import torch
         >>> from polyrank.features import SparseFeature
-        >>> user, item = SparseFeature("user", 9, embed_dim=4), SparseFeature("item", 5, embed_dim=4)
+        >>> user, item = SparseFeature("user", 9), SparseFeature("item", 5)
         >>> model = ESMM([user], [item], cvr_params={"dims": [8]}, ctr_params={"dims": [8]})
         >>> model({"user": torch.tensor([1, 2]), "item": torch.tensor([0, 4])}).shape
         torch.Size([2, 3])
@@ -291,5 +291,7 @@ def _layers(params: Mapping[str, Any], where: str) -> tuple[tuple[int, ...], flo
 def _registered(kind: str, **options: Any) -> Any:
     """Return a trunk by its kind."""
     if kind not in native.TRUNKS:
-        raise ConfigError(f"this polyrank has no trunk {kind!r} (known: {', '.join(native.TRUNKS)})")
+        raise ConfigError(
+            f"this polyrank has no trunk {kind!r} (known: {', '.join(native.TRUNKS)})"
+        )
     return native.TRUNKS[kind](**options)

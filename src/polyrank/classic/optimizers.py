@@ -152,7 +152,9 @@ class Penalty:
                         l2 = self.embedding_l2 if rows else self.dense_l2
                         if l1 or l2:
                             gradient = l1 * weight.sign() + 2 * l2 * weight
-                            weight.grad = gradient if weight.grad is None else weight.grad + gradient
+                            weight.grad = (
+                                gradient if weight.grad is None else weight.grad + gradient
+                            )
 
         if self != Penalty():
             trainer.dense.register_step_pre_hook(pull)
@@ -202,7 +204,9 @@ class EpochSchedule:
         """Pass on the momentum that a cyclic schedule moves as well."""
         group = self.optimizer.param_groups[0]
         engine = trainer.embeddings
-        followers = [trainer.dense, *([engine.optimizer] if _has_optimizer(engine) else [])]
+        followers = [trainer.dense]
+        if isinstance(engine, ExactRowsEngine) and engine.optimizer is not None:
+            followers.append(engine.optimizer)
         for key in ("momentum", "betas"):
             if key not in group or self.scheduler is None:
                 continue
@@ -225,7 +229,7 @@ def chosen(
     Raises:
         ConfigError: an optimiser that works otherwise, or an option that the default has not.
     """
-    options = dict(DEFAULTS if params is None else params)
+    options: dict[str, Any] = dict(DEFAULTS if params is None else params)
     for name, reason in (
         ("LBFGS", "evaluates the loss several times a step"),
         ("SparseAdam", "takes sparse gradients only"),
@@ -252,7 +256,3 @@ def chosen(
     if penalty.of_rows:  # pulls at every row, as the exact class does
         rows = ExactRows(function=torch.optim.Adam, options=options)
     return dense, rows, torch.optim.Adam, options
-
-
-def _has_optimizer(engine: EmbeddingEngine) -> bool:
-    return isinstance(engine, ExactRowsEngine) and engine.optimizer is not None

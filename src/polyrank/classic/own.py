@@ -31,6 +31,7 @@ from polyrank.terms import output_columns
 
 _NEAREST = 1e-7  # to 0 and to 1, as near as float32 tells apart from 1
 _ROW = "row number"
+_PROBED = 64  # rows of the first look
 
 
 class RowNumbers(nn.Module):
@@ -161,14 +162,17 @@ class OwnModel(nn.Module):
         self.scales = dict(scales)
         training = self.module.training
         self.module.eval()
-        predicted = self._checked(self.module(self._batch(torch.arange(min(self.rows, 2)))), None)
+        predicted = self._checked(
+            self.module(self._batch(torch.arange(min(self.rows, _PROBED)))), None
+        )
         self.module.train(training)
         for index, kind in enumerate(self.kinds):
             column = predicted[:, index]
             if kind == "binary" and not ((column >= 0) & (column <= 1)).all():
                 raise ConfigError(
                     f"{type(self.module).__name__}: column {index} is a classification, and its "
-                    f"values are no probabilities, however: {column.tolist()}; end with a sigmoid"
+                    f"values are no probabilities, however: {column[:3].tolist()}; end with a "
+                    "sigmoid"
                 )
         parameters = [each for each in self.module.parameters() if each.requires_grad]
         touched = [
@@ -180,7 +184,8 @@ class OwnModel(nn.Module):
         self._shared = [
             parameter
             for parameter, *gradients in zip(parameters, *touched, strict=True)
-            if all(gradient is not None for gradient in gradients)
+            # zero, not None, where columns are only put side by side
+            if all(gradient is not None and bool(gradient.any()) for gradient in gradients)
         ]
 
     def dense_parameters(self) -> list[nn.Parameter]:

@@ -33,10 +33,6 @@ ANSWERED = {
 }
 
 
-class NotOffered(ConfigError, ImportError):
-    """A name of `torch_rechub` that this door does not answer."""
-
-
 class _Answer(Loader):
     """Fills a module with what is answered."""
 
@@ -57,7 +53,7 @@ class _Module(ModuleType):
             raise AttributeError(name)
         if f"{self.__name__}.{name}" in ANSWERED:  # a submodule that is not imported yet
             raise AttributeError(name)
-        raise NotOffered(_message(f"{self.__name__}.{name}"))
+        raise ConfigError(_message(f"{self.__name__}.{name}"))
 
 
 class Finder(MetaPathFinder):
@@ -67,12 +63,12 @@ class Finder(MetaPathFinder):
         """Return how to make a module of `torch_rechub`; None leaves others to the next finder.
 
         Raises:
-            NotOffered: one that this door does not answer.
+            ConfigError: one that this door does not answer.
         """
         if fullname != ROOT and not fullname.startswith(f"{ROOT}."):
             return None
         if fullname not in ANSWERED:
-            raise NotOffered(_message(fullname))
+            raise ConfigError(_message(fullname))
         return ModuleSpec(fullname, _Answer(), is_package=True)
 
 
