@@ -7,6 +7,8 @@ PolyrankError
 ├── TrainingError   a run that cannot start or go on
 ├── BundleError     a saved model that cannot be loaded
 └── Undefined       a metric that has no value on these rows (in polyrank.metrics.undefined)
+
+One warning: LeakageWarning, a feature that states a label.
 """
 
 from __future__ import annotations
@@ -37,6 +39,10 @@ class TrainingError(PolyrankError, RuntimeError):
 
 class BundleError(PolyrankError, RuntimeError):
     """A saved model that cannot be loaded."""
+
+
+class LeakageWarning(UserWarning):
+    """A feature states a label, and training goes on: what is learnt will not hold in use."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -45,7 +45,7 @@ class Model:
 
     Args:
         trunk: how tasks share parameters.
-        tower: columns of each layer of a task's tower.
+        tower: columns of each layer of a task's tower; {task: columns} where they differ.
         embed_dim: width of an embedding where the feature does not say.
         norm: "none" or "batch", of the layers of trunk and towers.
         dropout: probability of a zero after each activation of trunk and towers.
@@ -60,23 +60,28 @@ class Model:
     """
 
     trunk: BuildsTrunk = field(default_factory=MMoE)
-    tower: Sequence[int] = (16, 8)
+    tower: Sequence[int] | Mapping[str, Sequence[int]] = (16, 8)
     embed_dim: int = 16
     norm: Norm = "none"
     dropout: float = 0.0
     entire_space: bool = False
 
     def __post_init__(self) -> None:
-        if isinstance(self.tower, list):
-            object.__setattr__(self, "tower", tuple(self.tower))
-        if not isinstance(self.tower, tuple):
-            raise ConfigError(f"model: tower is a list of columns, however: {self.tower!r}")
-        check_sizes("model: tower", self.tower)
+        if isinstance(self.tower, Mapping):
+            towers = {task: _tower(each) for task, each in self.tower.items()}
+            object.__setattr__(self, "tower", towers)
+        else:
+            object.__setattr__(self, "tower", _tower(self.tower))
         check_sizes("model: embed_dim", self.embed_dim)
         check_layers("model", self.norm, self.dropout)
 
     def check(self, schema: Schema) -> None:
-        """Refuse a schema that contradicts `entire_space`."""
+        """Refuse a schema that contradicts `entire_space`, or the tasks that `tower` names."""
+        if isinstance(self.tower, Mapping) and self.tower.keys() != schema.by_name.keys():
+            raise ConfigError(
+                f"model: tower names the tasks {', '.join(map(repr, self.tower))}, and the schema "
+                f"has {', '.join(map(repr, schema.by_name))}: name each of these, or give one list"
+            )
         for task in schema.tasks:
             if self.entire_space and task.given and task.kind == "binary" and task.space != "all":
                 raise ConfigError(
@@ -98,9 +103,11 @@ class Model:
         layers: dict[str, Any] = {"norm": self.norm, "dropout": self.dropout}
         embed = PackedEmbedder(layout)
         trunk = self._trunk().build(layout, tasks)
-        return Ranker(
-            layout, embed, trunk, build_heads(trunk, layout, tasks, tuple(self.tower), **layers)
-        )
+        towers = {
+            task.name: self.tower[task.name] if isinstance(self.tower, Mapping) else self.tower
+            for task in tasks
+        }
+        return Ranker(layout, embed, trunk, build_heads(trunk, layout, tasks, towers, **layers))
 
     def to_table(self) -> dict[str, Any]:
         """Return plain tables; an unregistered trunk is written as its class's name."""
@@ -135,6 +142,13 @@ class Model:
         norm = self.norm if self.trunk.norm is None else self.trunk.norm
         dropout = self.dropout if self.trunk.dropout is None else self.trunk.dropout
         return replace(self.trunk, norm=norm, dropout=dropout)
+
+
+def _tower(columns: object) -> tuple[int, ...]:
+    if not isinstance(columns, list | tuple):
+        raise ConfigError(f"model: tower is a list of columns, however: {columns!r}")
+    check_sizes("model: tower", tuple(columns))
+    return tuple(columns)
 
 
 def ESMM(  # noqa: N802 (a model's name)

@@ -5,7 +5,7 @@ Letters: B rows, W columns of x, H columns of a task's representation.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import log
 
@@ -140,12 +140,12 @@ def build_heads(
     trunk: nn.Module,
     layout: Layout,
     tasks: tuple[Task, ...],
-    tower: tuple[int, ...],
+    towers: Mapping[str, Sequence[int]],
     **layers: object,
 ) -> dict[str, Head]:
     """Return a head for each task, as wide as what the trunk gives it.
 
-    `layers` are the norm and the dropout of the towers.
+    `towers` are the columns of each task's layers, `layers` their norm and dropout.
 
     Raises:
         ConfigError: the trunk's output is not {task: (B, H)} with every task.
@@ -160,7 +160,7 @@ def build_heads(
             )
     return {
         task.name: Head(
-            MLP(hidden[task.name].shape[1], tower, **layers),  # pyrefly: ignore
+            MLP(hidden[task.name].shape[1], towers[task.name], **layers),  # pyrefly: ignore
             KINDS[task.kind].outputs,
         )
         for task in tasks

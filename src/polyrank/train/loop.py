@@ -5,7 +5,7 @@ Bar, run log, checkpoints and early stopping only consume it; which epoch is the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from math import ceil, isfinite
 from time import perf_counter
@@ -30,6 +30,8 @@ from polyrank.train.state import Position, named, part
 from polyrank.train.training import Training
 
 REPORT_STEPS = 50
+# (validation logits, validation figures) → what is compared between epochs, lower being better
+Judge = Callable[[Mapping[str, Tensor], Mapping[str, float]], float]
 _REMEDY = (
     "lower lr, or look for extreme values in the dense features and targets. The last checkpoint, "
     "if any, is kept"
@@ -96,6 +98,7 @@ class Trainer:
         train: training rows.
         valid: validation rows, or None.
         seed: of shuffling, id dropout and dropout.
+        judge: what tells a better epoch, in place of `training.stop`.
     """
 
     def __init__(
@@ -107,7 +110,9 @@ class Trainer:
         train: Table,
         valid: Table | None,
         seed: int,
+        judge: Judge | None = None,
     ) -> None:
+        self.judge = judge
         self.ranker, self.training, self.supervision = ranker, training, supervision
         self.train, self.valid, self.seed = train, valid, seed
         self.balance = training.balance.build(_balance_terms(supervision)).to(training.device)
@@ -187,7 +192,8 @@ class Trainer:
         seconds = perf_counter() - started
         logits = self._finite_logits(epoch, step)
         valid = self._validate(logits, epoch) if self.valid is not None else {}
-        best = self._advance(epoch, valid)
+        judge = self.judge if self.valid is not None else None
+        best = self._advance(epoch, judge(logits, valid) if judge else self._value(valid))
         progress = replace(
             self._progress("epoch", epoch, step, rows, seconds, tally), valid=valid, best=best
         )
@@ -290,9 +296,8 @@ class Trainer:
             if metric in card[score].metrics
         }
 
-    def _advance(self, epoch: int, valid: Mapping[str, float]) -> bool:
+    def _advance(self, epoch: int, value: float | None) -> bool:
         """Move the position past an epoch, and keep its weights if it is the best."""
-        value = self._value(valid)
         best = self.position.best_value
         improved = value is None or best is None or value < best
         self.position = replace(self.position, epoch=epoch)

@@ -1,0 +1,231 @@
+"""Rows as a dict of arrays with a matrix of labels, and the loaders that hand them out.
+
+Letters: N rows, B rows of a batch, C label columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from polyrank.errors import ConfigError, DataError
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Columns of one length, and their labels.
+
+    Args:
+        x: columns by name; a padded sequence has a second axis.
+        y: labels, or None for rows to predict.
+
+    Shape:
+        each column (N,) or (N, length) · y: (N, C) or (N,)
+    """
+
+    x: Mapping[str, np.ndarray]
+    y: np.ndarray | None
+
+    def __post_init__(self) -> None:
+        if not self.x:
+            raise DataError("x has no column: give a dict of arrays, {name: array}")
+        lengths = {name: len(column) for name, column in self.x.items()}
+        lengths |= {} if self.y is None else {"the labels": len(self.y)}
+        if len(set(lengths.values())) > 1:
+            shown = ", ".join(f"{name} {length:,}" for name, length in lengths.items())
+            raise DataError(f"x and y have columns of different lengths: {shown}")
+
+    @classmethod
+    def of(cls, x: Any, y: Any = None) -> Rows:
+        """Return rows from a dict (or a frame) of array-likes.
+
+        Raises:
+            DataError: no columns, or columns of different lengths.
+        """
+        if not hasattr(x, "items"):
+            raise DataError(f"x is a dict of arrays, {{name: array}}, however: {type(x).__name__}")
+        columns = {str(name): np.asarray(column) for name, column in x.items()}
+        return cls(columns, None if y is None else np.asarray(y))
+
+    def __len__(self) -> int:
+        return len(next(iter(self.x.values())))
+
+    def __getitem__(self, index: Any) -> Any:
+        x = {name: column[index] for name, column in self.x.items()}
+        return x if self.y is None else (x, self.y[index])
+
+    def take(self, index: np.ndarray) -> Rows:
+        """Return some of the rows."""
+        x = {name: column[index] for name, column in self.x.items()}
+        return Rows(x, None if self.y is None else self.y[index])
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Labels as float64 (N, C).
+
+        Raises:
+            DataError: there are none, or they are no numbers.
+        """
+        if self.y is None:
+            raise DataError("these rows have no labels: give the loader y as well")
+        try:
+            labels = np.asarray(self.y, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise DataError(f"labels are numbers, however: {error}") from None
+        return labels.reshape(len(labels), -1)
+
+
+class Loader:
+    """Rows in batches, cut from whole columns; no process is started.
+
+    Args:
+        dataset: the rows.
+        batch_size: rows of a batch; the last may be short.
+        shuffle: draw a new order, from torch's generator, at each iteration. `MTLTrainer.fit`
+            shuffles by its own seed.
+
+    Example:
+        >>> loader = Loader(Rows.of({"item": [3, 1, 2]}, [[1.0], [0.0], [0.0]]), batch_size=2)
+        >>> len(loader), [x["item"].tolist() for x, y in loader]
+        (2, [[3, 1], [2]])
+    """
+
+    def __init__(self, dataset: Rows, batch_size: int, *, shuffle: bool = False) -> None:
+        if batch_size < 1:
+            raise ConfigError(f"batch_size must be at least 1, however: {batch_size}")
+        self.dataset, self.batch_size, self.shuffle = dataset, int(batch_size), shuffle
+
+    def __len__(self) -> int:
+        return -(-len(self.dataset) // self.batch_size)
+
+    def __iter__(self) -> Iterator[Any]:
+        columns = {name: tensor_of(name, column) for name, column in self.dataset.x.items()}
+        labels = None if self.dataset.y is None else tensor_of("y", self.dataset.y)
+        rows = len(self.dataset)
+        order = torch.randperm(rows) if self.shuffle else torch.arange(rows)
+        for each in order.split(self.batch_size):
+            x = {name: column[each] for name, column in columns.items()}
+            yield x if labels is None else (x, labels[each])
+
+
+class DataGenerator:
+    """Makes the three loaders of a data set.
+
+    Args:
+        x: {name: array (N,)} of the training rows, or of all rows where `split_ratio` splits them.
+        y: labels (N, C).
+
+    Example:
+        >>> generator = DataGenerator({"item": np.arange(10)}, np.zeros((10, 2)))
+        >>> loaders = generator.generate_dataloader(split_ratio=[0.7, 0.1], batch_size=4)
+        >>> [len(loader.dataset) for loader in loaders]
+        [7, 1, 2]
+    """
+
+    def __init__(self, x: Any, y: Any) -> None:
+        self.dataset = Rows.of(x, y)
+        self.length = len(self.dataset)
+
+    def generate_dataloader(
+        self,
+        x_val: Any = None,
+        y_val: Any = None,
+        x_test: Any = None,
+        y_test: Any = None,
+        split_ratio: Sequence[float] | None = None,
+        batch_size: int = 16,
+        num_workers: int = 0,
+    ) -> tuple[Loader, Loader | None, Loader | None]:
+        """Return the loaders of training, validation and test rows; None where there are none.
+
+        Args:
+            x_val: columns of the validation rows.
+            y_val: their labels.
+            x_test: columns of the test rows.
+            y_test: their labels.
+            split_ratio: shares of training and validation rows; the rest are test rows. The rows
+                are drawn by torch's generator.
+            batch_size: rows of a batch.
+            num_workers: accepted and not needed: batches are cut from whole columns.
+        """
+        if split_ratio is None:
+            train = self.dataset
+            valid = None if x_val is None else Rows.of(x_val, y_val)
+            test = None if x_test is None else Rows.of(x_test, y_test)
+        else:
+            train, valid, test = self._split(split_ratio)
+        return (
+            Loader(train, batch_size, shuffle=True),
+            Loader(valid, batch_size) if valid is not None else None,
+            Loader(test, batch_size) if test is not None else None,
+        )
+
+    def _split(self, ratio: Sequence[float]) -> tuple[Rows, Rows | None, Rows | None]:
+        if len(ratio) < 2 or min(ratio) < 0 or sum(ratio) > 1 + 1e-9 or not ratio[0] > 0:
+            raise ConfigError(
+                "split_ratio is the shares of training and validation rows, together at most 1, "
+                f"however: {list(ratio)}"
+            )
+        order = torch.randperm(self.length).numpy()
+        first, second = int(self.length * ratio[0]), int(self.length * ratio[1])
+        parts = np.split(order, [first, first + second])
+        train, valid, test = (self.dataset.take(part) if len(part) else None for part in parts)
+        if train is None:
+            raise ConfigError(f"split_ratio {list(ratio)} of {self.length} rows trains on none")
+        return train, valid, test
+
+
+def rows_of(loader: Iterable[Any]) -> Rows:
+    """Return all rows of a loader: ours without iterating, any other by one pass over it.
+
+    Raises:
+        DataError: it yields neither (dict, labels) nor a dict.
+    """
+    if isinstance(loader, Loader):
+        return loader.dataset
+    columns: dict[str, list[np.ndarray]] = {}
+    labels: list[np.ndarray] = []
+    for batch in loader:
+        pair = isinstance(batch, list | tuple) and len(batch) == 2
+        x = batch[0] if pair else batch
+        if not isinstance(x, Mapping):
+            raise DataError(
+                "a loader yields (dict of tensors, labels) or a dict of tensors, however: "
+                f"{type(batch).__name__}"
+            )
+        for name, column in x.items():
+            columns.setdefault(name, []).append(np.asarray(column))
+        if pair:
+            labels.append(np.asarray(batch[1]))
+    x = {name: np.concatenate(parts) for name, parts in columns.items()}
+    return Rows(x, np.concatenate(labels) if labels else None)
+
+
+def batch_size_of(loader: Any, rows: int) -> int:
+    """Return the batch size that a loader declares, or the length of its first batch."""
+    size = getattr(loader, "batch_size", None)
+    if size is None:
+        first = next(iter(loader))
+        x = first[0] if isinstance(first, list | tuple) else first
+        size = len(next(iter(x.values())))
+    return min(int(size), rows)
+
+
+def tensor_of(name: str, column: np.ndarray) -> Tensor:
+    """Return a column as a tensor of its own type.
+
+    Raises:
+        DataError: text or objects, which no tensor holds.
+    """
+    if column.dtype.kind not in "biuf":
+        raise DataError(
+            f"column {name!r} holds {column.dtype}, and this door takes numbers only: encode it "
+            "(LabelEncoder), or use the native door, `polyrank.fit`, which takes ids of any type"
+        )
+    wide = {"u": np.int64}.get(column.dtype.kind) if column.dtype.itemsize > 1 else None
+    return torch.from_numpy(np.array(column, dtype=wide))

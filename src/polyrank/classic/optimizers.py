@@ -1,0 +1,258 @@
+"""Optimisers and schedules of torch, used exactly, in the engine's places for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from polyrank.errors import ConfigError, did_you_mean
+from polyrank.nn.embed import PackedEmbedder
+from polyrank.train.loop import Trainer
+from polyrank.train.optim import (
+    Adam,
+    EmbeddingEngine,
+    EmbeddingOptimizer,
+    LazyAdam,
+    LazyAdamEngine,
+    load_optimizer_state,
+    optimizer_state,
+    set_lr,
+)
+
+DEFAULTS = {"lr": 1e-3, "weight_decay": 1e-5}
+_NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)  # noqa: SLF001  the only common base
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exact(Adam):
+    """A torch optimiser of any class, for the dense part.
+
+    Args:
+        function: the class.
+        options: its arguments.
+    """
+
+    function: Callable[..., torch.optim.Optimizer] = torch.optim.Adam
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def build(self, groups: Sequence[dict], lr: float) -> torch.optim.Optimizer:
+        """Return the optimiser; parameters of a balance are not decayed."""
+        first, *others = [group["params"] for group in groups]
+        undecayed = [{"params": each, "weight_decay": 0.0} for each in others]
+        return self.function([{"params": first}, *undecayed], **self.options)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExactRows(EmbeddingOptimizer):
+    """The same class on every row of every table at every step, as it would do alone.
+
+    Args:
+        function: the class.
+        options: its arguments.
+    """
+
+    function: Callable[..., torch.optim.Optimizer] = torch.optim.Adam
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def build(self, embed: PackedEmbedder, l2: float) -> ExactRowsEngine:
+        """Return the engine."""
+        return ExactRowsEngine(self, embed)
+
+
+class ExactRowsEngine(EmbeddingEngine):
+    """A torch optimiser over the packs."""
+
+    def __init__(self, spec: ExactRows, embed: PackedEmbedder) -> None:
+        self.embed = embed
+        packs = list(embed.pack)
+        self.optimizer = spec.function(packs, **spec.options) if packs else None
+
+    @torch.no_grad()
+    def step(self, ids: Tensor, gradient: Tensor, lr: float) -> None:
+        """Update every row."""
+        if self.optimizer is None:
+            return
+        pairs = self.embed.row_gradients(ids, gradient)
+        for pack, (rows, each) in zip(self.embed.pack, pairs, strict=True):
+            pack.grad = torch.zeros_like(pack).index_add_(0, rows, each)
+        set_lr(self.optimizer, lr)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def state(self) -> dict[str, Tensor]:
+        """Return torch's state of each pack."""
+        return {} if self.optimizer is None else optimizer_state(self.optimizer)
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what `state` returned."""
+        if self.optimizer is not None:
+            load_optimizer_state(self.optimizer, state)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Penalty:
+    """l1 · Σ|w| + l2 · Σw² of the embeddings and of the dense part, norms left out.
+
+    Args:
+        embedding_l1: of embedding rows.
+        embedding_l2: likewise.
+        dense_l1: of all other parameters that are no norm's.
+        dense_l2: likewise.
+    """
+
+    embedding_l1: float = 0.0
+    embedding_l2: float = 0.0
+    dense_l1: float = 0.0
+    dense_l2: float = 0.0
+
+    @classmethod
+    def of(cls, params: Mapping[str, float] | None) -> Penalty:
+        """Return the penalty of `regularization_params`.
+
+        Raises:
+            ConfigError: an unknown key, or a negative value.
+        """
+        known = [each.name for each in fields(cls)]
+        for key, value in (params or {}).items():
+            if key not in known:
+                hint = did_you_mean(str(key), known)
+                raise ConfigError(f"regularization_params: unknown key {key!r}{hint}")
+            if not value >= 0:
+                raise ConfigError(f"regularization_params: {key} is at least 0, however: {value}")
+        return cls(**(params or {}))
+
+    @property
+    def of_rows(self) -> bool:
+        """Whether embeddings are penalised."""
+        return self.embedding_l1 > 0 or self.embedding_l2 > 0
+
+    def attach(self, model: nn.Module, trainer: Trainer) -> None:
+        """Add the penalty's gradient before each step of the trainer's optimisers."""
+        norms = {id(p) for m in model.modules() if isinstance(m, _NORMS) for p in m.parameters()}
+        tables = {
+            id(weight)
+            for module in model.modules()
+            if isinstance(module, nn.Embedding | nn.EmbeddingBag | PackedEmbedder)
+            for weight in module.parameters()
+        }
+        balance = {id(parameter) for parameter in trainer.balance.parameters()}
+
+        def pull(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+            with torch.no_grad():
+                for group in optimizer.param_groups:
+                    for weight in group["params"]:
+                        if id(weight) in norms or id(weight) in balance:
+                            continue
+                        rows = id(weight) in tables
+                        l1 = self.embedding_l1 if rows else self.dense_l1
+                        l2 = self.embedding_l2 if rows else self.dense_l2
+                        if l1 or l2:
+                            gradient = l1 * weight.sign() + 2 * l2 * weight
+                            weight.grad = (
+                                gradient if weight.grad is None else weight.grad + gradient
+                            )
+
+        if self != Penalty():
+            trainer.dense.register_step_pre_hook(pull)
+            if isinstance(trainer.embeddings, ExactRowsEngine) and trainer.embeddings.optimizer:
+                trainer.embeddings.optimizer.register_step_pre_hook(pull)
+
+
+class EpochSchedule:
+    """A torch scheduler of any class, stepped after each epoch on a stand-in optimiser.
+
+    Args:
+        optimizer: the class that is used, whose defaults the scheduler may read.
+        options: its arguments.
+        function: the scheduler's class, or None for a constant rate.
+        params: its arguments.
+    """
+
+    def __init__(
+        self,
+        optimizer: Callable[..., torch.optim.Optimizer],
+        options: Mapping[str, Any],
+        function: Callable[..., Any] | None,
+        params: Mapping[str, Any] | None,
+    ) -> None:
+        self.optimizer = optimizer([nn.Parameter(torch.zeros(1, 1))], **options)
+        self.lr = float(self.optimizer.param_groups[0]["lr"])
+        self.scheduler = function(self.optimizer, **(params or {})) if function else None
+
+    def factor(self, step: int, steps: int) -> float:
+        """Return what the learning rate is multiplied by in this epoch."""
+        return float(self.optimizer.param_groups[0]["lr"]) / self.lr
+
+    def step(self, loss: float | None, goodness: float | None) -> None:
+        """End an epoch; a plateau is one of the loss (mode "min") or of the score ("max")."""
+        if self.scheduler is None:
+            return
+        self.optimizer.step()  # of no gradient: torch warns of a schedule without it
+        if not isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            self.scheduler.step()
+            return
+        watched = loss if self.scheduler.mode == "min" else goodness
+        if watched is None:
+            raise ConfigError("ReduceLROnPlateau watches validation rows: give fit a val loader")
+        self.scheduler.step(watched)
+
+    def follow(self, trainer: Trainer) -> None:
+        """Pass on the momentum that a cyclic schedule moves as well."""
+        group = self.optimizer.param_groups[0]
+        engine = trainer.embeddings
+        followers = [trainer.dense]
+        if isinstance(engine, ExactRowsEngine) and engine.optimizer is not None:
+            followers.append(engine.optimizer)
+        for key in ("momentum", "betas"):
+            if key not in group or self.scheduler is None:
+                continue
+            for follower in followers:
+                for each in follower.param_groups:
+                    each[key] = group[key]
+            if key == "betas" and isinstance(engine, LazyAdamEngine):
+                engine.spec = replace(engine.spec, betas=tuple(group[key]))
+
+
+def chosen(
+    function: Callable[..., torch.optim.Optimizer] | None,
+    params: Mapping[str, Any] | None,
+    penalty: Penalty,
+) -> tuple[Adam, EmbeddingOptimizer, Callable[..., torch.optim.Optimizer], dict[str, Any]]:
+    """Return the optimisers of the dense part and of the rows, and the class they stand for.
+
+    Without a class, the engine's own: Adam, and Adam on the rows that a batch touches.
+
+    Raises:
+        ConfigError: an optimiser that works otherwise, or an option that the default has not.
+    """
+    options: dict[str, Any] = dict(DEFAULTS if params is None else params)
+    for name, reason in (
+        ("LBFGS", "evaluates the loss several times a step"),
+        ("SparseAdam", "takes sparse gradients only"),
+    ):
+        if function is getattr(torch.optim, name):
+            raise ConfigError(
+                f"optimizer_fn {name} {reason}, which this trainer does not offer: leave "
+                "optimizer_fn out, which updates only the rows that a batch touches, or use Adam"
+            )
+    if function is not None:
+        decay = {"weight_decay": 0.0, "lr": None}
+        exact = {"function": function, "options": options}
+        return Exact(**exact, **decay), ExactRows(**exact), function, options
+    known = ["lr", "weight_decay", "betas", "eps"]
+    for key in options:
+        if key not in known:
+            raise ConfigError(
+                f"optimizer_params: unknown key {key!r}{did_you_mean(str(key), known)}; the others "
+                "of torch.optim.Adam work with optimizer_fn=torch.optim.Adam"
+            )
+    dense = Adam(**options)
+    moments = {key: options[key] for key in ("betas", "eps") if key in options}
+    rows: EmbeddingOptimizer = LazyAdam(**moments)
+    if penalty.of_rows:  # pulls at every row, as the exact class does
+        rows = ExactRows(function=torch.optim.Adam, options=options)
+    return dense, rows, torch.optim.Adam, options

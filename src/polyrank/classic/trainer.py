@@ -1,0 +1,354 @@
+"""The trainer by its classic name and arguments, over the engine's loop."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor, nn
+
+from polyrank import spec
+from polyrank.balance import BALANCES, Balance, Sum
+from polyrank.bundle.model import Bundle, log_counts
+from polyrank.classic.data import Rows, batch_size_of, rows_of
+from polyrank.classic.leaks import tell_leaks
+from polyrank.classic.model import ClassicModel
+from polyrank.classic.models import kinds_of
+from polyrank.classic.optimizers import EpochSchedule, Penalty, chosen
+from polyrank.classic.own import OwnModel
+from polyrank.classic.score import column_score
+from polyrank.data.statistics import refuse_unusable, term_statistics
+from polyrank.errors import ConfigError, did_you_mean
+from polyrank.metrics.scorecard import Scorecard, scorecard
+from polyrank.objective.losses import Supervision
+from polyrank.schema import KindName
+from polyrank.train.fit import base_rates, config_tables, isolated
+from polyrank.train.loop import Trainer
+from polyrank.train.training import Training
+
+logger = logging.getLogger(__name__)
+
+METHODS = {"uwl": "uncertainty", "gradnorm": "gradnorm", "metabalance": "metabalance"}
+
+
+class MTLTrainer:
+    """Learns a multi-task model, and scores it.
+
+    Args:
+        model: one of `polyrank.classic`, or an `nn.Module` from {name: (rows,)} to (rows, tasks):
+            probabilities where the task is a classification.
+        task_types: "classification" or "regression", one a label column.
+        optimizer_fn: a class of `torch.optim`, used exactly, on all parameters. None takes the
+            engine's: Adam, which on embeddings touches only the rows of the batch.
+        optimizer_params: its arguments; None is lr 1e-3 and weight_decay 1e-5.
+        regularization_params: embedding_l1, embedding_l2, dense_l1, dense_l2.
+        scheduler_fn: a class of `torch.optim.lr_scheduler`, stepped after each epoch.
+        scheduler_params: its arguments.
+        adaptive_params: {"method": "uwl" | "gradnorm" | "metabalance"}, and the method's options.
+        n_epoch: passes over the training rows.
+        earlystop_taskid: the label column whose validation score tells a better epoch.
+        earlystop_patience: epochs without a new best that are waited for.
+        device: a torch device.
+        gpus: at most one.
+        model_path: folder of the saved weights.
+        model_logger: not offered.
+        earlystop_mode: not needed: a metric knows its direction.
+
+    Raises:
+        ConfigError: what is not offered, by name, with the way out.
+
+    Attributes:
+        model: with the best epoch's weights, after `fit`.
+        history: one line an epoch.
+        scorecard: of the rows scored last, in named spaces: validation rows after `fit`.
+        unseen: ids out of range in each split, by feature.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        task_types: Sequence[str],
+        optimizer_fn: Callable[..., torch.optim.Optimizer] | None = None,
+        optimizer_params: Mapping[str, Any] | None = None,
+        regularization_params: Mapping[str, float] | None = None,
+        scheduler_fn: Callable[..., Any] | None = None,
+        scheduler_params: Mapping[str, Any] | None = None,
+        adaptive_params: Mapping[str, Any] | None = None,
+        n_epoch: int = 10,
+        earlystop_taskid: int = 0,
+        earlystop_patience: int = 10,
+        device: str | torch.device = "cpu",
+        gpus: Sequence[int] | None = None,
+        model_path: str | Path = "./",
+        model_logger: Any = None,
+        earlystop_mode: str | None = None,
+    ) -> None:
+        _refuse(gpus, model_logger)
+        self.model, self.task_types, self.n_epoch = model, list(task_types), n_epoch
+        self.device, self.model_path = torch.device(device), Path(model_path)
+        self.penalty = Penalty.of(regularization_params)
+        self.dense, self.rows, self._optimizer_fn, self._options = chosen(
+            optimizer_fn, optimizer_params, self.penalty
+        )
+        self._scheduler = (scheduler_fn, scheduler_params)
+        self._schedule()  # refused now, not after an epoch
+        self.balance = _balance(adaptive_params)
+        kinds = kinds_of(task_types)
+        self._kinds = kinds
+        if isinstance(model, ClassicModel):
+            note = model.check_task_types(kinds)
+            self._kinds = model.kinds
+            if note:
+                logger.warning("%s", note)
+        if not 0 <= earlystop_taskid < len(self._kinds):
+            raise ConfigError(
+                f"earlystop_taskid {earlystop_taskid}: the label columns are 0 to "
+                f"{len(self._kinds) - 1}"
+            )
+        if earlystop_patience < 1:
+            raise ConfigError(f"earlystop_patience is at least 1, however: {earlystop_patience}")
+        self.earlystop_taskid, self.earlystop_patience = earlystop_taskid, earlystop_patience
+        kind = self._kinds[earlystop_taskid]
+        if earlystop_mode not in (None, "max" if kind == "binary" else "min"):
+            logger.warning(
+                "earlystop_mode %r is left aside: the score of a %s is known to be better %s",
+                earlystop_mode, kind, "higher" if kind == "binary" else "lower",
+            )  # fmt: skip
+        self.model.to(self.device)
+        self.history = pl.DataFrame()
+        self.scorecard: Scorecard | None = None
+        self.unseen: dict[str, dict[str, int]] = {}
+        self._config: dict[str, Any] | None = None
+        self._fitted_scorecard: Scorecard | None = None
+
+    def fit(
+        self,
+        train_dataloader: Iterable[Any],
+        val_dataloader: Iterable[Any] | None,
+        mode: str = "base",
+        seed: int = 0,
+    ) -> list[list[float | None]]:
+        """Train, keep the best epoch, and save its weights as `model_{mode}_{seed}.pth`.
+
+        Args:
+            train_dataloader: yields (dict of tensors, labels).
+            val_dataloader: likewise; None keeps the last epoch.
+            mode: part of the file's name.
+            seed: of shuffling and dropout; torch's own generator is left as it was.
+
+        Returns:
+            For each epoch, the training loss of each term and the score of each label column.
+
+        Raises:
+            DataError: rows that cannot be learnt from.
+            TrainingError: a loss that is not finite.
+        """
+        rows = rows_of(train_dataloader)
+        valid_rows = None if val_dataloader is None else rows_of(val_dataloader)
+        learner = self._learner(self.model)
+        train = self._encoded(learner, rows, "train")
+        valid = None if valid_rows is None else self._encoded(learner, valid_rows, "valid")
+        source = getattr(train_dataloader, "dataset", train_dataloader)
+        name = type(self.model).__name__
+        tell_leaks(name, source, rows, learner.feature_names, self._kinds)
+        statistics = term_statistics(train)
+        refuse_unusable(statistics, learner.schema, "train")
+        supervision = Supervision(learner.schema, statistics)
+        schedule = self._schedule()
+        training = self._training(schedule, batch_size_of(train_dataloader, len(rows)))
+        self._config = config_tables(
+            "classic", int(seed), {}, learner.schema, learner.spec, training
+        )
+        judge = _Judge(learner, valid_rows, self._kinds, self.earlystop_taskid)
+        with isolated(int(seed), training):
+            learner.prepare(supervision.scales, base_rates(train))
+            loop = Trainer(
+                learner.ranker, training, supervision,
+                train=train, valid=valid, seed=int(seed), judge=judge,
+            )  # fmt: skip
+            self.penalty.attach(learner.ranker, loop)
+            log = self._run(loop, schedule, judge)
+            loop.keep_best()
+        self.history = pl.DataFrame(list(loop.position.history), infer_schema_length=None)
+        self.model.eval()
+        self.scorecard = None
+        if valid_rows is not None:
+            self.scorecard = _scorecard(learner, valid_rows, "valid")
+        self._fitted_scorecard = self.scorecard
+        self.model_path.mkdir(parents=True, exist_ok=True)
+        torch.save(self.model.state_dict(), self.model_path / f"model_{mode}_{seed}.pth")
+        return log
+
+    def evaluate(self, model: nn.Module, data_loader: Iterable[Any]) -> list[float | None]:
+        """Return a score for each label column: prediction i against column i on all rows.
+
+        AUC for a classification, the mean squared error for a regression; None, with a warning,
+        where it cannot be computed. `scorecard` then holds these rows' scores in named spaces.
+        """
+        rows = rows_of(data_loader)
+        learner = self._learner(model)
+        predicted, labels = learner.predictions(rows), rows.labels
+        self._check_columns(predicted, labels)
+        self.scorecard = _scorecard(learner, rows, "test", predicted)
+        scores: list[float | None] = []
+        for index, kind in enumerate(self._kinds):
+            score, reason = column_score(kind, labels[:, index], predicted[:, index])
+            if reason:
+                warnings.warn(
+                    f"label column {index} has no score: {reason}", UserWarning, stacklevel=2
+                )
+            scores.append(score)
+        return scores
+
+    def predict(self, model: nn.Module, data_loader: Iterable[Any]) -> list[list[float]]:
+        """Return the predictions of each row, in the order of the loader; labels may be there."""
+        return self._learner(model).predictions(rows_of(data_loader)).tolist()
+
+    @property
+    def bundle(self) -> Bundle:
+        """The native fitted thing: predicts from raw rows, saves without pickle.
+
+        Raises:
+            ConfigError: nothing is fitted, or the model is a module of the user's.
+        """
+        if self._config is None:
+            raise ConfigError("nothing is fitted: call fit first")
+        return self._learner(self.model).bundle(self._config, self.history, self._fitted_scorecard)
+
+    def export_onnx(self, *args: Any, **kwargs: Any) -> None:
+        """Refuse: a bundle is what is exported.
+
+        Raises:
+            ConfigError: always.
+        """
+        raise ConfigError(
+            "export_onnx is not offered here: save trainer.bundle and export that folder"
+        )
+
+    def _learner(self, model: nn.Module) -> Any:
+        return model if isinstance(model, ClassicModel) else OwnModel(model, self._kinds)
+
+    def _schedule(self) -> EpochSchedule:
+        return EpochSchedule(self._optimizer_fn, self._options, *self._scheduler)
+
+    def _training(self, schedule: Any, batch_size: int) -> Training:
+        return Training(
+            epochs=self.n_epoch, batch_size=batch_size, lr=schedule.lr, dense=self.dense,
+            embeddings=self.rows, balance=self.balance, schedule=schedule,
+            threads=torch.get_num_threads(), device=str(self.device), unseen_rate=0.0,
+        )  # fmt: skip
+
+    def _encoded(self, learner: Any, rows: Rows, split: str) -> Any:
+        table = learner.encode(rows, split)
+        log_counts(table, split)
+        self.unseen[split] = dict(table.unseen)
+        return table
+
+    def _run(
+        self, loop: Trainer, schedule: EpochSchedule, judge: _Judge
+    ) -> list[list[float | None]]:
+        log: list[list[float | None]] = []
+        for each in loop.run():
+            if each.event != "epoch":
+                continue
+            log.append([*each.losses.values(), *judge.scores])
+            shown = ", ".join("–" if s is None else f"{s:.4f}" for s in judge.scores)
+            logger.info(
+                "epoch %d of %d: validation scores %s", each.epoch, each.epochs, shown or "none"
+            )
+            loss = each.valid.get("total loss")
+            schedule.step(loss, None if judge.value is None else -judge.value)
+            schedule.follow(loop)
+            if loop.valid is not None and loop.position.stale_epochs >= self.earlystop_patience:
+                break
+        return log
+
+    def _check_columns(self, predicted: np.ndarray, labels: np.ndarray) -> None:
+        if predicted.shape[1] != labels.shape[1]:
+            raise ConfigError(
+                f"the model has {predicted.shape[1]} columns, and the labels {labels.shape[1]}"
+            )
+
+
+class _Judge:
+    """Tells a better epoch by the score of one label column, else by the validation loss."""
+
+    def __init__(
+        self, learner: Any, rows: Rows | None, kinds: Sequence[KindName], column: int
+    ) -> None:
+        self.learner, self.kinds, self.column = learner, kinds, column
+        self.labels = None if rows is None else rows.labels
+        self.scores: list[float | None] = []
+        self.value: float | None = None
+        self.by_loss = False
+        if self.labels is None:
+            logger.warning("no validation rows: the last epoch is kept")
+            return
+        label = self.labels[:, column]
+        _, reason = column_score(kinds[column], label, np.zeros(len(label)))
+        if reason:
+            self.by_loss = True
+            warnings.warn(
+                f"the validation rows cannot tell an epoch by label column {column} ({reason}): "
+                "the validation loss decides",
+                UserWarning,
+                stacklevel=3,
+            )
+
+    def __call__(self, logits: Mapping[str, Tensor], valid: Mapping[str, float]) -> float:
+        assert self.labels is not None
+        predicted = self.learner.of_logits(logits)
+        self.scores = [
+            column_score(kind, self.labels[:, index], predicted[:, index])[0]
+            for index, kind in enumerate(self.kinds)
+        ]
+        score = self.scores[self.column]
+        if self.by_loss or score is None or not isfinite(score):
+            self.value = valid["total loss"]
+        else:
+            self.value = -score if self.kinds[self.column] == "binary" else score
+        return self.value
+
+
+def _scorecard(
+    learner: Any, rows: Rows, split: str, predicted: np.ndarray | None = None
+) -> Scorecard:
+    """Return the scores of rows in named spaces."""
+    predicted = learner.predictions(rows) if predicted is None else predicted
+    columns = dict(zip(learner.columns, predicted.T, strict=True))
+    table = learner.encode(rows, split)
+    return scorecard(learner.schema, columns, table.labels_by_task, split=split)
+
+
+def _balance(params: Mapping[str, Any] | None) -> Balance:
+    """Return the balance of `adaptive_params`."""
+    if params is None:
+        return Sum(normalize=False)  # the mean of the losses, as upstream
+    method = params.get("method")
+    if method not in METHODS:
+        raise ConfigError(
+            f"adaptive_params: unknown method {method!r}{did_you_mean(str(method), METHODS)}"
+        )
+    rest = {key: value for key, value in params.items() if key != "method"}
+    return spec.choose(BALANCES, {"kind": METHODS[method], **rest}, "adaptive_params")
+
+
+def _refuse(gpus: Sequence[int] | None, model_logger: Any) -> None:
+    """Refuse what is not offered, by name."""
+    if gpus is not None and len(gpus) > 1:
+        raise ConfigError(
+            f"gpus={list(gpus)}: several GPUs are not offered here (nn.DataParallel is deprecated "
+            'by torch itself): leave gpus out and give one, device="cuda:0"'
+        )
+    if model_logger is not None:
+        raise ConfigError(
+            "model_logger is not offered here: trainer.history has a line an epoch, for any "
+            "logger; or train through polyrank.fit(…, out=…), which writes a log.jsonl"
+        )

@@ -1,0 +1,214 @@
+"""The classic models are the native ones: the same weights give the same bits."""
+
+import io
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+import polyrank as pr
+from polyrank.classic import AITM, ESMM, MMOE, PLE, DenseFeature, SharedBottom, SparseFeature
+from polyrank.classic.data import Rows
+from polyrank.errors import ConfigError, DataError, SchemaError
+from polyrank.models.model import TRUNKS
+
+FEATURES = [
+    DenseFeature("price"),
+    SparseFeature("user", np.int64(9), embed_dim=4),
+    SparseFeature("item", 5, embed_dim=6),
+    SparseFeature("seen", shared_with="item"),
+]
+TWO = ["classification", "regression"]
+TOWERS = [{"dims": [4]}, {"dims": [3, 2]}]
+needs = {
+    kind: pytest.mark.skipif(kind not in TRUNKS, reason=f"no trunk {kind} yet")
+    for kind in ("ple", "aitm")
+}
+
+
+def rows(count=50, seed=0):
+    generator = np.random.default_rng(seed)
+    return Rows.of(
+        {
+            "user": generator.integers(0, 9, count),
+            "item": generator.integers(0, 5, count),
+            "seen": generator.integers(0, 5, count),
+            "price": generator.random(count),
+        }
+    )
+
+
+def tensors(columns):
+    return {name: torch.from_numpy(column) for name, column in columns.x.items()}
+
+
+def models():
+    return {
+        "esmm": ESMM(FEATURES[:2], FEATURES[2:], TOWERS[0], TOWERS[1]),
+        "mmoe": MMOE(FEATURES, TWO, 3, {"dims": [8], "dropout": 0.1}, TOWERS),
+        "shared_bottom": SharedBottom(FEATURES, TWO, {"dims": [8]}, TOWERS),
+    }
+
+
+@pytest.mark.parametrize("name", ["esmm", "mmoe", "shared_bottom"])
+def test_the_same_weights_give_the_same_bits_through_both_doors(name, tmp_path):
+    model = models()[name].eval()
+    bundle = model.bundle({}, pl.DataFrame({"epoch": [1]}), None)
+    bundle.save(tmp_path / "bundle")
+    native = pr.load(tmp_path / "bundle").predict(dict(rows().x))
+    assert np.array_equal(model.predictions(rows()), native[list(model.columns)].to_numpy())
+    with torch.no_grad():
+        forward = model(tensors(rows()))
+    np.testing.assert_allclose(forward.numpy(), model.predictions(rows()), rtol=1e-7)
+
+
+@needs["ple"]
+def test_ple_is_built_from_upstream_arguments():
+    model = PLE(FEATURES, TWO, 2, 2, 1, {"dims": [8]}, TOWERS)
+    assert model(tensors(rows())).shape == (50, 2)
+
+
+@needs["aitm"]
+def test_aitm_is_built_from_upstream_arguments():
+    model = AITM(FEATURES, 2, {"dims": [8]}, TOWERS)
+    assert model(tensors(rows())).shape == (50, 2)
+
+
+@pytest.mark.skipif("ple" in TRUNKS, reason="the trunk is there")
+def test_a_trunk_that_is_not_there_is_refused():
+    with pytest.raises(ConfigError, match="no trunk 'ple'"):
+        PLE(FEATURES, TWO, 2, 2, 1, {"dims": [8]}, TOWERS)
+
+
+def test_experts_and_towers_carry_batch_norm_and_gates_do_not():
+    model = models()["mmoe"]
+    normed = {
+        name.rsplit(".norm", 1)[0]
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.BatchNorm1d)
+    }
+    assert normed == {
+        *(f"ranker.trunk.expert.{index}" for index in range(3)),
+        *(f"ranker.head.task_{index}.tower" for index in range(2)),
+    }
+
+
+def test_esmm_gives_cvr_ctr_and_their_product_and_reads_dense_features():
+    model = models()["esmm"].eval()
+    found = model.predictions(rows())
+    assert np.array_equal(found[:, 2], found[:, 0] * found[:, 1])
+    moved = rows()
+    moved.x["price"][:] += 5
+    assert not np.array_equal(model.predictions(moved), found)
+
+
+def test_every_parameter_gets_a_gradient_and_one_row_is_a_batch():
+    for model in models().values():
+        model(tensors(rows())).sum().backward()
+        assert all(parameter.grad is not None for parameter in model.parameters())
+        one = {name: column[:1] for name, column in tensors(rows()).items()}
+        assert model(one).isfinite().all()
+
+
+def test_an_unseen_id_reads_row_0_in_both_doors():
+    model = models()["mmoe"].eval()
+    odd, zero = rows(3), rows(3)
+    odd.x["user"][:] = [-1, 9, 2**40]
+    zero.x["user"][:] = 0
+    with torch.no_grad():
+        assert torch.equal(model(tensors(odd)), model(tensors(zero)))
+    table = model.encode(odd, "test", labels=False)
+    assert table.unseen["user"] == 3
+    assert np.array_equal(model.predictions(odd), model.predictions(zero))
+
+
+def test_a_width_that_is_not_given_follows_the_vocabulary():
+    model = SharedBottom([SparseFeature("item", 16)], TWO, {"dims": [4]}, TOWERS)
+    assert model.layout.width == 12
+
+
+def test_a_model_is_saved_whole_and_as_plain_weights():
+    model = models()["mmoe"].eval()
+    whole, plain = io.BytesIO(), io.BytesIO()
+    torch.save(model, whole)
+    torch.save(model.state_dict(), plain)
+    whole.seek(0)
+    plain.seek(0)
+    again = torch.load(whole, weights_only=False)
+    assert np.array_equal(again.predictions(rows()), model.predictions(rows()))
+    other = models()["mmoe"].eval()
+    other.load_state_dict(torch.load(plain, weights_only=True))
+    assert np.array_equal(other.predictions(rows()), model.predictions(rows()))
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (
+            lambda: SharedBottom([SparseFeature("item")], TWO, {"dims": [4]}, TOWERS),
+            SchemaError,
+            "'item' needs vocab_size here",
+        ),
+        (
+            lambda: SharedBottom([DenseFeature("p", "log")], TWO, {"dims": [4]}, TOWERS),
+            SchemaError,
+            "encoding 'log', which is fitted",
+        ),
+        (
+            lambda: SharedBottom([DenseFeature("p", embed_dim=3)], TWO, {"dims": [4]}, TOWERS),
+            SchemaError,
+            "'p' is 3 numbers",
+        ),
+        (
+            lambda: SharedBottom(["item"], TWO, {"dims": [4]}, TOWERS),
+            SchemaError,
+            "features are SparseFeature or DenseFeature, however: 'item'",
+        ),
+        (
+            lambda: SharedBottom(FEATURES, ["clasification"], {"dims": [4]}, TOWERS),
+            ConfigError,
+            "did you mean 'classification'",
+        ),
+        (lambda: SharedBottom(FEATURES, [], {}, []), ConfigError, "names no task"),
+        (
+            lambda: SharedBottom(FEATURES, TWO, {"dims": [4], "activation": "dice"}, TOWERS),
+            ConfigError,
+            "activation 'dice' is not offered",
+        ),
+        (
+            lambda: SharedBottom(FEATURES, TWO, {"dim": [4]}, TOWERS),
+            ConfigError,
+            "bottom_params: unknown key 'dim'; did you mean 'dims'",
+        ),
+        (
+            lambda: SharedBottom(FEATURES, TWO, {"dims": [4]}, TOWERS[:1]),
+            ConfigError,
+            "1 towers for 2 tasks",
+        ),
+        (
+            lambda: SharedBottom(
+                FEATURES, TWO, {"dims": [4]}, [{"dims": [4]}, {"dims": [4], "dropout": 0.5}]
+            ),
+            ConfigError,
+            "different dropouts",
+        ),
+        (
+            lambda: models()["mmoe"]({"user": torch.tensor([1])}),
+            DataError,
+            "x has no column 'price'",
+        ),
+        (
+            lambda: models()["mmoe"].encode(
+                Rows.of({"user": [1], "items": [1], "seen": [0], "price": [0.0]}),
+                "train",
+                labels=False,
+            ),
+            DataError,
+            "no column 'item'; did you mean 'items'",
+        ),
+    ],
+)
+def test_models_that_cannot_be_are_refused(make, error, message):
+    with pytest.raises(error, match=message):
+        make()
