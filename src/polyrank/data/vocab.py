@@ -234,7 +234,7 @@ class Vocab:
         dense: encodings by dense feature, those of `bins` included.
 
     Example:
-        >>> from polyrank.schema import Task
+        >>> from polyrank.schema import SparseFeature, Task
         >>> features = [SparseFeature("item"), DenseFeature("price", encoding="log")]
         >>> schema = Schema(features, [Task("click")])
         >>> log = pl.LazyFrame({"item": ["a", "b", "a"], "price": [1, None, 3]})

@@ -108,11 +108,14 @@ class TableEmbedder(nn.Module):
         schema, sequences = self.layout.schema, _with_pooling(self.layout, bags)
         looked_up = []
         for pack in self.layout.packs:
-            for index in pack.fields:
-                looked_up.append(embedding(ids[index], self._weight(schema.id_features[index])))
-            for index in pack.bags:
-                weight = self._weight(schema.sequence_features[index])
-                looked_up.append(pooled(*sequences[index], weight))
+            looked_up += [
+                embedding(ids[index], self._weight(schema.id_features[index]))
+                for index in pack.fields
+            ]
+            looked_up += [
+                pooled(*sequences[index], self._weight(schema.sequence_features[index]))
+                for index in pack.bags
+            ]
         return torch.cat([*looked_up, dense], dim=1)
 
     def _weight(self, feature: Feature) -> Tensor:
@@ -157,6 +160,7 @@ def _with_pooling(layout: Layout, bags: Sequence[TensorBag]) -> list[tuple[Tenso
     sequences = layout.schema.sequence_features
     if len(bags) != len(sequences):
         raise ValueError(
-            f"a bag is expected for each of {len(sequences)} sequence features, however: {len(bags)}"
+            f"a bag is expected for each of {len(sequences)} sequence features, however: "
+            f"{len(bags)}"
         )
     return [(bag, each.pooling) for bag, each in zip(bags, sequences, strict=True)]
