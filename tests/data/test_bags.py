@@ -207,6 +207,14 @@ def test_bags_by_hand():
     assert table.columns()["seen"] is table.bags[0]
 
 
+def test_ids_may_be_rows_themselves():
+    schema = Schema([SequenceFeature("seen", 5, 4, padding_idx=0)], TASKS)
+    frame = read({"seen": np.array([[4, 0, 0], [0, 5, 1]]), "click": [0, 1]})
+    table = encode(frame, schema, Vocab.fit(frame, schema))
+    assert rows_of(table.bags[0]) == [[4], [0, 1]]
+    assert table.unseen == {"seen": 1}
+
+
 def test_no_list_at_all_is_a_bag_of_nothing():
     for column in (pl.Series([None] * 5), pl.Series([[]] * 5)):
         table = encode(LOG.with_columns(tags=column), SCHEMA, VOCAB)
