@@ -11,6 +11,7 @@ import pytest
 import polyrank as pr
 from polyrank.bundle import stream
 from polyrank.bundle.stream import predict_file
+from polyrank.cli.app import run
 from polyrank.config import Experiment
 from polyrank.errors import DataError, TrainingError
 from polyrank.train.fit import Sources
@@ -140,6 +141,47 @@ def test_resuming_compares_the_lists(log, tmp_path):
     other = {**log, "tags": log["tags"][::-1]}
     with pytest.raises(TrainingError, match="was learnt from other rows"):
         pr.fit(SCHEMA, pr.Model(embed_dim=8), train=other, **arguments, resume=True)
+
+
+def test_a_resumed_run_goes_on_to_the_same_bits(log, tmp_path):
+    model = pr.Model(embed_dim=8)
+    arguments = {"train": log, "valid": log, "epochs": 3, "batch_size": 64, "unseen_rate": 0.1}
+    whole = pr.fit(SCHEMA, model, **arguments)
+
+    def stop(progress):
+        if progress.event == "epoch":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pr.fit(SCHEMA, model, **arguments, out=tmp_path / "run", progress=stop)
+    resumed = pr.fit(SCHEMA, model, **arguments, out=tmp_path / "run", resume=True)
+    assert resumed.predict(log).equals(whole.predict(log))
+
+
+def test_the_command_line_explains_trains_and_scores(parquet, tmp_path, capsys):
+    text = """
+        [data]
+        train = "rows.parquet"
+        [features]
+        sparse = ["item"]
+        sequence = ["seen"]
+        [features.item]
+        hash = 20
+        [features.seen]
+        shared_with = "item"
+        [[task]]
+        name = "click"
+        [train]
+        epochs = 1
+    """
+    (tmp_path / "exp.toml").write_text(text)
+    file, run_folder, out = (str(tmp_path / name) for name in ("exp.toml", "run", "out.parquet"))
+    assert run(["explain", file]) == 0
+    assert "embed.item" in capsys.readouterr().out
+    assert run(["train", file, "--out", run_folder]) == 0
+    assert run(["evaluate", run_folder, str(parquet)]) == 0
+    assert run(["predict", run_folder, str(parquet), "-o", out]) == 0
+    assert pl.read_parquet(out).columns == ["p_click"]
 
 
 def test_the_file_of_the_run_reads_back(fitted):

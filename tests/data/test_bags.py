@@ -1,5 +1,7 @@
 """Lists of ids as ragged arrays: flattening, gathering, encoding, batches."""
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pyarrow as pa
@@ -286,11 +288,34 @@ def test_each_cell_of_a_bag_is_dropped_at_the_rate():
         dropped.append(np.flatnonzero(changed))
         assert np.array_equal(bag.ids, before[index])
     assert not np.array_equal(dropped[0], dropped[1])
-    # and the draw of the sparse ids is the one that they have without sequences
-    again = list(table.batches(layout, 500, unseen_rate=0.05))
-    assert all(
-        np.array_equal(a.bags[1].ids, b.bags[1].ids) for a, b in zip(batches, again, strict=True)
-    )
+
+
+def test_dropped_cells_depend_on_seed_epoch_and_batch_alone():
+    table, layout = long_lists(1000)
+
+    def ids(**changes):
+        batches = table.batches(layout, 100, unseen_rate=0.1, **changes)
+        return [batch.bags[1].ids for batch in batches]
+
+    def same(first, second):
+        return all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+
+    assert same(ids(), ids())
+    assert not same(ids(), ids(seed=1))
+    assert not same(ids(), ids(epoch=1))
+
+
+def test_sparse_ids_are_drawn_as_they_are_without_sequences():
+    table, layout = long_lists(1000)
+    schema = Schema(table.schema.features[:1], TASKS)
+    alone = replace(table, schema=schema, bags=())
+    plain = Layout(schema, layout.vocab, {"c": 4})
+    for one, other in zip(
+        table.batches(layout, 100, shuffle=True, unseen_rate=0.2),
+        alone.batches(plain, 100, shuffle=True, unseen_rate=0.2),
+        strict=True,
+    ):
+        assert np.array_equal(one.ids - layout.offsets[0], other.ids)
 
 
 def test_no_bag_is_dropped_without_a_rate():
