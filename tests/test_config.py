@@ -98,6 +98,29 @@ def test_every_default_is_visible():
     assert table["train"]["unseen_rate"] == 0.001
 
 
+def test_sequences_and_hashes_are_options_of_the_file():
+    text = SMALL.replace(
+        "[[task]]",
+        """
+        sequence = ["hist"]
+        [features.item]
+        hash = 100
+        [features."hist"]
+        pooling = "last"
+        shared_with = "item"
+        padding_idx = 0
+        [[task]]
+        """,
+    )
+    found = Experiment.from_text(text)
+    assert found.schema.features == (
+        pr.SparseFeature("item", hash=100),
+        pr.SequenceFeature("hist", shared_with="item", pooling="last", padding_idx=0),
+    )
+    assert Experiment.from_text(found.to_toml()) == found
+    assert "sequence" not in Experiment.from_text(SMALL).to_table()["features"]
+
+
 def test_set_changes_a_key():
     overrides = [
         "train.epochs=3", "name=other", "model.trunk.experts=2", "task.buy.space=click",
@@ -142,6 +165,12 @@ def test_a_wrong_set_is_refused(change, message):
         ("sparse =", "sprse =", "features.sprse: options of a feature that is neither"),
         ('["item"]', '"item"', "features.sparse: a list of columns is expected"),
         ('["item"]', '[["item"]]', "features.sparse: a list of columns is expected"),
+        ('["item"]', '["item"]\nsequence = "h"', "features.sequence: a list of columns is expect"),
+        (
+            "[[task]]",
+            "[features.item]\npooling='sum'\n[[task]]",
+            "features.item: unknown key 'pooling'",
+        ),
         ("[[task]]", "[task]", r"a task is written \[\[task\]\], with two brackets"),
         ("[[task]]", "[features.itm]\nmin_count=2\n[[task]]", "neither .*did you mean 'item'"),
         ("[[task]]", "[features.item]\nmincount=2\n[[task]]", "features.item: unknown key 'minco"),

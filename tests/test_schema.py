@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from polyrank.errors import ConfigError, SchemaError
-from polyrank.schema import DenseFeature, Keys, Schema, SparseFeature, Task
+from polyrank.schema import DenseFeature, Keys, Schema, SequenceFeature, SparseFeature, Task
 
 ITEM = [SparseFeature("item")]
 
@@ -72,7 +72,7 @@ def schema(tasks, features=ITEM, keys=None):
         (lambda: DenseFeature("a", bins=0), "bins must be at least 1"),
         (
             lambda: schema([Task("a")], [SparseFeature("x", shared_with="itm"), *ITEM]),
-            "shares the table of 'itm', which is no sparse feature; did you mean 'item'",
+            "shares the table of 'itm', which is no sparse or sequence feature; did you mean 'i",
         ),
         (
             lambda: schema(
@@ -102,6 +102,34 @@ def schema(tasks, features=ITEM, keys=None):
         (lambda: SparseFeature("a", 9, min_count=2), "min_count 2 counts the ids of a fitted voca"),
         (lambda: schema([Task("a")], [DenseFeature("sparse")]), "a feature cannot be named 'spar"),
         (lambda: schema([Task("a")], [SparseFeature("dense")]), "a feature cannot be named 'dens"),
+        (lambda: schema([Task("a")], [DenseFeature("sequence")]), "a feature cannot be named 'seq"),
+        (lambda: SequenceFeature(""), "a feature's name is a column's name"),
+        (
+            lambda: SequenceFeature("a", pooling="man"),
+            "feature 'a': unknown pooling 'man'; did you mean 'mean'",
+        ),
+        (lambda: SequenceFeature("a", 0), "vocab_size must be at least 1"),
+        (lambda: SequenceFeature("a", padding_idx="0"), "padding_idx is an integer, however: '0'"),
+        (lambda: SequenceFeature("a", 9, min_count=2), "min_count 2 counts the ids of a fitted v"),
+        (lambda: SparseFeature("a", hash=0), "hash must be at least 1, however: 0"),
+        (lambda: SparseFeature("a", hash=1.5), "hash is an integer, however: 1.5"),
+        (lambda: SparseFeature("a", hash=2**31), "hash is at most 2,147,483,646 buckets, howev"),
+        (
+            lambda: SparseFeature("a", 9, hash=5),
+            "vocab_size 9 makes the id itself the row, and hash 5 its hash: leave one",
+        ),
+        (
+            lambda: SequenceFeature("a", hash=5, min_count=2),
+            "min_count 2 counts the ids of a fitted vocabulary, and hash fits none: leave one",
+        ),
+        (
+            lambda: schema([Task("a")], [*ITEM, SequenceFeature("x", hash=9, shared_with="item")]),
+            "its hash is 9 and the owner's is None: leave it out",
+        ),
+        (
+            lambda: schema([Task("a")], [SequenceFeature("x")], keys=Keys(user="x")),
+            "column 'x' is both a sequence and a key, and a key has one value a row",
+        ),
         (
             lambda: schema([Task("a")], [DenseFeature("true_p_a")]),
             "feature 'true_p_a' is the known truth of 'p_a'",
@@ -128,7 +156,10 @@ def schema(tasks, features=ITEM, keys=None):
         (lambda: DenseFeature("a", encoding=3), "unknown encoding 3 "),
         (lambda: Keys(user=3), "keys: user is a column's name, however: 3"),
         (lambda: schema([Task("a")], ["item"]), "features is a list of .*it holds: 'item'"),
-        (lambda: schema([Task("a")], ITEM[0]), "features is a list of SparseFeature or DenseFeat"),
+        (
+            lambda: schema([Task("a")], ITEM[0]),
+            "list of SparseFeature or SequenceFeature or D",
+        ),
         (
             lambda: schema([Task("a")], ["item"]),
             r"it holds: 'item'; write SparseFeature\('item'\)$",
@@ -173,16 +204,31 @@ def test_a_sharer_may_repeat_what_its_owner_says():
     schema([Task("a")], [owner, SparseFeature("x", shared_with="item")])
 
 
-def test_sparse_features_come_first_each_kind_in_its_order():
+def test_a_sparse_feature_may_share_the_table_of_a_sequence():
+    owner = SequenceFeature("seen", hash=9)
+    built = schema([Task("a")], [owner, SparseFeature("item", shared_with="seen", hash=9)])
+    assert [feature.table for feature in built.features] == ["seen", "seen"]
+
+
+def test_the_classic_signature_of_a_sequence():
+    feature = SequenceFeature("seen", np.int64(9), 4, pooling="last", padding_idx=np.int64(-1))
+    assert (feature.vocab_size, feature.embed_dim, feature.padding_idx) == (9, 4, -1)
+    assert type(feature.padding_idx) is int
+
+
+def test_sparse_features_come_first_then_sequences_each_kind_in_its_order():
     mixed = [
         DenseFeature("d", "log"),
+        SequenceFeature("s"),
         SparseFeature("b"),
         DenseFeature("c", "bins"),
         SparseFeature("a"),
     ]
     built = schema([Task("click")], mixed)
-    assert [feature.name for feature in built.features] == ["b", "a", "d", "c"]
+    assert [feature.name for feature in built.features] == ["b", "a", "s", "d", "c"]
     assert [feature.name for feature in built.id_features] == ["b", "a", "c"]
+    assert [feature.name for feature in built.sequence_features] == ["s"]
+    assert [feature.name for feature in built.embedded_features] == ["b", "a", "c", "s"]
 
 
 def test_spaces_are_resolved():
@@ -227,6 +273,13 @@ def schemas(draw):
         SparseFeature("the ids", min_count=draw(st.integers(1, 9))),
         DenseFeature("a number", encoding=draw(st.sampled_from(["bins", "log", "none"]))),
         SparseFeature("a sharer", shared_with="the ids"),
+        SparseFeature("hashed", hash=draw(st.integers(1, 2**31 - 2))),
+        SequenceFeature(
+            "a history",
+            shared_with="the ids",
+            pooling=draw(st.sampled_from(["mean", "sum", "last"])),
+            padding_idx=draw(st.none() | st.integers(-3, 3)),
+        ),
     ]
     return Schema(features, tasks, Keys(user="the ids", time="the time"))
 

@@ -38,7 +38,14 @@ if TYPE_CHECKING:
     from polyrank.models.separate import Separate
     from polyrank.models.shared_bottom import SharedBottom
     from polyrank.models.trunk import Trunk, TrunkModule
-    from polyrank.schema import DenseFeature, Keys, Schema, SparseFeature, Task
+    from polyrank.schema import (
+        DenseFeature,
+        Keys,
+        Schema,
+        SequenceFeature,
+        SparseFeature,
+        Task,
+    )
     from polyrank.train.fit import fit
     from polyrank.train.optim import Adam, Constant, Cosine, DenseAdam, LazyAdam
     from polyrank.train.training import Stop, Training
@@ -65,7 +72,14 @@ _HOME = {
     "polyrank.models.separate": ["Separate"],
     "polyrank.models.shared_bottom": ["SharedBottom"],
     "polyrank.models.trunk": ["Trunk", "TrunkModule"],
-    "polyrank.schema": ["DenseFeature", "Keys", "Schema", "SparseFeature", "Task"],
+    "polyrank.schema": [
+        "DenseFeature",
+        "Keys",
+        "Schema",
+        "SequenceFeature",
+        "SparseFeature",
+        "Task",
+    ],
     "polyrank.train.fit": ["fit"],
     "polyrank.train.optim": ["Adam", "Constant", "Cosine", "DenseAdam", "LazyAdam"],
     "polyrank.train.training": ["Stop", "Training"],
@@ -101,6 +115,7 @@ __all__ = [
     "Score",
     "Scorecard",
     "Separate",
+    "SequenceFeature",
     "SharedBottom",
     "SparseFeature",
     "Stop",

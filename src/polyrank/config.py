@@ -16,8 +16,9 @@ from polyrank.data.labels import Orphans
 from polyrank.data.read import read
 from polyrank.data.split import split
 from polyrank.errors import ConfigError, did_you_mean
+from polyrank.features import FEATURES
 from polyrank.models.model import Model
-from polyrank.schema import DenseFeature, Feature, Keys, Schema, SparseFeature, Task
+from polyrank.schema import Feature, Keys, Schema, Task
 from polyrank.train.fit import Observer, Sources, config_tables, learn
 from polyrank.train.training import Training
 
@@ -249,23 +250,22 @@ def _features(table: Mapping[str, Any]) -> list[Feature]:
     if not isinstance(table, Mapping):
         raise ConfigError(f"features: a table is expected, however: {table!r}")
     names: dict[str, list[str]] = {}
-    for kind in ("sparse", "dense"):
+    for kind in FEATURES:
         names[kind] = table.get(kind, [])
         if not isinstance(names[kind], list) or not all(isinstance(n, str) for n in names[kind]):
             raise ConfigError(
                 f"features.{kind}: a list of columns is expected, however: {names[kind]!r}"
             )
-    declared = [*names["sparse"], *names["dense"]]
+    declared = [name for kind in FEATURES for name in names[kind]]
     for name in table:
-        if name not in ("sparse", "dense") and name not in declared:
+        if name not in FEATURES and name not in declared:
             raise ConfigError(
-                f"features.{name}: options of a feature that is neither in sparse nor in dense"
-                f"{did_you_mean(name, declared)}"
+                f"features.{name}: options of a feature that is neither in sparse nor in sequence "
+                f"nor in dense{did_you_mean(name, declared)}"
             )
-    classes = {"sparse": SparseFeature, "dense": DenseFeature}
     return [
-        spec.from_table(classes[kind], {"name": name, **_options(table, name)}, f"features.{name}")
-        for kind in classes
+        spec.from_table(cls, {"name": name, **_options(table, name)}, f"features.{name}")
+        for kind, cls in FEATURES.items()
         for name in names[kind]
     ]
 

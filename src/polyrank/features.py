@@ -13,6 +13,9 @@ from typing import Any, Literal, get_args
 from polyrank.errors import SchemaError, did_you_mean
 
 Encoding = Literal["standard", "log", "bins", "piecewise_linear", "none"]
+Pooling = Literal["mean", "sum", "last"]
+# Row 0 of a hashed table is for nulls, so that this many buckets make the largest table.
+_MOST_BUCKETS = 2**31 - 2
 
 
 @dataclass(frozen=True)
@@ -27,10 +30,12 @@ class SparseFeature:
         embed_dim: width of the embedding; None takes the model's.
         min_count: ids seen less often in training share row 0 with unseen ones. A shared table
             has its owner's.
-        shared_with: name of another sparse feature whose table this one uses.
+        shared_with: name of another sparse or sequence feature whose table this one uses.
+        hash: buckets of a hashed table, which fits no vocabulary: an id goes to row
+            1 + hash mod `hash`, a null to row 0. See `polyrank.data.hashing`.
 
     Raises:
-        SchemaError: a value of a wrong type or below 1, or ids to be counted that are not.
+        SchemaError: a value of a wrong type or below 1, or options that exclude each other.
 
     Example:
         >>> SparseFeature("item_id", min_count=10).table
@@ -42,21 +47,58 @@ class SparseFeature:
     embed_dim: int | None = None
     min_count: int = 1
     shared_with: str | None = None
+    hash: int | None = None
 
     def __post_init__(self) -> None:
-        _check_name(self.name)
-        _take_integers(self, "min_count")
-        _take_integers(self, "vocab_size", "embed_dim", optional=True)
-        if self.shared_with is not None and not isinstance(self.shared_with, str):
-            raise SchemaError(
-                f"feature {self.name!r}: shared_with is a feature's name, "
-                f"however: {self.shared_with!r}"
-            )
-        if self.vocab_size is not None and self.min_count != 1:
-            raise SchemaError(
-                f"feature {self.name!r}: min_count {self.min_count} counts the ids of a fitted "
-                "vocabulary, and vocab_size fits none: leave one of them out"
-            )
+        _check_ids(self)
+
+    @property
+    def table(self) -> str:
+        """Name of the embedding table: the owner's when shared."""
+        return self.shared_with or self.name
+
+
+@dataclass(frozen=True)
+class SequenceFeature:
+    """A column of lists of ids, whose learned embeddings are pooled to one vector.
+
+    An empty list and a null one give a vector of zeros, whatever the pooling. A null inside a
+    list is an id like any other.
+
+    Args:
+        name: column of lists, or a 2-D array; ids as in `SparseFeature`.
+        vocab_size: as in `SparseFeature`.
+        embed_dim: as in `SparseFeature`.
+        min_count: as in `SparseFeature`; every place in every list counts.
+        shared_with: as in `SparseFeature`; a history of items shares the item's table.
+        pooling: `mean` or `sum` of a list's embeddings, or its `last` one alone.
+        hash: as in `SparseFeature`.
+        padding_idx: an integer that only fills lists up to one length and is no id: it is left
+            out wherever it stands. None leaves nothing out.
+
+    Raises:
+        SchemaError: as `SparseFeature`; an unknown pooling.
+
+    Example:
+        >>> SequenceFeature("clicked_items", shared_with="item_id", pooling="sum").table
+        'item_id'
+    """
+
+    name: str
+    vocab_size: int | None = None
+    embed_dim: int | None = None
+    min_count: int = 1
+    shared_with: str | None = None
+    pooling: Pooling = "mean"
+    hash: int | None = None
+    padding_idx: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_ids(self)
+        if self.pooling not in get_args(Pooling):
+            hint = did_you_mean(str(self.pooling), get_args(Pooling))
+            raise SchemaError(f"feature {self.name!r}: unknown pooling {self.pooling!r}{hint}")
+        _take_integers(self, "padding_idx", optional=True, least=None)
 
     @property
     def table(self) -> str:
@@ -104,12 +146,36 @@ class DenseFeature:
         return self.name
 
 
-Feature = SparseFeature | DenseFeature
+IdFeature = SparseFeature | SequenceFeature
+Feature = IdFeature | DenseFeature
+# In the order in which a schema keeps them.
+FEATURES: dict[str, type[Feature]] = {
+    "sparse": SparseFeature,
+    "sequence": SequenceFeature,
+    "dense": DenseFeature,
+}
 
 
 def has_table(feature: Feature) -> bool:
     """Whether a feature is looked up in an embedding table."""
-    return isinstance(feature, SparseFeature) or feature.encoding == "bins"
+    return isinstance(feature, IdFeature) or feature.encoding == "bins"
+
+
+def kind_of(feature: Feature) -> str:
+    """Return the name of a feature's kind: `sparse`, `sequence` or `dense`."""
+    return next(kind for kind, cls in FEATURES.items() if isinstance(feature, cls))
+
+
+def names_by_kind(features: Sequence[Feature]) -> dict[str, list[str]]:
+    """Return the lists of names of an experiment's `[features]`.
+
+    Example:
+        >>> names_by_kind([SparseFeature("item"), DenseFeature("price")])
+        {'sparse': ['item'], 'dense': ['price']}
+    """
+    names = {kind: [f.name for f in features if kind_of(f) == kind] for kind in FEATURES}
+    # No list of sequences where there are none: files written before there were any stay the same.
+    return {kind: each for kind, each in names.items() if each or kind != "sequence"}
 
 
 def check_features(features: Sequence[Feature]) -> None:
@@ -123,15 +189,15 @@ def check_features(features: Sequence[Feature]) -> None:
         raise SchemaError("a schema needs at least one feature")
     refuse_duplicates("feature", [feature.name for feature in features])
     for feature in features:
-        if feature.name in ("sparse", "dense"):
+        if feature.name in FEATURES:
             raise SchemaError(
                 f"a feature cannot be named {feature.name!r}: [features] of an experiment's file "
                 "lists the features of that kind under this key; rename the column"
             )
-    sparse = {f.name: f for f in features if isinstance(f, SparseFeature)}
-    for feature in sparse.values():
+    owners = {f.name: f for f in features if isinstance(f, IdFeature)}
+    for feature in owners.values():
         if feature.shared_with is not None:
-            _check_sharing(feature, feature.shared_with, sparse)
+            _check_sharing(feature, feature.shared_with, owners)
 
 
 def refuse_duplicates(what: str, names: Sequence[str]) -> None:
@@ -148,8 +214,43 @@ def _check_name(name: str) -> None:
         raise SchemaError(f"a feature's name is a column's name, however: {name!r}")
 
 
-def _take_integers(feature: Any, *fields: str, optional: bool = False) -> None:
-    """Refuse fields that are no integers of 1 or more; numpy's become plain ones."""
+def _check_ids(feature: IdFeature) -> None:
+    """Refuse options of ids that are of a wrong type or exclude each other."""
+    _check_name(feature.name)
+    _take_integers(feature, "min_count")
+    _take_integers(feature, "vocab_size", "embed_dim", "hash", optional=True)
+    where = f"feature {feature.name!r}"
+    if feature.shared_with is not None and not isinstance(feature.shared_with, str):
+        raise SchemaError(
+            f"{where}: shared_with is a feature's name, however: {feature.shared_with!r}"
+        )
+    if feature.vocab_size is not None and feature.min_count != 1:
+        raise SchemaError(
+            f"{where}: min_count {feature.min_count} counts the ids of a fitted vocabulary, and "
+            "vocab_size fits none: leave one of them out"
+        )
+    if feature.hash is None:
+        return
+    if feature.vocab_size is not None:
+        raise SchemaError(
+            f"{where}: vocab_size {feature.vocab_size} makes the id itself the row, and hash "
+            f"{feature.hash} its hash: leave one of them out"
+        )
+    if feature.min_count != 1:
+        raise SchemaError(
+            f"{where}: min_count {feature.min_count} counts the ids of a fitted vocabulary, and "
+            "hash fits none: leave one of them out"
+        )
+    if feature.hash > _MOST_BUCKETS:
+        raise SchemaError(
+            f"{where}: hash is at most {_MOST_BUCKETS:,} buckets, however: {feature.hash:,}"
+        )
+
+
+def _take_integers(
+    feature: Any, *fields: str, optional: bool = False, least: int | None = 1
+) -> None:
+    """Refuse fields that are no integers of `least` or more; numpy's become plain ones."""
     for field in fields:
         value = getattr(feature, field)
         if value is None and optional:
@@ -157,27 +258,26 @@ def _take_integers(feature: Any, *fields: str, optional: bool = False) -> None:
         where = f"feature {feature.name!r}: {field}"
         if isinstance(value, bool) or not isinstance(value, Integral):
             raise SchemaError(f"{where} is an integer, however: {value!r}")
-        if value < 1:
-            raise SchemaError(f"{where} must be at least 1, however: {value}")
+        if least is not None and value < least:
+            raise SchemaError(f"{where} must be at least {least}, however: {value}")
         object.__setattr__(feature, field, int(value))
 
 
-def _check_sharing(
-    feature: SparseFeature, shared_with: str, sparse: dict[str, SparseFeature]
-) -> None:
-    owner = sparse.get(shared_with)
+def _check_sharing(feature: IdFeature, shared_with: str, owners: dict[str, IdFeature]) -> None:
+    owner = owners.get(shared_with)
     if owner is None:
-        hint = did_you_mean(shared_with, (name for name in sparse))
+        hint = did_you_mean(shared_with, owners)
         raise SchemaError(
             f"feature {feature.name!r} shares the table of {shared_with!r}, "
-            f"which is no sparse feature{hint}"
+            f"which is no sparse or sequence feature{hint}"
         )
     if owner.shared_with is not None:
         raise SchemaError(
             f"feature {feature.name!r} shares the table of {owner.name!r}, which has none of "
             f"its own: share with {owner.shared_with!r}"
         )
-    for field, default in (("embed_dim", None), ("vocab_size", None), ("min_count", 1)):
+    fields = (("embed_dim", None), ("vocab_size", None), ("min_count", 1), ("hash", None))
+    for field, default in fields:
         mine, its = getattr(feature, field), getattr(owner, field)
         if mine not in (default, its):
             raise SchemaError(

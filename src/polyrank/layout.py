@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from polyrank.errors import DataError
-from polyrank.schema import Schema
+from polyrank.schema import Feature, Schema
 
 PACK_ROWS = 2**31 - 1
 
@@ -31,20 +31,29 @@ class VocabularySizes(Protocol):
 
 @dataclass(frozen=True)
 class Pack:
-    """Tables of one width, laid one after the other in one matrix of (rows, width)."""
+    """Tables of one width, laid one after the other in one matrix of (rows, width).
+
+    Args:
+        width: columns of each table.
+        rows: of all its tables.
+        offsets: first row of each table.
+        fields: the rows of `ids` that are looked up in it.
+        bags: the sequences, by their place in `schema.sequence_features`, that are.
+    """
 
     width: int
     rows: int
     offsets: Mapping[str, int]
     fields: tuple[int, ...]
+    bags: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
 class Layout:
     """Where each feature lies: its row of `ids`, its place in a pack, its slice of x.
 
-    x is the packs one after the other, each with its fields in schema order, then the dense
-    columns.
+    x is the packs one after the other, each with its fields in schema order and then its pooled
+    sequences in theirs, then the dense columns.
 
     Args:
         schema: the features.
@@ -84,23 +93,34 @@ class Layout:
         tables: dict[int, dict[str, int]] = {}
         fields: dict[int, list[int]] = {}
         rows: dict[int, int] = {}
-        for index, feature in enumerate(self.schema.id_features):
+        for index, feature in enumerate(self.schema.embedded_features):
             width = self.widths[feature.table]
             offsets = tables.setdefault(width, {})
             fields.setdefault(width, []).append(index)
             if feature.table not in offsets:
                 offsets[feature.table] = rows.get(width, 0)
                 rows[width] = rows.get(width, 0) + self.vocab.rows[feature.table]
-        return tuple(Pack(w, rows[w], tables[w], tuple(fields[w])) for w in tables)
+        count = len(self.schema.id_features)
+        return tuple(
+            Pack(
+                width,
+                rows[width],
+                tables[width],
+                tuple(index for index in fields[width] if index < count),
+                tuple(index - count for index in fields[width] if index >= count),
+            )
+            for width in tables
+        )
 
     @cached_property
     def offsets(self) -> np.ndarray:
         """First row of each field's table in its pack: int64[F]."""
-        first = np.zeros(len(self.schema.id_features), dtype=np.int64)
-        for pack in self.packs:
-            for index in pack.fields:
-                first[index] = pack.offsets[self.schema.id_features[index].table]
-        return first
+        return self._first_rows(self.schema.id_features)
+
+    @cached_property
+    def bag_offsets(self) -> np.ndarray:
+        """First row of each sequence's table in its pack: int64[S]."""
+        return self._first_rows(self.schema.sequence_features)
 
     @cached_property
     def slices(self) -> Mapping[str, slice]:
@@ -116,9 +136,15 @@ class Layout:
         """Number of columns of x."""
         return sum(width for _, width in self._widths_in_order())
 
+    def _first_rows(self, features: Sequence[Feature]) -> np.ndarray:
+        first = {table: row for pack in self.packs for table, row in pack.offsets.items()}
+        return np.array([first[feature.table] for feature in features], dtype=np.int64)
+
     def _widths_in_order(self) -> Iterator[tuple[str, int]]:
         for pack in self.packs:
             for index in pack.fields:
                 yield self.schema.id_features[index].name, pack.width
+            for index in pack.bags:
+                yield self.schema.sequence_features[index].name, pack.width
         for feature in self.schema.dense_features:
             yield feature.name, self.vocab.columns[feature.name]

@@ -14,12 +14,16 @@ from typing import Any, Literal, get_args
 from polyrank import spec
 from polyrank.errors import ConfigError, SchemaError, did_you_mean
 from polyrank.features import (
+    FEATURES,
     DenseFeature,
     Encoding,
     Feature,
+    IdFeature,
+    SequenceFeature,
     SparseFeature,
     check_features,
     has_table,
+    kind_of,
     refuse_duplicates,
 )
 from polyrank.terms import ALL, TRUE, Objective, compile_terms, output_columns
@@ -28,9 +32,11 @@ __all__ = [
     "DenseFeature",
     "Encoding",
     "Feature",
+    "IdFeature",
     "Keys",
     "KindName",
     "Schema",
+    "SequenceFeature",
     "SparseFeature",
     "Task",
     "has_table",
@@ -145,8 +151,9 @@ class Schema:
     """Features, tasks and keys of a log; `objective` is what they compile to.
 
     Args:
-        features: inputs, in order. The sparse ones are put before the dense ones, each kind in its
-            own order, as an experiment's file lists them: that file then means the same network.
+        features: inputs, in order. The sparse ones are put first, then the sequences, then the
+            dense ones, each kind in its own order, as an experiment's file lists them: that file
+            then means the same network.
         tasks: outcomes; `given` links them into a forest.
         keys: a `Keys`, or a mapping of its fields.
 
@@ -175,9 +182,10 @@ class Schema:
     def __post_init__(self) -> None:
         if not isinstance(self.keys, Keys):
             object.__setattr__(self, "keys", spec.from_table(Keys, self.keys, "keys"))
-        features = _parts("features", self.features, SparseFeature, DenseFeature)
-        features = sorted(features, key=lambda feature: not isinstance(feature, SparseFeature))
-        object.__setattr__(self, "features", tuple(features))
+        features = _parts("features", self.features, *FEATURES.values())
+        kinds = list(FEATURES)
+        features = tuple(sorted(features, key=lambda each: kinds.index(kind_of(each))))
+        object.__setattr__(self, "features", features)
         object.__setattr__(self, "tasks", _parts("tasks", self.tasks, Task))
         check_features(self.features)
         _check_tasks(self.tasks)
@@ -207,22 +215,29 @@ class Schema:
     @property
     def id_features(self) -> tuple[Feature, ...]:
         """Features that are rows of `ids`: sparse ones and binned dense ones."""
-        return tuple(feature for feature in self.features if has_table(feature))
+        others = (each for each in self.features if not isinstance(each, SequenceFeature))
+        return tuple(feature for feature in others if has_table(feature))
+
+    @property
+    def sequence_features(self) -> tuple[SequenceFeature, ...]:
+        """Features that have a bag of ids in each row."""
+        return tuple(each for each in self.features if isinstance(each, SequenceFeature))
+
+    @property
+    def embedded_features(self) -> tuple[Feature, ...]:
+        """All features that are looked up in a table: the rows of `ids`, then the sequences."""
+        return (*self.id_features, *self.sequence_features)
 
     @property
     def dense_features(self) -> tuple[DenseFeature, ...]:
         """Features that are columns of `dense`."""
-        return tuple(
-            feature
-            for feature in self.features
-            if isinstance(feature, DenseFeature) and not has_table(feature)
-        )
+        dense = (each for each in self.features if isinstance(each, DenseFeature))
+        return tuple(feature for feature in dense if not has_table(feature))
 
     def to_table(self) -> dict[str, Any]:
         """Return plain tables that `from_table` reads back."""
-        kinds = {SparseFeature: "sparse", DenseFeature: "dense"}
         return {
-            "features": [{"kind": kinds[type(f)], **spec.to_table(f)} for f in self.features],
+            "features": [{"kind": kind_of(f), **spec.to_table(f)} for f in self.features],
             "tasks": spec.to_table(self.tasks),
             "keys": spec.to_table(self.keys),
         }
@@ -239,9 +254,8 @@ class Schema:
         for part in ("features", "tasks"):
             if not isinstance(table.get(part, []), list | tuple):
                 raise ConfigError(f"schema: {part} is a list of tables, however: {table[part]!r}")
-        kinds = {"sparse": SparseFeature, "dense": DenseFeature}
         return cls(
-            features=[spec.choose(kinds, each, "feature") for each in table.get("features", [])],
+            features=[spec.choose(FEATURES, each, "feature") for each in table.get("features", [])],
             tasks=[spec.from_table(Task, each, "task") for each in table.get("tasks", [])],
             keys=spec.from_table(Keys, table.get("keys", {}), "keys"),
         )
@@ -363,6 +377,12 @@ def _check_columns(schema: Schema) -> None:
             f"column {schema.keys.weight!r} is both a feature and the sample weight, which rows "
             "to predict do not have; remove it from the features, or from the keys"
         )
+    for feature in schema.sequence_features:
+        if feature.name in schema.keys.columns:
+            raise SchemaError(
+                f"column {feature.name!r} is both a sequence and a key, and a key has one value a "
+                "row; remove it from the keys"
+            )
     for column in outputs:
         if TRUE + column in features:
             raise SchemaError(

@@ -13,6 +13,7 @@ def rows():
     click = generator.integers(0, 2, size)
     buy = click * generator.integers(0, 2, size)
     return {
+        "url": [f"/{n}" for n in generator.integers(0, 300, size)],
         "user": generator.integers(-5, 40, size) * 10**12,
         "city": generator.choice(["Zürich", "北京", "a/b", ""], size),
         "slot": generator.integers(0, 4, size),
@@ -34,6 +35,7 @@ def bundle(rows):
             pr.SparseFeature("city", embed_dim=3),
             pr.SparseFeature("slot", vocab_size=4),
             pr.SparseFeature("home", shared_with="city"),
+            pr.SparseFeature("url", hash=50),
             pr.DenseFeature("age", encoding="bins", bins=5),
             pr.DenseFeature("price", encoding="piecewise_linear", bins=4),
         ],

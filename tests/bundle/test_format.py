@@ -33,6 +33,7 @@ def test_it_is_read_with_ordinary_tools(saved, bundle):
     assert manifest["polyrank"] == pr.__version__
     assert pr.Schema.from_table(manifest["schema"]) == bundle.schema
     assert manifest["tables"]["home"] == "city"
+    assert manifest["hash_version"] == 1
     assert manifest["targets"]["spend"]["mean"] == pytest.approx(300_000, rel=0.01)
     assert tomllib.loads((saved / "config.toml").read_text())["seed"] == 1
     vocab = pl.read_parquet(saved / "vocab" / "city.parquet")
@@ -41,6 +42,7 @@ def test_it_is_read_with_ordinary_tools(saved, bundle):
     weights = load_file(saved / "weights.safetensors")
     assert weights["embed.city"].shape == (len(vocab) + 1, 3)
     assert weights["embed.slot"].shape == (4, 16)
+    assert weights["embed.url"].shape == (51, 16)
     assert {"trunk.gate.click.weight", "head.buy.output.weight", "embed.age"} <= set(weights)
     assert "embed.home" not in weights
 
@@ -80,6 +82,11 @@ def test_a_missing_or_damaged_file_is_refused_by_name(saved, name):
         (lambda m: m | {"targets": []}, "bundle.json: AttributeError"),
         (lambda m: m | {"targets": {"spend": {"mean": "much", "deviation": 1}}}, "ValueError"),
         (lambda m: m | {"dense": {}}, "bundle.json: KeyError..age"),
+        (
+            lambda m: m | {"hash_version": 2},
+            "'url' is hashed by version 2 of the hash, and this polyrank has version 1: upgrade",
+        ),
+        (lambda m: {k: v for k, v in m.items() if k != "hash_version"}, "KeyError..hash_version"),
         (lambda m: m | {"model": {"trunk": {"kind": "mlp"}}}, "unknown kind 'mlp'"),
     ],
 )  # fmt: skip

@@ -11,7 +11,7 @@ import polyrank as pr
 from polyrank.errors import DataError
 
 OUTPUTS = ["p_click", "p_buy_given_click", "p_buy", "spend_given_buy", "spend"]
-FEATURES = ["user", "city", "slot", "home", "age", "price"]
+FEATURES = ["user", "city", "slot", "home", "url", "age", "price"]
 
 
 def test_save_and_load_give_the_same_bits(bundle, rows, tmp_path):

@@ -13,6 +13,7 @@ def rows():
     return {
         "user": generator.integers(0, 40, size),
         "item": generator.integers(0, 30, size),
+        "history": [generator.integers(0, 30, length) for length in generator.integers(0, 5, size)],
         "price": generator.lognormal(size=size),
         "click": click,
         "buy": buy,

@@ -10,11 +10,12 @@ from polyrank.data.read import read
 from polyrank.data.table import encode
 from polyrank.data.vocab import Vocab
 from polyrank.models.model import TRUNKS
-from polyrank.models.outputs import logits_of, tensors
+from polyrank.models.outputs import bag_tensors, logits_of, tensors
 
 FEATURES = [
     pr.SparseFeature("user"),
     pr.SparseFeature("item"),
+    pr.SequenceFeature("history", shared_with="item"),
     pr.DenseFeature("price", encoding="log"),
 ]
 TASKS = (
@@ -38,8 +39,9 @@ def built(kind, rows, tasks=TASKS, seed=0, **model):
 
 
 def first_batch(ranker, table, size=32):
-    ids, dense, labels, _ = tensors(next(table.batches(ranker.layout, size)), "cpu")
-    return ranker.embed(ids, dense), labels
+    batch = next(table.batches(ranker.layout, size))
+    ids, dense, labels, _ = tensors(batch, "cpu")
+    return ranker.embed(ids, dense, bag_tensors(batch, "cpu")), labels
 
 
 @trunks

@@ -150,8 +150,8 @@ def test_arrays_of_unequal_length_are_refused():
     refused({"a": [1], "b": [1, 2]}, "one length", "'a': 1, 'b': 2")
 
 
-def test_array_of_two_dimensions_is_refused():
-    refused({"a": np.ones((2, 3))}, "column 'a' must be a 1-D array", "(2, 3)")
+def test_array_of_three_dimensions_is_refused():
+    refused({"a": np.ones((2, 3, 1))}, "must be a 1-D array, or a 2-D one of lists", "(2, 3, 1)")
 
 
 def test_array_of_mixed_objects_is_refused():

@@ -13,6 +13,7 @@ import polars as pl
 import torch
 
 from polyrank.bundle import format
+from polyrank.data import hashing
 from polyrank.data.dense import DenseEncoding
 from polyrank.data.labels import Orphans
 from polyrank.data.read import read
@@ -24,7 +25,7 @@ from polyrank.metrics.scorecard import Scorecard, scorecard
 from polyrank.models.model import BuildsTrunk, Model
 from polyrank.models.outputs import logits_of, outputs
 from polyrank.models.ranker import Ranker
-from polyrank.schema import Schema, SparseFeature
+from polyrank.schema import IdFeature, Schema
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +117,7 @@ class Bundle:
         vocab = {
             name: table.to_frame()
             for name, table in self.vocab.tables.items()
-            if table.dtype != "identity"
+            if table.size is None
         }
         card = self.scorecard.to_json() if self.scorecard is not None else None
         parts = format.Parts(self._manifest(), self.config, self.history, vocab, weights, card)
@@ -133,8 +134,9 @@ class Bundle:
         return outputs(self.schema, logits, self.scales)
 
     def _manifest(self) -> dict[str, Any]:
-        tables = {feature.name: feature.table for feature in self.schema.id_features}
+        tables = {feature.name: feature.table for feature in self.schema.embedded_features}
         return {
+            **({"hash_version": hashing.VERSION} if _hashed(self.schema) else {}),
             "schema": self.schema.to_table(),
             "model": self.model.to_table(),
             "dense": {name: each.to_table() for name, each in self.vocab.dense.items()},
@@ -212,13 +214,32 @@ def _extreme(table: Table, rows: np.ndarray) -> str:
     )
 
 
+def _hashed(schema: Schema) -> list[str]:
+    """The features whose ids are hashed."""
+    ids = (each for each in schema.features if isinstance(each, IdFeature))
+    return [feature.name for feature in ids if feature.hash is not None]
+
+
+def _check_hash(schema: Schema, manifest: Mapping[str, Any]) -> None:
+    hashed = _hashed(schema)
+    if not hashed:
+        return
+    found = int(manifest["hash_version"])
+    if found != hashing.VERSION:
+        raise BundleError(
+            f"feature {hashed[0]!r} is hashed by version {found} of the hash, and this polyrank "
+            f"has version {hashing.VERSION}: upgrade"
+        )
+
+
 def _vocab(schema: Schema, parts: format.Parts) -> Vocab:
-    sparse = {f.name: f for f in schema.features if isinstance(f, SparseFeature)}
+    _check_hash(schema, parts.manifest)
+    owners = {
+        feature.name: feature for feature in schema.features if isinstance(feature, IdFeature)
+    }
     tables = {
-        name: Vocabulary("identity", size=sparse[name].vocab_size)
-        if sparse[name].vocab_size is not None
-        else Vocabulary.from_frame(parts.vocab[name])
-        for name in dict.fromkeys(feature.table for feature in sparse.values())
+        name: Vocabulary.fixed(owners[name]) or Vocabulary.from_frame(parts.vocab[name])
+        for name in dict.fromkeys(feature.table for feature in owners.values())
     }
     dense = {
         name: DenseEncoding.from_table(table) for name, table in parts.manifest["dense"].items()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from polyrank.errors import ConfigError, did_you_mean
-from polyrank.nn.embed import PackedEmbedder
+from polyrank.nn.embed import PackedEmbedder, TensorBag
 from polyrank.train.loop import Trainer
 from polyrank.train.optim import (
     Adam,
@@ -72,11 +72,13 @@ class ExactRowsEngine(EmbeddingEngine):
         self.optimizer = spec.function(packs, **spec.options) if packs else None
 
     @torch.no_grad()
-    def step(self, ids: Tensor, gradient: Tensor, lr: float) -> None:
+    def step(
+        self, ids: Tensor, gradient: Tensor, lr: float, bags: Sequence[TensorBag] = ()
+    ) -> None:
         """Update every row."""
         if self.optimizer is None:
             return
-        pairs = self.embed.row_gradients(ids, gradient)
+        pairs = self.embed.row_gradients(ids, gradient, bags)
         for pack, (rows, each) in zip(self.embed.pack, pairs, strict=True):
             pack.grad = torch.zeros_like(pack).index_add_(0, rows, each)
         set_lr(self.optimizer, lr)

@@ -26,6 +26,7 @@ from polyrank.errors import ConfigError, DataError
 from polyrank.layout import Layout
 from polyrank.models.outputs import CHUNK_ROWS
 from polyrank.models.ranker import Scores
+from polyrank.nn.embed import TensorBag
 from polyrank.schema import KindName, Schema, SparseFeature
 from polyrank.terms import output_columns
 
@@ -47,12 +48,14 @@ class RowNumbers(nn.Module):
         self.pack = nn.ParameterList()
         self.current: Tensor = torch.empty(0, dtype=torch.long)
 
-    def forward(self, ids: Tensor, dense: Tensor) -> Tensor:
+    def forward(self, ids: Tensor, dense: Tensor, bags: Sequence[TensorBag] = ()) -> Tensor:
         """Return zeros: what a batch is, `current` says."""
         self.current = ids[0].cpu().long()
         return torch.zeros(len(dense), 1, device=dense.device)
 
-    def row_gradients(self, ids: Tensor, gradient: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    def row_gradients(
+        self, ids: Tensor, gradient: Tensor, bags: Sequence[TensorBag] = ()
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield nothing: there are no tables."""
         return iter(())
 

@@ -7,11 +7,10 @@ from collections.abc import Iterable, Mapping
 from glob import glob
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
-import numpy as np
 import polars as pl
 
+from polyrank.data.arrays import from_arrays
 from polyrank.errors import DataError, did_you_mean
 from polyrank.schema import DenseFeature, Schema, SparseFeature
 
@@ -34,8 +33,6 @@ _OTHER_TYPE = re.compile(
 _OTHER_NAME = re.compile(r"schema names differ: got (?P<found>.*), expected (?P<first>.*)")
 _NOT_THERE = re.compile(r"did not find column (?P<column>.*?), consider")
 _SCANNED = re.compile(r"^\s*(?:Csv|Parquet) SCAN \[(?P<files>.*)\]$", re.MULTILINE)
-# Type names of pandas' missing values, which is not imported here.
-_NO_VALUE = {"NAType", "NaTType"}
 
 
 class _Stream:
@@ -54,17 +51,17 @@ def read(source: Source, schema: Schema | None = None) -> pl.LazyFrame:
     Args:
         source: a path or a glob of `.csv`, `.csv.gz` or `.parquet` files (concatenated in sorted
             order), a polars or pandas frame (the index is dropped), a pyarrow table, or a mapping
-            from column to 1-D array.
+            from column to 1-D array, list of lists, or 2-D array whose rows are lists.
         schema: with it the dense features, labels and weight of a CSV are parsed as Float64, and
             its sparse features and its user and request keys are read as text: "007" is not 7,
             whatever the other rows hold. Without it all types are guessed from the first rows.
 
     Raises:
-        DataError: no such file, an unknown extension, a file or a frame that cannot be read, or
-            arrays of unequal length.
+        DataError: no such file, an unknown extension, a file or a frame that cannot be read,
+            arrays of unequal length, or sequence features of a CSV file, which has no lists.
 
     Example:
-        >>> read({"item": [3, 1], "click": np.array([0.0, 1.0])}).collect().shape
+        >>> read({"item": [3, 1], "click": [0.0, 1.0]}).collect().shape
         (2, 2)
     """
     if isinstance(source, pl.LazyFrame):
@@ -74,7 +71,7 @@ def read(source: Source, schema: Schema | None = None) -> pl.LazyFrame:
     if isinstance(source, str | Path):
         return _scan(str(source), schema)
     if isinstance(source, Mapping):
-        return _from_arrays(source).lazy()
+        return from_arrays(source).lazy()
     if hasattr(source, "__arrow_c_stream__"):
         return _from_arrow(source).lazy()
     raise DataError(
@@ -193,6 +190,13 @@ def _format(path: str) -> str:
 def _scan_csv(paths: list[str], schema: Schema | None) -> pl.LazyFrame:
     scan = pl.scan_csv(paths, glob=False, infer_schema_length=INFERENCE_ROWS, null_values=MISSING)
     types = dict(scan.collect_schema())
+    for feature in () if schema is None else schema.sequence_features:
+        if feature.name in types:
+            raise DataError(
+                f"sequence feature {feature.name!r} is a column of a CSV file, which has no lists: "
+                "write the rows as Parquet, or split the text and pass the frame, such as "
+                f"polars.scan_csv(…).with_columns(polars.col({feature.name!r}).str.split(' '))"
+            )
     numbers: set[str | None] = set()
     ids: set[str | None] = set()
     if schema is not None:
@@ -260,72 +264,6 @@ def _from_arrow(source: Any) -> pl.DataFrame:
         raise DataError(
             f"the {kind} cannot be read as Arrow columns: {error}; a column must hold one type"
         ) from None
-
-
-def _from_arrays(source: Mapping[str, Any]) -> pl.DataFrame:
-    columns = [_series(str(name), values) for name, values in source.items()]
-    lengths = {series.name: len(series) for series in columns}
-    if len(set(lengths.values())) > 1:
-        shown = ", ".join(f"{name!r}: {length:,}" for name, length in lengths.items())
-        raise DataError(f"the arrays must have one length, however: {shown}")
-    return pl.DataFrame(columns)
-
-
-def _series(name: str, values: Any) -> pl.Series:
-    try:
-        series = _converted(name, values)
-        if series.dtype == pl.Object:
-            raise TypeError("it holds neither numbers, texts nor times; convert it to one of them")
-    except (pl.exceptions.PolarsError, TypeError, ValueError, OverflowError, RuntimeError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"column {name!r} cannot be read as an array: {error}") from None
-    return series
-
-
-def _converted(name: str, values: Any) -> pl.Series:
-    if isinstance(values, pl.Series):
-        return values.alias(name)
-    if isinstance(values, list | tuple):
-        return _from_objects(name, values)
-    if hasattr(values, "detach"):  # a tensor: its numbers, wherever they are
-        values = values.detach().cpu().numpy()
-    dtype = getattr(values, "dtype", None)
-    if dtype is None and (
-        hasattr(values, "__arrow_c_array__") or hasattr(values, "__arrow_c_stream__")
-    ):
-        return pl.Series(name, values)
-    # numpy would make floats of pandas' integers where one is missing, and lose their last digits.
-    array = np.asarray(values, dtype=None if dtype is None or isinstance(dtype, np.dtype) else "O")
-    if array.ndim != 1:
-        raise DataError(f"column {name!r} must be a 1-D array, however: shape {array.shape}")
-    if array.dtype.kind == "O":
-        return _from_objects(name, array.tolist())
-    if array.dtype.kind == "S":
-        array = np.char.decode(array)
-    return pl.Series(name, np.ascontiguousarray(array))
-
-
-def _from_objects(name: str, values: Any) -> pl.Series:
-    """Python objects: NaN and NA are pandas' null, and integers may be of any size."""
-    plain = [None if _is_missing(each) else each for each in values]
-    present = [each for each in plain if each is not None]
-    integers = all(isinstance(each, int | np.integer) for each in present)
-    if integers and not all(isinstance(each, bool) for each in present):
-        if any(not -(2**63) <= each < 2**63 for each in present):
-            return pl.Series(name, [None if each is None else str(each) for each in plain])
-        return pl.Series(name, plain, dtype=pl.Int64)
-    numbers = all(isinstance(each, int | float | np.number) for each in present)
-    if numbers and any(isinstance(each, float | np.floating) for each in present):
-        return pl.Series(name, plain, dtype=pl.Float64, strict=False)
-    plain = [str(each) if isinstance(each, UUID) else each for each in plain]
-    return pl.Series(name, plain, strict=True)
-
-
-def _is_missing(value: Any) -> bool:
-    if isinstance(value, float):
-        return value != value
-    return type(value).__name__ in _NO_VALUE
 
 
 def _files(frame: pl.LazyFrame | pl.DataFrame) -> str:

@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 import numpy as np
 import polars as pl
 
+from polyrank.data.bags import Bag
 from polyrank.data.dense import dense_values
 from polyrank.data.labels import Orphans, apply_orphans, check_labels
 from polyrank.data.read import by_column, collect, column_names
 from polyrank.data.vocab import Vocab
 from polyrank.errors import DataError
 from polyrank.layout import Layout
-from polyrank.schema import Schema, SparseFeature
+from polyrank.schema import Schema, SequenceFeature, SparseFeature
 from polyrank.terms import TRUE, output_columns
 
 logger = logging.getLogger(__name__)
@@ -30,6 +31,7 @@ class Batch:
         dense: dense columns.
         labels: in task order; NaN = not observed.
         weight: sample weights, or None where all are 1.
+        bags: rows of the packed tables for each sequence feature, in order.
 
     Shape:
         ids: int32 (F, B) · dense: float32 (B, D) · labels: float32 (B, L) · weight: float32 (B,)
@@ -39,6 +41,7 @@ class Batch:
     dense: np.ndarray
     labels: np.ndarray
     weight: np.ndarray | None
+    bags: tuple[Bag, ...] = ()
 
     def __len__(self) -> int:
         return len(self.dense)
@@ -61,6 +64,7 @@ class Table:
         unseen: ids that are not in the vocabulary, by feature.
         nulls: missing values, by feature.
         slices: columns of `dense` that hold each dense feature.
+        bags: rows of each sequence's own table, in the order of `schema.sequence_features`.
 
     Shape:
         ids: int32 (F, N) · dense: float32 (N, D) · labels: float32 (N, L) · weight: float32 (N,)
@@ -76,6 +80,7 @@ class Table:
     unseen: Mapping[str, int]
     nulls: Mapping[str, int]
     slices: Mapping[str, slice] = field(default_factory=dict)
+    bags: tuple[Bag, ...] = ()
 
     def __len__(self) -> int:
         return len(self.dense)
@@ -141,22 +146,26 @@ class Table:
             else:
                 rows = order[start:stop]
                 ids = self.ids.take(rows, axis=1)
-            if unseen_rate > 0 and len(droppable):
-                _drop_ids(ids, droppable, unseen_rate, [seed, epoch, number, 1])
+            bags = tuple(bag.take(rows) for bag in self.bags)
+            if unseen_rate > 0:
+                draw = [seed, epoch, number]
+                if len(droppable):
+                    _drop_ids(ids, droppable, unseen_rate, [*draw, 1])
+                for index, bag in enumerate(bags):
+                    whole = np.zeros(1, dtype=np.int64)
+                    _drop_ids(bag.ids[None, :], whole, unseen_rate, [*draw, 2, index])
             ids += offsets
+            for bag, offset in zip(bags, layout.bag_offsets, strict=True):
+                bag.ids[:] += np.int32(offset)
             weight = None if self.weight is None else self.weight[rows]
-            yield Batch(ids, self.dense[rows], self.labels[rows], weight)
+            yield Batch(ids, self.dense[rows], self.labels[rows], weight, bags)
 
-    def columns(self) -> dict[str, np.ndarray]:
-        """Return views of the inputs by feature: ids (N,), dense (N, columns)."""
-        names = [feature.name for feature in self.schema.id_features]
-        ids: dict[str, np.ndarray] = dict(zip(names, self.ids, strict=True))
-        dense = {name: self.dense[:, columns] for name, columns in self.slices.items()}
-        return {
-            feature.name: (ids | dense)[feature.name]
-            for feature in self.schema.features
-            if feature.name in ids or feature.name in dense
-        }
+    def columns(self) -> dict[str, np.ndarray | Bag]:
+        """Return views of the inputs by feature: ids (N,), bags, dense (N, columns)."""
+        names = [feature.name for feature in self.schema.embedded_features]
+        found: dict[str, np.ndarray | Bag] = dict(zip(names, [*self.ids, *self.bags], strict=True))
+        found |= {name: self.dense[:, columns] for name, columns in self.slices.items()}
+        return {each.name: found[each.name] for each in self.schema.features if each.name in found}
 
 
 def encode(
@@ -219,7 +228,9 @@ def encode(
     columns = (collect(frame, [name]).to_series() for name in features)
     if kept is not None:
         columns = (column.gather(kept) for column in columns)
-    ids, dense, slices, unseen, nulls = _inputs(columns, data.height, schema, vocab)
+    unseen: dict[str, int] = {}
+    nulls: dict[str, int] = {}
+    ids, bags, dense, slices = _inputs(columns, data.height, schema, vocab, unseen, nulls)
     return Table(
         schema=schema,
         ids=ids,
@@ -231,6 +242,7 @@ def encode(
         unseen=unseen,
         nulls=nulls,
         slices=slices,
+        bags=bags,
     )
 
 
@@ -247,9 +259,14 @@ def _without_orphans(
 
 
 def _inputs(
-    columns: Iterable[pl.Series], rows: int, schema: Schema, vocab: Vocab
-) -> tuple[np.ndarray, np.ndarray, dict[str, slice], dict[str, int], dict[str, int]]:
-    """Return ids, dense columns and their slices, and the numbers of unseen ids and of nulls."""
+    columns: Iterable[pl.Series],
+    rows: int,
+    schema: Schema,
+    vocab: Vocab,
+    unseen: dict[str, int],
+    nulls: dict[str, int],
+) -> tuple[np.ndarray, tuple[Bag, ...], np.ndarray, dict[str, slice]]:
+    """Return ids, bags, dense columns and their slices; count unseen ids and nulls."""
     slices: dict[str, slice] = {}
     width = 0
     for feature in schema.dense_features:
@@ -257,15 +274,19 @@ def _inputs(
         slices[feature.name] = slice(width, stop)
         width = stop
     fields = {feature.name: field for field, feature in enumerate(schema.id_features)}
-    tables = {f.name: f.table for f in schema.features if isinstance(f, SparseFeature)}
+    features = {feature.name: feature for feature in schema.features}
     ids = np.empty((len(fields), rows), dtype=np.int32)
     dense = np.empty((rows, width), dtype=np.float32)
-    unseen: dict[str, int] = {}
-    nulls: dict[str, int] = {}
+    bags: list[Bag] = []
     for column in columns:
-        name = column.name
-        if name in tables:
-            encoded = vocab.tables[tables[name]].encode(column)
+        name, feature = column.name, features[column.name]
+        if isinstance(feature, SequenceFeature):
+            table = vocab.tables[feature.table]
+            bag, unseen[name], nulls[name] = table.encode_lists(column, feature.padding_idx)
+            bags.append(bag)
+            continue
+        if isinstance(feature, SparseFeature):
+            encoded = vocab.tables[feature.table].encode(column)
             ids[fields[name]], unseen[name], nulls[name] = encoded
             continue
         values = dense_values(column)
@@ -274,7 +295,7 @@ def _inputs(
             ids[fields[name]] = vocab.dense[name].ids(values)
         else:
             dense[:, slices[name]] = vocab.dense[name].apply(values)
-    return ids, dense, slices, unseen, nulls
+    return ids, tuple(bags), dense, slices
 
 
 def _label_columns(data: pl.DataFrame, schema: Schema) -> np.ndarray:

@@ -10,11 +10,13 @@ from typing import Literal, Self
 import numpy as np
 import polars as pl
 
+from polyrank.data.bags import Bag, flattened
 from polyrank.data.dense import DenseEncoding, dense_values
+from polyrank.data.hashing import buckets
 from polyrank.data.ids import IdType, as_type, id_type, plain_ids, spellings
 from polyrank.data.read import by_column, collect
 from polyrank.errors import DataError
-from polyrank.schema import DenseFeature, Schema, SparseFeature
+from polyrank.schema import DenseFeature, IdFeature, Schema, SequenceFeature
 
 _TYPES: dict[IdType, type[pl.DataType]] = {
     "int": pl.Int64,
@@ -33,10 +35,10 @@ class Vocabulary:
 
     Args:
         dtype: the type that ids are brought to before they are looked up, or `identity`, where
-            the id itself is the row.
+            the id itself is the row, or `hash`, where its hash says the row.
         values: entries of rows 1, 2, …, the most frequent first; may hold one null.
         counts: training occurrences of each entry.
-        size: rows of an identity table.
+        size: rows of an identity or a hashed table.
 
     Example:
         >>> vocabulary = Vocabulary("int", pl.Series([7, 3]), pl.Series([5, 2]))
@@ -44,7 +46,7 @@ class Vocabulary:
         (3, (array([2, 0, 0, 1], dtype=int32), 1, 1))
     """
 
-    dtype: IdType | Literal["identity"]
+    dtype: IdType | Literal["identity", "hash"]
     values: pl.Series = field(default_factory=lambda: pl.Series(dtype=pl.Int64))
     counts: pl.Series = field(default_factory=lambda: pl.Series(dtype=pl.Int64))
     size: int | None = None
@@ -75,6 +77,19 @@ class Vocabulary:
         )
         return cls(dtype, entries["value"], entries["count"])
 
+    @classmethod
+    def fixed(cls, owner: IdFeature) -> Self | None:
+        """Return the vocabulary that a feature has before any row is read, or None.
+
+        Example:
+            >>> from polyrank.schema import SparseFeature
+            >>> Vocabulary.fixed(SparseFeature("item", hash=1000)).rows
+            1001
+        """
+        if owner.hash is not None:
+            return cls("hash", size=owner.hash + 1)
+        return None if owner.vocab_size is None else cls("identity", size=owner.vocab_size)
+
     @property
     def rows(self) -> int:
         """Rows of the table, row 0 included."""
@@ -87,7 +102,7 @@ class Vocabulary:
         and "7.0" are one id, and "07" is unseen; among texts a number is looked up as its decimal
         text, and where there is none with ".0" behind it. NaN is null. A null has a row where
         training had enough of them, else row 0; unseen counts the ids that are not in the
-        vocabulary and not null.
+        vocabulary and not null. A hashed table knows every id, and has null in row 0.
 
         Args:
             series: a column of any type that can hold ids.
@@ -105,6 +120,22 @@ class Vocabulary:
         np.maximum(rows, 0, out=rows)
         rows[null] = self._null_row
         return rows, unseen, int(np.count_nonzero(null))
+
+    def encode_lists(self, series: pl.Series, padding: int | None) -> tuple[Bag, int, int]:
+        """Return the rows of the ids in each list, as `encode` does for each id.
+
+        Null lists are counted with the null ids.
+
+        Args:
+            series: a column of lists.
+            padding: an integer that is left out.
+
+        Raises:
+            DataError: a column without lists, or with lists of what can be no ids.
+        """
+        values, offsets, null_lists = flattened(series, padding)
+        ids, unseen, nulls = self.encode(values)
+        return Bag(ids, offsets), unseen, nulls + null_lists
 
     def to_frame(self) -> pl.DataFrame:
         """Return columns row, value and count; row 0 has none of these and is left out."""
@@ -132,6 +163,8 @@ class Vocabulary:
 
     def _found(self, plain: pl.Series) -> np.ndarray:
         """Row of each plain id, −1 where it is null or not in the table."""
+        if self.dtype == "hash":
+            return buckets(plain, self.rows - 1) + np.int32(1)
         if self.dtype != "string":
             return self._looked_up(
                 as_type(plain, "int" if self.dtype == "identity" else self.dtype)
@@ -201,7 +234,7 @@ class Vocab:
         dense: encodings by dense feature, those of `bins` included.
 
     Example:
-        >>> from polyrank.schema import Task
+        >>> from polyrank.schema import SparseFeature, Task
         >>> features = [SparseFeature("item"), DenseFeature("price", encoding="log")]
         >>> schema = Schema(features, [Task("click")])
         >>> log = pl.LazyFrame({"item": ["a", "b", "a"], "price": [1, None, 3]})
@@ -219,17 +252,18 @@ class Vocab:
 
         Args:
             frame: the training rows.
-            schema: names the columns; a shared table is fitted on all its columns together,
-                with the owner's `min_count`.
+            schema: names the columns; a shared table is fitted on all its columns together, the
+                elements of lists among them, with the owner's `min_count`.
 
         Raises:
-            DataError: no rows, a missing column, or one that cannot be ids or numbers.
+            DataError: no rows, a missing column, or one that cannot be ids, lists or numbers.
         """
         owners = {
             feature.name: feature
             for feature in schema.features
-            if isinstance(feature, SparseFeature) and feature.name == feature.table
+            if isinstance(feature, IdFeature) and feature.name == feature.table
         }
+        fixed = {name: Vocabulary.fixed(owner) for name, owner in owners.items()}
         counted: dict[str, list[pl.DataFrame]] = {name: [] for name in owners}
         dense: dict[str, DenseEncoding] = {}
         frame = by_column(frame, [feature.name for feature in schema.features])
@@ -239,12 +273,12 @@ class Vocab:
                 raise DataError("no rows in train: there is nothing to fit a vocabulary on")
             if isinstance(feature, DenseFeature):
                 dense[feature.name] = DenseEncoding.fit(feature, dense_values(column))
-            elif owners[feature.table].vocab_size is None:
+            elif fixed[feature.table] is None:
+                if isinstance(feature, SequenceFeature):
+                    column = flattened(column, feature.padding_idx)[0]
                 counted[feature.table].append(counts_of(column))
         tables = {
-            name: Vocabulary("identity", size=owner.vocab_size)
-            if owner.vocab_size is not None
-            else Vocabulary.of_counts(counted.pop(name), owner.min_count)
+            name: fixed[name] or Vocabulary.of_counts(counted.pop(name), owner.min_count)
             for name, owner in owners.items()
         }
         return cls(tables, dense)

@@ -13,8 +13,9 @@ import tomli_w
 
 from polyrank import spec
 from polyrank.errors import ConfigError, DataError
+from polyrank.features import names_by_kind
 from polyrank.files import replacing
-from polyrank.schema import Feature, Schema, SparseFeature, Task
+from polyrank.schema import Feature, Schema, Task
 
 SPLITS = ("train", "valid", "test")
 FILE = "experiment.toml"
@@ -113,10 +114,7 @@ def experiment_table(
         seed: of the training.
         training: of the table [train], instead of what is usual.
     """
-    features: dict[str, Any] = {
-        "sparse": [each.name for each in schema.features if isinstance(each, SparseFeature)],
-        "dense": [each.name for each in schema.features if not isinstance(each, SparseFeature)],
-    }
+    features: dict[str, Any] = {**names_by_kind(schema.features)}
     for feature in schema.features:
         if options := _changed(feature):
             features[feature.name] = options

@@ -92,8 +92,8 @@ class Model:
 
     def layout(self, schema: Schema, vocab: VocabularySizes) -> Layout:
         """Return where each feature lies in x."""
-        owners = {feature.name: feature for feature in schema.id_features}
-        tables = dict.fromkeys(feature.table for feature in schema.id_features)
+        owners = {feature.name: feature for feature in schema.embedded_features}
+        tables = dict.fromkeys(feature.table for feature in schema.embedded_features)
         widths = {table: owners[table].embed_dim or self.embed_dim for table in tables}
         return Layout(schema, vocab, widths)
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from polyrank.data.table import Batch, Table
 from polyrank.models.ranker import Ranker
+from polyrank.nn.embed import TensorBag
 from polyrank.objective.kinds import KINDS
 from polyrank.schema import Schema
 from polyrank.terms import output_columns
@@ -33,7 +34,8 @@ def logits_of(
     with torch.inference_mode():
         for batch in islice(table.batches(ranker.layout, CHUNK_ROWS), chunks):
             ids, dense, _, _ = tensors(batch, device)
-            logits = ranker(ranker.embed(ids, dense)).logits
+            x = ranker.embed(ids, dense, bag_tensors(batch, device))
+            logits = ranker(x).logits
             for task, each in parts.items():
                 each.append(logits[task].cpu())
     return {task: torch.cat(each) for task, each in parts.items()}
@@ -46,6 +48,14 @@ def tensors(batch: Batch, device: str) -> tuple[Tensor, Tensor, Tensor, Tensor |
     )
     weight = None if batch.weight is None else torch.from_numpy(batch.weight).to(device)
     return ids, dense, labels, weight
+
+
+def bag_tensors(batch: Batch, device: str) -> tuple[TensorBag, ...]:
+    """Return a batch's bags as tensors on a device."""
+    return tuple(
+        (torch.from_numpy(bag.ids).to(device), torch.from_numpy(bag.offsets).to(device))
+        for bag in batch.bags
+    )
 
 
 def outputs(

@@ -58,7 +58,7 @@ class Ranker(nn.Module):
     """Embedder, trunk and heads of one layout.
 
     Shape:
-        - embed: ids int32 (F, B), dense (B, D) → x (B, W)
+        - embed: ids int32 (F, B), dense (B, D), bags of the sequences → x (B, W)
         - forward: x (B, W) → Scores
     """
 

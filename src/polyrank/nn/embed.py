@@ -4,20 +4,26 @@ The graph is cut at x: the trainer looks up x without gradients, the dense part 
 and `row_gradients` hands each pack the rows it must update. `TableEmbedder` is the twin without
 packing, one table a name, for export and as the reference in tests.
 
-Letters: F id features, B rows, W columns of x.
+The ids of a sequence are a bag: those of all rows, and where each row's begin. Its embeddings are
+pooled to one vector a row, of zeros where the row has none.
+
+Letters: F id features, S sequences, B rows, W columns of x.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import embedding
+from torch.nn.functional import embedding, embedding_bag
 
+from polyrank.features import Feature, Pooling
 from polyrank.layout import Layout
 
 DEVIATION = 0.01
+# The ids of all rows and where each row's begin: (total,) and int64 (B + 1,), from 0 to total.
+TensorBag = tuple[Tensor, Tensor]
 
 
 class PackedEmbedder(nn.Module):
@@ -26,6 +32,7 @@ class PackedEmbedder(nn.Module):
     Shape:
         - ids: int32 (F, B), rows of the packs
         - dense: (B, D)
+        - bags: S times ids int32 (total,), rows of the packs, and offsets int64 (B + 1,)
         - output: (B, W), in the order of `Layout.slices`
     """
 
@@ -37,29 +44,39 @@ class PackedEmbedder(nn.Module):
             for pack in layout.packs
         )
 
-    def forward(self, ids: Tensor, dense: Tensor) -> Tensor:
+    def forward(self, ids: Tensor, dense: Tensor, bags: Sequence[TensorBag] = ()) -> Tensor:
         """Return x."""
+        sequences = _with_pooling(self.layout, bags)
         batch = dense.shape[0]
-        looked_up = [
-            # (B, fields, width) → (B, fields · width): a row's fields side by side
-            embedding(ids[list(pack.fields)].T, weight).reshape(batch, -1)
-            for pack, weight in zip(self.layout.packs, self.pack, strict=True)
-        ]
+        looked_up = []
+        for pack, weight in zip(self.layout.packs, self.pack, strict=True):
+            if pack.fields:
+                # (B, fields, width) → (B, fields · width): a row's fields side by side
+                looked_up.append(embedding(ids[list(pack.fields)].T, weight).reshape(batch, -1))
+            looked_up += [pooled(*sequences[index], weight) for index in pack.bags]
         return torch.cat([*looked_up, dense], dim=1)
 
-    def row_gradients(self, ids: Tensor, gradient: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    def row_gradients(
+        self, ids: Tensor, gradient: Tensor, bags: Sequence[TensorBag] = ()
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield for each pack the rows looked up and the gradient of each look-up.
 
         Shape:
-            - ids: (F, B); gradient: (B, W), of x
-            - yields: (fields · B,), (fields · B, width); a row may occur many times
+            - ids: (F, B); gradient: (B, W), of x; bags: as in `forward`
+            - yields: (looked up,), (looked up, width); a row may occur many times
         """
+        sequences = _with_pooling(self.layout, bags)
         start = 0
         for pack in self.layout.packs:
             stop = start + len(pack.fields) * pack.width
-            rows = ids[list(pack.fields)].T.reshape(-1)
-            yield rows, gradient[:, start:stop].reshape(-1, pack.width)
+            rows = [ids[list(pack.fields)].T.reshape(-1)] if pack.fields else []
+            each = [gradient[:, start:stop].reshape(-1, pack.width)] if pack.fields else []
+            for index in pack.bags:
+                start, stop = stop, stop + pack.width
+                found = _spread(*sequences[index], gradient[:, start:stop])
+                rows, each = [*rows, found[0]], [*each, found[1]]
             start = stop
+            yield (rows[0], each[0]) if len(rows) == 1 else (torch.cat(rows), torch.cat(each))
 
     def tables(self) -> dict[str, Tensor]:
         """Return a view of each table: {table: (rows, width)}."""
@@ -76,22 +93,74 @@ class TableEmbedder(nn.Module):
     Shape:
         - ids: integer (F, B), rows of each feature's own table
         - dense: (B, D)
+        - bags: S times ids (total,), rows of the feature's own table, and offsets int64 (B + 1,)
         - output: (B, W), equal to the bit to `PackedEmbedder`
     """
 
     def __init__(self, layout: Layout, tables: Mapping[str, Tensor]) -> None:
         super().__init__()
-        self.fields = [
-            (index, layout.schema.id_features[index].table)
-            for pack in layout.packs
-            for index in pack.fields
-        ]
+        self.layout = layout
         self.table = nn.ParameterList(nn.Parameter(weight.clone()) for weight in tables.values())
         self.position = {name: position for position, name in enumerate(tables)}
 
-    def forward(self, ids: Tensor, dense: Tensor) -> Tensor:
+    def forward(self, ids: Tensor, dense: Tensor, bags: Sequence[TensorBag] = ()) -> Tensor:
         """Return x."""
-        fields = [
-            embedding(ids[index], self.table[self.position[table]]) for index, table in self.fields
-        ]
-        return torch.cat([*fields, dense], dim=1)
+        schema, sequences = self.layout.schema, _with_pooling(self.layout, bags)
+        looked_up = []
+        for pack in self.layout.packs:
+            looked_up += [
+                embedding(ids[index], self._weight(schema.id_features[index]))
+                for index in pack.fields
+            ]
+            looked_up += [
+                pooled(*sequences[index], self._weight(schema.sequence_features[index]))
+                for index in pack.bags
+            ]
+        return torch.cat([*looked_up, dense], dim=1)
+
+    def _weight(self, feature: Feature) -> Tensor:
+        return self.table[self.position[feature.table]]
+
+
+def pooled(bag: TensorBag, pooling: Pooling, weight: Tensor) -> Tensor:
+    """Return the pooled embeddings of each row's ids, zeros where it has none.
+
+    Shape:
+        - bag: (total,), (B + 1,); weight: (rows, width)
+        - output: (B, width)
+
+    Example:
+        >>> bag = torch.tensor([0, 1, 1]), torch.tensor([0, 2, 2, 3])
+        >>> pooled(bag, "mean", torch.tensor([[1.0], [3.0]])).tolist()
+        [[2.0], [0.0], [3.0]]
+    """
+    ids, offsets = _last(bag) if pooling == "last" else bag
+    mode = "mean" if pooling == "mean" else "sum"  # of one id at most, for the last
+    return embedding_bag(ids, weight, offsets, mode=mode, include_last_offset=True)
+
+
+def _last(bag: TensorBag) -> TensorBag:
+    """The last id of each row that has any."""
+    ids, offsets = bag
+    some = offsets.diff() > 0
+    return ids[offsets[1:][some] - 1], torch.cat([offsets[:1], some.cumsum(0)])
+
+
+def _spread(bag: TensorBag, pooling: Pooling, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the ids of a bag that were looked up, and each one's gradient."""
+    ids, offsets = _last(bag) if pooling == "last" else bag
+    lengths = offsets.diff()
+    if pooling == "mean":
+        gradient = gradient / lengths.clamp(min=1)[:, None]
+    return ids, gradient.repeat_interleave(lengths, dim=0)
+
+
+def _with_pooling(layout: Layout, bags: Sequence[TensorBag]) -> list[tuple[TensorBag, Pooling]]:
+    """Each bag with the pooling of its sequence."""
+    sequences = layout.schema.sequence_features
+    if len(bags) != len(sequences):
+        raise ValueError(
+            f"a bag is expected for each of {len(sequences)} sequence features, however: "
+            f"{len(bags)}"
+        )
+    return [(bag, each.pooling) for bag, each in zip(bags, sequences, strict=True)]

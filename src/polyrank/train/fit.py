@@ -25,11 +25,12 @@ from polyrank.data.statistics import refuse_unusable, term_labels, term_statisti
 from polyrank.data.table import Table, encode
 from polyrank.data.vocab import Vocab
 from polyrank.errors import ConfigError, DataError, did_you_mean
+from polyrank.features import names_by_kind
 from polyrank.metrics.registry import direction, metric
 from polyrank.metrics.undefined import Undefined
 from polyrank.models.model import Model
 from polyrank.objective.losses import Supervision
-from polyrank.schema import Schema, SparseFeature
+from polyrank.schema import Schema
 from polyrank.terms import ALL, population, populations
 from polyrank.train.loop import Progress, Trainer
 from polyrank.train.optim import Adam, Constant, Cosine, EmbeddingOptimizer, LazyAdam
@@ -117,7 +118,7 @@ def fit(
 
     Example:
         >>> from polyrank.models.model import ESMM
-        >>> from polyrank.schema import Task
+        >>> from polyrank.schema import SparseFeature, Task
         >>> schema = Schema([SparseFeature("item")], [Task("click"), Task("buy", given="click")])
         >>> rows = {"item": [1, 2] * 8, "click": [1, 0, 1, 1] * 4, "buy": [1, 0, 0, 0] * 4}
         >>> bundle = fit(schema, ESMM(), train=rows, epochs=1)
@@ -201,10 +202,7 @@ def config_tables(
     training: Training,
 ) -> dict[str, Any]:
     """Return an experiment as the plain tables of its TOML file, every default shown."""
-    features: dict[str, Any] = {
-        "sparse": [f.name for f in schema.features if isinstance(f, SparseFeature)],
-        "dense": [f.name for f in schema.features if not isinstance(f, SparseFeature)],
-    }
+    features: dict[str, Any] = {**names_by_kind(schema.features)}
     for feature in schema.features:
         options = spec.to_table(feature)
         del options["name"]
@@ -268,6 +266,9 @@ def fingerprint(vocab: Vocab, tables: Mapping[str, Table]) -> str:
         checksum = 0
         for array in (table.ids[:, ::step], table.dense[::step], table.labels[::step]):
             checksum = crc32(np.ascontiguousarray(array).tobytes(), checksum)
+        for bag in table.bags:
+            some = bag.take(np.arange(0, len(table), step))
+            checksum = crc32(some.offsets.tobytes(), crc32(some.ids.tobytes(), checksum))
         parts.append(f"{split} {len(table)} rows {checksum:08x}")
     return ", ".join(parts)
 

@@ -20,7 +20,7 @@ from polyrank.data.table import Batch, Table
 from polyrank.errors import TrainingError
 from polyrank.metrics.registry import direction
 from polyrank.metrics.scorecard import scorecard
-from polyrank.models.outputs import logits_of, outputs, tensors
+from polyrank.models.outputs import bag_tensors, logits_of, outputs, tensors
 from polyrank.models.ranker import Ranker
 from polyrank.objective.kinds import KINDS
 from polyrank.objective.losses import Supervision
@@ -203,8 +203,9 @@ class Trainer:
     def _step(self, batch: Batch, done: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         factor = self.training.schedule.factor(done, self.training.epochs * self.steps)
         ids, dense, labels, weight = tensors(batch, self.training.device)
+        bags = bag_tensors(batch, self.training.device)
         with torch.no_grad():
-            x = self.ranker.embed(ids, dense)
+            x = self.ranker.embed(ids, dense, bags)
         x.requires_grad_()
         scores = self.ranker(x)
         losses, rows = self.supervision.losses(scores.logits, labels, weight)
@@ -216,7 +217,7 @@ class Trainer:
         set_lr(self.dense, self.dense_lr * factor)
         self.dense.step()
         assert x.grad is not None
-        self.embeddings.step(ids, x.grad, self.embedding_lr * factor)
+        self.embeddings.step(ids, x.grad, self.embedding_lr * factor, bags)
         return losses | {f"penalty {name}": each for name, each in scores.penalties.items()}, rows
 
     def _finite_logits(self, epoch: int, step: int) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from polyrank.errors import ConfigError
-from polyrank.nn.embed import PackedEmbedder
+from polyrank.nn.embed import PackedEmbedder, TensorBag
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +69,10 @@ class EmbeddingEngine(ABC):
     """Updates an embedder from x's gradient; its state goes into checkpoints."""
 
     @abstractmethod
-    def step(self, ids: Tensor, gradient: Tensor, lr: float) -> None:
-        """Update the rows of one batch: ids (F, B), gradient (B, W) of x."""
+    def step(
+        self, ids: Tensor, gradient: Tensor, lr: float, bags: Sequence[TensorBag] = ()
+    ) -> None:
+        """Update the rows of one batch: ids (F, B), gradient (B, W) of x, the sequences' bags."""
 
     @abstractmethod
     def state(self) -> dict[str, Tensor]:
@@ -114,13 +116,15 @@ class LazyAdamEngine(EmbeddingEngine):
         self.steps = 0
 
     @torch.no_grad()
-    def step(self, ids: Tensor, gradient: Tensor, lr: float) -> None:
+    def step(
+        self, ids: Tensor, gradient: Tensor, lr: float, bags: Sequence[TensorBag] = ()
+    ) -> None:
         """Update the rows of one batch."""
         self.steps += 1
         beta1, beta2 = self.spec.betas
         size = lr / (1 - beta1**self.steps)
         correction = sqrt(1 - beta2**self.steps)
-        pairs = self.embed.row_gradients(ids, gradient)
+        pairs = self.embed.row_gradients(ids, gradient, bags)
         for pack, m, v, (rows, each) in zip(
             self.embed.pack, self.first, self.second, pairs, strict=True
         ):
@@ -187,11 +191,13 @@ class DenseAdamEngine(EmbeddingEngine):
         )
 
     @torch.no_grad()
-    def step(self, ids: Tensor, gradient: Tensor, lr: float) -> None:
+    def step(
+        self, ids: Tensor, gradient: Tensor, lr: float, bags: Sequence[TensorBag] = ()
+    ) -> None:
         """Update every row."""
         if self.adam is None:
             return
-        pairs = self.embed.row_gradients(ids, gradient)
+        pairs = self.embed.row_gradients(ids, gradient, bags)
         for pack, (rows, each) in zip(self.embed.pack, pairs, strict=True):
             pack.grad = torch.zeros_like(pack).index_add_(0, rows, each)
         set_lr(self.adam, lr)

@@ -123,4 +123,5 @@ def plan(schema: Schema, model: Model, training: Training, sources: Sources) -> 
 def _bytes(table: Table) -> int:
     arrays = [table.ids, table.dense, table.labels, *table.truth.values()]
     weight = 0 if table.weight is None else table.weight.nbytes
-    return sum(each.nbytes for each in arrays) + weight + int(table.keys.estimated_size())
+    inputs = [*arrays, *table.bags]
+    return sum(each.nbytes for each in inputs) + weight + int(table.keys.estimated_size())

@@ -1,0 +1,144 @@
+"""Pooled look-ups and their gradients against nn.EmbeddingBag, a bag a feature."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from polyrank.layout import Layout
+from polyrank.nn.embed import PackedEmbedder, TableEmbedder, pooled
+from polyrank.schema import DenseFeature, Schema, SequenceFeature, SparseFeature, Task
+from polyrank.train.optim import DenseAdam, LazyAdam
+
+ROWS = {"item": 5, "wide": 4, "tags": 3}
+SCHEMA = Schema(
+    [
+        SparseFeature("item"),
+        SequenceFeature("mean", shared_with="item"),
+        SequenceFeature("sum", shared_with="item", pooling="sum"),
+        SequenceFeature("wide", pooling="last"),
+        SequenceFeature("tags", pooling="last"),
+        DenseFeature("number", encoding="standard"),
+    ],
+    [Task("click")],
+)
+LAYOUT = Layout(
+    SCHEMA, SimpleNamespace(rows=ROWS, columns={"number": 1}), {"item": 2, "wide": 3, "tags": 2}
+)
+
+
+def bag_of(lists):
+    ids = torch.tensor([each for row in lists for each in row], dtype=torch.int32)
+    lengths = torch.tensor([0, *(len(row) for row in lists)])
+    return ids, lengths.cumsum(0)
+
+
+@st.composite
+def batches(draw):
+    """The item of each row, and each sequence's lists, of local ids."""
+    size = draw(st.integers(1, 6))
+
+    def lists(table):
+        ids = st.lists(st.integers(0, ROWS[table] - 1), max_size=4)
+        return draw(st.lists(ids, min_size=size, max_size=size))
+
+    items = draw(st.lists(st.integers(0, 4), min_size=size, max_size=size))
+    return items, [lists(each.table) for each in SCHEMA.sequence_features]
+
+
+def inputs(items, lists):
+    """Packed ids, dense columns and bags, and the local ones."""
+    local = torch.tensor([items], dtype=torch.int32)
+    ids = local + torch.from_numpy(LAYOUT.offsets).int()[:, None]
+    dense = torch.ones(len(items), 1)
+    local_bags = [bag_of(each) for each in lists]
+    bags = [
+        (ids + int(offset), offsets)
+        for (ids, offsets), offset in zip(local_bags, LAYOUT.bag_offsets, strict=True)
+    ]
+    return (ids, dense, bags), (local, dense, local_bags)
+
+
+def plain(tables, items, lists):
+    """The same x from nn.Embedding and nn.EmbeddingBag, with the parameters behind it."""
+    weights = {name: nn.Parameter(each.clone()) for name, each in tables.items()}
+    x = {"item": nn.functional.embedding(torch.tensor(items), weights["item"])}
+    for feature, rows in zip(SCHEMA.sequence_features, lists, strict=True):
+        last = feature.pooling == "last"
+        ids, offsets = bag_of([row[-1:] for row in rows] if last else rows)
+        bag = nn.EmbeddingBag(
+            *weights[feature.table].shape, mode="sum" if last else feature.pooling,
+            include_last_offset=True,
+        )  # fmt: skip
+        bag.weight = weights[feature.table]
+        x[feature.name] = bag(ids.long(), offsets)
+    order = sorted(x, key=lambda name: LAYOUT.slices[name].start)
+    return torch.cat([x[name] for name in order], dim=1), weights
+
+
+@given(batches())
+def test_x_and_row_gradients_are_those_of_embedding_bag(batch):
+    torch.manual_seed(0)
+    embed = PackedEmbedder(LAYOUT)
+    packed, _ = inputs(*batch)
+    x = embed(*packed)
+    expected, weights = plain(embed.tables(), *batch)
+    assert torch.equal(x[:, :-1], expected)
+    gradient = torch.randn(x.shape)
+    (expected * gradient[:, :-1]).sum().backward()
+    ids, _, bags = packed
+    pairs = embed.row_gradients(ids, gradient, bags)
+    for pack, found, (rows, each) in zip(LAYOUT.packs, embed.pack, pairs, strict=True):
+        summed = torch.zeros_like(found).index_add_(0, rows, each)
+        for table, offset in pack.offsets.items():
+            autograd = weights[table].grad
+            autograd = torch.zeros_like(weights[table]) if autograd is None else autograd
+            torch.testing.assert_close(summed[offset : offset + ROWS[table]], autograd)
+
+
+@given(batches())
+def test_the_twin_gives_the_same_bits(batch):
+    embed = PackedEmbedder(LAYOUT)
+    packed, local = inputs(*batch)
+    assert torch.equal(TableEmbedder(LAYOUT, embed.tables())(*local), embed(*packed))
+
+
+@given(batches())
+def test_dense_adam_is_torchs_and_lazy_adam_moves_what_was_looked_up(batch):
+    packed, _ = inputs(*batch)
+    ids, _, bags = packed
+    gradient = torch.randn(len(batch[0]), LAYOUT.width)
+    embed, reference = PackedEmbedder(LAYOUT), PackedEmbedder(LAYOUT)
+    reference.load_state_dict(embed.state_dict())
+    lazy = PackedEmbedder(LAYOUT)
+    lazy.load_state_dict(embed.state_dict())
+    before = embed.tables()["item"].clone()
+    DenseAdam().build(embed, 0.0).step(ids, gradient, 0.01, bags)
+    LazyAdam().build(lazy, 0.0).step(ids, gradient, 0.01, bags)
+    adam = torch.optim.Adam(reference.parameters(), lr=0.01)
+    (reference(*packed) * gradient).sum().backward()
+    adam.step()
+    for ours, also, theirs in zip(embed.pack, lazy.pack, reference.pack, strict=True):
+        # A sum that cancels to rounding noise has no direction that two orders of it agree on.
+        firm = theirs.grad.abs() > 1e-5
+        torch.testing.assert_close(ours[firm], theirs[firm])
+        torch.testing.assert_close(also[firm], theirs[firm])
+    touched = {*batch[0], *(i for lists in batch[1][:2] for row in lists for i in row)}
+    still = [row for row in range(5) if row not in touched]
+    assert torch.equal(lazy.tables()["item"][still], before[still])
+
+
+@pytest.mark.parametrize("pooling", ["mean", "sum", "last"])
+def test_a_row_of_nothing_is_zeros(pooling):
+    weight = torch.randn(3, 2)
+    assert torch.equal(pooled(bag_of([[], []]), pooling, weight), torch.zeros(2, 2))
+    assert torch.equal(pooled(bag_of([[], [2], []]), pooling, weight)[1], weight[2])
+
+
+def test_another_number_of_bags_is_refused():
+    packed, _ = inputs([0], [[[]]] * 4)
+    with pytest.raises(ValueError, match="a bag is expected for each of 4 sequence features, howe"):
+        PackedEmbedder(LAYOUT)(*packed[:2])
