@@ -1,10 +1,10 @@
-"""Ours through the classic door beside Torch-RecHub 0.9.0: same rows, same calls, AUC of every space.
+"""Ours through the classic door beside Torch-RecHub 0.9.0: same rows, same calls, every space.
 
-A log with the columns of Ali-CCP and known truth is made for each seed. ESMM, MMOE and PLE are built
-and trained by the same calls from both libraries; test rows are scored by the same metrics. Prints
-mean ± standard deviation over seeds and the paired difference with its 95 % interval (Student's t).
-Writes results/torch_rechub.json. Needs `pip install torch-rechub==0.9.0 scikit-learn` in an
-environment of its own beside polyrank (it brings many packages).
+A log with the columns of Ali-CCP and known truth is made for each seed. ESMM, MMOE and PLE are
+built and trained by the same calls from both libraries; test rows are scored by the same metrics.
+Prints mean ± standard deviation over seeds and the paired difference with its 95 % interval
+(Student's t). Writes results/torch_rechub.json. Needs the extra [bench], best in an environment of
+its own.
 
     python benchmarks/torch_rechub.py [seeds]
 """
@@ -41,13 +41,21 @@ STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 7: 2.365, 9: 2.262
 
 
 def theirs():
-    """Return their names."""
-    from torch_rechub.basic.features import DenseFeature, SparseFeature
-    from torch_rechub.models.multi_task import ESMM, MMOE, PLE
+    """Return their module of each name that `classic` has."""
+    from torch_rechub.basic import features
+    from torch_rechub.models import multi_task
     from torch_rechub.trainers import MTLTrainer
     from torch_rechub.utils.data import DataGenerator
 
-    return SimpleNamespace(**locals())
+    return SimpleNamespace(
+        SparseFeature=features.SparseFeature,
+        DenseFeature=features.DenseFeature,
+        ESMM=multi_task.ESMM,
+        MMOE=multi_task.MMOE,
+        PLE=multi_task.PLE,
+        MTLTrainer=MTLTrainer,
+        DataGenerator=DataGenerator,
+    )
 
 
 def model_of(library, name, sizes, width):
@@ -146,12 +154,11 @@ def main():
         splits = dict(zip(("train", "valid", "test"), (f.collect() for f in frames), strict=True))
         sizes = {n: max(int(f[n].max()) for f in splits.values()) + 1 for n in SPARSE}
         for side, name in runs:  # in turn, so that a busy machine is busy for both
-            library = sides[name if name in sides else side]
             with (
                 contextlib.redirect_stdout(io.StringIO()),
                 contextlib.redirect_stderr(io.StringIO()),
             ):
-                found = run(library, name, splits, sizes, seed)
+                found = run(sides[side], name, splits, sizes, seed)
             runs[side, name].append(found)
     lines = [line for name in ("ESMM", "MMOE", "PLE") for line in compare(runs, name)]
     header = ["model", "test auc", "Torch-RecHub 0.9.0", "polyrank.classic", "ours - theirs"]
