@@ -33,12 +33,16 @@ def logits_of(
     ranker.eval()
     with torch.inference_mode():
         for batch in islice(table.batches(ranker.layout, CHUNK_ROWS), chunks):
-            ids, dense, _, _ = tensors(batch, device)
-            x = ranker.embed(ids, dense, bag_tensors(batch, device))
-            logits = ranker(x).logits
+            logits = ranker(inputs(ranker, batch, device)).logits
             for task, each in parts.items():
                 each.append(logits[task].cpu())
     return {task: torch.cat(each) for task, each in parts.items()}
+
+
+def inputs(ranker: Ranker, batch: Batch, device: str) -> Tensor:
+    """Return x of a batch: (B, W)."""
+    ids, dense, _, _ = tensors(batch, device)
+    return ranker.embed(ids, dense, bag_tensors(batch, device))
 
 
 def tensors(batch: Batch, device: str) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:

@@ -21,6 +21,8 @@ from polyrank.nn.named import Named
 from polyrank.objective.kinds import KINDS
 from polyrank.schema import Task
 
+REDRAWS = 100
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -103,6 +105,29 @@ class Ranker(nn.Module):
                 head = self.head[task]
                 assert isinstance(head, Head)
                 head.output.bias.fill_(log(rate / (1 - rate)))
+
+    @torch.no_grad()
+    def redraw_dead(self, x: Tensor) -> list[str]:
+        """Draw towers again until none is dead on these rows; return the tasks whose was.
+
+        A narrow tower is, before a single step, about once in a hundred models, and its task would
+        then predict a constant for ever.
+
+        Args:
+            x: (B, W), of training rows.
+        """
+        self.eval()
+        hidden, found = self.trunk(x), []
+        for task in self.head:
+            tower = self.head[task].tower
+            assert isinstance(tower, MLP)
+            tries = 0
+            while tower.is_dead(hidden[task]) and tries < REDRAWS:
+                tower.redraw()
+                tries += 1
+            if tries:
+                found.append(task)
+        return found
 
     def named_weights(self) -> dict[str, Tensor]:
         """Return the weights by their lasting names: `embed.TABLE`, `trunk.…`, `head.TASK.…`."""

@@ -58,6 +58,23 @@ class MLP(nn.Module):
         )
         self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
 
+    def is_dead(self, x: Tensor) -> bool:
+        """Return whether the output is one constant for rows that differ.
+
+        Where no unit of a layer is on, no gradient passes, now or later. Batch norm, which centres
+        every unit, rules that out.
+        """
+        if not self.linear or any(isinstance(norm, BatchNorm) for norm in self.norm):
+            return False
+        out = self(x)
+        return bool((out == out[:1]).all()) and not bool((x == x[:1]).all())
+
+    def redraw(self) -> None:
+        """Draw the weights again."""
+        for linear in self.linear:
+            assert isinstance(linear, nn.Linear)
+            linear.reset_parameters()
+
     def forward(self, x: Tensor) -> Tensor:
         """Return the last layer's activations."""
         for linear, norm in zip(self.linear, self.norm, strict=True):

@@ -31,10 +31,11 @@ from polyrank.metrics.undefined import Undefined
 from polyrank.models.model import Model
 from polyrank.objective.losses import Supervision
 from polyrank.schema import Schema
-from polyrank.terms import ALL, population, populations
+from polyrank.terms import populations
 from polyrank.train.loop import Progress, Trainer
 from polyrank.train.optim import Adam, Constant, Cosine, EmbeddingOptimizer, LazyAdam
 from polyrank.train.run import RunFolder
+from polyrank.train.start import start
 from polyrank.train.training import Stop, Training
 
 logger = logging.getLogger(__name__)
@@ -175,7 +176,7 @@ def learn(
     supervision = Supervision(schema, statistics)
     with isolated(seed, training):
         ranker = model.build(model.layout(schema, vocab)).to(training.device)
-        ranker.start_at(base_rates(train))
+        start(ranker, train, training.device)
         trainer = Trainer(ranker, training, supervision, train=train, valid=valid, seed=seed)
         if run is not None:
             run.open(fingerprint(vocab, tables))
@@ -217,24 +218,6 @@ def config_tables(
         "model": model.to_table(),
         "train": training.to_table(),
     }
-
-
-def base_rates(table: Table) -> dict[str, float]:
-    """Return the rate of each binary head on the rows where its parent happened, smoothed.
-
-    (rate · rows + 1) / (rows + 2) with the weighted rate, so that the unit of the weights does not
-    matter and a head without rows starts at ½.
-    """
-    rates = {}
-    for task in table.schema.tasks:
-        if task.kind == "binary":
-            label = term_labels(table, population(table.schema, task, task.given or ALL))
-            weight = np.ones(len(table)) if table.weight is None else table.weight.astype(float)
-            seen = ~np.isnan(label) & (weight > 0)
-            rows = int(seen.sum())
-            rate = float(np.average(label[seen], weights=weight[seen])) if rows else 0.0
-            rates[task.name] = (rate * rows + 1) / (rows + 2)
-    return rates
 
 
 def until(stop: Stop | None, trainer: Trainer) -> Iterator[Progress]:
