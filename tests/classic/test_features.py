@@ -238,3 +238,14 @@ def test_a_sequence_needs_its_column():
     x["user"] = x["seen"]
     with pytest.raises(DataError, match=r"'user' has the shape \(4, 5\), and one value a row"):
         model.encode(Rows.of(x), "test", labels=False)
+
+
+def test_lists_of_all_batches_have_one_length(tmp_path):
+    x, y = made(8)
+    wide = tensors(x | {"seen": np.zeros((8, LENGTH + 1), int)})
+    batches = [(each, torch.from_numpy(y[:, :2])) for each in (tensors(x), wide)]
+    trainer = MTLTrainer(models()["mmoe"], TWO, model_path=tmp_path)
+    with pytest.raises(
+        DataError, match=r"'seen' has batches of different lengths \[\(5,\), \(6,\)\]"
+    ):
+        trainer.fit(batches, None)
