@@ -23,6 +23,7 @@ PAGES = sorted([*ROOT.glob("README*.md"), ROOT / "CONTRIBUTING.md", *ROOT.glob("
 TRANSLATED = {
     "README.zh-CN.md": "README.md",
     "docs/zh/quickstart.md": "docs/index.md",
+    "docs/zh/tutorial.md": "docs/tutorial.md",
     "docs/zh/objective.md": "docs/objective.md",
 }
 FENCE = re.compile(

@@ -11,7 +11,6 @@ import polyrank as pr
 from polyrank.classic import AITM, ESMM, MMOE, PLE, DenseFeature, SharedBottom, SparseFeature
 from polyrank.classic.data import Rows
 from polyrank.errors import ConfigError, DataError, SchemaError
-from polyrank.models.model import TRUNKS
 
 FEATURES = [
     DenseFeature("price"),
@@ -21,10 +20,6 @@ FEATURES = [
 ]
 TWO = ["classification", "regression"]
 TOWERS = [{"dims": [4]}, {"dims": [3, 2]}]
-needs = {
-    kind: pytest.mark.skipif(kind not in TRUNKS, reason=f"no trunk {kind} yet")
-    for kind in ("ple", "aitm")
-}
 
 
 def rows(count=50, seed=0):
@@ -48,10 +43,12 @@ def models():
         "esmm": ESMM(FEATURES[:2], FEATURES[2:], TOWERS[0], TOWERS[1]),
         "mmoe": MMOE(FEATURES, TWO, 3, {"dims": [8], "dropout": 0.1}, TOWERS),
         "shared_bottom": SharedBottom(FEATURES, TWO, {"dims": [8]}, TOWERS),
+        "ple": PLE(FEATURES, TWO, 2, 2, 1, {"dims": [8]}, TOWERS),
+        "aitm": AITM(FEATURES, 2, {"dims": [8]}, TOWERS),
     }
 
 
-@pytest.mark.parametrize("name", ["esmm", "mmoe", "shared_bottom"])
+@pytest.mark.parametrize("name", ["esmm", "mmoe", "shared_bottom", "ple", "aitm"])
 def test_the_same_weights_give_the_same_bits_through_both_doors(name, tmp_path):
     model = models()[name].eval()
     bundle = model.bundle({}, pl.DataFrame({"epoch": [1]}), None)
@@ -61,24 +58,6 @@ def test_the_same_weights_give_the_same_bits_through_both_doors(name, tmp_path):
     with torch.no_grad():
         forward = model(tensors(rows()))
     np.testing.assert_allclose(forward.numpy(), model.predictions(rows()), rtol=1e-7)
-
-
-@needs["ple"]
-def test_ple_is_built_from_upstream_arguments():
-    model = PLE(FEATURES, TWO, 2, 2, 1, {"dims": [8]}, TOWERS)
-    assert model(tensors(rows())).shape == (50, 2)
-
-
-@needs["aitm"]
-def test_aitm_is_built_from_upstream_arguments():
-    model = AITM(FEATURES, 2, {"dims": [8]}, TOWERS)
-    assert model(tensors(rows())).shape == (50, 2)
-
-
-@pytest.mark.skipif("ple" in TRUNKS, reason="the trunk is there")
-def test_a_trunk_that_is_not_there_is_refused():
-    with pytest.raises(ConfigError, match="no trunk 'ple'"):
-        PLE(FEATURES, TWO, 2, 2, 1, {"dims": [8]}, TOWERS)
 
 
 def test_experts_and_towers_carry_batch_norm_and_gates_do_not():
@@ -151,7 +130,7 @@ def test_a_model_is_saved_whole_and_as_plain_weights():
             "'item' needs vocab_size here",
         ),
         (
-            lambda: SharedBottom([DenseFeature("p", "log")], TWO, {"dims": [4]}, TOWERS),
+            lambda: SharedBottom([pr.DenseFeature("p", "log")], TWO, {"dims": [4]}, TOWERS),
             SchemaError,
             "encoding 'log', which is fitted",
         ),
@@ -163,7 +142,7 @@ def test_a_model_is_saved_whole_and_as_plain_weights():
         (
             lambda: SharedBottom(["item"], TWO, {"dims": [4]}, TOWERS),
             SchemaError,
-            "features are SparseFeature or DenseFeature, however: 'item'",
+            "features are SparseFeature, SequenceFeature or DenseFeature, however: 'item'",
         ),
         (
             lambda: SharedBottom(FEATURES, ["clasification"], {"dims": [4]}, TOWERS),

@@ -11,7 +11,8 @@ from tests.classic.conftest import DENSE, ITEM, SPARSE, labels
 from torch.optim import lr_scheduler
 
 import polyrank as pr
-from polyrank.balance import BALANCES
+from polyrank.balance.gradnorm import GradNorm
+from polyrank.balance.metabalance import MetaBalance
 from polyrank.classic import MTLTrainer
 from polyrank.errors import ConfigError, DataError, LeakageWarning
 
@@ -185,6 +186,7 @@ def test_mixed_losses_leave_the_classification_what_it_had(mmoe, data):
     )
     mixed = max(line[2] for line in trainer.fit(train, valid))
     assert mixed >= 0.95 * single
+    assert single > 0.7
 
 
 def test_the_last_epoch_is_kept_without_validation_rows(mmoe, caplog):
@@ -279,15 +281,36 @@ def test_an_explicit_class_is_used_exactly_on_all_parameters(mmoe, function, par
             torch.testing.assert_close(found, its[name], rtol=2e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("method", ["uwl", "gradnorm", "metabalance"])
-def test_adaptive_methods_train(mmoe, method):
-    from polyrank.classic.trainer import METHODS
+@pytest.mark.parametrize(
+    ("params", "balance"),
+    [
+        ({"method": "uwl"}, pr.Uncertainty()),
+        ({"method": "gradnorm"}, GradNorm()),
+        ({"method": "gradnorm", "alpha": 1.5, "lr": 0.1}, GradNorm(alpha=1.5, lr=0.1)),
+        ({"method": "metabalance"}, MetaBalance()),
+        ({"method": "metabalance", "relax": 1.0}, MetaBalance(relax=1.0)),
+    ],
+)
+@pytest.mark.parametrize("types", [("classification",) * 2, ("regression", "classification")])
+def test_adaptive_methods_are_the_native_balances_and_learn(mmoe, data, types, params, balance):
+    y = labels(data, ["ctr", "ctr"]) if types[0] != "regression" else None
+    y = np.stack([data["D508"] * 1e5, data["click"]], axis=1) if y is None else y
+    model, (train, valid, test), trainer = mmoe(types, y, n_epoch=8, adaptive_params=params)
+    assert trainer.balance == balance
+    before = weights(model)
+    trainer.fit(train, valid)
+    moved = [name for name, old in before.items() if not torch.equal(old, weights(model)[name])]
+    assert {name.split(".")[1] for name in moved if name.startswith("ranker.")} == {
+        "embed", "trunk", "head"
+    }  # fmt: skip
+    scores = trainer.evaluate(model, test)
+    assert scores[1] > 0.6
+    assert set(weights(model)) == set(before)  # a balance's weights are none of the model's
 
-    if METHODS[method] not in BALANCES:
-        with pytest.raises(ConfigError, match=f"unknown kind '{METHODS[method]}'"):
-            mmoe(adaptive_params={"method": method})
-        pytest.skip(f"no balance {method} yet")
-    model, (train, valid, test), trainer = mmoe(adaptive_params={"method": method})
+
+@pytest.mark.parametrize("method", ["uwl", "gradnorm", "metabalance"])
+def test_adaptive_methods_train_every_model(esmm, method):
+    model, (train, valid, test), trainer = esmm(adaptive_params={"method": method})
     trainer.fit(train, valid)
     assert None not in trainer.evaluate(model, test)
 

@@ -9,9 +9,9 @@ A script runs with its import lines changed, or unchanged by
 from __future__ import annotations
 
 from polyrank.classic.data import DataGenerator
+from polyrank.classic.features import DenseFeature, SequenceFeature, SparseFeature
 from polyrank.classic.models import AITM, ESMM, MMOE, PLE, SharedBottom
 from polyrank.classic.trainer import MTLTrainer
-from polyrank.features import DenseFeature, SparseFeature
 
 __all__ = [
     "AITM",
@@ -21,6 +21,7 @@ __all__ = [
     "DataGenerator",
     "DenseFeature",
     "MTLTrainer",
+    "SequenceFeature",
     "SharedBottom",
     "SparseFeature",
 ]

@@ -184,7 +184,7 @@ def rows_of(loader: Iterable[Any]) -> Rows:
     """Return all rows of a loader: ours without iterating, any other by one pass over it.
 
     Raises:
-        DataError: it yields neither (dict, labels) nor a dict.
+        DataError: it yields neither (dict, labels) nor a dict, or lists of varying length.
     """
     if isinstance(loader, Loader):
         return loader.dataset
@@ -202,6 +202,12 @@ def rows_of(loader: Iterable[Any]) -> Rows:
             columns.setdefault(name, []).append(np.asarray(column))
         if pair:
             labels.append(np.asarray(batch[1]))
+    for name, parts in columns.items():
+        if len(shapes := {part.shape[1:] for part in parts}) > 1:
+            raise DataError(
+                f"column {name!r} has batches of different lengths {sorted(shapes)}: pad the lists "
+                "of all batches to one length"
+            )
     x = {name: np.concatenate(parts) for name, parts in columns.items()}
     return Rows(x, np.concatenate(labels) if labels else None)
 

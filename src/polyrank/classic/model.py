@@ -25,7 +25,8 @@ from polyrank.metrics.scorecard import Scorecard
 from polyrank.models import model as native
 from polyrank.models.outputs import logits_of, outputs
 from polyrank.models.ranker import Head
-from polyrank.schema import KindName, Schema, SparseFeature, Task
+from polyrank.nn.embed import TensorBag
+from polyrank.schema import Feature, KindName, Schema, SequenceFeature, Task
 from polyrank.terms import output_columns
 
 
@@ -33,13 +34,13 @@ class ClassicModel(nn.Module):
     """A native ranker behind a dict of tensors.
 
     Args:
-        features: sparse ones with `vocab_size`, and dense ones.
+        features: sparse and sequence ones with `vocab_size`, and dense ones.
         tasks: their label is filled in.
         model: the native spec.
         columns: the output that belongs to each label column.
 
     Shape:
-        - input: {name: (B,)}, raw ids and numbers
+        - input: {name: (B,)}, raw ids and numbers; {name: (B, length)}, padded lists of ids
         - output: (B, C), probabilities, and values in the unit of the label
     """
 
@@ -95,8 +96,7 @@ class ClassicModel(nn.Module):
 
     def forward(self, x: Mapping[str, Tensor]) -> Tensor:
         """Return the predictions of a batch."""
-        ids, dense = self._inputs(x)
-        logits = self.ranker(self.ranker.embed(ids, dense)).logits
+        logits = self.ranker(self.ranker.embed(*self._inputs(x))).logits
         columns: dict[str, Tensor] = {}
         joints: dict[str, Tensor] = {}
         places = {task.name: index for index, task in enumerate(self.schema.tasks)}
@@ -118,11 +118,10 @@ class ClassicModel(nn.Module):
         Raises:
             DataError: a missing column, or labels that cannot be.
         """
-        names = [feature.name for feature in self.features]
-        arrays = {name: _flat(name, rows.x[name]) for name in names if name in rows.x}
-        for name in names:
-            if name not in arrays:
+        for name in self.feature_names:
+            if name not in rows.x:
                 raise DataError(f"{split}: x has no column {name!r}{did_you_mean(name, rows.x)}")
+        arrays = {each.name: _shaped(each, rows.x[each.name]) for each in self.features}
         if labels:
             of_task = self.labels(rows.labels)
             arrays |= {task.column: of_task[task.name] for task in self.schema.tasks}
@@ -185,27 +184,45 @@ class ClassicModel(nn.Module):
                 f"{y.shape[1]} columns: give one column a task"
             )
 
-    def _inputs(self, x: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Return the rows of the packed tables (F, B) and the dense columns (B, D)."""
+    def _inputs(self, x: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, list[TensorBag]]:
+        """Return rows of the packed tables (F, B), dense columns (B, D) and the sequences' bags."""
         for feature in self.features:
             if feature.name not in x:
                 raise DataError(f"x has no column {feature.name!r}{did_you_mean(feature.name, x)}")
         device = self.target_mean.device
-        offsets = self.layout.offsets
-        ids = []
-        for index, feature in enumerate(self.schema.id_features):
-            assert isinstance(feature, SparseFeature)
-            given = x[feature.name].to(device).flatten()
-            row = given.long()
-            known = (row == given) & (row >= 0) & (row < self.vocab.rows[feature.table])
-            ids.append(torch.where(known, row, 0) + int(offsets[index]))
+        ids = [
+            self._rows(feature.table, x[feature.name].to(device).flatten(), offset)
+            for feature, offset in zip(
+                self.schema.id_features, self.layout.offsets.tolist(), strict=True
+            )
+        ]
+        bags = [
+            self._bag(feature, x[feature.name].to(device), offset)
+            for feature, offset in zip(
+                self.schema.sequence_features, self.layout.bag_offsets.tolist(), strict=True
+            )
+        ]
         numbers = [x[f.name].to(device).flatten().float() for f in self.schema.dense_features]
         rows = len(x[self.features[0].name])
         empty = torch.empty(0, rows, device=device)
         stacked = torch.stack(ids) if ids else empty
         dense = torch.stack(numbers) if numbers else empty
         dense = torch.where(dense.isnan(), 0.0, dense)  # as the encoding `none` does
-        return stacked.int(), dense.T
+        return stacked.int(), dense.T, bags
+
+    def _rows(self, table: str, given: Tensor, offset: int) -> Tensor:
+        """Return rows of a packed table, those of ids out of range its first."""
+        row = given.long()
+        known = (row == given) & (row >= 0) & (row < self.vocab.rows[table])
+        return torch.where(known, row, 0) + offset
+
+    def _bag(self, feature: SequenceFeature, given: Tensor, offset: int) -> TensorBag:
+        given = given.reshape(len(given), -1)
+        kept = torch.ones_like(given, dtype=torch.bool)
+        if feature.padding_idx is not None:
+            kept = given != feature.padding_idx
+        offsets = nn.functional.pad(kept.sum(1).cumsum(0), (1, 0))
+        return self._rows(feature.table, given[kept], offset).int(), offsets
 
     def _biases(self) -> dict[str, Tensor]:
         heads = {name: self.ranker.head[name] for name in self.ranker.head}
@@ -224,7 +241,12 @@ def _labelled(task: Task, taken: set[str]) -> Task:
     return replace(task, label=label)
 
 
-def _flat(name: str, column: np.ndarray) -> np.ndarray:
+def _shaped(feature: Feature, column: np.ndarray) -> np.ndarray:
+    """Return a column as the native door reads it: lists of a sequence, else one value a row."""
+    name = feature.name
+    if isinstance(feature, SequenceFeature):
+        numbers = column.ndim == 1 and column.dtype.kind in "biuf"  # lists of one id each
+        return column[:, None] if numbers else column
     if column.ndim == 2 and column.shape[1] == 1:
         return column[:, 0]
     if column.ndim != 1:

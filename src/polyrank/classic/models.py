@@ -35,7 +35,7 @@ class ESMM(ClassicModel):
 
     Example:
         >>> import torch
-        >>> from polyrank.features import SparseFeature
+        >>> from polyrank.classic import SparseFeature
         >>> user, item = SparseFeature("user", 9), SparseFeature("item", 5)
         >>> model = ESMM([user], [item], cvr_params={"dims": [8]}, ctr_params={"dims": [8]})
         >>> model({"user": torch.tensor([1, 2]), "item": torch.tensor([0, 4])}).shape
@@ -109,7 +109,7 @@ class MMOE(ClassicModel):
     """Multi-gate mixture of experts.
 
     Args:
-        features: sparse and dense.
+        features: sparse, sequence and dense.
         task_types: "classification" or "regression", one a label column.
         n_expert: number of experts.
         expert_params: {"dims": [...], "dropout": p} of each expert.
@@ -136,7 +136,7 @@ class SharedBottom(ClassicModel):
     """One bottom for all tasks, then a tower each.
 
     Args:
-        features: sparse and dense.
+        features: sparse, sequence and dense.
         task_types: "classification" or "regression", one a label column.
         bottom_params: {"dims": [...], "dropout": p} of the bottom.
         tower_params_list: likewise, of each task's tower.
@@ -161,7 +161,7 @@ class PLE(ClassicModel):
     """Progressive layered extraction.
 
     Args:
-        features: sparse and dense.
+        features: sparse, sequence and dense.
         task_types: "classification" or "regression", one a label column.
         n_level: number of extraction layers.
         n_expert_specific: experts of each task in a layer.
@@ -184,8 +184,7 @@ class PLE(ClassicModel):
         tower_params_list: Sequence[Mapping[str, Any]],
     ) -> None:
         hidden, dropout = _layers(expert_params, "expert_params")
-        trunk = _registered(
-            "ple",
+        trunk = native.PLE(
             levels=n_level,
             shared_experts=n_expert_shared,
             task_experts=n_expert_specific,
@@ -199,7 +198,7 @@ class AITM(ClassicModel):
     """Adaptive information transfer along a chain of binary tasks.
 
     Args:
-        features: sparse and dense.
+        features: sparse, sequence and dense.
         n_task: number of tasks; each follows the one before it.
         bottom_params: {"dims": [...], "dropout": p} of each task's bottom.
         tower_params_list: likewise, of each task's tower.
@@ -217,7 +216,7 @@ class AITM(ClassicModel):
     ) -> None:
         hidden, dropout = _layers(bottom_params, "bottom_params")
         names = tuple(f"task_{index}" for index in range(n_task))
-        trunk = _registered("aitm", hidden=hidden, chain=names, dropout=dropout)
+        trunk = native.AITM(hidden=hidden, chain=names, dropout=dropout)
         task_types = ["classification"] * n_task
         super().__init__(*_tasks(features, task_types, trunk, tower_params_list))
 
@@ -286,12 +285,3 @@ def _layers(params: Mapping[str, Any], where: str) -> tuple[tuple[int, ...], flo
             "give MTLTrainer an nn.Module of your own"
         )
     return tuple(int(size) for size in params.get("dims") or ()), float(params.get("dropout", 0))
-
-
-def _registered(kind: str, **options: Any) -> Any:
-    """Return a trunk by its kind."""
-    if kind not in native.TRUNKS:
-        raise ConfigError(
-            f"this polyrank has no trunk {kind!r} (known: {', '.join(native.TRUNKS)})"
-        )
-    return native.TRUNKS[kind](**options)

@@ -16,7 +16,7 @@ from polyrank.errors import ConfigError, did_you_mean
 
 ROOT = "torch_rechub"
 MODELS = ["AITM", "ESMM", "MMOE", "PLE", "SharedBottom"]
-FEATURES = ["DenseFeature", "SparseFeature"]
+FEATURES = ["DenseFeature", "SequenceFeature", "SparseFeature"]
 # What each of upstream's modules is asked for; the others hold nothing for this door.
 ANSWERED = {
     ROOT: [],
