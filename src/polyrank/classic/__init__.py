@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from polyrank.classic.data import DataGenerator
 from polyrank.classic.features import DenseFeature, SequenceFeature, SparseFeature
+from polyrank.classic.frames import df_to_dict, pad_sequences
 from polyrank.classic.models import AITM, ESMM, MMOE, PLE, SharedBottom
 from polyrank.classic.trainer import MTLTrainer
 
@@ -24,4 +25,6 @@ __all__ = [
     "SequenceFeature",
     "SharedBottom",
     "SparseFeature",
+    "df_to_dict",
+    "pad_sequences",
 ]

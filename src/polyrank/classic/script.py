@@ -27,7 +27,7 @@ ANSWERED = {
     f"{ROOT}.basic": [],
     f"{ROOT}.basic.features": FEATURES,
     f"{ROOT}.utils": [],
-    f"{ROOT}.utils.data": ["DataGenerator"],
+    f"{ROOT}.utils.data": ["DataGenerator", "df_to_dict", "pad_sequences"],
     f"{ROOT}.trainers": ["MTLTrainer"],
     f"{ROOT}.trainers.mtl_trainer": ["MTLTrainer"],
 }
