@@ -3,6 +3,7 @@
 PolyrankError
 ├── SchemaError     features, tasks and keys that contradict each other
 ├── ConfigError     a table or an option that cannot be read
+├── NotAnsweredError  a name of torch_rechub that classic does not have: ConfigError, ImportError
 ├── DataError       rows that contradict the schema
 ├── TrainingError   a run that cannot start or go on
 ├── BundleError     a saved model that cannot be loaded
@@ -27,6 +28,10 @@ class SchemaError(PolyrankError, ValueError):
 
 class ConfigError(PolyrankError, ValueError):
     """A table or an option that cannot be read."""
+
+
+class NotAnsweredError(ConfigError, ImportError):
+    """A name of `torch_rechub` that the classic door does not have."""
 
 
 class DataError(PolyrankError, ValueError):

@@ -149,3 +149,14 @@ def test_the_command_answers_with_exit_codes(tmp_path):
     assert ran(tmp_path, "-m", "polyrank.classic", "absent.py").returncode == 1
     assert ran(tmp_path, "-m", "polyrank.classic").returncode == 2
     assert "usage" in ran(tmp_path, "-m", "polyrank.classic", "--help").stderr
+
+
+def test_what_is_not_answered_is_an_import_error_that_a_script_may_catch(tmp_path):
+    path = tmp_path / "careful.py"
+    path.write_text(
+        "import torch_rechub\n"
+        "try:\n    import torch_rechub.models.ranking\n"
+        "except ImportError:\n    found = torch_rechub.__version__\n",
+        encoding="utf-8",
+    )
+    assert script.run(path)["found"] == script.UPSTREAM

@@ -354,6 +354,40 @@ def test_what_is_not_offered_is_refused_by_name(esmm, options, message):
         esmm(**options)
 
 
+def test_a_path_that_cannot_be_written_is_refused_before_training(esmm, tmp_path):
+    (tmp_path / "file").write_text("")
+    _, (train, valid, _), trainer = esmm(model_path=tmp_path / "file" / "x")
+    with pytest.raises(ConfigError, match="the weights cannot be written to"):
+        trainer.fit(train, valid)
+    _, (train, valid, _), trainer = esmm(model_path=tmp_path)
+    with pytest.raises(ConfigError, match="the weights cannot be written to"):
+        trainer.fit(train, valid, mode="a/b")
+    assert trainer.history.is_empty()
+
+
+def test_a_one_shot_loader_and_a_list_of_batches_train(esmm):
+    _, (train, valid, _), trainer = esmm()
+    expected = trainer.fit(train, valid)
+    for source in (list(train), iter(list(train))):
+        _, _, again = esmm()
+        assert len(again.fit(source, valid)) == len(expected)
+
+
+def test_a_schedule_that_ends_with_the_last_epoch_trains(esmm):
+    _, (train, valid, _), trainer = esmm(
+        n_epoch=3,
+        scheduler_fn=torch.optim.lr_scheduler.OneCycleLR,
+        scheduler_params={"max_lr": 0.01, "total_steps": 3},
+    )
+    assert len(trainer.fit(train, valid)) == 3
+
+
+@pytest.mark.parametrize("device", ["gpu", "", "cuda:x"])
+def test_a_device_that_is_not_here_is_refused(esmm, device):
+    with pytest.raises(ConfigError, match="cannot be used here"):
+        esmm(device=device)
+
+
 def test_what_cannot_be_asked_is_refused(esmm, mmoe, data):
     y = labels(data, ["ctr", "cvr", "ctcvr"])
     _, (train, valid, _), trainer = esmm(y=y)

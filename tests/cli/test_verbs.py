@@ -100,6 +100,10 @@ def test_unseen_ids_and_nulls_are_counted(command):
         (["train", "exp.toml", "--set", "train.epoch=1"], "did you mean 'epochs'"),
         (["train", "exp.toml", "--set", "data.train=gone.csv"], "no such file"),
         (["explain", "exp.toml", "--set", "task.buy.given=clik"], "did you mean 'click'"),
+        (
+            ["explain", "exp.toml", "--set", "train.balance={kind='metabalance',target='buy'}"],
+            "MetaBalance: unknown target 'buy'",
+        ),
         (["evaluate", "nothing", "test.parquet"], "nothing does not exist"),
         (["predict", "nothing", "test.parquet", "-o", "x.csv"], "nothing does not exist"),
         (["data", "get", "synthetic"], "is generated: use `polyrank data make synthetic`"),

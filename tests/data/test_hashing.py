@@ -130,3 +130,16 @@ def test_a_hashed_table_knows_every_id_and_has_null_in_row_0():
     assert table.bags[0].ids.tolist() == [one, 0, 1 + reference("x") % 20]
     assert table.unseen == {"item": 0, "seen": 0}
     assert table.nulls == {"item": 1, "seen": 1}
+
+
+def test_a_whole_float_is_the_integer_up_to_64_bits():
+    """An id column that a null turned into float64 keeps the buckets of the ids it can tell."""
+    ids = [10**16, 2**53 + 2, -(2**60), 7]
+    floats = plain_ids(pl.Series([float(each) for each in ids]))
+    integers = plain_ids(pl.Series(ids))
+    texts = plain_ids(pl.Series([str(each) for each in ids]))
+    assert stable64(floats).tolist() == stable64(integers).tolist() == stable64(texts).tolist()
+    assert (
+        stable64(plain_ids(pl.Series([1.5, 2.0**63]))).tolist()
+        != stable64(plain_ids(pl.Series([1, 2**62]))).tolist()
+    )

@@ -23,6 +23,7 @@ class Rows:
     Args:
         x: columns by name; a padded sequence has a second axis.
         y: labels, or None for rows to predict.
+        batch: rows of the loader's first batch, where they came from one.
 
     Shape:
         each column (N,) or (N, length) · y: (N, C) or (N,)
@@ -30,6 +31,7 @@ class Rows:
 
     x: Mapping[str, np.ndarray]
     y: np.ndarray | None
+    batch: int | None = None
 
     def __post_init__(self) -> None:
         if not self.x:
@@ -208,18 +210,15 @@ def rows_of(loader: Iterable[Any]) -> Rows:
                 f"column {name!r} has batches of different lengths {sorted(shapes)}: pad the lists "
                 "of all batches to one length"
             )
+    first = len(next(iter(columns.values()))[0]) if columns else None
     x = {name: np.concatenate(parts) for name, parts in columns.items()}
-    return Rows(x, np.concatenate(labels) if labels else None)
+    return Rows(x, np.concatenate(labels) if labels else None, first)
 
 
-def batch_size_of(loader: Any, rows: int) -> int:
+def batch_size_of(loader: Any, rows: Rows) -> int:
     """Return the batch size that a loader declares, or the length of its first batch."""
-    size = getattr(loader, "batch_size", None)
-    if size is None:
-        first = next(iter(loader))
-        x = first[0] if isinstance(first, list | tuple) else first
-        size = len(next(iter(x.values())))
-    return min(int(size), rows)
+    size = getattr(loader, "batch_size", None) or rows.batch or len(rows)
+    return min(int(size), len(rows))
 
 
 def tensor_of(name: str, column: np.ndarray) -> Tensor:

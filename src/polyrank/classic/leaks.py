@@ -30,11 +30,15 @@ def tell_leaks(
         names: of the model's features.
         kinds: of each label column.
     """
-    if source in _told:
-        return
+    try:
+        if source in _told:
+            return
+    except TypeError:  # a list of batches cannot be remembered: it is told again
+        source = None
     found = list(leaks(rows, names, kinds))
     if found:
-        _told.add(source)
+        if source is not None:
+            _told.add(source)
         told = "; ".join(f"feature {name!r} equals {label}" for name, label in found)
         remove = ", ".join(repr(name) for name in dict.fromkeys(name for name, _ in found))
         warnings.warn(

@@ -97,7 +97,8 @@ class ESMM(ClassicModel):
                 f"the others, however: {int(wrong.sum()):,} rows differ, the first of them row "
                 f"{row}: {y[row].tolist()}"
             )
-        if (ctr <= cvr).all() and (ctr < cvr).any():
+        # Real logs have some purchases without their click; more of them than clicks are swapped.
+        if ctr.any() and (ctr <= cvr).all() and (ctr < cvr).sum() > ctr.sum():
             raise DataError(
                 "the label columns of ESMM are [cvr, ctr, ctcvr], and here every row of the second "
                 "is also one of the first: the first two look swapped"

@@ -232,7 +232,8 @@ class OwnModel(nn.Module):
 
     @property
     def _device(self) -> torch.device:
-        return next(self.module.parameters()).device
+        first = next(self.module.parameters(), None)
+        return torch.device("cpu") if first is None else first.device
 
     def _batch(self, rows: Tensor) -> dict[str, Tensor]:
         return {name: column[rows].to(self._device) for name, column in self._store.items()}

@@ -12,9 +12,10 @@ from types import ModuleType
 from typing import Any
 
 from polyrank import classic
-from polyrank.errors import ConfigError, did_you_mean
+from polyrank.errors import ConfigError, NotAnsweredError, did_you_mean
 
 ROOT = "torch_rechub"
+UPSTREAM = "0.9.0"  # whose calls are answered
 MODELS = ["AITM", "ESMM", "MMOE", "PLE", "SharedBottom"]
 FEATURES = ["DenseFeature", "SequenceFeature", "SparseFeature"]
 # What each of upstream's modules is asked for; the others hold nothing for this door.
@@ -43,6 +44,7 @@ class _Answer(Loader):
         names = ANSWERED[module.__name__]
         vars(module).update({name: getattr(classic, name) for name in names})
         vars(module)["__all__"] = names
+        vars(module)["__version__"] = UPSTREAM
 
 
 class _Module(ModuleType):
@@ -53,7 +55,7 @@ class _Module(ModuleType):
             raise AttributeError(name)
         if f"{self.__name__}.{name}" in ANSWERED:  # a submodule that is not imported yet
             raise AttributeError(name)
-        raise ConfigError(_message(f"{self.__name__}.{name}"))
+        raise NotAnsweredError(_message(f"{self.__name__}.{name}"))
 
 
 class Finder(MetaPathFinder):
@@ -63,12 +65,12 @@ class Finder(MetaPathFinder):
         """Return how to make a module of `torch_rechub`; None leaves others to the next finder.
 
         Raises:
-            ConfigError: one that this door does not answer.
+            NotAnsweredError: one that this door does not answer; an ImportError too.
         """
         if fullname != ROOT and not fullname.startswith(f"{ROOT}."):
             return None
         if fullname not in ANSWERED:
-            raise ConfigError(_message(fullname))
+            raise NotAnsweredError(_message(fullname))
         return ModuleSpec(fullname, _Answer(), is_package=True)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import isfinite
@@ -93,7 +94,7 @@ class MTLTrainer:
     ) -> None:
         _refuse(gpus, model_logger)
         self.model, self.task_types, self.n_epoch = model, list(task_types), n_epoch
-        self.device, self.model_path = torch.device(device), Path(model_path)
+        self.device, self.model_path = _device(device), Path(model_path)
         self.penalty = Penalty.of(regularization_params)
         self.dense, self.rows, self._optimizer_fn, self._options = chosen(
             optimizer_fn, optimizer_params, self.penalty
@@ -151,6 +152,7 @@ class MTLTrainer:
             DataError: rows that cannot be learnt from.
             TrainingError: a loss that is not finite.
         """
+        path = self._path(mode, seed)
         rows = rows_of(train_dataloader)
         valid_rows = None if val_dataloader is None else rows_of(val_dataloader)
         learner = self._learner(self.model)
@@ -163,7 +165,7 @@ class MTLTrainer:
         refuse_unusable(statistics, learner.schema, "train")
         supervision = Supervision(learner.schema, statistics)
         schedule = self._schedule()
-        training = self._training(schedule, batch_size_of(train_dataloader, len(rows)))
+        training = self._training(schedule, batch_size_of(train_dataloader, rows))
         self._config = config_tables(
             "classic", int(seed), {}, learner.schema, learner.spec, training
         )
@@ -183,9 +185,19 @@ class MTLTrainer:
         if valid_rows is not None:
             self.scorecard = _scorecard(learner, valid_rows, "valid")
         self._fitted_scorecard = self.scorecard
-        self.model_path.mkdir(parents=True, exist_ok=True)
-        torch.save(self.model.state_dict(), self.model_path / f"model_{mode}_{seed}.pth")
+        torch.save(self.model.state_dict(), path)
         return log
+
+    def _path(self, mode: str, seed: int) -> Path:
+        """Return where the weights go; refused now, and not after all epochs."""
+        path = self.model_path / f"model_{mode}_{seed}.pth"
+        try:
+            self.model_path.mkdir(parents=True, exist_ok=True)
+            if path.parent != self.model_path or not os.access(self.model_path, os.W_OK):
+                raise OSError("no file can be made there")
+        except OSError as error:
+            raise ConfigError(f"the weights cannot be written to {path}: {error}") from None
+        return path
 
     def evaluate(self, model: nn.Module, data_loader: Iterable[Any]) -> list[float | None]:
         """Return a score for each label column: prediction i against column i on all rows.
@@ -265,8 +277,11 @@ class MTLTrainer:
                 "epoch %d of %d: validation scores %s", each.epoch, each.epochs, shown or "none"
             )
             loss = each.valid.get("total loss")
-            schedule.step(loss, None if judge.value is None else -judge.value)
-            schedule.follow(loop)
+            if (
+                each.epoch < each.epochs
+            ):  # no epoch follows the last, and some schedules end with it
+                schedule.step(loss, None if judge.value is None else -judge.value)
+                schedule.follow(loop)
             if loop.valid is not None and loop.position.stale_epochs >= self.earlystop_patience:
                 break
         return log
@@ -339,6 +354,14 @@ def _balance(params: Mapping[str, Any] | None) -> Balance:
         )
     rest = {key: value for key, value in params.items() if key != "method"}
     return spec.choose(BALANCES, {"kind": METHODS[method], **rest}, "adaptive_params")
+
+
+def _device(device: str | torch.device) -> torch.device:
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"device {device!r} cannot be used here: {reason}") from None
 
 
 def _refuse(gpus: Sequence[int] | None, model_logger: Any) -> None:

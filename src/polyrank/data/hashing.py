@@ -63,7 +63,7 @@ def stable64(plain: pl.Series) -> np.ndarray:
 
 
 def _hashed(plain: pl.Series) -> np.ndarray:
-    integers = as_type(plain, "int")
+    integers = _integers(plain)
     found = _mix(integers.fill_null(0).to_numpy().view(np.uint64) + _G)
     others = integers.is_null() & plain.is_not_null()
     if others.any():
@@ -72,6 +72,17 @@ def _hashed(plain: pl.Series) -> np.ndarray:
             texts = pl.Series(map(repr, texts.to_list()), dtype=pl.String)
         found[others.to_numpy()] = _of_texts(texts)
     return found
+
+
+def _integers(plain: pl.Series) -> pl.Series:
+    """Plain integers as Int64, null elsewhere; a whole float is one up to 2^63, not only to 2^53.
+
+    Whether other ids are whole, a hash cannot know: it looks at one value.
+    """
+    if plain.dtype != pl.Float64:
+        return as_type(plain, "int")
+    whole = (plain == plain.floor()) & (plain.abs() < 2.0**63)
+    return plain.set(~whole.fill_null(value=False), None).cast(pl.Int64, strict=False)
 
 
 def _of_texts(texts: pl.Series) -> np.ndarray:

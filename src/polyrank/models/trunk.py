@@ -39,8 +39,12 @@ class Trunk(ABC):
                 object.__setattr__(self, name, tuple(value))
         name = type(self).__name__
         check_layers(name, self.norm, self.dropout)
+        types = {each.name: str(each.type) for each in fields(self)}
         for each in self.sizes:
-            check_sizes(f"{name}: {each}", getattr(self, each))
+            value = getattr(self, each)
+            if types[each].startswith("Sequence") and not isinstance(value, tuple):
+                raise ConfigError(f"{name}: {each} is a list of columns, however: {value!r}")
+            check_sizes(f"{name}: {each}", value)
 
     @abstractmethod
     def build(self, layout: Layout, tasks: tuple[Task, ...]) -> nn.Module:

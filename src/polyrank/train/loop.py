@@ -115,7 +115,7 @@ class Trainer:
         self.judge = judge
         self.ranker, self.training, self.supervision = ranker, training, supervision
         self.train, self.valid, self.seed = train, valid, seed
-        self.balance = training.balance.build(_balance_terms(supervision)).to(training.device)
+        self.balance = training.balance.build(balance_terms(supervision)).to(training.device)
         groups = parameter_groups(
             ranker.dense_parameters(), list(self.balance.parameters()), training.dense.weight_decay
         )
@@ -385,7 +385,8 @@ def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
 
-def _balance_terms(supervision: Supervision) -> list[BalanceTerm]:
+def balance_terms(supervision: Supervision) -> list[BalanceTerm]:
+    """Return what a balance may know of each term."""
     return [
         BalanceTerm(
             name=term.name,

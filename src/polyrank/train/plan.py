@@ -11,9 +11,11 @@ import torch
 from polyrank.data.statistics import TermStatistics, term_statistics
 from polyrank.data.table import Table
 from polyrank.models.model import Model
+from polyrank.objective.losses import Supervision
 from polyrank.schema import Schema
 from polyrank.text import aligned
 from polyrank.train.fit import Sources, encoded
+from polyrank.train.loop import balance_terms
 from polyrank.train.training import Training
 
 
@@ -96,6 +98,8 @@ def plan(schema: Schema, model: Model, training: Training, sources: Sources) -> 
     model.check(schema)
     vocab, tables = encoded(schema, sources)
     train = tables["train"]
+    supervision = Supervision(schema, term_statistics(train))
+    training.balance.build(balance_terms(supervision))  # refuses what training would
     layout = model.layout(schema, vocab)
     with torch.device("meta"):  # counts without allocating
         ranker = model.build(layout)
@@ -112,7 +116,7 @@ def plan(schema: Schema, model: Model, training: Training, sources: Sources) -> 
     return Plan(
         schema=schema,
         rows={split: len(table) for split, table in tables.items()},
-        statistics=term_statistics(train),
+        statistics=supervision.statistics,
         parameters=parameters,
         memory_bytes=memory,
         steps=-(-len(train) // training.batch_size),
