@@ -60,6 +60,13 @@ def test_the_same_weights_give_the_same_bits_through_both_doors(name, tmp_path):
     np.testing.assert_allclose(forward.numpy(), model.predictions(rows()), rtol=1e-7)
 
 
+def test_a_native_number_is_taken_as_it_is_and_that_is_said(caplog):
+    two = ["classification"] * 2
+    features = [*FEATURES[:1], pr.DenseFeature("n")]
+    MMOE(features, two, 2, {"dims": [4]}, [{"dims": [4]}] * 2)
+    assert "feature 'n' is taken as its numbers are: this door fits no encoding" in caplog.text
+
+
 def test_experts_and_towers_carry_batch_norm_and_gates_do_not():
     model = models()["mmoe"]
     normed = {

@@ -143,6 +143,12 @@ def test_dropout_and_schedule_are_deterministic(funnel):
     assert one.predict(valid).equals(two.predict(valid))
 
 
+def test_numpy_scalars_are_plain_in_what_is_saved(funnel, tmp_path):
+    bundle = fitted(funnel, seed=np.int64(3), epochs=np.int64(1), lr=np.float32(0.01))
+    bundle.save(tmp_path / "b")
+    assert pr.load(tmp_path / "b").config["seed"] == 3
+
+
 def test_threads_are_put_back(funnel):
     before = torch.get_num_threads()
     fitted(funnel, epochs=1, threads=2)

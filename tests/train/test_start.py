@@ -51,7 +51,16 @@ def test_a_live_model_keeps_its_bits(built):
 
 def test_rows_that_are_all_alike_are_no_sign_of_death(built):
     ranker, _ = built
-    assert ranker.redraw_dead(torch.zeros(5, ranker.layout.width)) == []
+    assert ranker.redraw_dead(torch.zeros(5, ranker.layout.width)) == {}
+
+
+def test_a_tower_that_cannot_be_woken_is_named(built, caplog, monkeypatch):
+    ranker, table = built
+    with torch.no_grad():
+        ranker.head["buy"].tower.linear[1].bias.fill_(-100.0)
+    monkeypatch.setattr(MLP, "redraw", lambda _: None)
+    start(ranker, table, "cpu")
+    assert "task 'buy' starts from one prediction for all rows" in caplog.text
 
 
 def test_no_model_of_many_seeds_starts_constant(built):

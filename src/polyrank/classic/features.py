@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,6 +12,8 @@ from polyrank.data.dense import DenseEncoding
 from polyrank.data.vocab import Vocab, Vocabulary
 from polyrank.errors import SchemaError
 from polyrank.features import Feature, IdFeature, Pooling
+
+logger = logging.getLogger(__name__)
 
 UNASKED = native.DenseFeature("any").encoding  # of a feature that asks for no encoding
 
@@ -199,7 +202,11 @@ def _dense(feature: Any) -> Feature:
         raise SchemaError(
             f"features are SparseFeature, SequenceFeature or DenseFeature, however: {feature!r}"
         )
-    if feature.encoding not in (UNASKED, "none"):
+    if feature.encoding == UNASKED:
+        logger.warning(
+            "feature %r is taken as its numbers are: this door fits no encoding", feature.name
+        )
+    elif feature.encoding != "none":
         raise SchemaError(
             f"feature {feature.name!r} asks for the encoding {feature.encoding!r}, which is fitted "
             "on a log, and this door takes numbers as they are: use the native door, `polyrank.fit`"

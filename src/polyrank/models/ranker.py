@@ -107,8 +107,8 @@ class Ranker(nn.Module):
                 head.output.bias.fill_(log(rate / (1 - rate)))
 
     @torch.no_grad()
-    def redraw_dead(self, x: Tensor) -> list[str]:
-        """Draw towers again until none is dead on these rows; return the tasks whose was.
+    def redraw_dead(self, x: Tensor) -> dict[str, bool]:
+        """Draw dead towers again, up to `REDRAWS` times; return whether each is alive now.
 
         A narrow tower is, before a single step, about once in a hundred models, and its task would
         then predict a constant for ever.
@@ -117,7 +117,7 @@ class Ranker(nn.Module):
             x: (B, W), of training rows.
         """
         self.eval()
-        hidden, found = self.trunk(x), []
+        hidden, found = self.trunk(x), {}
         for task in self.head:
             tower = self.head[task].tower
             assert isinstance(tower, MLP)
@@ -126,7 +126,7 @@ class Ranker(nn.Module):
                 tower.redraw()
                 tries += 1
             if tries:
-                found.append(task)
+                found[task] = not tower.is_dead(hidden[task])
         return found
 
     def named_weights(self) -> dict[str, Tensor]:

@@ -210,7 +210,7 @@ def config_tables(
         features[feature.name] = options
     return {
         "name": name,
-        "seed": seed,
+        "seed": spec.to_table(seed),
         "data": dict(data),
         "features": features,
         "keys": spec.to_table(schema.keys),

@@ -21,8 +21,14 @@ def start(ranker: Ranker, train: Table, device: str) -> None:
     """Make a ranker that was just built ready to train."""
     ranker.start_at(base_rates(train))
     batch = next(train.batches(ranker.layout, LOOKED_AT))
-    for task in ranker.redraw_dead(inputs(ranker, batch, device)):
-        logger.info("the tower of task %r started dead and was drawn again", task)
+    for task, alive in ranker.redraw_dead(inputs(ranker, batch, device)).items():
+        if alive:
+            logger.info("the tower of task %r started dead and was drawn again", task)
+        else:
+            logger.warning(
+                "task %r starts from one prediction for all rows, however its tower is drawn: "
+                "widen it, or encode features whose values are too small to tell apart", task,
+            )  # fmt: skip
 
 
 def base_rates(table: Table) -> dict[str, float]:
