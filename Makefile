@@ -9,7 +9,7 @@ BIN := $(dir $(PYTHON))
 check:
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
-	$(PYTHON) -m pyrefly check
+	$(PYTHON) -m pyrefly check --python-interpreter-path $(PYTHON)
 	$(BIN)lint-imports
 
 test:
