@@ -131,7 +131,7 @@ class Layout:
             start += width
         return slices
 
-    @property
+    @cached_property
     def width(self) -> int:
         """Number of columns of x."""
         return sum(width for _, width in self._widths_in_order())

@@ -17,7 +17,7 @@ from polyrank.train.optim import (
     EmbeddingEngine,
     EmbeddingOptimizer,
     LazyAdam,
-    LazyAdamEngine,
+    RowEngine,
     load_optimizer_state,
     optimizer_state,
     set_lr,
@@ -215,7 +215,11 @@ class EpochSchedule:
             for follower in followers:
                 for each in follower.param_groups:
                     each[key] = group[key]
-            if key == "betas" and isinstance(engine, LazyAdamEngine):
+            if (
+                key == "betas"
+                and isinstance(engine, RowEngine)
+                and isinstance(engine.spec, LazyAdam)
+            ):
                 engine.spec = replace(engine.spec, betas=tuple(group[key]))
 
 

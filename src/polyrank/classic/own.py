@@ -53,6 +53,8 @@ class RowNumbers(nn.Module):
         self.current = ids[0].cpu().long()
         return torch.zeros(len(dense), 1, device=dense.device)
 
+    look_up = forward
+
     def row_gradients(
         self, ids: Tensor, gradient: Tensor, bags: Sequence[TensorBag] = ()
     ) -> Iterator[tuple[Tensor, Tensor]]:

@@ -1,8 +1,9 @@
 """Embedding tables packed by width, and what is done at the border to the dense part.
 
-The graph is cut at x: the trainer looks up x without gradients, the dense part computes x.grad,
-and `row_gradients` hands each pack the rows it must update. `TableEmbedder` is the twin without
-packing, one table a name, for export and as the reference in tests.
+The graph is cut at x: the trainer looks up x without gradients, and the dense part computes x.grad.
+On the CPU compiled kernels look up and update rows; elsewhere torch does, and `row_gradients` hands
+each pack the rows it must update. `TableEmbedder` is the twin without packing, one table a name,
+for export and as the reference in tests.
 
 The ids of a sequence are a bag: those of all rows, and where each row's begin. Its embeddings are
 pooled to one vector a row, of zeros where the row has none.
@@ -13,6 +14,7 @@ Letters: F id features, S sequences, B rows, W columns of x.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +22,8 @@ from torch.nn.functional import embedding, embedding_bag
 
 from polyrank.features import Feature, Pooling
 from polyrank.layout import Layout
+from polyrank.nn import kernels
+from polyrank.nn.plan import Bags, Plan
 
 DEVIATION = 0.01
 # The ids of all rows and where each row's begin: (total,) and int64 (B + 1,), from 0 to total.
@@ -43,6 +47,36 @@ class PackedEmbedder(nn.Module):
             nn.Parameter(torch.empty(pack.rows, pack.width).normal_(std=DEVIATION))
             for pack in layout.packs
         )
+        columns = accumulate((len(p.fields) + len(p.bags)) * p.width for p in layout.packs)
+        self.plans = tuple(
+            Plan.of(layout, pack, end - (len(pack.fields) + len(pack.bags)) * pack.width)
+            for pack, end in zip(layout.packs, columns, strict=True)
+        )
+
+    def look_up(self, ids: Tensor, dense: Tensor, bags: Sequence[TensorBag] = ()) -> Tensor:
+        """Return x without a graph: on the CPU by kernels, and up to rounding that of `forward`.
+
+        Raises:
+            IndexError: an id that is no row of its pack.
+        """
+        if dense.device.type != "cpu":
+            with torch.no_grad():
+                return self(ids, dense, bags)
+        sequences = _with_pooling(self.layout, bags)
+        x = torch.empty(len(dense), self.layout.width)
+        found, fields = x.numpy(), ids.contiguous().numpy()
+        for plan, weight in zip(self.plans, self.pack, strict=True):
+            some = Bags.of([bag for bag, _ in sequences], plan.sequences)
+            with kernels.ONE_AT_A_TIME:
+                wrong = kernels.look_up(
+                    fields, some.ids, some.starts, plan.lookups, weight.detach().numpy(), found,
+                    torch.get_num_threads(), kernels.constant(weight.shape[1]),
+                )  # fmt: skip
+            if wrong:
+                raise IndexError(f"{wrong:,} ids of the batch are no rows of their tables")
+        if dense.shape[1]:
+            x[:, -dense.shape[1] :] = dense
+        return x
 
     def forward(self, ids: Tensor, dense: Tensor, bags: Sequence[TensorBag] = ()) -> Tensor:
         """Return x."""

@@ -29,6 +29,7 @@ from polyrank.features import names_by_kind
 from polyrank.metrics.registry import direction, metric
 from polyrank.metrics.undefined import Undefined
 from polyrank.models.model import Model
+from polyrank.nn import kernels
 from polyrank.objective.losses import Supervision
 from polyrank.schema import Schema
 from polyrank.terms import populations
@@ -280,6 +281,7 @@ def isolated(seed: int, training: Training) -> Iterator[None]:
         torch.random.fork_rng(devices=others, device_type=kind),
         torch.inference_mode(mode=False),
         torch.enable_grad(),
+        kernels.threads(training.threads),
     ):
         torch.manual_seed(seed)
         torch.set_num_threads(training.threads)

@@ -204,9 +204,7 @@ class Trainer:
         factor = self.training.schedule.factor(done, self.training.epochs * self.steps)
         ids, dense, labels, weight = tensors(batch, self.training.device)
         bags = bag_tensors(batch, self.training.device)
-        with torch.no_grad():
-            x = self.ranker.embed(ids, dense, bags)
-        x.requires_grad_()
+        x = self.ranker.embed.look_up(ids, dense, bags).requires_grad_()
         scores = self.ranker(x)
         losses, rows = self.supervision.losses(scores.logits, labels, weight)
         self.dense.zero_grad(set_to_none=True)

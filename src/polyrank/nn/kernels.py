@@ -1,0 +1,334 @@
+"""Compiled loops over embedding rows on the CPU: the look-up, and the update of the optimisers.
+
+A table is one thread's, so nothing is atomic and no result depends on the number of threads. Rows
+are found again by `slot`, an array that says of each row of the pack where its sum lies: a sort of
+the ids would cost more than the update. All kernels are in this file, because a cached kernel is
+compiled anew when its own file changes and not when one does that it calls into.
+
+Letters: F id features, S sequences, B rows of the batch, W columns of x, K look-ups (a feature or a
+sequence each), U tables, T threads, R rows of the pack, w columns of the pack, N look-ups of one
+table in this batch, at most.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Lock
+from typing import Any
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba import get_num_threads, njit, prange, set_num_threads, types
+from numba.core import cgutils
+from numba.extending import intrinsic, overload
+
+logger = logging.getLogger(__name__)
+
+ONE, SUM, MEAN, LAST = range(4)  # poolings of a look-up; ONE is a field
+ADAM, ADAGRAD, ROWWISE_ADAGRAD, SGD = range(4)  # rules
+AHEAD = 32  # look-ups by which memory is asked for a row before it is needed
+
+# Held while a kernel runs: two at once abort the process where numba has neither OpenMP nor TBB.
+ONE_AT_A_TIME = Lock()
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Let kernels that this thread calls use some threads, at most as many as numba has."""
+    before = get_num_threads()
+    set_num_threads(min(count, numba.config.NUMBA_NUM_THREADS))  # pyrefly: ignore[missing-attribute]
+    try:
+        yield
+    finally:
+        set_num_threads(before)
+
+
+def _compiled(**options: Any) -> Callable[[Callable], Any]:
+    """Compile on first call, and keep the result on disk where a folder for it can be written."""
+    # Dividing by 0 gives inf, as in torch; a check of each division would forbid whole vectors.
+    kept: dict[str, Any] = {"nogil": True, "error_model": "numpy", **options}
+
+    def decorate(function: Callable) -> Any:
+        try:
+            return njit(**kept, cache=True)(function)
+        except RuntimeError:  # numba has found no place
+            if not _UNCACHED:
+                logger.warning(
+                    "no folder for compiled kernels can be written: they are compiled anew in each "
+                    "process, which takes some seconds. Set NUMBA_CACHE_DIR to a writable folder"
+                )
+            _UNCACHED.append(function.__name__)
+            return njit(**kept)(function)
+
+    return decorate
+
+
+_UNCACHED: list[str] = []
+
+
+def constant(width: int) -> Any:
+    """Return a width such that the compiler knows it, where that makes whole vectors.
+
+    The length of a tuple is part of its type: a loop over 16 columns becomes one or two
+    instructions, and one over a number of columns only known at run time a loop of single ones. Odd
+    widths share one compilation.
+    """
+    return (0,) * width if width % 4 == 0 else width
+
+
+def _columns(width: Any) -> int:
+    raise NotImplementedError  # only called from compiled code
+
+
+@overload(_columns)
+def _(width):
+    if isinstance(width, types.BaseTuple):
+        return lambda width: len(width)
+    return lambda width: width
+
+
+def _prefetch(_: Any, array: Any, row: Any) -> Any:
+    """Ask memory for array[row] without waiting for it: LLVM's prefetch, for writing."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind, index = signature.args
+        struct = context.make_array(kind)(context, builder, arguments[0])
+        zeros = [context.get_constant(types.intp, 0)] * (kind.ndim - 1)
+        where = [context.cast(builder, arguments[1], index, types.intp), *zeros]
+        pointer = cgutils.get_item_pointer(context, builder, kind, struct, where, wraparound=False)
+        byte, whole = ir.IntType(8).as_pointer(), ir.IntType(32)
+        form = ir.FunctionType(ir.VoidType(), [byte, whole, whole, whole])
+        function = cgutils.get_or_insert_function(builder.module, form, "llvm.prefetch.p0")
+        how = [ir.Constant(whole, number) for number in (1, 3, 1)]
+        builder.call(function, [builder.bitcast(pointer, byte), *how])
+        return context.get_dummy_value()
+
+    return types.void(array, row), generate
+
+
+_ask_for: Any = intrinsic(_prefetch)
+
+
+@_compiled(parallel=True)
+def look_up(ids, bag_ids, bag_starts, lookups, weight, out, threads, width):
+    """Write the embeddings of a pack into its columns of x; return how many ids are no rows.
+
+    Args:
+        ids: rows of the pack, for the fields that lie in it.
+        bag_ids: those of the sequences that lie in it, one after the other.
+        bag_starts: where each bag begins and ends among them.
+        lookups: of each one its row of `ids` or `bag_starts`, its first column of x, its pooling.
+        weight: the pack.
+        out: x.
+        threads: that share the batch's rows.
+        width: of the pack, as `constant` gives it.
+
+    Shape:
+        ids: int32 (F, B) · bag_ids: int32 (total,) · bag_starts: int64 (S, B + 1) · lookups: int64
+        (K, 3) · weight: float32 (R, w) · out: float32 (B, W)
+    """
+    columns = _columns(width)
+    rows, size = weight.shape[0], out.shape[0]
+    share = (size + threads - 1) // threads
+    wrong = np.zeros(threads, np.int64)
+    for thread in prange(threads):
+        low, high = thread * share, min(size, (thread + 1) * share)
+        for k in range(lookups.shape[0]):
+            source, start, pooling = lookups[k]
+            if pooling == ONE:
+                for b in range(low, high):
+                    if b + AHEAD < high:
+                        _ask_for(weight, ids[source, b + AHEAD])
+                    row = ids[source, b]
+                    if row < 0 or row >= rows:
+                        wrong[thread] += 1
+                        continue
+                    for c in range(columns):
+                        out[b, start + c] = weight[row, c]
+                continue
+            for b in range(low, high):
+                first, last = bag_starts[source, b], bag_starts[source, b + 1]
+                if pooling == LAST:
+                    first = max(first, last - 1)
+                for c in range(columns):
+                    out[b, start + c] = 0
+                for i in range(first, last):
+                    row = bag_ids[i]
+                    if row < 0 or row >= rows:
+                        wrong[thread] += 1
+                        continue
+                    for c in range(columns):
+                        out[b, start + c] += weight[row, c]
+                if pooling == MEAN and last > first:
+                    for c in range(columns):
+                        out[b, start + c] /= np.float32(last - first)
+    return wrong.sum()
+
+
+@_compiled()
+def _summed(
+    ids, bag_ids, bag_starts, lookups, first, last, gradient, slot, touched, sums, width
+):  # fmt: skip
+    """Add up the gradients of each row of one table; return how many rows those are.
+
+    Row touched[s] has the sum sums[s], and slot[touched[s]] = s.
+    """
+    columns = _columns(width)
+    count, size = 0, gradient.shape[0]
+    for k in range(first, last):
+        source, start, pooling = lookups[k]
+        if pooling == ONE:
+            for b in range(size):
+                if b + AHEAD < size:
+                    _ask_for(slot, ids[source, b + AHEAD])
+                row = ids[source, b]
+                s = slot[row]
+                if s < 0:
+                    s = count
+                    count += 1
+                    slot[row] = s
+                    touched[s] = row
+                    for c in range(columns):
+                        sums[s, c] = gradient[b, start + c]
+                else:
+                    for c in range(columns):
+                        sums[s, c] += gradient[b, start + c]
+            continue
+        for b in range(size):
+            low, high = bag_starts[source, b], bag_starts[source, b + 1]
+            if pooling == LAST:
+                low = max(low, high - 1)
+            factor = np.float32(1)
+            if pooling == MEAN and high > low:
+                factor /= np.float32(high - low)
+            for i in range(low, high):
+                row = bag_ids[i]
+                s = slot[row]
+                if s < 0:
+                    s = count
+                    count += 1
+                    slot[row] = s
+                    touched[s] = row
+                    for c in range(columns):
+                        sums[s, c] = 0
+                for c in range(columns):
+                    sums[s, c] += gradient[b, start + c] * factor
+    return count
+
+
+@_compiled(parallel=True)
+def update(
+    ids, bag_ids, bag_starts, lookups, starts, order, first_rows,
+    gradient, slot, touched, sums, weight, first, second, rule, numbers, every_row, width,
+):  # fmt: skip
+    """Step the rows of a pack that the batch looked up, or every row of it.
+
+    Args:
+        ids: as in `look_up`.
+        bag_ids: as there.
+        bag_starts: as there.
+        lookups: as there, with those of a table together.
+        starts: the look-ups of each table.
+        order: the tables of each thread, ended by −1.
+        first_rows: where each table begins in the pack.
+        gradient: of x.
+        slot: −1 everywhere, before and after.
+        touched: scratch of each thread.
+        sums: likewise, with a last line of zeros.
+        weight: the pack.
+        first: the optimiser's state, of as many columns as the rule needs.
+        second: likewise.
+        rule: ADAM, ADAGRAD, ROWWISE_ADAGRAD or SGD.
+        numbers: of the rule, whose function names them.
+        every_row: whether rows outside the batch are stepped too, by a gradient of 0.
+        width: of the pack, as `constant` gives it.
+
+    Shape:
+        starts: int64 (U + 1,) · order: int64 (T, U) · first_rows: int64 (U + 1,) · gradient:
+        float32 (B, W) · slot: int32 (R,) · touched: int32 (T, N) · sums: float32 (T, N + 1, w) ·
+        first, second: float32 (R or 0, w or 1) · numbers: float32 (n,)
+    """
+    for thread in prange(order.shape[0]):
+        rows, sum_ = touched[thread], sums[thread]
+        for u in order[thread]:
+            if u < 0:
+                break
+            count = _summed(
+                ids, bag_ids, bag_starts, lookups, starts[u], starts[u + 1], gradient, slot, rows,
+                sum_, width,
+            )  # fmt: skip
+            if every_row:
+                for row in range(first_rows[u], first_rows[u + 1]):
+                    s = slot[row] if slot[row] >= 0 else len(sum_) - 1
+                    slot[row] = -1
+                    _step(weight, first, second, row, sum_, s, rule, numbers, width)
+                continue
+            for s in range(count):
+                if s + AHEAD < count:
+                    row = rows[s + AHEAD]
+                    _ask_for(slot, row)
+                    _ask_for(weight, row)
+                    _ask_for(first, row)
+                    _ask_for(second, row)
+                slot[rows[s]] = -1
+                _step(weight, first, second, rows[s], sum_, s, rule, numbers, width)
+
+
+@_compiled()
+def _step(weight, first, second, row, sums, s, rule, numbers, width):
+    """Step one row by the sum of its gradients, sums[s]."""
+    if rule == ADAM:
+        _adam(weight, first, second, row, sums, s, numbers, width)
+    elif rule == ADAGRAD:
+        _adagrad(weight, first, row, sums, s, numbers, width)
+    elif rule == ROWWISE_ADAGRAD:
+        _rowwise_adagrad(weight, first, row, sums, s, numbers, width)
+    else:
+        _sgd(weight, row, sums, s, numbers, width)
+
+
+@_compiled()
+def _adam(weight, m, v, row, sums, s, numbers, width):
+    l2, add1, keep2, add2 = numbers[0], numbers[1], numbers[2], numbers[3]
+    size, correction, eps = numbers[4], numbers[5], numbers[6]
+    for c in range(_columns(width)):
+        g = sums[s, c] + l2 * weight[row, c]
+        first = m[row, c] + add1 * (g - m[row, c])
+        second = keep2 * v[row, c] + add2 * g * g
+        m[row, c], v[row, c] = first, second
+        weight[row, c] -= size * first / (np.sqrt(second) * correction + eps)
+
+
+@_compiled()
+def _adagrad(weight, total, row, sums, s, numbers, width):
+    l2, lr, eps = numbers[0], numbers[1], numbers[2]
+    for c in range(_columns(width)):
+        g = sums[s, c] + l2 * weight[row, c]
+        squares = total[row, c] + g * g
+        total[row, c] = squares
+        weight[row, c] -= lr * g / (np.sqrt(squares) + eps)
+
+
+@_compiled(fastmath={"reassoc"})  # a sum in the order of rows would be one column at a time
+def _rowwise_adagrad(weight, total, row, sums, s, numbers, width):
+    l2, lr, eps = numbers[0], numbers[1], numbers[2]
+    columns = _columns(width)
+    squares = np.float32(0)
+    for c in range(columns):
+        g = sums[s, c] + l2 * weight[row, c]
+        squares += g * g
+    squares = total[row, 0] + squares / np.float32(columns)
+    total[row, 0] = squares
+    size = lr / (np.sqrt(squares) + eps)
+    for c in range(columns):
+        weight[row, c] -= size * (sums[s, c] + l2 * weight[row, c])
+
+
+@_compiled()
+def _sgd(weight, row, sums, s, numbers, width):
+    l2, lr = numbers[0], numbers[1]
+    for c in range(_columns(width)):
+        weight[row, c] -= lr * (sums[s, c] + l2 * weight[row, c])
