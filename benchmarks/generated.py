@@ -35,10 +35,14 @@ def zipf(random: np.random.Generator, size: int, rows: int) -> np.ndarray:
     return np.searchsorted(bounds[:-1] / bounds[-1], random.random(rows, dtype=np.float32))
 
 
-def frames(rows: int, seed: int, *, spread: int = 1) -> Iterator[pl.DataFrame]:
-    """Yield the log in parts; ids are a shuffle of 1 … size, times `spread`."""
+def frames(rows: int, seed: int, *, spread: int = 1, part: int = 0) -> Iterator[pl.DataFrame]:
+    """Yield the log in pieces; ids are a shuffle of 1 … size, times `spread`.
+
+    Parts of one seed have the same frequent ids and other rows.
+    """
     random = np.random.default_rng(seed)
     names = {name: (random.permutation(SIZES[name]) + 1) * spread for name in SPARSE}
+    random = np.random.default_rng([seed, part])
     for start in range(0, rows, CHUNK_ROWS):
         count = min(CHUNK_ROWS, rows - start)
         click = random.random(count) < 0.04
@@ -51,10 +55,10 @@ def frames(rows: int, seed: int, *, spread: int = 1) -> Iterator[pl.DataFrame]:
         yield pl.DataFrame(columns)
 
 
-def write_parquet(path: Path, rows: int, seed: int, *, spread: int = 1) -> None:
-    """Write the log as Parquet, a row group a part."""
+def write_parquet(path: Path, rows: int, seed: int, *, spread: int = 1, part: int = 0) -> None:
+    """Write the log as Parquet, a row group a piece."""
     writer = None
-    for frame in frames(rows, seed, spread=spread):
+    for frame in frames(rows, seed, spread=spread, part=part):
         table = frame.to_arrow()
         writer = writer or pa.parquet.ParquetWriter(path, table.schema, compression="zstd")
         writer.write_table(table)
