@@ -1,10 +1,10 @@
 """What training holds in memory, whether that stays flat, and what a row costs in a large table.
 
 1. Training from the cache: `fit` on a log with the columns and vocabulary sizes of Ali-CCP, ESMM
-   with embeddings of 16, in a process of its own whose encoded rows an earlier run has kept. A watcher
-   reads its memory from /proc (Linux only); the bar is 1.5 × (tables + parameters + optimiser
-   state) above a process that has imported the library. Mapped pages of the tables count as
-   resident, though the system may drop them: the anonymous part stands beside the whole.
+   with embeddings of 16, in a process of its own whose encoded rows an earlier one has kept. A
+   watcher reads its memory from /proc (Linux only); the bar is 1.5 × (tables + parameters +
+   optimiser state) above a process that has imported the library. Mapped pages of the tables count
+   as resident, though the system may drop them: the anonymous part stands beside the whole.
 2. Memory over 100,000 steps of batch 20 on a small vocabulary.
 3. Cost a row at batch 4096 with the rows of the first kind, 1 M and 20 M of them, in turn; the
    shuffle of an epoch is shared out among its rows.

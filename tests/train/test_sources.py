@@ -163,8 +163,8 @@ def test_a_full_disk_is_a_warning(log, tmp_path, caplog, monkeypatch):
     tables, _ = outcome(caplog, SCHEMA, Sources(log), beside=tmp_path / "runs")
     assert len(tables["train"]) == 400
     assert "are not kept for the next run: [Errno 28]" in caplog.text
-    names = [path.name for path in (tmp_path / "runs" / cache.NAME).iterdir()]
-    assert names == ["files.json"]
+    names = {path.name for path in (tmp_path / "runs" / cache.NAME).iterdir()}
+    assert names == {".gitignore", "files.json"}
 
 
 def test_damage_is_repaired(log, tmp_path, caplog):

@@ -1,6 +1,7 @@
 """Encoded tables on disk, mapped into memory, so that a second run starts at once.
 
 FOLDER/
+  .gitignore         so that no repository takes it in
   files.json         checksums of the sources (polyrank.data.content)
   KEY/               KEY says what was encoded, and by what: 32 hex digits
     manifest.json    vocabularies' types, encodings, counts, messages, each file's size and checksum
@@ -84,6 +85,18 @@ def key_of(schema: Schema, rows: Any) -> str:
             del each[name]
     text = json.dumps([FORMAT, table, rows], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def prepare(folder: Path) -> None:
+    """Make the cache's folder, which no version control takes in.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    ignored = folder / ".gitignore"
+    if not ignored.exists():
+        ignored.write_text("*\n", encoding="utf-8")
 
 
 def load(folder: Path, key: str, schema: Schema) -> Entry | None:

@@ -76,7 +76,7 @@ def encoded(schema: Schema, sources: Sources, *, beside: Path | None = None) -> 
     folder = beside / cache.NAME
     flat = [path for each in paths.values() for path in each]
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        cache.prepare(folder)
         before = [content.state(path) for path in flat]
         checksums = dict(zip(flat, content.checksums(flat, folder / "files.json"), strict=True))
     except OSError as error:
