@@ -19,7 +19,8 @@ from polyrank.errors import ConfigError, did_you_mean
 from polyrank.features import FEATURES
 from polyrank.models.model import Model
 from polyrank.schema import Feature, Keys, Schema, Task
-from polyrank.train.fit import Observer, Sources, config_tables, learn
+from polyrank.train.fit import Observer, config_tables, learn
+from polyrank.train.sources import Sources
 from polyrank.train.training import Training
 
 SECTIONS = ["name", "seed", "data", "features", "keys", "task", "model", "train"]
@@ -51,6 +52,7 @@ class Data:
         source: all rows, instead of the three.
         split: of `source`.
         orphans: what becomes of a child label without its parent.
+        cache: whether the encoded rows are kept beside the run folder.
     """
 
     train: str | None = None
@@ -59,6 +61,7 @@ class Data:
     source: str | None = None
     split: Split | None = None
     orphans: Orphans = "error"
+    cache: bool = True
 
     def __post_init__(self) -> None:
         if (self.train is None) == (self.source is None):
@@ -82,18 +85,18 @@ class Data:
     def sources(self, schema: Schema, seed: int) -> Sources:
         """Return what `learn` reads."""
         if self.source is None or self.split is None:
-            return Sources(self.train, self.valid, self.test, self.orphans)
+            return Sources(self.train, self.valid, self.test, self.orphans, cache=self.cache)
         keys = {"user": schema.keys.user, "time": schema.keys.time}
-        train, valid, test = split(
-            read(self.source, schema),
-            self.split.by,
-            self.split.fractions,
-            self.split.column or keys.get(self.split.by),
-            seed,
-        )
-        shares = self.split.fractions
+        by, shares = self.split.by, self.split.fractions
+        column = self.split.column or keys.get(by)
+        train, valid, test = split(read(self.source, schema), by, shares, column, seed)
         return Sources(
-            train, valid if shares[1] > 0 else None, test if shares[2] > 0 else None, self.orphans
+            train,
+            valid if shares[1] > 0 else None,
+            test if shares[2] > 0 else None,
+            self.orphans,
+            cache=self.cache,
+            origin=(self.source, [by, list(shares), column, seed]),
         )
 
 

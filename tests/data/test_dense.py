@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from polyrank.data import dense
 from polyrank.data.dense import DenseEncoding, dense_values
 from polyrank.errors import DataError
 from polyrank.schema import DenseFeature
@@ -239,3 +240,27 @@ def test_text_is_refused_with_its_type():
     with pytest.raises(DataError, match="dense feature 'price' is a column of String") as caught:
         dense_values(pl.Series("price", ["1"]))
     assert "SparseFeature" in str(caught.value)
+
+
+@pytest.mark.parametrize("edges", [1, 31, 128, 129, 300])
+def test_few_and_many_edges_are_counted_alike(edges):
+    generator = np.random.default_rng(edges)
+    cuts = np.unique(generator.normal(size=edges).astype(np.float32))
+    values = np.concatenate([cuts, generator.normal(size=70_000).astype(np.float32), [np.nan]])
+    encoding = DenseEncoding("bins", edges=tuple(cuts.tolist()))
+    expected = np.searchsorted(cuts, values, side="left") + 1
+    expected[-1] = 0
+    assert np.array_equal(encoding.ids(values), expected)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_heavy_values_are_found_as_by_counting_all(seed):
+    generator = np.random.default_rng(seed)
+    size, bins = int(generator.integers(1, 300)), int(generator.integers(2, 40))
+    values = np.sort(generator.zipf(1.3 + generator.random(), size).clip(0, 90).astype(np.float32))
+    distinct, counts = np.unique(values, return_counts=True)
+    heavy = counts > size / bins
+    starts, ends = dense._heavy(values, bins)
+    assert np.array_equal(values[starts], distinct[heavy])
+    assert np.array_equal(ends - starts, counts[heavy])
+    assert np.array_equal(dense._first_distinct(values, bins), distinct[:bins])

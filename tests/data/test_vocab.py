@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
 from polyrank.data.read import read
-from polyrank.data.vocab import Vocab, Vocabulary
+from polyrank.data.vocab import Vocab, Vocabulary, counts_of
 from polyrank.errors import DataError
 from polyrank.schema import DenseFeature, Schema, SparseFeature, Task
 
@@ -287,3 +287,22 @@ def test_missing_feature_is_named():
 def test_column_of_lists_is_refused():
     with pytest.raises(DataError, match=r"feature 'tags' is a column of List\(Int64\)"):
         Vocab.fit(pl.LazyFrame({"tags": [[1]]}), Schema([SparseFeature("tags")], TASKS))
+
+
+@pytest.mark.parametrize("low", [-(2**63), -5, 0, 2**63 - 70_001])
+@pytest.mark.parametrize("nulls", [False, True])
+def test_integers_that_lie_close_together_are_counted_and_found_like_others(low, nulls):
+    generator = np.random.default_rng(0)
+    ids = pl.Series([low + int(each) for each in generator.integers(0, 70_000, 80_000)])
+    if nulls:
+        ids = ids.set(pl.Series(generator.random(len(ids)) < 0.1), None)
+    found = counts_of(ids).sort("value")
+    assert found.equals(ids.alias("value").value_counts(name="count").sort("value"))
+    vocabulary = Vocabulary.fit([ids])
+    assert vocabulary._direct is not None
+    rows, unseen, absent = vocabulary.encode(ids)
+    assert (unseen, absent) == (0, ids.null_count())
+    assert pl.Series([None, *vocabulary.values]).gather(rows).equals(ids.alias(""))
+    others = pl.Series([low, low + 70_000, 2**63 - 1, -(2**63), low - 1 if low > -(2**63) else 0])
+    expected = [vocabulary.to_frame().filter(value=each)["row"].sum() for each in others]
+    assert vocabulary.encode(others)[0].tolist() == expected

@@ -18,6 +18,9 @@ logger = logging.getLogger(__name__)
 
 # A narrower spread counts as none: dividing by it would overflow float32.
 _NARROWEST = 1e-20
+# Up to here comparing with each edge, without a branch, is faster than a binary search.
+_FEW_EDGES = 128
+_CHUNK_ROWS = 65_536  # which stay in the cache meanwhile
 
 
 @dataclass(frozen=True)
@@ -149,7 +152,11 @@ class DenseEncoding:
         """
         values = np.asarray(values, dtype=np.float32)
         edges = np.array(self.edges, dtype=np.float32)
-        rows = np.searchsorted(edges, values, side="left").astype(np.int32) + np.int32(1)
+        if len(edges) > _FEW_EDGES:
+            rows = np.searchsorted(edges, values, side="left").astype(np.int32)
+        else:
+            rows = _edges_below(values, edges)
+        rows += 1
         rows[np.isnan(values)] = 0
         return rows
 
@@ -218,17 +225,51 @@ def _cuts(present: np.ndarray, bins: int) -> np.ndarray:
     itself, and the others are shared out among the bins that are left: plain quantiles of a
     column that is mostly 0 would cut the rest of it hardly at all.
     """
-    distinct, counts = np.unique(present, return_counts=True)
+    distinct = _first_distinct(present, bins + 1)
     if len(distinct) <= bins:
         return distinct[:-1]
-    heavy = counts > len(present) / bins
-    free = bins - 2 * int(heavy.sum())  # a bin each, and one more where it parts its neighbours
+    starts, ends = _heavy(present, bins)
+    free = bins - 2 * len(starts)  # a bin each, and one more where it parts its neighbours
     if free < 1:
-        heavy, free = np.zeros_like(heavy), bins
-    rest = np.repeat(distinct[~heavy], counts[~heavy])
+        starts, ends, free = starts[:0], ends[:0], bins
+    bounds = zip([0, *ends], [*starts, len(present)], strict=True)
+    rest = np.concatenate([present[start:end] for start, end in bounds])
     places = np.linspace(0, 1, free + 1)[1:-1]
-    alone = np.flatnonzero(heavy)
-    before = distinct[alone[alone > 0] - 1]
     quantiles = np.quantile(rest, places, method="inverted_cdf")
-    cuts = np.unique(np.concatenate([quantiles, distinct[alone], before]))
-    return cuts[cuts < distinct[-1]]
+    cuts = np.unique(np.concatenate([quantiles, present[starts], present[starts[starts > 0] - 1]]))
+    return cuts[cuts < present[-1]]
+
+
+def _first_distinct(ordered: np.ndarray, count: int) -> np.ndarray:
+    """Return up to `count` of the smallest distinct values, without a look at all rows."""
+    places = [0]
+    while len(places) < count:
+        place = int(np.searchsorted(ordered, ordered[places[-1]], side="right"))
+        if place == len(ordered):
+            break
+        places.append(place)
+    return ordered[places]
+
+
+def _heavy(ordered: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return where each run of one value longer than a bin begins and ends.
+
+    Such a run has a row at a multiple of the size of a bin.
+    """
+    values = np.unique(ordered[:: max(len(ordered) // bins, 1)])
+    starts = np.searchsorted(ordered, values, side="left")
+    ends = np.searchsorted(ordered, values, side="right")
+    heavy = ends - starts > len(ordered) / bins
+    return starts[heavy], ends[heavy]
+
+
+def _edges_below(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """Return how many of a few edges are smaller than each value; 0 for NaN."""
+    below = np.empty(len(values), dtype=np.int32)
+    for start in range(0, len(values), _CHUNK_ROWS):
+        chunk = values[start : start + _CHUNK_ROWS]
+        count = np.zeros(len(chunk), dtype=np.uint8)
+        for edge in edges:
+            count += chunk > edge
+        below[start : start + _CHUNK_ROWS] = count
+    return below

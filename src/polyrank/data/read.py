@@ -80,6 +80,21 @@ def read(source: Source, schema: Schema | None = None) -> pl.LazyFrame:
     )
 
 
+def files(pattern: str) -> list[str]:
+    """Return the files of a path or a glob in the order in which they are read.
+
+    Raises:
+        DataError: no such file.
+    """
+    # A file may have a bracket in its name, so a path that exists is never taken for a glob.
+    paths = [pattern] if Path(pattern).exists() else sorted(glob(pattern, recursive=True))  # noqa: PTH207  an absolute pattern
+    if not paths:
+        raise DataError(
+            f"no such file: {pattern!r} (looked in {str(Path.cwd())!r}; give a path or a glob)"
+        )
+    return paths
+
+
 def collect(frame: pl.LazyFrame | pl.DataFrame, columns: Iterable[str]) -> pl.DataFrame:
     """Return the named columns in memory, each once.
 
@@ -141,12 +156,7 @@ def _known(frame: pl.LazyFrame | pl.DataFrame, columns: Iterable[str]) -> list[s
 
 
 def _scan(pattern: str, schema: Schema | None) -> pl.LazyFrame:
-    # A file may have a bracket in its name, so a path that exists is never taken for a glob.
-    paths = [pattern] if Path(pattern).exists() else sorted(glob(pattern, recursive=True))  # noqa: PTH207  an absolute pattern
-    if not paths:
-        raise DataError(
-            f"no such file: {pattern!r} (looked in {str(Path.cwd())!r}; give a path or a glob)"
-        )
+    paths = files(pattern)
     formats = {path: _format(path) for path in paths}
     if len(set(formats.values())) > 1:
         raise DataError(

@@ -27,6 +27,7 @@ _TYPES: dict[IdType, type[pl.DataType]] = {
 _SPREAD = 8
 # … or this many in all: 256 KiB, which stay in the cache.
 _SMALL = 65_536
+_LEAST = -(2**63)
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,12 +115,13 @@ class Vocabulary:
             (rows,) → int32 (rows,), int, int
         """
         plain = plain_ids(series)
-        null = plain.is_null().to_numpy()
-        rows = self._found(plain)
-        unseen = int(np.count_nonzero((rows < 0) & ~null))
-        np.maximum(rows, 0, out=rows)
-        rows[null] = self._null_row
-        return rows, unseen, int(np.count_nonzero(null))
+        rows, nulls = self._found(plain), plain.null_count()
+        if nulls:
+            rows[plain.is_null().to_numpy()] = self._null_row
+        unseen = int(np.count_nonzero(rows < 0))
+        if unseen:
+            np.maximum(rows, 0, out=rows)
+        return rows, unseen, nulls
 
     def encode_lists(self, series: pl.Series, padding: int | None) -> tuple[Bag, int, int]:
         """Return the rows of the ids in each list, as `encode` does for each id.
@@ -184,12 +186,12 @@ class Vocabulary:
         if self._direct is not None:
             low, table = self._direct
             outside = len(table) - 1
-            high = low + outside - 1
-            inside = ids.is_between(low, high).fill_null(value=False)
-            # Clipped first: the difference of two int64 may overflow.
-            cells = (ids.clip(low, high) - low).fill_null(outside).to_numpy(writable=True)
-            cells[~inside.to_numpy()] = outside
-            return table[cells]
+            beyond = low - 1 if low > _LEAST else low + outside
+            values = ids.fill_null(beyond).to_numpy()
+            # Modulo 2^64, below `outside` if and only if the id is in reach.
+            cells = values.view(np.uint64) - np.uint64(low % 2**64)
+            np.minimum(cells, np.uint64(outside), out=cells)
+            return table.take(cells.view(np.int64))
         found = ids.alias("value").to_frame()
         found = found.join(self._index, on="value", how="left", maintain_order="left")
         return found["row"].fill_null(-1).to_numpy(writable=True)
@@ -222,7 +224,22 @@ class Vocabulary:
 
 def counts_of(column: pl.Series) -> pl.DataFrame:
     """Return the distinct plain ids of a column, `value`, and their occurrences, `count`."""
-    return plain_ids(column).alias("value").value_counts(name="count")
+    ids = plain_ids(column).alias("value")
+    present = ids.drop_nulls() if ids.dtype == pl.Int64 else ids
+    if present.dtype != pl.Int64 or not len(present):
+        return ids.value_counts(name="count")
+    values = present.to_numpy()
+    low, high = int(values.min()), int(values.max())
+    if high - low >= max(len(values), _SMALL):
+        return ids.value_counts(name="count")
+    # Integers that lie close together are counted in an array, several times as fast.
+    counts = np.bincount(values - low)
+    found = np.flatnonzero(counts)
+    frame = pl.DataFrame({"value": found + low, "count": counts[found].astype(np.uint32)})
+    if len(present) == len(ids):
+        return frame
+    nulls = pl.DataFrame({"value": [None], "count": [ids.null_count()]}, schema=frame.schema)
+    return pl.concat([frame, nulls])
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,10 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from numbers import Integral
 from pathlib import Path
 from typing import Any
-from zlib import crc32
 
 import numpy as np
 import polars as pl
@@ -18,12 +17,10 @@ import torch
 
 from polyrank import spec
 from polyrank.balance import Balance, Sum
-from polyrank.bundle.model import Bundle, log_counts
-from polyrank.data.labels import Orphans, check_leaks
-from polyrank.data.read import read
+from polyrank.bundle.model import Bundle
+from polyrank.data.labels import Orphans
 from polyrank.data.statistics import refuse_unusable, term_labels, term_statistics
-from polyrank.data.table import Table, encode
-from polyrank.data.vocab import Vocab
+from polyrank.data.table import Table
 from polyrank.errors import ConfigError, DataError, did_you_mean
 from polyrank.features import names_by_kind
 from polyrank.metrics.registry import direction, metric
@@ -36,29 +33,13 @@ from polyrank.terms import populations
 from polyrank.train.loop import Progress, Trainer
 from polyrank.train.optim import Adam, Constant, Cosine, EmbeddingOptimizer, LazyAdam
 from polyrank.train.run import RunFolder
+from polyrank.train.sources import Sources, encoded, fingerprint
 from polyrank.train.start import start
 from polyrank.train.training import Stop, Training
 
 logger = logging.getLogger(__name__)
 
 Observer = Callable[[Progress], None]
-
-
-@dataclass(frozen=True)
-class Sources:
-    """What `read` accepts, for each split.
-
-    Args:
-        train: learnt from; the only rows that vocabularies and encodings see.
-        valid: chooses the epoch.
-        test: scored once, after training.
-        orphans: what becomes of a child label without its parent.
-    """
-
-    train: Any
-    valid: Any = None
-    test: Any = None
-    orphans: Orphans = "error"
 
 
 def fit(
@@ -84,6 +65,7 @@ def fit(
     out: str | Path | None = None,
     resume: bool = False,
     force: bool = False,
+    cache: bool = True,
     progress: Observer | None = None,
 ) -> Bundle:
     """Learn a model from a log and return it, fitted.
@@ -111,6 +93,8 @@ def fit(
         out: a run folder to write: log, checkpoints and the bundle.
         resume: go on with the run in `out`.
         force: replace the run in `out`.
+        cache: keep the encoded rows of files beside `out`, so that the next run over the same files
+            starts at once.
         progress: called with each `Progress`.
 
     Raises:
@@ -138,13 +122,15 @@ def fit(
         balance=balance, stop=stop, schedule=schedule, threads=threads, device=device,
         unseen_rate=unseen_rate,
     )  # fmt: skip
-    sources = Sources(train, valid, test, orphans)
+    sources = Sources(train, valid, test, orphans, cache=cache)
     paths = {
         name: str(Path(source).absolute())
         for name in ("train", "valid", "test")
         if isinstance(source := getattr(sources, name), str | Path)
     }
-    config = config_tables("fit", seed, {**paths, "orphans": orphans}, schema, model, training)
+    config = config_tables(
+        "fit", seed, {**paths, "orphans": orphans, "cache": cache}, schema, model, training
+    )
     return learn(
         schema, model, training, sources, seed=seed, config=config,
         out=out, resume=resume, force=force, progress=progress,
@@ -167,7 +153,7 @@ def learn(
     """Learn a model; `config` is the experiment as plain tables, kept in the bundle."""
     _check(schema, model, training, sources, seed)
     run = None if out is None else RunFolder(out, config, resume=resume, force=force)
-    vocab, tables = encoded(schema, sources)
+    vocab, tables = encoded(schema, sources, beside=None if out is None else Path(out).parent)
     train, valid, test = tables["train"], tables.get("valid"), tables.get("test")
     statistics = term_statistics(train)
     refuse_unusable(statistics, schema, "train")
@@ -233,42 +219,6 @@ def until(stop: Stop | None, trainer: Trainer) -> Iterator[Progress]:
         yield each
         if each.event == "epoch" and exhausted():
             return
-
-
-def fingerprint(vocab: Vocab, tables: Mapping[str, Table]) -> str:
-    """Return what tells whether a checkpoint was learnt from these rows: counts and checksums.
-
-    The checksums are of the vocabularies, and of up to 100,000 rows a split, evenly spaced.
-    """
-    entries = 0
-    for name, table in vocab.tables.items():
-        values = table.values.cast(pl.String).fill_null("").str.join("\n").item()
-        entries = crc32(f"{name} {table.rows} {values}".encode(), entries)
-    parts = [f"vocabulary {entries:08x}"]
-    for split, table in tables.items():
-        step = max(len(table) // 100_000, 1)
-        checksum = 0
-        for array in (table.ids[:, ::step], table.dense[::step], table.labels[::step]):
-            checksum = crc32(np.ascontiguousarray(array).tobytes(), checksum)
-        for bag in table.bags:
-            some = bag.take(np.arange(0, len(table), step))
-            checksum = crc32(some.offsets.tobytes(), crc32(some.ids.tobytes(), checksum))
-        parts.append(f"{split} {len(table)} rows {checksum:08x}")
-    return ", ".join(parts)
-
-
-def encoded(schema: Schema, sources: Sources) -> tuple[Vocab, dict[str, Table]]:
-    """Return the vocabulary of the training rows, and the tables of the splits that are given."""
-    train = read(sources.train, schema)
-    vocab = Vocab.fit(train, schema)
-    check_leaks(train, schema)
-    tables = {}
-    for split, source in (("train", train), ("valid", sources.valid), ("test", sources.test)):
-        if source is not None:
-            rows = read(source, schema)
-            tables[split] = encode(rows, schema, vocab, split=split, orphans=sources.orphans)
-            log_counts(tables[split], split)
-    return vocab, tables
 
 
 @contextmanager

@@ -14,8 +14,8 @@ from polyrank.models.model import Model
 from polyrank.objective.losses import Supervision
 from polyrank.schema import Schema
 from polyrank.text import aligned
-from polyrank.train.fit import Sources, encoded
 from polyrank.train.loop import balance_terms
+from polyrank.train.sources import Sources, encoded
 from polyrank.train.training import Training
 
 

@@ -1,0 +1,310 @@
+"""Encoded tables on disk, mapped into memory, so that a second run starts at once.
+
+FOLDER/
+  .gitignore         so that no repository takes it in
+  files.json         checksums of the sources (polyrank.data.content)
+  KEY/               KEY says what was encoded, and by what: 32 hex digits
+    manifest.json    vocabularies' types, encodings, counts, messages, each file's size and checksum
+    vocab.0.arrow    values and counts of a vocabulary
+    train.ids.npy    an array of a table, which numpy maps into memory; likewise dense, labels, …
+    train.keys.arrow the key columns
+
+An entry is written under another name and then renamed, and read only if every file is as it was
+written. Nothing in it is pickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+from zlib import crc32
+
+import numpy as np
+import polars as pl
+
+from polyrank.data.bags import Bag
+from polyrank.data.dense import DenseEncoding
+from polyrank.data.table import Table
+from polyrank.data.vocab import Vocab, Vocabulary
+from polyrank.schema import IdFeature, Schema
+
+logger = logging.getLogger(__name__)
+
+# Of the files below, and of what encoding makes of the same rows: a change of either is a new one.
+FORMAT = 1
+NAME = ".polyrank-cache"
+KEPT = 4
+MANIFEST = "manifest.json"
+_KEY = re.compile(r"[0-9a-f]{32}")
+_LEFT_OVER = ".writing-"
+_DAY_SECONDS = 86_400
+_CHUNK_BYTES = 1 << 20
+# Options that say what a model does with a Table, and nothing about how it is encoded.
+_NOT_ENCODED = {"embed_dim", "pooling", "space", "weight", "positive_weight"}
+_FAILURES = (OSError, ValueError, KeyError, TypeError, AttributeError, pl.exceptions.PolarsError)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What one encoding gave.
+
+    Args:
+        vocab: fitted on the training rows.
+        tables: by split.
+        messages: warnings on the way: logger, level and text.
+    """
+
+    vocab: Vocab
+    tables: Mapping[str, Table]
+    messages: tuple[tuple[str, int, str], ...] = ()
+
+
+def key_of(schema: Schema, rows: Any) -> str:
+    """Return the key of an encoding.
+
+    Args:
+        schema: of the rows; options that only a model reads do not count.
+        rows: plain data that says which rows, and by what they were read.
+    """
+    table = schema.to_table()
+    for each in (*table["features"], *table["tasks"]):
+        for name in _NOT_ENCODED & each.keys():
+            del each[name]
+    text = json.dumps([FORMAT, table, rows], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def prepare(folder: Path) -> None:
+    """Make the cache's folder, which no version control takes in.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    ignored = folder / ".gitignore"
+    if not ignored.exists():
+        ignored.write_text("*\n", encoding="utf-8")
+
+
+def load(folder: Path, key: str, schema: Schema) -> Entry | None:
+    """Return an entry, or None where there is none or where it is damaged, which is logged.
+
+    Arrays are mapped copy-on-write: their file stays as it is whatever is done to them.
+    """
+    path = folder / key
+    if not path.is_dir():
+        return None
+    try:
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        body = manifest["body"]
+        if manifest["checksum"] != _text_checksum(body):
+            raise ValueError(f"{MANIFEST} is not what was written")
+        _check_files(path, body["files"])
+        entry = Entry(
+            _read_vocab(path, body, schema),
+            {
+                split: _read_table(path, split, each, schema)
+                for split, each in body["tables"].items()
+            },
+            tuple((name, level, text) for name, level, text in body["messages"]),
+        )
+        os.utime(path / MANIFEST)  # the last use, by which the oldest is known
+    except _FAILURES as error:
+        logger.warning("%s is damaged (%s): the rows are encoded anew", path, error)
+        return None
+    return entry
+
+
+def store(folder: Path, key: str, entry: Entry) -> int:
+    """Write an entry, whole or not at all, and drop the oldest; return its bytes.
+
+    Raises:
+        OSError: it cannot be written, on a full disk for example.
+    """
+    temporary = folder / f"{_LEFT_OVER}{uuid4().hex[:8]}"
+    try:
+        temporary.mkdir(parents=True)
+        try:
+            body = _write(temporary, entry)
+        except pl.exceptions.PolarsError as error:
+            raise OSError(str(error)) from error
+        text = json.dumps({"body": body, "checksum": _text_checksum(body)}, ensure_ascii=False)
+        (temporary / MANIFEST).write_text(text, encoding="utf-8")
+        _put(temporary, folder / key)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    _drop_oldest(folder)
+    return sum(size for size, _ in body["files"].values())
+
+
+class _Notes(logging.Handler):
+    """Notes the warnings of the thread that made it."""
+
+    def __init__(self, messages: list[tuple[str, int, str]]) -> None:
+        super().__init__(logging.WARNING)
+        self.messages, self.thread = messages, threading.get_ident()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.thread == self.thread:
+            self.messages.append((record.name, record.levelno, record.getMessage()))
+
+
+@contextmanager
+def noted() -> Iterator[list[tuple[str, int, str]]]:
+    """Give a list that collects the warnings which encoding logs inside."""
+    messages: list[tuple[str, int, str]] = []
+    handler, source = _Notes(messages), logging.getLogger("polyrank.data")
+    source.addHandler(handler)
+    try:
+        yield messages
+    finally:
+        source.removeHandler(handler)
+
+
+def _write(folder: Path, entry: Entry) -> dict[str, Any]:
+    vocabularies = {}
+    for index, (name, table) in enumerate(entry.vocab.tables.items()):
+        file = None if table.size is not None else f"vocab.{index}"
+        vocabularies[name] = {"dtype": table.dtype, "file": file}
+        if file:
+            frame = pl.DataFrame([table.values.alias("value"), table.counts.alias("count")])
+            frame.write_ipc(folder / f"{file}.arrow")
+    tables = {split: _write_table(folder, split, each) for split, each in entry.tables.items()}
+    names = sorted(path.name for path in folder.iterdir())
+    with ThreadPoolExecutor() as pool:
+        checks = pool.map(lambda name: _size_and_checksum(folder / name), names)
+    return {
+        "vocabularies": vocabularies,
+        "dense": {name: each.to_table() for name, each in entry.vocab.dense.items()},
+        "tables": tables,
+        "messages": [list(each) for each in entry.messages],
+        "files": dict(zip(names, checks, strict=True)),
+    }
+
+
+def _write_table(folder: Path, split: str, table: Table) -> dict[str, Any]:
+    arrays = {name: getattr(table, name) for name in ("ids", "dense", "labels")}
+    if table.weight is not None:
+        arrays["weight"] = table.weight
+    for index, bag in enumerate(table.bags):
+        arrays |= {f"bag.{index}.ids": bag.ids, f"bag.{index}.offsets": bag.offsets}
+    arrays |= {f"true_{name}": values for name, values in table.truth.items()}
+    for name, array in arrays.items():
+        np.save(folder / f"{split}.{name}.npy", array, allow_pickle=False)
+    table.keys.write_ipc(folder / f"{split}.keys.arrow")
+    return {
+        "weight": table.weight is not None,
+        "bags": len(table.bags),
+        "truth": list(table.truth),
+        "unseen": dict(table.unseen),
+        "nulls": dict(table.nulls),
+        "slices": {name: [each.start, each.stop] for name, each in table.slices.items()},
+    }
+
+
+def _read_table(path: Path, split: str, facts: Mapping[str, Any], schema: Schema) -> Table:
+    def array(name: str) -> np.ndarray:
+        return _mapped(path / f"{split}.{name}.npy")
+
+    bags = range(facts["bags"])
+    return Table(
+        schema=schema,
+        ids=array("ids"),
+        dense=array("dense"),
+        labels=array("labels"),
+        weight=array("weight") if facts["weight"] else None,
+        keys=pl.read_ipc((path / f"{split}.keys.arrow").read_bytes()),
+        truth={name: array(f"true_{name}") for name in facts["truth"]},
+        unseen=facts["unseen"],
+        nulls=facts["nulls"],
+        slices={name: slice(*each) for name, each in facts["slices"].items()},
+        bags=tuple(Bag(array(f"bag.{i}.ids"), array(f"bag.{i}.offsets")) for i in bags),
+    )
+
+
+def _read_vocab(path: Path, body: Mapping[str, Any], schema: Schema) -> Vocab:
+    owners = {each.name: each for each in schema.features if isinstance(each, IdFeature)}
+    tables = {}
+    for name, facts in body["vocabularies"].items():
+        fixed = Vocabulary.fixed(owners[name])
+        if fixed is None:
+            frame = pl.read_ipc((path / f"{facts['file']}.arrow").read_bytes())
+            fixed = Vocabulary(facts["dtype"], frame["value"], frame["count"])
+        tables[name] = fixed
+    dense = {name: DenseEncoding.from_table(each) for name, each in body["dense"].items()}
+    return Vocab(tables, dense)
+
+
+def _mapped(path: Path) -> np.ndarray:
+    # An empty array has nothing to map.
+    array = np.load(path, mmap_mode="c", allow_pickle=False) if path.stat().st_size > 4096 else None
+    return np.load(path, allow_pickle=False) if array is None else array.view(np.ndarray)
+
+
+def _check_files(path: Path, files: Mapping[str, list[int]]) -> None:
+    with ThreadPoolExecutor() as pool:
+        checks = pool.map(lambda name: _size_and_checksum(path / name), files)
+        for (name, expected), found in zip(files.items(), checks, strict=True):
+            if expected != found:
+                raise ValueError(f"{name} is not what was written")
+
+
+def _size_and_checksum(path: Path) -> list[int]:
+    checksum = 0
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            checksum = crc32(chunk, checksum)
+        return [file.tell(), checksum]
+
+
+def _text_checksum(body: Any) -> int:
+    return crc32(json.dumps(body, sort_keys=True).encode())
+
+
+def _put(temporary: Path, path: Path) -> None:
+    """Rename a finished entry; whatever is at its place is moved away first and removed after."""
+    old = path.with_name(f"{_LEFT_OVER}{uuid4().hex[:8]}")
+    try:
+        path.rename(old)
+    except FileNotFoundError:
+        pass
+    else:
+        shutil.rmtree(old, ignore_errors=True)
+    try:
+        temporary.rename(path)
+    except OSError:
+        if not path.is_dir():  # else another run was faster, with the same rows
+            raise
+
+
+def _drop_oldest(folder: Path) -> None:
+    """Keep the entries that were used last, and nothing that a killed run left."""
+    used: list[tuple[float, Path]] = []
+    for path in folder.iterdir():
+        try:
+            if _KEY.fullmatch(path.name):
+                used.append(((path / MANIFEST).stat().st_mtime, path))
+            elif path.name.startswith(_LEFT_OVER) and _age(path) > _DAY_SECONDS:
+                shutil.rmtree(path, ignore_errors=True)
+        except OSError:
+            continue  # another run removes it at this moment
+    for _, path in sorted(used, reverse=True)[KEPT:]:
+        logger.info("the cache keeps %d entries: %s, unused for longest, is removed", KEPT, path)
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _age(path: Path) -> float:
+    return time.time() - path.stat().st_mtime

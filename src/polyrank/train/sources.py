@@ -1,0 +1,155 @@
+"""From sources to encoded tables, or to the cache of an earlier run beside this one."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+import polars as pl
+
+from polyrank.bundle.model import log_counts
+from polyrank.data import cache, content, hashing
+from polyrank.data.labels import Orphans, check_leaks
+from polyrank.data.read import files, read
+from polyrank.data.table import Table, encode
+from polyrank.data.vocab import Vocab
+from polyrank.schema import Schema
+
+logger = logging.getLogger(__name__)
+
+Encoded = tuple[Vocab, dict[str, Table]]
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What `read` accepts, for each split.
+
+    Args:
+        train: learnt from; the only rows that vocabularies and encodings see.
+        valid: chooses the epoch.
+        test: scored once, after training.
+        orphans: what becomes of a child label without its parent.
+        cache: whether the encoded rows of files may be kept beside the run.
+        origin: for frames that are parts of files, the path or glob of these, and plain data that
+            says which parts.
+    """
+
+    train: Any
+    valid: Any = None
+    test: Any = None
+    orphans: Orphans = "error"
+    cache: bool = True
+    origin: tuple[str, Any] | None = None
+
+    @property
+    def splits(self) -> dict[str, Any]:
+        """The sources that are given, by split."""
+        named = {"train": self.train, "valid": self.valid, "test": self.test}
+        return {split: source for split, source in named.items() if source is not None}
+
+    @property
+    def paths(self) -> dict[str, list[str]] | None:
+        """The files of each split, or of all together; None where some rows are no file's."""
+        patterns = self.splits if self.origin is None else {"source": self.origin[0]}
+        if not all(isinstance(each, str | Path) for each in patterns.values()):
+            return None
+        return {split: files(str(each)) for split, each in patterns.items()}
+
+
+def encoded(schema: Schema, sources: Sources, *, beside: Path | None = None) -> Encoded:
+    """Return the vocabulary of the training rows, and the tables of the splits that are given.
+
+    Args:
+        schema: names the columns.
+        sources: the rows.
+        beside: a folder in which the rows of files are kept for the next run, and looked for.
+    """
+    paths = None if beside is None or not sources.cache else sources.paths
+    if beside is None or paths is None:
+        return _announced(_encoded(schema, sources))
+    folder = beside / cache.NAME
+    flat = [path for each in paths.values() for path in each]
+    try:
+        cache.prepare(folder)
+        before = [content.state(path) for path in flat]
+        checksums = dict(zip(flat, content.checksums(flat, folder / "files.json"), strict=True))
+    except OSError as error:
+        logger.warning("the encoded rows are not kept for the next run: %s", error)
+        return _announced(_encoded(schema, sources))
+    by_split = {split: [checksums[path] for path in each] for split, each in paths.items()}
+    key = cache.key_of(schema, [by_split, *_recipe(sources)])
+    entry = cache.load(folder, key, schema)
+    if entry is not None:
+        logger.info("the rows were encoded by an earlier run: %s", folder / key)
+        for name, level, text in entry.messages:
+            logging.getLogger(name).log(level, "%s", text)
+        return _announced(entry)
+    entry = _encoded(schema, sources)
+    if before == [content.state(path) for path in flat]:  # else they are another key's rows
+        _keep(folder, key, entry)
+    return _announced(entry)
+
+
+def fingerprint(vocab: Vocab, tables: Mapping[str, Table]) -> str:
+    """Return what tells whether a checkpoint was learnt from these rows: counts and checksums.
+
+    The checksums are of the vocabularies, and of up to 100,000 rows a split, evenly spaced.
+    """
+    entries = 0
+    for name, table in vocab.tables.items():
+        values = table.values.cast(pl.String).fill_null("").str.join("\n").item()
+        entries = crc32(f"{name} {table.rows} {values}".encode(), entries)
+    parts = [f"vocabulary {entries:08x}"]
+    for split, table in tables.items():
+        step = max(len(table) // 100_000, 1)
+        checksum = 0
+        for array in (table.ids[:, ::step], table.dense[::step], table.labels[::step]):
+            checksum = crc32(np.ascontiguousarray(array).tobytes(), checksum)
+        for bag in table.bags:
+            some = bag.take(np.arange(0, len(table), step))
+            checksum = crc32(some.offsets.tobytes(), crc32(some.ids.tobytes(), checksum))
+        parts.append(f"{split} {len(table)} rows {checksum:08x}")
+    return ", ".join(parts)
+
+
+def _encoded(schema: Schema, sources: Sources) -> cache.Entry:
+    with cache.noted() as messages:
+        train = read(sources.train, schema)
+        vocab = Vocab.fit(train, schema)
+        check_leaks(train, schema)
+        tables = {}
+        for split, source in sources.splits.items():
+            rows = read(source, schema)
+            tables[split] = encode(rows, schema, vocab, split=split, orphans=sources.orphans)
+    return cache.Entry(vocab, tables, tuple(messages))
+
+
+def _announced(entry: cache.Entry) -> Encoded:
+    for split, table in entry.tables.items():
+        log_counts(table, split)
+    return entry.vocab, dict(entry.tables)
+
+
+def _recipe(sources: Sources) -> list[Any]:
+    """What, beside the files' content and the schema, decides what is encoded."""
+    parts = None if sources.origin is None else sources.origin[1]
+    versions = [version("polyrank"), hashing.VERSION, pl.__version__]
+    return [sources.orphans, parts, *versions]
+
+
+def _keep(folder: Path, key: str, entry: cache.Entry) -> None:
+    try:
+        size = cache.store(folder, key, entry)
+    except OSError as error:
+        logger.warning("the encoded rows are not kept for the next run: %s", error)
+        return
+    logger.info(
+        "the encoded rows are kept for the next run: %s (%.1f MB; remove it at any time, or set "
+        "cache = false)", folder / key, size / 1e6,
+    )  # fmt: skip
