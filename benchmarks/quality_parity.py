@@ -5,10 +5,11 @@ known; MMoE on Census-Income and on MovieLens 100K. Only the embeddings' learnin
 the dense part has Adam at 1e-3 without decay throughout. Each optimiser has its own best pair of
 a grid, by the mean validation AUC over the binary scores, with a tuning seed that is not reported;
 within a run the epoch of the lowest validation loss is kept, as everywhere in polyrank. Then every
-seed trains with every optimiser from the same weights in the same order of rows. Prints test figures
-and their paired differences to dense Adam with 95 % intervals over seeds (Student's t): the log and
-its splits are the same for all seeds. The bar: for the default optimiser no interval of an AUC
-reaches down to -0.003. Writes results/quality_parity.json after each data set, keeping the others.
+seed trains with every optimiser from the same weights in the same order of rows. Prints the test
+figures and their paired differences to dense Adam with 95 % intervals over seeds (Student's t); the
+log and its splits are the same for all seeds. The bar: for the default optimiser no interval of an
+AUC reaches down to -0.003. Writes results/quality_parity.json after each data set, and keeps the
+others that are there.
 
     python benchmarks/quality_parity.py [--sets census] [--seeds 5] [--quick]
 """
