@@ -2,14 +2,14 @@
 
 Trains one model a data set with each embedding optimiser: ESMM on the synthetic log, whose truth is
 known; MMoE on Census-Income and on MovieLens 100K. Only the embeddings' learning rate and l2 vary:
-the dense part has Adam at 1e-3 without decay throughout. Each optimiser has its own best pair of
-a grid, by the mean validation AUC over the binary scores, with a tuning seed that is not reported;
-within a run the epoch of the lowest validation loss is kept, as everywhere in polyrank. Then every
-seed trains with every optimiser from the same weights in the same order of rows. Prints the test
-figures and their paired differences to dense Adam with 95 % intervals over seeds (Student's t); the
-log and its splits are the same for all seeds. The bar: for the default optimiser no interval of an
-AUC reaches down to -0.003. Writes results/quality_parity.json after each data set, and keeps the
-others that are there.
+the dense part has Adam at 1e-3 without decay throughout. Each optimiser has its own best pair of a
+grid that grows where the best pair lies at its edge: best by the mean validation AUC over the
+binary scores, with a tuning seed that is not reported. Within a run the epoch of the lowest
+validation loss is kept, as everywhere in polyrank. Then every seed trains with every optimiser from
+the same weights in the same order of rows. Prints the test figures and their paired differences to
+dense Adam with 95 % intervals over seeds (Student's t); the log and its splits are the same for all
+seeds. The bar: for the default optimiser no interval of an AUC reaches down to -0.003. Writes
+results/quality_parity.json after each data set, and keeps the others that are there.
 
     python benchmarks/quality_parity.py [--sets census] [--seeds 5] [--quick]
 """
@@ -46,6 +46,10 @@ DENSE_LR = 1e-3
 ADAGRAD_LR, ADAM_LR = (1e-2, 3e-2, 1e-1, 3e-1), (3e-4, 1e-3, 3e-3, 1e-2)
 LR = {"rowwise_adagrad": ADAGRAD_LR, "adagrad": ADAGRAD_LR, "sgd": (1.0, 10.0, 100.0, 1000.0)}
 L2 = (0.0, 1e-6, 1e-5, 1e-4)
+# A grid whose best pair lies at its edge grows there by one value, so many times.
+EXTENSIONS = 2
+LADDER = tuple(float(f"{digit}e{power}") for power in range(-6, 5) for digit in (1, 3))
+DECADES = tuple(float(f"1e{power}") for power in range(-8, 1))
 TUNING_SEED = 1001
 BAR = -0.003
 # Two-sided 95 % points of Student's t by degrees of freedom.
@@ -98,8 +102,9 @@ def options() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=1_250_000, help="of the synthetic log; four "
                         "fifths are for training")  # fmt: skip
     parser.add_argument("--epochs", type=int, help="in place of each data set's own")
-    parser.add_argument("--l2", nargs="+", type=float, default=[*L2], help="the grid")
-    parser.add_argument("--lr", nargs="+", type=float, help="the grid, of every optimiser")
+    parser.add_argument("--l2", nargs="+", type=float, help="the grid, as it is")
+    parser.add_argument("--lr", nargs="+", type=float, help="the grid of every "
+                        "optimiser, as it is")  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="small, for a first look; not kept")
     parser.add_argument("--out", type=Path, default=RESULTS / "quality_parity.json")
     args = parser.parse_args()
@@ -154,26 +159,46 @@ class Runs:
 
 def choose(runs: Runs, kind: str, args: argparse.Namespace) -> tuple[Setting, list[dict]]:
     """Return an optimiser's best setting of the grid, and the grid's figures."""
-    grid = []
-    rates = args.lr or LR.get(kind, ADAM_LR)
-    for lr, l2 in product(rates, args.l2):
-        try:
-            found = runs.run(Setting(kind, lr, l2), TUNING_SEED)
-        except pr.TrainingError as error:
-            grid.append({"lr": lr, "l2": l2, "failed": str(error)})
-            continue
-        aucs = [value for key, value in found.items() if key.startswith("valid")]
-        grid.append({"lr": lr, "l2": l2, "valid auc": mean(aucs), **found})
-    best = max((line for line in grid if "valid auc" in line), key=lambda line: line["valid auc"])
-    edges = [
-        f"{name} {best[name]:g}"
-        for name, values in (("lr", rates), ("l2", args.l2))
-        if best[name] in (values[0], values[-1]) and best[name] > 0 and len(values) > 1
-    ]
-    edge = f"; at the grid's edge: {', '.join(edges)}" if edges else ""
+    rates, decays = sorted(args.lr or LR.get(kind, ADAM_LR)), sorted(args.l2 or L2)
+    found: dict[tuple[float, float], dict] = {}
+    for _ in range(1 + (0 if args.lr or args.l2 else EXTENSIONS)):
+        for lr, l2 in product(rates, decays):
+            if (lr, l2) not in found:
+                found[lr, l2] = tried(runs, Setting(kind, lr, l2))
+        best = max(
+            (each for each in found.values() if "valid auc" in each),
+            key=lambda each: each["valid auc"],
+        )
+        edges = [name for name, values in (("lr", rates), ("l2", decays))
+                 if best[name] in (values[0], values[-1]) and best[name] > 0]  # fmt: skip
+        if not edges:
+            break
+        rates = wider(rates, best["lr"], LADDER)
+        decays = wider(decays, best["l2"], DECADES)
+    edge = f"; at the edge of what was tried: {', '.join(edges)}" if edges else ""
     print(f"  {kind}: lr {best['lr']:g}, l2 {best['l2']:g}, mean validation AUC "
-          f"{best['valid auc']:.4f}{edge}", flush=True)  # fmt: skip
-    return Setting(kind, best["lr"], best["l2"]), grid
+          f"{best['valid auc']:.4f} of {len(found)} pairs{edge}", flush=True)  # fmt: skip
+    return Setting(kind, best["lr"], best["l2"]), list(found.values())
+
+
+def tried(runs: Runs, setting: Setting) -> dict[str, Any]:
+    """Return the figures of one pair of the grid."""
+    pair = {"lr": setting.lr, "l2": setting.l2}
+    try:
+        found = runs.run(setting, TUNING_SEED)
+    except pr.TrainingError as error:
+        return pair | {"failed": str(error)}
+    aucs = [value for key, value in found.items() if key.startswith("valid")]
+    return pair | {"valid auc": mean(aucs)} | found
+
+
+def wider(values: list[float], best: float, ladder: tuple[float, ...]) -> list[float]:
+    """Return the values with one more beyond the end where the best lies, if it does."""
+    if best == values[-1]:
+        return [*values, *(each for each in ladder if each > best)][: len(values) + 1]
+    if best == values[0]:
+        return [*[each for each in ladder if each < best][-1:], *values]
+    return values
 
 
 def difference(one: list[float], other: list[float]) -> dict[str, float]:

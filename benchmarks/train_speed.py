@@ -12,13 +12,15 @@ Torch-RecHub runs without worker processes; 4 of them were measured as 0.75 to 1
 
     python benchmarks/train_speed.py [--model ESMM] [--batch 20 1024] [--threads 2] [--quick]
 
-Writes results/train_speed.json, or nothing with --quick. Needs the extra [bench].
+Writes results/train_speed.json, or nothing with --quick. All of it takes about an hour. Needs the
+extra [bench]; a peer that is not installed is named and left out.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
+import sys
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -177,8 +179,11 @@ def main() -> None:
         for model in args.model:
             cells: dict[int, dict] = {}
             for batch in args.batch:
+                started = perf_counter()
                 cells[batch] = cell(model, log, batch, threads, args)
                 gc.collect()
+                sys.stderr.write(f"{model}, batch {batch}, {threads} thread(s): measured in "
+                                 f"{perf_counter() - started:.0f} s\n")  # fmt: skip
             lines = roofline(model, log, rates, cells, args.seed)
             show_speed(model, threads, cells)
             show_roofline(model, threads, rates, lines)
