@@ -7,7 +7,7 @@ loader included, metrics apart, each library by its public interface. In each ro
 trains for some seconds, in an order that is drawn anew; the first steps (allocation, just-in-time
 compilation) are reported apart. Cells are medians over rounds, in thousand rows a second; the ratio
 is the median of each round's ratio to Torch-RecHub. The roofline moves a sample's bytes at the
-triad's rate and then multiplies at the rate of the first layer's GEMM, both measured in the run.
+triad's rate and then multiplies at the rate of the first layer's GEMM, both measured in each round.
 Torch-RecHub runs without worker processes; 4 of them were measured as 0.75 to 1.24 times as fast.
 
     python benchmarks/train_speed.py [--model ESMM] [--batch 20 1024] [--threads 2] [--quick]
@@ -28,7 +28,7 @@ from time import perf_counter
 import numpy as np
 from parts.contenders import DEFAULT, OURS, PEER, Contender, absent, contenders
 from parts.log import VOCABULARY, Log, drawn, unique_share
-from parts.machine import COSTS, Rates, measured
+from parts.machine import COSTS, Rates, measured, typical
 from parts.ours import set_threads
 from parts.record import RESULTS, origin, write
 
@@ -57,6 +57,8 @@ def options() -> argparse.Namespace:
         found.rounds, found.seconds, found.rows = 2, 0.3, 200_000
     elif found.out is None:
         found.out = RESULTS / "train_speed.json"
+    if found.rows < max(found.batch):
+        parser.error(f"--rows {found.rows} is no whole batch of {max(found.batch)}")
     return found
 
 
@@ -68,8 +70,10 @@ def chosen(names: list[str], wanted: list[str] | None) -> list[str]:
     return [name for name in names if any(part in name for part in wanted)]
 
 
-def cell(model: str, log: Log, batch: int, threads: int, args: argparse.Namespace) -> dict:
-    """Measure all contenders on one model and batch size; return their figures by name."""
+def cell(
+    model: str, log: Log, batch: int, threads: int, args: argparse.Namespace
+) -> tuple[dict[str, dict], Rates]:
+    """Measure all contenders on one model and batch size, and the machine's rates in between."""
     set_threads(threads)
     known = contenders(model, log, batch, threads)
     running: dict[str, Contender] = {}
@@ -87,7 +91,9 @@ def cell(model: str, log: Log, batch: int, threads: int, args: argparse.Namespac
         }  # fmt: skip
     order = np.random.default_rng([args.seed, batch, threads])
     names = [*running]
+    rates = []
     for _ in range(args.rounds):
+        rates.append(measured(threads))
         order.shuffle(names)
         for name in names:
             gc.collect()
@@ -100,7 +106,7 @@ def cell(model: str, log: Log, batch: int, threads: int, args: argparse.Namespac
             theirs = figures[PEER]["rows_per_second"]
             pairs = zip(each["rows_per_second"], theirs, strict=True)
             each["ratio"] = median(a / b for a, b in pairs)
-    return figures
+    return figures, typical(rates)
 
 
 def shown(figures: dict) -> str:
@@ -133,32 +139,32 @@ def show_speed(model: str, threads: int, cells: dict[int, dict]) -> None:
           + "; ".join(f"{label(name)} {each}" for name, each in first.items()))  # fmt: skip
 
 
-def roofline(model: str, log: Log, rates: Rates, cells: dict[int, dict], seed: int) -> list[dict]:
-    """Return the limit at each batch size and the share of it that each contender reached."""
-    lines = []
-    for batch, figures in cells.items():
-        unique = unique_share(log, batch, seed) if batch <= len(log) else 1.0
-        limit = rates.samples(model, unique)
-        reached = {name: each["median"] / limit for name, each in figures.items()}
-        lines.append(
-            {"batch": batch, "unique": unique, "rows_per_second": limit, "reached": reached}
-        )
-    return lines
+def roofline(
+    model: str, unique: float, rates: Rates, figures: dict[str, dict]
+) -> dict[str, object]:
+    """Return the limit at one batch size and the share of it that each contender reached."""
+    limit = rates.samples(model, unique)
+    reached = {name: each["median"] / limit for name, each in figures.items()}
+    return {"unique": unique, "rows_per_second": limit, "reached": reached} | rates.to_table()
 
 
-def show_roofline(model: str, threads: int, rates: Rates, lines: list[dict]) -> None:
+def show_roofline(model: str, threads: int, lines: dict[int, dict]) -> None:
     """Print the machine's rates, and the share of the limit that was reached."""
-    random_rows = f"{rates.random_rows / 1e6:.0f} M" if rates.random_rows else "? (no numba)"
-    print(f"\n{model}, {threads} thread(s): triad {rates.triad / 1e9:.1f} GB/s, {random_rows} "
-          f"random 64-byte rows/s, GEMM {rates.gemm[model] / 1e9:.0f} GFLOP/s")  # fmt: skip
-    names = dict.fromkeys(name for line in lines for name in line["reached"])
-    table = [
-        [f"batch {line['batch']}", f"{line['unique']:.2f}", f"{line['rows_per_second'] / 1e3:,.0f}",
-         *(f"{line['reached'][name]:.1%}" for name in names)]
-        for line in lines
-    ]  # fmt: skip
-    header = ["roofline", "unique rows", "k rows/s", *map(label, names)]
-    print(aligned(header, table, range(1, len(header))), flush=True)
+    names = dict.fromkeys(name for line in lines.values() for name in line["reached"])
+    measures = {
+        "triad, GB/s": lambda line: f"{line['triad'] / 1e9:.1f}",
+        "random 64-byte rows, M/s": lambda line: f"{(line['random_rows'] or 0) / 1e6:.0f}",
+        "GEMM, GFLOP/s": lambda line: f"{line['gemm'][model] / 1e9:.0f}",
+        "unique rows of a batch": lambda line: f"{line['unique']:.2f}",
+        "roofline, k rows/s": lambda line: f"{line['rows_per_second'] / 1e3:,.0f}",
+    }
+    table = [[name, *map(text, lines.values())] for name, text in measures.items()]
+    table += [
+        [label(name), *(f"{line['reached'][name]:.1%}" for line in lines.values())]
+        for name in names
+    ]
+    header = [f"{model}, {threads} thread(s): limit", *(f"batch {batch}" for batch in lines)]
+    print(f"\n{aligned(header, table, range(1, len(header)))}", flush=True)
 
 
 def main() -> None:
@@ -175,20 +181,21 @@ def main() -> None:
         "absent": absent(), "default": DEFAULT, "vocabulary": VOCABULARY, "runs": [],
     }  # fmt: skip
     for threads in args.threads:
-        rates = measured(threads)
         for model in args.model:
             cells: dict[int, dict] = {}
+            lines: dict[int, dict] = {}
             for batch in args.batch:
                 started = perf_counter()
-                cells[batch] = cell(model, log, batch, threads, args)
+                cells[batch], rates = cell(model, log, batch, threads, args)
+                unique = unique_share(log, batch, args.seed)
+                lines[batch] = roofline(model, unique, rates, cells[batch])
                 gc.collect()
                 sys.stderr.write(f"{model}, batch {batch}, {threads} thread(s): measured in "
                                  f"{perf_counter() - started:.0f} s\n")  # fmt: skip
-            lines = roofline(model, log, rates, cells, args.seed)
             show_speed(model, threads, cells)
-            show_roofline(model, threads, rates, lines)
-            run = {"model": model, "threads": threads, "machine_rates": rates.to_table()}
-            table["runs"].append(run | {"cells": cells, "roofline": lines})
+            show_roofline(model, threads, lines)
+            run = {"model": model, "threads": threads, "cells": cells, "roofline": lines}
+            table["runs"].append(run)
             if args.out is not None:
                 write(args.out, table)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from statistics import median
 from time import perf_counter
 
@@ -16,7 +17,7 @@ COSTS = {"ESMM": (72_000, 6_000, 8_800), "MMoE": (88_000, 2_700, 8_800)}
 # Columns into the first dense layer and out of it, both towers or all experts and gates at once.
 GEMM = {"ESMM": (368, 32), "MMoE": (92, 144)}
 GEMM_ROWS = 4096
-SECONDS = 0.5
+SECONDS = 0.2  # of each rate
 
 
 @dataclass(frozen=True)
@@ -49,11 +50,21 @@ def measured(threads: int) -> Rates:
     return Rates(_triad(), _random_rows(threads), {name: _gemm(*GEMM[name]) for name in GEMM})
 
 
+def typical(found: Sequence[Rates]) -> Rates:
+    """Return the median of each rate."""
+    reads = [each.random_rows for each in found if each.random_rows is not None]
+    return Rates(
+        triad=median(each.triad for each in found),
+        random_rows=median(reads) if reads else None,
+        gemm={name: median(each.gemm[name] for each in found) for name in GEMM},
+    )
+
+
 def _median(call: Callable[[], object]) -> float:
     """Return the median seconds of a call, after one that is not counted."""
     call()
     found: list[float] = []
-    while sum(found) < SECONDS or len(found) < 5:
+    while sum(found) < SECONDS or len(found) < 3:
         started = perf_counter()
         call()
         found.append(perf_counter() - started)
@@ -84,6 +95,14 @@ def _random_rows(threads: int) -> float | None:
     except ImportError:
         return None
     numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+    total, (rows, ids) = _total_of_rows(), _rows_and_ids()
+    parts = np.zeros(4 * threads, np.float32)
+    return len(ids) / _median(lambda: total(rows, ids, parts))
+
+
+@cache
+def _total_of_rows() -> Callable[..., None]:
+    import numba
 
     @numba.njit(parallel=True, fastmath=True)
     def total(rows, ids, parts):
@@ -96,10 +115,13 @@ def _random_rows(threads: int) -> float | None:
                     found += rows[row, column]
             parts[part] = found
 
-    # 64-byte rows that begin where a cache line does
+    return total
+
+
+@cache
+def _rows_and_ids() -> tuple[np.ndarray, np.ndarray]:
+    """Rows of 64 bytes that begin where a cache line does, and which to read."""
     buffer = np.ones(1_400_000 * 16 + 16, np.float32)
     skip = -(buffer.ctypes.data // 4) % 16
     rows = buffer[skip : skip + 1_400_000 * 16].reshape(-1, 16)
-    ids = np.random.default_rng(0).integers(0, len(rows), 4 << 20).astype(np.int32)
-    parts = np.zeros(4 * threads, np.float32)
-    return len(ids) / _median(lambda: total(rows, ids, parts))
+    return rows, np.random.default_rng(0).integers(0, len(rows), 4 << 20).astype(np.int32)
