@@ -3,10 +3,10 @@
 A log with the columns of Ali-CCP and known truth is made for each seed. ESMM, MMOE and PLE are
 built and trained by the same calls from both libraries; test rows are scored by the same metrics.
 Prints mean ± standard deviation over seeds and the paired difference with its 95 % interval
-(Student's t). Writes results/torch_rechub.json. Needs the extra [bench], best in an environment of
-its own.
+(Student's t). Writes results/classic_quality.json. Needs the extra [bench], best in an environment
+of its own.
 
-    python benchmarks/torch_rechub.py [seeds]
+    python benchmarks/classic_quality.py [seeds]
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from polyrank.text import aligned
 ROWS = 200_000
 ITEM = ["129", "205", "206", "207", "210", "216"]
 EPOCHS, BATCH, LR, DECAY = 2, 1024, 1e-3, 1e-5
-RESULTS = Path(__file__).parent / "results" / "torch_rechub.json"
+RESULTS = Path(__file__).parent / "results" / "classic_quality.json"
 STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 7: 2.365, 9: 2.262}
 
 
