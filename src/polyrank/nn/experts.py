@@ -5,31 +5,20 @@ Letters: B rows, W columns of x, E experts, H columns of an expert.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from polyrank.nn.mlp import MLP, Norm
+from polyrank.nn.bank import Bank
 
 
-class ExpertBank(nn.ModuleList):
+class ExpertBank(Bank):
     """Experts of one shape that start different: each draws its own weights.
 
     Shape:
         - input: (B, W)
         - output: (B, E, H)
     """
-
-    def __init__(
-        self, inputs: int, experts: int, hidden: Sequence[int], norm: Norm, dropout: float
-    ) -> None:
-        super().__init__(MLP(inputs, hidden, norm, dropout) for _ in range(experts))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return every expert's output."""
-        return torch.stack([expert(x) for expert in self], dim=1)
 
 
 class Gate(nn.Module):

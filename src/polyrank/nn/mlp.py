@@ -8,11 +8,12 @@ from typing import Literal
 
 from torch import Tensor, nn
 from torch.nn.functional import batch_norm
+from torch.nn.modules.batchnorm import _BatchNorm
 
 Norm = Literal["none", "batch"]
 
 
-class BatchNorm(nn.BatchNorm1d):
+class RowNorm(_BatchNorm):
     """Batch norm that normalises a batch of one row with its running statistics.
 
     One row has no variance; the last batch of an epoch may be one row long.
@@ -20,11 +21,18 @@ class BatchNorm(nn.BatchNorm1d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the normalised input: (B, columns)."""
-        if self.training and input.shape[0] == 1:
-            return batch_norm(
-                input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
-            )
-        return super().forward(input)
+        training = self.training and input.shape[0] > 1
+        if training:
+            assert self.num_batches_tracked is not None
+            self.num_batches_tracked.add_(1)
+        return batch_norm(
+            input, self.running_mean, self.running_var, self.weight, self.bias,
+            training, self.momentum or 0.0, self.eps,
+        )  # fmt: skip
+
+
+class BatchNorm(RowNorm, nn.BatchNorm1d):
+    """Row norm of one layer."""
 
 
 class MLP(nn.Module):
