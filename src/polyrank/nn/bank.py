@@ -84,14 +84,10 @@ class Bank(nn.Module):
 
     def _bind(self) -> None:
         for whole, parts in self._pairs():
-            tensors = {**whole._parameters, **whole._buffers}  # noqa: SLF001  in a state dict's order
-            for name, tensor in tensors.items():
-                assert tensor is not None
-                whole_view = tensor.detach()
-                views = whole_view.chunk(self.members) if tensor.ndim else [whole_view] * len(parts)
+            for name, views in _views(whole, self.members):
                 for part, view in zip(parts, views, strict=True):
                     part._parameters.pop(name, None)  # noqa: SLF001
-                    part._buffers.pop(name, None)  # noqa: SLF001
+                    part._buffers.pop(name, None)  # noqa: SLF001  put back last: the order is kept
                     part.register_buffer(name, view)
 
 
@@ -100,22 +96,26 @@ def _take(bank: nn.Module, _: object) -> None:
     assert isinstance(bank, Bank)
     with torch.no_grad():
         for whole, parts in bank._pairs():  # noqa: SLF001
-            for name, tensor in {**whole._parameters, **whole._buffers}.items():  # noqa: SLF001
-                assert tensor is not None
-                for number, part in enumerate(parts):
-                    view = tensor.chunk(len(parts))[number] if tensor.ndim else tensor
-                    if getattr(part, name).data_ptr() != view.data_ptr():
-                        view.copy_(getattr(part, name))
+            for name, views in _views(whole, len(parts)):
+                for part, view in zip(parts, views, strict=True):
+                    view.copy_(getattr(part, name))
     bank._bind()  # noqa: SLF001
+
+
+def _views(whole: nn.Module, members: int) -> Iterator[tuple[str, Sequence[Tensor]]]:
+    """Each tensor of a packed layer by name, in a state dict's order, with the members' views."""
+    for name, tensor in (*whole.named_parameters(), *whole.named_buffers()):
+        one = tensor.detach()
+        yield name, one.chunk(members) if one.ndim else (one,) * members  # they count as one
 
 
 class _Unnamed(nn.Module):
     """Leaves its tensors out of state dicts, where the members' views stand for them."""
 
-    def _save_to_state_dict(self, *_: Any) -> None:
+    def _save_to_state_dict(self, destination: Any, prefix: Any, keep_vars: Any) -> None:
         pass
 
-    def _load_from_state_dict(self, *_: Any) -> None:
+    def _load_from_state_dict(self, state_dict: Any, *_: Any) -> None:
         pass
 
 
@@ -134,10 +134,11 @@ class _Packed(nn.Module):
         self.dropout = each[0].dropout
 
     def forward(self, x: Tensor, members: int) -> Tensor:
-        rows, depth = x.shape[0], 0
+        rows = x.shape[0]
         if not len(self.linear):
             return x.unsqueeze(1).expand(-1, members, -1)
-        for layer, norm in zip(self.linear, self.norm, strict=True):
+        for depth, (layer, norm) in enumerate(zip(self.linear, self.norm, strict=True)):
+            assert isinstance(layer, _Linear)
             if depth == 0:
                 x = linear(x, layer.weight, layer.bias)
             else:
@@ -146,7 +147,6 @@ class _Packed(nn.Module):
                 x = torch.baddbmm(layer.bias.view(members, 1, -1), x, weight.transpose(1, 2))
                 x = x.transpose(0, 1).reshape(rows, -1)
             x = self.dropout(norm(x).relu())
-            depth += 1
         return x.view(rows, members, -1)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from polyrank.nn.bank import Bank
+from polyrank.nn.named import Named
 
 
 class ExpertBank(Bank):
@@ -43,4 +44,16 @@ class Gate(nn.Module):
 
 def mixture(weights: Tensor, outputs: Tensor) -> Tensor:
     """Return Σ_e weights[:, e] · outputs[:, e, :]: (B, E), (B, E, H) → (B, H)."""
-    return torch.einsum("be,beh->bh", weights, outputs)
+    return torch.bmm(weights.unsqueeze(1), outputs).squeeze(1)
+
+
+def mixtures(gate: Named, x: Tensor, outputs: Tensor) -> dict[str, Tensor]:
+    """Return each gate's mixture of the same experts: (B, W), (B, E, H) → {name: (B, H)}.
+
+    What `mixture(gate[name](x), outputs)` is for each name, in one matmul for all the gates and
+    one for all the mixtures.
+    """
+    weight = torch.cat(list(gate.parameters()))
+    scores = linear(x, weight).view(len(x), -1, outputs.shape[1])
+    mixed = torch.bmm(scores.softmax(dim=2), outputs)
+    return dict(zip(gate, mixed.unbind(1), strict=True))
