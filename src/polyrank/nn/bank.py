@@ -115,7 +115,7 @@ class _Unnamed(nn.Module):
     def _save_to_state_dict(self, destination: Any, prefix: Any, keep_vars: Any) -> None:
         pass
 
-    def _load_from_state_dict(self, state_dict: Any, *_: Any) -> None:
+    def _load_from_state_dict(self, *_: Any) -> None:  # pyrefly: ignore[bad-override]
         pass
 
 
