@@ -3,15 +3,58 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
 from math import log
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from polyrank.data.statistics import TermStatistics
-from polyrank.objective.paths import log_probability
-from polyrank.terms import Term
+from polyrank.objective.paths import Outcomes, log_union
+from polyrank.terms import Population, Term
+
+Scale = tuple[float, float]  # mean and deviation of a regression's target
+
+
+@dataclass(frozen=True)
+class Labels:
+    """A batch's labels by task: the value, and whether it is 1 and whether it is 0: (B,) each."""
+
+    value: Mapping[str, Tensor]
+    yes: Mapping[str, Tensor]
+    no: Mapping[str, Tensor]
+
+    @classmethod
+    def of(cls, labels: Tensor, tasks: Sequence[str]) -> Labels:
+        """Read the columns (B, L); a comparison with NaN, which is not observed, is false."""
+        columns = (labels, labels == 1, labels == 0)
+        return cls(*(dict(zip(tasks, each.unbind(1), strict=True)) for each in columns))
+
+    def within(self, where: Population, rows: Tensor) -> Tensor:
+        """Return the rows for which the population's conditions happened."""
+        return reduce(torch.logical_and, [self.yes[task] for task in where.conditions], rows)
+
+
+@dataclass(frozen=True)
+class Observed:
+    """The rows of a batch that teach a term, and its positives among them: bool (B,) each.
+
+    `positive` may be true outside `rows`, and is None where there is no such thing.
+    """
+
+    rows: Tensor
+    positive: Tensor | None
+
+
+@dataclass(frozen=True)
+class BatchScores:
+    """Logits {head: (B,)}, and the log-probabilities of what binary heads say."""
+
+    logits: Mapping[str, Tensor]
+    outcomes: Outcomes
 
 
 class Kind(ABC):
@@ -27,15 +70,17 @@ class Kind(ABC):
     balance_exponent: float
 
     @abstractmethod
-    def target(self, label: Tensor, statistics: TermStatistics) -> Tensor:
-        """Return the label (B,) in the unit of the head."""
+    def observe(self, where: Population, labels: Labels) -> Observed:
+        """Return which rows of the batch teach a population, and which of them are positives."""
 
     @abstractmethod
-    def loss(self, term: Term, logits: Mapping[str, Tensor], target: Tensor) -> Tensor:
-        """Return the loss of each row: (B,)."""
+    def loss(
+        self, term: Term, scores: BatchScores, labels: Labels, seen: Observed, scale: Scale
+    ) -> Tensor:
+        """Return the loss of each row, any finite number where no label is observed: (B,)."""
 
     @abstractmethod
-    def predict(self, logits: np.ndarray, scale: tuple[float, float]) -> np.ndarray:
+    def predict(self, logits: np.ndarray, scale: Scale) -> np.ndarray:
         """Return the head's output column, float64 (N,), from its logits and target scale."""
 
     @abstractmethod
@@ -49,17 +94,21 @@ class Binary(Kind):
     outputs = 1
     balance_exponent = 1.0
 
-    def target(self, label: Tensor, statistics: TermStatistics) -> Tensor:
-        """A label of 0 or 1 is its own target."""
-        return label
+    def observe(self, where: Population, labels: Labels) -> Observed:
+        """The three-valued AND along the path: no if any is 0, yes if all are 1, else unseen."""
+        yes = reduce(torch.logical_and, [labels.yes[head] for head in where.heads])
+        no = reduce(torch.logical_or, [labels.no[head] for head in where.heads])
+        return Observed(labels.within(where, yes | no), yes)
 
-    def loss(self, term: Term, logits: Mapping[str, Tensor], target: Tensor) -> Tensor:
-        """−(y·log p + (1−y)·log(1−p))."""
-        log_yes = log_probability(term.yes, logits)
-        log_no = log_probability(term.no, logits)
-        return -(target * log_yes + (1 - target) * log_no)
+    def loss(
+        self, term: Term, scores: BatchScores, labels: Labels, seen: Observed, scale: Scale
+    ) -> Tensor:
+        """−log p for a positive, −log(1−p) for a negative."""
+        assert seen.positive is not None
+        log_yes = log_union(term.yes, scores.outcomes)
+        return -torch.where(seen.positive, log_yes, log_union(term.no, scores.outcomes))
 
-    def predict(self, logits: np.ndarray, scale: tuple[float, float]) -> np.ndarray:
+    def predict(self, logits: np.ndarray, scale: Scale) -> np.ndarray:
         """1 / (1 + e^(−z))."""
         return sigmoid(logits)
 
@@ -75,15 +124,22 @@ class Regression(Kind):
     outputs = 1
     balance_exponent = 0.5
 
-    def target(self, label: Tensor, statistics: TermStatistics) -> Tensor:
-        """(label − mean) / deviation."""
-        return (label - statistics.mean) / scale(statistics)
+    def observe(self, where: Population, labels: Labels) -> Observed:
+        """Any number is observed, and none is a positive."""
+        label = labels.value[where.task]
+        return Observed(labels.within(where, label == label), None)  # NaN is not equal to itself
 
-    def loss(self, term: Term, logits: Mapping[str, Tensor], target: Tensor) -> Tensor:
-        """(head − target)²."""
-        return (logits[term.population.task] - target).square()
+    def loss(
+        self, term: Term, scores: BatchScores, labels: Labels, seen: Observed, scale: Scale
+    ) -> Tensor:
+        """(head − (label − mean) / deviation)²."""
+        mean, deviation = scale
+        target = (labels.value[term.population.task] - mean) / deviation
+        # A label that is not observed must be a number: 0 × NaN is NaN, in the gradient too.
+        target = torch.where(seen.rows, target, 0.0)
+        return (scores.logits[term.population.task] - target).square()
 
-    def predict(self, logits: np.ndarray, scale: tuple[float, float]) -> np.ndarray:
+    def predict(self, logits: np.ndarray, scale: Scale) -> np.ndarray:
         """Mean + deviation · head: in the label's own unit."""
         mean, deviation = scale
         return logits * deviation + mean

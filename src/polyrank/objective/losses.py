@@ -5,24 +5,25 @@ Letters: B rows of the batch, L labels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from polyrank.data.statistics import TermStatistics
-from polyrank.objective.kinds import KINDS, scale
+from polyrank.objective.kinds import KINDS, BatchScores, Labels, Observed, Scale, scale
+from polyrank.objective.paths import log_outcomes
 from polyrank.schema import Schema
-from polyrank.terms import Term, joint_label
+from polyrank.terms import Term
 
 
 @dataclass(frozen=True)
 class TermLoss:
-    """The sums of one term over a batch, from which training and validation take what they need.
+    """The sums of one term over a batch, of which validation takes what it needs.
 
     Args:
-        total: Σ w·loss over the term's rows, with positives weighted where asked: ().
+        total: Σ w·loss over the term's rows: ().
         weight: Σ w over the term's rows: ().
         rows: number of the term's rows: ().
     """
@@ -45,13 +46,10 @@ class Supervision:
     statistics: Mapping[str, TermStatistics]
 
     @property
-    def scales(self) -> dict[str, tuple[float, float]]:
+    def scales(self) -> dict[str, Scale]:
         """Mean and deviation of each regression's target."""
         return {
-            term.population.task: (
-                self.statistics[term.name].mean,
-                scale(self.statistics[term.name]),
-            )
+            term.population.task: self._scale(term)
             for term in self.schema.objective
             if term.population.kind == "regression"
         }
@@ -69,52 +67,55 @@ class Supervision:
             - logits: {head: (B,)}; labels: (B, L), NaN where not observed; weight: (B,) or None
             - returns: {term: ()}, {term: ()}
         """
-        sums = self.sums(logits, labels, weight, weighted_positives=True)
         batch = labels.shape[0]
-        losses = {
-            name: each.total / (batch * self.statistics[name].weight_share)
-            for name, each in sums.items()
-        }
-        return losses, {name: each.rows for name, each in sums.items()}
-
-    def sums(
-        self,
-        logits: Mapping[str, Tensor],
-        labels: Tensor,
-        weight: Tensor | None,
-        *,
-        weighted_positives: bool = False,
-    ) -> dict[str, TermLoss]:
-        """Return the sums of each term; `weighted_positives` applies positive weights."""
-        columns = dict(
-            zip((task.name for task in self.schema.tasks), labels.unbind(1), strict=True)
-        )
-        return {
-            term.name: self._sums(term, logits, columns, weight, weighted_positives)
+        factors = {
+            term.name: 1 / (batch * self.statistics[term.name].weight_share)
             for term in self.schema.objective
         }
-
-    def _sums(
-        self,
-        term: Term,
-        logits: Mapping[str, Tensor],
-        columns: Mapping[str, Tensor],
-        weight: Tensor | None,
-        weighted_positives: bool,
-    ) -> TermLoss:
-        where = term.population
-        kind = KINDS[where.kind]
-        label = joint_label([columns[head] for head in where.heads])
-        mask = ~torch.isnan(label)
-        if where.conditions:
-            mask = mask & (joint_label([columns[task] for task in where.conditions]) == 1)
-        # A label that is not observed must be a number: 0 × NaN is NaN, in the gradient too.
-        label = torch.where(mask, label, torch.zeros_like(label))
-        loss = kind.loss(term, logits, kind.target(label, self.statistics[term.name]))
-        if weighted_positives and term.positive_weight != 1:
-            loss = torch.where(label == 1, loss * term.positive_weight, loss)
-        rows = mask.sum()
+        seen, each = self._rows(logits, labels)
+        shares = []
+        for term in self.schema.objective:
+            rows, positive = seen[term.name].rows, seen[term.name].positive
+            share = rows * factors[term.name]
+            if term.positive_weight != 1 and positive is not None:
+                share = torch.where(positive, share * term.positive_weight, share)
+            shares.append(share)
+        coefficients = torch.stack(shares)
         if weight is not None:
-            loss = loss * weight
-        total = torch.where(mask, loss, torch.zeros_like(loss)).sum()
-        return TermLoss(total, rows if weight is None else (weight * mask).sum(), rows)
+            coefficients = coefficients * weight
+        rows = torch.stack([found.rows for found in seen.values()])
+        losses = (each * coefficients).sum(1)
+        return _named(seen, losses), _named(seen, rows.sum(1))
+
+    def sums(
+        self, logits: Mapping[str, Tensor], labels: Tensor, weight: Tensor | None
+    ) -> dict[str, TermLoss]:
+        """Return the sums of each term."""
+        seen, each = self._rows(logits, labels)
+        rows = torch.stack([found.rows for found in seen.values()])
+        coefficients = rows if weight is None else rows * weight
+        totals = _named(seen, (each * coefficients).sum(1))
+        weights, counts = _named(seen, coefficients.sum(1)), _named(seen, rows.sum(1))
+        return {name: TermLoss(totals[name], weights[name], counts[name]) for name in seen}
+
+    def _rows(
+        self, logits: Mapping[str, Tensor], labels: Tensor
+    ) -> tuple[dict[str, Observed], Tensor]:
+        """Return what each term observes, and the loss of each term and row: (T, B)."""
+        found = Labels.of(labels, [task.name for task in self.schema.tasks])
+        binary = [task.name for task in self.schema.tasks if task.kind == "binary"]
+        scores = BatchScores(logits, log_outcomes(logits, binary))
+        seen, losses = {}, []
+        for term in self.schema.objective:
+            kind, scales = KINDS[term.population.kind], self._scale(term)
+            seen[term.name] = kind.observe(term.population, found)
+            losses.append(kind.loss(term, scores, found, seen[term.name], scales))
+        return seen, torch.stack(losses)
+
+    def _scale(self, term: Term) -> Scale:
+        found = self.statistics[term.name]
+        return found.mean, scale(found)
+
+
+def _named(names: Iterable[str], values: Tensor) -> dict[str, Tensor]:
+    return dict(zip(names, values.unbind(0), strict=True))
