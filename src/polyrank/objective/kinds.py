@@ -35,18 +35,24 @@ class Labels:
 
     def within(self, where: Population, rows: Tensor) -> Tensor:
         """Return the rows for which the population's conditions happened."""
-        return reduce(torch.logical_and, [self.yes[task] for task in where.conditions], rows)
+        return reduce(torch.Tensor.__and__, [self.yes[task] for task in where.conditions], rows)
 
 
 @dataclass(frozen=True)
-class Observed:
-    """The rows of a batch that teach a term, and its positives among them: bool (B,) each.
+class Summand:
+    """A part of a term's loss: factor · Σ value over some of the batch's rows.
 
-    `positive` may be true outside `rows`, and is None where there is no such thing.
+    Args:
+        rows: which: bool (B,). The summands of a term have no row in common.
+        factor: without the weight of positives, which is of training alone.
+        value: (B,), finite in all rows.
+        positive: whether these rows are the term's positives.
     """
 
     rows: Tensor
-    positive: Tensor | None
+    factor: float
+    value: Tensor
+    positive: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,14 +76,10 @@ class Kind(ABC):
     balance_exponent: float
 
     @abstractmethod
-    def observe(self, where: Population, labels: Labels) -> Observed:
-        """Return which rows of the batch teach a population, and which of them are positives."""
-
-    @abstractmethod
-    def loss(
-        self, term: Term, scores: BatchScores, labels: Labels, seen: Observed, scale: Scale
-    ) -> Tensor:
-        """Return the loss of each row, any finite number where no label is observed: (B,)."""
+    def summands(
+        self, term: Term, scores: BatchScores, labels: Labels, scale: Scale
+    ) -> tuple[Summand, ...]:
+        """Return the parts of a term's loss; their rows are those that teach the term."""
 
     @abstractmethod
     def predict(self, logits: np.ndarray, scale: Scale) -> np.ndarray:
@@ -94,19 +96,21 @@ class Binary(Kind):
     outputs = 1
     balance_exponent = 1.0
 
-    def observe(self, where: Population, labels: Labels) -> Observed:
-        """The three-valued AND along the path: no if any is 0, yes if all are 1, else unseen."""
-        yes = reduce(torch.logical_and, [labels.yes[head] for head in where.heads])
-        no = reduce(torch.logical_or, [labels.no[head] for head in where.heads])
-        return Observed(labels.within(where, yes | no), yes)
+    def summands(
+        self, term: Term, scores: BatchScores, labels: Labels, scale: Scale
+    ) -> tuple[Summand, ...]:
+        """−log p of the positives, −log(1−p) of the negatives.
 
-    def loss(
-        self, term: Term, scores: BatchScores, labels: Labels, seen: Observed, scale: Scale
-    ) -> Tensor:
-        """−log p for a positive, −log(1−p) for a negative."""
-        assert seen.positive is not None
-        log_yes = log_union(term.yes, scores.outcomes)
-        return -torch.where(seen.positive, log_yes, log_union(term.no, scores.outcomes))
+        The label is the three-valued AND along the path: yes if all are 1, no if any is 0.
+        """
+        where = term.population
+        yes = reduce(torch.Tensor.__and__, [labels.yes[head] for head in where.heads])
+        no = reduce(torch.Tensor.__or__, [labels.no[head] for head in where.heads])
+        log_yes, log_no = (log_union(paths, scores.outcomes) for paths in (term.yes, term.no))
+        return (
+            Summand(labels.within(where, yes), -1.0, log_yes, positive=True),
+            Summand(labels.within(where, no), -1.0, log_no),
+        )
 
     def predict(self, logits: np.ndarray, scale: Scale) -> np.ndarray:
         """1 / (1 + e^(−z))."""
@@ -124,20 +128,16 @@ class Regression(Kind):
     outputs = 1
     balance_exponent = 0.5
 
-    def observe(self, where: Population, labels: Labels) -> Observed:
-        """Any number is observed, and none is a positive."""
-        label = labels.value[where.task]
-        return Observed(labels.within(where, label == label), None)  # NaN is not equal to itself
-
-    def loss(
-        self, term: Term, scores: BatchScores, labels: Labels, seen: Observed, scale: Scale
-    ) -> Tensor:
+    def summands(
+        self, term: Term, scores: BatchScores, labels: Labels, scale: Scale
+    ) -> tuple[Summand, ...]:
         """(head − (label − mean) / deviation)²."""
-        mean, deviation = scale
-        target = (labels.value[term.population.task] - mean) / deviation
+        task, (mean, deviation) = term.population.task, scale
+        label = labels.value[task]
+        rows = labels.within(term.population, label == label)  # NaN is not equal to itself
         # A label that is not observed must be a number: 0 × NaN is NaN, in the gradient too.
-        target = torch.where(seen.rows, target, 0.0)
-        return (scores.logits[term.population.task] - target).square()
+        target = torch.where(rows, (label - mean) / deviation, 0.0)
+        return (Summand(rows, 1.0, (scores.logits[task] - target).square()),)
 
     def predict(self, logits: np.ndarray, scale: Scale) -> np.ndarray:
         """Mean + deviation · head: in the label's own unit."""

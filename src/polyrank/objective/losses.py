@@ -5,14 +5,14 @@ Letters: B rows of the batch, L labels.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from polyrank.data.statistics import TermStatistics
-from polyrank.objective.kinds import KINDS, BatchScores, Labels, Observed, Scale, scale
+from polyrank.objective.kinds import KINDS, BatchScores, Labels, Scale, Summand, scale
 from polyrank.objective.paths import log_outcomes
 from polyrank.schema import Schema
 from polyrank.terms import Term
@@ -67,55 +67,54 @@ class Supervision:
             - logits: {head: (B,)}; labels: (B, L), NaN where not observed; weight: (B,) or None
             - returns: {term: ()}, {term: ()}
         """
-        batch = labels.shape[0]
-        factors = {
-            term.name: 1 / (batch * self.statistics[term.name].weight_share)
-            for term in self.schema.objective
-        }
-        seen, each = self._rows(logits, labels)
-        shares = []
-        for term in self.schema.objective:
-            rows, positive = seen[term.name].rows, seen[term.name].positive
-            share = rows * factors[term.name]
-            if term.positive_weight != 1 and positive is not None:
-                share = torch.where(positive, share * term.positive_weight, share)
-            shares.append(share)
-        coefficients = torch.stack(shares)
-        if weight is not None:
-            coefficients = coefficients * weight
-        rows = torch.stack([found.rows for found in seen.values()])
-        losses = (each * coefficients).sum(1)
-        return _named(seen, losses), _named(seen, rows.sum(1))
+        parts = self._summands(logits, labels)
+        rows = torch.stack([part.rows for _, part in parts])
+        factors = []
+        for term, part in parts:
+            scale = labels.shape[0] * self.statistics[term.name].weight_share
+            factors.append(part.factor * (term.positive_weight if part.positive else 1.0) / scale)
+        return _total(parts, _sums(parts, rows, weight), factors), _total(parts, rows.sum(1))
 
     def sums(
         self, logits: Mapping[str, Tensor], labels: Tensor, weight: Tensor | None
     ) -> dict[str, TermLoss]:
         """Return the sums of each term."""
-        seen, each = self._rows(logits, labels)
-        rows = torch.stack([found.rows for found in seen.values()])
-        coefficients = rows if weight is None else rows * weight
-        totals = _named(seen, (each * coefficients).sum(1))
-        weights, counts = _named(seen, coefficients.sum(1)), _named(seen, rows.sum(1))
-        return {name: TermLoss(totals[name], weights[name], counts[name]) for name in seen}
+        parts = self._summands(logits, labels)
+        rows = torch.stack([part.rows for _, part in parts])
+        totals = _total(parts, _sums(parts, rows, weight), [part.factor for _, part in parts])
+        weights = _total(parts, (rows if weight is None else rows * weight).sum(1))
+        counts = _total(parts, rows.sum(1))
+        return {name: TermLoss(totals[name], weights[name], counts[name]) for name in totals}
 
-    def _rows(
-        self, logits: Mapping[str, Tensor], labels: Tensor
-    ) -> tuple[dict[str, Observed], Tensor]:
-        """Return what each term observes, and the loss of each term and row: (T, B)."""
+    def _summands(self, logits: Mapping[str, Tensor], labels: Tensor) -> list[tuple[Term, Summand]]:
+        """Return the summands of all terms, each with its term."""
         found = Labels.of(labels, [task.name for task in self.schema.tasks])
         binary = [task.name for task in self.schema.tasks if task.kind == "binary"]
         scores = BatchScores(logits, log_outcomes(logits, binary))
-        seen, losses = {}, []
-        for term in self.schema.objective:
-            kind, scales = KINDS[term.population.kind], self._scale(term)
-            seen[term.name] = kind.observe(term.population, found)
-            losses.append(kind.loss(term, scores, found, seen[term.name], scales))
-        return seen, torch.stack(losses)
+        return [
+            (term, part)
+            for term in self.schema.objective
+            for part in KINDS[term.population.kind].summands(term, scores, found, self._scale(term))
+        ]
 
     def _scale(self, term: Term) -> Scale:
         found = self.statistics[term.name]
         return found.mean, scale(found)
 
 
-def _named(names: Iterable[str], values: Tensor) -> dict[str, Tensor]:
-    return dict(zip(names, values.unbind(0), strict=True))
+def _sums(parts: Sequence[tuple[Term, Summand]], rows: Tensor, weight: Tensor | None) -> Tensor:
+    """Return Σ weight · value over each summand's rows, bool (S, B): (S,)."""
+    values = torch.stack([part.value for _, part in parts])
+    kept = rows.to(values.dtype) if weight is None else rows * weight
+    return (values * kept).sum(1)
+
+
+def _total(
+    parts: Sequence[tuple[Term, Summand]], sums: Tensor, factors: Sequence[float] | None = None
+) -> dict[str, Tensor]:
+    """Return Σ factor · sum over each term's summands, (S,): {term: ()}."""
+    total: dict[str, Tensor] = {}
+    for index, ((term, _), each) in enumerate(zip(parts, sums.unbind(0), strict=True)):
+        part = each if factors is None else each * factors[index]
+        total[term.name] = total[term.name] + part if term.name in total else part
+    return total
