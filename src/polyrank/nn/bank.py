@@ -5,7 +5,7 @@ Letters: B rows, W columns of x, E members, H columns of a layer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import torch
@@ -115,8 +115,18 @@ class _Unnamed(nn.Module):
     def _save_to_state_dict(self, destination: Any, prefix: Any, keep_vars: Any) -> None:
         pass
 
-    def _load_from_state_dict(self, *_: Any) -> None:  # pyrefly: ignore[bad-override]
-        pass
+    def _load_from_state_dict(
+        self,
+        state_dict: Mapping[str, Any],
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        if strict:
+            unexpected_keys += [name for name in state_dict if name.startswith(prefix)]
 
 
 class _Packed(nn.Module):
