@@ -142,6 +142,7 @@ class _Packed(nn.Module):
             for norm in each[0].norm
         )
         self.dropout = each[0].dropout
+        self.normed, self.drops = each[0].normed, each[0].drops
 
     def forward(self, x: Tensor, members: int) -> Tensor:
         rows = x.shape[0]
@@ -156,7 +157,11 @@ class _Packed(nn.Module):
                 x = x.view(rows, members, -1).transpose(0, 1)
                 x = torch.baddbmm(layer.bias.view(members, 1, -1), x, weight.transpose(1, 2))
                 x = x.transpose(0, 1).reshape(rows, -1)
-            x = self.dropout(norm(x).relu())
+            if self.normed:
+                x = norm(x)
+            x = x.relu()
+            if self.drops:
+                x = self.dropout(x)
         return x.view(rows, members, -1)
 
 

@@ -53,7 +53,12 @@ def mixtures(gate: Named, x: Tensor, outputs: Tensor) -> dict[str, Tensor]:
     What `mixture(gate[name](x), outputs)` is for each name, in one matmul for all the gates and
     one for all the mixtures.
     """
-    weight = torch.cat(list(gate.parameters()))
+    weight = torch.cat([_weight(gate[name]) for name in gate])
     scores = linear(x, weight).view(len(x), -1, outputs.shape[1])
     mixed = torch.bmm(scores.softmax(dim=2), outputs)
     return dict(zip(gate, mixed.unbind(1), strict=True))
+
+
+def _weight(gate: nn.Module) -> Tensor:
+    assert isinstance(gate, Gate)
+    return gate.weight
