@@ -93,6 +93,65 @@ def test_weights_have_their_lasting_names(kind, rows):
         } <= names
 
 
+EXPERT = ("linear.0.weight", "linear.0.bias", "norm.0.weight", "norm.0.bias",
+          "norm.0.running_mean", "norm.0.running_var", "norm.0.num_batches_tracked")  # fmt: skip
+GATES = [f"gate.{task.name}.weight" for task in TASKS]
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("separate", []),
+        ("mmoe", [*(f"expert.{i}.{name}" for i in range(8) for name in EXPERT), *GATES]),
+        (
+            "ple",
+            [
+                *(
+                    f"level.{level}.{name}"
+                    for level in (0, 1)
+                    for name in [
+                        *(
+                            f"{bank}.{i}.{each}"
+                            for bank in [*(f"expert.{task.name}" for task in TASKS), "shared"]
+                            for i in range(2)
+                            for each in EXPERT
+                        ),
+                        *GATES,
+                        *(
+                            [f"shared_gate.task.{task.name}.weight" for task in TASKS]
+                            + ["shared_gate.shared.weight"]
+                        )[: 4 * (1 - level)],
+                    ]
+                )
+            ],
+        ),
+    ],
+)
+def test_the_state_dict_is_by_expert_and_task_whatever_the_packing(kind, expected, rows):
+    """To the order: bundles are compared with `diff`."""
+    ranker, _ = built(kind, rows, norm="batch")
+    found = list(ranker.state_dict())
+    assert [each[6:] for each in found if each.startswith("trunk.")] == expected
+    assert [each for each in found if each.startswith("head.")] == [
+        f"head.{task.name}.{name}"
+        for task in TASKS
+        for name in [*(f"tower.{each}" for each in EXPERT), "output.weight", "output.bias"]
+    ]
+
+
+@trunks
+@pytest.mark.parametrize("norm", ["none", "batch"])
+def test_heads_that_read_one_tensor_say_what_each_says_alone(kind, rows, norm):
+    ranker, table = built(kind, rows, norm=norm)
+    ranker.double().eval()
+    x = first_batch(ranker, table)[0].detach().double()
+    hidden, logits = ranker.trunk(x), ranker(x).logits
+    for name in ranker.head:
+        torch.testing.assert_close(
+            logits[name], ranker.head[name](hidden[name]), rtol=1e-12, atol=1e-12
+        )
+
+
 @trunks
 def test_permuting_and_renaming_tasks_permutes_the_outputs(kind, rows):
     ranker, table = built(kind, rows)

@@ -12,7 +12,9 @@ from polyrank.data.table import encode
 from polyrank.data.vocab import Vocab
 from polyrank.objective.kinds import KINDS
 from polyrank.objective.losses import Supervision
+from polyrank.objective.paths import log_probability
 from polyrank.schema import Keys, KindName, Schema, SparseFeature, Task
+from polyrank.terms import joint_label
 
 NAN = float("nan")
 NO_KEYS = Keys()
@@ -175,3 +177,55 @@ def test_the_constant_loss_is_that_of_the_best_constant(positive_weight):
 
 def test_every_kind_of_the_schema_has_a_class():
     assert set(KINDS) == set(KindName.__args__)
+
+
+@given(
+    st.lists(
+        st.tuples(*(st.sampled_from([0.0, 1.0, NAN]),) * 3, st.sampled_from([NAN, -2.0, 5.0])),
+        min_size=1,
+        max_size=12,
+    ),
+    st.booleans(),
+)
+def test_losses_are_the_plain_loop_over_joint_labels(labels, weighted):
+    """Any mixture of 0, 1 and unobserved along a chain, on every space, weighted or not."""
+    tasks = [
+        Task("click"),
+        Task("cart", given="click", space=("all", "click")),
+        Task("buy", given="cart", space=("all", "click", "cart"), positive_weight=3.0),
+        Task("spend", kind="regression", given="buy"),
+    ]
+    teach = {"click": [0, 1, 1, 1, 1], "cart": [0, 0, 1, 1, 1], "buy": [0, 0, 0, 1, 1],
+             "spend": [NAN, NAN, NAN, 1.0, 4.0]}  # fmt: skip
+    found, _ = supervision(teach, tasks)
+    table = torch.tensor(labels, dtype=torch.float64)
+    weight = torch.rand(len(labels), dtype=torch.float64) if weighted else None
+    z = {
+        task.name: torch.randn(len(labels), dtype=torch.float64, requires_grad=True)
+        for task in tasks
+    }
+    losses, rows = found.losses(z, table, weight)
+    columns = dict(zip(z, table.unbind(1), strict=True))
+    for term in found.schema.objective:
+        where, statistics = term.population, found.statistics[term.name]
+        label = joint_label([columns[head] for head in where.heads])
+        mask = ~torch.isnan(label)
+        if where.conditions:
+            mask = mask & (joint_label([columns[task] for task in where.conditions]) == 1)
+        assert rows[term.name].item() == mask.sum().item()
+        y = torch.where(mask, label, 0.0)
+        if where.kind == "regression":
+            mean, deviation = found.scales["spend"]
+            each = (z["spend"] - torch.where(mask, (y - mean) / deviation, 0.0)).square()
+        else:
+            yes, no = (log_probability(paths, z) for paths in (term.yes, term.no))
+            each = -(y * yes * term.positive_weight + (1 - y) * no)
+        kept = mask if weight is None else mask * weight
+        expected = (each * kept).sum() / (len(labels) * statistics.weight_share)
+        torch.testing.assert_close(losses[term.name], expected, rtol=1e-12, atol=1e-12)
+        gradients = (
+            torch.autograd.grad(loss, list(z.values()), retain_graph=True, materialize_grads=True)
+            for loss in (losses[term.name], expected)
+        )
+        for one, two in zip(*gradients, strict=True):
+            torch.testing.assert_close(one, two, rtol=1e-12, atol=1e-12)

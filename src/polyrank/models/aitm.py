@@ -19,7 +19,7 @@ from polyrank.errors import ConfigError, did_you_mean
 from polyrank.layout import Layout
 from polyrank.models.trunk import Trunk, TrunkModule
 from polyrank.nn.experts import mixture
-from polyrank.nn.mlp import MLP
+from polyrank.nn.mlp import MLP, first_layers
 from polyrank.nn.named import Named
 from polyrank.schema import Task
 
@@ -161,7 +161,9 @@ class AITMTrunk(TrunkModule):
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Return z of each task."""
-        z = {name: self.tower[name](x) for name in self.tower}
+        towers = {name: self.tower[name] for name in self.tower}
+        first = first_layers(towers, dict.fromkeys(towers, x))
+        z = {name: tower(x, first.get(name)) for name, tower in towers.items()}
         for name, earlier in self.before.items():
             z[name] = self.attention[name](self.transfer[name](z[earlier]), z[name])
         return z

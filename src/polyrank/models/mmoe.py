@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from polyrank.layout import Layout
 from polyrank.models.trunk import Trunk, TrunkModule
-from polyrank.nn.experts import ExpertBank, Gate, mixture
+from polyrank.nn.experts import ExpertBank, Gate, mixtures
 from polyrank.nn.named import Named
 from polyrank.schema import Task
 
@@ -58,8 +58,7 @@ class MMoETrunk(TrunkModule):
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Return each task's mixture."""
-        outputs = self.expert(x)
-        return {task: mixture(self.gate[task](x), outputs) for task in self.gate}
+        return mixtures(self.gate, x, self.expert(x))
 
     def shared_parameters(self) -> list[nn.Parameter]:
         """Return the experts' parameters; a gate belongs to its task."""

@@ -16,7 +16,7 @@ from polyrank.errors import BundleError, ConfigError
 from polyrank.layout import Layout
 from polyrank.models.trunk import TrunkModule
 from polyrank.nn.embed import PackedEmbedder
-from polyrank.nn.mlp import MLP
+from polyrank.nn.mlp import MLP, first_layers
 from polyrank.nn.named import Named
 from polyrank.objective.kinds import KINDS
 from polyrank.schema import Task
@@ -50,9 +50,9 @@ class Head(nn.Module):
         self.tower = tower
         self.output = nn.Linear(tower.width, outputs)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the logits."""
-        logits = self.output(self.tower(x))
+    def forward(self, x: Tensor, first: Tensor | None = None) -> Tensor:
+        """Return the logits; `first` is the tower's first linear map of x, if known."""
+        logits = self.output(self.tower(x, first))
         return logits.squeeze(1) if logits.shape[1] == 1 else logits
 
 
@@ -83,7 +83,8 @@ class Ranker(nn.Module):
     def forward(self, x: Tensor) -> Scores:
         """Return the scores of x."""
         hidden = self.trunk(x)
-        logits = {task: self.head[task](hidden[task]) for task in self.head}
+        first = first_layers(self._towers(), hidden)
+        logits = {task: self.head[task](hidden[task], first.get(task)) for task in self.head}
         penalties = self.trunk.penalties(logits) if isinstance(self.trunk, TrunkModule) else {}
         return Scores(logits, penalties)
 
@@ -118,15 +119,21 @@ class Ranker(nn.Module):
         """
         self.eval()
         hidden, found = self.trunk(x), {}
-        for task in self.head:
-            tower = self.head[task].tower
-            assert isinstance(tower, MLP)
+        for task, tower in self._towers().items():
             tries = 0
             while tower.is_dead(hidden[task]) and tries < REDRAWS:
                 tower.redraw()
                 tries += 1
             if tries:
                 found[task] = not tower.is_dead(hidden[task])
+        return found
+
+    def _towers(self) -> dict[str, MLP]:
+        found = {}
+        for task in self.head:
+            head = self.head[task]
+            assert isinstance(head, Head)
+            found[task] = head.tower
         return found
 
     def named_weights(self) -> dict[str, Tensor]:

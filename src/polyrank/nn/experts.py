@@ -5,31 +5,21 @@ Letters: B rows, W columns of x, E experts, H columns of an expert.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from polyrank.nn.mlp import MLP, Norm
+from polyrank.nn.bank import Bank
+from polyrank.nn.named import Named
 
 
-class ExpertBank(nn.ModuleList):
+class ExpertBank(Bank):
     """Experts of one shape that start different: each draws its own weights.
 
     Shape:
         - input: (B, W)
         - output: (B, E, H)
     """
-
-    def __init__(
-        self, inputs: int, experts: int, hidden: Sequence[int], norm: Norm, dropout: float
-    ) -> None:
-        super().__init__(MLP(inputs, hidden, norm, dropout) for _ in range(experts))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return every expert's output."""
-        return torch.stack([expert(x) for expert in self], dim=1)
 
 
 class Gate(nn.Module):
@@ -54,4 +44,21 @@ class Gate(nn.Module):
 
 def mixture(weights: Tensor, outputs: Tensor) -> Tensor:
     """Return Σ_e weights[:, e] · outputs[:, e, :]: (B, E), (B, E, H) → (B, H)."""
-    return torch.einsum("be,beh->bh", weights, outputs)
+    return torch.bmm(weights.unsqueeze(1), outputs).squeeze(1)
+
+
+def mixtures(gate: Named, x: Tensor, outputs: Tensor) -> dict[str, Tensor]:
+    """Return each gate's mixture of the same experts: (B, W), (B, E, H) → {name: (B, H)}.
+
+    What `mixture(gate[name](x), outputs)` is for each name, in one matmul for all the gates and
+    one for all the mixtures.
+    """
+    weight = torch.cat([_weight(gate[name]) for name in gate])
+    scores = linear(x, weight).view(len(x), -1, outputs.shape[1])
+    mixed = torch.bmm(scores.softmax(dim=2), outputs)
+    return dict(zip(gate, mixed.unbind(1), strict=True))
+
+
+def _weight(gate: nn.Module) -> Tensor:
+    assert isinstance(gate, Gate)
+    return gate.weight

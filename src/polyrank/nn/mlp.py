@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
-from torch.nn.functional import batch_norm
+from torch.nn.functional import batch_norm, linear
+from torch.nn.modules.batchnorm import _BatchNorm
 
 Norm = Literal["none", "batch"]
 
 
-class BatchNorm(nn.BatchNorm1d):
+class RowNorm(_BatchNorm):
     """Batch norm that normalises a batch of one row with its running statistics.
 
     One row has no variance; the last batch of an epoch may be one row long.
@@ -20,11 +22,18 @@ class BatchNorm(nn.BatchNorm1d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the normalised input: (B, columns)."""
-        if self.training and input.shape[0] == 1:
-            return batch_norm(
-                input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
-            )
-        return super().forward(input)
+        training = self.training and input.shape[0] > 1
+        if training:
+            assert self.num_batches_tracked is not None
+            self.num_batches_tracked.add_(1)
+        return batch_norm(
+            input, self.running_mean, self.running_var, self.weight, self.bias,
+            training, self.momentum or 0.0, self.eps,
+        )  # fmt: skip
+
+
+class BatchNorm(RowNorm, nn.BatchNorm1d):
+    """Row norm of one layer."""
 
 
 class MLP(nn.Module):
@@ -57,6 +66,7 @@ class MLP(nn.Module):
             BatchNorm(width) if norm == "batch" else nn.Identity() for width in hidden
         )
         self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
+        self.normed, self.drops = norm == "batch", dropout > 0  # a call that does nothing costs too
 
     def is_dead(self, x: Tensor) -> bool:
         """Return whether the output is one constant for rows that differ.
@@ -71,12 +81,55 @@ class MLP(nn.Module):
 
     def redraw(self) -> None:
         """Draw the weights again."""
-        for linear in self.linear:
-            assert isinstance(linear, nn.Linear)
-            linear.reset_parameters()
+        for layer in self.linear:
+            assert isinstance(layer, nn.Linear)
+            layer.reset_parameters()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the last layer's activations."""
-        for linear, norm in zip(self.linear, self.norm, strict=True):
-            x = self.dropout(norm(linear(x)).relu())
+    def forward(self, x: Tensor, first: Tensor | None = None) -> Tensor:
+        """Return the last layer's activations; `first` is the first linear map of x, if known."""
+        for layer, norm in zip(self.linear, self.norm, strict=True):
+            x = layer(x) if first is None else first
+            first = None
+            if self.normed:
+                x = norm(x)
+            x = x.relu()
+            if self.drops:
+                x = self.dropout(x)
         return x
+
+
+def first_layers(mlps: Mapping[str, nn.Module], inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the first linear map of each MLP whose input is another one's too.
+
+    One matmul for all that read the same tensor reads it once, and so does its gradient.
+
+    Args:
+        mlps: by name.
+        inputs: what each reads.
+
+    Returns:
+        {name: (B, columns of its first layer)}, for `MLP.forward`.
+    """
+    groups: list[tuple[Tensor, dict[str, nn.Linear]]] = []
+    for name, mlp in mlps.items():
+        assert isinstance(mlp, MLP)
+        if not len(mlp.linear):
+            continue
+        layer, x = mlp.linear[0], inputs[name]
+        assert isinstance(layer, nn.Linear)
+        for shared, group in groups:
+            if shared is x:
+                group[name] = layer
+                break
+        else:
+            groups.append((x, {name: layer}))
+    found = {}
+    for x, group in groups:
+        if len(group) > 1:
+            layers = group.values()
+            weight = torch.cat([layer.weight for layer in layers])
+            bias = torch.cat([layer.bias for layer in layers])
+            parts = linear(x, weight, bias).split([layer.out_features for layer in layers], dim=1)
+            # Batch norm is slow on columns that do not lie together.
+            found |= {name: part.contiguous() for name, part in zip(group, parts, strict=True)}
+    return found

@@ -5,24 +5,25 @@ Letters: B rows of the batch, L labels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from polyrank.data.statistics import TermStatistics
-from polyrank.objective.kinds import KINDS, scale
+from polyrank.objective.kinds import KINDS, BatchScores, Labels, Scale, Summand, scale
+from polyrank.objective.paths import log_outcomes
 from polyrank.schema import Schema
-from polyrank.terms import Term, joint_label
+from polyrank.terms import Term
 
 
 @dataclass(frozen=True)
 class TermLoss:
-    """The sums of one term over a batch, from which training and validation take what they need.
+    """The sums of one term over a batch, of which validation takes what it needs.
 
     Args:
-        total: Σ w·loss over the term's rows, with positives weighted where asked: ().
+        total: Σ w·loss over the term's rows: ().
         weight: Σ w over the term's rows: ().
         rows: number of the term's rows: ().
     """
@@ -45,13 +46,10 @@ class Supervision:
     statistics: Mapping[str, TermStatistics]
 
     @property
-    def scales(self) -> dict[str, tuple[float, float]]:
+    def scales(self) -> dict[str, Scale]:
         """Mean and deviation of each regression's target."""
         return {
-            term.population.task: (
-                self.statistics[term.name].mean,
-                scale(self.statistics[term.name]),
-            )
+            term.population.task: self._scale(term)
             for term in self.schema.objective
             if term.population.kind == "regression"
         }
@@ -69,52 +67,54 @@ class Supervision:
             - logits: {head: (B,)}; labels: (B, L), NaN where not observed; weight: (B,) or None
             - returns: {term: ()}, {term: ()}
         """
-        sums = self.sums(logits, labels, weight, weighted_positives=True)
-        batch = labels.shape[0]
-        losses = {
-            name: each.total / (batch * self.statistics[name].weight_share)
-            for name, each in sums.items()
-        }
-        return losses, {name: each.rows for name, each in sums.items()}
+        parts = self._summands(logits, labels)
+        rows = torch.stack([part.rows for _, part in parts])
+        factors = []
+        for term, part in parts:
+            scale = labels.shape[0] * self.statistics[term.name].weight_share
+            factors.append(part.factor * (term.positive_weight if part.positive else 1.0) / scale)
+        return _total(parts, _sums(parts, rows, weight), factors), _total(parts, rows.sum(1))
 
     def sums(
-        self,
-        logits: Mapping[str, Tensor],
-        labels: Tensor,
-        weight: Tensor | None,
-        *,
-        weighted_positives: bool = False,
+        self, logits: Mapping[str, Tensor], labels: Tensor, weight: Tensor | None
     ) -> dict[str, TermLoss]:
-        """Return the sums of each term; `weighted_positives` applies positive weights."""
-        columns = dict(
-            zip((task.name for task in self.schema.tasks), labels.unbind(1), strict=True)
-        )
-        return {
-            term.name: self._sums(term, logits, columns, weight, weighted_positives)
-            for term in self.schema.objective
-        }
+        """Return the sums of each term."""
+        parts = self._summands(logits, labels)
+        rows = torch.stack([part.rows for _, part in parts])
+        totals = _total(parts, _sums(parts, rows, weight), [part.factor for _, part in parts])
+        weights = _total(parts, (rows if weight is None else rows * weight).sum(1))
+        counts = _total(parts, rows.sum(1))
+        return {name: TermLoss(totals[name], weights[name], counts[name]) for name in totals}
 
-    def _sums(
-        self,
-        term: Term,
-        logits: Mapping[str, Tensor],
-        columns: Mapping[str, Tensor],
-        weight: Tensor | None,
-        weighted_positives: bool,
-    ) -> TermLoss:
-        where = term.population
-        kind = KINDS[where.kind]
-        label = joint_label([columns[head] for head in where.heads])
-        mask = ~torch.isnan(label)
-        if where.conditions:
-            mask = mask & (joint_label([columns[task] for task in where.conditions]) == 1)
-        # A label that is not observed must be a number: 0 × NaN is NaN, in the gradient too.
-        label = torch.where(mask, label, torch.zeros_like(label))
-        loss = kind.loss(term, logits, kind.target(label, self.statistics[term.name]))
-        if weighted_positives and term.positive_weight != 1:
-            loss = torch.where(label == 1, loss * term.positive_weight, loss)
-        rows = mask.sum()
-        if weight is not None:
-            loss = loss * weight
-        total = torch.where(mask, loss, torch.zeros_like(loss)).sum()
-        return TermLoss(total, rows if weight is None else (weight * mask).sum(), rows)
+    def _summands(self, logits: Mapping[str, Tensor], labels: Tensor) -> list[tuple[Term, Summand]]:
+        """Return the summands of all terms, each with its term."""
+        found = Labels.of(labels, [task.name for task in self.schema.tasks])
+        binary = [task.name for task in self.schema.tasks if task.kind == "binary"]
+        scores = BatchScores(logits, log_outcomes(logits, binary))
+        return [
+            (term, part)
+            for term in self.schema.objective
+            for part in KINDS[term.population.kind].summands(term, scores, found, self._scale(term))
+        ]
+
+    def _scale(self, term: Term) -> Scale:
+        found = self.statistics[term.name]
+        return found.mean, scale(found)
+
+
+def _sums(parts: Sequence[tuple[Term, Summand]], rows: Tensor, weight: Tensor | None) -> Tensor:
+    """Return Σ weight · value over each summand's rows, bool (S, B): (S,)."""
+    values = torch.stack([part.value for _, part in parts])
+    kept = rows.to(values.dtype) if weight is None else rows * weight
+    return (values * kept).sum(1)
+
+
+def _total(
+    parts: Sequence[tuple[Term, Summand]], sums: Tensor, factors: Sequence[float] | None = None
+) -> dict[str, Tensor]:
+    """Return Σ factor · sum over each term's summands, (S,): {term: ()}."""
+    total: dict[str, Tensor] = {}
+    for index, ((term, _), each) in enumerate(zip(parts, sums.unbind(0), strict=True)):
+        part = each if factors is None else each * factors[index]
+        total[term.name] = total[term.name] + part if term.name in total else part
+    return total

@@ -6,7 +6,8 @@ the product computed as log(a·b) underflows, and its gradient with it, where lo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -14,11 +15,35 @@ from torch.nn.functional import logsigmoid
 
 from polyrank.terms import Path
 
+Outcomes = Mapping[tuple[str, bool], Tensor]
 
-def log_probability(paths: tuple[Path, ...], logits: Mapping[str, Tensor]) -> Tensor:
+
+def log_outcomes(
+    logits: Mapping[str, Tensor], heads: Sequence[str]
+) -> dict[tuple[str, bool], Tensor]:
+    """Return log P(happened) and log P(not happened) of each head: {(head, happened): (B,)}.
+
+    Both are computed from the logit: one as the other minus the logit would lose its tail.
+    """
+    if not heads:
+        return {}
+    stacked = torch.stack([logits[head] for head in heads])
+    logs = logsigmoid(torch.cat([stacked, -stacked])).unbind(0)
+    names = [(head, happened) for happened in (True, False) for head in heads]
+    return dict(zip(names, logs, strict=True))
+
+
+def log_union(paths: Sequence[Path], outcomes: Outcomes) -> Tensor:
+    """Return log P(any of the paths), for disjoint paths, from what `log_outcomes` returned.
+
+    log p = logsumexp over paths of Σ log P(outcome).
+    """
+    summed = [reduce(torch.add, [outcomes[step] for step in path]) for path in paths]
+    return reduce(torch.logaddexp, summed)
+
+
+def log_probability(paths: Sequence[Path], logits: Mapping[str, Tensor]) -> Tensor:
     """Return log P(any of the paths), for disjoint paths.
-
-    log p = logsumexp over paths of Σ logsigmoid(± logit).
 
     Args:
         paths: unions of conjunctions of (head, happened).
@@ -33,10 +58,5 @@ def log_probability(paths: tuple[Path, ...], logits: Mapping[str, Tensor]) -> Te
         >>> log_probability(no, logits).exp()
         tensor([0.7500])
     """
-    summed = [
-        torch.stack([logsigmoid(logits[head] if yes else -logits[head]) for head, yes in path]).sum(
-            0
-        )
-        for path in paths
-    ]
-    return summed[0] if len(summed) == 1 else torch.logsumexp(torch.stack(summed), 0)
+    heads = list(dict.fromkeys(head for path in paths for head, _ in path))
+    return log_union(paths, log_outcomes(logits, heads))
