@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from polyrank.train.loop import Progress
+    from polyrank.train.progress import Progress
 
 
 def print_json(value: Any) -> None:

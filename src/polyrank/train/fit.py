@@ -32,8 +32,9 @@ from polyrank.models.model import Model
 from polyrank.objective.losses import Supervision
 from polyrank.schema import Schema
 from polyrank.terms import populations
-from polyrank.train.loop import Progress, Trainer
+from polyrank.train.loop import Trainer
 from polyrank.train.optim import Adam, Constant, Cosine, EmbeddingOptimizer, LazyAdam
+from polyrank.train.progress import Progress
 from polyrank.train.run import RunFolder
 from polyrank.train.start import start
 from polyrank.train.training import Stop, Training
@@ -80,6 +81,7 @@ def fit(
     threads: int = 1,
     device: str = "cpu",
     unseen_rate: float = 0.001,
+    compile: bool = False,
     out: str | Path | None = None,
     resume: bool = False,
     force: bool = False,
@@ -96,7 +98,7 @@ def fit(
         test: likewise; scored once, after training.
         orphans: "error", "drop" or "zero": what becomes of a child label without its parent.
         seed: of weights, shuffling and dropout; torch's own generator is left as it was.
-        epochs: see `Training`, as for all up to `unseen_rate`.
+        epochs: see `Training`, as for all up to `compile`.
         batch_size: rows of a step.
         lr: step size.
         embeddings: optimiser of embedding rows.
@@ -107,6 +109,7 @@ def fit(
         threads: of torch, while training.
         device: a torch device.
         unseen_rate: probability with which a training id is replaced by row 0.
+        compile: whether the dense part of a step is compiled into one graph.
         out: a run folder to write: log, checkpoints and the bundle.
         resume: go on with the run in `out`.
         force: replace the run in `out`.
@@ -135,7 +138,7 @@ def fit(
     training = Training(
         epochs=epochs, batch_size=batch_size, lr=lr, embeddings=embeddings, dense=dense,
         balance=balance, stop=stop, schedule=schedule, threads=threads, device=device,
-        unseen_rate=unseen_rate,
+        unseen_rate=unseen_rate, compile=compile,
     )  # fmt: skip
     sources = Sources(train, valid, test, orphans)
     paths = {
