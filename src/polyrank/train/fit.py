@@ -34,6 +34,7 @@ from polyrank.schema import Schema
 from polyrank.terms import populations
 from polyrank.train.loop import Trainer
 from polyrank.train.optim import Adam, Constant, Cosine, EmbeddingOptimizer, LazyAdam
+from polyrank.train.profile import Stopwatch
 from polyrank.train.progress import Progress
 from polyrank.train.run import RunFolder
 from polyrank.train.start import start
@@ -165,6 +166,7 @@ def learn(
     resume: bool = False,
     force: bool = False,
     progress: Observer | None = None,
+    stopwatch: Stopwatch | None = None,
 ) -> Bundle:
     """Learn a model; `config` is the experiment as plain tables, kept in the bundle."""
     _check(schema, model, training, sources, seed)
@@ -180,7 +182,9 @@ def learn(
     with isolated(seed, training):
         ranker = model.build(model.layout(schema, vocab)).to(training.device)
         start(ranker, train, training.device)
-        trainer = Trainer(ranker, training, supervision, train=train, valid=valid, seed=seed)
+        trainer = Trainer(
+            ranker, training, supervision, train=train, valid=valid, seed=seed, stopwatch=stopwatch
+        )
         if run is not None:
             run.open(fingerprint(vocab, tables))
             run.restore(trainer)

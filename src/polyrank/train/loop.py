@@ -5,8 +5,11 @@ Bar, run log, checkpoints and early stopping only consume it; which epoch is the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import os
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing
 from dataclasses import replace
+from itertools import chain
 from math import ceil, isfinite
 from time import perf_counter
 from typing import Literal
@@ -27,6 +30,7 @@ from polyrank.objective.losses import Supervision
 from polyrank.terms import DEFAULT_METRIC, populations
 from polyrank.train.compiled import CompiledStep
 from polyrank.train.optim import load_optimizer_state, optimizer_state, parameter_groups
+from polyrank.train.prefetch import ahead
 from polyrank.train.profile import Stopwatch
 from polyrank.train.progress import REMEDY, Progress, Tally
 from polyrank.train.state import Position, named, part
@@ -34,6 +38,7 @@ from polyrank.train.step import EagerStep
 from polyrank.train.training import Training
 
 REPORT_STEPS = 50
+PREFETCH_ROWS = 1024  # rows of a batch from which a thread gathers the next ones
 # (validation logits, validation figures) → what is compared between epochs, lower being better
 Judge = Callable[[Mapping[str, Tensor], Mapping[str, float]], float]
 
@@ -82,7 +87,7 @@ class Trainer:
         self.dense_lr, self.embedding_lr = training.dense.lr, rows.lr
         self.dense = training.dense.build(groups, self.dense_lr)
         self.embeddings = rows.build(ranker.embed, rows.l2)
-        self._lap = _no_lap if stopwatch is None else stopwatch.lap
+        self._stopwatch, self._lap = stopwatch, _no_lap if stopwatch is None else stopwatch.lap
         parts = ranker, supervision, self.balance, self.dense, self._lap
         self._eager = EagerStep(*parts)
         self._compiled = CompiledStep.checked(training, *parts) if training.compile else None
@@ -136,23 +141,17 @@ class Trainer:
         torch.manual_seed(int(np.random.SeedSequence([self.seed, epoch]).generate_state(1)[0]))
         self.ranker.train()
         tally = Tally([term.name for term in self.supervision.schema.objective])
-        batches = self.train.batches(
-            self.ranker.layout,
-            self.training.batch_size,
-            shuffle=True,
-            seed=self.seed,
-            epoch=epoch,
-            unseen_rate=self.training.unseen_rate,
-        )
         started, rows, step, before = perf_counter(), 0, 0, (epoch - 1) * self.steps - 1
-        self._lap("")
-        for step, batch in enumerate(batches, start=1):
-            self._lap("load")
-            tally.add(*self._step(batch, before + step))
-            rows += len(batch)
-            if step % REPORT_STEPS == 0 and step < self.steps:
-                tally.flush(self._names, epoch, step)
-                yield self._progress("step", epoch, step, rows, perf_counter() - started, tally)
+        with closing(self._blocks(epoch)) as blocks:
+            self._lap("")
+            for step, batch in enumerate(chain.from_iterable(blocks), start=1):
+                self._lap("load")
+                tally.add(*self._step(batch, before + step))
+                rows += len(batch)
+                if step % REPORT_STEPS == 0 and step < self.steps:
+                    tally.flush(self._names, epoch, step)
+                    yield self._progress("step", epoch, step, rows, perf_counter() - started, tally)
+                    self._lap("")
         tally.flush(self._names, epoch, step)
         seconds = perf_counter() - started
         logits = self._finite_logits(epoch, step)
@@ -164,6 +163,24 @@ class Trainer:
         )
         self.position = replace(self.position, history=(*self.position.history, progress.record()))
         yield progress
+
+    def _blocks(self, epoch: int) -> Generator[list[Batch]]:
+        """Return the epoch's batches by the block, the next gathered meanwhile where that pays.
+
+        Where torch leaves a core to the thread: on 2 cores with 1 thread of torch, steps of MMoE
+        were 1.08, 1.00 and 1.27 times as fast at 1024, 4096 and 16384 rows. Small batches spend
+        their time in Python, of which only one thread runs at once.
+        """
+        blocks = self.train.blocks(
+            self.ranker.layout,
+            self.training.batch_size,
+            shuffle=True,
+            seed=self.seed,
+            epoch=epoch,
+            unseen_rate=self.training.unseen_rate,
+        )
+        idle = (os.cpu_count() or 1) > self.training.threads
+        return ahead(blocks) if idle and self.training.batch_size >= PREFETCH_ROWS else blocks
 
     def _step(self, batch: Batch, done: int) -> tuple[Tensor, Tensor]:
         """Learn from a batch; return the losses and the rows of each term."""
@@ -179,6 +196,8 @@ class Trainer:
         self._names = step.names
         self.embeddings.step(ids, gradient, self.embedding_lr * factor, bags)
         self._lap("embedding step")
+        if self._stopwatch is not None:
+            self._stopwatch.count(len(batch))
         return losses, rows
 
     def _finite_logits(self, epoch: int, step: int) -> dict[str, Tensor]:

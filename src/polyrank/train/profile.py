@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from time import perf_counter
+from typing import Any
 
 
 @dataclass
@@ -41,3 +42,20 @@ class Stopwatch:
         """End a step."""
         self.steps += 1
         self.rows += rows
+
+    def record(self) -> dict[str, Any]:
+        """Return steps, rows a second, and each part's milliseconds a step and share."""
+        total = sum(self.seconds.values())
+        parts = [
+            {
+                "part": part,
+                "ms_per_step": 1000 * seconds / max(self.steps, 1),
+                "share": seconds / total if total > 0 else 0.0,
+            }
+            for part, seconds in self.seconds.items()
+        ]
+        return {
+            "steps": self.steps,
+            "rows_per_second": self.rows / total if total > 0 else 0.0,
+            "parts": parts,
+        }
