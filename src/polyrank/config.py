@@ -20,6 +20,7 @@ from polyrank.features import FEATURES
 from polyrank.models.model import Model
 from polyrank.schema import Feature, Keys, Schema, Task
 from polyrank.train.fit import Observer, config_tables, learn
+from polyrank.train.profile import Stopwatch
 from polyrank.train.sources import Sources
 from polyrank.train.training import Training
 
@@ -221,11 +222,13 @@ class Experiment:
         resume: bool = False,
         force: bool = False,
         progress: Observer | None = None,
+        stopwatch: Stopwatch | None = None,
     ) -> Bundle:
-        """Learn the model; see `polyrank.fit`."""
+        """Learn the model; see `polyrank.fit`. A stopwatch is told where each step's time goes."""
         return learn(
             self.schema, self.model, self.training, self.sources(), seed=self.seed,
             config=self.to_table(), out=out, resume=resume, force=force, progress=progress,
+            stopwatch=stopwatch,
         )  # fmt: skip
 
 

@@ -53,6 +53,25 @@ def test_train_prints_json_and_takes_changes(folder, command):
     assert saved.data.valid == str(folder / "valid.csv")
 
 
+def test_train_shows_where_a_steps_time_goes_and_learns_the_same(folder, command):
+    command("train", "exp.toml")
+    code, found, _ = command("train", "exp.toml", "--out", "profiled", "--profile", "--json")
+    assert code == 0
+    weights = [folder / run / "bundle" / "weights.safetensors" for run in ("runs/tiny", "profiled")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    profile = found["profile"]
+    assert [each["part"] for each in profile["parts"]] == [
+        "load", "gather", "forward", "backward", "dense step", "embedding step"
+    ]  # fmt: skip
+    assert profile["steps"] == 14
+    assert profile["rows_per_second"] > 0
+    assert sum(each["share"] for each in profile["parts"]) == pytest.approx(1)
+    code, out, _ = command("train", "exp.toml", "--force", "--profile")
+    assert code == 0
+    assert "embedding step" in out
+    assert "14 steps, " in out
+
+
 def test_a_saved_config_trains_again_to_the_same_scorecard(folder, command):
     command("train", "exp.toml")
     code, again, _ = command("train", "runs/tiny/config.toml", "--out", "again", "--json")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from polyrank.balance.gradnorm import GradNorm
 from polyrank.balance.metabalance import MetaBalance
-from polyrank.balance.method import Balance, BalanceModule, BalanceTerm
+from polyrank.balance.method import Balance, BalanceModule, BalanceTerm, ScalarBalance
 from polyrank.balance.sum import Sum
 from polyrank.balance.uncertainty import Uncertainty
 
@@ -22,6 +22,7 @@ __all__ = [
     "BalanceTerm",
     "GradNorm",
     "MetaBalance",
+    "ScalarBalance",
     "Sum",
     "Uncertainty",
 ]

@@ -45,3 +45,17 @@ class BalanceModule(nn.Module, ABC):
             losses: {term: ()}.
             shared: x and the trunk's shared parameters.
         """
+
+
+class ScalarBalance(BalanceModule):
+    """A balance that reduces to one scalar function of the losses, which `compile` can trace."""
+
+    @abstractmethod
+    def total(self, losses: Mapping[str, Tensor]) -> Tensor:
+        """Return the loss that is stepped: {term: ()} → ()."""
+
+    def backward(self, losses: Mapping[str, Tensor], shared: Sequence[Tensor]) -> Tensor:
+        """Add the gradients of the total, those of its own parameters included."""
+        total = self.total(losses)
+        total.backward()
+        return total.detach()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from polyrank.balance.method import Balance, BalanceModule, BalanceTerm
+from polyrank.balance.method import Balance, BalanceTerm, ScalarBalance
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,15 +41,13 @@ class Sum(Balance):
         return term.constant_loss if self.normalize and term.constant_loss > 0 else 1.0
 
 
-class SumModule(BalanceModule):
+class SumModule(ScalarBalance):
     """Holds one factor a term."""
 
     def __init__(self, factors: Mapping[str, float]) -> None:
         super().__init__()
         self.factors = dict(factors)
 
-    def backward(self, losses: Mapping[str, Tensor], shared: Sequence[Tensor]) -> Tensor:
-        """Add the gradients of Σ factor · loss."""
-        total = torch.stack([loss * self.factors[name] for name, loss in losses.items()]).sum()
-        total.backward()
-        return total.detach()
+    def total(self, losses: Mapping[str, Tensor]) -> Tensor:
+        """Return Σ factor · loss."""
+        return torch.stack([loss * self.factors[name] for name, loss in losses.items()]).sum()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from polyrank.balance.method import Balance, BalanceModule, BalanceTerm
+from polyrank.balance.method import Balance, BalanceTerm, ScalarBalance
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class Uncertainty(Balance):
         return UncertaintyModule(terms)
 
 
-class UncertaintyModule(BalanceModule):
+class UncertaintyModule(ScalarBalance):
     """Holds one s a term, in the terms' order."""
 
     def __init__(self, terms: Sequence[BalanceTerm]) -> None:
@@ -40,13 +40,11 @@ class UncertaintyModule(BalanceModule):
         self.terms = tuple(terms)
         self.log_variance = nn.Parameter(torch.zeros(len(terms)))
 
-    def backward(self, losses: Mapping[str, Tensor], shared: Sequence[Tensor]) -> Tensor:
-        """Add the gradients, those of s included."""
-        total = torch.stack(
+    def total(self, losses: Mapping[str, Tensor]) -> Tensor:
+        """Return Σ weight · (c·e^(−s)·loss + s/2)."""
+        return torch.stack(
             [
                 term.weight * (term.exponent * torch.exp(-s) * losses[term.name] + s / 2)
                 for term, s in zip(self.terms, self.log_variance.unbind(), strict=True)
             ]
         ).sum()
-        total.backward()
-        return total.detach()

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from polyrank.train.loop import Progress
+    from polyrank.train.progress import Progress
 
 
 def print_json(value: Any) -> None:
@@ -23,6 +23,23 @@ def print_counts(unseen: Mapping[str, int], nulls: Mapping[str, int], rows: int)
         shown = ", ".join(f"{name} {count:,}" for name, count in counts.items() if count)
         if shown:
             sys.stderr.write(f"{what} in {rows:,} rows: {shown}\n")
+
+
+def print_profile(profile: Mapping[str, Any]) -> None:
+    """Print where a step's time goes."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("part", box=None, pad_edge=False)
+    table.add_column("ms/step", justify="right")
+    table.add_column("share", justify="right")
+    for each in profile["parts"]:
+        table.add_row(each["part"], f"{each['ms_per_step']:.3f}", f"{each['share']:.1%}")
+    total = sum(each["ms_per_step"] for each in profile["parts"])
+    table.add_row("step", f"{total:.3f}", "100.0%" if profile["parts"] else "")
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(f"{profile['steps']:,} steps, {profile['rows_per_second']:,.0f} rows/s")
 
 
 @contextmanager

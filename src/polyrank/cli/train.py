@@ -16,6 +16,7 @@ def train(
     resume: Annotated[bool, Parameter(negative=())] = False,
     force: Annotated[bool, Parameter(negative=())] = False,
     set: Annotated[list[str], Parameter(negative=())] = [],  # noqa: B006
+    profile: Annotated[bool, Parameter(negative=())] = False,
     json: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
     """Train an experiment and write its run folder.
@@ -27,16 +28,23 @@ def train(
         force: replace the run that is there.
         set: change a key of the file, such as train.epochs=3 or task.buy.space=click; may be
             repeated.
+        profile: show where a step's time goes: load (the next batch gathered from the table),
+            gather (embeddings looked up), forward, backward, dense step, embedding step. The
+            weights are the same as without.
         json: print the run and its scorecard as JSON.
     """
-    from polyrank.cli.show import print_json, training_bar
+    from polyrank.cli.show import print_json, print_profile, training_bar
     from polyrank.config import Experiment
+    from polyrank.train.profile import Stopwatch
 
     loaded = Experiment.load(experiment, set)
+    watch = Stopwatch() if profile else None
     folder = out or Path("runs") / loaded.name
     try:
         with training_bar(loaded.name) as observe:
-            bundle = loaded.fit(out=folder, resume=resume, force=force, progress=observe)
+            bundle = loaded.fit(
+                out=folder, resume=resume, force=force, progress=observe, stopwatch=watch
+            )
     except KeyboardInterrupt:
         import sys
 
@@ -45,7 +53,11 @@ def train(
         raise
     card = bundle.scorecard
     if json:
-        print_json({"run": str(folder), "scorecard": card.to_json() if card else None})
+        found = {"run": str(folder), "scorecard": card.to_json() if card else None}
+        print_json(found | ({"profile": watch.record()} if watch else {}))
         return
     print(card if card else "nothing was scored: there are neither validation nor test rows")
+    if watch:
+        print()
+        print_profile(watch.record())
     print(f"\nrun: {folder}")

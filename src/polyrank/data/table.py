@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import polars as pl
 
 from polyrank.data.bags import Bag
+from polyrank.data.batches import Batch, Drop, Gather
 from polyrank.data.dense import dense_values
 from polyrank.data.labels import Orphans, apply_orphans, check_labels
 from polyrank.data.read import by_column, collect, column_names
@@ -20,31 +21,6 @@ from polyrank.schema import Schema, SequenceFeature, SparseFeature
 from polyrank.terms import TRUE, output_columns
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """Some rows, ready for a model.
-
-    Args:
-        ids: rows of the packed tables, field-major, so that one table's ids are contiguous.
-        dense: dense columns.
-        labels: in task order; NaN = not observed.
-        weight: sample weights, or None where all are 1.
-        bags: rows of the packed tables for each sequence feature, in order.
-
-    Shape:
-        ids: int32 (F, B) · dense: float32 (B, D) · labels: float32 (B, L) · weight: float32 (B,)
-    """
-
-    ids: np.ndarray
-    dense: np.ndarray
-    labels: np.ndarray
-    weight: np.ndarray | None
-    bags: tuple[Bag, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.dense)
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,39 +102,38 @@ class Table:
             unseen_rate: probability with which an id is replaced by row 0, so that this row is
                 trained; never for `bins`, whose missing values have a row of their own.
         """
+        blocks = self.blocks(
+            layout, size, shuffle=shuffle, seed=seed, epoch=epoch, unseen_rate=unseen_rate
+        )
+        for block in blocks:
+            yield from block
+
+    def blocks(
+        self,
+        layout: Layout,
+        size: int,
+        *,
+        shuffle: bool = False,
+        seed: int = 0,
+        epoch: int = 0,
+        unseen_rate: float = 0.0,
+    ) -> Generator[list[Batch]]:
+        """Yield the same batches by the list: as many as are gathered at once.
+
+        A small batch costs its slices only. See `batches`, also for the arguments.
+        """
         if size < 1:
             raise DataError(f"a batch has at least 1 row, however: size {size}")
-        offsets = layout.offsets.astype(np.int32)[:, None]
         order = np.random.default_rng([seed, epoch]).permutation(len(self)) if shuffle else None
-        droppable = np.array(
-            [
-                index
-                for index, feature in enumerate(self.schema.id_features)
-                if isinstance(feature, SparseFeature)
-            ],
-            dtype=np.int64,
-        )
-        for number, start in enumerate(range(0, len(self), size)):
-            stop = min(start + size, len(self))
-            rows: slice | np.ndarray = slice(start, stop)
-            if order is None:
-                ids = self.ids[:, rows].copy()
-            else:
-                rows = order[start:stop]
-                ids = self.ids.take(rows, axis=1)
-            bags = tuple(bag.take(rows) for bag in self.bags)
+        gather = Gather(self.ids, self.bags, self.dense, self.labels, self.weight, layout, size)
+        drop = Drop(self.schema, layout, unseen_rate, (seed, epoch))
+        for start in range(0, len(self), gather.block_rows):
+            rows = slice(start, min(start + gather.block_rows, len(self)))
+            block = gather.block(rows if order is None else order[rows])
             if unseen_rate > 0:
-                draw = [seed, epoch, number]
-                if len(droppable):
-                    _drop_ids(ids, droppable, unseen_rate, [*draw, 1])
-                for index, bag in enumerate(bags):
-                    whole = np.zeros(1, dtype=np.int64)
-                    _drop_ids(bag.ids[None, :], whole, unseen_rate, [*draw, 2, index])
-            ids += offsets
-            for bag, offset in zip(bags, layout.bag_offsets, strict=True):
-                bag.ids[:] += np.int32(offset)
-            weight = None if self.weight is None else self.weight[rows]
-            yield Batch(ids, self.dense[rows], self.labels[rows], weight, bags)
+                for number, batch in enumerate(block, start=start // size):
+                    drop(batch, number)
+            yield block
 
     def columns(self) -> dict[str, np.ndarray | Bag]:
         """Return views of the inputs by feature: ids (N,), bags, dense (N, columns)."""
@@ -350,17 +325,3 @@ def _true_values(series: pl.Series, split: str) -> np.ndarray:
             "the column"
         )
     return values
-
-
-def _drop_ids(ids: np.ndarray, fields: np.ndarray, rate: float, seed: list[int]) -> None:
-    """Set each cell of some fields to row 0 with one probability, in place.
-
-    The number of cells is drawn first, then the cells: a uniform for each cell would cost more
-    than gathering it.
-    """
-    generator = np.random.default_rng(seed)
-    size = ids.shape[1]
-    cells = len(fields) * size
-    dropped = generator.binomial(cells, rate)
-    where = generator.choice(cells, dropped, replace=False, shuffle=False)
-    ids[fields[where // size], where % size] = 0

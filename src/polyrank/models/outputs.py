@@ -29,14 +29,20 @@ def logits_of(
 
     `chunks` takes only the first so many, of `CHUNK_ROWS` rows each.
     """
-    parts: dict[str, list[Tensor]] = {task.name: [] for task in ranker.layout.schema.tasks}
+    rows = len(table) if chunks is None else min(len(table), chunks * CHUNK_ROWS)
+    found: dict[str, Tensor] = {}
     ranker.eval()
     with torch.inference_mode():
+        start = 0
         for batch in islice(table.batches(ranker.layout, CHUNK_ROWS), chunks):
             logits = ranker(inputs(ranker, batch, device)).logits
-            for task, each in parts.items():
-                each.append(logits[task].cpu())
-    return {task: torch.cat(each) for task, each in parts.items()}
+            for task in ranker.layout.schema.by_name:
+                each = logits[task]
+                if task not in found:
+                    found[task] = torch.empty(rows, *each.shape[1:], dtype=each.dtype)
+                found[task][start : start + len(batch)].copy_(each)
+            start += len(batch)
+    return found
 
 
 def inputs(ranker: Ranker, batch: Batch, device: str) -> Tensor:

@@ -30,8 +30,10 @@ from polyrank.nn import kernels
 from polyrank.objective.losses import Supervision
 from polyrank.schema import Schema
 from polyrank.terms import populations
-from polyrank.train.loop import Progress, Trainer
+from polyrank.train.loop import Trainer
 from polyrank.train.optim import Adam, Constant, Cosine, EmbeddingOptimizer, LazyAdam
+from polyrank.train.profile import Stopwatch
+from polyrank.train.progress import Progress
 from polyrank.train.run import RunFolder
 from polyrank.train.sources import Sources, encoded, fingerprint
 from polyrank.train.start import start
@@ -62,6 +64,7 @@ def fit(
     threads: int = 1,
     device: str = "cpu",
     unseen_rate: float = 0.001,
+    compile: bool = False,
     out: str | Path | None = None,
     resume: bool = False,
     force: bool = False,
@@ -79,7 +82,7 @@ def fit(
         test: likewise; scored once, after training.
         orphans: "error", "drop" or "zero": what becomes of a child label without its parent.
         seed: of weights, shuffling and dropout; torch's own generator is left as it was.
-        epochs: see `Training`, as for all up to `unseen_rate`.
+        epochs: see `Training`, as for all up to `compile`.
         batch_size: rows of a step.
         lr: step size.
         embeddings: optimiser of embedding rows.
@@ -90,6 +93,7 @@ def fit(
         threads: of torch, while training.
         device: a torch device.
         unseen_rate: probability with which a training id is replaced by row 0.
+        compile: whether the dense part of a step is compiled into one graph.
         out: a run folder to write: log, checkpoints and the bundle.
         resume: go on with the run in `out`.
         force: replace the run in `out`.
@@ -120,7 +124,7 @@ def fit(
     training = Training(
         epochs=epochs, batch_size=batch_size, lr=lr, embeddings=embeddings, dense=dense,
         balance=balance, stop=stop, schedule=schedule, threads=threads, device=device,
-        unseen_rate=unseen_rate,
+        unseen_rate=unseen_rate, compile=compile,
     )  # fmt: skip
     sources = Sources(train, valid, test, orphans, cache=cache)
     paths = {
@@ -149,6 +153,7 @@ def learn(
     resume: bool = False,
     force: bool = False,
     progress: Observer | None = None,
+    stopwatch: Stopwatch | None = None,
 ) -> Bundle:
     """Learn a model; `config` is the experiment as plain tables, kept in the bundle."""
     _check(schema, model, training, sources, seed)
@@ -164,7 +169,9 @@ def learn(
     with isolated(seed, training):
         ranker = model.build(model.layout(schema, vocab)).to(training.device)
         start(ranker, train, training.device)
-        trainer = Trainer(ranker, training, supervision, train=train, valid=valid, seed=seed)
+        trainer = Trainer(
+            ranker, training, supervision, train=train, valid=valid, seed=seed, stopwatch=stopwatch
+        )
         if run is not None:
             run.open(fingerprint(vocab, tables))
             run.restore(trainer)

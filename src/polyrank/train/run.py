@@ -20,7 +20,8 @@ from polyrank.bundle.model import Bundle
 from polyrank.errors import ConfigError, TrainingError
 from polyrank.files import replacing
 from polyrank.train import state
-from polyrank.train.loop import Progress, Trainer
+from polyrank.train.loop import Trainer
+from polyrank.train.progress import Progress
 
 CONFIG = "config.toml"
 

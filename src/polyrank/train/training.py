@@ -60,6 +60,9 @@ class Training:
         threads: of torch, while training; a small model on a busy machine is fastest with 1.
         device: a torch device.
         unseen_rate: probability with which a training id is replaced by row 0 of its table.
+        compile: whether the dense part of a full batch is compiled into one graph, which takes
+            some 10 seconds at the first and pays on long runs. Needs a C++ compiler, a `Sum` or
+            `Uncertainty` balance and the `Adam` of this module.
 
     Example:
         >>> Training.from_table(Training(epochs=2).to_table()) == Training(epochs=2)
@@ -77,6 +80,7 @@ class Training:
     threads: int = 1
     device: str = "cpu"
     unseen_rate: float = 0.001
+    compile: bool = False
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "threads"):
@@ -85,6 +89,8 @@ class Training:
                 raise ConfigError(
                     f"train: {name} is a whole number of at least 1, however: {value!r}"
                 )
+        if not isinstance(self.compile, bool):
+            raise ConfigError(f"train: compile is true or false, however: {self.compile!r}")
         if not 0 < self.lr < inf:
             raise ConfigError(f"train: lr must be above 0, however: {self.lr}")
         if self.stop is not None and not isinstance(self.stop, Stop):

@@ -1,0 +1,126 @@
+"""What the loop tells while it runs, and the sums from which it does.
+
+Letters: T terms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from polyrank.errors import TrainingError
+
+REMEDY = (
+    "lower lr, or look for extreme values in the dense features and targets. The last checkpoint, "
+    "if any, is kept"
+)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What the loop tells while it runs.
+
+    Args:
+        event: "step" now and then within an epoch, "epoch" after each.
+        epoch: from 1.
+        epochs: of the run.
+        step: steps done in this epoch.
+        steps: of an epoch.
+        rows: rows seen in this epoch.
+        seconds: spent in this epoch's steps.
+        losses: mean training loss of each term in this epoch.
+        empty: batches of this epoch without a row of each term.
+        valid: after an epoch, validation losses (`click @ all loss`, `total loss`) and metrics
+            (`click @ all auc`).
+        best: after an epoch, whether it is the best so far.
+    """
+
+    event: Literal["step", "epoch"]
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    rows: int
+    seconds: float
+    losses: Mapping[str, float]
+    empty: Mapping[str, int]
+    valid: Mapping[str, float] = field(default_factory=dict)
+    best: bool = False
+
+    @property
+    def rows_per_second(self) -> float:
+        """Training speed in this epoch."""
+        return self.rows / self.seconds if self.seconds > 0 else 0.0
+
+    def record(self) -> dict[str, Any]:
+        """Return the epoch as one flat line of the history."""
+        return {
+            "epoch": self.epoch,
+            "rows": self.rows,
+            "seconds": round(self.seconds, 3),
+            "rows_per_second": round(self.rows_per_second, 1),
+            **{f"train {term} loss": loss for term, loss in self.losses.items()},
+            **{f"train {term} empty batches": count for term, count in self.empty.items()},
+            **{f"valid {name}": value for name, value in self.valid.items()},
+            "best": self.best,
+        }
+
+
+class Tally:
+    """Sums the losses of an epoch; reads them from the device only when it is flushed.
+
+    Args:
+        terms: the first of the names, those that count rows.
+    """
+
+    def __init__(self, terms: Sequence[str]) -> None:
+        self.terms = terms
+        self.names: Sequence[str] = ()
+        self.losses: list[Tensor] = []
+        self.rows: list[Tensor] = []
+        self.steps = 0
+        self.totals = np.zeros(0)
+        self.empty_batches = np.zeros(len(terms), dtype=np.int64)
+
+    def add(self, losses: Tensor, rows: Tensor) -> None:
+        """Keep a step's losses (T + penalties,) and rows (T,), detached, for the next flush."""
+        self.losses.append(losses)
+        self.rows.append(rows)
+
+    def flush(self, names: Sequence[str], epoch: int, step: int) -> None:
+        """Take in what is pending.
+
+        Args:
+            names: of the losses.
+            epoch: now.
+            step: now.
+
+        Raises:
+            TrainingError: a loss that is not finite.
+        """
+        if not self.losses:
+            return
+        values = torch.stack(self.losses).cpu().double().numpy()
+        for row, column in np.argwhere(~np.isfinite(values)):
+            raise TrainingError(
+                f"the loss of {names[column]!r} is {values[row, column]} at epoch {epoch}, "
+                f"step {step - len(values) + 1 + row}: {REMEDY}"
+            )
+        self.names = names
+        self.totals = values.sum(axis=0) + (self.totals if len(self.totals) else 0)
+        self.empty_batches += (torch.stack(self.rows).cpu().numpy() == 0).sum(axis=0)
+        self.steps += len(self.losses)
+        self.losses, self.rows = [], []
+
+    def mean(self) -> dict[str, float]:
+        """Return the mean of each loss."""
+        return dict(zip(self.names, (self.totals / max(self.steps, 1)).tolist(), strict=True))
+
+    def empty(self) -> dict[str, int]:
+        """Return the number of batches without a row of each term."""
+        return dict(zip(self.terms, self.empty_batches.tolist(), strict=True))
