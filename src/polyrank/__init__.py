@@ -47,7 +47,16 @@ if TYPE_CHECKING:
         Task,
     )
     from polyrank.train.fit import fit
-    from polyrank.train.optim import Adam, Constant, Cosine, DenseAdam, LazyAdam
+    from polyrank.train.optim import (
+        SGD,
+        Adagrad,
+        Adam,
+        Constant,
+        Cosine,
+        DenseAdam,
+        LazyAdam,
+        RowwiseAdagrad,
+    )
     from polyrank.train.training import Stop, Training
 
 _HOME = {
@@ -81,7 +90,16 @@ _HOME = {
         "Task",
     ],
     "polyrank.train.fit": ["fit"],
-    "polyrank.train.optim": ["Adam", "Constant", "Cosine", "DenseAdam", "LazyAdam"],
+    "polyrank.train.optim": [
+        "SGD",
+        "Adagrad",
+        "Adam",
+        "Constant",
+        "Cosine",
+        "DenseAdam",
+        "LazyAdam",
+        "RowwiseAdagrad",
+    ],
     "polyrank.train.training": ["Stop", "Training"],
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
@@ -91,6 +109,8 @@ __all__ = [
     "AITM",
     "ESMM",
     "PLE",
+    "SGD",
+    "Adagrad",
     "Adam",
     "Bundle",
     "BundleError",
@@ -110,6 +130,7 @@ __all__ = [
     "MetaBalance",
     "Model",
     "PolyrankError",
+    "RowwiseAdagrad",
     "Schema",
     "SchemaError",
     "Score",
