@@ -45,9 +45,9 @@ class Batch:
 class Gather:
     """Cuts batches from columns of N rows.
 
-    A random row costs the same at 1 M and at 20 M rows to within 40 ns (0.16 and 0.19 µs for 23
-    fields): each of its fields is one cache miss at either size, and sorting a block's rows first
-    gains nothing.
+    A random row of 23 fields took 0.24 µs among 1 M rows and 0.32 µs among 20 M, of steps that took
+    4.1 µs a row: each field is one cache miss at either size, and sorting a block's rows first
+    gained nothing.
 
     Args:
         ids: int32 (F, N), rows of each feature's own table.
