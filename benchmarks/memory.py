@@ -31,7 +31,7 @@ from statistics import median
 from types import SimpleNamespace
 from typing import Any
 
-import generated
+from parts import generated
 import numpy as np
 import polars as pl
 import torch

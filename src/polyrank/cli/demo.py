@@ -127,7 +127,7 @@ def _supervised(schema: Schema, space: str) -> Schema:
 
 
 def _census(folder: Path) -> Iterator[Run]:
-    """MMoE with the settings that benchmarks/encodings.py found on validation rows."""
+    """MMoE with the settings that benchmarks/number_encodings.py found on validation rows."""
     from polyrank.cli.data import download_bar
     from polyrank.datasets import load
     from polyrank.models.mmoe import MMoE

@@ -2,9 +2,9 @@
 
 Trains one model with one budget on Census-Income, and another on the synthetic log, for each
 encoding over seeds; the epoch is chosen on validation rows, and so is what the tables are sorted
-by. Writes results/encodings.json. The census data is fetched once, as by `polyrank data get`.
+by. Writes results/number_encodings.json. The census data is fetched once, as by `polyrank data get`.
 
-    python benchmarks/encodings.py [seeds]
+    python benchmarks/number_encodings.py [seeds]
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ SETS = {
         },
     },
 }  # fmt: skip
-RESULTS = Path(__file__).parent / "results" / "encodings.json"
+RESULTS = Path(__file__).parent / "results" / "number_encodings.json"
 
 
 def train(name, seed, encoding, bins=64, normalize=False):
