@@ -1,7 +1,7 @@
 """From a log of 33 columns to a Table, to the cache and back, and to batches: rows/s and memory.
 
-Logs with the columns and vocabulary sizes of Ali-CCP are made first (`parts/generated.py`): as Parquet
-with ids 1 … n and with ids far apart, and as CSV. Each measurement is a process of its own, so that
+Logs with the columns and vocabulary sizes of Ali-CCP are made first (`parts/generated.py`): Parquet
+with ids 1 … n and with ids far apart, and CSV. Each measurement is a process of its own, so that
 its peak is its own; cases alternate, and medians are shown. Peaks include the imports, whose size
 stands beside them. Writes results/data_speed.json.
 
@@ -22,10 +22,10 @@ from pathlib import Path
 from statistics import median
 from time import perf_counter
 
-from parts import generated
 import numpy as np
 import polars as pl
 import torch
+from parts import generated
 
 import polyrank as pr
 from polyrank.data import cache

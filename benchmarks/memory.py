@@ -31,10 +31,10 @@ from statistics import median
 from types import SimpleNamespace
 from typing import Any
 
-from parts import generated
 import numpy as np
 import polars as pl
 import torch
+from parts import generated
 from safetensors import safe_open
 
 import polyrank as pr

@@ -2,7 +2,7 @@
 
 Trains one model with one budget on Census-Income, and another on the synthetic log, for each
 encoding over seeds; the epoch is chosen on validation rows, and so is what the tables are sorted
-by. Writes results/number_encodings.json. The census data is fetched once, as by `polyrank data get`.
+by. Writes results/number_encodings.json. Census is fetched once, as by `polyrank data get`.
 
     python benchmarks/number_encodings.py [seeds]
 """
