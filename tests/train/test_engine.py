@@ -79,6 +79,18 @@ def test_the_look_up_is_torchs(size, seed, width):
     torch.testing.assert_close(embed.look_up(ids, dense, bags), embed(ids, dense, bags).detach())
 
 
+def test_the_look_up_writes_into_an_earlier_answer_of_the_same_shape():
+    where = layout()
+    embed = embedder(where)
+    first, second, shorter = (batch(where, size, size) for size in (8, 8, 3))
+    kept = embed.look_up(*first[:3])
+    again = embed.look_up(*second[:3], kept.requires_grad_())
+    assert again.data_ptr() == kept.data_ptr()
+    assert not again.requires_grad
+    assert torch.equal(again, embed.look_up(*second[:3]))
+    assert embed.look_up(*shorter[:3], kept).shape == (3, where.width)
+
+
 @pytest.mark.parametrize("l2", [0.0, 0.1])
 @pytest.mark.parametrize("width", [4, 5])
 @pytest.mark.parametrize("kind", EMBEDDINGS)

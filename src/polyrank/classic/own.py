@@ -53,7 +53,11 @@ class RowNumbers(nn.Module):
         self.current = ids[0].cpu().long()
         return torch.zeros(len(dense), 1, device=dense.device)
 
-    look_up = forward
+    def look_up(
+        self, ids: Tensor, dense: Tensor, bags: Sequence[TensorBag] = (), out: Tensor | None = None
+    ) -> Tensor:
+        """Return the same."""
+        return self(ids, dense, bags)
 
     def row_gradients(
         self, ids: Tensor, gradient: Tensor, bags: Sequence[TensorBag] = ()

@@ -92,6 +92,7 @@ class Trainer:
         self._eager = EagerStep(*parts)
         self._compiled = CompiledStep.checked(training, *parts) if training.compile else None
         self._names: tuple[str, ...] = ()
+        self._x: Tensor | None = None
         self._steps_of_run = training.epochs * self.steps
         self.position = Position()
         self.best = _copied(ranker.state_dict())
@@ -187,7 +188,7 @@ class Trainer:
         factor = self.training.schedule.factor(done, self._steps_of_run)
         ids, dense, labels, weight = tensors(batch, self.training.device)
         bags = bag_tensors(batch, self.training.device)
-        x = self.ranker.embed.look_up(ids, dense, bags)
+        self._x = x = self.ranker.embed.look_up(ids, dense, bags, self._x)
         self._lap("gather")
         full = len(batch) == self.training.batch_size
         step = self._compiled if self._compiled is not None and full else self._eager
