@@ -4,6 +4,8 @@ import json
 import logging
 import multiprocessing
 import os
+import sys
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -190,7 +192,9 @@ def write_often(folder, barrier):
         )
 
 
-def test_two_processes_may_write_the_same_entry(tmp_path):
+def test_two_processes_may_write_the_same_entry(tmp_path, monkeypatch):
+    # A new process imports this file by its name, for which `pytest` alone leaves no path.
+    monkeypatch.setattr(sys, "path", [str(Path(__file__).parents[2]), *sys.path])
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(2)
     both = [context.Process(target=write_often, args=(tmp_path, barrier)) for _ in range(2)]
