@@ -64,7 +64,7 @@ def train(model, names, columns):
     started = perf_counter()
     slices = [slice(0, ends[0]), slice(*ends), slice(ends[1], None)]
     x = [{name: data[name].values[rows] for name in names} for rows in slices]
-    y = [data[columns].values[rows] for rows in slices]
+    y = [data[columns].values[rows].copy() for rows in slices]
     train_dl, val_dl, test_dl = DataGenerator(x[0], y[0]).generate_dataloader(
         x_val=x[1], y_val=y[1], x_test=x[2], y_test=y[2], batch_size=batch, num_workers=workers
     )
