@@ -249,7 +249,7 @@ def _read_vocab(path: Path, body: Mapping[str, Any], schema: Schema) -> Vocab:
 
 
 def _mapped(path: Path) -> np.ndarray:
-    # An empty array has nothing to map.
+    # A page or less is read: it gains nothing by being mapped, and an empty array cannot be.
     array = np.load(path, mmap_mode="c", allow_pickle=False) if path.stat().st_size > 4096 else None
     return np.load(path, allow_pickle=False) if array is None else array.view(np.ndarray)
 
