@@ -169,6 +169,17 @@ def look_up(ids, bag_ids, bag_starts, lookups, weight, out, threads, width):
 
 
 @_compiled()
+def _place(row, slot, touched, count):
+    """Return where the sum of a row lies: `count`, the next place, where the row is new."""
+    s = slot[row]
+    if s < 0:
+        slot[row] = count
+        touched[count] = row
+        return count
+    return s
+
+
+@_compiled()
 def _summed(
     ids, bag_ids, bag_starts, lookups, first, last, gradient, slot, touched, sums, width
 ):  # fmt: skip
@@ -184,13 +195,9 @@ def _summed(
             for b in range(size):
                 if b + AHEAD < size:
                     _ask_for(slot, ids[source, b + AHEAD])
-                row = ids[source, b]
-                s = slot[row]
-                if s < 0:
-                    s = count
+                s = _place(ids[source, b], slot, touched, count)
+                if s == count:
                     count += 1
-                    slot[row] = s
-                    touched[s] = row
                     for c in range(columns):
                         sums[s, c] = gradient[b, start + c]
                 else:
@@ -205,13 +212,9 @@ def _summed(
             if pooling == MEAN and high > low:
                 factor /= np.float32(high - low)
             for i in range(low, high):
-                row = bag_ids[i]
-                s = slot[row]
-                if s < 0:
-                    s = count
+                s = _place(bag_ids[i], slot, touched, count)
+                if s == count:
                     count += 1
-                    slot[row] = s
-                    touched[s] = row
                     for c in range(columns):
                         sums[s, c] = 0
                 for c in range(columns):
