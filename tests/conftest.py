@@ -14,6 +14,8 @@ from hypothesis import settings
 # slower than one. Tests that need no torch do not import it, so the environment says it.
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[variable] = "1"
+# Else torch.compile starts a pool of processes, which may outlive the tests and write beside them.
+os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
 
 settings.register_profile("ci", derandomize=True, deadline=None, print_blob=True)
 settings.register_profile("dev", deadline=None)
