@@ -39,6 +39,24 @@ def test_train_evaluate_predict(folder, command):
     assert scored["user"].to_list() == pl.read_parquet("test.parquet")["user"].to_list()
 
 
+@pytest.mark.usefixtures("folder")
+def test_evaluate_shows_segments(command):
+    command("train", "exp.toml")
+    arguments = ["evaluate", "runs/tiny", "test.parquet", "--by", "item", "--by", "score decile"]
+    code, out, _ = command(*arguments)
+    assert code == 0
+    assert "segments of click @ all, the worst first" in out
+    assert "item = a" in out
+    _, found, _ = command(*arguments, "--json")
+    assert {line["dimension"] for line in found["segments"]} == {"item", "score decile"}
+    assert {line["score"] for line in found["segments"]} == {
+        score["name"] for score in found["scores"]
+    }
+    code, _, err = command("evaluate", "runs/tiny", "test.parquet", "--by", "itme")
+    assert code == 1
+    assert "did you mean 'item'" in err
+
+
 def test_train_prints_json_and_takes_changes(folder, command):
     code, found, _ = command(
         "train", "exp.toml", "--out", "elsewhere", "--set", "train.epochs=1",

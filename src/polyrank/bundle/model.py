@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,12 @@ from polyrank.bundle import format
 from polyrank.data import hashing
 from polyrank.data.dense import DenseEncoding
 from polyrank.data.labels import Orphans
-from polyrank.data.read import read
+from polyrank.data.read import column_names, read
 from polyrank.data.table import Table, encode
 from polyrank.data.vocab import Vocab, Vocabulary
 from polyrank.errors import BundleError, DataError, PolyrankError
 from polyrank.layout import Layout
+from polyrank.metrics.dimensions import DECILE, columns_needed, dimensions, score_segments
 from polyrank.metrics.scorecard import Scorecard, scorecard
 from polyrank.models.model import BuildsTrunk, Model
 from polyrank.models.outputs import logits_of, outputs
@@ -76,17 +77,56 @@ class Bundle:
         """
         return self.score_labelled(self.encode(rows, split=split, orphans=orphans), split)
 
-    def encode(self, rows: Any, *, split: str | None = None, orphans: Orphans = "error") -> Table:
+    def segments(
+        self,
+        rows: Any,
+        by: Sequence[str] | None = None,
+        *,
+        score: str | None = None,
+        split: str = "test",
+        orphans: Orphans = "error",
+    ) -> pl.DataFrame:
+        """Return the metrics of each segment of labelled rows, the worst of each score first.
+
+        Args:
+            rows: as in `predict`, with labels.
+            by: columns of the data, "new or seen user" or "score decile"; None takes these two and
+                every feature of at most 50 values, dense ones being binned.
+            score: such as `click @ all`; None takes every one of a binary task.
+            split: the name of these rows in messages.
+            orphans: as in `evaluate`.
+
+        Returns:
+            The column `score`, and those of `polyrank.metrics.segments.segments`.
+
+        Raises:
+            DataError: a column that is not in the data, with the nearest.
+            ConfigError: no such score, with the nearest, or one of a regression.
+        """
+        frame = read(rows, self.schema)
+        needed = columns_needed(self.schema, column_names(frame), by)
+        table = self.encode(frame, split=split, orphans=orphans, carried=needed)
+        return self.segments_labelled(table, by, score)
+
+    def encode(
+        self,
+        rows: Any,
+        *,
+        split: str | None = None,
+        orphans: Orphans = "error",
+        carried: Sequence[str] = (),
+    ) -> Table:
         """Return raw rows as a Table, which counts ids that are unseen and values that are null.
 
         Args:
             rows: as in `predict`.
             split: a name of labelled rows; None leaves labels out.
             orphans: as in `evaluate`.
+            carried: raw columns that the table keeps.
         """
         table = encode(
             read(rows, self.schema), self.schema, self.vocab,
-            split=split or "rows", orphans=orphans, labels=split is not None,
+            split=split or "rows", orphans=orphans, labels=split is not None, carried=carried,
         )  # fmt: skip
         log_counts(table, split or "rows")
         return table
@@ -106,6 +146,16 @@ class Bundle:
             weight=table.weight,
             truth={f"true_{output}": values for output, values in table.truth.items()},
         )
+
+    def segments_labelled(
+        self, table: Table, by: Sequence[str] | None = None, score: str | None = None
+    ) -> pl.DataFrame:
+        """Return the segments of encoded, labelled rows that carry the columns of `by`."""
+        return score_segments(
+            self.schema, self._outputs(table), table.labels_by_task,
+            dimensions(table, self.vocab, by), score=score,
+            deciles=by is None or DECILE in by, weight=table.weight,
+        )  # fmt: skip
 
     def save(self, path: str | Path) -> None:
         """Write the bundle's folder, whole or not at all.

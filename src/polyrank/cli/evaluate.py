@@ -13,6 +13,7 @@ def evaluate(
     data: str,
     /,
     *,
+    by: Annotated[list[str] | None, Parameter(negative=())] = None,
     orphans: Literal["error", "drop", "zero"] = "error",
     json: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
@@ -21,17 +22,30 @@ def evaluate(
     Args:
         run: a run folder or a bundle folder.
         data: a CSV or Parquet file, or a glob.
+        by: also print the metrics of each value of this column, the worst first; may be repeated.
+            "new or seen user" and "score decile" are columns too.
         orphans: what becomes of a child label without its parent.
         json: print the scorecard as JSON.
     """
     from polyrank.bundle.model import load
     from polyrank.cli.show import print_counts, print_json
+    from polyrank.data.read import column_names, read
+    from polyrank.metrics.dimensions import columns_needed
+    from polyrank.metrics.segments import as_text
 
     bundle = load(run)
-    table = bundle.encode(data, split="test", orphans=orphans)
+    frame = read(data, bundle.schema)
+    needed = columns_needed(bundle.schema, column_names(frame), by) if by else []
+    table = bundle.encode(frame, split="test", orphans=orphans, carried=needed)
     print_counts(table.unseen, table.nulls, len(table))
     card = bundle.score_labelled(table, "test")
+    segments = bundle.segments_labelled(table, by) if by else None
     if json:
-        print_json(card.to_json())
-    else:
-        print(card)
+        found = {} if segments is None else {"segments": segments.to_dicts()}
+        print_json(card.to_json() | found)
+        return
+    print(card)
+    if segments is not None:
+        for name in segments["score"].unique(maintain_order=True):
+            print(f"\nsegments of {name}, the worst first")
+            print(as_text(segments.filter(score=name)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -41,6 +41,7 @@ class Table:
         nulls: missing values, by feature.
         slices: columns of `dense` that hold each dense feature.
         bags: rows of each sequence's own table, in the order of `schema.sequence_features`.
+        carried: raw columns that were asked for, such as those of a fused score or of segments.
 
     Shape:
         ids: int32 (F, N) · dense: float32 (N, D) · labels: float32 (N, L) · weight: float32 (N,)
@@ -57,6 +58,7 @@ class Table:
     nulls: Mapping[str, int]
     slices: Mapping[str, slice] = field(default_factory=dict)
     bags: tuple[Bag, ...] = ()
+    carried: pl.DataFrame = field(default_factory=pl.DataFrame)
 
     def __len__(self) -> int:
         return len(self.dense)
@@ -151,6 +153,7 @@ def encode(
     split: str = "data",
     orphans: Orphans = "error",
     labels: bool = True,
+    carried: Sequence[str] = (),
 ) -> Table:
     """Return rows encoded by a fitted vocabulary.
 
@@ -161,6 +164,7 @@ def encode(
         split: name of these rows in messages.
         orphans: what to do with a child label without its parent; see `apply_orphans`.
         labels: False to predict: label, weight and truth columns are not read.
+        carried: raw columns to keep beside the encoded ones, row by row.
 
     Raises:
         DataError: no rows, a missing column, labels, weights or known truths that cannot be,
@@ -183,7 +187,7 @@ def encode(
             if name not in known:
                 logger.warning("%s: the key column %r is not in the data", split, name)
     present = [name for name in present if name in known]
-    others = [*present, *truth.values()]
+    others = [*present, *truth.values(), *carried]
     if labels:
         others += [*schema.labels, *([keys.weight] if keys.weight else [])]
     features = [feature.name for feature in schema.features]
@@ -218,6 +222,7 @@ def encode(
         nulls=nulls,
         slices=slices,
         bags=bags,
+        carried=data.select(list(dict.fromkeys(carried))),
     )
 
 

@@ -25,6 +25,7 @@ from polyrank.metrics.inputs import (
     user_codes,
     weighing,
 )
+from polyrank.metrics.observed import factor_columns, predicted
 from polyrank.metrics.registry import METRICS, Metric
 from polyrank.metrics.regression import mae, rmse
 from polyrank.metrics.score import Score, Scorecard
@@ -184,7 +185,7 @@ def _score(log: _Log, where: Population, wanted: Mapping[str, Metric]) -> Score:
     kept = ~np.isnan(label)
     if where.conditions:
         kept &= joint_label([log.labels[task] for task in where.conditions]) == 1
-    label, prediction = label[kept], _prediction(log, where)[kept]
+    label, prediction = label[kept], predicted(log.schema, log.predictions, where)[kept]
     weight = None if log.weight is None else log.weight[kept]
     user = None if log.user is None else log.user[kept]
     metrics, absent = _measured(where, wanted, label, prediction, user, weight)
@@ -212,7 +213,7 @@ def _soft_score(
     log: _Log, where: Population, p_true: np.ndarray, wanted: Mapping[str, Metric]
 ) -> Score:
     """Measure a conditional probability on all rows, where only its truth is known."""
-    prediction = _prediction(log, where)
+    prediction = predicted(log.schema, log.predictions, where)
     absent = dict.fromkeys(wanted, "true probabilities in place of labels: AUC only")
     metrics, truth = {}, None
     if "auc" in wanted:
@@ -280,16 +281,6 @@ def _against(
     return {**distance, "oracle_auc": ranked}, {}
 
 
-def _prediction(log: _Log, where: Population) -> np.ndarray:
-    """Return P(heads | conditions) or the predicted value."""
-    columns = output_columns(log.schema.by_name[where.task])
-    if where.kind == "regression":
-        return log.predictions[columns[0]]
-    if where.given is None:
-        return log.predictions[columns[-1]]
-    return np.prod([log.predictions[name] for name in _columns(log, where)], axis=0)
-
-
 def _p_true(log: _Log, where: Population) -> np.ndarray | None:
     """Return the true P(heads | conditions), or None where it is not known."""
     if where.kind == "regression":
@@ -297,15 +288,10 @@ def _p_true(log: _Log, where: Population) -> np.ndarray | None:
     joint = TRUE + output_columns(log.schema.by_name[where.task])[-1]
     if where.given is None and joint in log.truth:
         return log.truth[joint]
-    names = [TRUE + name for name in _columns(log, where)]
+    names = [TRUE + name for name in factor_columns(log.schema, where)]
     if not log.truth.keys() >= set(names):
         return None
     return np.prod([log.truth[name] for name in names], axis=0)
-
-
-def _columns(log: _Log, where: Population) -> list[str]:
-    """Return the conditional output column of each head."""
-    return [output_columns(log.schema.by_name[head])[0] for head in where.heads]
 
 
 def _mean(values: np.ndarray, weight: np.ndarray | None) -> float | None:

@@ -1,0 +1,138 @@
+"""By which columns a bundle's scores are cut into segments."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import polars as pl
+
+from polyrank.data.table import Table
+from polyrank.data.vocab import Vocab
+from polyrank.errors import ConfigError, DataError, did_you_mean
+from polyrank.metrics.observed import named_population, observed
+from polyrank.metrics.segments import VALUES, segments
+from polyrank.schema import DenseFeature, Schema, SequenceFeature, SparseFeature
+from polyrank.terms import populations
+
+logger = logging.getLogger(__name__)
+
+USER = "new or seen user"
+DECILE = "score decile"
+
+
+def columns_needed(schema: Schema, known: Sequence[str], by: Sequence[str] | None) -> list[str]:
+    """Return the raw columns that segments read: those of `by`, or all features but sequences.
+
+    Args:
+        schema: of the bundle.
+        known: columns of the data.
+        by: columns, "new or seen user" or "score decile"; None takes these two and every feature
+            of at most 50 values, dense ones being binned.
+
+    Raises:
+        DataError: a name that is neither, with the nearest.
+    """
+    if by is None:
+        scalar = (each for each in schema.features if not isinstance(each, SequenceFeature))
+        return [feature.name for feature in scalar if feature.name in known]
+    for name in by:
+        if name not in (*known, USER, DECILE):
+            possible = [*known, USER, DECILE]
+            raise DataError(f"by: column {name!r} is not in the data{did_you_mean(name, possible)}")
+    return [name for name in dict.fromkeys(by) if name in known and name not in (USER, DECILE)]
+
+
+def dimensions(table: Table, vocab: Vocab, by: Sequence[str] | None) -> dict[str, pl.Series]:
+    """Return each column by which rows are cut, but the decile of the score, which they differ in.
+
+    A sparse feature's numbers are names, so they come as text; of others, numbers are binned.
+
+    Args:
+        table: encoded rows that carry the `columns_needed`.
+        vocab: which tells the users that training has seen.
+        by: as in `columns_needed`.
+    """
+    sparse = {each.name for each in table.schema.features if isinstance(each, SparseFeature)}
+    found = {
+        column.name: column.cast(pl.String) if column.name in sparse else column
+        for column in table.carried
+        if by is None or column.name in by
+    }
+    if by is None:
+        found = {name: each for name, each in found.items() if _tells(table.schema, each)}
+    if by is None or USER in by:
+        users = _users(table, vocab)
+        if users is not None:
+            found[USER] = users
+    return found
+
+
+def score_segments(
+    schema: Schema,
+    predictions: Mapping[str, np.ndarray],
+    labels: Mapping[str, np.ndarray],
+    by: Mapping[str, pl.Series],
+    *,
+    score: str | None = None,
+    deciles: bool = True,
+    weight: np.ndarray | None = None,
+) -> pl.DataFrame:
+    """Return the segments of one score, or of every one of a binary task.
+
+    Args:
+        schema: the tasks.
+        predictions: the output columns.
+        labels: each task's label, NaN where it is not observed.
+        by: columns by name.
+        score: such as `click @ all`; None takes every one of a binary task.
+        deciles: whether the score's own deciles are a dimension as well.
+        weight: sample weights.
+
+    Returns:
+        The column `score`, and those of `segments`; scores in their order.
+
+    Raises:
+        ConfigError: no such score, with the nearest, or one of a regression.
+
+    Shape:
+        every array (rows,)
+    """
+    binary = [where.name for where in populations(schema) if where.kind == "binary"]
+    if score is not None and named_population(schema, score).kind != "binary":
+        raise ConfigError(f"segments are of a binary task's score, however: {score!r}")
+    frames = []
+    for name in binary if score is None else [score]:
+        seen = observed(schema, predictions, labels, name)
+        columns = {dimension: column.filter(seen.rows) for dimension, column in by.items()}
+        if deciles:
+            columns[DECILE] = pl.Series(seen.prediction)
+        kept = None if weight is None else weight[seen.rows]
+        found = segments(seen.label, seen.prediction, columns, weight=kept)
+        frames.append(found.select(pl.lit(name).alias("score"), pl.all()))
+    return pl.concat(frames)
+
+
+def _tells(schema: Schema, column: pl.Series) -> bool:
+    """Whether a column has few values, and more than one; a number is binned to few."""
+    distinct = column.n_unique()
+    numbers = any(isinstance(f, DenseFeature) and f.name == column.name for f in schema.features)
+    return distinct > 1 and (numbers or distinct <= VALUES)
+
+
+def _users(table: Table, vocab: Vocab) -> pl.Series | None:
+    """Return "seen" or "new" for each row, where the vocabulary of the users tells."""
+    key = table.schema.keys.user
+    fields = {feature.name: feature for feature in table.schema.id_features}
+    feature = None if key is None else fields.get(key)
+    if not isinstance(feature, SparseFeature) or vocab.tables[feature.table].size is not None:
+        logger.info(
+            "no segments of new and seen users: the bundle does not hold the users that it was "
+            "learnt from, because the user key (%s) is no sparse feature with a vocabulary", key,
+        )  # fmt: skip
+        return None
+    unknown = "new" if feature.min_count == 1 else f"new, or in under {feature.min_count} rows"
+    rows = table.ids[list(fields).index(feature.name)]
+    found = pl.Series(USER, np.where(rows == 0, unknown, "seen"))
+    return found if table.user is None else found.set(table.user.is_null(), None)

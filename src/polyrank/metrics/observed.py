@@ -1,0 +1,98 @@
+"""The rows of one score: which they are, what was predicted there and what happened."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from polyrank.errors import ConfigError, did_you_mean
+from polyrank.schema import Schema
+from polyrank.terms import Population, joint_label, output_columns, populations
+
+
+@dataclass(frozen=True, eq=False)
+class Observed:
+    """The rows that one score sees.
+
+    Args:
+        where: the score's population.
+        rows: which rows of the log they are.
+        label: of these rows; nothing is missing.
+        prediction: likewise.
+
+    Shape:
+        rows bool (N,) · label, prediction float64 (rows,)
+    """
+
+    where: Population
+    rows: np.ndarray
+    label: np.ndarray
+    prediction: np.ndarray
+
+
+def observed(
+    schema: Schema,
+    predictions: Mapping[str, np.ndarray],
+    labels: Mapping[str, np.ndarray],
+    score: str,
+) -> Observed:
+    """Return the rows of a score by its name.
+
+    Args:
+        schema: the tasks.
+        predictions: the output columns.
+        labels: each task's label, NaN where it is not observed.
+        score: such as `buy|click @ click`.
+
+    Raises:
+        ConfigError: no such score, with the nearest.
+
+    Example:
+        >>> from polyrank.schema import DenseFeature, Task
+        >>> schema = Schema([DenseFeature("x")], [Task("click"), Task("buy", given="click")])
+        >>> found = observed(
+        ...     schema,
+        ...     {"p_buy_given_click": np.array([0.5, 0.4, 0.6])},
+        ...     {"click": np.array([0.0, 1, 1]), "buy": np.array([np.nan, 0, 1])},
+        ...     "buy|click @ click",
+        ... )
+        >>> found.rows.tolist(), found.label.tolist(), found.prediction.tolist()
+        ([False, True, True], [0.0, 1.0], [0.4, 0.6])
+    """
+    where = named_population(schema, score)
+    label = joint_label([labels[head] for head in where.heads])
+    rows = ~np.isnan(label)
+    if where.conditions:
+        rows &= joint_label([labels[task] for task in where.conditions]) == 1
+    return Observed(where, rows, label[rows], predicted(schema, predictions, where)[rows])
+
+
+def named_population(schema: Schema, score: str) -> Population:
+    """Return the population of a score.
+
+    Raises:
+        ConfigError: no such score, with the nearest.
+    """
+    known = {where.name: where for where in populations(schema)}
+    if score not in known:
+        raise ConfigError(f"unknown score {score!r}{did_you_mean(str(score), known)}")
+    return known[score]
+
+
+def predicted(
+    schema: Schema, predictions: Mapping[str, np.ndarray], where: Population
+) -> np.ndarray:
+    """Return P(heads | conditions) or the predicted value of every row of the log."""
+    columns = output_columns(schema.by_name[where.task])
+    if where.kind == "regression":
+        return predictions[columns[0]]
+    if where.given is None:
+        return predictions[columns[-1]]
+    return np.prod([predictions[name] for name in factor_columns(schema, where)], axis=0)
+
+
+def factor_columns(schema: Schema, where: Population) -> list[str]:
+    """Return the conditional output column of each head, whose product is the probability."""
+    return [output_columns(schema.by_name[head])[0] for head in where.heads]

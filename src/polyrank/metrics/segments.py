@@ -1,0 +1,258 @@
+"""The metrics of one score by the values of columns, the worst segment first.
+
+A model that is right on the whole may be wrong on the new users; what it says of them is lost in
+the mean. Here every value of a column is a population of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import ArrayLike
+
+from polyrank.errors import DataError
+from polyrank.metrics import binary
+from polyrank.metrics.inputs import column, mean, refuse_beyond_one, refuse_values, weighing
+from polyrank.metrics.undefined import Undefined
+from polyrank.text import aligned
+
+VALUES = 50  # most frequent values of a column that have a line of their own
+BINS = 10  # of equal count, for numbers of more distinct values than that
+JUDGED = 50  # positives and negatives, seen or predicted: the least that a line is judged by
+SHOWN = 20  # lines that `as_text` prints
+METRICS = {
+    "auc": binary.auc,
+    "log_loss": binary.log_loss,
+    "ne": binary.normalized_entropy,
+    "pcoc": binary.pcoc,
+    "ece": binary.ece,
+}
+SCHEMA = {
+    "dimension": pl.String,
+    "value": pl.String,
+    "rows": pl.Int64,
+    "positives": pl.Int64,
+    "label_mean": pl.Float64,
+    "prediction_mean": pl.Float64,
+    **dict.fromkeys(METRICS, pl.Float64),
+    "pcoc_low": pl.Float64,
+    "pcoc_high": pl.Float64,
+    "excess": pl.Float64,
+    "judged": pl.Boolean,
+    "reason": pl.String,
+}
+
+
+def segments(
+    label: ArrayLike,
+    prediction: ArrayLike,
+    by: Mapping[str, Any],
+    *,
+    weight: ArrayLike | None = None,
+) -> pl.DataFrame:
+    """Return a line for each value of each column, the worst first.
+
+    The order is by `excess`: the nats that the population's log loss, per row, owes to this
+    segment's mean being off, share of rows × KL(label mean ‖ prediction mean). Adding one number
+    to the segment's logits would win at least that much, so a large segment that is a little off
+    comes before a small one that is far off. Lines with fewer than 50 positives (or negatives)
+    both seen and predicted come last: three freak rows are no finding.
+
+    Args:
+        label: 0 or 1.
+        prediction: probabilities.
+        by: columns by name. Numbers of more than 10 distinct values are cut into 10 bins of equal
+            count; of other columns the 50 most frequent values have a line each, and the rest
+            share one. Null and NaN are a value, which is null in the answer.
+        weight: sample weights; None weighs every row 1.
+
+    Returns:
+        The columns of `SCHEMA`: `dimension` and `value`; the plain counts `rows` and `positives`;
+        the means and the metrics; `pcoc_low` and `pcoc_high`, the 95 % interval of PCOC on the log
+        scale over the sampling of the rows; `excess`; `judged`, whether the counts suffice;
+        `reason`, why what is null is null.
+
+    Raises:
+        DataError: shapes differ, a value is out of its domain, or a column of lists.
+
+    Shape:
+        label (rows,), prediction (rows,), each of `by` (rows,), weight (rows,)
+
+    Example:
+        >>> page = ["one"] * 100 + ["two"] * 100
+        >>> worst = segments([0, 1] * 100, [0.5] * 100 + [0.8] * 100, {"page": page})
+        >>> worst.select("dimension", "value", "rows", "pcoc").row(0)
+        ('page', 'two', 100, 1.6)
+    """
+    y = column("label", label)
+    refuse_values("binary labels are 0 or 1", y, lambda y: (y != 0) & (y != 1))
+    p = column("prediction", prediction, rows=len(y))
+    refuse_beyond_one("prediction", p)
+    kept, relative = weighing(weight, rows=len(y))
+    w = np.zeros(len(y))
+    w[kept] = 1.0 if relative is None else relative
+    lines = [
+        {"dimension": name, "value": value, **_measured(y[rows], p[rows], w[rows], w.sum())}
+        for name, values in by.items()
+        for value, rows in _groups(name, values, len(y))
+    ]
+    return pl.DataFrame(lines, schema=SCHEMA).sort(
+        ["judged", "excess", "rows", "dimension", "value"],
+        descending=[True, True, True, False, False],
+        nulls_last=True,
+    )
+
+
+def as_text(found: pl.DataFrame) -> str:
+    """Return the first lines as a table for people, and how many more there are."""
+    numbers = ["label_mean", "prediction_mean", *METRICS]
+    header = ["segment", "rows", "positives", "label", "predicted", *METRICS, "pcoc 95 %"]
+    header.append("excess")
+    lines = []
+    for line in found.head(SHOWN).iter_rows(named=True):
+        value = "(null)" if line["value"] is None else line["value"]
+        interval = "–"
+        if line["pcoc_low"] is not None:
+            interval = f"{line['pcoc_low']:.3f}–{line['pcoc_high']:.3f}"
+        lines.append(
+            [f"{line['dimension']} = {value}", f"{line['rows']:,}", f"{line['positives']:,}"]
+            + ["–" if line[name] is None else f"{line[name]:.4f}" for name in numbers]
+            + [interval, "–" if line["excess"] is None else f"{line['excess']:.1e}"]
+        )
+    parts = [aligned(header, lines, right=range(1, len(header)))]
+    if found.height > SHOWN:
+        parts.append(f"… and {found.height - SHOWN:,} more, none of them worse")
+    few = found.height - int(found["judged"].sum())
+    if few:
+        parts.append(f"– {few:,} of {found.height:,} have under {JUDGED} positives: at the end")
+    return "\n".join(parts)
+
+
+def _measured(y: np.ndarray, p: np.ndarray, w: np.ndarray, total: float) -> dict[str, Any]:
+    """Return the line of a segment; `total` is the weight of the whole population."""
+    positives, expected = int(y.sum()), float(p.sum())
+    negatives, others = len(y) - positives, len(y) - expected
+    line: dict[str, Any] = {
+        "rows": len(y),
+        "positives": positives,
+        "judged": min(max(positives, expected), max(negatives, others)) >= JUDGED,
+    }
+    if not w.sum() > 0:
+        return {**line, "judged": False, "reason": "no rows of weight above 0"}
+    line["label_mean"], line["prediction_mean"] = mean(y, w), mean(p, w)
+    reasons: dict[str, list[str]] = {}
+    for name, function in METRICS.items():
+        try:
+            line[name] = function(y, p, w)
+        except Undefined as reason:
+            reasons.setdefault(str(reason), []).append(name)
+    if positives < JUDGED:
+        reasons[f"under {JUDGED} positives"] = ["pcoc_low", "pcoc_high"]
+    elif line.get("pcoc"):
+        line["pcoc_low"], line["pcoc_high"] = _pcoc_interval(y, p, w)
+    else:
+        reasons.setdefault("no ratio above 0", []).extend(["pcoc_low", "pcoc_high"])
+    line["excess"] = w.sum() / total * _divergence(line["label_mean"], line["prediction_mean"])
+    explained = [f"{', '.join(names)}: {reason}" for reason, names in reasons.items()]
+    return {**line, "reason": "; ".join(explained) or None}
+
+
+def _divergence(label: float, prediction: float) -> float:
+    """Return KL(label ‖ prediction) of two Bernoulli means, the prediction clipped as log loss is.
+
+    One number added to the logits of n rows wins max over c of Σ y·c − log(1 + p·(eᶜ − 1)) nats.
+    The logarithm is concave in p, so by Jensen that is at least n times the same with the mean of
+    p for each p, and this maximum is n·KL.
+    """
+    q = min(max(prediction, binary.EPSILON), 1 - binary.EPSILON)
+    parts = [(label, q), (1 - label, 1 - q)]
+    return max(sum(a * np.log(a / b) for a, b in parts if a > 0), 0.0)
+
+
+def _pcoc_interval(y: np.ndarray, p: np.ndarray, w: np.ndarray) -> tuple[float, float]:
+    """Return the 95 % interval of a ratio of sums, by its linearisation on the log scale."""
+    predicted, seen = float(w @ p), float(w @ y)
+    deviation = float(np.sqrt(np.square(w * (p / predicted - y / seen)).sum()))
+    ratio = np.log(predicted / seen)
+    return float(np.exp(ratio - 1.96 * deviation)), float(np.exp(ratio + 1.96 * deviation))
+
+
+def _groups(name: str, values: Any, rows: int) -> Iterator[tuple[str | None, np.ndarray]]:
+    """Yield each segment of a column: its value, and the numbers of its rows."""
+    named = labelled(name, values)
+    if len(named) != rows:
+        raise DataError(f"{name}: an array of shape ({rows},) is expected, however: {len(named)}")
+    codes = named.rank("dense").fill_null(0).to_numpy().astype(np.int64)
+    order = np.argsort(codes, kind="stable")
+    starts = np.flatnonzero(np.diff(codes[order], prepend=-1))
+    for group in np.split(order, starts[1:]) if rows else ():
+        yield named[int(group[0])], group
+
+
+def labelled(name: str, values: Any) -> pl.Series:
+    """Return a column as the text of each row's segment; null where the value is missing.
+
+    Raises:
+        DataError: a column of lists, structs or bytes.
+
+    Example:
+        >>> labelled("price", np.arange(21.0))[0], labelled("city", ["a", None])[0]
+        ('[0, 2)', 'a')
+    """
+    series = values if isinstance(values, pl.Series) else pl.Series(values)
+    if series.dtype.is_nested() or series.dtype in (pl.Binary, pl.Object):
+        raise DataError(f"{name}: segments are of single values, however: {series.dtype}")
+    if series.dtype.is_numeric():
+        numbers = series.cast(pl.Float64).fill_nan(None)
+        if numbers.drop_nulls().n_unique() > BINS:
+            return _binned(numbers)
+        # 3 and 3.0 are read as one number, and an id of 19 digits keeps them all.
+        texts = numbers.map_elements(_short, return_dtype=pl.String)
+        return series.cast(pl.String) if series.dtype.is_integer() else texts
+    return _pooled(series.cast(pl.String).alias("value"))
+
+
+def _binned(numbers: pl.Series) -> pl.Series:
+    present = numbers.drop_nulls().to_numpy()
+    lowest, highest = float(present.min()), float(present.max())
+    cuts = np.quantile(present, np.arange(1, BINS) / BINS, method="inverted_cdf")
+    cuts = np.unique(cuts[cuts > lowest])
+    edges = [lowest, *cuts.tolist(), highest]
+    names = _intervals(edges)
+    codes = np.searchsorted(cuts, numbers.fill_null(lowest).to_numpy(), side="right")
+    found = pl.Series(names).gather(codes)
+    return found.set(numbers.is_null(), None)
+
+
+def _intervals(edges: list[float]) -> list[str]:
+    """Return the intervals between edges, with as many digits as tell them apart."""
+    texts = [_short(edge) for edge in edges]
+    for digits in (6, 9, 17):
+        texts = [f"{edge:.{digits}g}" for edge in edges]
+        if len(set(texts[:-1])) == len(texts) - 1:
+            break
+    names = [f"[{low}, {high})" for low, high in pairwise(texts[:-1])]
+    last = texts[-1] if edges[-2] == edges[-1] else f"[{texts[-2]}, {texts[-1]}]"
+    return [*names, last]
+
+
+def _pooled(texts: pl.Series) -> pl.Series:
+    """Keep the most frequent values; the others are one."""
+    counts = (
+        texts.drop_nulls()
+        .value_counts(name="rows")
+        .sort(["rows", texts.name], descending=[True, False])
+    )
+    if counts.height <= VALUES:
+        return texts
+    kept = counts.head(VALUES)[texts.name]
+    name = f"other ({counts.height - VALUES:,} values)"
+    return texts.set(~texts.is_in(kept.implode()) & texts.is_not_null(), name)
+
+
+def _short(number: float) -> str:
+    return f"{number:.6g}"
