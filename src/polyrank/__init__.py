@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         TrainingError,
     )
     from polyrank.layout import Layout
+    from polyrank.metrics.fusion import Fusion
     from polyrank.metrics.scorecard import Score, Scorecard
     from polyrank.models.aitm import AITM
     from polyrank.models.mmoe import MMoE
@@ -73,6 +74,7 @@ _HOME = {
         "TrainingError",
     ],
     "polyrank.layout": ["Layout"],
+    "polyrank.metrics.fusion": ["Fusion"],
     "polyrank.metrics.scorecard": ["Score", "Scorecard"],
     "polyrank.models.aitm": ["AITM"],
     "polyrank.models.mmoe": ["MMoE"],
@@ -121,6 +123,7 @@ __all__ = [
     "DenseAdam",
     "DenseFeature",
     "Experiment",
+    "Fusion",
     "GradNorm",
     "Keys",
     "Layout",

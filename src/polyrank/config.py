@@ -17,6 +17,7 @@ from polyrank.data.read import read
 from polyrank.data.split import split
 from polyrank.errors import ConfigError, did_you_mean
 from polyrank.features import FEATURES
+from polyrank.metrics.fusion import Fusion
 from polyrank.models.model import Model
 from polyrank.schema import Feature, Keys, Schema, Task
 from polyrank.train.fit import Observer, config_tables, learn
@@ -24,7 +25,7 @@ from polyrank.train.profile import Stopwatch
 from polyrank.train.sources import Sources
 from polyrank.train.training import Training
 
-SECTIONS = ["name", "seed", "data", "features", "keys", "task", "model", "train"]
+SECTIONS = ["name", "seed", "data", "features", "keys", "task", "model", "train", "fusion"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +113,7 @@ class Experiment:
         training: how it is learnt.
         name: of the run folder.
         seed: of splits, weights, shuffling and dropout.
+        fusion: the weights of a fused score, which the scorecard then measures as well.
 
     Example:
         >>> experiment = Experiment.from_text('''
@@ -134,6 +136,7 @@ class Experiment:
     training: Training = field(default_factory=Training)
     name: str = "experiment"
     seed: int = 0
+    fusion: Fusion | None = None
 
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
@@ -200,12 +203,15 @@ class Experiment:
             training=Training.from_table(table.get("train", {})),
             name=head.name,
             seed=head.seed,
+            fusion=Fusion(table["fusion"]) if "fusion" in table else None,
         )
 
     def to_table(self) -> dict[str, Any]:
         """Return plain tables, every default shown."""
-        data = spec.to_table(self.data)
-        return config_tables(self.name, self.seed, data, self.schema, self.model, self.training)
+        return config_tables(
+            self.name, self.seed, spec.to_table(self.data), self.schema, self.model, self.training,
+            self.fusion,
+        )  # fmt: skip
 
     def to_toml(self) -> str:
         """Return TOML text that `from_text` reads back."""
@@ -227,8 +233,8 @@ class Experiment:
         """Learn the model; see `polyrank.fit`. A stopwatch is told where each step's time goes."""
         return learn(
             self.schema, self.model, self.training, self.sources(), seed=self.seed,
-            config=self.to_table(), out=out, resume=resume, force=force, progress=progress,
-            stopwatch=stopwatch,
+            config=self.to_table(), fusion=self.fusion, out=out, resume=resume, force=force,
+            progress=progress, stopwatch=stopwatch,
         )  # fmt: skip
 
 

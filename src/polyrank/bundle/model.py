@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,10 @@ from polyrank.data.labels import Orphans
 from polyrank.data.read import column_names, read
 from polyrank.data.table import Table, encode
 from polyrank.data.vocab import Vocab, Vocabulary
-from polyrank.errors import BundleError, DataError, PolyrankError
+from polyrank.errors import BundleError, ConfigError, DataError, PolyrankError
 from polyrank.layout import Layout
 from polyrank.metrics.dimensions import DECILE, columns_needed, dimensions, score_segments
+from polyrank.metrics.fusion import FACTORS, Fusion, fused, trade_off
 from polyrank.metrics.scorecard import Scorecard, scorecard
 from polyrank.models.model import BuildsTrunk, Model
 from polyrank.models.outputs import logits_of, outputs
@@ -54,6 +55,11 @@ class Bundle:
     config: Mapping[str, Any]
     history: pl.DataFrame
     scorecard: Scorecard | None
+
+    @property
+    def fusion(self) -> Fusion | None:
+        """The weights of the declared fused score, or None."""
+        return Fusion(self.config["fusion"]) if "fusion" in self.config else None
 
     def predict(self, rows: Any) -> pl.DataFrame:
         """Return the output columns of raw rows, in their order.
@@ -108,6 +114,45 @@ class Bundle:
         table = self.encode(frame, split=split, orphans=orphans, carried=needed)
         return self.segments_labelled(table, by, score)
 
+    def trade_off(
+        self,
+        rows: Any,
+        name: str,
+        scores: tuple[str, str],
+        *,
+        metric: str = "auc",
+        factors: Sequence[float] = FACTORS,
+        split: str = "test",
+        orphans: Orphans = "error",
+    ) -> pl.DataFrame:
+        """Return what one weight of the fused score gives to one outcome and takes from another.
+
+        Args:
+            rows: as in `predict`, with labels.
+            name: whose weight is swept.
+            scores: the two scores that it is traded between: `click @ all` and `buy @ all`.
+            metric: one that depends on the order alone.
+            factors: by which the declared weight is multiplied, one after the other.
+            split: the name of these rows in messages.
+            orphans: as in `evaluate`.
+
+        Returns:
+            The columns `factor`, `weight`, and one of each score, in the order of `factors`.
+
+        Raises:
+            ConfigError: no fused score is declared, or an unknown name, score or metric.
+        """
+        if self.fusion is None:
+            raise ConfigError(
+                "no fused score is declared: write [fusion], or fit(…, fusion=Fusion(weights))"
+            )
+        table = self.encode(rows, split=split, orphans=orphans)
+        return trade_off(
+            self.schema, self.fusion, self._outputs(table), table.carried.to_dict(),
+            table.labels_by_task, name, scores, metric=metric, factors=factors,
+            keys={"user": table.user}, weight=table.weight,
+        )  # fmt: skip
+
     def encode(
         self,
         rows: Any,
@@ -124,8 +169,12 @@ class Bundle:
             orphans: as in `evaluate`.
             carried: raw columns that the table keeps.
         """
+        frame = read(rows, self.schema)
+        if split is not None and self.fusion is not None:
+            self.fusion.check(self.schema, column_names(frame), split)
+            carried = [*carried, *self.fusion.columns(self.schema)]
         table = encode(
-            read(rows, self.schema), self.schema, self.vocab,
+            frame, self.schema, self.vocab,
             split=split or "rows", orphans=orphans, labels=split is not None, carried=carried,
         )  # fmt: skip
         log_counts(table, split or "rows")
@@ -137,15 +186,24 @@ class Bundle:
 
     def score_labelled(self, table: Table, split: str) -> Scorecard:
         """Return the scorecard of encoded, labelled rows."""
-        return scorecard(
+        found = self._outputs(table)
+        card = scorecard(
             self.schema,
-            self._outputs(table),
+            found,
             table.labels_by_task,
             split=split,
             user=table.user,
             weight=table.weight,
             truth={f"true_{output}": values for output, values in table.truth.items()},
         )
+        if self.fusion is None:
+            return card
+        score = self.fusion.score(self.schema, found, table.carried.to_dict())
+        ranked = fused(
+            self.schema, self.fusion, score, table.labels_by_task,
+            keys={"user": table.user}, weight=table.weight,
+        )  # fmt: skip
+        return replace(card, fusion=ranked)
 
     def segments_labelled(
         self, table: Table, by: Sequence[str] | None = None, score: str | None = None

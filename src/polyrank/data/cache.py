@@ -205,6 +205,7 @@ def _write_table(folder: Path, split: str, table: Table) -> dict[str, Any]:
     for name, array in arrays.items():
         np.save(folder / f"{split}.{name}.npy", array, allow_pickle=False)
     table.keys.write_ipc(folder / f"{split}.keys.arrow")
+    table.carried.write_ipc(folder / f"{split}.carried.arrow")
     return {
         "weight": table.weight is not None,
         "bags": len(table.bags),
@@ -231,6 +232,7 @@ def _read_table(path: Path, split: str, facts: Mapping[str, Any], schema: Schema
         unseen=facts["unseen"],
         nulls=facts["nulls"],
         slices={name: slice(*each) for name, each in facts["slices"].items()},
+        carried=pl.read_ipc((path / f"{split}.carried.arrow").read_bytes()),
         bags=tuple(Bag(array(f"bag.{i}.ids"), array(f"bag.{i}.offsets")) for i in bags),
     )
 

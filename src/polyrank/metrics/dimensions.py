@@ -54,11 +54,12 @@ def dimensions(table: Table, vocab: Vocab, by: Sequence[str] | None) -> dict[str
         vocab: which tells the users that training has seen.
         by: as in `columns_needed`.
     """
+    features = {feature.name for feature in table.schema.features}
     sparse = {each.name for each in table.schema.features if isinstance(each, SparseFeature)}
     found = {
         column.name: column.cast(pl.String) if column.name in sparse else column
         for column in table.carried
-        if by is None or column.name in by
+        if column.name in (features if by is None else by)
     }
     if by is None:
         found = {name: each for name, each in found.items() if _tells(table.schema, each)}

@@ -62,11 +62,17 @@ def observed(
         ([False, True, True], [0.0, 1.0], [0.4, 0.6])
     """
     where = named_population(schema, score)
-    label = joint_label([labels[head] for head in where.heads])
+    label = population_label(labels, where)
     rows = ~np.isnan(label)
-    if where.conditions:
-        rows &= joint_label([labels[task] for task in where.conditions]) == 1
     return Observed(where, rows, label[rows], predicted(schema, predictions, where)[rows])
+
+
+def population_label(labels: Mapping[str, np.ndarray], where: Population) -> np.ndarray:
+    """Return a population's label for each row of the log: (N,), NaN outside its space too."""
+    label = joint_label([labels[head] for head in where.heads])
+    if where.conditions:
+        label[joint_label([labels[task] for task in where.conditions]) != 1] = np.nan
+    return label
 
 
 def named_population(schema: Schema, score: str) -> Population:

@@ -20,6 +20,8 @@ class Metric:
             (label, prediction, user, weight) -> float.
         needs_user: whether it groups rows by user.
         best: the best value of a metric without a direction.
+        ranks: whether it depends on the order of the predictions alone, so that it measures any
+            score, and not only a probability.
     """
 
     name: str
@@ -27,6 +29,7 @@ class Metric:
     function: Callable[..., float]
     needs_user: bool = False
     best: float | None = None
+    ranks: bool = False
 
 
 def _named(*metrics: Metric) -> Mapping[str, Metric]:
@@ -35,9 +38,9 @@ def _named(*metrics: Metric) -> Mapping[str, Metric]:
 
 METRICS: Mapping[str, Mapping[str, Metric]] = {
     "binary": _named(
-        Metric("auc", True, binary.auc),
-        Metric("gauc", True, binary.grouped_auc, needs_user=True),
-        Metric("pr_auc", True, binary.average_precision),
+        Metric("auc", True, binary.auc, ranks=True),
+        Metric("gauc", True, binary.grouped_auc, needs_user=True, ranks=True),
+        Metric("pr_auc", True, binary.average_precision, ranks=True),
         Metric("log_loss", False, binary.log_loss),
         Metric("ne", False, binary.normalized_entropy),
         Metric("pcoc", None, binary.pcoc, best=1),

@@ -84,12 +84,64 @@ class Score:
 
 
 @dataclass(frozen=True)
+class Fused:
+    """How well one fused score ranks each binary task's outcome, on all rows.
+
+    Args:
+        weights: of the fused score, by name.
+        scores: in task order, with the metrics of an order alone; `prediction_mean` is None, since
+            a fused score is no probability.
+    """
+
+    weights: Mapping[str, float]
+    scores: tuple[Score, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain tables."""
+        return {
+            "weights": dict(self.weights),
+            "scores": [score.to_json() for score in self.scores],
+        }
+
+    @classmethod
+    def from_json(cls, table: Mapping[str, Any]) -> Fused:
+        """Read what `to_json` wrote.
+
+        Raises:
+            ConfigError: a table of another shape.
+        """
+        where = "scorecard fusion"
+        spec.check_keys(table, ["weights", "scores"], where)
+        for key in ("weights", "scores"):
+            if key not in table:
+                raise ConfigError(f"{where}: the key {key!r} is missing")
+        scores = (spec.from_table(Score, each, f"{where} score") for each in table["scores"])
+        return cls(dict(table["weights"]), tuple(scores))
+
+    def __str__(self) -> str:
+        declared = ", ".join(f"{name} = {weight:g}" for name, weight in self.weights.items())
+        ranked = [name for name, each in METRICS["binary"].items() if each.ranks]
+        header = ["fused score, by outcome", "rows", "positives", *ranked]
+        table = aligned(
+            header,
+            [
+                [score.task, f"{score.rows:,}", f"{score.positives:,}"]
+                + [_shown(score.metrics.get(name, {}).get("value")) for name in ranked]
+                for score in self.scores
+            ],
+            right=range(1, len(header)),
+        )
+        return "\n".join([table, f"– weights: {declared}", *_reasons(self.scores)])
+
+
+@dataclass(frozen=True)
 class Scorecard:
     """The scores of one split; prints as tables and reads its own JSON.
 
     Args:
         split: which rows they are: "test", "valid" …
         scores: in task order.
+        fusion: how the declared fused score ranks; None where none is declared.
 
     Example:
         >>> from polyrank.metrics.scorecard import scorecard
@@ -104,6 +156,7 @@ class Scorecard:
 
     split: str
     scores: tuple[Score, ...]
+    fusion: Fused | None = None
 
     def __iter__(self) -> Iterator[Score]:
         return iter(self.scores)
@@ -128,12 +181,13 @@ class Scorecard:
         return self[score].value(metric)
 
     def to_json(self) -> dict[str, Any]:
-        """Return what `scorecard.json` holds."""
-        return {
+        """Return what `scorecard.json` holds; `fusion` only where one is declared."""
+        table = {
             "format": FORMAT,
             "split": self.split,
             "scores": [score.to_json() for score in self.scores],
         }
+        return table if self.fusion is None else {**table, "fusion": self.fusion.to_json()}
 
     @classmethod
     def from_json(cls, table: Mapping[str, Any]) -> Scorecard:
@@ -150,13 +204,14 @@ class Scorecard:
             )
         if found != FORMAT:
             raise ConfigError(f"scorecard: format {FORMAT} is expected, however: {found!r}")
-        spec.check_keys(table, ["format", "split", "scores"], "scorecard")
+        spec.check_keys(table, ["format", "split", "scores", "fusion"], "scorecard")
         for key in ("split", "scores"):
             if key not in table:
                 raise ConfigError(f"scorecard: the key {key!r} is missing")
         return cls(
             table["split"],
             tuple(spec.from_table(Score, each, "scorecard score") for each in table["scores"]),
+            Fused.from_json(table["fusion"]) if "fusion" in table else None,
         )
 
     def __str__(self) -> str:
@@ -165,6 +220,8 @@ class Scorecard:
             scores = [score for score in self.scores if score.kind == kind]
             if scores:
                 parts.append("\n".join([_table(kind, scores), *_reasons(scores)]))
+        if self.fusion is not None:
+            parts.append(str(self.fusion))
         return "\n\n".join(parts)
 
 
@@ -181,10 +238,14 @@ def _table(kind: str, scores: Sequence[Score]) -> str:
             [
                 score.name,
                 *("–" if (n := getattr(score, each)) is None else f"{n:,}" for each in counts),
-                *("–" if number is None else f"{number:z.4f}" for number in numbers),
+                *map(_shown, numbers),
             ]
         )
     return aligned(header, lines, right=range(1, len(header)))
+
+
+def _shown(number: float | None) -> str:
+    return "–" if number is None else f"{number:z.4f}"
 
 
 def _reasons(scores: Sequence[Score]) -> list[str]:

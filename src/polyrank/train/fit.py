@@ -19,10 +19,12 @@ from polyrank import spec
 from polyrank.balance import Balance, Sum
 from polyrank.bundle.model import Bundle
 from polyrank.data.labels import Orphans
+from polyrank.data.read import column_names, read
 from polyrank.data.statistics import refuse_unusable, term_labels, term_statistics
 from polyrank.data.table import Table
 from polyrank.errors import ConfigError, DataError, did_you_mean
 from polyrank.features import names_by_kind
+from polyrank.metrics.fusion import Fusion
 from polyrank.metrics.registry import direction, metric
 from polyrank.metrics.undefined import Undefined
 from polyrank.models.model import Model
@@ -65,6 +67,7 @@ def fit(
     device: str = "cpu",
     unseen_rate: float = 0.001,
     compile: bool = False,
+    fusion: Fusion | None = None,
     out: str | Path | None = None,
     resume: bool = False,
     force: bool = False,
@@ -94,6 +97,7 @@ def fit(
         device: a torch device.
         unseen_rate: probability with which a training id is replaced by row 0.
         compile: whether the dense part of a step is compiled into one graph.
+        fusion: weights of a fused score, which the scorecard then measures as well.
         out: a run folder to write: log, checkpoints and the bundle.
         resume: go on with the run in `out`.
         force: replace the run in `out`.
@@ -121,6 +125,8 @@ def fit(
         raise ConfigError(
             f"model is a Model, ESMM(…) or Model(trunk=MMoE(…)), however: {type(model).__name__}"
         )
+    if fusion is not None and not isinstance(fusion, Fusion):
+        raise ConfigError(f"fusion is a Fusion(weights), however: {type(fusion).__name__}")
     training = Training(
         epochs=epochs, batch_size=batch_size, lr=lr, embeddings=embeddings, dense=dense,
         balance=balance, stop=stop, schedule=schedule, threads=threads, device=device,
@@ -133,10 +139,10 @@ def fit(
         if isinstance(source := getattr(sources, name), str | Path)
     }
     config = config_tables(
-        "fit", seed, {**paths, "orphans": orphans, "cache": cache}, schema, model, training
+        "fit", seed, {**paths, "orphans": orphans, "cache": cache}, schema, model, training, fusion
     )
     return learn(
-        schema, model, training, sources, seed=seed, config=config,
+        schema, model, training, sources, seed=seed, config=config, fusion=fusion,
         out=out, resume=resume, force=force, progress=progress,
     )  # fmt: skip
 
@@ -149,6 +155,7 @@ def learn(
     *,
     seed: int,
     config: Mapping[str, Any],
+    fusion: Fusion | None = None,
     out: str | Path | None = None,
     resume: bool = False,
     force: bool = False,
@@ -157,6 +164,8 @@ def learn(
 ) -> Bundle:
     """Learn a model; `config` is the experiment as plain tables, kept in the bundle."""
     _check(schema, model, training, sources, seed)
+    if fusion is not None:
+        sources = _carrying(fusion, schema, sources)
     run = None if out is None else RunFolder(out, config, resume=resume, force=force)
     vocab, tables = encoded(schema, sources, beside=None if out is None else Path(out).parent)
     train, valid, test = tables["train"], tables.get("valid"), tables.get("test")
@@ -195,6 +204,7 @@ def config_tables(
     schema: Schema,
     model: Model,
     training: Training,
+    fusion: Fusion | None = None,
 ) -> dict[str, Any]:
     """Return an experiment as the plain tables of its TOML file, every default shown."""
     features: dict[str, Any] = {**names_by_kind(schema.features)}
@@ -202,7 +212,7 @@ def config_tables(
         options = spec.to_table(feature)
         del options["name"]
         features[feature.name] = options
-    return {
+    tables = {
         "name": name,
         "seed": spec.to_table(seed),
         "data": dict(data),
@@ -212,6 +222,7 @@ def config_tables(
         "model": model.to_table(),
         "train": training.to_table(),
     }
+    return tables if fusion is None else {**tables, "fusion": fusion.to_table()}
 
 
 def until(stop: Stop | None, trainer: Trainer) -> Iterator[Progress]:
@@ -281,6 +292,13 @@ def _scored(bundle: Bundle, valid: Table | None, test: Table | None) -> Bundle:
     if valid is not None:
         return replace(bundle, scorecard=bundle.score_labelled(valid, "valid"))
     return bundle
+
+
+def _carrying(fusion: Fusion, schema: Schema, sources: Sources) -> Sources:
+    """Let the splits that are scored keep the columns of the fused score, if they have them."""
+    for split, source in sources.scored.items():
+        fusion.check(schema, column_names(read(source, schema)), split)
+    return replace(sources, carried=tuple(fusion.columns(schema)))
 
 
 def _check(schema: Schema, model: Model, training: Training, sources: Sources, seed: int) -> None:

@@ -38,6 +38,7 @@ class Sources:
         cache: whether the encoded rows of files may be kept beside the run.
         origin: for frames that are parts of files, the path or glob of these, and plain data that
             says which parts.
+        carried: raw columns that the splits which are scored keep, for a fused score.
     """
 
     train: Any
@@ -46,6 +47,12 @@ class Sources:
     orphans: Orphans = "error"
     cache: bool = True
     origin: tuple[str, Any] | None = None
+    carried: tuple[str, ...] = ()
+
+    @property
+    def scored(self) -> dict[str, Any]:
+        """The sources of the splits that a scorecard may be of."""
+        return {split: source for split, source in self.splits.items() if split != "train"}
 
     @property
     def splits(self) -> dict[str, Any]:
@@ -126,7 +133,10 @@ def _encoded(schema: Schema, sources: Sources) -> cache.Entry:
         tables = {}
         for split, source in sources.splits.items():
             rows = read(source, schema)
-            tables[split] = encode(rows, schema, vocab, split=split, orphans=sources.orphans)
+            tables[split] = encode(
+                rows, schema, vocab, split=split, orphans=sources.orphans,
+                carried=sources.carried if split in sources.scored else (),
+            )  # fmt: skip
     return cache.Entry(vocab, tables, tuple(messages))
 
 
@@ -140,7 +150,7 @@ def _recipe(sources: Sources) -> list[Any]:
     """What, beside the files' content and the schema, decides what is encoded."""
     parts = None if sources.origin is None else sources.origin[1]
     versions = [version("polyrank"), hashing.VERSION, pl.__version__]
-    return [sources.orphans, parts, *versions]
+    return [sources.orphans, parts, list(sources.carried), *versions]
 
 
 def _keep(folder: Path, key: str, entry: cache.Entry) -> None:

@@ -1,0 +1,342 @@
+"""One score to rank by, fused from several outcomes and columns, and what its weights trade off.
+
+Letters: N rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import isfinite
+from numbers import Real
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from polyrank import spec
+from polyrank.errors import ConfigError, DataError, did_you_mean
+from polyrank.metrics.observed import named_population, population_label
+from polyrank.metrics.registry import METRICS, Metric
+from polyrank.metrics.registry import metric as metric_of
+from polyrank.metrics.score import Fused, Score
+from polyrank.metrics.undefined import Undefined
+from polyrank.schema import KindName, Schema
+from polyrank.terms import ALL, Population, output_columns, population
+
+SMALLEST = float(np.finfo(np.float64).tiny)  # below it, a float64 loses digits
+FACTORS = (0.0, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+Keys = Mapping[str, pl.Series | None]
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """A score as a weighted sum: Σ w·log p + Σ w·column, of which the order matters alone.
+
+    A name is a task's, an output column's or a raw column's, and is looked up in this order. A
+    binary task is the log of its joint probability on an impression (`buy` is `p_buy`), and so is
+    an output such as `p_buy_given_click`; a regression task is its predicted value; any other
+    column of the data is its number as it stands. Weights on logs are exponents: click = 1 and
+    buy = 2 rank by p_click · p_buy².
+
+    Args:
+        weights: by name.
+
+    Raises:
+        ConfigError: no weights, or one that is no finite number.
+
+    Example:
+        >>> from polyrank.schema import DenseFeature, Task
+        >>> schema = Schema([DenseFeature("x")], [Task("click"), Task("buy", given="click")])
+        >>> fusion = Fusion({"click": 1, "buy": 2, "price": 0.1})
+        >>> fusion.columns(schema)
+        ['price']
+        >>> outputs = {"p_click": np.array([0.5, 0.5]), "p_buy": np.array([0.1, 0.2])}
+        >>> fusion.score(schema, outputs, {"price": pl.Series([3.0, 2.0])}).round(3)
+        array([-4.998, -3.712])
+    """
+
+    weights: Mapping[str, float]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.weights, Mapping) or not self.weights:
+            raise ConfigError(
+                'fusion: weights by name are expected, such as {"click": 1, "buy": 2}, '
+                f"however: {self.weights!r}"
+            )
+        for name, weight in self.weights.items():
+            if not isinstance(name, str):
+                raise ConfigError(f"fusion: a name is a text, however: {name!r}")
+            number = isinstance(weight, Real) and not isinstance(weight, bool)
+            if not number or not isfinite(weight):
+                raise ConfigError(f"fusion: {name} = a finite number, however: {weight!r}")
+        plain = {name: float(weight) for name, weight in self.weights.items()}
+        object.__setattr__(self, "weights", plain)
+
+    def to_table(self) -> dict[str, Any]:
+        """Return the `[fusion]` table."""
+        return spec.to_table(self.weights)
+
+    def columns(self, schema: Schema) -> list[str]:
+        """Return the raw columns that it reads.
+
+        Raises:
+            ConfigError: a label, which nobody knows when rows are ranked.
+        """
+        outputs = _outputs(schema)
+        found = [name for name in self.weights if name not in outputs]
+        for task in schema.tasks:
+            if task.column in found:
+                raise ConfigError(
+                    f"fusion: {task.column!r} is the label of task {task.name!r}, which is not "
+                    f"known when rows are ranked; write {task.name!r} for its probability"
+                )
+        return found
+
+    def check(self, schema: Schema, known: Iterable[str], split: str) -> None:
+        """Refuse a name that is neither a task, an output nor a column of these rows.
+
+        Args:
+            schema: the tasks.
+            known: columns of the data.
+            split: name of the rows in the message.
+
+        Raises:
+            ConfigError: that name, with the nearest; or a label.
+        """
+        columns = list(known)
+        for name in self.columns(schema):
+            if name not in columns:
+                hint = did_you_mean(name, [*_outputs(schema), *columns])
+                raise ConfigError(
+                    f"fusion: {name!r} is neither a task, nor an output, nor a column of "
+                    f"{split}{hint}"
+                )
+
+    def score(
+        self,
+        schema: Schema,
+        outputs: Mapping[str, np.ndarray],
+        columns: Mapping[str, pl.Series],
+    ) -> np.ndarray:
+        """Return the fused score of each row.
+
+        A probability below 2.2e-308, the smallest float64 of full precision, counts as that.
+
+        Args:
+            schema: the tasks.
+            outputs: the output columns of `predict`.
+            columns: the raw columns.
+
+        Raises:
+            DataError: a column that holds no numbers, or a null, NaN or infinite value, counted.
+
+        Shape:
+            every array (N,)
+        """
+        parts = self.parts(schema, outputs, columns)
+        return np.sum([self.weights[name] * each for name, each in parts.items()], axis=0)
+
+    def parts(
+        self,
+        schema: Schema,
+        outputs: Mapping[str, np.ndarray],
+        columns: Mapping[str, pl.Series],
+    ) -> dict[str, np.ndarray]:
+        """Return what each weight multiplies, by name: log-probabilities and numbers.
+
+        Args and Raises as of `score`.
+        """
+        known = _outputs(schema)
+        parts = {}
+        for name in self.weights:
+            if name not in known:
+                parts[name] = _numbers(name, columns[name])
+                continue
+            column, kind = known[name]
+            values = np.asarray(outputs[column], dtype=np.float64)
+            parts[name] = np.log(np.maximum(values, SMALLEST)) if kind == "binary" else values
+        return parts
+
+
+def fused(
+    schema: Schema,
+    fusion: Fusion,
+    score: np.ndarray,
+    labels: Mapping[str, np.ndarray],
+    *,
+    keys: Keys | None = None,
+    weight: np.ndarray | None = None,
+) -> Fused:
+    """Return how well a fused score ranks each binary task's joint outcome, on all rows.
+
+    Args:
+        schema: the tasks.
+        fusion: the weights, which the answer repeats.
+        score: of `Fusion.score`.
+        labels: each task's label, NaN where it is not observed.
+        keys: the user and the request of each row, by these names.
+        weight: sample weights.
+
+    Shape:
+        every array (N,)
+    """
+    scores = []
+    for task in schema.tasks:
+        if task.kind != "binary":
+            continue
+        where = population(schema, task, ALL)
+        seen = _Seen.of(labels, where, keys or {}, weight)
+        metrics, absent = seen.measured(score)
+        scores.append(
+            Score(
+                name=where.name,
+                task=task.name,
+                given=None,
+                space=ALL,
+                rows=len(seen.label),
+                positives=int((seen.label == 1).sum()),
+                label_mean=seen.mean(),
+                prediction_mean=None,
+                metrics=metrics,
+                absent=absent,
+            )
+        )
+    return Fused(dict(fusion.weights), tuple(scores))
+
+
+def trade_off(
+    schema: Schema,
+    fusion: Fusion,
+    outputs: Mapping[str, np.ndarray],
+    columns: Mapping[str, pl.Series],
+    labels: Mapping[str, np.ndarray],
+    name: str,
+    scores: tuple[str, str],
+    *,
+    metric: str = "auc",
+    factors: Sequence[float] = FACTORS,
+    keys: Keys | None = None,
+    weight: np.ndarray | None = None,
+) -> pl.DataFrame:
+    """Return what one weight of a fused score gives to one outcome and takes from another.
+
+    Args:
+        schema: the tasks.
+        fusion: the declared weights.
+        outputs: the output columns of `predict`.
+        columns: the raw columns of the fused score.
+        labels: each task's label, NaN where it is not observed.
+        name: whose weight is swept.
+        scores: the two scores that it is traded between, such as `click @ all` and `buy @ all`.
+        metric: one that depends on the order alone.
+        factors: by which the declared weight is multiplied, one after the other.
+        keys: the user and the request of each row, by these names.
+        weight: sample weights.
+
+    Returns:
+        The columns `factor`, `weight`, and one of each score: the points of the curve in order.
+
+    Raises:
+        ConfigError: an unknown name, score or metric, with the nearest.
+        Undefined: rows that cannot support the metric.
+
+    Shape:
+        every array (N,)
+    """
+    if name not in fusion.weights:
+        raise ConfigError(f"fusion has no weight {name!r}{did_you_mean(str(name), fusion.weights)}")
+    ranked = metric_of("binary", metric)
+    if not ranked.ranks:
+        known = [each.name for each in METRICS["binary"].values() if each.ranks]
+        raise ConfigError(
+            f"a fused score is no probability, so it has no {metric!r}; use one of {known}"
+        )
+    seen = []
+    for each in scores:
+        where = named_population(schema, each)
+        if where.kind != "binary":
+            raise ConfigError(f"a trade-off is between binary tasks' scores, however: {each!r}")
+        seen.append(_Seen.of(labels, where, keys or {}, weight))
+    parts = fusion.parts(schema, outputs, columns)
+    rest = sum((fusion.weights[each] * parts[each] for each in parts if each != name), 0.0)
+    lines = []
+    for factor in factors:
+        swept = factor * fusion.weights[name]
+        score = rest + swept * parts[name]
+        found = {each: rows.value(ranked, score) for each, rows in zip(scores, seen, strict=True)}
+        lines.append({"factor": float(factor), "weight": swept, **found})
+    return pl.DataFrame(lines)
+
+
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """The rows of one population, whatever ranks them."""
+
+    rows: np.ndarray
+    label: np.ndarray
+    keys: Keys
+    weight: np.ndarray | None
+
+    @classmethod
+    def of(
+        cls,
+        labels: Mapping[str, np.ndarray],
+        where: Population,
+        keys: Keys,
+        weight: np.ndarray | None,
+    ) -> _Seen:
+        label = population_label(labels, where)
+        rows = ~np.isnan(label)
+        kept = {name: None if key is None else key.filter(rows) for name, key in keys.items()}
+        return cls(rows, label[rows], kept, None if weight is None else weight[rows])
+
+    def value(self, metric: Metric, score: np.ndarray) -> float:
+        """Return a metric of a score (N,); raise Undefined where the rows cannot support it."""
+        groups = ()
+        if metric.needs_user:
+            user = self.keys.get("user")
+            if user is None:
+                raise Undefined("no user key")
+            groups = (user,)
+        return metric.function(self.label, score[self.rows], *groups, self.weight)
+
+    def measured(self, score: np.ndarray) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
+        metrics, absent = {}, {}
+        for name, metric in METRICS["binary"].items():
+            if not metric.ranks:
+                continue
+            try:
+                metrics[name] = {"value": self.value(metric, score)}
+            except Undefined as reason:
+                absent[name] = str(reason)
+        return metrics, absent
+
+    def mean(self) -> float | None:
+        w = np.ones(len(self.label)) if self.weight is None else self.weight.astype(np.float64)
+        return float(np.average(self.label, weights=w)) if w.sum() > 0 else None
+
+
+def _outputs(schema: Schema) -> dict[str, tuple[str, KindName]]:
+    """Return the output column and the kind of each name that is a task's or an output's."""
+    outputs = {name: (name, task.kind) for task in schema.tasks for name in output_columns(task)}
+    tasks = {task.name: (output_columns(task)[-1], task.kind) for task in schema.tasks}
+    return outputs | tasks
+
+
+def _numbers(name: str, column: pl.Series) -> np.ndarray:
+    if not (column.dtype.is_numeric() or column.dtype == pl.Boolean):
+        raise DataError(
+            f"fusion: column {name!r} is one of {column.dtype}; it is added up, so write it as "
+            "numbers"
+        )
+    values = column.cast(pl.Float64).to_numpy()
+    broken = ~np.isfinite(values)
+    if broken.any():
+        nulls = column.null_count()
+        raise DataError(
+            f"fusion: {int(broken.sum()):,} of {len(values):,} values of column {name!r} are "
+            f"missing or infinite ({nulls:,} null), the first in row {int(broken.argmax())}: fill "
+            "them, or leave the column out"
+        )
+    return values
