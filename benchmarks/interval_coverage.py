@@ -4,7 +4,7 @@
 
 A user has 5 impressions. What the model sees, x, has a part of the user's and one of the row's, and
 the label's logit adds a hidden part of the user's, so that rows of one user are alike in what the
-model cannot know. Predictions are calibrated for most and 10 % too high. "users" draws users whole;
+model cannot know. Predictions are 10 % too high. "users" draws users whole;
 "rows" is the same log where each row has a user of its own, and draws rows. The population's values
 are integrals over x, that of the grouped AUC is of 4 million users. The rule that fewer than 50
 positives have no interval is not applied: it would choose among the repetitions.

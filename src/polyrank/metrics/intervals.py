@@ -57,7 +57,7 @@ def intervals(
         >>> from polyrank.metrics.binary import auc
         >>> found, reasons = intervals({"auc": auc(clicked, p)}, clicked, p)
         >>> [round(end, 2) for end in found["auc"]], reasons
-        ([0.82, 0.85], {})
+        ([0.82, 0.86], {})
 
     Reference:
         Efron and Tibshirani, An introduction to the bootstrap, 1993, sections 12.6 and 13.3:
@@ -123,8 +123,9 @@ def interval(
         samples (replicates,)
 
     Example:
-        >>> interval(METRICS["binary"]["pcoc"], 1.0, np.array([0.5, 1.0, 2.0]))[0]
-        (0.2570284566640168, 3.890621107230632)
+        >>> ends, _ = interval(METRICS["binary"]["pcoc"], 1.0, np.array([0.5, 1.0, 2.0]))
+        >>> [round(end, 2) for end in ends]
+        [0.26, 3.89]
     """
     scaled = _scaled(metric, samples)
     fit = int(np.isfinite(scaled).sum())
