@@ -27,7 +27,7 @@ def test_the_names_are_the_ones_in_json():
 @pytest.mark.parametrize("each", EVERY, ids=lambda each: each.name)
 def test_every_metric_is_called_alike(each):
     label, prediction, user = np.array([0.0, 1, 0, 1]), np.array([0.1, 0.8, 0.3, 0.6]), [1, 1, 2, 2]
-    keys = (user,) if each.needs_user else ()
+    keys = (user,) if each.key else ()
     value = each.function(label, prediction, *keys, None)
     assert isinstance(value, float)
     assert each.function(label, prediction, *keys, np.ones(4)) == pytest.approx(value)
@@ -38,7 +38,7 @@ def test_every_metric_is_called_alike(each):
 )
 def test_the_truth_is_better_than_its_opposite(kind, each):
     label = np.array([0.0, 1.0, 0.0, 1.0, 0.0])
-    keys = (np.zeros(5),) if each.needs_user else ()
+    keys = (np.zeros(5),) if each.key else ()
     good = each.function(label, label, *keys, None)
     bad = each.function(label, 1 - label, *keys, None)
     assert (good > bad) == direction(kind, each.name)

@@ -427,3 +427,37 @@ def test_arrays_of_another_length_are_refused_by_column():
     refused(r"user: .*\(3,\)", user=[1, 2])
     refused(r"weight: .*\(3,\)", weight=[1, 2])
     refused(r"true_p_click: .*\(3,\)", truth={"true_p_click": [0.5]})
+
+
+def test_intervals_are_measured_where_they_are_asked_for():
+    data = drawn()
+    card = scorecard(FUNNEL, **data, split="test", replicates=50)
+    plain = scorecard(FUNNEL, **data, split="test")
+    for score in card:
+        for name, parts in score.metrics.items():
+            assert parts["value"] == plain[score.name].metrics[name]["value"]
+            ends = set(parts) - {"value"}
+            assert ends == (set() if name == "ece" or score.rows is None else {"low", "high"})
+            assert not ends or parts["low"] < parts["value"] < parts["high"]
+    assert card["click @ all"].absent == {}
+    soft = card["buy|click @ all"]
+    assert soft.metrics == plain["buy|click @ all"].metrics
+    assert soft.absent["interval"] == "true probabilities in place of labels"
+    assert Scorecard.from_json(json.loads(json.dumps(card.to_json()))) == card
+
+
+def test_too_few_rows_for_an_interval_say_so():
+    data = drawn(rows=80)
+    data["user"] = np.arange(80)
+    card = scorecard(FUNNEL, **data, split="test", replicates=50)
+    count = card["buy @ all"].positives
+    assert card["buy @ all"].absent["interval"] == f"{count} positives; an interval takes 50"
+    data["labels"] = {**data["labels"], "click": np.zeros(80)}
+    empty = scorecard(FUNNEL, **data, split="test", replicates=50)["buy|click @ click"]
+    assert "interval" not in empty.absent
+
+
+@pytest.mark.parametrize("replicates", [-1, 1])
+def test_a_spread_takes_two_replicates(replicates):
+    with pytest.raises(ConfigError, match=f"replicates is 0, .* however: {replicates}"):
+        scorecard(FUNNEL, **drawn(rows=3), split="test", replicates=replicates)

@@ -31,6 +31,8 @@ from polyrank.schema import IdFeature, Schema
 
 logger = logging.getLogger(__name__)
 
+REPLICATES = 200  # of the rows, for the intervals of a scorecard
+
 
 @dataclass(frozen=True, eq=False)
 class Bundle:
@@ -74,7 +76,7 @@ class Bundle:
         return self.score(self.encode(rows))
 
     def evaluate(self, rows: Any, *, split: str = "test", orphans: Orphans = "error") -> Scorecard:
-        """Return the scorecard of labelled rows.
+        """Return the scorecard of labelled rows, with intervals.
 
         Args:
             rows: as in `predict`, with labels.
@@ -150,7 +152,7 @@ class Bundle:
         return trade_off(
             self.schema, self.fusion, self._outputs(table), table.carried.to_dict(),
             table.labels_by_task, name, scores, metric=metric, factors=factors,
-            keys={"user": table.user}, weight=table.weight,
+            keys={"user": table.user, "request": table.request}, weight=table.weight,
         )  # fmt: skip
 
     def encode(
@@ -185,7 +187,7 @@ class Bundle:
         return pl.DataFrame(self._outputs(table))
 
     def score_labelled(self, table: Table, split: str) -> Scorecard:
-        """Return the scorecard of encoded, labelled rows."""
+        """Return the scorecard of encoded, labelled rows, with intervals."""
         found = self._outputs(table)
         card = scorecard(
             self.schema,
@@ -193,15 +195,17 @@ class Bundle:
             table.labels_by_task,
             split=split,
             user=table.user,
+            request=table.request,
             weight=table.weight,
             truth={f"true_{output}": values for output, values in table.truth.items()},
+            replicates=REPLICATES,
         )
         if self.fusion is None:
             return card
         score = self.fusion.score(self.schema, found, table.carried.to_dict())
         ranked = fused(
             self.schema, self.fusion, score, table.labels_by_task,
-            keys={"user": table.user}, weight=table.weight,
+            keys={"user": table.user, "request": table.request}, weight=table.weight,
         )  # fmt: skip
         return replace(card, fusion=ranked)
 

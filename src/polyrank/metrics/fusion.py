@@ -294,11 +294,11 @@ class _Seen:
     def value(self, metric: Metric, score: np.ndarray) -> float:
         """Return a metric of a score (N,); raise Undefined where the rows cannot support it."""
         groups = ()
-        if metric.needs_user:
-            user = self.keys.get("user")
-            if user is None:
-                raise Undefined("no user key")
-            groups = (user,)
+        if metric.key is not None:
+            key = self.keys.get(metric.key)
+            if key is None:
+                raise Undefined(f"no {metric.key} key")
+            groups = (key,)
         return metric.function(self.label, score[self.rows], *groups, self.weight)
 
     def measured(self, score: np.ndarray) -> tuple[dict[str, dict[str, float]], dict[str, str]]:

@@ -30,8 +30,9 @@ class Score:
         positives: how many of them have label 1; None for a regression.
         label_mean: weighted; None without rows.
         prediction_mean: weighted; None without rows.
-        metrics: {name: {"value": number}}.
-        absent: {name: reason} of each metric that these rows cannot support.
+        metrics: {name: {"value": number}}, with "low" and "high" where there is an interval.
+        absent: {name: reason} of each metric that these rows cannot support; under "interval" or
+            "auc interval" why all metrics, or one, have none.
         truth: `mae` and `rmse` from the true probability, and the AUC that it reaches itself
             (`oracle_auc`); None where the truth is not known.
     """
@@ -219,7 +220,8 @@ class Scorecard:
         for kind in METRICS:
             scores = [score for score in self.scores if score.kind == kind]
             if scores:
-                parts.append("\n".join([_table(kind, scores), *_reasons(scores)]))
+                tables = [_table(kind, scores), _intervals(kind, scores)]
+                parts.append("\n".join([*filter(None, tables), *_reasons(scores)]))
         if self.fusion is not None:
             parts.append(str(self.fusion))
         return "\n\n".join(parts)
@@ -246,6 +248,27 @@ def _table(kind: str, scores: Sequence[Score]) -> str:
 
 def _shown(number: float | None) -> str:
     return "–" if number is None else f"{number:z.4f}"
+
+
+def _intervals(kind: str, scores: Sequence[Score]) -> str:
+    """Return a table of the intervals there are; empty where there is none."""
+    scores = [s for s in scores if any("low" in parts for parts in s.metrics.values())]
+    names = [
+        name for name in METRICS[kind] if any("low" in s.metrics.get(name, {}) for s in scores)
+    ]
+    if not scores:
+        return ""
+    lines = [
+        [
+            score.name,
+            *(
+                f"{parts['low']:z.4f}…{parts['high']:z.4f}" if "low" in parts else "–"
+                for parts in (score.metrics.get(name, {}) for name in names)
+            ),
+        ]
+        for score in scores
+    ]
+    return "\n" + aligned(["95 % interval", *names], lines, right=range(1, len(names) + 1)) + "\n"
 
 
 def _reasons(scores: Sequence[Score]) -> list[str]:
