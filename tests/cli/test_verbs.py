@@ -238,6 +238,7 @@ def test_the_funnel_demo(tmp_path, command, monkeypatch):
         assert all("truth" in score for score in run["scorecard"]["scores"])
     configs = [Experiment.load(f"{run['run']}/config.toml") for run in found["runs"]]
     assert [each.schema.tasks[1].space for each in configs] == ["click", "all", "all"]
+    assert [each.name for each in configs] == ["clicked-rows", "esmm", "mmoe-entire"]
     assert configs[0].model == configs[1].model
     assert configs[0].training == configs[1].training
 

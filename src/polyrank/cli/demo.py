@@ -167,14 +167,17 @@ def _run(
     training: dict[str, Any],
 ) -> Run:
     from polyrank.cli.show import training_bar
-    from polyrank.train.fit import fit
+    from polyrank.config import Data, Experiment
+    from polyrank.train.training import Training
 
+    paths = {split: str(path.absolute()) for split, path in files.items()}
+    data = Data(train=paths["train"], valid=paths["valid"], test=paths["test"])
+    experiment = Experiment(
+        schema=schema, data=data, model=model, training=Training(**training), name=name, seed=seed
+    )
     started = perf_counter()
     with training_bar(f"{name} (seed {seed})") as observe:
-        bundle = fit(
-            schema, model, train=files["train"], valid=files["valid"], test=files["test"],
-            seed=seed, out=folder, progress=observe, **training,
-        )  # fmt: skip
+        bundle = experiment.fit(out=folder, progress=observe)
     assert bundle.scorecard is not None
     return Run(name, seed, perf_counter() - started, folder, bundle.scorecard)
 

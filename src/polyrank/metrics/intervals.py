@@ -67,12 +67,12 @@ def intervals(
         return {}, {}
     known = next(metrics for metrics in METRICS.values() if metrics.keys() >= values.keys())
     binary = known is METRICS["binary"]
-    few = _too_few(label, prediction, user, weight, binary=binary)
+    few = too_few(label, prediction, user, weight, binary=binary)
     if few is not None:
         return {}, {"interval": few}
     reasons = {name: _unfit(known[name], value) for name, value in values.items()}
     if "gauc" in values and user is not None and reasons["gauc"] is None:
-        reasons["gauc"] = _too_few_mixed(label, user, weight)
+        reasons["gauc"] = too_few_mixed(label, user, weight)
     measured = [name for name, reason in reasons.items() if reason is None]
     found = {}
     if measured:
@@ -143,7 +143,7 @@ def _unfit(metric: Metric, value: float) -> str | None:
     return f"{value:g} is the end of its scale"
 
 
-def _too_few(
+def too_few(
     label: ArrayLike,
     prediction: ArrayLike,
     user: ArrayLike | None,
@@ -151,6 +151,7 @@ def _too_few(
     *,
     binary: bool,
 ) -> str | None:
+    """Return why these rows are too few for an interval, or None."""
     y, _, _ = checked(label, prediction, weight)
     if binary:
         counts = {"positive": int((y == 1).sum()), "negative": int((y == 0).sum())}
@@ -164,7 +165,8 @@ def _too_few(
     return None
 
 
-def _too_few_mixed(label: ArrayLike, user: ArrayLike, weight: ArrayLike | None) -> str | None:
+def too_few_mixed(label: ArrayLike, user: ArrayLike, weight: ArrayLike | None) -> str | None:
+    """Return why grouped AUC has too few users for an interval, or None."""
     rows = np.shape(label)[0]
     users = _users(user, weight, rows)
     positive = np.asarray(label)[weighing(weight, rows=rows)[0]] == 1

@@ -1,0 +1,93 @@
+"""`polyrank compare RUN RUN …`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from polyrank.bundle.model import Bundle
+
+
+def compare(
+    *runs: Path,
+    data: str | None = None,
+    json: Annotated[bool, Parameter(negative=())] = False,
+) -> None:
+    """Compare runs on the same test rows: differences from the first, with intervals.
+
+    Args:
+        runs: run folders or bundle folders, two or more. Those that share a name are the seeds of
+            one group; the first one's name is the baseline.
+        data: labelled rows to compare on instead of the runs' own test (else validation) rows: a
+            CSV or Parquet file, or a glob.
+        json: print the comparison as JSON.
+    """
+    from polyrank.bundle.model import load
+    from polyrank.cli.show import print_json
+    from polyrank.errors import ConfigError
+    from polyrank.report.compare import Run
+    from polyrank.report.compare import compare as compared
+
+    if len(runs) < 2:
+        raise ConfigError(f"compare takes two runs or more, however: {len(runs)}")
+    bundles = {str(path): load(path) for path in runs}
+    if data is not None:
+        split, sources = "given", dict.fromkeys(bundles, data)
+    else:
+        split, sources = _own_rows(bundles)
+    found = compared(
+        [Run(str(path), bundles[str(path)], sources[str(path)]) for path in runs], split=split
+    )
+    if json:
+        print_json(found.to_json())
+    else:
+        print(found)
+
+
+def _own_rows(bundles: Mapping[str, Bundle]) -> tuple[str, dict[str, Any]]:
+    """Return the split and the rows of it, which all runs must name alike."""
+    from polyrank.config import Experiment
+    from polyrank.errors import DataError
+
+    named = {path: _named_rows(path, bundle.config) for path, bundle in bundles.items()}
+    first, rows = next(iter(named.items()))
+    for path, other in named.items():
+        if other != rows:
+            raise DataError(
+                f"runs are compared on the same rows, however: {first} has {_words(rows)}, and "
+                f"{path} has {_words(other)}; --data names the rows to compare on"
+            )
+    split = rows["split"]
+    if "source" not in rows:
+        return split, dict.fromkeys(bundles, rows["file"])
+    return split, {
+        path: Experiment.from_table(bundle.config).sources().splits[split]
+        for path, bundle in bundles.items()
+    }
+
+
+def _named_rows(path: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what says which rows a run was scored on: plain data, equal where the rows are."""
+    from polyrank.errors import DataError
+
+    data = config.get("data", {})
+    if "source" in data:
+        parts = data["split"]
+        split = "test" if parts["fractions"][2] > 0 else "valid"
+        seed = {} if parts["by"] == "time" else {"seed": config["seed"]}
+        return {"split": split, "source": data["source"], **parts, **seed}
+    for split in ("test", "valid"):
+        if split in data:
+            return {"split": split, "file": data[split]}
+    raise DataError(
+        f"{path} names no file of test or validation rows: it learnt from rows in memory, or had "
+        "none; --data names the rows to compare on"
+    )
+
+
+def _words(rows: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in rows.items())

@@ -1,0 +1,187 @@
+"""What a comparison of runs found: frozen numbers that print as a table and write JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from polyrank.metrics.paired import Difference, Group, Spread
+from polyrank.metrics.registry import direction
+from polyrank.schema import KindName
+from polyrank.text import aligned
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Groups of runs on the same rows; prints as a table and writes JSON.
+
+    Args:
+        split: which rows they are.
+        rows: how many.
+        runs: paths and seeds by group, the baseline first.
+        kinds: of each score that all runs share.
+        groups: every group's values, by score and metric.
+        differences: from the baseline, likewise.
+        absent: why a metric of a score is not compared.
+        notes: on how the runs were grouped.
+    """
+
+    split: str
+    rows: int
+    runs: Mapping[str, Mapping[str, int]]
+    kinds: Mapping[str, KindName]
+    groups: tuple[Group, ...]
+    differences: tuple[Difference, ...]
+    absent: Mapping[str, Mapping[str, str]]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def judged(self) -> tuple[Difference, ...]:
+        """The differences that have an interval."""
+        return tuple(each for each in self.differences if each.spreads)
+
+    @property
+    def significant(self) -> tuple[Difference, ...]:
+        """The differences of which no interval holds 0."""
+        return tuple(each for each in self.differences if each.significant)
+
+    def verdict(self, difference: Difference) -> str:
+        """Return "better" or "worse" of a significant difference, else what it is."""
+        if not difference.spreads:
+            return "no interval"
+        if not difference.significant:
+            return "not significant"
+        up = direction(self.kinds[difference.score], difference.metric)
+        return "better" if (difference.value > 0) == up else "worse"
+
+    @property
+    def conclusion(self) -> str:
+        """What the table says, in words."""
+        if len(self.runs) < 2:
+            return "all runs have one name: there is nothing to compare them with"
+        if not self.judged:
+            return "no difference has an interval, so none can be called significant"
+        count, found = len(self.judged), len(self.significant)
+        by_chance = f"{count / 20:.2g}"
+        chance = (
+            f"{_counted(count, 'comparison')} {'was' if count == 1 else 'were'} made, and where "
+            f"nothing differs about 1 in 20 (here {by_chance}) looks significant by chance"
+        )
+        if not found:
+            return f"no difference is significant at 95 %; {chance}"
+        verb = "is" if found == 1 else "are"
+        return f"{_counted(found, 'difference')} {verb} significant at 95 %; {chance}"
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """How to read the intervals, and what is missing."""
+        found = list(self.notes)
+        if len(self.runs) > 1:
+            found.append(
+                "the interval over rows is of other test rows from the same source, by a bootstrap "
+                "whose draws all runs share"
+            )
+            if any(each.seeds is not None for each in self.differences):
+                found.append(
+                    "the interval over seeds is of other trainings (Student's t, seed by seed "
+                    "where both sides have the same seeds); significant is what both exclude 0 of"
+                )
+            if any(each.seeds is None for each in self.differences):
+                found.append(
+                    "where a side has one seed, nothing is known of what another training would "
+                    "give: train several seeds of one name"
+                )
+        for score, reasons in self.absent.items():
+            found += [f"{name} of {score}: {reason}" for name, reason in reasons.items()]
+        reasons = {each.reason: each.score for each in self.differences if each.reason}
+        return (
+            *found,
+            *(f"no interval over rows, {score}: {why}" for why, score in reasons.items()),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain tables."""
+        return {
+            "format": FORMAT,
+            "split": self.split,
+            "rows": self.rows,
+            "baseline": next(iter(self.runs)),
+            "runs": [
+                {"name": name, "run": path, "seed": seed}
+                for name, group in self.runs.items()
+                for path, seed in group.items()
+            ],
+            "groups": [
+                {
+                    "score": each.score, "metric": each.metric, "name": each.name,
+                    "values": [
+                        {"seed": seed, "value": value} for seed, value in each.values.items()
+                    ],
+                    "mean": each.mean, "sd": each.sd,
+                }
+                for each in self.groups
+            ],
+            "differences": [
+                {
+                    "score": each.score, "metric": each.metric, "name": each.name,
+                    "value": each.value, "rows": _spread(each.rows), "seeds": _spread(each.seeds),
+                    "significant": each.significant, "verdict": self.verdict(each),
+                }
+                for each in self.differences
+            ],
+            "absent": {score: dict(reasons) for score, reasons in self.absent.items() if reasons},
+            "comparisons": len(self.judged),
+            "significant": len(self.significant),
+            "conclusion": self.conclusion,
+            "remarks": list(self.remarks),
+        }  # fmt: skip
+
+    def __str__(self) -> str:
+        header = ["score", "metric", "runs", "value", "difference", "95 % over rows"]
+        header += ["95 % over seeds", "verdict"]
+        differences = {(each.score, each.metric, each.name): each for each in self.differences}
+        lines, last = [], ("", "")
+        for group in self.groups:
+            place = (group.score, group.metric)
+            shown = [
+                "" if group.score == last[0] else group.score,
+                "" if place == last else place[1],
+            ]
+            value = f"{group.mean:.4f}" + ("" if group.sd is None else f" ± {group.sd:.4f}")
+            found = differences.get((*place, group.name))
+            cells = ["", "", "", ""]
+            if found is not None:
+                cells = [f"{found.value:+z.4f}", *map(_interval, (found.rows, found.seeds))]
+                cells.append(self.verdict(found))
+            lines.append([*shown, group.name, value, *cells])
+            last = place
+        names = "; ".join(
+            f"{name} ({_counted(len(runs), 'run')})" for name, runs in self.runs.items()
+        )
+        return "\n".join(
+            [
+                f"{self.rows:,} {self.split} rows; {names}; the first is the baseline",
+                "",
+                aligned(header, lines, right=range(3, 7)),
+                "",
+                self.conclusion,
+                *(f"– {remark}" for remark in self.remarks),
+            ]
+        )
+
+
+def _interval(spread: Spread | None) -> str:
+    return "–" if spread is None else f"{spread.low:+z.4f} … {spread.high:+z.4f}"
+
+
+def _spread(spread: Spread | None) -> dict[str, Any] | None:
+    if spread is None:
+        return None
+    return {"low": spread.low, "high": spread.high, "source": spread.source}
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,188 @@
+"""Runs compared on the same rows: which differs from the first, and by how much more than chance.
+
+Runs that share a name and differ in their seed alone are one group; the first run's is the
+baseline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from polyrank.bundle.model import Bundle
+from polyrank.errors import ConfigError, DataError
+from polyrank.metrics.comparison import Comparison
+from polyrank.metrics.observed import population_label, predicted
+from polyrank.metrics.paired import Sample, paired
+from polyrank.terms import Population, populations
+
+# What may differ between the runs of one group; that the rows are the same is checked on the rows.
+_MAY_DIFFER = frozenset({"name", "seed", "data"})
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A run to compare.
+
+    Args:
+        path: by which it was named.
+        bundle: what it learnt.
+        rows: what to compare on, as in `Bundle.evaluate`; the same rows for every run.
+    """
+
+    path: str
+    bundle: Bundle
+    rows: Any
+
+    @property
+    def name(self) -> str:
+        """Of its configuration."""
+        return str(self.bundle.config.get("name", self.path))
+
+    @property
+    def seed(self) -> int:
+        """Of its configuration."""
+        return int(self.bundle.config.get("seed", 0))
+
+
+def compare(runs: Sequence[Run], *, split: str = "test") -> Comparison:
+    """Compare runs on the same labelled rows; the name of the first is the baseline.
+
+    The first run's user key says which rows are drawn together, and its weights are used.
+
+    Args:
+        runs: at least two.
+        split: what these rows are called.
+
+    Raises:
+        ConfigError: fewer than two runs, one given twice, or no score that all share.
+        DataError: rows of another number, or with other labels.
+    """
+    if len(runs) < 2:
+        raise ConfigError(f"compare takes two runs or more, however: {len(runs)}")
+    paths = [run.path for run in runs]
+    for path in paths:
+        if paths.count(path) > 1:
+            raise ConfigError(f"the run {path} is given twice: a run does not differ from itself")
+    names, notes = _names(runs)
+    shared = _shared(runs)
+    scored = [_scored(run, shared, split) for run in runs]
+    first = scored[0]
+    for run, each in zip(runs, scored, strict=True):
+        _refuse_other_rows(runs[0], first, run, each)
+    groups, differences, absent = [], [], {}
+    for where in shared:
+        label = first.labels[where.name]
+        rows = ~np.isnan(label)
+        found = paired(
+            where.name, where.kind, label[rows],
+            [
+                Sample(names[run.path], run.seed, each.predictions[where.name][rows])
+                for run, each in zip(runs, scored, strict=True)
+            ],
+            user=None if first.user is None else first.user.filter(rows),
+            weight=None if first.weight is None else first.weight[rows],
+        )  # fmt: skip
+        groups += found[0]
+        differences += found[1]
+        absent[where.name] = found[2]
+    by_name: dict[str, dict[str, int]] = {}
+    for run in runs:
+        by_name.setdefault(names[run.path], {})[run.path] = run.seed
+    return Comparison(
+        split=split,
+        rows=first.rows,
+        runs=by_name,
+        kinds={where.name: where.kind for where in shared},
+        groups=tuple(groups),
+        differences=tuple(differences),
+        absent=absent,
+        notes=notes,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Scored:
+    """What one run makes of the rows: by score, labels (NaN outside its rows) and predictions."""
+
+    rows: int
+    labels: Mapping[str, np.ndarray]
+    predictions: Mapping[str, np.ndarray]
+    user: pl.Series | None
+    weight: np.ndarray | None
+
+
+def _scored(run: Run, shared: Sequence[Population], split: str) -> _Scored:
+    bundle = run.bundle
+    orphans = bundle.config.get("data", {}).get("orphans", "error")
+    table = bundle.encode(run.rows, split=split, orphans=orphans)
+    outputs = {column.name: column.to_numpy() for column in bundle.score(table)}
+    labels = table.labels_by_task
+    return _Scored(
+        len(table),
+        {where.name: population_label(labels, where) for where in shared},
+        {where.name: predicted(bundle.schema, outputs, where) for where in shared},
+        table.user,
+        table.weight,
+    )
+
+
+def _refuse_other_rows(one: Run, first: _Scored, other: Run, each: _Scored) -> None:
+    if each.rows != first.rows:
+        raise DataError(
+            f"{one.path} keeps {first.rows:,} of the rows and {other.path} {each.rows:,}: they are "
+            "compared on the same rows; give both the same rule for orphans"
+        )
+    for name, label in first.labels.items():
+        unequal = ~((each.labels[name] == label) | (np.isnan(each.labels[name]) & np.isnan(label)))
+        if unequal.any():
+            raise DataError(
+                f"{name}: {one.path} and {other.path} have other labels in "
+                f"{int(unequal.sum()):,} rows, the first of them row {int(unequal.argmax())}: they "
+                "are compared on the same outcome; give both the same label column and orphans"
+            )
+
+
+def _shared(runs: Sequence[Run]) -> list[Population]:
+    """Return the scores that mean the same in every run, in the order of the first."""
+    each = [{where.name: where for where in populations(run.bundle.schema)} for run in runs]
+    shared = [
+        where
+        for name, where in each[0].items()
+        if all(other.get(name) == where for other in each[1:])
+    ]
+    if not shared:
+        known = "; ".join(
+            f"{run.path} has {', '.join(found)}" for run, found in zip(runs, each, strict=True)
+        )
+        raise ConfigError(f"the runs have no score in common: {known}")
+    return shared
+
+
+def _names(runs: Sequence[Run]) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Return each run's group by its path, and what to say of the grouping.
+
+    Runs of one name are seeds of one experiment only if nothing but the seed differs.
+    """
+    by_name: dict[str, list[Run]] = {}
+    for run in runs:
+        by_name.setdefault(run.name, []).append(run)
+    names, notes = {}, []
+    for name, group in by_name.items():
+        kept = [
+            {key: each for key, each in run.bundle.config.items() if key not in _MAY_DIFFER}
+            for run in group
+        ]
+        seeds = len({run.seed for run in group}) == len(group)
+        one = seeds and all(each == kept[0] for each in kept)
+        if not one:
+            differ = "share a seed" if not seeds else "differ in more than their seed"
+            notes.append(
+                f"the runs named {name!r} {differ}, so each stands on its own, by its folder"
+            )
+        names |= {run.path: name if one else run.path for run in group}
+    return names, tuple(notes)

@@ -1,0 +1,198 @@
+"""`polyrank compare` on tiny runs: groups, intervals, the same rows, refusals."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+import polyrank as pr
+from polyrank.config import Experiment
+from polyrank.metrics.binary import auc
+
+TRUNK = "model.trunk.experts=1"
+EXPERIMENT = """
+name = "base"
+seed = 1
+[data]
+train = "train.parquet"
+valid = "valid.csv"
+test = "test.parquet"
+[features]
+sparse = ["user", "item"]
+[keys]
+user = "user"
+[[task]]
+name = "click"
+[[task]]
+name = "buy"
+label = "purchase"
+given = "click"
+[model]
+trunk = { kind = "mmoe", experts = 2, hidden = [8] }
+tower = [4]
+embed_dim = 4
+[train]
+epochs = 1
+"""
+
+
+def _train(out, *changes, file="exp.toml"):
+    Experiment.load(file, changes).fit(out=out)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Two seeds of one name, and two of another that differs in its trunk."""
+    folder = tmp_path_factory.mktemp("compared")
+    generator = np.random.default_rng(2)
+    click = generator.integers(0, 2, 1300)
+    frame = pl.DataFrame(
+        {
+            "user": generator.integers(0, 80, 1300),
+            "item": generator.choice(["a", "b", "c", "d"], 1300),
+            "click": click,
+            "purchase": click * generator.integers(0, 2, 1300),
+        }
+    )
+    frame.head(400).write_parquet(folder / "train.parquet")
+    frame.slice(400, 100).write_csv(folder / "valid.csv")
+    frame.tail(800).write_parquet(folder / "test.parquet")
+    (folder / "exp.toml").write_text(EXPERIMENT)
+    for seed in (1, 2):
+        exp = folder / "exp.toml"
+        _train(folder / f"a-{seed}", f"seed={seed}", file=exp)
+        _train(folder / f"b-{seed}", f"seed={seed}", "name=other", TRUNK, file=exp)
+    return folder
+
+
+@pytest.fixture
+def runs(trained, monkeypatch):
+    monkeypatch.chdir(trained)
+    return trained
+
+
+@pytest.mark.usefixtures("runs")
+def test_groups_of_seeds_are_compared_with_both_intervals(command):
+    names = ["a-1", "a-2", "b-1", "b-2"]
+    code, found, err = command("compare", *names, "--json")
+    assert code == 0, err
+    assert found["baseline"] == "base"
+    assert found["rows"] == 800
+    assert found["split"] == "test"
+    assert found["runs"] == [
+        {"name": "base", "run": "a-1", "seed": 1},
+        {"name": "base", "run": "a-2", "seed": 2},
+        {"name": "other", "run": "b-1", "seed": 1},
+        {"name": "other", "run": "b-2", "seed": 2},
+    ]
+    assert {each["score"] for each in found["differences"]} == {
+        "click @ all", "buy @ all", "buy|click @ click"
+    }  # fmt: skip
+    assert {each["metric"] for each in found["differences"]} == {"auc", "gauc", "pr_auc", "ne"}
+    first = found["differences"][0]
+    assert (first["score"], first["metric"], first["name"]) == ("click @ all", "auc", "other")
+    cards = [json.loads(Path(run, "scorecard.json").read_text()) for run in names]
+    values = [card["scores"][0]["metrics"]["auc"]["value"] for card in cards]
+    assert first["value"] == pytest.approx(sum(values[2:]) / 2 - sum(values[:2]) / 2)
+    assert first["seeds"]["source"] == "paired seeds"
+    assert found["comparisons"] == len(found["differences"]) == 12
+
+    code, out, _ = command("compare", *names)
+    assert "800 test rows; base (2 runs); other (2 runs); the first is the baseline" in out
+    assert "95 % over rows" in out
+    assert "about 1 in 20 (here 0.6) looks significant by chance" in out
+
+
+@pytest.mark.usefixtures("runs")
+def test_a_run_and_its_copy_do_not_differ_at_all(command):
+    code, found, _ = command("compare", "a-1", "a-1/bundle", "--json")
+    assert code == 0
+    for each in found["differences"]:
+        assert each["value"] == 0
+        assert each["rows"] is None or (each["rows"]["low"], each["rows"]["high"]) == (0, 0)
+        assert each["verdict"] in {"not significant", "no interval"}
+    assert found["conclusion"].startswith("no difference is significant at 95 %")
+    assert found["remarks"][0].startswith("the runs named 'base' share a seed, so each stands on")
+
+
+@pytest.mark.usefixtures("runs")
+def test_runs_of_one_name_that_differ_in_more_than_the_seed_are_no_group(command):
+    _train("c", "seed=3", TRUNK)
+    _, found, _ = command("compare", "a-1", "c", "--json")
+    assert [each["name"] for each in found["runs"]] == ["a-1", "c"]
+    assert "differ in more than their seed" in found["remarks"][0]
+
+
+@pytest.mark.usefixtures("runs")
+def test_seeds_of_one_name_have_their_spread_and_nothing_to_compare(command):
+    code, out, _ = command("compare", "a-1", "a-2")
+    assert code == 0
+    assert "all runs have one name: there is nothing to compare them with" in out
+    assert " ± " in out
+
+
+@pytest.mark.usefixtures("runs")
+def test_other_rows_may_be_named(command):
+    code, found, _ = command("compare", "a-1", "b-1", "--data", "valid.csv", "--json")
+    assert code == 0
+    assert found["rows"] == 100
+    assert any(remark.startswith("no interval over rows") for remark in found["remarks"])
+    assert any("where a side has one seed" in remark for remark in found["remarks"])
+    values = found["groups"][0]["values"]
+    rows = pl.read_csv("valid.csv")
+    predicted = pr.load("a-1").predict("valid.csv")["p_click"]
+    assert values == [{"seed": 1, "value": pytest.approx(auc(rows["click"], predicted))}]
+
+
+@pytest.mark.usefixtures("runs")
+def test_runs_with_other_tasks_are_compared_on_what_they_share(command):
+    text = Path("exp.toml").read_text()
+    only = text.replace('[[task]]\nname = "buy"\nlabel = "purchase"\ngiven = "click"\n', "")
+    Path("only.toml").write_text(only)
+    _train("d", "name=only", file="only.toml")
+    _, found, _ = command("compare", "a-1", "d", "--json")
+    assert {each["score"] for each in found["groups"]} == {"click @ all"}
+
+
+@pytest.mark.usefixtures("runs")
+def test_refusals(command):
+    _train("valid", "name=v", "data.test=valid.csv")
+    code, _, err = command("compare", "a-1", "valid")
+    assert code == 1
+    assert "runs are compared on the same rows, however: a-1 has split test, file " in err
+    assert "; --data names the rows to compare on" in err
+    code, _, err = command("compare", "a-1")
+    assert code == 1
+    assert "compare takes two runs or more, however: 1" in err
+    code, _, err = command("compare", "a-1", "a-1")
+    assert code == 1
+    assert "the run a-1 is given twice" in err
+    rows = pl.read_parquet("train.parquet")
+    schema = pr.Schema([pr.SparseFeature("item")], [pr.Task("purchase")])
+    pr.fit(schema, pr.Model(), train=rows, epochs=1, out="memory")
+    code, _, err = command("compare", "a-1", "memory")
+    assert code == 1
+    assert "memory names no file of test or validation rows: it learnt from rows in memory" in err
+    code, _, err = command("compare", "a-1", "memory", "--data", "test.parquet")
+    assert code == 1
+    assert "the runs have no score in common: a-1 has click @ all, " in err
+
+
+@pytest.mark.usefixtures("runs")
+def test_a_source_is_split_as_it_was(command):
+    text = Path("exp.toml").read_text()
+    old = 'train = "train.parquet"\nvalid = "valid.csv"\ntest = "test.parquet"\n'
+    new = 'source = "test.parquet"\nsplit = { by = "user", fractions = [0.6, 0.2, 0.2] }\n'
+    Path("source.toml").write_text(text.replace(old, new))
+    _train("s-1", file="source.toml")
+    _train("s-2", "name=b", TRUNK, file="source.toml")
+    _train("s-9", "seed=9", file="source.toml")
+    code, found, _ = command("compare", "s-1", "s-2", "--json")
+    card = json.loads(Path("s-1/scorecard.json").read_text())
+    assert (code, found["rows"]) == (0, card["scores"][0]["rows"])
+    code, _, err = command("compare", "s-1", "s-9")
+    assert code == 1
+    assert "seed 1" in err
+    assert "seed 9" in err
