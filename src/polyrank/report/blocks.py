@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 
 import altair as alt
 
-from polyrank.report.charts import spec
+from polyrank.report.axes import spec
 
 
 class Block(Protocol):
@@ -164,23 +164,23 @@ class Table:
 
 @dataclass(frozen=True, eq=False)
 class Figure:
-    """Charts under one title, with a sentence on how to read them.
+    """Charts under one title, with a sentence on what they say or how to read them.
 
     Args:
         title: what is shown.
-        reading: how to read it.
+        caption: the sentence; what figures that follow each other share, stands above them.
         charts: one, or several that stand above each other.
         wide: whether it takes a row of its own.
     """
 
     title: str
-    reading: str
+    caption: str
     charts: tuple[alt.LayerChart, ...]
     wide: bool = False
 
     def html(self) -> str:
         """Return the figure as HTML; each chart's specification follows its place."""
-        label = escape(f"{self.title}: {self.reading}")
+        label = escape(f"{self.title}: {self.caption}")
         charts = "".join(
             f'<div class="chart" role="img" aria-label="{label}"></div>'
             f'<script type="application/json">{embedded(spec(chart))}</script>'
@@ -188,16 +188,16 @@ class Figure:
         )
         return (
             f"<figure{' class=wide' if self.wide else ''}><h3>{escape(self.title)}</h3>{charts}"
-            f"<figcaption>{escape(self.reading)}</figcaption></figure>"
+            f"<figcaption>{escape(self.caption)}</figcaption></figure>"
         )
 
 
 def embedded(value: object) -> str:
-    """Return JSON that no HTML parser can leave.
+    r"""Return JSON that no HTML parser can leave.
 
     Example:
         >>> print(embedded("</script>"))
-        "\\u003c/script>"
+        "\u003c/script>"
     """
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from functools import cache
 from html import escape
 from importlib.resources import files
 
@@ -79,7 +80,7 @@ def _figure(score: Score) -> str:
     if score.positives is not None:
         facts.append(f"{score.positives:,} positives")
     if "pcoc" in score.metrics:
-        facts.append(f"PCOC {score.metrics['pcoc']['value']:.3f}")
+        facts.append(f"PCOC {number(score.metrics['pcoc']['value'])}")
     name, what = escape(score.name), {"auc": "AUC", "rmse": "RMSE"}[first]
     return (
         f'<li><span class="name">{name}</span><span class="value"><small>{what}</small> {value} '
@@ -102,6 +103,11 @@ def _packaged(name: str) -> str:
     return (files("polyrank.report") / name).read_text(encoding="utf-8")
 
 
+@cache
 def _runtime() -> str:
-    """Return Vega, Vega-Lite and Vega-Embed as one script, which puts `vegaEmbed` on `window`."""
-    return vl_convert.javascript_bundle().replace("</script", "<\\/script")
+    """Return Vega, Vega-Lite and Vega-Embed as one script, which puts `vegaEmbed` on `window`.
+
+    Bundling takes seconds, so a process that writes several pages does it once.
+    """
+    script = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+    return script.replace("</script", "<\\/script")

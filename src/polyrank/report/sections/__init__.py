@@ -9,12 +9,12 @@ from collections.abc import Callable
 
 from polyrank.report.blocks import Section
 from polyrank.report.evidence import Evidence
-from polyrank.report.sections.experts import experts
+from polyrank.report.sections.epochs import training
+from polyrank.report.sections.gates import experts
 from polyrank.report.sections.probabilities import calibration, known_truth, ranking, spread
 from polyrank.report.sections.record import configuration, environment, missing
 from polyrank.report.sections.rows import audit, fusion, segments
 from polyrank.report.sections.scores import scorecard
-from polyrank.report.sections.training import training
 
 SECTIONS: tuple[Callable[[Evidence], Section | None], ...] = (
     missing,

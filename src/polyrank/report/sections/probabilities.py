@@ -7,6 +7,7 @@ import numpy as np
 from polyrank.report import charts, curves
 from polyrank.report.blocks import Figure, Paragraph, Section
 from polyrank.report.evidence import Evidence, ScoredRows
+from polyrank.report.sections.scores import number
 
 
 def calibration(evidence: Evidence) -> Section | None:
@@ -14,22 +15,21 @@ def calibration(evidence: Evidence) -> Section | None:
     figures = []
     for rows, label in evidence.labelled:
         bins = curves.reliability(label, rows.prediction, rows.weight)
-        logarithmic = _rare(label, rows)
-        axes = " Both axes are logarithmic." if logarithmic else ""
-        reading = (
-            "Points on the dashed line are calibrated; below it too much is promised. Bars are "
-            f"95 % Wilson intervals.{axes} Beneath: rows and positives of each bin."
-        )
+        rate, logarithmic = _base_rate(label, rows), _rare(label, rows)
+        predicted = float(np.average(rows.prediction, weights=rows.weight))
+        means = f"Predicted on average {number(predicted)}, observed {number(rate)}."
         pictures = (
             charts.reliability(bins, logarithmic=logarithmic),
             charts.counts(bins, logarithmic=logarithmic),
         )
-        figures.append(Figure(rows.name, reading, pictures))
+        figures.append(Figure(rows.name, means + _axes(logarithmic), pictures))
     if not figures:
         return None
     text = (
-        "Rows are cut into 15 bins of equal count by their prediction; the mean gap of these bins "
-        "is the scorecard's ECE."
+        "Points on the dashed line are calibrated; below it too much is promised, above it too "
+        "little. Bars are 95 % Wilson intervals: a bar that reaches the line is no evidence "
+        "against it. Beneath each chart: the rows and positives behind each point. Rows are cut "
+        "into 15 bins of equal count by their prediction, whose mean gap is the scorecard's ECE."
     )
     return Section("Calibration", (Paragraph(text), *figures))
 
@@ -68,14 +68,19 @@ def spread(evidence: Evidence) -> Section | None:
     for rows, label in evidence.labelled:
         logarithmic = _rare(label, rows)
         bins = curves.histogram(label, rows.prediction, rows.weight, logarithmic=logarithmic)
-        reading = (
-            "Each label's rows add up to 100 %: the less the two overlap, the better they are told "
-            f"apart.{' The axis is logarithmic.' if logarithmic else ''}"
+        caption = (
+            f"{bins.negatives.sum():,} rows with label 0 and {bins.positives.sum():,} with label "
+            f"1.{_axes(logarithmic)}"
         )
-        figures.append(
-            Figure(rows.name, reading, (charts.histogram(bins, logarithmic=logarithmic),))
-        )
-    return Section("Predictions by label", tuple(figures)) if figures else None
+        picture = charts.histogram(bins, logarithmic=logarithmic)
+        figures.append(Figure(rows.name, caption, (picture,)))
+    if not figures:
+        return None
+    text = (
+        "Each label's rows add up to 100 %: the less the two overlap, the better they are told "
+        "apart. A lone spike is many rows with one prediction."
+    )
+    return Section("Predictions by label", (Paragraph(text), *figures))
 
 
 def known_truth(evidence: Evidence) -> Section | None:
@@ -86,18 +91,23 @@ def known_truth(evidence: Evidence) -> Section | None:
             continue
         logarithmic = curves.rare(float(np.average(rows.truth, weights=rows.weight)))
         bins = curves.agreement(rows.truth, rows.prediction, rows.weight)
-        reading = (
-            "Line: mean true probability of the rows in a bin; on the dashed line the estimate is "
-            "right on average. Band: the middle 80 % of true probabilities: the narrower, the more "
-            "the model knows."
-        )
-        figures.append(
-            Figure(rows.name, reading, (charts.agreement(bins, logarithmic=logarithmic),))
-        )
+        gap = float(np.average(np.abs(rows.truth - rows.prediction), weights=rows.weight))
+        caption = f"Mean distance from the truth {number(gap)}.{_axes(logarithmic)}"
+        picture = charts.agreement(bins, logarithmic=logarithmic)
+        figures.append(Figure(rows.name, caption, (picture,)))
     if not figures:
         return None
-    text = "The log knows each row's true probability; no label enters these figures."
+    text = (
+        "The log knows each row's true probability; no label enters these figures. Line: the mean "
+        "true probability of the rows in a bin; on the dashed line the estimate is right on "
+        "average. Band: the middle 80 % of their true probabilities; the narrower, the more the "
+        "model tells rows apart."
+    )
     return Section("Estimate and truth", (Paragraph(text), *figures))
+
+
+def _axes(logarithmic: bool) -> str:
+    return " Logarithmic axes." if logarithmic else ""
 
 
 def _base_rate(label: np.ndarray, rows: ScoredRows) -> float:

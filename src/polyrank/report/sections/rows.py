@@ -59,8 +59,8 @@ def fusion(evidence: Evidence) -> Section | None:
         return None
     weight, first, second = points.columns[:3]
     reading = (
-        f"Each point is one value of {weight}, written beside it: right is better by {first}, up is "
-        f"better by {second}. A point with another both above and right of it is a bad bargain."
+        f"Each point is one value of {weight}, written beside it: right is better by {first}, up "
+        f"is better by {second}. A point with another both above and right of it is a bad bargain."
     )
     return Section("Fused score", (Figure("Trade-off", reading, (charts.trade_off(points),)),))
 

@@ -9,6 +9,7 @@ import polars as pl
 from polyrank.report import charts
 from polyrank.report.blocks import Figure, Paragraph, Section
 from polyrank.report.evidence import Evidence
+from polyrank.report.sections.scores import number
 from polyrank.terms import populations
 
 LOSS = re.compile(r"^(?P<split>train|valid) (?P<term>.+ @ .+) loss$")
@@ -22,23 +23,20 @@ def training(evidence: Evidence) -> Section | None:
     if "epoch" not in history.columns or history.is_empty():
         return None
     best, kinds = best_epoch(history), {p.name: p.kind for p in populations(evidence.schema)}
-    figures = [
-        Figure(
-            term,
-            "Both falling: it still learns. Validation rising while training falls: it learns "
-            "the training rows by heart." if "validation" in losses["rows"] else
-            "The loss on the rows that it learns from; there are no validation rows.",
-            (charts.training(losses, _unit(kinds.get(term)), best),),
-        )
-        for term, losses in _losses(history).items()
-    ]  # fmt: skip
+    figures = []
+    for term, losses in _losses(history).items():
+        picture = charts.training(losses, _unit(kinds.get(term)), best)
+        figures.append(Figure(term, _lowest(losses), (picture,)))
     auc = series(history, re.compile(r"^valid (?P<name>.+) auc$"))
     if auc is not None:
-        reading = "Ranking on the validation rows; .5 is chance, and higher is better."
-        figures.append(Figure("Validation AUC", reading, (charts.by_epoch(auc, "AUC", best),)))
+        caption = "Ranking on the validation rows; .5 is chance, and higher is better."
+        figures.append(Figure("Validation AUC", caption, (charts.by_epoch(auc, "AUC", best),)))
     epochs = history.height
     kept = f"; the weights of epoch {best} were kept (dotted line)" if best is not None else ""
-    text = f"{epochs} epoch{'s' if epochs > 1 else ''}{kept}."
+    text = (
+        f"{epochs} epoch{'s' if epochs > 1 else ''}{kept}. While both losses fall, the model still "
+        "learns; where validation rises and training falls, it learns the training rows by heart."
+    )
     return Section("Training", (Paragraph(text), *figures))
 
 
@@ -74,6 +72,15 @@ def _losses(history: pl.DataFrame) -> dict[str, pl.DataFrame]:
             if not frame.is_empty():
                 found.setdefault(match["term"], []).append(frame)
     return {term: pl.concat(frames) for term, frames in found.items()}
+
+
+def _lowest(losses: pl.DataFrame) -> str:
+    """Say where a term was best."""
+    valid = losses.filter(pl.col("rows") == "validation")
+    if valid.is_empty():
+        return "There are no validation rows: this is the loss of the rows that it learns from."
+    lowest = valid.sort("loss").row(0, named=True)
+    return f"Lowest on the validation rows in epoch {lowest['epoch']}: {number(lowest['loss'])}."
 
 
 def _unit(kind: str | None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from polyrank.report import charts
 from polyrank.report.blocks import Figure, Section
 from polyrank.report.evidence import Evidence, ExpertUse
-from polyrank.report.sections.training import ENTROPY, best_epoch, series
+from polyrank.report.sections.epochs import ENTROPY, best_epoch, series
 
 
 def experts(evidence: Evidence) -> Section | None:
