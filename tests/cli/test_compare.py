@@ -1,6 +1,7 @@
 """`polyrank compare` on tiny runs: groups, intervals, the same rows, refusals."""
 
 import json
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -106,13 +107,31 @@ def test_groups_of_seeds_are_compared_with_both_intervals(command):
 
 
 @pytest.mark.usefixtures("runs")
+def test_a_page_is_written(command):
+    code, found, err = command("compare", "a-1", "b-1", "--out", "pages/ab.html", "--json")
+    assert code == 0, err
+    assert found["page"] == "pages/ab.html"
+    assert "<h1>other against base</h1>" in Path("pages/ab.html").read_text()
+    _, out, _ = command("compare", "a-1", "b-1", "--out", "pages/ab.html")
+    assert out.endswith("\npage: pages/ab.html\n")
+
+
+def test_a_page_without_the_extra_is_refused_before_anything_is_read(command, monkeypatch):
+    module = import_module("polyrank.report.write")  # its function has the module's name
+    monkeypatch.setattr(module, "find_spec", lambda _: None)
+    code, _, err = command("compare", "no", "run", "--out", "page.html")
+    assert code == 1
+    assert "pip install 'polyrank[report]'" in err
+
+
+@pytest.mark.usefixtures("runs")
 def test_a_run_and_its_copy_do_not_differ_at_all(command):
     code, found, _ = command("compare", "a-1", "a-1/bundle", "--json")
     assert code == 0
     for each in found["differences"]:
         assert each["value"] == 0
         assert each["rows"] is None or (each["rows"]["low"], each["rows"]["high"]) == (0, 0)
-        assert each["verdict"] in {"not significant", "no interval"}
+        assert each["verdict"] in {"not significant", "too few rows"}
     assert found["conclusion"].startswith("no difference is significant at 95 %")
     assert found["remarks"][0].startswith("the runs named 'base' share a seed, so each stands on")
 

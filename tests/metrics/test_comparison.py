@@ -32,7 +32,7 @@ def _difference(metric, low, high):
         ("ne", -0.2, -0.1, "better"),
         ("ne", -0.1, 0.1, "not significant"),
         ("ne", 0.0, 0.0, "not significant"),
-        ("auc", None, None, "no interval"),
+        ("auc", None, None, "too few rows"),
     ],
 )
 def test_a_verdict_knows_the_direction(metric, low, high, verdict):
@@ -57,7 +57,9 @@ def test_what_is_significant_is_counted_beside_what_chance_gives():
 
 def test_without_intervals_nothing_can_be_called_significant():
     found = _comparison(_difference("auc", None, None))
-    assert found.conclusion == "no difference has an interval, so none can be called significant"
+    assert found.conclusion == (
+        "the rows are too few for an interval, so no difference can be called significant"
+    )
     assert "no interval over rows, click @ all: 10 positives; an interval takes 50" in found.remarks
 
 

@@ -152,6 +152,16 @@ def test_significant_means_in_every_interval():
     assert not first.significant
 
 
+def test_seeds_that_agree_on_a_few_rows_are_not_enough():
+    label = np.array([1.0] * 10 + [0.0] * 190)
+    p = np.linspace(0.9, 0.1, 200)
+    runs = [Sample("base", seed, p[::-1]) for seed in (1, 2)]
+    runs += [Sample("other", seed, p) for seed in (1, 2)]
+    _, differences, _ = paired("c", "binary", label, runs)
+    assert differences[0].seeds.excludes_zero
+    assert not differences[0].significant
+
+
 def test_a_regression_is_compared_by_rmse():
     generator = np.random.default_rng(0)
     y = generator.normal(size=200)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 def compare(
     *runs: Path,
     data: str | None = None,
+    out: Path | None = None,
     json: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
     """Compare runs on the same test rows: differences from the first, with intervals.
@@ -24,16 +25,20 @@ def compare(
             one group; the first one's name is the baseline.
         data: labelled rows to compare on instead of the runs' own test (else validation) rows: a
             CSV or Parquet file, or a glob.
+        out: also write a page, such as compared.html, that draws the differences.
         json: print the comparison as JSON.
     """
     from polyrank.bundle.model import load
     from polyrank.cli.show import print_json
     from polyrank.errors import ConfigError
+    from polyrank.report import need_extra, write_comparison
     from polyrank.report.compare import Run
     from polyrank.report.compare import compare as compared
 
     if len(runs) < 2:
         raise ConfigError(f"compare takes two runs or more, however: {len(runs)}")
+    if out is not None:
+        need_extra()
     bundles = {str(path): load(path) for path in runs}
     if data is not None:
         split, sources = "given", dict.fromkeys(bundles, data)
@@ -42,10 +47,13 @@ def compare(
     found = compared(
         [Run(str(path), bundles[str(path)], sources[str(path)]) for path in runs], split=split
     )
+    written = None if out is None else str(write_comparison(found, out))
     if json:
-        print_json(found.to_json())
-    else:
-        print(found)
+        print_json(found.to_json() | ({} if written is None else {"page": written}))
+        return
+    print(found)
+    if written is not None:
+        print(f"\npage: {written}")
 
 
 def _own_rows(bundles: Mapping[str, Bundle]) -> tuple[str, dict[str, Any]]:

@@ -40,18 +40,18 @@ class Comparison:
 
     @property
     def judged(self) -> tuple[Difference, ...]:
-        """The differences that have an interval."""
-        return tuple(each for each in self.differences if each.spreads)
+        """The differences that have an interval over rows."""
+        return tuple(each for each in self.differences if each.rows is not None)
 
     @property
     def significant(self) -> tuple[Difference, ...]:
-        """The differences of which no interval holds 0."""
+        """The differences that are more than chance."""
         return tuple(each for each in self.differences if each.significant)
 
     def verdict(self, difference: Difference) -> str:
         """Return "better" or "worse" of a significant difference, else what it is."""
-        if not difference.spreads:
-            return "no interval"
+        if difference.rows is None:
+            return "too few rows"
         if not difference.significant:
             return "not significant"
         up = direction(self.kinds[difference.score], difference.metric)
@@ -63,7 +63,9 @@ class Comparison:
         if len(self.runs) < 2:
             return "all runs have one name: there is nothing to compare them with"
         if not self.judged:
-            return "no difference has an interval, so none can be called significant"
+            return (
+                "the rows are too few for an interval, so no difference can be called significant"
+            )
         count, found = len(self.judged), len(self.significant)
         by_chance = f"{count / 20:.2g}"
         chance = (
@@ -87,7 +89,7 @@ class Comparison:
             if any(each.seeds is not None for each in self.differences):
                 found.append(
                     "the interval over seeds is of other trainings (Student's t, seed by seed "
-                    "where both sides have the same seeds); significant is what both exclude 0 of"
+                    "where both sides have the same seeds); significant is where both exclude 0"
                 )
             if any(each.seeds is None for each in self.differences):
                 found.append(
@@ -96,11 +98,15 @@ class Comparison:
                 )
         for score, reasons in self.absent.items():
             found += [f"{name} of {score}: {reason}" for name, reason in reasons.items()]
-        reasons = {each.reason: each.score for each in self.differences if each.reason}
-        return (
-            *found,
-            *(f"no interval over rows, {score}: {why}" for why, score in reasons.items()),
-        )
+        few: dict[str, dict[str, None]] = {}
+        for each in self.differences:
+            if each.reason is not None:
+                few.setdefault(each.reason, {})[each.score] = None
+        found += [
+            f"no interval over rows, {', '.join(scores)}: {reason}"
+            for reason, scores in few.items()
+        ]
+        return tuple(found)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain tables."""

@@ -121,14 +121,14 @@ class Difference:
     reason: str | None = None
 
     @property
-    def spreads(self) -> tuple[Spread, ...]:
-        """The intervals that there are."""
-        return tuple(each for each in (self.rows, self.seeds) if each is not None)
-
-    @property
     def significant(self) -> bool:
-        """Whether there is an interval, and none of them holds 0."""
-        return bool(self.spreads) and all(each.excludes_zero for each in self.spreads)
+        """Whether neither interval holds 0; never without one over rows.
+
+        Seeds that agree on a few rows say nothing of others.
+        """
+        if self.rows is None or not self.rows.excludes_zero:
+            return False
+        return self.seeds is None or self.seeds.excludes_zero
 
 
 def paired(

@@ -15,7 +15,7 @@ Example:
 """
 
 from polyrank.report.evidence import Evidence, ExpertUse, Finding, gather
-from polyrank.report.write import HOW_TO_INSTALL, installed, need_extra, write
+from polyrank.report.write import HOW_TO_INSTALL, installed, need_extra, write, write_comparison
 
 __all__ = [
     "HOW_TO_INSTALL",
@@ -26,4 +26,5 @@ __all__ = [
     "installed",
     "need_extra",
     "write",
+    "write_comparison",
 ]

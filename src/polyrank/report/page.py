@@ -33,14 +33,26 @@ def page(evidence: Evidence, *, written: datetime) -> str:
         written: when, for the footer.
     """
     sections = [found for section in SECTIONS if (found := section(evidence)) is not None]
-    title = escape(_name(evidence))
+    title = f"{_name(evidence)} · polyrank report"
+    return document(title, _headline(evidence), sections, written=written)
+
+
+def document(title: str, headline: str, sections: Sequence[Section], *, written: datetime) -> str:
+    """Return HTML that needs nothing beside it: a headline, the contents and the sections.
+
+    Args:
+        title: of the window.
+        headline: HTML of the page's head.
+        sections: in order.
+        written: when, for the footer.
+    """
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
-        f"<title>{title} · polyrank report</title>\n<style>\n{_packaged('page.css')}</style>\n"
-        f"</head>\n<body>\n<header>{_headline(evidence)}</header>\n"
+        f"<title>{escape(title)}</title>\n<style>\n{_packaged('page.css')}</style>\n"
+        f"</head>\n<body>\n<header>{headline}</header>\n"
         f'<nav aria-label="Contents"><ul>{_contents(sections)}</ul></nav>\n'
         f"<main>\n{''.join(f'{section.html()}{chr(10)}' for section in sections)}</main>\n"
         f"<footer><p>Written by polyrank on {written:%Y-%m-%d %H:%M %Z}. This file loads nothing "

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from polyrank.errors import PolyrankError
 from polyrank.files import replacing
+from polyrank.metrics.comparison import Comparison
 from polyrank.report.evidence import Evidence
 
 HOW_TO_INSTALL = "the report needs the extra [report]: pip install 'polyrank[report]'"
@@ -44,8 +45,30 @@ def write(evidence: Evidence, path: str | Path) -> Path:
     need_extra()
     from polyrank.report.page import page
 
+    return _put(page(evidence, written=datetime.now().astimezone()), path)
+
+
+def write_comparison(found: Comparison, path: str | Path) -> Path:
+    """Write the page of compared runs, whole or not at all.
+
+    Args:
+        found: of `polyrank.report.compare.compare`.
+        path: of the HTML file; what is there is replaced.
+
+    Returns:
+        The path.
+
+    Raises:
+        PolyrankError: the extra is not installed, or the file cannot be written.
+    """
+    need_extra()
+    from polyrank.report.differences import comparison_page
+
+    return _put(comparison_page(found, written=datetime.now().astimezone()), path)
+
+
+def _put(text: str, path: str | Path) -> Path:
     path = Path(path)
-    text = page(evidence, written=datetime.now().astimezone())
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
