@@ -127,13 +127,13 @@ def test_the_headline_says_what_it_is(parsed):
     assert "mmoe trunk · seed 0 · trained 2026-11-26 12:00 · 4,000 valid rows" in found
 
 
-def test_a_metric_shows_its_interval(full, text):
-    table = full.scorecard.to_json()
+def test_a_metric_shows_its_interval(evidence):
+    table = evidence.scorecard.to_json()
     table["scores"][0]["metrics"]["auc"] = {"value": 0.7123, "low": 0.699, "high": 0.725}
-    found = scores.scorecard(replace(full, scorecard=Scorecard.from_json(table))).html()
+    found = scores.scorecard(replace(evidence, scorecard=Scorecard.from_json(table))).html()
     assert '.7123 <span class="detail">[.6990, .7250]</span>' in found
     assert "95 % intervals. They" in found
-    assert "95 % intervals. They" not in text
+    assert "95 % intervals. They" not in scores.scorecard(evidence).html()
 
 
 def test_an_absent_metric_is_a_dash_with_its_reason(full):

@@ -87,6 +87,7 @@ class Evidence:
     """Everything that a page shows.
 
     Args:
+        name: the page's title.
         schema: features, tasks and keys.
         config: the resolved experiment as plain tables.
         history: one line an epoch.
@@ -102,6 +103,7 @@ class Evidence:
         environment: libraries and machine, by name.
     """
 
+    name: str
     schema: Schema
     config: Mapping[str, Any]
     history: pl.DataFrame
@@ -130,6 +132,7 @@ def gather(
     bundle: Bundle,
     rows: Any = None,
     *,
+    name: str | None = None,
     split: str | None = None,
     orphans: Orphans = "error",
     missing: str = "no rows were given",
@@ -144,6 +147,7 @@ def gather(
     Args:
         bundle: the fitted model.
         rows: labelled rows, as in `Bundle.evaluate`; None shows the bundle's own scorecard alone.
+        name: the page's title; the experiment's by default.
         split: the rows' name where they are others than those of the bundle's scorecard: they get
             a scorecard of their own.
         orphans: what becomes of a child label without its parent.
@@ -174,6 +178,7 @@ def gather(
         else:
             notes = _differences(card, scored)
     return Evidence(
+        name=name or str(bundle.config.get("name", "run")),
         schema=bundle.schema,
         config=bundle.config,
         history=bundle.history,
