@@ -112,6 +112,7 @@ def full(evidence) -> Evidence:
         for metric in score["metrics"].values():
             metric |= {"low": metric["value"] * 0.98, "high": metric["value"] * 1.03}
     return replace(
-        evidence, scorecard=Scorecard.from_json(card), history=history, experts=(use,), segments=segments, findings=findings,
+        evidence, scorecard=Scorecard.from_json(card), history=history, experts=(use,),
+        segments=segments, findings=findings,
         fusion=fusion,
     )  # fmt: skip
