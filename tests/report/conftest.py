@@ -113,6 +113,5 @@ def full(evidence) -> Evidence:
             metric |= {"low": metric["value"] * 0.98, "high": metric["value"] * 1.03}
     return replace(
         evidence, scorecard=Scorecard.from_json(card), history=history, experts=(use,),
-        segments=segments, findings=findings,
-        fusion=fusion,
+        segments=segments, findings=findings, fusion=fusion,
     )  # fmt: skip

@@ -231,6 +231,9 @@ def _chosen(
     weight: np.ndarray | None,
     kept: np.ndarray,
 ) -> ScoredRows:
+    """Return the kept rows; a row of weight 0 is a row that is not there."""
+    if weight is not None:
+        kept = kept & (weight > 0)
     return ScoredRows(
         name,
         estimate[kept].astype(np.float64),
@@ -260,9 +263,10 @@ def _differences(card: Scorecard, scored: Mapping[str, ScoredRows]) -> tuple[str
         if rows is None or rows.label is None or score.rows is None or not len(rows.label):
             continue
         counted = (len(rows.label), int(rows.label.sum()))
+        expected = (score.rows, score.positives) if rows.weight is None else counted
         mean = float(np.average(rows.prediction, weights=rows.weight))
         same = score.prediction_mean is not None and abs(mean / score.prediction_mean - 1) < 1e-3
-        if counted != (score.rows, score.positives) or not same:
+        if counted != expected or not same:
             return (
                 f"The {card.split} rows have changed since the run was scored: of {score.name} "
                 f"there are now {counted[0]:,} rows and {counted[1]:,} positives, predicted at "
