@@ -34,7 +34,7 @@ def test_the_page_lies_in_the_run_and_shows_its_test_rows(trained, command):
 def test_a_bundle_folder_and_another_file(trained, command):
     code, out, _ = command("report", "runs/tiny/bundle", "--out", "elsewhere/page.html", "--json")
     assert (code, out) == (0, {"report": "elsewhere/page.html", "missing": None})
-    assert (trained.parent.parent / "elsewhere" / "page.html").is_file()
+    assert "<h1>tiny</h1>" in page(trained.parent.parent / "elsewhere" / "page.html")
 
 
 def test_rows_that_are_gone_are_said_to_be(trained, command):
@@ -99,13 +99,15 @@ def test_a_run_that_scored_nothing_is_shown(folder, command):
     assert command("report", "by-hand", "--data", "test.parquet")[::2] == (0, "")
 
 
-def test_what_is_no_run_is_refused(folder, command):
+@pytest.mark.usefixtures("folder")
+def test_what_is_no_run_is_refused(command):
     code, _, err = command("report", ".")
     assert code == 1
     assert err == "error: . is no bundle: bundle.json is missing\n"
 
 
-def test_without_the_extra_it_says_in_one_line_how_to_get_it(trained, command, monkeypatch):
+@pytest.mark.usefixtures("trained")
+def test_without_the_extra_it_says_in_one_line_how_to_get_it(command, monkeypatch):
     monkeypatch.setattr(sys.modules["polyrank.report.write"], "installed", lambda: False)
     code, out, err = command("report", "runs/tiny")
     assert (code, out) == (1, "")

@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 
 import polyrank as pr
+from polyrank.metrics.score import Scorecard
 from polyrank.report import Evidence, ExpertUse, gather
 
 NASTY = "item</script><script>alert('x')</script>"
@@ -106,12 +107,11 @@ def full(evidence) -> Evidence:
         {"weight of buy": [0.0, 1.0, 2.0], "auc of click @ all": [0.7, 0.68, 0.6],
          "auc of buy @ all": [0.6, 0.7, 0.72]}
     )  # fmt: skip
+    card = evidence.scorecard.to_json()
+    for score in card["scores"]:
+        for metric in score["metrics"].values():
+            metric |= {"low": metric["value"] * 0.98, "high": metric["value"] * 1.03}
     return replace(
-        evidence, history=history, experts=(use,), segments=segments, findings=findings,
-        fusion=fusion,
+        evidence, scorecard=Scorecard.from_json(card), history=history, experts=(use,),
+        segments=segments, findings=findings, fusion=fusion,
     )  # fmt: skip
-
-
-@pytest.fixture(scope="session")
-def found():
-    return Found

@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 import polyrank as pr
-from polyrank.metrics.score import Scorecard
+from polyrank.metrics.score import Score, Scorecard
 from polyrank.report import curves, gather, write
 from polyrank.report.page import page
 from polyrank.report.sections import epochs, probabilities, record, scores
@@ -24,6 +24,13 @@ TITLES = [
     "Fused score", "Training", "Gates and experts", "Audit of the log", "Configuration",
     "Environment",
 ]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Calibrated(Score):
+    """A score as it will be once calibration exists."""
+
+    raw: dict = field(default_factory=dict)
 
 
 class Parsed(HTMLParser):
@@ -127,13 +134,13 @@ def test_the_headline_says_what_it_is(parsed):
     assert "mmoe trunk · seed 0 · trained 2026-11-26 12:00 · 4,000 valid rows" in found
 
 
-def test_a_metric_shows_its_interval(full, text):
-    table = full.scorecard.to_json()
+def test_a_metric_shows_its_interval(evidence):
+    table = evidence.scorecard.to_json()
     table["scores"][0]["metrics"]["auc"] = {"value": 0.7123, "low": 0.699, "high": 0.725}
-    found = scores.scorecard(replace(full, scorecard=Scorecard.from_json(table))).html()
+    found = scores.scorecard(replace(evidence, scorecard=Scorecard.from_json(table))).html()
     assert '.7123 <span class="detail">[.6990, .7250]</span>' in found
     assert "95 % intervals. They" in found
-    assert "95 % intervals. They" not in text
+    assert "95 % intervals. They" not in scores.scorecard(evidence).html()
 
 
 def test_an_absent_metric_is_a_dash_with_its_reason(full):
@@ -180,6 +187,27 @@ def test_without_a_history_the_page_says_so(evidence):
     bare = replace(evidence, history=pl.DataFrame())
     assert "no history" in record.missing(bare).html()
     assert epochs.training(bare) is None
+
+
+def test_figures_before_calibration_have_a_table_of_their_own(evidence):
+    score = evidence.scorecard["click @ all"]
+    raw = Calibrated(**vars(score), raw={"auc": {"value": 0.4321}})
+    card = Scorecard("valid", (raw,))
+    found = scores.scorecard(replace(evidence, scorecard=card)).html()
+    assert "The same rows before calibration" in found
+    assert ".4321" in found
+
+
+def test_rows_of_weight_zero_are_not_there():
+    schema = pr.Schema([pr.SparseFeature("x")], [pr.Task("click")], pr.Keys(weight="w"))
+    log = {"x": [1, 2] * 8, "click": [1, 0, 1, 1] * 4, "w": [1.0, 0.0] * 8}
+    bundle = pr.fit(schema, pr.Model(), train=log, valid=log, epochs=1)
+    evidence = gather(bundle, log)
+    assert evidence.notes == ()
+    assert len(evidence.rows["click @ all"].label) == 8
+    nothing = gather(bundle, log | {"w": [0.0] * 16}, split="given")
+    assert nothing.labelled == ()
+    assert "<h1>fit</h1>" in page(nothing, written=NOW)
 
 
 def test_rows_that_have_changed_are_noticed(bundle, rows):

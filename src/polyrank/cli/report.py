@@ -40,16 +40,19 @@ def report(
     need_extra()
     folder = find(run)
     bundle = load(folder)
-    trained = datetime.fromtimestamp((folder / MANIFEST).stat().st_mtime).astimezone()
-    orphans = bundle.config.get("data", {}).get("orphans", "error")
+    about = {
+        "name": _name(folder.resolve()),
+        "orphans": bundle.config.get("data", {}).get("orphans", "error"),
+        "trained": datetime.fromtimestamp((folder / MANIFEST).stat().st_mtime).astimezone(),
+    }
     if data is not None:
-        evidence = gather(bundle, data, split="given", orphans=orphans, trained=trained)
+        evidence = gather(bundle, data, split="given", **about)
     else:
         try:
             rows, missing = _own_rows(bundle)
-            evidence = gather(bundle, rows, orphans=orphans, missing=missing, trained=trained)
+            evidence = gather(bundle, rows, missing=missing, **about)
         except DataError as error:  # files move; what the run itself recorded is still worth a page
-            evidence = gather(bundle, missing=_sentence(error), trained=trained)
+            evidence = gather(bundle, missing=_sentence(error), **about)
     path = write(evidence, out or run / "report.html")
     if json:
         print_json({"report": str(path), "missing": evidence.missing})
@@ -57,6 +60,11 @@ def report(
     if evidence.missing is not None:
         sys.stderr.write(f"without the scored rows: {evidence.missing}\n")
     print(path)
+
+
+def _name(folder: Path) -> str:
+    """Return the name by which a person knows the run: its folder's."""
+    return folder.parent.name if folder.name == "bundle" else folder.name
 
 
 def _own_rows(bundle: Bundle) -> tuple[Any, str]:

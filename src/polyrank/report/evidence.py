@@ -87,6 +87,7 @@ class Evidence:
     """Everything that a page shows.
 
     Args:
+        name: the page's title.
         schema: features, tasks and keys.
         config: the resolved experiment as plain tables.
         history: one line an epoch.
@@ -102,6 +103,7 @@ class Evidence:
         environment: libraries and machine, by name.
     """
 
+    name: str
     schema: Schema
     config: Mapping[str, Any]
     history: pl.DataFrame
@@ -130,6 +132,7 @@ def gather(
     bundle: Bundle,
     rows: Any = None,
     *,
+    name: str | None = None,
     split: str | None = None,
     orphans: Orphans = "error",
     missing: str = "no rows were given",
@@ -144,6 +147,7 @@ def gather(
     Args:
         bundle: the fitted model.
         rows: labelled rows, as in `Bundle.evaluate`; None shows the bundle's own scorecard alone.
+        name: the page's title; the experiment's by default.
         split: the rows' name where they are others than those of the bundle's scorecard: they get
             a scorecard of their own.
         orphans: what becomes of a child label without its parent.
@@ -174,6 +178,7 @@ def gather(
         else:
             notes = _differences(card, scored)
     return Evidence(
+        name=name or str(bundle.config.get("name", "run")),
         schema=bundle.schema,
         config=bundle.config,
         history=bundle.history,
@@ -226,6 +231,9 @@ def _chosen(
     weight: np.ndarray | None,
     kept: np.ndarray,
 ) -> ScoredRows:
+    """Return the kept rows; a row of weight 0 is a row that is not there."""
+    if weight is not None:
+        kept = kept & (weight > 0)
     return ScoredRows(
         name,
         estimate[kept].astype(np.float64),
@@ -255,9 +263,10 @@ def _differences(card: Scorecard, scored: Mapping[str, ScoredRows]) -> tuple[str
         if rows is None or rows.label is None or score.rows is None or not len(rows.label):
             continue
         counted = (len(rows.label), int(rows.label.sum()))
+        expected = (score.rows, score.positives) if rows.weight is None else counted
         mean = float(np.average(rows.prediction, weights=rows.weight))
         same = score.prediction_mean is not None and abs(mean / score.prediction_mean - 1) < 1e-3
-        if counted != (score.rows, score.positives) or not same:
+        if counted != expected or not same:
             return (
                 f"The {card.split} rows have changed since the run was scored: of {score.name} "
                 f"there are now {counted[0]:,} rows and {counted[1]:,} positives, predicted at "

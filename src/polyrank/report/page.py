@@ -33,7 +33,7 @@ def page(evidence: Evidence, *, written: datetime) -> str:
         written: when, for the footer.
     """
     sections = [found for section in SECTIONS if (found := section(evidence)) is not None]
-    title = f"{_name(evidence)} · polyrank report"
+    title = f"{evidence.name} · polyrank report"
     return document(title, _headline(evidence), sections, written=written)
 
 
@@ -75,7 +75,7 @@ def _headline(evidence: Evidence) -> str:
     shown = [score for score in card or () if score.rows is not None][:MOST_HEADLINES]
     figures = "".join(_figure(score) for score in shown)
     line = " · ".join(escape(fact) for fact in facts)
-    return f'<p class="kind">polyrank report</p><h1>{escape(_name(evidence))}</h1><p>{line}</p>' + (
+    return f'<p class="kind">polyrank report</p><h1>{escape(evidence.name)}</h1><p>{line}</p>' + (
         f'<ul class="headlines">{figures}</ul>' if figures else ""
     )
 
@@ -93,11 +93,12 @@ def _figure(score: Score) -> str:
         facts.append(f"{score.positives:,} positives")
     if "pcoc" in score.metrics:
         facts.append(f"PCOC {number(score.metrics['pcoc']['value'])}")
+    line = " · ".join(fact.replace(" ", "\N{NO-BREAK SPACE}") for fact in facts)
     name, what = escape(score.name), {"auc": "AUC", "rmse": "RMSE"}[first]
     return (
         f'<li><span class="name">{name}</span><span class="value"><small>{what}</small> {value} '
         f'<small class="detail">{escape(detail)}</small></span>'
-        f'<span class="facts">{escape(" · ".join(facts))}</span></li>'
+        f'<span class="facts">{escape(line)}</span></li>'
     )
 
 
@@ -105,10 +106,6 @@ def _contents(sections: Sequence[Section]) -> str:
     return "".join(
         f'<li><a href="#{escape(each.anchor)}">{escape(each.title)}</a></li>' for each in sections
     )
-
-
-def _name(evidence: Evidence) -> str:
-    return str(evidence.config.get("name", "run"))
 
 
 def _packaged(name: str) -> str:

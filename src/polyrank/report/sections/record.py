@@ -27,7 +27,7 @@ def missing(evidence: Evidence) -> Section | None:
 
 def configuration(evidence: Evidence) -> Section | None:
     """Return the resolved experiment, as the TOML file that would run it again."""
-    text = "Every default shown; `polyrank train` takes this file as it is."
+    text = "The resolved experiment, every default shown, as the run's config.toml has it."
     return Section("Configuration", (Paragraph(text), Code(tomli_w.dumps(dict(evidence.config)))))
 
 
