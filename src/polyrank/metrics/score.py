@@ -165,28 +165,48 @@ class Scorecard:
         for kind in METRICS:
             scores = [score for score in self.scores if score.kind == kind]
             if scores:
-                tables = [_table(kind, scores), _intervals(kind, scores)]
-                parts.append("\n".join([*filter(None, tables), *_reasons(scores)]))
+                tables = [_table(kind, scores), _lists(kind, scores), _intervals(kind, scores)]
+                tables = [table for table in tables if table]
+                reasons = "\n".join(_reasons(scores))
+                gap = "\n" if len(tables) == 1 else "\n\n"
+                parts.append(gap.join(filter(None, ["\n\n".join(tables), reasons])))
         return "\n\n".join(parts)
 
 
 def _table(kind: str, scores: Sequence[Score]) -> str:
     counts = ["rows", "positives"] if kind == "binary" else ["rows"]
     known = TRUTH_COLUMNS if any(score.truth for score in scores) else {}
-    header = ["score", *counts, *METRICS[kind], *known.values()]
+    names = [name for name, each in METRICS[kind].items() if each.key != "request"]
+    header = ["score", *counts, *names, *known.values()]
     lines = []
     for score in scores:
         truth = score.truth or {}
-        numbers = [score.metrics.get(name, {}).get("value") for name in METRICS[kind]]
+        numbers = [score.metrics.get(name, {}).get("value") for name in names]
         numbers += [truth.get(name) for name in known]
         lines.append(
             [
                 score.name,
                 *("–" if (n := getattr(score, each)) is None else f"{n:,}" for each in counts),
-                *("–" if number is None else f"{number:z.4f}" for number in numbers),
+                *map(_shown, numbers),
             ]
         )
     return aligned(header, lines, right=range(1, len(header)))
+
+
+def _shown(number: float | None) -> str:
+    return "–" if number is None else f"{number:z.4f}"
+
+
+def _lists(kind: str, scores: Sequence[Score]) -> str:
+    """Return a table of the metrics of ranked lists; empty where there is none."""
+    names = [name for name, each in METRICS[kind].items() if each.key == "request"]
+    scores = [score for score in scores if score.metrics.keys() & set(names)]
+    if not scores:
+        return ""
+    lines = [
+        [s.name, *(_shown(s.metrics.get(name, {}).get("value")) for name in names)] for s in scores
+    ]
+    return aligned(["by request", *names], lines, right=range(1, len(names) + 1))
 
 
 def _intervals(kind: str, scores: Sequence[Score]) -> str:
@@ -207,7 +227,7 @@ def _intervals(kind: str, scores: Sequence[Score]) -> str:
         ]
         for score in scores
     ]
-    return "\n" + aligned(["95 % interval", *names], lines, right=range(1, len(names) + 1)) + "\n"
+    return aligned(["95 % interval", *names], lines, right=range(1, len(names) + 1))
 
 
 def _reasons(scores: Sequence[Score]) -> list[str]:
