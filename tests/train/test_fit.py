@@ -209,6 +209,13 @@ def test_stop_on_grouped_auc_needs_users_with_both_classes(funnel):
         fitted(funnel, valid=lonely, stop=stop)
 
 
+def test_the_scorecard_of_a_run_has_intervals(funnel):
+    _, _, schema = funnel
+    bundle = fitted(funnel, schema=Schema(schema.features, schema.tasks), epochs=1)
+    auc = bundle.scorecard["click @ all"].metrics["auc"]
+    assert auc["low"] < auc["value"] < auc["high"]
+
+
 def test_stop_may_watch_ranked_lists(funnel):
     train, valid, schema = funnel
     keyed = Schema(schema.features, schema.tasks, pr.Keys(request="r"))
