@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from polyrank.errors import ConfigError, DataError
 from polyrank.metrics.binary import auc, average_precision, grouped_auc
 from polyrank.metrics.fusion import Fusion, fused, trade_off
+from polyrank.metrics.ranking import ndcg
 from polyrank.metrics.score import Scorecard
 from polyrank.metrics.scorecard import scorecard
 from polyrank.metrics.undefined import Undefined
@@ -74,14 +75,18 @@ def test_it_is_measured_by_the_metrics_of_an_order_alone(log):
     outputs, columns, labels = log
     fusion, user = Fusion({"click": 1, "buy": 2}), pl.Series(np.arange(ROWS) % 20)
     score = fusion.score(SCHEMA, outputs, columns)
+    request = pl.Series([f"r{n // 8}" for n in range(ROWS)])
     weight = np.random.default_rng(2).uniform(1, 2, ROWS)
-    found = fused(SCHEMA, fusion, score, labels, keys={"user": user}, weight=weight)
+    found = fused(
+        SCHEMA, fusion, score, labels, keys={"user": user, "request": request}, weight=weight
+    )
     assert [each.name for each in found.scores] == ["click @ all", "buy @ all"]
     bought = np.nan_to_num(labels["buy"])  # no click, no purchase
     metrics = found.scores[1].metrics
     assert metrics["auc"]["value"] == pytest.approx(auc(bought, score, weight))
     assert metrics["pr_auc"]["value"] == pytest.approx(average_precision(bought, score, weight))
     assert metrics["gauc"]["value"] == pytest.approx(grouped_auc(bought, score, user, weight))
+    assert metrics["ndcg@10"]["value"] == pytest.approx(ndcg(bought, score, request, weight))
     assert not {"log_loss", "ne", "pcoc", "ece"} & {*metrics, *found.scores[1].absent}
     assert found.scores[1].label_mean == pytest.approx(np.average(bought, weights=weight))
     assert found.scores[1].prediction_mean is None

@@ -173,13 +173,11 @@ def key_codes(name: str, keys: Any, *, rows: int | None = None) -> np.ndarray:
         >>> key_codes("request", [7, 9, 7]).tolist()
         [0, 2, 0]
     """
-    series = _series(name, keys)
+    series = _without_nan(name, keys)
     if rows is not None and len(series) != rows:
         raise DataError(
             f"{name}: an array of shape ({rows},) is expected, however: ({len(series)},)"
         )
-    if series.dtype.is_float():
-        series = series.fill_nan(None)
     if series.dtype in (pl.String, pl.Categorical, pl.Enum):
         # A categorical is a hash table of strings: four times as fast as ranking them.
         series = series.cast(pl.Categorical).to_physical()
@@ -195,6 +193,24 @@ def key_codes(name: str, keys: Any, *, rows: int | None = None) -> np.ndarray:
     if missing.any():
         codes[missing] = codes.max() + 1 + np.arange(missing.sum())
     return codes
+
+
+def missing_keys(name: str, keys: Any) -> np.ndarray:
+    """Return which keys are null, None or NaN.
+
+    Raises:
+        DataError: keys of mixed types, or another shape than (rows,).
+
+    Example:
+        >>> missing_keys("request", ["a", None, "b"]).tolist()
+        [False, True, False]
+    """
+    return _without_nan(name, keys).is_null().to_numpy()
+
+
+def _without_nan(name: str, keys: Any) -> pl.Series:
+    series = _series(name, keys)
+    return series.fill_nan(None) if series.dtype.is_float() else series
 
 
 def _narrow(series: pl.Series) -> bool:

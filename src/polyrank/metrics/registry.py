@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from polyrank.errors import ConfigError, did_you_mean
-from polyrank.metrics import binary, regression
+from polyrank.metrics import binary, ranking, regression
 
 Key = Literal["user", "request"]
 Scale = Literal["logit", "log", "log of the rest", "plain"]
@@ -51,6 +51,9 @@ METRICS: Mapping[str, Mapping[str, Metric]] = {
         Metric("ne", False, binary.normalized_entropy, scale="log"),
         Metric("pcoc", None, binary.pcoc, best=1, scale="log"),
         Metric("ece", False, binary.ece),
+        Metric("ndcg@10", True, ranking.ndcg, key="request", ranks=True),
+        Metric("recall@10", True, ranking.recall, key="request", ranks=True),
+        Metric("mrr", True, ranking.reciprocal_rank, key="request", ranks=True),
     ),
     "regression": _named(
         Metric("rmse", False, regression.rmse, scale="log"),

@@ -121,7 +121,7 @@ class Fused:
 
     def __str__(self) -> str:
         declared = ", ".join(f"{name} = {weight:g}" for name, weight in self.weights.items())
-        ranked = [name for name, each in METRICS["binary"].items() if each.ranks]
+        ranked = [name for name in METRICS["binary"] if any(name in s.metrics for s in self.scores)]
         header = ["fused score, by outcome", "rows", "positives", *ranked]
         table = aligned(
             header,
@@ -220,8 +220,11 @@ class Scorecard:
         for kind in METRICS:
             scores = [score for score in self.scores if score.kind == kind]
             if scores:
-                tables = [_table(kind, scores), _intervals(kind, scores)]
-                parts.append("\n".join([*filter(None, tables), *_reasons(scores)]))
+                tables = [_table(kind, scores), _lists(kind, scores), _intervals(kind, scores)]
+                tables = [table for table in tables if table]
+                reasons = "\n".join(_reasons(scores))
+                gap = "\n" if len(tables) == 1 else "\n\n"
+                parts.append(gap.join(filter(None, ["\n\n".join(tables), reasons])))
         if self.fusion is not None:
             parts.append(str(self.fusion))
         return "\n\n".join(parts)
@@ -230,11 +233,12 @@ class Scorecard:
 def _table(kind: str, scores: Sequence[Score]) -> str:
     counts = ["rows", "positives"] if kind == "binary" else ["rows"]
     known = TRUTH_COLUMNS if any(score.truth for score in scores) else {}
-    header = ["score", *counts, *METRICS[kind], *known.values()]
+    names = [name for name, each in METRICS[kind].items() if each.key != "request"]
+    header = ["score", *counts, *names, *known.values()]
     lines = []
     for score in scores:
         truth = score.truth or {}
-        numbers = [score.metrics.get(name, {}).get("value") for name in METRICS[kind]]
+        numbers = [score.metrics.get(name, {}).get("value") for name in names]
         numbers += [truth.get(name) for name in known]
         lines.append(
             [
@@ -248,6 +252,18 @@ def _table(kind: str, scores: Sequence[Score]) -> str:
 
 def _shown(number: float | None) -> str:
     return "–" if number is None else f"{number:z.4f}"
+
+
+def _lists(kind: str, scores: Sequence[Score]) -> str:
+    """Return a table of the metrics of ranked lists; empty where there is none."""
+    names = [name for name, each in METRICS[kind].items() if each.key == "request"]
+    scores = [score for score in scores if score.metrics.keys() & set(names)]
+    if not scores:
+        return ""
+    lines = [
+        [s.name, *(_shown(s.metrics.get(name, {}).get("value")) for name in names)] for s in scores
+    ]
+    return aligned(["by request", *names], lines, right=range(1, len(names) + 1))
 
 
 def _intervals(kind: str, scores: Sequence[Score]) -> str:
@@ -268,7 +284,7 @@ def _intervals(kind: str, scores: Sequence[Score]) -> str:
         ]
         for score in scores
     ]
-    return "\n" + aligned(["95 % interval", *names], lines, right=range(1, len(names) + 1)) + "\n"
+    return aligned(["95 % interval", *names], lines, right=range(1, len(names) + 1))
 
 
 def _reasons(scores: Sequence[Score]) -> list[str]:

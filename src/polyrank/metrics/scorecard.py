@@ -20,6 +20,7 @@ from polyrank.metrics.inputs import (
     column,
     key_codes,
     mean,
+    missing_keys,
     refuse_beyond_one,
     refuse_values,
     shaped,
@@ -173,9 +174,17 @@ def _read(
         needed,
         {task.name: _label(task.name, task.kind, labels[task.name], rows) for task in schema.tasks},
         known,
-        {name: key_codes(name, key, rows=rows) for name, key in keys.items() if key is not None},
+        {name: _codes(name, key, rows) for name, key in keys.items() if key is not None},
         None if weight is None else column("weight", weight),
     )
+
+
+def _codes(name: str, key: ArrayLike | pl.Series, rows: int) -> np.ndarray:
+    """Return integers that are equal where the keys are; with NaN where requests are missing."""
+    codes = key_codes(name, key, rows=rows)
+    if name == "request" and (missing := missing_keys(name, key)).any():
+        return np.where(missing, np.nan, codes)
+    return codes
 
 
 def _output(name: str, kind: str, values: ArrayLike, rows: int) -> np.ndarray:
