@@ -203,11 +203,11 @@ def test_figures_before_calibration_have_a_table_of_their_own(evidence):
 
 def test_rows_of_weight_zero_are_not_there():
     schema = pr.Schema([pr.SparseFeature("x")], [pr.Task("click")], pr.Keys(weight="w"))
-    log = {"x": [1, 2] * 8, "click": [1, 0, 1, 1] * 4, "w": [1.0, 0.0] * 8}
+    log = {"x": [1, 2] * 8, "click": [1, 0, 1, 1] * 4, "w": [1.0, 1.0, 1.0, 0.0] * 4}
     bundle = pr.fit(schema, pr.Model(), train=log, valid=log, epochs=1)
     evidence = gather(bundle, log)
     assert evidence.notes == ()
-    assert len(evidence.rows["click @ all"].label) == 8
+    assert len(evidence.rows["click @ all"].label) == 12
     nothing = gather(bundle, log | {"w": [0.0] * 16}, split="given")
     assert nothing.labelled == ()
     assert "<h1>fit</h1>" in page(nothing, written=NOW)

@@ -170,13 +170,11 @@ class Figure:
         title: what is shown.
         caption: the sentence; what figures that follow each other share, stands above them.
         charts: one, or several that stand above each other.
-        wide: whether it takes a row of its own.
     """
 
     title: str
     caption: str
     charts: tuple[alt.LayerChart, ...]
-    wide: bool = False
 
     def html(self) -> str:
         """Return the figure as HTML; each chart's specification follows its place."""
@@ -187,7 +185,7 @@ class Figure:
             for chart in self.charts
         )
         return (
-            f"<figure{' class=wide' if self.wide else ''}><h3>{escape(self.title)}</h3>{charts}"
+            f"<figure><h3>{escape(self.title)}</h3>{charts}"
             f"<figcaption>{escape(self.caption)}</figcaption></figure>"
         )
 

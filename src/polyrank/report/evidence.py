@@ -25,12 +25,35 @@ LIBRARIES = ("polyrank", "torch", "numpy", "numba", "polars", "pyarrow", "altair
 class Finding(Protocol):
     """What an audit of the log found."""
 
-    severity: str
-    check: str
-    column: str | None
-    message: str
-    numbers: Mapping[str, Any]
-    remedy: str
+    @property
+    def severity(self) -> str:
+        """`error`, `warning` or `info`."""
+        ...
+
+    @property
+    def check(self) -> str:
+        """Which check found it."""
+        ...
+
+    @property
+    def column(self) -> str | None:
+        """Where; None for the log as a whole."""
+        ...
+
+    @property
+    def message(self) -> str:
+        """What was found, in a sentence."""
+        ...
+
+    @property
+    def numbers(self) -> Mapping[str, Any]:
+        """Its figures, by name."""
+        ...
+
+    @property
+    def remedy(self) -> str:
+        """What to do."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
