@@ -121,15 +121,16 @@ def test_the_trade_off_starts_at_the_rest_and_moves_to_the_swept_task(log):
     points = trade_off(
         SCHEMA, fusion, outputs, columns, labels, "p_buy_given_click", scores, factors=[0, 1, 1e9]
     )
-    assert points.columns == ["factor", "weight", *scores]
+    first, second = (f"auc of {score}" for score in scores)
+    assert points.columns == ["weight", first, second]
     assert points["weight"].to_list() == [0, 2, 2e9]
     card = scorecard(SCHEMA, outputs, labels, split="test")
-    assert points[scores[0]][0] == card.value(scores[0], "auc")
-    assert points[scores[1]][2] == card.value(scores[1], "auc")
+    assert points[first][0] == card.value(scores[0], "auc")
+    assert points[second][2] == card.value(scores[1], "auc")
     score = fusion.score(SCHEMA, outputs, columns)
-    assert points[scores[0]][1] == pytest.approx(auc(labels["click"], score))
-    assert points[scores[0]].is_sorted(descending=True)
-    assert points[scores[1]].is_sorted()
+    assert points[first][1] == pytest.approx(auc(labels["click"], score))
+    assert points[first].is_sorted(descending=True)
+    assert points[second].is_sorted()
 
 
 @pytest.mark.parametrize(

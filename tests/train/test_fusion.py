@@ -82,7 +82,7 @@ def test_a_trade_off_of_a_bundle(experiment, log):
     bundle = experiment.fit()
     points = bundle.trade_off(test, "price", ("click @ all", "buy @ all"), factors=[0, 1])
     assert points["weight"].to_list() == [0.0, 0.5]
-    assert points["buy @ all"][1] == pytest.approx(_auc(bundle, test, "buy"))
+    assert points["auc of buy @ all"][1] == pytest.approx(_auc(bundle, test, "buy"))
 
 
 def test_fit_takes_one_too(log):

@@ -139,7 +139,8 @@ class Bundle:
             orphans: as in `evaluate`.
 
         Returns:
-            The columns `factor`, `weight`, and one of each score, in the order of `factors`.
+            `weight`, and the metric of either score, such as `auc of buy @ all`, in the order of
+            `factors`.
 
         Raises:
             ConfigError: no fused score is declared, or an unknown name, score or metric.

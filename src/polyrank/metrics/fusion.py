@@ -235,7 +235,8 @@ def trade_off(
         weight: sample weights.
 
     Returns:
-        The columns `factor`, `weight`, and one of each score: the points of the curve in order.
+        The points of the curve in order: `weight`, and the metric of either score, such as
+        `auc of buy @ all`.
 
     Raises:
         ConfigError: an unknown name, score or metric, with the nearest.
@@ -264,8 +265,11 @@ def trade_off(
     for factor in factors:
         swept = factor * fusion.weights[name]
         score = rest + swept * parts[name]
-        found = {each: rows.value(ranked, score) for each, rows in zip(scores, seen, strict=True)}
-        lines.append({"factor": float(factor), "weight": swept, **found})
+        values = {
+            f"{metric} of {each}": rows.value(ranked, score)
+            for each, rows in zip(scores, seen, strict=True)
+        }
+        lines.append({"weight": swept, **values})
     return pl.DataFrame(lines)
 
 

@@ -105,7 +105,7 @@ def _by_metric(found: Comparison) -> list[Section]:
                 "be no difference at all."
             )
             chart = forest(judged, higher_is_better=up)
-            blocks.append(Figure("Differences with 95 % intervals", reading, (chart,), wide=True))
+            blocks.append(Figure("Differences with 95 % intervals", reading, (chart,)))
         blocks.append(_differences(found, differences))
         sections.append(Section(TITLES[metric], tuple(blocks)))
     return sections
