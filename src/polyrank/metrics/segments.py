@@ -125,7 +125,7 @@ def as_text(found: pl.DataFrame) -> str:
         )
     parts = [aligned(header, lines, right=range(1, len(header)))]
     if found.height > SHOWN:
-        parts.append(f"… and {found.height - SHOWN:,} more, none of them worse")
+        parts.append(f"… and {found.height - SHOWN:,} more")
     few = found.height - int(found["judged"].sum())
     if few:
         parts.append(f"– {few:,} of {found.height:,} have under {JUDGED} positives: at the end")
