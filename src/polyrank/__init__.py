@@ -32,12 +32,13 @@ if TYPE_CHECKING:
     from polyrank.layout import Layout
     from polyrank.metrics.scorecard import Score, Scorecard
     from polyrank.models.aitm import AITM
+    from polyrank.models.experts import ExpertUse, GateUse
     from polyrank.models.mmoe import MMoE
     from polyrank.models.model import ESMM, Model
     from polyrank.models.ple import PLE
     from polyrank.models.separate import Separate
     from polyrank.models.shared_bottom import SharedBottom
-    from polyrank.models.trunk import Trunk, TrunkModule
+    from polyrank.models.trunk import Mixing, Trunk, TrunkModule
     from polyrank.schema import (
         DenseFeature,
         Keys,
@@ -75,12 +76,13 @@ _HOME = {
     "polyrank.layout": ["Layout"],
     "polyrank.metrics.scorecard": ["Score", "Scorecard"],
     "polyrank.models.aitm": ["AITM"],
+    "polyrank.models.experts": ["ExpertUse", "GateUse"],
     "polyrank.models.mmoe": ["MMoE"],
     "polyrank.models.model": ["ESMM", "Model"],
     "polyrank.models.ple": ["PLE"],
     "polyrank.models.separate": ["Separate"],
     "polyrank.models.shared_bottom": ["SharedBottom"],
-    "polyrank.models.trunk": ["Trunk", "TrunkModule"],
+    "polyrank.models.trunk": ["Mixing", "Trunk", "TrunkModule"],
     "polyrank.schema": [
         "DenseFeature",
         "Keys",
@@ -121,6 +123,8 @@ __all__ = [
     "DenseAdam",
     "DenseFeature",
     "Experiment",
+    "ExpertUse",
+    "GateUse",
     "GradNorm",
     "Keys",
     "Layout",
@@ -128,6 +132,7 @@ __all__ = [
     "LeakageWarning",
     "MMoE",
     "MetaBalance",
+    "Mixing",
     "Model",
     "PolyrankError",
     "RowwiseAdagrad",

@@ -22,6 +22,7 @@ from polyrank.data.vocab import Vocab, Vocabulary
 from polyrank.errors import BundleError, DataError, PolyrankError
 from polyrank.layout import Layout
 from polyrank.metrics.scorecard import Scorecard, scorecard
+from polyrank.models.experts import ExpertUse, experts_of
 from polyrank.models.model import BuildsTrunk, Model
 from polyrank.models.outputs import logits_of, outputs
 from polyrank.models.ranker import Ranker
@@ -75,6 +76,17 @@ class Bundle:
             orphans: "error", "drop" or "zero": what becomes of a child label without its parent.
         """
         return self.score_labelled(self.encode(rows, split=split, orphans=orphans), split)
+
+    def experts(self, rows: Any) -> tuple[ExpertUse, ...]:
+        """Return how the gates use the experts, level by level; empty where no gate mixes.
+
+        Of at most 16,384 rows, drawn from all; on the validation rows it is what the history has of
+        the epoch that was kept.
+
+        Args:
+            rows: as in `predict`.
+        """
+        return experts_of(self.ranker, self.encode(rows))
 
     def encode(self, rows: Any, *, split: str | None = None, orphans: Orphans = "error") -> Table:
         """Return raw rows as a Table, which counts ids that are unseen and values that are null.

@@ -178,6 +178,9 @@ def learn(
         for each in until(training.stop, trainer):
             _observe(each, trainer, run, progress)
         trainer.keep_best()
+        for use in trainer.experts():
+            for warning in use.warnings():
+                logger.warning("%s", warning)
     bundle = Bundle(
         schema, model, vocab, supervision.scales, ranker.cpu().eval(), config,
         pl.DataFrame(list(trainer.position.history), infer_schema_length=None), None,
