@@ -155,34 +155,39 @@ class ExpertUse:
         return [
             f"the gate of {gate.name!r} gives {gate.weights[gate.favourite]:.1%} of its weight to "
             f"expert {gate.favourite!r}: it no longer mixes, and what the other experts learn "
-            "hardly reaches it. Lower lr, give the trunk dropout, or take fewer experts; if the validation "
-            "loss is as good with one expert, SharedBottom is the simpler trunk"
+            "hardly reaches it. Lower lr, give the trunk dropout, or take fewer experts; if the "
+            "validation loss is as good with one expert, SharedBottom is the simpler trunk"
             for gate in self.gates
             if len(gate.weights) > 1 and gate.weights[gate.favourite] > COLLAPSED
         ]
 
     def _dead(self) -> list[str]:
-        return [
-            f"expert {name!r} is dead: {rate:.0%} of its units are 0 on all {self.rows:,} rows "
-            "looked at, and a unit that is off on all rows gets no gradient that could revive it. "
-            'Lower lr, set norm = "batch" in the trunk, or take fewer experts'
+        found = {
+            name: f"{rate:.0%}"
             for name, rate in zip(self.experts, self.dead_rate, strict=True)
             if rate >= DEAD
+        }
+        if not found:
+            return []
+        return [
+            f"{_named(found)} {'is' if len(found) == 1 else 'are'} dead: so many of the units are 0 "
+            f"on all {self.rows:,} rows looked at, and a unit that is off on all rows gets no "
+            'gradient that could revive it. Lower lr, set norm = "batch" in the trunk, or take '
+            "fewer experts"
         ]
 
     def _unused(self) -> list[str]:
         found = {
-            name: used
+            name: f"{used:.2%}"
             for name, used, even in zip(self.experts, self.utilisation, self.even, strict=True)
             if used < UNUSED * even
         }
         if not found:
             return []
-        shown = ", ".join(f"{name!r} ({used:.2%})" for name, used in found.items())
         return [
-            f"the gates leave out {'expert' if len(found) == 1 else 'experts'} {shown}: less than "
-            "a twentieth of an even share of the weight. They cost time and teach nothing: take "
-            "fewer experts, or lower lr so that the gates settle later"
+            f"the gates leave out {_named(found)}: less than a twentieth of an even share of the "
+            "weight. Such an expert costs time and teaches nothing: take fewer experts, or lower "
+            "lr so that the gates settle later"
         ]
 
     def _most_similar(self, index: int) -> tuple[str, float | None]:
@@ -304,3 +309,9 @@ def _entropy(weights: Tensor) -> float:
 
 def _shown(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
+
+
+def _named(experts: Mapping[str, str]) -> str:
+    """Return experts by name, each with its figure."""
+    shown = ", ".join(f"{name!r} ({figure})" for name, figure in experts.items())
+    return f"{'expert' if len(experts) == 1 else 'experts'} {shown}"

@@ -187,12 +187,18 @@ class PLETrunk(TrunkModule):
 
     def mixing(self, x: Tensor) -> tuple[Mixing, ...]:
         """Return what the gates of each level do with its experts."""
-        own, common, found = dict.fromkeys(self.tasks, x), x, []
+        own, common = dict.fromkeys(self.tasks, x), x
+        found: list[Mixing] = []
         for number, level in enumerate(self.level):
             assert isinstance(level, PLELevel)
             name = f"level {number}" if len(self.level) > 1 else ""
             found.append(level.mixing(own, common, name))
-            own, common = level(own, common)
+            mixed = {
+                gate: mixture(weights, found[-1].outputs)
+                for gate, weights in found[-1].gates.items()
+            }
+            common = mixed.pop(SHARED, common)
+            own = mixed
         return tuple(found)
 
     def shared_parameters(self) -> list[nn.Parameter]:
