@@ -159,7 +159,7 @@ def test_a_dead_expert_is_told_with_a_remedy():
     assert expert_use(mixed).warnings() == ()
     mixed.outputs[:, 3, 8] = 0
     (warning,) = expert_use(mixed).warnings()
-    assert warning.startswith("expert 'd' (90%) is dead: so many of the units are 0 on all 400")
+    assert warning.startswith("expert 'd' (90%) is dead: so many units are 0 on all 400")
     assert 'norm = "batch"' in warning
 
 
@@ -266,7 +266,7 @@ class Planted:
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        ("dead", "expert '1' (100%) is dead: so many of the units are 0 on all 500"),
+        ("dead", "expert '1' (100%) is dead: so many units are 0 on all 500"),
         ("collapsed", "the gate of 'buy' gives 100.0% of its weight to expert '2'"),
     ],
 )

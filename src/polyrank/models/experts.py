@@ -22,6 +22,7 @@ from polyrank.text import aligned
 COLLAPSED = 0.95  # of a gate's weight on one expert
 DEAD = 0.9  # of an expert's units
 UNUSED = 1 / 20  # of an even share
+SIMILARITY_ROWS = 4096  # it costs rows × (E·H)², after each epoch
 ENOUGH_ROWS = 100  # a unit that is off on fewer rows may be on elsewhere
 
 
@@ -69,6 +70,7 @@ class ExpertUse:
         dead_rate: share of each expert's output units that are 0 on every row.
         similarity: linear CKA of each pair of experts' outputs, 1 for experts that say the same up
             to rotation and scale; None where an expert says one thing of all rows.
+            Of the first 4,096 rows.
 
     Shape:
         similarity: (E, E); utilisation, even, dead_rate: (E,), in the order of `experts`
@@ -170,8 +172,8 @@ class ExpertUse:
         if not found:
             return []
         return [
-            f"{_named(found)} {'is' if len(found) == 1 else 'are'} dead: so many of the units are 0 "
-            f"on all {self.rows:,} rows looked at, and a unit that is off on all rows gets no "
+            f"{_named(found)} {'is' if len(found) == 1 else 'are'} dead: so many units are 0 on "
+            f"all {self.rows:,} rows looked at, and a unit that is off on all rows gets no "
             'gradient that could revive it. Lower lr, set norm = "batch" in the trunk, or take '
             "fewer experts"
         ]
@@ -248,8 +250,8 @@ def expert_use(mixing: Mixing) -> ExpertUse:
         utilisation=tuple(used.values()),
         even=tuple(even.values()),
         effective_experts=exp(_entropy(torch.tensor(list(used.values()), dtype=torch.float64))),
-        dead_rate=tuple((mixing.outputs == 0).all(dim=0).double().mean(dim=1).tolist()),
-        similarity=linear_cka(mixing.outputs),
+        dead_rate=tuple((mixing.outputs.abs().amax(dim=0) == 0).double().mean(dim=1).tolist()),
+        similarity=linear_cka(mixing.outputs[:SIMILARITY_ROWS]),
     )
 
 
@@ -269,8 +271,8 @@ def linear_cka(outputs: Tensor) -> tuple[tuple[float | None, ...], ...]:
         Kornblith et al., ICML 2019, section 3, table 1.
     """
     experts, columns = outputs.shape[1:]
+    varies = (outputs.amax(dim=0) != outputs.amin(dim=0)).cpu()
     values = outputs.cpu().double()
-    varies = (values != values[:1]).any(dim=0)
     # A constant minus its own mean is not always 0 in floating point.
     centred = ((values - values.mean(dim=0)) * varies).reshape(len(values), -1)
     products = (centred.T @ centred).view(experts, columns, experts, columns)
