@@ -123,7 +123,7 @@ class Keys:
     Args:
         user: groups rows for grouped AUC and for splits by user. As `request`, it is text where it
             comes from a CSV file, and predictions carry it as it was read.
-        request: groups the rows that were ranked together.
+        request: groups the rows that were ranked together, for the metrics of ranked lists.
         time: orders rows for splits by time.
         weight: sample weight, in training and in metrics.
     """

@@ -225,6 +225,14 @@ def test_a_table_without_users_has_none():
     assert encode(LOG, schema, Vocab.fit(LOG, schema)).user is None
 
 
+def test_requests_are_a_key_like_users():
+    schema = Schema([SparseFeature("item")], [Task("click")], Keys(request="user"))
+    vocab = Vocab.fit(LOG, schema)
+    assert encode(LOG, schema, vocab).request.to_list() == ["u", "v", "u", "w"]
+    assert encode(LOG.drop("user"), schema, vocab, labels=False).request is None
+    assert encoded().request is None
+
+
 def test_missing_key_is_logged_once_labels_are_read(caplog):
     assert encoded(user=None).keys.columns == ["day"]
     assert "train: the key column 'user' is not in the data" in caplog.text

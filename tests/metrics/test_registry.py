@@ -6,7 +6,7 @@ import pytest
 from polyrank.errors import ConfigError
 from polyrank.metrics.registry import METRICS, direction, metric
 
-BINARY = ["auc", "gauc", "pr_auc", "log_loss", "ne", "pcoc", "ece"]
+BINARY = ["auc", "gauc", "pr_auc", "log_loss", "ne", "pcoc", "ece", "ndcg@10", "recall@10", "mrr"]
 REGRESSION = ["rmse", "mae", "r2", "bias"]
 EVERY = [each for known in METRICS.values() for each in known.values()]
 DIRECTED = [
@@ -27,7 +27,7 @@ def test_the_names_are_the_ones_in_json():
 @pytest.mark.parametrize("each", EVERY, ids=lambda each: each.name)
 def test_every_metric_is_called_alike(each):
     label, prediction, user = np.array([0.0, 1, 0, 1]), np.array([0.1, 0.8, 0.3, 0.6]), [1, 1, 2, 2]
-    keys = (user,) if each.needs_user else ()
+    keys = (user,) if each.key else ()
     value = each.function(label, prediction, *keys, None)
     assert isinstance(value, float)
     assert each.function(label, prediction, *keys, np.ones(4)) == pytest.approx(value)
@@ -37,8 +37,8 @@ def test_every_metric_is_called_alike(each):
     ("kind", "each"), DIRECTED, ids=lambda value: getattr(value, "name", value)
 )
 def test_the_truth_is_better_than_its_opposite(kind, each):
-    label = np.array([0.0, 1.0, 0.0, 1.0, 0.0])
-    keys = (np.zeros(5),) if each.needs_user else ()
+    label = np.array([0.0, 1.0, 0.0, 1.0, 0.0] + 10 * [0.0])
+    keys = (np.zeros(15),) if each.key else ()
     good = each.function(label, label, *keys, None)
     bad = each.function(label, 1 - label, *keys, None)
     assert (good > bad) == direction(kind, each.name)
@@ -67,7 +67,8 @@ def test_a_metric_without_direction_cannot_choose_an_epoch():
         direction("binary", "pcoc")
     assert str(caught.value) == (
         "metric 'pcoc' is best near 1, neither high nor low, so it cannot tell a better epoch; "
-        "use one of 'auc', 'gauc', 'pr_auc', 'log_loss', 'ne', 'ece'"
+        "use one of 'auc', 'gauc', 'pr_auc', 'log_loss', 'ne', 'ece', 'ndcg@10', "
+        "'recall@10', 'mrr'"
     )
     with pytest.raises(ConfigError, match=r"'bias' is best near 0, .* 'rmse', 'mae', 'r2'$"):
         direction("regression", "bias")

@@ -212,3 +212,21 @@ def test_truth_has_columns_of_its_own():
     assert line.endswith("0.0040           –       0.0100")
     assert line.startswith("click @ all     –        678")
     assert reason == "– oracle auc of click @ all: no negative among 12 rows"
+
+
+def test_intervals_have_a_table_of_their_own():
+    sure = {**CLICK.metrics, "auc": {"value": 0.71234, "low": 0.70049, "high": 0.72}}
+    sure["pcoc"] = {"value": 0.91, "low": 0.9, "high": 1.02}
+    absent = {**CLICK.absent, "ne interval": "0 is the end of its scale"}
+    few = replace(CLICK, name="buy @ all", absent={"interval": "3 positives; an interval takes 50"})
+    card = Scorecard("test", (replace(CLICK, metrics=sure, absent=absent), few))
+    assert str(card).split("\n")[5:] == [
+        "",
+        "95 % interval            auc           pcoc",
+        "click @ all    0.7005…0.7200  0.9000…1.0200",
+        "",
+        "– gauc of click @ all: no user key",
+        "– ne interval of click @ all: 0 is the end of its scale",
+        "– interval of buy @ all: 3 positives; an interval takes 50",
+    ]
+    assert Scorecard.from_json(json.loads(json.dumps(card.to_json()))) == card

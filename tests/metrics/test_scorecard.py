@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from polyrank.errors import ConfigError, DataError
-from polyrank.metrics import binary, regression
+from polyrank.metrics import binary, ranking, regression
 from polyrank.metrics.scorecard import Scorecard, scorecard
 from polyrank.schema import DenseFeature, Schema, Task
 
@@ -67,6 +67,7 @@ def drawn(rows=ROWS, seed=0):
         "user": random.integers(0, 50, rows),
         "weight": random.uniform(0.5, 2, rows),
         "truth": truth,
+        "request": random.integers(0, 40, rows),
     }
 
 
@@ -98,6 +99,7 @@ def test_each_score_is_of_its_rows_labels_and_product():
     ]:
         score = card[name]
         y, q, w, u = label[rows], prediction[rows], weight[rows], user[rows]
+        r = data["request"][rows]
         assert (score.rows, score.positives) == (rows.sum(), y.sum())
         assert score.label_mean == pytest.approx(np.average(y, weights=w))
         assert score.prediction_mean == pytest.approx(np.average(q, weights=w))
@@ -110,6 +112,9 @@ def test_each_score_is_of_its_rows_labels_and_product():
                 "ne": binary.normalized_entropy(y, q, w),
                 "pcoc": binary.pcoc(y, q, w),
                 "ece": binary.ece(y, q, w),
+                "ndcg@10": ranking.ndcg(y, q, r, w),
+                "recall@10": ranking.recall(y, q, r, w),
+                "mrr": ranking.reciprocal_rank(y, q, r, w),
             }
         )
 
@@ -193,7 +198,7 @@ def test_truth_gives_each_conditional_a_score_on_all_rows():
         }
     )
     assert score.absent == dict.fromkeys(
-        ["gauc", "pr_auc", "log_loss", "ne", "pcoc", "ece"],
+        [name for name in binary_names() if name != "auc"],
         "true probabilities in place of labels: AUC only",
     )
 
@@ -286,7 +291,7 @@ def test_a_population_without_rows_says_why():
 
 
 def binary_names():
-    return ["auc", "gauc", "pr_auc", "log_loss", "ne", "pcoc", "ece"]
+    return ["auc", "gauc", "pr_auc", "log_loss", "ne", "pcoc", "ece", "ndcg@10", "recall@10", "mrr"]
 
 
 def test_one_class_leaves_the_other_metrics():
@@ -297,6 +302,7 @@ def test_one_class_leaves_the_other_metrics():
     assert score.absent == {
         **dict.fromkeys(["auc", "pr_auc", "ne", "pcoc"], "no positive among 2 rows"),
         "gauc": "no user key",
+        **dict.fromkeys(["ndcg@10", "recall@10", "mrr"], "no request key"),
         "oracle_auc": "no positive among 2 rows",
     }
     assert list(score.metrics) == ["log_loss", "ece"]
@@ -427,3 +433,66 @@ def test_arrays_of_another_length_are_refused_by_column():
     refused(r"user: .*\(3,\)", user=[1, 2])
     refused(r"weight: .*\(3,\)", weight=[1, 2])
     refused(r"true_p_click: .*\(3,\)", truth={"true_p_click": [0.5]})
+
+
+def test_intervals_are_measured_where_they_are_asked_for():
+    data = drawn()
+    card = scorecard(FUNNEL, **data, split="test", replicates=50)
+    plain = scorecard(FUNNEL, **data, split="test")
+    for score in card:
+        for name, parts in score.metrics.items():
+            assert parts["value"] == plain[score.name].metrics[name]["value"]
+            ends = set(parts) - {"value"}
+            without = {"ece", "ndcg@10", "recall@10", "mrr"}
+            assert ends == (set() if name in without or score.rows is None else {"low", "high"})
+            assert not ends or parts["low"] < parts["value"] < parts["high"]
+    assert card["click @ all"].absent == {}
+    soft = card["buy|click @ all"]
+    assert soft.metrics == plain["buy|click @ all"].metrics
+    assert soft.absent["interval"] == "true probabilities in place of labels"
+    assert Scorecard.from_json(json.loads(json.dumps(card.to_json()))) == card
+
+
+def test_too_few_rows_for_an_interval_say_so():
+    data = drawn(rows=80)
+    data["user"] = np.arange(80)
+    card = scorecard(FUNNEL, **data, split="test", replicates=50)
+    count = card["buy @ all"].positives
+    assert card["buy @ all"].absent["interval"] == f"{count} positives; an interval takes 50"
+    data["labels"] = {**data["labels"], "click": np.zeros(80)}
+    empty = scorecard(FUNNEL, **data, split="test", replicates=50)["buy|click @ click"]
+    assert "interval" not in empty.absent
+
+
+@pytest.mark.parametrize("replicates", [-1, 1])
+def test_a_spread_takes_two_replicates(replicates):
+    with pytest.raises(ConfigError, match=f"replicates is 0, .* however: {replicates}"):
+        scorecard(FUNNEL, **drawn(rows=3), split="test", replicates=replicates)
+
+
+def test_without_a_request_key_ranked_lists_are_absent():
+    card = scorecard(FUNNEL, **without(drawn(), "request"), split="test")
+    assert card["buy @ all"].absent == dict.fromkeys(
+        ["ndcg@10", "recall@10", "mrr"], "no request key"
+    )
+    assert "by request" not in str(card)
+
+
+def test_rows_without_a_request_are_in_no_list():
+    data = drawn()
+    known = data["request"] < 30
+    named = pl.Series([f"r{each}" if each < 30 else None for each in data["request"]])
+    card = scorecard(FUNNEL, **{**data, "request": named}, split="test")
+    label, p = data["labels"]["buy"][known], data["predictions"]["p_buy"][known]
+    expected = ranking.ndcg(label, p, data["request"][known], data["weight"][known])
+    assert card.value("buy @ all", "ndcg@10") == pytest.approx(expected)
+
+
+def test_ranked_lists_have_a_table_of_their_own():
+    lines = str(scorecard(FUNNEL, **drawn(), split="test")).split("\n")
+    start = next(number for number, line in enumerate(lines) if line.startswith("by request"))
+    assert lines[start].split() == ["by", "request", "ndcg@10", "recall@10", "mrr"]
+    assert lines[start - 1] == ""
+    assert lines[start + 1].startswith("click @ all")
+    assert not any(line.startswith("buy|click @ all") for line in lines[start:])
+    assert max(map(len, lines[: start + 6])) <= 120

@@ -209,6 +209,28 @@ def test_stop_on_grouped_auc_needs_users_with_both_classes(funnel):
         fitted(funnel, valid=lonely, stop=stop)
 
 
+def test_the_scorecard_of_a_run_has_intervals(funnel):
+    _, _, schema = funnel
+    bundle = fitted(funnel, schema=Schema(schema.features, schema.tasks), epochs=1)
+    auc = bundle.scorecard["click @ all"].metrics["auc"]
+    assert auc["low"] < auc["value"] < auc["high"]
+
+
+def test_stop_may_watch_ranked_lists(funnel):
+    train, valid, schema = funnel
+    keyed = Schema(schema.features, schema.tasks, pr.Keys(request="r"))
+    lists = {
+        "train": {**train, "r": np.arange(900) // 9},
+        "valid": {**valid, "r": np.arange(300) // 9},
+    }
+    stop = pr.Stop(score="click @ all", metric="ndcg@10")
+    bundle = fitted(funnel, schema=keyed, stop=stop, epochs=2, **lists)
+    assert "valid click @ all ndcg@10" in bundle.history.columns
+    assert 0 < bundle.scorecard.value("click @ all", "ndcg@10") < 1
+    with pytest.raises(ConfigError, match="stop watches 'ndcg@10', and there is no request key in"):
+        fitted(funnel, stop=stop)
+
+
 def test_stop_on_positives_of_weight_zero_is_refused(funnel):
     train, valid, schema = funnel
     weighted = Schema(schema.features, schema.tasks, pr.Keys(weight="w"))

@@ -30,6 +30,8 @@ from polyrank.schema import IdFeature, Schema
 
 logger = logging.getLogger(__name__)
 
+REPLICATES = 200  # of the rows, for the intervals of a scorecard
+
 
 @dataclass(frozen=True, eq=False)
 class Bundle:
@@ -68,7 +70,7 @@ class Bundle:
         return self.score(self.encode(rows))
 
     def evaluate(self, rows: Any, *, split: str = "test", orphans: Orphans = "error") -> Scorecard:
-        """Return the scorecard of labelled rows.
+        """Return the scorecard of labelled rows, with intervals.
 
         Args:
             rows: as in `predict`, with labels.
@@ -108,15 +110,17 @@ class Bundle:
         return pl.DataFrame(self._outputs(table))
 
     def score_labelled(self, table: Table, split: str) -> Scorecard:
-        """Return the scorecard of encoded, labelled rows."""
+        """Return the scorecard of encoded, labelled rows, with intervals."""
         return scorecard(
             self.schema,
             self._outputs(table),
             table.labels_by_task,
             split=split,
             user=table.user,
+            request=table.request,
             weight=table.weight,
             truth={f"true_{output}": values for output, values in table.truth.items()},
+            replicates=REPLICATES,
         )
 
     def save(self, path: str | Path) -> None:

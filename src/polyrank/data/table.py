@@ -75,7 +75,14 @@ class Table:
 
         A Series, because numpy would make floats of integers where one is null.
         """
-        name = self.schema.keys.user
+        return self._key(self.schema.keys.user)
+
+    @property
+    def request(self) -> pl.Series | None:
+        """The request key of each row, where the schema declares one and the data has it."""
+        return self._key(self.schema.keys.request)
+
+    def _key(self, name: str | None) -> pl.Series | None:
         return self.keys[name] if name is not None and name in self.keys.columns else None
 
     def batches(

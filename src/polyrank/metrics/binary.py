@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
+from polyrank.metrics.areas import areas_by_group, starts, weighted_auc
 from polyrank.metrics.inputs import (
     checked,
     checked_binary,
@@ -53,7 +54,7 @@ def auc(label: ArrayLike, prediction: ArrayLike, weight: ArrayLike | None = None
     positive, score, w = checked_binary(label, prediction, weight)
     _need_both(positive)
     if w is not None:
-        return _weighted_auc(w * positive, w * ~positive, score)
+        return weighted_auc(w * positive, w * ~positive, score)
     # Two sorts of plain values and a merge: a fifth of the time of one argsort of all rows.
     above, below = np.sort(score[positive]), np.sort(score[~positive])
     beaten = np.searchsorted(below, above, side="left").sum()
@@ -98,21 +99,10 @@ def grouped_auc(
     positive, score, w = checked_binary(label, prediction, weight)
     rows = np.shape(label)[0]
     codes = user_codes(user, rows=rows)[weighing(weight, rows=rows)[0]]
-    kept = _users_with_both(positive, codes)
-    if not kept.any():
+    _, areas, masses = areas_by_group(positive, score, codes, w)
+    if not len(areas):
         raise Undefined(f"no user with both classes among {counted(len(positive))}")
-    if not kept.all():
-        positive, score, codes = positive[kept], score[kept], codes[kept]
-        w = None if w is None else w[kept]
-    order, codes = _by_user_and_score(codes, score)
-    positive, score = positive[order], score[order]
-    mass = np.ones(len(order)) if w is None else w[order]
-    new_user = _starts(codes[1:] != codes[:-1])
-    new_score = new_user | _starts(score[1:] != score[:-1])
-    ties = np.flatnonzero(new_score)
-    users = np.flatnonzero(new_user)
-    areas = _areas(mass * positive, mass * ~positive, ties, np.searchsorted(ties, users))
-    return mean(areas, np.add.reduceat(mass, users))
+    return mean(areas, masses)
 
 
 def soft_auc(p_true: ArrayLike, prediction: ArrayLike, weight: ArrayLike | None = None) -> float:
@@ -146,7 +136,7 @@ def soft_auc(p_true: ArrayLike, prediction: ArrayLike, weight: ArrayLike | None 
     for value, sum_of in ((0, positive.sum()), (1, negative.sum())):
         if sum_of == 0:
             raise Undefined(f"the true probability is {value} in all {counted(len(truth))}")
-    return _weighted_auc(positive, negative, score)
+    return weighted_auc(positive, negative, score)
 
 
 def average_precision(
@@ -185,7 +175,7 @@ def average_precision(
         return float(np.mean(hits / (hits + false)))
     order = np.argsort(-score)
     score = score[order]
-    ties = np.flatnonzero(_starts(score[1:] != score[:-1]))
+    ties = np.flatnonzero(starts(score[1:] != score[:-1]))
     gained = np.add.reduceat((w * positive)[order], ties)
     hits = np.cumsum(gained)
     false = np.cumsum(np.add.reduceat((w * ~positive)[order], ties))
@@ -216,7 +206,7 @@ def log_loss(label: ArrayLike, prediction: ArrayLike, weight: ArrayLike | None =
         0.223144
     """
     positive, p, w = checked_binary(label, prediction, weight)
-    return _log_loss(positive, p, w)
+    return mean(row_losses(positive, p), w)
 
 
 def normalized_entropy(
@@ -251,7 +241,7 @@ def normalized_entropy(
     # Both shares are summed on their own: 1 − share would round a rare class away.
     shares = np.array([mean(positive, w), mean(~positive, w)])
     entropy = -float(np.dot(shares, np.log(shares)))
-    return _log_loss(positive, p, w) / entropy
+    return mean(row_losses(positive, p), w) / entropy
 
 
 def pcoc(label: ArrayLike, prediction: ArrayLike, weight: ArrayLike | None = None) -> float:
@@ -315,7 +305,7 @@ def ece(label: ArrayLike, prediction: ArrayLike, weight: ArrayLike | None = None
     order = np.argsort(p)
     p, positive = p[order], positive[order]
     mass = np.ones(len(p)) if w is None else w[order]
-    ties = np.flatnonzero(_starts(p[1:] != p[:-1]))
+    ties = np.flatnonzero(starts(p[1:] != p[:-1]))
     share = np.add.reduceat(mass, ties) / mass.sum()
     before = np.cumsum(share) - share
     # A share that is a multiple of 1/15 up to rounding starts its bin, whatever the order in which
@@ -325,68 +315,18 @@ def ece(label: ArrayLike, prediction: ArrayLike, weight: ArrayLike | None = None
     return float(np.abs(np.bincount(bins, gap)).sum() / mass.sum())
 
 
-def _log_loss(positive: np.ndarray, p: np.ndarray, weight: np.ndarray | None) -> float:
+def row_losses(positive: np.ndarray, p: np.ndarray) -> np.ndarray:
+    """Return the negative log-likelihood of each row; probabilities are clipped as in `log_loss`.
+
+    Raises:
+        DataError: a prediction that is no probability.
+    """
     refuse_beyond_one("prediction", p)
     clipped = np.clip(p, EPSILON, 1 - EPSILON)
-    return -mean(np.log(np.where(positive, clipped, 1 - clipped)), weight)
+    return -np.log(np.where(positive, clipped, 1 - clipped))
 
 
 def _need_both(positive: np.ndarray) -> None:
     for name, missing in (("positive", not positive.any()), ("negative", positive.all())):
         if missing:
             raise Undefined(f"no {name} among {counted(len(positive))}")
-
-
-def _weighted_auc(positive: np.ndarray, negative: np.ndarray, score: np.ndarray) -> float:
-    """Return the AUC of rows that each have a weight as a positive and one as a negative."""
-    order = np.argsort(score)
-    score = score[order]
-    ties = np.flatnonzero(_starts(score[1:] != score[:-1]))
-    return float(_areas(positive[order], negative[order], ties, np.zeros(1, dtype=np.int64))[0])
-
-
-def _users_with_both(positive: np.ndarray, codes: np.ndarray) -> np.ndarray:
-    """Return which rows are of a user with both classes."""
-    positives = np.bincount(codes[positive], minlength=int(codes.max()) + 1)
-    mixed = (positives > 0) & (positives < np.bincount(codes))
-    return mixed[codes]
-
-
-def _by_user_and_score(codes: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows' order by user, then score, and the codes in that order.
-
-    The user and the rank of the score are packed into one integer, because numpy sorts plain
-    integers seven times as fast as it argsorts them.
-    """
-    by_score = np.argsort(score)
-    bits = np.int64(len(score).bit_length())
-    packed = (codes[by_score] << bits) | np.arange(len(score))
-    packed.sort()
-    rank = packed & ((np.int64(1) << bits) - 1)
-    return by_score[rank], packed >> bits
-
-
-def _areas(
-    positive: np.ndarray, negative: np.ndarray, ties: np.ndarray, groups: np.ndarray
-) -> np.ndarray:
-    """Return the AUC of each group of rows sorted by group, then score.
-
-    Args:
-        positive: each row's weight as a positive.
-        negative: each row's weight as a negative.
-        ties: the first row of each run of rows with one group and one score.
-        groups: the first run of each group.
-    """
-    lengths = np.diff(groups, append=len(ties))
-    p, n = np.add.reduceat(positive, ties), np.add.reduceat(negative, ties)
-    # Shares of the group, so that a heavy group costs its neighbours no digits in the running sum.
-    p /= np.repeat(np.add.reduceat(p, groups), lengths)
-    n /= np.repeat(np.add.reduceat(n, groups), lengths)
-    below = np.cumsum(n) - n
-    below -= np.repeat(below[groups], lengths)
-    return np.clip(np.add.reduceat(p * (below + n / 2), groups), 0.0, 1.0)
-
-
-def _starts(changed: np.ndarray) -> np.ndarray:
-    """Return which rows differ from the row before; the first does."""
-    return np.concatenate([[True], changed])

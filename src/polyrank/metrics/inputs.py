@@ -139,13 +139,25 @@ def mean(values: np.ndarray, weight: np.ndarray | None) -> float:
 
 
 def user_codes(user: Any, *, rows: int | None = None) -> np.ndarray:
-    """Return an integer for each row that is equal where the users are.
+    """Return `key_codes` of users.
 
-    A missing user (null, None, NaN) is a user of its own in every row, so that rows nobody can
+    Example:
+        >>> codes = user_codes(["ann", "bob", None, "ann", None])
+        >>> len(np.unique(codes)), bool(codes[0] == codes[3])
+        (4, True)
+    """
+    return key_codes("user", user, rows=rows)
+
+
+def key_codes(name: str, keys: Any, *, rows: int | None = None) -> np.ndarray:
+    """Return an integer for each row that is equal where the keys are.
+
+    A missing key (null, None, NaN) is a key of its own in every row, so that rows nobody can
     attribute are never ranked against one another.
 
     Args:
-        user: a polars Series, an array or a list of integers, strings, floats, booleans …
+        name: what they are keys of, for messages.
+        keys: a polars Series, an array or a list of integers, strings, floats, booleans …
         rows: how many are expected; None takes any number.
 
     Returns:
@@ -158,15 +170,14 @@ def user_codes(user: Any, *, rows: int | None = None) -> np.ndarray:
         (rows,) -> (rows,)
 
     Example:
-        >>> codes = user_codes(["ann", "bob", None, "ann", None])
-        >>> len(np.unique(codes)), bool(codes[0] == codes[3])
-        (4, True)
+        >>> key_codes("request", [7, 9, 7]).tolist()
+        [0, 2, 0]
     """
-    series = _series(user)
+    series = _without_nan(name, keys)
     if rows is not None and len(series) != rows:
-        raise DataError(f"user: an array of shape ({rows},) is expected, however: ({len(series)},)")
-    if series.dtype.is_float():
-        series = series.fill_nan(None)
+        raise DataError(
+            f"{name}: an array of shape ({rows},) is expected, however: ({len(series)},)"
+        )
     if series.dtype in (pl.String, pl.Categorical, pl.Enum):
         # A categorical is a hash table of strings: four times as fast as ranking them.
         series = series.cast(pl.Categorical).to_physical()
@@ -184,6 +195,24 @@ def user_codes(user: Any, *, rows: int | None = None) -> np.ndarray:
     return codes
 
 
+def missing_keys(name: str, keys: Any) -> np.ndarray:
+    """Return which keys are null, None or NaN.
+
+    Raises:
+        DataError: keys of mixed types, or another shape than (rows,).
+
+    Example:
+        >>> missing_keys("request", ["a", None, "b"]).tolist()
+        [False, True, False]
+    """
+    return _without_nan(name, keys).is_null().to_numpy()
+
+
+def _without_nan(name: str, keys: Any) -> pl.Series:
+    series = _series(name, keys)
+    return series.fill_nan(None) if series.dtype.is_float() else series
+
+
 def _narrow(series: pl.Series) -> bool:
     """Whether integers lie so close together that an array can be indexed by them."""
     lowest, highest = series.min(), series.max()
@@ -192,16 +221,16 @@ def _narrow(series: pl.Series) -> bool:
     return highest - lowest <= 4 * len(series) + 1023
 
 
-def _series(user: Any) -> pl.Series:
-    if isinstance(user, pl.Series):
-        return user
-    array = np.asarray(user) if not isinstance(user, list | tuple) else None
+def _series(name: str, keys: Any) -> pl.Series:
+    if isinstance(keys, pl.Series):
+        return keys
+    array = np.asarray(keys) if not isinstance(keys, list | tuple) else None
     if array is not None and array.ndim != 1:
-        raise DataError(f"user: an array of shape (rows,) is expected, however: {array.shape}")
+        raise DataError(f"{name}: an array of shape (rows,) is expected, however: {array.shape}")
     try:
         if array is not None and array.dtype != object:
             return pl.Series(array)
-        nan_is_missing = [None if value != value else value for value in user]
+        nan_is_missing = [None if value != value else value for value in keys]
         return pl.Series(nan_is_missing)
     except (TypeError, ValueError) as error:
-        raise DataError(f"user: keys of one type are expected ({error})") from None
+        raise DataError(f"{name}: keys of one type are expected ({error})") from None

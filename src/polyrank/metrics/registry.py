@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from polyrank.errors import ConfigError, did_you_mean
-from polyrank.metrics import binary, regression
+from polyrank.metrics import binary, ranking, regression
+
+Key = Literal["user", "request"]
+Scale = Literal["logit", "log", "log of the rest", "plain"]
 
 
 @dataclass(frozen=True)
@@ -16,17 +20,19 @@ class Metric:
     Args:
         name: as in JSON.
         higher_is_better: None where the best value lies in between, as 1 does for `pcoc`.
-        function: (label, prediction, weight) -> float, or with `needs_user`
-            (label, prediction, user, weight) -> float.
-        needs_user: whether it groups rows by user.
+        function: (label, prediction, weight) -> float, or with a `key`
+            (label, prediction, key, weight) -> float.
+        key: which key groups its rows; None for a metric of single rows.
         best: the best value of a metric without a direction.
+        scale: on which its interval is symmetric; None for a metric without intervals.
     """
 
     name: str
     higher_is_better: bool | None
     function: Callable[..., float]
-    needs_user: bool = False
+    key: Key | None = None
     best: float | None = None
+    scale: Scale | None = None
 
 
 def _named(*metrics: Metric) -> Mapping[str, Metric]:
@@ -35,19 +41,22 @@ def _named(*metrics: Metric) -> Mapping[str, Metric]:
 
 METRICS: Mapping[str, Mapping[str, Metric]] = {
     "binary": _named(
-        Metric("auc", True, binary.auc),
-        Metric("gauc", True, binary.grouped_auc, needs_user=True),
-        Metric("pr_auc", True, binary.average_precision),
-        Metric("log_loss", False, binary.log_loss),
-        Metric("ne", False, binary.normalized_entropy),
-        Metric("pcoc", None, binary.pcoc, best=1),
+        Metric("auc", True, binary.auc, scale="logit"),
+        Metric("gauc", True, binary.grouped_auc, key="user", scale="logit"),
+        Metric("pr_auc", True, binary.average_precision, scale="logit"),
+        Metric("log_loss", False, binary.log_loss, scale="log"),
+        Metric("ne", False, binary.normalized_entropy, scale="log"),
+        Metric("pcoc", None, binary.pcoc, best=1, scale="log"),
         Metric("ece", False, binary.ece),
+        Metric("ndcg@10", True, ranking.ndcg, key="request"),
+        Metric("recall@10", True, ranking.recall, key="request"),
+        Metric("mrr", True, ranking.reciprocal_rank, key="request"),
     ),
     "regression": _named(
-        Metric("rmse", False, regression.rmse),
-        Metric("mae", False, regression.mae),
-        Metric("r2", True, regression.r2),
-        Metric("bias", None, regression.bias, best=0),
+        Metric("rmse", False, regression.rmse, scale="log"),
+        Metric("mae", False, regression.mae, scale="log"),
+        Metric("r2", True, regression.r2, scale="log of the rest"),
+        Metric("bias", None, regression.bias, best=0, scale="plain"),
     ),
 }
 
@@ -59,8 +68,8 @@ def metric(kind: str, name: str) -> Metric:
         ConfigError: an unknown kind or name, with the nearest.
 
     Example:
-        >>> metric("binary", "gauc").needs_user
-        True
+        >>> metric("binary", "gauc").key
+        'user'
     """
     if kind not in METRICS:
         raise ConfigError(f"unknown kind {kind!r}{did_you_mean(kind, METRICS)}")

@@ -30,8 +30,9 @@ class Score:
         positives: how many of them have label 1; None for a regression.
         label_mean: weighted; None without rows.
         prediction_mean: weighted; None without rows.
-        metrics: {name: {"value": number}}.
-        absent: {name: reason} of each metric that these rows cannot support.
+        metrics: {name: {"value": number}}, with "low" and "high" where there is an interval.
+        absent: {name: reason} of each metric that these rows cannot support; under "interval" or
+            "auc interval" why all metrics, or one, have none.
         truth: `mae` and `rmse` from the true probability, and the AUC that it reaches itself
             (`oracle_auc`); None where the truth is not known.
     """
@@ -164,27 +165,69 @@ class Scorecard:
         for kind in METRICS:
             scores = [score for score in self.scores if score.kind == kind]
             if scores:
-                parts.append("\n".join([_table(kind, scores), *_reasons(scores)]))
+                tables = [_table(kind, scores), _lists(kind, scores), _intervals(kind, scores)]
+                tables = [table for table in tables if table]
+                reasons = "\n".join(_reasons(scores))
+                gap = "\n" if len(tables) == 1 else "\n\n"
+                parts.append(gap.join(filter(None, ["\n\n".join(tables), reasons])))
         return "\n\n".join(parts)
 
 
 def _table(kind: str, scores: Sequence[Score]) -> str:
     counts = ["rows", "positives"] if kind == "binary" else ["rows"]
     known = TRUTH_COLUMNS if any(score.truth for score in scores) else {}
-    header = ["score", *counts, *METRICS[kind], *known.values()]
+    names = [name for name, each in METRICS[kind].items() if each.key != "request"]
+    header = ["score", *counts, *names, *known.values()]
     lines = []
     for score in scores:
         truth = score.truth or {}
-        numbers = [score.metrics.get(name, {}).get("value") for name in METRICS[kind]]
+        numbers = [score.metrics.get(name, {}).get("value") for name in names]
         numbers += [truth.get(name) for name in known]
         lines.append(
             [
                 score.name,
                 *("–" if (n := getattr(score, each)) is None else f"{n:,}" for each in counts),
-                *("–" if number is None else f"{number:z.4f}" for number in numbers),
+                *map(_shown, numbers),
             ]
         )
     return aligned(header, lines, right=range(1, len(header)))
+
+
+def _shown(number: float | None) -> str:
+    return "–" if number is None else f"{number:z.4f}"
+
+
+def _lists(kind: str, scores: Sequence[Score]) -> str:
+    """Return a table of the metrics of ranked lists; empty where there is none."""
+    names = [name for name, each in METRICS[kind].items() if each.key == "request"]
+    scores = [score for score in scores if score.metrics.keys() & set(names)]
+    if not scores:
+        return ""
+    lines = [
+        [s.name, *(_shown(s.metrics.get(name, {}).get("value")) for name in names)] for s in scores
+    ]
+    return aligned(["by request", *names], lines, right=range(1, len(names) + 1))
+
+
+def _intervals(kind: str, scores: Sequence[Score]) -> str:
+    """Return a table of the intervals there are; empty where there is none."""
+    scores = [s for s in scores if any("low" in parts for parts in s.metrics.values())]
+    names = [
+        name for name in METRICS[kind] if any("low" in s.metrics.get(name, {}) for s in scores)
+    ]
+    if not scores:
+        return ""
+    lines = [
+        [
+            score.name,
+            *(
+                f"{parts['low']:z.4f}…{parts['high']:z.4f}" if "low" in parts else "–"
+                for parts in (score.metrics.get(name, {}) for name in names)
+            ),
+        ]
+        for score in scores
+    ]
+    return aligned(["95 % interval", *names], lines, right=range(1, len(names) + 1))
 
 
 def _reasons(scores: Sequence[Score]) -> list[str]:

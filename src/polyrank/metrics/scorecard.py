@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
@@ -18,13 +18,15 @@ from polyrank.metrics.binary import auc, soft_auc
 from polyrank.metrics.inputs import (
     LARGEST,
     column,
+    key_codes,
     mean,
+    missing_keys,
     refuse_beyond_one,
     refuse_values,
     shaped,
-    user_codes,
     weighing,
 )
+from polyrank.metrics.intervals import intervals
 from polyrank.metrics.registry import METRICS, Metric
 from polyrank.metrics.regression import mae, rmse
 from polyrank.metrics.score import Score, Scorecard
@@ -33,6 +35,8 @@ from polyrank.schema import Schema
 from polyrank.terms import ALL, TRUE, Population, joint_label, output_columns, populations
 
 __all__ = ["Score", "Scorecard", "scorecard"]
+
+SOFT = "true probabilities in place of labels"
 
 
 def scorecard(
@@ -43,8 +47,10 @@ def scorecard(
     split: str,
     user: ArrayLike | pl.Series | None = None,
     weight: ArrayLike | None = None,
+    request: ArrayLike | pl.Series | None = None,
     truth: Mapping[str, ArrayLike] | None = None,
     only: Collection[str] | None = None,
+    replicates: int = 0,
 ) -> Scorecard:
     """Measure each task on all rows and on the rows where each of its ancestors happened.
 
@@ -54,19 +60,22 @@ def scorecard(
             regression is not measured and may be left out.
         labels: each task's label, by the task's name; NaN is not observed.
         split: which rows these are.
-        user: keys for grouped AUC.
+        user: keys for grouped AUC, and what intervals resample in place of rows.
         weight: sample weights.
+        request: keys for the metrics of ranked lists.
         truth: true probabilities, named `true_` + an output column, as many as are known. Where
             a task's conditional ones are, there is also a score such as `buy|click @ all`, which
             no label could give: its AUC is `soft_auc`.
         only: names of the metrics to compute, of any kind of label; the others are neither
             measured nor absent. None computes all.
+        replicates: how many times the rows are resampled for intervals; 0 measures none.
 
     Returns:
         The scores in task order.
 
     Raises:
-        ConfigError: `only` has a name that no metric has, with the nearest.
+        ConfigError: `only` has a name that no metric has, with the nearest; or `replicates` is
+            negative or 1.
         DataError: a column is missing, has another shape, or holds a value out of its domain.
 
     Shape:
@@ -86,13 +95,21 @@ def scorecard(
         [('click @ all', 3, 2), ('buy @ all', 3, 1), ('buy|click @ click', 2, 1)]
     """
     wanted = _wanted(only)
-    log = _read(schema, predictions, labels, user, weight, truth or {})
+    if replicates < 0 or replicates == 1:
+        raise ConfigError(
+            f"replicates is 0, for no intervals, or at least 2, however: {replicates}"
+        )
+    keys = {"user": user, "request": request}
+    log = _read(schema, predictions, labels, keys, weight, truth or {})
     scores = []
     for where in populations(schema):
-        scores.append(_score(log, where, wanted[where.kind]))
+        scores.append(_score(log, where, wanted[where.kind], replicates))
         p_true = _p_true(log, where)
         if where.given and p_true is not None:
-            scores.append(_soft_score(log, where, p_true, wanted[where.kind]))
+            soft = _soft_score(log, where, p_true, wanted[where.kind])
+            if replicates and soft.metrics:
+                soft = replace(soft, absent={**soft.absent, "interval": SOFT})
+            scores.append(soft)
     return Scorecard(split, tuple(scores))
 
 
@@ -105,7 +122,7 @@ class _Log:
     predictions: Mapping[str, np.ndarray]
     labels: Mapping[str, np.ndarray]
     truth: Mapping[str, np.ndarray]
-    user: np.ndarray | None
+    keys: Mapping[str, np.ndarray]
     weight: np.ndarray | None
 
 
@@ -127,7 +144,7 @@ def _read(
     schema: Schema,
     predictions: Mapping[str, ArrayLike],
     labels: Mapping[str, ArrayLike],
-    user: ArrayLike | pl.Series | None,
+    keys: Mapping[str, ArrayLike | pl.Series | None],
     weight: ArrayLike | None,
     truth: Mapping[str, ArrayLike],
 ) -> _Log:
@@ -156,9 +173,17 @@ def _read(
         needed,
         {task.name: _label(task.name, task.kind, labels[task.name], rows) for task in schema.tasks},
         known,
-        None if user is None else user_codes(user, rows=rows),
+        {name: _codes(name, key, rows) for name, key in keys.items() if key is not None},
         None if weight is None else column("weight", weight),
     )
+
+
+def _codes(name: str, key: ArrayLike | pl.Series, rows: int) -> np.ndarray:
+    """Return integers that are equal where the keys are; with NaN where requests are missing."""
+    codes = key_codes(name, key, rows=rows)
+    if name == "request" and (missing := missing_keys(name, key)).any():
+        return np.where(missing, np.nan, codes)
+    return codes
 
 
 def _output(name: str, kind: str, values: ArrayLike, rows: int) -> np.ndarray:
@@ -179,15 +204,23 @@ def _label(task: str, kind: str, values: ArrayLike, rows: int) -> np.ndarray:
     return label
 
 
-def _score(log: _Log, where: Population, wanted: Mapping[str, Metric]) -> Score:
+def _score(log: _Log, where: Population, wanted: Mapping[str, Metric], replicates: int) -> Score:
     label = joint_label([log.labels[head] for head in where.heads])
     kept = ~np.isnan(label)
     if where.conditions:
         kept &= joint_label([log.labels[task] for task in where.conditions]) == 1
     label, prediction = label[kept], _prediction(log, where)[kept]
     weight = None if log.weight is None else log.weight[kept]
-    user = None if log.user is None else log.user[kept]
-    metrics, absent = _measured(where, wanted, label, prediction, user, weight)
+    keys = {name: codes[kept] for name, codes in log.keys.items()}
+    metrics, absent = _measured(where, wanted, label, prediction, keys, weight)
+    if replicates:
+        values = {name: parts["value"] for name, parts in metrics.items() if wanted[name].scale}
+        bounds, reasons = intervals(
+            values, label, prediction, keys.get("user"), weight, replicates=replicates
+        )
+        for name, (low, high) in bounds.items():
+            metrics[name] |= {"low": low, "high": high}
+        absent |= reasons
     truth = None
     p_true = _p_true(log, where)
     if p_true is not None and _mean(label, weight) is not None:
@@ -213,7 +246,7 @@ def _soft_score(
 ) -> Score:
     """Measure a conditional probability on all rows, where only its truth is known."""
     prediction = _prediction(log, where)
-    absent = dict.fromkeys(wanted, "true probabilities in place of labels: AUC only")
+    absent = dict.fromkeys(wanted, f"{SOFT}: AUC only")
     metrics, truth = {}, None
     if "auc" in wanted:
         try:
@@ -244,22 +277,22 @@ def _measured(
     wanted: Mapping[str, Metric],
     label: np.ndarray,
     prediction: np.ndarray,
-    user: np.ndarray | None,
+    keys: Mapping[str, np.ndarray],
     weight: np.ndarray | None,
 ) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
     """Return the metrics that these rows support, and why they do not support the others."""
     values, absent = {}, {}
     for name, each in wanted.items():
-        if each.needs_user and user is None:
-            absent[name] = "no user key"
+        if each.key is not None and each.key not in keys:
+            absent[name] = f"no {each.key} key"
             continue
         if not len(label):
             happened = "".join(f"{task} happened and " for task in where.conditions[-1:])
             absent[name] = f"no rows where {happened}{' & '.join(where.heads)} is observed"
             continue
-        keys = (user,) if each.needs_user else ()
+        key = () if each.key is None else (keys[each.key],)
         try:
-            values[name] = {"value": each.function(label, prediction, *keys, weight)}
+            values[name] = {"value": each.function(label, prediction, *key, weight)}
         except Undefined as reason:
             absent[name] = str(reason)
     return values, absent

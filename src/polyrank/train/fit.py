@@ -326,10 +326,14 @@ def _check_valid(stop: Stop | None, valid: Table) -> None:
     label = term_labels(valid, where)
     seen = ~np.isnan(label)
     watched = metric(where.kind, stop.metric)
-    user = valid.user
-    if watched.needs_user and user is None:
-        raise ConfigError(f"stop watches {stop.metric!r}, and there is no user key in valid")
-    keys = (user.filter(seen),) if watched.needs_user and user is not None else ()
+    keys = []
+    if watched.key is not None:
+        key = {"user": valid.user, "request": valid.request}[watched.key]
+        if key is None:
+            raise ConfigError(
+                f"stop watches {stop.metric!r}, and there is no {watched.key} key in valid"
+            )
+        keys = [key.filter(seen)]
     weight = None if valid.weight is None else valid.weight[seen]
     try:
         watched.function(label[seen], np.full(int(seen.sum()), 0.5), *keys, weight)

@@ -281,6 +281,7 @@ class Trainer:
             table.labels_by_task,
             split="valid",
             user=table.user,
+            request=table.request,
             weight=table.weight,
             only=set().union(*wanted.values()),
         )

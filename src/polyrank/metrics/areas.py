@@ -1,0 +1,91 @@
+"""Rows sorted by score, where equal scores are one run: what the areas under curves are made of."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def weighted_auc(positive: np.ndarray, negative: np.ndarray, score: np.ndarray) -> float:
+    """Return the AUC of rows that each have a weight as a positive and one as a negative."""
+    order = np.argsort(score)
+    score = score[order]
+    ties = np.flatnonzero(starts(score[1:] != score[:-1]))
+    return float(_areas(positive[order], negative[order], ties, np.zeros(1, dtype=np.int64))[0])
+
+
+def areas_by_group(
+    positive: np.ndarray, score: np.ndarray, codes: np.ndarray, weight: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the code, the AUC and the summed weight of each group with both classes.
+
+    Args:
+        positive: booleans.
+        score: any score that rises with the probability.
+        codes: integers from 0 that are equal where the groups are.
+        weight: above 0; None weighs every row 1.
+
+    Shape:
+        (rows,) each -> (groups with both classes,) each
+    """
+    kept = _groups_with_both(positive, codes)
+    if not kept.all():
+        positive, score, codes = positive[kept], score[kept], codes[kept]
+        weight = None if weight is None else weight[kept]
+    if not len(codes):
+        return np.zeros(0, dtype=np.int64), np.zeros(0), np.zeros(0)
+    order, codes = by_group_and_score(codes, score)
+    positive, score = positive[order], score[order]
+    mass = np.ones(len(order)) if weight is None else weight[order]
+    new_group = starts(codes[1:] != codes[:-1])
+    new_score = new_group | starts(score[1:] != score[:-1])
+    ties = np.flatnonzero(new_score)
+    groups = np.flatnonzero(new_group)
+    areas = _areas(mass * positive, mass * ~positive, ties, np.searchsorted(ties, groups))
+    return codes[groups], areas, np.add.reduceat(mass, groups)
+
+
+def by_group_and_score(codes: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows' order by group, then score, and the codes in that order.
+
+    The group and the rank of the score are packed into one integer, because numpy sorts plain
+    integers seven times as fast as it argsorts them.
+    """
+    by_score = np.argsort(score)
+    bits = np.int64(len(score).bit_length())
+    packed = (codes[by_score] << bits) | np.arange(len(score))
+    packed.sort()
+    rank = packed & ((np.int64(1) << bits) - 1)
+    return by_score[rank], packed >> bits
+
+
+def starts(changed: np.ndarray) -> np.ndarray:
+    """Return which rows differ from the row before; the first does."""
+    return np.concatenate([[True], changed])
+
+
+def _groups_with_both(positive: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """Return which rows are of a group with both classes."""
+    positives = np.bincount(codes[positive], minlength=int(codes.max()) + 1)
+    mixed = (positives > 0) & (positives < np.bincount(codes))
+    return mixed[codes]
+
+
+def _areas(
+    positive: np.ndarray, negative: np.ndarray, ties: np.ndarray, groups: np.ndarray
+) -> np.ndarray:
+    """Return the AUC of each group of rows sorted by group, then score.
+
+    Args:
+        positive: each row's weight as a positive.
+        negative: each row's weight as a negative.
+        ties: the first row of each run of rows with one group and one score.
+        groups: the first run of each group.
+    """
+    lengths = np.diff(groups, append=len(ties))
+    p, n = np.add.reduceat(positive, ties), np.add.reduceat(negative, ties)
+    # Shares of the group, so that a heavy group costs its neighbours no digits in the running sum.
+    p /= np.repeat(np.add.reduceat(p, groups), lengths)
+    n /= np.repeat(np.add.reduceat(n, groups), lengths)
+    below = np.cumsum(n) - n
+    below -= np.repeat(below[groups], lengths)
+    return np.clip(np.add.reduceat(p * (below + n / 2), groups), 0.0, 1.0)

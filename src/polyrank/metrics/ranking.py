@@ -1,0 +1,227 @@
+"""How good ranked lists are, one list a request: pure numpy, in float64.
+
+Rows that tie in score have no order of their own, so each metric is the mean over their orders, in
+closed form: a constant prediction gets what chance gives. Requests without a positive say nothing
+and are left out, and so are rows whose request is missing. A row of weight 0 is no row of its
+list; a request counts with the mean weight of its rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from polyrank.errors import ConfigError
+from polyrank.metrics.areas import by_group_and_score, starts
+from polyrank.metrics.inputs import (
+    checked_binary,
+    counted,
+    key_codes,
+    mean,
+    missing_keys,
+    weighing,
+)
+from polyrank.metrics.undefined import Undefined
+
+
+def ndcg(
+    label: ArrayLike,
+    prediction: ArrayLike,
+    request: ArrayLike,
+    weight: ArrayLike | None = None,
+    k: int = 10,
+) -> float:
+    """Return the mean over requests of the discounted gain of the first k places ÷ the best one.
+
+    Args:
+        label: 0 or 1.
+        prediction: any score that rises with the probability.
+        request: keys of one type; null and NaN are missing.
+        weight: sample weights; a request counts with the mean of its rows' weights.
+        k: places that count, from the top.
+
+    Returns:
+        The normalised discounted cumulative gain, within 0 and 1; higher is better.
+
+    Raises:
+        Undefined: no request with a positive, or no rows.
+        ConfigError: k below 1.
+        DataError: shapes differ, or a value is out of its domain.
+
+    Shape:
+        label (rows,), prediction (rows,), request (rows,), weight (rows,)
+
+    Example:
+        >>> round(ndcg([0, 1, 0, 1], [0.9, 0.8, 0.1, 0.3], [7, 7, 8, 8]), 4)
+        0.8155
+
+    Reference:
+        Järvelin and Kekäläinen, TOIS 2002; ties as in McSherry and Najork, ECIR 2008, section 2.6.
+    """
+    lists = _lists(label, prediction, request, weight, k)
+    discount = 1 / np.log2(np.arange(2, k + 2))
+    summed = np.concatenate([[0.0], np.cumsum(discount)])
+    end = lists.place + lists.length
+    share = (summed[np.minimum(end, k)] - summed[np.minimum(lists.place, k)]) / lists.length
+    gain = np.add.reduceat(lists.positive * share, lists.first)
+    return mean(gain / summed[np.minimum(lists.positives, k)], lists.weight)
+
+
+def recall(
+    label: ArrayLike,
+    prediction: ArrayLike,
+    request: ArrayLike,
+    weight: ArrayLike | None = None,
+    k: int = 10,
+) -> float:
+    """Return the mean over requests of the share of their positives in the first k places.
+
+    Args:
+        label: 0 or 1.
+        prediction: any score that rises with the probability.
+        request: keys of one type; null and NaN are missing.
+        weight: sample weights; a request counts with the mean of its rows' weights.
+        k: places that count, from the top.
+
+    Returns:
+        The recall, within 0 and 1; higher is better. A request with more than k positives cannot
+        reach 1.
+
+    Raises:
+        Undefined: no request with a positive, or no rows.
+        ConfigError: k below 1.
+        DataError: shapes differ, or a value is out of its domain.
+
+    Shape:
+        label (rows,), prediction (rows,), request (rows,), weight (rows,)
+
+    Example:
+        >>> recall([0, 1, 0, 1], [0.9, 0.8, 0.1, 0.3], [7, 7, 8, 8], k=1)
+        0.5
+
+    Reference:
+        McSherry and Najork, ECIR 2008, section 2.3: recall over the orders of ties.
+    """
+    lists = _lists(label, prediction, request, weight, k)
+    share = np.clip(k - lists.place, 0, lists.length) / lists.length
+    return mean(
+        np.add.reduceat(lists.positive * share, lists.first) / lists.positives, lists.weight
+    )
+
+
+def reciprocal_rank(
+    label: ArrayLike,
+    prediction: ArrayLike,
+    request: ArrayLike,
+    weight: ArrayLike | None = None,
+) -> float:
+    """Return the mean over requests of 1 ÷ the place of the first positive (MRR).
+
+    Args:
+        label: 0 or 1.
+        prediction: any score that rises with the probability.
+        request: keys of one type; null and NaN are missing.
+        weight: sample weights; a request counts with the mean of its rows' weights.
+
+    Returns:
+        The mean reciprocal rank, above 0 and up to 1; higher is better.
+
+    Raises:
+        Undefined: no request with a positive, or no rows.
+        DataError: shapes differ, or a value is out of its domain.
+
+    Shape:
+        label (rows,), prediction (rows,), request (rows,), weight (rows,)
+
+    Example:
+        >>> reciprocal_rank([0, 1, 0, 1], [0.9, 0.8, 0.1, 0.3], [7, 7, 8, 8])
+        0.75
+
+    Reference:
+        Voorhees, TREC-8 1999; ties as in McSherry and Najork, ECIR 2008, section 2.4.
+    """
+    lists = _lists(label, prediction, request, weight)
+    # Only the run of ties that holds the first positive decides.
+    holding = np.flatnonzero(lists.positive)
+    firsts = holding[starts(lists.owner[holding][1:] != lists.owner[holding][:-1])]
+    place, rows, hits = (each[firsts] for each in (lists.place, lists.length, lists.positive))
+    # Within it, `before` negatives come first with probability
+    # C(rows - 1 - before, hits - 1) / C(rows, hits).
+    options = rows - hits + 1
+    start = np.cumsum(options) - options
+    run = np.repeat(np.arange(len(firsts)), options)
+    before = np.arange(len(run)) - start[run]
+    factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, rows.max() + 1)))])
+
+    def log_choices(n: np.ndarray, k: np.ndarray) -> np.ndarray:
+        return factorial[n] - factorial[k] - factorial[n - k]
+
+    chance = np.exp(
+        log_choices(rows[run] - 1 - before, hits[run] - 1) - log_choices(rows, hits)[run]
+    )
+    expected = np.add.reduceat(chance / (place[run] + before + 1), start)
+    return mean(expected, lists.weight)
+
+
+@dataclass(frozen=True, eq=False)
+class _Lists:
+    """Runs of rows with one request and one score, the best first, of requests with a positive.
+
+    Args:
+        place: how many rows of the request stand before the run.
+        length: how many rows the run has.
+        positive: how many of them are positives.
+        owner: the number of the run's request.
+        first: the first run of each request.
+        positives: of each request.
+        weight: of each request; None where all weigh the same.
+    """
+
+    place: np.ndarray
+    length: np.ndarray
+    positive: np.ndarray
+    owner: np.ndarray
+    first: np.ndarray
+    positives: np.ndarray
+    weight: np.ndarray | None
+
+
+def _lists(
+    label: ArrayLike,
+    prediction: ArrayLike,
+    request: ArrayLike,
+    weight: ArrayLike | None,
+    k: int = 1,
+) -> _Lists:
+    if k < 1:
+        raise ConfigError(f"k is a number of places of at least 1, however: {k}")
+    positive, score, w = checked_binary(label, prediction, weight)
+    rows = np.shape(label)[0]
+    kept = weighing(weight, rows=rows)[0]
+    codes = key_codes("request", request, rows=rows)[kept]
+    present = ~missing_keys("request", request)[kept]
+    hit = np.zeros(int(codes.max()) + 1, dtype=bool)
+    hit[codes[positive & present]] = True
+    used = hit[codes] & present
+    if not used.any():
+        raise Undefined(f"no request with a positive among {counted(len(positive))}")
+    positive, score = positive[used], score[used]
+    order, codes = by_group_and_score(codes[used], -score)
+    positive, score = positive[order].astype(np.int64), score[order]
+    new_request = starts(codes[1:] != codes[:-1])
+    runs = np.flatnonzero(new_request | starts(score[1:] != score[:-1]))
+    requests = np.flatnonzero(new_request)
+    owner = np.cumsum(new_request)[runs] - 1
+    return _Lists(
+        place=runs - requests[owner],
+        length=np.diff(runs, append=len(codes)),
+        positive=np.add.reduceat(positive, runs),
+        owner=owner,
+        first=np.searchsorted(runs, requests),
+        positives=np.add.reduceat(positive, requests),
+        weight=None
+        if w is None
+        else np.add.reduceat(w[used][order], requests) / np.diff(requests, append=len(codes)),
+    )

@@ -1,0 +1,167 @@
+"""A replicate is the metric with weights that were drawn; its spread is DeLong's standard error."""
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from polyrank.errors import ConfigError
+from polyrank.metrics.bootstrap import QUANTILES, bootstrap, clusters_of, draws
+from polyrank.metrics.registry import METRICS
+from polyrank.metrics.undefined import Undefined
+
+BINARY = ["auc", "gauc", "pr_auc", "log_loss", "ne", "pcoc"]
+REGRESSION = ["rmse", "mae", "r2", "bias"]
+
+
+def delong(label, score):
+    """Return the standard error of the AUC: DeLong, DeLong and Clarke-Pearson, 1988, eq. 3."""
+    above, below = np.sort(score[label == 1]), np.sort(score[label == 0])
+
+    def placed(values, among):
+        left, right = (np.searchsorted(among, values, side) for side in ("left", "right"))
+        return (left + right) / (2 * len(among))
+
+    variances = placed(above, below).var(ddof=1), placed(below, above).var(ddof=1)
+    return np.sqrt(variances[0] / len(above) + variances[1] / len(below))
+
+
+def logged(rows=400, seed=0, levels=20):
+    random = np.random.default_rng(seed)
+    p = random.integers(1, levels, rows) / levels
+    return (random.random(rows) < p).astype(float), p, random.integers(0, 40, rows)
+
+
+def by_hand(label, prediction, user, weight, name, replicates, seed):
+    """Return the metric function on the same draws, one call a replicate."""
+    metric = METRICS["binary" if name in BINARY else "regression"][name]
+    cluster = clusters_of(user, len(label))
+    w = np.ones(len(label)) if weight is None else weight
+    found = []
+    for counts in draws(cluster.max() + 1, replicates, seed, step=1):
+        key = () if metric.key is None else (user,)
+        try:
+            found.append(metric.function(label, prediction, *key, w * counts[0][cluster]))
+        except Undefined:
+            found.append(np.nan)
+    return np.array(found)
+
+
+@pytest.mark.parametrize("name", BINARY + REGRESSION)
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("by_user", [False, True])
+def test_a_replicate_is_the_metric_of_rows_with_counts(name, weighted, by_user):
+    label, prediction, user = logged()
+    weight = np.random.default_rng(1).choice([0.0, 0.5, 1, 3], len(label)) if weighted else None
+    user = user if by_user or name == "gauc" else None
+    found = bootstrap(label, prediction, user, weight, [name], replicates=30, seed=3)[name]
+    expected = by_hand(label, prediction, user, weight, name, 30, 3)
+    assert not np.isnan(found).any()
+    np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-14)
+
+
+@given(
+    rows=st.lists(
+        st.tuples(st.booleans(), st.integers(0, 4), st.integers(0, 3), st.integers(0, 3)),
+        min_size=1,
+        max_size=30,
+    ),
+    by_user=st.booleans(),
+    seed=st.integers(0, 2**32),
+)
+@settings(max_examples=60, deadline=None)
+def test_any_rows_with_ties_weights_and_few_of_a_class(rows, by_user, seed):
+    label, score, weight, user = (np.array(each, dtype=float) for each in zip(*rows, strict=True))
+    weight[0] = 1
+    user = user if by_user else None
+    names = [name for name in BINARY if user is not None or name != "gauc"]
+    found = bootstrap(label, score / 4, user, weight, names, replicates=5, seed=seed)
+    for name in names:
+        expected = by_hand(label, score / 4, user, weight, name, 5, seed)
+        np.testing.assert_allclose(found[name], expected, rtol=1e-9, atol=1e-12)
+
+
+def test_blocks_of_memory_decide_nothing(monkeypatch):
+    label, prediction, user = logged()
+    whole = bootstrap(label, prediction, user, None, BINARY, replicates=20)
+    monkeypatch.setattr("polyrank.metrics.bootstrap.BLOCK", 900)
+    monkeypatch.setattr("polyrank.metrics.bootstrap.SLICE", 7)
+    parts = bootstrap(label, prediction, user, None, BINARY, replicates=20)
+    for name in BINARY:
+        np.testing.assert_allclose(parts[name], whole[name], rtol=1e-12)
+
+
+def test_draws_do_not_depend_on_the_prediction():
+    label, prediction, user = logged()
+    better = (prediction + label) / 2
+    low, high = (bootstrap(label, p, user, None, ["pcoc", "auc"]) for p in (prediction, better))
+    # The difference of two models that rank alike is much surer than either.
+    paired = (bootstrap(label, prediction**2, user)["auc"] - low["auc"]).std()
+    assert paired == 0 < low["auc"].std()
+    assert (high["auc"] > low["auc"]).all()
+    shifted = bootstrap(label, prediction / 2, user, None, ["pcoc"])["pcoc"]
+    np.testing.assert_allclose(shifted, low["pcoc"] / 2)
+
+
+def test_the_names_of_users_decide_nothing():
+    label, prediction, user = logged()
+    named = pl.Series([f"user {-each}" for each in user])
+    one, other = (bootstrap(label, prediction, keys, None, BINARY) for keys in (user, named))
+    for name in BINARY:
+        np.testing.assert_allclose(one[name], other[name], rtol=1e-12)
+
+
+def test_rows_without_a_user_are_drawn_one_by_one():
+    assert clusters_of([None, "a", None, "a", "b"], 5).tolist() == [0, 1, 2, 1, 3]
+    assert clusters_of(None, 3).tolist() == [0, 1, 2]
+
+
+def test_a_user_is_drawn_whole():
+    label, prediction, _ = logged(rows=2_000)
+    user = np.arange(2_000)
+    twice = [np.concatenate([each, each]) for each in (label, prediction, user)]
+    once = bootstrap(label, prediction, user)["auc"]
+    np.testing.assert_allclose(bootstrap(*twice)["auc"], once)
+    assert bootstrap(*twice[:2])["auc"].std() == pytest.approx(once.std() / 2**0.5, rel=0.2)
+
+
+def test_counts_are_poisson():
+    assert QUANTILES.dtype == np.uint8
+    assert QUANTILES.mean() == pytest.approx(1, abs=1e-4)
+    assert QUANTILES.var() == pytest.approx(1, abs=1e-3)
+    (counts,) = draws(10_001, 40, seed=1, step=40)
+    assert counts.shape == (40, 10_001)
+    assert counts.mean() == pytest.approx(1, abs=0.01)
+    correlated = np.corrcoef(counts)
+    assert np.abs(correlated[~np.eye(40, dtype=bool)]).max() < 0.06
+
+
+@pytest.mark.parametrize(("rows", "power", "levels"), [(3_000, 1, 20), (20_000, 4, 1_000)])
+def test_the_spread_of_auc_is_that_of_delong(rows, power, levels):
+    random = np.random.default_rng(7)
+    p = random.integers(1, levels, rows) / levels
+    label = (random.random(rows) < p**power).astype(float)
+    spread = bootstrap(label, p, replicates=2_000)["auc"].std(ddof=1)
+    assert spread == pytest.approx(delong(label, p), rel=0.1)
+
+
+def test_one_class_has_no_replicates():
+    found = bootstrap([1, 1, 1], [0.1, 0.2, 0.3], metrics=["auc", "pr_auc", "ne", "log_loss"])
+    assert np.isnan([found["auc"], found["pr_auc"], found["ne"]]).all()
+    assert np.isfinite(found["log_loss"]).any()
+
+
+def test_ece_has_no_replicates():
+    with pytest.raises(ConfigError, match=r"no replicates of a metric 'ece'"):
+        bootstrap([0, 1], [0.1, 0.2], metrics=["ece"])
+
+
+def test_grouped_auc_needs_users():
+    with pytest.raises(ConfigError, match="'gauc' needs the users"):
+        bootstrap([0, 1], [0.1, 0.2], metrics=["gauc"])
+
+
+def test_kinds_of_labels_are_not_mixed():
+    with pytest.raises(ConfigError, match="metrics of one kind of label"):
+        bootstrap([0, 1], [0.1, 0.2], metrics=["auc", "rmse"])
