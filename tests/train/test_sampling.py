@@ -127,9 +127,8 @@ def test_heads_start_at_the_rates_of_the_whole_log(log):
 
 
 def test_validation_rows_that_were_sampled_are_weighted_and_training_rows_are_not(log):
-    sources = Sources(
-        log.head(100), log.head(50), log.head(20), sampling=pr.Sampling("click", 0.5, ("train", "valid"))
-    )  # fmt: skip
+    sampling = pr.Sampling("click", 0.5, ("train", "valid"))
+    sources = Sources(log.head(100), log.head(50), log.head(20), sampling=sampling)
     tables = encoded(SCHEMA, sources)[1]
     expected = np.where(log.head(50)["click"] == 0, 2, 1)
     assert tables["train"].weight is None
@@ -141,11 +140,9 @@ def test_the_cache_knows_nothing_of_it(log, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     path = tmp_path / "log.parquet"
     log.head(100).write_parquet(path)
-    encoded(
-        SCHEMA, Sources(path, path, sampling=pr.Sampling("click", 0.5, ("valid",))), beside=tmp_path
-    )
+    first, changed = (pr.Sampling("click", keep, ("valid",)) for keep in (0.5, 0.25))
+    encoded(SCHEMA, Sources(path, path, sampling=first), beside=tmp_path)
     caplog.clear()
-    changed = pr.Sampling("click", 0.25, ("valid",))
     tables = encoded(SCHEMA, Sources(path, path, sampling=changed), beside=tmp_path)[1]
     assert "were encoded by an earlier run" in caplog.text
     assert tables["valid"].weight.max() == 4
@@ -164,20 +161,19 @@ def trainer(frame, balance, compile):
     return Trainer(ranker, training, supervision, train=table, valid=None, seed=0)
 
 
-@pytest.mark.parametrize("balance", [pr.Sum(), pr.Uncertainty()])
-def test_the_compiled_step_is_the_eager_one(log, balance, monkeypatch):
+def test_the_compiled_step_is_the_eager_one(log, monkeypatch):
     monkeypatch.setattr(compiled, "compiled", lambda graph: graph)
     frame = sample(log).head(300)
     eager, graph = (
         [list(each.run()), each.state()][1]
-        for each in (trainer(frame, balance, False), trainer(frame, balance, True))
+        for each in (trainer(frame, pr.Sum(), False), trainer(frame, pr.Sum(), True))
     )
     for name, tensor in eager.items():
         assert graph[name].numpy() == pytest.approx(tensor.numpy(), rel=1e-4, abs=1e-6), name
 
 
-@pytest.mark.parametrize("balance", [pr.GradNorm(), pr.MetaBalance()])
-def test_balances_of_gradients_train_on_a_sample(log, balance):
+@pytest.mark.parametrize("balance", [pr.Uncertainty(), pr.GradNorm(), pr.MetaBalance()])
+def test_every_other_balance_trains_on_a_sample(log, balance):
     last = list(trainer(sample(log).head(300), balance, False).run())[-1]
     assert all(np.isfinite(value) for value in last.losses.values())
 

@@ -43,7 +43,8 @@ class Sampling:
         0.09090909090909091
 
     Reference:
-        King and Zeng, Logistic regression in rare events data, Political Analysis 2001, eq. 7-8.
+        King and Zeng, Logistic regression in rare events data, Political Analysis 2001,
+        sections 4.1 (the shift) and 4.2 (the weights).
     """
 
     task: str

@@ -125,11 +125,12 @@ class Supervision:
         """
         if self.sampling is None:
             return weight
+        descends = [term.population.descends_from(self.sampling.task) for term, _ in parts]
+        if all(descends):
+            return weight
         root = self._label(self.sampling.task, labels)
-        outside = 1 + (1 / self.sampling.keep - 1) * (root == 0).to(root.dtype)
         inside = torch.ones_like(root) if weight is None else weight
-        outside = outside * inside
-        descends = (term.population.descends_from(self.sampling.task) for term, _ in parts)
+        outside = inside * (1 + (1 / self.sampling.keep - 1) * (root == 0).to(root.dtype))
         return torch.stack([inside if each else outside for each in descends])
 
     def _label(self, task: str, labels: Tensor) -> Tensor:
