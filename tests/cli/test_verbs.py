@@ -90,6 +90,7 @@ def test_explain_shows_what_was_sampled(command):
     assert "only a root can be sampled" in err
 
 
+@pytest.mark.usefixtures("folder")
 def test_explain_shows_the_plan(command):
     code, out, _ = command("explain", "exp.toml")
     assert code == 0

@@ -112,8 +112,8 @@ class Supervision:
             return logits
         task, z = self.sampling.task, logits[self.sampling.task]
         root = self._label(task, labels)
-        shifted = torch.where(root == root, z - log(self.sampling.keep), z)
-        return {**logits, task: shifted}
+        known = (root == root).to(z.dtype)  # NaN is not equal to itself
+        return {**logits, task: z - log(self.sampling.keep) * known}
 
     def _stands_for(
         self, parts: Sequence[tuple[Term, Summand]], labels: Tensor, weight: Tensor | None
