@@ -213,6 +213,11 @@ def test_fit_and_plan_refuse_what_is_no_root(log):
         plan(SCHEMA, pr.Model(), Training(), Sources(log.head(100), sampling=sampling))
 
 
+def test_fit_takes_a_sampling_and_nothing_else(log):
+    with pytest.raises(ConfigError, match=r"sampling is a Sampling\(task, keep\), however: 0.1"):
+        fitted(0.1, log.head(100))
+
+
 def test_the_plan_says_it_and_counts_what_was_kept(log):
     frame = sample(log)
     found = plan(SCHEMA, pr.Model(), Training(), Sources(frame, sampling=SAMPLING))

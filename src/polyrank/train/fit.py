@@ -291,6 +291,8 @@ def _check(schema: Schema, model: Model, training: Training, sources: Sources, s
     """Refuse, before a row is read, what cannot be."""
     model.check(schema)
     if sources.sampling is not None:
+        if not isinstance(sources.sampling, Sampling):
+            raise ConfigError(f"sampling is a Sampling(task, keep), however: {sources.sampling!r}")
         sources.sampling.check(schema)
     if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= seed < 2**63:
         raise ConfigError(f"seed is a whole number of at least 0, however: {seed!r}")
