@@ -147,8 +147,9 @@ def main():
                         "seconds": seconds,
                     }
                 )
+        table = {**record.origin("polars"), "rows": ROWS, "keep": KEEP, "runs": runs}
+        record.write(RESULTS, table)  # after each seed: an interrupted run keeps what it has
     show(runs, seeds)
-    record.write(RESULTS, {**record.origin("polars"), "rows": ROWS, "keep": KEEP, "runs": runs})
 
 
 if __name__ == "__main__":
