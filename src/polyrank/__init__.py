@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from polyrank.balance import GradNorm, MetaBalance, Sum, Uncertainty
     from polyrank.bundle.model import Bundle, load
     from polyrank.config import Experiment
+    from polyrank.data.sampling import Sampling
     from polyrank.errors import (
         BundleError,
         ConfigError,
@@ -64,6 +65,7 @@ _HOME = {
     "polyrank.balance": ["GradNorm", "MetaBalance", "Sum", "Uncertainty"],
     "polyrank.bundle.model": ["Bundle", "load"],
     "polyrank.config": ["Experiment"],
+    "polyrank.data.sampling": ["Sampling"],
     "polyrank.errors": [
         "BundleError",
         "ConfigError",
@@ -136,6 +138,7 @@ __all__ = [
     "Model",
     "PolyrankError",
     "RowwiseAdagrad",
+    "Sampling",
     "Schema",
     "SchemaError",
     "Score",

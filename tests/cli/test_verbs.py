@@ -80,6 +80,17 @@ def test_a_saved_config_trains_again_to_the_same_scorecard(folder, command):
 
 
 @pytest.mark.usefixtures("folder")
+def test_explain_shows_what_was_sampled(command):
+    options = ("--set", "data.sampling.task=click", "--set", "data.sampling.keep=0.5")
+    code, out, _ = command("explain", "exp.toml", *options)
+    assert code == 0
+    assert "sampling: rows with click = 0 were kept at a rate of 0.5 in train" in out
+    code, _, err = command("explain", "exp.toml", *options, "--set", "data.sampling.task=buy")
+    assert code == 1
+    assert "only a root can be sampled" in err
+
+
+@pytest.mark.usefixtures("folder")
 def test_explain_shows_the_plan(command):
     code, out, _ = command("explain", "exp.toml")
     assert code == 0

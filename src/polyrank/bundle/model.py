@@ -12,11 +12,13 @@ import numpy as np
 import polars as pl
 import torch
 
+from polyrank import spec
 from polyrank.bundle import format
 from polyrank.data import hashing
 from polyrank.data.dense import DenseEncoding
 from polyrank.data.labels import Orphans
 from polyrank.data.read import read
+from polyrank.data.sampling import Sampling
 from polyrank.data.table import Table, encode
 from polyrank.data.vocab import Vocab, Vocabulary
 from polyrank.errors import BundleError, DataError, PolyrankError
@@ -57,6 +59,12 @@ class Bundle:
     history: pl.DataFrame
     scorecard: Scorecard | None
 
+    @property
+    def sampling(self) -> Sampling | None:
+        """How negatives were down-sampled, as the configuration declares it."""
+        table = self.config.get("data", {}).get("sampling")
+        return None if table is None else spec.from_table(Sampling, table, "data.sampling")
+
     def predict(self, rows: Any) -> pl.DataFrame:
         """Return the output columns of raw rows, in their order.
 
@@ -74,7 +82,8 @@ class Bundle:
 
         Args:
             rows: as in `predict`, with labels.
-            split: the scorecard's name for them.
+            split: the scorecard's name for them; where `sampling` names it, rows are weighted to
+                be as the whole log.
             orphans: "error", "drop" or "zero": what becomes of a child label without its parent.
         """
         return self.score_labelled(self.encode(rows, split=split, orphans=orphans), split)
@@ -103,7 +112,9 @@ class Bundle:
             split=split or "rows", orphans=orphans, labels=split is not None,
         )  # fmt: skip
         log_counts(table, split or "rows")
-        return table
+        if split is None or self.sampling is None:
+            return table
+        return self.sampling.weighted(table, split)
 
     def score(self, table: Table) -> pl.DataFrame:
         """Return the output columns of encoded rows."""

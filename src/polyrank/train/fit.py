@@ -19,6 +19,7 @@ from polyrank import spec
 from polyrank.balance import Balance, Sum
 from polyrank.bundle.model import Bundle
 from polyrank.data.labels import Orphans
+from polyrank.data.sampling import Sampling
 from polyrank.data.statistics import refuse_unusable, term_labels, term_statistics
 from polyrank.data.table import Table
 from polyrank.errors import ConfigError, DataError, did_you_mean
@@ -52,6 +53,7 @@ def fit(
     valid: Any = None,
     test: Any = None,
     orphans: Orphans = "error",
+    sampling: Sampling | None = None,
     seed: int = 0,
     epochs: int = 5,
     batch_size: int = 1024,
@@ -81,6 +83,8 @@ def fit(
         valid: likewise; chooses the epoch that is kept. Without it, the last one is.
         test: likewise; scored once, after training.
         orphans: "error", "drop" or "zero": what becomes of a child label without its parent.
+        sampling: how negatives were down-sampled before this log was written; what is predicted
+            is the probability in the whole log.
         seed: of weights, shuffling and dropout; torch's own generator is left as it was.
         epochs: see `Training`, as for all up to `compile`.
         batch_size: rows of a step.
@@ -126,15 +130,14 @@ def fit(
         balance=balance, stop=stop, schedule=schedule, threads=threads, device=device,
         unseen_rate=unseen_rate, compile=compile,
     )  # fmt: skip
-    sources = Sources(train, valid, test, orphans, cache=cache)
+    sources = Sources(train, valid, test, orphans, cache=cache, sampling=sampling)
     paths = {
         name: str(Path(source).absolute())
         for name in ("train", "valid", "test")
         if isinstance(source := getattr(sources, name), str | Path)
     }
-    config = config_tables(
-        "fit", seed, {**paths, "orphans": orphans, "cache": cache}, schema, model, training
-    )
+    data = {**paths, "orphans": orphans, "cache": cache, "sampling": sampling}
+    config = config_tables("fit", seed, spec.to_table(data), schema, model, training)
     return learn(
         schema, model, training, sources, seed=seed, config=config,
         out=out, resume=resume, force=force, progress=progress,
@@ -160,15 +163,16 @@ def learn(
     run = None if out is None else RunFolder(out, config, resume=resume, force=force)
     vocab, tables = encoded(schema, sources, beside=None if out is None else Path(out).parent)
     train, valid, test = tables["train"], tables.get("valid"), tables.get("test")
-    statistics = term_statistics(train)
+    sampling = sources.train_sampling
+    statistics = term_statistics(train, sampling)
     refuse_unusable(statistics, schema, "train")
     if valid is not None:
         _check_valid(training.stop, valid)
     _announce(schema, training, valid)
-    supervision = Supervision(schema, statistics)
+    supervision = Supervision(schema, statistics, sampling)
     with isolated(seed, training):
         ranker = model.build(model.layout(schema, vocab)).to(training.device)
-        start(ranker, train, training.device)
+        start(ranker, train, training.device, sampling)
         trainer = Trainer(
             ranker, training, supervision, train=train, valid=valid, seed=seed, stopwatch=stopwatch
         )
@@ -289,6 +293,10 @@ def _scored(bundle: Bundle, valid: Table | None, test: Table | None) -> Bundle:
 def _check(schema: Schema, model: Model, training: Training, sources: Sources, seed: int) -> None:
     """Refuse, before a row is read, what cannot be."""
     model.check(schema)
+    if sources.sampling is not None:
+        if not isinstance(sources.sampling, Sampling):
+            raise ConfigError(f"sampling is a Sampling(task, keep), however: {sources.sampling!r}")
+        sources.sampling.check(schema)
     if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= seed < 2**63:
         raise ConfigError(f"seed is a whole number of at least 0, however: {seed!r}")
     cores = os.cpu_count() or 1
