@@ -14,6 +14,8 @@ from polyrank.schema import KindName
 from polyrank.text import aligned
 
 FORMAT = 1
+RAW_METRICS = ("auc", "log_loss", "ne", "pcoc", "ece")
+BEFORE_AND_AFTER = ("auc", "pcoc", "ece")
 TRUTH_COLUMNS = {"oracle_auc": "oracle auc", "mae": "|p − truth|"}
 
 
@@ -34,6 +36,8 @@ class Score:
         absent: {name: reason} of each metric that these rows cannot support.
         truth: `mae` and `rmse` from the true probability, and the AUC that it reaches itself
             (`oracle_auc`); None where the truth is not known.
+        raw: {name: number} of the same predictions before calibration, as far as these rows
+            support `RAW_METRICS`; None where no calibrated head is on the score's path.
     """
 
     name: str
@@ -47,6 +51,7 @@ class Score:
     metrics: Mapping[str, Mapping[str, float]]
     absent: Mapping[str, str]
     truth: Mapping[str, float] | None = None
+    raw: Mapping[str, float] | None = None
 
     @property
     def kind(self) -> KindName:
@@ -67,7 +72,7 @@ class Score:
         raise Undefined(f"{self.name} has no {name}: {reason}")
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain tables; `truth` only where it is known."""
+        """Return plain tables; `truth` only where it is known, `raw` only where it differs."""
         table: dict[str, Any] = {
             "name": self.name,
             "task": self.task,
@@ -80,7 +85,8 @@ class Score:
             "metrics": {name: dict(parts) for name, parts in self.metrics.items()},
             "absent": dict(self.absent),
         }
-        return table if self.truth is None else {**table, "truth": dict(self.truth)}
+        known = {"truth": self.truth, "raw": self.raw}
+        return table | {name: dict(each) for name, each in known.items() if each is not None}
 
 
 @dataclass(frozen=True)
@@ -165,6 +171,9 @@ class Scorecard:
             scores = [score for score in self.scores if score.kind == kind]
             if scores:
                 parts.append("\n".join([_table(kind, scores), *_reasons(scores)]))
+        calibrated = [score for score in self.scores if score.raw is not None]
+        if calibrated:
+            parts.append(f"before → after calibration\n{_before_and_after(calibrated)}")
         return "\n\n".join(parts)
 
 
@@ -184,6 +193,19 @@ def _table(kind: str, scores: Sequence[Score]) -> str:
                 *("–" if number is None else f"{number:z.4f}" for number in numbers),
             ]
         )
+    return aligned(header, lines, right=range(1, len(header)))
+
+
+def _before_and_after(scores: Sequence[Score]) -> str:
+    """Return a table of what calibration did to each score."""
+
+    def cell(score: Score, name: str) -> str:
+        before = (score.raw or {}).get(name)
+        after = score.metrics.get(name, {}).get("value")
+        return "–" if before is None or after is None else f"{before:z.4f} → {after:z.4f}"
+
+    lines = [[score.name, *(cell(score, name) for name in BEFORE_AND_AFTER)] for score in scores]
+    header = ["score", *BEFORE_AND_AFTER]
     return aligned(header, lines, right=range(1, len(header)))
 
 
