@@ -46,7 +46,7 @@ def test_predict_raw_leaves_the_maps_out(folder, command):
     assert command("train", "exp.toml")[0] == 0
     line = Calibrator(Platt(0.5, -1.0), 100, 50, {"none": 0.6, "platt": 0.5})
     bundle = replace(pr.load("runs/tiny"), calibrators={"click": line})
-    bundle.save("calibrated")
+    bundle.save(folder / "calibrated")
     for options, raw in (([], False), (["--raw"], True)):
         code, _, _ = command("predict", "calibrated", "test.parquet", "-o", "o.parquet", *options)
         assert code == 0
