@@ -6,11 +6,14 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import polars as pl
 import pytest
 
 import polyrank as pr
+from polyrank.calibration.fitting import Calibrator
+from polyrank.calibration.maps import Platt
 from polyrank.cli import app, demo
 from polyrank.config import Experiment
 from polyrank.datasets.ali_ccp import write_tutorial
@@ -37,6 +40,18 @@ def test_train_evaluate_predict(folder, command):
     scored = pl.read_csv("out.csv")
     assert scored.columns == ["user", "p_click", "p_buy_given_click", "p_buy"]
     assert scored["user"].to_list() == pl.read_parquet("test.parquet")["user"].to_list()
+
+
+def test_predict_raw_leaves_the_maps_out(folder, command):
+    assert command("train", "exp.toml")[0] == 0
+    line = Calibrator(Platt(0.5, -1.0), 100, 50, {"none": 0.6, "platt": 0.5})
+    bundle = replace(pr.load("runs/tiny"), calibrators={"click": line})
+    bundle.save(folder / "calibrated")
+    for options, raw in (([], False), (["--raw"], True)):
+        code, _, _ = command("predict", "calibrated", "test.parquet", "-o", "o.parquet", *options)
+        assert code == 0
+        expected = bundle.predict("test.parquet", raw=raw)
+        assert pl.read_parquet("o.parquet").drop("user").equals(expected)
 
 
 def test_train_prints_json_and_takes_changes(folder, command):

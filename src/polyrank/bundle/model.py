@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 
 from polyrank import spec
 from polyrank.bundle import format
+from polyrank.calibration.fitting import Calibrator
 from polyrank.data import hashing
 from polyrank.data.dense import DenseEncoding
 from polyrank.data.labels import Orphans
@@ -29,6 +30,7 @@ from polyrank.models.model import BuildsTrunk, Model
 from polyrank.models.outputs import logits_of, outputs
 from polyrank.models.ranker import Ranker
 from polyrank.schema import IdFeature, Schema
+from polyrank.terms import output_columns
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +50,7 @@ class Bundle:
         config: the resolved experiment as plain tables.
         history: one line an epoch.
         scorecard: of the test rows where there were any, else of the best epoch's validation rows.
+        calibrators: of each head's logit, by task; a head without one predicts as it was learnt.
     """
 
     schema: Schema
@@ -58,6 +61,7 @@ class Bundle:
     config: Mapping[str, Any]
     history: pl.DataFrame
     scorecard: Scorecard | None
+    calibrators: Mapping[str, Calibrator] = field(default_factory=dict)
 
     @property
     def sampling(self) -> Sampling | None:
@@ -65,17 +69,18 @@ class Bundle:
         table = self.config.get("data", {}).get("sampling")
         return None if table is None else spec.from_table(Sampling, table, "data.sampling")
 
-    def predict(self, rows: Any) -> pl.DataFrame:
+    def predict(self, rows: Any, *, raw: bool = False) -> pl.DataFrame:
         """Return the output columns of raw rows, in their order.
 
         Args:
             rows: a path or glob, a polars or pandas frame, a pyarrow table, or a dict of arrays;
                 labels need not be there.
+            raw: leave the logits as they were learnt, uncalibrated.
 
         Raises:
             DataError: a feature that is missing or of a wrong type.
         """
-        return self.score(self.encode(rows))
+        return self.score(self.encode(rows), raw=raw)
 
     def evaluate(self, rows: Any, *, split: str = "test", orphans: Orphans = "error") -> Scorecard:
         """Return the scorecard of labelled rows, with intervals.
@@ -116,15 +121,19 @@ class Bundle:
             return table
         return self.sampling.weighted(table, split)
 
-    def score(self, table: Table) -> pl.DataFrame:
-        """Return the output columns of encoded rows."""
-        return pl.DataFrame(self._outputs(table))
+    def score(self, table: Table, *, raw: bool = False) -> pl.DataFrame:
+        """Return the output columns of encoded rows, or with `raw` the uncalibrated ones."""
+        logits = self.logits(table)
+        return pl.DataFrame(self._outputs(logits if raw else self._calibrated(logits)))
 
     def score_labelled(self, table: Table, split: str) -> Scorecard:
         """Return the scorecard of encoded, labelled rows, with intervals."""
+        logits = self.logits(table)
+        changed = self._changed_columns()
+        raw = self._outputs(logits) if changed else {}
         return scorecard(
             self.schema,
-            self._outputs(table),
+            self._outputs(self._calibrated(logits)),
             table.labels_by_task,
             split=split,
             user=table.user,
@@ -132,7 +141,24 @@ class Bundle:
             weight=table.weight,
             truth={f"true_{output}": values for output, values in table.truth.items()},
             replicates=REPLICATES,
+            raw={column: raw[column] for column in changed},
         )
+
+    def logits(self, table: Table) -> dict[str, np.ndarray]:
+        """Return each head's uncalibrated logits of encoded rows: {task: float64 (rows,)}.
+
+        Raises:
+            DataError: a row whose logit is not finite, with the feature that is furthest out.
+        """
+        found = logits_of(self.ranker, table)
+        logits = {name: each.numpy().astype(np.float64) for name, each in found.items()}
+        broken = ~np.all([np.isfinite(each) for each in logits.values()], axis=0)
+        if broken.any():
+            raise DataError(
+                f"{int(broken.sum()):,} of {len(table):,} rows, the first of them row "
+                f"{int(broken.argmax())}, get no finite prediction: {_extreme(table, broken)}"
+            )
+        return logits
 
     def save(self, path: str | Path) -> None:
         """Write the bundle's folder, whole or not at all.
@@ -150,15 +176,25 @@ class Bundle:
         parts = format.Parts(self._manifest(), self.config, self.history, vocab, weights, card)
         format.write(Path(path), parts)
 
-    def _outputs(self, table: Table) -> dict[str, Any]:
-        logits = {name: each.numpy() for name, each in logits_of(self.ranker, table).items()}
-        broken = ~np.all([np.isfinite(each) for each in logits.values()], axis=0)
-        if broken.any():
-            raise DataError(
-                f"{int(broken.sum()):,} of {len(table):,} rows, the first of them row "
-                f"{int(broken.argmax())}, get no finite prediction: {_extreme(table, broken)}"
-            )
+    def _outputs(self, logits: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         return outputs(self.schema, logits, self.scales)
+
+    def _calibrated(self, logits: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Return conditional logits after their maps; products of them are formed later."""
+        return {
+            task: self.calibrators[task].apply(each) if task in self.calibrators else each
+            for task, each in logits.items()
+        }
+
+    def _changed_columns(self) -> list[str]:
+        """The output columns that a map changes: those of a head with one, and joints below it."""
+        mapped = {task for task, each in self.calibrators.items() if each.map is not None}
+        found = []
+        for task in self.schema.tasks:
+            head, *joint = output_columns(task)
+            found += [head] if task.name in mapped else []
+            found += joint if mapped & {task.name, *self.schema.ancestors(task.name)} else []
+        return found
 
     def _manifest(self) -> dict[str, Any]:
         tables = {feature.name: feature.table for feature in self.schema.embedded_features}
@@ -172,6 +208,7 @@ class Bundle:
                 for task, (mean, deviation) in self.scales.items()
             },
             "tables": tables,
+            "calibrators": {task: each.to_table() for task, each in self.calibrators.items()},
         }
 
 
@@ -195,6 +232,10 @@ def load(path: str | Path, *, trunk: BuildsTrunk | None = None) -> Bundle:
             task: (float(each["mean"]), float(each["deviation"]))
             for task, each in parts.manifest["targets"].items()
         }
+        calibrators = {
+            task: Calibrator.from_table(each, f"calibrators.{task}")
+            for task, each in parts.manifest.get("calibrators", {}).items()
+        }
         card = None if parts.scorecard is None else Scorecard.from_json(parts.scorecard)
         ranker = _built(model, model.layout(schema, vocab))
     except PolyrankError as error:
@@ -203,7 +244,9 @@ def load(path: str | Path, *, trunk: BuildsTrunk | None = None) -> Bundle:
         raise BundleError(f"the bundle {folder} is damaged: bundle.json: {error!r}") from error
     ranker.load_named_weights({name: torch.from_numpy(w) for name, w in parts.weights.items()})
     ranker.eval()
-    return Bundle(schema, model, vocab, scales, ranker, parts.config, parts.history, card)
+    return Bundle(
+        schema, model, vocab, scales, ranker, parts.config, parts.history, card, calibrators
+    )
 
 
 def _built(model: Model, layout: Layout) -> Ranker:

@@ -31,6 +31,7 @@ from polyrank.nn import kernels
 from polyrank.objective.losses import Supervision
 from polyrank.schema import Schema
 from polyrank.terms import populations
+from polyrank.train.calibrate import calibrators
 from polyrank.train.loop import Trainer
 from polyrank.train.optim import Adam, Constant, Cosine, EmbeddingOptimizer, LazyAdam
 from polyrank.train.profile import Stopwatch
@@ -80,7 +81,8 @@ def fit(
         model: the network's spec.
         train: a path or glob (CSV, Parquet), a polars or pandas frame, a pyarrow table, or a dict
             of arrays.
-        valid: likewise; chooses the epoch that is kept. Without it, the last one is.
+        valid: likewise; chooses the epoch that is kept, and calibrates its heads. Without it, the
+            last one is, as it was learnt.
         test: likewise; scored once, after training.
         orphans: "error", "drop" or "zero": what becomes of a child label without its parent.
         sampling: how negatives were down-sampled before this log was written; what is predicted
@@ -189,6 +191,8 @@ def learn(
         schema, model, vocab, supervision.scales, ranker.cpu().eval(), config,
         pl.DataFrame(list(trainer.position.history), infer_schema_length=None), None,
     )  # fmt: skip
+    if valid is not None:
+        bundle = replace(bundle, calibrators=calibrators(bundle, valid, seed=seed))
     bundle = _scored(bundle, valid, test)
     if run is not None:
         run.finish(bundle)
@@ -275,11 +279,17 @@ def _announce(schema: Schema, training: Training, valid: Table | None) -> None:
     for task in schema.tasks:
         if task.positive_weight != 1:
             logger.warning(
-                "task %r has positive_weight %g: its probabilities are inflated on purpose, and "
-                "only a calibration undoes that", task.name, task.positive_weight,
+                "task %r has positive_weight %g: its probabilities are inflated on purpose; %s",
+                task.name, task.positive_weight,
+                "without validation rows no calibration undoes that"
+                if valid is None
+                else "calibration on the validation rows, where they are enough, undoes that",
             )  # fmt: skip
     if valid is None:
-        logger.warning("no validation rows: the last of %d epochs is kept", training.epochs)
+        logger.warning(
+            "no validation rows: the last of %d epochs is kept, and nothing is calibrated",
+            training.epochs,
+        )
 
 
 def _scored(bundle: Bundle, valid: Table | None, test: Table | None) -> Bundle:
