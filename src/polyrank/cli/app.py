@@ -17,6 +17,7 @@ from polyrank.errors import PolyrankError
 VERBS = {
     "demo": "The whole story end to end: a generated funnel, or real census data.",
     "data": "List, fetch (get) or generate (make) a data set.",
+    "check": "Audit the log of an experiment before a second of training.",
     "explain": "Show the plan: objective, rows and positives a term, parameters, memory.",
     "train": "Train an experiment and write its run folder.",
     "evaluate": "Score labelled rows: the scorecard.",
