@@ -321,19 +321,17 @@ def stated(feature: pl.Series, answer: Answer) -> Literal["equal", "opposite"] |
         if not isinstance(feature.dtype, pl.Categorical | pl.Enum):
             return None
         feature = feature.cast(pl.String)
-    values = feature.cast(pl.Float64, strict=False).to_numpy()
+    says: Literal["equal", "opposite"] | None = None
     # Most features differ within the first rows, and a log may have many millions.
-    for rows in (slice(_FIRST_ROWS), slice(None)):
-        observed = ~np.isnan(answer.values[rows])
-        label, value = answer.values[rows][observed], values[rows][observed]
-        says: Literal["equal", "opposite"] | None = (
-            "equal"
-            if (value == label).all()
-            else "opposite"
-            if answer.binary and (value == 1 - label).all()
-            else None
-        )
-        if says is None:
+    for column in (feature.head(_FIRST_ROWS), feature):
+        label = answer.values[: len(column)]
+        observed = ~np.isnan(label)
+        values = column.cast(pl.Float64, strict=False).to_numpy()[observed]
+        if (values == label[observed]).all():
+            says = "equal"
+        elif answer.binary and (values == 1 - label[observed]).all():
+            says = "opposite"
+        else:
             return None
     return says
 

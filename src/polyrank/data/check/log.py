@@ -14,7 +14,6 @@ from polyrank.data.check.coding import Coded, Coding, coding
 from polyrank.data.check.columns import drift_findings, label_findings, value_findings
 from polyrank.data.check.one_feature import labels_by_task
 from polyrank.data.check.outcomes import (
-    class_findings,
     loss_findings,
     read_outcomes,
 )
@@ -79,8 +78,6 @@ labelled rows: a model would read the answer
             splits[name] = split
     if "train" not in splits:
         return Audit(tuple(findings), rows)
-    for split in splits.values():
-        findings += class_findings(schema, split.labels, split.name)
     findings += loss_findings(schema, splits["train"].labels, normalized=normalized)
     findings += _of_features(schema, splits)
     findings += _of_keys(schema, splits)

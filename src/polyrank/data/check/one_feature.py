@@ -135,10 +135,12 @@ def suspicion(
         negatives = int(np.count_nonzero(observed)) - positives
         if min(positives, negatives) < LEAST_OF_EACH:
             continue
-        if observed.all():
-            auc = one_feature_auc(codes, positive, offsets)
-        else:
-            auc = one_feature_auc(*_some(codes, positive, offsets, observed))
+        rows = (codes, positive, offsets)
+        if not observed.all():
+            rows = _some(codes, positive, offsets, observed)
+        if _told_everything(*rows) <= SUSPECT_AUC:
+            continue
+        auc = one_feature_auc(*rows)
         if auc > max(SUSPECT_AUC, best.auc if best else 0.0):
             best = Suspicion(feature, population.name, auc, positives, negatives)
     return best
@@ -211,6 +213,18 @@ def _binned(columns: np.ndarray, *, missing: bool) -> np.ndarray:
     return DenseEncoding.fit(DenseFeature("number", "bins", BINS), values).ids(values)
 
 
+def _told_everything(codes: np.ndarray, label: np.ndarray, offsets: np.ndarray | None) -> float:
+    """The AUC by means that every row's own label is in, a fifth of the work of the honest one.
+
+    No function of the feature ranks these rows better, so a feature that is not suspicious by this
+    one need not be looked at again. Lists are more than their elements' means, so they must.
+    """
+    if offsets is not None:
+        return 1.0
+    rows, positives = _counts(codes, label, int(codes.max()) + 1)
+    return _area(positives / np.maximum(rows, 1), positives, rows - positives)
+
+
 def _some(
     codes: np.ndarray, label: np.ndarray, offsets: np.ndarray | None, wanted: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
@@ -239,8 +253,7 @@ def _of_lists(
         sums = np.concatenate([[0.0], np.cumsum(means)])
         totals = sums[offsets[1:]] - sums[offsets[:-1]]
     scores = np.where(lengths > 0, totals / np.maximum(lengths, 1), prior)
-    # Sums that differ by rounding alone are ties.
-    return _area(np.round(scores, 9), label.astype(np.int64), (~label).astype(np.int64))
+    return _area(scores, label.astype(np.int64), (~label).astype(np.int64))
 
 
 def _repeated(lengths: np.ndarray, *columns: np.ndarray) -> list[np.ndarray]:
@@ -258,6 +271,7 @@ def _smoothed(positives: np.ndarray, rows: np.ndarray, prior: float) -> np.ndarr
 
 def _area(score: np.ndarray, positives: np.ndarray, negatives: np.ndarray) -> float:
     """The Mann-Whitney statistic of scores that each stand for some positives and negatives."""
+    score = np.round(score, 10)  # means that differ by rounding alone are ties
     order = np.argsort(score)
     score, positives, negatives = score[order], positives[order], negatives[order]
     ties = np.flatnonzero(np.concatenate([[True], score[1:] != score[:-1]]))

@@ -76,16 +76,18 @@ def read_outcomes(
     labels = label_arrays(frame, schema)
     if dropped.any():
         labels = {task: np.where(dropped, np.nan, label) for task, label in labels.items()}
-    return labels, findings
+    return labels, [*findings, *_class_findings(schema, labels, split, set(bad))]
 
 
-def class_findings(schema: Schema, labels: Mapping[str, np.ndarray], split: str) -> list[Finding]:
+def _class_findings(
+    schema: Schema, labels: Mapping[str, np.ndarray], split: str, without: set[str]
+) -> list[Finding]:
     """Return an error for each term, and each task on all rows, that has no label or only one.
 
-    What follows from a finding about an ancestor is not said again.
+    What follows from a finding about an ancestor is not said again, nor is anything of the tasks
+    `without` a label that can be read.
     """
     findings: list[Finding] = []
-    without: set[str] = set()
     for where in _supervised(schema):
         if without & {*where.conditions, *where.heads}:
             continue
@@ -102,7 +104,7 @@ def class_findings(schema: Schema, labels: Mapping[str, np.ndarray], split: str)
         else:
             missing, check = "no positives", "no-positives"
         if check != "no-negatives":
-            without.add(where.task)
+            without = without | {where.task}
         message = f"{split}: {where.name!r} has {missing}"
         if observed:
             message += f" ({positives:,} positives in {observed:,} observed rows)"
