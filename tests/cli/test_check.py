@@ -67,11 +67,16 @@ def test_a_missing_column_is_the_usual_message(folder, command):
     assert "error: column 'item' is not in the data" in err
 
 
-def test_train_warns_of_a_leak_in_one_line(folder, command):
+def test_train_warns_of_a_leak_in_one_line(folder, command, caplog):
     paid(folder)
     added = 'features.sparse=["user", "item", "paid"]'
     code, _, err = command("train", "exp.toml", "--set", added, "--set", "train.epochs=1")
     assert code == 0
+    told = [each for each in caplog.records if each.name == "polyrank.cli.app"]
+    assert [each.levelname for each in told] == ["WARNING"]
+    assert told[0].getMessage().startswith("feature 'paid' may state the label of 'buy")
+    assert ".py" not in told[0].getMessage()
+    assert "Warning: " not in err
     code, out, _ = command("check", "exp.toml", "--set", added)
     assert code == 0
     assert "warning  may-state-label: feature 'paid' may state the label of 'buy" in out
