@@ -20,8 +20,7 @@ from polyrank.data.vocab import Vocab
 from polyrank.schema import DenseFeature, Schema
 from polyrank.terms import Population, populations
 
-# A feature that ranks better than this alone is seldom an honest one: whole models of clicks and
-# purchases reach .7 to .9.
+# Above this, one column alone ranks as whole models of behaviour seldom do.
 SUSPECT_AUC = 0.95
 # With fewer, an AUC above .95 can be luck: its standard error at 50 and 50 is about .02.
 LEAST_OF_EACH = 50

@@ -41,7 +41,7 @@ def read_outcomes(
     findings = [
         Finding(
             "error", "label-values", reason, schema.by_name[task].column, split,
-            {"rows": frame.height}, "write the label as the message says",
+            {"rows": frame.height}, "convert the label: training refuses it as it is",
         )
         for task, reason in bad.items()
     ]  # fmt: skip
