@@ -11,7 +11,7 @@ import torch
 
 import polyrank as pr
 from polyrank.balance import Balance, BalanceModule
-from polyrank.errors import ConfigError, DataError, TrainingError
+from polyrank.errors import ConfigError, DataError, LeakageWarning, TrainingError
 from polyrank.schema import Schema, Task
 
 MODEL = pr.Model(trunk=pr.SharedBottom(hidden=[8]), tower=[4], embed_dim=4)
@@ -457,3 +457,23 @@ def test_ids_that_training_did_not_see_share_one_trained_row(funnel, caplog):
     start = fitted(funnel, epochs=1, lr=1e-12).ranker.embed.tables()["item"][0]
     torch.testing.assert_close(untrained, start)
     assert (row - start).abs().max() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("feature", "told"),
+    [
+        (pr.SparseFeature("told"), lambda buy: np.where(buy, "sent", "none")),
+        (pr.DenseFeature("told"), lambda buy: 3.0 * buy),
+        (pr.DenseFeature("told", encoding="standard"), lambda buy: np.where(buy, 0.1, np.nan)),
+        (pr.DenseFeature("told", encoding="piecewise_linear"), lambda buy: 3.0 - buy),
+        (pr.SequenceFeature("told"), lambda buy: [[1, 2] if each else [2] for each in buy]),
+    ],
+)
+def test_a_feature_that_may_state_a_label_is_warned_of(funnel, feature, told):
+    train, _, schema = funnel
+    wrong = np.arange(len(train["buy"])) % 100 == 0
+    train = train | {"told": told(train["buy"].astype(bool) ^ wrong)}
+    schema = Schema([*schema.features, feature], schema.tasks, schema.keys)
+    with pytest.warns(LeakageWarning, match="feature 'told' may state the label of 'buy") as found:
+        pr.fit(schema, MODEL, train=train, epochs=1)
+    assert len(found) == 1

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from polyrank.data.labels import population_label
 from polyrank.data.sampling import Sampling
 from polyrank.data.table import Table
 from polyrank.errors import DataError
 from polyrank.schema import Schema
-from polyrank.terms import Population, joint_label
+from polyrank.terms import Population
 
 
 @dataclass(frozen=True)
@@ -78,11 +79,7 @@ def term_labels(table: Table, population: Population) -> np.ndarray:
         for index, task in enumerate(table.schema.tasks)
         if task.name in (*population.conditions, *population.heads)
     }
-    label = joint_label([columns[name] for name in population.heads])
-    if population.conditions:
-        happened = joint_label([columns[name] for name in population.conditions]) == 1
-        label[~happened] = np.nan
-    return label
+    return population_label(columns, population)
 
 
 def refuse_unusable(
