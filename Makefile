@@ -4,7 +4,7 @@
 PYTHON ?= .venv/bin/python
 BIN := $(dir $(PYTHON))
 
-.PHONY: check test demo bench docs
+.PHONY: check test page demo bench docs
 
 check:
 	$(PYTHON) -m ruff check .
@@ -14,6 +14,11 @@ check:
 
 test:
 	$(PYTHON) -m pytest --cov
+
+page: # the report's page, opened in a real Chromium
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || \
+	  { echo "make page needs chromium: apt-get install chromium" >&2; exit 1; }
+	$(PYTHON) -m pytest -m chromium tests/report
 
 demo:
 	$(BIN)polyrank demo

@@ -27,6 +27,7 @@ VERBS = {
     "train": "Train an experiment and write its run folder.",
     "evaluate": "Score labelled rows: the scorecard.",
     "predict": "Score rows into a file.",
+    "report": "Write one HTML page: scores, curves, calibration, configuration.",
 }
 
 

@@ -1,0 +1,87 @@
+"""`polyrank report RUN`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from polyrank.bundle.model import Bundle
+
+
+def report(
+    run: Path,
+    /,
+    *,
+    data: str | None = None,
+    out: Path | None = None,
+    json: Annotated[bool, Parameter(negative=())] = False,
+) -> None:
+    """Write one HTML file that shows what a run is worth; it opens from disk, offline.
+
+    Args:
+        run: a run folder or a bundle folder.
+        data: labelled rows to show instead of the run's own test (else validation) rows: a CSV or
+            Parquet file, or a glob.
+        out: the file; RUN/report.html by default.
+        json: print the path and what the page lacks as JSON.
+    """
+    import sys
+    from datetime import datetime
+
+    from polyrank.bundle.format import MANIFEST, find
+    from polyrank.bundle.model import load
+    from polyrank.cli.show import print_json
+    from polyrank.errors import DataError
+    from polyrank.report import gather, need_extra, write
+
+    need_extra()
+    folder = find(run)
+    bundle = load(folder)
+    about = {
+        "name": _name(folder.resolve()),
+        "orphans": bundle.config.get("data", {}).get("orphans", "error"),
+        "trained": datetime.fromtimestamp((folder / MANIFEST).stat().st_mtime).astimezone(),
+    }
+    if data is not None:
+        evidence = gather(bundle, data, split="given", **about)
+    else:
+        try:
+            rows, missing = _own_rows(bundle)
+            evidence = gather(bundle, rows, missing=missing, **about)
+        except DataError as error:  # files move; what the run itself recorded is still worth a page
+            evidence = gather(bundle, missing=_sentence(error), **about)
+    path = write(evidence, out or run / "report.html")
+    if json:
+        print_json({"report": str(path), "missing": evidence.missing})
+        return
+    if evidence.missing is not None:
+        sys.stderr.write(f"without the scored rows: {evidence.missing}\n")
+    print(path)
+
+
+def _name(folder: Path) -> str:
+    """Return the name by which a person knows the run: its folder's."""
+    return folder.parent.name if folder.name == "bundle" else folder.name
+
+
+def _own_rows(bundle: Bundle) -> tuple[Any, str]:
+    """Return the rows of the bundle's scorecard, or None and why there are none."""
+    from polyrank.config import Experiment
+
+    if bundle.scorecard is None:
+        return None, "the run had neither test nor validation rows; --data names some"
+    split, data = bundle.scorecard.split, bundle.config.get("data", {})
+    if split in data:
+        return data[split], ""
+    if "source" in data:
+        return Experiment.from_table(bundle.config).sources().splits.get(split), ""
+    return None, (
+        f"the run had its {split} rows in memory, and no file of them is known; --data names one"
+    )
+
+
+def _sentence(error: Exception) -> str:
+    return f"they could not be read ({error}); --data names where they are now"

@@ -1,0 +1,146 @@
+"""How every chart looks: axes, colours, legends. Scales and ticks that a person can read.
+
+Texts and lines take the page's own colour (`currentColor`), so that one chart serves light, dark
+and print. Colours come from Okabe and Ito's palette, moved to a lightness that reads on both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import altair as alt
+import numpy as np
+import polars as pl
+
+BLUE, ORANGE, GREEN, PURPLE, OCHRE, SKY = PALETTE = (
+    "#2b7bba", "#d5652a", "#1b9277", "#a66fc4", "#b8901c", "#4fa8d8",
+)  # fmt: skip
+GREY = "#8a8f96"
+FONT = "system-ui, sans-serif"
+HEIGHT = 220  # pixels
+AXIS_WIDTH = 46  # pixels, of y axes that stand above each other
+EXTENT: dict[str, Any] = {"minExtent": AXIS_WIDTH, "maxExtent": AXIS_WIDTH}
+
+
+def drawn_on(frame: pl.DataFrame) -> alt.Chart:
+    """Return a chart whose data stand in it; its fields need plain names."""
+    return alt.Chart(frame)
+
+
+def finished(*layers: alt.Chart, height: int = HEIGHT) -> alt.LayerChart:
+    """Stack layers into one chart that is as wide as its place on the page."""
+    text: dict[str, Any] = {"labelColor": "currentColor", "titleColor": "currentColor"}
+    small: dict[str, Any] = {"labelFontSize": 11, "titleFontSize": 11, "titleFontWeight": "normal"}
+    return (
+        alt.LayerChart(layer=list(layers))
+        .properties(width="container", height=height)
+        .configure(
+            background="transparent",
+            autosize=alt.AutoSizeParams(type="fit-x", contains="padding"),
+            padding=alt.Padding(left=0, right=8, top=6, bottom=0),
+            font=FONT,
+        )
+        .configure_view(stroke=None)
+        .configure_axis(
+            **text, **small, domainColor="currentColor", domainOpacity=0.4, titlePadding=8,
+            gridColor="currentColor", gridOpacity=0.1, tickColor="currentColor", tickOpacity=0.4,
+            titleOpacity=0.85, labelOpacity=0.85,
+        )
+        .configure_legend(
+            **text, **small, orient="top", title=None, labelLimit=260,
+            symbolStrokeWidth=2, symbolSize=60, offset=6, rowPadding=1,
+        )
+    )  # fmt: skip
+
+
+def x_axis(
+    field: str,
+    title: str | None,
+    domain: tuple[float, float],
+    logarithmic: bool = False,
+    *,
+    labels: bool = True,
+) -> alt.X:
+    """Return a horizontal axis of numbers; without labels where another chart beneath has them."""
+    axis = _axis(domain, logarithmic) | {"labels": labels, "ticks": labels}
+    return alt.X(f"{field}:Q", title=title).scale(**_scale(domain, logarithmic)).axis(**axis)
+
+
+def y_axis(field: str, title: str, domain: tuple[float, float], logarithmic: bool = False) -> alt.Y:
+    """Return a vertical axis of numbers, as wide as those above and beneath it."""
+    axis = _axis(domain, logarithmic) | EXTENT
+    return alt.Y(f"{field}:Q", title=title).scale(**_scale(domain, logarithmic)).axis(**axis)
+
+
+def _axis(domain: tuple[float, float], logarithmic: bool) -> dict[str, Any]:
+    ticks: dict[str, Any] = {"values": ticks_of(*domain)} if logarithmic else {"tickCount": 5}
+    return {**ticks, "format": "~g", "labelOverlap": "greedy"}
+
+
+def ticks_of(low: float, high: float) -> list[float]:
+    """Return where a logarithmic axis is labelled: few numbers, whatever it spans.
+
+    Example:
+        >>> ticks_of(0.004, 0.3), ticks_of(0.02, 0.06), ticks_of(2e-6, 0.7)
+        ([0.01, 0.03, 0.1, 0.3], [0.02, 0.05], [1e-05, 0.0001, 0.001, 0.01, 0.1])
+    """
+    span = np.log10(high / low)
+    steps = (1, 2, 5) if span < 1.3 else (1, 3) if span < 3 else (1,)
+    powers = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
+    # rounded to the digits that a person would write
+    found = [float(f"{step}e{power}") for power in powers for step in steps]
+    return [value for value in found if low <= value <= high]
+
+
+def _scale(domain: tuple[float, float], logarithmic: bool) -> dict[str, Any]:
+    kind: dict[str, Any] = {"type": "log"} if logarithmic else {}
+    return {**kind, "domain": list(domain), "nice": False, "clamp": True}
+
+
+def square(low: float, *values: np.ndarray) -> tuple[float, float]:
+    """Return one domain for both axes, with a little room above the largest value."""
+    largest = max(float(each.max()) for each in values)
+    return low, max(largest * 1.08, low * 1.08, 1e-12)
+
+
+def diagonal(domain: tuple[float, float], x: alt.X, y: alt.Y) -> alt.Chart:
+    """Return the line on which both axes agree."""
+    ends = pl.DataFrame({str(axis["shorthand"]).partition(":")[0]: domain for axis in (x, y)})
+    line = drawn_on(ends).mark_line(color="currentColor", opacity=0.45, strokeDash=[4, 4])
+    return line.encode(x=x, y=y)
+
+
+def floor_of(*values: np.ndarray) -> float:
+    """Return where a logarithmic axis begins: a little below the smallest value above 0."""
+    above = np.concatenate(values)
+    above = above[above > 0]
+    return float(above.min()) / 1.6 if len(above) else 1e-6
+
+
+def decades(values: pl.Series) -> list[int]:
+    """Return the powers of ten up to the largest value, so that few labels stand on the axis."""
+    largest = max(int(values.max() or 1), 1)  # type: ignore[arg-type]
+    return [10**power for power in range(len(str(largest)) + 1)]
+
+
+def colour(field: str, names: Sequence[str], colours: Sequence[str] = PALETTE) -> alt.Color:
+    """Return the colours of a series; beyond the palette they begin anew."""
+    chosen = [colours[index % len(colours)] for index in range(len(names))]
+    columns = len(names) if sum(len(name) for name in names) < 30 else 1
+    legend = alt.Legend(columns=columns)
+    return alt.Color(f"{field}:N", legend=legend).scale(domain=list(names), range=chosen)
+
+
+def tip(field: str, title: str, format: str) -> alt.Tooltip:
+    """Return one number of what is shown on hovering."""
+    return alt.Tooltip(f"{field}:Q", title=title, format=format)
+
+
+def spec(chart: alt.LayerChart) -> dict[str, Any]:
+    """Return a chart as JSON tables, without the address of its schema: a page loads nothing.
+
+    They are not validated, which takes most of a page's time; the tests do.
+    """
+    table = chart.to_dict(validate=False)
+    return {key: value for key, value in table.items() if key != "$schema"}

@@ -1,0 +1,325 @@
+"""What the charts of a probability draw: bins and curves of at most a few hundred points.
+
+Pure numpy, in float64. However many rows there are, no row itself is ever drawn.
+
+Letters: N rows, B bins, P points.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from polyrank.metrics.binary import ECE_BINS
+
+MOST_POINTS = 300
+RARE = 0.05  # below this base rate a linear axis shows one corner
+Z_95 = 1.959963984540054  # the standard normal's 97.5 % quantile
+
+
+@dataclass(frozen=True, eq=False)
+class Reliability:
+    """Rows binned by their prediction, with what happened in each bin.
+
+    Args:
+        prediction: mean of each bin.
+        observed: share of positives.
+        low: of the Wilson 95 % interval of `observed`.
+        high: likewise.
+        rows: how many.
+        positives: how many of them have label 1.
+        weight: their sum; `rows` where rows have no weights.
+
+    Shape:
+        every array (B,)
+    """
+
+    prediction: np.ndarray
+    observed: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    rows: np.ndarray
+    positives: np.ndarray
+    weight: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Agreement:
+    """Rows binned by their estimate, with the true probabilities in each bin.
+
+    Args:
+        estimate: mean of each bin.
+        truth: mean true probability.
+        low: its 10 % quantile over the bin's rows.
+        high: its 90 % quantile.
+        rows: how many.
+
+    Shape:
+        every array (B,)
+    """
+
+    estimate: np.ndarray
+    truth: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    rows: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Histogram:
+    """How predictions spread, by label.
+
+    Args:
+        edges: of the bins, equally wide on the axis they are meant for.
+        negatives: rows with label 0 in each bin.
+        positives: rows with label 1.
+
+    Shape:
+        edges (B + 1,), negatives (B,), positives (B,)
+    """
+
+    edges: np.ndarray
+    negatives: np.ndarray
+    positives: np.ndarray
+
+
+def reliability(
+    label: ArrayLike, prediction: ArrayLike, weight: ArrayLike | None = None, bins: int = ECE_BINS
+) -> Reliability:
+    """Return bins of equal count: the ones whose mean gap is the ECE.
+
+    Args:
+        label: 0 or 1.
+        prediction: probabilities.
+        weight: sample weights; None weighs every row 1.
+        bins: their number; rows with one prediction share a bin, so there may be fewer.
+
+    Returns:
+        The bins that hold a row, by rising prediction.
+
+    Shape:
+        label (N,), prediction (N,), weight (N,)
+
+    Example:
+        >>> found = reliability([0, 1, 0, 1], [0.25, 0.25, 0.75, 0.75], bins=2)
+        >>> found.prediction, found.observed, found.rows
+        (array([0.25, 0.75]), array([0.5, 0.5]), array([2, 2]))
+    """
+    y, p, w = _sorted(label, prediction, weight)
+    starts = _bins(p, w, bins)
+    mass = np.add.reduceat(w, starts)
+    observed = np.add.reduceat(w * y, starts) / mass
+    effective = mass**2 / np.add.reduceat(w * w, starts)
+    low, high = wilson(observed, effective)
+    return Reliability(
+        prediction=np.add.reduceat(w * p, starts) / mass,
+        observed=observed,
+        low=low,
+        high=high,
+        rows=np.diff(starts, append=len(p)),
+        positives=np.add.reduceat((y == 1).astype(np.int64), starts),
+        weight=mass,
+    )
+
+
+def agreement(
+    truth: ArrayLike, estimate: ArrayLike, weight: ArrayLike | None = None, bins: int = ECE_BINS
+) -> Agreement:
+    """Return how true probabilities lie in bins of equal count of the estimate.
+
+    Args:
+        truth: the true probability of each row.
+        estimate: the model's.
+        weight: sample weights; None weighs every row 1.
+        bins: their number, as in `reliability`.
+
+    Shape:
+        truth (N,), estimate (N,), weight (N,)
+
+    Example:
+        >>> found = agreement([0.1, 0.3, 0.7, 0.9], [0.2, 0.2, 0.8, 0.8], bins=2)
+        >>> found.estimate.round(6).tolist(), found.truth.round(6).tolist()
+        ([0.2, 0.8], [0.2, 0.8])
+    """
+    true, p, w = _sorted(truth, estimate, weight)
+    starts = _bins(p, w, bins)
+    mass = np.add.reduceat(w, starts)
+    spread = [np.quantile(part, (0.1, 0.9)) for part in np.split(true, starts[1:])]
+    return Agreement(
+        estimate=np.add.reduceat(w * p, starts) / mass,
+        truth=np.add.reduceat(w * true, starts) / mass,
+        low=np.array([low for low, _ in spread]),
+        high=np.array([high for _, high in spread]),
+        rows=np.diff(starts, append=len(p)),
+    )
+
+
+def roc(
+    label: ArrayLike,
+    prediction: ArrayLike,
+    weight: ArrayLike | None = None,
+    points: int = MOST_POINTS,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the false and true positive rates, thinned evenly along the curve.
+
+    Args:
+        label: 0 or 1, both of which occur.
+        prediction: any score that rises with the probability.
+        weight: sample weights; None weighs every row 1.
+        points: at most so many; both ends are kept.
+
+    Shape:
+        (N,), (N,), (N,) -> (P,), (P,)
+
+    Example:
+        >>> false, true = roc([0, 1, 0, 1], [0.1, 0.3, 0.2, 0.8])
+        >>> false.tolist(), true.tolist()
+        ([0.0, 0.0, 0.0, 0.5, 1.0], [0.0, 0.5, 1.0, 1.0, 1.0])
+    """
+    hits, false = _counts(label, prediction, weight)
+    x = np.concatenate([[0.0], false / false[-1]])
+    y = np.concatenate([[0.0], hits / hits[-1]])
+    kept = _spread(x + y, points)
+    return x[kept], y[kept]
+
+
+def precision_recall(
+    label: ArrayLike,
+    prediction: ArrayLike,
+    weight: ArrayLike | None = None,
+    points: int = MOST_POINTS,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return recall and precision from the highest threshold on, thinned evenly in recall.
+
+    Args:
+        label: 0 or 1, both of which occur.
+        prediction: any score that rises with the probability.
+        weight: sample weights; None weighs every row 1.
+        points: at most so many; both ends are kept.
+
+    Shape:
+        (N,), (N,), (N,) -> (P,), (P,)
+
+    Example:
+        >>> recall, precision = precision_recall([0, 1, 0, 1], [0.1, 0.3, 0.2, 0.8])
+        >>> recall.tolist(), precision.round(2).tolist()
+        ([0.5, 1.0, 1.0, 1.0], [1.0, 1.0, 0.67, 0.5])
+    """
+    hits, false = _counts(label, prediction, weight)
+    recall, precision = hits / hits[-1], hits / (hits + false)
+    kept = _spread(recall, points)
+    return recall[kept], precision[kept]
+
+
+def histogram(
+    label: ArrayLike,
+    prediction: ArrayLike,
+    weight: ArrayLike | None = None,
+    *,
+    bins: int = 40,
+    logarithmic: bool = False,
+) -> Histogram:
+    """Return how many rows of each label have which prediction.
+
+    Args:
+        label: 0 or 1.
+        prediction: probabilities.
+        weight: sample weights; a row of weight 0 is not counted, any other once.
+        bins: their number.
+        logarithmic: bins equally wide in the logarithm; predictions of 0 fall into the first.
+
+    Shape:
+        label (N,), prediction (N,), weight (N,)
+
+    Example:
+        >>> found = histogram([0, 0, 1], [0.1, 0.2, 0.9], bins=2)
+        >>> found.negatives, found.positives
+        (array([2, 0]), array([0, 1]))
+    """
+    y, p, _ = _sorted(label, prediction, weight)
+    low, high = float(p.min()), float(p.max())
+    if logarithmic:
+        above = p[p > 0]
+        low = float(above.min()) if len(above) else 1e-12
+        high = max(high, low)
+        edges = np.geomspace(low, high * (1 + 1e-9), bins + 1) if high > low else None
+    else:
+        edges = np.linspace(low, high, bins + 1) if high > low else None
+    if edges is None:  # one value: a bin around it
+        edges = np.array([low * 0.9, max(high * 1.1, low * 0.9 + 1e-12)])
+    inside = np.clip(p, edges[0], edges[-1])
+    return Histogram(
+        edges,
+        np.histogram(inside[y == 0], edges)[0],
+        np.histogram(inside[y == 1], edges)[0],
+    )
+
+
+def wilson(share: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the Wilson 95 % interval of a share.
+
+    Args:
+        share: observed.
+        rows: of how many, or of what many equally weighted rows are worth.
+
+    Shape:
+        (B,), (B,) -> (B,), (B,)
+
+    Example:
+        >>> low, high = wilson(np.array([0.0, 0.5]), np.array([10, 10]))
+        >>> low.round(4).tolist(), high.round(4).tolist()
+        ([0.0, 0.2366], [0.2775, 0.7634])
+
+    Reference:
+        Wilson, Journal of the American Statistical Association 1927.
+    """
+    z2 = Z_95**2
+    centre = (share + z2 / (2 * rows)) / (1 + z2 / rows)
+    half = Z_95 * np.sqrt(share * (1 - share) / rows + z2 / (4 * rows**2)) / (1 + z2 / rows)
+    return np.clip(centre - half, 0, 1), np.clip(centre + half, 0, 1)
+
+
+def rare(base_rate: float) -> bool:
+    """Whether probabilities of such an event are drawn on a logarithmic axis."""
+    return base_rate < RARE
+
+
+def _sorted(
+    value: ArrayLike, prediction: ArrayLike, weight: ArrayLike | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return value, prediction and weight by rising prediction, without rows of weight 0."""
+    y, p = np.asarray(value, np.float64), np.asarray(prediction, np.float64)
+    w = np.ones(len(p)) if weight is None else np.asarray(weight, np.float64)
+    kept = w > 0
+    order = np.argsort(p[kept])
+    return y[kept][order], p[kept][order], w[kept][order]
+
+
+def _bins(p: np.ndarray, w: np.ndarray, bins: int) -> np.ndarray:
+    """Return the first row of each bin that holds one, of rows sorted by prediction."""
+    ties = np.flatnonzero(np.concatenate([[True], p[1:] != p[:-1]]))
+    mass = np.add.reduceat(w, ties)
+    before = (np.cumsum(mass) - mass) / mass.sum()
+    # As in `metrics.binary.ece`: what starts at k/15 up to rounding starts its bin.
+    number = np.floor(bins * before + 1e-9).astype(np.int64)
+    return ties[np.concatenate([[True], number[1:] != number[:-1]])]
+
+
+def _counts(
+    label: ArrayLike, prediction: ArrayLike, weight: ArrayLike | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the weight of positives and of negatives at or above each distinct prediction."""
+    y, p, w = (each[::-1] for each in _sorted(label, prediction, weight))
+    ends = np.flatnonzero(np.concatenate([p[1:] != p[:-1], [True]]))
+    return np.cumsum(w * y)[ends], np.cumsum(w * (1 - y))[ends]
+
+
+def _spread(position: np.ndarray, points: int) -> np.ndarray:
+    """Return the indices of at most so many points, evenly spaced along a rising position."""
+    if len(position) <= points:
+        return np.arange(len(position))
+    wanted = np.linspace(position[0], position[-1], points - 1)
+    found = np.searchsorted(position, wanted, side="left")
+    return np.unique(np.concatenate([found, [len(position) - 1]]))

@@ -1,0 +1,110 @@
+"""One HTML file from evidence: headline, contents, sections, and the charts' runtime, once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from functools import cache
+from html import escape
+from importlib.resources import files
+
+import vl_convert
+
+from polyrank.metrics.score import Score
+from polyrank.report.blocks import Section
+from polyrank.report.evidence import Evidence
+from polyrank.report.sections import SECTIONS
+from polyrank.report.sections.scores import interval, number
+
+MOST_HEADLINES = 6
+# The page may use what it carries and nothing else: a browser refuses any load from elsewhere.
+# Vega compiles its expressions, hence 'unsafe-eval'.
+POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline' 'unsafe-eval'; "
+    "img-src data:"
+)
+
+
+def page(evidence: Evidence, *, written: datetime) -> str:
+    """Return the page as HTML that needs nothing beside it.
+
+    Args:
+        evidence: what it shows.
+        written: when, for the footer.
+    """
+    sections = [found for section in SECTIONS if (found := section(evidence)) is not None]
+    title = escape(evidence.name)
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta name="color-scheme" content="light dark">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
+        f"<title>{title} · polyrank report</title>\n<style>\n{_packaged('page.css')}</style>\n"
+        f"</head>\n<body>\n<header>{_headline(evidence)}</header>\n"
+        f'<nav aria-label="Contents"><ul>{_contents(sections)}</ul></nav>\n'
+        f"<main>\n{''.join(f'{section.html()}{chr(10)}' for section in sections)}</main>\n"
+        f"<footer><p>Written by polyrank on {written:%Y-%m-%d %H:%M %Z}. This file loads nothing "
+        "from anywhere.</p></footer>\n"
+        f"<script>(function () {{\n{_runtime()}\n}})();</script>\n"
+        f"<script>\n{_packaged('page.js')}</script>\n</body>\n</html>\n"
+    )
+
+
+def _headline(evidence: Evidence) -> str:
+    """Return name, facts and the figures that a reviewer looks for first."""
+    card, config = evidence.scorecard, evidence.config
+    trunk = config.get("model", {}).get("trunk", {})
+    facts = [f"{trunk.get('kind', 'own')} trunk", f"seed {config.get('seed', '–')}"]
+    if evidence.trained is not None:
+        facts.append(f"trained {evidence.trained:%Y-%m-%d %H:%M}")
+    if card is not None:
+        rows = max((score.rows or 0 for score in card), default=0)
+        facts.append(f"{rows:,} {card.split} rows")
+    shown = [score for score in card or () if score.rows is not None][:MOST_HEADLINES]
+    figures = "".join(_figure(score) for score in shown)
+    line = " · ".join(escape(fact) for fact in facts)
+    return f'<p class="kind">polyrank report</p><h1>{escape(evidence.name)}</h1><p>{line}</p>' + (
+        f'<ul class="headlines">{figures}</ul>' if figures else ""
+    )
+
+
+def _figure(score: Score) -> str:
+    """Return one score as its first metric, with what stands behind it."""
+    first = "auc" if score.kind == "binary" else "rmse"
+    metric = score.metrics.get(first)
+    if metric is None:
+        value, detail = "–", score.absent.get(first, "not measured")
+    else:
+        value, detail = number(metric["value"]), interval(metric)
+    facts = [f"{score.rows:,} rows"]
+    if score.positives is not None:
+        facts.append(f"{score.positives:,} positives")
+    if "pcoc" in score.metrics:
+        facts.append(f"PCOC {number(score.metrics['pcoc']['value'])}")
+    line = " · ".join(fact.replace(" ", "\N{NO-BREAK SPACE}") for fact in facts)
+    name, what = escape(score.name), {"auc": "AUC", "rmse": "RMSE"}[first]
+    return (
+        f'<li><span class="name">{name}</span><span class="value"><small>{what}</small> {value} '
+        f'<small class="detail">{escape(detail)}</small></span>'
+        f'<span class="facts">{escape(line)}</span></li>'
+    )
+
+
+def _contents(sections: Sequence[Section]) -> str:
+    return "".join(
+        f'<li><a href="#{escape(each.anchor)}">{escape(each.title)}</a></li>' for each in sections
+    )
+
+
+def _packaged(name: str) -> str:
+    return (files("polyrank.report") / name).read_text(encoding="utf-8")
+
+
+@cache
+def _runtime() -> str:
+    """Return Vega, Vega-Lite and Vega-Embed as one script, which puts `vegaEmbed` on `window`.
+
+    Bundling takes seconds, so a process that writes several pages does it once.
+    """
+    script = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+    return script.replace("</script", "<\\/script")

@@ -1,0 +1,33 @@
+"""The sections of a page, in order: each a function from evidence to a section, or to nothing.
+
+A new one is a function here and a line in the list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from polyrank.report.blocks import Section
+from polyrank.report.evidence import Evidence
+from polyrank.report.sections.epochs import training
+from polyrank.report.sections.gates import experts
+from polyrank.report.sections.probabilities import calibration, known_truth, ranking, spread
+from polyrank.report.sections.record import configuration, environment, missing
+from polyrank.report.sections.rows import audit, fusion, segments
+from polyrank.report.sections.scores import scorecard
+
+SECTIONS: tuple[Callable[[Evidence], Section | None], ...] = (
+    missing,
+    scorecard,
+    calibration,
+    ranking,
+    spread,
+    known_truth,
+    segments,
+    fusion,
+    training,
+    experts,
+    audit,
+    configuration,
+    environment,
+)

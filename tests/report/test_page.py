@@ -1,0 +1,263 @@
+"""The page as text: whole, self-contained, escaped, and plain about what it lacks."""
+
+import json
+import re
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from html.parser import HTMLParser
+from itertools import pairwise
+
+import numpy as np
+import polars as pl
+import pytest
+
+import polyrank as pr
+from polyrank.metrics.score import Score, Scorecard
+from polyrank.report import curves, gather, write
+from polyrank.report.page import page
+from polyrank.report.sections import epochs, probabilities, record, scores
+from polyrank.report.sections import rows as parts
+
+NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
+TITLES = [
+    "Scorecard", "Calibration", "Ranking", "Predictions by label", "Estimate and truth", "Segments",
+    "Fused score", "Training", "Gates and experts", "Audit of the log", "Configuration",
+    "Environment",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Calibrated(Score):
+    """A score as it will be once calibration exists."""
+
+    raw: dict = field(default_factory=dict)
+
+
+class Parsed(HTMLParser):
+    """What a browser would see: tags with their attributes, and the text of each kind of tag."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.texts, self.path = [], {}, []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in ("meta", "link", "br"):
+            self.path.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.path.pop() == tag, f"{tag} closes nothing"
+
+    def handle_data(self, data):
+        self.texts.setdefault(self.path[-1] if self.path else "", []).append(data)
+
+
+@pytest.fixture(scope="module")
+def text(full):
+    return page(full, written=NOW)
+
+
+@pytest.fixture(scope="module")
+def parsed(text):
+    return Parsed(text)
+
+
+def test_every_section_is_there_in_order(parsed):
+    assert parsed.texts["h2"] == TITLES
+
+
+def test_the_contents_lead_to_every_section(parsed):
+    links = [attributes["href"] for tag, attributes in parsed.tags if tag == "a"]
+    anchors = [f"#{attributes['id']}" for tag, attributes in parsed.tags if tag == "section"]
+    assert links == anchors
+    assert len(set(anchors)) == len(TITLES)
+
+
+def test_headings_descend_by_one(parsed):
+    levels = [int(tag[1]) for tag, _ in parsed.tags if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after - before <= 1 for before, after in pairwise(levels))
+
+
+def test_it_is_small_and_carries_its_runtime_once(text):
+    assert len(text.encode()) < 4_000_000
+    assert text.count("window.vegaEmbed=") == 1
+
+
+def test_it_loads_nothing(parsed, text):
+    for tag, attributes in parsed.tags:
+        assert tag not in ("link", "img", "iframe", "object", "embed", "base"), tag
+        assert "src" not in attributes, tag
+        assert attributes.get("href", "#").startswith("#"), tag
+    (style,) = ("".join(parsed.texts["style"]),)
+    assert "url(" not in style
+    assert "@import" not in style
+    assert "default-src 'none'" in text
+
+
+def test_specifications_name_no_address(parsed):
+    for attributes, body in scripts(parsed):
+        if attributes.get("type") == "application/json":
+            assert "http" not in body
+
+
+def scripts(parsed):
+    attributes = [found for tag, found in parsed.tags if tag == "script"]
+    return list(zip(attributes, parsed.texts["script"], strict=True))
+
+
+def test_every_chart_has_a_specification_and_a_description(parsed):
+    charts = [found for _, found in parsed.tags if found.get("class") == "chart"]
+    specs = [json.loads(body) for found, body in scripts(parsed) if found.get("type")]
+    assert len(charts) == len(specs) > 15
+    assert all(found["role"] == "img" and len(found["aria-label"]) > 20 for found in charts)
+    assert all(spec["width"] == "container" for spec in specs)
+
+
+def test_no_row_is_embedded(parsed):
+    for found, body in scripts(parsed):
+        if found.get("type"):
+            (*datasets,) = json.loads(body)["datasets"].values()
+            assert 0 < sum(map(len, datasets)) <= 3 * curves.MOST_POINTS + 10
+
+
+def test_names_from_the_log_are_text_and_nothing_else(parsed, text):
+    assert "alert('x')</script>" not in text
+    assert "item</script><script>alert('x')</script>" in parsed.texts["span"]
+    assert len(scripts(parsed)) == text.count("<script")
+
+
+def test_the_headline_says_what_it_is(parsed):
+    found = "".join(parsed.texts["p"])
+    assert "mmoe trunk · seed 0 · trained 2026-11-26 12:00 · 4,000 valid rows" in found
+
+
+def test_a_metric_shows_its_interval(evidence):
+    table = evidence.scorecard.to_json()
+    table["scores"][0]["metrics"]["auc"] = {"value": 0.7123, "low": 0.699, "high": 0.725}
+    found = scores.scorecard(replace(evidence, scorecard=Scorecard.from_json(table))).html()
+    assert '.7123 <span class="detail">[.6990, .7250]</span>' in found
+    assert "95 % intervals. They" in found
+    assert "95 % intervals. They" not in scores.scorecard(evidence).html()
+
+
+def test_an_absent_metric_is_a_dash_with_its_reason(full):
+    table = full.scorecard.to_json()
+    del table["scores"][0]["metrics"]["gauc"]
+    table["scores"][0]["absent"] = {"gauc": "no user key"}
+    text = scores.scorecard(replace(full, scorecard=Scorecard.from_json(table))).html()
+    assert 'title="no user key"><span>–</span>' in text
+    assert "– grouped AUC of click @ all: no user key" in text
+
+
+def test_without_rows_the_page_says_so_and_stands(bundle):
+    evidence = gather(bundle, missing="the file is gone")
+    text = page(evidence, written=NOW)
+    assert Parsed(text).texts["h2"] == [
+        "Not on this page", "Scorecard", "Training", "Configuration", "Environment"
+    ]  # fmt: skip
+    assert "need the scored rows: the file is gone." in text
+
+
+def test_without_truth_there_is_no_such_section(bundle, rows):
+    plain = {name: column for name, column in rows.items() if not name.startswith("true_")}
+    evidence = gather(bundle, plain)
+    assert probabilities.known_truth(evidence) is None
+    assert probabilities.calibration(evidence) is not None
+
+
+def test_without_both_labels_no_curve_is_drawn(bundle, rows):
+    only = {
+        name: np.asarray(column)[np.asarray(rows["click"]) == 0] for name, column in rows.items()
+    }
+    evidence = gather(bundle, only, split="given")
+    assert "No score has rows of both labels" in record.missing(evidence).html()
+    assert probabilities.ranking(evidence) is None
+
+
+def test_without_a_scorecard_the_page_says_so(bundle):
+    evidence = gather(replace(bundle, scorecard=None))
+    assert "Nothing was scored" in scores.scorecard(evidence).html()
+    assert "<h1>fit</h1>" in page(evidence, written=NOW)
+
+
+def test_without_a_history_the_page_says_so(evidence):
+    bare = replace(evidence, history=pl.DataFrame())
+    assert "no history" in record.missing(bare).html()
+    assert epochs.training(bare) is None
+
+
+def test_figures_before_calibration_have_a_table_of_their_own(evidence):
+    score = evidence.scorecard["click @ all"]
+    raw = Calibrated(**vars(score), raw={"auc": {"value": 0.4321}})
+    card = Scorecard("valid", (raw,))
+    found = scores.scorecard(replace(evidence, scorecard=card)).html()
+    assert "The same rows before calibration" in found
+    assert ".4321" in found
+
+
+def test_rows_of_weight_zero_are_not_there():
+    schema = pr.Schema([pr.SparseFeature("x")], [pr.Task("click")], pr.Keys(weight="w"))
+    log = {"x": [1, 2] * 8, "click": [1, 0, 1, 1] * 4, "w": [1.0, 1.0, 1.0, 0.0] * 4}
+    bundle = pr.fit(schema, pr.Model(), train=log, valid=log, epochs=1)
+    evidence = gather(bundle, log)
+    assert evidence.notes == ()
+    assert len(evidence.rows["click @ all"].label) == 12
+    nothing = gather(bundle, log | {"w": [0.0] * 16}, split="given")
+    assert nothing.labelled == ()
+    assert "<h1>fit</h1>" in page(nothing, written=NOW)
+
+
+def test_rows_that_have_changed_are_noticed(bundle, rows):
+    fewer = {name: np.asarray(column)[:3000] for name, column in rows.items()}
+    (note,) = gather(bundle, fewer).notes
+    assert "The valid rows have changed since the run was scored: of click @ all" in note
+    assert gather(bundle, rows).notes == ()
+
+
+def test_other_rows_get_a_scorecard_of_their_own(bundle, rows):
+    fewer = {name: np.asarray(column)[:3000] for name, column in rows.items()}
+    evidence = gather(bundle, fewer, split="given")
+    assert (evidence.scorecard.split, evidence.scorecard["click @ all"].rows) == ("given", 3000)
+    assert evidence.notes == ()
+
+
+def test_scored_rows_are_those_of_the_scorecard(evidence):
+    for score in evidence.scorecard:
+        if score.kind == "regression":
+            continue
+        rows = evidence.rows[score.name]
+        assert rows.prediction.mean() == pytest.approx(score.prediction_mean)
+        if score.rows is not None:
+            assert (len(rows.label), rows.label.sum()) == (score.rows, score.positives)
+        assert np.abs(rows.truth - rows.prediction).mean() == pytest.approx(score.truth["mae"])
+
+
+def test_the_audit_puts_errors_first(full):
+    text = parts.audit(full).html()
+    assert text.index("column equals label") < text.index("constant column")
+    assert "2 findings, 1 of them at error level." in text
+    assert "The audit found nothing." in parts.audit(replace(full, findings=())).html()
+
+
+def test_write_replaces_the_file_and_returns_its_path(evidence, tmp_path):
+    path = tmp_path / "new" / "report.html"
+    assert write(evidence, path) == path
+    assert write(evidence, str(path)) == path
+    assert [each.name for each in path.parent.iterdir()] == ["report.html"]
+
+
+def test_a_path_that_cannot_be_written_is_refused(evidence, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(pr.PolyrankError, match=r"the report .* could not be written"):
+        write(evidence, tmp_path / "file" / "report.html")
+
+
+def test_without_the_extra_it_says_how_to_install_it(evidence, tmp_path, monkeypatch):
+    import sys
+
+    monkeypatch.setattr(sys.modules["polyrank.report.write"], "installed", lambda: False)
+    with pytest.raises(pr.PolyrankError, match=r"pip install 'polyrank\[report\]'"):
+        write(evidence, tmp_path / "report.html")
