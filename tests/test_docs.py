@@ -25,6 +25,7 @@ TRANSLATED = {
     "docs/zh/quickstart.md": "docs/index.md",
     "docs/zh/tutorial.md": "docs/tutorial.md",
     "docs/zh/objective.md": "docs/objective.md",
+    "docs/zh/trunks.md": "docs/trunks.md",
 }
 FENCE = re.compile(
     r"(?P<skip><!-- no-run -->\n)?"

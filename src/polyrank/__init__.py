@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from polyrank.balance import GradNorm, MetaBalance, Sum, Uncertainty
     from polyrank.bundle.model import Bundle, load
     from polyrank.config import Experiment
+    from polyrank.data.sampling import Sampling
     from polyrank.errors import (
         BundleError,
         ConfigError,
@@ -33,12 +34,13 @@ if TYPE_CHECKING:
     from polyrank.metrics.fusion import Fusion
     from polyrank.metrics.scorecard import Score, Scorecard
     from polyrank.models.aitm import AITM
+    from polyrank.models.experts import ExpertUse, GateUse
     from polyrank.models.mmoe import MMoE
     from polyrank.models.model import ESMM, Model
     from polyrank.models.ple import PLE
     from polyrank.models.separate import Separate
     from polyrank.models.shared_bottom import SharedBottom
-    from polyrank.models.trunk import Trunk, TrunkModule
+    from polyrank.models.trunk import Mixing, Trunk, TrunkModule
     from polyrank.schema import (
         DenseFeature,
         Keys,
@@ -64,6 +66,7 @@ _HOME = {
     "polyrank.balance": ["GradNorm", "MetaBalance", "Sum", "Uncertainty"],
     "polyrank.bundle.model": ["Bundle", "load"],
     "polyrank.config": ["Experiment"],
+    "polyrank.data.sampling": ["Sampling"],
     "polyrank.errors": [
         "BundleError",
         "ConfigError",
@@ -77,12 +80,13 @@ _HOME = {
     "polyrank.metrics.fusion": ["Fusion"],
     "polyrank.metrics.scorecard": ["Score", "Scorecard"],
     "polyrank.models.aitm": ["AITM"],
+    "polyrank.models.experts": ["ExpertUse", "GateUse"],
     "polyrank.models.mmoe": ["MMoE"],
     "polyrank.models.model": ["ESMM", "Model"],
     "polyrank.models.ple": ["PLE"],
     "polyrank.models.separate": ["Separate"],
     "polyrank.models.shared_bottom": ["SharedBottom"],
-    "polyrank.models.trunk": ["Trunk", "TrunkModule"],
+    "polyrank.models.trunk": ["Mixing", "Trunk", "TrunkModule"],
     "polyrank.schema": [
         "DenseFeature",
         "Keys",
@@ -123,7 +127,9 @@ __all__ = [
     "DenseAdam",
     "DenseFeature",
     "Experiment",
+    "ExpertUse",
     "Fusion",
+    "GateUse",
     "GradNorm",
     "Keys",
     "Layout",
@@ -131,9 +137,11 @@ __all__ = [
     "LeakageWarning",
     "MMoE",
     "MetaBalance",
+    "Mixing",
     "Model",
     "PolyrankError",
     "RowwiseAdagrad",
+    "Sampling",
     "Schema",
     "SchemaError",
     "Score",

@@ -14,6 +14,7 @@ from polyrank import spec
 from polyrank.bundle.model import Bundle
 from polyrank.data.labels import Orphans
 from polyrank.data.read import read
+from polyrank.data.sampling import Sampling
 from polyrank.data.split import split
 from polyrank.errors import ConfigError, did_you_mean
 from polyrank.features import FEATURES
@@ -55,6 +56,7 @@ class Data:
         split: of `source`.
         orphans: what becomes of a child label without its parent.
         cache: whether the encoded rows are kept beside the run folder.
+        sampling: how negatives were down-sampled before the log was written.
     """
 
     train: str | None = None
@@ -64,6 +66,7 @@ class Data:
     split: Split | None = None
     orphans: Orphans = "error"
     cache: bool = True
+    sampling: Sampling | None = None
 
     def __post_init__(self) -> None:
         if (self.train is None) == (self.source is None):
@@ -87,7 +90,10 @@ class Data:
     def sources(self, schema: Schema, seed: int) -> Sources:
         """Return what `learn` reads."""
         if self.source is None or self.split is None:
-            return Sources(self.train, self.valid, self.test, self.orphans, cache=self.cache)
+            return Sources(
+                self.train, self.valid, self.test, self.orphans,
+                cache=self.cache, sampling=self.sampling,
+            )  # fmt: skip
         keys = {"user": schema.keys.user, "time": schema.keys.time}
         by, shares = self.split.by, self.split.fractions
         column = self.split.column or keys.get(by)
@@ -99,6 +105,7 @@ class Data:
             self.orphans,
             cache=self.cache,
             origin=(self.source, [by, list(shares), column, seed]),
+            sampling=self.sampling,
         )
 
 
@@ -251,11 +258,14 @@ class _Head:
 
 
 def _data(table: Mapping[str, Any]) -> Data:
-    if not isinstance(table, Mapping) or "split" not in table:
+    if not isinstance(table, Mapping):
         return spec.from_table(Data, table, "data")
-    rest = {key: value for key, value in table.items() if key != "split"}
-    rest["split"] = spec.from_table(Split, table["split"], "data.split")
-    return spec.from_table(Data, rest, "data")
+    parts = {
+        name: spec.from_table(cls, table[name], f"data.{name}")
+        for name, cls in {"split": Split, "sampling": Sampling}.items()
+        if name in table
+    }
+    return spec.from_table(Data, {**table, **parts}, "data")
 
 
 def _features(table: Mapping[str, Any]) -> list[Feature]:

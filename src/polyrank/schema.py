@@ -57,7 +57,8 @@ class Task:
         space: where it is supervised: "all", the name of an ancestor, or a tuple of these.
             None resolves to "all", and for a conditional regression to `given`.
         weight: of each of its terms in the balance.
-        positive_weight: multiplies positives in the training loss; it inflates p on purpose.
+        positive_weight: multiplies positives in the training loss; it inflates p on purpose,
+            and only calibration undoes that.
 
     Example:
         >>> Task("buy", given="click").label

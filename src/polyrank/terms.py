@@ -47,6 +47,13 @@ class Population:
         event = f"{self.task}|{self.given}" if self.given else self.task
         return f"{event} @ {self.space}"
 
+    def descends_from(self, root: str) -> bool:
+        """Whether a root is on its path or among its conditions.
+
+        If it is a condition, rows where the root did not happen are no rows of this population.
+        """
+        return root in self.heads or root in self.conditions
+
 
 @dataclass(frozen=True)
 class Term:

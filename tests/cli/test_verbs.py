@@ -6,11 +6,14 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import polars as pl
 import pytest
 
 import polyrank as pr
+from polyrank.calibration.fitting import Calibrator
+from polyrank.calibration.maps import Platt
 from polyrank.cli import app, demo
 from polyrank.config import Experiment
 from polyrank.datasets.ali_ccp import write_tutorial
@@ -57,6 +60,18 @@ def test_evaluate_shows_segments(command):
     assert "did you mean 'item'" in err
 
 
+def test_predict_raw_leaves_the_maps_out(folder, command):
+    assert command("train", "exp.toml")[0] == 0
+    line = Calibrator(Platt(0.5, -1.0), 100, 50, {"none": 0.6, "platt": 0.5})
+    bundle = replace(pr.load("runs/tiny"), calibrators={"click": line})
+    bundle.save(folder / "calibrated")
+    for options, raw in (([], False), (["--raw"], True)):
+        code, _, _ = command("predict", "calibrated", "test.parquet", "-o", "o.parquet", *options)
+        assert code == 0
+        expected = bundle.predict("test.parquet", raw=raw)
+        assert pl.read_parquet("o.parquet").drop("user").equals(expected)
+
+
 def test_train_prints_json_and_takes_changes(folder, command):
     code, found, _ = command(
         "train", "exp.toml", "--out", "elsewhere", "--set", "train.epochs=1",
@@ -95,6 +110,17 @@ def test_a_saved_config_trains_again_to_the_same_scorecard(folder, command):
     code, again, _ = command("train", "runs/tiny/config.toml", "--out", "again", "--json")
     assert code == 0
     assert again["scorecard"] == json.loads((folder / "runs/tiny/scorecard.json").read_text())
+
+
+@pytest.mark.usefixtures("folder")
+def test_explain_shows_what_was_sampled(command):
+    options = ("--set", "data.sampling.task=click", "--set", "data.sampling.keep=0.5")
+    code, out, _ = command("explain", "exp.toml", *options)
+    assert code == 0
+    assert "sampling: rows with click = 0 were kept at a rate of 0.5 in train" in out
+    code, _, err = command("explain", "exp.toml", *options, "--set", "data.sampling.task=buy")
+    assert code == 1
+    assert "only a root can be sampled" in err
 
 
 @pytest.mark.usefixtures("folder")

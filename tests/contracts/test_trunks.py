@@ -11,6 +11,7 @@ from polyrank.data.table import encode
 from polyrank.data.vocab import Vocab
 from polyrank.models.model import TRUNKS
 from polyrank.models.outputs import bag_tensors, logits_of, tensors
+from polyrank.nn.experts import mixture
 
 FEATURES = [
     pr.SparseFeature("user"),
@@ -172,6 +173,31 @@ def test_permuting_and_renaming_tasks_permutes_the_outputs(kind, rows):
     for old, new in names.items():
         tolerance = ROUNDING.get(kind, 0.0)
         torch.testing.assert_close(found[new], expected[old], rtol=tolerance, atol=tolerance)
+
+
+MIXTURES = {"mmoe": 1, "ple": 2}  # levels; a new trunk that mixes experts has a line here
+
+
+@trunks
+@pytest.mark.parametrize("norm", ["none", "batch"])
+def test_what_a_trunk_tells_of_its_mixing_is_what_it_does(kind, rows, norm):
+    ranker, table = built(kind, rows, norm=norm)
+    ranker.double().eval()
+    x = first_batch(ranker, table)[0].detach().double()
+    levels = ranker.mixing(x)
+    assert len(levels) == MIXTURES.get(kind, 0)
+    assert len({level.level for level in levels}) == len(levels)
+    for level in levels:
+        assert len(set(level.experts)) == len(level.experts)
+        assert level.outputs.shape[:2] == (len(x), len(level.experts))
+        for name, weights in level.gates.items():
+            torch.testing.assert_close(weights.sum(dim=1), torch.ones(len(x)).double())
+            unseen = [each not in level.choice(name) for each in level.experts]
+            assert (weights[:, unseen] == 0).all()
+            assert (weights[:, [not each for each in unseen]] > 0).all()
+    for name, hidden in ranker.trunk(x).items() if levels else ():
+        mixed = mixture(levels[-1].gates[name], levels[-1].outputs)
+        torch.testing.assert_close(mixed, hidden, rtol=1e-12, atol=1e-12)
 
 
 @trunks

@@ -496,3 +496,55 @@ def test_ranked_lists_have_a_table_of_their_own():
     assert lines[start + 1].startswith("click @ all")
     assert not any(line.startswith("buy|click @ all") for line in lines[start:])
     assert max(map(len, lines[: start + 6])) <= 120
+
+
+CALIBRATED = {"p_click": [0.2, 0.6, 0.4, 0.7], "p_buy_given_click": [0.5] * 4,
+              "p_buy": [0.1, 0.3, 0.2, 0.35]}  # fmt: skip
+OBSERVED = {"click": [0, 1, 0, 1], "buy": [0, 1, 0, 0]}
+
+
+def calibrated(raw, **options):
+    schema = Schema([DenseFeature("x")], [Task("click"), Task("buy", given="click")])
+    return scorecard(schema, CALIBRATED, OBSERVED, split="test", raw=raw, **options)
+
+
+def test_raw_predictions_are_measured_where_a_score_uses_them():
+    before = [0.4, 0.8, 0.5, 0.9]
+    card = calibrated({"p_click": before, "p_buy": [p / 2 for p in before]})
+    assert card["buy|click @ click"].raw is None
+    assert card["click @ all"].raw == {
+        name: getattr(binary, function)(OBSERVED["click"], before)
+        for name, function in [("auc", "auc"), ("log_loss", "log_loss"),
+                               ("ne", "normalized_entropy"), ("pcoc", "pcoc"), ("ece", "ece")]
+    }  # fmt: skip
+    assert card["buy @ all"].raw["pcoc"] == pytest.approx(1.3)
+    assert card.value("click @ all", "pcoc") == pytest.approx(0.95)
+    assert Scorecard.from_json(json.loads(json.dumps(card.to_json()))) == card
+    assert "raw" not in card.to_json()["scores"][2]
+
+
+def test_before_and_after_are_printed_and_what_is_undefined_is_left_open():
+    shown = str(calibrated({"p_buy_given_click": [0.7] * 4}, only=["auc", "ece"]))
+    assert shown.split("\n\n")[-1].splitlines() == [
+        "before → after calibration",
+        "score                          auc  pcoc              ece",
+        "buy|click @ click  0.5000 → 0.5000     –  0.2000 → 0.0000",
+    ]
+
+
+def test_raw_predictions_have_a_soft_auc_where_the_truth_is_known():
+    truth = {"true_p_buy_given_click": [0.1, 0.2, 0.3, 0.9]}
+    before = [0.4, 0.3, 0.2, 0.1]
+    card = calibrated({"p_buy_given_click": before}, truth=truth)
+    expected = binary.soft_auc(truth["true_p_buy_given_click"], before)
+    assert card["buy|click @ all"].raw == {"auc": expected}
+
+
+def test_a_raw_column_that_is_no_output_is_refused_with_the_nearest():
+    with pytest.raises(DataError, match="unknown raw column 'p_clik'; did you mean 'p_click'"):
+        calibrated({"p_clik": [0.1] * 4})
+
+
+def test_a_raw_column_is_held_to_what_a_prediction_is():
+    with pytest.raises(DataError, match="raw p_click: a probability is within 0 and 1"):
+        calibrated({"p_click": [0.1, 0.2, 0.3, 1.4]})

@@ -110,6 +110,34 @@ def test_a_module_whose_penalties_would_be_ignored_is_refused():
         pr.fit(SCHEMA, pr.Model(trunk=Built(Forgotten(1.0, ["click", "buy"]))), train=ROWS)
 
 
+def test_a_module_whose_mixing_would_be_ignored_is_refused():
+    class Forgotten(DoubledTrunk):
+        def mixing(self, x):
+            return ()
+
+    with pytest.raises(ConfigError, match="Forgotten has mixing but is no TrunkModule"):
+        pr.fit(SCHEMA, pr.Model(trunk=Built(Forgotten(1.0, ["click", "buy"]))), train=ROWS)
+
+
+def test_a_layer_may_be_called_mixing():
+    class Layered(DoubledTrunk):
+        def __init__(self, factor, tasks):
+            super().__init__(factor, tasks)
+            self.mixing = torch.nn.Identity()
+
+    trunk = Built(Layered(1.0, ["click", "buy"]))
+    assert pr.fit(SCHEMA, pr.Model(trunk=trunk), train=ROWS, epochs=1).experts(ROWS) == ()
+
+
+def test_a_mixing_that_cannot_be_is_refused_before_training():
+    class Misshapen(Penalised):
+        def mixing(self, x):
+            return (pr.Mixing(experts=("a",), outputs=x, gates={"click": x}),)
+
+    with pytest.raises(ConfigError, match=r"mixing: the outputs of 1 experts are"):
+        pr.fit(SCHEMA, pr.Model(trunk=Built(Misshapen(1.0, ["click", "buy"]))), train=ROWS)
+
+
 def test_a_registered_trunk_is_not_replaced(tmp_path):
     pr.fit(SCHEMA, pr.Model(), train=ROWS, epochs=1).save(tmp_path / "b")
     with pytest.raises(BundleError, match=r"trunk is .*'mmoe'.*: leave trunk out"):

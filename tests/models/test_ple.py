@@ -10,6 +10,7 @@ import polyrank as pr
 from polyrank.errors import ConfigError
 from polyrank.layout import Layout
 from polyrank.models.ple import PLE
+from polyrank.nn.experts import mixture
 from polyrank.schema import DenseFeature, Schema, Task
 
 
@@ -149,3 +150,28 @@ def test_oddly_named_tasks_train_and_come_back(tmp_path):
     bundle = pr.fit(schema, pr.Model(trunk=PLE()), train=rows, epochs=1)
     bundle.save(tmp_path / "b")
     assert pr.load(tmp_path / "b").predict(rows).equals(bundle.predict(rows))
+
+
+def test_each_level_tells_who_sees_which_expert():
+    trunk = built(("click", "shared"), levels=2, shared_experts=1, task_experts=2, hidden=[3])
+    first, last = trunk.mixing(torch.randn(5, 6))
+    own = {name: (f"{name} 0", f"{name} 1") for name in ("click", "shared")}
+    assert first.experts == (*own["click"], *own["shared"], "shared group 0")
+    assert first.choice("click") == (*own["click"], "shared group 0")
+    assert first.choice("shared") == (*own["shared"], "shared group 0")
+    assert first.choice("shared group") == first.experts
+    assert (list(first.gates), list(last.gates)) == (
+        ["click", "shared", "shared group"],
+        ["click", "shared"],
+    )
+    assert (first.level, last.level) == ("level 0", "level 1")
+
+
+def test_the_next_level_reads_what_the_gates_mixed():
+    trunk = built(levels=2, hidden=[3]).double()
+    x = torch.randn(5, 6).double()
+    first, _ = trunk.mixing(x)
+    mixed = {name: mixture(weights, first.outputs) for name, weights in first.gates.items()}
+    common = mixed.pop("shared group")
+    after, _ = trunk.level[1](mixed, common)
+    torch.testing.assert_close(after, trunk(x), rtol=1e-12, atol=1e-12)

@@ -11,7 +11,7 @@ import torch
 
 import polyrank as pr
 from polyrank.balance import Balance, BalanceModule
-from polyrank.errors import ConfigError, DataError, TrainingError
+from polyrank.errors import ConfigError, DataError, LeakageWarning, TrainingError
 from polyrank.schema import Schema, Task
 
 MODEL = pr.Model(trunk=pr.SharedBottom(hidden=[8]), tower=[4], embed_dim=4)
@@ -111,7 +111,13 @@ def test_positive_weight_inflates_and_says_so(funnel, caplog):
     heavy = fitted(funnel, schema=Schema(schema.features, tasks, schema.keys))
     assert "task 'click' has positive_weight 8: its probabilities are inflated" in caplog.text
     plain = fitted(funnel)
-    assert heavy.predict(valid)["p_click"].mean() > plain.predict(valid)["p_click"].mean() + 0.1
+    raw = {
+        name: each.predict(valid, raw=True)["p_click"].mean()
+        for name, each in (("heavy", heavy), ("plain", plain))
+    }
+    assert raw["heavy"] > raw["plain"] + 0.1
+    assert "calibration on the validation rows, where they are enough, undoes that" in caplog.text
+    assert heavy.predict(valid)["p_click"].mean() == pytest.approx(valid["click"].mean())
 
 
 def test_empty_batches_are_counted(funnel):
@@ -131,8 +137,11 @@ def test_sample_weights_reach_the_loss_and_the_metrics(funnel):
     flat = {**valid, "w": np.ones(300)}
     bundle = fitted(funnel, schema=weighted, train=up, valid=flat)
     plain = fitted(funnel)
-    assert bundle.predict(valid)["p_click"].mean() > plain.predict(valid)["p_click"].mean() + 0.1
-    assert bundle.scorecard["click @ all"].prediction_mean > 1.2 * np.mean(valid["click"])
+    up_mean, plain_mean = (
+        each.predict(valid, raw=True)["p_click"].mean() for each in (bundle, plain)
+    )
+    assert up_mean > plain_mean + 0.1
+    assert bundle.scorecard["click @ all"].raw["pcoc"] > 1.2
 
 
 def test_dropout_and_schedule_are_deterministic(funnel):
@@ -448,3 +457,23 @@ def test_ids_that_training_did_not_see_share_one_trained_row(funnel, caplog):
     start = fitted(funnel, epochs=1, lr=1e-12).ranker.embed.tables()["item"][0]
     torch.testing.assert_close(untrained, start)
     assert (row - start).abs().max() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("feature", "told"),
+    [
+        (pr.SparseFeature("told"), lambda buy: np.where(buy, "sent", "none")),
+        (pr.DenseFeature("told"), lambda buy: 3.0 * buy),
+        (pr.DenseFeature("told", encoding="standard"), lambda buy: np.where(buy, 0.1, np.nan)),
+        (pr.DenseFeature("told", encoding="piecewise_linear"), lambda buy: 3.0 - buy),
+        (pr.SequenceFeature("told"), lambda buy: [[1, 2] if each else [2] for each in buy]),
+    ],
+)
+def test_a_feature_that_may_state_a_label_is_warned_of(funnel, feature, told):
+    train, _, schema = funnel
+    wrong = np.arange(len(train["buy"])) % 100 == 0
+    train = train | {"told": told(train["buy"].astype(bool) ^ wrong)}
+    schema = Schema([*schema.features, feature], schema.tasks, schema.keys)
+    with pytest.warns(LeakageWarning, match="feature 'told' may state the label of 'buy") as found:
+        pr.fit(schema, MODEL, train=train, epochs=1)
+    assert len(found) == 1

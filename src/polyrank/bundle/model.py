@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,14 @@ import numpy as np
 import polars as pl
 import torch
 
+from polyrank import spec
 from polyrank.bundle import format
+from polyrank.calibration.fitting import Calibrator
 from polyrank.data import hashing
 from polyrank.data.dense import DenseEncoding
 from polyrank.data.labels import Orphans
 from polyrank.data.read import column_names, read
+from polyrank.data.sampling import Sampling
 from polyrank.data.table import Table, encode
 from polyrank.data.vocab import Vocab, Vocabulary
 from polyrank.errors import BundleError, ConfigError, DataError, PolyrankError
@@ -24,10 +27,12 @@ from polyrank.layout import Layout
 from polyrank.metrics.dimensions import DECILE, columns_needed, dimensions, score_segments
 from polyrank.metrics.fusion import FACTORS, Fusion, fused, trade_off
 from polyrank.metrics.scorecard import Scorecard, scorecard
+from polyrank.models.experts import ExpertUse, experts_of
 from polyrank.models.model import BuildsTrunk, Model
 from polyrank.models.outputs import logits_of, outputs
 from polyrank.models.ranker import Ranker
 from polyrank.schema import IdFeature, Schema
+from polyrank.terms import output_columns
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +52,7 @@ class Bundle:
         config: the resolved experiment as plain tables.
         history: one line an epoch.
         scorecard: of the test rows where there were any, else of the best epoch's validation rows.
+        calibrators: of each head's logit, by task; a head without one predicts as it was learnt.
     """
 
     schema: Schema
@@ -57,30 +63,39 @@ class Bundle:
     config: Mapping[str, Any]
     history: pl.DataFrame
     scorecard: Scorecard | None
+    calibrators: Mapping[str, Calibrator] = field(default_factory=dict)
 
     @property
     def fusion(self) -> Fusion | None:
         """The weights of the declared fused score, or None."""
         return Fusion(self.config["fusion"]) if "fusion" in self.config else None
 
-    def predict(self, rows: Any) -> pl.DataFrame:
+    @property
+    def sampling(self) -> Sampling | None:
+        """How negatives were down-sampled, as the configuration declares it."""
+        table = self.config.get("data", {}).get("sampling")
+        return None if table is None else spec.from_table(Sampling, table, "data.sampling")
+
+    def predict(self, rows: Any, *, raw: bool = False) -> pl.DataFrame:
         """Return the output columns of raw rows, in their order.
 
         Args:
             rows: a path or glob, a polars or pandas frame, a pyarrow table, or a dict of arrays;
                 labels need not be there.
+            raw: leave the logits as they were learnt, uncalibrated.
 
         Raises:
             DataError: a feature that is missing or of a wrong type.
         """
-        return self.score(self.encode(rows))
+        return self.score(self.encode(rows), raw=raw)
 
     def evaluate(self, rows: Any, *, split: str = "test", orphans: Orphans = "error") -> Scorecard:
         """Return the scorecard of labelled rows, with intervals.
 
         Args:
             rows: as in `predict`, with labels.
-            split: the scorecard's name for them.
+            split: the scorecard's name for them; where `sampling` names it, rows are weighted to
+                be as the whole log.
             orphans: "error", "drop" or "zero": what becomes of a child label without its parent.
         """
         return self.score_labelled(self.encode(rows, split=split, orphans=orphans), split)
@@ -151,10 +166,21 @@ class Bundle:
             )
         table = self.encode(rows, split=split, orphans=orphans)
         return trade_off(
-            self.schema, self.fusion, self._outputs(table), table.carried.to_dict(),
+            self.schema, self.fusion, self._predicted(table), table.carried.to_dict(),
             table.labels_by_task, name, scores, metric=metric, factors=factors,
             keys={"user": table.user, "request": table.request}, weight=table.weight,
         )  # fmt: skip
+
+    def experts(self, rows: Any) -> tuple[ExpertUse, ...]:
+        """Return how the gates use the experts, level by level; empty where no gate mixes.
+
+        Of at most 16,384 rows, drawn from all; on the validation rows it is what the history has of
+        the epoch that was kept.
+
+        Args:
+            rows: as in `predict`.
+        """
+        return experts_of(self.ranker, self.encode(rows))
 
     def encode(
         self,
@@ -181,15 +207,21 @@ class Bundle:
             split=split or "rows", orphans=orphans, labels=split is not None, carried=carried,
         )  # fmt: skip
         log_counts(table, split or "rows")
-        return table
+        if split is None or self.sampling is None:
+            return table
+        return self.sampling.weighted(table, split)
 
-    def score(self, table: Table) -> pl.DataFrame:
-        """Return the output columns of encoded rows."""
-        return pl.DataFrame(self._outputs(table))
+    def score(self, table: Table, *, raw: bool = False) -> pl.DataFrame:
+        """Return the output columns of encoded rows, or with `raw` the uncalibrated ones."""
+        logits = self.logits(table)
+        return pl.DataFrame(self._outputs(logits if raw else self._calibrated(logits)))
 
     def score_labelled(self, table: Table, split: str) -> Scorecard:
         """Return the scorecard of encoded, labelled rows, with intervals."""
-        found = self._outputs(table)
+        logits = self.logits(table)
+        changed = self._changed_columns()
+        raw = self._outputs(logits) if changed else {}
+        found = self._outputs(self._calibrated(logits))
         card = scorecard(
             self.schema,
             found,
@@ -200,6 +232,7 @@ class Bundle:
             weight=table.weight,
             truth={f"true_{output}": values for output, values in table.truth.items()},
             replicates=REPLICATES,
+            raw={column: raw[column] for column in changed},
         )
         if self.fusion is None:
             return card
@@ -215,10 +248,29 @@ class Bundle:
     ) -> pl.DataFrame:
         """Return the segments of encoded, labelled rows that carry the columns of `by`."""
         return score_segments(
-            self.schema, self._outputs(table), table.labels_by_task,
+            self.schema, self._predicted(table), table.labels_by_task,
             dimensions(table, self.vocab, by), score=score,
             deciles=by is None or DECILE in by, weight=table.weight,
         )  # fmt: skip
+
+    def _predicted(self, table: Table) -> dict[str, np.ndarray]:
+        return self._outputs(self._calibrated(self.logits(table)))
+
+    def logits(self, table: Table) -> dict[str, np.ndarray]:
+        """Return each head's uncalibrated logits of encoded rows: {task: float64 (rows,)}.
+
+        Raises:
+            DataError: a row whose logit is not finite, with the feature that is furthest out.
+        """
+        found = logits_of(self.ranker, table)
+        logits = {name: each.numpy().astype(np.float64) for name, each in found.items()}
+        broken = ~np.all([np.isfinite(each) for each in logits.values()], axis=0)
+        if broken.any():
+            raise DataError(
+                f"{int(broken.sum()):,} of {len(table):,} rows, the first of them row "
+                f"{int(broken.argmax())}, get no finite prediction: {_extreme(table, broken)}"
+            )
+        return logits
 
     def save(self, path: str | Path) -> None:
         """Write the bundle's folder, whole or not at all.
@@ -236,15 +288,25 @@ class Bundle:
         parts = format.Parts(self._manifest(), self.config, self.history, vocab, weights, card)
         format.write(Path(path), parts)
 
-    def _outputs(self, table: Table) -> dict[str, Any]:
-        logits = {name: each.numpy() for name, each in logits_of(self.ranker, table).items()}
-        broken = ~np.all([np.isfinite(each) for each in logits.values()], axis=0)
-        if broken.any():
-            raise DataError(
-                f"{int(broken.sum()):,} of {len(table):,} rows, the first of them row "
-                f"{int(broken.argmax())}, get no finite prediction: {_extreme(table, broken)}"
-            )
+    def _outputs(self, logits: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         return outputs(self.schema, logits, self.scales)
+
+    def _calibrated(self, logits: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Return conditional logits after their maps; products of them are formed later."""
+        return {
+            task: self.calibrators[task].apply(each) if task in self.calibrators else each
+            for task, each in logits.items()
+        }
+
+    def _changed_columns(self) -> list[str]:
+        """The output columns that a map changes: those of a head with one, and joints below it."""
+        mapped = {task for task, each in self.calibrators.items() if each.map is not None}
+        found = []
+        for task in self.schema.tasks:
+            head, *joint = output_columns(task)
+            found += [head] if task.name in mapped else []
+            found += joint if mapped & {task.name, *self.schema.ancestors(task.name)} else []
+        return found
 
     def _manifest(self) -> dict[str, Any]:
         tables = {feature.name: feature.table for feature in self.schema.embedded_features}
@@ -258,6 +320,7 @@ class Bundle:
                 for task, (mean, deviation) in self.scales.items()
             },
             "tables": tables,
+            "calibrators": {task: each.to_table() for task, each in self.calibrators.items()},
         }
 
 
@@ -281,6 +344,10 @@ def load(path: str | Path, *, trunk: BuildsTrunk | None = None) -> Bundle:
             task: (float(each["mean"]), float(each["deviation"]))
             for task, each in parts.manifest["targets"].items()
         }
+        calibrators = {
+            task: Calibrator.from_table(each, f"calibrators.{task}")
+            for task, each in parts.manifest.get("calibrators", {}).items()
+        }
         card = None if parts.scorecard is None else Scorecard.from_json(parts.scorecard)
         ranker = _built(model, model.layout(schema, vocab))
     except PolyrankError as error:
@@ -289,7 +356,9 @@ def load(path: str | Path, *, trunk: BuildsTrunk | None = None) -> Bundle:
         raise BundleError(f"the bundle {folder} is damaged: bundle.json: {error!r}") from error
     ranker.load_named_weights({name: torch.from_numpy(w) for name, w in parts.weights.items()})
     ranker.eval()
-    return Bundle(schema, model, vocab, scales, ranker, parts.config, parts.history, card)
+    return Bundle(
+        schema, model, vocab, scales, ranker, parts.config, parts.history, card, calibrators
+    )
 
 
 def _built(model: Model, layout: Layout) -> Ranker:

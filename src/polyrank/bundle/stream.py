@@ -37,7 +37,12 @@ class Scored:
 
 
 def predict_file(
-    bundle: Bundle, source: Any, out: str | Path, progress: Callable[[int], None] | None = None
+    bundle: Bundle,
+    source: Any,
+    out: str | Path,
+    progress: Callable[[int], None] | None = None,
+    *,
+    raw: bool = False,
 ) -> Scored:
     """Score a source into a Parquet or CSV file: its key columns, then the outputs.
 
@@ -48,6 +53,7 @@ def predict_file(
         source: as in `Bundle.predict`.
         out: a path that ends in .parquet or .csv.
         progress: called with the rows scored so far.
+        raw: as in `Bundle.predict`.
 
     Raises:
         DataError: a source that cannot be read or scored, or an `out` of another extension.
@@ -74,7 +80,9 @@ def predict_file(
         with replacing(out) as temporary, _WRITERS[out.suffix.lower()](temporary) as write:
             for chunk in _chunks(frame.select(wanted)):
                 table = bundle.encode(chunk)
-                write(pl.concat([chunk.select(keys), bundle.score(table)], how="horizontal"))
+                write(
+                    pl.concat([chunk.select(keys), bundle.score(table, raw=raw)], how="horizontal")
+                )
                 rows += len(table)
                 unseen.update(table.unseen)
                 nulls.update(table.nulls)

@@ -26,6 +26,7 @@ from polyrank.errors import ConfigError, DataError
 from polyrank.layout import Layout
 from polyrank.models.outputs import CHUNK_ROWS
 from polyrank.models.ranker import Scores
+from polyrank.models.trunk import Mixing
 from polyrank.nn.embed import TensorBag
 from polyrank.schema import KindName, Schema, SparseFeature
 from polyrank.terms import output_columns
@@ -204,6 +205,10 @@ class OwnModel(nn.Module):
     def shared_parameters(self) -> list[nn.Parameter]:
         """Return the parameters that every column depends on."""
         return self._shared or []
+
+    def mixing(self, x: Tensor) -> tuple[Mixing, ...]:
+        """Return nothing: what a user's module mixes is not known."""
+        return ()
 
     def predictions(self, rows: Rows) -> np.ndarray:
         """Return what the module says of rows, float64 (N, C)."""

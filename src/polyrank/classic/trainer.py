@@ -179,6 +179,9 @@ class MTLTrainer:
             self.penalty.attach(learner.ranker, loop)
             log = self._run(loop, schedule, judge)
             loop.keep_best()
+            for use in loop.experts():
+                for warning in use.warnings():
+                    logger.warning("%s", warning)
         self.history = pl.DataFrame(list(loop.position.history), infer_schema_length=None)
         self.model.eval()
         self.scorecard = None

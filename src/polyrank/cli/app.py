@@ -6,17 +6,23 @@ import io
 import logging
 import os
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 from cyclopts import App
 from cyclopts.exceptions import CycloptsError
 
 from polyrank import __version__
-from polyrank.errors import PolyrankError
+from polyrank.errors import LeakageWarning, PolyrankError
+
+logger = logging.getLogger(__name__)
 
 VERBS = {
     "demo": "The whole story end to end: a generated funnel, or real census data.",
     "data": "List, fetch (get) or generate (make) a data set.",
+    "check": "Audit the log of an experiment before a second of training.",
     "explain": "Show the plan: objective, rows and positives a term, parameters, memory.",
     "train": "Train an experiment and write its run folder.",
     "evaluate": "Score labelled rows: the scorecard.",
@@ -49,7 +55,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")
     tokens = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        result = app()(tokens, exit_on_error=False, result_action="return_value")
+        with _warnings_as_lines():
+            result = app()(tokens, exit_on_error=False, result_action="return_value")
         return result if isinstance(result, int) else 0
     except CycloptsError:
         return 2
@@ -70,6 +77,23 @@ def run(arguments: Sequence[str] | None = None) -> int:
             "this is a fault of polyrank; POLYRANK_TRACEBACK=1 shows where\n"
         )
         return 1
+
+
+@contextmanager
+def _warnings_as_lines() -> Iterator[None]:
+    """Log a leakage warning as one line: the place in our code means nothing to a user."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", LeakageWarning)
+        show = warnings.showwarning
+
+        def log(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            if issubclass(category, LeakageWarning):
+                logger.warning("%s", message)
+            else:
+                show(message, category, *where, **more)
+
+        warnings.showwarning = log
+        yield
 
 
 def main() -> None:

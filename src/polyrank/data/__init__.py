@@ -1,1 +1,1 @@
-"""From a log to batches: read · ids · dense · vocab · labels · table · split · statistics."""
+"""Log to batches: read · ids · dense · vocab · labels · table · split · statistics · check."""

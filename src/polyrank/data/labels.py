@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -12,8 +12,8 @@ import polars as pl
 
 from polyrank.data.read import collect
 from polyrank.errors import DataError, did_you_mean
-from polyrank.schema import Schema
-from polyrank.terms import joint_label
+from polyrank.schema import Schema, Task
+from polyrank.terms import Population, joint_label
 
 logger = logging.getLogger(__name__)
 
@@ -24,14 +24,56 @@ _FIRST_ROWS = 10_000
 
 @dataclass(frozen=True)
 class Leak:
-    """A feature that states a label: its column, and the label in words."""
+    """A feature that states a label: its column, the label in words, whether it is 1 − label."""
 
     feature: str
     label: str
     rows: int
+    opposite: bool = False
 
     def __str__(self) -> str:
-        return f"feature {self.feature!r} equals {self.label} on all {self.rows:,} labelled rows"
+        says = "is 1 −" if self.opposite else "equals"
+        return f"feature {self.feature!r} {says} {self.label} on all {self.rows:,} labelled rows"
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """A label, or a joint label, that no feature may state.
+
+    Args:
+        words: what it is, for messages.
+        task: whose outcome it is.
+        values: float64 (rows,), NaN where it was not observed.
+        binary: whether its opposite is an answer too.
+    """
+
+    words: str
+    task: str
+    values: np.ndarray
+    binary: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Orphan:
+    """Rows where a child happened though its parent did not.
+
+    Args:
+        child: column of the child's label.
+        parent: column of the parent's label.
+        rows: a mask of them.
+        first: the first of them in words.
+    """
+
+    child: str
+    parent: str
+    rows: pl.Series
+    first: str
+
+    @property
+    def found(self) -> str:
+        """How many they are, in words."""
+        count = int(self.rows.sum())
+        return f"{count:,} row{'s'[: count > 1]} with {self.child!r} = 1"
 
 
 def check_labels(frame: pl.DataFrame, schema: Schema, split: str = "data") -> None:
@@ -41,35 +83,52 @@ def check_labels(frame: pl.DataFrame, schema: Schema, split: str = "data") -> No
         DataError: a label column that is not numeric, a binary label other than 0 and 1 (with the
             values), or an infinite regression label.
     """
-    for task in schema.tasks:
-        label = frame[task.column]
-        where = f"{split}: label {task.column!r} of task {task.name!r}"
-        _refuse_type(label, where)
-        if task.kind == "binary":
-            _refuse_values(label, where)
-        elif count := int(_numbers(label).cast(pl.Float32).is_infinite().sum()):
-            raise DataError(
-                f"{where} has {count:,} infinite value{'s'[: count > 1]} (±inf, or beyond the "
-                "3.4e38 of float32): make them finite or null"
-            )
+    for reason in bad_labels(frame, schema, split).values():
+        raise DataError(reason)
 
 
-def _refuse_type(label: pl.Series, where: str) -> None:
+def bad_labels(frame: pl.DataFrame, schema: Schema, split: str = "data") -> dict[str, str]:
+    """Return what is wrong with the labels of tasks, by task; nothing of those that can be.
+
+    Example:
+        >>> from polyrank.schema import SparseFeature, Task
+        >>> schema = Schema([SparseFeature("item")], [Task("click")])
+        >>> list(bad_labels(pl.DataFrame({"click": [0, None, 2]}), schema))
+        ['click']
+    """
+    found = {task.name: _fault(frame[task.column], task, split) for task in schema.tasks}
+    return {name: fault for name, fault in found.items() if fault is not None}
+
+
+def _fault(label: pl.Series, task: Task, split: str) -> str | None:
+    where = f"{split}: label {task.column!r} of task {task.name!r}"
     if not (label.dtype.is_numeric() or label.dtype in (pl.Boolean, pl.Null)):
-        raise DataError(f"{where} is a column of {label.dtype}; write it as numbers")
+        return f"{where} is a column of {label.dtype}; write it as numbers"
+    if task.kind == "binary":
+        return _other_values(label, where)
+    count = int(_numbers(label).cast(pl.Float32).is_infinite().sum())
+    return (
+        None
+        if not count
+        else (
+            f"{where} has {count:,} infinite value{'s'[: count > 1]} (±inf, or beyond the "
+            "3.4e38 of float32): make them finite or null"
+        )
+    )
 
 
-def _refuse_values(label: pl.Series, where: str) -> None:
-    """Refuse values of a binary label other than 0 and 1."""
+def _other_values(label: pl.Series, where: str) -> str | None:
+    """What is wrong with a binary label of values other than 0 and 1."""
     values = _numbers(label)
     bad = values.filter((values != 0) & (values != 1)).unique().sort()
-    if len(bad):
-        shown = ", ".join(f"{value:g}" for value in bad.head(5))
-        more = f", … {len(bad) - 5:,} more values" if len(bad) > 5 else ""
-        raise DataError(
-            f"{where} is binary, so it holds 0, 1 or null, however: {shown}{more}; "
-            "convert it, or declare kind 'regression'"
-        )
+    if not len(bad):
+        return None
+    shown = ", ".join(f"{value:g}" for value in bad.head(5))
+    more = f", … {len(bad) - 5:,} more values" if len(bad) > 5 else ""
+    return (
+        f"{where} is binary, so it holds 0, 1 or null, however: {shown}{more}; "
+        "convert it, or declare kind 'regression'"
+    )
 
 
 def apply_orphans(
@@ -91,68 +150,104 @@ def apply_orphans(
     if orphans not in get_args(Orphans):
         hint = did_you_mean(orphans, get_args(Orphans))
         raise DataError(f"unknown value of orphans: {orphans!r}{hint}")
-    # Parents first, so that a child zeroed here makes orphans of its own children in turn.
-    children = [task for task in schema.tasks if task.given and task.kind == "binary"]
     dropped = np.zeros(frame.height, dtype=bool)
+    for orphan in find_orphans(frame, schema, zero=orphans == "zero"):
+        if orphans == "error":
+            raise DataError(
+                f"{split}: {orphan.found} where its parent {orphan.parent!r} = 0: {orphan.first}; "
+                "fix the log, or set orphans = 'drop' (leave the rows out) or 'zero' (the child "
+                "did not happen)"
+            )
+        logger.warning(
+            "%s: %s where %r = 0: %s; the first: %s",
+            *(split, orphan.found, orphan.parent),
+            "dropped" if orphans == "drop" else f"{orphan.child!r} set to 0",
+            orphan.first,
+        )
+        if orphans == "drop":
+            dropped |= orphan.rows.to_numpy()
+        else:
+            frame = zeroed(frame, orphan)
+    return frame.filter(~dropped) if dropped.any() else frame
+
+
+def find_orphans(frame: pl.DataFrame, schema: Schema, *, zero: bool = False) -> Iterator[Orphan]:
+    """Yield each child that happened though its parent did not, parents first.
+
+    Args:
+        frame: rows with the label columns.
+        schema: `given` names each task's parent.
+        zero: whether each child is set to 0 before its own children are looked at, which makes
+            orphans of these.
+
+    Example:
+        >>> from polyrank.schema import SparseFeature
+        >>> schema = Schema([SparseFeature("item")], [Task("click"), Task("buy", given="click")])
+        >>> log = pl.DataFrame({"click": [0, 1, None], "buy": [1, 1, 1]})
+        >>> [orphan.found for orphan in find_orphans(log, schema)]
+        ["1 row with 'buy' = 1"]
+    """
+    children = [task for task in schema.tasks if task.given and task.kind == "binary"]
     for task in sorted(children, key=lambda task: len(schema.ancestors(task.name))):
         parent = schema.by_name[task.given or ""]
         happened, parent_did_not = (
             _numbers(frame[task.column]) == 1,
             _numbers(frame[parent.column]) == 0,
         )
-        orphan = (happened & parent_did_not).fill_null(value=False)
-        count = int(orphan.sum())
-        if not count:
+        rows = (happened & parent_did_not).fill_null(value=False)
+        if not rows.any():
             continue
-        found = f"{count:,} row{'s'[: count > 1]} with {task.column!r} = 1"
-        if orphans == "error":
-            raise DataError(
-                f"{split}: {found} where its parent {parent.column!r} = 0: "
-                f"{_first_rows(frame, schema, orphan)}; fix the log, or set orphans = 'drop' "
-                "(leave the rows out) or 'zero' (the child did not happen)"
-            )
-        logger.warning(
-            "%s: %s where %r = 0: %s; the first: %s",
-            *(split, found, parent.column),
-            "dropped" if orphans == "drop" else f"{task.column!r} set to 0",
-            _first_rows(frame, schema, orphan),
-        )
-        if orphans == "drop":
-            dropped |= orphan.to_numpy()
-        else:
-            frame = frame.with_columns(frame[task.column].cast(pl.Float64).set(orphan, 0.0))
-    return frame.filter(~dropped) if dropped.any() else frame
+        orphan = Orphan(task.column, parent.column, rows, _first_rows(frame, schema, rows))
+        yield orphan
+        if zero:
+            frame = zeroed(frame, orphan)
+
+
+def zeroed(frame: pl.DataFrame, orphan: Orphan) -> pl.DataFrame:
+    """Return rows where the child of an orphan did not happen."""
+    label = frame[orphan.child].cast(pl.Float64).set(orphan.rows, 0.0)
+    return frame.with_columns(label)
 
 
 def find_leaks(
     frame: pl.LazyFrame | pl.DataFrame, schema: Schema, split: str = "train"
 ) -> tuple[Leak, ...]:
-    """Return the features that equal a label, or a task's joint label, wherever it is observed.
+    """Return the features that state a label, or a task's joint label, wherever it is observed.
 
-    Only labels that vary can leak. All features are read for the first rows only; those that equal
-    a label there are then read whole.
+    A feature that is 1 − a binary label states it as well. Only labels that vary can leak. All
+    features are read for the first rows only; those that state a label there are then read whole.
 
     Raises:
         DataError: a label that is not numeric, or a binary one other than 0 and 1.
     """
     features = [feature.name for feature in schema.features]
     head = collect(frame.lazy().head(_FIRST_ROWS), [*features, *schema.labels])
-    labels = list(_labels(head, schema, split))
-    suspects = {name for name in features if any(_equal(head[name], y) for _, y in labels)}
+    _refuse(head, schema, split)
+    first = answers(label_arrays(head, schema), schema)
+    suspects = {name for name in features if any(stated(head[name], each) for each in first)}
     if not suspects:
         return ()
     data = collect(frame, [*suspects, *schema.labels])
+    _refuse(data, schema, split)
     return tuple(
-        Leak(name, words, int(np.count_nonzero(~np.isnan(y))))
-        for words, y in _labels(data, schema, split)
-        if len(np.unique(y[~np.isnan(y)])) > 1
+        leak
+        for answer in answers(label_arrays(data, schema), schema)
         for name in features
-        if name in suspects and _equal(data[name], y)
+        if name in suspects and (leak := find_leak(data[name], answer))
     )
 
 
+def find_leak(feature: pl.Series, answer: Answer) -> Leak | None:
+    """Return how a feature states an answer that varies; None where it does not."""
+    observed = answer.values[~np.isnan(answer.values)]
+    says = stated(feature, answer)
+    if says is None or (observed == observed[:1]).all():
+        return None
+    return Leak(feature.name, answer.words, len(observed), says == "opposite")
+
+
 def check_leaks(frame: pl.LazyFrame | pl.DataFrame, schema: Schema, split: str = "train") -> None:
-    """Refuse a feature that equals a label or a joint label: a model would read the answer.
+    """Refuse a feature that states a label or a joint label: a model would read the answer.
 
     Raises:
         DataError: the features and the labels; a label that `find_leaks` refuses.
@@ -166,30 +261,79 @@ def check_leaks(frame: pl.LazyFrame | pl.DataFrame, schema: Schema, split: str =
         )
 
 
-def _labels(frame: pl.DataFrame, schema: Schema, split: str) -> Iterator[tuple[str, np.ndarray]]:
-    """Each label, and each joint label of several tasks, with its name in words."""
-    for task in schema.tasks:  # before any arithmetic with them
-        where = f"{split}: label {task.column!r} of task {task.name!r}"
-        _refuse_type(frame[task.column], where)
-        if task.kind == "binary":
-            _refuse_values(frame[task.column], where)
-    arrays = {task.name: _numbers(frame[task.column]).to_numpy() for task in schema.tasks}
+def _refuse(frame: pl.DataFrame, schema: Schema, split: str) -> None:
+    """Refuse labels with which nothing can be compared."""
     for task in schema.tasks:
-        yield f"the label {task.column!r} of task {task.name!r}", arrays[task.name]
+        label = frame[task.column]
+        fault = _fault(label, task, split)
+        # An infinite regression label has its message where rows are encoded.
+        if fault and (task.kind == "binary" or not label.dtype.is_numeric()):
+            raise DataError(fault)
+
+
+def label_arrays(frame: pl.DataFrame, schema: Schema) -> dict[str, np.ndarray]:
+    """Return the label of each task as float64 with NaN where it was not observed."""
+    return {task.name: _numbers(frame[task.column]).to_numpy() for task in schema.tasks}
+
+
+def answers(labels: Mapping[str, np.ndarray], schema: Schema) -> list[Answer]:
+    """Return each label, and each joint label of several tasks, from `label_arrays`."""
+    found = []
+    for task in schema.tasks:
+        binary, words = task.kind == "binary", f"the label {task.column!r} of task {task.name!r}"
+        found.append(Answer(words, task.name, labels[task.name], binary))
         chain = (*schema.ancestors(task.name), task.name)
-        if len(chain) > 1 and task.kind == "binary":
-            joint = joint_label([arrays[name] for name in chain])
-            yield f"the joint label of task {task.name!r} ({' & '.join(chain)})", joint
+        if len(chain) > 1 and binary:
+            words = f"the joint label of task {task.name!r} ({' & '.join(chain)})"
+            joint = joint_label([labels[name] for name in chain])
+            found.append(Answer(words, task.name, joint, binary))
+    return found
 
 
-def _equal(feature: pl.Series, label: np.ndarray) -> bool:
+def population_label(labels: Mapping[str, np.ndarray], population: Population) -> np.ndarray:
+    """Return a population's label for each row; NaN outside its space too.
+
+    Args:
+        labels: of each task, float64 (rows,), NaN where it was not observed.
+        population: whose label it is.
+
+    Shape:
+        float64 (rows,)
+
+    Example:
+        >>> from polyrank.schema import SparseFeature
+        >>> from polyrank.terms import populations
+        >>> schema = Schema([SparseFeature("item")], [Task("click"), Task("buy", given="click")])
+        >>> labels = {"click": np.array([0.0, 1.0]), "buy": np.array([np.nan, 1.0])}
+        >>> {each.name: population_label(labels, each).tolist() for each in populations(schema)}
+        {'click @ all': [0.0, 1.0], 'buy @ all': [0.0, 1.0], 'buy|click @ click': [nan, 1.0]}
+    """
+    label = joint_label([labels[name] for name in population.heads])
+    if population.conditions:
+        happened = joint_label([labels[name] for name in population.conditions]) == 1
+        label[~happened] = np.nan
+    return label
+
+
+def stated(feature: pl.Series, answer: Answer) -> Literal["equal", "opposite"] | None:
+    """Return whether a feature is the answer, or 1 − it, wherever it was observed."""
     if not feature.dtype.is_numeric() and feature.dtype not in (pl.Boolean, pl.String):
         if not isinstance(feature.dtype, pl.Categorical | pl.Enum):
-            return False
+            return None
         feature = feature.cast(pl.String)
-    observed = ~np.isnan(label)
-    values = feature.cast(pl.Float64, strict=False).to_numpy()
-    return bool((values[observed] == label[observed]).all())
+    says: Literal["equal", "opposite"] | None = None
+    # Most features differ within the first rows, and a log may have many millions.
+    for column in (feature.head(_FIRST_ROWS), feature):
+        label = answer.values[: len(column)]
+        observed = ~np.isnan(label)
+        values = column.cast(pl.Float64, strict=False).to_numpy()[observed]
+        if (values == label[observed]).all():
+            says = "equal"
+        elif answer.binary and (values == 1 - label[observed]).all():
+            says = "opposite"
+        else:
+            return None
+    return says
 
 
 def _numbers(label: pl.Series) -> pl.Series:

@@ -111,7 +111,7 @@ def _time(log: pl.LazyFrame, values: pl.Series, cuts: tuple[float, float]) -> Sp
         )
     counts = values.alias("key").value_counts(name="rows")
     keys = counts["key"].alias(values.name)
-    moments = _moments(keys)
+    moments = ordered(keys)
     times = counts.group_by(moments.alias("time")).agg(pl.col("rows").sum()).sort("time")
     rows = times["rows"].to_numpy().astype(np.int64)
     # A time that straddles a cut goes to the side where most of its rows lie.
@@ -125,7 +125,7 @@ def _time(log: pl.LazyFrame, values: pl.Series, cuts: tuple[float, float]) -> Sp
     return _chosen(log, keys, _parts_of(moments, times["time"], of))
 
 
-def _moments(times: pl.Series) -> pl.Series:
+def ordered(times: pl.Series) -> pl.Series:
     """Return what times are ordered by: text that is all numbers as numbers."""
     if times.dtype == pl.String:
         for dtype in (pl.Int64, pl.Float64):

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from polyrank.data.labels import population_label
+from polyrank.data.sampling import Sampling
 from polyrank.data.table import Table
 from polyrank.errors import DataError
 from polyrank.schema import Schema
-from polyrank.terms import Population, joint_label
+from polyrank.terms import Population
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class TermStatistics:
         positives: rows whose label is 1; None for a regression.
         weighing_rows: rows whose sample weight is above 0.
         weighing_positives: rows of these whose label is 1; None for a regression.
-        weight: sum of their sample weights.
+        weight: sum of their weights.
         weight_share: weight ÷ all rows of the table.
         mean: weighted mean of the label; 0 without rows.
         sd: weighted standard deviation of the label; 0 without rows.
@@ -38,8 +40,13 @@ class TermStatistics:
     sd: float
 
 
-def term_statistics(table: Table) -> dict[str, TermStatistics]:
+def term_statistics(table: Table, sampling: Sampling | None = None) -> dict[str, TermStatistics]:
     """Return the statistics of each term by its name, in order.
+
+    Args:
+        table: labelled rows.
+        sampling: of these rows, where the weights do not say it already: terms that do not descend
+            from the sampled root are weighted to be those of the whole log.
 
     Example:
         >>> import polars as pl
@@ -52,7 +59,13 @@ def term_statistics(table: Table) -> dict[str, TermStatistics]:
         >>> statistics["buy @ all"].rows, statistics["buy @ all"].positives
         (3, 1)
     """
-    return {term.name: _statistics(table, term.population) for term in table.schema.objective}
+    found = {}
+    for term in table.schema.objective:
+        weight = table.weight
+        if sampling is not None:
+            weight = sampling.term_weight(table, term.population)
+        found[term.name] = _statistics(table, term.population, weight)
+    return found
 
 
 def term_labels(table: Table, population: Population) -> np.ndarray:
@@ -66,11 +79,7 @@ def term_labels(table: Table, population: Population) -> np.ndarray:
         for index, task in enumerate(table.schema.tasks)
         if task.name in (*population.conditions, *population.heads)
     }
-    label = joint_label([columns[name] for name in population.heads])
-    if population.conditions:
-        happened = joint_label([columns[name] for name in population.conditions]) == 1
-        label[~happened] = np.nan
-    return label
+    return population_label(columns, population)
 
 
 def refuse_unusable(
@@ -110,12 +119,16 @@ def refuse_unusable(
             )
 
 
-def _statistics(table: Table, population: Population) -> TermStatistics:
+def _statistics(
+    table: Table, population: Population, weight_of_row: np.ndarray | None
+) -> TermStatistics:
     label = term_labels(table, population)
     usable = ~np.isnan(label)
     values = label[usable]
     rows = len(values)
-    weights = np.ones(rows) if table.weight is None else table.weight[usable].astype(np.float64)
+    weights = np.ones(rows)
+    if weight_of_row is not None:
+        weights = weight_of_row[usable].astype(np.float64)
     weight = float(weights.sum())
     mean = float(weights @ values) / weight if weight > 0 else 0.0
     variance = float(weights @ (values - mean) ** 2) / weight if weight > 0 else 0.0

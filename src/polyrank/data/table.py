@@ -209,7 +209,7 @@ def encode(
         data, kept = _without_orphans(data, schema, orphans, split)
         if not data.height:
             raise DataError(f"no rows in {split} after its orphans were dropped")
-    weight = _weight(data[keys.weight], split) if labels and keys.weight else None
+    weight = sample_weights(data[keys.weight], split) if labels and keys.weight else None
     true_values = {output: _true_values(data[name], split) for output, name in truth.items()}
     columns = (collect(frame, [name]).to_series() for name in features)
     if kept is not None:
@@ -292,7 +292,15 @@ def _label_columns(data: pl.DataFrame, schema: Schema) -> np.ndarray:
     return labels
 
 
-def _weight(series: pl.Series, split: str) -> np.ndarray:
+def sample_weights(series: pl.Series, split: str) -> np.ndarray:
+    """Return sample weights as float32.
+
+    Raises:
+        DataError: a column that is not numeric, or a weight that is negative, null or not finite.
+
+    Shape:
+        (rows,)
+    """
     if not (series.dtype.is_numeric() or series.dtype == pl.Boolean):
         raise DataError(
             f"{split}: the weight {series.name!r} is a column of {series.dtype}; "

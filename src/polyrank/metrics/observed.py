@@ -91,12 +91,15 @@ def predicted(
     schema: Schema, predictions: Mapping[str, np.ndarray], where: Population
 ) -> np.ndarray:
     """Return P(heads | conditions) or the predicted value of every row of the log."""
+    return np.prod([predictions[name] for name in used_columns(schema, where)], axis=0)
+
+
+def used_columns(schema: Schema, where: Population) -> list[str]:
+    """Return the output columns whose product is a population's prediction."""
     columns = output_columns(schema.by_name[where.task])
     if where.kind == "regression":
-        return predictions[columns[0]]
-    if where.given is None:
-        return predictions[columns[-1]]
-    return np.prod([predictions[name] for name in factor_columns(schema, where)], axis=0)
+        return [columns[0]]
+    return [columns[-1]] if where.given is None else factor_columns(schema, where)
 
 
 def factor_columns(schema: Schema, where: Population) -> list[str]:

@@ -14,6 +14,8 @@ from polyrank.schema import KindName
 from polyrank.text import aligned
 
 FORMAT = 1
+RAW_METRICS = ("auc", "log_loss", "ne", "pcoc", "ece")
+BEFORE_AND_AFTER = ("auc", "pcoc", "ece")
 TRUTH_COLUMNS = {"oracle_auc": "oracle auc", "mae": "|p − truth|"}
 
 
@@ -35,6 +37,8 @@ class Score:
             "auc interval" why all metrics, or one, have none.
         truth: `mae` and `rmse` from the true probability, and the AUC that it reaches itself
             (`oracle_auc`); None where the truth is not known.
+        raw: {name: number} of the same predictions before calibration, as far as these rows
+            support `RAW_METRICS`; None where no calibrated head is on the score's path.
     """
 
     name: str
@@ -48,6 +52,7 @@ class Score:
     metrics: Mapping[str, Mapping[str, float]]
     absent: Mapping[str, str]
     truth: Mapping[str, float] | None = None
+    raw: Mapping[str, float] | None = None
 
     @property
     def kind(self) -> KindName:
@@ -68,7 +73,7 @@ class Score:
         raise Undefined(f"{self.name} has no {name}: {reason}")
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain tables; `truth` only where it is known."""
+        """Return plain tables; `truth` only where it is known, `raw` only where it differs."""
         table: dict[str, Any] = {
             "name": self.name,
             "task": self.task,
@@ -81,7 +86,8 @@ class Score:
             "metrics": {name: dict(parts) for name, parts in self.metrics.items()},
             "absent": dict(self.absent),
         }
-        return table if self.truth is None else {**table, "truth": dict(self.truth)}
+        known = {"truth": self.truth, "raw": self.raw}
+        return table | {name: dict(each) for name, each in known.items() if each is not None}
 
 
 @dataclass(frozen=True)
@@ -225,6 +231,9 @@ class Scorecard:
                 reasons = "\n".join(_reasons(scores))
                 gap = "\n" if len(tables) == 1 else "\n\n"
                 parts.append(gap.join(filter(None, ["\n\n".join(tables), reasons])))
+        calibrated = [score for score in self.scores if score.raw is not None]
+        if calibrated:
+            parts.append(f"before → after calibration\n{_before_and_after(calibrated)}")
         if self.fusion is not None:
             parts.append(str(self.fusion))
         return "\n\n".join(parts)
@@ -285,6 +294,19 @@ def _intervals(kind: str, scores: Sequence[Score]) -> str:
         for score in scores
     ]
     return aligned(["95 % interval", *names], lines, right=range(1, len(names) + 1))
+
+
+def _before_and_after(scores: Sequence[Score]) -> str:
+    """Return a table of what calibration did to each score."""
+
+    def cell(score: Score, name: str) -> str:
+        before = (score.raw or {}).get(name)
+        after = score.metrics.get(name, {}).get("value")
+        return "–" if before is None or after is None else f"{before:z.4f} → {after:z.4f}"
+
+    lines = [[score.name, *(cell(score, name) for name in BEFORE_AND_AFTER)] for score in scores]
+    header = ["score", *BEFORE_AND_AFTER]
+    return aligned(header, lines, right=range(1, len(header)))
 
 
 def _reasons(scores: Sequence[Score]) -> list[str]:

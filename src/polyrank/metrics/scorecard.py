@@ -27,10 +27,10 @@ from polyrank.metrics.inputs import (
     weighing,
 )
 from polyrank.metrics.intervals import intervals
-from polyrank.metrics.observed import factor_columns, predicted
+from polyrank.metrics.observed import factor_columns, predicted, used_columns
 from polyrank.metrics.registry import METRICS, Metric
 from polyrank.metrics.regression import mae, rmse
-from polyrank.metrics.score import Score, Scorecard
+from polyrank.metrics.score import RAW_METRICS, Score, Scorecard
 from polyrank.metrics.undefined import Undefined
 from polyrank.schema import Schema
 from polyrank.terms import ALL, TRUE, Population, joint_label, output_columns, populations
@@ -50,6 +50,7 @@ def scorecard(
     weight: ArrayLike | None = None,
     request: ArrayLike | pl.Series | None = None,
     truth: Mapping[str, ArrayLike] | None = None,
+    raw: Mapping[str, ArrayLike] | None = None,
     only: Collection[str] | None = None,
     replicates: int = 0,
 ) -> Scorecard:
@@ -67,6 +68,8 @@ def scorecard(
         truth: true probabilities, named `true_` + an output column, as many as are known. Where
             a task's conditional ones are, there is also a score such as `buy|click @ all`, which
             no label could give: its AUC is `soft_auc`.
+        raw: uncalibrated values of those output columns that a calibration changed. A score on such
+            a column measures both.
         only: names of the metrics to compute, of any kind of label; the others are neither
             measured nor absent. None computes all.
         replicates: how many times the rows are resampled for intervals; 0 measures none.
@@ -101,7 +104,7 @@ def scorecard(
             f"replicates is 0, for no intervals, or at least 2, however: {replicates}"
         )
     keys = {"user": user, "request": request}
-    log = _read(schema, predictions, labels, keys, weight, truth or {})
+    log = _read(schema, predictions, labels, keys, weight, truth or {}, raw or {})
     scores = []
     for where in populations(schema):
         scores.append(_score(log, where, wanted[where.kind], replicates))
@@ -123,6 +126,7 @@ class _Log:
     predictions: Mapping[str, np.ndarray]
     labels: Mapping[str, np.ndarray]
     truth: Mapping[str, np.ndarray]
+    raw: Mapping[str, np.ndarray]
     keys: Mapping[str, np.ndarray]
     weight: np.ndarray | None
 
@@ -148,22 +152,28 @@ def _read(
     keys: Mapping[str, ArrayLike | pl.Series | None],
     weight: ArrayLike | None,
     truth: Mapping[str, ArrayLike],
+    raw: Mapping[str, ArrayLike],
 ) -> _Log:
     for task in schema.tasks:
         if task.name not in labels:
             raise DataError(f"no labels of task {task.name!r}{did_you_mean(task.name, labels)}")
     rows = len(shaped("label", labels[schema.tasks[0].name]))
-    needed, known, possible = {}, {}, []
+    needed, known, before, possible = {}, {}, {}, []
     for task in schema.tasks:
         columns = output_columns(task)
         for name in columns if task.kind == "binary" else columns[:1]:
             if name not in predictions:
                 raise DataError(f"no prediction column {name!r}{did_you_mean(name, predictions)}")
             needed[name] = _output(f"prediction {name}", task.kind, predictions[name], rows)
+            if name in raw:
+                before[name] = _output(f"raw {name}", task.kind, raw[name], rows)
         for name in (TRUE + name for name in columns if task.kind == "binary"):
             possible.append(name)
             if name in truth:
                 known[name] = _output(name, task.kind, truth[name], rows)
+    for name in raw:
+        if all(name not in output_columns(task) for task in schema.tasks):
+            raise DataError(f"unknown raw column {name!r}{did_you_mean(name, needed)}")
     for name in truth:
         if name not in possible:
             raise DataError(f"unknown truth column {name!r}{did_you_mean(name, possible)}")
@@ -174,6 +184,7 @@ def _read(
         needed,
         {task.name: _label(task.name, task.kind, labels[task.name], rows) for task in schema.tasks},
         known,
+        before,
         {name: _codes(name, key, rows) for name, key in keys.items() if key is not None},
         None if weight is None else column("weight", weight),
     )
@@ -222,6 +233,11 @@ def _score(log: _Log, where: Population, wanted: Mapping[str, Metric], replicate
         for name, (low, high) in bounds.items():
             metrics[name] |= {"low": low, "high": high}
         absent |= reasons
+    raw = _raw(log, where)
+    if raw is not None:
+        wanted = {name: each for name, each in wanted.items() if name in RAW_METRICS}
+        before, _ = _measured(where, wanted, label, raw[kept], keys, weight)
+        raw = {name: each["value"] for name, each in before.items()}
     truth = None
     p_true = _p_true(log, where)
     if p_true is not None and _mean(label, weight) is not None:
@@ -239,6 +255,7 @@ def _score(log: _Log, where: Population, wanted: Mapping[str, Metric], replicate
         metrics=metrics,
         absent=absent,
         truth=truth,
+        raw=raw,
     )
 
 
@@ -247,12 +264,15 @@ def _soft_score(
 ) -> Score:
     """Measure a conditional probability on all rows, where only its truth is known."""
     prediction = predicted(log.schema, log.predictions, where)
+    raw = _raw(log, where)
     absent = dict.fromkeys(wanted, f"{SOFT}: AUC only")
-    metrics, truth = {}, None
+    metrics, before, truth = {}, {}, None
     if "auc" in wanted:
         try:
             metrics["auc"] = {"value": soft_auc(p_true, prediction, log.weight)}
             del absent["auc"]
+            if raw is not None:
+                before["auc"] = soft_auc(p_true, raw, log.weight)
         except Undefined as reason:
             absent["auc"] = str(reason)
     if _mean(prediction, log.weight) is not None:
@@ -270,6 +290,7 @@ def _soft_score(
         metrics=metrics,
         absent=absent,
         truth=truth,
+        raw=None if raw is None else before,
     )
 
 
@@ -312,6 +333,13 @@ def _against(
     except Undefined as reason:
         return distance, {"oracle_auc": str(reason)}
     return {**distance, "oracle_auc": ranked}, {}
+
+
+def _raw(log: _Log, where: Population) -> np.ndarray | None:
+    """Return the prediction before calibration, or None where no calibration touches it."""
+    if log.raw.keys().isdisjoint(used_columns(log.schema, where)):
+        return None
+    return predicted(log.schema, {**log.predictions, **log.raw}, where)
 
 
 def _p_true(log: _Log, where: Population) -> np.ndarray | None:

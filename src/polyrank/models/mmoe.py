@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from polyrank.layout import Layout
-from polyrank.models.trunk import Trunk, TrunkModule
+from polyrank.models.trunk import Mixing, Trunk, TrunkModule
 from polyrank.nn.experts import ExpertBank, Gate, mixtures
 from polyrank.nn.named import Named
 from polyrank.schema import Task
@@ -63,3 +63,13 @@ class MMoETrunk(TrunkModule):
     def shared_parameters(self) -> list[nn.Parameter]:
         """Return the experts' parameters; a gate belongs to its task."""
         return list(self.expert.parameters())
+
+    def mixing(self, x: Tensor) -> tuple[Mixing, ...]:
+        """Return what each task's gate does with the experts."""
+        return (
+            Mixing(
+                experts=tuple(str(number) for number in range(len(self.expert))),
+                outputs=self.expert(x),
+                gates={name: self.gate[name](x) for name in self.gate},
+            ),
+        )

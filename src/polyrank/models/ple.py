@@ -13,10 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from polyrank.layout import Layout
-from polyrank.models.trunk import Trunk, TrunkModule
+from polyrank.models.trunk import Mixing, Trunk, TrunkModule
 from polyrank.nn.experts import ExpertBank, Gate, mixture
 from polyrank.nn.named import Named
 from polyrank.schema import Task
+
+SHARED = "shared group"  # no task has this name: it is no identifier
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +138,32 @@ class PLELevel(nn.Module):
         everyone = torch.cat([*expert.values(), shared], dim=1)
         return mixed, mixture(self.shared_gate(common), everyone)
 
+    def mixing(self, own: Mapping[str, Tensor], common: Tensor, level: str) -> Mixing:
+        """Return what the tasks' gates and the shared one do with all experts of the level."""
+        outputs = {name: self.expert[name](own[name]) for name in self.expert}
+        outputs[SHARED] = self.shared(common)
+        names = {
+            group: tuple(f"{group} {number}" for number in range(each.shape[1]))
+            for group, each in outputs.items()
+        }
+        experts = tuple(name for group in names.values() for name in group)
+        sees = {name: names[name] + names[SHARED] for name in self.gate}
+        gates = {}
+        for name, seen in sees.items():
+            chosen = self.gate[name](own[name])
+            columns = [experts.index(each) for each in seen]
+            gates[name] = chosen.new_zeros(len(chosen), len(experts))
+            gates[name][:, columns] = chosen
+        if self.shared_gate is not None:
+            gates[SHARED] = self.shared_gate(common)
+        return Mixing(
+            experts=experts,
+            outputs=torch.cat(list(outputs.values()), dim=1),
+            gates=gates,
+            sees=sees,
+            level=level,
+        )
+
 
 class PLETrunk(TrunkModule):
     """The levels one after the other.
@@ -156,6 +184,22 @@ class PLETrunk(TrunkModule):
         for level in self.level:
             own, common = level(own, common)
         return own
+
+    def mixing(self, x: Tensor) -> tuple[Mixing, ...]:
+        """Return what the gates of each level do with its experts."""
+        own, common = dict.fromkeys(self.tasks, x), x
+        found: list[Mixing] = []
+        for number, level in enumerate(self.level):
+            assert isinstance(level, PLELevel)
+            name = f"level {number}" if len(self.level) > 1 else ""
+            found.append(level.mixing(own, common, name))
+            mixed = {
+                gate: mixture(weights, found[-1].outputs)
+                for gate, weights in found[-1].gates.items()
+            }
+            common = mixed.pop(SHARED, common)
+            own = mixed
+        return tuple(found)
 
     def shared_parameters(self) -> list[nn.Parameter]:
         """Return the parameters of the shared experts and the shared gates.

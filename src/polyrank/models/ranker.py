@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from inspect import ismethod
 from math import log
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from polyrank.errors import BundleError, ConfigError
 from polyrank.layout import Layout
-from polyrank.models.trunk import TrunkModule
+from polyrank.models.trunk import Mixing, TrunkModule
 from polyrank.nn.embed import PackedEmbedder
 from polyrank.nn.mlp import MLP, first_layers
 from polyrank.nn.named import Named
@@ -69,8 +70,8 @@ class Ranker(nn.Module):
     ) -> None:
         super().__init__()
         if not isinstance(trunk, TrunkModule):
-            for name in ("penalties", "shared_parameters"):
-                if hasattr(trunk, name):
+            for name in ("penalties", "shared_parameters", "mixing"):
+                if ismethod(getattr(trunk, name, None)):
                     raise ConfigError(
                         f"trunk {type(trunk).__name__} has {name} but is no TrunkModule, so they "
                         "would be ignored: derive it from polyrank.TrunkModule"
@@ -91,6 +92,10 @@ class Ranker(nn.Module):
     def shared_parameters(self) -> list[nn.Parameter]:
         """Return the trunk's shared parameters."""
         return self.trunk.shared_parameters() if isinstance(self.trunk, TrunkModule) else []
+
+    def mixing(self, x: Tensor) -> tuple[Mixing, ...]:
+        """Return what the trunk's gates do with its experts on x (B, W), level by level."""
+        return self.trunk.mixing(x) if isinstance(self.trunk, TrunkModule) else ()
 
     def dense_parameters(self) -> list[nn.Parameter]:
         """Return the parameters behind the cut at x."""
@@ -205,6 +210,8 @@ def _outputs(trunk: nn.Module, layout: Layout) -> Mapping[str, Tensor]:
     trunk.eval()
     with torch.no_grad():
         hidden = trunk(torch.zeros(2, layout.width))
+        if isinstance(trunk, TrunkModule):
+            trunk.mixing(torch.zeros(2, layout.width))  # refused now, and not after an epoch
     trunk.train(training)
     return hidden
 

@@ -1,13 +1,13 @@
 """What a trunk is: a frozen spec that builds the module in which tasks share parameters.
 
-Letters: B rows, W columns of x, H columns of a task's representation.
+Letters: B rows, W columns of x, E experts, H columns of a task's representation or of an expert.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from numbers import Integral
 from typing import Any, get_args
 
@@ -61,6 +61,68 @@ class Trunk(ABC):
         return {"norm": self.norm or "none", "dropout": self.dropout or 0.0}
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Mixing:
+    """What the gates of one level did with its experts on some rows.
+
+    Args:
+        experts: their names, in the order of the columns below.
+        outputs: what each expert said of each row.
+        gates: by the name of whom a gate mixes for (a task, or a group of its own), its weight of
+            each expert; a row sums to 1, and an expert that the gate does not see has 0.
+        sees: by gate, the experts that it chooses from; a gate that is left out sees all.
+        level: its name where a trunk has several, else "".
+
+    Raises:
+        ConfigError: no gate, shapes that disagree, or a name in `sees` that is no expert.
+
+    Shape:
+        outputs: (B, E, H) · each gate: (B, E)
+
+    Example:
+        >>> import torch
+        >>> Mixing(
+        ...     experts=("0", "1"),
+        ...     outputs=torch.zeros(3, 2, 4),
+        ...     gates={"click": torch.full((3, 2), 0.5)},
+        ... ).choice("click")
+        ('0', '1')
+    """
+
+    experts: tuple[str, ...]
+    outputs: Tensor
+    gates: Mapping[str, Tensor]
+    sees: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    level: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.gates:
+            raise ConfigError("mixing: no gate is named; a trunk that mixes nothing returns ()")
+        shape = tuple(self.outputs.shape)
+        if len(shape) != 3 or shape[1] != len(self.experts):
+            raise ConfigError(
+                f"mixing: the outputs of {len(self.experts)} experts are (B, "
+                f"{len(self.experts)}, H), however: {shape}"
+            )
+        for name, weights in self.gates.items():
+            if tuple(weights.shape) != shape[:2]:
+                raise ConfigError(
+                    f"mixing: gate {name!r} weighs {shape[1]} experts on {shape[0]} rows, "
+                    f"however: {tuple(weights.shape)}"
+                )
+        for name, seen in self.sees.items():
+            for each in seen:
+                if each not in self.experts:
+                    raise ConfigError(
+                        f"mixing: gate {name!r} sees {each!r}, which is no expert"
+                        f"{did_you_mean(each, self.experts)}"
+                    )
+
+    def choice(self, gate: str) -> tuple[str, ...]:
+        """Return the experts that a gate chooses from."""
+        return self.sees.get(gate, self.experts)
+
+
 class TrunkModule(nn.Module):
     """Base of the modules that trunks build; the defaults are those of a plain module."""
 
@@ -71,6 +133,13 @@ class TrunkModule(nn.Module):
     def penalties(self, logits: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return named scalars that are added to the loss after the balance."""
         return {}
+
+    def mixing(self, x: Tensor) -> tuple[Mixing, ...]:
+        """Return what its gates do with its experts on x, level by level; nothing without gates.
+
+        Training never calls it; what is measured of experts rests on it alone.
+        """
+        return ()
 
 
 def check_layers(where: str, norm: str | None, dropout: float | None) -> None:

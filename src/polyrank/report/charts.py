@@ -295,8 +295,8 @@ def trade_off(points: pl.DataFrame) -> alt.LayerChart:
         pl.col(weight).alias("weight"), pl.col(first).alias("x"), pl.col(second).alias("y")
     )
     base = drawn_on(frame).encode(
-        x=alt.X("x:Q", title=first).scale(zero=False).axis(tickCount=5),
-        y=alt.Y("y:Q", title=second).scale(zero=False).axis(tickCount=5, **EXTENT),
+        x=alt.X("x:Q", title=first).scale(zero=False, padding=14).axis(tickCount=5),
+        y=alt.Y("y:Q", title=second).scale(zero=False, padding=14).axis(tickCount=5, **EXTENT),
         order="weight:Q",
     )
     line = base.mark_line(color=PURPLE, point={"filled": True, "color": PURPLE}).encode(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,11 +19,14 @@ import torch
 from polyrank import spec
 from polyrank.balance import Balance, Sum
 from polyrank.bundle.model import Bundle
+from polyrank.data.check.one_feature import suspicions
 from polyrank.data.labels import Orphans
 from polyrank.data.read import column_names, read
+from polyrank.data.sampling import Sampling
 from polyrank.data.statistics import refuse_unusable, term_labels, term_statistics
 from polyrank.data.table import Table
-from polyrank.errors import ConfigError, DataError, did_you_mean
+from polyrank.data.vocab import Vocab
+from polyrank.errors import ConfigError, DataError, LeakageWarning, did_you_mean
 from polyrank.features import names_by_kind
 from polyrank.metrics.fusion import Fusion
 from polyrank.metrics.registry import direction, metric
@@ -32,6 +36,7 @@ from polyrank.nn import kernels
 from polyrank.objective.losses import Supervision
 from polyrank.schema import Schema
 from polyrank.terms import populations
+from polyrank.train.calibrate import calibrators
 from polyrank.train.loop import Trainer
 from polyrank.train.optim import Adam, Constant, Cosine, EmbeddingOptimizer, LazyAdam
 from polyrank.train.profile import Stopwatch
@@ -54,6 +59,7 @@ def fit(
     valid: Any = None,
     test: Any = None,
     orphans: Orphans = "error",
+    sampling: Sampling | None = None,
     seed: int = 0,
     epochs: int = 5,
     batch_size: int = 1024,
@@ -81,9 +87,12 @@ def fit(
         model: the network's spec.
         train: a path or glob (CSV, Parquet), a polars or pandas frame, a pyarrow table, or a dict
             of arrays.
-        valid: likewise; chooses the epoch that is kept. Without it, the last one is.
+        valid: likewise; chooses the epoch that is kept, and calibrates its heads. Without it, the
+            last one is, as it was learnt.
         test: likewise; scored once, after training.
         orphans: "error", "drop" or "zero": what becomes of a child label without its parent.
+        sampling: how negatives were down-sampled before this log was written; what is predicted
+            is the probability in the whole log.
         seed: of weights, shuffling and dropout; torch's own generator is left as it was.
         epochs: see `Training`, as for all up to `compile`.
         batch_size: rows of a step.
@@ -104,6 +113,10 @@ def fit(
         cache: keep the encoded rows of files beside `out`, so that the next run over the same files
             starts at once.
         progress: called with each `Progress`.
+
+    Warns:
+        LeakageWarning: a feature that may state a label: alone it ranks that label with an
+            out-of-fold AUC above .95. `polyrank check` finds more.
 
     Raises:
         ConfigError: options that contradict each other or the schema.
@@ -132,15 +145,14 @@ def fit(
         balance=balance, stop=stop, schedule=schedule, threads=threads, device=device,
         unseen_rate=unseen_rate, compile=compile,
     )  # fmt: skip
-    sources = Sources(train, valid, test, orphans, cache=cache)
+    sources = Sources(train, valid, test, orphans, cache=cache, sampling=sampling)
     paths = {
         name: str(Path(source).absolute())
         for name in ("train", "valid", "test")
         if isinstance(source := getattr(sources, name), str | Path)
     }
-    config = config_tables(
-        "fit", seed, {**paths, "orphans": orphans, "cache": cache}, schema, model, training, fusion
-    )
+    data = {**paths, "orphans": orphans, "cache": cache, "sampling": sampling}
+    config = config_tables("fit", seed, spec.to_table(data), schema, model, training, fusion)
     return learn(
         schema, model, training, sources, seed=seed, config=config, fusion=fusion,
         out=out, resume=resume, force=force, progress=progress,
@@ -169,15 +181,17 @@ def learn(
     run = None if out is None else RunFolder(out, config, resume=resume, force=force)
     vocab, tables = encoded(schema, sources, beside=None if out is None else Path(out).parent)
     train, valid, test = tables["train"], tables.get("valid"), tables.get("test")
-    statistics = term_statistics(train)
+    sampling = sources.train_sampling
+    statistics = term_statistics(train, sampling)
     refuse_unusable(statistics, schema, "train")
     if valid is not None:
         _check_valid(training.stop, valid)
     _announce(schema, training, valid)
-    supervision = Supervision(schema, statistics)
+    _warn_of_leaks(train, vocab)
+    supervision = Supervision(schema, statistics, sampling)
     with isolated(seed, training):
         ranker = model.build(model.layout(schema, vocab)).to(training.device)
-        start(ranker, train, training.device)
+        start(ranker, train, training.device, sampling)
         trainer = Trainer(
             ranker, training, supervision, train=train, valid=valid, seed=seed, stopwatch=stopwatch
         )
@@ -187,10 +201,15 @@ def learn(
         for each in until(training.stop, trainer):
             _observe(each, trainer, run, progress)
         trainer.keep_best()
+        for use in trainer.experts():
+            for warning in use.warnings():
+                logger.warning("%s", warning)
     bundle = Bundle(
         schema, model, vocab, supervision.scales, ranker.cpu().eval(), config,
         pl.DataFrame(list(trainer.position.history), infer_schema_length=None), None,
     )  # fmt: skip
+    if valid is not None:
+        bundle = replace(bundle, calibrators=calibrators(bundle, valid, seed=seed))
     bundle = _scored(bundle, valid, test)
     if run is not None:
         run.finish(bundle)
@@ -279,11 +298,26 @@ def _announce(schema: Schema, training: Training, valid: Table | None) -> None:
     for task in schema.tasks:
         if task.positive_weight != 1:
             logger.warning(
-                "task %r has positive_weight %g: its probabilities are inflated on purpose, and "
-                "only a calibration undoes that", task.name, task.positive_weight,
+                "task %r has positive_weight %g: its probabilities are inflated on purpose; %s",
+                task.name, task.positive_weight,
+                "without validation rows no calibration undoes that"
+                if valid is None
+                else "calibration on the validation rows, where they are enough, undoes that",
             )  # fmt: skip
     if valid is None:
-        logger.warning("no validation rows: the last of %d epochs is kept", training.epochs)
+        logger.warning(
+            "no validation rows: the last of %d epochs is kept, and nothing is calibrated",
+            training.epochs,
+        )
+
+
+def _warn_of_leaks(train: Table, vocab: Vocab) -> None:
+    for found in suspicions(train, vocab):
+        warnings.warn(
+            f"{found}; if it is written after the outcome, remove it from the features",
+            LeakageWarning,
+            stacklevel=3,
+        )
 
 
 def _scored(bundle: Bundle, valid: Table | None, test: Table | None) -> Bundle:
@@ -304,6 +338,10 @@ def _carrying(fusion: Fusion, schema: Schema, sources: Sources) -> Sources:
 def _check(schema: Schema, model: Model, training: Training, sources: Sources, seed: int) -> None:
     """Refuse, before a row is read, what cannot be."""
     model.check(schema)
+    if sources.sampling is not None:
+        if not isinstance(sources.sampling, Sampling):
+            raise ConfigError(f"sampling is a Sampling(task, keep), however: {sources.sampling!r}")
+        sources.sampling.check(schema)
     if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= seed < 2**63:
         raise ConfigError(f"seed is a whole number of at least 0, however: {seed!r}")
     cores = os.cpu_count() or 1

@@ -23,6 +23,7 @@ from polyrank.data.table import Batch, Table
 from polyrank.errors import TrainingError
 from polyrank.metrics.registry import direction
 from polyrank.metrics.scorecard import scorecard
+from polyrank.models.experts import ExpertUse, experts_of
 from polyrank.models.outputs import bag_tensors, logits_of, outputs, tensors
 from polyrank.models.ranker import Ranker
 from polyrank.objective.kinds import KINDS
@@ -136,6 +137,14 @@ class Trainer:
         """Put the best epoch's weights into the ranker."""
         self.ranker.load_state_dict(self.best)
 
+    def experts(self) -> tuple[ExpertUse, ...]:
+        """Return how the gates use the experts now, on validation rows or, without, training rows.
+
+        Empty where the trunk mixes nothing.
+        """
+        table = self.train if self.valid is None else self.valid
+        return experts_of(self.ranker, table, self.training.device)
+
     def _epoch(self, epoch: int) -> Iterator[Progress]:
         # Dropout of hidden units draws from torch's generator: seeded here, an epoch that is
         # resumed draws what it would have drawn.
@@ -160,7 +169,12 @@ class Trainer:
         judge = self.judge if self.valid is not None else None
         best = self._advance(epoch, judge(logits, valid) if judge else self._value(valid))
         progress = replace(
-            self._progress("epoch", epoch, step, rows, seconds, tally), valid=valid, best=best
+            self._progress("epoch", epoch, step, rows, seconds, tally),
+            valid=valid,
+            best=best,
+            experts={
+                name: value for each in self.experts() for name, value in each.figures().items()
+            },
         )
         self.position = replace(self.position, history=(*self.position.history, progress.record()))
         yield progress

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from polyrank import spec
+from polyrank.data.sampling import Sampling
 from polyrank.data.statistics import TermStatistics, term_statistics
 from polyrank.data.table import Table
 from polyrank.models.model import Model
@@ -31,6 +33,7 @@ class Plan:
         memory_bytes: of the encoded rows, of the parameters and of the optimisers' state.
         steps: of an epoch.
         epochs: of the run.
+        sampling: of negatives; rows and positives are those of the log as it is.
     """
 
     schema: Schema
@@ -40,9 +43,13 @@ class Plan:
     memory_bytes: Mapping[str, int]
     steps: int
     epochs: int
+    sampling: Sampling | None = None
 
     def __str__(self) -> str:
         splits = ", ".join(f"{split} {rows:,}" for split, rows in self.rows.items())
+        rows = f"rows: {splits}; {self.steps:,} steps an epoch, {self.epochs} epochs"
+        if self.sampling is not None:
+            rows += f"\nsampling: {self.sampling}; rows and positives are counted as they were kept"
         terms = [
             [
                 term.name,
@@ -60,7 +67,7 @@ class Plan:
         return "\n\n".join(
             [
                 str(self.schema.objective),
-                f"rows: {splits}; {self.steps:,} steps an epoch, {self.epochs} epochs",
+                rows,
                 aligned(
                     ["term", "probability", "usable rows", "positives", "mean"], terms, [2, 3, 4]
                 ),
@@ -86,6 +93,7 @@ class Plan:
                 for term in self.schema.objective
             ],
             "rows": dict(self.rows),
+            "sampling": spec.to_table(self.sampling),
             "steps": self.steps,
             "epochs": self.epochs,
             "parameters": dict(self.parameters),
@@ -96,9 +104,12 @@ class Plan:
 def plan(schema: Schema, model: Model, training: Training, sources: Sources) -> Plan:
     """Return the plan of a run; reads the data, trains nothing."""
     model.check(schema)
+    if sources.sampling is not None:
+        sources.sampling.check(schema)
     vocab, tables = encoded(schema, sources)
     train = tables["train"]
-    supervision = Supervision(schema, term_statistics(train))
+    sampling = sources.train_sampling
+    supervision = Supervision(schema, term_statistics(train, sampling), sampling)
     training.balance.build(balance_terms(supervision))  # refuses what training would
     layout = model.layout(schema, vocab)
     with torch.device("meta"):  # counts without allocating
@@ -121,6 +132,7 @@ def plan(schema: Schema, model: Model, training: Training, sources: Sources) -> 
         memory_bytes=memory,
         steps=-(-len(train) // training.batch_size),
         epochs=training.epochs,
+        sampling=sources.sampling,
     )
 
 

@@ -38,6 +38,8 @@ class Progress:
         valid: after an epoch, validation losses (`click @ all loss`, `total loss`) and metrics
             (`click @ all auc`).
         best: after an epoch, whether it is the best so far.
+        experts: after an epoch, how the gates use the experts (`gate click row entropy`): see
+            `ExpertUse.figures`. Empty where the trunk mixes nothing.
     """
 
     event: Literal["step", "epoch"]
@@ -51,6 +53,7 @@ class Progress:
     empty: Mapping[str, int]
     valid: Mapping[str, float] = field(default_factory=dict)
     best: bool = False
+    experts: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def rows_per_second(self) -> float:
@@ -67,6 +70,7 @@ class Progress:
             **{f"train {term} loss": loss for term, loss in self.losses.items()},
             **{f"train {term} empty batches": count for term, count in self.empty.items()},
             **{f"valid {name}": value for name, value in self.valid.items()},
+            **self.experts,
             "best": self.best,
         }
 

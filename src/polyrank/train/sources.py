@@ -17,6 +17,7 @@ from polyrank.bundle.model import log_counts
 from polyrank.data import cache, content, hashing
 from polyrank.data.labels import Orphans, check_leaks
 from polyrank.data.read import files, read
+from polyrank.data.sampling import Sampling
 from polyrank.data.table import Table, encode
 from polyrank.data.vocab import Vocab
 from polyrank.schema import Schema
@@ -38,6 +39,7 @@ class Sources:
         cache: whether the encoded rows of files may be kept beside the run.
         origin: for frames that are parts of files, the path or glob of these, and plain data that
             says which parts.
+        sampling: of the negatives, in the splits that it names.
         carried: raw columns that the splits which are scored keep, for a fused score.
     """
 
@@ -47,6 +49,7 @@ class Sources:
     orphans: Orphans = "error"
     cache: bool = True
     origin: tuple[str, Any] | None = None
+    sampling: Sampling | None = None
     carried: tuple[str, ...] = ()
 
     @property
@@ -61,6 +64,12 @@ class Sources:
         return {split: source for split, source in named.items() if source is not None}
 
     @property
+    def train_sampling(self) -> Sampling | None:
+        """The sampling of the training rows, which their weights do not say."""
+        sampled = self.sampling is not None and "train" in self.sampling.splits
+        return self.sampling if sampled else None
+
+    @property
     def paths(self) -> dict[str, list[str]] | None:
         """The files of each split, or of all together; None where some rows are no file's."""
         patterns = self.splits if self.origin is None else {"source": self.origin[0]}
@@ -72,6 +81,9 @@ class Sources:
 def encoded(schema: Schema, sources: Sources, *, beside: Path | None = None) -> Encoded:
     """Return the vocabulary of the training rows, and the tables of the splits that are given.
 
+    Validation and test rows that were sampled are weighted to be as the whole log, after whatever
+    is kept of them; training rows are left to the loss.
+
     Args:
         schema: names the columns.
         sources: the rows.
@@ -79,7 +91,7 @@ def encoded(schema: Schema, sources: Sources, *, beside: Path | None = None) -> 
     """
     paths = None if beside is None or not sources.cache else sources.paths
     if beside is None or paths is None:
-        return _announced(_encoded(schema, sources))
+        return _announced(_encoded(schema, sources), sources.sampling)
     folder = beside / cache.NAME
     flat = [path for each in paths.values() for path in each]
     try:
@@ -88,7 +100,7 @@ def encoded(schema: Schema, sources: Sources, *, beside: Path | None = None) -> 
         checksums = dict(zip(flat, content.checksums(flat, folder / "files.json"), strict=True))
     except OSError as error:
         logger.warning("the encoded rows are not kept for the next run: %s", error)
-        return _announced(_encoded(schema, sources))
+        return _announced(_encoded(schema, sources), sources.sampling)
     by_split = {split: [checksums[path] for path in each] for split, each in paths.items()}
     key = cache.key_of(schema, [by_split, *_recipe(sources)])
     entry = cache.load(folder, key, schema)
@@ -96,11 +108,11 @@ def encoded(schema: Schema, sources: Sources, *, beside: Path | None = None) -> 
         logger.info("the rows were encoded by an earlier run: %s", folder / key)
         for name, level, text in entry.messages:
             logging.getLogger(name).log(level, "%s", text)
-        return _announced(entry)
+        return _announced(entry, sources.sampling)
     entry = _encoded(schema, sources)
     if before == [content.state(path) for path in flat]:  # else they are another key's rows
         _keep(folder, key, entry)
-    return _announced(entry)
+    return _announced(entry, sources.sampling)
 
 
 def fingerprint(vocab: Vocab, tables: Mapping[str, Table]) -> str:
@@ -140,10 +152,13 @@ def _encoded(schema: Schema, sources: Sources) -> cache.Entry:
     return cache.Entry(vocab, tables, tuple(messages))
 
 
-def _announced(entry: cache.Entry) -> Encoded:
-    for split, table in entry.tables.items():
+def _announced(entry: cache.Entry, sampling: Sampling | None) -> Encoded:
+    tables = dict(entry.tables)
+    for split, table in tables.items():
         log_counts(table, split)
-    return entry.vocab, dict(entry.tables)
+        if sampling is not None and split != "train":
+            tables[split] = sampling.weighted(table, split)
+    return entry.vocab, tables
 
 
 def _recipe(sources: Sources) -> list[Any]:

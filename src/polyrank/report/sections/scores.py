@@ -91,7 +91,7 @@ def interval(metric: Mapping[str, float]) -> str:
 
 def uncalibrated(score: Score) -> Mapping[str, Mapping[str, float]]:
     """Return the figures before calibration, where a score carries them."""
-    return getattr(score, "raw", None) or {}
+    return {name: {"value": value} for name, value in (score.raw or {}).items()}
 
 
 def count(value: int | None) -> Cell:

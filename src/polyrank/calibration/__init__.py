@@ -1,0 +1,1 @@
+"""Monotone maps of a head's logit, fitted after training: what turns scores into probabilities."""

@@ -1,0 +1,208 @@
+"""Which map a head gets, if any: candidates compared on rows that they were not fitted on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from polyrank import spec
+from polyrank.calibration import maps
+from polyrank.calibration.isotonic import fit_isotonic
+from polyrank.calibration.maps import Map
+from polyrank.calibration.platt import fit_platt, log_loss
+
+FOLDS = 5
+LEAST = 50  # positives, and negatives, below which nothing is fitted
+LEAST_FOR_ISOTONIC = 1_000  # positives: it has as many parameters as the rows will bear
+NONE = "none"
+_EVIDENCE = ("rows", "positives", "log_loss", "reason")
+_FIT: Mapping[str, Callable[[np.ndarray, np.ndarray, np.ndarray], Map | None]] = {
+    "platt": fit_platt,
+    "isotonic": fit_isotonic,
+}
+
+
+@dataclass(frozen=True)
+class Calibrator:
+    """What a head's validation rows said about its probabilities, and the map that follows.
+
+    Args:
+        map: None leaves the logit as it is.
+        rows: that were fitted on.
+        positives: among them.
+        log_loss: of each candidate on rows that it was not fitted on, "none" among them; empty
+            where nothing was compared.
+        reason: why there is no map; None where there is one.
+    """
+
+    map: Map | None
+    rows: int
+    positives: int
+    log_loss: Mapping[str, float]
+    reason: str | None = None
+
+    @property
+    def kind(self) -> str:
+        """`platt`, `isotonic` or `none`."""
+        return NONE if self.map is None else maps.to_table(self.map)["kind"]
+
+    def apply(self, logits: np.ndarray) -> np.ndarray:
+        """Return calibrated logits, float64."""
+        return logits if self.map is None else self.map.apply(logits)
+
+    def to_table(self) -> dict[str, Any]:
+        """Return what `bundle.json` holds of it.
+
+        Example:
+            >>> Calibrator(maps.Platt(1.0, -2.0), 900, 60, {"none": 0.4, "platt": 0.3}).to_table()
+            ... # doctest: +NORMALIZE_WHITESPACE
+            {'kind': 'platt', 'slope': 1.0, 'intercept': -2.0, 'rows': 900, 'positives': 60,
+             'log_loss': {'none': 0.4, 'platt': 0.3}}
+        """
+        found = {"kind": NONE} if self.map is None else maps.to_table(self.map)
+        evidence = {name: spec.to_table(getattr(self, name)) for name in _EVIDENCE}
+        return found | {name: each for name, each in evidence.items() if each is not None}
+
+    @classmethod
+    def from_table(cls, table: Mapping[str, Any], where: str = "calibrator") -> Calibrator:
+        """Read what `to_table` wrote.
+
+        Raises:
+            ConfigError: an unknown kind or key, with the nearest, or one that is missing.
+        """
+        kept = {key: table[key] for key in table if key in _EVIDENCE}
+        rest = {key: table[key] for key in table if key not in _EVIDENCE}
+        evidence = spec.from_table(_Evidence, kept, where)
+        found = None if rest == {"kind": NONE} else maps.from_table(rest, where)
+        return cls(found, evidence.rows, evidence.positives, evidence.log_loss, evidence.reason)
+
+
+@dataclass(frozen=True)
+class _Evidence:
+    rows: int
+    positives: int
+    log_loss: Mapping[str, float]
+    reason: str | None = None
+
+
+def calibrate(
+    logit: np.ndarray,
+    label: np.ndarray,
+    weight: np.ndarray | None = None,
+    groups: np.ndarray | None = None,
+    seed: int = 0,
+) -> Calibrator:
+    """Return the map of a head's logit that its rows support, fitted on all of them.
+
+    Candidates are compared by 5-fold cross-fit on log loss. The best of them is taken only where
+    its gain over the logit as it is exceeds the gain's standard error.
+
+    Args:
+        logit: of the head, finite.
+        label: 0 or 1.
+        weight: sample weights; a row of weight 0 is no row.
+        groups: an integer of each row that is equal where the users are: a user is in one fold,
+            and the standard error counts users. None takes each row as its own.
+        seed: of the folds.
+
+    Shape:
+        every array (rows,)
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> z = rng.normal(size=4_000)
+        >>> label = (rng.random(4_000) < 1 / (1 + np.exp(-z))).astype(float)
+        >>> calibrate(z + 2, label).kind, calibrate(z, label).kind
+        ('platt', 'none')
+    """
+    rows = _Rows.of(logit, label, weight, groups)
+    positives = int(rows.label.sum())
+    refused = _refusal(rows, positives)
+    if refused is not None:
+        return Calibrator(None, len(rows.label), positives, {}, refused)
+    candidates = [name for name in _FIT if name == "platt" or positives >= LEAST_FOR_ISOTONIC]
+    losses = {NONE: log_loss(rows.logit, rows.label)}
+    losses |= {
+        name: loss for name in candidates if (loss := _cross_fit(name, rows, seed)) is not None
+    }
+    means = {name: float(rows.weight @ each / rows.weight.sum()) for name, each in losses.items()}
+
+    def result(found: Map | None, reason: str | None = None) -> Calibrator:
+        return Calibrator(found, len(rows.label), positives, means, reason)
+
+    best = min(means, key=lambda name: means[name])
+    if best == NONE:
+        return result(None, "no candidate has a lower log loss on rows that it was not fitted on")
+    gain = means[NONE] - means[best]
+    error = _standard_error(losses[NONE] - losses[best], rows)
+    if not gain > error:
+        return result(
+            None, f"the gain of {best}, {gain:.2g} of log loss, is within its error of {error:.2g}"
+        )
+    found = _FIT[best](rows.logit, rows.label, rows.weight)
+    return result(found, None if found else f"{best} has no solution that rises on all rows")
+
+
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """Rows of a weight above 0, from the lowest logit to the highest, as float64."""
+
+    logit: np.ndarray
+    label: np.ndarray
+    weight: np.ndarray
+    groups: np.ndarray
+
+    @classmethod
+    def of(
+        cls,
+        logit: np.ndarray,
+        label: np.ndarray,
+        weight: np.ndarray | None,
+        groups: np.ndarray | None,
+    ) -> _Rows:
+        order = np.argsort(logit)  # once: the sorts of the folds are then linear
+        if weight is not None:
+            order = order[weight[order] > 0]
+        w = np.ones(len(order)) if weight is None else weight[order].astype(np.float64)
+        return cls(
+            logit[order].astype(np.float64),
+            label[order].astype(np.float64),
+            w / w.max(initial=0) if len(w) else w,
+            np.arange(len(order)) if groups is None else groups[order],
+        )
+
+
+def _refusal(rows: _Rows, positives: int) -> str | None:
+    """Return why nothing can be fitted, if so."""
+    for name, count in (("positives", positives), ("negatives", len(rows.label) - positives)):
+        if count < LEAST:
+            return f"{count:,} {name}, and at least {LEAST} are needed"
+    return None
+
+
+def _cross_fit(name: str, rows: _Rows, seed: int) -> np.ndarray | None:
+    """Return each row's log loss under a map that the other folds gave, or None if one has none."""
+    choice = np.random.default_rng(seed).integers(
+        FOLDS, size=int(rows.groups.max()) + 1, dtype=np.int8
+    )
+    fold = choice[rows.groups]
+    losses = np.empty(len(rows.label))
+    for each in range(FOLDS):
+        held = fold == each
+        found = _FIT[name](rows.logit[~held], rows.label[~held], rows.weight[~held])
+        if found is None:
+            return None
+        losses[held] = log_loss(found.apply(rows.logit[held]), rows.label[held])
+    return losses
+
+
+def _standard_error(gains: np.ndarray, rows: _Rows) -> float:
+    """Return the standard error of a weighted mean over rows of which one user's go together."""
+    total = rows.weight.sum()
+    off = rows.weight * (gains - rows.weight @ gains / total)
+    sums = np.bincount(rows.groups, off)
+    users = int(np.count_nonzero(np.bincount(rows.groups)))
+    return float(np.sqrt(sums @ sums * users / max(users - 1, 1)) / total)

@@ -1,0 +1,65 @@
+"""Maps: they keep the order, read their own tables and refuse what is no map."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from polyrank.calibration.maps import Isotonic, Platt, from_table, to_table
+from polyrank.errors import ConfigError
+
+LOGITS = st.lists(st.integers(-4000, 4000), min_size=2, max_size=40, unique=True).map(
+    lambda ticks: np.sort(np.array(ticks, dtype=np.float64) / 100)
+)
+RISING = st.lists(st.integers(-2000, 2000), min_size=1, max_size=30, unique=True).map(
+    lambda ticks: tuple(sorted(tick / 100 for tick in ticks))
+)
+
+
+@st.composite
+def maps(draw):
+    if draw(st.booleans()):
+        return Platt(draw(st.floats(1e-3, 1e3)), draw(st.floats(-50, 50)))
+    x, y = draw(RISING), draw(RISING)
+    knots = min(len(x), len(y))
+    return Isotonic(x[:knots], y[:knots])
+
+
+@given(maps(), LOGITS)
+def test_a_map_is_strictly_increasing(found, logits):
+    assert (np.diff(found.apply(logits)) > 0).all()
+
+
+@given(maps())
+def test_a_map_reads_its_own_table(found):
+    assert from_table(to_table(found)) == found
+
+
+def test_knots_are_met_and_the_ends_go_on_with_slope_one():
+    found = Isotonic((-2.0, 0.0, 1.0), (-5.0, -1.0, 3.0))
+    given_, expected = [-9.0, -2.0, -1.0, 0.0, 0.5, 1.0, 4.0], [-12.0, -5.0, -3.0, -1.0, 1, 3, 6]
+    np.testing.assert_allclose(found.apply(np.array(given_)), expected, rtol=0, atol=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Platt(0.0, 1.0), "slope must be above 0 to keep the order, however: 0.0"),
+        (lambda: Platt(-2.0, 1.0), "slope must be above 0"),
+        (lambda: Platt(1.0, float("nan")), "slope and intercept are finite numbers"),
+        (lambda: Isotonic((), ()), "at least 1, however: 0 and 0"),
+        (lambda: Isotonic((0.0,), (0.0, 1.0)), "the same number of knots, .* however: 1 and 2"),
+        (lambda: Isotonic((0.0, 0.0), (0.0, 1.0)), "x must rise from knot to knot, however: 0.0"),
+        (lambda: Isotonic((0.0, 1.0), (1.0, 1.0)), "y must rise from knot to knot"),
+        (lambda: Isotonic((0.0,), (float("inf"),)), "y holds finite numbers"),
+        (lambda: from_table({"kind": "plat"}), "calibrator: unknown kind 'plat'; did you mean"),
+        (lambda: from_table({"kind": "platt", "slope": 1.0}), "the key 'intercept' is missing"),
+        (
+            lambda: from_table({"kind": "platt", "slope": -1.0, "intercept": 0.0}, "buy"),
+            "buy: slope must be above 0",
+        ),
+    ],
+)
+def test_what_is_no_map_is_refused(make, message):
+    with pytest.raises(ConfigError, match=message):
+        make()

@@ -1,0 +1,417 @@
+"""The audit: each planted fault is found at its severity, and clean logs have none."""
+
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
+
+from polyrank.data.check import Audit, Finding, check
+from polyrank.data.check.drift import stability_index
+from polyrank.data.check.one_feature import one_feature_auc
+from polyrank.data.read import read
+from polyrank.datasets import load
+from polyrank.errors import DataError
+from polyrank.schema import DenseFeature, Keys, Schema, SequenceFeature, SparseFeature, Task
+
+FEATURES = [
+    SparseFeature("user"),
+    SparseFeature("item"),
+    SparseFeature("shop", hash=50),
+    SparseFeature("page", vocab_size=9),
+    SparseFeature("last_item", shared_with="item"),
+    SequenceFeature("history", shared_with="item"),
+    DenseFeature("price"),
+    DenseFeature("age", encoding="standard"),
+]
+TASKS = [
+    Task("click"),
+    Task("buy", label="purchase", given="click"),
+    Task("spend", kind="regression", given="buy"),
+]
+SCHEMA = Schema(FEATURES, TASKS, Keys(user="user", time="time", weight="w"))
+SIZES = {"train": 3000, "valid": 1000, "test": 1000}
+
+
+def clean(seed=0, sizes=SIZES):
+    """A log without a fault: splits that follow each other in time."""
+    rng = np.random.default_rng(seed)
+    frames, start = {}, 0
+    for split, size in sizes.items():
+        click = rng.random(size) < 0.3
+        buy = click & (rng.random(size) < 0.4)
+        history = [rng.integers(0, 40, rng.integers(0, 4)).tolist() for _ in range(size)]
+        frames[split] = pl.DataFrame(
+            {
+                "user": rng.integers(0, 60, size),
+                "item": rng.integers(0, 40, size),
+                "shop": [f"shop {n}" for n in rng.integers(0, 90, size)],
+                "page": rng.integers(0, 9, size),
+                "last_item": rng.integers(0, 40, size),
+                "history": pl.Series(history, dtype=pl.List(pl.Int64)),
+                "price": rng.lognormal(size=size),
+                "age": rng.normal(size=size),
+                "time": start + np.arange(size),
+                "w": rng.random(size),
+                "click": click.astype(np.int8),
+                "purchase": buy.astype(np.int8),
+                "spend": np.where(buy, rng.lognormal(size=size), np.nan),
+            }
+        )
+        start += size
+    return frames
+
+
+def with_feature(feature, change):
+    """A fault: one more feature, made of a split's columns."""
+
+    def plant(frames):
+        changed = {
+            name: frame.with_columns(change(frame).alias(feature.name))
+            for name, frame in frames.items()
+        }
+        return Schema([*FEATURES, feature], TASKS, SCHEMA.keys), changed
+
+    return plant
+
+
+def with_columns(split, **columns):
+    """A fault: columns of one split replaced."""
+
+    def plant(frames):
+        frame = frames[split]
+        made = {name: make(frame) if callable(make) else make for name, make in columns.items()}
+        return SCHEMA, frames | {split: frame.with_columns(**made)}
+
+    return plant
+
+
+def flipped(column, *, chance=0.01):
+    """A column in other words, wrong in a few rows."""
+
+    def change(frame):
+        wrong = np.random.default_rng(9).random(frame.height) < chance
+        truth = frame[column].to_numpy().astype(bool)
+        return pl.Series(np.where(truth ^ wrong, "paid", "open"))
+
+    return change
+
+
+def told_by_lists(frame):
+    return pl.Series([[7, 8] if happened else [8] for happened in frame["click"]])
+
+
+def duplicated(frames):
+    repeated = pl.concat([frames["train"].head(1), frames["test"].slice(1)])
+    return SCHEMA, frames | {"test": repeated}
+
+
+def reversed_in_time(frames):
+    return SCHEMA, frames | {"test": frames["test"].with_columns(pl.col("time") - 10_000)}
+
+
+def without_row(frames):
+    return SCHEMA, frames | {"valid": frames["valid"].clear()}
+
+
+def without_key(frames):
+    return SCHEMA, frames | {"valid": frames["valid"].drop("time")}
+
+
+FAULTS = {
+    "a feature equal to a label": (
+        with_feature(SparseFeature("x"), lambda frame: frame["click"].cast(pl.String)),
+        ("error", "label-equal", "x", "train"),
+    ),
+    "a feature equal to a joint label": (
+        with_feature(DenseFeature("x"), lambda frame: frame["click"] * frame["purchase"]),
+        ("error", "label-equal", "x", "train"),
+    ),
+    "a feature that is the opposite of a label": (
+        with_feature(DenseFeature("x"), lambda frame: 1 - frame["click"]),
+        ("error", "label-opposite", "x", "train"),
+    ),
+    "an id that as good as states a label": (
+        with_feature(SparseFeature("x"), flipped("purchase")),
+        ("warning", "may-state-label", "x", "train"),
+    ),
+    "a number that as good as states a label": (
+        with_feature(DenseFeature("x"), lambda frame: 5 * frame["click"] + frame["age"]),
+        ("warning", "may-state-label", "x", "train"),
+    ),
+    "a missing number that states a label": (
+        with_feature(
+            DenseFeature("x"),
+            lambda frame: frame["age"].set(frame["click"] == 0, None),
+        ),
+        ("warning", "may-state-label", "x", "train"),
+    ),
+    "a sequence that states a label": (
+        with_feature(SequenceFeature("x"), told_by_lists),
+        ("warning", "may-state-label", "x", "train"),
+    ),
+    "a child without its parent": (
+        with_columns(
+            "valid",
+            click=lambda frame: frame["click"].scatter(0, 0),
+            purchase=lambda frame: frame["purchase"].scatter(0, 1),
+        ),
+        ("error", "orphans", "purchase", "valid"),
+    ),
+    "no positives": (
+        with_columns("test", purchase=pl.lit(0), spend=pl.lit(None, pl.Float64)),
+        ("error", "no-positives", "purchase", "test"),
+    ),
+    "no negatives": (
+        with_columns("valid", click=pl.lit(1)),
+        ("error", "no-negatives", "click", "valid"),
+    ),
+    "no observed labels": (
+        with_columns("valid", spend=pl.lit(float("nan"))),
+        ("error", "no-labels", "spend", "valid"),
+    ),
+    "a label of other values": (
+        with_columns("valid", purchase=lambda frame: frame["purchase"] * 2),
+        ("error", "label-values", "purchase", "valid"),
+    ),
+    "an infinite number": (
+        with_columns("test", price=lambda frame: frame["price"].scatter(3, float("inf"))),
+        ("error", "values", "price", "test"),
+    ),
+    "a text where training has numbers": (
+        with_columns("test", price=lambda frame: frame["price"].cast(pl.String)),
+        ("error", "values", "price", "test"),
+    ),
+    "a negative weight": (
+        with_columns("train", w=lambda frame: frame["w"].scatter(0, -1)),
+        ("error", "values", "w", "train"),
+    ),
+    "a repeated row": (duplicated, ("warning", "duplicates", None, "test")),
+    "splits in the wrong order": (
+        reversed_in_time,
+        ("error", "time-reversed", "time", "test"),
+    ),
+    "splits that lie among each other": (
+        with_columns("test", time=lambda frame: frame["time"] - 2500),
+        ("info", "time-interleaved", "time", "test"),
+    ),
+    "a split without rows": (without_row, ("error", "no-rows", None, "valid")),
+    "a key that one split lacks": (without_key, ("warning", "missing-key", "time", "valid")),
+    "a constant column": (
+        with_feature(SparseFeature("x"), lambda frame: pl.Series(["a"] * frame.height)),
+        ("info", "constant", "x", "train"),
+    ),
+    "a column of nulls": (
+        with_feature(DenseFeature("x"), lambda frame: pl.Series([None] * frame.height)),
+        ("info", "constant", "x", "train"),
+    ),
+    "a nearly unique id": (
+        with_feature(SparseFeature("x"), lambda frame: pl.Series(range(frame.height))),
+        ("info", "nearly-unique", "x", "train"),
+    ),
+    "drift of a number": (
+        with_columns("test", age=lambda frame: frame["age"] + 1),
+        ("warning", "drift", "age", "test"),
+    ),
+    "drift of an id": (
+        with_columns("valid", shop=pl.lit("shop 1")),
+        ("warning", "drift", "shop", "valid"),
+    ),
+    "drift of a sequence": (
+        with_columns("test", history=lambda frame: pl.Series([[99]] * frame.height)),
+        ("warning", "drift", "history", "test"),
+    ),
+    "nulls": (
+        with_columns("train", age=lambda frame: frame["age"].scatter(range(9), None)),
+        ("info", "nulls", "age", None),
+    ),
+}
+ALWAYS = {"user-overlap", "loss-scale"}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_planted_fault_is_found_at_its_severity_and_nothing_else(fault):
+    plant, expected = FAULTS[fault]
+    schema, frames = plant(clean())
+    audit = check(schema, frames)
+    found = [(each.severity, each.check, each.column, each.split) for each in audit.findings]
+    assert found.count(expected) >= 1, str(audit)
+    # Nothing at a higher level than the fault's own, and no other error or warning.
+    others = {each for each in found if each[0] != "info"} - {expected}
+    assert not others, str(audit)
+    assert audit.failed == (expected[0] == "error")
+
+
+def test_a_clean_log_has_notes_only():
+    audit = check(SCHEMA, clean())
+    assert {each.check for each in audit.findings} <= ALWAYS
+    assert audit.rows == SIZES
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_synthetic_logs_have_no_error(seed):
+    train, valid, test, schema = load("synthetic", rows=20_000, seed=seed)
+    audit = check(schema, {"train": train, "valid": valid, "test": test})
+    assert not audit.failed, str(audit)
+
+
+@settings(max_examples=25)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    sizes=st.tuples(*[st.integers(60, 400)] * 3),
+    splits=st.sampled_from([("train",), ("train", "valid"), ("train", "valid", "test")]),
+)
+def test_clean_logs_have_no_error(seed, sizes, splits):
+    frames = clean(seed, dict(zip(splits, sizes, strict=False)))
+    # Rows that cannot miss a class, in any split.
+    frames = {
+        name: frame.with_columns(
+            click=frame["click"].scatter([0, 1, 2], [1, 1, 0]),
+            purchase=frame["purchase"].scatter([0, 1, 2], [1, 0, 0]),
+            spend=frame["spend"].scatter([0], [2.0]),
+        )
+        for name, frame in frames.items()
+    }
+    audit = check(SCHEMA, frames)
+    assert not audit.failed, str(audit)
+
+
+def test_all_faults_are_told_at_once():
+    frames = clean()
+    plant, _ = FAULTS["no positives"]
+    _, frames = plant(frames)
+    _, frames = reversed_in_time(frames)
+    _, frames = FAULTS["an infinite number"][0](frames)
+    checks = {each.check for each in check(SCHEMA, frames).of("error")}
+    assert checks == {"no-positives", "time-reversed", "values"}
+
+
+@pytest.mark.parametrize("orphans", ["drop", "zero", "error"])
+def test_the_rule_for_orphans_decides(orphans):
+    log = {"x": [1, 2, 3, 4], "click": [0, 1, 1, 0], "purchase": [1, 0, 0, 0]}
+    schema = Schema([SparseFeature("x")], TASKS[:2])
+    audit = check(schema, {"train": pl.DataFrame(log)}, orphans=orphans)
+    found = next(each for each in audit.findings if each.check == "orphans")
+    assert found.severity == ("error" if orphans == "error" else "info")
+    assert found.numbers["rows"] == 1
+    without = next(each for each in audit.findings if each.check == "no-positives")
+    assert without.numbers == {"rows": 3 if orphans == "drop" else 4, "positives": 0}
+
+
+def test_duplicates_by_coincidence_are_a_note():
+    rng = np.random.default_rng(1)
+    frames = {
+        split: pl.DataFrame({"x": rng.integers(0, 5, size), "click": rng.integers(0, 2, size)})
+        for split, size in SIZES.items()
+    }
+    schema = Schema([SparseFeature("x")], [Task("click")])
+    found = [each for each in check(schema, frames).findings if each.check == "duplicates"]
+    assert [(each.severity, each.numbers["share"]) for each in found] == [("info", 1.0)] * 2
+
+
+def test_later_csv_rows_are_compared_with_parquet_rows(tmp_path):
+    frames = {name: frame.drop("history") for name, frame in clean().items()}
+    _, frames = FAULTS["a repeated row"][0](frames)
+    frames["train"].write_parquet(tmp_path / "train.parquet")
+    frames["test"].write_csv(tmp_path / "test.csv")
+    schema = Schema([each for each in FEATURES if each.name != "history"], TASKS, SCHEMA.keys)
+    read_again = {
+        "train": read(tmp_path / "train.parquet", schema),
+        "test": read(tmp_path / "test.csv", schema),
+    }
+    audit = check(schema, read_again)
+    assert [(each.check, each.numbers["rows"]) for each in audit.of("warning")] == [
+        ("duplicates", 1)
+    ]
+    assert not audit.failed
+
+
+@pytest.mark.parametrize(
+    ("frames", "message"),
+    [
+        ({"train": pl.DataFrame({"click": [0, 1]})}, "column 'x' is not in the data"),
+        ({"valid": pl.DataFrame({"x": [1]})}, "an audit compares with the training rows"),
+        ({"trian": pl.DataFrame({"x": [1]})}, "unknown split 'trian'; did you mean 'train'"),
+    ],
+)
+def test_what_cannot_be_read_is_refused(frames, message):
+    with pytest.raises(DataError, match=message):
+        check(Schema([SparseFeature("x")], [Task("click")]), frames)
+
+
+def test_an_unknown_rule_for_orphans_is_refused():
+    with pytest.raises(DataError, match="unknown value of orphans: 'zeros'; did you mean 'zero'"):
+        check(SCHEMA, clean(), orphans="zeros")
+
+
+def test_an_audit_without_training_rows_ends_there():
+    frames = clean()
+    audit = check(SCHEMA, frames | {"train": frames["train"].clear()})
+    assert [each.check for each in audit.findings] == ["no-rows"]
+
+
+def test_json():
+    audit = Audit(
+        (Finding("info", "a", "b"), Finding("error", "c", "d", "x", "test")), {"train": 1}
+    )
+    assert json.loads(json.dumps(audit.to_json())) == {
+        "findings": [
+            {
+                "severity": "error", "check": "c", "column": "x", "split": "test", "message": "d",
+                "numbers": {}, "remedy": "",
+            },
+            {
+                "severity": "info", "check": "a", "column": None, "split": None, "message": "b",
+                "numbers": {}, "remedy": "",
+            },
+        ],
+        "rows": {"train": 1},
+    }  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------ measurements
+
+
+def scores_out_of_fold(codes, label):
+    """The same in plain loops."""
+    folds = np.random.default_rng(5).integers(0, 5, len(label), dtype=np.uint8)
+    scores = np.empty(len(label))
+    for row, code in enumerate(codes):
+        same = (codes == code) & (folds != folds[row])
+        scores[row] = (label[same].sum() + label.mean()) / (same.sum() + 1)
+    return scores
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 40))
+def test_one_feature_auc_is_that_of_plain_loops(seed, values):
+    rng = np.random.default_rng(seed)
+    codes = rng.integers(0, values, 200).astype(np.int32)
+    label = rng.random(200) < rng.random(values)[codes]
+    label[:2] = [True, False]
+    expected = roc_auc_score(label, np.round(scores_out_of_fold(codes, label), 10))
+    assert one_feature_auc(codes, label) == pytest.approx(expected, abs=1e-9)
+    # lists of one element are the same feature
+    as_lists = one_feature_auc(codes, label, np.arange(201))
+    assert as_lists == pytest.approx(expected, abs=1e-9)
+
+
+def test_empty_lists_know_nothing():
+    label = np.array([True, False] * 50)
+    assert one_feature_auc(np.empty(0, np.int32), label, np.zeros(101, np.int64)) == 0.5
+
+
+def test_the_stability_index_of_one_distribution_is_noise():
+    rng = np.random.default_rng(3)
+    share = rng.dirichlet(np.full(11, 5.0))
+    pairs = [
+        stability_index(rng.multinomial(4000, share), rng.multinomial(500, share))
+        for _ in range(2000)
+    ]
+    index, noise = np.array(pairs).T
+    free = 10
+    assert index.mean() == pytest.approx((1 / 4000 + 1 / 500) * free, rel=0.1)
+    assert (index > noise).mean() < 0.02
