@@ -12,7 +12,7 @@ from polyrank.data.table import Table
 from polyrank.data.vocab import Vocab
 from polyrank.errors import ConfigError, DataError, did_you_mean
 from polyrank.metrics.observed import named_population, observed
-from polyrank.metrics.segments import VALUES, segments
+from polyrank.metrics.segments import SCHEMA, VALUES, segments
 from polyrank.schema import DenseFeature, Schema, SequenceFeature, SparseFeature
 from polyrank.terms import populations
 
@@ -103,7 +103,7 @@ def score_segments(
     binary = [where.name for where in populations(schema) if where.kind == "binary"]
     if score is not None and named_population(schema, score).kind != "binary":
         raise ConfigError(f"segments are of a binary task's score, however: {score!r}")
-    frames = []
+    frames = [pl.DataFrame(schema={"score": pl.String, **SCHEMA})]  # of regressions alone, no line
     for name in binary if score is None else [score]:
         seen = observed(schema, predictions, labels, name)
         columns = {dimension: column.filter(seen.rows) for dimension, column in by.items()}
