@@ -90,6 +90,7 @@ def test_one_user_cannot_be_folded():
     found = calibrate(logit, label, None, np.zeros(len(logit), dtype=np.int64))
     assert found.map is None
     assert found.log_loss.keys() == {"none"}
+    assert found.reason == "no map that rises can be fitted in each of the 5 folds"
 
 
 def test_a_candidate_is_judged_on_rows_that_it_did_not_see(monkeypatch):

@@ -133,6 +133,8 @@ def calibrate(
     def result(found: Map | None, reason: str | None = None) -> Calibrator:
         return Calibrator(found, len(rows.label), positives, means, reason)
 
+    if means.keys() == {NONE}:
+        return result(None, f"no map that rises can be fitted in each of the {FOLDS} folds")
     best = min(means, key=lambda name: means[name])
     if best == NONE:
         return result(None, "no candidate has a lower log loss on rows that it was not fitted on")
