@@ -112,6 +112,19 @@ def test_an_unknown_name_is_refused_before_training(log):
         pr.fit(schema, pr.Model(), train=train, test=test, fusion={"price": 1})
 
 
+def test_a_missing_value_is_refused_before_training(log):
+    train, test = log
+    schema = pr.Schema([pr.SparseFeature("item")], [pr.Task("click")])
+    test = test.with_columns(price=pl.when(pl.col("price") > 1).then("price"))
+    seen = []
+    with pytest.raises(pr.DataError, match=r"fusion: .* values of column 'price' are missing"):
+        pr.fit(
+            schema, pr.Model(), train=train, test=test, epochs=1,
+            fusion=pr.Fusion({"click": 1, "price": 1}), progress=seen.append,
+        )  # fmt: skip
+    assert not seen
+
+
 def test_evaluated_rows_without_the_column_are_refused(experiment, log):
     _, test = log
     with pytest.raises(pr.ConfigError, match="'price' is neither a task, nor an output, nor a col"):

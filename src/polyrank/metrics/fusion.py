@@ -113,6 +113,19 @@ class Fusion:
                     f"{split}{hint}"
                 )
 
+    def check_values(self, schema: Schema, columns: Mapping[str, pl.Series]) -> None:
+        """Refuse raw columns that cannot be added up.
+
+        Args:
+            schema: the tasks.
+            columns: the raw columns.
+
+        Raises:
+            DataError: as of `score`.
+        """
+        for name in self.columns(schema):
+            _numbers(name, columns[name])
+
     def score(
         self,
         schema: Schema,

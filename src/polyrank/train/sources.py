@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,11 @@ import polars as pl
 from polyrank.bundle.model import log_counts
 from polyrank.data import cache, content, hashing
 from polyrank.data.labels import Orphans, check_leaks
-from polyrank.data.read import files, read
+from polyrank.data.read import column_names, files, read
 from polyrank.data.sampling import Sampling
 from polyrank.data.table import Table, encode
 from polyrank.data.vocab import Vocab
+from polyrank.metrics.fusion import Fusion
 from polyrank.schema import Schema
 
 logger = logging.getLogger(__name__)
@@ -113,6 +114,13 @@ def encoded(schema: Schema, sources: Sources, *, beside: Path | None = None) -> 
     if before == [content.state(path) for path in flat]:  # else they are another key's rows
         _keep(folder, key, entry)
     return _announced(entry, sources.sampling)
+
+
+def carrying(fusion: Fusion, schema: Schema, sources: Sources) -> Sources:
+    """Let the splits that are scored keep the columns of the fused score, if they have them."""
+    for split, source in sources.scored.items():
+        fusion.check(schema, column_names(read(source, schema)), split)
+    return replace(sources, carried=tuple(fusion.columns(schema)))
 
 
 def fingerprint(vocab: Vocab, tables: Mapping[str, Table]) -> str:
