@@ -312,6 +312,37 @@ def test_duplicates_by_coincidence_are_a_note():
     assert [(each.severity, each.numbers["share"]) for each in found] == [("info", 1.0)] * 2
 
 
+def test_duplicates_are_found_though_a_later_split_lacks_a_key():
+    frames = clean()
+    frames["test"] = pl.concat([frames["test"], frames["train"].head(100)]).drop("time")
+    found = {finding.check: finding for finding in check(SCHEMA, frames).of("warning")}
+    assert found.keys() == {"missing-key", "duplicates"}
+    assert found["duplicates"].numbers["rows"] == 100
+
+
+def test_a_missing_user_is_no_user_whom_training_has_seen():
+    frames = clean()
+    for split in ("train", "test"):
+        nobody = pl.when(pl.int_range(pl.len()) % 2 == 0).then("user")
+        frames[split] = frames[split].with_columns(user=nobody)
+    frames["test"] = frames["test"].with_columns(
+        user=pl.when(pl.int_range(pl.len()) < 10).then(frames["train"]["user"][0])
+    )
+    found = [each for each in check(SCHEMA, frames).findings if each.check == "user-overlap"]
+    numbers = {each.split: each.numbers for each in found}["test"]
+    assert numbers == {"rows": 10, "share": 0.01, "users": 1}
+
+
+def test_rows_of_weight_0_are_no_positives():
+    frames = clean()
+    frames["train"] = frames["train"].with_columns(w=1 - pl.col("click"))
+    found = check(SCHEMA, frames).of("error")
+    assert [finding.check for finding in found] == ["no-positives"]
+    assert str(found[0].message).startswith(
+        "train: 'click @ all' has no positives of weight above 0 (0 positives in "
+    )
+
+
 def test_later_csv_rows_are_compared_with_parquet_rows(tmp_path):
     frames = {name: frame.drop("history") for name, frame in clean().items()}
     _, frames = FAULTS["a repeated row"][0](frames)

@@ -135,12 +135,13 @@ def _opened(name: str, frame: Frame, schema: Schema, orphans: Orphans) -> _Split
             )
         )  # fmt: skip
         return _Split(name, frame, {}, checksums, tuple(findings))
-    labels, found = read_outcomes(data, schema, orphans, name)
+    weight = None
     if keys.weight is not None:
         try:
-            sample_weights(data[keys.weight], name)
+            weight = sample_weights(data[keys.weight], name)
         except DataError as error:
             findings.append(_unusable(error, keys.weight, name))
+    labels, found = read_outcomes(data, schema, orphans, name, weight)
     for label in labels.values():
         add_column(checksums, np.nan_to_num(label, nan=-1.5).view(np.uint64))
     return _Split(name, frame, labels, checksums, (*findings, *found))
@@ -175,7 +176,8 @@ def _of_keys(schema: Schema, splits: Mapping[str, _Split]) -> list[Finding]:
             continue
         of_key = DenseFeature(key) if key == keys.weight else SparseFeature(key)
         column = having["train"].column(key)
-        found = _coded(of_key, column, having, findings, seen=key in features)
+        seen = key in features or len(having) < len(splits)
+        found = _coded(of_key, column, having, findings, seen=seen)
         if found is not None and key == keys.user:
             findings += user_findings(key, found[1])
     return findings
@@ -189,7 +191,7 @@ def _coded(
     *,
     seen: bool = False,
 ) -> tuple[Coding, dict[str, Coded]] | None:
-    """Return a column of every split as codes, and add it to the checksums if not yet `seen`.
+    """Return a column of every split as codes, and add it to the checksums if it is not `seen`.
 
     A split whose values cannot be read is a finding, and is left out; None if it is `train`.
     """
@@ -205,7 +207,8 @@ def _coded(
         except DataError as error:
             findings.append(_unusable(error, feature.name, name))
             continue
-        if not seen:
+    if not seen and len(coded) == len(splits):  # else no row of one split could equal another's
+        for name, split in splits.items():
             add_column(split.checksums, coded[name].exact)
     return fitted, coded
 

@@ -24,7 +24,11 @@ UNEVEN_LOSSES = 2.0
 
 
 def read_outcomes(
-    frame: pl.DataFrame, schema: Schema, orphans: Orphans, split: str
+    frame: pl.DataFrame,
+    schema: Schema,
+    orphans: Orphans,
+    split: str,
+    weight: np.ndarray | None = None,
 ) -> tuple[dict[str, np.ndarray], list[Finding]]:
     """Return the labels of one split as they will be learnt, and what is wrong with them.
 
@@ -36,6 +40,7 @@ def read_outcomes(
         schema: the tasks.
         orphans: the rule.
         split: name of these rows.
+        weight: sample weights; a row of weight 0 gives a task no label to learn.
     """
     bad = bad_labels(frame, schema, split)
     findings = [
@@ -76,11 +81,15 @@ def read_outcomes(
     labels = label_arrays(frame, schema)
     if dropped.any():
         labels = {task: np.where(dropped, np.nan, label) for task, label in labels.items()}
-    return labels, [*findings, *_class_findings(schema, labels, split, set(bad))]
+    return labels, [*findings, *_class_findings(schema, labels, split, set(bad), weight)]
 
 
 def _class_findings(
-    schema: Schema, labels: Mapping[str, np.ndarray], split: str, without: set[str]
+    schema: Schema,
+    labels: Mapping[str, np.ndarray],
+    split: str,
+    without: set[str],
+    weight: np.ndarray | None,
 ) -> list[Finding]:
     """Return an error for each term, and each task on all rows, that has no label or only one.
 
@@ -88,10 +97,13 @@ def _class_findings(
     `without` a label that can be read.
     """
     findings: list[Finding] = []
+    weightless = np.zeros(0, dtype=int) if weight is None else np.flatnonzero(weight == 0)
+    among = " of weight above 0" if len(weightless) else ""
     for where in _supervised(schema):
         if without & {*where.conditions, *where.heads}:
             continue
         label = population_label(labels, where)
+        label[weightless] = np.nan
         observed, positives = int((~np.isnan(label)).sum()), int((label == 1).sum())
         column = schema.by_name[where.task].column
         numbers = {"rows": observed, "positives": positives}
@@ -105,7 +117,7 @@ def _class_findings(
             missing, check = "no positives", "no-positives"
         if check != "no-negatives":
             without = without | {where.task}
-        message = f"{split}: {where.name!r} has {missing}"
+        message = f"{split}: {where.name!r} has {missing}{among}"
         if observed:
             message += f" ({positives:,} positives in {observed:,} observed rows)"
         findings.append(

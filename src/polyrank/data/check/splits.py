@@ -137,6 +137,8 @@ def user_findings(column: str, users: Mapping[str, Coded]) -> list[Finding]:
             continue
         rows = int(later.counts[1:].sum())
         known = int(np.count_nonzero(later.counts[1:]))
+        if users["train"].nulls and later.nulls:  # null has a code of its own, and is no user
+            rows, known = rows - later.nulls, known - 1
         share = rows / len(later.codes)
         findings.append(
             Finding(
