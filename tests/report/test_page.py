@@ -207,6 +207,18 @@ def test_rows_of_weight_zero_are_not_there():
     assert "<h1>fit</h1>" in page(nothing, written=NOW)
 
 
+def test_sampled_rows_are_weighted_as_the_scorecard_weighs_them():
+    schema = pr.Schema([pr.SparseFeature("x")], [pr.Task("click")])
+    log = {"x": [1, 2] * 8, "click": [1, 0, 1, 1] * 4}
+    sampling = pr.Sampling("click", keep=0.1, splits=["train", "valid"])
+    bundle = pr.fit(schema, pr.Model(), train=log, valid=log, epochs=1, sampling=sampling)
+    evidence = gather(bundle, log)
+    rows = evidence.rows["click @ all"]
+    mean = bundle.scorecard["click @ all"].label_mean
+    assert np.average(rows.label, weights=rows.weight) == pytest.approx(mean)
+    assert evidence.notes == ()
+
+
 def test_rows_that_have_changed_are_noticed(bundle, rows):
     fewer = {name: np.asarray(column)[:3000] for name, column in rows.items()}
     (note,) = gather(bundle, fewer).notes

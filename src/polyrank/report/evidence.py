@@ -194,10 +194,11 @@ def gather(
     """
     card, scored, notes = bundle.scorecard, {}, ()
     if rows is not None:
-        table = bundle.encode(rows, split=split or "rows", orphans=orphans)
+        own = "rows" if card is None else card.split
+        table = bundle.encode(rows, split=split or own, orphans=orphans)
         scored = scored_rows(bundle.schema, bundle.score(table), table)
         if split is not None or card is None:
-            card = bundle.score_labelled(table, split or "rows")
+            card = bundle.score_labelled(table, split or own)
         else:
             notes = _differences(card, scored)
     return Evidence(
