@@ -1,6 +1,7 @@
 """`polyrank compare` on tiny runs: groups, intervals, the same rows, refusals."""
 
 import json
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 import polyrank as pr
 from polyrank.config import Experiment
 from polyrank.metrics.binary import auc
+from polyrank.report.compare import Run, compare
 
 TRUNK = "model.trunk.experts=1"
 EXPERIMENT = """
@@ -72,6 +74,20 @@ def trained(tmp_path_factory):
 def runs(trained, monkeypatch):
     monkeypatch.chdir(trained)
     return trained
+
+
+def test_runs_that_differ_in_their_sampling_are_not_seeds_of_one_experiment(trained):
+    bundles = [pr.load(trained / f"a-{seed}") for seed in (1, 2)]
+    sampled = {"task": "click", "keep": 0.5, "splits": ["train"]}
+    config = bundles[1].config
+    bundles[1] = replace(
+        bundles[1], config={**config, "data": config["data"] | {"sampling": sampled}}
+    )
+    rows = pl.read_parquet(trained / "test.parquet")
+    runs = [Run(f"a-{seed}", bundle, rows) for seed, bundle in enumerate(bundles, 1)]
+    found = compare(runs)
+    assert found.runs.keys() == {"a-1", "a-2"}
+    assert "differ in more than their seed" in found.notes[0]
 
 
 @pytest.mark.usefixtures("runs")

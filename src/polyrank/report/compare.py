@@ -20,8 +20,10 @@ from polyrank.metrics.observed import population_label, predicted
 from polyrank.metrics.paired import Sample, paired
 from polyrank.terms import Population, populations
 
-# What may differ between the runs of one group; that the rows are the same is checked on the rows.
+# What may differ between the runs of one group: files may have moved. That the rows which are
+# compared are the same is checked on the rows.
 _MAY_DIFFER = frozenset({"name", "seed", "data"})
+_WHERE_ROWS_ARE = frozenset({"train", "valid", "test", "source", "cache"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,10 +175,7 @@ def _names(runs: Sequence[Run]) -> tuple[dict[str, str], tuple[str, ...]]:
         by_name.setdefault(run.name, []).append(run)
     names, notes = {}, []
     for name, group in by_name.items():
-        kept = [
-            {key: each for key, each in run.bundle.config.items() if key not in _MAY_DIFFER}
-            for run in group
-        ]
+        kept = [_recipe(run.bundle.config) for run in group]
         seeds = len({run.seed for run in group}) == len(group)
         one = seeds and all(each == kept[0] for each in kept)
         if not one:
@@ -186,3 +185,12 @@ def _names(runs: Sequence[Run]) -> tuple[dict[str, str], tuple[str, ...]]:
             )
         names |= {run.path: name if one else run.path for run in group}
     return names, tuple(notes)
+
+
+def _recipe(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what makes two runs seeds of one experiment if it is equal."""
+    data = config.get("data", {})
+    made = {
+        key: each for key, each in data.items() if key not in _WHERE_ROWS_ARE and each is not None
+    }
+    return {**{key: each for key, each in config.items() if key not in _MAY_DIFFER}, "data": made}
