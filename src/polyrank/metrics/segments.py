@@ -208,11 +208,13 @@ def labelled(name: str, values: Any) -> pl.Series:
         raise DataError(f"{name}: segments are of single values, however: {series.dtype}")
     if series.dtype.is_numeric():
         numbers = series.cast(pl.Float64).fill_nan(None)
-        if numbers.drop_nulls().n_unique() > BINS:
+        distinct = numbers.drop_nulls().unique()
+        if len(distinct) > BINS:
             return _binned(numbers)
-        # 3 and 3.0 are read as one number, and an id of 19 digits keeps them all.
-        texts = numbers.map_elements(_short, return_dtype=pl.String)
-        return series.cast(pl.String) if series.dtype.is_integer() else texts
+        if series.dtype.is_integer():  # an id of 19 digits keeps them all
+            return series.cast(pl.String)
+        texts = [_short(each) for each in distinct]  # 3 and 3.0 are read as one number
+        return numbers.replace_strict(distinct, texts, default=None, return_dtype=pl.String)
     return _pooled(series.cast(pl.String).alias("value"))
 
 
