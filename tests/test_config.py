@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 
 import polyrank as pr
-from polyrank.config import Data, Experiment
+from polyrank.config import Data, Experiment, Split
 from polyrank.errors import ConfigError
 
 FULL = """
@@ -232,6 +232,17 @@ def test_a_source_is_split(tmp_path, by):
     bundle = experiment.fit(out=tmp_path / "run")
     assert bundle.scorecard.split == "test"
     assert bundle.config["data"]["split"]["fractions"] == [0.5, 0.25, 0.25]
+
+
+@pytest.mark.parametrize("by", ["random", "user"])
+def test_a_sampled_source_is_sampled_in_every_split(by):
+    sampling = pr.Sampling("click", 0.1)
+    with pytest.raises(ConfigError, match=r"splits leaves out 'valid', 'test', however: split by"):
+        Data(source="log.csv", split=Split(by=by), sampling=sampling)
+    Data(source="log.csv", split=Split(by=by, fractions=(1.0, 0.0, 0.0)), sampling=sampling)
+    Data(source="log.csv", split=Split(by="time"), sampling=sampling)
+    everywhere = pr.Sampling("click", 0.1, ["train", "valid", "test"])
+    assert Data(source="log.csv", split=Split(by=by), sampling=everywhere).sampling == everywhere
 
 
 def test_without_a_test_share_there_is_no_test_split():

@@ -14,7 +14,7 @@ from polyrank import spec
 from polyrank.bundle.model import Bundle
 from polyrank.data.labels import Orphans
 from polyrank.data.read import read
-from polyrank.data.sampling import Sampling
+from polyrank.data.sampling import SPLITS, Sampling
 from polyrank.data.split import split
 from polyrank.errors import ConfigError, did_you_mean
 from polyrank.features import FEATURES
@@ -77,6 +77,23 @@ class Data:
             raise ConfigError("[data.split] splits source, and there is none")
         if self.source is not None and self.split is None:
             object.__setattr__(self, "split", Split())
+        self._check_sampling()
+
+    def _check_sampling(self) -> None:
+        """Refuse a sampled source of whose rows some are said to be all there.
+
+        Were it let through, calibration on the other splits would undo what training corrects.
+        """
+        if self.sampling is None or self.split is None or self.split.by == "time":
+            return  # by time, a log may have been sampled up to the day that training ends
+        drawn = zip(SPLITS, self.split.fractions, strict=True)
+        missing = [name for name, share in drawn if share > 0 and name not in self.sampling.splits]
+        if missing:
+            raise ConfigError(
+                f"sampling: splits leaves out {', '.join(map(repr, missing))}, however: split by "
+                f"{self.split.by!r}, all rows of source were sampled alike; write splits = "
+                f"[{', '.join(map(repr, SPLITS))}]"
+            )
 
     def absolute(self, folder: Path) -> Data:
         """Return paths that are relative to `folder` as absolute ones."""

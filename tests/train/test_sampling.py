@@ -188,7 +188,7 @@ def test_a_toml_file_declares_it(tmp_path):
 def test_it_goes_with_a_split_of_one_source(log, tmp_path):
     log.head(100).write_parquet(tmp_path / "log.parquet")
     text = EXPERIMENT.replace('train = "train.parquet"', 'source = "log.parquet"')
-    text = text.replace('valid = "valid.parquet"', "")
+    text = text.replace('valid = "valid.parquet"', "").replace('"valid"]', '"valid", "test"]')
     assert Experiment.from_text(text, folder=tmp_path).sources().sampling.keep == 0.1
 
 
