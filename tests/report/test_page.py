@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 import polyrank as pr
-from polyrank.metrics.score import Score, Scorecard
+from polyrank.metrics.score import Scorecard
 from polyrank.report import curves, gather, write
 from polyrank.report.page import page
 from polyrank.report.sections import epochs, probabilities, record, scores
@@ -24,13 +24,6 @@ TITLES = [
     "Fused score", "Training", "Gates and experts", "Audit of the log", "Configuration",
     "Environment",
 ]  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Calibrated(Score):
-    """A score as it will be once calibration exists."""
-
-    raw: dict = field(default_factory=dict)
 
 
 class Parsed(HTMLParser):
@@ -159,7 +152,8 @@ def test_without_rows_the_page_says_so_and_stands(bundle):
     evidence = gather(bundle, missing="the file is gone")
     text = page(evidence, written=NOW)
     assert Parsed(text).texts["h2"] == [
-        "Not on this page", "Scorecard", "Training", "Configuration", "Environment"
+        "Not on this page", "Scorecard", "Training", "Gates and experts", "Configuration",
+        "Environment",
     ]  # fmt: skip
     assert "need the scored rows: the file is gone." in text
 
@@ -194,7 +188,7 @@ def test_without_a_history_the_page_says_so(evidence):
 
 def test_figures_before_calibration_have_a_table_of_their_own(evidence):
     score = evidence.scorecard["click @ all"]
-    raw = Calibrated(**vars(score), raw={"auc": {"value": 0.4321}})
+    raw = replace(score, raw={"auc": 0.4321})
     card = Scorecard("valid", (raw,))
     found = scores.scorecard(replace(evidence, scorecard=card)).html()
     assert "The same rows before calibration" in found
