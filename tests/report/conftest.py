@@ -4,7 +4,6 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
-import polars as pl
 import pytest
 
 import polyrank as pr

@@ -8,6 +8,7 @@ from typing import Any
 
 import polars as pl
 
+from polyrank.data.check.audit import Severity
 from polyrank.metrics.registry import METRICS
 from polyrank.metrics.segments import JUDGED
 from polyrank.report import charts
@@ -15,7 +16,7 @@ from polyrank.report.blocks import Cell, Figure, Heading, Note, Paragraph, Secti
 from polyrank.report.evidence import Evidence
 from polyrank.report.sections.scores import TITLES, interval, number
 
-SEVERITIES = {"error": "error", "warning": "warning", "info": "note"}
+SEVERITIES: Mapping[Severity, str] = {"error": "error", "warning": "warning", "info": "note"}
 MOST_SEGMENTS = 15  # of a score
 TOO_FEW = f"under {JUDGED} positives (or negatives), both seen and predicted"
 
@@ -78,17 +79,15 @@ def audit(evidence: Evidence) -> Section:
     rows = ", ".join(f"{count:,} {split}" for split, count in found.rows.items())
     if not found.findings:
         return Section("Audit of the log", (Note(f"The audit of {rows} rows found nothing."),))
-    counts = [
-        f"{len(found.of(severity))} {name}{'s'[: len(found.of(severity)) != 1]}"
-        for severity, name in SEVERITIES.items()
-    ]
-    level = "error" if found.failed else "warning" if found.of("warning") else "info"
+    counts = {name: len(found.of(severity)) for severity, name in SEVERITIES.items()}
+    summary = ", ".join(f"{count} {name}{'s'[: count != 1]}" for name, count in counts.items())
+    level = found.findings[0].severity  # the worst comes first
     header = ("severity", "check", "what was found", "what to do")
     lines = tuple(
         (Cell(each.severity), Cell(each.check), Cell(each.message), Cell(each.remedy or "–"))
         for each in found.findings
     )
-    note = Note(f"{', '.join(counts)} in {rows} rows.", level)
+    note = Note(f"{summary} in {rows} rows.", level)
     return Section("Audit of the log", (note, Table(header, lines, tuple(range(4)))))
 
 
