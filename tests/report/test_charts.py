@@ -79,6 +79,14 @@ def test_precision_of_zero_has_no_place_on_a_logarithmic_axis():
     assert min(row["precision"] for row in drawn) > 0
 
 
+def test_weights_are_written_where_there_is_room():
+    points = pl.DataFrame(
+        {"weight": [0, 1, 2, 4], "a": [0.5, 0.5, 0.6, 0.7], "b": [0.7, 0.7, 0.6, 0]}
+    )
+    drawn = values(charts.trade_off(points))
+    assert {row["weight"]: row["written"] for row in drawn} == {0: True, 1: False, 2: True, 4: True}
+
+
 def test_a_grid_writes_every_number_and_leaves_what_is_none_empty():
     drawn = values(CHARTS["grid"]())
     assert [(row["row"], row["column"], row["value"]) for row in drawn] == [

@@ -228,7 +228,7 @@ def test_lists_have_a_table_where_there_are_requests(evidence):
 
 def test_a_gate_that_collapsed_is_warned_of_at_the_top(full):
     text = gates.experts(full).html()
-    assert text.index("level 0: the gate of &#x27;click&#x27; gives 99.0%") < text.index("<figure>")
+    assert text.index("Level 0: the gate of &#x27;click&#x27; gives 99.0%") < text.index("<figure>")
     assert "An empty cell is an expert that the gate does not see." in text
     assert "Entropy of the gates" in text
 

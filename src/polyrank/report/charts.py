@@ -32,6 +32,7 @@ from polyrank.report.axes import (
 )
 from polyrank.report.curves import Agreement, Histogram, Reliability
 
+LABEL_ROOM = 0.09  # of a chart's width, which a short number takes
 Curves = Mapping[str, tuple[np.ndarray, np.ndarray]]
 
 
@@ -274,6 +275,7 @@ def trade_off(points: pl.DataFrame) -> alt.LayerChart:
     frame = points.select(
         pl.col(weight).alias("weight"), pl.col(first).alias("x"), pl.col(second).alias("y")
     )
+    frame = frame.with_columns(written=_apart(frame["x"].to_numpy(), frame["y"].to_numpy()))
     base = drawn_on(frame).encode(
         x=alt.X("x:Q", title=first).scale(zero=False, padding=14).axis(tickCount=5),
         y=alt.Y("y:Q", title=second).scale(zero=False, padding=14).axis(tickCount=5, **EXTENT),
@@ -282,10 +284,20 @@ def trade_off(points: pl.DataFrame) -> alt.LayerChart:
     line = base.mark_line(color=PURPLE, point={"filled": True, "color": PURPLE}).encode(
         tooltip=[tip("weight", weight, ".3~g"), tip("x", first, ".4f"), tip("y", second, ".4f")]
     )
-    labels = base.mark_text(dx=7, dy=-7, align="left", fontSize=10, color="currentColor").encode(
-        text=alt.Text("weight:Q", format=".3~g")
-    )
+    labels = base.transform_filter("datum.written").mark_text(
+        dx=7, dy=-7, align="left", fontSize=10, color="currentColor"
+    ).encode(text=alt.Text("weight:Q", format=".3~g"))  # fmt: skip
     return finished(line, labels)
+
+
+def _apart(x: np.ndarray, y: np.ndarray) -> pl.Series:
+    """Return which points can be written beside: those far enough from the ones before them."""
+    x, y = ((each - each.min()) / max(np.ptp(each), 1e-12) for each in (x, y))
+    written: list[int] = []
+    for point in range(len(x)):
+        if all(np.hypot(x[point] - x[w], y[point] - y[w]) > LABEL_ROOM for w in written):
+            written.append(point)
+    return pl.Series([point in written for point in range(len(x))])
 
 
 def epoch_lines(

@@ -8,7 +8,7 @@ import polars as pl
 
 from polyrank.models.experts import ExpertUse
 from polyrank.report import charts, expert_charts
-from polyrank.report.blocks import Figure, Note, Paragraph, Section
+from polyrank.report.blocks import Block, Figure, Note, Paragraph, Section
 from polyrank.report.evidence import Evidence
 from polyrank.report.sections.epochs import best_epoch, series
 
@@ -19,13 +19,15 @@ HOW = dict(zip(("row", "mean"), expert_charts.HOW, strict=True))
 
 def experts(evidence: Evidence) -> Section | None:
     """Return what each gate listens to, how different experts are, and the entropy over epochs."""
-    warnings = [Note(each, "warning") for use in evidence.experts for each in use.warnings()]
-    figures = [figure for use in evidence.experts for figure in _figures(use)]
-    figures += _epochs(evidence.history)
-    if not figures:
-        return None
-    summary = tuple(Paragraph(_summary(use)) for use in evidence.experts)
-    return Section("Gates and experts", (*warnings, *summary, *figures))
+    blocks: list[Block] = [
+        Note(f"{each[0].upper()}{each[1:]}.", "warning")
+        for use in evidence.experts
+        for each in use.warnings()
+    ]
+    for use in evidence.experts:
+        blocks += [Paragraph(_summary(use)), *_figures(use)]
+    blocks += _epochs(evidence.history)
+    return Section("Gates and experts", tuple(blocks)) if blocks else None
 
 
 def _summary(use: ExpertUse) -> str:

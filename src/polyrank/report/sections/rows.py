@@ -118,6 +118,7 @@ def fusion(evidence: Evidence) -> Section | None:
 
 
 def _trade_off(name: str, points: pl.DataFrame) -> Figure:
+    points = points.rename(lambda column: column.replace("auc of ", "AUC of "))
     _, first, second = points.columns
     reading = (
         f"Each point is one weight of {name}, written beside it, the others as declared: right is "
