@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import polyrank as pr
-from polyrank.bundle.model import load
+from polyrank.bundle.load import load
 from polyrank.config import Experiment
 from polyrank.data.read import read
 from polyrank.data.statistics import term_statistics

@@ -10,28 +10,25 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-import torch
 
 from polyrank import spec
 from polyrank.bundle import format
+from polyrank.bundle.encodings import hash_version
 from polyrank.calibration.fitting import Calibrator
-from polyrank.data import hashing
-from polyrank.data.dense import DenseEncoding
 from polyrank.data.labels import Orphans
 from polyrank.data.read import column_names, read
 from polyrank.data.sampling import Sampling
 from polyrank.data.table import Table, encode
-from polyrank.data.vocab import Vocab, Vocabulary
-from polyrank.errors import BundleError, ConfigError, DataError, PolyrankError
-from polyrank.layout import Layout
+from polyrank.data.vocab import Vocab
+from polyrank.errors import ConfigError, DataError
 from polyrank.metrics.dimensions import DECILE, columns_needed, dimensions, score_segments
 from polyrank.metrics.fusion import FACTORS, Fusion, fused, trade_off
 from polyrank.metrics.scorecard import Scorecard, scorecard
 from polyrank.models.experts import ExpertUse, experts_of
-from polyrank.models.model import BuildsTrunk, Model
+from polyrank.models.model import Model
 from polyrank.models.outputs import logits_of, outputs
 from polyrank.models.ranker import Ranker
-from polyrank.schema import IdFeature, Schema
+from polyrank.schema import Schema
 from polyrank.terms import output_columns
 
 logger = logging.getLogger(__name__)
@@ -311,7 +308,7 @@ class Bundle:
     def _manifest(self) -> dict[str, Any]:
         tables = {feature.name: feature.table for feature in self.schema.embedded_features}
         return {
-            **({"hash_version": hashing.VERSION} if _hashed(self.schema) else {}),
+            **hash_version(self.schema),
             "schema": self.schema.to_table(),
             "model": self.model.to_table(),
             "dense": {name: each.to_table() for name, each in self.vocab.dense.items()},
@@ -322,54 +319,6 @@ class Bundle:
             "tables": tables,
             "calibrators": {task: each.to_table() for task, each in self.calibrators.items()},
         }
-
-
-def load(path: str | Path, *, trunk: BuildsTrunk | None = None) -> Bundle:
-    """Load a bundle from its folder or its run's folder; no code of the file runs.
-
-    Args:
-        path: a run folder or a bundle folder.
-        trunk: the spec of a trunk that polyrank does not have.
-
-    Raises:
-        BundleError: no bundle, a newer format, or a file that is missing or damaged.
-    """
-    folder = format.find(Path(path))
-    parts = format.read(folder)
-    try:
-        schema = Schema.from_table(parts.manifest["schema"])
-        model = Model.from_table(parts.manifest["model"], trunk)
-        vocab = _vocab(schema, parts)
-        scales = {
-            task: (float(each["mean"]), float(each["deviation"]))
-            for task, each in parts.manifest["targets"].items()
-        }
-        calibrators = {
-            task: Calibrator.from_table(each, f"calibrators.{task}")
-            for task, each in parts.manifest.get("calibrators", {}).items()
-        }
-        card = None if parts.scorecard is None else Scorecard.from_json(parts.scorecard)
-        ranker = _built(model, model.layout(schema, vocab))
-    except PolyrankError as error:
-        raise BundleError(f"the bundle {folder} cannot be used: {error}") from error
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise BundleError(f"the bundle {folder} is damaged: bundle.json: {error!r}") from error
-    ranker.load_named_weights({name: torch.from_numpy(w) for name, w in parts.weights.items()})
-    ranker.eval()
-    return Bundle(
-        schema, model, vocab, scales, ranker, parts.config, parts.history, card, calibrators
-    )
-
-
-def _built(model: Model, layout: Layout) -> Ranker:
-    """Build a float32 network; the weights that it draws leave no trace in torch's generator."""
-    dtype = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float32)
-    try:
-        with torch.random.fork_rng(devices=[]):
-            return model.build(layout)
-    finally:
-        torch.set_default_dtype(dtype)
 
 
 def log_counts(table: Table, split: str) -> None:
@@ -394,36 +343,3 @@ def _extreme(table: Table, rows: np.ndarray) -> str:
         f"dense feature {name!r} reaches {reach[name]:.3g} after its encoding; clip such values, "
         "or encode it as bins"
     )
-
-
-def _hashed(schema: Schema) -> list[str]:
-    """The features whose ids are hashed."""
-    ids = (each for each in schema.features if isinstance(each, IdFeature))
-    return [feature.name for feature in ids if feature.hash is not None]
-
-
-def _check_hash(schema: Schema, manifest: Mapping[str, Any]) -> None:
-    hashed = _hashed(schema)
-    if not hashed:
-        return
-    found = int(manifest["hash_version"])
-    if found != hashing.VERSION:
-        raise BundleError(
-            f"feature {hashed[0]!r} is hashed by version {found} of the hash, and this polyrank "
-            f"has version {hashing.VERSION}: upgrade"
-        )
-
-
-def _vocab(schema: Schema, parts: format.Parts) -> Vocab:
-    _check_hash(schema, parts.manifest)
-    owners = {
-        feature.name: feature for feature in schema.features if isinstance(feature, IdFeature)
-    }
-    tables = {
-        name: Vocabulary.fixed(owners[name]) or Vocabulary.from_frame(parts.vocab[name])
-        for name in dict.fromkeys(feature.table for feature in owners.values())
-    }
-    dense = {
-        name: DenseEncoding.from_table(table) for name, table in parts.manifest["dense"].items()
-    }
-    return Vocab(tables, dense)

@@ -27,7 +27,7 @@ def predict(
         raw: uncalibrated probabilities, as the heads learnt them.
         json: print the counts as JSON.
     """
-    from polyrank.bundle.model import load
+    from polyrank.bundle.load import load
     from polyrank.bundle.stream import predict_file
     from polyrank.cli.show import print_counts, print_json
 

@@ -33,7 +33,7 @@ def report(
     from datetime import datetime
 
     from polyrank.bundle.format import MANIFEST, find
-    from polyrank.bundle.model import load
+    from polyrank.bundle.load import load
     from polyrank.cli.show import print_json
     from polyrank.errors import DataError
     from polyrank.report import gather, need_extra, write
