@@ -57,7 +57,8 @@ def report(
             evidence = gather(bundle, missing=_sentence(error), **about)
     path = write(evidence, out or run / "report.html")
     if json:
-        print_json({"report": str(path), "missing": evidence.missing})
+        gaps = {"missing": evidence.missing, "unaudited": evidence.unaudited}
+        print_json({"report": str(path), **gaps})
         return
     if evidence.missing is not None:
         sys.stderr.write(f"without the scored rows: {evidence.missing}\n")
@@ -105,8 +106,8 @@ def _audit(bundle: Bundle) -> tuple[Audit | None, str]:
         splits = {split: read(rows, bundle.schema) for split, rows in sources.splits.items()}
         normalized = isinstance(balance, Sum) and balance.normalize
         return check(bundle.schema, splits, orphans=sources.orphans, normalized=normalized), ""
-    except PolyrankError as error:  # files move, and a trunk of one's own has no configuration
-        return None, f"its rows could not be read ({error})"
+    except PolyrankError as error:  # files move
+        return None, f"it could not be read again ({error})"
 
 
 def _sentence(error: Exception) -> str:

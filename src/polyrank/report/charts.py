@@ -90,10 +90,6 @@ def reliability(
     x = x_axis("predicted", "predicted, mean of the bin", domain, logarithmic)
     title = "observed, share of positives"
     y = y_axis("observed", title, domain, logarithmic)
-    parts = {"as predicted": bins}
-    if before is not None:
-        parts = {"before calibration": before, "calibrated": bins}
-    frame = pl.concat(_reliability_frame(name, each, low) for name, each in parts.items())
     tips = [
         tip("predicted", "predicted", ".4~g"),
         tip("share", "observed", ".4~g"),
@@ -102,21 +98,20 @@ def reliability(
         tip("rows", "rows", ","),
         tip("positives", "positives", ","),
     ]
-    base = drawn_on(frame.filter(pl.col("of") != "before calibration")).encode(x=x)
+    layers, series = [diagonal(domain, x, y)], alt.value(BLUE)
+    names = ("before calibration", "calibrated")
+    if before is not None:
+        series = colour("of", names, [GREY, BLUE])
+        line = drawn_on(_reliability_frame(names[0], before, low)).mark_line(
+            strokeWidth=1.5, opacity=0.85, point={"filled": True, "size": 18}
+        )
+        layers.append(line.encode(x=x, y=y, color=series, tooltip=["of:N", *tips]))
+    base = drawn_on(_reliability_frame(names[1], bins, low)).encode(x=x)
     whiskers = base.mark_rule(color=BLUE, opacity=0.5, strokeWidth=1.5).encode(
         y=y_axis("low", title, domain, logarithmic), y2="high:Q"
     )
     points = base.mark_point(filled=True, size=42, opacity=1)
-    if before is None:
-        return finished(diagonal(domain, x, y), whiskers, points.encode(
-            y=y, color=alt.value(BLUE), tooltip=tips))  # fmt: skip
-    of = colour("of", list(parts), [GREY, BLUE])
-    line = drawn_on(frame.filter(pl.col("of") == "before calibration")).mark_line(
-        strokeWidth=1.5, opacity=0.85, point={"filled": True, "size": 18}
-    ).encode(x=x, y=y, color=of, tooltip=["of:N", *tips])  # fmt: skip
-    return finished(
-        diagonal(domain, x, y), line, whiskers, points.encode(y=y, color=of, tooltip=tips)
-    )
+    return finished(*layers, whiskers, points.encode(y=y, color=series, tooltip=tips))
 
 
 def counts(
