@@ -31,9 +31,25 @@ def test_the_page_lies_in_the_run_and_shows_its_test_rows(trained, command):
     assert "Not on this page" not in text
 
 
+def test_the_log_of_the_run_is_audited(trained, command):
+    assert command("report", "runs/tiny")[0] == 0
+    text = page(trained / "report.html")
+    assert "train, 100 valid, 100 test rows" in text
+    assert "was not audited" not in text
+
+
+def test_a_log_that_is_gone_is_said_not_to_be_audited(trained, command):
+    (trained.parent.parent / "train.parquet").unlink()
+    assert command("report", "runs/tiny")[0] == 0
+    text = page(trained / "report.html")
+    assert "The log was not audited: it could not be read again (no such file:" in text
+    assert "<h2>Segments</h2>" in text
+
+
 def test_a_bundle_folder_and_another_file(trained, command):
     code, out, _ = command("report", "runs/tiny/bundle", "--out", "elsewhere/page.html", "--json")
-    assert (code, out) == (0, {"report": "elsewhere/page.html", "missing": None})
+    assert code == 0
+    assert out == {"report": "elsewhere/page.html", "missing": None, "unaudited": None}
     assert "<h1>tiny</h1>" in page(trained.parent.parent / "elsewhere" / "page.html")
 
 
@@ -88,7 +104,9 @@ def test_rows_that_were_in_memory_are_said_to_be(folder, command):
     pr.fit(SCHEMA, pr.Model(), train=rows, valid=rows, epochs=1, out=folder / "by-hand")
     code, _, err = command("report", "by-hand", "--json")
     assert (code, err) == (0, "")
-    assert "the run had its valid rows in memory" in page(folder / "by-hand" / "report.html")
+    text = page(folder / "by-hand" / "report.html")
+    assert "the run had its valid rows in memory" in text
+    assert "was not audited: the run had its training rows in memory, and no file of" in text
 
 
 def test_a_run_that_scored_nothing_is_shown(folder, command):

@@ -1,29 +1,20 @@
 """A fitted bundle whose names would break a careless page, and evidence with every slot."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
-import polars as pl
 import pytest
 
 import polyrank as pr
+from polyrank.calibration.fitting import Calibrator
+from polyrank.calibration.maps import Platt
+from polyrank.data.check import Audit, Finding
 from polyrank.metrics.score import Scorecard
-from polyrank.report import Evidence, ExpertUse, gather
+from polyrank.models.experts import ExpertUse, GateUse
+from polyrank.report import Evidence, gather
 
 NASTY = "item</script><script>alert('x')</script>"
-
-
-@dataclass(frozen=True)
-class Found:
-    """A finding as the audit reports it."""
-
-    severity: str
-    check: str
-    column: str | None
-    message: str
-    numbers: dict = field(default_factory=dict)
-    remedy: str = "leave the column out"
 
 
 @pytest.fixture(scope="session")
@@ -63,8 +54,16 @@ def schema():
 
 @pytest.fixture(scope="session")
 def bundle(schema, rows):
+    """Its click is calibrated, by a map that nobody fitted."""
     model = pr.Model(trunk=pr.MMoE(experts=2, hidden=[4]), tower=[4], embed_dim=4)
-    return pr.fit(schema, model, train=rows, valid=rows, epochs=2, batch_size=256, lr=0.01)
+    fitted = pr.fit(
+        schema, model, train=rows, valid=rows, epochs=2, batch_size=256, lr=0.01,
+        fusion=pr.Fusion({"click": 1, "buy": 2, "price": 0.1}),
+    )  # fmt: skip
+    losses = {"none": 0.4, "platt": 0.3}
+    click = Calibrator(Platt(0.9, -0.2), 4000, 700, losses)
+    fitted = replace(fitted, calibrators={**fitted.calibrators, "click": click})
+    return replace(fitted, scorecard=fitted.evaluate(rows, split="valid"))
 
 
 @pytest.fixture(scope="session")
@@ -75,43 +74,38 @@ def evidence(bundle, rows):
 
 @pytest.fixture(scope="session")
 def full(evidence) -> Evidence:
-    """The same with every slot filled."""
-    history = evidence.history.with_columns(
-        pl.Series("gate click entropy", [0.69, 0.5]), pl.Series("gate buy entropy", [0.69, 0.1])
-    )
-    use = ExpertUse(
-        name="",
-        gates=("click", "buy"),
-        experts=("expert 0", "expert 1"),
-        weights=np.array([[0.9, 0.1], [0.4, 0.6]]),
-        utilisation=np.array([0.7, 0.3]),
-        dead=np.array([0.0, 0.25]),
-        similarity=np.array([[1.0, 0.2], [0.2, 1.0]]),
-    )
-    segments = pl.DataFrame(
-        {
-            "score": ["click @ all"] * 2,
-            "segment": [NASTY, "price"],
-            "value": ["3", "[0, 1)"],
-            "rows": [1200, 800],
-            "positives": [40, 12],
-            "auc": [0.51, None],
-            "pcoc": [1.4, 0.9],
-        }
-    )
-    findings = (
-        Found("info", "constant column", "price", "one value in all rows", {"rows": 4000}),
-        Found("error", "column equals label", NASTY, "equal to click", {"share": 1.0}),
-    )
-    fusion = pl.DataFrame(
-        {"weight of buy": [0.0, 1.0, 2.0], "auc of click @ all": [0.7, 0.68, 0.6],
-         "auc of buy @ all": [0.6, 0.7, 0.72]}
-    )  # fmt: skip
+    """The same with every slot filled, two levels of experts among them."""
     card = evidence.scorecard.to_json()
     for score in card["scores"]:
         for metric in score["metrics"].values():
             metric |= {"low": metric["value"] * 0.98, "high": metric["value"] * 1.03}
+    audit = Audit(
+        (
+            Finding("info", "constant", "feature 'price' has one value", "price"),
+            Finding("error", "label-equal", f"{NASTY} equals click", NASTY, remedy="remove it"),
+        ),
+        {"train": 4000},
+    )
     return replace(
-        evidence, scorecard=Scorecard.from_json(card), history=history, experts=(use,),
-        segments=segments, findings=findings, fusion=fusion,
+        evidence, scorecard=Scorecard.from_json(card), audit=audit, unaudited=None,
+        experts=(*evidence.experts, LEVEL),
     )  # fmt: skip
+
+
+LEVEL = ExpertUse(
+    level="level 0",
+    rows=200,
+    experts=("click 0", "shared 0"),
+    gates=(
+        GateUse(
+            name="click", weights={"click 0": 0.99, "shared 0": 0.01}, row_entropy=0.05,
+            mean_entropy=0.08,
+        ),
+        GateUse(name="buy", weights={"shared 0": 1.0}, row_entropy=None, mean_entropy=None),
+    ),
+    utilisation=(0.495, 0.505),
+    even=(0.25, 0.75),
+    effective_experts=2.0,
+    dead_rate=(0.0, 0.25),
+    similarity=((1.0, None), (None, None)),
+)  # fmt: skip

@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from polyrank.report import axes, charts, curves
+from polyrank.report import axes, charts, curves, expert_charts
 
 EPOCHS = pl.DataFrame({"epoch": [1, 2], "series": ["a.b[0]", "c"], "value": [0.5, 0.6]})
 LOSSES = pl.DataFrame(
@@ -13,6 +13,10 @@ LOSSES = pl.DataFrame(
 generator = np.random.default_rng(0)
 P = generator.beta(1, 60, 3000)
 LABEL = (generator.random(len(P)) < P).astype(float)
+NAMES = [f"shared group {each}" for each in range(12)]
+ENTROPIES = pl.DataFrame(
+    {"epoch": [1, 2], "gate": ["click"] * 2, "of": expert_charts.HOW, "value": [0.9, 1.0]}
+)
 BINS = curves.reliability(LABEL, P)
 CHARTS = {
     "training": lambda: charts.training(LOSSES, "log loss, nats", 2),
@@ -27,10 +31,20 @@ CHARTS = {
         {"click @ all": curves.precision_recall(LABEL, P)}, {"click @ all": 0.016}
     ),
     "histogram": lambda: charts.histogram(curves.histogram(LABEL, P), logarithmic=False),
-    "heatmap": lambda: charts.heatmap(
-        np.eye(2), ["click", "buy"], ["0", "1"], titles=("gate", "expert"), measure="mean weight"
+    "reliability before and after": lambda: charts.reliability(BINS, BINS, logarithmic=False),
+    "counts before and after": lambda: charts.counts(BINS, BINS, logarithmic=False),
+    "grid": lambda: expert_charts.grid(
+        [[0.2, 0.8], [None, 1.0]],
+        ["click", "buy"],
+        ["0", "1"],
+        titles=("gate", "expert"),
+        measure="mean weight",
     ),
-    "shares": lambda: charts.shares(np.array([0.2, 0.8]), ["0", "1"], "share of rows"),
+    "grid without numbers": lambda: expert_charts.grid(
+        np.eye(12).tolist(), NAMES, NAMES, titles=("expert", "expert"), measure="linear CKA"
+    ),
+    "by expert": lambda: expert_charts.by_expert([0.2, 0.8], ["0", "1"], "mean weight", [0.5, 0.5]),
+    "entropies": lambda: expert_charts.entropies(ENTROPIES, 1),
     "trade-off": lambda: charts.trade_off(
         pl.DataFrame({"weight": [0, 1], "auc of a.b": [0.5, 0.6], "ndcg[10]": [0.4, 0.3]})
     ),
@@ -65,11 +79,21 @@ def test_precision_of_zero_has_no_place_on_a_logarithmic_axis():
     assert min(row["precision"] for row in drawn) > 0
 
 
-def test_a_heatmap_writes_every_number():
-    drawn = values(CHARTS["heatmap"]())
+def test_weights_are_written_where_there_is_room():
+    points = pl.DataFrame(
+        {"weight": [0, 1, 2, 4], "a": [0.5, 0.5, 0.6, 0.7], "b": [0.7, 0.7, 0.6, 0]}
+    )
+    drawn = values(charts.trade_off(points))
+    assert {row["weight"]: row["written"] for row in drawn} == {0: True, 1: False, 2: True, 4: True}
+
+
+def test_a_grid_writes_every_number_and_leaves_what_is_none_empty():
+    drawn = values(CHARTS["grid"]())
     assert [(row["row"], row["column"], row["value"]) for row in drawn] == [
-        ("click", "0", 1), ("click", "1", 0), ("buy", "0", 0), ("buy", "1", 1)
+        ("click", "0", 0.2), ("click", "1", 0.8), ("buy", "1", 1.0)
     ]  # fmt: skip
+    assert len(axes.spec(CHARTS["grid"]())["layer"]) == 2
+    assert len(axes.spec(CHARTS["grid without numbers"]())["layer"]) == 1
 
 
 def test_more_series_than_colours_begin_anew():

@@ -4,6 +4,7 @@ import json
 import re
 from dataclasses import replace
 from datetime import UTC, datetime
+from html import escape
 from html.parser import HTMLParser
 from itertools import pairwise
 
@@ -12,10 +13,11 @@ import polars as pl
 import pytest
 
 import polyrank as pr
+from polyrank.data.check import Audit
 from polyrank.metrics.score import Scorecard
-from polyrank.report import curves, gather, write
+from polyrank.report import Evidence, curves, gather, write
 from polyrank.report.page import page
-from polyrank.report.sections import epochs, probabilities, record, scores
+from polyrank.report.sections import epochs, gates, probabilities, record, scores
 from polyrank.report.sections import rows as parts
 
 NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
@@ -118,7 +120,10 @@ def test_no_row_is_embedded(parsed):
 
 def test_names_from_the_log_are_text_and_nothing_else(parsed, text):
     assert "alert('x')</script>" not in text
-    assert "item</script><script>alert('x')</script>" in parsed.texts["span"]
+    assert any(
+        each.startswith("item</script><script>alert('x')</script> = ")
+        for each in parsed.texts["span"]
+    )
     assert len(scripts(parsed)) == text.count("<script")
 
 
@@ -152,8 +157,8 @@ def test_without_rows_the_page_says_so_and_stands(bundle):
     evidence = gather(bundle, missing="the file is gone")
     text = page(evidence, written=NOW)
     assert Parsed(text).texts["h2"] == [
-        "Not on this page", "Scorecard", "Training", "Gates and experts", "Configuration",
-        "Environment",
+        "Not on this page", "Scorecard", "Calibration", "Fused score", "Training",
+        "Gates and experts", "Audit of the log", "Configuration", "Environment",
     ]  # fmt: skip
     assert "need the scored rows: the file is gone." in text
 
@@ -188,11 +193,90 @@ def test_without_a_history_the_page_says_so(evidence):
 
 def test_figures_before_calibration_have_a_table_of_their_own(evidence):
     score = evidence.scorecard["click @ all"]
-    raw = replace(score, raw={"auc": 0.4321})
-    card = Scorecard("valid", (raw,))
-    found = scores.scorecard(replace(evidence, scorecard=card)).html()
-    assert "The same rows before calibration" in found
-    assert ".4321" in found
+    after = scores.number(score.value("auc"))
+    found = scores.scorecard(evidence).html()
+    assert "Before → after calibration" in found
+    assert f"{scores.number(score.raw['auc'])} → {after}" in found
+    plain = Scorecard("valid", (replace(score, raw=None),))
+    assert "calibration" not in scores.scorecard(replace(evidence, scorecard=plain)).html()
+
+
+def test_each_head_says_which_map_it_got_or_why_none(bundle, evidence):
+    text = probabilities.calibration(evidence).html()
+    assert "Platt, slope .9000, intercept −.2000, fitted on 4,000 validation rows with 700" in text
+    assert f"positives: {bundle.calibrators['buy'].reason}" in text
+    none = probabilities.calibration(replace(evidence, calibrators={})).html()
+    assert none.count("no map: there were no validation rows") == 2
+
+
+def test_raw_rows_are_kept_where_a_map_changed_the_score(evidence):
+    changed = {name for name, rows in evidence.rows.items() if rows.raw is not None}
+    assert changed == {"click @ all", "buy @ all"}
+    text = probabilities.calibration(evidence).html()
+    captions = re.findall("<figcaption>(.*?)</figcaption>", text)
+    assert ["before calibration" in each for each in captions] == [True, True, False]
+
+
+def test_lists_have_a_table_where_there_are_requests(evidence):
+    assert "by request" not in scores.scorecard(evidence).html()
+    table = evidence.scorecard.to_json()
+    table["scores"][0]["metrics"]["mrr"] = {"value": 0.4321}
+    found = scores.scorecard(replace(evidence, scorecard=Scorecard.from_json(table))).html()
+    assert found.count(">by request<") == 1
+    assert 'data-label="MRR"><span>.4321' in found
+
+
+def test_a_gate_that_collapsed_is_warned_of_at_the_top(full):
+    text = gates.experts(full).html()
+    assert text.index("Level 0: the gate of &#x27;click&#x27; gives 99.0%") < text.index("<figure>")
+    assert "An empty cell is an expert that the gate does not see." in text
+    assert "Entropy of the gates" in text
+
+
+def test_entropies_are_told_by_level():
+    history = pl.DataFrame(
+        {"epoch": [1, 2]}
+        | {f"level {each} gate shared row entropy": [1.0, 0.5] for each in (0, 1)}
+        | {"level 1 gate shared mean entropy": [1.0, 0.9], "level 1 largest dead rate": [0.0, 0.1]}
+    )
+    figures = gates.experts(Evidence("x", None, {}, history, None, {}, None)).blocks
+    assert [each.title for each in figures] == [
+        "Entropy of the gates of level 0", "Entropy of the gates of level 1",
+        "Dead units over the epochs",
+    ]  # fmt: skip
+
+
+def test_segments_are_of_the_joint_outcomes_and_of_lines_that_can_be_judged(evidence):
+    assert list(evidence.segments) == ["click @ all", "buy @ all"]
+    frame = evidence.segments["click @ all"]
+    text = parts.segments(evidence).html()
+    worst = frame.filter("judged").row(0, named=True)
+    assert escape(f"{worst['dimension']} = {worst['value']}") in text
+    few = frame.with_columns(judged=pl.lit(False))
+    text = parts.segments(replace(evidence, segments={"click @ all": few})).html()
+    assert f"None of {frame.height} segments can be judged: under 50 positives" in text
+    assert parts.segments(replace(evidence, segments={})) is None
+
+
+def test_a_column_that_cuts_nothing_is_no_segment(evidence):
+    one = evidence.segments["click @ all"].head(1)
+    text = parts.segments(replace(evidence, segments={"click @ all": one})).html()
+    assert "None of 0 segments" in text
+
+
+def test_every_weight_of_a_fused_score_but_the_first_is_swept(evidence):
+    assert list(evidence.trade_offs) == ["buy", "price"]
+    assert evidence.trade_offs["price"].columns == [
+        "weight", "auc of click @ all", "auc of buy @ all"
+    ]  # fmt: skip
+    text = parts.fusion(evidence).html()
+    assert "click = 1, buy = 2, price = 0.1" in text
+    assert "Weight of price" in text
+
+
+def test_an_audit_that_was_not_made_says_why(evidence):
+    text = parts.audit(replace(evidence, unaudited="the log is gone")).html()
+    assert "The log was not audited: the log is gone." in text
 
 
 def test_rows_of_weight_zero_are_not_there():
@@ -246,9 +330,10 @@ def test_scored_rows_are_those_of_the_scorecard(evidence):
 
 def test_the_audit_puts_errors_first(full):
     text = parts.audit(full).html()
-    assert text.index("column equals label") < text.index("constant column")
-    assert "2 findings, 1 of them at error level." in text
-    assert "The audit found nothing." in parts.audit(replace(full, findings=())).html()
+    assert text.index("label-equal") < text.index("constant")
+    assert "1 error, 0 warnings, 1 note in 4,000 train rows." in text
+    clean = replace(full, audit=Audit((), {"train": 4000}))
+    assert "The audit of 4,000 train rows found nothing." in parts.audit(clean).html()
 
 
 def test_write_replaces_the_file_and_returns_its_path(evidence, tmp_path):

@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 if TYPE_CHECKING:
     from polyrank.bundle.model import Bundle
+    from polyrank.data.check import Audit
 
 
 def report(
@@ -40,11 +41,12 @@ def report(
     need_extra()
     folder = find(run)
     bundle = load(folder)
-    about = {
+    about: dict[str, Any] = {
         "name": _name(folder.resolve()),
         "orphans": bundle.config.get("data", {}).get("orphans", "error"),
         "trained": datetime.fromtimestamp((folder / MANIFEST).stat().st_mtime).astimezone(),
     }
+    about["audit"], about["unaudited"] = _audit(bundle)
     if data is not None:
         evidence = gather(bundle, data, split="given", **about)
     else:
@@ -55,7 +57,8 @@ def report(
             evidence = gather(bundle, missing=_sentence(error), **about)
     path = write(evidence, out or run / "report.html")
     if json:
-        print_json({"report": str(path), "missing": evidence.missing})
+        gaps = {"missing": evidence.missing, "unaudited": evidence.unaudited}
+        print_json({"report": str(path), **gaps})
         return
     if evidence.missing is not None:
         sys.stderr.write(f"without the scored rows: {evidence.missing}\n")
@@ -81,6 +84,30 @@ def _own_rows(bundle: Bundle) -> tuple[Any, str]:
     return None, (
         f"the run had its {split} rows in memory, and no file of them is known; --data names one"
     )
+
+
+def _audit(bundle: Bundle) -> tuple[Audit | None, str]:
+    """Return the audit of the log that the bundle was learnt from, or None and why there is none.
+
+    The run's configuration says where its rows are, and what it made of them.
+    """
+    from polyrank.balance import Sum
+    from polyrank.config import Experiment
+    from polyrank.data.check import check
+    from polyrank.data.read import read
+    from polyrank.errors import PolyrankError
+
+    data = bundle.config.get("data", {})
+    if "train" not in data and "source" not in data:
+        return None, "the run had its training rows in memory, and no file of them is known"
+    try:
+        experiment = Experiment.from_table(bundle.config)
+        sources, balance = experiment.sources(), experiment.training.balance
+        splits = {split: read(rows, bundle.schema) for split, rows in sources.splits.items()}
+        normalized = isinstance(balance, Sum) and balance.normalize
+        return check(bundle.schema, splits, orphans=sources.orphans, normalized=normalized), ""
+    except PolyrankError as error:  # files move
+        return None, f"it could not be read again ({error})"
 
 
 def _sentence(error: Exception) -> str:

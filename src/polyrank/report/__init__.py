@@ -14,14 +14,12 @@ Example:
     report.html <!doctype html>
 """
 
-from polyrank.report.evidence import Evidence, ExpertUse, Finding, gather
+from polyrank.report.evidence import Evidence, gather
 from polyrank.report.write import HOW_TO_INSTALL, installed, need_extra, write, write_comparison
 
 __all__ = [
     "HOW_TO_INSTALL",
     "Evidence",
-    "ExpertUse",
-    "Finding",
     "gather",
     "installed",
     "need_extra",

@@ -20,6 +20,7 @@ GREY = "#8a8f96"
 FONT = "system-ui, sans-serif"
 HEIGHT = 220  # pixels
 AXIS_WIDTH = 46  # pixels, of y axes that stand above each other
+STROKE: dict[str, Any] = {"symbolType": "stroke", "symbolSize": 260}  # of a line's key
 EXTENT: dict[str, Any] = {"minExtent": AXIS_WIDTH, "maxExtent": AXIS_WIDTH}
 
 
@@ -124,11 +125,13 @@ def decades(values: pl.Series) -> list[int]:
     return [10**power for power in range(len(str(largest)) + 1)]
 
 
-def colour(field: str, names: Sequence[str], colours: Sequence[str] = PALETTE) -> alt.Color:
-    """Return the colours of a series; beyond the palette they begin anew."""
+def colour(
+    field: str, names: Sequence[str], colours: Sequence[str] = PALETTE, *, line: bool = False
+) -> alt.Color:
+    """Return the colours of a series; beyond the palette they begin anew. Lines are their keys."""
     chosen = [colours[index % len(colours)] for index in range(len(names))]
     columns = len(names) if sum(len(name) for name in names) < 30 else 1
-    legend = alt.Legend(columns=columns)
+    legend = alt.Legend(columns=columns, **(STROKE if line else {}))
     return alt.Color(f"{field}:N", legend=legend).scale(domain=list(names), range=chosen)
 
 

@@ -66,6 +66,17 @@ class Paragraph:
 
 
 @dataclass(frozen=True)
+class Heading:
+    """A heading within a section, as a figure has one."""
+
+    text: str
+
+    def html(self) -> str:
+        """Return the heading as HTML."""
+        return f"<h3>{escape(self.text)}</h3>"
+
+
+@dataclass(frozen=True)
 class Note:
     """What a reader must not miss."""
 

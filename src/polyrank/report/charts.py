@@ -5,7 +5,7 @@ No chart leans on colour alone where a dash or a direct label can tell as well.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import altair as alt
 import numpy as np
@@ -32,6 +32,7 @@ from polyrank.report.axes import (
 )
 from polyrank.report.curves import Agreement, Histogram, Reliability
 
+LABEL_ROOM = 0.09  # of a chart's width, which a short number takes
 Curves = Mapping[str, tuple[np.ndarray, np.ndarray]]
 
 
@@ -43,71 +44,87 @@ def training(losses: pl.DataFrame, title: str, best: int | None) -> alt.LayerCha
         title: of the y axis, with its unit.
         best: the epoch that was kept.
     """
-    lines = _epoch_lines(losses, "loss", title).encode(
-        color=colour("rows", ["training", "validation"], [GREY, BLUE]),
+    lines = epoch_lines(losses, "loss", title).encode(
+        color=colour("rows", ["training", "validation"], [GREY, BLUE], line=True),
         strokeDash=alt.StrokeDash("rows:N").scale(
             domain=["training", "validation"], range=[[5, 3], [1, 0]]
         ),
         tooltip=["rows:N", "epoch:Q", tip("loss", "loss", ".5f")],
     )
-    return finished(*_best(best), lines)
+    return finished(*kept_epoch(best), lines)
 
 
-def by_epoch(values: pl.DataFrame, title: str, best: int | None = None) -> alt.LayerChart:
+def by_epoch(
+    values: pl.DataFrame,
+    title: str,
+    best: int | None = None,
+    domain: tuple[float, float] | None = None,
+) -> alt.LayerChart:
     """Return one line a series over the epochs.
 
     Args:
         values: `epoch`, `series`, `value`.
         title: of the y axis, with its unit.
         best: the epoch that was kept.
+        domain: of the y axis; that of the values by default.
     """
     names = values["series"].unique(maintain_order=True).to_list()
-    lines = _epoch_lines(values, "value", title).encode(
-        color=colour("series", names),
+    lines = epoch_lines(values, "value", title, domain).encode(
+        color=colour("series", names, line=True),
         tooltip=["series:N", "epoch:Q", tip("value", title, ".5f")],
     )
-    return finished(*_best(best), lines)
+    return finished(*kept_epoch(best), lines)
 
 
-def reliability(bins: Reliability, *, logarithmic: bool) -> alt.LayerChart:
-    """Return what happened against what was predicted, with intervals and the diagonal."""
-    low = floor_of(bins.prediction, bins.observed) if logarithmic else 0.0
-    drawn = {"predicted": bins.prediction, "observed": bins.observed}
-    drawn |= {"low": bins.low, "high": bins.high}
-    frame = pl.DataFrame(
-        {
-            **{name: np.maximum(values, low) for name, values in drawn.items()},
-            "share": bins.observed,
-            "rows": bins.rows,
-            "positives": bins.positives,
-        }
-    )
-    domain = square(low, *drawn.values())
+def reliability(
+    bins: Reliability, before: Reliability | None = None, *, logarithmic: bool
+) -> alt.LayerChart:
+    """Return what happened against what was predicted, with intervals and the diagonal.
+
+    Args:
+        bins: of the probabilities.
+        before: of the same rows before calibration; a muted line without intervals.
+        logarithmic: both axes.
+    """
+    low, _ = domain = _reach(bins, before, logarithmic)
     x = x_axis("predicted", "predicted, mean of the bin", domain, logarithmic)
     title = "observed, share of positives"
     y = y_axis("observed", title, domain, logarithmic)
-    base = drawn_on(frame).encode(x=x)
+    tips = [
+        tip("predicted", "predicted", ".4~g"),
+        tip("share", "observed", ".4~g"),
+        tip("low", "95 % interval from", ".4~g"),
+        tip("high", "to", ".4~g"),
+        tip("rows", "rows", ","),
+        tip("positives", "positives", ","),
+    ]
+    layers, series = [diagonal(domain, x, y)], alt.value(BLUE)
+    names = ("before calibration", "calibrated")
+    if before is not None:
+        series = colour("of", names, [GREY, BLUE])
+        line = drawn_on(_reliability_frame(names[0], before, low)).mark_line(
+            strokeWidth=1.5, opacity=0.85, point={"filled": True, "size": 18}
+        )
+        layers.append(line.encode(x=x, y=y, color=series, tooltip=["of:N", *tips]))
+    base = drawn_on(_reliability_frame(names[1], bins, low)).encode(x=x)
     whiskers = base.mark_rule(color=BLUE, opacity=0.5, strokeWidth=1.5).encode(
         y=y_axis("low", title, domain, logarithmic), y2="high:Q"
     )
-    points = base.mark_point(filled=True, size=42, color=BLUE, opacity=1).encode(
-        y=y,
-        tooltip=[
-            tip("predicted", "predicted", ".4~g"),
-            tip("share", "observed", ".4~g"),
-            tip("low", "95 % interval from", ".4~g"),
-            tip("high", "to", ".4~g"),
-            tip("rows", "rows", ","),
-            tip("positives", "positives", ","),
-        ],
-    )
-    return finished(diagonal(domain, x, y), whiskers, points)
+    points = base.mark_point(filled=True, size=42, opacity=1)
+    return finished(*layers, whiskers, points.encode(y=y, color=series, tooltip=tips))
 
 
-def counts(bins: Reliability, *, logarithmic: bool) -> alt.LayerChart:
-    """Return how many rows and positives stand behind each point of `reliability`."""
-    low = floor_of(bins.prediction, bins.observed) if logarithmic else 0.0
-    domain = square(low, bins.prediction, bins.observed, bins.high)
+def counts(
+    bins: Reliability, before: Reliability | None = None, *, logarithmic: bool
+) -> alt.LayerChart:
+    """Return how many rows and positives stand behind each point of `reliability`.
+
+    Args:
+        bins: of the probabilities.
+        before: what `reliability` was given, so that the axes agree.
+        logarithmic: the x axis.
+    """
+    low, _ = domain = _reach(bins, before, logarithmic)
     kinds = {"rows": bins.rows, "positives": bins.positives}
     frame = pl.concat(
         pl.DataFrame({"predicted": np.maximum(bins.prediction, low), "count": values, "of": name})
@@ -126,6 +143,28 @@ def counts(bins: Reliability, *, logarithmic: bool) -> alt.LayerChart:
         )
     )
     return finished(lines, height=84)
+
+
+def _reach(bins: Reliability, before: Reliability | None, logarithmic: bool) -> tuple[float, float]:
+    """Return one domain for both axes."""
+    parts = [bins] if before is None else [bins, before]
+    drawn = [each for part in parts for each in (part.prediction, part.observed)]
+    low = floor_of(*drawn) if logarithmic else 0.0
+    return square(low, *drawn, bins.high)
+
+
+def _reliability_frame(name: str, bins: Reliability, low: float) -> pl.DataFrame:
+    drawn = {"predicted": bins.prediction, "observed": bins.observed}
+    drawn |= {"low": bins.low, "high": bins.high}
+    return pl.DataFrame(
+        {
+            "of": [name] * len(bins.rows),
+            **{each: np.maximum(values, low) for each, values in drawn.items()},
+            "share": bins.observed,
+            "rows": bins.rows,
+            "positives": bins.positives,
+        }
+    )
 
 
 def agreement(bins: Agreement, *, logarithmic: bool) -> alt.LayerChart:
@@ -220,69 +259,6 @@ def histogram(bins: Histogram, *, logarithmic: bool) -> alt.LayerChart:
     return finished(bars)
 
 
-def heatmap(
-    values: np.ndarray,
-    rows: Sequence[str],
-    columns: Sequence[str],
-    *,
-    titles: tuple[str, str],
-    measure: str,
-    domain: tuple[float, float] = (0.0, 1.0),
-) -> alt.LayerChart:
-    """Return a grid of numbers, written and coloured.
-
-    Args:
-        values: (rows, columns).
-        rows: names.
-        columns: names.
-        titles: of the y and the x axis.
-        measure: what a number is.
-        domain: of the colours.
-    """
-    frame = pl.DataFrame(
-        [
-            {"row": row, "column": column, "value": float(values[r, c])}
-            for r, row in enumerate(rows)
-            for c, column in enumerate(columns)
-        ]
-    )
-    middle = (domain[0] + domain[1]) / 2
-    base = drawn_on(frame).encode(
-        x=alt.X("column:N", title=titles[1], sort=list(columns)).axis(
-            labelAngle=0, labelLimit=70, domain=False, ticks=False
-        ),
-        y=alt.Y("row:N", title=titles[0], sort=list(rows)).axis(
-            labelLimit=110, domain=False, ticks=False
-        ),
-    )
-    cells = base.mark_rect().encode(
-        color=alt.Color("value:Q", title=measure, legend=None).scale(
-            scheme="blues", domain=list(domain), clamp=True
-        ),
-        tooltip=["row:N", "column:N", tip("value", measure, ".4f")],
-    )
-    dark = alt.condition(alt.datum.value > middle, alt.value("#ffffff"), alt.value("#1b1f23"))
-    numbers = base.mark_text(fontSize=11).encode(text=alt.Text("value:Q", format=".2f"), color=dark)
-    return finished(cells, numbers, height=max(34 * len(rows), 40))
-
-
-def shares(values: np.ndarray, names: Sequence[str], title: str) -> alt.LayerChart:
-    """Return a bar a name, such as how much each expert is used.
-
-    Args:
-        values: (names,), shares of 1.
-        names: of the bars.
-        title: of the axis.
-    """
-    frame = pl.DataFrame({"name": list(names), "share": np.asarray(values, np.float64)})
-    base = drawn_on(frame).encode(
-        y=alt.Y("name:N", title=None, sort=list(names)).axis(labelLimit=110, ticks=False),
-        x=alt.X("share:Q", title=title).axis(format="~%", tickCount=5),
-        tooltip=["name:N", tip("share", title, ".2%")],
-    )
-    return finished(base.mark_bar(color=BLUE, height=14), height=max(26 * len(names), 40))
-
-
 def trade_off(points: pl.DataFrame) -> alt.LayerChart:
     """Return one metric against another while a weight moves.
 
@@ -294,6 +270,7 @@ def trade_off(points: pl.DataFrame) -> alt.LayerChart:
     frame = points.select(
         pl.col(weight).alias("weight"), pl.col(first).alias("x"), pl.col(second).alias("y")
     )
+    frame = frame.with_columns(written=_apart(frame["x"].to_numpy(), frame["y"].to_numpy()))
     base = drawn_on(frame).encode(
         x=alt.X("x:Q", title=first).scale(zero=False, padding=14).axis(tickCount=5),
         y=alt.Y("y:Q", title=second).scale(zero=False, padding=14).axis(tickCount=5, **EXTENT),
@@ -302,29 +279,45 @@ def trade_off(points: pl.DataFrame) -> alt.LayerChart:
     line = base.mark_line(color=PURPLE, point={"filled": True, "color": PURPLE}).encode(
         tooltip=[tip("weight", weight, ".3~g"), tip("x", first, ".4f"), tip("y", second, ".4f")]
     )
-    labels = base.mark_text(dx=7, dy=-7, align="left", fontSize=10, color="currentColor").encode(
-        text=alt.Text("weight:Q", format=".3~g")
-    )
+    labels = base.transform_filter("datum.written").mark_text(
+        dx=7, dy=-7, align="left", fontSize=10, color="currentColor"
+    ).encode(text=alt.Text("weight:Q", format=".3~g"))  # fmt: skip
     return finished(line, labels)
 
 
-def _epoch_lines(frame: pl.DataFrame, value: str, title: str) -> alt.Chart:
+def _apart(x: np.ndarray, y: np.ndarray) -> pl.Series:
+    """Return which points can be written beside: those far enough from the ones before them."""
+    x, y = ((each - each.min()) / max(np.ptp(each), 1e-12) for each in (x, y))
+    written: list[int] = []
+    for point in range(len(x)):
+        if all(np.hypot(x[point] - x[w], y[point] - y[w]) > LABEL_ROOM for w in written):
+            written.append(point)
+    return pl.Series([point in written for point in range(len(x))])
+
+
+def epoch_lines(
+    frame: pl.DataFrame, value: str, title: str, domain: tuple[float, float] | None = None
+) -> alt.Chart:
+    """Return lines over the epochs, whose series the caller encodes."""
     epochs = frame["epoch"].unique().sort().to_list()
     step = max(len(epochs) // 8, 1)
     x = alt.X("epoch:Q", title="epoch").axis(values=epochs[::step], format="d", grid=False)
-    x = x.scale(domain=[epochs[0] - 0.3, epochs[-1] + 0.3], nice=False)
-    y = alt.Y(f"{value}:Q", title=title).scale(zero=False, padding=8)
+    x = x.scale(domain=[epochs[0] - 0.3, epochs[-1] + 0.3], nice=False, zero=False)
+    y = alt.Y(f"{value}:Q", title=title)
+    y = y.scale(domain=domain, nice=False) if domain else y.scale(zero=False, padding=8)
     mark = drawn_on(frame).mark_line(point={"size": 36, "filled": True}, strokeWidth=2)
     return mark.encode(x=x, y=y.axis(tickCount=5, **EXTENT))
 
 
-def _best(epoch: int | None) -> list[alt.Chart]:
+def kept_epoch(epoch: int | None) -> list[alt.Chart]:
     """Return a line at the epoch that was kept."""
     if epoch is None:
         return []
     frame = pl.DataFrame({"epoch": [epoch], "what": ["kept"]})
     rule = drawn_on(frame).mark_rule(color="currentColor", opacity=0.35, strokeDash=[2, 3])
-    return [rule.encode(x="epoch:Q", tooltip=[tip("epoch", "kept epoch", "d")])]
+    return [
+        rule.encode(x=alt.X("epoch:Q").scale(zero=False), tooltip=[tip("epoch", "kept epoch", "d")])
+    ]
 
 
 def _curves_frame(curves: Curves, x: str, y: str) -> pl.DataFrame:

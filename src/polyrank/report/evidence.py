@@ -3,106 +3,31 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import polars as pl
 
 from polyrank.bundle.model import Bundle
+from polyrank.calibration.fitting import Calibrator
+from polyrank.data.check import Audit
 from polyrank.data.labels import Orphans
+from polyrank.data.read import column_names, read
 from polyrank.data.table import Table
+from polyrank.metrics.dimensions import columns_needed, dimensions, score_segments
+from polyrank.metrics.fusion import trade_off
 from polyrank.metrics.scorecard import Scorecard
+from polyrank.metrics.undefined import Undefined
+from polyrank.models.experts import ExpertUse, experts_of
+from polyrank.report.scored import ScoredRows, arrays, differences, scored_rows
 from polyrank.schema import Schema
-from polyrank.terms import ALL, Population, joint_label, output_columns, populations
+from polyrank.terms import ALL, populations
 
 LIBRARIES = ("polyrank", "torch", "numpy", "numba", "polars", "pyarrow", "altair")
-
-
-class Finding(Protocol):
-    """What an audit of the log found."""
-
-    @property
-    def severity(self) -> str:
-        """`error`, `warning` or `info`."""
-        ...
-
-    @property
-    def check(self) -> str:
-        """Which check found it."""
-        ...
-
-    @property
-    def column(self) -> str | None:
-        """Where; None for the log as a whole."""
-        ...
-
-    @property
-    def message(self) -> str:
-        """What was found, in a sentence."""
-        ...
-
-    @property
-    def numbers(self) -> Mapping[str, Any]:
-        """Its figures, by name."""
-        ...
-
-    @property
-    def remedy(self) -> str:
-        """What to do."""
-        ...
-
-
-@dataclass(frozen=True, eq=False)
-class ExpertUse:
-    """How the gates of one trunk, or of one level of it, use its experts.
-
-    Args:
-        name: of the level; empty where there is one.
-        gates: names, a task's or `shared`.
-        experts: names.
-        weights: mean gate weight over the rows.
-        utilisation: share of rows in which each expert has the largest weight of some gate.
-        dead: share of each expert's units that are 0 in every row.
-        similarity: of the experts' outputs, pairwise, 1 being the same.
-
-    Shape:
-        weights (gates, experts) · utilisation (experts,) · dead (experts,) ·
-        similarity (experts, experts); None where it was not measured
-    """
-
-    name: str
-    gates: tuple[str, ...]
-    experts: tuple[str, ...]
-    weights: np.ndarray
-    utilisation: np.ndarray | None = None
-    dead: np.ndarray | None = None
-    similarity: np.ndarray | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class ScoredRows:
-    """The rows that one score of the scorecard saw.
-
-    Args:
-        name: the score's.
-        prediction: the model's probability.
-        label: 0 or 1; None where only the truth is known, as of `buy|click @ all`.
-        truth: the true probability, where it is known.
-        weight: sample weights, if any.
-
-    Shape:
-        every array (rows,)
-    """
-
-    name: str
-    prediction: np.ndarray
-    label: np.ndarray | None
-    truth: np.ndarray | None
-    weight: np.ndarray | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,12 +42,15 @@ class Evidence:
         scorecard: of the rows; None where nothing was scored.
         rows: by score; empty where no rows could be read.
         missing: why there are no rows, in a sentence; None where there are.
+        unaudited: why there is no audit, likewise.
         notes: what a reviewer should know of the figures, a sentence each.
         trained: when the bundle was written.
-        experts: how gates use experts, a level each.
-        segments: a line a segment, worst first.
-        findings: of the audit; None where the log was not audited.
-        fusion: the trade-off curve of a fused score: `weight`, then one column a metric.
+        calibrators: of each head's logit, by task; empty where calibration was not asked for.
+        experts: how gates use experts, a level each; empty where no gate mixes.
+        segments: of each joint outcome on all rows, by the score's name, worst first.
+        trade_offs: by the name whose weight in the fused score is swept: that weight, then the
+            metric of one outcome and of another.
+        audit: of the log; None where it was not audited.
         environment: libraries and machine, by name.
     """
 
@@ -133,12 +61,14 @@ class Evidence:
     scorecard: Scorecard | None
     rows: Mapping[str, ScoredRows]
     missing: str | None
+    unaudited: str | None = None
     notes: tuple[str, ...] = ()
     trained: datetime | None = None
+    calibrators: Mapping[str, Calibrator] = field(default_factory=dict)
     experts: tuple[ExpertUse, ...] = ()
-    segments: pl.DataFrame | None = None
-    findings: tuple[Finding, ...] | None = None
-    fusion: pl.DataFrame | None = None
+    segments: Mapping[str, pl.DataFrame] = field(default_factory=dict)
+    trade_offs: Mapping[str, pl.DataFrame] = field(default_factory=dict)
+    audit: Audit | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -160,10 +90,8 @@ def gather(
     orphans: Orphans = "error",
     missing: str = "no rows were given",
     trained: datetime | None = None,
-    experts: Sequence[ExpertUse] = (),
-    segments: pl.DataFrame | None = None,
-    findings: Sequence[Finding] | None = None,
-    fusion: pl.DataFrame | None = None,
+    audit: Audit | None = None,
+    unaudited: str = "no audit was given",
 ) -> Evidence:
     """Return the evidence of a bundle: predict the rows, and keep what the page draws.
 
@@ -176,10 +104,8 @@ def gather(
         orphans: what becomes of a child label without its parent.
         missing: why there are no rows, in words; of interest where `rows` is None.
         trained: when the bundle was written.
-        experts: how gates use experts.
-        segments: a line a segment, worst first.
-        findings: of an audit; None where there was none.
-        fusion: the trade-off curve of a fused score.
+        audit: of the log that the bundle was learnt from; see `polyrank.data.check.check`.
+        unaudited: why there is none, in words; of interest where `audit` is None.
 
     Raises:
         DataError: rows that cannot be read or scored.
@@ -192,112 +118,99 @@ def gather(
         >>> gather(bundle, log).rows["click @ all"].label.mean()
         np.float64(0.75)
     """
-    card, scored, notes = bundle.scorecard, {}, ()
-    if rows is not None:
-        own = "rows" if card is None else card.split
-        table = bundle.encode(rows, split=split or own, orphans=orphans)
-        scored = scored_rows(bundle.schema, bundle.score(table), table)
-        if split is not None or card is None:
-            card = bundle.score_labelled(table, split or own)
-        else:
-            notes = _differences(card, scored)
-    return Evidence(
+    about = Evidence(
         name=name or str(bundle.config.get("name", "run")),
         schema=bundle.schema,
         config=bundle.config,
         history=bundle.history,
-        scorecard=card,
-        rows=scored,
-        missing=missing if rows is None else None,
-        notes=notes,
+        scorecard=bundle.scorecard,
+        rows={},
+        missing=missing,
+        unaudited=None if audit is not None else unaudited,
         trained=trained,
-        experts=tuple(experts),
-        segments=segments,
-        findings=None if findings is None else tuple(findings),
-        fusion=fusion,
+        calibrators=bundle.calibrators,
+        audit=audit,
         environment=environment(),
     )
+    return about if rows is None else _with_rows(about, bundle, rows, split, orphans)
 
 
-def scored_rows(schema: Schema, predictions: pl.DataFrame, table: Table) -> dict[str, ScoredRows]:
-    """Return the rows of each score of a probability, as the scorecard chooses them.
-
-    Args:
-        schema: the tasks.
-        predictions: the output columns.
-        table: labels, weights and the known truth of the same rows.
-    """
-    outputs = {name: predictions[name].to_numpy() for name in predictions.columns}
-    labels, found = table.labels_by_task, {}
-    for where in populations(schema):
-        if where.kind != "binary":
-            continue
-        label = joint_label([labels[head] for head in where.heads])
-        kept = ~np.isnan(label)
-        if where.conditions:
-            kept &= joint_label([labels[task] for task in where.conditions]) == 1
-        estimate = _probability(schema, where, outputs)
-        truth = _probability(schema, where, table.truth)
-        assert estimate is not None  # predict writes every output column
-        everywhere = np.ones_like(kept)
-        found[where.name] = _chosen(where.name, estimate, label, truth, table.weight, kept)
-        if where.given and truth is not None:
-            name = f"{where.task}|{where.given} @ {ALL}"
-            found[name] = _chosen(name, estimate, None, truth, table.weight, everywhere)
-    return found
-
-
-def _chosen(
-    name: str,
-    estimate: np.ndarray,
-    label: np.ndarray | None,
-    truth: np.ndarray | None,
-    weight: np.ndarray | None,
-    kept: np.ndarray,
-) -> ScoredRows:
-    """Return the kept rows; a row of weight 0 is a row that is not there."""
-    if weight is not None:
-        kept = kept & (weight > 0)
-    return ScoredRows(
-        name,
-        estimate[kept].astype(np.float64),
-        None if label is None else label[kept],
-        None if truth is None else truth[kept],
-        None if weight is None else weight[kept].astype(np.float64),
+def _with_rows(
+    about: Evidence, bundle: Bundle, rows: Any, split: str | None, orphans: Orphans
+) -> Evidence:
+    """Return the evidence with all that takes rows: these are encoded once."""
+    schema, frame = bundle.schema, read(rows, bundle.schema)
+    carried = columns_needed(schema, column_names(frame), None)
+    # The scorecard's own rows are read as it read them: where they were sampled, weighted.
+    own = "rows" if about.scorecard is None else about.scorecard.split
+    table = bundle.encode(frame, split=split or own, orphans=orphans, carried=carried)
+    predictions = arrays(bundle.score(table))
+    mapped = any(each.map is not None for each in bundle.calibrators.values())
+    raw = arrays(bundle.score(table, raw=True)) if mapped else None
+    scored = scored_rows(schema, predictions, table, raw)
+    fresh = split is not None or about.scorecard is None
+    card = bundle.score_labelled(table, split or own) if fresh else about.scorecard
+    assert card is not None
+    return replace(
+        about,
+        scorecard=card,
+        rows=scored,
+        missing=None,
+        notes=() if fresh else differences(card, scored),
+        experts=experts_of(bundle.ranker, table),
+        segments=_segments(bundle, table, predictions),
+        trade_offs=_trade_offs(bundle, table, predictions),
     )
 
 
-def _probability(
-    schema: Schema, where: Population, columns: Mapping[str, np.ndarray]
-) -> np.ndarray | None:
-    """Return P(heads | conditions) of the model or of the truth; None where it is not known."""
-    joint = output_columns(schema.by_name[where.task])[-1]
-    if where.given is None and joint in columns:
-        return columns[joint]
-    names = [output_columns(schema.by_name[head])[0] for head in where.heads]
-    if not columns.keys() >= set(names):
-        return None
-    return np.prod([columns[name] for name in names], axis=0)
+def joint_scores(schema: Schema) -> tuple[str, ...]:
+    """Return the scores of outcomes on all rows, which every row is ranked by.
+
+    Example:
+        >>> from polyrank.schema import DenseFeature, Task
+        >>> joint_scores(Schema([DenseFeature("x")], [Task("click"), Task("buy", given="click")]))
+        ('click @ all', 'buy @ all')
+    """
+    return tuple(
+        where.name
+        for where in populations(schema)
+        if where.kind == "binary" and where.space == ALL and where.given is None
+    )
 
 
-def _differences(card: Scorecard, scored: Mapping[str, ScoredRows]) -> tuple[str, ...]:
-    """Say where the rows are no longer those that the scorecard is of."""
-    for score in card:
-        rows = scored.get(score.name)
-        if rows is None or rows.label is None or score.rows is None or not len(rows.label):
+def _segments(
+    bundle: Bundle, table: Table, predictions: Mapping[str, np.ndarray]
+) -> dict[str, pl.DataFrame]:
+    by = dimensions(table, bundle.vocab, None)
+    return {
+        score: score_segments(
+            bundle.schema, predictions, table.labels_by_task, by, score=score, weight=table.weight
+        )
+        for score in joint_scores(bundle.schema)
+    }
+
+
+def _trade_offs(
+    bundle: Bundle, table: Table, predictions: Mapping[str, np.ndarray]
+) -> dict[str, pl.DataFrame]:
+    """Return a curve for each weight but the first: an order has no unit, so one may stand still.
+
+    The first outcome is traded for the one whose weight is swept, or for the last one.
+    """
+    scores = joint_scores(bundle.schema)
+    if bundle.fusion is None or len(scores) < 2:
+        return {}
+    found = {}
+    for name in list(bundle.fusion.weights)[1:]:
+        other = f"{name} @ {ALL}" if f"{name} @ {ALL}" in scores[1:] else scores[-1]
+        try:
+            found[name] = trade_off(
+                bundle.schema, bundle.fusion, predictions, table.carried.to_dict(),
+                table.labels_by_task, name, (scores[0], other), weight=table.weight,
+            )  # fmt: skip
+        except Undefined:  # rows of one label; the scorecard gives the reason
             continue
-        counted = (len(rows.label), int(rows.label.sum()))
-        expected = (score.rows, score.positives) if rows.weight is None else counted
-        mean = float(np.average(rows.prediction, weights=rows.weight))
-        same = score.prediction_mean is not None and abs(mean / score.prediction_mean - 1) < 1e-3
-        if counted != expected or not same:
-            return (
-                f"The {card.split} rows have changed since the run was scored: of {score.name} "
-                f"there are now {counted[0]:,} rows and {counted[1]:,} positives, predicted at "
-                f"{mean:.4g}; the scorecard was of {score.rows:,} and {score.positives:,}, at "
-                f"{score.prediction_mean:.4g}. The charts show the rows as they are now.",
-            )
-    return ()
+    return found
 
 
 def environment() -> dict[str, str]:

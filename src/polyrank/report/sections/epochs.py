@@ -13,7 +13,6 @@ from polyrank.report.sections.scores import number
 from polyrank.terms import populations
 
 LOSS = re.compile(r"^(?P<split>train|valid) (?P<term>.+ @ .+) loss$")
-ENTROPY = re.compile(r"^(?:valid )?gate (?P<gate>.+) entropy$")
 SPLITS = {"train": "training", "valid": "validation"}
 
 

@@ -2,36 +2,73 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
+from polyrank.calibration.fitting import NONE, Calibrator
+from polyrank.calibration.maps import Isotonic, Platt
 from polyrank.report import charts, curves
-from polyrank.report.blocks import Figure, Paragraph, Section
-from polyrank.report.evidence import Evidence, ScoredRows
+from polyrank.report.blocks import Block, Figure, Listing, Paragraph, Section
+from polyrank.report.evidence import Evidence
+from polyrank.report.scored import ScoredRows
 from polyrank.report.sections.scores import number
 
 
 def calibration(evidence: Evidence) -> Section | None:
-    """Return a reliability curve a score, with the counts behind each point."""
-    figures = []
-    for rows, label in evidence.labelled:
-        bins = curves.reliability(label, rows.prediction, rows.weight)
-        rate, logarithmic = _base_rate(label, rows), _rare(label, rows)
-        predicted = float(np.average(rows.prediction, weights=rows.weight))
-        means = f"Predicted on average {number(predicted)}, observed {number(rate)}."
-        pictures = (
-            charts.reliability(bins, logarithmic=logarithmic),
-            charts.counts(bins, logarithmic=logarithmic),
-        )
-        figures.append(Figure(rows.name, means + _axes(logarithmic), pictures))
-    if not figures:
+    """Return each head's map, and a reliability curve a score with the counts of its points."""
+    figures = [_reliability(rows, label) for rows, label in evidence.labelled]
+    if not figures and not evidence.calibrators:
         return None
-    text = (
-        "Points on the dashed line are calibrated; below it too much is promised, above it too "
-        "little. Bars are 95 % Wilson intervals: a bar that reaches the line is no evidence "
-        "against it. Beneath each chart: the rows and positives behind each point. Rows are cut "
-        "into 15 bins of equal count by their prediction, whose mean gap is the scorecard's ECE."
+    blocks: list[Block] = [Listing(tuple(_maps(evidence)))]
+    if figures:
+        text = (
+            "Points on the dashed line are calibrated; below it too much is promised, above it too "
+            "little. Bars are 95 % Wilson intervals: a bar that reaches the line is no evidence "
+            "against it. Beneath each chart: the rows and positives behind each point. Rows are "
+            "cut into 15 bins of equal count by their prediction, whose mean gap is the "
+            "scorecard's ECE."
+        )
+        blocks += [Paragraph(text), *figures]
+    return Section("Calibration", tuple(blocks))
+
+
+def _reliability(rows: ScoredRows, label: np.ndarray) -> Figure:
+    bins = curves.reliability(label, rows.prediction, rows.weight)
+    before = None if rows.raw is None else curves.reliability(label, rows.raw, rows.weight)
+    rate, logarithmic = _mean(label, rows), _rare(label, rows)
+    predicted = _mean(rows.prediction, rows)
+    raw = "" if rows.raw is None else f" ({number(_mean(rows.raw, rows))} before calibration)"
+    means = f"Predicted on average {number(predicted)}{raw}, observed {number(rate)}."
+    pictures = (
+        charts.reliability(bins, before, logarithmic=logarithmic),
+        charts.counts(bins, before, logarithmic=logarithmic),
     )
-    return Section("Calibration", (Paragraph(text), *figures))
+    return Figure(rows.name, means + _axes(logarithmic), pictures)
+
+
+def _maps(evidence: Evidence) -> Iterator[tuple[str, str]]:
+    """Yield each binary head with the map that it got, or why it has none."""
+    for task in evidence.schema.tasks:
+        if task.kind == "binary":
+            head = f"{task.name}|{task.given}" if task.given else task.name
+            found = evidence.calibrators.get(task.name)
+            yield head, "no map: there were no validation rows" if found is None else _map(found)
+
+
+def _map(found: Calibrator) -> str:
+    on = f"{found.rows:,} validation rows with {found.positives:,} positives"
+    if isinstance(found.map, Platt):
+        what = f"Platt, slope {number(found.map.slope)}, intercept {number(found.map.intercept)}"
+    elif isinstance(found.map, Isotonic):
+        what = f"isotonic, {len(found.map.x)} knots"
+    else:
+        return f"no map, by {on}: {found.reason}"
+    before, after = found.log_loss[NONE], found.log_loss[found.kind]
+    return (
+        f"{what}, fitted on {on}; by cross-fit their log loss went from {number(before)} to "
+        f"{number(after)}"
+    )
 
 
 def ranking(evidence: Evidence) -> Section | None:
@@ -42,7 +79,7 @@ def ranking(evidence: Evidence) -> Section | None:
     for rows, label in evidence.labelled:
         roc[rows.name] = curves.roc(label, rows.prediction, rows.weight)
         precision[rows.name] = curves.precision_recall(label, rows.prediction, rows.weight)
-        rates[rows.name] = _base_rate(label, rows)
+        rates[rows.name] = _mean(label, rows)
     return Section(
         "Ranking",
         (
@@ -89,9 +126,9 @@ def known_truth(evidence: Evidence) -> Section | None:
     for rows in evidence.rows.values():
         if rows.truth is None or not len(rows.truth):
             continue
-        logarithmic = curves.rare(float(np.average(rows.truth, weights=rows.weight)))
+        logarithmic = curves.rare(_mean(rows.truth, rows))
         bins = curves.agreement(rows.truth, rows.prediction, rows.weight)
-        gap = float(np.average(np.abs(rows.truth - rows.prediction), weights=rows.weight))
+        gap = _mean(np.abs(rows.truth - rows.prediction), rows)
         caption = f"Mean distance from the truth {number(gap)}.{_axes(logarithmic)}"
         picture = charts.agreement(bins, logarithmic=logarithmic)
         figures.append(Figure(rows.name, caption, (picture,)))
@@ -110,9 +147,9 @@ def _axes(logarithmic: bool) -> str:
     return " Logarithmic axes." if logarithmic else ""
 
 
-def _base_rate(label: np.ndarray, rows: ScoredRows) -> float:
-    return float(np.average(label, weights=rows.weight))
+def _mean(values: np.ndarray, rows: ScoredRows) -> float:
+    return float(np.average(values, weights=rows.weight))
 
 
 def _rare(label: np.ndarray, rows: ScoredRows) -> bool:
-    return curves.rare(_base_rate(label, rows))
+    return curves.rare(_mean(label, rows))

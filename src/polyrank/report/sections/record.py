@@ -13,8 +13,8 @@ def missing(evidence: Evidence) -> Section | None:
     gaps = []
     if evidence.missing is not None:
         gaps.append(
-            "Calibration, ranking curves, predictions by label and the truth need the scored rows: "
-            f"{evidence.missing}."
+            "Reliability and ranking curves, predictions by label, the truth, segments, trade-offs "
+            f"and what the experts do need the scored rows: {evidence.missing}."
         )
     elif not evidence.labelled:
         gaps.append("No score has rows of both labels: no curve can be drawn.")

@@ -6,14 +6,16 @@ from collections.abc import Mapping, Sequence
 
 from polyrank.metrics.registry import METRICS
 from polyrank.metrics.score import TRUTH_COLUMNS, Score
-from polyrank.report.blocks import Cell, Note, Paragraph, Section, Table
+from polyrank.report.blocks import Block, Cell, Note, Paragraph, Section, Table
 from polyrank.report.evidence import Evidence
 
 TITLES = {
     "auc": "AUC", "gauc": "grouped AUC", "pr_auc": "PR-AUC", "log_loss": "log loss", "ne": "NE",
     "pcoc": "PCOC", "ece": "ECE", "rmse": "RMSE", "mae": "MAE", "r2": "R²", "bias": "bias",
-    "oracle_auc": "oracle AUC",
+    "oracle_auc": "oracle AUC", "ndcg@10": "NDCG@10", "recall@10": "recall@10", "mrr": "MRR",
+    "interval": "intervals",
 }  # fmt: skip
+CALIBRATED = ("auc", "pcoc", "ece", "log_loss")  # what calibration is to mend, and to leave alone
 READING = {
     "binary": (
         "AUC, grouped AUC and PR-AUC: higher is better. Log loss, NE (log loss relative to knowing "
@@ -35,7 +37,7 @@ def scorecard(evidence: Evidence) -> Section | None:
             "Scorecard",
             (Note("Nothing was scored: the run had neither validation nor test rows.", "warning"),),
         )
-    blocks: list[Note | Paragraph | Table] = [Note(text, "warning") for text in evidence.notes]
+    blocks: list[Block] = [Note(text, "warning") for text in evidence.notes]
     for kind in METRICS:
         scores = [score for score in card if score.kind == kind]
         if scores:
@@ -47,9 +49,10 @@ def scorecard(evidence: Evidence) -> Section | None:
                 "training again with another seed would change."
             )
         )
-    raw = [score for score in card if uncalibrated(score)]
-    if raw:
-        blocks += [Paragraph("The same rows before calibration:"), _raw_table(raw)]
+    blocks += _by_request(list(card))
+    calibrated = [score for score in card if score.raw]
+    if calibrated:
+        blocks += [Paragraph("Before → after calibration:"), _before_and_after(calibrated)]
     return Section("Scorecard", tuple(blocks))
 
 
@@ -89,11 +92,6 @@ def interval(metric: Mapping[str, float]) -> str:
     return f"[{number(metric['low'])}, {number(metric['high'])}]"
 
 
-def uncalibrated(score: Score) -> Mapping[str, Mapping[str, float]]:
-    """Return the figures before calibration, where a score carries them."""
-    return {name: {"value": value} for name, value in (score.raw or {}).items()}
-
-
 def count(value: int | None) -> Cell:
     """Return a number of rows, or a dash where it means nothing."""
     return (
@@ -110,9 +108,7 @@ def _has_interval(metrics: Mapping[str, Mapping[str, float]]) -> bool:
 def _table(kind: str, scores: Sequence[Score]) -> Table:
     known = TRUTH_COLUMNS if any(score.truth for score in scores) else {}
     counted = ["rows", "positives"] if kind == "binary" else ["rows"]
-    names = list(METRICS[kind])
-    names += [each for score in scores for each in score.metrics if each not in names]
-    names = list(dict.fromkeys(names))
+    names = [name for name, each in METRICS[kind].items() if each.key != "request"]
     rows = tuple(
         (
             Cell(score.name),
@@ -133,13 +129,32 @@ def _table(kind: str, scores: Sequence[Score]) -> Table:
     return Table(("score", *counted, *titles), rows, notes=_reasons(scores))
 
 
-def _raw_table(scores: Sequence[Score]) -> Table:
-    names = list(dict.fromkeys(name for score in scores for name in uncalibrated(score)))
+def _by_request(scores: Sequence[Score]) -> list[Block]:
+    """Return the metrics of ranked lists, where there are requests."""
+    names = [name for name, each in METRICS["binary"].items() if each.key == "request"]
+    scores = [score for score in scores if score.metrics.keys() & set(names)]
+    if not scores:
+        return []
+    text = "Within each request, over those with a positive: higher is better."
     rows = tuple(
-        (Cell(score.name), *(_cell(uncalibrated(score), {}, name) for name in names))
+        (Cell(score.name), *(_cell(score.metrics, score.absent, name) for name in names))
         for score in scores
     )
-    return Table(("score", *(TITLES.get(name, name) for name in names)), rows)
+    header = ("by request", *(TITLES.get(name, name) for name in names))
+    return [Table(header, rows), Paragraph(text)]
+
+
+def _before_and_after(scores: Sequence[Score]) -> Table:
+    def cell(score: Score, name: str) -> Cell:
+        before, after = (score.raw or {}).get(name), score.metrics.get(name)
+        if before is None or after is None:
+            return Cell("–", reason=score.absent.get(name, "it was not measured"))
+        return Cell(f"{number(before)} → {number(after['value'])}")
+
+    rows = tuple(
+        (Cell(score.name), *(cell(score, name) for name in CALIBRATED)) for score in scores
+    )
+    return Table(("score", *(TITLES[name] for name in CALIBRATED)), rows)
 
 
 def _cell(metrics: Mapping[str, Mapping[str, float]], absent: Mapping[str, str], name: str) -> Cell:
@@ -148,13 +163,24 @@ def _cell(metrics: Mapping[str, Mapping[str, float]], absent: Mapping[str, str],
     return Cell(number(metrics[name]["value"]), detail=interval(metrics[name]))
 
 
+def _title(name: str) -> str:
+    """Return a metric's title, or that of its interval.
+
+    Example:
+        >>> _title("gauc"), _title("gauc interval"), _title("interval")
+        ('grouped AUC', 'grouped AUC interval', 'intervals')
+    """
+    metric, _, rest = name.partition(" ")
+    return " ".join(filter(None, (TITLES.get(metric, metric), rest)))
+
+
 def _reasons(scores: Sequence[Score]) -> tuple[str, ...]:
     """Return a line a reason: which metrics it explains, and of which scores."""
     found: dict[str, tuple[dict[str, None], dict[str, None]]] = {}
     for score in scores:
         for name, reason in score.absent.items():
             names, where = found.setdefault(reason, ({}, {}))
-            names[TITLES.get(name, name)] = where[score.name] = None
+            names[_title(name)] = where[score.name] = None
     return tuple(
         f"– {', '.join(names)} of {', '.join(where)}: {reason}"
         for reason, (names, where) in found.items()
