@@ -12,7 +12,7 @@ from polyrank.data.statistics import term_statistics
 from polyrank.data.table import Table
 from polyrank.data.vocab import Vocab
 from polyrank.objective.losses import Supervision
-from polyrank.train.fit import isolated
+from polyrank.train.isolation import isolated
 from polyrank.train.loop import Trainer
 from polyrank.train.optim import EMBEDDINGS
 from polyrank.train.start import start

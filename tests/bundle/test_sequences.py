@@ -14,8 +14,8 @@ from polyrank.bundle.stream import predict_file
 from polyrank.cli.app import run
 from polyrank.config import Experiment
 from polyrank.errors import DataError, LeakageWarning, TrainingError
-from polyrank.train.fit import Sources
 from polyrank.train.plan import plan
+from polyrank.train.sources import Sources
 from polyrank.train.training import Training
 
 SCHEMA = pr.Schema(

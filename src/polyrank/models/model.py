@@ -63,7 +63,7 @@ class Model:
     tower: Sequence[int] | Mapping[str, Sequence[int]] = (16, 8)
     embed_dim: int = 16
     norm: Norm = "none"
-    dropout: float = 0.0
+    dropout: float = 0.1
     entire_space: bool = False
 
     def __post_init__(self) -> None:
@@ -156,7 +156,7 @@ def ESMM(  # noqa: N802 (a model's name)
     tower: Sequence[int] = (16, 8),
     embed_dim: int = 16,
     norm: Norm = "none",
-    dropout: float = 0.0,
+    dropout: float = 0.1,
 ) -> Model:
     """Return the entire-space multi-task model: separate towers, every task learnt on all rows.
 

@@ -71,7 +71,7 @@ class Training:
 
     epochs: int = 5
     batch_size: int = 1024
-    lr: float = 1e-3
+    lr: float = 3e-3
     embeddings: EmbeddingOptimizer = field(default_factory=LazyAdam)
     dense: Adam = field(default_factory=Adam)
     balance: Balance = field(default_factory=Sum)
