@@ -7,11 +7,13 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import polars as pl
 import pytest
 
 import polyrank as pr
+from polyrank import report
 from polyrank.calibration.fitting import Calibrator
 from polyrank.calibration.maps import Platt
 from polyrank.cli import app, demo
@@ -272,8 +274,20 @@ def test_the_funnel_demo(tmp_path, command, monkeypatch):
     assert code == 0
     assert "oracle  clicked-rows" in out
     assert "buy|click @ all" in out
-    assert command(*out.splitlines()[-1].removeprefix("next: polyrank ").split())[0] == 0
+    *_, scored, compared, reported = out.splitlines()
+    for line in (scored, compared):
+        assert command(*line.removeprefix("next:").split()[1:])[0] == 0
+    page = Path(reported.removeprefix("report: "))
+    assert (
+        page == max((tmp_path / "runs").iterdir()).relative_to(tmp_path) / "mmoe-entire/report.html"
+    )
+    assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
     assert len(list((tmp_path / "runs").iterdir())) == 2
+
+    monkeypatch.setattr(report, "installed", lambda: False)
+    monkeypatch.setattr(demo, "FUNNEL_ROWS", 10_000)
+    code, out, _ = command("demo")
+    assert (code, out.splitlines()[-1]) == (0, report.HOW_TO_INSTALL)
 
 
 def test_ctrl_c_leaves_a_readable_run_and_130(folder):

@@ -54,14 +54,16 @@ def demo(
     *,
     json: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
-    """Train and score a story end to end, into a new folder runs/demo-….
+    """Train and score a story end to end, into a new folder runs/demo-…, and report the last run.
 
     Args:
         story: `funnel` compares clicked-rows, ESMM and MMoE on a generated log, offline; `census`
             trains MMoE on real data, fetched once.
         json: print the runs and their scorecards as JSON.
     """
+    from polyrank.cli.report import write_page
     from polyrank.cli.show import print_json
+    from polyrank.report import HOW_TO_INSTALL, installed
 
     folder = _new_folder(story)
     stories: dict[str, tuple[Callable[[Path], Iterator[Run]], Callable[[list[Run]], str]]] = {
@@ -70,12 +72,16 @@ def demo(
     }
     train, table = stories[story]
     runs = list(train(folder))
+    page = write_page(runs[-1].folder)[0] if installed() else None
     if json:
         print_json({"runs": [run.to_json() for run in runs]})
         return
     print(table(runs))
     print(f"\nruns: {folder}")
     print(f"next: polyrank predict {runs[-1].folder} {folder}/data/test.parquet -o scored.parquet")
+    if len({run.name for run in runs}) > 1:
+        print(f"      polyrank compare {' '.join(str(run.folder) for run in runs)}")
+    print(HOW_TO_INSTALL if page is None else f"report: {page}")
 
 
 def _new_folder(story: str) -> Path:

@@ -10,6 +10,7 @@ from cyclopts import Parameter
 if TYPE_CHECKING:
     from polyrank.bundle.model import Bundle
     from polyrank.data.check import Audit
+    from polyrank.report import Evidence
 
 
 def report(
@@ -30,11 +31,27 @@ def report(
         json: print the path and what the page lacks as JSON.
     """
     import sys
+
+    from polyrank.cli.show import print_json
+
+    path, evidence = write_page(run, data, out)
+    if json:
+        gaps = {"missing": evidence.missing, "unaudited": evidence.unaudited}
+        print_json({"report": str(path), **gaps})
+        return
+    if evidence.missing is not None:
+        sys.stderr.write(f"without the scored rows: {evidence.missing}\n")
+    print(path)
+
+
+def write_page(
+    run: Path, data: str | None = None, out: Path | None = None
+) -> tuple[Path, Evidence]:
+    """Write a run's page; return where, and what it was written from."""
     from datetime import datetime
 
     from polyrank.bundle.format import MANIFEST, find
     from polyrank.bundle.load import load
-    from polyrank.cli.show import print_json
     from polyrank.errors import DataError
     from polyrank.report import gather, need_extra, write
 
@@ -55,14 +72,7 @@ def report(
             evidence = gather(bundle, rows, missing=missing, **about)
         except DataError as error:  # files move; what the run itself recorded is still worth a page
             evidence = gather(bundle, missing=_sentence(error), **about)
-    path = write(evidence, out or run / "report.html")
-    if json:
-        gaps = {"missing": evidence.missing, "unaudited": evidence.unaudited}
-        print_json({"report": str(path), **gaps})
-        return
-    if evidence.missing is not None:
-        sys.stderr.write(f"without the scored rows: {evidence.missing}\n")
-    print(path)
+    return write(evidence, out or run / "report.html"), evidence
 
 
 def _name(folder: Path) -> str:
