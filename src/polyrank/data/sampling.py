@@ -65,6 +65,8 @@ class Sampling:
         for split in self.splits:
             if split not in SPLITS:
                 raise ConfigError(f"unknown split {split!r}{did_you_mean(str(split), SPLITS)}")
+        if len(set(self.splits)) < len(self.splits):
+            raise ConfigError(f"splits names one split twice: {list(self.splits)}")
         object.__setattr__(self, "keep", float(self.keep))
         object.__setattr__(self, "splits", tuple(self.splits))
 

@@ -113,6 +113,11 @@ class Fusion:
                     f"{split}{hint}"
                 )
 
+    def check_values(self, schema: Schema, columns: Mapping[str, pl.Series]) -> None:
+        """Refuse columns that cannot be added up; Args and Raises as of `score`."""
+        for name in self.columns(schema):
+            _numbers(name, columns[name])
+
     def score(
         self,
         schema: Schema,

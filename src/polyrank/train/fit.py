@@ -21,7 +21,6 @@ from polyrank.balance import Balance, Sum
 from polyrank.bundle.model import Bundle
 from polyrank.data.check.one_feature import suspicions
 from polyrank.data.labels import Orphans
-from polyrank.data.read import column_names, read
 from polyrank.data.sampling import Sampling
 from polyrank.data.statistics import refuse_unusable, term_labels, term_statistics
 from polyrank.data.table import Table
@@ -177,10 +176,13 @@ def learn(
     """Learn a model; `config` is the experiment as plain tables, kept in the bundle."""
     _check(schema, model, training, sources, seed)
     if fusion is not None:
-        sources = _carrying(fusion, schema, sources)
+        sources = sources.carrying(fusion, schema)
     run = None if out is None else RunFolder(out, config, resume=resume, force=force)
     vocab, tables = encoded(schema, sources, beside=None if out is None else Path(out).parent)
     train, valid, test = tables["train"], tables.get("valid"), tables.get("test")
+    scored = valid if test is None else test
+    if fusion is not None and scored is not None:
+        fusion.check_values(schema, scored.carried.to_dict())
     sampling = sources.train_sampling
     statistics = term_statistics(train, sampling)
     refuse_unusable(statistics, schema, "train")
@@ -326,13 +328,6 @@ def _scored(bundle: Bundle, valid: Table | None, test: Table | None) -> Bundle:
     if valid is not None:
         return replace(bundle, scorecard=bundle.score_labelled(valid, "valid"))
     return bundle
-
-
-def _carrying(fusion: Fusion, schema: Schema, sources: Sources) -> Sources:
-    """Let the splits that are scored keep the columns of the fused score, if they have them."""
-    for split, source in sources.scored.items():
-        fusion.check(schema, column_names(read(source, schema)), split)
-    return replace(sources, carried=tuple(fusion.columns(schema)))
 
 
 def _check(schema: Schema, model: Model, training: Training, sources: Sources, seed: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,11 @@ import polars as pl
 from polyrank.bundle.model import log_counts
 from polyrank.data import cache, content, hashing
 from polyrank.data.labels import Orphans, check_leaks
-from polyrank.data.read import files, read
+from polyrank.data.read import column_names, files, read
 from polyrank.data.sampling import Sampling
 from polyrank.data.table import Table, encode
 from polyrank.data.vocab import Vocab
+from polyrank.metrics.fusion import Fusion
 from polyrank.schema import Schema
 
 logger = logging.getLogger(__name__)
@@ -51,6 +52,16 @@ class Sources:
     origin: tuple[str, Any] | None = None
     sampling: Sampling | None = None
     carried: tuple[str, ...] = ()
+
+    def carrying(self, fusion: Fusion, schema: Schema) -> Sources:
+        """Let the splits that are scored keep the columns of a fused score.
+
+        Raises:
+            ConfigError: a name that is neither a task, nor an output, nor a column of theirs.
+        """
+        for split, source in self.scored.items():
+            fusion.check(schema, column_names(read(source, schema)), split)
+        return replace(self, carried=tuple(fusion.columns(schema)))
 
     @property
     def scored(self) -> dict[str, Any]:
