@@ -138,6 +138,16 @@ def test_the_plan_says_the_weights_and_refuses_an_unknown_name(experiment):
         replace(experiment, fusion=pr.Fusion({"prise": 1})).sources()
 
 
+def test_the_plan_refuses_a_term_of_one_label_as_training_does(experiment, log, tmp_path):
+    train, _ = log
+    train.with_columns(click=0, buy=0).write_parquet(tmp_path / "train.parquet")
+    with pytest.raises(pr.DataError, match="'click @ all' has no positives in train"):
+        plan(
+            experiment.schema, experiment.model, experiment.training, experiment.sources(),
+            experiment.fusion,
+        )  # fmt: skip
+
+
 def test_sampling_of_no_root_is_refused_before_a_row_is_read(experiment):
     data = replace(experiment.data, train="nowhere.csv", sampling=pr.Sampling("buy", keep=0.1))
     with pytest.raises(pr.ConfigError, match="task 'buy' is given 'click', and only a root"):

@@ -10,7 +10,7 @@ import torch
 
 from polyrank import spec
 from polyrank.data.sampling import Sampling
-from polyrank.data.statistics import TermStatistics, term_statistics
+from polyrank.data.statistics import TermStatistics, refuse_unusable, term_statistics
 from polyrank.data.table import Table
 from polyrank.metrics.fusion import Fusion
 from polyrank.models.model import Model
@@ -122,7 +122,9 @@ def plan(
     vocab, tables = encoded(schema, sources)
     train = tables["train"]
     sampling = sources.train_sampling
-    supervision = Supervision(schema, term_statistics(train, sampling), sampling)
+    statistics = term_statistics(train, sampling)
+    refuse_unusable(statistics, schema, "train")  # as training does
+    supervision = Supervision(schema, statistics, sampling)
     training.balance.build(balance_terms(supervision))  # refuses what training would
     layout = model.layout(schema, vocab)
     with torch.device("meta"):  # counts without allocating
