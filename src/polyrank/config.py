@@ -243,8 +243,16 @@ class Experiment:
         return tomli_w.dumps(self.to_table())
 
     def sources(self) -> Sources:
-        """Return what is learnt from, chosen on and scored."""
-        return self.data.sources(self.schema, self.seed)
+        """Return what is learnt from, chosen on and scored.
+
+        Raises:
+            ConfigError: sampling or a fused score that the tasks and the columns do not allow.
+            DataError: files that are not there or cannot be read.
+        """
+        if self.data.sampling is not None:
+            self.data.sampling.check(self.schema)
+        sources = self.data.sources(self.schema, self.seed)
+        return sources if self.fusion is None else sources.carrying(self.fusion, self.schema)
 
     def fit(
         self,

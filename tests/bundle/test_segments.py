@@ -66,6 +66,11 @@ def test_an_unknown_column_is_refused_with_the_nearest(bundle, rows):
         bundle.segments(rows, ["cty"])
 
 
+def test_one_name_is_no_list(bundle, rows):
+    with pytest.raises(ConfigError, match=r"by is a list of columns, such as \['city'\], however"):
+        bundle.segments(rows, by="city")
+
+
 def test_an_unknown_score_is_refused_with_the_nearest(bundle, rows):
     with pytest.raises(ConfigError, match=r"unknown score 'buy@all'; did you mean 'buy @ all'"):
         bundle.segments(rows, ["city"], score="buy@all")

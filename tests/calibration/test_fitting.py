@@ -137,3 +137,20 @@ def test_a_calibrator_reads_its_own_table(found):
 def test_a_damaged_table_is_refused(table, message):
     with pytest.raises(ConfigError, match=message):
         Calibrator.from_table(table, "buy")
+
+
+def test_inflated_probabilities_of_a_head_that_cannot_rank_are_put_right():
+    rng = np.random.default_rng(11)
+    z = rng.normal(3, 2, 1_200)
+    label = (rng.random(1_200) < 1 / (1 + np.exp(0.1 * (z - 3)))).astype(float)  # falls a little
+    found = calibrate(z, label)
+    assert found.kind == "platt"
+    p = 1 / (1 + np.exp(-found.apply(z)))
+    assert p.mean() == pytest.approx(label.mean())
+
+
+def test_a_logit_that_separates_the_labels_is_left_with_the_reason():
+    z = np.arange(200.0)
+    found = calibrate(z, (z >= 100).astype(float))
+    assert found.kind == "none"
+    assert found.reason == "the logit separates the labels, so no map of it has an end"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from polyrank.calibration.platt import fit_platt
+from polyrank.calibration.platt import FLATTEST, fit_platt
 
 
 def drawn(seed, rows=3_000, slope=0.6, intercept=-2.5, center=3.0):
@@ -63,8 +63,21 @@ def test_equal_logits_are_moved_to_the_rate():
         ([], []),
         ([0.0, 1.0, 2.0, 3.0], [0, 0, 1, 1]),  # separated: the slope has no end
         ([0.0, 1.0, 1.0, 3.0], [0, 0, 1, 1]),  # but for a tie
-        ([0.0, 1.0, 2.0, 3.0], [1, 0, 1, 0]),  # falls
     ],
 )
-def test_without_a_rising_maximum_there_is_no_map(logit, label):
+def test_without_a_maximum_there_is_no_map(logit, label):
     assert fit_platt(np.array(logit), np.array(label, dtype=float)) is None
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_logit_that_ranks_the_wrong_way_is_told_the_base_rate(weighted):
+    logit, label, weight = drawn(7, slope=-0.2)
+    w = weight if weighted else np.ones(len(logit))
+    found = fit_platt(logit, label, weight if weighted else None)
+    center = np.average(logit, weights=w)
+    spread = np.sqrt(np.average((logit - center) ** 2, weights=w))
+    assert found.slope == pytest.approx(FLATTEST / spread)
+    p = 1 / (1 + np.exp(-found.apply(logit)))
+    assert w @ p == pytest.approx(w @ label, rel=1e-12)
+    assert (np.diff(p[np.argsort(logit)]) > 0).all()  # the order is kept
+    assert np.ptp(p) < 0.1

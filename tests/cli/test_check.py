@@ -64,7 +64,7 @@ def test_a_missing_column_is_the_usual_message(folder, command):
     pl.read_parquet(folder / "test.parquet").drop("item").write_parquet(folder / "test.parquet")
     code, out, err = command("check", "exp.toml")
     assert (code, out) == (1, "")
-    assert "error: column 'item' is not in the data" in err
+    assert "test.parquet: column 'item' is not in the data" in err
 
 
 def test_train_warns_of_a_leak_in_one_line(folder, command, caplog):

@@ -337,6 +337,12 @@ def test_missing_column_names_the_nearest():
         collect(pl.LazyFrame({"click": [1], "buy": [0]}), ["buy", "clik"])
 
 
+def test_a_missing_column_names_the_file(tmp_path):
+    pl.DataFrame({"click": [1]}).write_parquet(tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"a\.parquet: column 'clik' is not in the data; did you"):
+        collect(read(tmp_path / "a.parquet"), ["clik"])
+
+
 def test_collect_reads_each_column_once():
     frame = pl.DataFrame({"a": [1], "b": [2], "c": [3]})
     assert collect(frame, ["c", "a", "c"]).columns == ["c", "a"]

@@ -73,6 +73,16 @@ def test_only_a_binary_root_is_sampled(task, message):
         Sampling(task, 0.1).check(SCHEMA)
 
 
+def test_a_task_is_a_name():
+    with pytest.raises(ConfigError, match="task is the name of a binary root, however: 3"):
+        Sampling(3, 0.1)
+
+
+def test_a_split_is_named_once():
+    with pytest.raises(ConfigError, match=r"splits names one split twice: .'train', 'train'."):
+        Sampling("click", 0.1, ["train", "train"])
+
+
 def test_a_root_is_accepted_and_splits_are_a_tuple():
     sampling = Sampling("like", 1, ["train", "test"])
     sampling.check(SCHEMA)

@@ -190,6 +190,23 @@ def test_a_trade_off_that_cannot_be_is_refused(log, name, scores, metric, messag
         )
 
 
+@pytest.mark.parametrize("factors", [[], ["a"], [float("nan")], 2, "12"])
+def test_factors_are_finite_numbers(log, factors):
+    outputs, columns, labels = log
+    with pytest.raises(ConfigError, match="factors are finite numbers, such as"):
+        trade_off(
+            SCHEMA, Fusion({"price": 1}), outputs, columns, labels, "price",
+            ("click @ all", "buy @ all"), factors=factors,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("scores", ["click @ all", ("click @ all",)])
+def test_a_trade_off_takes_two_scores(log, scores):
+    outputs, columns, labels = log
+    with pytest.raises(ConfigError, match="a trade-off is between two scores, such as"):
+        trade_off(SCHEMA, Fusion({"price": 1}), outputs, columns, labels, "price", scores)
+
+
 def test_a_trade_off_without_positives_says_why(log):
     outputs, columns, labels = log
     none = {**labels, "buy": np.zeros(ROWS)}

@@ -230,3 +230,12 @@ def test_intervals_have_a_table_of_their_own():
         "– interval of buy @ all: 3 positives; an interval takes 50",
     ]
     assert Scorecard.from_json(json.loads(json.dumps(card.to_json()))) == card
+
+
+def test_a_regression_that_cannot_be_measured_names_its_own_metrics():
+    reason = "no rows where click happened and watch is observed"
+    score = Score(
+        "watch|click @ click", "watch", "click", "click", 0, None, None, None,
+        {}, dict.fromkeys(("rmse", "mae"), reason),
+    )  # fmt: skip
+    assert f"– rmse, mae of watch|click @ click: {reason}" in str(Scorecard("test", (score,)))

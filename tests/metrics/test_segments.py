@@ -167,6 +167,15 @@ def test_the_printed_table_says_what_it_leaves_out(log):
     assert "of 40 have under 50 positives" in text
 
 
+def test_the_text_fits_120_columns_whatever_the_names(log):
+    label, p, city = log
+    name = "detailed household and family status"
+    values = [f"{each} of a value that is longer than its column" for each in city]
+    text = as_text(segments(label, p, {name: values, "score decile": p}))
+    assert max(map(len, text.splitlines())) <= 120
+    assert "detailed ho… = c of a value that is …" in text
+
+
 def test_lists_are_refused():
     with pytest.raises(DataError, match=r"tags: segments are of single values, however: List"):
         segments([0, 1], [0.1, 0.2], {"tags": pl.Series([[1], [2]])})

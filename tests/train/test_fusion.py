@@ -1,6 +1,7 @@
 """The fused score from the experiment's file to the scorecard: columns, cache, refusals."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -9,6 +10,7 @@ import pytest
 import polyrank as pr
 from polyrank.config import Experiment
 from polyrank.metrics.binary import auc
+from polyrank.train.plan import plan
 
 EXPERIMENT = """
 [data]
@@ -112,17 +114,44 @@ def test_an_unknown_name_is_refused_before_training(log):
         pr.fit(schema, pr.Model(), train=train, test=test, fusion={"price": 1})
 
 
-def test_a_missing_value_is_refused_before_training(log):
+def test_values_that_cannot_be_added_up_are_refused_before_training(log):
     train, test = log
+    broken = test.with_columns(price=pl.when(pl.col("item") == 3).then(None).otherwise("price"))
     schema = pr.Schema([pr.SparseFeature("item")], [pr.Task("click")])
-    test = test.with_columns(price=pl.when(pl.col("price") > 1).then("price"))
-    seen = []
-    with pytest.raises(pr.DataError, match=r"fusion: .* values of column 'price' are missing"):
+    epochs = []
+    with pytest.raises(pr.DataError, match=r"fusion: \d+ of 100 values of column 'price' are miss"):
         pr.fit(
-            schema, pr.Model(), train=train, test=test, epochs=1,
-            fusion=pr.Fusion({"click": 1, "price": 1}), progress=seen.append,
+            schema, pr.Model(), train=train, test=broken, fusion=pr.Fusion({"price": 1}),
+            progress=epochs.append,
         )  # fmt: skip
-    assert not seen
+    assert not epochs
+
+
+def test_the_plan_says_the_weights_and_refuses_an_unknown_name(experiment):
+    found = plan(
+        experiment.schema, experiment.model, experiment.training, experiment.sources(),
+        experiment.fusion,
+    )  # fmt: skip
+    assert "fused score: click = 1, buy = 2, price = 0.5" in str(found)
+    assert found.to_json()["fusion"] == {"click": 1, "buy": 2, "price": 0.5}
+    with pytest.raises(pr.ConfigError, match=r"'prise' is neither .* did you mean 'price'"):
+        replace(experiment, fusion=pr.Fusion({"prise": 1})).sources()
+
+
+def test_the_plan_refuses_a_term_of_one_label_as_training_does(experiment, log, tmp_path):
+    train, _ = log
+    train.with_columns(click=0, buy=0).write_parquet(tmp_path / "train.parquet")
+    with pytest.raises(pr.DataError, match="'click @ all' has no positives in train"):
+        plan(
+            experiment.schema, experiment.model, experiment.training, experiment.sources(),
+            experiment.fusion,
+        )  # fmt: skip
+
+
+def test_sampling_of_no_root_is_refused_before_a_row_is_read(experiment):
+    data = replace(experiment.data, train="nowhere.csv", sampling=pr.Sampling("buy", keep=0.1))
+    with pytest.raises(pr.ConfigError, match="task 'buy' is given 'click', and only a root"):
+        replace(experiment, data=data).sources()
 
 
 def test_evaluated_rows_without_the_column_are_refused(experiment, log):

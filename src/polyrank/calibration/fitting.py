@@ -136,6 +136,8 @@ def calibrate(
     if means.keys() == {NONE}:
         return result(None, f"no map that rises can be fitted in each of the {FOLDS} folds")
     best = min(means, key=lambda name: means[name])
+    if len(means) == 1:
+        return result(None, "the logit separates the labels, so no map of it has an end")
     if best == NONE:
         return result(None, "no candidate has a lower log loss on rows that it was not fitted on")
     gain = means[NONE] - means[best]

@@ -10,6 +10,9 @@ STEPS = 100
 # Twice the distance from the best mean log loss at which the step that was just taken is the last:
 # Newton's convergence is quadratic, so what is left is its square.
 DECREMENT = 1e-14
+# The least slope, in logits a standard deviation of the logit: odds that differ by a hundredth are
+# one rate for all rows, and still keep their order.
+FLATTEST = 0.01
 
 
 def fit_platt(
@@ -28,7 +31,9 @@ def fit_platt(
 
     Returns:
         The map, or None where there is no maximum (one label only, or a logit that separates
-        them) or where it falls instead of rising. Equal logits can only be moved: slope 1.
+        them). Equal logits can only be moved: slope 1. Where the best line falls or is level, the
+        best of those that rise by .01 a standard deviation or more: all but the base rate, which
+        is the most that a head which cannot rank its rows can say.
 
     Shape:
         (rows,), (rows,), (rows,)
@@ -55,8 +60,10 @@ def fit_platt(
     if high >= low:
         return None
     found = _newton((logit - center) / spread, label, w)
-    if found is None or not found[0] > 0:
+    if found is None:
         return None
+    if not found[0] >= FLATTEST:  # the loss is convex: the best that is allowed is the end
+        found = _moved(FLATTEST * (logit - center) / spread, label, w)
     slope = float(found[0]) / spread
     return Platt(slope, float(found[1]) - slope * center)
 
@@ -93,6 +100,19 @@ def _newton(u: np.ndarray, label: np.ndarray, weight: np.ndarray) -> np.ndarray 
             return at - step
         at = _descended(u, label, weight, at, step, decrement)
     return None
+
+
+def _moved(z: np.ndarray, label: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Return (FLATTEST, the best intercept) of logits of that slope, which differ by little."""
+    rate = float(weight @ label)
+    shift = float(np.log(rate / (1 - rate)))
+    for _ in range(STEPS):
+        p = 1 / (1 + np.exp(-(z + shift)))
+        step = float(weight @ (p - label)) / float(weight @ (p * (1 - p)))
+        shift -= step
+        if abs(step) <= DECREMENT**0.5:
+            break
+    return np.array([FLATTEST, shift])
 
 
 def _descended(

@@ -27,7 +27,7 @@ def explain(
     from polyrank.train.plan import plan
 
     loaded = Experiment.load(experiment, set)
-    found = plan(loaded.schema, loaded.model, loaded.training, loaded.sources())
+    found = plan(loaded.schema, loaded.model, loaded.training, loaded.sources(), loaded.fusion)
     if json:
         print_json(found.to_json())
     else:

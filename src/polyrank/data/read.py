@@ -151,7 +151,8 @@ def _known(frame: pl.LazyFrame | pl.DataFrame, columns: Iterable[str]) -> list[s
     known, wanted = column_names(frame), list(dict.fromkeys(columns))
     for column in wanted:
         if column not in known:
-            raise DataError(f"column {column!r} is not in the data{did_you_mean(column, known)}")
+            hint = did_you_mean(column, known)
+            raise DataError(f"{_files(frame)}column {column!r} is not in the data{hint}")
     return wanted
 
 

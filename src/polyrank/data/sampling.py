@@ -52,6 +52,8 @@ class Sampling:
     splits: tuple[str, ...] = ("train",)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.task, str):
+            raise ConfigError(f"task is the name of a binary root, however: {self.task!r}")
         if isinstance(self.keep, bool) or not isinstance(self.keep, Real) or not 0 < self.keep <= 1:
             raise ConfigError(
                 "keep is the share of rows that were kept, above 0 and at most 1, however: "
@@ -65,6 +67,8 @@ class Sampling:
         for split in self.splits:
             if split not in SPLITS:
                 raise ConfigError(f"unknown split {split!r}{did_you_mean(str(split), SPLITS)}")
+        if len(set(self.splits)) < len(self.splits):
+            raise ConfigError(f"splits names one split twice: {list(self.splits)}")
         object.__setattr__(self, "keep", float(self.keep))
         object.__setattr__(self, "splits", tuple(self.splits))
 

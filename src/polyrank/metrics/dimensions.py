@@ -32,8 +32,11 @@ def columns_needed(schema: Schema, known: Sequence[str], by: Sequence[str] | Non
             of at most 50 values, dense ones being binned.
 
     Raises:
+        ConfigError: no list of columns.
         DataError: a name that is neither, with the nearest.
     """
+    if isinstance(by, str):
+        raise ConfigError(f"by is a list of columns, such as [{by!r}], however: {by!r}")
     if by is None:
         scalar = (each for each in schema.features if not isinstance(each, SequenceFeature))
         return [feature.name for feature in scalar if feature.name in known]

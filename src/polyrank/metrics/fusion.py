@@ -252,7 +252,8 @@ def trade_off(
         `auc of buy @ all`.
 
     Raises:
-        ConfigError: an unknown name, score or metric, with the nearest.
+        ConfigError: an unknown name, score or metric, with the nearest; no two scores; no factors,
+            or one that is no finite number.
         Undefined: rows that cannot support the metric.
 
     Shape:
@@ -265,6 +266,19 @@ def trade_off(
         known = [each.name for each in METRICS["binary"].values() if each.ranks]
         raise ConfigError(
             f"a fused score is no probability, so it has no {metric!r}; use one of {known}"
+        )
+    if isinstance(scores, str) or len(scores) != 2:
+        raise ConfigError(
+            f"a trade-off is between two scores, such as ('click @ all', 'buy @ all'), however: "
+            f"{scores!r}"
+        )
+    if (
+        isinstance(factors, str | Real)
+        or not len(factors)
+        or not all(isinstance(factor, Real) and isfinite(factor) for factor in factors)
+    ):
+        raise ConfigError(
+            f"factors are finite numbers, such as [0, 0.5, 1, 2], however: {factors!r}"
         )
     seen = []
     for each in scores:

@@ -315,7 +315,8 @@ def _reasons(scores: Sequence[Score]) -> list[str]:
     for score in scores:
         for name, reason in score.absent.items():
             names, where = found.setdefault(reason, ({}, {}))
-            names[TRUTH_COLUMNS.get(name, name)] = where[score.name] = None
+            own = name in METRICS[score.kind]  # a regression's mae is no distance to a truth
+            names[name if own else TRUTH_COLUMNS.get(name, name)] = where[score.name] = None
     return [
         f"– {', '.join(names)} of {', '.join(where)}: {reason}"
         for reason, (names, where) in found.items()

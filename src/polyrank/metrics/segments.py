@@ -24,6 +24,7 @@ VALUES = 50  # most frequent values of a column that have a line of their own
 BINS = 10  # of equal count, for numbers of more distinct values than that
 JUDGED = 50  # positives and negatives, seen or predicted: the least that a line is judged by
 SHOWN = 20  # lines that `as_text` prints
+WIDEST = 37  # of what names a segment, in characters: the other columns take 83
 METRICS = {
     "auc": binary.auc,
     "log_loss": binary.log_loss,
@@ -109,8 +110,9 @@ def segments(
 
 def as_text(found: pl.DataFrame) -> str:
     """Return the first lines as a table for people, and how many more there are."""
-    numbers = ["label_mean", "prediction_mean", *METRICS]
-    header = ["segment", "rows", "positives", "label", "predicted", *METRICS, "pcoc 95 %"]
+    shown = ["auc", "ne", "pcoc"]  # in 120 columns; the frame has them all
+    numbers = ["label_mean", "prediction_mean", *shown]
+    header = ["segment", "rows", "positives", "label", "predicted", *shown, "pcoc 95 %"]
     header.append("excess")
     lines = []
     for line in found.head(SHOWN).iter_rows(named=True):
@@ -119,7 +121,7 @@ def as_text(found: pl.DataFrame) -> str:
         if line["pcoc_low"] is not None:
             interval = f"{line['pcoc_low']:.3f}–{line['pcoc_high']:.3f}"
         lines.append(
-            [f"{line['dimension']} = {value}", f"{line['rows']:,}", f"{line['positives']:,}"]
+            [_named(line["dimension"], value), f"{line['rows']:,}", f"{line['positives']:,}"]
             + ["–" if line[name] is None else f"{line[name]:.4f}" for name in numbers]
             + [interval, "–" if line["excess"] is None else f"{line['excess']:.1e}"]
         )
@@ -130,6 +132,16 @@ def as_text(found: pl.DataFrame) -> str:
     if few:
         parts.append(f"– {few:,} of {found.height:,} have under {JUDGED} positives: at the end")
     return "\n".join(parts)
+
+
+def _named(dimension: str, value: str) -> str:
+    """Return what a segment is, within the width that the other columns leave."""
+    value = _shortened(value, max(WIDEST - 3 - len(dimension), 22))
+    return f"{_shortened(dimension, WIDEST - 3 - len(value))} = {value}"
+
+
+def _shortened(text: str, width: int) -> str:
+    return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
 def _measured(y: np.ndarray, p: np.ndarray, w: np.ndarray, total: float) -> dict[str, Any]:

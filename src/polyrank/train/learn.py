@@ -28,7 +28,7 @@ from polyrank.train.profile import Stopwatch
 from polyrank.train.progress import Progress
 from polyrank.train.refusals import check_run, check_valid
 from polyrank.train.run import RunFolder
-from polyrank.train.sources import Sources, carrying, encoded, fingerprint
+from polyrank.train.sources import Sources, encoded, fingerprint
 from polyrank.train.start import start
 from polyrank.train.training import Stop, Training
 
@@ -55,7 +55,7 @@ def learn(
     """Learn a model; `config` is the experiment as plain tables, kept in the bundle."""
     check_run(schema, model, training, sources, seed)
     if fusion is not None:
-        sources = carrying(fusion, schema, sources)
+        sources = sources.carrying(fusion, schema)
     run = None if out is None else RunFolder(out, config, resume=resume, force=force)
     vocab, tables = encoded(schema, sources, beside=None if out is None else Path(out).parent)
     train, valid, test = tables["train"], tables.get("valid"), tables.get("test")

@@ -10,8 +10,9 @@ import torch
 
 from polyrank import spec
 from polyrank.data.sampling import Sampling
-from polyrank.data.statistics import TermStatistics, term_statistics
+from polyrank.data.statistics import TermStatistics, refuse_unusable, term_statistics
 from polyrank.data.table import Table
+from polyrank.metrics.fusion import Fusion
 from polyrank.models.model import Model
 from polyrank.objective.losses import Supervision
 from polyrank.schema import Schema
@@ -34,6 +35,7 @@ class Plan:
         steps: of an epoch.
         epochs: of the run.
         sampling: of negatives; rows and positives are those of the log as it is.
+        fusion: the weights of the fused score that will be measured.
     """
 
     schema: Schema
@@ -44,12 +46,16 @@ class Plan:
     steps: int
     epochs: int
     sampling: Sampling | None = None
+    fusion: Fusion | None = None
 
     def __str__(self) -> str:
         splits = ", ".join(f"{split} {rows:,}" for split, rows in self.rows.items())
         rows = f"rows: {splits}; {self.steps:,} steps an epoch, {self.epochs} epochs"
         if self.sampling is not None:
             rows += f"\nsampling: {self.sampling}; rows and positives are counted as they were kept"
+        if self.fusion is not None:
+            weights = ", ".join(f"{name} = {w:g}" for name, w in self.fusion.weights.items())
+            rows += f"\nfused score: {weights}"
         terms = [
             [
                 term.name,
@@ -94,6 +100,7 @@ class Plan:
             ],
             "rows": dict(self.rows),
             "sampling": spec.to_table(self.sampling),
+            "fusion": None if self.fusion is None else self.fusion.to_table(),
             "steps": self.steps,
             "epochs": self.epochs,
             "parameters": dict(self.parameters),
@@ -101,7 +108,13 @@ class Plan:
         }
 
 
-def plan(schema: Schema, model: Model, training: Training, sources: Sources) -> Plan:
+def plan(
+    schema: Schema,
+    model: Model,
+    training: Training,
+    sources: Sources,
+    fusion: Fusion | None = None,
+) -> Plan:
     """Return the plan of a run; reads the data, trains nothing."""
     model.check(schema)
     if sources.sampling is not None:
@@ -109,7 +122,9 @@ def plan(schema: Schema, model: Model, training: Training, sources: Sources) -> 
     vocab, tables = encoded(schema, sources)
     train = tables["train"]
     sampling = sources.train_sampling
-    supervision = Supervision(schema, term_statistics(train, sampling), sampling)
+    statistics = term_statistics(train, sampling)
+    refuse_unusable(statistics, schema, "train")  # as training does
+    supervision = Supervision(schema, statistics, sampling)
     training.balance.build(balance_terms(supervision))  # refuses what training would
     layout = model.layout(schema, vocab)
     with torch.device("meta"):  # counts without allocating
@@ -133,6 +148,7 @@ def plan(schema: Schema, model: Model, training: Training, sources: Sources) -> 
         steps=-(-len(train) // training.batch_size),
         epochs=training.epochs,
         sampling=sources.sampling,
+        fusion=fusion,
     )
 
 

@@ -75,7 +75,8 @@ def check_valid(stop: Stop | None, valid: Table) -> None:
         key = {"user": valid.user, "request": valid.request}[watched.key]
         if key is None:
             raise ConfigError(
-                f"stop watches {stop.metric!r}, and there is no {watched.key} key in valid"
+                f"stop watches {stop.metric!r}, and there is no {watched.key} key in valid: "
+                f"declare {watched.key} in [keys], or watch another metric"
             )
         keys = [key.filter(seen)]
     weight = None if valid.weight is None else valid.weight[seen]

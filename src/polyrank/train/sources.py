@@ -53,6 +53,16 @@ class Sources:
     sampling: Sampling | None = None
     carried: tuple[str, ...] = ()
 
+    def carrying(self, fusion: Fusion, schema: Schema) -> Sources:
+        """Let the splits that are scored keep the columns of a fused score.
+
+        Raises:
+            ConfigError: a name that is neither a task, nor an output, nor a column of theirs.
+        """
+        for split, source in self.scored.items():
+            fusion.check(schema, column_names(read(source, schema)), split)
+        return replace(self, carried=tuple(fusion.columns(schema)))
+
     @property
     def scored(self) -> dict[str, Any]:
         """The sources of the splits that a scorecard may be of."""
@@ -114,13 +124,6 @@ def encoded(schema: Schema, sources: Sources, *, beside: Path | None = None) -> 
     if before == [content.state(path) for path in flat]:  # else they are another key's rows
         _keep(folder, key, entry)
     return _announced(entry, sources.sampling)
-
-
-def carrying(fusion: Fusion, schema: Schema, sources: Sources) -> Sources:
-    """Let the splits that are scored keep the columns of the fused score, if they have them."""
-    for split, source in sources.scored.items():
-        fusion.check(schema, column_names(read(source, schema)), split)
-    return replace(sources, carried=tuple(fusion.columns(schema)))
 
 
 def fingerprint(vocab: Vocab, tables: Mapping[str, Table]) -> str:
