@@ -243,7 +243,7 @@ SCHEMA = pr.Schema(
 def fitted(trunk, seed=0, **options):
     rows = log(seed)
     arguments = {"train": rows, "valid": log(seed + 100, 500), "epochs": 2, "batch_size": 128}
-    model = pr.Model(trunk=trunk, tower=[4], embed_dim=4)
+    model = pr.Model(trunk=trunk, tower=[4], embed_dim=4, dropout=0)
     return pr.fit(SCHEMA, model, seed=seed, **(arguments | options))
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import logging
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -34,7 +35,8 @@ def test_it_learns_what_the_item_decides(space):
         [pr.SparseFeature("item")], [Task("click"), Task("buy", given="click", space=space)]
     )
     rows = {"item": item, "click": click, "buy": buy}
-    bundle = pr.fit(schema, MODEL, train=rows, epochs=12, lr=0.01, batch_size=128)
+    model = replace(MODEL, dropout=0)  # which would pull the ends of a small log inwards
+    bundle = pr.fit(schema, model, train=rows, epochs=12, lr=0.01, batch_size=128)
     items = np.arange(10)
     found = bundle.predict({"item": items})
     assert np.abs(found["p_click"].to_numpy() - (0.2 + 0.06 * items)).max() < 0.08
