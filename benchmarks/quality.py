@@ -1,0 +1,183 @@
+"""Every trunk × space × balance with one budget, beside logistic regression and LightGBM.
+
+Four logs: ids alone and the synthetic log, both with known truth and new for every seed;
+Census-Income; MovieLens 100K. The budget is a `Training(epochs=…)` and a `Model(trunk=…)` as they
+are by default, with 3 epochs of a generated log and 5 of the others; the epoch is chosen by
+validation loss within each run, and nothing else is chosen. The
+baselines learn every score on its own (a joint label as it is), logistic regression on the same
+encoded ids and numbers with its penalty, and LightGBM with its number of trees, chosen on
+validation rows; the stronger of the two on validation is the one that a cell is compared to, by the
+paired difference over seeds with its 95 % interval (Student's t). Writes results/quality.json after
+each run and goes on from there; seeds are the outer loop, so what is there is always balanced.
+
+    python benchmarks/quality.py [--seeds 5] [--sets census] [--show]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any, NamedTuple
+
+import torch
+from parts.baselines import baseline, lightgbm, logistic
+from parts.record import RESULTS, origin, write
+from parts.trials import Log, log_of, trial
+
+import polyrank as pr
+from polyrank.balance import Balance
+from polyrank.models.model import TRUNKS
+from polyrank.text import aligned
+from polyrank.train.training import Training
+
+BALANCES: dict[str, Balance] = {
+    "sum": pr.Sum(),
+    "sum, plain": pr.Sum(normalize=False),
+    "uncertainty": pr.Uncertainty(),
+    "gradnorm": pr.GradNorm(),
+    "metabalance": pr.MetaBalance(),
+}
+# Spaces of the conditional task, and balances; ids alone are there for the trunks.
+SETS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "ids": (("all", "click"), ("sum",)),
+    "synthetic": (("all", "click"), tuple(BALANCES)),
+    "census": (("all",), tuple(BALANCES)),
+    "movielens_100k": (("all",), tuple(BALANCES)),
+}
+FIGURES = {
+    "ids": ("click @ all auc", "buy @ all auc", "buy|click @ click auc"),
+    "synthetic": ("click @ all auc", "buy @ all auc", "buy|click @ click auc"),
+    "census": ("income @ all auc", "never_married @ all auc"),
+    "movielens_100k": ("like @ all auc", "rating @ all rmse"),
+}
+GENERATED = ("ids", "synthetic")  # a new log for every seed
+EPOCHS = {"ids": 3, "synthetic": 3, "census": 5, "movielens_100k": 5}
+BASELINES = {"logistic regression": logistic, "LightGBM": lightgbm}
+# Two-sided 95 % points of Student's t by degrees of freedom.
+STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 7: 2.365, 9: 2.262}
+
+
+class Cell(NamedTuple):
+    """What is trained: a trunk, the space of conditional tasks, and a balance."""
+
+    trunk: str
+    space: str
+    balance: str
+
+
+def options() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("--sets", nargs="+", choices=[*SETS], default=[*SETS])
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--rows", type=int, default=300_000, help="of a generated log")
+    parser.add_argument("--show", action="store_true", help="print what is there, train nothing")
+    parser.add_argument("--out", type=Path, default=RESULTS / "quality.json")
+    return parser.parse_args()
+
+
+def cells(name: str) -> list[Cell]:
+    """Return the cells of a data set."""
+    spaces, balances = SETS[name]
+    return [
+        Cell(trunk, space, balance) for trunk in TRUNKS for space in spaces for balance in balances
+    ]
+
+
+def measured(name: str, seed: int, args: argparse.Namespace, runs: dict) -> Iterator[str]:
+    """Run what is missing of a data set and a seed; yield the keys as they are done."""
+    log: Log | None = None
+    wanted = [*BASELINES, *(" · ".join(cell) for cell in cells(name))]
+    by_key = {" · ".join(cell): cell for cell in cells(name)}
+    for what in wanted:
+        key = f"{name} | {what} | {seed}"
+        if key in runs:
+            continue
+        first = f"{name} | {what} | 1"
+        if what == "logistic regression" and name not in GENERATED and first in runs:
+            runs[key] = runs[first]  # the same rows and no random number: the same fit
+            yield key
+            continue
+        log = log_of(name, seed, args.rows) if log is None else log
+        if what in BASELINES:
+            runs[key] = baseline(log, BASELINES[what], seed)
+        else:
+            cell = by_key[what]
+            training = Training(epochs=EPOCHS[name], balance=BALANCES[cell.balance])
+            model = pr.Model(trunk=TRUNKS[cell.trunk]())
+            runs[key] = trial(log.supervised(cell.space), model, training, seed)
+        yield key
+
+
+def over_seeds(runs: dict, name: str, what: str, seeds: int) -> list[dict[str, Any]]:
+    """Return the runs of one line of the table, seed by seed."""
+    return [runs[f"{name} | {what} | {seed}"] for seed in range(1, seeds + 1)]
+
+
+def strongest(runs: dict, name: str, figure: str, seeds: int) -> str:
+    """Return the baseline that is better on validation rows."""
+    sign = -1 if figure.endswith("rmse") else 1
+    return max(
+        BASELINES,
+        key=lambda each: sign * mean(run[f"valid {figure}"]
+                                     for run in over_seeds(runs, name, each, seeds)),
+    )  # fmt: skip
+
+
+def difference(one: list[float], other: list[float]) -> tuple[float, float]:
+    """Return the mean paired difference over seeds and the half-width of its 95 % interval."""
+    each = [b - a for a, b in zip(one, other, strict=True)]
+    return mean(each), STUDENT[len(each) - 1] * stdev(each) / len(each) ** 0.5
+
+
+def table(runs: dict, name: str, seeds: int) -> str:
+    """Return a data set's table: a line a baseline and a cell."""
+    lines = []
+    against = {figure: strongest(runs, name, figure, seeds) for figure in FIGURES[name]}
+    for what in [*BASELINES, *(" · ".join(cell) for cell in cells(name))]:
+        found = over_seeds(runs, name, what, seeds)
+        line = [what]
+        for figure in FIGURES[name]:
+            values = [run[f"test {figure}"] for run in found]
+            line.append(f"{mean(values):.4f} ± {stdev(values):.4f}")
+            if what == against[figure]:
+                line.append("baseline")
+                continue
+            base = [run[f"test {figure}"]
+                    for run in over_seeds(runs, name, against[figure], seeds)]  # fmt: skip
+            gap, half = difference(base, values)
+            line.append(f"{gap:+.4f} ± {half:.4f}" + " *" * (abs(gap) > half))
+        lines.append([*line, f"{mean(run['seconds'] for run in found):.0f}"])
+    header = ["trunk · space · balance"]
+    for figure in FIGURES[name]:
+        header += [figure, "difference"]
+    header.append("seconds")
+    return aligned(header, lines, range(1, len(header)))
+
+
+def main() -> None:
+    """Run what is missing, print the tables and keep the figures."""
+    args = options()
+    torch.set_num_threads(1)
+    runs: dict[str, Any] = {}
+    if args.out.is_file():
+        runs = json.loads(args.out.read_text(encoding="utf-8"))["runs"]
+    for seed in range(1, args.seeds + 1) if not args.show else ():
+        for name in args.sets:
+            for key in measured(name, seed, args, runs):
+                print(f"{key}: {runs[key]['seconds']:.0f} s", flush=True)
+                budget = {
+                    "training": Training().to_table(), "model": pr.Model().to_table(),
+                    "rows": args.rows, "epochs": EPOCHS,
+                }  # fmt: skip
+                about = origin("scikit-learn", "lightgbm")
+                write(args.out, {**about, "budget": budget, "runs": runs})
+    for name in args.sets:
+        print(f"\n{name}\n{table(runs, name, args.seeds)}")
+
+
+if __name__ == "__main__":
+    main()
