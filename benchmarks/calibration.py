@@ -12,9 +12,10 @@ from __future__ import annotations
 import logging
 import sys
 from dataclasses import replace
-from statistics import mean, stdev
+from statistics import mean
 
 from parts import record
+from parts.seeds import shown, spread
 
 import polyrank as pr
 from polyrank.datasets.synthetic import synthetic
@@ -30,8 +31,6 @@ MODELS = {
 }
 SCORES = ["click @ all", "buy @ all", "buy|click @ click"]
 METRICS = ["auc", "log_loss", "pcoc", "ece"]
-# Two-sided 95 % points of Student's t by degrees of freedom.
-STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 7: 2.365, 9: 2.262}
 
 
 def train(model, seed):
@@ -62,14 +61,6 @@ def train(model, seed):
     return {"calibrators": {t: c.to_table() for t, c in bundle.calibrators.items()}} | figures
 
 
-def difference(before, after):
-    """Return the paired difference over seeds with its 95 % interval as text."""
-    each = [b - a for a, b in zip(before, after, strict=True)]
-    half = STUDENT[len(each) - 1] * stdev(each) / len(each) ** 0.5
-    sign = "" if mean(each) - half <= 0 <= mean(each) + half else " *"
-    return f"{mean(each):+.5f} ± {half:.5f}{sign}"
-
-
 def show(model, runs):
     """Print one model's table: a line a score and metric."""
     kinds = {task: " ".join(run["calibrators"][task]["kind"] for run in runs)
@@ -81,10 +72,10 @@ def show(model, runs):
             before, after = (
                 [run[name][when][metric] for run in runs] for when in ("before", "after")
             )
-            spreads = [f"{mean(each):.5f} ± {stdev(each):.5f}" for each in (before, after)]
+            spreads = [spread(each, 5) for each in (before, after)]
             ratios = [b / a for a, b in zip(before, after, strict=True)]
             ratio = f"{mean(ratios):.2f}" if metric == "ece" else ""
-            lines.append([name, metric, *spreads, difference(before, after), ratio])
+            lines.append([name, metric, *spreads, shown(before, after, 5), ratio])
     header = ["test score", "metric", "before", "after", "after - before", "after ÷ before"]
     print(aligned(header, lines, range(2, len(header))))
 

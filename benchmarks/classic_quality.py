@@ -20,12 +20,13 @@ import sys
 import tempfile
 import warnings
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from time import perf_counter
 from types import SimpleNamespace
 
 import numpy as np
 import torch
+from parts.seeds import shown, spread
 
 import polyrank
 from polyrank import classic
@@ -37,7 +38,6 @@ ROWS = 200_000
 ITEM = ["129", "205", "206", "207", "210", "216"]
 EPOCHS, BATCH, LR, DECAY = 2, 1024, 1e-3, 1e-5
 RESULTS = Path(__file__).parent / "results" / "classic_quality.json"
-STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 7: 2.365, 9: 2.262}
 
 
 def theirs():
@@ -133,12 +133,7 @@ def compare(runs, name):
             ratio = mean(a / b for a, b in zip(old, new, strict=True))
             lines.append([name, figure, f"{mean(old):.1f}", f"{mean(new):.1f}", f"{ratio:.1f}×"])
             continue
-        each = [b - a for a, b in zip(old, new, strict=True)]
-        half = STUDENT[len(each) - 1] * stdev(each) / len(each) ** 0.5
-        lines.append(
-            [name, figure, f"{mean(old):.4f} ± {stdev(old):.4f}",
-             f"{mean(new):.4f} ± {stdev(new):.4f}", f"{mean(each):+.4f} ± {half:.4f}"]
-        )  # fmt: skip
+        lines.append([name, figure, spread(old), spread(new), shown(old, new)])
     return lines
 
 

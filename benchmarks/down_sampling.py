@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
-from statistics import mean, stdev
+from statistics import mean
 from time import perf_counter
 
 import numpy as np
 import polars as pl
 import torch
 from parts import record
+from parts.seeds import spread
 
 import polyrank as pr
 from polyrank.datasets.marginals import sigmoid
@@ -106,7 +107,7 @@ def show(runs, seeds):
                 values[True] = []  # a correction of the run that knows of no sampling
             worst = max((abs(each - 1) for each in values[True]), default=None)
             lines.append(
-                [cell, name, spread(values[True]), "" if worst is None else f"{worst:.4f}",
+                [cell, name, spread(values[True]) if values[True] else "", "" if worst is None else f"{worst:.4f}",
                  spread(values[False])]
             )  # fmt: skip
     buys = min(each["training_buys"] for each in runs)
@@ -118,11 +119,6 @@ def show(runs, seeds):
     print(f"with {buys:,} buys or more; {mean(each['seconds'] for each in runs):.0f} s a fit")
     header = ["tasks", "test PCOC, to the truth", "declared", "worst |PCOC − 1|", "not declared"]
     print(aligned(header, lines, [2, 3, 4]))
-
-
-def spread(values):
-    """Return mean ± standard deviation over seeds as text."""
-    return f"{mean(values):.4f} ± {stdev(values):.4f}" if len(values) > 1 else ""
 
 
 def main():

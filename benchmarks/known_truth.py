@@ -18,12 +18,13 @@ import sys
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from time import perf_counter
 
 import numpy as np
 import polars as pl
 import torch
+from parts.seeds import shown, spread
 
 import polyrank as pr
 from polyrank.datasets.synthetic import synthetic
@@ -37,8 +38,6 @@ BUDGET = {
 }
 SCORES = ["click @ all", "buy @ all", "buy|click @ click", "buy|click @ all"]
 RESULTS = Path(__file__).parent / "results" / "known_truth.json"
-# Two-sided 95 % points of Student's t by degrees of freedom.
-STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 7: 2.365, 9: 2.262}
 
 
 def train(preset, hidden, space, normalize, seed):
@@ -80,19 +79,6 @@ def train(preset, hidden, space, normalize, seed):
     }
 
 
-def spread(values):
-    """Return mean ± standard deviation over seeds as text."""
-    return f"{mean(values):.4f} ± {stdev(values):.4f}"
-
-
-def difference(one, other):
-    """Return the paired difference over seeds with its 95 % interval as text."""
-    each = [b - a for a, b in zip(one, other, strict=True)]
-    half = STUDENT[len(each) - 1] * stdev(each) / len(each) ** 0.5
-    sign = "" if mean(each) - half <= 0 <= mean(each) + half else " *"
-    return f"{mean(each):+.4f} ± {half:.4f}{sign}"
-
-
 def show(runs, preset, hidden, seeds):
     """Print one log's table: a line a figure, a column an estimator."""
     cells = {
@@ -114,9 +100,9 @@ def show(runs, preset, hidden, seeds):
                 spread(values["click", False]),
                 spread(values["all", False]),
                 spread(values["all", True]),
-                difference(values["click", False], values["all", False]),
-                difference(values["click", False], values["all", True]),
-                difference(values["all", False], values["all", True]),
+                shown(values["click", False], values["all", False]),
+                shown(values["click", False], values["all", True]),
+                shown(values["all", False], values["all", True]),
             ]
         )
     gap = mean(run["gap do"] for run in cells["click", False])

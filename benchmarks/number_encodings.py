@@ -15,11 +15,12 @@ import platform
 import sys
 from dataclasses import replace
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from time import perf_counter
 
 import polars as pl
 import torch
+from parts.seeds import spread
 
 import polyrank as pr
 from polyrank.datasets import load
@@ -84,7 +85,7 @@ def show(name, runs):
     names = [f"{split} {score}" for split in ("valid", "test") for score in SETS[name]["scores"]]
     lines = [
         [cell]
-        + [f"{mean(r[n] for r in found):.4f} ± {stdev(r[n] for r in found):.4f}" for n in names]
+        + [spread([r[n] for r in found]) for n in names]
         + [f"{mean(r['seconds'] for r in found):.0f}"]
         for cell, found in sorted(
             runs.items(), key=lambda item: -mean(run[names[0]] for run in item[1])

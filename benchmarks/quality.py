@@ -19,12 +19,13 @@ import argparse
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any, NamedTuple
 
 import torch
 from parts.baselines import baseline, lightgbm, logistic
 from parts.record import RESULTS, origin, write
+from parts.seeds import shown, spread
 from parts.trials import Log, log_of, trial
 
 import polyrank as pr
@@ -61,8 +62,6 @@ PRIMARY = {
     "movielens_100k": "like @ all auc",
 }  # fmt: skip
 BASELINES = {"logistic regression": logistic, "LightGBM": lightgbm}
-# Two-sided 95 % points of Student's t by degrees of freedom.
-STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 7: 2.365, 9: 2.262}
 
 
 class Cell(NamedTuple):
@@ -132,12 +131,6 @@ def strongest(runs: dict, name: str, figure: str, seeds: int) -> str:
     )  # fmt: skip
 
 
-def difference(one: list[float], other: list[float]) -> tuple[float, float]:
-    """Return the mean paired difference over seeds and the half-width of its 95 % interval."""
-    each = [b - a for a, b in zip(one, other, strict=True)]
-    return mean(each), STUDENT[len(each) - 1] * stdev(each) / len(each) ** 0.5
-
-
 def chosen(runs: dict, name: str, seeds: int) -> list[str]:
     """Return the baselines, and of each trunk the cell that is best on validation rows."""
     figure = PRIMARY[name]
@@ -158,14 +151,13 @@ def table(runs: dict, name: str, seeds: int, lines_of: list[str]) -> str:
         line = [what]
         for figure in FIGURES[name]:
             values = [run[f"test {figure}"] for run in found]
-            line.append(f"{mean(values):.4f} ± {stdev(values):.4f}")
+            line.append(spread(values))
             if what == against[figure]:
                 line.append("baseline")
                 continue
             base = [run[f"test {figure}"]
                     for run in over_seeds(runs, name, against[figure], seeds)]  # fmt: skip
-            gap, half = difference(base, values)
-            line.append(f"{gap:+.4f} ± {half:.4f}" + " *" * (abs(gap) > half))
+            line.append(shown(base, values))
         lines.append([*line, f"{mean(run['seconds'] for run in found):.0f}"])
     header = ["trunk · space · balance"]
     for figure in FIGURES[name]:

@@ -1,0 +1,26 @@
+"""Paired differences over seeds: what every table of a benchmark shows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import mean, stdev
+
+from polyrank.metrics.paired import student_t
+
+
+def difference(one: Sequence[float], other: Sequence[float]) -> tuple[float, float]:
+    """Return the mean of other − one and the half-width of its 95 % interval (Student's t)."""
+    each = [b - a for a, b in zip(one, other, strict=True)]
+    return mean(each), student_t(len(each) - 1) * stdev(each) / len(each) ** 0.5
+
+
+def shown(one: Sequence[float], other: Sequence[float], digits: int = 4) -> str:
+    """Return it as text, with a star where the interval excludes 0."""
+    middle, half = difference(one, other)
+    star = "" if abs(middle) <= half else " *"
+    return f"{middle:+.{digits}f} ± {half:.{digits}f}{star}"
+
+
+def spread(values: Sequence[float], digits: int = 4) -> str:
+    """Return mean ± standard deviation as text."""
+    return f"{mean(values):.{digits}f} ± {stdev(values):.{digits}f}"
