@@ -105,11 +105,11 @@ def show(runs, seeds):
             values = {key: [each[name] for each in cells] for key, cells in found.items()}
             if "odds" in name:
                 values[True] = []  # a correction of the run that knows of no sampling
-            worst = max((abs(each - 1) for each in values[True]), default=None)
-            lines.append(
-                [cell, name, spread(values[True]) if values[True] else "", "" if worst is None else f"{worst:.4f}",
-                 spread(values[False])]
-            )  # fmt: skip
+            declared = ["", ""]
+            if values[True]:
+                worst = max(abs(each - 1) for each in values[True])
+                declared = [spread(values[True]), f"{worst:.4f}"]
+            lines.append([cell, name, *declared, spread(values[False])])
     buys = min(each["training_buys"] for each in runs)
     rows = mean(each["training_rows"] for each in runs)
     print(
