@@ -43,7 +43,7 @@ def train(model, seed):
     ]
     bundle = pr.fit(
         replace(schema, tasks=tasks),
-        pr.Model(trunk=pr.Separate(), tower=[16, 8], embed_dim=8),
+        pr.Model(trunk=pr.Separate(), tower=[16, 8], embed_dim=8, dropout=0),
         train=train,
         valid=valid,
         test=test,

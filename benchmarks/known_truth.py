@@ -48,7 +48,7 @@ def train(preset, hidden, space, normalize, seed):
     started = perf_counter()
     bundle = pr.fit(
         replace(schema, tasks=tasks),
-        pr.Model(trunk=pr.Separate(), tower=[16, 8], embed_dim=budget["embed_dim"]),
+        pr.Model(trunk=pr.Separate(), tower=[16, 8], embed_dim=budget["embed_dim"], dropout=0),
         train=train,
         valid=valid,
         test=test,

@@ -49,7 +49,7 @@ from polyrank.train.training import Training
 
 RESULTS = Path(__file__).parent / "results" / "memory.json"
 FIELDS = ("VmRSS", "RssAnon", "RssFile")
-MODEL = pr.ESMM(tower=[16, 8], embed_dim=16)
+MODEL = pr.ESMM(tower=[16, 8], embed_dim=16, dropout=0)
 BATCH, BAR = 4096, 1.5
 WINDOWS = 15
 MIB = 2**20

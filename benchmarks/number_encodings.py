@@ -50,7 +50,7 @@ SETS = {
     },
     "synthetic": {
         "scores": ["click @ all", "buy @ all"],
-        "model": pr.Model(trunk=pr.Separate(), tower=[16, 8]),
+        "model": pr.Model(trunk=pr.Separate(), tower=[16, 8], dropout=0),
         "training": {
             "epochs": 2, "lr": 1e-3, "batch_size": 4096, "embeddings": pr.LazyAdam(l2=1e-4),
         },

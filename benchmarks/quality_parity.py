@@ -70,7 +70,7 @@ class DataSet:
 
 SETS = {
     "synthetic": DataSet(
-        pr.ESMM(tower=[16, 8], embed_dim=16), 2, 4096,
+        pr.ESMM(tower=[16, 8], embed_dim=16, dropout=0), 2, 4096,
         lambda args: load("synthetic", rows=args.rows, seed=1),
     ),
     "census": DataSet(
@@ -79,7 +79,7 @@ SETS = {
         4, 1024, lambda _: load("census"),
     ),
     "movielens_100k": DataSet(
-        pr.Model(trunk=pr.MMoE(experts=8, hidden=[16]), tower=[8], embed_dim=8),
+        pr.Model(trunk=pr.MMoE(experts=8, hidden=[16]), tower=[8], embed_dim=8, dropout=0),
         6, 1024, lambda _: load("movielens_100k"),
     ),
 }  # fmt: skip

@@ -55,10 +55,10 @@ class Ours(Contender):
         )  # fmt: skip
         self.training = compiled(training) if graph else training
         spec = (
-            pr.ESMM(tower=[16, 8], embed_dim=WIDTH[model], norm="batch")
+            pr.ESMM(tower=[16, 8], embed_dim=WIDTH[model], norm="batch", dropout=0)
             if model == "ESMM"
             else pr.Model(trunk=pr.MMoE(experts=8, hidden=[16]), tower=[8], norm="batch",
-                          embed_dim=WIDTH[model])
+                          embed_dim=WIDTH[model], dropout=0)
         )  # fmt: skip
         self.events = trainer_of(spec, vocab, {"train": table}, self.training, seed=0).run()
         self.last: Progress | None = None
