@@ -133,11 +133,10 @@ def calibrate(
     def result(found: Map | None, reason: str | None = None) -> Calibrator:
         return Calibrator(found, len(rows.label), positives, means, reason)
 
-    if means.keys() == {NONE}:
-        return result(None, f"no map that rises can be fitted in each of the {FOLDS} folds")
     best = min(means, key=lambda name: means[name])
     if len(means) == 1:
-        return result(None, "the logit separates the labels, so no map of it has an end")
+        what = "one label is missing or the logit separates the two, so no map has an end"
+        return result(None, f"in some of the {FOLDS} folds {what}")
     if best == NONE:
         return result(None, "no candidate has a lower log loss on rows that it was not fitted on")
     gain = means[NONE] - means[best]
