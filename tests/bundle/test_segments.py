@@ -26,6 +26,14 @@ def test_by_default_every_feature_of_few_values_new_users_and_deciles(bundle, ro
     assert found.filter(dimension="age")["value"].null_count() == 1
 
 
+def test_numbers_that_are_nearly_all_alike_cut_nothing(bundle, rows):
+    price = np.zeros(500)
+    price[:20] = np.arange(20)  # 20 values, and every decile is 0
+    found = bundle.segments({**rows, "price": price}, score="buy @ all")
+    assert "price" not in set(found["dimension"])
+    assert bundle.segments({**rows, "price": price}, ["price"], score="buy @ all").height == 1
+
+
 def test_any_column_of_the_data_and_every_binary_score(bundle, rows):
     found = bundle.segments({**rows, "shop": ["x", "y"] * 250}, ["shop"])
     assert found["score"].unique(maintain_order=True).to_list() == [

@@ -12,7 +12,7 @@ from polyrank.data.table import Table
 from polyrank.data.vocab import Vocab
 from polyrank.errors import ConfigError, DataError, did_you_mean
 from polyrank.metrics.observed import named_population, observed
-from polyrank.metrics.segments import SCHEMA, VALUES, segments
+from polyrank.metrics.segments import SCHEMA, VALUES, labelled, segments
 from polyrank.schema import DenseFeature, Schema, SequenceFeature, SparseFeature
 from polyrank.terms import populations
 
@@ -119,10 +119,14 @@ def score_segments(
 
 
 def _tells(schema: Schema, column: pl.Series) -> bool:
-    """Whether a column has few values, and more than one; a number is binned to few."""
-    distinct = column.n_unique()
+    """Whether a column has few values, and more than one; a number is binned to few.
+
+    Where nearly all numbers are alike, all bins are one.
+    """
     numbers = any(isinstance(f, DenseFeature) and f.name == column.name for f in schema.features)
-    return distinct > 1 and (numbers or distinct <= VALUES)
+    if numbers:
+        return labelled(column.name, column).n_unique() > 1
+    return 1 < column.n_unique() <= VALUES
 
 
 def _users(table: Table, vocab: Vocab) -> pl.Series | None:
