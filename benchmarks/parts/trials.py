@@ -54,8 +54,9 @@ class Log:
 
 def log_of(name: str, seed: int, rows: int) -> Log:
     """Return a data set; `seed` and `rows` are of the generated logs, which are new for each."""
-    if name in ("synthetic", "ids"):
-        train, valid, test, schema = synthetic(rows, seed=seed)
+    if name in ("synthetic", "ids", "fields"):
+        preset = "additive" if name == "fields" else "latent"
+        train, valid, test, schema = synthetic(rows, seed=seed, preset=preset)
         if name == "ids":
             ids = [each for each in schema.features if isinstance(each, SparseFeature)]
             schema = replace(schema, features=ids)
