@@ -264,6 +264,20 @@ def test_a_column_that_cuts_nothing_is_no_segment(evidence):
     assert "None of 0 segments" in text
 
 
+def test_a_trade_off_that_the_rows_cannot_give_is_said():
+    schema = pr.Schema([pr.SparseFeature("item")], [pr.Task("click"), pr.Task("like")])
+    log = {"item": [1, 2] * 8, "click": [1, 0, 1, 1] * 4, "like": [0, 1] * 8}
+    fusion = pr.Fusion({"click": 1, "like": 2})
+    bundle = pr.fit(schema, pr.Model(), train=log, fusion=fusion, epochs=1)
+    found = gather(bundle, {**log, "like": [0] * 16})
+    assert found.trade_offs == {}
+    (note,) = found.notes
+    assert re.fullmatch(
+        r"There is no trade-off curve of the weight of like: .*no positive.*\.", note
+    )
+    assert note in page(found, written=NOW)
+
+
 def test_every_weight_of_a_fused_score_but_the_first_is_swept(evidence):
     assert list(evidence.trade_offs) == ["buy", "price"]
     assert evidence.trade_offs["price"].columns == [

@@ -210,15 +210,14 @@ class Bundle:
 
     def score(self, table: Table, *, raw: bool = False) -> pl.DataFrame:
         """Return the output columns of encoded rows, or with `raw` the uncalibrated ones."""
-        logits = self.logits(table)
-        return pl.DataFrame(self._outputs(logits if raw else self._calibrated(logits)))
+        return pl.DataFrame(self.columns(self.logits(table), raw=raw))
 
     def score_labelled(self, table: Table, split: str) -> Scorecard:
         """Return the scorecard of encoded, labelled rows, with intervals."""
         logits = self.logits(table)
         changed = self._changed_columns()
-        raw = self._outputs(logits) if changed else {}
-        found = self._outputs(self._calibrated(logits))
+        raw = self.columns(logits, raw=True) if changed else {}
+        found = self.columns(logits)
         card = scorecard(
             self.schema,
             found,
@@ -251,7 +250,7 @@ class Bundle:
         )  # fmt: skip
 
     def _predicted(self, table: Table) -> dict[str, np.ndarray]:
-        return self._outputs(self._calibrated(self.logits(table)))
+        return self.columns(self.logits(table))
 
     def logits(self, table: Table) -> dict[str, np.ndarray]:
         """Return each head's uncalibrated logits of encoded rows: {task: float64 (rows,)}.
@@ -269,6 +268,20 @@ class Bundle:
             )
         return logits
 
+    def columns(
+        self, logits: Mapping[str, np.ndarray], *, raw: bool = False
+    ) -> dict[str, np.ndarray]:
+        """Return the output columns of what `logits` returned, or with `raw` the uncalibrated ones.
+
+        Maps are of conditional logits, and products are formed after them.
+        """
+        if not raw:
+            logits = {
+                task: self.calibrators[task].apply(each) if task in self.calibrators else each
+                for task, each in logits.items()
+            }
+        return outputs(self.schema, logits, self.scales)
+
     def save(self, path: str | Path) -> None:
         """Write the bundle's folder, whole or not at all.
 
@@ -284,16 +297,6 @@ class Bundle:
         card = self.scorecard.to_json() if self.scorecard is not None else None
         parts = format.Parts(self._manifest(), self.config, self.history, vocab, weights, card)
         format.write(Path(path), parts)
-
-    def _outputs(self, logits: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return outputs(self.schema, logits, self.scales)
-
-    def _calibrated(self, logits: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Return conditional logits after their maps; products of them are formed later."""
-        return {
-            task: self.calibrators[task].apply(each) if task in self.calibrators else each
-            for task, each in logits.items()
-        }
 
     def _changed_columns(self) -> list[str]:
         """The output columns that a map changes: those of a head with one, and joints below it."""

@@ -23,7 +23,7 @@ from polyrank.metrics.fusion import trade_off
 from polyrank.metrics.scorecard import Scorecard
 from polyrank.metrics.undefined import Undefined
 from polyrank.models.experts import ExpertUse, experts_of
-from polyrank.report.scored import ScoredRows, arrays, differences, scored_rows
+from polyrank.report.scored import ScoredRows, differences, scored_rows
 from polyrank.schema import Schema
 from polyrank.terms import ALL, populations
 
@@ -144,22 +144,24 @@ def _with_rows(
     # The scorecard's own rows are read as it read them: where they were sampled, weighted.
     own = "rows" if about.scorecard is None else about.scorecard.split
     table = bundle.encode(frame, split=split or own, orphans=orphans, carried=carried)
-    predictions = arrays(bundle.score(table))
+    logits = bundle.logits(table)
+    predictions = bundle.columns(logits)
     mapped = any(each.map is not None for each in bundle.calibrators.values())
-    raw = arrays(bundle.score(table, raw=True)) if mapped else None
+    raw = bundle.columns(logits, raw=True) if mapped else None
     scored = scored_rows(schema, predictions, table, raw)
     fresh = split is not None or about.scorecard is None
     card = bundle.score_labelled(table, split or own) if fresh else about.scorecard
     assert card is not None
+    trade_offs, untraded = _trade_offs(bundle, table, predictions)
     return replace(
         about,
         scorecard=card,
         rows=scored,
         missing=None,
-        notes=() if fresh else differences(card, scored),
+        notes=(*(() if fresh else differences(card, scored)), *untraded),
         experts=experts_of(bundle.ranker, table),
         segments=_segments(bundle, table, predictions),
-        trade_offs=_trade_offs(bundle, table, predictions),
+        trade_offs=trade_offs,
     )
 
 
@@ -192,15 +194,16 @@ def _segments(
 
 def _trade_offs(
     bundle: Bundle, table: Table, predictions: Mapping[str, np.ndarray]
-) -> dict[str, pl.DataFrame]:
+) -> tuple[dict[str, pl.DataFrame], list[str]]:
     """Return a curve for each weight but the first: an order has no unit, so one may stand still.
 
-    The first outcome is traded for the one whose weight is swept, or for the last one.
+    The first outcome is traded for the one whose weight is swept, or for the last one. Beside the
+    curves stands a sentence for each that these rows cannot give.
     """
     scores = joint_scores(bundle.schema)
     if bundle.fusion is None or len(scores) < 2:
-        return {}
-    found = {}
+        return {}, []
+    found, missing = {}, []
     for name in list(bundle.fusion.weights)[1:]:
         other = f"{name} @ {ALL}" if f"{name} @ {ALL}" in scores[1:] else scores[-1]
         try:
@@ -208,9 +211,9 @@ def _trade_offs(
                 bundle.schema, bundle.fusion, predictions, table.carried.to_dict(),
                 table.labels_by_task, name, (scores[0], other), weight=table.weight,
             )  # fmt: skip
-        except Undefined:  # rows of one label; the scorecard gives the reason
-            continue
-    return found
+        except Undefined as reason:
+            missing.append(f"There is no trade-off curve of the weight of {name}: {reason}.")
+    return found, missing
 
 
 def environment() -> dict[str, str]:

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import polars as pl
 
 from polyrank.data.table import Table
 from polyrank.metrics.observed import factor_columns, population_label, predicted
@@ -101,11 +100,6 @@ def differences(card: Scorecard, scored: Mapping[str, ScoredRows]) -> tuple[str,
                 f"{score.prediction_mean:.4g}. The charts show the rows as they are now.",
             )
     return ()
-
-
-def arrays(outputs: pl.DataFrame) -> dict[str, np.ndarray]:
-    """Return the output columns by name."""
-    return {column.name: column.to_numpy() for column in outputs}
 
 
 def _truth(
