@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         BundleError,
         ConfigError,
         DataError,
+        ExportError,
         LeakageWarning,
         PolyrankError,
         SchemaError,
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
         SparseFeature,
         Task,
     )
+    from polyrank.serve.engine import Engine
     from polyrank.train.fit import fit
     from polyrank.train.optim import (
         SGD,
@@ -73,6 +75,7 @@ _HOME = {
         "BundleError",
         "ConfigError",
         "DataError",
+        "ExportError",
         "LeakageWarning",
         "PolyrankError",
         "SchemaError",
@@ -97,6 +100,7 @@ _HOME = {
         "SparseFeature",
         "Task",
     ],
+    "polyrank.serve.engine": ["Engine"],
     "polyrank.train.fit": ["fit"],
     "polyrank.train.optim": [
         "SGD",
@@ -128,8 +132,10 @@ __all__ = [
     "DataError",
     "DenseAdam",
     "DenseFeature",
+    "Engine",
     "Experiment",
     "ExpertUse",
+    "ExportError",
     "Fusion",
     "GateUse",
     "GradNorm",

@@ -7,6 +7,7 @@ PolyrankError
 ├── DataError       rows that contradict the schema
 ├── TrainingError   a run that cannot start or go on
 ├── BundleError     a saved model that cannot be loaded
+├── ExportError     a model that cannot leave torch, or would answer otherwise without it
 └── Undefined       a metric that has no value on these rows (in polyrank.metrics.undefined)
 
 One warning: LeakageWarning, a feature that states a label.
@@ -44,6 +45,10 @@ class TrainingError(PolyrankError, RuntimeError):
 
 class BundleError(PolyrankError, RuntimeError):
     """A saved model that cannot be loaded."""
+
+
+class ExportError(PolyrankError, RuntimeError):
+    """A model that cannot be exported, or whose export does not answer as it does."""
 
 
 class LeakageWarning(UserWarning):

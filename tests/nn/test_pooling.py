@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from polyrank.layout import Layout
-from polyrank.nn.embed import PackedEmbedder, TableEmbedder, pooled
+from polyrank.nn.embed import PackedEmbedder, TableEmbedder, pooled, pooled_padded
 from polyrank.schema import DenseFeature, Schema, SequenceFeature, SparseFeature, Task
 from polyrank.train.optim import DenseAdam, LazyAdam
 
@@ -59,7 +59,15 @@ def inputs(items, lists):
         (ids + int(offset), offsets)
         for (ids, offsets), offset in zip(local_bags, LAYOUT.bag_offsets, strict=True)
     ]
-    return (ids, dense, bags), (local, dense, local_bags)
+    return (ids, dense, bags), (local, dense, [matrix_of(each) for each in lists])
+
+
+def matrix_of(lists):
+    """Lists as rows of a matrix, with a −1 before each id and to the right of the last."""
+    found = torch.full((len(lists), 2 * max(map(len, lists)) + 1), -1)
+    for row, each in enumerate(lists):
+        found[row, 1 : 2 * len(each) : 2] = torch.tensor(each)
+    return found
 
 
 def plain(tables, items, lists):
@@ -100,10 +108,16 @@ def test_x_and_row_gradients_are_those_of_embedding_bag(batch):
 
 
 @given(batches())
-def test_the_twin_gives_the_same_bits(batch):
+def test_the_twin_pools_matrices_to_the_same_x(batch):
     embed = PackedEmbedder(LAYOUT)
     packed, local = inputs(*batch)
-    assert torch.equal(TableEmbedder(LAYOUT, embed.tables())(*local), embed(*packed))
+    twin = TableEmbedder(LAYOUT, embed.tables())
+    torch.testing.assert_close(twin(*local), embed(*packed), rtol=1e-6, atol=1e-8)
+
+
+def test_a_weight_that_is_not_finite_stays_out_of_other_rows():
+    weight = torch.tensor([[torch.inf], [1.0]])
+    assert pooled_padded(torch.tensor([[1, -1]]), "sum", weight).tolist() == [[1.0]]
 
 
 @given(batches())

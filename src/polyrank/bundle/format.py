@@ -6,6 +6,7 @@ history.parquet        one line an epoch
 vocab/TABLE.parquet    columns row, value, count
 weights.safetensors    embed.TABLE, trunk.…, head.TASK.…
 scorecard.json         the run's own, where something was scored
+model.onnx             where it was exported; the manifest's entry "onnx" has its parity
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from safetensors import SafetensorError
 from safetensors import numpy as tensors
 
 from polyrank.errors import BundleError
+from polyrank.files import replacing
 
 FORMAT = 1
 MANIFEST = "bundle.json"
@@ -73,8 +75,12 @@ def write(path: Path, parts: Parts) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def read(path: Path) -> Parts:
+def read(path: Path, *, weights: bool = True) -> Parts:
     """Read a bundle and check each file against its checksum.
+
+    Args:
+        path: its folder.
+        weights: False leaves them on the disk, unread but for the checksum.
 
     Raises:
         BundleError: no bundle, one of a newer format, or a file that is missing or damaged.
@@ -101,13 +107,38 @@ def read(path: Path) -> Parts:
             config=tomllib.loads((path / "config.toml").read_text(encoding="utf-8")),
             history=pl.read_parquet(path / "history.parquet"),
             vocab=vocab,
-            weights=tensors.load_file(path / "weights.safetensors"),
+            weights=tensors.load_file(path / "weights.safetensors") if weights else {},
             scorecard=json.loads(scorecard.read_text(encoding="utf-8"))
             if "scorecard.json" in manifest["files"]
             else None,
         )
     except (OSError, ValueError, SafetensorError, pl.exceptions.PolarsError) as error:
         raise BundleError(f"the bundle {path} cannot be read: {error}") from error
+
+
+def add(path: Path, files: Mapping[str, Path], entries: Mapping[str, Any]) -> None:
+    """Put more files into a bundle, in the place of what has their names, and name them in it.
+
+    A reader sees the bundle before or after; if this is killed, without the files.
+
+    Args:
+        path: the bundle's folder.
+        files: {name in the bundle: where it is now, on the same disk}; they are moved.
+        entries: keys of the manifest.
+
+    Raises:
+        BundleError: no bundle, or a file that cannot be written.
+    """
+    manifest = _manifest(path)
+    sums = {name: each for name, each in manifest["files"].items() if name not in files}
+    try:
+        _put(path, {**manifest, "files": sums})
+        for name, file in files.items():
+            file.replace(path / name)
+            sums[name] = _checksum(path / name)
+        _put(path, {**manifest, **entries, "files": dict(sorted(sums.items()))})
+    except OSError as error:
+        raise BundleError(f"the bundle {path} could not be written: {error}") from error
 
 
 def find(path: Path) -> Path:
@@ -161,6 +192,11 @@ def _replace(path: Path, temporary: Path) -> None:
     path.rename(old)
     temporary.rename(path)
     shutil.rmtree(old)
+
+
+def _put(path: Path, manifest: Mapping[str, Any]) -> None:
+    with replacing(path / MANIFEST) as temporary:
+        temporary.write_text(_json(manifest), encoding="utf-8")
 
 
 def _manifest(path: Path) -> dict[str, Any]:

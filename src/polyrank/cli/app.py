@@ -27,6 +27,7 @@ VERBS = {
     "train": "Train an experiment and write its run folder.",
     "evaluate": "Score labelled rows: the scorecard.",
     "predict": "Score rows into a file.",
+    "export": "Write ONNX files that answer as the model does, checked on real rows.",
     "report": "Write one HTML page: scores, curves, calibration, configuration.",
     "compare": "Compare runs on the same test rows: differences with intervals.",
 }

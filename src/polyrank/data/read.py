@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from glob import glob
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ Source = Any  # a path or a glob, a polars or pandas frame, a pyarrow table, a m
 
 # Long, because a type guessed from a few rows breaks on the first odd value further down.
 INFERENCE_ROWS = 50_000
+CHUNK_ROWS = 100_000
 # What numpy and pandas write for a missing number. Without this a column of integers with one
 # missing value would be read as floats, and ids above 2^53 would lose their last digits.
 MISSING = ["NaN", "nan"]
@@ -113,6 +114,24 @@ def collect(frame: pl.LazyFrame | pl.DataFrame, columns: Iterable[str]) -> pl.Da
         raise DataError(f"{_files(frame)}{_explained(error)}") from None
 
 
+def collect_chunks(
+    frame: pl.LazyFrame | pl.DataFrame, columns: Iterable[str], size: int = CHUNK_ROWS
+) -> Iterator[pl.DataFrame]:
+    """Yield the named columns a chunk at a time, in the order of the rows.
+
+    All chunks but the last are of one size, so that the same file gives the same bits.
+
+    Raises:
+        DataError: as `collect`, for the columns at once and for values when they are reached.
+
+    Example:
+        >>> frame = pl.LazyFrame({"click": [0, 1, 1]})
+        >>> [chunk["click"].to_list() for chunk in collect_chunks(frame, ["click"], size=2)]
+        [[0, 1], [1]]
+    """
+    return _chunks(frame, frame.lazy().select(_known(frame, columns)), size)
+
+
 def by_column(
     frame: pl.LazyFrame | pl.DataFrame, columns: Iterable[str]
 ) -> pl.LazyFrame | pl.DataFrame:
@@ -144,6 +163,26 @@ def column_names(frame: pl.LazyFrame | pl.DataFrame) -> list[str]:
         return frame.lazy().collect_schema().names()
     except (pl.exceptions.PolarsError, OSError) as error:
         raise DataError(_explained(error)) from None
+
+
+def _chunks(
+    frame: pl.LazyFrame | pl.DataFrame, wanted: pl.LazyFrame, size: int
+) -> Iterator[pl.DataFrame]:
+    pending: list[pl.DataFrame] = []
+    height = 0
+    try:
+        for part in wanted.collect_batches(chunk_size=size, maintain_order=True):
+            pending.append(part)
+            height += part.height
+            while height >= size:
+                whole = pl.concat(pending)
+                yield whole.head(size)
+                pending = [whole.slice(size)]
+                height -= size
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise DataError(f"{_files(frame)}{_explained(error)}") from None
+    if height:
+        yield pl.concat(pending)
 
 
 def _known(frame: pl.LazyFrame | pl.DataFrame, columns: Iterable[str]) -> list[str]:

@@ -128,13 +128,15 @@ class PackedEmbedder(nn.Module):
 
 
 class TableEmbedder(nn.Module):
-    """The same look-up from one table a name, for ids local to each table.
+    """The same look-up from one table a name, for ids local to each table and without offsets.
+
+    It is made of gathers, sums and comparisons alone, which an exported graph has too.
 
     Shape:
-        - ids: integer (F, B), rows of each feature's own table
+        - ids: F times integer (B,), rows of each feature's own table
         - dense: (B, D)
-        - bags: S times ids (total,), rows of the feature's own table, and offsets int64 (B + 1,)
-        - output: (B, W), equal to the bit to `PackedEmbedder`
+        - sequences: S times integer (B, L), rows of the feature's own table; −1 is no id
+        - output: (B, W), up to the rounding of a pooled sum equal to `PackedEmbedder`
     """
 
     def __init__(self, layout: Layout, tables: Mapping[str, Tensor]) -> None:
@@ -143,19 +145,22 @@ class TableEmbedder(nn.Module):
         self.table = nn.ParameterList(nn.Parameter(weight.clone()) for weight in tables.values())
         self.position = {name: position for position, name in enumerate(tables)}
 
-    def forward(self, ids: Tensor, dense: Tensor, bags: Sequence[TensorBag] = ()) -> Tensor:
+    def forward(
+        self, ids: Sequence[Tensor], dense: Tensor, sequences: Sequence[Tensor] = ()
+    ) -> Tensor:
         """Return x."""
-        schema, sequences = self.layout.schema, _with_pooling(self.layout, bags)
+        schema = self.layout.schema
         looked_up = []
         for pack in self.layout.packs:
             looked_up += [
                 embedding(ids[index], self._weight(schema.id_features[index]))
                 for index in pack.fields
             ]
-            looked_up += [
-                pooled(*sequences[index], self._weight(schema.sequence_features[index]))
-                for index in pack.bags
-            ]
+            for index in pack.bags:
+                feature = schema.sequence_features[index]
+                looked_up.append(
+                    pooled_padded(sequences[index], feature.pooling, self._weight(feature))
+                )
         return torch.cat([*looked_up, dense], dim=1)
 
     def _weight(self, feature: Feature) -> Tensor:
@@ -177,6 +182,28 @@ def pooled(bag: TensorBag, pooling: Pooling, weight: Tensor) -> Tensor:
     ids, offsets = _last(bag) if pooling == "last" else bag
     mode = "mean" if pooling == "mean" else "sum"  # of one id at most, for the last
     return embedding_bag(ids, weight, offsets, mode=mode, include_last_offset=True)
+
+
+def pooled_padded(ids: Tensor, pooling: Pooling, weight: Tensor) -> Tensor:
+    """Return what `pooled` does, of ids in a matrix that −1 fills up.
+
+    Shape:
+        - ids: (B, L); weight: (rows, width)
+        - output: (B, width)
+
+    Example:
+        >>> ids = torch.tensor([[0, -1, 1], [-1, -1, -1]])
+        >>> pooled_padded(ids, "mean", torch.tensor([[1.0], [3.0]])).tolist()
+        [[2.0], [0.0]]
+    """
+    there = ids >= 0
+    if pooling == "last":
+        after = there.flip(1).long().cumsum(1).flip(1)
+        there = there & (after == 1)
+    each = embedding(ids.clamp(min=0), weight)
+    # Selected and not multiplied: 0 times a weight that is not finite is no 0.
+    total = torch.where(there.unsqueeze(2), each, 0.0).sum(1)
+    return total / there.sum(1, keepdim=True).clamp(min=1) if pooling == "mean" else total
 
 
 def _last(bag: TensorBag) -> TensorBag:

@@ -54,7 +54,7 @@ def mixtures(gate: Named, x: Tensor, outputs: Tensor) -> dict[str, Tensor]:
     one for all the mixtures.
     """
     weight = torch.cat([_weight(gate[name]) for name in gate])
-    scores = linear(x, weight).view(len(x), -1, outputs.shape[1])
+    scores = linear(x, weight).view(x.shape[0], -1, outputs.shape[1])
     mixed = torch.bmm(scores.softmax(dim=2), outputs)
     return dict(zip(gate, mixed.unbind(1), strict=True))
 

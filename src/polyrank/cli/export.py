@@ -1,0 +1,97 @@
+"""`polyrank export RUN`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from polyrank.bundle.model import Bundle
+
+
+def export(
+    run: Path,
+    /,
+    *,
+    data: str | None = None,
+    with_vocabulary: Annotated[bool, Parameter(negative=())] = False,
+    json: Annotated[bool, Parameter(negative=())] = False,
+) -> None:
+    """Write model.onnx into a bundle, if it answers as the bundle does on real rows.
+
+    It takes rows of vocabularies and raw numbers, and gives the columns of `predict`.
+
+    Args:
+        run: a run folder or a bundle folder.
+        data: rows to compare on instead of the run's own test (else validation, else training)
+            rows: a CSV or Parquet file, or a glob; labels need not be there.
+        with_vocabulary: write model-with-vocabulary.onnx too, which takes the ids themselves.
+        json: print the files and their parity as JSON.
+    """
+    from polyrank.bundle.format import find
+    from polyrank.bundle.load import load
+    from polyrank.cli.show import print_json
+    from polyrank.serve.extra import need
+    from polyrank.text import aligned
+
+    need("onnx", "onnxscript", "onnxruntime", what="export")
+    from polyrank.serve.export import export as write
+
+    folder = find(run)
+    bundle = load(folder)
+    split, chunks = _rows(bundle, data)
+    found = write(bundle, folder, chunks, vocabulary=with_vocabulary)
+    if json:
+        print_json(
+            {
+                "files": {
+                    str(folder / name): {
+                        "split": split,
+                        "rows": each.rows,
+                        "differences": each.largest,
+                        "allowed": dict(each.allowed),
+                    }
+                    for name, each in found.items()
+                }
+            }
+        )
+        return
+    for name, each in found.items():
+        print(f"{folder / name}: answers as the bundle does on {each.rows:,} {split} rows")
+    lines = [
+        [output, *(f"{each.largest[output]:.1e}" for each in found.values()), f"{limit:.0e}"]
+        for output, limit in next(iter(found.values())).allowed.items()
+    ]
+    print(aligned(["largest difference", *found, "allowed"], lines))
+
+
+def _rows(bundle: Bundle, data: str | None) -> tuple[str, Iterator[pl.DataFrame]]:
+    """Return the name of the rows to compare on, and these in chunks."""
+    from polyrank.data.read import collect_chunks, read
+    from polyrank.errors import ExportError
+
+    names = [feature.name for feature in bundle.schema.features]
+    if data is not None:
+        return "given", collect_chunks(read(data, bundle.schema), names)
+    splits = _splits(bundle)
+    for split in ("test", "valid", "train"):
+        if splits.get(split) is not None:
+            return split, collect_chunks(read(splits[split], bundle.schema), names)
+    raise ExportError(
+        "the run had its rows in memory, and no file of them is known: name rows to compare on "
+        "with --data"
+    )
+
+
+def _splits(bundle: Bundle) -> dict[str, Any]:
+    from polyrank.config import Experiment
+
+    data = bundle.config.get("data", {})
+    if "source" in data:
+        return dict(Experiment.from_table(bundle.config).sources().splits)
+    return {split: data.get(split) for split in ("test", "valid", "train")}

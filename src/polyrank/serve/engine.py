@@ -1,0 +1,163 @@
+"""A bundle that answers without torch: onnxruntime and the bundle's vocabularies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from polyrank.bundle import format
+from polyrank.bundle.encodings import vocab_of
+from polyrank.data.read import collect, read
+from polyrank.errors import BundleError, DataError, PolyrankError
+from polyrank.metrics.fusion import Fusion
+from polyrank.schema import Schema
+from polyrank.serve.extra import need
+from polyrank.serve.inputs import ROWS_FILE, Columns, encoded
+
+RUN_ROWS = 8192  # of one run of the graph: what is computed between stays in the cache
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What a model says of some rows.
+
+    Args:
+        outputs: the columns of `predict`: float64 (N,) each.
+        unseen: ids that training did not see, by feature.
+        nulls: missing values, by feature.
+    """
+
+    outputs: Mapping[str, np.ndarray]
+    unseen: Mapping[str, int]
+    nulls: Mapping[str, int]
+
+
+class Engine:
+    """Predictions of an exported bundle in any process: no torch, no numba, no server.
+
+    It answers as `Bundle.predict` does, within 1e-6 of a probability, which export has checked on
+    real rows. One engine may be called from many threads.
+
+    Args:
+        path: a run folder or a bundle folder that `polyrank export` was run on.
+        threads: of one run of the graph.
+
+    Raises:
+        BundleError: no bundle, one that is damaged, or one that was not exported.
+        PolyrankError: onnxruntime is not installed.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> import polyrank as pr
+        >>> from polyrank.serve.export import export
+        >>> schema = pr.Schema([pr.SparseFeature("item")], [pr.Task("click")])
+        >>> log = {"item": [1, 2] * 8, "click": [1, 0, 1, 1] * 4}
+        >>> bundle = pr.fit(schema, pr.Model(), train=log, epochs=1)
+        >>> with TemporaryDirectory() as folder:
+        ...     bundle.save(Path(folder) / "bundle")
+        ...     _ = export(bundle, Path(folder) / "bundle", [pl.DataFrame({"item": [1, 2]})])
+        ...     engine = pr.Engine(folder)
+        >>> engine.predict({"item": [1, 2, None]}).columns
+        ['p_click']
+    """
+
+    def __init__(self, path: str | Path, *, threads: int = 1) -> None:
+        need("onnxruntime", what="the engine")
+        from polyrank.serve.session import Session
+
+        self.folder = format.find(Path(path))
+        parts = format.read(self.folder, weights=False)
+        self.manifest: Mapping[str, Any] = parts.manifest
+        if ROWS_FILE not in self.manifest.get("onnx", {}):
+            raise BundleError(
+                f"the bundle {self.folder} has no {ROWS_FILE}: run `polyrank export {path}` where "
+                "torch is installed"
+            )
+        try:
+            self.schema = Schema.from_table(self.manifest["schema"])
+            self.vocab = vocab_of(self.schema, parts)
+            weights = parts.config.get("fusion")
+            self.fusion = None if weights is None else Fusion(weights)
+            self.fusion_columns = tuple(self.fusion.columns(self.schema) if self.fusion else ())
+        except PolyrankError as error:
+            raise BundleError(f"the bundle {self.folder} cannot be used: {error}") from error
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise BundleError(
+                f"the bundle {self.folder} is damaged: bundle.json: {error!r}"
+            ) from error
+        self._session = Session(self.folder / ROWS_FILE, threads)
+        self.outputs = self._session.outputs
+        self.features = tuple(feature.name for feature in self.schema.features)
+
+    def predict(self, rows: Any) -> pl.DataFrame:
+        """Return the output columns of raw rows, in their order.
+
+        Args:
+            rows: a path or glob, a polars or pandas frame, a pyarrow table, or a dict of arrays;
+                labels need not be there.
+
+        Raises:
+            DataError: a feature that is missing or of a wrong type, or no rows.
+        """
+        frame = collect(read(rows, self.schema), self.features)
+        if not frame.height:
+            raise DataError("there are no rows to predict")
+        return pl.DataFrame(self.answer_frame(frame).outputs)
+
+    def answer_frame(self, frame: pl.DataFrame) -> Answer:
+        """Return what the model says of a frame with a column for each feature."""
+        return self._run(encoded(frame, self.schema, self.vocab))
+
+    def answer(
+        self, columns: Mapping[str, Sequence[Any]], shared: Mapping[str, Any] | None = None
+    ) -> Answer:
+        """Return what the model says of plain lists, the fastest way for a few rows.
+
+        Args:
+            columns: a list of values for each feature that is not in `shared`; other columns are
+                not looked at. Values are those of JSON: numbers, texts, booleans, None, lists.
+            shared: a value for each feature that is the same in all rows.
+
+        Raises:
+            DataError: a feature that is missing or of a wrong type, columns of unequal length, or
+                no rows.
+        """
+        raise NotImplementedError
+
+    def score(self, answer: Answer, columns: Mapping[str, pl.Series]) -> np.ndarray | None:
+        """Return the fused score of answered rows, or None where none is declared.
+
+        Args:
+            answer: of `answer` or `answer_frame`.
+            columns: the raw columns `fusion_columns`, as many rows.
+
+        Raises:
+            DataError: a column that cannot be added up.
+
+        Shape:
+            float64 (N,)
+        """
+        if self.fusion is None:
+            return None
+        return self.fusion.score(self.schema, answer.outputs, columns)
+
+    def _run(self, columns: Columns) -> Answer:
+        parts = [self._session.run(feeds) for feeds in columns.batches(RUN_ROWS)]
+        outputs = {
+            name: parts[0][name] if len(parts) == 1 else np.concatenate([p[name] for p in parts])
+            for name in self.outputs
+        }
+        broken = np.any([np.isnan(each) for each in outputs.values()], axis=0)
+        if broken.any():
+            raise DataError(
+                f"{int(broken.sum()):,} of {columns.rows:,} rows, the first of them row "
+                f"{int(broken.argmax())}, get no finite prediction: a dense feature is too far "
+                "from what training saw; clip such values"
+            )
+        return Answer(outputs, columns.unseen, columns.nulls)

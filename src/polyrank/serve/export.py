@@ -1,0 +1,209 @@
+"""From a bundle to ONNX: one capture, held to the bundle's own answers on real rows."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import onnx
+import polars as pl
+import torch
+from onnx import ModelProto
+
+from polyrank.bundle import format
+from polyrank.bundle.model import Bundle
+from polyrank.errors import ExportError
+from polyrank.features import SequenceFeature
+from polyrank.serve import graph
+from polyrank.serve.inputs import RAW_FILE, ROWS_FILE, Columns, described, encoded, raw
+from polyrank.serve.session import Session
+from polyrank.serve.twin import Twin, example
+from polyrank.terms import output_columns
+
+logger = logging.getLogger(__name__)
+
+PROBABILITY = 1e-6  # the largest difference of a probability
+REGRESSION = 1e-5  # that of a regression, in deviations of its training target
+_RUN_ROWS = 8192  # lists are filled up to the longest of so many rows
+_LARGEST_BYTES = 1_500_000_000  # a protobuf holds 2 GiB; above, tensors lie in a file beside it
+
+
+@dataclass
+class Parity:
+    """How far an exported file is from the bundle on the same rows.
+
+    Args:
+        rows: that were compared.
+        largest: the largest difference of each output, in its own unit.
+        allowed: the largest that is let through, by output.
+    """
+
+    allowed: Mapping[str, float]
+    rows: int = 0
+    largest: dict[str, float] = field(default_factory=dict)
+
+    def compare(self, found: Mapping[str, np.ndarray], expected: pl.DataFrame) -> None:
+        """Take more rows into account."""
+        self.rows += expected.height
+        for name in self.allowed:
+            off = np.abs(found[name] - expected[name].to_numpy())
+            # of a NaN there is no difference, and it is one
+            off = float("inf") if np.isnan(off).any() else float(off.max(initial=0))
+            self.largest[name] = max(self.largest.get(name, 0.0), off)
+
+    def check(self, what: str) -> None:
+        """Refuse answers that are further off than is allowed.
+
+        Raises:
+            ExportError: the worst output, or no rows.
+        """
+        if not self.rows:
+            raise ExportError(f"{what}: there were no rows to compare")
+        worst = max(self.allowed, key=lambda name: self.largest[name] / self.allowed[name])
+        if self.largest[worst] > self.allowed[worst]:
+            raise ExportError(
+                f"{what} does not answer as the bundle does: {worst!r} differs by up to "
+                f"{self.largest[worst]:.3g} on {self.rows:,} rows, and at most "
+                f"{self.allowed[worst]:.3g} is allowed: nothing was exported"
+            )
+
+
+def export(
+    bundle: Bundle,
+    folder: Path,
+    chunks: Iterable[pl.DataFrame],
+    *,
+    vocabulary: bool = False,
+) -> dict[str, Parity]:
+    """Write a bundle's ONNX files into its folder, if they answer as the bundle does.
+
+    `model.onnx` takes rows of the vocabularies and raw numbers. Encodings, calibrators and products
+    are inside; a correction for down-sampled negatives belongs to the loss, so there is none.
+
+    Args:
+        bundle: what is exported.
+        folder: of the bundle.
+        chunks: real rows, raw, on which both are compared.
+        vocabulary: write `model-with-vocabulary.onnx` too, which takes the ids themselves.
+
+    Returns:
+        The parity of each file by name, which the bundle's manifest has as well.
+
+    Raises:
+        ExportError: a trunk that cannot be captured, a hashed feature where the vocabulary is to be
+            inside, an output that a feature is named like, or answers that differ.
+        DataError: rows that cannot be read.
+
+    Reference:
+        PyTorch, `torch.export` and its ONNX exporter; the operators are those of onnx.ai.
+    """
+    names = [feature.name for feature in bundle.schema.features]
+    outputs = [column for task in bundle.schema.tasks for column in output_columns(task)]
+    for name in outputs:
+        if name in names:
+            raise ExportError(
+                f"feature {name!r} is named like an output, and a graph has a name once: rename "
+                "the column or the task"
+            )
+    models = {ROWS_FILE: captured(bundle)}
+    if vocabulary:
+        models[RAW_FILE] = graph.with_vocabulary(models[ROWS_FILE], bundle.schema, bundle.vocab)
+    about = {"polyrank.schema": bundle.schema.to_table(), "polyrank.outputs": outputs}
+    with TemporaryDirectory(dir=folder, prefix=".export-") as temporary:
+        files: dict[str, Path] = {}
+        for name, model in models.items():
+            inputs = described(bundle.schema, bundle.vocab, with_vocabulary=name == RAW_FILE)
+            graph.with_metadata(model, about | {"polyrank.inputs": inputs})
+            files |= _saved(model, Path(temporary), name)
+        parity = _compared(bundle, {name: files[name] for name in models}, chunks)
+        entries = {
+            name: {"rows": each.rows, "differences": each.largest, "allowed": dict(each.allowed)}
+            for name, each in parity.items()
+        }
+        format.add(folder, files, {"onnx": entries})
+    return parity
+
+
+def captured(bundle: Bundle) -> ModelProto:
+    """Return the graph of `model.onnx`.
+
+    Raises:
+        ExportError: a trunk that `torch.export` or the ONNX exporter refuses.
+    """
+    twin, schema = Twin(bundle), bundle.schema
+    batch = torch.export.Dim("batch")
+    shapes = [
+        {0: batch, 1: torch.export.Dim(f"length_{at}")}
+        if isinstance(feature, SequenceFeature)
+        else {0: batch}
+        for at, feature in enumerate(schema.features)
+    ]
+    inputs = example(schema, bundle.vocab.rows, rows=3, length=4)
+    noisy = logging.getLogger("torch.onnx")
+    level = noisy.level
+    try:
+        noisy.setLevel(logging.ERROR)
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the exporter's, of its own parts
+            program = torch.export.export(twin, (inputs,), dynamic_shapes=(shapes,))
+            exported = torch.onnx.export(program, dynamo=True, verbose=False)
+    except Exception as error:  # whatever a trunk of one's own makes of it
+        kind = type(bundle.ranker.trunk).__name__
+        raise ExportError(f"trunk {kind} cannot be exported: {_first_line(error)}") from error
+    finally:
+        noisy.setLevel(level)
+    assert exported is not None
+    outputs = [column for task in schema.tasks for column in output_columns(task)]
+    model = graph.named(exported.model_proto, [each.name for each in schema.features], outputs)
+    return graph.with_shapes(model, schema)
+
+
+def _compared(
+    bundle: Bundle, files: Mapping[str, Path], chunks: Iterable[pl.DataFrame]
+) -> dict[str, Parity]:
+    sessions = {name: Session(path) for name, path in files.items()}
+    allowed = _allowed(bundle)
+    parity = {name: Parity(allowed) for name in files}
+    for chunk in chunks:
+        expected = bundle.predict(chunk)
+        for name, session in sessions.items():
+            make = raw if name == RAW_FILE else encoded
+            columns = make(chunk, bundle.schema, bundle.vocab)
+            parity[name].compare(_answers(session, columns), expected)
+    for name, each in parity.items():
+        each.check(name)
+    return parity
+
+
+def _answers(session: Session, columns: Columns) -> dict[str, np.ndarray]:
+    parts = [session.run(feeds) for feeds in columns.batches(_RUN_ROWS)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in session.outputs}
+
+
+def _allowed(bundle: Bundle) -> dict[str, float]:
+    found = {}
+    for task in bundle.schema.tasks:
+        deviation = bundle.scales.get(task.name, (0.0, 1.0))[1]
+        limit = PROBABILITY if task.kind == "binary" else REGRESSION * deviation
+        found |= dict.fromkeys(output_columns(task), limit)
+    return found
+
+
+def _saved(model: ModelProto, folder: Path, name: str) -> dict[str, Path]:
+    """Write a model; return its files by name: two where its tensors are too large for one."""
+    path, beside = folder / name, f"{name}.data"
+    if model.ByteSize() <= _LARGEST_BYTES:
+        onnx.save(model, path)
+        return {name: path}
+    onnx.save(model, path, save_as_external_data=True, location=beside)
+    return {name: path, beside: folder / beside}
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[0].strip() if lines else type(error).__name__

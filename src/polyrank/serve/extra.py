@@ -1,0 +1,22 @@
+"""The extra that deployment needs, looked for before anything is done."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from polyrank.errors import PolyrankError
+
+
+def need(*modules: str, what: str) -> None:
+    """Refuse where a library of the extra [serve] is missing.
+
+    Args:
+        modules: top-level names of what is imported.
+        what: the beginning of the message, such as "the engine".
+
+    Raises:
+        PolyrankError: which are missing, and how to install them.
+    """
+    missing = [name for name in modules if find_spec(name) is None]
+    if missing:
+        raise PolyrankError(f"{what} needs {', '.join(missing)}: pip install 'polyrank[serve]'")

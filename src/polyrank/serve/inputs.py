@@ -1,0 +1,187 @@
+"""What goes into an exported file: raw columns as one array a feature. No torch.
+
+Either file has one input a feature, by the feature's name:
+
+==========  =============================  ==========================================
+feature     `model.onnx`                   `model-with-vocabulary.onnx`
+==========  =============================  ==========================================
+sparse      int64 (B,), vocabulary rows    (B,), the ids themselves
+sequence    int64 (B, L), rows, −1 fills   (B, L), the ids, filled up with `PADDING`
+dense       float32 (B,), NaN = missing    the same
+==========  =============================  ==========================================
+
+Ids are int64, text or float64, whichever the vocabulary holds. What JSON calls null and what fills
+up a list have values of their own, which no id may have: noncharacters of Unicode, the smallest
+integers, NaN and −∞.
+
+Letters: B rows, L the longest list of the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from polyrank.data.bags import Bag, flattened
+from polyrank.data.dense import dense_values
+from polyrank.data.ids import IdType, as_type, plain_ids, spellings
+from polyrank.data.vocab import Vocab, Vocabulary
+from polyrank.schema import DenseFeature, Feature, Schema, SequenceFeature
+
+ROWS_FILE = "model.onnx"
+RAW_FILE = "model-with-vocabulary.onnx"
+NULL: Mapping[IdType, Any] = {"int": -(2**63), "string": "\ufdd0", "float": float("nan")}
+PADDING: Mapping[IdType, Any] = {"int": 1 - 2**63, "string": "\ufdd1", "float": float("-inf")}
+_UNSEEN: Mapping[IdType, Any] = {"int": 2 - 2**63, "string": "\ufdd2", "float": float("inf")}
+_DTYPE: Mapping[IdType, Any] = {"int": np.int64, "string": object, "float": np.float64}
+Feeds = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True, eq=False)
+class Columns:
+    """One column a feature, in the schema's order, before lists become matrices.
+
+    Args:
+        rows: their number.
+        values: arrays (N,), or a Bag for a sequence.
+        unseen: ids that are not in the vocabulary, by feature.
+        nulls: missing values, by feature.
+        padding: what fills up the lists, by sequence.
+    """
+
+    rows: int
+    values: Mapping[str, np.ndarray | Bag]
+    unseen: Mapping[str, int]
+    nulls: Mapping[str, int]
+    padding: Mapping[str, Any]
+
+    def batches(self, size: int) -> Iterator[Feeds]:
+        """Yield the inputs of some rows after the other; lists are filled up batch by batch."""
+        for start in range(0, self.rows, size):
+            rows = slice(start, min(start + size, self.rows))
+            yield {
+                name: matrix(each.take(rows), self.padding[name])
+                if isinstance(each, Bag)
+                else each[rows]
+                for name, each in self.values.items()
+            }
+
+
+def id_type(vocabulary: Vocabulary) -> IdType:
+    """Return the type of a vocabulary's ids; those of an identity vocabulary are integers."""
+    dtype = vocabulary.dtype
+    assert dtype != "hash"  # export refuses it by name
+    return "int" if dtype == "identity" else dtype
+
+
+def encoded(frame: pl.DataFrame, schema: Schema, vocab: Vocab) -> Columns:
+    """Return raw rows as the inputs of `model.onnx`.
+
+    Args:
+        frame: with a column for each feature.
+        schema: the features.
+        vocab: of the bundle.
+
+    Raises:
+        DataError: a column that can hold no ids, lists or numbers, or an infinite number.
+    """
+    values: dict[str, np.ndarray | Bag] = {}
+    unseen: dict[str, int] = {}
+    nulls: dict[str, int] = {}
+    for feature in schema.features:
+        name, column = feature.name, frame[feature.name]
+        if isinstance(feature, DenseFeature):
+            values[name] = numbers = dense_values(column)
+            nulls[name] = int(np.count_nonzero(np.isnan(numbers)))
+        elif isinstance(feature, SequenceFeature):
+            found = vocab.tables[feature.table].encode_lists(column, feature.padding_idx)
+            values[name], unseen[name], nulls[name] = found
+        else:
+            rows, unseen[name], nulls[name] = vocab.tables[feature.table].encode(column)
+            values[name] = rows.astype(np.int64)
+    padding = {feature.name: -1 for feature in schema.sequence_features}
+    return Columns(frame.height, values, unseen, nulls, padding)
+
+
+def raw(frame: pl.DataFrame, schema: Schema, vocab: Vocab) -> Columns:
+    """Return raw rows as the inputs of `model-with-vocabulary.onnx`.
+
+    An id that no value of the vocabulary's type can be, such as a text among integers, becomes one
+    that is in no vocabulary.
+
+    Args and Raises as of `encoded`.
+    """
+    values: dict[str, np.ndarray | Bag] = {}
+    padding: dict[str, Any] = {}
+    for feature in schema.features:
+        column = frame[feature.name]
+        if isinstance(feature, DenseFeature):
+            values[feature.name] = dense_values(column)
+            continue
+        table = vocab.tables[feature.table]
+        if isinstance(feature, SequenceFeature):
+            elements, offsets, _ = flattened(column, feature.padding_idx)
+            values[feature.name] = Bag(_ids(elements, table), offsets)
+            padding[feature.name] = PADDING[id_type(table)]
+        else:
+            values[feature.name] = _ids(column, table)
+    return Columns(frame.height, values, {}, {}, padding)
+
+
+def matrix(bag: Bag, padding: Any) -> np.ndarray:
+    """Return lists as rows of a matrix, filled up to the longest; at least one column.
+
+    Shape:
+        N lists → (N, max(1, longest))
+
+    Example:
+        >>> matrix(Bag(np.array([7, 8, 9], np.int32), np.array([0, 2, 2, 3])), -1)
+        array([[ 7,  8],
+               [-1, -1],
+               [ 9, -1]])
+    """
+    lengths = np.diff(bag.offsets)
+    dtype = np.int64 if bag.ids.dtype == np.int32 else bag.ids.dtype
+    found = np.full((len(lengths), max(int(lengths.max(initial=0)), 1)), padding, dtype=dtype)
+    found[np.arange(found.shape[1]) < lengths[:, None]] = bag.ids
+    return found
+
+
+def described(schema: Schema, vocab: Vocab, *, with_vocabulary: bool) -> list[dict[str, Any]]:
+    """Return each input in words that a reader of the file's metadata understands."""
+
+    def one(feature: Feature) -> dict[str, Any]:
+        if isinstance(feature, DenseFeature):
+            return {"name": feature.name, "type": "float32", "missing": "NaN"}
+        found: dict[str, Any] = {"name": feature.name, "type": "int64"}
+        table = vocab.tables[feature.table]
+        if not with_vocabulary:
+            found |= {"rows": table.rows, "unseen": 0}
+            return found | ({"padding": -1} if isinstance(feature, SequenceFeature) else {})
+        kind = id_type(table)
+        found |= {"type": {"string": "string", "float": "float64"}.get(kind, "int64")}
+        found |= {"null": str(NULL[kind]) if kind == "float" else NULL[kind]}
+        if isinstance(feature, SequenceFeature):
+            found |= {"padding": str(PADDING[kind]) if kind == "float" else PADDING[kind]}
+        return found
+
+    return [one(feature) for feature in schema.features]
+
+
+def _ids(column: pl.Series, table: Vocabulary) -> np.ndarray:
+    kind = id_type(table)
+    plain = plain_ids(column)
+    ids = next(spellings(plain)) if kind == "string" else as_type(plain, kind)
+    if kind == "string" and len(table.values):
+        # A number may be written with ".0" in the vocabulary: what is found there is its own text.
+        rows, _, _ = table.encode(column)
+        known = table.values.gather(np.maximum(rows, 1) - 1)
+        ids = known.zip_with(pl.Series(rows > 0), ids)
+    absent = ids.is_null()
+    found = ids.fill_null(_UNSEEN[kind]).to_numpy(writable=True).astype(_DTYPE[kind])
+    found[(absent & plain.is_null()).to_numpy()] = NULL[kind]
+    return found
