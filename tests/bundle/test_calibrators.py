@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import polars as pl
@@ -10,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import polyrank as pr
-from polyrank.bundle.stream import predict_file
 from polyrank.calibration.fitting import Calibrator
 from polyrank.calibration.maps import Isotonic, Platt
 from polyrank.errors import BundleError
 from polyrank.models.outputs import outputs
 from polyrank.schema import DenseFeature, Schema, Task
+from polyrank.serve.batch import Scorer, predict_file
 
 LINE = Calibrator(Platt(0.3, 1.25), 500, 200, {"none": 0.75, "platt": 0.5})
 KNOTS = Calibrator(Isotonic((-1.0, -0.25, 0.5), (-4.0, -0.1, 2.0)), 250, 100, {"none": 0.7})
@@ -91,7 +92,8 @@ def test_raw_leaves_the_maps_out(plain, calibrated, rows, tmp_path):
     assert calibrated.predict(rows, raw=True).equals(plain.predict(rows))
     assert not calibrated.predict(rows).equals(plain.predict(rows))
     for raw in (False, True):
-        predict_file(calibrated, rows, tmp_path / "out.parquet", raw=raw)
+        scorer = Scorer(calibrated.schema, partial(calibrated.answer_frame, raw=raw))
+        predict_file(scorer, rows, tmp_path / "out.parquet")
         written = pl.read_parquet(tmp_path / "out.parquet", columns=["p_click", "p_buy"])
         assert written.equals(calibrated.predict(rows, raw=raw).select("p_click", "p_buy"))
 

@@ -9,11 +9,11 @@ import polars as pl
 import pytest
 
 import polyrank as pr
-from polyrank.bundle import stream
-from polyrank.bundle.stream import predict_file
 from polyrank.cli.app import run
 from polyrank.config import Experiment
 from polyrank.errors import DataError, LeakageWarning, TrainingError
+from polyrank.serve import batch
+from polyrank.serve.batch import Scorer, predict_file
 from polyrank.train.plan import plan
 from polyrank.train.sources import Sources
 from polyrank.train.training import Training
@@ -62,6 +62,10 @@ def parquet(log, tmp_path):
     return tmp_path / "rows.parquet"
 
 
+def scorer_of(bundle):
+    return Scorer(bundle.schema, bundle.answer_frame)
+
+
 def test_a_loaded_bundle_gives_the_same_bits(fitted, log, tmp_path):
     fitted.save(tmp_path / "b")
     loaded = pr.load(tmp_path / "b")
@@ -86,8 +90,8 @@ def test_a_fresh_process_predicts_the_same_bits_from_raw_lists(fitted, log, parq
 
 @pytest.mark.parametrize("chunk", [7, 1000])
 def test_files_of_lists_are_scored_by_chunks(fitted, log, parquet, tmp_path, monkeypatch, chunk):
-    monkeypatch.setattr(stream, "CHUNK_ROWS", chunk)
-    scored = predict_file(fitted, parquet, tmp_path / "out.csv")
+    monkeypatch.setattr(batch, "CHUNK_ROWS", chunk)
+    scored = predict_file(scorer_of(fitted), parquet, tmp_path / "out.csv")
     found = pl.read_csv(tmp_path / "out.csv")
     assert found.columns == ["user", "p_click", "p_buy_given_click", "p_buy"]
     assert (found["p_buy"] - fitted.predict(log)["p_buy"]).abs().max() <= 1e-6
@@ -97,7 +101,11 @@ def test_files_of_lists_are_scored_by_chunks(fitted, log, parquet, tmp_path, mon
 def test_a_csv_file_is_refused_before_scoring(fitted, tmp_path):
     (tmp_path / "rows.csv").write_text("item,seen,pages,tags,price\n1,2,3,4,5\n")
     with pytest.raises(DataError, match="sequence feature 'seen' is a column of a CSV file"):
-        predict_file(fitted, tmp_path / "rows.csv", tmp_path / "out.parquet")
+        predict_file(
+            Scorer(fitted.schema, fitted.answer_frame),
+            tmp_path / "rows.csv",
+            tmp_path / "out.parquet",
+        )
 
 
 def test_ids_in_lists_that_training_did_not_see_are_counted(fitted, log):

@@ -85,7 +85,7 @@ def read(path: Path, *, weights: bool = True) -> Parts:
     Raises:
         BundleError: no bundle, one of a newer format, or a file that is missing or damaged.
     """
-    manifest = _manifest(path)
+    manifest = read_manifest(path)
     for name, expected in manifest["files"].items():
         file = path / name
         if not file.is_file():
@@ -116,6 +116,29 @@ def read(path: Path, *, weights: bool = True) -> Parts:
         raise BundleError(f"the bundle {path} cannot be read: {error}") from error
 
 
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Return the manifest of a bundle's folder; the files that it lists are not looked at.
+
+    Raises:
+        BundleError: no bundle, one of a newer format, or a manifest that is damaged.
+    """
+    if not (path / MANIFEST).is_file():
+        raise BundleError(f"{path} is no bundle: {MANIFEST} is missing")
+    try:
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        found = int(manifest["format"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BundleError(f"the bundle {path} is damaged: {MANIFEST}: {error!r}") from error
+    if found > FORMAT:
+        raise BundleError(
+            f"the bundle {path} has format {found}, written by polyrank "
+            f"{manifest.get('polyrank', '?')}; this polyrank reads up to format {FORMAT}: upgrade"
+        )
+    if not isinstance(manifest.get("files"), dict):
+        raise BundleError(f"the bundle {path} is damaged: {MANIFEST} does not list its files")
+    return manifest
+
+
 def add(path: Path, files: Mapping[str, Path], entries: Mapping[str, Any]) -> None:
     """Put more files into a bundle, in the place of what has their names, and name them in it.
 
@@ -129,7 +152,7 @@ def add(path: Path, files: Mapping[str, Path], entries: Mapping[str, Any]) -> No
     Raises:
         BundleError: no bundle, or a file that cannot be written.
     """
-    manifest = _manifest(path)
+    manifest = read_manifest(path)
     sums = {name: each for name, each in manifest["files"].items() if name not in files}
     try:
         _put(path, {**manifest, "files": sums})
@@ -197,24 +220,6 @@ def _replace(path: Path, temporary: Path) -> None:
 def _put(path: Path, manifest: Mapping[str, Any]) -> None:
     with replacing(path / MANIFEST) as temporary:
         temporary.write_text(_json(manifest), encoding="utf-8")
-
-
-def _manifest(path: Path) -> dict[str, Any]:
-    if not (path / MANIFEST).is_file():
-        raise BundleError(f"{path} is no bundle: {MANIFEST} is missing")
-    try:
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        found = int(manifest["format"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BundleError(f"the bundle {path} is damaged: {MANIFEST}: {error!r}") from error
-    if found > FORMAT:
-        raise BundleError(
-            f"the bundle {path} has format {found}, written by polyrank "
-            f"{manifest.get('polyrank', '?')}; this polyrank reads up to format {FORMAT}: upgrade"
-        )
-    if not isinstance(manifest.get("files"), dict):
-        raise BundleError(f"the bundle {path} is damaged: {MANIFEST} does not list its files")
-    return manifest
 
 
 def _checksum(file: Path) -> str:

@@ -29,6 +29,7 @@ from polyrank.models.model import Model
 from polyrank.models.outputs import logits_of, outputs
 from polyrank.models.ranker import Ranker
 from polyrank.schema import Schema
+from polyrank.serve.answer import Answer
 from polyrank.terms import output_columns
 
 logger = logging.getLogger(__name__)
@@ -85,6 +86,19 @@ class Bundle:
             DataError: a feature that is missing or of a wrong type.
         """
         return self.score(self.encode(rows), raw=raw)
+
+    def answer_frame(self, frame: pl.DataFrame, *, raw: bool = False) -> Answer:
+        """Return what the model says of a frame, as an exported bundle's engine does.
+
+        Args:
+            frame: with a column for each feature.
+            raw: as in `predict`.
+
+        Raises:
+            DataError: as in `predict`.
+        """
+        table = self.encode(frame)
+        return Answer(self.columns(self.logits(table), raw=raw), table.unseen, table.nulls)
 
     def evaluate(self, rows: Any, *, split: str = "test", orphans: Orphans = "error") -> Scorecard:
         """Return the scorecard of labelled rows, with intervals.

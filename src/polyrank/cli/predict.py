@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from polyrank.serve.batch import Scored, Scorer
 
 
 def predict(
@@ -16,24 +19,108 @@ def predict(
     *,
     out: Annotated[Path, Parameter(name=["--out", "-o"])],
     raw: Annotated[bool, Parameter(negative=())] = False,
+    resume: Annotated[bool, Parameter(negative=())] = False,
+    force: Annotated[bool, Parameter(negative=())] = False,
+    threads: int | None = None,
     json: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
-    """Score rows into a file: key columns, then the outputs, in the order of the rows.
+    """Score rows into files: key columns, then the outputs, in the order of the rows.
+
+    A bundle that was exported is run by onnxruntime where that is installed, any other by torch.
 
     Args:
         run: a run folder or a bundle folder.
         data: a CSV or Parquet file, or a glob; labels need not be there.
-        out: a .parquet or .csv file.
-        raw: uncalibrated probabilities, as the heads learnt them.
+        out: a .parquet or .csv file, or a folder (no extension) of Parquet parts of 1,000,000 rows.
+        raw: uncalibrated probabilities, as the heads learnt them; needs torch.
+        resume: go on with the folder that is there, after its last finished part.
+        force: replace the parts in the folder that is there.
+        threads: of the model; the run's train.threads by default.
         json: print the counts as JSON.
     """
-    from polyrank.bundle.load import load
-    from polyrank.bundle.stream import predict_file
+    from dataclasses import asdict
+
     from polyrank.cli.show import print_counts, print_json
 
-    scored = predict_file(load(run), data, out, raw=raw)
+    scorer = _scorer(run, raw=raw, threads=threads)
+    engine = scorer.identity["engine"]
+    sys.stderr.write(f"scored by {engine}\n")
+    scored = _scored(scorer, data, out, resume=resume, force=force)
     if json:
-        print_json({"out": str(out), **asdict(scored)})
+        print_json({"out": str(out), "engine": engine, **asdict(scored)})
         return
     print_counts(scored.unseen, scored.nulls, scored.rows)
-    print(f"{scored.rows:,} rows scored into {out}")
+    already = f", {scored.resumed:,} of them already" if scored.resumed else ""
+    print(f"{scored.rows:,} rows scored into {out}{already}")
+
+
+def _scored(scorer: Scorer, data: str, out: Path, *, resume: bool, force: bool) -> Scored:
+    from polyrank.errors import ConfigError
+    from polyrank.serve.batch import predict_file, predict_parts
+
+    if out.suffix:
+        if resume or force:
+            raise ConfigError(
+                f"--{'resume' if resume else 'force'} is of a folder of parts, and {out} is a "
+                "file: give a name without an extension, or leave it out"
+            )
+        return predict_file(scorer, data, out)
+    try:
+        return predict_parts(scorer, data, out, resume=resume, force=force)
+    except KeyboardInterrupt:
+        if out.exists():
+            sys.stderr.write(f"the finished parts are in {out}; go on with them by --resume\n")
+        raise
+
+
+def _scorer(run: Path, *, raw: bool, threads: int | None) -> Scorer:
+    """Return the engine of an exported bundle if it can be had, else the bundle in torch."""
+    import tomllib
+    from functools import partial
+    from importlib.util import find_spec
+
+    from polyrank.bundle import format
+    from polyrank.data import content
+    from polyrank.errors import BundleError, ConfigError
+    from polyrank.serve.batch import Scorer
+    from polyrank.serve.inputs import ROWS_FILE
+
+    folder = format.find(run)
+    exported = ROWS_FILE in format.read_manifest(folder).get("onnx", {})
+    (bundle_json,) = content.checksums([str(folder / format.MANIFEST)])
+    identity = {"bundle": bundle_json, "engine": "onnxruntime", "raw": raw}
+    if threads is None:
+        config = tomllib.loads((folder / "config.toml").read_text(encoding="utf-8"))
+        threads = int(config.get("train", {}).get("threads", 1))
+    if threads < 1:
+        raise ConfigError(f"--threads must be at least 1, however: {threads}")
+    if exported and not raw and find_spec("onnxruntime"):
+        from polyrank.serve.engine import Engine
+
+        # Each thread answers a chunk of its own, which is faster than many for one.
+        engine = Engine(folder)
+        return Scorer(engine.schema, engine.answer_frame, threads, identity)
+    if not find_spec("torch"):
+        raise BundleError(_remedy(run, exported=exported, raw=raw))
+    import torch
+
+    from polyrank.bundle.load import load
+
+    bundle = load(folder)
+    torch.set_num_threads(threads)
+    answer = partial(bundle.answer_frame, raw=raw)
+    return Scorer(bundle.schema, answer, 1, {**identity, "engine": "torch"})
+
+
+def _remedy(run: Path, *, exported: bool, raw: bool) -> str:
+    if raw:
+        return "--raw needs torch, which is not installed: an exported model is calibrated"
+    if exported:
+        return (
+            f"{run} was exported, and neither onnxruntime nor torch is installed: "
+            "pip install 'polyrank[serve]'"
+        )
+    return (
+        f"torch is not installed, and {run} was not exported for another engine: run "
+        f"`polyrank export {run}` where torch is"
+    )

@@ -17,24 +17,27 @@ from polyrank.files import replacing
 _SETTLED_NS = 2_000_000_000
 
 
-def checksums(paths: Sequence[str], memory: Path) -> list[str]:
+def checksums(paths: Sequence[str], memory: Path | None = None) -> list[str]:
     """Return the SHA-256 of what each file holds.
 
-    `memory` keeps them with each file's size, inode and times. They are believed as long as all
+    A `memory` keeps them with each file's size, inode and times. They are believed as long as all
     of these are the same: that includes the time of the last change of the inode, which no program
     can set, so that a file of equal size whose time of modification was put back is read again.
     Windows keeps no such time: there every file is read.
 
     Args:
         paths: of the files.
-        memory: a JSON file; a missing or damaged one is an empty one.
+        memory: a JSON file; a missing or damaged one is an empty one. None keeps nothing, and
+            every file is read.
 
     Raises:
         OSError: a file that cannot be read, or a memory that cannot be written.
     """
-    known = _known(memory)
+    known = {} if memory is None else _known(memory)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         found = dict(zip(paths, pool.map(lambda path: _checksum(path, known), paths), strict=True))
+    if memory is None:
+        return [found[path]["sha256"] for path in paths]
     kept = {path: entry for path, entry in known.items() if Path(path).exists()}
     kept |= {str(Path(path).absolute()): entry for path, entry in found.items()}
     if kept != known:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +15,11 @@ from polyrank.data.read import collect, read
 from polyrank.errors import BundleError, DataError, PolyrankError
 from polyrank.metrics.fusion import Fusion
 from polyrank.schema import Schema
+from polyrank.serve.answer import Answer
 from polyrank.serve.extra import need
 from polyrank.serve.inputs import ROWS_FILE, Columns, encoded
 
 RUN_ROWS = 8192  # of one run of the graph: what is computed between stays in the cache
-
-
-@dataclass(frozen=True, eq=False)
-class Answer:
-    """What a model says of some rows.
-
-    Args:
-        outputs: the columns of `predict`: float64 (N,) each.
-        unseen: ids that training did not see, by feature.
-        nulls: missing values, by feature.
-    """
-
-    outputs: Mapping[str, np.ndarray]
-    unseen: Mapping[str, int]
-    nulls: Mapping[str, int]
 
 
 class Engine:

@@ -1,0 +1,23 @@
+"""What a model says of some rows, whoever runs it. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What a model says of some rows.
+
+    Args:
+        outputs: the columns of `predict`: float64 (N,) each.
+        unseen: ids that training did not see, by feature.
+        nulls: missing values, by feature.
+    """
+
+    outputs: Mapping[str, np.ndarray]
+    unseen: Mapping[str, int]
+    nulls: Mapping[str, int]

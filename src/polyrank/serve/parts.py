@@ -1,0 +1,180 @@
+"""A folder of output parts: each written whole or not at all, and what `--resume` goes on from.
+
+parts.json            what is scored by whom, the parts that are finished, and whether all are
+part-00000.parquet    the first rows; every part but the last has as many
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from polyrank.errors import DataError
+from polyrank.files import replacing
+
+MANIFEST = "parts.json"
+FORMAT = 1
+
+
+class PartsFolder:
+    """The parts of one source; constructing it refuses what cannot be, `open` begins.
+
+    Args:
+        path: the folder.
+        resume: go on with the parts that are there, if any.
+        force: remove the parts that are there.
+
+    Raises:
+        DataError: the folder is not empty and neither is asked for, or it holds no parts of ours.
+    """
+
+    def __init__(self, path: Path, *, resume: bool = False, force: bool = False) -> None:
+        if resume and force:
+            raise DataError("resume goes on with parts and force removes them: give one of them")
+        self.path, self.resume, self.force = path, resume, force
+        self.parts: dict[str, dict[str, int]] = {}
+        self.unseen, self.nulls = Counter[str](), Counter[str]()
+        self.finished = False
+        self._head: Mapping[str, Any] = {}
+        if path.exists() and not path.is_dir():
+            raise DataError(f"{path} is a file: name a folder for the parts, or a .parquet or .csv")
+        self._found = self._read() if path.is_dir() and any(path.iterdir()) else None
+        if self._found is not None and not (resume or force):
+            raise DataError(
+                f"{path} holds parts already: go on with them by --resume, replace them by "
+                "--force, or choose another --out"
+            )
+
+    @property
+    def rows(self) -> int:
+        """The rows of the finished parts."""
+        return sum(part["rows"] for part in self.parts.values())
+
+    def open(self, head: Mapping[str, Any]) -> None:
+        """Create the folder with its manifest, or go on with what is there.
+
+        Args:
+            head: what all parts have in common, as JSON tables; other parts are not gone on with.
+
+        Raises:
+            DataError: the parts that are there are of something else, or not as they were written.
+            OSError: it cannot be written.
+        """
+        self._head = json.loads(json.dumps(head))
+        if self._found is not None and self.resume:
+            self._go_on(self._found)
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._sweep()
+        self._write()
+
+    @contextmanager
+    def part(self) -> Iterator[Path]:
+        """Give a path to write the next part to; it has its name at the end."""
+        with replacing(self.path / _name(len(self.parts))) as temporary:
+            yield temporary
+
+    def add(self, rows: int, unseen: Mapping[str, int], nulls: Mapping[str, int]) -> None:
+        """Say in the manifest that the next part is finished, with what was counted in it."""
+        name = _name(len(self.parts))
+        self.parts[name] = {"rows": rows, "bytes": (self.path / name).stat().st_size}
+        self.unseen.update(unseen)
+        self.nulls.update(nulls)
+        self._write()
+
+    def finish(self) -> None:
+        """Say in the manifest that there are no more rows."""
+        self.finished = True
+        self._write()
+
+    def _read(self) -> dict[str, Any]:
+        """Return the manifest of a folder that is not empty."""
+        try:
+            found = json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))
+            if not isinstance(found["head"], dict) or int(found["format"]) > FORMAT:
+                raise ValueError("of another format")
+            for each in found["parts"].values():
+                _ = int(each["rows"]), int(each["bytes"])
+        except FileNotFoundError:
+            raise DataError(
+                f"{self.path} is not empty and holds no parts of ours (no {MANIFEST}): it is left "
+                "as it is; choose another --out"
+            ) from None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DataError(
+                f"{self.path / MANIFEST} cannot be read ({error}): {self.path} is left as it is; "
+                "choose another --out"
+            ) from None
+        return found
+
+    def _go_on(self, found: Mapping[str, Any]) -> None:
+        for key in {**found["head"], **self._head}:
+            before, now = found["head"].get(key), self._head.get(key)
+            if before != now:
+                raise DataError(
+                    f"{self.path} holds parts of another {key} ({_change(before, now)}): --resume "
+                    "goes on with the same one; use --force or another --out"
+                )
+        for name, each in found["parts"].items():
+            part = self.path / name
+            size = part.stat().st_size if part.is_file() else None
+            if size != each["bytes"]:
+                what = (
+                    "is missing" if size is None else f"has {size:,} bytes, not {each['bytes']:,}"
+                )
+                raise DataError(
+                    f"{part} is not as it was written (it {what}): begin again by --force"
+                )
+        self.parts = dict(found["parts"])
+        self.unseen, self.nulls = Counter(found["unseen"]), Counter(found["nulls"])
+        self.finished = bool(found["finished"])
+
+    def _sweep(self) -> None:
+        """Remove the parts that are not gone on with, and what a killed process left of one."""
+        listed = [] if self._found is None else [*self._found["parts"]]
+        # The one that was in the making may be there whole: its name comes before its entry.
+        for name in {*listed, _name(len(listed))} - {*self.parts}:
+            (self.path / name).unlink(missing_ok=True)
+        for name in (MANIFEST, *listed, _name(len(listed))):
+            for left in self.path.glob(f".{name}.????????"):
+                left.unlink(missing_ok=True)
+
+    def _write(self) -> None:
+        with replacing(self.path / MANIFEST) as temporary:
+            temporary.write_text(
+                json.dumps(
+                    {
+                        "format": FORMAT,
+                        "finished": self.finished,
+                        "rows": self.rows,
+                        "head": self._head,
+                        "parts": self.parts,
+                        "unseen": self.unseen,
+                        "nulls": self.nulls,
+                    },
+                    ensure_ascii=False,
+                    indent=1,
+                )
+                + "\n",
+                encoding="utf-8",
+            )
+
+
+def _name(number: int) -> str:
+    return f"part-{number:05d}.parquet"
+
+
+def _change(before: Any, now: Any) -> str:
+    """Say the first difference: in a table, of one entry."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        key = next(key for key in {**before, **now} if before.get(key) != now.get(key))
+        return f"{key} {_change(before.get(key), now.get(key))}"
+    return f"was {_short(before)} and is {_short(now)}"
+
+
+def _short(value: Any) -> str:
+    text = "not there" if value is None else repr(value)
+    return text if len(text) <= 40 else f"{text[:12]}…'"
