@@ -43,11 +43,9 @@ def predict(
     from polyrank.cli.show import print_counts, print_json
 
     scorer = _scorer(run, raw=raw, threads=threads)
-    engine = scorer.identity["engine"]
-    sys.stderr.write(f"scored by {engine}\n")
     scored = _scored(scorer, data, out, resume=resume, force=force)
     if json:
-        print_json({"out": str(out), "engine": engine, **asdict(scored)})
+        print_json({"out": str(out), "engine": scorer.identity["engine"], **asdict(scored)})
         return
     print_counts(scored.unseen, scored.nulls, scored.rows)
     already = f", {scored.resumed:,} of them already" if scored.resumed else ""
@@ -94,33 +92,29 @@ def _scorer(run: Path, *, raw: bool, threads: int | None) -> Scorer:
         threads = int(config.get("train", {}).get("threads", 1))
     if threads < 1:
         raise ConfigError(f"--threads must be at least 1, however: {threads}")
-    if exported and not raw and find_spec("onnxruntime"):
+    if raw:
+        why, remedy = "--raw", "--raw needs torch: what was exported is calibrated"
+    elif not exported:
+        why = f"{run} was not exported"
+        remedy = f"{why}, and torch is not installed: run `polyrank export {run}` where it is"
+    elif not find_spec("onnxruntime"):
+        why = "onnxruntime is not installed"
+        remedy = "neither onnxruntime nor torch is installed: pip install 'polyrank[serve]'"
+    else:
         from polyrank.serve.engine import Engine
 
         # Each thread answers a chunk of its own, which is faster than many for one.
         engine = Engine(folder)
+        sys.stderr.write("scored by onnxruntime\n")
         return Scorer(engine.schema, engine.answer_frame, threads, identity)
     if not find_spec("torch"):
-        raise BundleError(_remedy(run, exported=exported, raw=raw))
+        raise BundleError(remedy)
     import torch
 
     from polyrank.bundle.load import load
 
     bundle = load(folder)
+    sys.stderr.write(f"scored by torch: {why}\n")
     torch.set_num_threads(threads)
     answer = partial(bundle.answer_frame, raw=raw)
     return Scorer(bundle.schema, answer, 1, {**identity, "engine": "torch"})
-
-
-def _remedy(run: Path, *, exported: bool, raw: bool) -> str:
-    if raw:
-        return "--raw needs torch, which is not installed: an exported model is calibrated"
-    if exported:
-        return (
-            f"{run} was exported, and neither onnxruntime nor torch is installed: "
-            "pip install 'polyrank[serve]'"
-        )
-    return (
-        f"torch is not installed, and {run} was not exported for another engine: run "
-        f"`polyrank export {run}` where torch is"
-    )

@@ -94,10 +94,14 @@ class PartsFolder:
         """Return the manifest of a folder that is not empty."""
         try:
             found = json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))
-            if not isinstance(found["head"], dict) or int(found["format"]) > FORMAT:
-                raise ValueError("of another format")
-            for each in found["parts"].values():
-                _ = int(each["rows"]), int(each["bytes"])
+            if int(found["format"]) > FORMAT:
+                raise ValueError(f"format {found['format']}, written by a newer polyrank")
+            sizes = [(int(each["rows"]), int(each["bytes"])) for each in found["parts"].values()]
+            # They are removed by these names: none may lie elsewhere.
+            if [*found["parts"]] != [_name(number) for number in range(len(sizes))]:
+                raise ValueError("the parts are not numbered from 0")
+            _ = dict(found["head"]), Counter(found["unseen"]), Counter(found["nulls"])
+            _ = bool(found["finished"])
         except FileNotFoundError:
             raise DataError(
                 f"{self.path} is not empty and holds no parts of ours (no {MANIFEST}): it is left "
@@ -123,11 +127,11 @@ class PartsFolder:
             size = part.stat().st_size if part.is_file() else None
             if size != each["bytes"]:
                 what = (
-                    "is missing" if size is None else f"has {size:,} bytes, not {each['bytes']:,}"
+                    "is missing"
+                    if size is None
+                    else f"has {size:,} bytes and was written with {each['bytes']:,}"
                 )
-                raise DataError(
-                    f"{part} is not as it was written (it {what}): begin again by --force"
-                )
+                raise DataError(f"{part} {what}: begin again by --force")
         self.parts = dict(found["parts"])
         self.unseen, self.nulls = Counter(found["unseen"]), Counter(found["nulls"])
         self.finished = bool(found["finished"])
@@ -168,7 +172,12 @@ def _name(number: int) -> str:
 
 
 def _change(before: Any, now: Any) -> str:
-    """Say the first difference: in a table, of one entry."""
+    """Say the first difference; of a table or a list, that of one entry."""
+    if isinstance(before, list) and isinstance(now, list):
+        if len(before) != len(now):
+            return f"{len(before)} files before and {len(now)} now"
+        number = next(n for n in range(len(now)) if before[n] != now[n])
+        return f"file {number + 1} of {len(now)}: {_change(before[number], now[number])}"
     if isinstance(before, dict) and isinstance(now, dict):
         key = next(key for key in {**before, **now} if before.get(key) != now.get(key))
         return f"{key} {_change(before.get(key), now.get(key))}"
