@@ -171,7 +171,8 @@ class _Bins(nn.Module):
         self.register_buffer("edges", torch.tensor(encoding.edges, dtype=torch.float32))
 
     def forward(self, values: Tensor) -> Tensor:
-        above = (values[:, None] > self.edges).long().sum(1) + 1
+        # Counted in float32, which is exact and which onnxruntime adds up much faster than int64.
+        above = (values[:, None] > self.edges).float().sum(1).long() + 1
         return torch.where(values.isnan(), 0, above)
 
 
@@ -202,7 +203,7 @@ class _Knots(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         inside = z.clamp(float(self.x[0]), float(self.x[-1]))
-        at = (inside[:, None] >= self.x).long().sum(1) - 1
+        at = (inside[:, None] >= self.x).float().sum(1).long() - 1
         at = at.clamp(min=0)  # where z is NaN
         return self.y[at] + (inside - self.x[at]) * self.slope[at] + (z - inside)
 
