@@ -14,12 +14,13 @@ in Python, so its time grows with the rows: it scores --peer-rows of them.
 
     python benchmarks/batch_predict.py [--rows 5000000] [--peer-rows 500000] [--rounds 1]
 
-Writes results/batch_predict.json, unless told which contender. Needs the extras [serve, bench].
+Writes its number of rows in results/batch_predict.json, unless told which contender. Needs the extras [serve, bench].
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import multiprocessing
 import os
 import subprocess
@@ -222,11 +223,15 @@ def main() -> None:
         ratio = found["onnxruntime"]["rows_per_second"] / found[PEER]["rows_per_second"]
         print(f"onnxruntime scores {ratio:.0f} times as many rows/s as {PEER}")
     if args.only is None:
-        versions = origin("torch-rechub", "pandas", "onnxruntime", "polars", "pyarrow")
-        write(
-            RESULTS / "batch_predict.json",
-            versions | vars(args) | {"medians": found, "rounds": rounds, "differences": apart},
-        )
+        keep(args, {"medians": found, "rounds": rounds, "differences": apart})
+
+
+def keep(args: argparse.Namespace, found: Mapping[str, Any]) -> None:
+    """Put the figures in the place of those of as many rows; others stay."""
+    path = RESULTS / "batch_predict.json"
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    packages = origin("torch-rechub", "pandas", "onnxruntime", "polars", "pyarrow")
+    write(path, kept | {f"{args.rows:,} rows": packages | vars(args) | found})
 
 
 if __name__ == "__main__":

@@ -80,10 +80,10 @@ def without(monkeypatch):
 def test_the_engine_scores_what_was_exported_and_torch_the_rest(command, rows):
     code, out, err = command("predict", "exported", "rows.parquet", "-o", "a.parquet")
     assert (code, out) == (0, "300 rows scored into a.parquet\n")
-    assert err.startswith("scored by onnxruntime\n")
+    assert err.startswith("engine: onnxruntime\n")
     code, out, err = command("predict", "plain", "rows.parquet", "-o", "b.parquet")
     assert (code, out) == (0, "300 rows scored into b.parquet\n")
-    assert err.startswith("scored by torch: plain was not exported\n")
+    assert err.startswith("engine: torch, since plain was not exported\n")
     a, b = pl.read_parquet("a.parquet"), pl.read_parquet("b.parquet")
     assert a.columns == b.columns == ["user", *COLUMNS]
     assert a["user"].equals(b["user"])
@@ -98,7 +98,7 @@ def test_the_engine_scores_what_was_exported_and_torch_the_rest(command, rows):
 def test_raw_is_of_torch(command, without, rows):
     _, found, err = command("predict", "exported", "rows.parquet", "-o", "a.csv", "--raw", "--json")
     assert found["engine"] == "torch"
-    assert err == "scored by torch: --raw\n"
+    assert err == "engine: torch, since --raw was given\n"
     scored = pl.read_csv("a.csv").select(COLUMNS)
     assert scored.equals(pr.load("plain").predict(rows, raw=True))
     without("torch")
@@ -127,7 +127,7 @@ def test_what_is_not_installed_is_said_with_the_remedy(command, without):
     without("onnxruntime")
     code, _, err = command(*arguments)
     assert code == 0
-    assert err.startswith("scored by torch: onnxruntime is not installed\n")
+    assert err.startswith("engine: torch, since onnxruntime is not installed\n")
     without("onnxruntime", "torch")
     code, _, err = command(*arguments)
     assert code == 1
@@ -150,7 +150,7 @@ def test_an_exported_run_is_scored_without_torch(here, command):
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False
     )
-    assert (done.returncode, done.stderr) == (0, "scored by onnxruntime\n")
+    assert (done.returncode, done.stderr) == (0, "engine: onnxruntime\n")
     assert json.loads(done.stdout)["rows"] == 300
     command("predict", "exported", "rows.parquet", "-o", "with")
     for name in ("part-00000.parquet", "parts.json"):

@@ -93,7 +93,7 @@ def _scorer(run: Path, *, raw: bool, threads: int | None) -> Scorer:
     if threads < 1:
         raise ConfigError(f"--threads must be at least 1, however: {threads}")
     if raw:
-        why, remedy = "--raw", "--raw needs torch: what was exported is calibrated"
+        why, remedy = "--raw was given", "--raw needs torch: what was exported is calibrated"
     elif not exported:
         why = f"{run} was not exported"
         remedy = f"{why}, and torch is not installed: run `polyrank export {run}` where it is"
@@ -105,7 +105,7 @@ def _scorer(run: Path, *, raw: bool, threads: int | None) -> Scorer:
 
         # Each thread answers a chunk of its own, which is faster than many for one.
         engine = Engine(folder)
-        sys.stderr.write("scored by onnxruntime\n")
+        sys.stderr.write("engine: onnxruntime\n")
         return Scorer(engine.schema, engine.answer_frame, threads, identity)
     if not find_spec("torch"):
         raise BundleError(remedy)
@@ -114,7 +114,7 @@ def _scorer(run: Path, *, raw: bool, threads: int | None) -> Scorer:
     from polyrank.bundle.load import load
 
     bundle = load(folder)
-    sys.stderr.write(f"scored by torch: {why}\n")
+    sys.stderr.write(f"engine: torch, since {why}\n")
     torch.set_num_threads(threads)
     answer = partial(bundle.answer_frame, raw=raw)
     return Scorer(bundle.schema, answer, 1, {**identity, "engine": "torch"})

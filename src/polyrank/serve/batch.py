@@ -184,10 +184,10 @@ def _scored(
 
     def answered(chunk: pl.DataFrame, first: int) -> tuple[pl.DataFrame, Answer]:
         try:
-            # In one piece: how the rows were read must not show in the bytes of what is written.
-            kept = chunk.select(keys).rechunk().to_dict()
             answer = scorer.answer(chunk.select(features))
-            return pl.DataFrame({**kept, **answer.outputs}), answer
+            # A frame of series and arrays is in one piece: how the rows were read does not show in
+            # the bytes of what is written.
+            return pl.DataFrame({**chunk.select(keys).to_dict(), **answer.outputs}), answer
         except DataError as error:
             if not first:
                 raise
