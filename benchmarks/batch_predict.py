@@ -14,7 +14,8 @@ in Python, so its time grows with the rows: it scores --peer-rows of them.
 
     python benchmarks/batch_predict.py [--rows 5000000] [--peer-rows 500000] [--rounds 1]
 
-Writes its number of rows in results/batch_predict.json, unless told which contender. Needs the extras [serve, bench].
+Writes its number of rows in results/batch_predict.json, unless told which contender. Needs the
+extras [serve, bench].
 """
 
 from __future__ import annotations
