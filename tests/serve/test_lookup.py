@@ -13,7 +13,7 @@ from polyrank.data.vocab import Vocab, Vocabulary
 from polyrank.errors import DataError
 from polyrank.schema import DenseFeature, Schema, SequenceFeature, SparseFeature, Task
 from polyrank.serve.inputs import encode_column
-from polyrank.serve.lookup import lookups
+from polyrank.serve.lookup import Lookups
 
 SCHEMA = Schema(
     [
@@ -23,10 +23,14 @@ SCHEMA = Schema(
         SparseFeature("identity", vocab_size=4),
         SparseFeature("hashed", hash=10),
         SparseFeature("rare", min_count=9),
+        SparseFeature("close"),
+        SparseFeature("closer"),
+        SparseFeature("same", shared_with="close"),
         SequenceFeature("integers", shared_with="integer"),
         SequenceFeature("texts", shared_with="text"),
         SequenceFeature("padded", shared_with="integer", padding_idx=0),
         DenseFeature("number"),
+        DenseFeature("another"),
     ],
     [Task("click")],
 )
@@ -39,11 +43,16 @@ VOCAB = Vocab(
         "identity": Vocabulary("identity", size=4),
         "hashed": Vocabulary("hash", size=11),
         "rare": Vocabulary("int"),
+        "close": Vocabulary("int", pl.Series([7, -2, None, 0]), pl.Series([1] * 4)),
+        "closer": Vocabulary("int", pl.Series([2**63 - 1, 2**63 - 9]), pl.Series([1, 1])),
     },
-    {"number": DenseEncoding("bins", edges=(0.0, 1.0), missing=True)},
+    {
+        "number": DenseEncoding("bins", edges=(0.0, 1.0), missing=True),
+        "another": DenseEncoding("none"),
+    },
 )
 FEATURES = {feature.name: feature for feature in SCHEMA.features}
-LOOKUPS = lookups(SCHEMA, VOCAB)
+LOOKUPS = Lookups(SCHEMA, VOCAB)
 
 integers = st.one_of(st.sampled_from(KNOWN_IDS), st.integers(-(2**70), 2**70), st.integers(-9, 9))
 texts = st.one_of(st.sampled_from([*KNOWN_TEXTS, "07", "False"]), st.text(max_size=9))
@@ -74,13 +83,15 @@ def check(name, column):
         expected = encode_column(feature, from_arrays({name: column})[name], VOCAB)
     except DataError:
         with pytest.raises(DataError, match=name):
-            LOOKUPS[name](column)
+            LOOKUPS({name: column})[name]
         return
-    same(LOOKUPS[name](column), expected)
-    same(LOOKUPS[name](from_arrays({name: column})[name]), expected)
+    same(LOOKUPS({name: column})[name], expected)
+    same(LOOKUPS({name: from_arrays({name: column})[name]})[name], expected)
 
 
-@pytest.mark.parametrize("name", ["integer", "text", "decimal", "identity", "hashed", "rare"])
+@pytest.mark.parametrize(
+    "name", ["integer", "text", "decimal", "identity", "hashed", "rare", "close"]
+)
 @given(column=columns)
 @example(column=[True, False, None])
 @example(column=[2**63, -(2**63) - 1])
@@ -114,11 +125,42 @@ def test_lists_are_those_of_the_vocabulary(name, column):
     check(name, column)
 
 
+near = st.integers(-9, 9) | st.integers(2**63 - 12, 2**63 - 1) | st.just(-(2**63))
+numbers = st.integers() | st.floats(allow_infinity=False, width=32)
+
+
+@given(st.data())
+def test_columns_that_are_looked_up_at_once_are_as_each_alone(data):
+    """Where a value in one of them is odd, the others are not touched."""
+    rows = data.draw(st.integers(1, 4))
+    odd = st.just(None) | st.just("7") | st.booleans()
+    columns = {}
+    for name in data.draw(st.lists(st.sampled_from(["close", "closer", "same"]), unique=True)):
+        kind = data.draw(st.sampled_from([near, near | odd]))
+        columns[name] = data.draw(st.lists(kind, min_size=rows, max_size=rows))
+    for name in data.draw(st.lists(st.sampled_from(["number", "another"]), unique=True)):
+        kind = data.draw(st.sampled_from([numbers, st.none() | numbers]))
+        columns[name] = data.draw(st.lists(kind, min_size=rows, max_size=rows))
+    expected = {}
+    for name, values in columns.items():
+        try:
+            column = from_arrays({name: values})[name]
+            expected[name] = encode_column(FEATURES[name], column, VOCAB)
+        except DataError:
+            with pytest.raises(DataError):
+                LOOKUPS(columns)
+            return
+    found = LOOKUPS(columns)
+    assert found.keys() == expected.keys()
+    for name in expected:
+        same(found[name], expected[name])
+
+
 def test_values_of_two_types_are_refused_with_both():
     with pytest.raises(DataError, match=r"'text' holds values of the types int, str.*convert them"):
-        LOOKUPS["text"](["a", 1])
+        LOOKUPS({"text": ["a", 1]})
 
 
 def test_records_are_no_ids():
     with pytest.raises(DataError, match="'text'"):
-        LOOKUPS["text"]([{"a": 1}])
+        LOOKUPS({"text": [{"a": 1}]})

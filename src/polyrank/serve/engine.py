@@ -19,8 +19,8 @@ from polyrank.metrics.fusion import Fusion
 from polyrank.schema import Schema
 from polyrank.serve.answer import Answer
 from polyrank.serve.extra import need
-from polyrank.serve.inputs import ROWS_FILE, Columns, Encoded, repeated
-from polyrank.serve.lookup import lookups
+from polyrank.serve.inputs import ROWS_FILE, Columns, repeated
+from polyrank.serve.lookup import Lookups
 
 RUN_ROWS = 8192  # of one run of the graph: what is computed between stays in the cache
 
@@ -79,7 +79,7 @@ class Engine:
             raise BundleError(
                 f"the bundle {self.folder} is damaged: bundle.json: {error!r}"
             ) from error
-        self._lookups = lookups(self.schema, self.vocab)
+        self._lookups = Lookups(self.schema, self.vocab)
         self._session = Session(self.folder / ROWS_FILE, threads)
         self.outputs = self._session.outputs
         self.features = tuple(feature.name for feature in self.schema.features)
@@ -158,13 +158,10 @@ class Engine:
                 given = [*columns, *shared]
                 raise DataError(f"column {name!r} is not in the data{did_you_mean(name, given)}")
         rows = _rows(columns)
-        found: dict[str, Encoded] = {}
-        for name, look_up in self._lookups.items():
-            if name in shared:
-                one, unseen, nulls = look_up([shared[name]])
-                found[name] = repeated(one, rows), unseen * rows, nulls * rows
-            else:
-                found[name] = look_up(columns[name])
+        found = self._lookups({name: columns[name] for name in self.features if name not in shared})
+        one = self._lookups({name: [shared[name]] for name in self.features if name in shared})
+        for name, (values, unseen, nulls) in one.items():
+            found[name] = repeated(values, rows), unseen * rows, nulls * rows
         return self._run(Columns.of(self.schema, rows, found))
 
     def _run(self, columns: Columns) -> Answer:
