@@ -204,7 +204,9 @@ def test_what_is_finished_is_not_scored_again(source, whole, tmp_path):
 
 def test_resume_begins_where_there_is_nothing(source, whole, tmp_path):
     (tmp_path / "empty").mkdir()
-    for name in ("empty", "new"):
+    (tmp_path / "killed").mkdir()
+    (tmp_path / "killed" / ".parts.json.0123abcd").write_text("{")
+    for name in ("empty", "killed", "new"):
         predict_parts(scorer(), source, tmp_path / name, resume=True)
         assert content(tmp_path / name) == whole
 

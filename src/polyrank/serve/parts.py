@@ -42,7 +42,7 @@ class PartsFolder:
         self._head: Mapping[str, Any] = {}
         if path.exists() and not path.is_dir():
             raise DataError(f"{path} is a file: name a folder for the parts, or a .parquet or .csv")
-        self._found = self._read() if path.is_dir() and any(path.iterdir()) else None
+        self._found = self._read() if path.is_dir() and not _empty(path) else None
         if self._found is not None and not (resume or force):
             raise DataError(
                 f"{path} holds parts already: go on with them by --resume, replace them by "
@@ -165,6 +165,11 @@ class PartsFolder:
                 + "\n",
                 encoding="utf-8",
             )
+
+
+def _empty(path: Path) -> bool:
+    """Whether there is nothing but what a kill left of the first manifest."""
+    return all(each.match(f".{MANIFEST}.????????") for each in path.iterdir())
 
 
 def _name(number: int) -> str:
