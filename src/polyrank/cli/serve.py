@@ -42,14 +42,12 @@ def serve(
     need("fastapi", "onnxruntime", "prometheus_client", "uvicorn", what="the server")
     from polyrank.serve.engine import Engine
     from polyrank.serve.limits import Limits
-    from polyrank.serve.log import to_stderr
     from polyrank.serve.server import serve as run_server
 
     limits = Limits(
         body_mb=max_body_mb, rows=max_rows, timeout_s=timeout, queue=queue, drain_s=drain
     )
     engine = Engine(run, threads=threads)
-    to_stderr()
     run_server(
         engine,
         limits,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -44,18 +42,12 @@ def app(engine: Engine, limits: Limits | None = None, state: State | None = None
         engine.features,
     )
 
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        yield
-        queue.close()
-
     found = FastAPI(
         title="polyrank",
         summary="Outcomes of impressions, and the order in which to show them.",
         version=__version__,
         docs_url=None,  # those pages load their scripts from elsewhere
         redoc_url=None,
-        lifespan=lifespan,
     )
     found.add_middleware(Front, telemetry=telemetry, state=state)
     found.add_exception_handler(HTTPException, _no_route)

@@ -13,7 +13,7 @@ class JsonLines(logging.Formatter):
     Example:
         >>> record = logging.LogRecord("web", logging.INFO, "", 0, "%d rows", (3,), None)
         >>> record.about = {"status": 200}
-        >>> JsonLines().format(record)[34:]
+        >>> JsonLines().format(record)[38:]
         '"level": "info", "logger": "web", "message": "3 rows", "status": 200}'
     """
 

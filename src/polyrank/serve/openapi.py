@@ -12,7 +12,13 @@ from polyrank.serve.inputs import id_type
 Json = dict[str, Any]
 _COUNT: Json = {"type": "integer", "minimum": 0}
 _NUMBERS: Json = {"type": "array", "items": {"type": "number"}}
-_EXAMPLE: Mapping[str, Any] = {"int": 1, "string": "a", "float": 1.5}
+_EXAMPLE: Mapping[str, Any] = {"int": 1, "string": "a", "float": 1.5, "hash": "a"}
+_IDS: Mapping[str, list[str]] = {
+    "int": ["integer"],
+    "string": ["string"],
+    "float": ["number"],
+    "hash": ["integer", "string"],
+}
 _ERROR: Json = {
     "type": "object",
     "required": ["error", "request_id"],
@@ -96,8 +102,7 @@ def _columns(engine: Engine) -> Json:
         if isinstance(feature, DenseFeature):
             found[feature.name] = {"type": ["number", "null"]}
             continue
-        kind = {"int": "integer", "string": "string", "float": "number"}
-        ids: Json = {"type": [kind[id_type(engine.vocab.tables[feature.table])], "null"]}
+        ids: Json = {"type": [*_IDS[_id_kind(engine, feature.table)], "null"]}
         if isinstance(feature, SequenceFeature):
             ids = {"type": ["array", "null"], "items": ids}
         found[feature.name] = ids
@@ -110,9 +115,14 @@ def _example(engine: Engine) -> Json:
         if isinstance(feature, DenseFeature):
             found[feature.name] = 1.5
             continue
-        one = _EXAMPLE[id_type(engine.vocab.tables[feature.table])]
+        one = _EXAMPLE[_id_kind(engine, feature.table)]
         found[feature.name] = [one] if isinstance(feature, SequenceFeature) else one
     return found | dict.fromkeys(engine.fusion_columns, 1.0)
+
+
+def _id_kind(engine: Engine, table: str) -> str:
+    vocabulary = engine.vocab.tables[table]
+    return "hash" if vocabulary.dtype == "hash" else id_type(vocabulary)
 
 
 def _tables(record: Json) -> list[Json]:

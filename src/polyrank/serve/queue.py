@@ -70,10 +70,6 @@ class Queue:
             else:
                 job.add_done_callback(lambda done: _tell(loop, self._leave, done))
 
-    def close(self) -> None:
-        """Let the threads end; what waits is dropped."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
-
     def _leave(self, job: Future[Scored]) -> None:
         self.length -= 1
 

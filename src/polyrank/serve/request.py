@@ -202,7 +202,7 @@ def _top_k(given: Mapping[str, Any]) -> int | None:
         return None
     value = given["top_k"]
     if type(value) is not int or value < 1:
-        shown = value if type(value) in (int, float) else _kind(value)
+        shown = str(value)[:20] if type(value) in (int, float) else _kind(value)
         raise Refused(422, f"top_k: a whole number of at least 1 is expected, however: {shown}")
     return value
 

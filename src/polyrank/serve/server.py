@@ -18,10 +18,12 @@ from polyrank.serve.app import app
 from polyrank.serve.engine import Engine
 from polyrank.serve.front import State
 from polyrank.serve.limits import Limits
+from polyrank.serve.log import to_stderr
 
 logger = logging.getLogger(__name__)
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_BACKLOG = 2048  # connections that wait to be taken
 
 
 def serve(
@@ -33,6 +35,8 @@ def serve(
     started: Callable[[str], None],
 ) -> None:
     """Serve until SIGTERM or SIGINT, and then answer everything that was accepted.
+
+    The process is the server's: it takes its signals and its log.
 
     Args:
         engine: that answers.
@@ -50,11 +54,13 @@ def serve(
     # is found before anybody asks.
     engine.answer({name: [None] for name in engine.features})
     listener = listening(host, port)
+    to_stderr()
     config = uvicorn.Config(
         answering,
         log_config=None,
         access_log=False,
         server_header=False,
+        backlog=_BACKLOG,
         timeout_graceful_shutdown=int(2 * limits.timeout_s + 1),  # a body, its answer
     )
     server = _Server(config, state, limits.drain_s, lambda: started(address(listener)))
@@ -62,6 +68,7 @@ def serve(
     gc.collect()
     gc.freeze()
     server.run([listener])
+    logger.info("stopped")
 
 
 def listening(host: str, port: int) -> socket.socket:
@@ -70,23 +77,25 @@ def listening(host: str, port: int) -> socket.socket:
     Raises:
         PolyrankError: an address or a port that cannot be listened at.
     """
+    if not 0 <= port < 2**16:  # a resolver would take the rest of a division by it
+        raise PolyrankError(f"a port is a number from 0 to 65535, however: {port}")
+    found = None
     try:
         family, kind, protocol, _, where = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         found = socket.socket(family, kind, protocol)
-    except (OSError, OverflowError) as error:
-        raise PolyrankError(f"cannot listen at {host!r}, port {port}: {error}") from None
-    try:
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         found.bind(where)
-        found.listen(2048)
+        found.listen(_BACKLOG)
         found.setblocking(False)
     except OSError as error:
-        found.close()
+        if found is not None:
+            found.close()
+        reason = error.strerror or error
         raise PolyrankError(
-            f"cannot listen at {host!r}, port {port}: {error.strerror}; --port names another one, "
-            "and 0 takes a free one"
+            f"cannot listen at {host!r}, port {port}: {reason}; --host and --port name another "
+            "address, and port 0 is a free one"
         ) from None
     return found
 
