@@ -179,6 +179,15 @@ def test_a_body_above_the_limit_is_read_away_and_answered(web, good, chunked):
     good(web)
 
 
+def test_a_body_above_the_limit_is_not_waited_for_without_end(serving, engine, good):
+    web = serving(engine, Limits(timeout_s=0.2))
+    with web.socket() as idle:
+        idle.sendall(b"POST /v1/score HTTP/1.1\r\nHost: x\r\nContent-Length: 100000000\r\n\r\n{")
+        answer = idle.makefile("rb").read()  # to the end: the connection is closed
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    good(serving(engine, SMALL))
+
+
 def test_a_million_rows_are_413(serving, engine, good):
     web = serving(engine, Limits(body_mb=64))
     answer = web.score({"rows": {name: [1] * 10**6 for name in good.records[0]}})
@@ -228,7 +237,7 @@ def test_a_full_queue_is_429(serving, engine, good):
 
 def test_an_answer_that_takes_too_long_is_503(serving, engine, good):
     held = Held(engine)
-    web = serving(held, Limits(timeout_s=1))
+    web = serving(held, Limits(timeout_s=1, workers=1))
     for city in ("begun", "waits"):
         late = web.score({"rows": [good.records[0] | {"city": city}]})
         assert late.status == 503

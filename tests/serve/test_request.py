@@ -127,16 +127,20 @@ SHAPES = r'send {"rows": …} or {"context": {…}, "candidates": …}'
         ),
         (
             {"rows": [row(), {"user": 7, "itm": "a", "price": 1}]},
-            "column 'item' is not in row 1 of rows; did you mean 'itm'? (known: 'user', 'itm', "
-            "'price'); where a value is missing, write null",
+            "column 'item' is not in row 1 of rows (it has 'itm': is that meant?); where a value is "
+            "missing, write null",
         ),
         (
             {"context": {"user": 7}, "candidates": [{"item": 1}]},
-            "column 'price' is neither in the context nor in row 0 of candidates",
+            "column 'price' is neither in the context nor in row 0 of candidates; where a value",
+        ),
+        (
+            {"context": {"usr": 7}, "candidates": [{"item": 1, "price": 2}]},
+            "column 'user' is neither in the context nor in row 0 of candidates (it has 'usr'",
         ),
         (
             {"rows": {"user": [7], "item": ["a"], "prize": [1]}},
-            "column 'price' is not in rows; did you mean 'prize'?",
+            "column 'price' is not in rows (it has 'prize': is that meant?)",
         ),
         ({"rows": {**row()}}, "rows: column 'user' is a number, not a list"),
         (

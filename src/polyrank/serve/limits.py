@@ -22,7 +22,8 @@ class Limits:
             long before.
         queue: scoring requests that wait or run; one more is answered 429. At a millisecond each,
             the last of them waits as long as a person does not notice.
-        workers: threads that score. Parsing holds Python's lock, so a second one adds little.
+        workers: threads that score. With two, a request of thousands of rows does not hold up those
+            of a hundred; parsing holds Python's lock, so more of them add nothing.
         drain_s: after a signal, how long the door stays open with the sign that it closes.
 
     Raises:
@@ -37,7 +38,7 @@ class Limits:
     rows: int = 10_000
     timeout_s: float = 5.0
     queue: int = 64
-    workers: int = 1
+    workers: int = 2
     drain_s: float = 1.0
 
     def __post_init__(self) -> None:

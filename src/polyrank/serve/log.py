@@ -6,6 +6,8 @@ import json
 import logging
 from datetime import UTC, datetime
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False, default=str)
+
 
 class JsonLines(logging.Formatter):
     """A formatter whose lines are JSON: time, level, logger, message, and `extra={"about": {…}}`.
@@ -13,7 +15,7 @@ class JsonLines(logging.Formatter):
     Example:
         >>> record = logging.LogRecord("web", logging.INFO, "", 0, "%d rows", (3,), None)
         >>> record.about = {"status": 200}
-        >>> JsonLines().format(record)[38:]
+        >>> JsonLines().format(record)[37:]
         '"level": "info", "logger": "web", "message": "3 rows", "status": 200}'
     """
 
@@ -29,7 +31,7 @@ class JsonLines(logging.Formatter):
         }
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False)
+        return _ENCODER.encode(line)
 
 
 def to_stderr() -> None:

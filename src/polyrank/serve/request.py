@@ -9,8 +9,9 @@ One of three shapes, of which the first two are the same rows:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from itertools import islice
 from operator import itemgetter
 from typing import Any
@@ -85,7 +86,9 @@ def read(body: bytes, needed: Sequence[str], most_rows: int) -> Asked:
         raise Refused(422, f"the body is {_kind(given)}, and an object is expected: {_SHAPES}")
     for key in given:
         if key not in KEYS:
-            raise Refused(422, f"unknown key {_quoted(key)}{_nearest(key, KEYS)}")
+            raise Refused(
+                422, f"unknown key {_quoted(key)}{did_you_mean(key[:_NAME_LETTERS], KEYS)}"
+            )
     if "rows" in given and ("context" in given or "candidates" in given):
         raise Refused(422, f"rows are given, and so is a context or candidates: {_SHAPES}")
     if "rows" in given:
@@ -98,13 +101,13 @@ def read(body: bytes, needed: Sequence[str], most_rows: int) -> Asked:
         lacking = {"context", "candidates"} - given.keys()
         what = f"{lacking.pop()} is missing" if len(lacking) == 1 else "there are no rows"
         raise Refused(422, f"{what}: {_SHAPES}")
-    own = [name for name in needed if name not in context] if context else needed
     take = {list: _of_records, dict: _of_columns}.get(type(rows))
     if take is None:
         raise Refused(
             422, f"{where}: a list of records or an object of columns, however: {_kind(rows)}"
         )
-    count, columns, extra = take(rows, own, where, context, most_rows)
+    own = [name for name in needed if name not in context] if context else needed
+    count, columns, extra = take(rows, _Wanted(where, needed, own, context), most_rows)
     shared = {name: context[name] for name in needed if name in context} if context else {}
     if both := sorted(extra & context.keys()):
         raise Refused(
@@ -117,12 +120,33 @@ def read(body: bytes, needed: Sequence[str], most_rows: int) -> Asked:
 
 
 _SHAPES = 'send {"rows": …} or {"context": {…}, "candidates": …}'
+_Taken = tuple[int, dict[str, list[Any]], set[str]]  # rows, columns, names that are not needed
 
 
-def _of_records(
-    records: list[Any], own: Sequence[str], where: str, context: Mapping[str, Any], most: int
-) -> tuple[int, dict[str, list[Any]], set[str]]:
+@dataclass(frozen=True, eq=False)
+class _Wanted:
+    """What the rows must have: `own` is `needed` without what the context has."""
+
+    where: str
+    needed: Sequence[str]
+    own: Sequence[str]
+    context: Mapping[str, Any]
+
+    def missing(self, name: str, place: str, given: Mapping[str, Any]) -> Refused:
+        """Return what is told of a column that is not there."""
+        both = f"neither in the context nor in {place}" if self.context else f"not in {place}"
+        known = {each for names in (given, self.context) for each in islice(names, _NAMES)}
+        others = [each[:_NAME_LETTERS] for each in known.difference(self.needed)]
+        nearest = get_close_matches(name[:_NAME_LETTERS], sorted(others), n=1)
+        hint = f" (it has {_quoted(nearest[0])}: is that meant?)" if nearest else ""
+        return Refused(
+            422, f"column {_quoted(name)} is {both}{hint}; where a value is missing, write null"
+        )
+
+
+def _of_records(records: list[Any], wanted: _Wanted, most: int) -> _Taken:
     _check_count(len(records), most)
+    own = wanted.own
     try:
         if len(own) > 1:
             values = zip(*map(itemgetter(*own), records), strict=True)
@@ -130,33 +154,32 @@ def _of_records(
         else:
             columns = {name: list(map(itemgetter(name), records)) for name in own}
     except (KeyError, TypeError):
-        raise _faulty(records, own, where, context) from None
+        raise _faulty(records, wanted) from None
     if not own and any(type(record) is not dict for record in records):
-        raise _faulty(records, own, where, context)
+        raise _faulty(records, wanted)
     if set(map(len, records)) == {len(own)}:
         return len(records), columns, set()
     return len(records), columns, set().union(*records).difference(own)
 
 
-def _faulty(
-    records: list[Any], own: Sequence[str], where: str, context: Mapping[str, Any]
-) -> Refused:
+def _faulty(records: list[Any], wanted: _Wanted) -> Refused:
     """Return what is wrong with the first record that has not every name."""
     for row, record in enumerate(records):
         if type(record) is not dict:
-            return Refused(422, f"{where}: row {row} is {_kind(record)}, and a record is an object")
-        for name in own:
+            return Refused(
+                422, f"{wanted.where}: row {row} is {_kind(record)}, and a record is an object"
+            )
+        for name in wanted.own:
             if name not in record:
-                return _missing(name, f"row {row} of {where}", record, context)
+                return wanted.missing(name, f"row {row} of {wanted.where}", record)
     raise AssertionError("every record has every name")
 
 
-def _of_columns(
-    table: dict[str, Any], own: Sequence[str], where: str, context: Mapping[str, Any], most: int
-) -> tuple[int, dict[str, list[Any]], set[str]]:
+def _of_columns(table: dict[str, Any], wanted: _Wanted, most: int) -> _Taken:
+    own, where = wanted.own, wanted.where
     for name in own:
         if name not in table:
-            raise _missing(name, where, table, context)
+            raise wanted.missing(name, where, table)
     lengths = {}
     for name in own or table:  # where all is shared, the others say how many rows there are
         if type(table[name]) is not list:
@@ -187,16 +210,6 @@ def _check_count(rows: int, most: int) -> None:
         )
 
 
-def _missing(
-    name: str, where: str, given: Mapping[str, Any], context: Mapping[str, Any]
-) -> Refused:
-    place = f"neither in the context nor in {where}" if context else f"not in {where}"
-    hint = _nearest(name, [*islice(given, _NAMES), *islice(context, _NAMES)])
-    return Refused(
-        422, f"column {_quoted(name)} is {place}{hint}; where a value is missing, write null"
-    )
-
-
 def _top_k(given: Mapping[str, Any]) -> int | None:
     if "top_k" not in given:
         return None
@@ -213,7 +226,3 @@ def _kind(value: Any) -> str:
 
 def _quoted(name: str) -> str:
     return repr(name if len(name) <= _NAME_LETTERS else name[:_NAME_LETTERS] + "…")
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    return did_you_mean(name[:_NAME_LETTERS], [each[:_NAME_LETTERS] for each in known])

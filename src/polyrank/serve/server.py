@@ -60,6 +60,12 @@ def serve(
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # nothing here depends on who asks
+        lifespan="off",
+        ws="none",
+        # Longer than a proxy keeps a connection that nobody uses (60 s and more), so that it is the
+        # proxy who closes, and never both at once with a request under way.
+        timeout_keep_alive=75,
         backlog=_BACKLOG,
         timeout_graceful_shutdown=int(2 * limits.timeout_s + 1),  # a body, its answer
     )
