@@ -266,6 +266,8 @@ def test_something_unexpected_is_500_with_its_id(serving, engine, good, caplog):
     logged = [each for each in caplog.records if each.exc_info]
     assert len(logged) == 1
     assert logged[0].about == {"request_id": "a1"}
+    line = next(each.about for each in caplog.records if "status" in getattr(each, "about", {}))
+    assert (line["status"], line["error"]) == (500, "RuntimeError('a secret of the house')")
 
 
 @pytest.mark.parametrize("sent", ["x" * 129, "zwölf".encode(), "two words", ""])

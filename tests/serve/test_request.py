@@ -136,7 +136,7 @@ SHAPES = r'send {"rows": …} or {"context": {…}, "candidates": …}'
         ),
         (
             {"context": {"usr": 7}, "candidates": [{"item": 1, "price": 2}]},
-            "column 'user' is neither in the context nor in row 0 of candidates (it has 'usr'",
+            "neither in the context nor in row 0 of candidates (it has 'usr': is that meant?)",
         ),
         (
             {"rows": {"user": [7], "item": ["a"], "prize": [1]}},

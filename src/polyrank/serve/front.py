@@ -76,12 +76,11 @@ class Front:
             about["error"] = "the client went away before its request was complete"
         except Exception as error:
             logger.exception("unexpected", extra={"about": {"request_id": about["request_id"]}})
-            about["error"] = repr(error)
+            answer = refusal(500, "something unexpected happened; the log has it", about)
+            about["error"] = repr(error)  # what the log says, and the client is not told
             if status:
                 raise  # the answer has begun: its connection is broken off
-            await refusal(500, "something unexpected happened; the log has it", about)(
-                scope, receive, sending
-            )
+            await answer(scope, receive, sending)
         finally:
             self.telemetry.in_flight -= 1
             self._note(scope, about, status, perf_counter() - start)
