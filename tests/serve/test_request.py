@@ -127,8 +127,8 @@ SHAPES = r'send {"rows": …} or {"context": {…}, "candidates": …}'
         ),
         (
             {"rows": [row(), {"user": 7, "itm": "a", "price": 1}]},
-            "column 'item' is not in row 1 of rows (it has 'itm': is that meant?); where a value is "
-            "missing, write null",
+            "column 'item' is not in row 1 of rows (it has 'itm': is that meant?); where a value "
+            "is missing, write null",
         ),
         (
             {"context": {"user": 7}, "candidates": [{"item": 1}]},
