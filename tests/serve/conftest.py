@@ -1,11 +1,85 @@
 """An exported bundle with every kind of column, and the rows it was learnt from."""
 
+import json
+import socket
+from contextlib import ExitStack, contextmanager
+from http.client import HTTPConnection
+from threading import Thread
+
 import numpy as np
 import polars as pl
 import pytest
+import uvicorn
 
 import polyrank as pr
+from polyrank.serve.app import app
 from polyrank.serve.export import export
+from polyrank.serve.server import listening
+
+PATIENCE_S = 60  # of a socket, so that a server that does not answer fails a test and hangs none
+
+
+class Answer:
+    """A whole answer of HTTP."""
+
+    def __init__(self, response):
+        self.status, self.headers = response.status, response.headers
+        self.body = response.read()
+
+    @property
+    def json(self):
+        return json.loads(self.body)
+
+
+class Client:
+    """Speaks to one port, a connection a request unless it is given one."""
+
+    def __init__(self, port):
+        self.port = port
+
+    def connection(self):
+        return HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
+
+    def ask(self, method, path, body=None, headers=(), *, connection=None):
+        mine = connection or self.connection()
+        try:
+            mine.request(method, path, body, dict(headers))
+            return Answer(mine.getresponse())
+        finally:
+            if connection is None:
+                mine.close()
+
+    def get(self, path):
+        return self.ask("GET", path)
+
+    def score(self, body, headers=(), *, connection=None):
+        sent = body if isinstance(body, bytes) else json.dumps(body).encode()
+        return self.ask("POST", "/v1/score", sent, headers, connection=connection)
+
+    def score_parts(self, parts, headers):
+        """Send a body part by part; without a Content-Length it is chunked."""
+        return self.ask("POST", "/v1/score", parts, headers)
+
+    def socket(self):
+        """A bare connection, for what no client library would send."""
+        return socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE_S)
+
+
+@contextmanager
+def served(engine, limits=None, state=None):
+    """Serve in a thread of this process."""
+    listener = listening("127.0.0.1", 0)
+    server = uvicorn.Server(
+        uvicorn.Config(app(engine, limits, state), log_config=None, access_log=False)
+    )
+    thread = Thread(target=server.run, args=([listener],))
+    port = listener.getsockname()[1]  # a connection is taken from now on, and answered once it runs
+    thread.start()
+    try:
+        yield Client(port)
+    finally:
+        server.should_exit = True
+        thread.join()
 
 
 @pytest.fixture(scope="session")
@@ -67,3 +141,18 @@ def exported(bundle, rows, tmp_path_factory):
 @pytest.fixture(scope="session")
 def engine(exported):
     return pr.Engine(exported)
+
+
+@pytest.fixture
+def client():
+    """A function from a port to what speaks to it."""
+    return Client
+
+
+@pytest.fixture
+def serving():
+    """Serve an engine on a free port of loopback: a function from (engine, limits) to a Client."""
+    with ExitStack() as stack:
+        yield lambda engine, limits=None, state=None: stack.enter_context(
+            served(engine, limits, state)
+        )

@@ -28,6 +28,7 @@ VERBS = {
     "evaluate": "Score labelled rows: the scorecard.",
     "predict": "Score rows into a file.",
     "export": "Write ONNX files that answer as the model does, checked on real rows.",
+    "serve": "Answer over HTTP: rows in, named probabilities and their order out.",
     "report": "Write one HTML page: scores, curves, calibration, configuration.",
     "compare": "Compare runs on the same test rows: differences with intervals.",
 }

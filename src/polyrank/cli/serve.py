@@ -1,0 +1,57 @@
+"""`polyrank serve RUN`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+
+def serve(
+    run: Path,
+    /,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    max_body_mb: float = 16.0,
+    max_rows: int = 10_000,
+    timeout: Annotated[float, Parameter(name="--timeout")] = 5.0,
+    queue: int = 64,
+    drain: float = 1.0,
+    threads: int = 1,
+) -> None:
+    """Answer over HTTP: rows in, named probabilities and their order out.
+
+    POST /v1/score; GET /v1/metadata, /healthz, /readyz, /metrics and /openapi.json. The log is JSON
+    lines on standard error.
+
+    Args:
+        run: a run folder or a bundle folder that `polyrank export` was run on.
+        host: address to listen at; 0.0.0.0 for every one of this machine.
+        port: 0 takes a free one.
+        max_body_mb: largest body, in MiB.
+        max_rows: most rows of a request.
+        timeout: seconds for a body to arrive, and again for its answer.
+        queue: scoring requests that may wait or run.
+        drain: seconds from SIGTERM until no connection is taken any more.
+        threads: of one run of the graph.
+    """
+    from polyrank.serve.extra import need
+
+    need("fastapi", "onnxruntime", "prometheus_client", "uvicorn", what="the server")
+    from polyrank.serve.engine import Engine
+    from polyrank.serve.limits import Limits
+    from polyrank.serve.server import serve as run_server
+
+    limits = Limits(
+        body_mb=max_body_mb, rows=max_rows, timeout_s=timeout, queue=queue, drain_s=drain
+    )
+    engine = Engine(run, threads=threads)
+    run_server(
+        engine,
+        limits,
+        host=host,
+        port=port,
+        started=lambda address: print(f"serving {run} at {address}", flush=True),
+    )

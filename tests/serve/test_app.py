@@ -1,0 +1,401 @@
+"""Every fault over a real socket: it has its answer, nothing is lost, and the next one is right."""
+
+import json
+import logging
+import re
+from threading import Event, Thread
+
+import numpy as np
+import pytest
+
+from polyrank.schema import Schema
+from polyrank.serve.front import State
+from polyrank.serve.limits import Limits
+
+SMALL = Limits(body_mb=0.25, rows=300, timeout_s=30)
+
+
+@pytest.fixture
+def web(serving, engine):
+    return serving(engine, SMALL)
+
+
+@pytest.fixture
+def good(engine, rows):
+    """Three rows as records, and the check that an answer has their numbers."""
+    needed = [*engine.features, "margin"]
+    records = [{name: rows[name][row] for name in needed} for row in range(3)]
+    expected = engine.predict({name: rows[name][:3] for name in engine.features})
+
+    def check(web, **more):
+        answer = web.score({"rows": records}, **more)
+        assert answer.status == 200, answer.body
+        found = answer.json
+        assert found["rows"] == 3
+        assert list(found["outputs"]) == expected.columns
+        for name in expected.columns:
+            np.testing.assert_array_equal(found["outputs"][name], expected[name])
+        return found
+
+    check.records, check.expected = records, expected
+    return check
+
+
+class Held:
+    """An engine whose answers wait until they are let go."""
+
+    def __init__(self, engine):
+        self._engine = engine
+        self.go, self.cities = Event(), []
+
+    def __getattr__(self, name):
+        return getattr(self._engine, name)
+
+    def answer(self, columns, shared):
+        assert self.go.wait(60)
+        self.cities += columns["city"]
+        return self._engine.answer(columns, shared)
+
+
+def test_records_columns_and_candidates_have_one_answer(web, good):
+    records = good(web)
+    columns = {name: [each[name] for each in good.records] for name in good.records[0]}
+    assert web.score({"rows": columns}).json == records
+    own = {"city", "seen", "price"}
+    shared = {name: value for name, value in good.records[0].items() if name not in own}
+    candidates = [{name: each[name] for name in own} for each in good.records]
+    found = web.score({"context": shared, "candidates": candidates}).json
+    joined = web.score({"rows": [shared | each for each in candidates]}).json
+    assert found == joined
+
+
+def test_the_score_is_the_fused_one_and_orders_the_rows(web, good, engine, rows):
+    found = good(web)
+    outputs = {name: good.expected[name].to_numpy() for name in good.expected.columns}
+    margin = np.array(rows["margin"][:3])
+    score = np.log(outputs["p_click"]) + 2 * np.log(outputs["p_buy"]) + 0.1 * margin
+    np.testing.assert_allclose(found["score"], score, rtol=1e-12)
+    assert found["order"] == np.argsort(-score).tolist()
+    top = web.score({"rows": good.records, "top_k": 2}).json
+    assert list(top) == ["rows", "top", "unseen"]
+    assert [each["row"] for each in top["top"]] == found["order"][:2]
+    best = top["top"][0]
+    assert best["score"] == found["score"][best["row"]]
+    assert best["p_click"] == outputs["p_click"][best["row"]]
+    assert set(best) == {"row", "score", *engine.outputs}
+
+
+def test_equal_scores_keep_the_order_of_the_rows(web, good):
+    found = web.score({"rows": [good.records[0]] * 3, "top_k": 10}).json
+    assert [each["row"] for each in found["top"]] == [0, 1, 2]
+
+
+def test_unseen_and_ignored_columns_are_told(web, good):
+    record = good.records[0] | {"city": "Atlantis", "request": "r1"}
+    found = web.score({"rows": [record] * 2}).json
+    assert found["unseen"]["city"] == 2
+    assert found["ignored"] == ["request"]
+    assert "ignored" not in good(web)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "message"),
+    [
+        (b'{"rows": [{"user": 1}', 400, "the body is no JSON in UTF-8"),
+        (b'{"rows": [{"user": "\xe9"}]}', 400, "the body is no JSON in UTF-8"),
+        (b"", 400, "the body is no JSON in UTF-8"),
+        ({"rows": []}, 422, "no rows to score"),
+        ({"rowz": []}, 422, "unknown key 'rowz'; did you mean 'rows'?"),
+        ({"rows": [{"user": 1}]}, 422, "column 'city' is not in row 0 of rows"),
+        ({"rows": [{}] * 301}, 413, "301 rows, and a request may have 300"),
+    ],
+)
+def test_a_wrong_body_is_told_what_is_wrong(web, good, body, status, message):
+    answer = web.score(body, {"X-Request-ID": "mine-7"})
+    assert answer.status == status
+    assert message in answer.json["error"]
+    assert answer.json["request_id"] == answer.headers["X-Request-ID"] == "mine-7"
+    good(web)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"price": "cheap"}, "price"),
+        ({"price": [1.5]}, "price"),
+        ({"price": {"eur": 1}}, "price"),
+        ({"price": 1e300}, "price"),
+        ({"user": [1]}, "user"),
+        ({"user": {"id": 1}}, "user"),
+        ({"seen": "a/b"}, "seen"),
+        ({"seen": [["a/b"]]}, "seen"),
+        ({"seen": {"a": 1}}, "seen"),
+        ({"margin": "x"}, "fusion: column 'margin' is added up, and row 1 is no number"),
+        ({"margin": None}, "fusion: 1 of 3 values of column 'margin' are missing or infinite"),
+        ({"margin": 1e309}, "fusion: 1 of 3 values of column 'margin' are missing or infinite"),
+        ({"margin": 10**400}, "fusion: 1 of 3 values of column 'margin' are missing or infinite"),
+    ],
+)
+def test_a_wrong_type_names_its_column(web, good, wrong, message):
+    first, second, third = good.records
+    answer = web.score({"rows": [first, second | wrong, third]})
+    assert answer.status == 422, answer.body
+    assert message in answer.json["error"]
+    good(web)
+
+
+def test_nan_and_null_are_missing(web, good):
+    without = [each | {"price": None} for each in good.records]
+    body = json.dumps({"rows": without})
+    assert (
+        web.score(body.encode()).json
+        == web.score(body.replace('"price": null', '"price": NaN').encode()).json
+    )
+
+
+def test_a_text_of_10_mb(serving, engine, good):
+    long = {"rows": [good.records[0] | {"city": "x" * 10**7}]}
+    web = serving(engine)
+    assert web.score(long).json["unseen"]["city"] == 1  # within the default: an id like any other
+    good(web)
+    web = serving(engine, SMALL)
+    answer = web.score(long)
+    assert answer.status == 413
+    assert "the body is larger than 0.25 MiB: send fewer rows" in answer.json["error"]
+    good(web)
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_body_above_the_limit_is_read_away_and_answered(web, good, chunked):
+    part = b" " * 2**16
+
+    def parts():
+        yield from [part] * 64
+
+    length = {} if chunked else {"Content-Length": str(64 * len(part))}
+    answer = web.score_parts(parts(), length)
+    assert answer.status == 413
+    assert answer.headers["Connection"] == "close"
+    good(web)
+
+
+def test_a_body_above_the_limit_is_not_waited_for_without_end(serving, engine, good):
+    web = serving(engine, Limits(timeout_s=0.2))
+    with web.socket() as idle:
+        idle.sendall(b"POST /v1/score HTTP/1.1\r\nHost: x\r\nContent-Length: 100000000\r\n\r\n{")
+        answer = idle.makefile("rb").read()  # to the end: the connection is closed
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    good(serving(engine, SMALL))
+
+
+def test_a_million_rows_are_413(serving, engine, good):
+    web = serving(engine, Limits(body_mb=64))
+    answer = web.score({"rows": {name: [1] * 10**6 for name in good.records[0]}})
+    assert answer.status == 413
+    assert "1,000,000 rows, and a request may have 10,000" in answer.json["error"]
+    good(web)
+
+
+def test_a_slow_body_is_408(serving, engine, good):
+    web = serving(engine, Limits(timeout_s=0.2))
+    with web.socket() as slow:
+        slow.sendall(b"POST /v1/score HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+        answer = slow.makefile("rb").read()  # to the end: the connection is closed
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b'"error":"the body did not arrive within 0.2 s"' in answer
+    good(serving(engine, SMALL))
+
+
+def test_a_client_that_goes_away_in_the_middle_is_counted(web, good):
+    with web.socket() as gone:
+        gone.sendall(b"POST /v1/score HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+        until(web, "polyrank_in_flight", 2)
+    until(web, 'polyrank_requests_total{route="/v1/score",status="499"}', 1)
+    good(web)
+
+
+def test_a_full_queue_is_429(serving, engine, good):
+    held = Held(engine)
+    web = serving(held, Limits(queue=2, timeout_s=60))
+    answers = []
+    waiting = [Thread(target=lambda: answers.append(good(web))) for _ in range(2)]
+    for each in waiting:
+        each.start()
+    until(web, "polyrank_in_flight", 3)
+    refused = web.score({"rows": good.records})
+    assert refused.status == 429
+    assert refused.headers["Retry-After"] == "1"
+    assert refused.json["error"] == "2 requests wait already, which is the most: try again"
+    assert web.get("/healthz").status == 200  # the loop is free meanwhile
+    held.go.set()
+    for each in waiting:
+        each.join()
+    assert len(answers) == 2
+    assert metric(web, "polyrank_queue_rejected_total") == 1
+    good(web)
+
+
+def test_an_answer_that_takes_too_long_is_503(serving, engine, good):
+    held = Held(engine)
+    web = serving(held, Limits(timeout_s=1, workers=1))
+    for city in ("begun", "waits"):
+        late = web.score({"rows": [good.records[0] | {"city": city}]})
+        assert late.status == 503
+        assert late.headers["Retry-After"] == "1"
+        assert late.json["error"] == (
+            "there was no answer within 1 s: try again later, with fewer rows"
+        )
+    held.go.set()
+    good(web)
+    assert "begun" in held.cities  # it could not be stopped, and held nobody up
+    assert "waits" not in held.cities
+
+
+def test_something_unexpected_is_500_with_its_id(serving, engine, good, caplog):
+    class Broken(Held):
+        def answer(self, columns, shared):
+            raise RuntimeError("a secret of the house")
+
+    web = serving(Broken(engine))
+    answer = web.score({"rows": good.records}, {"X-Request-ID": "a1"})
+    assert answer.status == 500
+    assert answer.json == {
+        "error": "something unexpected happened; the log has it",
+        "request_id": "a1",
+    }
+    web.get("/healthz")  # a line is written after its answer, and before the next one
+    logged = [each for each in caplog.records if each.exc_info]
+    assert len(logged) == 1
+    assert logged[0].about == {"request_id": "a1"}
+    line = next(each.about for each in caplog.records if "status" in getattr(each, "about", {}))
+    assert (line["status"], line["error"]) == (500, "RuntimeError('a secret of the house')")
+
+
+@pytest.mark.parametrize("sent", ["x" * 129, "zwölf".encode(), "two words", ""])
+def test_an_insane_request_id_is_replaced(web, sent):
+    answer = web.ask("GET", "/healthz", headers={"X-Request-ID": sent})
+    assert re.fullmatch("[0-9a-f]{32}", answer.headers["X-Request-ID"])
+
+
+def test_a_line_in_the_log_says_what_happened(web, good, caplog):
+    caplog.set_level(logging.INFO, "polyrank")
+    good(web, headers={"X-Request-ID": "r7"})
+    web.score({"rows": []}, {"X-Request-ID": "r8"})
+    web.get("/healthz")  # a line is written after its answer, and before the next one
+    lines = {each.about["request_id"]: each.about for each in caplog.records}
+    assert lines["r7"].pop("ms") > 0
+    assert lines["r7"] == {
+        "request_id": "r7",
+        "method": "POST",
+        "path": "/v1/score",
+        "status": 200,
+        "rows": 3,
+    }
+    assert lines["r8"]["error"] == "no rows to score"
+
+
+def test_top_k_needs_a_fusion(serving, engine, good):
+    class Plain(Held):
+        fusion, fusion_columns = None, ()
+
+        def answer(self, columns, shared):
+            return self._engine.answer(columns, shared)
+
+        def score(self, answer, columns):
+            return None
+
+    web = serving(Plain(engine))
+    answer = web.score({"rows": good.records, "top_k": 1})
+    assert answer.status == 422
+    assert "this bundle declares none: add a [fusion] table" in answer.json["error"]
+    found = web.score({"rows": good.records}).json
+    assert list(found) == ["rows", "outputs", "unseen", "ignored"]
+    assert found["ignored"] == ["margin"]
+
+
+def test_other_routes(web):
+    assert web.get("/healthz").json == {"status": "alive"}
+    assert web.get("/readyz").json == {"status": "ready"}
+    answer = web.get("/v1/scor")
+    assert answer.status == 404
+    assert "no route '/v1/scor'; did you mean '/v1/score'?" in answer.json["error"]
+    answer = web.get("/v1/score")
+    assert (answer.status, answer.headers["Allow"]) == (405, "POST")
+    assert answer.json["error"] == "/v1/score is not asked with GET but with POST"
+    assert web.get("/docs").status == 404
+
+
+def test_the_metadata_say_what_is_served(web, engine):
+    found = web.get("/v1/metadata").json
+    assert Schema.from_table(found["schema"]) == engine.schema
+    assert found["outputs"] == list(engine.outputs)
+    assert found["columns"] == [*engine.features, "margin"]
+    assert found["fusion"] == {"click": 1.0, "buy": 2.0, "margin": 0.1}
+    assert found["parity"]["differences"]["p_click"] <= 1e-6
+    assert found["limits"]["rows"] == 300
+
+
+def test_a_server_that_stops_says_so(serving, engine, good):
+    state = State()
+    web = serving(engine, SMALL, state)
+    connection = web.connection()
+    good(web, connection=connection)
+    state.draining = True
+    answer = web.ask("GET", "/readyz", connection=connection)
+    assert (answer.status, answer.json) == (503, {"status": "draining"})
+    assert answer.headers["Connection"] == "close"
+    connection.close()
+    assert web.get("/healthz").status == 200
+    good(web)  # and still answers
+
+
+def test_the_counts_are_those_of_the_requests(web, good):
+    good(web)
+    shared = {"city": "Atlantis", "seen": ["Zürich", None, "Atlantis"], "age": None}
+    own = [{name: each[name] for name in each if name not in shared} for each in good.records]
+    assert web.score({"context": shared, "candidates": own}).status == 200
+    web.score(b"{")
+    web.get("/nowhere/7")
+    first = {name: [each[name] for each in good.records] for name in good.records[0]}
+    lists = [each for each in first["seen"] if each is not None]
+    found = metrics(web)
+    expected = {
+        'polyrank_requests_total{route="/v1/score",status="200"}': 2,
+        'polyrank_requests_total{route="/v1/score",status="400"}': 1,
+        'polyrank_requests_total{route="other",status="404"}': 1,
+        "polyrank_rows_total": 6,
+        "polyrank_request_seconds_count": 3,
+        'polyrank_request_seconds_bucket{le="+Inf"}': 3,
+        'polyrank_ids_total{feature="user"}': 6,
+        'polyrank_ids_total{feature="city"}': 6 - first["city"].count(None),
+        'polyrank_unseen_ids_total{feature="city"}': 3,
+        'polyrank_ids_total{feature="seen"}': sum(map(len, lists)) + 3 * 2,
+        'polyrank_missing_values_total{feature="seen"}': 3,
+        'polyrank_missing_values_total{feature="age"}': first["age"].count(None) + 3,
+        "polyrank_in_flight": 1,
+        "polyrank_queue_rejected_total": 0,
+    }
+    assert {name: found[name] for name in expected} == expected
+    buckets = [
+        value for name, value in found.items() if name.startswith("polyrank_request_seconds_b")
+    ]
+    assert buckets == sorted(buckets)
+    assert found["polyrank_request_seconds_sum"] > 0
+
+
+def metrics(web):
+    lines = web.get("/metrics").body.decode().splitlines()
+    pairs = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+    return {name: float(value) for name, value in pairs}
+
+
+def metric(web, name):
+    return metrics(web).get(name, 0)
+
+
+def until(web, name, least):
+    """Ask until a count is there; what does not come fails."""
+    for _ in range(2000):
+        if metric(web, name) >= least:
+            return
+    raise AssertionError(f"{name} did not reach {least}")

@@ -1,0 +1,19 @@
+"""A line of the log is one object, whatever went wrong."""
+
+import json
+import logging
+import sys
+
+from polyrank.serve.log import JsonLines
+
+
+def test_a_traceback_is_in_the_line():
+    try:
+        raise ValueError("wrong")
+    except ValueError:
+        record = logging.LogRecord("web", logging.ERROR, "", 0, "uh\n", (), sys.exc_info())
+    line = JsonLines().format(record)
+    assert "\n" not in line
+    found = json.loads(line)
+    assert (found["level"], found["message"]) == ("error", "uh\n")
+    assert found["traceback"].endswith("ValueError: wrong")

@@ -1,0 +1,55 @@
+"""The schema says what the server takes and gives; what schemathesis makes of it breaks nothing."""
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from schemathesis import GenerationMode, checks
+
+from polyrank.serve.app import app
+from polyrank.serve.front import ROUTES, SCORE
+from polyrank.serve.limits import Limits
+from polyrank.serve.openapi import answer_schema
+
+DOCUMENTED_ROUTES = set(ROUTES) - {SCORE, "/openapi.json"}
+
+DOCUMENTED = [
+    checks.not_a_server_error,
+    checks.status_code_conformance,
+    checks.content_type_conformance,
+    checks.response_schema_conformance,
+]
+
+
+@pytest.fixture
+def documented(engine):
+    return schemathesis.openapi.from_asgi("/openapi.json", app(engine, Limits(timeout_s=60)))
+
+
+@pytest.mark.parametrize("mode", [*GenerationMode])
+def test_whatever_is_sent_is_answered_as_documented(documented, mode):
+    seen = set()
+
+    def check(case):
+        answer = case.call()
+        case.validate_response(answer, checks=DOCUMENTED)
+        seen.add((case.operation.path, answer.status_code))
+
+    bounded = settings(
+        max_examples=60, derandomize=True, deadline=None, suppress_health_check=[*HealthCheck]
+    )
+    for found in documented.get_all_operations():
+        operation = found.ok()
+        if mode == GenerationMode.POSITIVE or operation.body:  # nothing else can be sent wrongly
+            bounded(given(case=operation.as_strategy(generation_mode=mode))(check))()
+    if mode == GenerationMode.POSITIVE:
+        assert seen == {(SCORE, 200), (SCORE, 422), *((each, 200) for each in DOCUMENTED_ROUTES)}
+    else:
+        assert {(SCORE, 400), (SCORE, 422)} <= seen
+
+
+def test_its_example_is_answered(documented, engine, serving):
+    body = documented.raw_schema["paths"][SCORE]["post"]["requestBody"]
+    example = body["content"]["application/json"]["schema"]["example"]
+    answer = serving(engine).score(example)
+    assert answer.status == 200
+    assert set(answer.json) == set(answer_schema(engine)["oneOf"][0]["required"])

@@ -1,0 +1,208 @@
+"""Every shape of a request becomes the same columns, and every fault has its message."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from polyrank.serve.refused import Refused
+from polyrank.serve.request import read
+
+NEEDED = ("user", "item", "price")
+
+
+def ask(given, most_rows=10):
+    return read(json.dumps(given).encode(), NEEDED, most_rows)
+
+
+def row(**changed):
+    return {"user": 7, "item": "a", "price": 1.5} | changed
+
+
+def test_records_and_columns_are_the_same_rows():
+    records = ask({"rows": [row(), row(item="b", price=None)]})
+    columns = ask({"rows": {"user": [7, 7], "item": ["a", "b"], "price": [1.5, None]}})
+    assert records.rows == columns.rows == 2
+    assert records.columns == columns.columns
+    assert records.columns == {"user": [7, 7], "item": ["a", "b"], "price": [1.5, None]}
+    assert records.ignored == columns.ignored == []
+
+
+@pytest.mark.parametrize(
+    "candidates",
+    [[{"item": "a", "price": 1}, {"price": 2, "item": "b"}], {"item": ["a", "b"], "price": [1, 2]}],
+)
+def test_a_context_is_shared_by_all_candidates(candidates):
+    asked = ask({"context": {"user": 7}, "candidates": candidates})
+    assert asked.rows == 2
+    assert asked.shared == {"user": 7}
+    assert asked.columns == {"item": ["a", "b"], "price": [1, 2]}
+    assert asked.values("user") == [7, 7]
+
+
+@pytest.mark.parametrize("candidates", [[{}, {}, {}], [{"id": 1}] * 3, {"id": [1, 2, 3]}])
+def test_the_context_may_hold_every_column(candidates):
+    asked = ask({"context": row(), "candidates": candidates})
+    assert (asked.rows, asked.columns, asked.shared) == (3, {}, row())
+
+
+def test_one_own_column_is_taken_as_several_are():
+    context = {"user": 7, "price": 1.5}
+    assert ask({"context": context, "candidates": [{"item": "a"}]}).columns == {"item": ["a"]}
+
+
+def test_what_travels_along_is_listed():
+    asked = ask({"rows": [row(), row(request="r", id=3)]})
+    assert asked.ignored == ["id", "request"]
+    asked = ask(
+        {"context": {"user": 7, "page": 2}, "candidates": {"item": [1], "price": [2], "id": [1]}}
+    )
+    assert asked.ignored == ["id", "page"]
+
+
+def test_nan_is_taken():
+    asked = read(b'{"rows": [{"user": 7, "item": "a", "price": NaN}]}', NEEDED, 10)
+    assert np.isnan(asked.columns["price"][0])
+
+
+def test_top_k_is_kept():
+    assert ask({"rows": [row()], "top_k": 3}).top_k == 3
+    assert ask({"rows": [row()]}).top_k is None
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"", "the body is no JSON in UTF-8: EOF"),
+        (b"item=3", "the body is no JSON in UTF-8"),
+        (b'{"rows": [', "the body is no JSON in UTF-8: EOF"),
+        (b'{"rows": [{"item": "\xff"}]}', "the body is no JSON in UTF-8"),
+        ('{"rows": []}'.encode("utf-16"), "the body is no JSON in UTF-8"),
+        (b'{"rows": ["\\ud800"]}', "the body is no JSON in UTF-8"),
+        (b"[" * 100_000, "the body is no JSON in UTF-8: recursion limit"),
+        (
+            b'{"rows": [' + b"1" * 10_000 + b"]}",
+            "the body is no JSON in UTF-8: number",
+        ),
+    ],
+)
+def test_what_is_no_json_is_400(body, message):
+    with pytest.raises(Refused, match=message) as refused:
+        read(body, NEEDED, 10)
+    assert refused.value.status == 400
+
+
+SHAPES = r'send {"rows": …} or {"context": {…}, "candidates": …}'
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([], f"the body is a list, and an object is expected: {SHAPES}"),
+        (None, f"the body is null, and an object is expected: {SHAPES}"),
+        ({}, f"there are no rows: {SHAPES}"),
+        ({"context": {}}, f"candidates is missing: {SHAPES}"),
+        ({"candidates": []}, f"context is missing: {SHAPES}"),
+        (
+            {"rows": [], "context": {}},
+            f"rows are given, and so is a context or candidates: {SHAPES[:9]}",
+        ),
+        ({"row": []}, "unknown key 'row'; did you mean 'rows'? (known: 'rows', 'context', "),
+        ({"rows": 3}, "rows: a list of records or an object of columns, however: a number"),
+        ({"rows": "x"}, "rows: a list of records or an object of columns, however: a text"),
+        (
+            {"context": {}, "candidates": True},
+            "candidates: a list of records or an object of columns, however: true or false",
+        ),
+        ({"context": [], "candidates": []}, "context is a list, and an object is expected"),
+        ({"rows": []}, "no rows to score"),
+        ({"context": row(), "candidates": {}}, "no rows to score"),
+        ({"rows": {"user": [], "item": [], "price": []}}, "no rows to score"),
+        ({"rows": [row(), 3]}, "rows: row 1 is a number, and a record is an object"),
+        ({"rows": ["user"]}, "rows: row 0 is a text, and a record is an object"),
+        (
+            {"context": row(), "candidates": ["ab"]},
+            "candidates: row 0 is a text, and a record is an object",
+        ),
+        (
+            {"rows": [row(), {"user": 7, "itm": "a", "price": 1}]},
+            "column 'item' is not in row 1 of rows (it has 'itm': is that meant?); where a value "
+            "is missing, write null",
+        ),
+        (
+            {"context": {"user": 7}, "candidates": [{"item": 1}]},
+            "column 'price' is neither in the context nor in row 0 of candidates; where a value",
+        ),
+        (
+            {"context": {"usr": 7}, "candidates": [{"item": 1, "price": 2}]},
+            "neither in the context nor in row 0 of candidates (it has 'usr': is that meant?)",
+        ),
+        (
+            {"rows": {"user": [7], "item": ["a"], "prize": [1]}},
+            "column 'price' is not in rows (it has 'prize': is that meant?)",
+        ),
+        ({"rows": {**row()}}, "rows: column 'user' is a number, not a list"),
+        (
+            {"rows": {"user": [7, 7], "item": ["a"], "price": [1, 2]}},
+            "rows: column 'item' has 1 values, and 'user' has 2: every column has one a row",
+        ),
+        (
+            {"context": {"user": 7}, "candidates": [row()]},
+            "column 'user' is in the context and in the candidates: leave one of them out",
+        ),
+        (
+            {"context": {"user": 7, "page": 1}, "candidates": [{"item": 1, "price": 2, "page": 3}]},
+            "column 'page' is in the context and in the candidates",
+        ),
+        (
+            {"rows": [row()], "top_k": 0},
+            "top_k: a whole number of at least 1 is expected, however: 0",
+        ),
+        (
+            {"rows": [row()], "top_k": 2.5},
+            "top_k: a whole number of at least 1 is expected, however: 2.5",
+        ),
+        (
+            {"rows": [row()], "top_k": True},
+            "top_k: a whole number of at least 1 is expected, however: true",
+        ),
+        (
+            {"rows": [row()], "top_k": "3"},
+            "top_k: a whole number of at least 1 is expected, however: a text",
+        ),
+    ],
+)
+def test_what_cannot_be_rows_is_422(given, message):
+    with pytest.raises(Refused, match=re.escape(message)) as refused:
+        ask(given)
+    assert refused.value.status == 422
+
+
+@pytest.mark.parametrize(
+    ("top_k", "shown"), [(0, "0"), (2.5, "2.5"), (True, "true or false"), ("3", "a text")]
+)
+def test_top_k_counts_rows(top_k, shown):
+    message = f"top_k: a whole number of at least 1 is expected, however: {shown}"
+    with pytest.raises(Refused, match=message) as refused:
+        ask({"rows": [row()], "top_k": top_k})
+    assert refused.value.status == 422
+
+
+@pytest.mark.parametrize("rows", [[row()] * 3, {name: [1] * 3 for name in NEEDED}])
+def test_too_many_rows_are_413(rows):
+    assert ask({"rows": rows}, most_rows=3).rows == 3
+    with pytest.raises(Refused, match="3 rows, and a request may have 2: send several") as refused:
+        ask({"rows": rows}, most_rows=2)
+    assert refused.value.status == 413
+
+
+def test_a_message_does_not_grow_with_what_was_sent():
+    for given in (
+        {"x" * 10**6: 1},
+        {"rows": [{"y" * 10**6: 1}]},
+        {"rows": [{f"{n}": n for n in range(10**5)}]},
+    ):
+        with pytest.raises(Refused) as refused:
+            ask(given)
+        assert len(str(refused.value)) < 3000

@@ -1,0 +1,200 @@
+"""The process: how it starts, what it refuses, and that it ends without losing an answer."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import contextmanager
+from functools import partial
+from http.client import RemoteDisconnected
+from threading import Event, Thread
+
+import pytest
+
+from polyrank.cli.app import run
+from polyrank.errors import PolyrankError
+from polyrank.serve.server import address, listening
+
+CLIENTS, ENOUGH = 6, 5
+
+
+@pytest.fixture
+def process(client):
+    """Start `polyrank serve` on a free port; whatever happens, it does not outlive the test."""
+    return partial(start, client)
+
+
+@contextmanager
+def start(client, folder, *options):
+    command = [sys.executable, "-m", "polyrank", "serve", str(folder), "--port", "0", *options]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes, env=os.environ | {"OMP_NUM_THREADS": "1"}) as started:
+        try:
+            line = started.stdout.readline()
+            assert "serving" in line, started.stderr.read()
+            yield started, client(int(line.rsplit(":", 1)[1]))
+        finally:
+            started.kill()
+
+
+@pytest.fixture
+def body(engine, rows):
+    needed = [*engine.features, "margin"]
+    return json.dumps({"rows": {name: rows[name][:20] for name in needed}}).encode()
+
+
+@pytest.fixture
+def expected(engine, rows):
+    found = engine.predict({name: rows[name][:20] for name in engine.features})
+    return found.to_dict(as_series=False)
+
+
+@pytest.fixture
+def command(capsys):
+    """Run a command line in this process: exit code, standard output, standard error."""
+
+    def call(*arguments):
+        code = run([str(argument) for argument in arguments])
+        return code, *capsys.readouterr()
+
+    return call
+
+
+def lines(text):
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_sigterm_under_load_loses_no_answer(process, exported, body, expected):
+    with process(exported, "--drain", "0.5") as (server, web):
+        answers, faults, under_way = [], [], Event()
+
+        def ask_until_refused():
+            mine, connection = 0, web.connection()
+            while True:
+                try:
+                    answer = web.score(body, connection=connection)
+                except (RemoteDisconnected, ConnectionError) as refused:
+                    return refused  # not a byte of an answer: it may be sent to another server
+                finally:
+                    connection.close()
+                answers.append(answer)
+                mine += 1
+                if mine == ENOUGH:
+                    ready.append(1)
+                    if len(ready) == CLIENTS:
+                        under_way.set()
+
+        def client():
+            try:
+                ask_until_refused()
+            except Exception as fault:  # noqa: BLE001  half an answer, whatever it looks like
+                faults.append(fault)
+
+        ready = []
+        threads = [Thread(target=client) for _ in range(CLIENTS)]
+        for each in threads:
+            each.start()
+        assert under_way.wait(60)
+        server.send_signal(signal.SIGTERM)
+        for each in threads:
+            each.join(60)
+        _, log = server.communicate(timeout=60)
+    assert faults == []
+    assert server.returncode == 0
+    assert len(answers) >= CLIENTS * ENOUGH
+    for answer in answers:
+        assert answer.status == 200
+        assert answer.json["outputs"] == expected
+    said = lines(log)
+    assert sum(each.get("status") == 200 for each in said) == len(answers)
+    assert not [each for each in said if each["level"] == "error"]
+    assert [each["message"] for each in said if each["logger"].endswith("server")] == [
+        "SIGTERM: draining for 0.5 s",
+        "stopped",
+    ]
+    assert any(answer.headers["Connection"] == "close" for answer in answers)
+
+
+def test_a_body_that_is_half_there_at_sigterm_is_answered(process, exported, body, expected):
+    with process(exported) as (server, web), web.socket() as half:
+        head = f"POST /v1/score HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+        half.sendall(head.encode() + body[:10])
+        server.send_signal(signal.SIGTERM)
+        while web.get("/readyz").status != 503:  # the door is open still, and says that it closes
+            pass
+        half.sendall(body[10:])
+        headers, _, answer = half.makefile("rb").read().partition(b"\r\n\r\n")
+        assert headers.startswith(b"HTTP/1.1 200 ")
+        assert b"connection: close" in headers.lower()
+        assert json.loads(answer)["outputs"] == expected
+        server.communicate(timeout=60)
+    assert server.returncode == 0
+
+
+def test_a_second_signal_ends_it_at_once(process, exported):
+    with process(exported, "--drain", "600") as (server, web):
+        server.send_signal(signal.SIGINT)
+        while web.get("/readyz").status != 503:
+            pass
+        server.send_signal(signal.SIGINT)
+        _, log = server.communicate(timeout=60)
+    assert server.returncode == 0
+    assert "SIGINT again: stopping at once" in [each["message"] for each in lines(log)]
+
+
+def test_a_port_in_use_is_refused(exported, command):
+    with listening("127.0.0.1", 0) as taken:
+        port = taken.getsockname()[1]
+        code, out, err = command("serve", exported, "--port", port)
+    assert (code, out) == (1, "")
+    assert err == (
+        f"error: cannot listen at '127.0.0.1', port {port}: Address already in use; --host and "
+        "--port name another address, and port 0 is a free one\n"
+    )
+
+
+def test_a_bundle_that_cannot_be_served_is_refused_before_anything_is_bound(
+    exported, bundle, command, tmp_path, monkeypatch
+):
+    def bound(*_):
+        raise AssertionError("a socket was bound")
+
+    monkeypatch.setattr(socket.socket, "bind", bound)
+    corrupt = shutil.copytree(exported, tmp_path / "corrupt")
+    with (corrupt / "model.onnx").open("r+b") as file:
+        file.truncate(1000)
+    bundle.save(tmp_path / "plain")
+    for folder, message in {
+        corrupt: "model.onnx is not the file that was written",
+        tmp_path / "plain": "has no model.onnx: run `polyrank export",
+        tmp_path / "nowhere": "does not exist",
+    }.items():
+        code, out, err = command("serve", folder)
+        assert (code, out) == (1, "")
+        assert message in err
+
+
+def test_a_limit_that_is_none_is_refused(exported, command):
+    code, _, err = command("serve", exported, "--queue", 0)
+    assert code == 1
+    assert "limit queue: a whole number of at least 1 is expected, however: 0" in err
+
+
+def test_an_address_that_is_none_is_refused(monkeypatch):
+    with pytest.raises(PolyrankError, match="from 0 to 65535, however: 70000"):
+        listening("127.0.0.1", 70_000)
+
+    def unknown(*_, **__):
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    with pytest.raises(PolyrankError, match="at 'nowhere', port 1: Name or service not known; --"):
+        listening("nowhere", 1)
+
+
+def test_an_address_is_written_as_a_url():
+    with listening("127.0.0.1", 0) as found:
+        assert address(found) == f"http://127.0.0.1:{found.getsockname()[1]}"
