@@ -151,7 +151,9 @@ def captured(bundle: Bundle) -> ModelProto:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the exporter's, of its own parts
             program = torch.export.export(twin, (inputs,), dynamic_shapes=(shapes,))
-            exported = torch.onnx.export(program, dynamo=True, verbose=False)
+            # Its optimiser takes a constant below 1e-8 for 0, such as the mean of tiny numbers, and
+            # leaves the operation out. onnxruntime does what is safe of it when it loads the file.
+            exported = torch.onnx.export(program, dynamo=True, verbose=False, optimize=False)
     except Exception as error:  # whatever a trunk of one's own makes of it
         kind = type(bundle.ranker.trunk).__name__
         raise ExportError(f"trunk {kind} cannot be exported: {_first_line(error)}") from error
