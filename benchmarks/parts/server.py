@@ -7,6 +7,7 @@ import re
 import select
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,20 +44,27 @@ class Server:
 def serving(command: Sequence[str]) -> Iterator[Server]:
     """Start Python with some arguments and wait for the address that it prints; stop it at the end.
 
+    What it logs goes into a file.
+
     Raises:
-        SystemExit: no address in two minutes.
+        SystemExit: no address in two minutes, with the end of that file.
     """
-    with subprocess.Popen(
-        [sys.executable, *command], cwd=BENCHMARKS, stdout=subprocess.PIPE,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    ) as process:  # fmt: skip
+    with (
+        tempfile.TemporaryFile() as log,
+        subprocess.Popen(
+            [sys.executable, *command], cwd=BENCHMARKS, stdout=subprocess.PIPE, stderr=log,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        ) as process,
+    ):  # fmt: skip
         assert process.stdout is not None
         try:
             ready, _, _ = select.select([process.stdout], [], [], START_SECONDS)
             line = process.stdout.readline().decode() if ready else ""
             found = ADDRESS.search(line)
             if found is None:
-                raise SystemExit(f"{' '.join(command)}: no address, however: {line!r}")
+                log.seek(0)
+                said = log.read()[-2000:].decode(errors="replace")
+                raise SystemExit(f"{' '.join(command)}: no address, however: {line!r}\n{said}")
             yield Server(int(found[1]), process.pid)
         finally:
             process.terminate()
