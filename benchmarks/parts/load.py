@@ -137,6 +137,8 @@ class Connection:
                 self.unsent = self.unsent[self.socket.send(self.unsent) :]
         except BlockingIOError:
             return
+        except ConnectionError:  # what is read next tells
+            self.unsent = memoryview(b"")
 
     def receive(self) -> bool:
         """Take what is there; return whether the answer is whole.
