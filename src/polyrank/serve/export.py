@@ -17,7 +17,7 @@ from onnx import ModelProto
 
 from polyrank.bundle import format
 from polyrank.bundle.model import Bundle
-from polyrank.errors import ExportError
+from polyrank.errors import BundleError, ExportError
 from polyrank.features import SequenceFeature
 from polyrank.serve import graph
 from polyrank.serve.inputs import RAW_FILE, ROWS_FILE, Columns, described, encoded, raw
@@ -29,7 +29,9 @@ logger = logging.getLogger(__name__)
 
 PROBABILITY = 1e-6  # the largest difference of a probability
 REGRESSION = 1e-5  # that of a regression, in deviations of its training target
+OPSET = 18  # of the operators: what every torch ≥ 2.6 writes and onnxruntime ≥ 1.20 reads
 _RUN_ROWS = 8192  # lists are filled up to the longest of so many rows
+FILES = (ROWS_FILE, RAW_FILE)
 _LARGEST_BYTES = 1_500_000_000  # a protobuf holds 2 GiB; above, tensors lie in a file beside it
 
 
@@ -98,6 +100,7 @@ def export(
         ExportError: a trunk that cannot be captured, a hashed feature where the vocabulary is to be
             inside, an output that a feature is named like, or answers that differ.
         DataError: rows that cannot be read.
+        BundleError: a folder that cannot be written to.
 
     Reference:
         PyTorch, `torch.export` and its ONNX exporter; the operators are those of onnx.ai.
@@ -110,22 +113,21 @@ def export(
                 f"feature {name!r} is named like an output, and a graph has a name once: rename "
                 "the column or the task"
             )
-    models = {ROWS_FILE: captured(bundle)}
-    if vocabulary:
-        models[RAW_FILE] = graph.with_vocabulary(models[ROWS_FILE], bundle.schema, bundle.vocab)
-    about = {"polyrank.schema": bundle.schema.to_table(), "polyrank.outputs": outputs}
-    with TemporaryDirectory(dir=folder, prefix=".export-") as temporary:
-        files: dict[str, Path] = {}
-        for name, model in models.items():
-            inputs = described(bundle.schema, bundle.vocab, with_vocabulary=name == RAW_FILE)
-            graph.with_metadata(model, about | {"polyrank.inputs": inputs})
-            files |= _saved(model, Path(temporary), name)
-        parity = _compared(bundle, {name: files[name] for name in models}, chunks)
-        entries = {
-            name: {"rows": each.rows, "differences": each.largest, "allowed": dict(each.allowed)}
-            for name, each in parity.items()
-        }
-        format.add(folder, files, {"onnx": entries})
+    try:
+        with TemporaryDirectory(dir=folder, prefix=".export-") as temporary:
+            files = _written(bundle, Path(temporary), vocabulary=vocabulary)
+            sessions = {name: files[name] for name in FILES if name in files}
+            parity = _compared(bundle, sessions, chunks)
+            entries = {
+                name: {
+                    "rows": each.rows, "differences": each.largest, "allowed": dict(each.allowed)
+                }
+                for name, each in parity.items()
+            }  # fmt: skip
+            former = [name for each in FILES for name in (each, _beside(each))]
+            format.add(folder, files, {"onnx": entries}, instead_of=former)
+    except OSError as error:
+        raise BundleError(f"the bundle {folder} could not be written: {error}") from error
     return parity
 
 
@@ -150,8 +152,10 @@ def captured(bundle: Bundle) -> ModelProto:
         noisy.setLevel(logging.ERROR)
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the exporter's, of its own parts
-            program = torch.export.export(twin, (inputs,), dynamic_shapes=(shapes,))
-            exported = torch.onnx.export(program, dynamo=True, verbose=False)
+            program = torch.export.export(twin, (inputs,), dynamic_shapes=(shapes,), strict=False)
+            exported = torch.onnx.export(
+                program, dynamo=True, verbose=False, optimize=True, opset_version=OPSET
+            )
     except Exception as error:  # whatever a trunk of one's own makes of it
         kind = type(bundle.ranker.trunk).__name__
         raise ExportError(f"trunk {kind} cannot be exported: {_first_line(error)}") from error
@@ -159,8 +163,28 @@ def captured(bundle: Bundle) -> ModelProto:
         noisy.setLevel(level)
     assert exported is not None
     outputs = [column for task in schema.tasks for column in output_columns(task)]
-    model = graph.named(exported.model_proto, [each.name for each in schema.features], outputs)
-    return graph.with_shapes(model, schema)
+    model = exported.model_proto
+    graph.named(model, [each.name for each in schema.features], outputs)
+    graph.with_shapes(model, schema)
+    return model
+
+
+def _written(bundle: Bundle, folder: Path, *, vocabulary: bool) -> dict[str, Path]:
+    """Write the models; return their files by name, those of large tensors too."""
+    schema, vocab = bundle.schema, bundle.vocab
+    outputs = [column for task in schema.tasks for column in output_columns(task)]
+    about = {"polyrank.schema": schema.to_table(), "polyrank.outputs": outputs}
+    model = captured(bundle)
+    files: dict[str, Path] = {}
+    for name in FILES[: 1 + vocabulary]:
+        if name == RAW_FILE:
+            # In the place of the other, which is written: its tables are not copied, and where they
+            # lie in a file beside it, both read that one.
+            graph.with_vocabulary(model, schema, vocab)
+        inputs = described(schema, vocab, with_vocabulary=name == RAW_FILE)
+        graph.with_metadata(model, about | {"polyrank.inputs": inputs})
+        files |= _saved(model, folder, name)
+    return files
 
 
 def _compared(
@@ -196,12 +220,14 @@ def _allowed(bundle: Bundle) -> dict[str, float]:
 
 def _saved(model: ModelProto, folder: Path, name: str) -> dict[str, Path]:
     """Write a model; return its files by name: two where its tensors are too large for one."""
-    path, beside = folder / name, f"{name}.data"
-    if model.ByteSize() <= _LARGEST_BYTES:
-        onnx.save(model, path)
-        return {name: path}
-    onnx.save(model, path, save_as_external_data=True, location=beside)
-    return {name: path, beside: folder / beside}
+    beside = _beside(name)
+    large = model.ByteSize() > _LARGEST_BYTES
+    onnx.save(model, folder / name, save_as_external_data=large, location=beside)
+    return {each: folder / each for each in (name, beside) if (folder / each).is_file()}
+
+
+def _beside(name: str) -> str:
+    return f"{name}.data"
 
 
 def _first_line(error: Exception) -> str:
