@@ -233,6 +233,7 @@ class Knots(nn.Module):
 
     def __init__(self, found: Isotonic) -> None:
         super().__init__()
+        self.low, self.high = found.x[0], found.x[-1]
         x, y = np.array(found.x), np.array(found.y)
         slope = np.append(np.diff(y) / np.diff(x), 0.0)  # none behind the last knot
         for name, each in (("x", x), ("y", y), ("slope", slope)):
@@ -240,7 +241,7 @@ class Knots(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Return calibrated logits."""
-        inside = z.clamp(float(self.x[0]), float(self.x[-1]))
+        inside = z.clamp(self.low, self.high)
         at = (inside[:, None] >= self.x).long().sum(1) - 1
         at = at.clamp(min=0)  # where z is NaN
         return self.y[at] + (inside - self.x[at]) * self.slope[at] + (z - inside)
