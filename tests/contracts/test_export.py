@@ -1,7 +1,5 @@
 """Every trunk and space leaves torch and answers as it did, in both files."""
 
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -63,12 +61,13 @@ def drawn(generator, size, unseen=False):
     def missing(values):
         return np.where(generator.random(size) < 0.2, np.nan, values)
 
+    letters = "abcdefzyx" if unseen else "abcdef"
     spread = 5.0 if unseen else 1.0
     frame = pl.DataFrame(
         {
             "101": generator.integers(0, high, size),
             "a/b": pl.Series(
-                generator.choice([*"abcdef", "", "北京", None, *("zyx" if unseen else "")], size).tolist(),
+                generator.choice([*letters, "", "北京", None], size).tolist(),
                 dtype=pl.String,
             ),
             "年龄": generator.choice([0.5, 1.5, -0.0, 2.0**60, 0.25 if unseen else 7.5], size),
@@ -133,13 +132,19 @@ def fitted(kind, space, rows, **model):
     return replace(bundle, calibrators=maps)
 
 
+# Each map's steepest slope, of its own head and, in a product, of those above it.
+STEEPEST = {"p_click": 1.3, "p_buy_given_click": 1.75, "p_buy": 1.75, "p_again": 1.75,
+            "p_share": 1.3}  # fmt: skip
+
+
 def limits(bundle):
     """The largest difference of each output that export lets through."""
     found = {}
     for task in bundle.schema.tasks:
         deviation = bundle.scales.get(task.name, (0.0, 1.0))[1]
-        limit = PROBABILITY if task.kind == "binary" else REGRESSION * deviation
-        found |= dict.fromkeys(output_columns(task), limit)
+        for column in output_columns(task):
+            limit = PROBABILITY * STEEPEST.get(column, 1.0)
+            found[column] = limit if task.kind == "binary" else REGRESSION * deviation
     return found
 
 
@@ -178,7 +183,7 @@ def test_both_files_answer_as_the_bundle_does(kind, space, rows, tmp_path):
     found = export(bundle, folder, [rows], vocabulary=True)
     assert {name: each.rows for name, each in found.items()} == {ROWS_FILE: SIZE, RAW_FILE: SIZE}
     allowed = limits(bundle)
-    assert found[ROWS_FILE].allowed == allowed
+    assert found[ROWS_FILE].allowed == pytest.approx(allowed, rel=1e-12)
     sessions = {ROWS_FILE: Session(folder / ROWS_FILE), RAW_FILE: Session(folder / RAW_FILE)}
     for what, frame in frames(rows):
         expected = bundle.predict(frame)

@@ -23,7 +23,7 @@ few = settings(max_examples=60)
 def passing(name, rank):
     """A graph that gives its rows back: what a look-up gives can then be seen."""
     shape = ["batch", "length"][:rank]
-    model = helper.make_model(
+    return helper.make_model(
         helper.make_graph(
             [helper.make_node("Identity", [name], ["out"])], "g",
             [helper.make_tensor_value_info(name, TensorProto.INT64, shape)],
@@ -31,7 +31,6 @@ def passing(name, rank):
         ),
         opset_imports=[helper.make_opsetid("", 18)], ir_version=10,
     )  # fmt: skip
-    return model
 
 
 def looked_up(feature, table, column):

@@ -17,6 +17,8 @@ from onnx import ModelProto
 
 from polyrank.bundle import format
 from polyrank.bundle.model import Bundle
+from polyrank.calibration.fitting import Calibrator
+from polyrank.calibration.maps import Isotonic, Platt
 from polyrank.errors import BundleError, ExportError
 from polyrank.features import SequenceFeature
 from polyrank.serve import graph
@@ -27,7 +29,9 @@ from polyrank.terms import output_columns
 
 logger = logging.getLogger(__name__)
 
-PROBABILITY = 1e-6  # the largest difference of a probability
+# The largest difference of a probability as it was learnt, which is one of 4e-6 of its logit. A
+# calibration map of slope s makes s times as much of it: no float32 network could be held to less.
+PROBABILITY = 1e-6
 REGRESSION = 1e-5  # that of a regression, in deviations of its training target
 OPSET = 18  # of the operators: what every torch ≥ 2.6 writes and onnxruntime ≥ 1.20 reads
 _RUN_ROWS = 8192  # lists are filled up to the longest of so many rows
@@ -194,6 +198,8 @@ def _compared(
     allowed = _allowed(bundle)
     parity = {name: Parity(allowed) for name in files}
     for chunk in chunks:
+        if not chunk.height:
+            continue
         expected = bundle.predict(chunk)
         for name, session in sessions.items():
             make = raw if name == RAW_FILE else encoded
@@ -210,12 +216,25 @@ def _answers(session: Session, columns: Columns) -> dict[str, np.ndarray]:
 
 
 def _allowed(bundle: Bundle) -> dict[str, float]:
-    found = {}
-    for task in bundle.schema.tasks:
+    schema, found = bundle.schema, {}
+    for task in schema.tasks:
+        path = (task.name, *schema.ancestors(task.name))
         deviation = bundle.scales.get(task.name, (0.0, 1.0))[1]
-        limit = PROBABILITY if task.kind == "binary" else REGRESSION * deviation
-        found |= dict.fromkeys(output_columns(task), limit)
+        for column, heads in zip(output_columns(task), (path[:1], path), strict=False):
+            steepest = max(_steepest(bundle.calibrators.get(head)) for head in heads)
+            binary = task.kind == "binary"
+            found[column] = PROBABILITY * steepest if binary else REGRESSION * deviation
     return found
+
+
+def _steepest(calibrator: Calibrator | None) -> float:
+    """The largest slope of a map, and at least 1."""
+    found = None if calibrator is None else calibrator.map
+    if isinstance(found, Platt):
+        return max(found.slope, 1.0)
+    if isinstance(found, Isotonic) and len(found.x) > 1:
+        return max(float(np.max(np.diff(found.y) / np.diff(found.x))), 1.0)
+    return 1.0
 
 
 def _saved(model: ModelProto, folder: Path, name: str) -> dict[str, Path]:
