@@ -176,6 +176,9 @@ def _fill(folder: Path, parts: Parts) -> None:
     parts.history.write_parquet(folder / "history.parquet")
     contiguous = {name: np.asarray(array, order="C") for name, array in parts.weights.items()}
     tensors.save_file(contiguous, folder / "weights.safetensors")
+    # Which safetensors writes for its owner alone; a server is often someone else.
+    mode = (folder / "history.parquet").stat().st_mode
+    (folder / "weights.safetensors").chmod(mode)
     (folder / "config.toml").write_text(tomli_w.dumps(dict(parts.config)), encoding="utf-8")
     if parts.scorecard is not None:
         (folder / "scorecard.json").write_text(_json(parts.scorecard), encoding="utf-8")
