@@ -4,7 +4,7 @@
 PYTHON ?= .venv/bin/python
 BIN := $(dir $(PYTHON))
 
-.PHONY: check test page demo bench docs
+.PHONY: check test page torchless demo bench docs
 
 check:
 	$(PYTHON) -m ruff check .
@@ -19,6 +19,13 @@ page: # the report's page, opened in a real Chromium
 	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || \
 	  { echo "make page needs chromium: apt-get install chromium" >&2; exit 1; }
 	$(PYTHON) -m pytest -m chromium tests/report
+
+torchless: # serving, in an environment that has neither torch nor numba
+	@set -e; venv=$$(mktemp -d); trap 'rm -rf "$$venv"' EXIT; \
+	  python3 -m venv "$$venv"; \
+	  "$$venv/bin/pip" install --quiet -r serve-requirements.txt; \
+	  "$$venv/bin/pip" install --quiet --no-deps .; \
+	  POLYRANK_WITHOUT_TORCH="$$venv/bin/python" $(PYTHON) -m pytest tests/serve/test_without_torch.py
 
 demo:
 	$(BIN)polyrank demo

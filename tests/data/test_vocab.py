@@ -169,8 +169,8 @@ def test_encoding_does_not_depend_on_the_order_of_rows(values, random):
 def test_sparse_and_dense_ranges_of_integers_agree():
     values = np.random.default_rng(0).integers(0, 50, 1000)
     near, far = fit(values), fit(values * 10**15)
-    assert near._direct is not None
-    assert far._direct is None
+    assert near.direct is not None
+    assert far.direct is None
     assert near.encode(pl.Series(values))[0].tolist() == (
         far.encode(pl.Series(values * 10**15))[0].tolist()
     )
@@ -299,7 +299,7 @@ def test_integers_that_lie_close_together_are_counted_and_found_like_others(low,
     found = counts_of(ids).sort("value")
     assert found.equals(ids.alias("value").value_counts(name="count").sort("value"))
     vocabulary = Vocabulary.fit([ids])
-    assert vocabulary._direct is not None
+    assert vocabulary.direct is not None
     rows, unseen, absent = vocabulary.encode(ids)
     assert (unseen, absent) == (0, ids.null_count())
     assert pl.Series([None, *vocabulary.values]).gather(rows).equals(ids.alias(""))

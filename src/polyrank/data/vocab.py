@@ -183,8 +183,8 @@ class Vocabulary:
         if self.size is not None:
             rows = ids.fill_null(-1).to_numpy()
             return np.where((rows >= 0) & (rows < self.size), rows, -1).astype(np.int32)
-        if self._direct is not None:
-            low, table = self._direct
+        if self.direct is not None:
+            low, table = self.direct
             outside = len(table) - 1
             beyond = low - 1 if low > _LEAST else low + outside
             values = ids.fill_null(beyond).to_numpy()
@@ -206,10 +206,11 @@ class Vocabulary:
         return self.to_frame().select("value", "row").drop_nulls("value")
 
     @cached_property
-    def _direct(self) -> tuple[int, np.ndarray] | None:
+    def direct(self) -> tuple[int, np.ndarray] | None:
         """First id and the row of each id from there on, where ids lie close enough together.
 
-        An array look-up is several times as fast as a hash join. The last cell is for all others.
+        An array look-up is several times as fast as a hash join. The last cell, −1, is for all
+        others.
         """
         if self.dtype != "int" or not len(self._index):
             return None

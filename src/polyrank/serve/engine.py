@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,14 @@ import polars as pl
 
 from polyrank.bundle import format
 from polyrank.bundle.encodings import vocab_of
+from polyrank.data.arrays import from_arrays
 from polyrank.data.read import collect, read
-from polyrank.errors import BundleError, DataError, PolyrankError
+from polyrank.errors import BundleError, DataError, PolyrankError, did_you_mean
 from polyrank.metrics.fusion import Fusion
 from polyrank.schema import Schema
 from polyrank.serve.extra import need
-from polyrank.serve.inputs import ROWS_FILE, Columns, encoded
+from polyrank.serve.inputs import ROWS_FILE, Columns, repeated
+from polyrank.serve.lookup import Lookups
 
 RUN_ROWS = 8192  # of one run of the graph: what is computed between stays in the cache
 
@@ -91,6 +94,7 @@ class Engine:
             raise BundleError(
                 f"the bundle {self.folder} is damaged: bundle.json: {error!r}"
             ) from error
+        self._lookups = Lookups(self.schema, self.vocab)
         self._session = Session(self.folder / ROWS_FILE, threads)
         self.outputs = self._session.outputs
         self.features = tuple(feature.name for feature in self.schema.features)
@@ -105,14 +109,11 @@ class Engine:
         Raises:
             DataError: a feature that is missing or of a wrong type, or no rows.
         """
-        frame = collect(read(rows, self.schema), self.features)
-        if not frame.height:
-            raise DataError("there are no rows to predict")
-        return pl.DataFrame(self.answer_frame(frame).outputs)
+        return pl.DataFrame(self._answer(self._columns(rows)).outputs)
 
     def answer_frame(self, frame: pl.DataFrame) -> Answer:
         """Return what the model says of a frame with a column for each feature."""
-        return self._run(encoded(frame, self.schema, self.vocab))
+        return self._answer({name: frame[name] for name in self.features})
 
     def answer(
         self, columns: Mapping[str, Sequence[Any]], shared: Mapping[str, Any] | None = None
@@ -128,7 +129,7 @@ class Engine:
             DataError: a feature that is missing or of a wrong type, columns of unequal length, or
                 no rows.
         """
-        raise NotImplementedError
+        return self._answer(columns, shared or {})
 
     def score(self, answer: Answer, columns: Mapping[str, pl.Series]) -> np.ndarray | None:
         """Return the fused score of answered rows, or None where none is declared.
@@ -147,17 +148,64 @@ class Engine:
             return None
         return self.fusion.score(self.schema, answer.outputs, columns)
 
+    def _columns(self, rows: Any) -> Mapping[str, Sequence[Any] | pl.Series]:
+        """Return raw rows as a column a feature; lists stay lists."""
+        if isinstance(rows, Mapping):
+            chosen = {name: rows[name] for name in self.features if name in rows}
+            lists = all(type(values) is list for values in chosen.values())
+            if len(chosen) < len(self.features):
+                return rows  # refused with the names that are there
+            if lists:
+                return chosen
+            return from_arrays(chosen).to_dict()
+        frame = rows if isinstance(rows, pl.DataFrame) else read(rows, self.schema)
+        if isinstance(frame, pl.LazyFrame) or set(self.features) - set(frame.columns):
+            frame = collect(frame, self.features)
+        return {name: frame[name] for name in self.features}
+
+    def _answer(
+        self,
+        columns: Mapping[str, Sequence[Any] | pl.Series],
+        shared: Mapping[str, Any] = MappingProxyType({}),
+    ) -> Answer:
+        for name in self.features:
+            if name not in columns and name not in shared:
+                given = [*columns, *shared]
+                raise DataError(f"column {name!r} is not in the data{did_you_mean(name, given)}")
+        rows = _rows(columns)
+        found = self._lookups({name: columns[name] for name in self.features if name not in shared})
+        one = self._lookups({name: [shared[name]] for name in self.features if name in shared})
+        for name, (values, unseen, nulls) in one.items():
+            found[name] = repeated(values, rows), unseen * rows, nulls * rows
+        return self._run(Columns.of(self.schema, rows, found))
+
     def _run(self, columns: Columns) -> Answer:
         parts = [self._session.run(feeds) for feeds in columns.batches(RUN_ROWS)]
-        outputs = {
-            name: parts[0][name] if len(parts) == 1 else np.concatenate([p[name] for p in parts])
-            for name in self.outputs
-        }
-        broken = np.any([np.isnan(each) for each in outputs.values()], axis=0)
-        if broken.any():
+        outputs = parts[0]
+        if len(parts) > 1:
+            outputs = {
+                name: np.concatenate([part[name] for part in parts]) for name in self.outputs
+            }
+        if any(np.isnan(each).any() for each in outputs.values()):
+            broken = np.any([np.isnan(each) for each in outputs.values()], axis=0)
             raise DataError(
                 f"{int(broken.sum()):,} of {columns.rows:,} rows, the first of them row "
                 f"{int(broken.argmax())}, get no finite prediction: a dense feature is too far "
                 "from what training saw; clip such values"
             )
         return Answer(outputs, columns.unseen, columns.nulls)
+
+
+def _rows(columns: Mapping[str, Sequence[Any] | pl.Series]) -> int:
+    """Return the length of all columns.
+
+    Raises:
+        DataError: no rows, or columns of different lengths.
+    """
+    lengths = {len(values) for values in columns.values()}
+    if len(lengths) > 1:
+        shown = ", ".join(f"{name!r}: {len(values):,}" for name, values in columns.items())
+        raise DataError(f"the columns must have one length, however: {shown}")
+    if not lengths or lengths == {0}:
+        raise DataError("there are no rows to predict")
+    return lengths.pop()

@@ -157,8 +157,10 @@ def captured(bundle: Bundle) -> ModelProto:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the exporter's, of its own parts
             program = torch.export.export(twin, (inputs,), dynamic_shapes=(shapes,), strict=False)
+            # Its optimiser takes a constant below 1e-8 for 0, such as the mean of tiny numbers, and
+            # leaves the operation out. onnxruntime does what is safe of it when it loads the file.
             exported = torch.onnx.export(
-                program, dynamo=True, verbose=False, optimize=True, opset_version=OPSET
+                program, dynamo=True, verbose=False, optimize=False, opset_version=OPSET
             )
     except Exception as error:  # whatever a trunk of one's own makes of it
         kind = type(bundle.ranker.trunk).__name__

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import polars as pl
@@ -30,7 +30,7 @@ from polyrank.data.bags import Bag, flattened
 from polyrank.data.dense import dense_values
 from polyrank.data.ids import IdType, as_type, plain_ids, spellings
 from polyrank.data.vocab import Vocab, Vocabulary
-from polyrank.schema import DenseFeature, Feature, Schema, SequenceFeature
+from polyrank.schema import DenseFeature, Feature, IdFeature, Schema, SequenceFeature
 
 ROWS_FILE = "model.onnx"
 RAW_FILE = "model-with-vocabulary.onnx"
@@ -39,6 +39,7 @@ PADDING: Mapping[IdType, Any] = {"int": 1 - 2**63, "string": "\ufdd1", "float": 
 UNSEEN: Mapping[IdType, Any] = {"int": 2 - 2**63, "string": "\ufdd2", "float": float("inf")}
 _DTYPE: Mapping[IdType, Any] = {"int": np.int64, "string": object, "float": np.float64}
 Feeds = Mapping[str, np.ndarray]
+Encoded = tuple[np.ndarray | Bag, int, int]  # values, unseen ids, missing values
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +59,22 @@ class Columns:
     unseen: Mapping[str, int]
     nulls: Mapping[str, int]
     padding: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, schema: Schema, rows: int, found: Mapping[str, Encoded]) -> Self:
+        """Return the columns that were encoded, by feature."""
+        unseen = {name: each[1] for name, each in found.items()}
+        return cls(
+            rows,
+            {name: each[0] for name, each in found.items()},
+            {
+                each.name: unseen[each.name]
+                for each in schema.features
+                if isinstance(each, IdFeature)
+            },
+            {name: each[2] for name, each in found.items()},
+            {feature.name: -1 for feature in schema.sequence_features},
+        )
 
     def batches(self, size: int) -> Iterator[Feeds]:
         """Yield the inputs of some rows after the other; lists are filled up batch by batch."""
@@ -89,22 +106,30 @@ def encoded(frame: pl.DataFrame, schema: Schema, vocab: Vocab) -> Columns:
     Raises:
         DataError: a column that can hold no ids, lists or numbers, or an infinite number.
     """
-    values: dict[str, np.ndarray | Bag] = {}
-    unseen: dict[str, int] = {}
-    nulls: dict[str, int] = {}
-    for feature in schema.features:
-        name, column = feature.name, frame[feature.name]
-        if isinstance(feature, DenseFeature):
-            values[name] = numbers = dense_values(column)
-            nulls[name] = int(np.count_nonzero(np.isnan(numbers)))
-        elif isinstance(feature, SequenceFeature):
-            found = vocab.tables[feature.table].encode_lists(column, feature.padding_idx)
-            values[name], unseen[name], nulls[name] = found
-        else:
-            rows, unseen[name], nulls[name] = vocab.tables[feature.table].encode(column)
-            values[name] = rows.astype(np.int64)
-    padding = {feature.name: -1 for feature in schema.sequence_features}
-    return Columns(frame.height, values, unseen, nulls, padding)
+    found = {
+        feature.name: encode_column(feature, frame[feature.name], vocab)
+        for feature in schema.features
+    }
+    return Columns.of(schema, frame.height, found)
+
+
+def encode_column(feature: Feature, column: pl.Series, vocab: Vocab) -> Encoded:
+    """Return a column as an input of `model.onnx`, its unseen ids and its missing values.
+
+    Raises:
+        DataError: a column that can hold no ids, lists or numbers, or an infinite number.
+
+    Shape:
+        (N,) → int64 or float32 (N,), or a Bag of N lists
+    """
+    if isinstance(feature, DenseFeature):
+        numbers = dense_values(column)
+        return numbers, 0, int(np.count_nonzero(np.isnan(numbers)))
+    table = vocab.tables[feature.table]
+    if isinstance(feature, SequenceFeature):
+        return table.encode_lists(column, feature.padding_idx)
+    rows, unseen, nulls = table.encode(column)
+    return rows.astype(np.int64), unseen, nulls
 
 
 def raw(frame: pl.DataFrame, schema: Schema, vocab: Vocab) -> Columns:
@@ -149,6 +174,18 @@ def matrix(bag: Bag, padding: Any) -> np.ndarray:
     found = np.full((len(lengths), max(int(lengths.max(initial=0)), 1)), padding, dtype=dtype)
     found[np.arange(found.shape[1]) < lengths[:, None]] = bag.ids
     return found
+
+
+def repeated(values: np.ndarray | Bag, rows: int) -> np.ndarray | Bag:
+    """Return one row's value as that of many.
+
+    Example:
+        >>> repeated(np.array([7]), 3)
+        array([7, 7, 7])
+    """
+    if isinstance(values, Bag):
+        return values.take(np.zeros(rows, dtype=np.int64))
+    return np.full(rows, values[0])
 
 
 def described(schema: Schema, vocab: Vocab, *, with_vocabulary: bool) -> list[dict[str, Any]]:

@@ -190,26 +190,23 @@ class Bins(nn.Module):
     """
 
     edges: Tensor
-    start: Tensor
 
     def __init__(self, encodings: Sequence[DenseEncoding]) -> None:
         super().__init__()
         self.halvings = max(len(each.edges) for each in encodings).bit_length()
-        size = 2**self.halvings
-        # Edge i of a feature lies at place i + 1 of its own `size`, and no value is above the rest.
-        edges = torch.full((len(encodings), size), torch.inf)
+        # Edge i of a feature lies at place i + 1 of its row, and no value is above what follows.
+        edges = torch.full((len(encodings), 2**self.halvings), torch.inf)
         for row, each in zip(edges, encodings, strict=True):
             row[1 : len(each.edges) + 1] = torch.tensor(each.edges, dtype=torch.float32)
-        self.register_buffer("edges", edges.flatten())
-        self.register_buffer("start", torch.arange(len(encodings))[:, None] * size)
+        self.register_buffer("edges", edges)
 
     def forward(self, values: Tensor) -> Tensor:
         """Return the rows."""
-        at = self.start
+        below = torch.zeros_like(values, dtype=torch.int64)
         for halving in reversed(range(self.halvings)):
-            further = at + 2**halving
-            at = torch.where(self.edges[further] < values, further, at)
-        return torch.where(values.isnan(), 0, at - self.start + 1)
+            further = below + 2**halving
+            below = torch.where(self.edges.gather(1, further) < values, further, below)
+        return torch.where(values.isnan(), 0, below + 1)
 
 
 class Line(nn.Module):

@@ -1,0 +1,21 @@
+# The serving image: an exported bundle over HTTP, without torch.
+#
+#   docker build -t polyrank-serve .
+#   docker run -p 8000:8000 -v "$PWD/runs/first:/run:ro" polyrank-serve
+FROM python:3.12-slim
+
+WORKDIR /polyrank
+# First what changes rarely, so that a change of ours does not install it again.
+COPY serve-requirements.txt ./
+RUN pip install --no-cache-dir -r serve-requirements.txt
+COPY pyproject.toml README.md LICENSE ./
+COPY src ./src
+RUN pip install --no-cache-dir --no-deps . && useradd --system --no-create-home polyrank
+
+USER polyrank
+EXPOSE 8000
+HEALTHCHECK --interval=10s --timeout=3s CMD ["python", "-c", \
+  "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/readyz', timeout=2)"]
+# exec form: the server is process 1 and gets SIGTERM, on which it drains
+ENTRYPOINT ["polyrank", "serve"]
+CMD ["/run", "--host", "0.0.0.0", "--port", "8000"]

@@ -1,0 +1,192 @@
+"""The engine answers as the bundle does, without torch."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+
+import polyrank as pr
+from polyrank.bundle.format import MANIFEST
+from polyrank.serve.inputs import ROWS_FILE
+
+PROBABILITY, SPEND = 1e-6, 1e-5 * 60
+
+
+def close(found, expected):
+    assert found.columns == expected.columns
+    for name in expected.columns:
+        limit = PROBABILITY if name.startswith("p_") else SPEND
+        np.testing.assert_allclose(found[name], expected[name], rtol=0, atol=limit)
+
+
+def features(engine, rows):
+    return {name: rows[name] for name in engine.features}
+
+
+def test_it_answers_as_the_bundle_does(engine, bundle, rows):
+    close(engine.predict(rows), bundle.predict(rows))
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        pl.DataFrame,
+        lambda rows: pl.DataFrame(rows).lazy(),
+        lambda rows: pl.DataFrame(rows).to_arrow(),
+        pd.DataFrame,
+        lambda rows: {name: np.array(each, dtype=object) for name, each in rows.items()},
+    ],
+    ids=["polars", "lazy", "arrow", "pandas", "arrays"],
+)
+def test_every_form_of_rows_has_the_same_answer(form, engine, bundle, rows):
+    some = {name: each[:40] for name, each in features(engine, rows).items()}
+    given = form(some)
+    close(engine.predict(given), bundle.predict(given))
+
+
+def test_files_have_it_too(engine, bundle, rows, tmp_path):
+    pl.DataFrame(rows).write_parquet(tmp_path / "rows.parquet")
+    close(engine.predict(tmp_path / "rows.parquet"), bundle.predict(rows))
+
+
+def test_many_rows_are_run_in_parts(engine, bundle, rows):
+    many = {name: each * 50 for name, each in features(engine, rows).items()}
+    assert len(many["user"]) > 2 * 8192
+    close(engine.predict(many), bundle.predict(many))
+
+
+@pytest.mark.parametrize("count", [1, 2, 7])
+def test_few_rows_do_not_depend_on_each_other(count, engine, rows):
+    whole = engine.predict(rows)
+    some = {name: each[:count] for name, each in rows.items()}
+    close(engine.predict(some), whole.head(count))
+
+
+def test_unseen_ids_and_nulls_are_counted(engine, bundle):
+    rows = {
+        "user": [10**12, 5, None], "city": ["Bern", None, "Zürich"], "slot": [9, 0, -1],
+        "url": ["/1", "/x", None], "seen": [["Bern", "Zürich"], None, []],
+        "age": [None, 30, float("nan")], "price": [1.0, 2.0, 3.0],
+    }  # fmt: skip
+    answer = engine.answer(rows)
+    table = bundle.encode(rows)
+    assert answer.unseen == dict(table.unseen)
+    assert answer.nulls == dict(table.nulls)
+    assert answer.unseen["city"] == 1
+    assert answer.nulls["age"] == 2
+    close(pl.DataFrame(answer.outputs), bundle.predict(rows))
+
+
+def test_a_shared_value_is_that_of_every_row(engine, rows):
+    some = {name: each[:9] for name, each in features(engine, rows).items()}
+    shared = {name: some.pop(name)[3] for name in ("user", "city", "seen", "age")}
+    answer = engine.answer(some, shared)
+    repeated = some | {name: [value] * 9 for name, value in shared.items()}
+    expected = engine.answer(repeated)
+    assert answer.unseen == expected.unseen
+    assert answer.nulls == expected.nulls
+    for name, values in expected.outputs.items():
+        np.testing.assert_array_equal(answer.outputs[name], values)
+
+
+def test_the_fused_score_is_the_declared_one(engine, bundle, rows):
+    answer = engine.answer(rows)
+    assert engine.fusion_columns == ("margin",)
+    found = engine.score(answer, {"margin": pl.Series(rows["margin"])})
+    outputs = {name: each.to_numpy() for name, each in bundle.predict(rows).to_dict().items()}
+    expected = bundle.fusion.score(bundle.schema, outputs, {"margin": pl.Series(rows["margin"])})
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("form", [dict, pl.DataFrame])
+def test_a_missing_column_is_named_with_the_nearest(form, engine, rows):
+    rows = {name: each for name, each in rows.items() if name != "price"} | {"prize": rows["price"]}
+    with pytest.raises(pr.DataError, match=r"'price' is not in the data; did you mean 'prize'"):
+        engine.predict(form(rows))
+
+
+@pytest.mark.parametrize("form", [dict, pl.DataFrame])
+def test_no_rows_are_refused(form, engine, rows):
+    with pytest.raises(pr.DataError, match="no rows to predict"):
+        engine.predict(form({name: each[:0] for name, each in features(engine, rows).items()}))
+
+
+def test_columns_of_two_lengths_are_refused(engine, rows):
+    with pytest.raises(pr.DataError, match=r"one length, however: 'user': 399, 'city': 400"):
+        engine.answer({**features(engine, rows), "user": rows["user"][1:]})
+
+
+def test_a_row_without_a_finite_prediction_is_refused(tmp_path):
+    schema = pr.Schema([pr.DenseFeature("x", encoding="standard")], [pr.Task("click")])
+    log = {"x": [1e-18, 0.0] * 32, "click": [1, 0] * 32}
+    bundle = pr.fit(schema, pr.Model(), train=log, epochs=1)
+    bundle.save(tmp_path / "bundle")
+    from polyrank.serve.export import export
+
+    export(bundle, tmp_path / "bundle", [pl.DataFrame({"x": [0.0]})])
+    engine = pr.Engine(tmp_path)
+    with pytest.raises(pr.DataError, match=r"1 of 2 rows, the first of them row 1, get no finite"):
+        engine.predict({"x": [0.0, 3e38]})
+
+
+def test_a_bundle_that_was_not_exported_is_refused(bundle, tmp_path):
+    bundle.save(tmp_path / "bundle")
+    with pytest.raises(pr.BundleError, match=r"has no model.onnx: run `polyrank export"):
+        pr.Engine(tmp_path)
+
+
+@pytest.fixture
+def copy(exported, tmp_path):
+    folder = tmp_path / "bundle"
+    folder.mkdir()
+    for file in exported.rglob("*"):
+        if file.is_file():
+            place = folder / file.relative_to(exported)
+            place.parent.mkdir(exist_ok=True)
+            place.write_bytes(file.read_bytes())
+    return folder
+
+
+@pytest.mark.parametrize("name", [ROWS_FILE, "weights.safetensors", "config.toml"])
+def test_a_damaged_file_is_refused_by_name(name, copy):
+    (copy / name).write_bytes((copy / name).read_bytes()[:-1] + b"#")
+    with pytest.raises(pr.BundleError, match=rf"damaged: {name} is not the file"):
+        pr.Engine(copy)
+
+
+def test_a_graph_that_cannot_be_loaded_is_refused(copy):
+    from hashlib import sha256
+
+    (copy / ROWS_FILE).write_bytes(b"no graph")
+    manifest = json.loads((copy / MANIFEST).read_text())
+    manifest["files"][ROWS_FILE] = sha256(b"no graph").hexdigest()
+    (copy / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(pr.BundleError, match=r"model.onnx cannot be loaded by onnxruntime"):
+        pr.Engine(copy)
+
+
+def test_without_onnxruntime_it_says_what_to_install(exported, monkeypatch):
+    monkeypatch.setattr("polyrank.serve.extra.find_spec", lambda _: None)
+    with pytest.raises(pr.PolyrankError, match=r"the engine needs onnxruntime: pip install 'polyr"):
+        pr.Engine(exported)
+
+
+BLOCKED = """
+import sys
+for name in ("torch", "numba"):
+    sys.modules[name] = None  # an import of it is an ImportError
+import polyrank as pr
+print(pr.Engine({folder!r}).predict({rows!r}).to_dict(as_series=False))
+"""
+
+
+def test_it_needs_neither_torch_nor_numba(engine, exported, rows):
+    some = {name: each[:3] for name, each in features(engine, rows).items()}
+    code = BLOCKED.format(folder=str(exported), rows=some)
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stdout.strip() == str(engine.predict(some).to_dict(as_series=False))

@@ -1,0 +1,44 @@
+"""What serving does with a bundle, run by an interpreter that has neither torch nor numba.
+
+    python without_torch.py BUNDLE ROWS.parquet EXPECTED.parquet OUT
+
+`test_without_torch.py` runs it: in plain pytest with both imports blocked, in `make torchless` with
+the interpreter of an environment that has none of them.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+import polyrank as pr
+from polyrank.cli.app import run
+
+BLOCKED = ("torch", "numba")
+
+
+def main(bundle: str, rows: str, expected: str, out: str) -> None:
+    assert all(sys.modules.get(name) is None for name in BLOCKED)
+    if "--blocked" not in sys.argv:
+        assert all(find_spec(name) is None for name in BLOCKED)
+    truth = pl.read_parquet(expected)
+    close(pr.Engine(bundle).predict(pl.read_parquet(rows)), truth)
+    code = run(["predict", bundle, rows, "-o", out])
+    assert code == 0, f"polyrank predict ended with {code}"
+    close(pl.read_parquet(out).select(truth.columns), truth)
+    sys.stdout.write(f"{truth.height} rows, {Path(out).name}\n")
+
+
+def close(found: pl.DataFrame, expected: pl.DataFrame) -> None:
+    assert found.columns == expected.columns
+    for name in expected.columns:
+        limit = 1e-6 if name.startswith("p_") else 1e-3
+        np.testing.assert_allclose(found[name], expected[name], rtol=0, atol=limit)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:5])
