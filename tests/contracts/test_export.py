@@ -87,7 +87,7 @@ def drawn(generator, size, unseen=False):
             "constant": np.full(size, 3.0),
             "constant pieces": np.full(size, -3.0),
             "constant bins": np.full(size, 3.0),
-            **{f"tiny{kind}": generator.normal(size=size) * 1e-6
+            **{f"tiny{kind}": generator.normal(size=size) * 1e-9
                for kind in ("", " log", " pieces", " bins")},
         }
     )  # fmt: skip

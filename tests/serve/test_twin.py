@@ -114,7 +114,7 @@ def test_outputs_are_those_of_predict(values):
     expected = outputs(SCHEMA, logits, SCALES)
     assert list(found) == list(expected)
     for name, each in expected.items():
-        np.testing.assert_allclose(found[name].numpy(), each, rtol=1e-13, atol=0)
+        np.testing.assert_allclose(found[name].numpy(), each, rtol=1e-13, atol=1e-300)
 
 
 @pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf])
