@@ -162,7 +162,7 @@ def frames(rows):
     yield "empty lists", seen.head(4).with_columns(pl.lit([]).cast(dtypes[n]).alias(n)
                                                    for n in sequences)  # fmt: skip
     long = seen.head(2).with_columns(
-        pl.Series(name, [rows[name].drop_nulls().explode().sample(1500, with_replacement=True),
+        pl.Series(name, [rows[name].drop_nulls().explode().sample(200, with_replacement=True),
                          None], dtype=dtypes[name])
         for name in sequences
     )  # fmt: skip
