@@ -7,7 +7,7 @@ import torch
 
 from polyrank.errors import DataError
 from polyrank.layout import Layout
-from polyrank.nn.embed import PackedEmbedder, TableEmbedder
+from polyrank.nn.embed import LocalEmbedder, PackedEmbedder
 from polyrank.schema import DenseFeature, Schema, SparseFeature, Task
 
 
@@ -58,7 +58,7 @@ def test_slices_hold_each_features_embedding(layout, ids):
 
 def test_the_twin_gives_the_same_bits(layout, ids):
     embed = PackedEmbedder(layout)
-    twin = TableEmbedder(layout, embed.tables())
+    twin = LocalEmbedder(embed)
     dense = torch.randn(7, 2)
     assert torch.equal(twin(ids, dense), embed(packed(layout, ids), dense))
 

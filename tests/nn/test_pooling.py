@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from polyrank.layout import Layout
-from polyrank.nn.embed import PackedEmbedder, TableEmbedder, pooled, pooled_padded
+from polyrank.nn.embed import LocalEmbedder, PackedEmbedder, pooled, pooled_padded
 from polyrank.schema import DenseFeature, Schema, SequenceFeature, SparseFeature, Task
 from polyrank.train.optim import DenseAdam, LazyAdam
 
@@ -111,7 +111,7 @@ def test_x_and_row_gradients_are_those_of_embedding_bag(batch):
 def test_the_twin_pools_matrices_to_the_same_x(batch):
     embed = PackedEmbedder(LAYOUT)
     packed, local = inputs(*batch)
-    twin = TableEmbedder(LAYOUT, embed.tables())
+    twin = LocalEmbedder(embed)
     torch.testing.assert_close(twin(*local), embed(*packed), rtol=1e-6, atol=1e-8)
 
 

@@ -7,6 +7,7 @@ vocab/TABLE.parquet    columns row, value, count
 weights.safetensors    embed.TABLE, trunk.…, head.TASK.…
 scorecard.json         the run's own, where something was scored
 model.onnx             where it was exported; the manifest's entry "onnx" has its parity
+model-with-vocabulary.onnx   the same, for the ids themselves; tables beyond 1.5 GB in a .data file
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import hashlib
 import json
 import shutil
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -85,16 +86,7 @@ def read(path: Path, *, weights: bool = True) -> Parts:
     Raises:
         BundleError: no bundle, one of a newer format, or a file that is missing or damaged.
     """
-    manifest = read_manifest(path)
-    for name, expected in manifest["files"].items():
-        file = path / name
-        if not file.is_file():
-            raise BundleError(f"the bundle {path} is damaged: {name} is missing")
-        if _checksum(file) != expected:
-            raise BundleError(
-                f"the bundle {path} is damaged: {name} is not the file that was written "
-                "(its checksum differs)"
-            )
+    manifest = _checked(path)
     try:
         vocab = {
             unquote(file.stem): pl.read_parquet(file)
@@ -139,27 +131,44 @@ def read_manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
-def add(path: Path, files: Mapping[str, Path], entries: Mapping[str, Any]) -> None:
+def add(
+    path: Path,
+    files: Mapping[str, Path],
+    entries: Mapping[str, Any],
+    *,
+    instead_of: Collection[str] = (),
+) -> None:
     """Put more files into a bundle, in the place of what has their names, and name them in it.
 
-    A reader sees the bundle before or after; if this is killed, without the files.
+    A reader sees the bundle before or after; where other files had their names, and if this is
+    killed, without any of these. Files that are there already, to the byte, stay all along.
 
     Args:
         path: the bundle's folder.
         files: {name in the bundle: where it is now, on the same disk}; they are moved.
         entries: keys of the manifest.
+        instead_of: names of files that go, where they are not among these.
 
     Raises:
         BundleError: no bundle, or a file that cannot be written.
     """
     manifest = read_manifest(path)
-    sums = {name: each for name, each in manifest["files"].items() if name not in files}
     try:
-        _put(path, {**manifest, "files": sums})
-        for name, file in files.items():
-            file.replace(path / name)
-            sums[name] = _checksum(path / name)
-        _put(path, {**manifest, **entries, "files": dict(sorted(sums.items()))})
+        sums = {name: _checksum(file) for name, file in files.items()}
+        touched = {*sums, *instead_of}
+        kept = {
+            name: each
+            for name, each in manifest["files"].items()
+            if name not in touched or sums.get(name) == each
+        }
+        if kept != manifest["files"]:
+            others = {key: each for key, each in manifest.items() if key not in entries}
+            _put(path, {**others, "files": kept})
+        for name in touched - sums.keys():
+            (path / name).unlink(missing_ok=True)
+        for name in files.keys() - kept.keys():
+            files[name].replace(path / name)
+        _put(path, {**manifest, **entries, "files": dict(sorted((kept | sums).items()))})
     except OSError as error:
         raise BundleError(f"the bundle {path} could not be written: {error}") from error
 
@@ -190,6 +199,9 @@ def _fill(folder: Path, parts: Parts) -> None:
     parts.history.write_parquet(folder / "history.parquet")
     contiguous = {name: np.asarray(array, order="C") for name, array in parts.weights.items()}
     tensors.save_file(contiguous, folder / "weights.safetensors")
+    # Which safetensors writes for its owner alone; a server is often someone else.
+    mode = (folder / "history.parquet").stat().st_mode
+    (folder / "weights.safetensors").chmod(mode)
     (folder / "config.toml").write_text(tomli_w.dumps(dict(parts.config)), encoding="utf-8")
     if parts.scorecard is not None:
         (folder / "scorecard.json").write_text(_json(parts.scorecard), encoding="utf-8")
@@ -220,6 +232,26 @@ def _replace(path: Path, temporary: Path) -> None:
 def _put(path: Path, manifest: Mapping[str, Any]) -> None:
     with replacing(path / MANIFEST) as temporary:
         temporary.write_text(_json(manifest), encoding="utf-8")
+
+
+def _checked(path: Path) -> dict[str, Any]:
+    """Return the manifest of which every file is there; anew where it is replaced meanwhile."""
+    manifest = read_manifest(path)
+    for name, expected in manifest["files"].items():
+        file = path / name
+        try:
+            found = _checksum(file)
+        except FileNotFoundError:
+            found = None
+        if found == expected:
+            continue
+        if read_manifest(path) != manifest:
+            return _checked(path)
+        what = (
+            "missing" if found is None else ("not the file that was written (its checksum differs)")
+        )
+        raise BundleError(f"the bundle {path} is damaged: {name} is {what}")
+    return manifest
 
 
 def _checksum(file: Path) -> str:

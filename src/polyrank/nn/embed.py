@@ -2,8 +2,8 @@
 
 The graph is cut at x: the trainer looks up x without gradients, and the dense part computes x.grad.
 On the CPU compiled kernels look up and update rows; elsewhere torch does, and `row_gradients` hands
-each pack the rows it must update. `TableEmbedder` is the twin without packing, one table a name,
-for export and as the reference in tests.
+each pack the rows it must update. `LocalEmbedder` is the twin that export captures, for ids local
+to each table.
 
 The ids of a sequence are a bag: those of all rows, and where each row's begin. Its embeddings are
 pooled to one vector a row, of zeros where the row has none.
@@ -13,14 +13,14 @@ Letters: F id features, S sequences, B rows, W columns of x.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding, embedding_bag
 
-from polyrank.features import Feature, Pooling
+from polyrank.features import Pooling
 from polyrank.layout import Layout
 from polyrank.nn import kernels
 from polyrank.nn.plan import Bags, Plan
@@ -127,44 +127,70 @@ class PackedEmbedder(nn.Module):
         }
 
 
-class TableEmbedder(nn.Module):
-    """The same look-up from one table a name, for ids local to each table and without offsets.
+class LocalEmbedder(nn.Module):
+    """The look-up of a packed embedder for ids local to each table, and for lists in a matrix.
 
-    It is made of gathers, sums and comparisons alone, which an exported graph has too.
+    It looks up in the packs of the other, without a copy, and is made of gathers, sums and
+    comparisons alone, which an exported graph has too. An id that is no row of its own table is
+    looked up behind the end of the pack, and is refused there: it never meets another table.
+
+    Args:
+        embed: whose weights these are.
 
     Shape:
-        - ids: F times integer (B,), rows of each feature's own table
+        - ids: int64 (F, B), rows of each feature's own table
         - dense: (B, D)
-        - sequences: S times integer (B, L), rows of the feature's own table; −1 is no id
+        - sequences: S times int64 (B, L), rows of the feature's own table; below 0 is no id
         - output: (B, W), up to the rounding of a pooled sum equal to `PackedEmbedder`
     """
 
-    def __init__(self, layout: Layout, tables: Mapping[str, Tensor]) -> None:
-        super().__init__()
-        self.layout = layout
-        self.table = nn.ParameterList(nn.Parameter(weight.clone()) for weight in tables.values())
-        self.position = {name: position for position, name in enumerate(tables)}
+    first: Tensor
+    rows: Tensor
+    behind: Tensor
 
-    def forward(
-        self, ids: Sequence[Tensor], dense: Tensor, sequences: Sequence[Tensor] = ()
-    ) -> Tensor:
-        """Return x."""
+    def __init__(self, embed: PackedEmbedder) -> None:
+        super().__init__()
+        self.layout = embed.layout
+        self.pack = embed.pack
+        tables = [feature.table for feature in self.layout.schema.embedded_features]
+        places = {
+            table: (offset, self.layout.vocab.rows[table], pack.rows)
+            for pack in self.layout.packs
+            for table, offset in pack.offsets.items()
+        }
+        # one row a feature: (F + S, 1)
+        for at, name in enumerate(("first", "rows", "behind")):
+            values = [places[table][at] for table in tables]
+            self.register_buffer(name, torch.tensor(values, dtype=torch.int64)[:, None])
+
+    def forward(self, ids: Tensor, dense: Tensor, sequences: Sequence[Tensor] = ()) -> Tensor:
+        """Return x.
+
+        Raises:
+            IndexError: an id that is no row of its table.
+        """
         schema = self.layout.schema
+        fields = len(schema.id_features)
+        if fields:
+            ids = self._in_pack(ids, slice(fields))
         looked_up = []
-        for pack in self.layout.packs:
-            looked_up += [
-                embedding(ids[index], self._weight(schema.id_features[index]))
-                for index in pack.fields
-            ]
+        for pack, weight in zip(self.layout.packs, self.pack, strict=True):
+            if pack.fields:
+                own = ids if len(pack.fields) == fields else ids[list(pack.fields)]
+                # (B, fields, width) → (B, fields · width): a row's fields side by side
+                looked_up.append(embedding(own.T, weight).flatten(1))
             for index in pack.bags:
-                feature = schema.sequence_features[index]
+                rows = self._in_pack(sequences[index], slice(fields + index, fields + index + 1))
+                rows = torch.where(sequences[index] < 0, -1, rows)
                 looked_up.append(
-                    pooled_padded(sequences[index], feature.pooling, self._weight(feature))
+                    pooled_padded(rows, schema.sequence_features[index].pooling, weight)
                 )
         return torch.cat([*looked_up, dense], dim=1)
 
-    def _weight(self, feature: Feature) -> Tensor:
-        return self.table[self.position[feature.table]]
+    def _in_pack(self, ids: Tensor, features: slice) -> Tensor:
+        """Rows of the pack, and the one behind its last for what is no row of the own table."""
+        inside = (ids >= 0) & (ids < self.rows[features])
+        return torch.where(inside, ids + self.first[features], self.behind[features])
 
 
 def pooled(bag: TensorBag, pooling: Pooling, weight: Tensor) -> Tensor:

@@ -17,7 +17,9 @@ from onnx import ModelProto
 
 from polyrank.bundle import format
 from polyrank.bundle.model import Bundle
-from polyrank.errors import ExportError
+from polyrank.calibration.fitting import Calibrator
+from polyrank.calibration.maps import Isotonic, Platt
+from polyrank.errors import BundleError, ExportError
 from polyrank.features import SequenceFeature
 from polyrank.serve import graph
 from polyrank.serve.inputs import RAW_FILE, ROWS_FILE, Columns, described, encoded, raw
@@ -27,9 +29,13 @@ from polyrank.terms import output_columns
 
 logger = logging.getLogger(__name__)
 
-PROBABILITY = 1e-6  # the largest difference of a probability
+# The largest difference of a probability as it was learnt, which is one of 4e-6 of its logit. A
+# calibration map of slope s makes s times as much of it: no float32 network could be held to less.
+PROBABILITY = 1e-6
 REGRESSION = 1e-5  # that of a regression, in deviations of its training target
+OPSET = 18  # of the operators: what every torch ≥ 2.6 writes and onnxruntime ≥ 1.20 reads
 _RUN_ROWS = 8192  # lists are filled up to the longest of so many rows
+FILES = (ROWS_FILE, RAW_FILE)
 _LARGEST_BYTES = 1_500_000_000  # a protobuf holds 2 GiB; above, tensors lie in a file beside it
 
 
@@ -98,6 +104,7 @@ def export(
         ExportError: a trunk that cannot be captured, a hashed feature where the vocabulary is to be
             inside, an output that a feature is named like, or answers that differ.
         DataError: rows that cannot be read.
+        BundleError: a folder that cannot be written to.
 
     Reference:
         PyTorch, `torch.export` and its ONNX exporter; the operators are those of onnx.ai.
@@ -110,22 +117,21 @@ def export(
                 f"feature {name!r} is named like an output, and a graph has a name once: rename "
                 "the column or the task"
             )
-    models = {ROWS_FILE: captured(bundle)}
-    if vocabulary:
-        models[RAW_FILE] = graph.with_vocabulary(models[ROWS_FILE], bundle.schema, bundle.vocab)
-    about = {"polyrank.schema": bundle.schema.to_table(), "polyrank.outputs": outputs}
-    with TemporaryDirectory(dir=folder, prefix=".export-") as temporary:
-        files: dict[str, Path] = {}
-        for name, model in models.items():
-            inputs = described(bundle.schema, bundle.vocab, with_vocabulary=name == RAW_FILE)
-            graph.with_metadata(model, about | {"polyrank.inputs": inputs})
-            files |= _saved(model, Path(temporary), name)
-        parity = _compared(bundle, {name: files[name] for name in models}, chunks)
-        entries = {
-            name: {"rows": each.rows, "differences": each.largest, "allowed": dict(each.allowed)}
-            for name, each in parity.items()
-        }
-        format.add(folder, files, {"onnx": entries})
+    try:
+        with TemporaryDirectory(dir=folder, prefix=".export-") as temporary:
+            files = _written(bundle, Path(temporary), vocabulary=vocabulary)
+            sessions = {name: files[name] for name in FILES if name in files}
+            parity = _compared(bundle, sessions, chunks)
+            entries = {
+                name: {
+                    "rows": each.rows, "differences": each.largest, "allowed": dict(each.allowed)
+                }
+                for name, each in parity.items()
+            }  # fmt: skip
+            former = [name for each in FILES for name in (each, _beside(each))]
+            format.add(folder, files, {"onnx": entries}, instead_of=former)
+    except OSError as error:
+        raise BundleError(f"the bundle {folder} could not be written: {error}") from error
     return parity
 
 
@@ -150,10 +156,12 @@ def captured(bundle: Bundle) -> ModelProto:
         noisy.setLevel(logging.ERROR)
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the exporter's, of its own parts
-            program = torch.export.export(twin, (inputs,), dynamic_shapes=(shapes,))
+            program = torch.export.export(twin, (inputs,), dynamic_shapes=(shapes,), strict=False)
             # Its optimiser takes a constant below 1e-8 for 0, such as the mean of tiny numbers, and
             # leaves the operation out. onnxruntime does what is safe of it when it loads the file.
-            exported = torch.onnx.export(program, dynamo=True, verbose=False, optimize=False)
+            exported = torch.onnx.export(
+                program, dynamo=True, verbose=False, optimize=False, opset_version=OPSET
+            )
     except Exception as error:  # whatever a trunk of one's own makes of it
         kind = type(bundle.ranker.trunk).__name__
         raise ExportError(f"trunk {kind} cannot be exported: {_first_line(error)}") from error
@@ -161,8 +169,28 @@ def captured(bundle: Bundle) -> ModelProto:
         noisy.setLevel(level)
     assert exported is not None
     outputs = [column for task in schema.tasks for column in output_columns(task)]
-    model = graph.named(exported.model_proto, [each.name for each in schema.features], outputs)
-    return graph.with_shapes(model, schema)
+    model = exported.model_proto
+    graph.named(model, [each.name for each in schema.features], outputs)
+    graph.with_shapes(model, schema)
+    return model
+
+
+def _written(bundle: Bundle, folder: Path, *, vocabulary: bool) -> dict[str, Path]:
+    """Write the models; return their files by name, those of large tensors too."""
+    schema, vocab = bundle.schema, bundle.vocab
+    outputs = [column for task in schema.tasks for column in output_columns(task)]
+    about = {"polyrank.schema": schema.to_table(), "polyrank.outputs": outputs}
+    model = captured(bundle)
+    files: dict[str, Path] = {}
+    for name in FILES[: 1 + vocabulary]:
+        if name == RAW_FILE:
+            # In the place of the other, which is written: its tables are not copied, and where they
+            # lie in a file beside it, both read that one.
+            graph.with_vocabulary(model, schema, vocab)
+        inputs = described(schema, vocab, with_vocabulary=name == RAW_FILE)
+        graph.with_metadata(model, about | {"polyrank.inputs": inputs})
+        files |= _saved(model, folder, name)
+    return files
 
 
 def _compared(
@@ -172,6 +200,8 @@ def _compared(
     allowed = _allowed(bundle)
     parity = {name: Parity(allowed) for name in files}
     for chunk in chunks:
+        if not chunk.height:
+            continue
         expected = bundle.predict(chunk)
         for name, session in sessions.items():
             make = raw if name == RAW_FILE else encoded
@@ -188,22 +218,37 @@ def _answers(session: Session, columns: Columns) -> dict[str, np.ndarray]:
 
 
 def _allowed(bundle: Bundle) -> dict[str, float]:
-    found = {}
-    for task in bundle.schema.tasks:
+    schema, found = bundle.schema, {}
+    for task in schema.tasks:
+        path = (task.name, *schema.ancestors(task.name))
         deviation = bundle.scales.get(task.name, (0.0, 1.0))[1]
-        limit = PROBABILITY if task.kind == "binary" else REGRESSION * deviation
-        found |= dict.fromkeys(output_columns(task), limit)
+        for column, heads in zip(output_columns(task), (path[:1], path), strict=False):
+            steepest = max(_steepest(bundle.calibrators.get(head)) for head in heads)
+            binary = task.kind == "binary"
+            found[column] = PROBABILITY * steepest if binary else REGRESSION * deviation
     return found
+
+
+def _steepest(calibrator: Calibrator | None) -> float:
+    """The largest slope of a map, and at least 1."""
+    found = None if calibrator is None else calibrator.map
+    if isinstance(found, Platt):
+        return max(found.slope, 1.0)
+    if isinstance(found, Isotonic) and len(found.x) > 1:
+        return max(float(np.max(np.diff(found.y) / np.diff(found.x))), 1.0)
+    return 1.0
 
 
 def _saved(model: ModelProto, folder: Path, name: str) -> dict[str, Path]:
     """Write a model; return its files by name: two where its tensors are too large for one."""
-    path, beside = folder / name, f"{name}.data"
-    if model.ByteSize() <= _LARGEST_BYTES:
-        onnx.save(model, path)
-        return {name: path}
-    onnx.save(model, path, save_as_external_data=True, location=beside)
-    return {name: path, beside: folder / beside}
+    beside = _beside(name)
+    large = model.ByteSize() > _LARGEST_BYTES
+    onnx.save(model, folder / name, save_as_external_data=large, location=beside)
+    return {each: folder / each for each in (name, beside) if (folder / each).is_file()}
+
+
+def _beside(name: str) -> str:
+    return f"{name}.data"
 
 
 def _first_line(error: Exception) -> str:

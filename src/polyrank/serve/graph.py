@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from polyrank.data.ids import IdType
 from polyrank.data.vocab import Vocab, Vocabulary
 from polyrank.errors import ExportError
 from polyrank.features import DenseFeature, SequenceFeature
 from polyrank.schema import IdFeature, Schema
-from polyrank.serve.inputs import NULL, PADDING, id_type
+from polyrank.serve.inputs import NULL, PADDING, UNSEEN, id_type
 
 _ML = ("ai.onnx.ml", 4)  # LabelEncoder between any two types of tensors
 _ELEMENT: Mapping[IdType, int] = {
     "int": TensorProto.INT64, "string": TensorProto.STRING, "float": TensorProto.DOUBLE
 }  # fmt: skip
+_DTYPE: Mapping[IdType, Any] = {"int": np.int64, "string": object, "float": np.float64}
 
 
-def named(model: ModelProto, inputs: Iterable[str], outputs: Iterable[str]) -> ModelProto:
-    """Return the graph with these names of inputs and outputs, in order.
+def named(model: ModelProto, inputs: Iterable[str], outputs: Iterable[str]) -> None:
+    """Give a graph these names of inputs and outputs, in order.
 
     All other values get names that none of these can be, and the traces of source code that the
     exporter leaves, with the paths of this machine, go.
@@ -32,23 +34,15 @@ def named(model: ModelProto, inputs: Iterable[str], outputs: Iterable[str]) -> M
     inputs, outputs = list(inputs), list(outputs)
     new = dict(zip((each.name for each in graph.input), inputs, strict=True))
     new |= dict(zip((each.name for each in graph.output), outputs, strict=True))
-    free = _free_prefix([*inputs, *outputs])
-    for node in graph.node:
-        node.ClearField("metadata_props")
-        node.ClearField("doc_string")
-        node.name = ""
-        for names in (node.input, node.output):
-            names[:] = [name and new.get(name, free + name) for name in names]
-    for each in (*graph.initializer, *graph.value_info, *graph.input, *graph.output):
-        each.name = new.get(each.name, free + each.name)
+    _rename(graph, new, _free_prefix([*inputs, *outputs]))
+    graph.name = "polyrank"
+    for each in (model, graph):
         each.ClearField("metadata_props")
         each.ClearField("doc_string")
-    graph.name = "polyrank"
-    return model
 
 
-def with_shapes(model: ModelProto, schema: Schema) -> ModelProto:
-    """Return the graph with the sizes that vary by name: batch, and the length of each sequence."""
+def with_shapes(model: ModelProto, schema: Schema) -> None:
+    """Name the sizes of a graph that vary: batch, and the length of each sequence."""
     sequences = {feature.name for feature in schema.sequence_features}
     for each in (*model.graph.input, *model.graph.output):
         dims = each.type.tensor_type.shape.dim
@@ -56,133 +50,177 @@ def with_shapes(model: ModelProto, schema: Schema) -> ModelProto:
         if each.name in sequences:
             dims[1].dim_param = f"{each.name}.length"
     model.graph.ClearField("value_info")  # they name the old sizes
-    return model
 
 
-def with_vocabulary(model: ModelProto, schema: Schema, vocab: Vocab) -> ModelProto:
-    """Return a copy of a graph on rows of vocabularies that takes the ids themselves.
+def with_vocabulary(model: ModelProto, schema: Schema, vocab: Vocab) -> None:
+    """Make a graph on rows of vocabularies take the ids themselves.
 
     Raises:
         ExportError: a feature that is hashed, or whose vocabulary holds a value that stands for
-            null or for padding, by name.
+            something else in the file, by name.
     """
-    found = ModelProto()
-    found.CopyFrom(model)
-    graph, free = found.graph, _free_prefix(_io(model))
+    graph, free = model.graph, _free_prefix(_io(model))
+    ids = [feature for feature in schema.features if not isinstance(feature, DenseFeature)]
+    # What read the rows under the feature's name reads them under a name of their own.
+    _replace(graph, {feature.name: f"{free}{feature.name}.rows" for feature in ids})
     inputs = {each.name: each for each in graph.input}
-    first = []
-    for feature in schema.features:
-        if isinstance(feature, DenseFeature):
-            continue
+    first: list[NodeProto] = []
+    for feature in ids:
         table = vocab.tables[feature.table]
-        if table.dtype == "hash":
-            raise ExportError(
-                f"feature {feature.name!r} is hashed, and ONNX has no operation for the hash: "
-                f"export without the vocabulary, and encode it by polyrank.Engine"
-            )
-        rows = f"{free}{feature.name}.rows"
-        for node in graph.node:
-            node.input[:] = [rows if name == feature.name else name for name in node.input]
-        # the rows as input of a name of their own, and the ids under the feature's
-        nodes, constants = _look_up(feature, table, rows, free)
-        first += nodes
-        graph.initializer.extend(constants)
+        _check(feature, table)
+        found = _LookUp(feature.name, f"{free}{feature.name}.")
+        if table.size is not None:
+            _identity(found, feature, table.size)
+        else:
+            _fitted(found, feature, table)
+        first += found.nodes
+        graph.initializer.extend(found.constants)
         inputs[feature.name].type.tensor_type.elem_type = _ELEMENT[id_type(table)]
     later = list(graph.node)
     graph.ClearField("node")
     graph.node.extend([*first, *later])
-    if all(each.domain != _ML[0] for each in found.opset_import):
-        found.opset_import.append(helper.make_opsetid(*_ML))
-    return found
+    if all(each.domain != _ML[0] for each in model.opset_import):
+        model.opset_import.append(helper.make_opsetid(*_ML))
 
 
-def with_metadata(model: ModelProto, entries: Mapping[str, Any]) -> ModelProto:
-    """Return the model with what a reader of the file alone needs to know, as JSON a key."""
+def with_metadata(model: ModelProto, entries: Mapping[str, Any]) -> None:
+    """Write into a model what a reader of the file alone needs to know, as JSON a key."""
     texts = {key: json.dumps(each, ensure_ascii=False) for key, each in entries.items()}
     helper.set_model_props(model, texts)
-    return model
 
 
-def _look_up(
-    feature: IdFeature, table: Vocabulary, rows: str, free: str
-) -> tuple[list[Any], list[TensorProto]]:
-    """Return the nodes from a feature's ids to the value `rows`, and their constants."""
-    name, kind = feature.name, id_type(table)
-    sequence = isinstance(feature, SequenceFeature)
-    filling = [PADDING[kind]] if sequence else []
-    if isinstance(feature, SequenceFeature) and feature.padding_idx is not None:
-        filling += _spelled(feature.padding_idx, kind)
-    own = f"{free}{name}."
-    if table.dtype == "identity":
-        assert table.size is not None
-        constants = {"zero": 0, "size": table.size, "minus_one": -1} | {
-            f"fill_{at}": value for at, value in enumerate(filling)
-        }
-        nodes = [
-            helper.make_node("GreaterOrEqual", [name, f"{own}zero"], [f"{own}above"]),
-            helper.make_node("Less", [name, f"{own}size"], [f"{own}below"]),
-            helper.make_node("And", [f"{own}above", f"{own}below"], [f"{own}inside"]),
-            helper.make_node("Where", [f"{own}inside", name, f"{own}zero"], [f"{own}row_0"]),
-        ]
-        for at in range(len(filling)):
-            nodes += [
-                helper.make_node("Equal", [name, f"{own}fill_{at}"], [f"{own}filled_{at}"]),
-                helper.make_node(
-                    "Where", [f"{own}filled_{at}", f"{own}minus_one", f"{own}row_{at}"],
-                    [f"{own}row_{at + 1}"],
-                ),
-            ]  # fmt: skip
-        nodes.append(helper.make_node("Identity", [f"{own}row_{len(filling)}"], [rows]))
-        tensors = [
-            numpy_helper.from_array(np.array(value, np.int64), own + key)
-            for key, value in constants.items()
-        ]
-        return nodes, tensors
-    known = table.values.drop_nulls()
-    null = table.values.is_null().arg_true()
-    null_row = int(null[0]) + 1 if len(null) else 0
-    values = known.to_list()
-    taken = {NULL[kind], PADDING[kind]} & set(values)
-    if taken:
-        raise ExportError(
-            f"feature {name!r} has the id {taken.pop()!r}, which stands for null or for padding in "
-            "the exported file: export without the vocabulary"
+@dataclass
+class _LookUp:
+    """The nodes from a feature's ids to its rows, the last of which gives `rows`.
+
+    Args:
+        ids: the input.
+        own: how the names of all others begin.
+    """
+
+    ids: str
+    own: str
+    nodes: list[NodeProto] = field(default_factory=list)
+    constants: list[TensorProto] = field(default_factory=list)
+
+    def node(self, operation: str, inputs: Iterable[str], output: str, **attributes: Any) -> str:
+        """Add an operation; return its output's name."""
+        name = self.own + output
+        self.nodes.append(helper.make_node(operation, list(inputs), [name], **attributes))
+        return name
+
+    def constant(self, value: float, name: str, dtype: Any = np.int64) -> str:
+        """Add a number; return its name."""
+        self.constants.append(numpy_helper.from_array(np.array(value, dtype), self.own + name))
+        return self.own + name
+
+
+def _identity(found: _LookUp, feature: IdFeature, size: int) -> None:
+    """The id itself is the row, and 0 where there is no such row."""
+    zero, none = found.constant(0, "zero"), found.constant(-1, "none")
+    above = found.node("GreaterOrEqual", [found.ids, zero], "above")
+    below = found.node("Less", [found.ids, found.constant(size, "size")], "below")
+    inside = found.node("And", [above, below], "inside")
+    row = found.node("Where", [inside, found.ids, zero], "row")
+    for at, value in enumerate(_filling(feature, "int")):
+        equal = [found.ids, found.constant(value, f"filling_{at}")]
+        filled = found.node("Equal", equal, f"filled_{at}")
+        row = found.node("Where", [filled, none, row], f"row_{at}")
+    found.node("Identity", [row], "rows")
+
+
+def _fitted(found: _LookUp, feature: IdFeature, table: Vocabulary) -> None:
+    """The row of an id is the vocabulary's, and 0 where it is not in it."""
+    kind = id_type(table)
+    present = table.values.is_not_null().to_numpy()
+    rows = dict(
+        zip(
+            table.values.drop_nulls().to_list(), (np.flatnonzero(present) + 1).tolist(), strict=True
         )
-    numbers = dict(
-        zip(values, (np.flatnonzero(table.values.is_not_null()) + 1).tolist(), strict=True)
     )
-    numbers |= dict.fromkeys(filling, -1)
+    rows |= dict.fromkeys(_filling(feature, kind), -1)
+    null = int(np.flatnonzero(~present)[0]) + 1 if not present.all() else 0
     if kind != "float":
-        numbers[NULL[kind]] = null_row
+        _labels(found, kind, {**rows, NULL[kind]: null}, "rows")
+        return
+    # NaN equals nothing, itself included, so it is no key.
+    known = _labels(found, kind, rows, "known")
+    absent = found.node("IsNaN", [found.ids], "absent")
+    found.node("Where", [absent, found.constant(null, "null"), known], "rows")
+
+
+def _labels(found: _LookUp, kind: IdType, rows: Mapping[Any, int], output: str) -> str:
+    """Look up rows by their ids."""
     keys = (
-        helper.make_tensor(
-            "keys", TensorProto.STRING, [len(numbers)], [k.encode() for k in numbers]
-        )
+        helper.make_tensor("keys", TensorProto.STRING, [len(rows)], [k.encode() for k in rows])
         if kind == "string"
-        else numpy_helper.from_array(
-            np.array(list(numbers), np.int64 if kind == "int" else np.float64), "keys"
-        )
+        else numpy_helper.from_array(np.array(list(rows), _DTYPE[kind]), "keys")
     )
-    encoder = helper.make_node(
-        "LabelEncoder", [name], [f"{own}known" if kind == "float" else rows], domain=_ML[0],
+    return found.node(
+        "LabelEncoder", [found.ids], output, domain=_ML[0],
         keys_tensor=keys,
-        values_tensor=numpy_helper.from_array(np.array(list(numbers.values()), np.int64), "values"),
+        values_tensor=numpy_helper.from_array(np.array(list(rows.values()), np.int64), "values"),
         default_tensor=numpy_helper.from_array(np.array([0], np.int64), "default"),
     )  # fmt: skip
-    if kind != "float":
-        return [encoder], []
-    return [
-        encoder,
-        helper.make_node("IsNaN", [name], [f"{own}null"]),
-        helper.make_node("Where", [f"{own}null", f"{own}null_row", f"{own}known"], [rows]),
-    ], [numpy_helper.from_array(np.array(null_row, np.int64), f"{own}null_row")]
 
 
-def _spelled(padding: int, kind: IdType) -> list[Any]:
-    """The values that are a feature's own padding."""
-    if kind == "string":
-        return [str(padding), f"{padding}.0"]
-    return [padding if kind == "int" else float(padding)]
+def _check(feature: IdFeature, table: Vocabulary) -> None:
+    if table.dtype == "hash":
+        raise ExportError(
+            f"feature {feature.name!r} is hashed, and ONNX has no operation for the hash: "
+            "export without the vocabulary, and encode it by polyrank.Engine"
+        )
+    kind = id_type(table)
+    taken = table.values.is_in([NULL[kind], PADDING[kind], UNSEEN[kind]])
+    if table.size is None and taken.any():
+        value = table.values.filter(taken)[0]
+        raise ExportError(
+            f"feature {feature.name!r} has the id {value!r}, which stands for null, for padding or "
+            "for an unseen id in the exported file: export without the vocabulary"
+        )
+
+
+def _filling(feature: IdFeature, kind: IdType) -> list[Any]:
+    """The values that stand for no id in a feature's lists."""
+    if not isinstance(feature, SequenceFeature):
+        return []
+    own = feature.padding_idx
+    if own is None:
+        return [PADDING[kind]]
+    # A text that is all digits is the padding too, as a list's elements are told from it.
+    spelled = [str(own), f"{own}.0"] if kind == "string" else [own]
+    return [PADDING[kind], *spelled]
+
+
+def _rename(graph: GraphProto, new: Mapping[str, str], free: str) -> None:
+    """Rename all values: as `new` says, or with a prefix that is free."""
+    for each in _graphs(graph):
+        for node in each.node:
+            node.ClearField("metadata_props")
+            node.ClearField("doc_string")
+            node.name = ""
+            for names in (node.input, node.output):
+                names[:] = [name and new.get(name, free + name) for name in names]
+        for value in (*each.initializer, *each.value_info, *each.input, *each.output):
+            value.name = new.get(value.name, free + value.name)
+            value.ClearField("metadata_props")
+            value.ClearField("doc_string")
+
+
+def _replace(graph: GraphProto, new: Mapping[str, str]) -> None:
+    """Make nodes read other values."""
+    for each in _graphs(graph):
+        for node in each.node:
+            node.input[:] = [new.get(name, name) for name in node.input]
+
+
+def _graphs(graph: GraphProto) -> Iterator[GraphProto]:
+    """A graph and those inside its nodes, which a branch of a trunk of one's own becomes."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from _graphs(attribute.g)
 
 
 def _io(model: ModelProto) -> list[str]:

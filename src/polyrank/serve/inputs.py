@@ -36,7 +36,7 @@ ROWS_FILE = "model.onnx"
 RAW_FILE = "model-with-vocabulary.onnx"
 NULL: Mapping[IdType, Any] = {"int": -(2**63), "string": "\ufdd0", "float": float("nan")}
 PADDING: Mapping[IdType, Any] = {"int": 1 - 2**63, "string": "\ufdd1", "float": float("-inf")}
-_UNSEEN: Mapping[IdType, Any] = {"int": 2 - 2**63, "string": "\ufdd2", "float": float("inf")}
+UNSEEN: Mapping[IdType, Any] = {"int": 2 - 2**63, "string": "\ufdd2", "float": float("inf")}
 _DTYPE: Mapping[IdType, Any] = {"int": np.int64, "string": object, "float": np.float64}
 Feeds = Mapping[str, np.ndarray]
 Encoded = tuple[np.ndarray | Bag, int, int]  # values, unseen ids, missing values
@@ -218,7 +218,8 @@ def _ids(column: pl.Series, table: Vocabulary) -> np.ndarray:
         rows, _, _ = table.encode(column)
         known = table.values.gather(np.maximum(rows, 1) - 1)
         ids = known.zip_with(pl.Series(rows > 0), ids)
-    absent = ids.is_null()
-    found = ids.fill_null(_UNSEEN[kind]).to_numpy(writable=True).astype(_DTYPE[kind])
+    # An id that is written as one of ours must not be taken for what that one stands for.
+    absent = ids.is_null() | ids.is_in([NULL[kind], PADDING[kind]])
+    found = ids.set(absent, UNSEEN[kind]).to_numpy(writable=True).astype(_DTYPE[kind])
     found[(absent & plain.is_null()).to_numpy()] = NULL[kind]
     return found

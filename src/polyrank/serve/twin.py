@@ -17,17 +17,24 @@ from torch import Tensor, nn
 from polyrank.bundle.model import Bundle
 from polyrank.calibration.maps import Isotonic, Map, Platt
 from polyrank.data.dense import DenseEncoding
-from polyrank.features import DenseFeature, SequenceFeature
+from polyrank.features import DenseFeature, SequenceFeature, SparseFeature
 from polyrank.models.ranker import Ranker
-from polyrank.nn.embed import TableEmbedder
+from polyrank.nn.embed import LocalEmbedder
+from polyrank.nn.named import Named
 from polyrank.schema import Schema
 from polyrank.terms import output_columns
+
+_SMALL = 1e-5  # up to here x⁴/4 is beyond the digits of float64 beside x
 
 
 class Twin(nn.Module):
     """A fitted bundle as one module, in evaluation mode.
 
-    A row whose logit is not finite has NaN in every output of that head and of those below it.
+    It has the weights of the bundle's ranker, without a copy. A row whose logit is not finite has
+    NaN in every output of that head and of those below it.
+
+    Args:
+        bundle: what is captured.
 
     Shape:
         - inputs: one tensor a feature, in the schema's order: int64 (B,) of a sparse feature, int64
@@ -39,43 +46,47 @@ class Twin(nn.Module):
         super().__init__()
         self.schema = bundle.schema
         ranker: Ranker = bundle.ranker
-        self.layout = ranker.layout
-        self.embed = TableEmbedder(self.layout, ranker.embed.tables())
+        self.embed = LocalEmbedder(ranker.embed)
         self.trunk, self.head = ranker.trunk, ranker.head
-        self.encoding = nn.ModuleList(
-            _encoding(bundle.vocab.dense[feature.name])
-            for feature in self.schema.features
-            if isinstance(feature, DenseFeature)
+        encodings = bundle.vocab.dense
+        binned = [
+            encodings[each.name] for each in self.schema.id_features if each.name in encodings
+        ]
+        self.bins = Bins(binned) if binned else None
+        self.columns = nn.ModuleList(
+            _columns(encodings[each.name]) for each in self.schema.dense_features
         )
-        self.calibrator = nn.ModuleDict(
-            {
-                task.name: _calibrator(bundle.calibrators[task.name].map)
-                for task in self.schema.tasks
-                if task.name in bundle.calibrators
-            }
+        self.calibrator = Named(
+            {task: _calibrator(each.map) for task, each in bundle.calibrators.items()}
         )
+        self.calibrated = frozenset(bundle.calibrators)
         self.scales = dict(bundle.scales)
         self.eval()
 
     def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Return the outputs."""
         by_name = dict(zip((each.name for each in self.schema.features), inputs, strict=True))
-        numbers = [each.name for each in self.schema.features if isinstance(each, DenseFeature)]
-        encoded = {
-            name: encoding(by_name[name])
-            for name, encoding in zip(numbers, self.encoding, strict=True)
-        }
-        ids = [encoded.get(each.name, by_name[each.name]) for each in self.schema.id_features]
-        dense = [encoded[each.name] for each in self.schema.dense_features]
-        rows = inputs[0].shape[0]
+        dense = [
+            columns(by_name[each.name])
+            for each, columns in zip(self.schema.dense_features, self.columns, strict=True)
+        ]
         x = self.embed(
-            ids,
-            torch.cat(dense, dim=1) if dense else torch.empty(rows, 0),
+            self._ids(by_name),
+            torch.cat(dense, dim=1) if dense else torch.empty(inputs[0].shape[0], 0),
             [by_name[each.name] for each in self.schema.sequence_features],
         )
         hidden = self.trunk(x)
         logits = {task: self.head[task](hidden[task]) for task in self.schema.by_name}
         return tuple(self._outputs(logits).values())
+
+    def _ids(self, by_name: Mapping[str, Tensor]) -> Tensor:
+        """The rows of tables, a row a field: those of sparse features, then those of bins."""
+        sparse = [each.name for each in self.schema.id_features if isinstance(each, SparseFeature)]
+        binned = [each.name for each in self.schema.id_features if isinstance(each, DenseFeature)]
+        parts = [_side_by_side(by_name, sparse)] if sparse else []
+        if self.bins is not None:
+            parts.append(self.bins(_side_by_side(by_name, binned)))
+        return torch.cat(parts) if parts else torch.empty(0, 0, dtype=torch.int64)
 
     def _outputs(self, logits: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """`polyrank.models.outputs.outputs` of calibrated logits."""
@@ -86,7 +97,7 @@ class Twin(nn.Module):
             task = self.schema.by_name[name]
             z = logits[name].double()
             finite = z.abs() < torch.inf  # not of NaN either
-            if name in self.calibrator:
+            if name in self.calibrated:
                 z = self.calibrator[name](z)
             if task.kind == "binary":
                 value = z.sigmoid()
@@ -113,8 +124,14 @@ def example(schema: Schema, vocab_rows: Mapping[str, int], rows: int, length: in
     return found
 
 
-class _Columns(nn.Module):
-    """Float columns of a number: `DenseEncoding.apply`, operation by operation."""
+class Columns(nn.Module):
+    """Float columns of a number: `DenseEncoding.apply`, operation by operation.
+
+    Those of `log` are within one unit in the last place of float32.
+
+    Shape:
+        float32 (B,) → float32 (B, columns)
+    """
 
     mean: Tensor
     sd: Tensor
@@ -126,21 +143,21 @@ class _Columns(nn.Module):
         self.register_buffer("sd", torch.tensor(encoding.sd, dtype=torch.float32))
 
     def forward(self, values: Tensor) -> Tensor:
+        """Return the columns."""
         absent = values.isnan()
         body = self.body(values, absent)
         return torch.cat([body, absent.float()[:, None]], dim=1) if self.missing else body
 
     def body(self, values: Tensor, absent: Tensor) -> Tensor:
+        """Return the columns but the indicator."""
         if self.kind == "none":
             return torch.where(absent, self.mean, values)[:, None]
         if self.kind == "log":
-            # A graph has no log1p of a small number but the logarithm of 1 + it, which loses the
-            # digits of float32 that float64 keeps.
-            values = (values.sign() * values.double().abs().log1p()).float()
+            values = (values.sign() * _log1p(values.double().abs())).float()
         return ((torch.where(absent, self.mean, values) - self.mean) / self.sd)[:, None]
 
 
-class _Linear(_Columns):
+class Linear(Columns):
     """Piecewise-linear columns."""
 
     edges: Tensor
@@ -156,27 +173,43 @@ class _Linear(_Columns):
             self.register_buffer(name, each)
 
     def body(self, values: Tensor, absent: Tensor) -> Tensor:
+        """Return a column a bin."""
         filled = torch.where(absent, self.mean, values)
         body = (filled[:, None] - self.edges[:-1]) / (self.edges[1:] - self.edges[:-1])
         return torch.minimum(torch.maximum(body, self.lower), self.upper)
 
 
-class _Bins(nn.Module):
-    """Table rows of a number: `DenseEncoding.ids`."""
+class Bins(nn.Module):
+    """Table rows of numbers: `DenseEncoding.ids` of several features at once.
+
+    All are searched together, by halves: a node of a graph costs more than what it does for a few
+    hundred values, and comparing with every edge takes memory for each.
+
+    Shape:
+        float32 (features, B) → int64 (features, B)
+    """
 
     edges: Tensor
 
-    def __init__(self, encoding: DenseEncoding) -> None:
+    def __init__(self, encodings: Sequence[DenseEncoding]) -> None:
         super().__init__()
-        self.register_buffer("edges", torch.tensor(encoding.edges, dtype=torch.float32))
+        self.halvings = max(len(each.edges) for each in encodings).bit_length()
+        # Edge i of a feature lies at place i + 1 of its row, and no value is above what follows.
+        edges = torch.full((len(encodings), 2**self.halvings), torch.inf)
+        for row, each in zip(edges, encodings, strict=True):
+            row[1 : len(each.edges) + 1] = torch.tensor(each.edges, dtype=torch.float32)
+        self.register_buffer("edges", edges)
 
     def forward(self, values: Tensor) -> Tensor:
-        # Counted in float32, which is exact and which onnxruntime adds up much faster than int64.
-        above = (values[:, None] > self.edges).float().sum(1).long() + 1
-        return torch.where(values.isnan(), 0, above)
+        """Return the rows."""
+        below = torch.zeros_like(values, dtype=torch.int64)
+        for halving in reversed(range(self.halvings)):
+            further = below + 2**halving
+            below = torch.where(self.edges.gather(1, further) < values, further, below)
+        return torch.where(values.isnan(), 0, below + 1)
 
 
-class _Line(nn.Module):
+class Line(nn.Module):
     """`Platt.apply`."""
 
     def __init__(self, found: Platt) -> None:
@@ -184,10 +217,11 @@ class _Line(nn.Module):
         self.slope, self.intercept = found.slope, found.intercept
 
     def forward(self, z: Tensor) -> Tensor:
+        """Return calibrated logits."""
         return self.slope * z + self.intercept
 
 
-class _Knots(nn.Module):
+class Knots(nn.Module):
     """`Isotonic.apply`: linear between knots, slope 1 beyond them."""
 
     x: Tensor
@@ -196,25 +230,40 @@ class _Knots(nn.Module):
 
     def __init__(self, found: Isotonic) -> None:
         super().__init__()
+        self.low, self.high = found.x[0], found.x[-1]
         x, y = np.array(found.x), np.array(found.y)
         slope = np.append(np.diff(y) / np.diff(x), 0.0)  # none behind the last knot
         for name, each in (("x", x), ("y", y), ("slope", slope)):
             self.register_buffer(name, torch.from_numpy(each))
 
     def forward(self, z: Tensor) -> Tensor:
-        inside = z.clamp(float(self.x[0]), float(self.x[-1]))
+        """Return calibrated logits."""
+        inside = z.clamp(self.low, self.high)
+        # Counted in float32, which is exact and which onnxruntime adds up much faster than int64.
         at = (inside[:, None] >= self.x).float().sum(1).long() - 1
         at = at.clamp(min=0)  # where z is NaN
         return self.y[at] + (inside - self.x[at]) * self.slope[at] + (z - inside)
 
 
-def _encoding(encoding: DenseEncoding) -> nn.Module:
-    if encoding.kind == "bins":
-        return _Bins(encoding)
-    return _Linear(encoding) if encoding.kind == "piecewise_linear" else _Columns(encoding)
+def _columns(encoding: DenseEncoding) -> Columns:
+    return Linear(encoding) if encoding.kind == "piecewise_linear" else Columns(encoding)
 
 
-_CALIBRATORS: Mapping[type, Callable[..., nn.Module]] = {Platt: _Line, Isotonic: _Knots}
+def _side_by_side(by_name: Mapping[str, Tensor], names: Sequence[str]) -> Tensor:
+    """(B,) each → (names, B), in two nodes of a graph whatever their number."""
+    return torch.cat([by_name[name] for name in names]).view(len(names), -1)
+
+
+def _log1p(values: Tensor) -> Tensor:
+    """log(1 + x) of float64, not below 0; a graph has no operation for it.
+
+    Adding 1 loses the digits of a small x, of which three terms of the series lose none.
+    """
+    series = values * (1 - values * (0.5 - values / 3))
+    return torch.where(values < _SMALL, series, (1 + values).log())
+
+
+_CALIBRATORS: Mapping[type, Callable[..., nn.Module]] = {Platt: Line, Isotonic: Knots}
 
 
 def _calibrator(found: Map | None) -> nn.Module:

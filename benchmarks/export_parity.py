@@ -1,0 +1,112 @@
+"""How far exported files are from their bundles, for every trunk and space, on all test rows.
+
+Every trunk is trained for an epoch on Census-Income and on the synthetic log with every space,
+calibrated on the validation rows, saved, and exported with and without its vocabularies by
+`polyrank.serve.export`, which answers all test rows in onnxruntime and in torch. Printed is the
+largest difference of any output, of the bundle as it is and without its calibrators. The tasks of
+Census-Income are not given each other, so `rich_and_single`, given a high income, is made of both.
+
+    python benchmarks/export_parity.py [--rows 1000000]
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import polars as pl
+import torch
+from parts.record import RESULTS, origin, write
+
+import polyrank as pr
+from polyrank.data.read import collect_chunks
+from polyrank.datasets import load
+from polyrank.models.model import TRUNKS
+from polyrank.serve.export import export
+from polyrank.text import aligned
+
+SEED = 7
+TRAINING_ROWS = 200_000  # are enough: what is measured is not how good a model is
+CHILD = {"census": "rich_and_single", "synthetic": "buy"}
+
+
+def options() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("--rows", type=int, default=1_000_000, help="of the synthetic log")
+    parser.add_argument("--out", type=Path, default=RESULTS / "export_parity.json")
+    return parser.parse_args()
+
+
+def frames(name: str, rows: int) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame, pr.Schema]:
+    """Return train, valid, test and a schema whose second event is given its first."""
+    if name == "synthetic":
+        train, valid, test, schema = load(name, rows=rows, seed=SEED)
+    else:
+        train, valid, test, schema = load(name)
+        both = (pl.col("income") * pl.col("never_married")).alias(CHILD[name])
+        train, valid, test = (each.with_columns(both) for each in (train, valid, test))
+        schema = replace(schema, tasks=[*schema.tasks, pr.Task(CHILD[name], given="income")])
+    return train.head(TRAINING_ROWS).collect(), valid.collect(), test.collect(), schema
+
+
+def measured(name: str, rows: int) -> Iterator[dict[str, Any]]:
+    """Yield what was found for each trunk and space."""
+    train, valid, test, schema = frames(name, rows)
+    child = schema.by_name[CHILD[name]]
+    for space in ("all", child.given, ("all", child.given)):
+        tasks = [replace(t, space=space) if t is child else t for t in schema.tasks]
+        own = replace(schema, tasks=tasks)
+        for kind, trunk in TRUNKS.items():
+            bundle = pr.fit(
+                own, pr.Model(trunk=trunk()), train=train, valid=valid, epochs=1, seed=SEED
+            )
+            yield {
+                "log": name,
+                "trunk": kind,
+                "space": space if isinstance(space, str) else " and ".join(space),
+                "rows": test.height,
+                "calibrated": compared(bundle, test, vocabulary=True),
+                "uncalibrated": compared(replace(bundle, calibrators={}), test),
+            }
+
+
+def compared(bundle: pr.Bundle, test: pl.DataFrame, *, vocabulary: bool = False) -> dict[str, Any]:
+    """Export a bundle; return the parity of its files on the test rows."""
+    names = [feature.name for feature in bundle.schema.features]
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "bundle"
+        bundle.save(path)
+        found = export(bundle, path, collect_chunks(test, names), vocabulary=vocabulary)
+    return {
+        file: {"differences": each.largest, "allowed": dict(each.allowed)}
+        for file, each in found.items()
+    }
+
+
+def main() -> None:
+    """Measure, print a line a trunk and space, and write the results."""
+    args = options()
+    torch.set_num_threads(1)
+    lines: list[dict[str, Any]] = []
+    for name in CHILD:
+        for line in measured(name, args.rows):
+            lines.append(line)
+            print(line["log"], line["trunk"], line["space"], flush=True)
+            write(args.out, {**origin("onnx", "onnxruntime", "onnxscript"), "parity": lines})
+    kinds = [(of, file) for of in ("calibrated", "uncalibrated") for file in lines[0][of]]
+    cells = [
+        [line["log"], line["trunk"], line["space"], f"{line['rows']:,}"]
+        + [f"{max(line[of][file]['differences'].values()):.1e}" for of, file in kinds]
+        for line in lines
+    ]
+    header = ["log", "trunk", "space", "rows", *(f"{file} {of}" for of, file in kinds)]
+    print(aligned(header, cells, range(3, len(header))))
+
+
+if __name__ == "__main__":
+    main()
