@@ -25,8 +25,10 @@ from parts.record import RESULTS, origin, write
 import polyrank as pr
 from polyrank.data.read import collect_chunks
 from polyrank.datasets import load
+from polyrank.errors import ExportError
 from polyrank.models.model import TRUNKS
 from polyrank.serve.export import export
+from polyrank.serve.inputs import RAW_FILE, ROWS_FILE
 from polyrank.text import aligned
 
 SEED = 7
@@ -81,7 +83,10 @@ def compared(bundle: pr.Bundle, test: pl.DataFrame, *, vocabulary: bool = False)
     with TemporaryDirectory() as folder:
         path = Path(folder) / "bundle"
         bundle.save(path)
-        found = export(bundle, path, collect_chunks(test, names), vocabulary=vocabulary)
+        try:
+            found = export(bundle, path, collect_chunks(test, names), vocabulary=vocabulary)
+        except ExportError as refused:  # is what was found
+            return {"refused": str(refused)}
     return {
         file: {"differences": each.largest, "allowed": dict(each.allowed)}
         for file, each in found.items()
@@ -98,14 +103,18 @@ def main() -> None:
             lines.append(line)
             print(line["log"], line["trunk"], line["space"], flush=True)
             write(args.out, {**origin("onnx", "onnxruntime", "onnxscript"), "parity": lines})
-    kinds = [(of, file) for of in ("calibrated", "uncalibrated") for file in lines[0][of]]
+    kinds = [("calibrated", ROWS_FILE), ("calibrated", RAW_FILE), ("uncalibrated", ROWS_FILE)]
     cells = [
         [line["log"], line["trunk"], line["space"], f"{line['rows']:,}"]
-        + [f"{max(line[of][file]['differences'].values()):.1e}" for of, file in kinds]
+        + [_largest(line[of], file) for of, file in kinds]
         for line in lines
     ]
     header = ["log", "trunk", "space", "rows", *(f"{file} {of}" for of, file in kinds)]
     print(aligned(header, cells, range(3, len(header))))
+
+
+def _largest(found: dict[str, Any], file: str) -> str:
+    return "refused" if "refused" in found else f"{max(found[file]['differences'].values()):.1e}"
 
 
 if __name__ == "__main__":
