@@ -91,7 +91,7 @@ def options() -> argparse.Namespace:
 def prepare(folder: Path, rows: int, peer_rows: int, seed: int) -> None:
     """Write the rows, and the model twice: as it is saved, and exported."""
     import polyrank as pr
-    from polyrank.serve.export import export
+    from polyrank.serve.export.write import export
 
     source = folder / "rows.parquet"
     generated.write_parquet(source, rows, seed)

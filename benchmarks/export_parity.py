@@ -3,7 +3,8 @@
 Every trunk is trained for an epoch on Census-Income and on the synthetic log with every space,
 calibrated on the validation rows, saved, and exported with and without its vocabularies by
 `polyrank.serve.export`, which answers all test rows in onnxruntime and in torch. Printed is the
-largest difference of any output, of the bundle as it is and without its calibrators. The tasks of
+largest difference of any probability, of the bundle as it is and without its calibrators, and
+beside it how far float32 rounding takes the bundle itself from its network in float64. The tasks of
 Census-Income are not given each other, so `rich_and_single`, given a high income, is made of both.
 
     python benchmarks/export_parity.py [--rows 1000000]
@@ -27,7 +28,7 @@ from polyrank.data.read import collect_chunks
 from polyrank.datasets import load
 from polyrank.errors import ExportError
 from polyrank.models.model import TRUNKS
-from polyrank.serve.export import export
+from polyrank.serve.export.write import export
 from polyrank.serve.inputs import RAW_FILE, ROWS_FILE
 from polyrank.text import aligned
 
@@ -88,7 +89,7 @@ def compared(bundle: pr.Bundle, test: pl.DataFrame, *, vocabulary: bool = False)
         except ExportError as refused:  # is what was found
             return {"refused": str(refused)}
     return {
-        file: {"differences": each.largest, "allowed": dict(each.allowed)}
+        file: {"differences": each.differences, "rounding": each.rounding, "allowed": each.allowed}
         for file, each in found.items()
     }
 
@@ -103,18 +104,23 @@ def main() -> None:
             lines.append(line)
             print(line["log"], line["trunk"], line["space"], flush=True)
             write(args.out, {**origin("onnx", "onnxruntime", "onnxscript"), "parity": lines})
-    kinds = [("calibrated", ROWS_FILE), ("calibrated", RAW_FILE), ("uncalibrated", ROWS_FILE)]
+    header = ["log", "trunk", "space", "rows", "with vocabulary", "calibrated", "rounding",
+              "uncalibrated", "rounding"]  # fmt: skip
     cells = [
         [line["log"], line["trunk"], line["space"], f"{line['rows']:,}"]
-        + [_largest(line[of], file) for of, file in kinds]
+        + [_largest(line["calibrated"], RAW_FILE)]
+        + [
+            _largest(line[of], ROWS_FILE, what)
+            for of in ("calibrated", "uncalibrated")
+            for what in ("differences", "rounding")
+        ]
         for line in lines
     ]
-    header = ["log", "trunk", "space", "rows", *(f"{file} {of}" for of, file in kinds)]
     print(aligned(header, cells, range(3, len(header))))
 
 
-def _largest(found: dict[str, Any], file: str) -> str:
-    return "refused" if "refused" in found else f"{max(found[file]['differences'].values()):.1e}"
+def _largest(found: dict[str, Any], file: str, what: str = "differences") -> str:
+    return "refused" if "refused" in found else f"{max(found[file][what].values()):.1e}"
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from polyrank.datasets.ali_ccp import DENSE, SPARSE
 from polyrank.metrics.fusion import Fusion
 
 if TYPE_CHECKING:
-    from polyrank.serve.export import Parity
+    from polyrank.serve.export.parity import Parity
 
 FUSION = {"click": 1.0, "buy": 2.0}
 CANDIDATES = 100  # of a request
@@ -59,7 +59,9 @@ class Request:
 
 def write_bundle(folder: Path, seed: int) -> Parity:
     """Train, save and export the model."""
-    from polyrank.serve.export import export  # with torch, which is not there where one only asks
+    from polyrank.serve.export.write import (
+        export,  # with torch, which is not there where one only asks
+    )
 
     rows = max(generated.SIZES.values())
     random = np.random.default_rng(seed)

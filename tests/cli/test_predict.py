@@ -17,7 +17,7 @@ import polyrank as pr
 from polyrank.calibration.fitting import Calibrator
 from polyrank.calibration.maps import Platt
 from polyrank.serve import batch, parts
-from polyrank.serve.export import export
+from polyrank.serve.export.write import export
 
 COLUMNS = ["p_click", "p_buy_given_click", "p_buy"]
 

@@ -11,10 +11,10 @@ import polyrank as pr
 from polyrank.calibration.fitting import Calibrator
 from polyrank.calibration.maps import Isotonic, Platt
 from polyrank.models.model import TRUNKS
-from polyrank.serve.export import PROBABILITY, REGRESSION, export
+from polyrank.serve.export.parity import ROUNDINGS, Exact
+from polyrank.serve.export.write import export
 from polyrank.serve.inputs import RAW_FILE, ROWS_FILE, encoded, raw
 from polyrank.serve.session import Session
-from polyrank.terms import output_columns
 
 SIZE = 257
 FEATURES = [
@@ -132,22 +132,6 @@ def fitted(kind, space, rows, **model):
     return replace(bundle, calibrators=maps)
 
 
-# Each map's steepest slope, of its own head and, in a product, of those above it.
-STEEPEST = {"p_click": 1.3, "p_buy_given_click": 1.75, "p_buy": 1.75, "p_again": 1.75,
-            "p_share": 1.3}  # fmt: skip
-
-
-def limits(bundle):
-    """The largest difference of each output that export lets through."""
-    found = {}
-    for task in bundle.schema.tasks:
-        deviation = bundle.scales.get(task.name, (0.0, 1.0))[1]
-        for column in output_columns(task):
-            limit = PROBABILITY * STEEPEST.get(column, 1.0)
-            found[column] = limit if task.kind == "binary" else REGRESSION * deviation
-    return found
-
-
 def frames(rows):
     """Rows of training, others of every size, and what a log of production holds besides."""
     generator = np.random.default_rng(11)
@@ -182,11 +166,11 @@ def test_both_files_answer_as_the_bundle_does(kind, space, rows, tmp_path):
     bundle.save(folder)
     found = export(bundle, folder, [rows], vocabulary=True)
     assert {name: each.rows for name, each in found.items()} == {ROWS_FILE: SIZE, RAW_FILE: SIZE}
-    allowed = limits(bundle)
-    assert found[ROWS_FILE].allowed == pytest.approx(allowed, rel=1e-12)
+    exact = Exact(bundle)
     sessions = {ROWS_FILE: Session(folder / ROWS_FILE), RAW_FILE: Session(folder / RAW_FILE)}
     for what, frame in frames(rows):
-        expected = bundle.predict(frame)
+        table = bundle.encode(frame)
+        expected, meant = bundle.score(table), exact.score(table)
         for name, session in sessions.items():
             columns = (raw if name == RAW_FILE else encoded)(frame, bundle.schema, bundle.vocab)
             (feeds,) = columns.batches(10_000)
@@ -194,6 +178,9 @@ def test_both_files_answer_as_the_bundle_does(kind, space, rows, tmp_path):
             assert list(answer) == expected.columns
             for output, each in answer.items():
                 assert (each.dtype, each.shape) == (np.float64, (frame.height,))
-                off = np.abs(each - expected[output].to_numpy()).max()
-                assert off <= allowed[output], (what, name, output)
+                ours = expected[output].to_numpy()
+                rounding = np.abs(ours - meant[output].to_numpy()).max()
+                assert rounding <= found[name].bars[output], (what, output)
+                allowed = max(found[name].bars[output], ROUNDINGS * rounding)
+                assert np.abs(each - ours).max() <= allowed, (what, name, output)
     onnx.checker.check_model(folder / ROWS_FILE, full_check=True)

@@ -12,9 +12,9 @@ import pytest
 import uvicorn
 
 import polyrank as pr
-from polyrank.serve.app import app
-from polyrank.serve.export import export
-from polyrank.serve.server import listening
+from polyrank.serve.app.routes import app
+from polyrank.serve.app.server import listening
+from polyrank.serve.export.write import export
 
 PATIENCE_S = 60  # of a socket, so that a server that does not answer fails a test and hangs none
 

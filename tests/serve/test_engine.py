@@ -125,7 +125,7 @@ def test_a_row_without_a_finite_prediction_is_refused(tmp_path):
     log = {"x": [1e-18, 0.0] * 32, "click": [1, 0] * 32}
     bundle = pr.fit(schema, pr.Model(), train=log, epochs=1)
     bundle.save(tmp_path / "bundle")
-    from polyrank.serve.export import export
+    from polyrank.serve.export.write import export
 
     export(bundle, tmp_path / "bundle", [pl.DataFrame({"x": [0.0]})])
     engine = pr.Engine(tmp_path)

@@ -40,7 +40,7 @@ def export(
     from polyrank.text import aligned
 
     need("onnx", "onnxscript", "onnxruntime", what="export")
-    from polyrank.serve.export import export as write
+    from polyrank.serve.export.write import export as write
 
     folder = find(run)
     bundle = load(folder)
@@ -53,8 +53,9 @@ def export(
                     str(folder / name): {
                         "split": split,
                         "rows": each.rows,
-                        "differences": each.largest,
-                        "allowed": dict(each.allowed),
+                        "differences": each.differences,
+                        "rounding": each.rounding,
+                        "allowed": each.allowed,
                     }
                     for name, each in found.items()
                 }
@@ -64,7 +65,7 @@ def export(
     for name, each in found.items():
         print(f"{folder / name}: answers as the bundle does on {each.rows:,} {split} rows")
     lines = [
-        [output, *(f"{each.largest[output]:.1e}" for each in found.values()), f"{limit:.0e}"]
+        [output, *(f"{each.differences[output]:.1e}" for each in found.values()), f"{limit:.1e}"]
         for output, limit in next(iter(found.values())).allowed.items()
     ]
     print(aligned(["largest difference", *found, "allowed"], lines))

@@ -40,9 +40,9 @@ def serve(
     from polyrank.serve.extra import need
 
     need("fastapi", "onnxruntime", "prometheus_client", "uvicorn", what="the server")
+    from polyrank.serve.app.limits import Limits
+    from polyrank.serve.app.server import serve as run_server
     from polyrank.serve.engine import Engine
-    from polyrank.serve.limits import Limits
-    from polyrank.serve.server import serve as run_server
 
     limits = Limits(
         body_mb=max_body_mb, rows=max_rows, timeout_s=timeout, queue=queue, drain_s=drain

@@ -43,7 +43,7 @@ class Engine:
         >>> from pathlib import Path
         >>> from tempfile import TemporaryDirectory
         >>> import polyrank as pr
-        >>> from polyrank.serve.export import export
+        >>> from polyrank.serve.export.write import export
         >>> schema = pr.Schema([pr.SparseFeature("item")], [pr.Task("click")])
         >>> log = {"item": [1, 2] * 8, "click": [1, 0, 1, 1] * 4}
         >>> bundle = pr.fit(schema, pr.Model(), train=log, epochs=1)

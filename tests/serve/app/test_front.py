@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from polyrank.serve.front import Front, State
-from polyrank.serve.telemetry import Telemetry
+from polyrank.serve.app.front import Front, State
+from polyrank.serve.app.telemetry import Telemetry
 
 SCOPE = {"type": "http", "method": "GET", "path": "/healthz", "headers": []}
 

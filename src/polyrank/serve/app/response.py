@@ -9,7 +9,7 @@ import numpy as np
 from pydantic_core import to_json
 
 from polyrank.serve.answer import Answer
-from polyrank.serve.request import Asked
+from polyrank.serve.app.request import Asked
 
 
 def body(asked: Asked, answer: Answer, score: np.ndarray | None) -> bytes:

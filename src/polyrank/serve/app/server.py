@@ -14,11 +14,11 @@ from types import FrameType
 import uvicorn
 
 from polyrank.errors import PolyrankError
-from polyrank.serve.app import app
+from polyrank.serve.app.front import State
+from polyrank.serve.app.limits import Limits
+from polyrank.serve.app.log import to_stderr
+from polyrank.serve.app.routes import app
 from polyrank.serve.engine import Engine
-from polyrank.serve.front import State
-from polyrank.serve.limits import Limits
-from polyrank.serve.log import to_stderr
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ import pytest
 
 from polyrank.cli.app import run
 from polyrank.errors import PolyrankError
-from polyrank.serve.server import address, listening
+from polyrank.serve.app.server import address, listening
 
 CLIENTS, ENOUGH = 6, 5
 

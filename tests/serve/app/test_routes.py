@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from polyrank.schema import Schema
-from polyrank.serve.front import State
-from polyrank.serve.limits import Limits
+from polyrank.serve.app.front import State
+from polyrank.serve.app.limits import Limits
 
 SMALL = Limits(body_mb=0.25, rows=300, timeout_s=30)
 

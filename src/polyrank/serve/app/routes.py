@@ -14,16 +14,16 @@ from starlette.responses import Response
 
 from polyrank import __version__
 from polyrank.errors import did_you_mean
-from polyrank.serve.body import Lingering, body_of
+from polyrank.serve.app.body import Lingering, body_of
+from polyrank.serve.app.front import ROUTES, SCORE, Front, State, refusal, told
+from polyrank.serve.app.limits import Limits
+from polyrank.serve.app.openapi import request_schema, responses
+from polyrank.serve.app.queue import Queue
+from polyrank.serve.app.refused import Refused
+from polyrank.serve.app.scorer import Scorer
+from polyrank.serve.app.telemetry import Telemetry
 from polyrank.serve.engine import Engine
-from polyrank.serve.front import ROUTES, SCORE, Front, State, refusal, told
 from polyrank.serve.inputs import ROWS_FILE
-from polyrank.serve.limits import Limits
-from polyrank.serve.openapi import request_schema, responses
-from polyrank.serve.queue import Queue
-from polyrank.serve.refused import Refused
-from polyrank.serve.scorer import Scorer
-from polyrank.serve.telemetry import Telemetry
 
 
 def app(engine: Engine, limits: Limits | None = None, state: State | None = None) -> FastAPI:

@@ -8,9 +8,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from math import ceil
 
-from polyrank.serve.limits import Limits
-from polyrank.serve.refused import Refused
-from polyrank.serve.scorer import Scored
+from polyrank.serve.app.limits import Limits
+from polyrank.serve.app.refused import Refused
+from polyrank.serve.app.scorer import Scored
 
 
 class Queue:

@@ -16,7 +16,7 @@ from prometheus_client.core import (
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
-from polyrank.serve.scorer import Scored
+from polyrank.serve.app.scorer import Scored
 
 BUCKETS_S = (
     0.0005,

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from polyrank.errors import ConfigError
-from polyrank.serve.limits import Limits
+from polyrank.serve.app.limits import Limits
 
 
 @pytest.mark.parametrize(

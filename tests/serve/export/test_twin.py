@@ -13,7 +13,7 @@ import polyrank as pr
 from polyrank.calibration.maps import Isotonic, Platt
 from polyrank.data.dense import DenseEncoding
 from polyrank.models.outputs import outputs
-from polyrank.serve.twin import Bins, Columns, Knots, Line, Linear, Twin
+from polyrank.serve.export.twin import Bins, Columns, Knots, Line, Linear, Twin
 
 LARGEST = float(np.finfo(np.float32).max)
 ODD = [0.0, -0.0, 1e-45, -1e-45, 1e-20, 1e-6, 1.0, 16777217.0, LARGEST, -LARGEST, math.nan]

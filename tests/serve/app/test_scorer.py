@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from polyrank.errors import DataError
-from polyrank.serve.refused import Refused
-from polyrank.serve.scorer import Scorer, _elements
+from polyrank.serve.app.refused import Refused
+from polyrank.serve.app.scorer import Scorer, _elements
 
 
 class Changed:

@@ -6,8 +6,8 @@ import re
 import numpy as np
 import pytest
 
-from polyrank.serve.refused import Refused
-from polyrank.serve.request import read
+from polyrank.serve.app.refused import Refused
+from polyrank.serve.app.request import read
 
 NEEDED = ("user", "item", "price")
 

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 import polyrank as pr
 from polyrank.data.vocab import Vocab, Vocabulary
 from polyrank.errors import ExportError
-from polyrank.serve import graph
+from polyrank.serve.export import graph
 from polyrank.serve.inputs import NULL, PADDING, UNSEEN, matrix, raw
 from polyrank.serve.session import Session
 

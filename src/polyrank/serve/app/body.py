@@ -8,8 +8,8 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from polyrank.serve.limits import Limits
-from polyrank.serve.refused import Refused
+from polyrank.serve.app.limits import Limits
+from polyrank.serve.app.refused import Refused
 
 
 async def body_of(scope: Scope, receive: Receive, limits: Limits) -> bytes:

@@ -5,10 +5,10 @@ import schemathesis
 from hypothesis import HealthCheck, given, settings
 from schemathesis import GenerationMode, checks
 
-from polyrank.serve.app import app
-from polyrank.serve.front import ROUTES, SCORE
-from polyrank.serve.limits import Limits
-from polyrank.serve.openapi import answer_schema
+from polyrank.serve.app.front import ROUTES, SCORE
+from polyrank.serve.app.limits import Limits
+from polyrank.serve.app.openapi import answer_schema
+from polyrank.serve.app.routes import app
 
 DOCUMENTED_ROUTES = set(ROUTES) - {SCORE, "/openapi.json"}
 

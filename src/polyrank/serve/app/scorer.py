@@ -11,11 +11,11 @@ import polars as pl
 
 from polyrank.errors import DataError
 from polyrank.schema import SequenceFeature
-from polyrank.serve import request, response
 from polyrank.serve.answer import Answer
+from polyrank.serve.app import request, response
+from polyrank.serve.app.refused import Refused
+from polyrank.serve.app.request import Asked
 from polyrank.serve.engine import Engine
-from polyrank.serve.refused import Refused
-from polyrank.serve.request import Asked
 
 _MESSAGE_LETTERS = 1000  # of an error that may quote what the client sent
 

@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from polyrank.serve.telemetry import Telemetry
+from polyrank.serve.app.telemetry import Telemetry
 
 logger = logging.getLogger(__name__)
 
