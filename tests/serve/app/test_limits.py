@@ -23,6 +23,7 @@ from polyrank.serve.app.limits import Limits
             "limit timeout_s: a number above 0 is expected",
         ),
         ({"timeout_s": "5"}, "limit timeout_s: a number above 0 is expected, however: '5'"),
+        ({"at_once_kb": -1}, "limit at_once_kb: a number of at least 0 is expected, however: -1"),
         ({"drain_s": -1}, "limit drain_s: a number of at least 0 is expected, however: -1"),
     ],
 )

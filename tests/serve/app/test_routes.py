@@ -1,5 +1,6 @@
 """Every fault over a real socket: it has its answer, nothing is lost, and the next one is right."""
 
+import asyncio
 import json
 import logging
 import re
@@ -11,6 +12,7 @@ import pytest
 from polyrank.schema import Schema
 from polyrank.serve.app.front import State
 from polyrank.serve.app.limits import Limits
+from polyrank.serve.app.queue import Queue
 
 SMALL = Limits(body_mb=0.25, rows=300, timeout_s=30)
 
@@ -216,7 +218,7 @@ def test_a_client_that_goes_away_in_the_middle_is_counted(web, good):
 
 def test_a_full_queue_is_429(serving, engine, good):
     held = Held(engine)
-    web = serving(held, Limits(queue=2, timeout_s=60))
+    web = serving(held, Limits(queue=2, timeout_s=60, at_once_kb=0))
     answers = []
     waiting = [Thread(target=lambda: answers.append(good(web))) for _ in range(2)]
     for each in waiting:
@@ -235,9 +237,29 @@ def test_a_full_queue_is_429(serving, engine, good):
     good(web)
 
 
+def test_a_line_of_small_bodies_has_its_length_too():
+    """Each takes its place before the first of them is answered."""
+    queue = Queue(lambda body: body, Limits(queue=3))
+
+    async def ask():
+        return await asyncio.gather(
+            *(queue.run(str(number).encode()) for number in range(5)), return_exceptions=True
+        )
+
+    found = asyncio.run(ask())
+    assert found[:3] == [b"0", b"1", b"2"]
+    assert [each.status for each in found[3:]] == [429, 429]
+    assert queue.length == 0
+
+
+@pytest.mark.parametrize("kib", [0, 64])
+def test_a_body_has_one_answer_whoever_gives_it(serving, engine, good, kib):
+    good(serving(engine, Limits(at_once_kb=kib)))
+
+
 def test_an_answer_that_takes_too_long_is_503(serving, engine, good):
     held = Held(engine)
-    web = serving(held, Limits(timeout_s=1, workers=1))
+    web = serving(held, Limits(timeout_s=1, workers=1, at_once_kb=0))
     for city in ("begun", "waits"):
         late = web.score({"rows": [good.records[0] | {"city": city}]})
         assert late.status == 503

@@ -14,10 +14,10 @@ from polyrank.serve.app.scorer import Scored
 
 
 class Queue:
-    """Worker threads behind a line of limited length.
+    """A line of limited length: small bodies are answered at once, others by worker threads.
 
-    The event loop stays free meanwhile, for health checks and for turning away what is too much.
-    Only the event loop's thread may call it.
+    The event loop stays free while a thread works, for health checks and for turning away what is
+    too much. Only the event loop's thread may call it.
 
     Args:
         work: from a body to its answer.
@@ -50,6 +50,8 @@ class Queue:
                 work refuses.
         """
         self.check()
+        if len(body) <= self._limits.at_once_kb * 1024:
+            return await self._at_once(body)
         job = self._pool.submit(self._work, body)
         self.length += 1
         loop = asyncio.get_running_loop()
@@ -69,6 +71,14 @@ class Queue:
                 self._leave(job)
             else:
                 job.add_done_callback(lambda done: _tell(loop, self._leave, done))
+
+    async def _at_once(self, body: bytes) -> Scored:
+        self.length += 1
+        try:
+            await asyncio.sleep(0)  # whoever has arrived takes a place in the line, or is told
+            return self._work(body)
+        finally:
+            self.length -= 1
 
     def _leave(self, job: Future[Scored]) -> None:
         self.length -= 1
