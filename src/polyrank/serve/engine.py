@@ -158,9 +158,17 @@ class Engine:
                 given = [*columns, *shared]
                 raise DataError(f"column {name!r} is not in the data{did_you_mean(name, given)}")
         rows = _rows(columns)
-        found = self._lookups({name: columns[name] for name in self.features if name not in shared})
-        one = self._lookups({name: [shared[name]] for name in self.features if name in shared})
-        for name, (values, unseen, nulls) in one.items():
+        every: dict[str, Sequence[Any] | pl.Series] = {}
+        once: dict[str, list[Any]] = {}
+        for name in self.features:
+            if name not in shared:
+                every[name] = columns[name]
+            elif name in self._lookups.together:
+                every[name] = [shared[name]] * rows  # cheaper than a look-up of its own
+            else:
+                once[name] = [shared[name]]
+        found = self._lookups(every)
+        for name, (values, unseen, nulls) in self._lookups(once).items():
             found[name] = repeated(values, rows), unseen * rows, nulls * rows
         return self._run(Columns.of(self.schema, rows, found))
 

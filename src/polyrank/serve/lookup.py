@@ -41,6 +41,9 @@ class Lookups:
     Args:
         schema: the features.
         vocab: of the bundle.
+
+    Attributes:
+        together: the features that are looked up at once where they are lists of such values.
     """
 
     def __init__(self, schema: Schema, vocab: Vocab) -> None:
@@ -57,6 +60,7 @@ class Lookups:
             (tuple(direct), _Direct(direct).__call__),
             (tuple(numbers), _all_numbers),
         ]
+        self.together = frozenset([*direct, *numbers])
 
     def __call__(self, columns: Mapping[str, Sequence[Any] | pl.Series]) -> dict[str, Encoded]:
         """Return the inputs of some features by name.
