@@ -48,6 +48,17 @@ def test_every_form_of_rows_has_the_same_answer(form, engine, bundle, rows):
     close(engine.predict(given), bundle.predict(given))
 
 
+def test_short_arrays_of_numbers_are_lists(engine, bundle, rows):
+    some = {name: each[:7] for name, each in features(engine, rows).items()}
+    typed = some | {
+        "user": np.array(some["user"]), "slot": np.array(some["slot"], dtype=np.uint64),
+        "age": np.array([np.nan if each is None else each for each in some["age"]]),
+        "price": np.array(some["price"], dtype=np.float32),
+    }  # fmt: skip
+    typed["slot"][0] = 2**64 - 1  # no int64, and no row of the table
+    close(engine.predict(typed), bundle.predict(typed))
+
+
 def test_files_have_it_too(engine, bundle, rows, tmp_path):
     pl.DataFrame(rows).write_parquet(tmp_path / "rows.parquet")
     close(engine.predict(tmp_path / "rows.parquet"), bundle.predict(rows))

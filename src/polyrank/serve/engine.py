@@ -20,7 +20,7 @@ from polyrank.schema import Schema
 from polyrank.serve.answer import Answer
 from polyrank.serve.extra import need
 from polyrank.serve.inputs import ROWS_FILE, Columns, repeated
-from polyrank.serve.lookup import Lookups
+from polyrank.serve.lookup import FEW_ROWS, Lookups
 
 RUN_ROWS = 8192  # of one run of the graph: what is computed between stays in the cache
 
@@ -136,11 +136,10 @@ class Engine:
     def _columns(self, rows: Any) -> Mapping[str, Sequence[Any] | pl.Series]:
         """Return raw rows as a column a feature; lists stay lists."""
         if isinstance(rows, Mapping):
-            chosen = {name: rows[name] for name in self.features if name in rows}
-            lists = all(type(values) is list for values in chosen.values())
-            if len(chosen) < len(self.features):
+            if any(name not in rows for name in self.features):
                 return rows  # refused with the names that are there
-            if lists:
+            chosen = {name: _as_list(rows[name]) for name in self.features}
+            if all(type(values) is list for values in chosen.values()):
                 return chosen
             return from_arrays(chosen).to_dict()
         frame = rows if isinstance(rows, pl.DataFrame) else read(rows, self.schema)
@@ -187,6 +186,12 @@ class Engine:
                 "from what training saw; clip such values"
             )
         return Answer(outputs, columns.unseen, columns.nulls)
+
+
+def _as_list(values: Any) -> Any:
+    """Return a short array of numbers as a list, which is looked up faster; all else as it is."""
+    plain = isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind in "biuf"
+    return values.tolist() if plain and len(values) <= FEW_ROWS else values
 
 
 def _rows(columns: Mapping[str, Sequence[Any] | pl.Series]) -> int:
