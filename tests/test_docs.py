@@ -29,6 +29,7 @@ TRANSLATED = {
     "docs/zh/audit.md": "docs/audit.md",
     "docs/zh/calibration.md": "docs/calibration.md",
     "docs/zh/report.md": "docs/report.md",
+    "docs/zh/deploy.md": "docs/deploy.md",
 }
 FENCE = re.compile(
     r"(?P<skip><!-- no-run -->\n)?"
