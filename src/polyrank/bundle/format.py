@@ -243,6 +243,10 @@ def _checked(path: Path) -> dict[str, Any]:
             found = _checksum(file)
         except FileNotFoundError:
             found = None
+        except OSError as error:
+            raise BundleError(
+                f"the bundle {path} cannot be read: {name}: {error.strerror}"
+            ) from error
         if found == expected:
             continue
         if read_manifest(path) != manifest:

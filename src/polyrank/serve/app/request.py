@@ -150,7 +150,7 @@ class _Wanted:
         nearest = get_close_matches(name[:_NAME_LETTERS], sorted(others), n=1)
         hint = f" (it has {_quoted(nearest[0])}: is that meant?)" if nearest else ""
         return Refused(
-            422, f"column {_quoted(name)} is {both}{hint}; where a value is missing, write null"
+            422, f"column {_quoted(name)} is {both}{hint}; where a feature has no value, write null"
         )
 
 
