@@ -27,6 +27,9 @@ from polyrank.terms import output_columns
 _SMALL = 1e-5  # up to here x⁴/4 is beyond the digits of float64 beside x
 
 
+_FEW_EDGES = 64
+
+
 class Twin(nn.Module):
     """A fitted bundle as one module, in evaluation mode.
 
@@ -182,8 +185,8 @@ class Linear(Columns):
 class Bins(nn.Module):
     """Table rows of numbers: `DenseEncoding.ids` of several features at once.
 
-    All are searched together, by halves: a node of a graph costs more than what it does for a few
-    hundred values, and comparing with every edge takes memory for each.
+    Up to 64 edges are all compared with, the edges first: what onnxruntime adds up then lies
+    together. Of more, which would take memory for each, the place is searched by halves.
 
     Shape:
         float32 (features, B) → int64 (features, B)
@@ -193,20 +196,29 @@ class Bins(nn.Module):
 
     def __init__(self, encodings: Sequence[DenseEncoding]) -> None:
         super().__init__()
-        self.halvings = max(len(each.edges) for each in encodings).bit_length()
+        most = max(len(each.edges) for each in encodings)
+        self.halvings = most.bit_length() if most > _FEW_EDGES else 0
         # Edge i of a feature lies at place i + 1 of its row, and no value is above what follows.
-        edges = torch.full((len(encodings), 2**self.halvings), torch.inf)
+        edges = torch.full((len(encodings), 2 ** most.bit_length()), torch.inf)
         for row, each in zip(edges, encodings, strict=True):
             row[1 : len(each.edges) + 1] = torch.tensor(each.edges, dtype=torch.float32)
-        self.register_buffer("edges", edges)
+        self.register_buffer("edges", edges if self.halvings else edges[:, 1:].T[:, :, None])
 
     def forward(self, values: Tensor) -> Tensor:
         """Return the rows."""
+        below = self._searched(values) if self.halvings else self._counted(values)
+        return torch.where(values.isnan(), 0, below + 1)
+
+    def _counted(self, values: Tensor) -> Tensor:
+        # In float32, which is exact here and which onnxruntime adds up much faster than int64.
+        return (values[None] > self.edges).float().sum(0).long()
+
+    def _searched(self, values: Tensor) -> Tensor:
         below = torch.zeros_like(values, dtype=torch.int64)
         for halving in reversed(range(self.halvings)):
             further = below + 2**halving
             below = torch.where(self.edges.gather(1, further) < values, further, below)
-        return torch.where(values.isnan(), 0, below + 1)
+        return below
 
 
 class Line(nn.Module):
@@ -239,8 +251,7 @@ class Knots(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         """Return calibrated logits."""
         inside = z.clamp(self.low, self.high)
-        # Counted in float32, which is exact and which onnxruntime adds up much faster than int64.
-        at = (inside[:, None] >= self.x).float().sum(1).long() - 1
+        at = (inside >= self.x[:, None]).float().sum(0).long() - 1  # as bins are counted
         at = at.clamp(min=0)  # where z is NaN
         return self.y[at] + (inside - self.x[at]) * self.slope[at] + (z - inside)
 
