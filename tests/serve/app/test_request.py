@@ -127,12 +127,12 @@ SHAPES = r'send {"rows": …} or {"context": {…}, "candidates": …}'
         ),
         (
             {"rows": [row(), {"user": 7, "itm": "a", "price": 1}]},
-            "column 'item' is not in row 1 of rows (it has 'itm': is that meant?); where a value "
-            "is missing, write null",
+            "column 'item' is not in row 1 of rows (it has 'itm': is that meant?); where a "
+            "feature has no value, write null",
         ),
         (
             {"context": {"user": 7}, "candidates": [{"item": 1}]},
-            "column 'price' is neither in the context nor in row 0 of candidates; where a value",
+            "column 'price' is neither in the context nor in row 0 of candidates;",
         ),
         (
             {"context": {"usr": 7}, "candidates": [{"item": 1, "price": 2}]},
