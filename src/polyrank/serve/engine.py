@@ -79,6 +79,7 @@ class Engine:
             raise BundleError(
                 f"the bundle {self.folder} is damaged: bundle.json: {error!r}"
             ) from error
+        self.config = parts.config
         self._lookups = Lookups(self.schema, self.vocab)
         self._session = Session(self.folder / ROWS_FILE, threads)
         self.outputs = self._session.outputs
@@ -136,6 +137,7 @@ class Engine:
     def _columns(self, rows: Any) -> Mapping[str, Sequence[Any] | pl.Series]:
         """Return raw rows as a column a feature; lists stay lists."""
         if isinstance(rows, Mapping):
+            rows = {str(name): values for name, values in rows.items()}
             if any(name not in rows for name in self.features):
                 return rows  # refused with the names that are there
             chosen = {name: _as_list(rows[name]) for name in self.features}
