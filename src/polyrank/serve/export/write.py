@@ -18,7 +18,7 @@ from polyrank.bundle.model import Bundle
 from polyrank.errors import BundleError, ExportError
 from polyrank.features import SequenceFeature
 from polyrank.serve.export import graph
-from polyrank.serve.export.parity import Parity, compared
+from polyrank.serve.export.parity import Parity, compared, first_line
 from polyrank.serve.export.twin import Twin, example
 from polyrank.serve.inputs import RAW_FILE, ROWS_FILE, described
 from polyrank.terms import output_columns
@@ -118,7 +118,7 @@ def captured(bundle: Bundle) -> ModelProto:
             )
     except Exception as error:  # whatever a trunk of one's own makes of it
         kind = type(bundle.ranker.trunk).__name__
-        raise ExportError(f"trunk {kind} cannot be exported: {_first_line(error)}") from error
+        raise ExportError(f"trunk {kind} cannot be exported: {first_line(error)}") from error
     finally:
         noisy.setLevel(level)
     assert exported is not None
@@ -157,8 +157,3 @@ def _saved(model: ModelProto, folder: Path, name: str) -> dict[str, Path]:
 
 def _beside(name: str) -> str:
     return f"{name}.data"
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[0].strip() if lines else type(error).__name__
