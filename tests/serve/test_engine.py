@@ -187,6 +187,11 @@ def test_a_bundle_that_was_not_exported_is_refused(bundle, tmp_path):
         pr.Engine(tmp_path)
 
 
+def test_no_threads_are_refused(exported):
+    with pytest.raises(pr.ConfigError, match="threads must be at least 1, however: 0"):
+        pr.Engine(exported, threads=0)
+
+
 @pytest.fixture
 def copy(exported, tmp_path):
     folder = tmp_path / "bundle"
