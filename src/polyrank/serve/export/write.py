@@ -12,6 +12,7 @@ import onnx
 import polars as pl
 import torch
 from onnx import ModelProto
+from safetensors import safe_open
 
 from polyrank.bundle import format
 from polyrank.bundle.model import Bundle
@@ -53,7 +54,8 @@ def export(
 
     Raises:
         ExportError: a trunk that cannot be captured, a hashed feature where the vocabulary is to be
-            inside, an output that a feature is named like, or answers that differ.
+            inside, an output that a feature is named like, a folder with other weights, or answers
+            that differ.
         DataError: rows that cannot be read.
         BundleError: a folder that cannot be written to.
 
@@ -69,7 +71,9 @@ def export(
                 "the column or the task"
             )
     try:
+        # In the folder: where another bundle takes its place meanwhile, nothing can be moved there.
         with TemporaryDirectory(dir=folder, prefix=".export-") as temporary:
+            _check_same(bundle, folder)
             files = _written(bundle, Path(temporary), vocabulary=vocabulary)
             sessions = {name: files[name] for name in FILES if name in files}
             parity = compared(bundle, sessions, chunks)
@@ -127,6 +131,20 @@ def captured(bundle: Bundle) -> ModelProto:
     graph.named(model, [each.name for each in schema.features], outputs)
     graph.with_shapes(model, schema)
     return model
+
+
+def _check_same(bundle: Bundle, folder: Path) -> None:
+    """Refuse to put a model beside the weights of another, such as those of a run begun again."""
+    weights = bundle.ranker.named_weights()
+    with safe_open(folder / "weights.safetensors", framework="pt") as stored:
+        same = {*stored.keys()} == weights.keys() and all(
+            torch.equal(stored.get_tensor(name), each) for name, each in weights.items()
+        )
+    if not same:
+        raise ExportError(
+            f"the bundle {folder} has other weights than what is exported: it was replaced, or "
+            "this one was never saved there; export what is there now, or save this one first"
+        )
 
 
 def _written(bundle: Bundle, folder: Path, *, vocabulary: bool) -> dict[str, Path]:
