@@ -1,6 +1,7 @@
 """Files that are added to a bundle: whole, or not at all, whatever interrupts."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -116,6 +117,28 @@ def test_a_reader_that_was_overtaken_reads_again(saved, monkeypatch):
     parts = format.read(saved)
     assert done
     assert parts.manifest["onnx"] == {"one": 2}
+
+
+def test_two_that_add_at_once_take_turns(saved, monkeypatch):
+    """Else one would remove the file that the other has just named."""
+    fcntl = pytest.importorskip("fcntl")
+    put, held = format._put, []
+
+    def locked():
+        folder = os.open(saved, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(folder)
+        return False
+
+    monkeypatch.setattr(format, "_put", lambda *new: (held.append(locked()), put(*new)))
+    format.add(saved, staged(saved, one="1"), {"onnx": {"one": 1}})
+    format.add(saved, staged(saved, one="new"), {"onnx": {"one": 2}})
+    assert held == [True] * 3
+    assert not locked()
 
 
 def test_what_is_no_bundle_is_left_alone(tmp_path):

@@ -57,7 +57,9 @@ def test_a_run_is_exported_on_its_own_test_rows(command):
     Path("test.parquet").unlink()
     code, _, err = command("export", "runs/tiny")
     assert code == 1
+    assert "the run's own rows cannot be read: no such file: " in err
     assert "test.parquet" in err
+    assert err.endswith("name rows to compare on with --data\n")
     # and what was exported before is still there
     assert (Path("runs/tiny/bundle") / "model-with-vocabulary.onnx").is_file()
     assert command("train", "exp.toml", "--force")[0] == 1  # its test rows are gone

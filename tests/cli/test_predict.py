@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -229,3 +230,16 @@ def test_refusals(command, arguments, message):
     code, _, err = command("predict", "exported", "rows.parquet", *arguments)
     assert code == 1
     assert message in err
+
+
+@pytest.mark.parametrize("run", ["exported", "plain"])
+@pytest.mark.parametrize(("content", "what"), [(None, "is missing"), ("[[", "is not the file")])
+def test_a_damaged_configuration_is_told_as_any_other_file(here, command, run, content, what):
+    shutil.copytree(here / run, here / "damaged")
+    config = here / "damaged" / "bundle" / "config.toml"
+    config.unlink()
+    if content:
+        config.write_text(content)
+    code, _, err = command("predict", "damaged", "rows.parquet", "-o", "a.csv")
+    assert code == 1
+    assert err.startswith(f"error: the bundle damaged/bundle is damaged: config.toml {what}")

@@ -249,5 +249,5 @@ def test_rows_and_versions_are_in_the_key(monkeypatch):
     keys = {cache.key_of(SCHEMA, rows) for rows in (["a"], ["b"], [["a"]], None)}
     assert len(keys) == 4
     before = cache.key_of(SCHEMA, [])
-    monkeypatch.setattr(cache, "FORMAT", 2)
+    monkeypatch.setattr(cache, "FORMAT", cache.FORMAT + 1)
     assert cache.key_of(SCHEMA, []) != before

@@ -1,6 +1,7 @@
 """Dense encodings against plain loops of their formulas."""
 
 import json
+import math
 
 import numpy as np
 import polars as pl
@@ -51,6 +52,13 @@ def test_log():
     scaled = np.sign(values) * np.log1p(np.abs(values))
     expected = (scaled - scaled.mean()) / scaled.std()
     assert fitted("log", values).apply(values)[:, 0] == pytest.approx(expected, rel=1e-5)
+
+
+def test_log_is_rounded_once():
+    values = np.array([-3e38, -1e-30, -0.0, 1e-45, 0.5, 1_700_000_000], np.float32)
+    exact = [math.copysign(math.log1p(abs(v)), v) for v in values.tolist()]
+    found = DenseEncoding("log").apply(values)[:, 0]
+    np.testing.assert_array_equal(found, np.array(exact, np.float32))
 
 
 def test_none():

@@ -11,6 +11,8 @@ import pytest
 
 import polyrank as pr
 from polyrank.bundle.format import MANIFEST
+from polyrank.serve import inputs
+from polyrank.serve.export.write import export
 from polyrank.serve.inputs import ROWS_FILE
 
 PROBABILITY, SPEND = 1e-6, 1e-5 * 60
@@ -57,6 +59,43 @@ def test_short_arrays_of_numbers_are_lists(engine, bundle, rows):
     }  # fmt: skip
     typed["slot"][0] = 2**64 - 1  # no int64, and no row of the table
     close(engine.predict(typed), bundle.predict(typed))
+
+
+def test_columns_may_be_named_by_numbers(tmp_path):
+    schema = pr.Schema([pr.SparseFeature("101")], [pr.Task("click")])
+    rows = {101: [1, 2] * 9, "click": [0, 1] * 9}
+    bundle = pr.fit(schema, pr.Model(), train=rows, epochs=1)
+    bundle.save(tmp_path / "bundle")
+    export(bundle, tmp_path / "bundle", [pl.DataFrame({"101": [1]})])
+    engine = pr.Engine(tmp_path)
+    close(engine.predict(rows), bundle.predict(rows))
+    with pytest.raises(pr.DataError, match=r"'101' is not in the data; did you mean '1010'"):
+        engine.predict({1010: [1]})
+
+
+def test_one_long_list_among_many_rows_takes_memory_for_itself_alone(
+    engine, bundle, rows, monkeypatch
+):
+    """All lists filled up to the longest of 8,192 rows could be any number of gigabytes."""
+    some = {name: each[:100] for name, each in features(engine, rows).items()}
+    some["seen"] = [["a/b", "x"] * 50_000 if at == 70 else each
+                    for at, each in enumerate(some["seen"])]  # fmt: skip
+    run, shapes = engine._session.run, []
+
+    def counted(feeds):
+        shapes.append(feeds["seen"].shape)
+        return run(feeds)
+
+    monkeypatch.setattr(engine._session, "run", counted)
+    close(engine.predict(some), bundle.predict(some))
+    assert max(rows * longest for rows, longest in shapes) <= inputs._CELLS
+    assert sum(rows for rows, _ in shapes) == 100
+    shapes.clear()
+    long = some["seen"][70]
+    found = engine.answer({name: each for name, each in some.items() if name != "seen"},
+                          {"seen": long})  # fmt: skip
+    assert max(rows * longest for rows, longest in shapes) <= inputs._CELLS
+    close(pl.DataFrame(found.outputs), bundle.predict({**some, "seen": [long] * 100}))
 
 
 def test_files_have_it_too(engine, bundle, rows, tmp_path):
@@ -136,8 +175,6 @@ def test_a_row_without_a_finite_prediction_is_refused(tmp_path):
     log = {"x": [1e-18, 0.0] * 32, "click": [1, 0] * 32}
     bundle = pr.fit(schema, pr.Model(), train=log, epochs=1)
     bundle.save(tmp_path / "bundle")
-    from polyrank.serve.export.write import export
-
     export(bundle, tmp_path / "bundle", [pl.DataFrame({"x": [0.0]})])
     engine = pr.Engine(tmp_path)
     with pytest.raises(pr.DataError, match=r"1 of 2 rows, the first of them row 1, get no finite"):
@@ -148,6 +185,11 @@ def test_a_bundle_that_was_not_exported_is_refused(bundle, tmp_path):
     bundle.save(tmp_path / "bundle")
     with pytest.raises(pr.BundleError, match=r"has no model.onnx: run `polyrank export"):
         pr.Engine(tmp_path)
+
+
+def test_no_threads_are_refused(exported):
+    with pytest.raises(pr.ConfigError, match="threads must be at least 1, however: 0"):
+        pr.Engine(exported, threads=0)
 
 
 @pytest.fixture

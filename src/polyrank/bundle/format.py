@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import tomllib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -141,7 +143,8 @@ def add(
     """Put more files into a bundle, in the place of what has their names, and name them in it.
 
     A reader sees the bundle before or after; where other files had their names, and if this is
-    killed, without any of these. Files that are there already, to the byte, stay all along.
+    killed, without any of these. Files that are there already, to the byte, stay all along. Of two
+    processes that add to one bundle, one waits for the other.
 
     Args:
         path: the bundle's folder.
@@ -152,23 +155,10 @@ def add(
     Raises:
         BundleError: no bundle, or a file that cannot be written.
     """
-    manifest = read_manifest(path)
+    read_manifest(path)  # where there is none, nothing is opened
     try:
-        sums = {name: _checksum(file) for name, file in files.items()}
-        touched = {*sums, *instead_of}
-        kept = {
-            name: each
-            for name, each in manifest["files"].items()
-            if name not in touched or sums.get(name) == each
-        }
-        if kept != manifest["files"]:
-            others = {key: each for key, each in manifest.items() if key not in entries}
-            _put(path, {**others, "files": kept})
-        for name in touched - sums.keys():
-            (path / name).unlink(missing_ok=True)
-        for name in files.keys() - kept.keys():
-            files[name].replace(path / name)
-        _put(path, {**manifest, **entries, "files": dict(sorted((kept | sums).items()))})
+        with _alone(path):
+            _add(path, files, entries, instead_of)
     except OSError as error:
         raise BundleError(f"the bundle {path} could not be written: {error}") from error
 
@@ -190,6 +180,47 @@ def find(path: Path) -> Path:
     if path.exists():
         raise BundleError(f"{path} is no bundle: {MANIFEST} is missing")
     raise BundleError(f"{path} does not exist")
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep other processes from adding to a folder meanwhile; a killed one keeps nobody out.
+
+    Where the system or its disk has no such locks, nobody is kept out.
+    """
+    try:
+        from fcntl import LOCK_EX, flock
+    except ImportError:  # Windows
+        yield
+        return
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            flock(opened, LOCK_EX)
+        yield
+    finally:
+        os.close(opened)
+
+
+def _add(
+    path: Path, files: Mapping[str, Path], entries: Mapping[str, Any], instead_of: Collection[str]
+) -> None:
+    manifest = read_manifest(path)
+    sums = {name: _checksum(file) for name, file in files.items()}
+    touched = {*sums, *instead_of}
+    kept = {
+        name: each
+        for name, each in manifest["files"].items()
+        if name not in touched or sums.get(name) == each
+    }
+    if kept != manifest["files"]:
+        others = {key: each for key, each in manifest.items() if key not in entries}
+        _put(path, {**others, "files": kept})
+    for name in touched - sums.keys():
+        (path / name).unlink(missing_ok=True)
+    for name in files.keys() - kept.keys():
+        files[name].replace(path / name)
+    _put(path, {**manifest, **entries, "files": dict(sorted((kept | sums).items()))})
 
 
 def _fill(folder: Path, parts: Parts) -> None:

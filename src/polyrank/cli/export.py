@@ -74,15 +74,20 @@ def export(
 def _rows(bundle: Bundle, data: str | None) -> tuple[str, Iterator[pl.DataFrame]]:
     """Return the name of the rows to compare on, and these in chunks."""
     from polyrank.data.read import collect_chunks, read
-    from polyrank.errors import ExportError
+    from polyrank.errors import DataError, ExportError
 
     names = [feature.name for feature in bundle.schema.features]
     if data is not None:
         return "given", collect_chunks(read(data, bundle.schema), names)
-    splits = _splits(bundle)
-    for split in ("test", "valid", "train"):
-        if splits.get(split) is not None:
-            return split, collect_chunks(read(splits[split], bundle.schema), names)
+    try:
+        splits = _splits(bundle)
+        for split in ("test", "valid", "train"):
+            if splits.get(split) is not None:
+                return split, collect_chunks(read(splits[split], bundle.schema), names)
+    except DataError as error:
+        raise ExportError(
+            f"the run's own rows cannot be read: {error}: name rows to compare on with --data"
+        ) from None
     raise ExportError(
         "the run had its rows in memory, and no file of them is known: name rows to compare on "
         "with --data"

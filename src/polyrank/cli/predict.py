@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -73,7 +74,6 @@ def _scored(scorer: Scorer, data: str, out: Path, *, resume: bool, force: bool) 
 
 def _scorer(run: Path, *, raw: bool, threads: int | None) -> Scorer:
     """Return the engine of an exported bundle if it can be had, else the bundle in torch."""
-    import tomllib
     from functools import partial
     from importlib.util import find_spec
 
@@ -87,10 +87,7 @@ def _scorer(run: Path, *, raw: bool, threads: int | None) -> Scorer:
     exported = ROWS_FILE in format.read_manifest(folder).get("onnx", {})
     (bundle_json,) = content.checksums([str(folder / format.MANIFEST)])
     identity = {"bundle": bundle_json, "engine": "onnxruntime", "raw": raw}
-    if threads is None:
-        config = tomllib.loads((folder / "config.toml").read_text(encoding="utf-8"))
-        threads = int(config.get("train", {}).get("threads", 1))
-    if threads < 1:
+    if threads is not None and threads < 1:
         raise ConfigError(f"--threads must be at least 1, however: {threads}")
     if raw:
         why, remedy = "--raw was given", "--raw needs torch: what was exported is calibrated"
@@ -106,7 +103,9 @@ def _scorer(run: Path, *, raw: bool, threads: int | None) -> Scorer:
         # Each thread answers a chunk of its own, which is faster than many for one.
         engine = Engine(folder)
         sys.stderr.write("engine: onnxruntime\n")
-        return Scorer(engine.schema, engine.answer_frame, threads, identity)
+        return Scorer(
+            engine.schema, engine.answer_frame, threads or _threads(engine.config), identity
+        )
     if not find_spec("torch"):
         raise BundleError(remedy)
     import torch
@@ -115,6 +114,11 @@ def _scorer(run: Path, *, raw: bool, threads: int | None) -> Scorer:
 
     bundle = load(folder)
     sys.stderr.write(f"engine: torch, since {why}\n")
-    torch.set_num_threads(threads)
+    torch.set_num_threads(threads or _threads(bundle.config))
     answer = partial(bundle.answer_frame, raw=raw)
     return Scorer(bundle.schema, answer, 1, {**identity, "engine": "torch"})
+
+
+def _threads(config: Mapping[str, Any]) -> int:
+    """Return the threads that a run was trained with."""
+    return int(config.get("train", {}).get("threads", 1))

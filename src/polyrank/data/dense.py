@@ -28,7 +28,8 @@ class DenseEncoding:
     """How the values of one dense feature become columns or ids; fitted on the training rows.
 
     The constants are fitted in float64 and rounded to float32, and every operation on values is
-    one float32 operation, so that any float32 twin of this class gives the same bits.
+    one float32 operation, so that any float32 twin of this class gives the same bits. The
+    logarithm, which libraries round differently in float32, is one of float64, rounded.
 
     Args:
         kind: `standard`, `log`, `bins`, `piecewise_linear` or `none`.
@@ -196,7 +197,14 @@ def dense_values(series: pl.Series) -> np.ndarray:
 
 
 def _signed_log(values: np.ndarray) -> np.ndarray:
-    return np.sign(values) * np.log1p(np.abs(values))
+    """sign(x)·log(1 + |x|) of float32, to the nearest float32.
+
+    One unit in the last place more or less is a deviation where all values lie close together, such
+    as seconds since 1970.
+    """
+    exact = np.abs(values).astype(np.float64)
+    np.log1p(exact, out=exact)
+    return np.copysign(exact, values).astype(np.float32)
 
 
 def _rounded(value: float) -> float:

@@ -14,7 +14,7 @@ from polyrank.bundle import format
 from polyrank.bundle.encodings import vocab_of
 from polyrank.data.arrays import from_arrays
 from polyrank.data.read import collect, read
-from polyrank.errors import BundleError, DataError, PolyrankError, did_you_mean
+from polyrank.errors import BundleError, ConfigError, DataError, PolyrankError, did_you_mean
 from polyrank.metrics.fusion import Fusion
 from polyrank.schema import Schema
 from polyrank.serve.answer import Answer
@@ -37,6 +37,7 @@ class Engine:
 
     Raises:
         BundleError: no bundle, one that is damaged, or one that was not exported.
+        ConfigError: fewer than 1 thread.
         PolyrankError: onnxruntime is not installed.
 
     Example:
@@ -59,6 +60,8 @@ class Engine:
         need("onnxruntime", what="the engine")
         from polyrank.serve.session import Session
 
+        if threads < 1:  # of which onnxruntime makes as many as there are cores
+            raise ConfigError(f"threads must be at least 1, however: {threads}")
         self.folder = format.find(Path(path))
         parts = format.read(self.folder, weights=False)
         self.manifest: Mapping[str, Any] = parts.manifest
@@ -79,6 +82,7 @@ class Engine:
             raise BundleError(
                 f"the bundle {self.folder} is damaged: bundle.json: {error!r}"
             ) from error
+        self.config = parts.config
         self._lookups = Lookups(self.schema, self.vocab)
         self._session = Session(self.folder / ROWS_FILE, threads)
         self.outputs = self._session.outputs
@@ -136,6 +140,7 @@ class Engine:
     def _columns(self, rows: Any) -> Mapping[str, Sequence[Any] | pl.Series]:
         """Return raw rows as a column a feature; lists stay lists."""
         if isinstance(rows, Mapping):
+            rows = {str(name): values for name, values in rows.items()}
             if any(name not in rows for name in self.features):
                 return rows  # refused with the names that are there
             chosen = {name: _as_list(rows[name]) for name in self.features}

@@ -19,7 +19,7 @@ Letters: B rows, L the longest list of the batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -37,6 +37,9 @@ RAW_FILE = "model-with-vocabulary.onnx"
 NULL: Mapping[IdType, Any] = {"int": -(2**63), "string": "\ufdd0", "float": float("nan")}
 PADDING: Mapping[IdType, Any] = {"int": 1 - 2**63, "string": "\ufdd1", "float": float("-inf")}
 UNSEEN: Mapping[IdType, Any] = {"int": 2 - 2**63, "string": "\ufdd2", "float": float("inf")}
+# Ids of one list after another, filled up to the longest, in one run of a graph: so many vectors
+# are in memory at once, three times over.
+_CELLS = 524_288
 _DTYPE: Mapping[IdType, Any] = {"int": np.int64, "string": object, "float": np.float64}
 Feeds = Mapping[str, np.ndarray]
 Encoded = tuple[np.ndarray | Bag, int, int]  # values, unseen ids, missing values
@@ -48,7 +51,7 @@ class Columns:
 
     Args:
         rows: their number.
-        values: arrays (N,), or a Bag for a sequence.
+        values: arrays (N,), or a Bag for a sequence; a Bag of one list is the list of every row.
         unseen: ids that are not in the vocabulary, by feature.
         nulls: missing values, by feature.
         padding: what fills up the lists, by sequence.
@@ -77,15 +80,41 @@ class Columns:
         )
 
     def batches(self, size: int) -> Iterator[Feeds]:
-        """Yield the inputs of some rows after the other; lists are filled up batch by batch."""
-        for start in range(0, self.rows, size):
-            rows = slice(start, min(start + size, self.rows))
+        """Yield the inputs of some rows after the other; lists are filled up batch by batch.
+
+        A batch has fewer rows than `size` where one of its lists is so long that all of them,
+        filled up to it, would take too much memory.
+        """
+        bags = [each for each in self.values.values() if isinstance(each, Bag)]
+        start = 0
+        while start < self.rows:
+            stop = min(start + size, self.rows)
+            while stop - start > 1 and (stop - start) * self._longest(bags, start, stop) > _CELLS:
+                stop = (start + stop) // 2
+            rows = slice(start, stop)
             yield {
-                name: matrix(each.take(rows), self.padding[name])
+                name: matrix(self._lists(each, rows), self.padding[name])
                 if isinstance(each, Bag)
                 else each[rows]
                 for name, each in self.values.items()
             }
+            start = stop
+
+    def _longest(self, bags: Sequence[Bag], start: int, stop: int) -> int:
+        """Return the length of the longest list of some rows."""
+        offsets = (
+            bag.offsets[start : stop + 1] if self._each(bag) else bag.offsets for bag in bags
+        )
+        return max((int(np.diff(each).max()) for each in offsets), default=0)
+
+    def _lists(self, bag: Bag, rows: slice) -> Bag:
+        """Return the lists of some rows."""
+        same = np.zeros(rows.stop - rows.start, dtype=np.int64)
+        return bag.take(rows if self._each(bag) else same)
+
+    def _each(self, bag: Bag) -> bool:
+        """Whether each row has a list of its own."""
+        return len(bag) == self.rows
 
 
 def id_type(vocabulary: Vocabulary) -> IdType:
@@ -177,15 +206,13 @@ def matrix(bag: Bag, padding: Any) -> np.ndarray:
 
 
 def repeated(values: np.ndarray | Bag, rows: int) -> np.ndarray | Bag:
-    """Return one row's value as that of many.
+    """Return one row's value as that of many, for `Columns`.
 
     Example:
         >>> repeated(np.array([7]), 3)
         array([7, 7, 7])
     """
-    if isinstance(values, Bag):
-        return values.take(np.zeros(rows, dtype=np.int64))
-    return np.full(rows, values[0])
+    return values if isinstance(values, Bag) else np.full(rows, values[0])
 
 
 def described(schema: Schema, vocab: Vocab, *, with_vocabulary: bool) -> list[dict[str, Any]]:

@@ -1,15 +1,20 @@
 """The bar of an export, and what is allowed where float32 cannot tell it."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
 import pytest
+import torch
+from torch import nn
 
+import polyrank as pr
 from polyrank.calibration.fitting import Calibrator
 from polyrank.calibration.maps import Platt
 from polyrank.errors import ExportError
 from polyrank.serve.export.parity import Exact, Parity
+from polyrank.serve.export.write import export
+from polyrank.serve.inputs import ROWS_FILE
 
 
 def parity(found, expected, exact, bar=1e-6):
@@ -49,6 +54,18 @@ def test_of_a_nan_the_difference_is_without_bound():
         parity([0.5, np.nan], [0.5, 0.5], [0.5, 0.5]).check("file")
 
 
+def test_what_one_row_is_allowed_all_are_not():
+    """A number far from training, and the bundle itself is off by 0.02 there."""
+    expected, exact = np.full(1000, 0.5), np.full(1000, 0.5)
+    exact[3] += 0.02
+    found = expected.copy()
+    found[3] += 0.03
+    parity(found, expected, exact).check("file")
+    with pytest.raises(ExportError, match=r"'p' differs by 0.01 in the mean of 1,000 rows, and "
+                       r"at most 6e-05 is allowed: nothing was exported"):  # fmt: skip
+        parity(expected + 0.01, expected, exact).check("file")
+
+
 def test_no_rows_are_refused():
     with pytest.raises(ExportError, match="file: there were no rows to compare"):
         Parity({"p": 1e-6}).check("file")
@@ -75,3 +92,64 @@ def test_it_sees_what_a_steep_map_makes_of_rounding(bundle, rows):
         for each in (replace(bundle, calibrators={}), mapped)
     )
     assert after > 30 * before
+
+
+class Scaled(nn.Module):
+    """A trunk with a constant that is no buffer, and so is float32 whatever it meets."""
+
+    def __init__(self, width, tasks):
+        super().__init__()
+        self.linear, self.tasks = nn.Linear(width, 3), tasks
+        self.scale = torch.full((3, 3), 0.5)
+
+    def forward(self, x):
+        return dict.fromkeys(self.tasks, self.linear(x) @ self.scale)
+
+
+class Overflows(Scaled):
+    """A trunk that is finite in float32 alone."""
+
+    def forward(self, x):
+        hidden = self.linear(x)
+        return dict.fromkeys(self.tasks, hidden / (hidden.dtype == torch.float32))
+
+
+class Derived(Scaled):
+    """A trunk that cannot be copied."""
+
+    def __init__(self, width, tasks):
+        super().__init__(width, tasks)
+        self.scale = self.scale.requires_grad_() * 2
+
+
+@dataclass(frozen=True)
+class Own:
+    module: type[nn.Module]
+
+    def build(self, layout, tasks):
+        return self.module(layout.width, [task.name for task in tasks])
+
+
+@pytest.mark.parametrize("module", [Scaled, Overflows, Derived])
+def test_a_trunk_that_does_not_compute_in_float64_is_held_to_the_bar(module, tmp_path, caplog):
+    rows = pl.DataFrame({"item": [1, 2] * 50, "click": [0, 0, 1, 1] * 25})
+    schema = pr.Schema([pr.SparseFeature("item")], [pr.Task("click")])
+    bundle = pr.fit(schema, pr.Model(trunk=Own(module), tower=[4]), train=rows, epochs=1)
+    bundle.save(tmp_path / "bundle")
+    caplog.clear()
+    found = export(bundle, tmp_path / "bundle", [rows, rows])[ROWS_FILE]
+    assert found.rounding == {}
+    assert found.allowed == {"p_click": 1e-6}
+    (said,) = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
+    assert said.startswith(f"trunk {module.__name__} does not compute in float64 (")
+
+
+def test_a_log_of_numbers_that_lie_close_together_is_exported(tmp_path):
+    """Seconds since 1970: a unit in the last place of the logarithm is a tenth of a deviation."""
+    seconds = np.linspace(1.7e9, 1.7e9 + 3e5, 200)
+    rows = pl.DataFrame({"at": seconds, "click": [0, 1] * 100})
+    schema = pr.Schema([pr.DenseFeature("at", encoding="log")], [pr.Task("click")])
+    bundle = pr.fit(schema, pr.Model(tower=[4]), train=rows, epochs=1)
+    bundle.save(tmp_path / "bundle")
+    found = export(bundle, tmp_path / "bundle", [rows])[ROWS_FILE]
+    assert found.differences["p_click"] <= 1e-6

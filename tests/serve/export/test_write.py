@@ -304,6 +304,15 @@ def test_a_trunk_that_cannot_be_captured_is_named(tmp_path):
     assert content(tmp_path / "bundle") == before
 
 
+def test_a_folder_with_other_weights_is_refused(exported, saved):
+    """A run that was begun again meanwhile would be served by the former's model."""
+    other = fitted(exported.rows.head(64))
+    before = content(saved)
+    with pytest.raises(ExportError, match=r"bundle has other weights than what is exported: it wa"):
+        export(other, saved, [exported.rows])
+    assert content(saved) == before
+
+
 def test_a_feature_named_like_an_output_is_refused(tmp_path):
     rows = drawn().rename({"price": "p_buy"})
     bundle = fitted(rows, pr.DenseFeature("p_buy"))

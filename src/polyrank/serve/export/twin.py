@@ -24,8 +24,6 @@ from polyrank.nn.named import Named
 from polyrank.schema import Schema
 from polyrank.terms import output_columns
 
-_SMALL = 1e-5  # up to here x⁴/4 is beyond the digits of float64 beside x
-
 
 _FEW_EDGES = 64
 
@@ -129,8 +127,6 @@ def example(schema: Schema, vocab_rows: Mapping[str, int], rows: int, length: in
 
 class Columns(nn.Module):
     """Float columns of a number: `DenseEncoding.apply`, operation by operation.
-
-    Those of `log` are within one unit in the last place of float32.
 
     Shape:
         float32 (B,) → float32 (B, columns)
@@ -268,10 +264,14 @@ def _side_by_side(by_name: Mapping[str, Tensor], names: Sequence[str]) -> Tensor
 def _log1p(values: Tensor) -> Tensor:
     """log(1 + x) of float64, not below 0; a graph has no operation for it.
 
-    Adding 1 loses the digits of a small x, of which three terms of the series lose none.
+    What adding 1 loses of the digits of x is taken out of the logarithm again.
+
+    Reference:
+        Goldberg, What every computer scientist should know about floating-point arithmetic, ACM
+        Computing Surveys 1991, theorem 4.
     """
-    series = values * (1 - values * (0.5 - values / 3))
-    return torch.where(values < _SMALL, series, (1 + values).log())
+    above = 1 + values
+    return torch.where(above == 1, values, above.log() * (values / (above - 1)))
 
 
 _CALIBRATORS: Mapping[type, Callable[..., nn.Module]] = {Platt: Line, Isotonic: Knots}

@@ -12,13 +12,14 @@ import onnx
 import polars as pl
 import torch
 from onnx import ModelProto
+from safetensors import safe_open
 
 from polyrank.bundle import format
 from polyrank.bundle.model import Bundle
 from polyrank.errors import BundleError, ExportError
 from polyrank.features import SequenceFeature
 from polyrank.serve.export import graph
-from polyrank.serve.export.parity import Parity, compared
+from polyrank.serve.export.parity import Parity, compared, first_line
 from polyrank.serve.export.twin import Twin, example
 from polyrank.serve.inputs import RAW_FILE, ROWS_FILE, described
 from polyrank.terms import output_columns
@@ -53,7 +54,8 @@ def export(
 
     Raises:
         ExportError: a trunk that cannot be captured, a hashed feature where the vocabulary is to be
-            inside, an output that a feature is named like, or answers that differ.
+            inside, an output that a feature is named like, a folder with other weights, or answers
+            that differ.
         DataError: rows that cannot be read.
         BundleError: a folder that cannot be written to.
 
@@ -69,7 +71,9 @@ def export(
                 "the column or the task"
             )
     try:
+        # In the folder: where another bundle takes its place meanwhile, nothing can be moved there.
         with TemporaryDirectory(dir=folder, prefix=".export-") as temporary:
+            _check_same(bundle, folder)
             files = _written(bundle, Path(temporary), vocabulary=vocabulary)
             sessions = {name: files[name] for name in FILES if name in files}
             parity = compared(bundle, sessions, chunks)
@@ -118,7 +122,7 @@ def captured(bundle: Bundle) -> ModelProto:
             )
     except Exception as error:  # whatever a trunk of one's own makes of it
         kind = type(bundle.ranker.trunk).__name__
-        raise ExportError(f"trunk {kind} cannot be exported: {_first_line(error)}") from error
+        raise ExportError(f"trunk {kind} cannot be exported: {first_line(error)}") from error
     finally:
         noisy.setLevel(level)
     assert exported is not None
@@ -127,6 +131,20 @@ def captured(bundle: Bundle) -> ModelProto:
     graph.named(model, [each.name for each in schema.features], outputs)
     graph.with_shapes(model, schema)
     return model
+
+
+def _check_same(bundle: Bundle, folder: Path) -> None:
+    """Refuse to put a model beside the weights of another, such as those of a run begun again."""
+    weights = bundle.ranker.named_weights()
+    with safe_open(folder / "weights.safetensors", framework="pt") as stored:
+        same = {*stored.keys()} == weights.keys() and all(
+            torch.equal(stored.get_tensor(name), each) for name, each in weights.items()
+        )
+    if not same:
+        raise ExportError(
+            f"the bundle {folder} has other weights than what is exported: it was replaced, or "
+            "this one was never saved there; export what is there now, or save this one first"
+        )
 
 
 def _written(bundle: Bundle, folder: Path, *, vocabulary: bool) -> dict[str, Path]:
@@ -157,8 +175,3 @@ def _saved(model: ModelProto, folder: Path, name: str) -> dict[str, Path]:
 
 def _beside(name: str) -> str:
     return f"{name}.data"
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[0].strip() if lines else type(error).__name__
