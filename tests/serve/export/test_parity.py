@@ -10,7 +10,7 @@ from torch import nn
 
 import polyrank as pr
 from polyrank.calibration.fitting import Calibrator
-from polyrank.calibration.maps import Platt
+from polyrank.calibration.maps import Isotonic
 from polyrank.errors import ExportError
 from polyrank.serve.export.parity import Exact, Parity
 from polyrank.serve.export.write import export
@@ -19,8 +19,8 @@ from polyrank.serve.inputs import ROWS_FILE
 
 def parity(found, expected, exact, bar=1e-6):
     each = Parity({"p": bar})
-    frames = (pl.DataFrame({"p": values}) for values in (expected, exact))
-    each.compare({"p": np.array(found)}, *frames)
+    rounding = np.abs(np.subtract(expected, exact))
+    each.compare({"p": np.array(found)}, {"p": np.array(expected)}, {"p": rounding})
     return each
 
 
@@ -43,7 +43,7 @@ def test_where_rounding_is_large_three_times_as_much_is_allowed():
 
 def test_the_largest_of_all_rows_counts():
     found = parity([0.5 + 5e-6], [0.5], [0.5])
-    found.compare({"p": np.array([0.1])}, pl.DataFrame({"p": [0.1]}), pl.DataFrame({"p": [0.1]}))
+    found.compare({"p": np.array([0.1])}, {"p": np.array([0.1])}, {"p": np.zeros(1)})
     assert found.rows == 2
     with pytest.raises(ExportError, match=r"by up to 5e-06 on 2 rows"):
         found.check("file")
@@ -73,25 +73,31 @@ def test_no_rows_are_refused():
 
 def test_the_exact_network_is_the_bundles_without_its_rounding(bundle, rows):
     table = bundle.encode(rows)
-    exact, ours = Exact(bundle).score(table), bundle.score(table)
-    assert exact.columns == ours.columns
-    for name in ours.columns:
-        off = np.abs(exact[name].to_numpy() - ours[name].to_numpy()).max()
-        assert 0 < off < (1e-6 if name.startswith("p_") else 1e-3), name
+    logits, exact = bundle.logits(table), Exact(bundle)
+    for task, z in exact.logits(table).items():
+        assert 0 < np.abs(z - logits[task]).max() < 1e-5 * max(1, np.abs(z).max())
+    rounding = exact.rounding(table, logits)
+    assert list(rounding) == list(bundle.columns(logits))
+    for name, each in rounding.items():
+        assert each.shape == (len(table),)
+        assert 0 < each.max() < (1e-6 if name.startswith("p_") else 1e-3), name
     assert next(bundle.ranker.head.parameters()).dtype.itemsize == 4  # it is a copy
 
 
 def test_it_sees_what_a_steep_map_makes_of_rounding(bundle, rows):
-    """A slope of 1,000 makes 1,000 times as much of it, in both computations."""
-    z = np.median(bundle.logits(bundle.encode(rows))["click"])
-    steep = Calibrator(Platt(1000.0, -1000.0 * float(z)), 0, 0, {})
-    mapped = replace(bundle, calibrators={"click": steep})
+    """Also of the rows that this computation happens not to take over the step."""
     table = bundle.encode(rows)
-    before, after = (
-        np.abs((Exact(each).score(table) - each.score(table))["p_click"]).max()
-        for each in (replace(bundle, calibrators={}), mapped)
-    )
-    assert after > 30 * before
+    logits = bundle.logits(table)
+    z = np.sort(logits["click"])
+    between = float(z[200] + z[201]) / 2  # no row is there
+    step = Isotonic((z[0], between - 1e-9, between + 1e-9, z[-1]), (-3.0, -2.0, 2.0, 3.0))
+    near = Isotonic((z[0], z[200] - 1e-9, z[200] + 1e-9, z[-1]), (-3.0, -2.0, 2.0, 3.0))
+    reach = {}
+    for what, found in {"between": step, "near": near}.items():
+        mapped = replace(bundle, calibrators={"click": Calibrator(found, 0, 0, {})})
+        reach[what] = Exact(mapped).rounding(table, logits)["p_click"].max()
+    assert reach["near"] > 0.3  # a row may end on either side
+    assert reach["between"] < 0.1
 
 
 class Scaled(nn.Module):

@@ -1,7 +1,9 @@
 """Whether an exported file answers as its bundle does, within what float32 can tell.
 
 A bundle's network computes in float32, and so does its export, in another order. How far rounding
-alone takes the bundle from what it means is measured: by the same network in float64.
+alone may take a row's answer is measured: by the same network in float64, which says how far it
+takes logits, and by moving each row's logits as far. Where a calibration map is steep, the rows of
+one computation may miss the step that those of another hit.
 """
 
 from __future__ import annotations
@@ -43,8 +45,8 @@ class Parity:
         bars: the largest difference that is let through, by output, if float32 can tell it.
         rows: that were compared.
         differences: the largest of each output from the bundle's, in its own unit.
-        rounding: the largest of each of the bundle's outputs from its network in float64; empty
-            where the network does not compute in float64, and then the bars alone hold.
+        rounding: what float32 rounding of the logits does at most to each output; empty where the
+            network does not compute in float64, and then the bars alone hold.
     """
 
     bars: Mapping[str, float]
@@ -66,24 +68,27 @@ class Parity:
         }
 
     def compare(
-        self, found: Mapping[str, np.ndarray], expected: pl.DataFrame, exact: pl.DataFrame | None
+        self,
+        found: Mapping[str, np.ndarray],
+        expected: Mapping[str, np.ndarray],
+        rounding: Mapping[str, np.ndarray] | None,
     ) -> None:
         """Take more rows into account.
 
         Args:
             found: answers of the file.
             expected: the bundle's.
-            exact: those of its network in float64, if it computes in it.
+            rounding: of `Exact.rounding`, if the network computes in float64.
+
+        Shape:
+            every array (N,)
         """
-        self.rows += expected.height
+        self.rows += len(next(iter(expected.values())))
         for name in self.bars:
-            ours = expected[name].to_numpy()
-            difference = self._enlarge(self.differences, name, found[name] - ours)
-            rounding = 0.0
-            if exact is not None:
-                rounding = self._enlarge(self.rounding, name, ours - exact[name].to_numpy())
+            difference = self._enlarge(self.differences, name, found[name] - expected[name])
+            off = 0.0 if rounding is None else self._enlarge(self.rounding, name, rounding[name])
             sums = self._sums.get(name, (0.0, 0.0))
-            self._sums[name] = sums[0] + difference, sums[1] + rounding
+            self._sums[name] = sums[0] + difference, sums[1] + off
 
     def check(self, what: str) -> None:
         """Refuse answers that are further off than is allowed.
@@ -145,13 +150,14 @@ def compared(
         if not chunk.height:
             continue
         table = bundle.encode(chunk)
-        expected = bundle.score(table)
-        meant = None if exact is None else _tried(bundle, exact.score, table)
-        exact = None if meant is None else exact
+        logits = bundle.logits(table)
+        expected = bundle.columns(logits)
+        rounding = None if exact is None else _tried(bundle, exact.rounding, table, logits)
+        exact = None if rounding is None else exact
         for name, session in sessions.items():
             make = raw if name == RAW_FILE else encoded
             columns = make(chunk, bundle.schema, bundle.vocab)
-            parity[name].compare(_answers(session, columns), expected, meant)
+            parity[name].compare(_answers(session, columns), expected, rounding)
     for name, each in parity.items():
         each.check(name)
     return parity
@@ -165,22 +171,51 @@ class Exact:
         self.trunk = deepcopy(bundle.ranker.trunk).double().eval()
         self.head = deepcopy(bundle.ranker.head).double().eval()
 
-    @torch.inference_mode()
-    def score(self, table: Table) -> pl.DataFrame:
-        """Return the output columns of encoded rows.
+    def rounding(self, table: Table, logits: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Return how far float32 rounding of the logits may take each output of each row.
+
+        The largest rounding of a head's logits on these rows, relative to the logit where that is
+        above 1, is given to every row, upwards and downwards.
+
+        Args:
+            table: encoded rows.
+            logits: the bundle's of them.
 
         Raises:
             ArithmeticError: a logit that is not finite, which the bundle's are.
+
+        Shape:
+            (N,) by output
         """
-        ranker, found = self.bundle.ranker, []
+        exact = self.logits(table)
+        step = {}
+        for task, z in exact.items():
+            size = np.maximum(np.abs(z), 1.0)
+            step[task] = size * np.max(np.abs(logits[task] - z) / size, initial=0.0)
+        ours = self.bundle.columns(logits)
+        found = {name: np.zeros(len(table)) for name in ours}
+        for sign in (-1, 0, 1):
+            moved = self.bundle.columns({task: z + sign * step[task] for task, z in exact.items()})
+            for name, each in found.items():
+                np.maximum(each, np.abs(moved[name] - ours[name]), out=each)
+        return found
+
+    @torch.inference_mode()
+    def logits(self, table: Table) -> dict[str, np.ndarray]:
+        """Return the uncalibrated logits of encoded rows, as `Bundle.logits` does.
+
+        Raises:
+            ArithmeticError: one that is not finite, which the bundle's are.
+        """
+        ranker, parts = self.bundle.ranker, []
         for batch in table.batches(ranker.layout, _RUN_ROWS):
             ids, dense, _, _ = tensors(batch, "cpu")
             hidden = self.trunk(ranker.embed(ids, dense, bag_tensors(batch, "cpu")).double())
-            logits = {task: self.head[task](hidden[task]).numpy() for task in self.head}
-            if not all(np.isfinite(each).all() for each in logits.values()):
-                raise ArithmeticError("a logit is not finite")
-            found.append(pl.DataFrame(self.bundle.columns(logits)))
-        return pl.concat(found)
+            parts.append({task: self.head[task](hidden[task]).numpy() for task in self.head})
+        found = {task: np.concatenate([part[task] for part in parts]) for task in self.head}
+        if not all(np.isfinite(each).all() for each in found.values()):
+            raise ArithmeticError("a logit is not finite")
+        return found
 
 
 def first_line(error: Exception) -> str:

@@ -24,7 +24,6 @@ from polyrank.nn.named import Named
 from polyrank.schema import Schema
 from polyrank.terms import output_columns
 
-
 _FEW_EDGES = 64
 
 
