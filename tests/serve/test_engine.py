@@ -201,3 +201,9 @@ def test_it_needs_neither_torch_nor_numba(engine, exported, rows):
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert answer.returncode == 0, answer.stderr
     assert answer.stdout.strip() == str(engine.predict(some).to_dict(as_series=False))
+
+
+@pytest.mark.parametrize("threads", [0, -1])
+def test_no_thread_is_refused(exported, threads):
+    with pytest.raises(pr.ConfigError, match=f"threads must be at least 1, however: {threads}"):
+        pr.Engine(exported, threads=threads)

@@ -14,7 +14,7 @@ from polyrank.bundle import format
 from polyrank.bundle.encodings import vocab_of
 from polyrank.data.arrays import from_arrays
 from polyrank.data.read import collect, read
-from polyrank.errors import BundleError, DataError, PolyrankError, did_you_mean
+from polyrank.errors import BundleError, ConfigError, DataError, PolyrankError, did_you_mean
 from polyrank.metrics.fusion import Fusion
 from polyrank.schema import Schema
 from polyrank.serve.answer import Answer
@@ -37,6 +37,7 @@ class Engine:
 
     Raises:
         BundleError: no bundle, one that is damaged, or one that was not exported.
+        ConfigError: no thread.
         PolyrankError: onnxruntime is not installed.
 
     Example:
@@ -56,6 +57,8 @@ class Engine:
     """
 
     def __init__(self, path: str | Path, *, threads: int = 1) -> None:
+        if threads < 1:  # onnxruntime would take every core
+            raise ConfigError(f"threads must be at least 1, however: {threads}")
         need("onnxruntime", what="the engine")
         from polyrank.serve.session import Session
 
