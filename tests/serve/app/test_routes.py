@@ -347,6 +347,23 @@ def test_other_routes(web):
     assert web.get("/docs").status == 404
 
 
+@pytest.mark.parametrize(
+    "path", ["/healthz", "/readyz", "/metrics", "/v1/metadata", "/openapi.json"]
+)
+def test_a_head_is_that_of_the_answer(web, path):
+    answer = web.ask("HEAD", path)
+    assert (answer.status, answer.body) == (200, b"")
+    assert answer.headers["Content-Type"] == web.get(path).headers["Content-Type"]
+
+
+@pytest.mark.parametrize("path", ["/v1/score/", "/healthz/"])
+def test_a_slash_too_many_is_no_redirect(web, path):
+    answer = web.ask("GET", path, headers={"Host": "elsewhere.example"})
+    assert answer.status == 404
+    assert "Location" not in answer.headers
+    assert f"did you mean '{path[:-1]}'?" in answer.json["error"]
+
+
 def test_the_metadata_say_what_is_served(web, engine):
     found = web.get("/v1/metadata").json
     assert Schema.from_table(found["schema"]) == engine.schema
