@@ -339,19 +339,6 @@ def test_a_fault_of_ours_is_no_traceback(folder, command, monkeypatch):
         command("explain", str(folder / "exp.toml"))
 
 
-@pytest.mark.usefixtures("folder")
-def test_a_library_that_is_missing_is_named(command, monkeypatch):
-    for name in [each for each in sys.modules if each.startswith("polyrank.config")]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "torch", None)
-    code, out, err = command("explain", "exp.toml")
-    assert (code, out) == (1, "")
-    assert err == (
-        "error: `polyrank explain` needs torch, which is not installed here: `pip install "
-        "polyrank` brings it\n"
-    )
-
-
 def test_a_part_of_ours_that_is_missing_is_a_fault_of_ours(command, monkeypatch):
     def fault(*_, **__):
         raise ModuleNotFoundError("No module named 'polyrank.nn.lost'", name="polyrank.nn.lost")

@@ -9,7 +9,9 @@ the interpreter of an environment that has none of them.
 from __future__ import annotations
 
 import sys
+from contextlib import redirect_stderr
 from importlib.util import find_spec
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +32,12 @@ def main(bundle: str, rows: str, expected: str, out: str) -> None:
     code = run(["predict", bundle, rows, "-o", out])
     assert code == 0, f"polyrank predict ended with {code}"
     close(pl.read_parquet(out).select(truth.columns), truth)
+    with redirect_stderr(StringIO()) as said:
+        assert run(["evaluate", bundle, rows]) == 1
+    assert said.getvalue() == (
+        "error: `polyrank evaluate` needs torch, which is not installed here: `pip install "
+        "polyrank` brings it\n"
+    )
     sys.stdout.write(f"{truth.height} rows, {Path(out).name}\n")
 
 
