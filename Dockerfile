@@ -1,7 +1,7 @@
 # The serving image: an exported bundle over HTTP, without torch.
 #
 #   docker build -t polyrank-serve .
-#   docker run -p 8000:8000 -v "$PWD/runs/first:/run:ro" polyrank-serve
+#   docker run -p 8000:8000 -v "$PWD/runs/first:/bundle:ro" polyrank-serve
 FROM python:3.12-slim
 
 WORKDIR /polyrank
@@ -17,5 +17,6 @@ EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=3s CMD ["python", "-c", \
   "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/readyz', timeout=2)"]
 # exec form: the server is process 1 and gets SIGTERM, on which it drains
-ENTRYPOINT ["polyrank", "serve"]
-CMD ["/run", "--host", "0.0.0.0", "--port", "8000"]
+# with the host, so that options given to `docker run` after the folder do not lose it
+ENTRYPOINT ["polyrank", "serve", "--host", "0.0.0.0"]
+CMD ["/bundle"]

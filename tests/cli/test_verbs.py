@@ -339,6 +339,16 @@ def test_a_fault_of_ours_is_no_traceback(folder, command, monkeypatch):
         command("explain", str(folder / "exp.toml"))
 
 
+def test_a_part_of_ours_that_is_missing_is_a_fault_of_ours(command, monkeypatch):
+    def fault(*_, **__):
+        raise ModuleNotFoundError("No module named 'polyrank.nn.lost'", name="polyrank.nn.lost")
+
+    monkeypatch.setattr("polyrank.config.Experiment.load", fault)
+    code, _, err = command("explain", "exp.toml")
+    assert code == 1
+    assert err.startswith("internal error: ModuleNotFoundError: No module named 'polyrank.nn.lost'")
+
+
 def test_every_verb_has_its_file():
     from importlib import import_module
 

@@ -187,11 +187,6 @@ def test_a_bundle_that_was_not_exported_is_refused(bundle, tmp_path):
         pr.Engine(tmp_path)
 
 
-def test_no_threads_are_refused(exported):
-    with pytest.raises(pr.ConfigError, match="threads must be at least 1, however: 0"):
-        pr.Engine(exported, threads=0)
-
-
 @pytest.fixture
 def copy(exported, tmp_path):
     folder = tmp_path / "bundle"
@@ -243,3 +238,9 @@ def test_it_needs_neither_torch_nor_numba(engine, exported, rows):
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert answer.returncode == 0, answer.stderr
     assert answer.stdout.strip() == str(engine.predict(some).to_dict(as_series=False))
+
+
+@pytest.mark.parametrize("threads", [0, -1])
+def test_no_thread_is_refused(exported, threads):
+    with pytest.raises(pr.ConfigError, match=f"threads must be at least 1, however: {threads}"):
+        pr.Engine(exported, threads=threads)

@@ -1,5 +1,7 @@
 """Plain lists are encoded as `Vocab.encode` encodes columns, whatever they hold."""
 
+import json
+
 import numpy as np
 import polars as pl
 import pytest
@@ -12,6 +14,7 @@ from polyrank.data.dense import DenseEncoding
 from polyrank.data.vocab import Vocab, Vocabulary
 from polyrank.errors import DataError
 from polyrank.schema import DenseFeature, Schema, SequenceFeature, SparseFeature, Task
+from polyrank.serve import lookup
 from polyrank.serve.inputs import encode_column
 from polyrank.serve.lookup import Lookups
 
@@ -161,6 +164,26 @@ def test_values_of_two_types_are_refused_with_both():
         LOOKUPS({"text": ["a", 1]})
 
 
-def test_records_are_no_ids():
-    with pytest.raises(DataError, match="'text'"):
-        LOOKUPS({"text": [{"a": 1}]})
+DEEP = json.loads("[" * 250 + "]" * 250)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("text", {"a": 1}, "'text' holds objects, and an id is a number, a text"),
+        ("text", DEEP, "'text' holds lists, and an id is a number, a text"),
+        ("integer", [1], "'integer' holds lists, and an id is a number"),
+        ("number", DEEP, "'number' holds lists, and a dense feature holds numbers"),
+        ("number", {}, "'number' holds objects, and a dense feature holds numbers"),
+        ("texts", DEEP, "'texts' holds lists in lists, and a list of ids is expected"),
+        ("texts", {"a": 1}, "'texts' holds objects, and a list of ids is expected"),
+        ("padded", [{"a": 1}], "'padded' holds objects, and a list of ids is expected"),
+    ],
+)
+def test_what_is_nested_is_refused_before_a_frame_is_made(name, value, message, monkeypatch):
+    def made(*_):
+        raise AssertionError("a frame takes half a second for 250 levels")
+
+    monkeypatch.setattr(lookup, "from_arrays", made)
+    with pytest.raises(DataError, match=message):
+        LOOKUPS({name: [None, value]})

@@ -1,5 +1,6 @@
 """Serving takes neither torch nor numba."""
 
+import json
 import os
 import subprocess
 import sys
@@ -7,6 +8,8 @@ import tomllib
 from pathlib import Path
 
 import polars as pl
+
+from polyrank.cli.app import run
 
 ROOT = Path(__file__).parents[2]
 # The interpreter of an environment without torch and numba (make torchless), else this one.
@@ -45,3 +48,23 @@ def test_the_requirements_are_those_of_the_project():
     }
     assert len(left_out) == 4
     assert found == {each.replace('"', "'") for each in wanted - left_out}
+
+
+def test_the_image_serves_at_every_address_whatever_is_asked_of_it(monkeypatch, tmp_path):
+    """Options behind the folder replace the Dockerfile's CMD, and not the host."""
+    lines = (ROOT / "Dockerfile").read_text(encoding="utf-8").splitlines()
+    entry, default = (
+        json.loads(line.removeprefix(word))
+        for word in ("ENTRYPOINT ", "CMD ")
+        for line in lines
+        if line.startswith(word)
+    )
+    assert entry[0] == "polyrank"
+    served = []
+    monkeypatch.setattr(
+        "polyrank.serve.app.server.serve",
+        lambda engine, _, **more: served.append((engine, more["host"])),
+    )
+    monkeypatch.setattr("polyrank.serve.engine.Engine", lambda run, **_: str(run))
+    assert run([*entry[1:], *default]) == run([*entry[1:], str(tmp_path), "--threads", "2"]) == 0
+    assert served == [(default[0], "0.0.0.0"), (str(tmp_path), "0.0.0.0")]

@@ -8,8 +8,12 @@ the interpreter of an environment that has none of them.
 
 from __future__ import annotations
 
+import asyncio
+import json
 import sys
+from contextlib import redirect_stderr
 from importlib.util import find_spec
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +21,7 @@ import polars as pl
 
 import polyrank as pr
 from polyrank.cli.app import run
+from polyrank.serve.app.routes import app
 
 BLOCKED = ("torch", "numba")
 
@@ -26,11 +31,38 @@ def main(bundle: str, rows: str, expected: str, out: str) -> None:
     if "--blocked" not in sys.argv:
         assert all(find_spec(name) is None for name in BLOCKED)
     truth = pl.read_parquet(expected)
-    close(pr.Engine(bundle).predict(pl.read_parquet(rows)), truth)
+    engine, frame = pr.Engine(bundle), pl.read_parquet(rows)
+    close(engine.predict(frame), truth)
+    body = json.dumps({"rows": frame.to_dict(as_series=False)}).encode()
+    close(pl.DataFrame(asyncio.run(over_http(app(engine), body))["outputs"]), truth)
     code = run(["predict", bundle, rows, "-o", out])
     assert code == 0, f"polyrank predict ended with {code}"
     close(pl.read_parquet(out).select(truth.columns), truth)
+    with redirect_stderr(StringIO()) as said:
+        assert run(["evaluate", bundle, rows]) == 1
+    assert said.getvalue() == (
+        "error: `polyrank evaluate` needs torch, which is not installed here: `pip install "
+        "polyrank` brings it\n"
+    )
     sys.stdout.write(f"{truth.height} rows, {Path(out).name}\n")
+
+
+async def over_http(application, body: bytes) -> dict:
+    """Return what the server's application answers to a request; its messages without a socket."""
+    sent = []
+
+    async def receive():
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/v1/score", "query_string": b""}
+    await application({**scope, "root_path": "", "headers": []}, receive, send)
+    start, *parts = sent
+    answer = json.loads(b"".join(part["body"] for part in parts))
+    assert start["status"] == 200, answer
+    return answer
 
 
 def close(found: pl.DataFrame, expected: pl.DataFrame) -> None:

@@ -74,11 +74,23 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:  # a user never sees a traceback
         if os.environ.get("POLYRANK_TRACEBACK"):
             raise
+        if isinstance(error, ModuleNotFoundError) and (absent := _library(error)):
+            sys.stderr.write(
+                f"error: `polyrank {tokens[0]}` needs {absent}, which is not installed here: "
+                "`pip install polyrank` brings it\n"
+            )
+            return 1
         sys.stderr.write(
             f"internal error: {type(error).__name__}: {error}\n"
             "this is a fault of polyrank; POLYRANK_TRACEBACK=1 shows where\n"
         )
         return 1
+
+
+def _library(error: ModuleNotFoundError) -> str:
+    """Return the name of the library that is not there, nothing where it is a part of ours."""
+    name = (error.name or "").partition(".")[0]
+    return "" if name == "polyrank" else name
 
 
 @contextmanager

@@ -39,7 +39,7 @@ def serve(
     """
     from polyrank.serve.extra import need
 
-    need("fastapi", "onnxruntime", "prometheus_client", "uvicorn", what="the server")
+    need("fastapi", "msgspec", "onnxruntime", "prometheus_client", "uvicorn", what="the server")
     from polyrank.serve.app.limits import Limits
     from polyrank.serve.app.server import serve as run_server
     from polyrank.serve.engine import Engine

@@ -57,11 +57,11 @@ class Engine:
     """
 
     def __init__(self, path: str | Path, *, threads: int = 1) -> None:
+        if threads < 1:  # onnxruntime would take every core
+            raise ConfigError(f"threads must be at least 1, however: {threads}")
         need("onnxruntime", what="the engine")
         from polyrank.serve.session import Session
 
-        if threads < 1:  # of which onnxruntime makes as many as there are cores
-            raise ConfigError(f"threads must be at least 1, however: {threads}")
         self.folder = format.find(Path(path))
         parts = format.read(self.folder, weights=False)
         self.manifest: Mapping[str, Any] = parts.manifest

@@ -198,6 +198,21 @@ def test_a_million_rows_are_413(serving, engine, good):
     good(web)
 
 
+def test_a_long_list_for_many_candidates_is_413(web, good):
+    """Its body is small, and what it asks for is not."""
+    context = {**good.records[0], "seen": ["x"] * 20_000}
+    prices = [context.pop("price")] * 2
+    answer = web.score({"context": context, "candidates": {"price": prices}})
+    assert answer.status == 413
+    assert answer.json["error"] == (
+        "column 'seen' of the context has 20,000 ids, for 2 rows each, and a request may have "
+        "30,000: send fewer candidates, or the last ids alone"
+    )
+    few = {"context": context, "candidates": {"price": prices[:1]}}
+    assert web.score(few).status == 200
+    good(web)
+
+
 def test_a_slow_body_is_408(serving, engine, good):
     web = serving(engine, Limits(timeout_s=0.2))
     with web.socket() as slow:
@@ -345,6 +360,23 @@ def test_other_routes(web):
     assert (answer.status, answer.headers["Allow"]) == (405, "POST")
     assert answer.json["error"] == "/v1/score is not asked with GET but with POST"
     assert web.get("/docs").status == 404
+
+
+@pytest.mark.parametrize(
+    "path", ["/healthz", "/readyz", "/metrics", "/v1/metadata", "/openapi.json"]
+)
+def test_a_head_is_that_of_the_answer(web, path):
+    answer = web.ask("HEAD", path)
+    assert (answer.status, answer.body) == (200, b"")
+    assert answer.headers["Content-Type"] == web.get(path).headers["Content-Type"]
+
+
+@pytest.mark.parametrize("path", ["/v1/score/", "/healthz/"])
+def test_a_slash_too_many_is_no_redirect(web, path):
+    answer = web.ask("GET", path, headers={"Host": "elsewhere.example"})
+    assert answer.status == 404
+    assert "Location" not in answer.headers
+    assert f"did you mean '{path[:-1]}'?" in answer.json["error"]
 
 
 def test_the_metadata_say_what_is_served(web, engine):

@@ -177,6 +177,21 @@ def test_a_bundle_that_cannot_be_served_is_refused_before_anything_is_bound(
         assert message in err
 
 
+def test_what_the_server_needs_is_named(exported, command, monkeypatch):
+    monkeypatch.setattr("polyrank.serve.extra.find_spec", lambda _: None)
+    code, _, err = command("serve", exported)
+    assert code == 1
+    assert err == (
+        "error: the server needs fastapi, msgspec, onnxruntime, prometheus_client, uvicorn: "
+        "pip install 'polyrank[serve]'\n"
+    )
+
+
+def test_no_thread_is_refused(exported, command):
+    code, _, err = command("serve", exported, "--threads", 0)
+    assert (code, err) == (1, "error: threads must be at least 1, however: 0\n")
+
+
 def test_a_limit_that_is_none_is_refused(exported, command):
     code, _, err = command("serve", exported, "--queue", 0)
     assert code == 1

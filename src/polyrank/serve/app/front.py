@@ -66,14 +66,20 @@ class Front:
                 headers["X-Request-ID"] = about["request_id"]
                 if self.state.draining:
                     headers["Connection"] = "close"
-            await send(message)
+            try:
+                await send(message)
+            except RuntimeError as error:
+                # uvloop's word for a client who has reset a connection with several requests on it
+                if "closed" not in str(error):
+                    raise
+                raise ClientDisconnect from error
 
         self.telemetry.in_flight += 1
         try:
             await self.app(scope, receive, sending)
         except ClientDisconnect:
             status = CLIENT_GONE
-            about["error"] = "the client went away before its request was complete"
+            about["error"] = "the client went away before it was answered"
         except Exception as error:
             logger.exception("unexpected", extra={"about": {"request_id": about["request_id"]}})
             answer = refusal(500, "something unexpected happened; the log has it", about)

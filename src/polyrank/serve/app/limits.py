@@ -23,8 +23,9 @@ class Limits:
         queue: scoring requests that wait or run; one more is answered 429. At a millisecond each,
             the last of them waits as long as a person does not notice.
         at_once_kb: a body up to so many KiB is answered by the event loop itself, which takes a
-            quarter less time than a thread; 0 for none. 64 KiB are a millisecond or two, for which
-            a health check can wait.
+            quarter less time than a thread; 0 for none. 64 KiB of rows are a millisecond or two,
+            and 20 at the worst (10,000 candidates that differ in one column), for which a health
+            check can wait.
         workers: threads that answer larger bodies. With two, a request of thousands of rows does
             not hold up another; parsing holds Python's lock, so more of them add nothing.
         drain_s: after a signal, how long the door stays open with the sign that it closes.

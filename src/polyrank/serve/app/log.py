@@ -6,7 +6,9 @@ import json
 import logging
 from datetime import UTC, datetime
 
-_ENCODER = json.JSONEncoder(ensure_ascii=False, default=str)
+# In ASCII: a path that a client chose may hold what a reader takes for the end of a line, or what a
+# terminal obeys.
+_ENCODER = json.JSONEncoder(ensure_ascii=True, default=str)
 
 
 class JsonLines(logging.Formatter):

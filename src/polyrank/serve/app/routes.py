@@ -49,6 +49,7 @@ def app(engine: Engine, limits: Limits | None = None, state: State | None = None
         version=__version__,
         docs_url=None,  # those pages load their scripts from elsewhere
         redoc_url=None,
+        redirect_slashes=False,  # a redirect would name the host that the client wrote
     )
     found.add_middleware(Front, telemetry=telemetry, state=state)
     found.add_exception_handler(HTTPException, _no_route)
@@ -104,10 +105,25 @@ def app(engine: Engine, limits: Limits | None = None, state: State | None = None
     async def metadata() -> JSONResponse:
         return JSONResponse(about_bundle)
 
-    @found.get("/metrics", summary="Counts for Prometheus.", response_class=Response)
+    text = {"description": "In its text format.", "content": {"text/plain": {}}}
+
+    @found.get(
+        "/metrics",
+        summary="Counts for Prometheus.",
+        response_class=Response,
+        responses={200: text},
+    )
     async def metrics() -> Response:
         return Response(telemetry.exposition(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
+    # Whoever only wants to know whether something answers asks with HEAD.
+    for path, answer in {
+        "/healthz": alive,
+        "/readyz": ready,
+        "/metrics": metrics,
+        "/v1/metadata": metadata,
+    }.items():
+        found.head(path, include_in_schema=False)(answer)
     return found
 
 

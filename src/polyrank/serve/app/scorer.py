@@ -17,6 +17,7 @@ from polyrank.serve.app.refused import Refused
 from polyrank.serve.app.request import Asked
 from polyrank.serve.engine import Engine
 
+MOST_IDS = 100  # of a list of the context, for each row that a request may have
 _MESSAGE_LETTERS = 1000  # of an error that may quote what the client sent
 
 
@@ -90,10 +91,24 @@ class Scorer:
         features = self.engine.features
         columns = {name: asked.columns[name] for name in features if name in asked.columns}
         shared = {name: asked.shared[name] for name in features if name in asked.shared}
+        self._check_lists(shared, asked.rows)
         if not columns:  # the number of rows is that of some column
             columns = {features[0]: asked.values(features[0])}
             shared.pop(features[0])
         return self.engine.answer(columns, shared)
+
+    def _check_lists(self, shared: Mapping[str, Any], rows: int) -> None:
+        """Refuse a list of the context that is looked up for too many rows: the body is small."""
+        for name in self._lists:
+            values = shared.get(name)
+            ids = len(values) * rows if isinstance(values, list) else 0
+            if ids > self.most_rows * MOST_IDS:
+                raise Refused(
+                    413,
+                    f"column {name!r} of the context has {len(values or ()):,} ids, for {rows:,} "
+                    f"rows each, and a request may have {self.most_rows * MOST_IDS:,}: send fewer "
+                    "candidates, or the last ids alone",
+                )
 
     def _score(self, asked: Asked, answer: Answer) -> np.ndarray | None:
         columns = {name: _numbers(name, asked.values(name)) for name in self.engine.fusion_columns}
