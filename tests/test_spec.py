@@ -12,6 +12,7 @@ from polyrank import errors, spec
 from polyrank.errors import BundleError, ConfigError, PolyrankError, SchemaError, did_you_mean
 from polyrank.metrics.undefined import Undefined
 from polyrank.schema import Task
+from polyrank.serve.app.refused import Refused
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,9 +113,9 @@ def test_the_tree_of_errors_shows_every_one():
     def names(error):
         return {error.__name__}.union(*map(names, error.__subclasses__()))
 
-    assert Undefined in PolyrankError.__subclasses__()
+    assert {Undefined, Refused} <= set(PolyrankError.__subclasses__())
     assert names(PolyrankError) == set(
-        re.findall(r"^(?:[├└]── )?(\w+Error|Undefined)\b", errors.__doc__, re.M)
+        re.findall(r"^(?:[├└]── )?(\w+Error|Undefined|Refused)\b", errors.__doc__, re.M)
     )
 
 
