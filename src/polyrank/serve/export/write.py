@@ -24,8 +24,6 @@ from polyrank.serve.export.twin import Twin, example
 from polyrank.serve.inputs import RAW_FILE, ROWS_FILE, described
 from polyrank.terms import output_columns
 
-logger = logging.getLogger(__name__)
-
 OPSET = 18  # of the operators: what every torch ≥ 2.6 writes and onnxruntime ≥ 1.20 reads
 FILES = (ROWS_FILE, RAW_FILE)
 _LARGEST_BYTES = 1_500_000_000  # a protobuf holds 2 GiB; above, tensors lie in a file beside it
