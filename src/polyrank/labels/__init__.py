@@ -1,0 +1,12 @@
+"""Kinds of label: one torch-free file a kind, and its likelihood in `objective/`."""
+
+from __future__ import annotations
+
+from polyrank.labels.binary import Binary
+from polyrank.labels.kind import LabelKind
+from polyrank.labels.regression import Regression
+from polyrank.registry import Registry
+
+LABELS: Registry[type[LabelKind]] = Registry("label", {"binary": Binary, "regression": Regression})
+
+__all__ = ["LABELS", "Binary", "LabelKind", "Regression"]

@@ -1,0 +1,31 @@
+"""Happened or not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from polyrank.labels.kind import LabelKind
+
+
+@dataclass(frozen=True, kw_only=True)
+class Binary(LabelKind):
+    """An event: 1 where it happened, 0 where it did not."""
+
+    name = "binary"
+    likelihood = "polyrank.objective.binary:BinaryLikelihood"
+    is_event = True
+    calibrated = True
+    default_metric = "auc"
+    allowed = "0, 1 or null"
+    counts = ("rows", "positives")
+    loss_title = "log loss, nats"
+
+    def stems(self, task: str) -> tuple[str, ...]:
+        """`p_click`: a probability."""
+        return (f"p_{task}",)
+
+    def allows(self, values: np.ndarray) -> np.ndarray:
+        """Only 0 and 1."""
+        return (values == 0) | (values == 1)

@@ -1,0 +1,75 @@
+"""What a kind of label is, without torch: every fact of it that is no loss and no prediction."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelKind(ABC):
+    """A kind of label: a frozen spec whose fields are the options of `kind = { kind = … }`.
+
+    Attributes:
+        name: as files write it.
+        likelihood: "module:class" of its loss and prediction, a
+            `polyrank.objective.likelihood.Likelihood`.
+        is_event: whether it happens or not. An event may be `given`, has positives and negatives,
+            is joined with its ancestors to one label, and is scored on all rows and on those of
+            each ancestor; any other kind is scored where its `given` happened.
+        calibrated: whether its head's logit gets a calibration map.
+        default_metric: what early stopping and each epoch look at.
+        metrics: of other kinds that it has too, by name, in the order of its tables.
+        allowed: what its label may hold, in words.
+        counts: the counts of a score that its tables show.
+        loss_title: of a chart of its loss: what it is, and its unit.
+    """
+
+    name: ClassVar[str]
+    likelihood: ClassVar[str]
+    is_event: ClassVar[bool] = False
+    calibrated: ClassVar[bool] = False
+    default_metric: ClassVar[str]
+    metrics: ClassVar[tuple[str, ...]] = ()
+    allowed: ClassVar[str]
+    counts: ClassVar[tuple[str, ...]] = ("rows",)
+    loss_title: ClassVar[str]
+
+    @property
+    def outputs(self) -> int:
+        """Numbers that its head gives for a row."""
+        return 1
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Raw numeric columns that it needs beside the label, in training and at prediction."""
+        return ()
+
+    def stems(self, task: str) -> tuple[str, ...]:
+        """Return the output columns of a task without conditions; the first one is scored."""
+        return (task,)
+
+    @abstractmethod
+    def allows(self, values: np.ndarray) -> np.ndarray:
+        """Return which values a label may have: float64 (rows,), none NaN → bool (rows,)."""
+
+    def fit(
+        self, label: np.ndarray, weight: np.ndarray, columns: Mapping[str, np.ndarray]
+    ) -> dict[str, Any]:
+        """Return what its loss and its prediction need of the training rows, as plain values.
+
+        The bundle keeps it. The rows are those that teach the task.
+
+        Args:
+            label: float64, none NaN.
+            weight: float64.
+            columns: the columns of `reads`, float32, NaN = missing.
+
+        Shape:
+            every array (rows,)
+        """
+        return {}
