@@ -11,6 +11,7 @@ import pytest
 from polyrank import errors, spec
 from polyrank.errors import BundleError, ConfigError, PolyrankError, SchemaError, did_you_mean
 from polyrank.metrics.undefined import Undefined
+from polyrank.registry import Registry
 from polyrank.schema import Task
 from polyrank.serve.app.refused import Refused
 
@@ -34,18 +35,18 @@ def test_round_trip_without_none():
     [
         ({"at": [1], "nme": "a"}, "point: unknown key 'nme'; did you mean 'name'"),
         ({}, "point: the key 'at' is missing"),
-        ({"at": [1, "x"]}, r"point.at: \[1\] Input should be a valid integer.*however: 'x'"),
+        ({"at": [1, "x"]}, r"point.at: \[1\] Input should be a valid integer.*got 'x'"),
         ({"at": [1], "weight": "heavy"}, "point.weight: Input should be a valid number"),
-        ([1], r"point: a table is expected, however: \[1\]"),
-        ({"at": [2.0]}, r"point.at: \[0\] Input should be a valid integer, however: 2.0"),
-        ({"at": [True]}, r"point.at: \[0\] Input should be a valid integer, however: True"),
-        ({"at": "12"}, r"point.at: Input should be a valid list, however: '12'"),
-        ({"at": [[1]]}, r"point.at: \[0\] Input should be a valid integer, however: \[1\]"),
+        ([1], r"point must be a table, got \[1\]"),
+        ({"at": [2.0]}, r"point.at: \[0\] Input should be a valid integer, got 2.0"),
+        ({"at": [True]}, r"point.at: \[0\] Input should be a valid integer, got True"),
+        ({"at": "12"}, r"point.at: Input should be a valid list, got '12'"),
+        ({"at": [[1]]}, r"point.at: \[0\] Input should be a valid integer, got \[1\]"),
         ({"at": [1], "weight": True}, "point.weight: Input should be a valid number"),
         ({"at": [1], "weight": "1"}, "point.weight: Input should be a valid number"),
-        ({"at": [1], "name": 3}, "point.name: Input should be a valid string, however: 3"),
+        ({"at": [1], "name": 3}, "point.name: Input should be a valid string, got 3"),
         ({"at": [1], "name": date(2020, 1, 2)}, "point.name: Input should be a valid string"),
-        ({"at": [1], "often": 1}, "point.often: Input should be a valid boolean, however: 1"),
+        ({"at": [1], "often": 1}, "point.often: Input should be a valid boolean, got 1"),
     ],
 )
 def test_wrong_tables_are_refused(table, message):
@@ -55,12 +56,12 @@ def test_wrong_tables_are_refused(table, message):
 
 @pytest.mark.parametrize("table", [3, "mmoe", [1], None, True])
 def test_what_is_no_table_is_refused(table):
-    message = re.escape(f"train: a table is expected, however: {table!r}")
+    message = re.escape(f"train must be a table, got {table!r}")
     with pytest.raises(ConfigError, match=message):
         spec.check_keys(table, ["epochs"], "train")
     with pytest.raises(ConfigError, match=message):
         spec.from_table(Point, table, "train")
-    with pytest.raises(ConfigError, match="train: a table with a kind is expected, however: "):
+    with pytest.raises(ConfigError, match="train must be a table with a kind, got "):
         spec.choose({"point": Point}, table, "train")
 
 
@@ -83,7 +84,7 @@ def test_what_is_a_number_is_taken(weight):
 
 @pytest.mark.parametrize("kind", [["point"], 3, None])
 def test_a_kind_is_a_name(kind):
-    with pytest.raises(ConfigError, match="model: a kind is a name, however: "):
+    with pytest.raises(ConfigError, match="model: kind must be a string, got "):
         spec.choose({"point": Point}, {"kind": kind}, "model")
 
 
@@ -96,9 +97,31 @@ def test_an_unregistered_spec_is_written_as_its_class_and_not_read():
     table = spec.chosen({"task": Task}, Point((1,)))
     assert table == {"class": "Point"}
     with pytest.raises(
-        ConfigError, match="trunk: 'Point' is a class of yours that no file can bring: use Python"
+        ConfigError, match="trunk: 'Point' is a class of your own, which no file can name: pass"
     ):
         spec.choose({"task": Task}, table, "trunk")
+
+
+def test_an_unknown_kind_may_be_a_plugins():
+    known = {"point": Point}
+    hint = r"trunk: unknown kind 'POINT'; did you mean 'point'\? \(known: 'point'\)$"
+    with pytest.raises(ConfigError, match=hint):
+        spec.choose(known, {"kind": "POINT"}, "trunk")
+    with pytest.raises(ConfigError, match=r"\(known: 'point'\); if a plugin adds it, install that"):
+        spec.choose(Registry("trunk", known), {"kind": "mine"}, "trunk")
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "nearest"),
+    [
+        ("MMOE", ["ple", "mmoe"], "mmoe"),
+        ("epoch", ["train.epochs", "model.tower"], "train.epochs"),
+        ("like", ["rating @ all", "like @ all", "like|click @ click"], "like @ all"),
+        ("a", ["b.a", "A @ all", "A", "a"], "A"),
+    ],
+)
+def test_the_nearest_name_ignores_case_and_takes_a_part_for_the_whole(name, known, nearest):
+    assert f"did you mean {nearest!r}?" in did_you_mean(name, known)
 
 
 def test_the_hint_stays_short():
@@ -115,7 +138,7 @@ def test_the_tree_of_errors_shows_every_one():
 
     assert {Undefined, Refused} <= set(PolyrankError.__subclasses__())
     assert names(PolyrankError) == set(
-        re.findall(r"^(?:[├└]── )?(\w+Error|Undefined|Refused)\b", errors.__doc__, re.M)
+        re.findall(r"^(?:│   )?(?:[├└]── )?(\w+Error|Undefined|Refused)\b", errors.__doc__, re.M)
     )
 
 

@@ -2,8 +2,8 @@
 
 A table is what `tomllib` and `json` give: dictionaries, lists, strings and numbers. Reading takes
 no type for another (2.5, "3" and true are no integers; but a list is a tuple, and an integer is a
-number) and refuses an unknown key with the nearest known one; writing shows every default and
-leaves out only what is None. numpy's scalars are the plain numbers that they hold.
+number) and refuses an unknown key with the nearest known one. Writing shows every default and
+leaves out only what is None. A numpy scalar is the plain number that it holds.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any, get_type_hints
 
 from polyrank.errors import ConfigError, PolyrankError, did_you_mean
+from polyrank.registry import Registry
 
 
 def to_table(spec: Any) -> Any:
@@ -44,7 +45,6 @@ def from_table(cls: type, table: Mapping[str, Any], where: str) -> Any:
     """
     from pydantic import TypeAdapter, ValidationError
 
-    _refuse_other_than_table(table, where)
     declared = [field for field in dataclasses.fields(cls) if field.init]
     check_keys(table, [field.name for field in declared], where)
     hints = get_type_hints(cls)
@@ -66,7 +66,8 @@ def from_table(cls: type, table: Mapping[str, Any], where: str) -> Any:
 
 def check_keys(table: Mapping[str, Any], known: list[str], where: str) -> None:
     """Refuse what is no table, and the first key of `table` that is not in `known`."""
-    _refuse_other_than_table(table, where)
+    if not isinstance(table, Mapping):
+        raise ConfigError(f"{where} must be a table, got {table!r}")
     for key in table:
         if key not in known:
             raise ConfigError(f"{where}: unknown key {key!r}{did_you_mean(str(key), known)}")
@@ -74,6 +75,9 @@ def check_keys(table: Mapping[str, Any], known: list[str], where: str) -> None:
 
 def choose(registry: Mapping[str, type], table: Mapping[str, Any], where: str) -> Any:
     """Read the spec that a table's `kind` names in a registry.
+
+    Raises:
+        ConfigError: no table with a kind, a kind that is unknown here, or what `from_table` raises.
 
     Example:
         >>> @dataclasses.dataclass(frozen=True)
@@ -84,16 +88,19 @@ def choose(registry: Mapping[str, type], table: Mapping[str, Any], where: str) -
     """
     if isinstance(table, Mapping) and "class" in table:
         raise ConfigError(
-            f"{where}: {table['class']!r} is a class of yours that no file can bring: use Python"
+            f"{where}: {table['class']!r} is a class of your own, which no file can name: pass the "
+            "object in Python, or give it a name by polyrank.register"
         )
     if not isinstance(table, Mapping) or "kind" not in table:
-        raise ConfigError(f"{where}: a table with a kind is expected, however: {table!r}")
-    rest = {key: value for key, value in table.items() if key != "kind"}
+        raise ConfigError(f"{where} must be a table with a kind, got {table!r}")
     kind = table["kind"]
     if not isinstance(kind, str):
-        raise ConfigError(f"{where}: a kind is a name, however: {kind!r}")
+        raise ConfigError(f"{where}: kind must be a string, got {kind!r}")
     if kind not in registry:
-        raise ConfigError(f"{where}: unknown kind {kind!r}{did_you_mean(kind, registry)}")
+        # A bundle or a file may come from where a plugin is installed that is missing here.
+        plugin = "; if a plugin adds it, install that plugin" * isinstance(registry, Registry)
+        raise ConfigError(f"{where}: unknown kind {kind!r}{did_you_mean(kind, registry)}{plugin}")
+    rest = {key: value for key, value in table.items() if key != "kind"}
     return from_table(registry[kind], rest, where)
 
 
@@ -105,13 +112,8 @@ def chosen(registry: Mapping[str, type], spec: Any) -> dict[str, Any]:
     return {"class": type(spec).__qualname__}
 
 
-def _refuse_other_than_table(table: Any, where: str) -> None:
-    if not isinstance(table, Mapping):
-        raise ConfigError(f"{where}: a table is expected, however: {table!r}")
-
-
 def _without_numpy(value: Any) -> Any:
-    # numpy is not imported to tell its scalars: they are what has no dimension.
+    # numpy is not imported to recognise its scalars: they are what has no dimension.
     return value.item() if getattr(value, "ndim", None) == 0 else value
 
 
@@ -127,5 +129,5 @@ def _plain(value: Any) -> Any:
 def _explained(error: Any) -> str:
     first = error.errors()[0]
     place = "".join(f"[{part}]" for part in first["loc"] if isinstance(part, int))
-    said = first["msg"].replace("tuple", "list")  # as it is called in a file
-    return f"{place} {said}, however: {to_table(first['input'])!r}".strip()
+    message = first["msg"].replace("tuple", "list")  # as it is called in a file
+    return f"{place} {message}, got {to_table(first['input'])!r}".strip()
