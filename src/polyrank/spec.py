@@ -1,4 +1,4 @@
-"""Frozen dataclasses to plain tables and back: the one reader of TOML and JSON specs.
+"""Frozen dataclasses to plain tables and back, and what a number in one may be.
 
 A table is what `tomllib` and `json` give: dictionaries, lists, strings and numbers. Reading takes
 no type for another (2.5, "3" and true are no integers; but a list is a tuple, and an integer is a
@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from math import inf, isfinite, nan
+from numbers import Integral, Real
 from typing import Any, get_type_hints
 
 from polyrank.errors import ConfigError, PolyrankError, did_you_mean
@@ -67,7 +69,7 @@ def from_table(cls: type, table: Mapping[str, Any], where: str) -> Any:
 def check_keys(table: Mapping[str, Any], known: list[str], where: str) -> None:
     """Refuse what is no table, and the first key of `table` that is not in `known`."""
     if not isinstance(table, Mapping):
-        raise ConfigError(f"{where} must be a table, got {table!r}")
+        raise ConfigError(f"{where}: expected a table, got {table!r}")
     for key in table:
         if key not in known:
             raise ConfigError(f"{where}: unknown key {key!r}{did_you_mean(str(key), known)}")
@@ -88,16 +90,16 @@ def choose(registry: Mapping[str, type], table: Mapping[str, Any], where: str) -
     """
     if isinstance(table, Mapping) and "class" in table:
         raise ConfigError(
-            f"{where}: {table['class']!r} is a class of your own, which no file can name: pass the "
-            "object in Python, or give it a name by polyrank.register"
+            f"{where}: {table['class']!r} is a class of your own, which a file cannot name: "
+            "register it, or use Python"
         )
     if not isinstance(table, Mapping) or "kind" not in table:
-        raise ConfigError(f"{where} must be a table with a kind, got {table!r}")
+        raise ConfigError(f"{where}: expected a table with a kind, got {table!r}")
     kind = table["kind"]
     if not isinstance(kind, str):
-        raise ConfigError(f"{where}: kind must be a string, got {kind!r}")
+        raise ConfigError(f"{where}: a kind must be a string, got {kind!r}")
     if kind not in registry:
-        # A bundle or a file may come from where a plugin is installed that is missing here.
+        # A file or a bundle may come from where a plugin is installed that is missing here.
         plugin = "; if a plugin adds it, install that plugin" * isinstance(registry, Registry)
         raise ConfigError(f"{where}: unknown kind {kind!r}{did_you_mean(kind, registry)}{plugin}")
     rest = {key: value for key, value in table.items() if key != "kind"}
@@ -110,6 +112,91 @@ def chosen(registry: Mapping[str, type], spec: Any) -> dict[str, Any]:
         if type(spec) is cls:
             return {"kind": kind, **to_table(spec)}
     return {"class": type(spec).__qualname__}
+
+
+def whole(
+    where: str,
+    value: Any,
+    *,
+    least: int | None = 1,
+    most: int | None = None,
+    error: type[PolyrankError] = ConfigError,
+) -> int:
+    """Return a whole number, numpy's as a plain one; a boolean is none.
+
+    Args:
+        where: what it is, at the head of the message.
+        value: as given.
+        least: its lower limit.
+        most: its upper limit.
+        error: what is raised.
+
+    Raises:
+        PolyrankError: `error`, with the limits and the value.
+
+    Example:
+        >>> whole("bins", 32)
+        32
+        >>> whole("bins", 2.5)
+        Traceback (most recent call last):
+        polyrank.errors.ConfigError: bins must be a whole number of at least 1, got 2.5
+    """
+    good = isinstance(value, Integral) and not isinstance(value, bool)
+    if good and (least is None or value >= least) and (most is None or value <= most):
+        return int(value)
+    limits = [] if least is None else [f"at least {least:,}"]
+    limits += [] if most is None else [f"at most {most:,}"]
+    of = f" of {' and '.join(limits)}" if limits else ""
+    raise error(f"{where} must be a whole number{of}, got {value!r}")
+
+
+def number(
+    where: str,
+    value: Any,
+    *,
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
+    below: float | None = None,
+    error: type[PolyrankError] = ConfigError,
+) -> float:
+    """Return a finite number as a float; a boolean is none.
+
+    Args:
+        where: what it is, at the head of the message.
+        value: as given.
+        least: its lower limit.
+        above: its lower limit, excluded.
+        most: its upper limit.
+        below: its upper limit, excluded.
+        error: what is raised.
+
+    Raises:
+        PolyrankError: `error`, with the limits and the value.
+
+    Example:
+        >>> number("lr", 1, above=0)
+        1.0
+        >>> number("dropout", 1, least=0, below=1)
+        Traceback (most recent call last):
+        polyrank.errors.ConfigError: dropout must be a number of at least 0 and below 1, got 1
+    """
+    try:
+        found = float(value) if isinstance(value, Real) and not isinstance(value, bool) else nan
+    except OverflowError:  # an integer beyond any float
+        found = inf
+    if (
+        isfinite(found)
+        and (least is None or found >= least)
+        and (above is None or found > above)
+        and (most is None or found <= most)
+        and (below is None or found < below)
+    ):
+        return found
+    known = {"of at least": least, "above": above, "at most": most, "below": below}
+    limits = " and ".join(f"{word} {limit:g}" for word, limit in known.items() if limit is not None)
+    what = f"number {limits}" if limits else "finite number"
+    raise error(f"{where} must be a {what}, got {value!r}")
 
 
 def _without_numpy(value: Any) -> Any:
