@@ -12,7 +12,8 @@ import dataclasses
 from collections.abc import Mapping
 from math import inf, isfinite, nan
 from numbers import Integral, Real
-from typing import Any, get_type_hints
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from polyrank.errors import ConfigError, PolyrankError, did_you_mean
 from polyrank.registry import Registry
@@ -40,7 +41,7 @@ def to_table(spec: Any) -> Any:
 
 
 def from_table(cls: type, table: Mapping[str, Any], where: str) -> Any:
-    """Read one dataclass from a table; `where` is the table's name in messages.
+    """Read one dataclass, and those in its fields; `where` is the table's name in messages.
 
     Raises:
         ConfigError: an unknown key (with the nearest), a missing one, or a value of a wrong type.
@@ -53,11 +54,15 @@ def from_table(cls: type, table: Mapping[str, Any], where: str) -> Any:
     values = {}
     for field in declared:
         if field.name in table:
-            adapter = TypeAdapter(hints[field.name])
+            value, hint, place = table[field.name], hints[field.name], f"{where}.{field.name}"
+            inner = _dataclass_of(hint)
+            if inner is not None and not isinstance(value, inner):
+                values[field.name] = from_table(inner, value, place)
+                continue
             try:
-                values[field.name] = adapter.validate_python(_plain(table[field.name]), strict=True)
+                values[field.name] = TypeAdapter(hint).validate_python(_plain(value), strict=True)
             except ValidationError as error:
-                raise ConfigError(f"{where}.{field.name}: {_explained(error)}") from None
+                raise ConfigError(f"{place}: {_explained(error)}") from None
         elif field.default is field.default_factory is dataclasses.MISSING:
             raise ConfigError(f"{where}: the key {field.name!r} is missing")
     try:
@@ -197,6 +202,13 @@ def number(
     limits = " and ".join(f"{word} {limit:g}" for word, limit in known.items() if limit is not None)
     what = f"number {limits}" if limits else "finite number"
     raise error(f"{where} must be a {what}, got {value!r}")
+
+
+def _dataclass_of(hint: Any) -> type | None:
+    """Return the dataclass D of a field whose type is D, or D | None."""
+    options = [each for each in get_args(hint) if each is not type(None)] or [hint]
+    alone = len(options) == 1 and get_origin(hint) in (None, UnionType)
+    return options[0] if alone and dataclasses.is_dataclass(options[0]) else None
 
 
 def _without_numpy(value: Any) -> Any:
