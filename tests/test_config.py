@@ -160,9 +160,8 @@ def test_set_of_another_kind_and_its_options_come_in_any_order(order):
 
 
 def test_a_tasks_kind_is_changed_in_place():
-    found = Experiment.from_text(
-        FULL, overrides=["task.buy.kind=regression", "task.buy.space=click"]
-    )
+    changes = ["kind=regression", "space=click", "positive_weight=1"]
+    found = Experiment.from_text(FULL, overrides=[f"task.buy.{each}" for each in changes])
     assert (found.schema.tasks[1].label, found.schema.tasks[1].kind) == ("purchase", "regression")
 
 

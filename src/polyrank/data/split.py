@@ -146,17 +146,18 @@ def ordered(times: pl.Series) -> pl.Series:
         numbers = times.cast(dtype, strict=False)
         if numbers.null_count() == times.null_count():
             return numbers
-    present = times.drop_nulls()
-    offsets, local = present.str.extract(_OFFSET), times.str.replace(_OFFSET, "")
-    formats = local.drop_nulls().str.replace(_FRACTION, "").str.replace_all(r"\d", "9")
-    if formats.n_unique() > 1 or offsets.n_unique() > 1 or not present.str.contains(_ISO).all():
-        odd = present.filter(~present.str.contains(_ISO)).head(1)
-        shown = [*odd, *present.gather(formats.arg_unique()), *present.gather(offsets.arg_unique())]
+    present = times.drop_nulls().unique().sort()
+    odd = present.filter(~present.str.contains(_ISO)).head(1)
+    offsets, local = present.str.extract(_OFFSET), present.str.replace(_OFFSET, "")
+    formats = local.str.replace(_FRACTION, "").str.replace_all(r"\d", "9")
+    one_each = [present.gather(each.arg_unique()) for each in (formats, offsets)]
+    if len(odd) or any(len(each) > 1 for each in one_each):
+        shown = list(dict.fromkeys(text for each in (odd, *one_each) for text in each))
         raise DataError(
             f"the times in {times.name!r} must be numbers, dates, or ISO 8601 text in one format "
             f"(2024-05-31 or 2024-05-31T09:30:00), got {', '.join(map(repr, shown[:2]))}"
         )
-    return local
+    return times.str.replace(_OFFSET, "")
 
 
 _OFFSET = r"(Z|[+-]\d{2}:?\d{2})$"
