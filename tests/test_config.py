@@ -274,6 +274,21 @@ def test_a_source_is_split(tmp_path, by):
     assert bundle.config["data"]["split"]["fractions"] == [0.5, 0.25, 0.25]
 
 
+@pytest.mark.parametrize("name", ["log.csv", "log.parquet"])
+def test_a_source_is_split_by_a_date(tmp_path, name):
+    days = pl.date_range(pl.date(2023, 12, 1), pl.date(2024, 1, 9), eager=True).alias("day")
+    log = pl.DataFrame({"day": days, "click": [0, 1] * 20, "item": range(40)}).reverse()
+    (log.write_csv if name.endswith("csv") else log.write_parquet)(tmp_path / name)
+    source = f'source = "{name}"\nsplit = {{ by = "time", column = "day" }}'
+    experiment = Experiment.from_text(SMALL.replace('train = "t.csv"', source), folder=tmp_path)
+    parts = {split: rows.collect() for split, rows in experiment.sources().splits.items()}
+    assert {split: part.height for split, part in parts.items()} == {
+        "train": 32, "valid": 4, "test": 4
+    }  # fmt: skip
+    ends = [str(part["day"].max()) for part in parts.values()]
+    assert ends == ["2024-01-01", "2024-01-05", "2024-01-09"]
+
+
 @pytest.mark.parametrize("by", ["random", "user"])
 def test_a_sampled_source_is_sampled_in_every_split(by):
     sampling = pr.Sampling("click", 0.1)

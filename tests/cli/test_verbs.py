@@ -57,9 +57,30 @@ def test_evaluate_shows_segments(command):
     assert {line["score"] for line in found["segments"]} == {
         score["name"] for score in found["scores"]
     }
-    code, _, err = command("evaluate", "runs/tiny", "test.parquet", "--by", "itme")
+    one = ["--by", "item", "--score", "buy @ all"]
+    _, found, _ = command("evaluate", "runs/tiny", "test.parquet", *one, "--json")
+    assert {(line["score"], line["dimension"]) for line in found["segments"]} == {
+        ("buy @ all", "item")
+    }
+    code, out, _ = command("evaluate", "runs/tiny", "test.parquet", *one)
+    assert code == 0
+    assert out.count("segments of ") == out.count("segments of buy @ all, the worst first") == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--by", "itme"], "did you mean 'item'"),
+        (["--by", "item", "--score", "buy"], "unknown score 'buy'; did you mean 'buy @ all'"),
+        (["--score", "buy @ all"], "--score chooses segments: name their column by --by"),
+    ],
+)
+@pytest.mark.usefixtures("folder")
+def test_segments_that_cannot_be_are_refused(command, options, message):
+    command("train", "exp.toml", "--set", "train.epochs=1")
+    code, _, err = command("evaluate", "runs/tiny", "test.parquet", *options)
     assert code == 1
-    assert "did you mean 'item'" in err
+    assert message in err
 
 
 def test_predict_raw_leaves_the_maps_out(folder, command):

@@ -109,6 +109,11 @@ def duplicated(frames):
     return SCHEMA, frames | {"test": repeated}
 
 
+def with_other_times(frames):
+    texts = [frame.with_columns(time=pl.lit("31/05/2024 09:30")) for frame in frames.values()]
+    return SCHEMA, dict(zip(frames, texts, strict=True))
+
+
 def reversed_in_time(frames):
     return SCHEMA, frames | {"test": frames["test"].with_columns(pl.col("time") - 10_000)}
 
@@ -193,6 +198,10 @@ FAULTS = {
     "splits in the wrong order": (
         reversed_in_time,
         ("error", "time-reversed", "time", "test"),
+    ),
+    "times whose order is not known": (
+        with_other_times,
+        ("warning", "time-format", "time", None),
     ),
     "splits that lie among each other": (
         with_columns("test", time=lambda frame: frame["time"] - 2500),

@@ -141,9 +141,12 @@ def test_a_large_log_is_drawn_in_chunks(monkeypatch):
         ({"rows": 3}, "3 rows leave a split empty"),
         ({"users": 0}, "users must be a whole number of at least 1, got 0"),
         ({"items": -1}, "items must be a whole number of at least 1, got -1"),
-        ({"fractions": (1.0,)}, "three numbers above 0 that add up to 1"),
+        ({"fractions": (1.0,)}, "three numbers above 0 that sum to 1"),
         ({"source": "here", "seed": 5, "items": 5}, "seed, items belong to a generated log"),
-        ({"source": "here", "rows": 5}, "rows belong to a generated log, and here is read as it is"),
+        (
+            {"source": "here", "rows": 5},
+            "rows belong to a generated log, and here is read",
+        ),
     ],
 )
 def test_what_is_refused(options, message):

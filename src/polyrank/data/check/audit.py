@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
 from polyrank.text import counted
@@ -20,8 +20,8 @@ class Finding:
             what may; `info`, what is good to know.
         check: the name of the rule, such as `label-equal`.
         message: what was found, with its numbers.
-        column: the column that it is about, if one.
-        split: the split that it is about, if one.
+        column: the column in question, if any.
+        split: the split in question, if any.
         numbers: those of the message, by name.
         remedy: what to do.
     """
@@ -42,15 +42,7 @@ class Finding:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""
-        return {
-            "severity": self.severity,
-            "check": self.check,
-            "column": self.column,
-            "split": self.split,
-            "message": self.message,
-            "numbers": dict(self.numbers),
-            "remedy": self.remedy,
-        }
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -107,8 +99,3 @@ class Audit:
             "findings": [finding.to_json() for finding in self.findings],
             "rows": dict(self.rows),
         }
-
-
-def listed(names: Iterable[str]) -> str:
-    """Return names in quotes, with commas."""
-    return ", ".join(map(repr, names))

@@ -1,4 +1,4 @@
-"""What one column of a log shows, in training and in the splits after it."""
+"""What one column of a log shows, in training and in later splits."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from polyrank.data.check.one_feature import suspicion
 from polyrank.data.labels import Answer, find_leak
 from polyrank.terms import Population
 
-# An id that is new in nine rows of ten teaches next to nothing, with a table as long as the log.
+# An id that is new in nine of ten rows teaches next to nothing, with a table as long as the log.
 NEARLY_UNIQUE = 0.9
-# In fewer rows even an honest id may be new in most.
+# In fewer rows, even an honest id may be new in most.
 LEAST_UNIQUE_ROWS = 100
 
 Labels = Sequence[tuple[Population, np.ndarray]]
@@ -39,12 +39,12 @@ def label_findings(
             check = "label-opposite" if leak.opposite else "label-equal"
             findings.append(
                 Finding(
-                    "error", check, f"{leak}: a model would read the answer", column.name, "train",
+                    "error", check, f"{leak}: a model would read the label", column.name, "train",
                     {"rows": leak.rows, "task": answer.task},
                     f"remove {column.name!r} from the features",
                 )
             )  # fmt: skip
-    if findings:  # that it ranks well goes without saying
+    if findings:  # then it ranks well, too
         return findings
     for of_task in labels.values():
         found = suspicion(column.name, coded.codes, coded.offsets, of_task)
@@ -81,8 +81,8 @@ def value_findings(name: str, coding: Coding, coded: Mapping[str, Coded]) -> lis
                 name, "train", {"rows": rows}, "remove it: it teaches nothing",
             )
         )  # fmt: skip
-    lists = train.offsets is not None
-    if isinstance(coding, Ids) and not lists and _nearly_unique(coding.distinct, rows):
+    lists, many = train.offsets is not None, coding.distinct > NEARLY_UNIQUE * rows
+    if isinstance(coding, Ids) and not lists and many and rows >= LEAST_UNIQUE_ROWS:
         findings.append(
             Finding(
                 "info", "nearly-unique", f"feature {name!r} has {coding.distinct:,} distinct ids "
@@ -122,7 +122,3 @@ def drift_findings(name: str, coding: Coding, coded: Mapping[str, Coded]) -> lis
             )
         )  # fmt: skip
     return findings
-
-
-def _nearly_unique(distinct: int, rows: int) -> bool:
-    return rows >= LEAST_UNIQUE_ROWS and distinct > NEARLY_UNIQUE * rows

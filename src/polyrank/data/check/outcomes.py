@@ -16,10 +16,11 @@ from polyrank.data.labels import (
     population_label,
     zeroed,
 )
+from polyrank.labels import LABELS
 from polyrank.schema import Schema
 from polyrank.terms import ALL, Population, population
 
-# Losses that differ less than this start so nearly alike that no balance is needed.
+# Losses that differ by less than this factor start alike enough to need no balance.
 UNEVEN_LOSSES = 2.0
 
 
@@ -30,7 +31,7 @@ def read_outcomes(
     split: str,
     weight: np.ndarray | None = None,
 ) -> tuple[dict[str, np.ndarray], list[Finding]]:
-    """Return the labels of one split as they will be learnt, and what is wrong with them.
+    """Return the labels of one split as they will be learned, and what is wrong with them.
 
     They are NaN where they were not observed, where they cannot be read, and where the row will be
     dropped as an orphan.
@@ -40,7 +41,7 @@ def read_outcomes(
         schema: the tasks.
         orphans: the rule.
         split: name of these rows.
-        weight: sample weights; a row of weight 0 gives a task no label to learn.
+        weight: sample weights; a row of weight 0 has no label to learn.
     """
     bad = bad_labels(frame, schema, split)
     findings = [
@@ -53,7 +54,7 @@ def read_outcomes(
     unreadable = [schema.by_name[task].column for task in bad]
     frame = frame.with_columns(pl.lit(None, pl.Float64).alias(column) for column in unreadable)
     dropped = np.zeros(frame.height, dtype=bool)
-    # All are found before any is zeroed, in the order in which training would.
+    # All are found before any is zeroed, as in training.
     for orphan in list(find_orphans(frame, schema, zero=orphans == "zero")):
         rows = int(orphan.rows.sum())
         numbers = {"rows": rows, "share": rows / frame.height, "parent": orphan.parent}
@@ -67,7 +68,7 @@ def read_outcomes(
                 )
             )  # fmt: skip
             continue
-        effect = "they are left out" if orphans == "drop" else "the child is taken as 0"
+        effect = "they are left out" if orphans == "drop" else "the child counts as 0"
         findings.append(
             Finding(
                 "info", "orphans", f"{found}; by orphans = {orphans!r} {effect}", orphan.child,
@@ -93,8 +94,8 @@ def _class_findings(
 ) -> list[Finding]:
     """Return an error for each term, and each task on all rows, that has no label or only one.
 
-    What follows from a finding about an ancestor is not said again, nor is anything of the tasks
-    `without` a label that can be read.
+    What follows from an ancestor's finding is not repeated; tasks `without` a readable label are
+    skipped.
     """
     findings: list[Finding] = []
     weightless = np.zeros(0, dtype=int) if weight is None else np.flatnonzero(weight == 0)
@@ -109,7 +110,7 @@ def _class_findings(
         numbers = {"rows": observed, "positives": positives}
         if not observed:
             missing, check = "no row with an observed label", "no-labels"
-        elif where.kind != "binary" or 0 < positives < observed:
+        elif not LABELS[where.kind].is_event or 0 < positives < observed:
             continue
         elif positives:
             missing, check = "no negatives", "no-negatives"
@@ -144,9 +145,9 @@ def loss_findings(
         if not len(values):
             continue
         mean = float(values.mean())
-        if term.population.kind == "binary":
+        if LABELS[term.population.kind].is_event:
             losses[term.name] = _entropy(mean)
-        else:  # a target is standardised before it is learnt
+        else:  # a target is standardised before it is learned
             losses[term.name] = float(values.std() > 0)
     losses = {name: loss for name, loss in losses.items() if loss > 0}
     if len(losses) < 2:
@@ -174,7 +175,7 @@ def _supervised(schema: Schema) -> Iterator[Population]:
     """The terms' populations and each binary task's on all rows, parents first, each once."""
     found: dict[str, Population] = {}
     for task in sorted(schema.tasks, key=lambda task: len(schema.ancestors(task.name))):
-        spaces = (ALL, *task.spaces) if task.kind == "binary" else task.spaces
+        spaces = (ALL, *task.spaces) if LABELS[task.kind].is_event else task.spaces
         for space in spaces:
             where = population(schema, task, space)
             found.setdefault(where.name, where)

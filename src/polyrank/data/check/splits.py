@@ -1,4 +1,4 @@
-"""What the splits of a log have to do with each other: repeated rows, time order, users."""
+"""How the splits of a log relate: repeated rows, time order, users."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from polyrank.data.check.coding import Coded, mix
 from polyrank.data.split import ordered
 
 # A later split drawn from the same log repeats training rows as often as they repeat each other:
-# more by a fifth, and by 5 deviations of a Poisson count, is no coincidence.
+# a fifth more, plus 5 standard deviations of a Poisson count, is no coincidence.
 REPEATED = 1.2
 REPEATED_DEVIATIONS = 5.0
 # Of pairs of a training row and a later one: random splits give .5, splits in order 0.
 MOST_REVERSED = 0.75
-# A boundary that cuts a request in two leaves fewer pairs than this out of order.
+# A boundary within a request leaves a smaller share of pairs out of order than this.
 LEAST_INTERLEAVED = 0.001
 _ROW = np.uint64(0xD1B54A32D192ED03)
 
 
 def no_rows_yet(rows: int) -> np.ndarray:
-    """Return the checksums of rows of which no column was seen."""
+    """Return the checksums of rows before their first column."""
     return np.full(rows, _ROW, dtype=np.uint64)
 
 
@@ -34,7 +34,7 @@ def add_column(rows: np.ndarray, exact: np.ndarray) -> None:
 
 
 def duplicate_findings(rows: Mapping[str, np.ndarray]) -> list[Finding]:
-    """Return how many later rows are training rows again, beside what coincidence explains.
+    """Return how many later rows repeat training rows, beside what coincidence explains.
 
     Args:
         rows: checksums of the rows of each split, `train` among them.
@@ -63,15 +63,11 @@ def duplicate_findings(rows: Mapping[str, np.ndarray]) -> list[Finding]:
             "have such a twin within train"
         )
         if count > bound:
-            remedy = f"take them out of {split}: a model has seen their answers"
+            remedy = f"remove them from {split}: a model has seen their labels"
             findings.append(Finding("warning", "duplicates", found, None, split, numbers, remedy))
         else:
-            findings.append(
-                Finding(
-                    "info", "duplicates", f"{found}, so that is coincidence", None, split, numbers,
-                    "nothing",
-                )
-            )  # fmt: skip
+            found += ", so that is coincidence"
+            findings.append(Finding("info", "duplicates", found, None, split, numbers, "nothing"))
     return findings
 
 
@@ -80,6 +76,9 @@ def time_findings(times: Mapping[str, pl.Series]) -> list[Finding]:
 
     Args:
         times: of the rows of each split, `train` among them; null is left out.
+
+    Raises:
+        DataError: text whose order is not known.
     """
     joined = pl.concat(
         [series.alias("time").to_frame() for series in times.values()], how="vertical_relaxed"
@@ -108,7 +107,7 @@ def time_findings(times: Mapping[str, pl.Series]) -> list[Finding]:
                     "error", "time-reversed", f"{split} lies before train: in {share:.1%} of all "
                     f"pairs of a training and a {split} row, the {split} row is the earlier",
                     column, split, numbers,
-                    f"exchange the files, or split by time: learn from the past, {split} on what "
+                    f"swap the files, or split by time: train on the past, {split} on what "
                     "follows",
                 )
             )  # fmt: skip
@@ -118,14 +117,14 @@ def time_findings(times: Mapping[str, pl.Series]) -> list[Finding]:
                     "info", "time-interleaved", f"{split} is not after train: in {share:.1%} of "
                     f"all pairs of a training and a {split} row, the {split} row is the earlier",
                     column, split, numbers,
-                    "[data.split] by = 'time' scores on the future, as use does",
+                    "[data.split] by = 'time' scores on the future, which a model in use meets",
                 )
             )  # fmt: skip
     return findings
 
 
 def user_findings(column: str, users: Mapping[str, Coded]) -> list[Finding]:
-    """Return which share of later splits' rows is of users whom training has seen.
+    """Return the share of later splits' rows that belongs to users in train.
 
     Args:
         column: of the user.
@@ -145,7 +144,7 @@ def user_findings(column: str, users: Mapping[str, Coded]) -> list[Finding]:
                 "info", "user-overlap",
                 f"{share:.1%} of the rows of {split} are of {known:,} users who are in train too",
                 column, split, {"rows": rows, "share": share, "users": known},
-                "[data.split] by = 'user' scores on users who are new, if that is what use is",
+                "[data.split] by = 'user' scores on new users, if those are what the model meets",
             )
         )  # fmt: skip
     return findings
