@@ -1,6 +1,8 @@
 """The audit: each planted fault is found at its severity, and clean logs have none."""
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from polyrank.data.check import Audit, Finding, check
+from polyrank.data.check.audit import RULES
 from polyrank.data.check.drift import stability_index
 from polyrank.data.check.one_feature import one_feature_auc
 from polyrank.data.read import read
@@ -455,3 +458,13 @@ def test_the_stability_index_of_one_distribution_is_noise():
     free = 10
     assert index.mean() == pytest.approx((1 / 4000 + 1 / 500) * free, rel=0.1)
     assert (index > noise).mean() < 0.02
+
+
+def test_the_page_lists_every_rule_with_its_severity():
+    page = (Path(__file__).parents[2] / "docs" / "audit.md").read_text(encoding="utf-8")
+    listed = {
+        check: severity
+        for checks, severity in re.findall(r"^\| (`.+?`) \| (\w+) \|", page, re.M)
+        for check in re.findall(r"`([\w-]+)`", checks)
+    }
+    assert listed == {check: severity for check, (severity, _) in RULES.items()}

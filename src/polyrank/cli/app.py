@@ -41,10 +41,11 @@ def app() -> App:
         help="Multi-task ranking: learn several outcomes of an impression, score, save.",
         version=__version__,
         suppress_keyboard_interrupt=False,
-        default_parameter=Parameter(negative=()),  # a flag is given or not: no --no-json
+        # A flag has no --no-json, and help shows no default of False.
+        default_parameter=Parameter(negative=(), show_default=lambda value: value or None),
     )
-    for verb, summary in VERBS.items():
-        command.command(f"polyrank.cli.{verb}:{verb}", name=verb, help=summary)
+    for place, (verb, summary) in enumerate(VERBS.items()):
+        command.command(f"polyrank.cli.{verb}:{verb}", name=verb, help=summary, sort_key=place)
     return command
 
 

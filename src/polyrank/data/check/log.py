@@ -9,7 +9,7 @@ from typing import get_args
 import numpy as np
 import polars as pl
 
-from polyrank.data.check.audit import Audit, Finding
+from polyrank.data.check.audit import Audit, Finding, finding
 from polyrank.data.check.coding import Coded, Coding, coding
 from polyrank.data.check.columns import drift_findings, label_findings, value_findings
 from polyrank.data.check.one_feature import labels_by_task
@@ -110,27 +110,18 @@ def _refuse(frames: Mapping[str, Frame], orphans: str) -> None:
 
 def _opened(name: str, frame: Frame, schema: Schema, orphans: Orphans) -> _Split:
     known, keys = column_names(frame), schema.keys
-    wanted = [*(feature.name for feature in schema.features), *schema.labels]
-    wanted += [key for key in keys.columns if key in known or key == keys.weight]
+    missing = [key for key in keys.columns if key not in known and key != keys.weight]
     findings = [
-        Finding(
-            "warning", "missing-key", f"{name}: the key column {key!r} is not in the data", key,
-            name, {}, "add the column, or leave the key out of [keys]",
-        )
-        for key in keys.columns
-        if key not in wanted
-    ]  # fmt: skip
-    frame = by_column(frame, wanted)
-    shown = [key for key in keys.columns if key in wanted]
+        finding("missing-key", f"{name}: the key column {key!r} is not in the data", key, name)
+        for key in missing
+    ]
+    shown = [key for key in keys.columns if key not in missing]
+    features = [feature.name for feature in schema.features]
+    frame = by_column(frame, [*features, *schema.labels, *shown])
     data = collect(frame, dict.fromkeys([*shown, *schema.labels]))
     checksums = no_rows_yet(data.height)
     if not data.height:
-        findings.append(
-            Finding(
-                "error", "no-rows", f"{name} has no rows", None, name, {"rows": 0},
-                "check the path and any filter of the rows, or leave the split out",
-            )
-        )  # fmt: skip
+        findings.append(finding("no-rows", f"{name} has no rows", None, name, {"rows": 0}))
         return _Split(name, frame, {}, checksums, tuple(findings))
     weight = None
     if keys.weight is not None:
@@ -168,12 +159,7 @@ def _of_keys(schema: Schema, splits: Mapping[str, _Split]) -> list[Finding]:
         if "train" not in having:
             continue
         if key == keys.time:
-            times = {name: each.column(key) for name, each in having.items()}
-            try:
-                findings += time_findings(times)
-            except DataError as error:
-                remedy = "convert the column: [data.split] by = 'time' refuses it as it is"
-                findings.append(Finding("warning", "time-format", str(error), key, remedy=remedy))
+            findings += time_findings({name: each.column(key) for name, each in having.items()})
         if key in features and key != keys.user:  # its values are in the checksums already
             continue
         of_key = DenseFeature(key) if key == keys.weight else SparseFeature(key)
@@ -216,6 +202,4 @@ def _coded(
 
 def _unusable(error: DataError, column: str, split: str) -> Finding:
     message = str(error) if str(error).startswith(f"{split}: ") else f"{split}: {error}"
-    return Finding(
-        "error", "values", message, column, split, {}, "convert the column, or declare it otherwise"
-    )
+    return finding("values", message, column, split)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import polars as pl
 
-from polyrank.data.check.audit import Finding
+from polyrank.data.check.audit import Finding, finding
 from polyrank.data.check.coding import Coded, mix
 from polyrank.data.split import ordered
+from polyrank.errors import DataError
 
 # A later split drawn from the same log repeats training rows as often as they repeat each other:
 # a fifth more, plus 5 standard deviations of a Poisson count, is no coincidence.
@@ -33,8 +34,8 @@ def add_column(rows: np.ndarray, exact: np.ndarray) -> None:
     rows[:] = mix(rows)
 
 
-def duplicate_findings(rows: Mapping[str, np.ndarray]) -> list[Finding]:
-    """Return how many later rows repeat training rows, beside what coincidence explains.
+def duplicate_findings(rows: Mapping[str, np.ndarray]) -> Iterator[Finding]:
+    """Yield how many later rows repeat training rows, beside what coincidence explains.
 
     Args:
         rows: checksums of the rows of each split, `train` among them.
@@ -43,7 +44,6 @@ def duplicate_findings(rows: Mapping[str, np.ndarray]) -> list[Finding]:
     again = train[1:] == train[:-1]
     twins = int(np.count_nonzero(np.append(again, False) | np.insert(again, 0, False)))
     natural = twins / len(train)
-    findings = []
     for split, later in rows.items():
         if split == "train":
             continue
@@ -51,86 +51,67 @@ def duplicate_findings(rows: Mapping[str, np.ndarray]) -> list[Finding]:
         count = int(np.count_nonzero(train[places] == later))
         if not count:
             continue
-        expected = natural * len(later)
-        bound = REPEATED * expected + REPEATED_DEVIATIONS * np.sqrt(expected)
-        numbers = {
-            "rows": count, "share": count / len(later), "train_share": natural,
-            "expected": expected,
-        }  # fmt: skip
-        found = (
-            f"{count:,} of {len(later):,} rows of {split} ({count / len(later):.2%}) are in train "
-            f"as well, alike in every feature, key and label; {natural:.2%} of the training rows "
-            "have such a twin within train"
+        share, expected = count / len(later), natural * len(later)
+        numbers = {"rows": count, "share": share, "train_share": natural, "expected": expected}
+        message = (
+            f"{count:,} of {len(later):,} rows of {split} ({share:.2%}) are in train as well, "
+            f"alike in every feature, key and label; {natural:.2%} of the training rows have such "
+            "a twin within train"
         )
-        if count > bound:
-            remedy = f"remove them from {split}: a model has seen their labels"
-            findings.append(Finding("warning", "duplicates", found, None, split, numbers, remedy))
+        if count > REPEATED * expected + REPEATED_DEVIATIONS * np.sqrt(expected):
+            yield finding("duplicates", message, None, split, numbers)
         else:
-            found += ", so that is coincidence"
-            findings.append(Finding("info", "duplicates", found, None, split, numbers, "nothing"))
-    return findings
+            message += ", so that is coincidence"
+            yield finding("duplicates", message, None, split, numbers, note="nothing")
 
 
-def time_findings(times: Mapping[str, pl.Series]) -> list[Finding]:
-    """Return where later splits lie in time before the training rows, or among them.
+def time_findings(times: Mapping[str, pl.Series]) -> Iterator[Finding]:
+    """Yield where later splits lie in time before the training rows, or among them.
 
     Args:
         times: of the rows of each split, `train` among them; null is left out.
-
-    Raises:
-        DataError: text whose order is not known.
     """
-    joined = pl.concat(
-        [series.alias("time").to_frame() for series in times.values()], how="vertical_relaxed"
-    )["time"]
-    order = ordered(joined)
+    column = times["train"].name
+    frames = [series.to_frame("time") for series in times.values()]
+    joined = pl.concat(frames, how="vertical_relaxed")["time"].alias(column)
+    try:
+        order = ordered(joined)
+    except DataError as error:
+        yield finding("time-format", str(error), column)
+        return
     order = order.rank("dense") if order.dtype == pl.String else order.to_physical()
-    known = (joined.is_not_null() & order.is_not_null()).to_numpy()
+    known = joined.is_not_null() & order.is_not_null()
     parts: dict[str, np.ndarray] = {}
     start = 0
     for split, series in times.items():
-        kept = known[start : start + len(series)]
-        parts[split] = order.slice(start, len(series)).filter(pl.Series(kept)).to_numpy()
-        start += len(series)
+        own = slice(start, start + len(series))
+        parts[split] = order[own].filter(known[own]).to_numpy()
+        start = own.stop
     train = np.sort(parts["train"])
-    findings = []
     for split, later in parts.items():
         if split == "train" or not len(later) or not len(train):
             continue
         after = len(train) - np.searchsorted(train, later, side="right")
         share = float(after.mean() / len(train))
-        numbers = {"share": share}
-        column = times[split].name
+        pairs = (
+            f"in {share:.1%} of all pairs of a training and a {split} row, the {split} row is the "
+            "earlier"
+        )
         if share > MOST_REVERSED:
-            findings.append(
-                Finding(
-                    "error", "time-reversed", f"{split} lies before train: in {share:.1%} of all "
-                    f"pairs of a training and a {split} row, the {split} row is the earlier",
-                    column, split, numbers,
-                    f"swap the files, or split by time: train on the past, {split} on what "
-                    "follows",
-                )
-            )  # fmt: skip
+            message = f"{split} lies before train: {pairs}"
+            yield finding("time-reversed", message, column, split, {"share": share})
         elif share > LEAST_INTERLEAVED:
-            findings.append(
-                Finding(
-                    "info", "time-interleaved", f"{split} is not after train: in {share:.1%} of "
-                    f"all pairs of a training and a {split} row, the {split} row is the earlier",
-                    column, split, numbers,
-                    "[data.split] by = 'time' scores on the future, which a model in use meets",
-                )
-            )  # fmt: skip
-    return findings
+            message = f"{split} is not after train: {pairs}"
+            yield finding("time-interleaved", message, column, split, {"share": share})
 
 
-def user_findings(column: str, users: Mapping[str, Coded]) -> list[Finding]:
-    """Return the share of later splits' rows that belongs to users in train.
+def user_findings(column: str, users: Mapping[str, Coded]) -> Iterator[Finding]:
+    """Yield the share of later splits' rows that belongs to users in train.
 
     Args:
         column: of the user.
         users: of each split, coded by the vocabulary of the training rows.
     """
-    findings = []
     for split, later in users.items():
         if split == "train":
             continue
@@ -139,12 +120,6 @@ def user_findings(column: str, users: Mapping[str, Coded]) -> list[Finding]:
         if users["train"].nulls and later.nulls:  # null has a code of its own, and is no user
             rows, known = rows - later.nulls, known - 1
         share = rows / len(later.codes)
-        findings.append(
-            Finding(
-                "info", "user-overlap",
-                f"{share:.1%} of the rows of {split} are of {known:,} users who are in train too",
-                column, split, {"rows": rows, "share": share, "users": known},
-                "[data.split] by = 'user' scores on new users, if those are what the model meets",
-            )
-        )  # fmt: skip
-    return findings
+        message = f"{share:.1%} of the rows of {split} are of {known:,} users who are in train too"
+        numbers = {"rows": rows, "share": share, "users": known}
+        yield finding("user-overlap", message, column, split, numbers)
