@@ -98,7 +98,7 @@ class Data:
             )
 
     def absolute(self, folder: Path) -> Data:
-        """Return paths that are relative to `folder` as absolute ones."""
+        """Return the same with absolute paths; relative ones are in `folder`."""
         paths = {
             name: str((folder / path).absolute())
             for name in (*SPLITS, "source")

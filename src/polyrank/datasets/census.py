@@ -22,64 +22,28 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 COLUMNS = (
-    "age",
-    "class_of_worker",
-    "detailed_industry_recode",
-    "detailed_occupation_recode",
-    "education",
-    "wage_per_hour",
-    "enroll_in_edu_inst_last_wk",
-    "marital_stat",
-    "major_industry_code",
-    "major_occupation_code",
-    "race",
-    "hispanic_origin",
-    "sex",
-    "member_of_a_labor_union",
-    "reason_for_unemployment",
-    "full_or_part_time_employment_stat",
-    "capital_gains",
-    "capital_losses",
-    "dividends_from_stocks",
-    "tax_filer_stat",
-    "region_of_previous_residence",
-    "state_of_previous_residence",
-    "detailed_household_and_family_stat",
-    "detailed_household_summary_in_household",
-    "instance_weight",
-    "migration_code_change_in_msa",
-    "migration_code_change_in_reg",
-    "migration_code_move_within_reg",
-    "live_in_this_house_1_year_ago",
-    "migration_prev_res_in_sunbelt",
-    "num_persons_worked_for_employer",
-    "family_members_under_18",
-    "country_of_birth_father",
-    "country_of_birth_mother",
-    "country_of_birth_self",
-    "citizenship",
-    "own_business_or_self_employed",
-    "fill_inc_questionnaire_for_veterans_admin",
-    "veterans_benefits",
-    "weeks_worked_in_year",
-    "year",
-    "income",
+    *("age", "class_of_worker", "detailed_industry_recode", "detailed_occupation_recode"),
+    *("education", "wage_per_hour", "enroll_in_edu_inst_last_wk", "marital_stat"),
+    *("major_industry_code", "major_occupation_code", "race", "hispanic_origin", "sex"),
+    *("member_of_a_labor_union", "reason_for_unemployment", "full_or_part_time_employment_stat"),
+    *("capital_gains", "capital_losses", "dividends_from_stocks", "tax_filer_stat"),
+    *("region_of_previous_residence", "state_of_previous_residence"),
+    *("detailed_household_and_family_stat", "detailed_household_summary_in_household"),
+    *("instance_weight", "migration_code_change_in_msa", "migration_code_change_in_reg"),
+    *("migration_code_move_within_reg", "live_in_this_house_1_year_ago"),
+    *("migration_prev_res_in_sunbelt", "num_persons_worked_for_employer"),
+    *("family_members_under_18", "country_of_birth_father", "country_of_birth_mother"),
+    *("country_of_birth_self", "citizenship", "own_business_or_self_employed"),
+    *("fill_inc_questionnaire_for_veterans_admin", "veterans_benefits", "weeks_worked_in_year"),
+    *("year", "income"),
 )
 DENSE = (
-    "age",
-    "wage_per_hour",
-    "capital_gains",
-    "capital_losses",
-    "dividends_from_stocks",
-    "num_persons_worked_for_employer",
-    "weeks_worked_in_year",
+    *("age", "wage_per_hour", "capital_gains", "capital_losses", "dividends_from_stocks"),
+    *("num_persons_worked_for_employer", "weeks_worked_in_year"),
 )
 CODES = (  # integers that name a class
-    "detailed_industry_recode",
-    "detailed_occupation_recode",
-    "own_business_or_self_employed",
-    "veterans_benefits",
-    "year",
+    *("detailed_industry_recode", "detailed_occupation_recode", "own_business_or_self_employed"),
+    *("veterans_benefits", "year"),
 )
 COLLEGE = (
     "Some college but no degree",
@@ -101,36 +65,27 @@ class Official:
 
     Args:
         names: base names by source.
-        rows: of the file.
-        income: rows with `50000+.`.
-        never_married: rows with `Never married`.
+        counts: of its rows, of those with `50000+.`, and of those with `Never married`.
         sha256: of the content with the spaces around its separators taken out.
     """
 
     names: tuple[str, ...]
-    rows: int
-    income: int
-    never_married: int
+    counts: tuple[int, int, int]
     sha256: str
 
 
 OFFICIAL = {
     "train": Official(
-        names=("census-income.data", "census_income_1994_1995_train.csv"),
-        rows=199_523,
-        income=12_382,
-        never_married=86_485,
-        sha256="78354017eb5979642449b6c67730484f5310b0eac5c10d9705b22ae573e8875d",
+        ("census-income.data", "census_income_1994_1995_train.csv"),
+        (199_523, 12_382, 86_485),
+        "78354017eb5979642449b6c67730484f5310b0eac5c10d9705b22ae573e8875d",
     ),
     "test": Official(
-        names=("census-income.test", "census_income_1994_1995_test.csv"),
-        rows=99_762,
-        income=6_186,
-        never_married=43_143,
-        sha256="c063479f9e1b5b62d9d630afd86eba79df5b431fdaad30f3e65a57b2714937db",
+        ("census-income.test", "census_income_1994_1995_test.csv"),
+        (99_762, 6_186, 43_143),
+        "c063479f9e1b5b62d9d630afd86eba79df5b431fdaad30f3e65a57b2714937db",
     ),
 }
-
 NAMES = tuple(name for official in OFFICIAL.values() for name in official.names)
 
 
@@ -211,7 +166,7 @@ def parse(content: bytes, name: str) -> pl.DataFrame:
     Raises:
         DataError: another number of columns, or text where a number belongs.
     """
-    people = fetch.parsed(_tidy(content), name, "Census-Income", header=False)
+    people = fetch.parsed(tidy(content), name, "Census-Income", header=False)
     if people.width != len(COLUMNS):
         raise DataError(f"{name} has {people.width} columns; Census-Income has {len(COLUMNS)}")
     people.columns = list(COLUMNS)
@@ -230,8 +185,7 @@ def check(people: pl.DataFrame, official: Official, name: str) -> None:
         "rows with an income above 50,000": people["income"].str.starts_with("50000+").sum(),
         "rows never married": (people["marital_stat"] == "Never married").sum(),
     }
-    expected = (official.rows, official.income, official.never_married)
-    for (what, number), wanted in zip(found.items(), expected, strict=True):
+    for (what, number), wanted in zip(found.items(), official.counts, strict=True):
         if number != wanted:
             raise DataError(
                 f"{name} is not the official Census-Income file: {number:,} {what}, expected "
@@ -239,7 +193,7 @@ def check(people: pl.DataFrame, official: Official, name: str) -> None:
             )
 
 
-def _tidy(content: bytes) -> bytes:
+def tidy(content: bytes) -> bytes:
     """Take out what differs between copies without meaning: spaces at separators, line ends."""
     content = content.replace(b"\r", b"").replace(b", ", b",").replace(b" ,", b",")
     return content.strip() + b"\n"
@@ -281,7 +235,7 @@ def _people(found: dict[str, bytes], where: str, *, exact: bool = False) -> pl.D
         name = next((name for name in official.names if name in found), None)
         if name is None:
             raise DataError(f"{where} holds no {' or '.join(official.names)}")
-        checksum = hashlib.sha256(_tidy(found[name])).hexdigest()
+        checksum = hashlib.sha256(tidy(found[name])).hexdigest()
         known = checksum == official.sha256
         different = f"{name} of {where} has the checksum {checksum}, not {official.sha256}"
         if exact and not known:

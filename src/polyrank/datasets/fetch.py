@@ -52,8 +52,7 @@ def cache_folder(name: str, cache: str | Path | None = None) -> Path:
 
     Args:
         name: of the data set.
-        cache: root of all data sets; None takes the environment variable `POLYRANK_CACHE`, else
-            `~/.cache/polyrank`.
+        cache: root of all data sets; None takes `POLYRANK_CACHE`, else `~/.cache/polyrank`.
 
     Example:
         >>> cache_folder("census", "/tmp/cache").as_posix()
