@@ -180,7 +180,8 @@ class Experiment:
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path} cannot be read: {error}") from None
+            reason = getattr(error, "strerror", None) or error
+            raise ConfigError(f"{path} cannot be read: {reason}") from None
         return cls.from_text(text, folder=path.parent, overrides=overrides, where=str(path))
 
     @classmethod

@@ -183,7 +183,7 @@ def test_unseen_ids_and_nulls_are_counted(command):
     ("arguments", "message"),
     [
         (["train", "nowhere.toml"], "error: nowhere.toml cannot be read"),
-        (["train", "exp.toml", "--set", "train.epoch=1"], "did you mean 'epochs'"),
+        (["train", "exp.toml", "--set", "train.epoch=1"], "did you mean 'train.epochs'"),
         (["train", "exp.toml", "--set", "data.train=gone.csv"], "no such file"),
         (["explain", "exp.toml", "--set", "task.buy.given=clik"], "did you mean 'click'"),
         (
@@ -354,7 +354,7 @@ def test_a_fault_of_ours_is_no_traceback(folder, command, monkeypatch):
     monkeypatch.setattr("polyrank.config.Experiment.load", fault)
     code, _, err = command("explain", "exp.toml")
     assert code == 1
-    assert err.startswith("internal error: ZeroDivisionError: by zero\nthis is a fault of polyrank")
+    assert err.startswith("internal error: ZeroDivisionError: by zero\nthis is a bug in polyrank")
     monkeypatch.setenv("POLYRANK_TRACEBACK", "1")
     with pytest.raises(ZeroDivisionError):
         command("explain", str(folder / "exp.toml"))

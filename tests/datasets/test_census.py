@@ -250,6 +250,6 @@ def test_a_cache_that_cannot_be_written_is_named(folder, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("POLYRANK_CACHE", str(tmp_path / "file"))
     with pytest.raises(
-        DataError, match=r"the cache .*file/census cannot be .*; POLYRANK_CACHE nam"
+        DataError, match=r"the cache .*file/census cannot be .*; set POLYRANK_CACHE"
     ):
         census(source=folder)

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from polyrank.errors import ConfigError, did_you_mean
@@ -70,38 +71,40 @@ class Dataset:
         return {"name": self.name, "verb": self.verb, **shown}
 
 
-DATASETS: Mapping[str, Dataset] = {
-    each.name: each
-    for each in (
-        Dataset(
-            "synthetic",
-            summary="clicks and purchases whose true probabilities are known",
-            licence="generated; none",
-            rows=1_000_000,
-        ),
-        Dataset(
-            "census",
-            summary="Census-Income (KDD): income and marital status, the MMoE paper's data",
-            licence="CC BY 4.0",
-            rows=299_285,
-            fetch=True,
-        ),
-        Dataset(
-            "ali_ccp",
-            summary="clicks and purchases in the processed Ali-CCP's columns, truth known",
-            licence="generated; none",
-            rows=1_000_000,
-        ),
-        Dataset(
-            "movielens_100k",
-            summary="MovieLens 100K: a rating, and whether it is 4 or more",
-            licence="GroupLens: acknowledge; no redistribution, no commercial use unasked",
-            rows=100_000,
-            fetch=True,
-            training={"epochs": 6, "batch_size": 1024, "lr": 2e-3},
-        ),
-    )
-}
+DATASETS: Mapping[str, Dataset] = MappingProxyType(
+    {
+        each.name: each
+        for each in (
+            Dataset(
+                "synthetic",
+                summary="clicks and purchases whose true probabilities are known",
+                licence="generated; none",
+                rows=1_000_000,
+            ),
+            Dataset(
+                "census",
+                summary="Census-Income (KDD): income and marital status, the MMoE paper's data",
+                licence="CC BY 4.0",
+                rows=299_285,
+                fetch=True,
+            ),
+            Dataset(
+                "ali_ccp",
+                summary="clicks and purchases in the processed Ali-CCP's columns, truth known",
+                licence="generated; none",
+                rows=1_000_000,
+            ),
+            Dataset(
+                "movielens_100k",
+                summary="MovieLens 100K: a rating, and whether it is 4 or more",
+                licence="GroupLens: acknowledge; no redistribution, no commercial use unasked",
+                rows=100_000,
+                fetch=True,
+                training={"epochs": 6, "batch_size": 1024, "lr": 2e-3},
+            ),
+        )
+    }
+)
 
 
 def find(name: str) -> Dataset:
