@@ -59,5 +59,5 @@ def test_the_public_names_are_the_real_ones():
 
 
 def test_an_unknown_name_is_refused():
-    with pytest.raises(AttributeError, match="No polyrank attribute MMoEE"):
-        polyrank.MMoEE  # noqa: B018
+    with pytest.raises(AttributeError, match="no attribute 'MMOE'; did you mean 'MMoE'"):
+        polyrank.MMOE  # noqa: B018

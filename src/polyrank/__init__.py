@@ -15,4 +15,13 @@ from importlib.metadata import version
 from lazy_loader import attach_stub
 
 __version__ = version("polyrank")
-__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)
+_imported, __dir__, __all__ = attach_stub(__name__, __file__)
+
+
+def __getattr__(name: str) -> object:
+    if name in __all__:
+        return _imported(name)
+    from polyrank.errors import did_you_mean
+
+    hint = did_you_mean(name, __all__)
+    raise AttributeError(f"module 'polyrank' has no attribute {name!r}{hint}")
