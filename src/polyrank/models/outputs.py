@@ -8,14 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import islice
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from polyrank.data.table import Batch, Table
 from polyrank.models.ranker import Ranker
 from polyrank.nn.embed import TensorBag
-from polyrank.objective.kinds import KINDS
+from polyrank.objective.likelihood import Likelihood
 from polyrank.schema import Schema
 from polyrank.terms import output_columns
 
@@ -69,35 +68,45 @@ def bag_tensors(batch: Batch, device: str) -> tuple[TensorBag, ...]:
 
 
 def outputs(
-    schema: Schema, logits: Mapping[str, np.ndarray], scales: Mapping[str, tuple[float, float]]
-) -> dict[str, np.ndarray]:
+    schema: Schema,
+    logits: Mapping[str, Tensor],
+    likelihoods: Mapping[str, Likelihood],
+    extras: Mapping[str, Tensor],
+) -> dict[str, Tensor]:
     """Return the output columns in task order: each head given its parent, then each joint.
 
-    A joint is the product of its head and its parent's joint, so that it never exceeds it.
+    A joint is the product of its head and its parent's joint, so that a probability never exceeds
+    its parent's. The only way from logits to outputs: an exported graph is traced through it.
 
     Args:
         schema: the tasks.
-        logits: {head: (N,)}.
-        scales: mean and deviation of each regression's target.
+        logits: float64, calibrated where they are.
+        likelihoods: of each task.
+        extras: raw columns that kinds of label read, by name.
 
-    Returns:
-        {column: float64 (N,)}.
+    Shape:
+        logits (N,) or (N, outputs), extras (N,) → {column: float64 (N,)}
 
     Example:
+        >>> from polyrank.objective.likelihood import likelihoods
         >>> from polyrank.schema import DenseFeature, Task
         >>> schema = Schema([DenseFeature("x")], [Task("click"), Task("buy", given="click")])
-        >>> columns = outputs(schema, {"click": np.zeros(1), "buy": np.zeros(1)}, {})
-        >>> {name: float(column[0]) for name, column in columns.items()}
+        >>> zero = torch.zeros(1, dtype=torch.float64)
+        >>> columns = outputs(schema, {"click": zero, "buy": zero}, likelihoods(schema, {}), {})
+        >>> {name: float(column) for name, column in columns.items()}
         {'p_click': 0.5, 'p_buy_given_click': 0.5, 'p_buy': 0.25}
     """
-    columns: dict[str, dict[str, np.ndarray]] = {}
-    joints: dict[str, np.ndarray] = {}
+    columns: dict[str, dict[str, Tensor]] = {}
+    joints: dict[str, Tensor] = {}
     names = [task.name for task in schema.tasks]
     for name in sorted(names, key=lambda each: len(schema.ancestors(each))):  # parents first
         task = schema.by_name[name]
-        scale = scales.get(name, (0.0, 1.0))
-        value = KINDS[task.kind].predict(logits[name].astype(np.float64), scale)
-        joints[name] = joints[task.given] * value if task.given else value
-        found = (value, joints[name]) if task.given else (value,)
+        values = likelihoods[name].predict(logits[name], extras)
+        found = [
+            column
+            for value in values
+            for column in ((value, joints[task.given] * value) if task.given else (value,))
+        ]
+        joints[name] = found[1] if task.given else found[0]
         columns[name] = dict(zip(output_columns(task), found, strict=True))
     return {column: values for name in names for column, values in columns[name].items()}
