@@ -44,7 +44,7 @@ from polyrank.objective.losses import Supervision
 from polyrank.text import aligned
 from polyrank.train.loop import Trainer
 from polyrank.train.sources import Sources, encoded
-from polyrank.train.start import start
+from polyrank.train.heads import start
 from polyrank.train.training import Training
 
 RESULTS = Path(__file__).parent / "results" / "memory.json"

@@ -39,7 +39,7 @@ from polyrank.data.table import Table
 from polyrank.data.vocab import Vocab
 from polyrank.datasets import load
 from polyrank.text import aligned
-from polyrank.train.isolation import isolated
+from polyrank.train.fit import isolated
 from polyrank.train.optim import EMBEDDINGS
 from polyrank.train.sources import Sources, encoded
 from polyrank.train.training import Training

@@ -25,7 +25,7 @@ from parts.ours import COMPILES, DEFAULT, compiled, embedding_optimizer, trainer
 from polyrank.data.read import read
 from polyrank.data.table import Table, encode
 from polyrank.data.vocab import Vocab
-from polyrank.train.isolation import isolated
+from polyrank.train.fit import isolated
 from polyrank.train.loop import Progress
 from polyrank.train.optim import EMBEDDINGS
 from polyrank.train.training import Training

@@ -12,10 +12,10 @@ from polyrank.data.statistics import term_statistics
 from polyrank.data.table import Table
 from polyrank.data.vocab import Vocab
 from polyrank.objective.losses import Supervision
-from polyrank.train.isolation import isolated
+from polyrank.train.fit import isolated
 from polyrank.train.loop import Trainer
 from polyrank.train.optim import EMBEDDINGS
-from polyrank.train.start import start
+from polyrank.train.heads import start
 from polyrank.train.training import Training
 
 COMPILES = "compile" in {each.name for each in fields(Training)}

@@ -18,7 +18,7 @@ from polyrank.datasets.synthetic import synthetic
 from polyrank.metrics.scorecard import Scorecard, scorecard
 from polyrank.models.outputs import logits_of, outputs
 from polyrank.schema import Schema, SparseFeature
-from polyrank.train.isolation import isolated
+from polyrank.train.fit import isolated
 from polyrank.train.sources import Sources, encoded
 from polyrank.train.training import Training
 

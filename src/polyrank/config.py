@@ -21,9 +21,8 @@ from polyrank.features import FEATURES
 from polyrank.metrics.fusion import Fusion
 from polyrank.models.model import Model
 from polyrank.schema import Feature, Keys, Schema, Task
-from polyrank.train.fit import config_tables
-from polyrank.train.learn import Observer, learn
-from polyrank.train.profile import Stopwatch
+from polyrank.train.fit import Observer, config_tables, learn
+from polyrank.train.progress import Stopwatch
 from polyrank.train.sources import Sources
 from polyrank.train.training import Training
 

@@ -14,7 +14,7 @@ from polyrank.config import Experiment
 from polyrank.errors import DataError, LeakageWarning, TrainingError
 from polyrank.serve import batch
 from polyrank.serve.batch import Scorer, predict_file
-from polyrank.train.plan import plan
+from polyrank.train.explain import plan
 from polyrank.train.sources import Sources
 from polyrank.train.training import Training
 

@@ -13,7 +13,7 @@ from polyrank.classic import AITM, PLE, DataGenerator, DenseFeature, MTLTrainer,
 from polyrank.classic.features import raw, vocab_of
 from polyrank.models import aitm, ple
 from polyrank.models.outputs import bag_tensors, tensors
-from polyrank.train.start import base_rates
+from polyrank.train.heads import base_rates
 
 TWO = ["classification", "classification"]
 TOWERS = [{"dims": [4]}, {"dims": [4]}]

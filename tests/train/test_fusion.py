@@ -10,7 +10,7 @@ import pytest
 import polyrank as pr
 from polyrank.config import Experiment
 from polyrank.metrics.binary import auc
-from polyrank.train.plan import plan
+from polyrank.train.explain import plan
 
 EXPERIMENT = """
 [data]

@@ -18,7 +18,7 @@ from safetensors import safe_open
 
 import polyrank as pr
 from polyrank.errors import ConfigError, TrainingError
-from polyrank.train import state
+from polyrank.train import checkpoint
 
 MODEL = pr.Model(trunk=pr.MMoE(experts=2, hidden=[8]), tower=[4], embed_dim=4, dropout=0.2)
 
@@ -137,7 +137,7 @@ def test_a_checkpoint_of_other_rows_is_refused(funnel, tmp_path):
 
 
 def test_a_checkpoint_of_another_format_is_refused(funnel, tmp_path, monkeypatch):
-    monkeypatch.setattr(state, "FORMAT", 7)
+    monkeypatch.setattr(checkpoint, "FORMAT", 7)
     with pytest.raises(Interrupt):
         run(funnel, tmp_path / "run", progress=interrupt_at(2))
     monkeypatch.undo()
@@ -246,7 +246,7 @@ def test_a_damaged_checkpoint_is_refused_by_name(funnel, tmp_path):
 
 def test_a_full_disk_keeps_the_checkpoint_before(funnel, tmp_path, monkeypatch):
     out = tmp_path / "run"
-    real, calls = state.save_file, []
+    real, calls = checkpoint.save_file, []
 
     def full(*arguments, **options):
         calls.append(1)
@@ -255,7 +255,7 @@ def test_a_full_disk_keeps_the_checkpoint_before(funnel, tmp_path, monkeypatch):
             raise OSError(28, "No space left on device")
         return real(*arguments, **options)
 
-    monkeypatch.setattr(state, "save_file", full)
+    monkeypatch.setattr(checkpoint, "save_file", full)
     with pytest.raises(TrainingError, match=r"could not be written.*No space left.*--resume"):
         run(funnel, out)
     assert position(out).epoch == 2

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import polyrank as pr
-from polyrank.bundle.load import load
+from polyrank.bundle.model import load
 from polyrank.config import Experiment
 from polyrank.data.read import read
 from polyrank.data.statistics import term_statistics
@@ -16,11 +16,11 @@ from polyrank.data.table import encode
 from polyrank.data.vocab import Vocab
 from polyrank.errors import ConfigError
 from polyrank.objective.losses import Supervision
-from polyrank.train import compiled
+from polyrank.train import step
+from polyrank.train.explain import plan
+from polyrank.train.heads import base_rates, start
 from polyrank.train.loop import Trainer
-from polyrank.train.plan import plan
 from polyrank.train.sources import Sources, encoded
-from polyrank.train.start import base_rates, start
 from polyrank.train.training import Training
 
 KEEP = 0.1
@@ -162,7 +162,7 @@ def trainer(frame, balance, compile):
 
 
 def test_the_compiled_step_is_the_eager_one(log, monkeypatch):
-    monkeypatch.setattr(compiled, "compiled", lambda graph: graph)
+    monkeypatch.setattr(step, "compiled", lambda graph: graph)
     frame = sample(log).head(300)
     eager, graph = (
         [list(each.run()), each.state()][1]

@@ -30,10 +30,9 @@ from polyrank.errors import ConfigError, did_you_mean
 from polyrank.metrics.scorecard import Scorecard, scorecard
 from polyrank.objective.losses import Supervision
 from polyrank.schema import KindName
-from polyrank.train.fit import config_tables
-from polyrank.train.isolation import isolated
+from polyrank.train.fit import config_tables, isolated
+from polyrank.train.heads import base_rates
 from polyrank.train.loop import Trainer
-from polyrank.train.start import base_rates
 from polyrank.train.training import Training
 
 logger = logging.getLogger(__name__)

@@ -28,7 +28,7 @@ def compare(
         out: also write a page, such as compared.html, that draws the differences.
         json: print the comparison as JSON.
     """
-    from polyrank.bundle.load import load
+    from polyrank.bundle.model import load
     from polyrank.cli.show import print_json
     from polyrank.errors import ConfigError
     from polyrank.report import need_extra, write_comparison

@@ -27,7 +27,7 @@ def evaluate(
         orphans: what becomes of a child label without its parent.
         json: print the scorecard as JSON.
     """
-    from polyrank.bundle.load import load
+    from polyrank.bundle.model import load
     from polyrank.cli.show import print_counts, print_json
     from polyrank.data.read import column_names, read
     from polyrank.metrics.dimensions import columns_needed

@@ -24,7 +24,7 @@ def explain(
     """
     from polyrank.cli.show import print_json
     from polyrank.config import Experiment
-    from polyrank.train.plan import plan
+    from polyrank.train.explain import plan
 
     loaded = Experiment.load(experiment, set)
     found = plan(loaded.schema, loaded.model, loaded.training, loaded.sources(), loaded.fusion)

@@ -34,7 +34,7 @@ def export(
         json: print the files and their parity as JSON.
     """
     from polyrank.bundle.format import find
-    from polyrank.bundle.load import load
+    from polyrank.bundle.model import load
     from polyrank.cli.show import print_json
     from polyrank.serve.extra import need
     from polyrank.text import aligned

@@ -51,7 +51,7 @@ def write_page(
     from datetime import datetime
 
     from polyrank.bundle.format import MANIFEST, find
-    from polyrank.bundle.load import load
+    from polyrank.bundle.model import load
     from polyrank.errors import DataError
     from polyrank.report import gather, need_extra, write
 

@@ -35,7 +35,7 @@ def train(
     """
     from polyrank.cli.show import print_json, print_profile, training_bar
     from polyrank.config import Experiment
-    from polyrank.train.profile import Stopwatch
+    from polyrank.train.progress import Stopwatch
 
     loaded = Experiment.load(experiment, set)
     watch = Stopwatch() if profile else None

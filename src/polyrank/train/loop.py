@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from itertools import chain
 from math import ceil, isfinite
 from time import perf_counter
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -29,13 +30,10 @@ from polyrank.models.ranker import Ranker
 from polyrank.objective.kinds import KINDS
 from polyrank.objective.losses import Supervision
 from polyrank.terms import DEFAULT_METRIC, populations
-from polyrank.train.compiled import CompiledStep
+from polyrank.train.checkpoint import Position, named, part
 from polyrank.train.optim import load_optimizer_state, optimizer_state, parameter_groups
-from polyrank.train.prefetch import ahead
-from polyrank.train.profile import Stopwatch
-from polyrank.train.progress import REMEDY, Progress, Tally
-from polyrank.train.state import Position, named, part
-from polyrank.train.step import EagerStep
+from polyrank.train.progress import REMEDY, Progress, Stopwatch, Tally
+from polyrank.train.step import CompiledStep, EagerStep
 from polyrank.train.training import Training
 
 REPORT_STEPS = 50
@@ -337,3 +335,29 @@ def balance_terms(supervision: Supervision) -> list[BalanceTerm]:
         )
         for term in supervision.schema.objective
     ]
+
+
+Item = TypeVar("Item")
+
+
+def ahead(items: Iterator[Item]) -> Generator[Item]:
+    """Yield items in order; one thread makes the next while the caller uses this one.
+
+    The thread ends with the generator, however that ends, and what an item raises is raised here.
+
+    Example:
+        >>> list(ahead(iter([1, 2, 3])))
+        [1, 2, 3]
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="polyrank-prefetch") as pool:
+        coming = pool.submit(_one, items)
+        while item := coming.result():
+            coming = pool.submit(_one, items)
+            yield item[0]
+
+
+def _one(items: Iterator[Item]) -> tuple[Item] | None:
+    """Return the next item, or None at the end."""
+    for item in items:
+        return (item,)
+    return None

@@ -19,7 +19,7 @@ import tomli_w
 from polyrank.bundle.model import Bundle
 from polyrank.errors import ConfigError, TrainingError
 from polyrank.files import replacing
-from polyrank.train import state
+from polyrank.train import checkpoint
 from polyrank.train.loop import Trainer
 from polyrank.train.progress import Progress
 
@@ -88,9 +88,9 @@ class RunFolder:
 
     def restore(self, trainer: Trainer) -> None:
         """Bring a trainer to the last checkpoint, if any, and cut the log there."""
-        checkpoint = self.path / "checkpoint" / "state.safetensors"
-        if checkpoint.is_file():
-            trainer.load(*state.read(checkpoint, self.data))
+        saved = self.path / "checkpoint" / "state.safetensors"
+        if saved.is_file():
+            trainer.load(*checkpoint.read(saved, self.data))
         log = self.path / "log.jsonl"
         if log.is_file():
             kept = [
@@ -111,7 +111,7 @@ class RunFolder:
     def checkpoint(self, trainer: Trainer) -> None:
         """Replace the checkpoint."""
         path = self.path / "checkpoint" / "state.safetensors"
-        state.write(path, trainer.position, trainer.state(), self.data)
+        checkpoint.write(path, trainer.position, trainer.state(), self.data)
 
     def finish(self, bundle: Bundle) -> None:
         """Write the bundle and, beside it, the scorecard."""

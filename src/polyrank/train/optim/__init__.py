@@ -3,19 +3,17 @@
 An optimiser's name in a configuration is its key here.
 """
 
-from polyrank.train.optim.adagrad import Adagrad, RowwiseAdagrad
-from polyrank.train.optim.adam import DenseAdam, LazyAdam
 from polyrank.train.optim.dense import (
     Adam,
+    Constant,
+    Cosine,
     load_optimizer_state,
     optimizer_state,
     parameter_groups,
     set_lr,
 )
-from polyrank.train.optim.engine import RowEngine, RowOptimizer
-from polyrank.train.optim.method import EmbeddingEngine, EmbeddingOptimizer
-from polyrank.train.optim.schedule import Constant, Cosine
-from polyrank.train.optim.sgd import SGD
+from polyrank.train.optim.engine import EmbeddingEngine, EmbeddingOptimizer, RowEngine, RowOptimizer
+from polyrank.train.optim.rules import SGD, Adagrad, DenseAdam, LazyAdam, RowwiseAdagrad
 
 DENSE: dict[str, type[Adam]] = {"adam": Adam}
 EMBEDDINGS: dict[str, type[EmbeddingOptimizer]] = {

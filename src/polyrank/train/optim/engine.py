@@ -1,7 +1,7 @@
-"""Optimisers that step a row by the sum of its gradients in the batch, and the engine they share.
+"""Optimisers of embedding rows: frozen specs, and the engine that runs a rule over the packs.
 
-On the CPU a rule of `nn.kernels` does the work; on any other device the spec's `step` does, in
-torch.
+They stand behind the cut at x: they take the ids of a batch and x's gradient. On the CPU a rule of
+`nn.kernels` does the work; on any other device the spec's `step` does, in torch.
 
 Letters: F id features, B rows of the batch, W columns of x, R rows of a pack or some of them, w
 columns of the pack.
@@ -9,19 +9,73 @@ columns of the pack.
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from math import inf
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from polyrank.errors import ConfigError
 from polyrank.nn import kernels
 from polyrank.nn.embed import PackedEmbedder, TensorBag
 from polyrank.nn.plan import Bags
-from polyrank.train.optim.method import EmbeddingEngine, EmbeddingOptimizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddingOptimizer(ABC):
+    """Base of the optimisers of embedding rows.
+
+    Args:
+        lr: step size; None takes the dense part's.
+        l2: added to the gradient as l2 · row; None takes the dense part's weight decay.
+    """
+
+    lr: float | None = None
+    l2: float | None = None
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "l2")
+
+    @abstractmethod
+    def build(self, embed: PackedEmbedder, l2: float) -> EmbeddingEngine:
+        """Return the engine that updates an embedder."""
+
+
+class EmbeddingEngine(ABC):
+    """Updates an embedder from x's gradient; its state goes into checkpoints."""
+
+    @abstractmethod
+    def step(
+        self, ids: Tensor, gradient: Tensor, lr: float, bags: Sequence[TensorBag] = ()
+    ) -> None:
+        """Update the rows of one batch: ids (F, B), gradient (B, W) of x, the sequences' bags."""
+
+    @abstractmethod
+    def state(self) -> dict[str, Tensor]:
+        """Return the state as named tensors."""
+
+    @abstractmethod
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what `state` returned."""
+
+
+def check_numbers(spec: Any, decay: str) -> None:
+    """Refuse step sizes, decays, betas and eps with which no optimiser works."""
+    name = type(spec).__name__
+    if spec.lr is not None and not 0 < spec.lr < inf:
+        raise ConfigError(f"{name}: lr must be above 0, however: {spec.lr}")
+    value = getattr(spec, decay)
+    if value is not None and not 0 <= value < inf:
+        raise ConfigError(f"{name}: {decay} must be at least 0, however: {value}")
+    betas = getattr(spec, "betas", (0, 0))
+    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+        raise ConfigError(f"{name}: betas are two numbers from 0 to below 1, however: {betas}")
+    if not getattr(spec, "eps", 0) >= 0:
+        raise ConfigError(f"{name}: eps must be at least 0, however: {spec.eps}")
 
 
 @dataclass(frozen=True, kw_only=True)

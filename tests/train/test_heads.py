@@ -11,7 +11,7 @@ from polyrank.data.table import encode
 from polyrank.data.vocab import Vocab
 from polyrank.models.outputs import inputs
 from polyrank.nn.mlp import MLP
-from polyrank.train.start import start
+from polyrank.train.heads import start
 
 MODEL = pr.Model(trunk=pr.Separate(), tower=[6, 4], embed_dim=4)
 

@@ -17,7 +17,7 @@ from polyrank.data.vocab import Vocab
 from polyrank.errors import ConfigError, TrainingError
 from polyrank.models.model import TRUNKS
 from polyrank.objective.losses import Supervision
-from polyrank.train import compiled
+from polyrank.train import step
 from polyrank.train.loop import Trainer
 
 ROWS = 300  # batches of 64: four full ones and a ragged one
@@ -36,7 +36,7 @@ class Interrupt(Exception):
 @pytest.fixture
 def traced(monkeypatch):
     """The graph as it was traced, run operation by operation."""
-    monkeypatch.setattr(compiled, "compiled", lambda graph: graph)
+    monkeypatch.setattr(step, "compiled", lambda graph: graph)
 
 
 def log(*, missing):
@@ -190,7 +190,7 @@ def test_what_cannot_be_compiled_says_how_to_go_on(monkeypatch):
     def broken(_):
         raise RuntimeError("\nNo working C++ compiler found\nmore")
 
-    monkeypatch.setattr(compiled, "compiled", broken)
+    monkeypatch.setattr(step, "compiled", broken)
     each = trainer(pr.Separate(), compile=True)
     before = {name: tensor.clone() for name, tensor in each.state().items()}
     with pytest.raises(TrainingError, match=r"No working C\+\+ compiler found\. .*compile = false"):
