@@ -41,6 +41,7 @@ __all__ = [
     "has_table",
 ]
 
+
 @dataclass(frozen=True)
 class Task:
     """An outcome to predict: what, given what, learned on which rows.
@@ -178,7 +179,7 @@ class Keys:
         for field in fields(self):
             value = getattr(self, field.name)
             if value is not None and not isinstance(value, str):
-                raise SchemaError(f"keys: {field.name} is a column's name, however: {value!r}")
+                raise SchemaError(f"keys: {field.name} must be a column name, got {value!r}")
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -304,7 +305,7 @@ class Schema:
         spec.check_keys(table, ["features", "tasks", "keys"], "schema")
         for part in ("features", "tasks"):
             if not isinstance(table.get(part, []), list | tuple):
-                raise ConfigError(f"schema: {part} is a list of tables, however: {table[part]!r}")
+                raise ConfigError(f"schema: {part} must be a list of tables, got {table[part]!r}")
         return cls(
             features=[spec.choose(FEATURES, each, "feature") for each in table.get("features", [])],
             tasks=[Task.from_table(each) for each in table.get("tasks", [])],
@@ -329,26 +330,26 @@ class Schema:
         except (TypeError, ValueError) as error:
             shown = repr(text) if len(repr(text)) <= 60 else f"{repr(text)[:60]}…"
             raise SchemaError(
-                f"a schema's JSON is what to_json wrote, however: {shown} ({error})"
+                f"a schema must be the JSON that to_json wrote, got {shown} ({error})"
             ) from None
         return cls.from_table(table)
 
 
 def _parts(field: str, values: Any, *kinds: type) -> tuple[Any, ...]:
     known = " or ".join(kind.__name__ for kind in kinds)
-    expected = f"{field} is a list of {known}"
+    expected = f"{field} must be a list of {known}"
     if isinstance(values, kinds):
-        raise SchemaError(f"{expected}, however: {values!r}; put it in a list, in […]")
+        raise SchemaError(f"{expected}, got {values!r}; put it in a list, […]")
     if isinstance(values, str):
         fix = f"write {field}=[{kinds[0].__name__}({values!r})]"
-        raise SchemaError(f"{expected}, however: {values!r}; {fix}")
+        raise SchemaError(f"{expected}, got {values!r}; {fix}")
     if not isinstance(values, Iterable):
-        raise SchemaError(f"{expected}, however: {values!r}")
+        raise SchemaError(f"{expected}, got {values!r}")
     parts = tuple(values)
     for part in parts:
         if not isinstance(part, kinds):
             fix = f"; write {kinds[0].__name__}({part!r})" if isinstance(part, str) else ""
-            raise SchemaError(f"{expected}, however, it holds: {part!r}{fix}")
+            raise SchemaError(f"{expected}, got {part!r} in it{fix}")
     return parts
 
 
@@ -391,9 +392,7 @@ def _resolved(task: Task) -> Task:
     return replace(task, space=spaces[0] if len(spaces) == 1 else spaces)
 
 
-def _named_or_spec(
-    given: Any, registry: Mapping[str, type], base: type, where: str
-) -> Any:
+def _named_or_spec(given: Any, registry: Mapping[str, type], base: type, where: str) -> Any:
     """Return the spec that a name stands for, or a spec as it is; None stays None."""
     if given is None or isinstance(given, base):
         return given

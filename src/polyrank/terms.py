@@ -110,7 +110,7 @@ class Term:
 
     @property
     def name(self) -> str:
-        """The name it shares with its scorecard row, and its method's: `buy|click @ click [ips]`."""
+        """The name of its scorecard row, then its method's: `buy|click @ click [ips]`."""
         own = self.population.name
         return own if self.method is None else f"{own} [{self.method.name}]"
 
@@ -231,7 +231,7 @@ def population(schema: Schema, task: Task, space: str) -> Population:
 
 
 def own_population(schema: Schema, task: Task) -> Population:
-    """Return the population that a task's own head predicts: the rows where its `given` happened."""
+    """Return the population that a task's own head predicts: rows where its `given` happened."""
     return population(schema, task, task.given or ALL)
 
 

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import polyrank as pr
+from polyrank.calibration import Isotonic, Platt
 from polyrank.calibration.fitting import Calibrator
-from polyrank.calibration.maps import Isotonic, Platt
 from polyrank.errors import BundleError
 from polyrank.models.outputs import outputs
 from polyrank.schema import DenseFeature, Schema, Task

@@ -11,7 +11,6 @@ import polyrank as pr
 from polyrank.bundle.model import load
 from polyrank.config import Experiment
 from polyrank.data.read import read
-from polyrank.data.statistics import term_statistics
 from polyrank.data.table import encode
 from polyrank.data.vocab import Vocab
 from polyrank.errors import ConfigError
@@ -157,7 +156,7 @@ def trainer(frame, balance, compile):
     torch.manual_seed(0)
     ranker = spec.build(spec.layout(SCHEMA, vocab))
     start(ranker, table, "cpu", SAMPLING)
-    supervision = Supervision(SCHEMA, term_statistics(table, SAMPLING), SAMPLING)
+    supervision = Supervision.of(table, SAMPLING)
     return Trainer(ranker, training, supervision, train=table, valid=None, seed=0)
 
 

@@ -26,7 +26,7 @@ from polyrank.models import model as native
 from polyrank.models.outputs import logits_of, outputs
 from polyrank.models.ranker import Head
 from polyrank.nn.embed import TensorBag
-from polyrank.schema import Feature, KindName, Schema, SequenceFeature, Task
+from polyrank.schema import Feature, Schema, SequenceFeature, Task
 from polyrank.terms import output_columns
 
 
@@ -66,7 +66,7 @@ class ClassicModel(nn.Module):
         self._drawn = self._biases()
 
     @property
-    def kinds(self) -> tuple[KindName, ...]:
+    def kinds(self) -> tuple[str, ...]:
         """The kind of each label column."""
         kind = {name: task.kind for task in self.schema.tasks for name in output_columns(task)}
         return tuple(kind[column] for column in self.columns)
@@ -76,7 +76,7 @@ class ClassicModel(nn.Module):
         """The columns of x that are read."""
         return [feature.name for feature in self.features]
 
-    def check_task_types(self, kinds: Sequence[KindName]) -> str | None:
+    def check_task_types(self, kinds: Sequence[str]) -> str | None:
         """Refuse task types that are not the model's; return a note where they can be read on."""
         if tuple(kinds) == self.kinds:
             return None

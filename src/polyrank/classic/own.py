@@ -28,7 +28,7 @@ from polyrank.models.outputs import CHUNK_ROWS
 from polyrank.models.ranker import Scores
 from polyrank.models.trunk import Mixing
 from polyrank.nn.embed import TensorBag
-from polyrank.schema import KindName, Schema, SparseFeature
+from polyrank.schema import Schema, SparseFeature
 from polyrank.terms import output_columns
 
 _NEAREST = 1e-7  # to 0 and to 1, as near as float32 tells apart from 1
@@ -86,7 +86,7 @@ class OwnModel(nn.Module):
         - forward: x (B, 1) → Scores
     """
 
-    def __init__(self, module: nn.Module, kinds: Sequence[KindName]) -> None:
+    def __init__(self, module: nn.Module, kinds: Sequence[str]) -> None:
         super().__init__()
         self.module = module
         self.kinds = tuple(kinds)

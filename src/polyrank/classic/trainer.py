@@ -29,7 +29,6 @@ from polyrank.data.statistics import refuse_unusable, term_statistics
 from polyrank.errors import ConfigError, did_you_mean
 from polyrank.metrics.scorecard import Scorecard, scorecard
 from polyrank.objective.losses import Supervision
-from polyrank.schema import KindName
 from polyrank.train.fit import config_tables, isolated
 from polyrank.train.heads import base_rates
 from polyrank.train.loop import Trainer
@@ -299,9 +298,7 @@ class MTLTrainer:
 class _Judge:
     """Tells a better epoch by the score of one label column, else by the validation loss."""
 
-    def __init__(
-        self, learner: Any, rows: Rows | None, kinds: Sequence[KindName], column: int
-    ) -> None:
+    def __init__(self, learner: Any, rows: Rows | None, kinds: Sequence[str], column: int) -> None:
         self.learner, self.kinds, self.column = learner, kinds, column
         self.labels = None if rows is None else rows.labels
         self.scores: list[float | None] = []

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import islice
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,12 +23,52 @@ from polyrank.terms import output_columns
 CHUNK_ROWS = 16384
 
 
-def logits_of(
-    ranker: Ranker, table: Table, device: str = "cpu", *, chunks: int | None = None
-) -> dict[str, Tensor]:
-    """Return every head's logits on every row, in evaluation mode, on the CPU: {head: (N,)}.
+class Tensors(NamedTuple):
+    """A batch as tensors on a device; see `Batch`, also for the shapes."""
 
-    `chunks` takes only the first so many, of `CHUNK_ROWS` rows each.
+    ids: Tensor
+    dense: Tensor
+    bags: tuple[TensorBag, ...]
+    labels: Tensor
+    weight: Tensor | None
+    extras: Tensor | None
+
+    @classmethod
+    def of(cls, batch: Batch, device: str) -> Tensors:
+        """Move a batch to a device."""
+
+        def moved(array: np.ndarray) -> Tensor:
+            return torch.from_numpy(array).to(device)
+
+        return cls(
+            moved(batch.ids),
+            moved(batch.dense),
+            tuple((moved(bag.ids), moved(bag.offsets)) for bag in batch.bags),
+            moved(batch.labels),
+            None if batch.weight is None else moved(batch.weight),
+            None if batch.extras is None else moved(batch.extras),
+        )
+
+
+def logits_of(
+    ranker: Ranker,
+    table: Table,
+    device: str = "cpu",
+    *,
+    chunks: int | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> dict[str, Tensor]:
+    """Return the logits of every head on every row, in evaluation mode, on the CPU.
+
+    Args:
+        ranker: on the device.
+        table: N rows.
+        device: a torch device.
+        chunks: take only the first so many, of `CHUNK_ROWS` rows each.
+        dtype: of trunk and heads.
+
+    Shape:
+        {head: (N,) or (N, outputs)}
     """
     rows = len(table) if chunks is None else min(len(table), chunks * CHUNK_ROWS)
     found: dict[str, Tensor] = {}
@@ -34,37 +76,19 @@ def logits_of(
     with torch.inference_mode():
         start = 0
         for batch in islice(table.batches(ranker.layout, CHUNK_ROWS), chunks):
-            logits = ranker(inputs(ranker, batch, device)).logits
-            for task in ranker.layout.schema.by_name:
-                each = logits[task]
-                if task not in found:
-                    found[task] = torch.empty(rows, *each.shape[1:], dtype=each.dtype)
-                found[task][start : start + len(batch)].copy_(each)
+            logits = ranker(inputs(ranker, batch, device).to(dtype)).logits
+            for head, each in logits.items():
+                if head not in found:
+                    found[head] = torch.empty(rows, *each.shape[1:], dtype=each.dtype)
+                found[head][start : start + len(batch)].copy_(each)
             start += len(batch)
     return found
 
 
 def inputs(ranker: Ranker, batch: Batch, device: str) -> Tensor:
     """Return x of a batch: (B, W)."""
-    ids, dense, _, _ = tensors(batch, device)
-    return ranker.embed(ids, dense, bag_tensors(batch, device))
-
-
-def tensors(batch: Batch, device: str) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """Return a batch's ids, dense columns, labels and weights as tensors on a device."""
-    ids, dense, labels = (
-        torch.from_numpy(array).to(device) for array in (batch.ids, batch.dense, batch.labels)
-    )
-    weight = None if batch.weight is None else torch.from_numpy(batch.weight).to(device)
-    return ids, dense, labels, weight
-
-
-def bag_tensors(batch: Batch, device: str) -> tuple[TensorBag, ...]:
-    """Return a batch's bags as tensors on a device."""
-    return tuple(
-        (torch.from_numpy(bag.ids).to(device), torch.from_numpy(bag.offsets).to(device))
-        for bag in batch.bags
-    )
+    found = Tensors.of(batch, device)
+    return ranker.embed(found.ids, found.dense, found.bags)
 
 
 def outputs(

@@ -35,6 +35,6 @@ class BinaryLikelihood(Likelihood):
         return (logits.sigmoid(),)
 
     def constant_loss(self, term: Term, statistics: TermStatistics) -> float:
-        """Return the entropy of the base rate, with positives weighted: min over p of −v·r·log p − …"""
+        """Return the entropy of the base rate, with positives weighted."""
         yes, no = term.positive_weight * statistics.mean, 1 - statistics.mean
         return -(yes * log(yes / (yes + no)) + no * log(no / (yes + no)))

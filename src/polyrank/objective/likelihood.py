@@ -126,9 +126,7 @@ class Likelihood(ABC):
         return 1e-6
 
 
-def likelihoods(
-    schema: Schema, fitted: Mapping[str, Mapping[str, Any]]
-) -> dict[str, Likelihood]:
+def likelihoods(schema: Schema, fitted: Mapping[str, Mapping[str, Any]]) -> dict[str, Likelihood]:
     """Return the likelihood of each task, from what its kind fitted on the training rows."""
     return {
         task.name: resolved(task.label_kind.likelihood)(task.label_kind, fitted.get(task.name, {}))

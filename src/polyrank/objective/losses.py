@@ -15,7 +15,13 @@ import torch
 from torch import Tensor
 
 from polyrank.data.sampling import Sampling
-from polyrank.data.statistics import TermStatistics
+from polyrank.data.statistics import (
+    TermStatistics,
+    fitted_labels,
+    refuse_unusable,
+    term_statistics,
+)
+from polyrank.data.table import Table
 from polyrank.objective.likelihood import BatchScores, Labels, Likelihood, likelihoods
 from polyrank.schema import Schema
 from polyrank.terms import Summand, Term
@@ -52,6 +58,17 @@ class Supervision:
     statistics: Mapping[str, TermStatistics]
     fitted: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     sampling: Sampling | None = None
+
+    @classmethod
+    def of(cls, train: Table, sampling: Sampling | None = None) -> Supervision:
+        """Measure the training rows; `sampling` is that of their negatives.
+
+        Raises:
+            DataError: a term that these rows cannot teach, with the counts.
+        """
+        statistics = term_statistics(train, sampling)
+        refuse_unusable(statistics, train.schema, "train")
+        return cls(train.schema, statistics, fitted_labels(train, sampling), sampling)
 
     @cached_property
     def likelihoods(self) -> Mapping[str, Likelihood]:

@@ -22,7 +22,7 @@ from polyrank.bundle.model import Bundle
 from polyrank.data.check.one_feature import suspicions
 from polyrank.data.labels import Orphans
 from polyrank.data.sampling import Sampling
-from polyrank.data.statistics import refuse_unusable, term_labels, term_statistics
+from polyrank.data.statistics import term_labels, term_statistics
 from polyrank.data.table import Table
 from polyrank.data.vocab import Vocab
 from polyrank.errors import ConfigError, DataError, LeakageWarning, did_you_mean
@@ -210,13 +210,11 @@ def learn(
     if fusion is not None and scored is not None:  # before hours of training, not after
         fusion.check_values(schema, scored.carried.to_dict())
     sampling = sources.train_sampling
-    statistics = term_statistics(train, sampling)
-    refuse_unusable(statistics, schema, "train")
+    supervision = Supervision.of(train, sampling)
     if valid is not None:
         check_valid(training.stop, valid)
     _announce(schema, training, valid)
     _warn_of_leaks(train, vocab)
-    supervision = Supervision(schema, statistics, sampling)
     with isolated(seed, training):
         ranker = model.build(model.layout(schema, vocab)).to(training.device)
         start(ranker, train, training.device, sampling)
@@ -233,7 +231,7 @@ def learn(
             for warning in use.warnings():
                 logger.warning("%s", warning)
     bundle = Bundle(
-        schema, model, vocab, supervision.scales, ranker.cpu().eval(), config,
+        schema, model, vocab, supervision.fitted, ranker.cpu().eval(), config,
         pl.DataFrame(list(trainer.position.history), infer_schema_length=None), None,
     )  # fmt: skip
     if valid is not None:
@@ -365,7 +363,8 @@ def check_valid(stop: Stop | None, valid: Table) -> None:
     try:
         watched.function(label[seen], np.full(int(seen.sum()), 0.5), *keys, weight)
     except Undefined as reason:
-        positives = f" and {int((label == 1).sum()):,} positives" if where.kind == "binary" else ""
+        event = where.label_kind.is_event
+        positives = f" and {int((label == 1).sum()):,} positives" if event else ""
         raise ConfigError(
             f"stop watches {stop.metric!r} of {stop.score!r}, but the validation rows have "
             f"{int(seen.sum()):,} rows{positives} of it ({reason}): enlarge valid, or watch "

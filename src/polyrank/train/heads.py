@@ -1,4 +1,4 @@
-"""What rows say of the heads: base rates and living towers at the start, calibration at the end."""
+"""What is set of the heads from rows: base rates and living towers first, calibration last."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from polyrank.data.table import Table
 from polyrank.metrics.inputs import user_codes
 from polyrank.models.outputs import inputs
 from polyrank.models.ranker import Ranker
-from polyrank.terms import ALL, population
+from polyrank.terms import own_population
 
 logger = logging.getLogger(__name__)
 
-LOOKED_AT = 4096  # rows by which a tower is told to be dead
+PROBE_ROWS = 4096  # rows used to detect dead towers
 
 
 def start(ranker: Ranker, train: Table, device: str, sampling: Sampling | None = None) -> None:
     """Make a ranker that was just built ready to train; `sampling` is that of the rows."""
     ranker.start_at(base_rates(train, sampling))
-    batch = next(train.batches(ranker.layout, LOOKED_AT))
+    batch = next(train.batches(ranker.layout, PROBE_ROWS))
     for task, alive in ranker.redraw_dead(inputs(ranker, batch, device)).items():
         if alive:
             logger.info("the tower of task %r started dead and was drawn again", task)
@@ -36,17 +36,17 @@ def start(ranker: Ranker, train: Table, device: str, sampling: Sampling | None =
 
 
 def base_rates(table: Table, sampling: Sampling | None = None) -> dict[str, float]:
-    """Return the rate of each binary head on the rows where its parent happened, smoothed.
+    """Return the rate of each event on the rows where its parent happened, smoothed.
 
-    Of a sample it is the rate in the whole log: heads give true probabilities from the start.
+    For a sample it is the rate in the whole log: heads give true probabilities from the start.
 
     (rate · rows + 1) / (rows + 2) with the weighted rate, so that the unit of the weights does not
     matter and a head without rows starts at ½.
     """
     rates = {}
     for task in table.schema.tasks:
-        if task.kind == "binary":
-            where = population(table.schema, task, task.given or ALL)
+        if task.label_kind.is_event:
+            where = own_population(table.schema, task)
             label = term_labels(table, where)
             own = table.weight if sampling is None else sampling.term_weight(table, where)
             weight = np.ones(len(table)) if own is None else own.astype(float)
@@ -75,9 +75,9 @@ def calibrators(bundle: Bundle, valid: Table, *, seed: int) -> dict[str, Calibra
     groups = None if valid.user is None else user_codes(valid.user)
     found = {}
     for task in bundle.schema.tasks:
-        if task.kind != "binary":
+        if not task.label_kind.calibrated:
             continue
-        label = term_labels(valid, population(bundle.schema, task, task.given or ALL))
+        label = term_labels(valid, own_population(bundle.schema, task))
         kept = ~np.isnan(label)
         found[task.name] = calibrate(
             logits[task.name][kept],
