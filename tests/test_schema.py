@@ -140,9 +140,15 @@ def schema(tasks, features=ITEM, keys=None):
         ),
         (lambda: Task("a", weight="2"), "weight must be a number above 0, got '2'"),
         (lambda: Task("a", weight=True), "weight must be a number above 0, got True"),
-        (lambda: Task("a", positive_weight=None), "positive_weight must be a number above 0, got None"),
+        (
+            lambda: Task("a", positive_weight=None),
+            "positive_weight must be a number above 0, got None",
+        ),
         (lambda: Task("a", kind=3), "kind must be a name or a LabelKind, got 3"),
-        (lambda: Task("a", kind=["binary"]), r"kind must be a name or a LabelKind, got \['binary'\]"),
+        (
+            lambda: Task("a", kind=["binary"]),
+            r"kind must be a name or a LabelKind, got \['binary'\]",
+        ),
         (lambda: Task("a", space=3), "space must be a name, got 3"),
         (lambda: Task("a", space=("all", 3)), "space must be a name, got 3"),
         (lambda: Task("a", given=["b"]), "given must be a name, got .'b'."),
@@ -178,7 +184,10 @@ def schema(tasks, features=ITEM, keys=None):
         (lambda: schema(None), "tasks must be a list of Task, got None"),
         (lambda: Task("a", given=["x"]), r"given must be a name, got \['x'\]"),
         (lambda: SparseFeature("a", vocab_size="x"), "vocab_size is an integer, however: 'x'"),
-        (lambda: Schema.from_json("{"), r"a schema must be the JSON that to_json wrote, got '\{' \("),
+        (
+            lambda: Schema.from_json("{"),
+            r"a schema must be the JSON that to_json wrote, got '\{' \(",
+        ),
         (lambda: Schema.from_json(None), "a schema must be the JSON that to_json wrote, got None"),
     ],
 )

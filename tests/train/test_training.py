@@ -45,7 +45,7 @@ def test_embeddings_inherit_from_the_dense_part():
     [
         ({"epoch": 3}, "train: unknown key 'epoch'; did you mean 'epochs'"),
         ({"epochs": 0}, "epochs is a whole number of at least 1, however: 0"),
-        ({"epochs": "many"}, "train.epochs: .*valid integer.*however: 'many'"),
+        ({"epochs": "many"}, "train.epochs: .*valid integer.*got 'many'"),
         ({"lr": 0}, "lr must be above 0"),
         ({"unseen_rate": 1}, "unseen_rate is at least 0 and below 1"),
         ({"embeddings": {"kind": "lazyadam"}}, "unknown kind 'lazyadam'; did you mean 'lazy_adam'"),

@@ -160,7 +160,7 @@ def ESMM(  # noqa: N802 (a model's name)
 ) -> Model:
     """Return the entire-space multi-task model: separate towers, every task learned on all rows.
 
-    The supervision is the schema's: `Task("buy", given="click")` is learned as P(click)·P(buy|click)
+    The supervision is the schema's: `Task("buy", given="click")` is P(click)·P(buy|click)
     on all rows. A schema that says otherwise is refused.
 
     Example:
