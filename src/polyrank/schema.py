@@ -233,6 +233,7 @@ class Schema:
         _check_tasks(self.tasks)
         object.__setattr__(self, "tasks", tuple(map(_resolved, self.tasks)))
         _check_spaces(self)
+        refuse_duplicates("term", [term.name for term in self.objective])
         _check_columns(self)
 
     @cached_property

@@ -98,6 +98,7 @@ class Term:
         no: paths of its opposite.
         probability: the event in symbols, for tables.
         method: the debiased loss that it belongs to; None for the likelihood of its label.
+        part: which of the method's terms of one population it is, where it has several.
     """
 
     population: Population
@@ -107,12 +108,14 @@ class Term:
     no: tuple[Path, ...]
     probability: str
     method: Debias | None = None
+    part: str | None = None
 
     @property
     def name(self) -> str:
         """The name of its scorecard row, then its method's: `buy|click @ click [ips]`."""
-        own = self.population.name
-        return own if self.method is None else f"{own} [{self.method.name}]"
+        if self.method is None:
+            return self.population.name
+        return f"{self.population.name} [{' '.join(filter(None, (self.method.name, self.part)))}]"
 
     @property
     def label(self) -> str:
@@ -294,12 +297,18 @@ def population_label(labels: Mapping[str, Any], where: Population) -> Any:
     return label
 
 
-def term_of(schema: Schema, task: Task, space: str, method: Debias | None = None) -> Term:
-    """Return the term of a task in one space, as a part of a method's loss if one is given."""
+def term_of(
+    schema: Schema,
+    task: Task,
+    space: str,
+    method: Debias | None = None,
+    part: str | None = None,
+) -> Term:
+    """Return the term of a task in one space; `method` and `part` as in `Term`."""
     where = population(schema, task, space)
     if not task.label_kind.is_event:
         value = f"E[{task.name}|{task.given}]" if task.given else f"E[{task.name}]"
-        return Term(where, task.weight, task.positive_weight, (), (), value, method)
+        return Term(where, task.weight, task.positive_weight, (), (), value, method, part)
     heads = where.heads
     yes: tuple[Path, ...] = (tuple((head, True) for head in heads),)
     no: tuple[Path, ...] = tuple(
@@ -310,7 +319,8 @@ def term_of(schema: Schema, task: Task, space: str, method: Debias | None = None
     for head in heads:
         parent = schema.by_name[head].given
         factors.append(f"P({head}|{parent})" if parent else f"P({head})")
-    return Term(where, task.weight, task.positive_weight, yes, no, "·".join(factors), method)
+    product = "·".join(factors)
+    return Term(where, task.weight, task.positive_weight, yes, no, product, method, part)
 
 
 def _named(task: str, given: str | None, space: str) -> str:
