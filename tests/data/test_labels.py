@@ -227,7 +227,7 @@ def test_leak_is_refused_by_name():
     frame = pl.LazyFrame({"x": [1, 0], "y": [1, 1], "click": [1, 0]})
     message = (
         "feature 'x' equals the label 'click' of task 'click' on all 2 labelled rows: a model "
-        "would read the answer; remove 'x' from the features"
+        "would read the label; remove 'x' from the features"
     )
     with pytest.raises(DataError, match=re.escape(message)):
         check_leaks(frame, schema)
