@@ -14,7 +14,7 @@ from polyrank.config import Experiment
 from polyrank.errors import DataError, LeakageWarning, TrainingError
 from polyrank.serve import batch
 from polyrank.serve.batch import Scorer, predict_file
-from polyrank.train.explain import plan
+from polyrank.train.explain import explain
 from polyrank.train.sources import Sources
 from polyrank.train.training import Training
 
@@ -139,7 +139,7 @@ def test_lists_are_learnt_from():
 
 
 def test_the_plan_counts_lists(log):
-    found = plan(SCHEMA, pr.Model(embed_dim=8), Training(), Sources(log))
+    found = explain(SCHEMA, pr.Model(embed_dim=8), Training(), Sources(log))
     assert found.parameters["embed.pages"] == 41 * 4
     assert found.memory_bytes["train rows"] > 400 * 3 * 4
 

@@ -130,7 +130,7 @@ def test_explain_shows_the_plan(command):
     code, out, _ = command("explain", "exp.toml")
     assert code == 0
     assert "P(click)·P(buy|click)" in out
-    assert "rows: train 400, valid 100, test 100; 7 steps an epoch, 2 epochs" in out
+    assert "rows: train 400, valid 100, test 100; 7 steps per epoch, 2 epochs" in out
     code, plan, _ = command("explain", "exp.toml", "--json")
     train = pl.read_parquet("train.parquet")
     assert plan["objective"][1]["usable_rows"] == 400

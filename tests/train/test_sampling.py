@@ -17,7 +17,7 @@ from polyrank.data.vocab import Vocab
 from polyrank.errors import ConfigError
 from polyrank.objective.losses import Supervision
 from polyrank.train import step
-from polyrank.train.explain import plan
+from polyrank.train.explain import explain
 from polyrank.train.heads import base_rates, start
 from polyrank.train.loop import Trainer
 from polyrank.train.sources import Sources, encoded
@@ -210,7 +210,7 @@ def test_fit_and_plan_refuse_what_is_no_root(log):
     with pytest.raises(ConfigError, match="only a root can be sampled"):
         fitted(sampling, log.head(100))
     with pytest.raises(ConfigError, match="only a root can be sampled"):
-        plan(SCHEMA, pr.Model(), Training(), Sources(log.head(100), sampling=sampling))
+        explain(SCHEMA, pr.Model(), Training(), Sources(log.head(100), sampling=sampling))
 
 
 def test_fit_takes_a_sampling_and_nothing_else(log):
@@ -220,7 +220,7 @@ def test_fit_takes_a_sampling_and_nothing_else(log):
 
 def test_the_plan_says_it_and_counts_what_was_kept(log):
     frame = sample(log)
-    found = plan(SCHEMA, pr.Model(), Training(), Sources(frame, sampling=SAMPLING))
+    found = explain(SCHEMA, pr.Model(), Training(), Sources(frame, sampling=SAMPLING))
     assert "sampling: rows with click = 0 were kept at a rate of 0.1 in train" in str(found)
     table = found.to_json()
     assert table["sampling"] == {"task": "click", "keep": 0.1, "splits": ["train"]}

@@ -20,7 +20,7 @@ LOWEST_WEIGHT = 1e-3  # a large step must not turn a loss around
 
 @dataclass(frozen=True, kw_only=True)
 class GradNorm(Balance):
-    """L = Σ weight · w · loss, with w learnt so that terms train at similar rates.
+    """L = Σ weight · w · loss, with w learned so that terms train at similar rates.
 
     At the shared tensors together (x, the trunk's shared parameters) term i has the gradient norm
     G_i = w_i · ‖∇ loss_i‖ and the inverse training rate r_i = (loss_i / first loss_i) ÷ the mean of
@@ -57,7 +57,7 @@ class GradNorm(Balance):
         for name in ("alpha", "lr"):
             value = getattr(self, name)
             if not (isfinite(value) and value >= 0):
-                raise ConfigError(f"GradNorm: {name} is at least 0, however: {value}")
+                raise ConfigError(f"GradNorm: {name} must be at least 0, got {value}")
 
     def build(self, terms: Sequence[BalanceTerm]) -> GradNormModule:
         """Return the module, with its state."""

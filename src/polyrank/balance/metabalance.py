@@ -58,9 +58,9 @@ class MetaBalance(Balance):
 
     def __post_init__(self) -> None:
         if not 0 <= self.relax <= 1:
-            raise ConfigError(f"MetaBalance: relax lies between 0 and 1, however: {self.relax}")
+            raise ConfigError(f"MetaBalance: relax must lie between 0 and 1, got {self.relax}")
         if not 0 <= self.beta < 1:
-            raise ConfigError(f"MetaBalance: beta is at least 0 and below 1, however: {self.beta}")
+            raise ConfigError(f"MetaBalance: beta must lie in [0, 1), got {self.beta}")
 
     def build(self, terms: Sequence[BalanceTerm]) -> MetaBalanceModule:
         """Return the module, with its state."""

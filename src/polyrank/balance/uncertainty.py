@@ -13,7 +13,7 @@ from polyrank.balance.method import Balance, BalanceTerm, ScalarBalance
 
 @dataclass(frozen=True, kw_only=True)
 class Uncertainty(Balance):
-    """L = Σ weight · (c·e^(−s)·loss + s/2), with s learnt, c = 1 for binary and ½ for regression.
+    """L = Σ weight · (c·e^(−s)·loss + s/2), with s learned, c = 1 for a log-likelihood, ½ for a square.
 
     s is the logarithm of the term's noise variance; it starts at 0 and is not decayed.
 
@@ -33,7 +33,7 @@ class Uncertainty(Balance):
 
 
 class UncertaintyModule(ScalarBalance):
-    """Holds one s a term, in the terms' order."""
+    """Holds one s per term, in the terms' order."""
 
     def __init__(self, terms: Sequence[BalanceTerm]) -> None:
         super().__init__()

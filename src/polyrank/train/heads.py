@@ -1,10 +1,12 @@
-"""What rows say of the heads: base rates and living towers at the start, calibration at the end."""
+"""Heads and rows: base rates and live towers before training, constants and calibration after."""
 
 from __future__ import annotations
 
 import logging
+from math import log
 
 import numpy as np
+import torch
 
 from polyrank.bundle.model import Bundle
 from polyrank.calibration.fitting import Calibrator, calibrate
@@ -14,23 +16,24 @@ from polyrank.data.table import Table
 from polyrank.metrics.inputs import user_codes
 from polyrank.models.outputs import inputs
 from polyrank.models.ranker import Ranker
+from polyrank.objective.losses import Supervision
 from polyrank.terms import ALL, population
 
 logger = logging.getLogger(__name__)
 
-LOOKED_AT = 4096  # rows by which a tower is told to be dead
+TOWER_ROWS = 4096  # rows used to detect dead towers
 
 
 def start(ranker: Ranker, train: Table, device: str, sampling: Sampling | None = None) -> None:
     """Make a ranker that was just built ready to train; `sampling` is that of the rows."""
     ranker.start_at(base_rates(train, sampling))
-    batch = next(train.batches(ranker.layout, LOOKED_AT))
+    batch = next(train.batches(ranker.layout, TOWER_ROWS))
     for task, alive in ranker.redraw_dead(inputs(ranker, batch, device)).items():
         if alive:
             logger.info("the tower of task %r started dead and was drawn again", task)
         else:
             logger.warning(
-                "task %r starts from one prediction for all rows, however its tower is drawn: "
+                "task %r starts with one prediction for all rows in every draw of its tower: "
                 "widen it, or encode features whose values are too small to tell apart", task,
             )  # fmt: skip
 
@@ -60,8 +63,30 @@ def base_rates(table: Table, sampling: Sampling | None = None) -> dict[str, floa
     return rates
 
 
+def constant_losses(
+    supervision: Supervision, train: Table, valid: Table, sampling: Sampling | None = None
+) -> dict[str, float]:
+    """Return each term's validation loss where every head stays at its mean in training.
+
+    A positive weight moves the best constant as it moves the head.
+    """
+    rates = base_rates(train, sampling)
+    logits = {
+        task.name: log(task.positive_weight * rates[task.name] / (1 - rates[task.name]))
+        if task.name in rates
+        else 0.0  # of a standardised target
+        for task in supervision.schema.tasks
+    }
+    sums = supervision.sums(
+        {task: torch.full((len(valid),), logit) for task, logit in logits.items()},
+        torch.from_numpy(valid.labels),
+        None if valid.weight is None else torch.from_numpy(valid.weight),
+    )
+    return {term: float(each.total / each.weight) for term, each in sums.items() if each.weight > 0}
+
+
 def calibrators(bundle: Bundle, valid: Table, *, seed: int) -> dict[str, Calibrator]:
-    """Return what validation rows say of each binary head.
+    """Return each binary head's calibration on the validation rows that speak of it.
 
     A head learns P(task | given), whatever its space, so it is held to its own label on the rows
     where `given` happened; a root to all rows.

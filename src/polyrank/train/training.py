@@ -30,7 +30,7 @@ class Stop:
     Args:
         score: a scorecard row's name, `buy @ all`.
         metric: a metric with a direction, `auc`.
-        patience: epochs without a new best that are waited for.
+        patience: epochs without a new best before training stops.
     """
 
     score: str
@@ -39,19 +39,19 @@ class Stop:
 
     def __post_init__(self) -> None:
         if self.patience < 1:
-            raise ConfigError(f"stop: patience must be at least 1, however: {self.patience}")
+            raise ConfigError(f"stop: patience must be at least 1, got {self.patience}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """How a model is learnt; equals the `[train]` table.
+    """How a model is trained; equals the `[train]` table.
 
-    What the optimisers inherit is filled in, so that every value is seen.
+    What the optimisers inherit is filled in, so that every value shows.
 
     Args:
         epochs: passes over the training rows.
-        batch_size: rows of a step.
-        lr: step size of both optimisers where they do not say.
+        batch_size: rows per step.
+        lr: step size of both optimisers where they have none of their own.
         embeddings: optimiser of embedding rows.
         dense: optimiser of all other parameters.
         balance: how several losses become one step.
@@ -61,7 +61,7 @@ class Training:
         device: a torch device.
         unseen_rate: probability with which a training id is replaced by row 0 of its table.
         compile: whether the dense part of a full batch is compiled into one graph, which takes
-            some 10 seconds at the first and pays on long runs. Needs a C++ compiler, a `Sum` or
+            some 10 seconds at the first one and pays on long runs. Needs a C++ compiler, a `Sum` or
             `Uncertainty` balance and the `Adam` of this module.
 
     Example:
@@ -87,18 +87,16 @@ class Training:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
                 raise ConfigError(
-                    f"train: {name} is a whole number of at least 1, however: {value!r}"
+                    f"train: {name} must be a whole number of at least 1, got {value!r}"
                 )
         if not isinstance(self.compile, bool):
-            raise ConfigError(f"train: compile is true or false, however: {self.compile!r}")
+            raise ConfigError(f"train: compile must be true or false, got {self.compile!r}")
         if not 0 < self.lr < inf:
-            raise ConfigError(f"train: lr must be above 0, however: {self.lr}")
+            raise ConfigError(f"train: lr must be above 0, got {self.lr}")
         if self.stop is not None and not isinstance(self.stop, Stop):
-            raise ConfigError(f"train: stop is a Stop(score=…), however: {self.stop!r}")
+            raise ConfigError(f"train: stop must be a Stop(score=…), got {self.stop!r}")
         if not 0 <= self.unseen_rate < 1:
-            raise ConfigError(
-                f"train: unseen_rate is at least 0 and below 1, however: {self.unseen_rate}"
-            )
+            raise ConfigError(f"train: unseen_rate must lie in [0, 1), got {self.unseen_rate}")
         dense = replace(self.dense, lr=self.lr if self.dense.lr is None else self.dense.lr)
         lr = dense.lr if self.embeddings.lr is None else self.embeddings.lr
         l2 = dense.weight_decay if self.embeddings.l2 is None else self.embeddings.l2

@@ -1,4 +1,4 @@
-"""Adam of the dense part, what the trainer needs of any torch optimiser, and schedules."""
+"""Adam of the dense part, the state of any torch optimiser, and learning-rate schedules."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Tensor]) -> None:
-    """Take over what `optimizer_state` returned."""
+    """Restore what `optimizer_state` returned."""
     nested: dict[int, dict[str, Tensor]] = {}
     for key, tensor in state.items():
         index, name = key.split(".", 1)
@@ -103,7 +103,7 @@ class Cosine:
 
     def __post_init__(self) -> None:
         if not 0 <= self.warmup <= 1:
-            raise ConfigError(f"Cosine: warmup is a share of the steps, however: {self.warmup}")
+            raise ConfigError(f"Cosine: warmup must lie in [0, 1], got {self.warmup}")
 
     def factor(self, step: int, steps: int) -> float:
         """Return what the learning rate is multiplied by at one of `steps` steps."""
