@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from polyrank.text import aligned
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from polyrank.schema import KindName, Schema, Task
 
 ALL = "all"
@@ -170,6 +172,30 @@ def joint_label(factors: Sequence[Any]) -> Any:
         zero = zero | (factor == 0)
     product[zero] = 0.0
     return product
+
+
+def population_label(labels: Mapping[str, np.ndarray], where: Population) -> np.ndarray:
+    """Return a population's label for each row of the log; NaN outside its space too.
+
+    Args:
+        labels: of each task, NaN where it is not observed.
+        where: whose label it is.
+
+    Shape:
+        every array float64 (rows,)
+
+    Example:
+        >>> import numpy as np
+        >>> from polyrank.schema import SparseFeature, Schema, Task
+        >>> schema = Schema([SparseFeature("item")], [Task("click"), Task("buy", given="click")])
+        >>> labels = {"click": np.array([0.0, 1.0]), "buy": np.array([np.nan, 1.0])}
+        >>> {each.name: population_label(labels, each).tolist() for each in populations(schema)}
+        {'click @ all': [0.0, 1.0], 'buy @ all': [0.0, 1.0], 'buy|click @ click': [nan, 1.0]}
+    """
+    label = joint_label([labels[head] for head in where.heads])
+    if where.conditions:
+        label[joint_label([labels[task] for task in where.conditions]) != 1] = float("nan")
+    return label
 
 
 def _term(schema: Schema, task: Task, space: str) -> Term:

@@ -1,4 +1,4 @@
-"""Plain text tables: what `print` shows of an objective or a scorecard."""
+"""Words and plain text tables: what `print` shows of an objective or a scorecard."""
 
 from __future__ import annotations
 
@@ -22,3 +22,13 @@ def aligned(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequenc
         ).rstrip()
         for line in lines
     )
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number of things in words.
+
+    Example:
+        >>> counted(1, "row"), counted(1200, "row")
+        ('1 row', '1,200 rows')
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
