@@ -270,6 +270,17 @@ class Experiment:
         )  # fmt: skip
 
 
+def own_rows(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the rows of a run by split, as `read` takes them, from its bundle's configuration.
+
+    Rows that were in memory are left out.
+    """
+    data = config.get("data", {})
+    if "source" in data:
+        return Experiment.from_table(config).sources().splits
+    return {split: data[split] for split in SPLITS if split in data}
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Head:
     name: str = "experiment"

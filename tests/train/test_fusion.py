@@ -110,7 +110,7 @@ def test_an_unknown_name_is_refused_before_training(log):
         pr.ConfigError, match=r"'prise' is neither .* of test; did you mean 'price'"
     ):
         pr.fit(schema, pr.Model(), train=train, test=test, fusion=pr.Fusion({"prise": 1}))
-    with pytest.raises(pr.ConfigError, match=r"fusion is a Fusion\(weights\), however: dict"):
+    with pytest.raises(pr.ConfigError, match=r"fusion must be a Fusion\(weights\), got dict"):
         pr.fit(schema, pr.Model(), train=train, test=test, fusion={"price": 1})
 
 

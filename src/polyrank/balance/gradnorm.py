@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite
 
 import torch
 from torch import Tensor
 
+from polyrank import spec
 from polyrank.balance.method import Balance, BalanceModule, BalanceTerm
-from polyrank.errors import ConfigError
 
 LOWEST_WEIGHT = 1e-3  # a large step must not turn a loss around
 
@@ -55,9 +54,7 @@ class GradNorm(Balance):
 
     def __post_init__(self) -> None:
         for name in ("alpha", "lr"):
-            value = getattr(self, name)
-            if not (isfinite(value) and value >= 0):
-                raise ConfigError(f"GradNorm: {name} must be at least 0, got {value}")
+            spec.number(f"GradNorm: {name}", getattr(self, name), least=0)
 
     def build(self, terms: Sequence[BalanceTerm]) -> GradNormModule:
         """Return the module, with its state."""

@@ -13,9 +13,10 @@ from polyrank.balance.method import Balance, BalanceTerm, ScalarBalance
 
 @dataclass(frozen=True, kw_only=True)
 class Uncertainty(Balance):
-    """L = Σ weight · (c·e^(−s)·loss + s/2), with s learned, c = 1 for a log-likelihood, ½ for a square.
+    """L = Σ weight · (c·e^(−s)·loss + s/2), with s learned.
 
-    s is the logarithm of the term's noise variance; it starts at 0 and is not decayed.
+    c is 1 for a log-likelihood and ½ for a squared error. s is the logarithm of the term's noise
+    variance; it starts at 0 and is not decayed.
 
     Example:
         >>> term = BalanceTerm("rating @ all", weight=1.0, constant_loss=1.0, exponent=0.5)

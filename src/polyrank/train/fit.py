@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +45,7 @@ from polyrank.train.training import Stop, Training
 
 logger = logging.getLogger(__name__)
 
-MARGIN = 1.01  # a loss this much above a constant's is no chance of few validation rows
+MARGIN = 1.01  # of a loss above a constant's, which a few validation rows may well bring about
 
 
 def fit(
@@ -252,9 +251,7 @@ def train_model(
             pl.DataFrame(list(trainer.position.history), infer_schema_length=None), None,
         )  # fmt: skip
         if valid is not None:
-            _warn_of_constants(
-                trainer, constant_losses(supervision, train, valid, sampling), training.lr
-            )
+            _warn_of_divergence(trainer, constant_losses(supervision, train, valid, sampling))
             bundle = replace(bundle, calibrators=calibrators(bundle, valid, seed=seed))
         if scored is not None:
             split = "valid" if test is None else "test"
@@ -282,17 +279,22 @@ def until(stop: Stop | None, trainer: Trainer) -> Iterator[Progress]:
         yield each
 
 
-def _warn_of_constants(trainer: Trainer, constants: Mapping[str, float], lr: float) -> None:
+def _warn_of_divergence(trainer: Trainer, constants: Mapping[str, float]) -> None:
     """Name the terms that the kept epoch predicts worse than a constant does."""
-    kept = trainer.position.history[trainer.position.best_epoch - 1]
-    for term, constant in constants.items():
-        loss = kept[f"valid {term} loss"]
-        if loss > MARGIN * constant:
-            logger.warning(
-                "%r learned nothing: its validation loss is %.4g in the best epoch (%d), and %.4g "
-                "where every row gets the training mean; lower lr, now %g",
-                term, loss, trainer.position.best_epoch, constant, lr,
-            )  # fmt: skip
+    kept, epoch = trainer.position.history, trainer.position.best_epoch
+    losses = {term: kept[epoch - 1][f"valid {term} loss"] for term in constants}
+    worse = [
+        f"{term!r} {losses[term]:.4g} ({constant:.4g})"
+        for term, constant in constants.items()
+        if losses[term] > MARGIN * constant
+    ]
+    if worse:
+        logger.warning(
+            "training diverged or learned nothing: the validation loss of the kept epoch, %d, is "
+            "above that of a constant, the training mean (in brackets): %s; lower lr (now %g), or "
+            "regularise",
+            epoch, ", ".join(worse), trainer.training.lr,
+        )  # fmt: skip
 
 
 def _announce(schema: Schema, training: Training, valid: Table | None) -> None:
@@ -326,8 +328,7 @@ def check_run(
 ) -> None:
     """Refuse what cannot be, before a row is read."""
     model.check(schema)
-    if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= seed < 2**63:
-        raise ConfigError(f"seed must be a whole number of at least 0, got {seed!r}")
+    spec.whole("seed", seed, least=0, most=2**63 - 1)
     cores = os.cpu_count() or 1
     if training.threads > cores:
         raise ConfigError(f"threads must be at most {cores} here, got {training.threads}")

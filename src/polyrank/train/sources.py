@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+from threading import get_ident
 from typing import Any
 from zlib import crc32
 
@@ -14,7 +16,7 @@ import numpy as np
 import polars as pl
 
 from polyrank.bundle.model import log_counts
-from polyrank.data import cache, content, hashing
+from polyrank.data import cache, content, hashing, labels
 from polyrank.data.labels import Orphans, check_leaks
 from polyrank.data.read import column_names, files, read
 from polyrank.data.sampling import Sampling
@@ -151,7 +153,7 @@ def fingerprint(vocab: Vocab, tables: Mapping[str, Table]) -> str:
 
 
 def _encoded(schema: Schema, sources: Sources) -> cache.Entry:
-    with cache.noted() as messages:
+    with cache.noted() as messages, _one_warning_of_orphans():
         rows = {split: read(source, schema) for split, source in sources.splits.items()}
         vocab = Vocab.fit(rows["train"], schema)
         check_leaks(rows["train"], schema)
@@ -163,6 +165,27 @@ def _encoded(schema: Schema, sources: Sources) -> cache.Entry:
             for split, frame in rows.items()
         }  # fmt: skip
     return cache.Entry(vocab, tables, tuple(messages))
+
+
+@contextmanager
+def _one_warning_of_orphans() -> Iterator[None]:
+    """Join the warnings of all splits about orphans into one."""
+    found: list[str] = []
+    source, thread = logging.getLogger(labels.__name__), get_ident()
+
+    def keep(record: logging.LogRecord) -> bool:
+        mine = record.thread == thread
+        if mine:
+            found.append(record.getMessage())
+        return not mine
+
+    source.addFilter(keep)
+    try:
+        yield
+    finally:
+        source.removeFilter(keep)
+        if found:
+            source.warning("%s", "\n  ".join(found))
 
 
 def _announced(entry: cache.Entry, sampling: Sampling | None) -> Encoded:

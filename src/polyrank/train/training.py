@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from math import inf
-from numbers import Integral
 from typing import Any
 
 from polyrank import spec
@@ -38,8 +36,7 @@ class Stop:
     patience: int = 3
 
     def __post_init__(self) -> None:
-        if self.patience < 1:
-            raise ConfigError(f"stop: patience must be at least 1, got {self.patience}")
+        spec.whole("stop: patience", self.patience)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,19 +81,13 @@ class Training:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "threads"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-                raise ConfigError(
-                    f"train: {name} must be a whole number of at least 1, got {value!r}"
-                )
+            spec.whole(name, getattr(self, name))
         if not isinstance(self.compile, bool):
-            raise ConfigError(f"train: compile must be true or false, got {self.compile!r}")
-        if not 0 < self.lr < inf:
-            raise ConfigError(f"train: lr must be above 0, got {self.lr}")
+            raise ConfigError(f"compile must be true or false, got {self.compile!r}")
+        spec.number("lr", self.lr, above=0)
         if self.stop is not None and not isinstance(self.stop, Stop):
-            raise ConfigError(f"train: stop must be a Stop(score=…), got {self.stop!r}")
-        if not 0 <= self.unseen_rate < 1:
-            raise ConfigError(f"train: unseen_rate must lie in [0, 1), got {self.unseen_rate}")
+            raise ConfigError(f"stop must be a Stop(score=…), got {self.stop!r}")
+        spec.number("unseen_rate", self.unseen_rate, least=0, below=1)
         dense = replace(self.dense, lr=self.lr if self.dense.lr is None else self.dense.lr)
         lr = dense.lr if self.embeddings.lr is None else self.embeddings.lr
         l2 = dense.weight_decay if self.embeddings.l2 is None else self.embeddings.l2

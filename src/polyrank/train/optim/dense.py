@@ -9,7 +9,7 @@ from math import cos, pi
 import torch
 from torch import Tensor, nn
 
-from polyrank.errors import ConfigError
+from polyrank import spec
 from polyrank.train.optim.engine import check_numbers
 
 
@@ -102,8 +102,7 @@ class Cosine:
     warmup: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.warmup <= 1:
-            raise ConfigError(f"Cosine: warmup must lie in [0, 1], got {self.warmup}")
+        spec.number("Cosine: warmup", self.warmup, least=0, most=1)
 
     def factor(self, step: int, steps: int) -> float:
         """Return what the learning rate is multiplied by at one of `steps` steps."""

@@ -13,13 +13,13 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import inf
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from polyrank import spec
 from polyrank.errors import ConfigError
 from polyrank.nn import kernels
 from polyrank.nn.embed import PackedEmbedder, TensorBag
@@ -66,19 +66,17 @@ class EmbeddingEngine(ABC):
         """Restore what `state` returned."""
 
 
-def check_numbers(spec: Any, decay: str) -> None:
+def check_numbers(optimizer: Any, decay: str) -> None:
     """Refuse step sizes, decays, betas and eps with which no optimiser works."""
-    name = type(spec).__name__
-    if spec.lr is not None and not 0 < spec.lr < inf:
-        raise ConfigError(f"{name}: lr must be above 0, got {spec.lr}")
-    value = getattr(spec, decay)
-    if value is not None and not 0 <= value < inf:
-        raise ConfigError(f"{name}: {decay} must be at least 0, got {value}")
-    betas = getattr(spec, "betas", (0, 0))
+    name = type(optimizer).__name__
+    if optimizer.lr is not None:
+        spec.number(f"{name}: lr", optimizer.lr, above=0)
+    if (value := getattr(optimizer, decay)) is not None:
+        spec.number(f"{name}: {decay}", value, least=0)
+    betas = getattr(optimizer, "betas", (0, 0))
     if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
         raise ConfigError(f"{name}: betas must be two numbers in [0, 1), got {betas}")
-    if not getattr(spec, "eps", 0) >= 0:
-        raise ConfigError(f"{name}: eps must be at least 0, got {spec.eps}")
+    spec.number(f"{name}: eps", getattr(optimizer, "eps", 0), least=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,20 +137,20 @@ class RowEngine(EmbeddingEngine):
         compiled: whether a rule of `nn.kernels` does the steps, and not torch.
     """
 
-    def __init__(self, spec: RowOptimizer, embed: PackedEmbedder, l2: float) -> None:
-        self.spec, self.embed, self.l2 = spec, embed, l2
+    def __init__(self, optimizer: RowOptimizer, embed: PackedEmbedder, l2: float) -> None:
+        self.spec, self.embed, self.l2 = optimizer, embed, l2
         self.steps = 0
         self.packs = [
             [
                 torch.zeros(len(pack), columns or pack.shape[1], device=pack.device)
-                for columns in spec.state_columns.values()
+                for columns in optimizer.state_columns.values()
             ]
             for pack in embed.pack
         ]
         on_cpu = all(pack.device.type == "cpu" for pack in embed.pack)
-        self.compiled = on_cpu and spec.rule is not None
-        if on_cpu and spec.rule is None:
-            name = type(spec).__name__
+        self.compiled = on_cpu and optimizer.rule is not None
+        if on_cpu and not self.compiled:
+            name = type(optimizer).__name__
             logger.warning("row optimiser %s has no compiled rule: it runs in torch", name)
         packs = range(len(embed.pack)) if self.compiled else ()
         self._scratch = [_Scratch(embed, index) for index in packs]
