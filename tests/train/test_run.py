@@ -315,7 +315,7 @@ def test_a_run_that_is_trained_is_left_to_its_process(funnel, tmp_path, options)
     pytest.importorskip("fcntl")
     out = tmp_path / "run"
 
-    def again(progress):
+    def again(_):
         with pytest.raises(ConfigError, match=r"another process is training in .*run: wait for"):
             run(funnel, out, **options)
 
