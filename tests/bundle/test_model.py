@@ -92,7 +92,9 @@ def test_a_bundle_prints_a_few_telling_lines(bundle):
 
 
 def test_labels_that_are_not_binary_are_refused(bundle, rows):
-    with pytest.raises(DataError, match=r"label 'click' of task 'click' is binary.*however: 3"):
+    with pytest.raises(
+        DataError, match=r"label 'click' of task 'click' must hold 0, 1 or null.*got 3"
+    ):
         bundle.evaluate({**rows, "click": np.full(500, 3)})
 
 

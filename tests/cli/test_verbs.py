@@ -14,8 +14,8 @@ import pytest
 
 import polyrank as pr
 from polyrank import report
+from polyrank.calibration import Platt
 from polyrank.calibration.fitting import Calibrator
-from polyrank.calibration.maps import Platt
 from polyrank.cli import app, demo
 from polyrank.config import Experiment
 from polyrank.datasets.ali_ccp import write_tutorial

@@ -385,7 +385,7 @@ def test_a_feature_that_equals_a_label_is_refused(funnel):
     train, valid, schema = funnel
     leaky = Schema([*schema.features, pr.SparseFeature("ctcvr")], schema.tasks)
     joint = np.array(train["click"]) * np.array(train["buy"])
-    with pytest.raises(DataError, match=r"feature 'ctcvr' equals .*a model would read the answer"):
+    with pytest.raises(DataError, match=r"feature 'ctcvr' equals .*a model would read the label"):
         fitted(funnel, schema=leaky, train={**train, "ctcvr": joint},
                valid={**valid, "ctcvr": valid["buy"]})  # fmt: skip
 

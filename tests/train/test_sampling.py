@@ -11,7 +11,6 @@ import polyrank as pr
 from polyrank.bundle.model import load
 from polyrank.config import Experiment
 from polyrank.data.read import read
-from polyrank.data.statistics import term_statistics
 from polyrank.data.table import encode
 from polyrank.data.vocab import Vocab
 from polyrank.errors import ConfigError
@@ -157,7 +156,7 @@ def trainer(frame, balance, compile):
     torch.manual_seed(0)
     ranker = spec.build(spec.layout(SCHEMA, vocab))
     start(ranker, table, "cpu", SAMPLING)
-    supervision = Supervision(SCHEMA, term_statistics(table, SAMPLING), SAMPLING)
+    supervision = Supervision.of(table, SAMPLING)
     return Trainer(ranker, training, supervision, train=table, valid=None, seed=0)
 
 
@@ -195,7 +194,11 @@ def test_it_goes_with_a_split_of_one_source(log, tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("keep = 0.1", "keep = 2", "data.sampling: keep is the share of rows"),
+        (
+            "keep = 0.1",
+            "keep = 2",
+            "data.sampling: keep, the share of rows that were kept, must be",
+        ),
         ("keep = 0.1", "kep = 0.1", "data.sampling: unknown key 'kep'; did you mean 'keep'"),
         ('"valid"]', '"vald"]', "data.sampling: unknown split 'vald'; did you mean 'valid'"),
     ],

@@ -11,7 +11,6 @@ import torch
 
 import polyrank as pr
 from polyrank.data.read import read
-from polyrank.data.statistics import term_statistics
 from polyrank.data.table import encode
 from polyrank.data.vocab import Vocab
 from polyrank.errors import ConfigError, TrainingError
@@ -75,7 +74,7 @@ def trainer(trunk, *, weighted=False, missing=False, model=(), **options):
         epochs=4, batch_size=64, dense=pr.Adam(weight_decay=1e-3), schedule=pr.Cosine(), **options
     )
     return Trainer(
-        ranker, training, Supervision(schema, term_statistics(table)),
+        ranker, training, Supervision.of(table),
         train=table, valid=None, seed=0,
     )  # fmt: skip
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from textwrap import indent
 from typing import Any
@@ -31,6 +32,7 @@ from polyrank.models.experts import ExpertUse, experts_of
 from polyrank.models.model import BuildsTrunk, Model
 from polyrank.models.outputs import logits_of, outputs
 from polyrank.models.ranker import Ranker
+from polyrank.objective.likelihood import Likelihood, likelihoods, named_extras
 from polyrank.schema import Schema
 from polyrank.serve.answer import Answer
 from polyrank.terms import output_columns
@@ -49,7 +51,7 @@ class Bundle:
         schema: features, tasks and keys.
         model: the spec of the network.
         vocab: ids to rows, numbers to columns.
-        scales: mean and deviation of each regression's target.
+        targets: what each kind of label fitted on the training rows, by task.
         ranker: the network, on the CPU, in evaluation mode.
         config: the resolved experiment as plain tables.
         history: one row per epoch.
@@ -60,7 +62,7 @@ class Bundle:
     schema: Schema
     model: Model
     vocab: Vocab
-    scales: Mapping[str, tuple[float, float]]
+    targets: Mapping[str, Mapping[str, Any]]
     ranker: Ranker
     config: Mapping[str, Any]
     history: pl.DataFrame
@@ -148,7 +150,7 @@ class Bundle:
             DataError: as in `predict`.
         """
         table = self.encode(frame)
-        return Answer(self.columns(self.logits(table), raw=raw), table.unseen, table.nulls)
+        return Answer(self.columns(table, self.logits(table), raw=raw), table.unseen, table.nulls)
 
     def evaluate(
         self, rows: Any, *, split: str = "test", orphans: Orphans | None = None
@@ -277,14 +279,14 @@ class Bundle:
 
     def score(self, table: Table, *, raw: bool = False) -> pl.DataFrame:
         """Return the output columns of encoded rows, or with `raw` the uncalibrated ones."""
-        return pl.DataFrame(self.columns(self.logits(table), raw=raw))
+        return pl.DataFrame(self.columns(table, self.logits(table), raw=raw))
 
     def score_labelled(self, table: Table, split: str) -> Scorecard:
         """Return the scorecard of encoded, labelled rows, with intervals."""
         logits = self.logits(table)
         changed = self._changed_columns()
-        raw = self.columns(logits, raw=True) if changed else {}
-        found = self.columns(logits)
+        raw = self.columns(table, logits, raw=True) if changed else {}
+        found = self.columns(table, logits)
         card = scorecard(
             self.schema,
             found,
@@ -317,17 +319,21 @@ class Bundle:
         )  # fmt: skip
 
     def _predicted(self, table: Table) -> dict[str, np.ndarray]:
-        return self.columns(self.logits(table))
+        return self.columns(table, self.logits(table))
 
     def logits(self, table: Table) -> dict[str, np.ndarray]:
-        """Return each head's uncalibrated logits of encoded rows: {task: float64 (rows,)}.
+        """Return the uncalibrated logits of each task's head, of encoded rows.
 
         Raises:
             DataError: a row whose logit is not finite, with the feature that is furthest out.
+
+        Shape:
+            {task: float64 (rows,) or (rows, outputs)}
         """
         found = logits_of(self.ranker, table)
-        logits = {name: each.numpy().astype(np.float64) for name, each in found.items()}
-        broken = ~np.all([np.isfinite(each) for each in logits.values()], axis=0)
+        logits = {name: found[name].numpy().astype(np.float64) for name in self.schema.by_name}
+        finite = [np.isfinite(each).reshape(len(table), -1).all(1) for each in logits.values()]
+        broken = ~np.all(finite, axis=0)
         if broken.any():
             raise DataError(
                 f"{int(broken.sum()):,} of {len(table):,} rows, the first of them row "
@@ -336,18 +342,25 @@ class Bundle:
         return logits
 
     def columns(
-        self, logits: Mapping[str, np.ndarray], *, raw: bool = False
+        self, table: Table, logits: Mapping[str, np.ndarray], *, raw: bool = False
     ) -> dict[str, np.ndarray]:
-        """Return the output columns of what `logits` returned, or with `raw` the uncalibrated ones.
+        """Return the output columns of rows from their `logits`, calibrated unless `raw`.
 
-        Maps are of conditional logits, and products are formed after them.
+        Maps act on conditional logits, and products are formed after them.
         """
-        if not raw:
-            logits = {
-                task: self.calibrators[task].apply(each) if task in self.calibrators else each
-                for task, each in logits.items()
-            }
-        return outputs(self.schema, logits, self.scales)
+        maps = {} if raw else self.calibrators
+        calibrated = {
+            task: torch.from_numpy(maps[task].apply(each) if task in maps else each)
+            for task, each in logits.items()
+        }
+        extras = named_extras(self.schema, torch.from_numpy(table.extras))
+        found = outputs(self.schema, calibrated, self.likelihoods, extras)
+        return {name: each.numpy() for name, each in found.items()}
+
+    @cached_property
+    def likelihoods(self) -> Mapping[str, Likelihood]:
+        """Of each task: its prediction from logits."""
+        return likelihoods(self.schema, self.targets)
 
     def save(self, path: str | Path) -> None:
         """Write the bundle's folder, whole or not at all.
@@ -382,10 +395,7 @@ class Bundle:
             "schema": self.schema.to_table(),
             "model": self.model.to_table(),
             "dense": {name: each.to_table() for name, each in self.vocab.dense.items()},
-            "targets": {
-                task: {"mean": mean, "deviation": deviation}
-                for task, (mean, deviation) in self.scales.items()
-            },
+            "targets": {task: dict(each) for task, each in self.targets.items()},
             "tables": tables,
             "calibrators": {task: each.to_table() for task, each in self.calibrators.items()},
         }
@@ -443,10 +453,8 @@ def load(path: str | Path, *, trunk: BuildsTrunk | None = None) -> Bundle:
         schema = Schema.from_table(parts.manifest["schema"])
         model = Model.from_table(parts.manifest["model"], trunk)
         vocab = vocab_of(schema, parts)
-        scales = {
-            task: (float(each["mean"]), float(each["deviation"]))
-            for task, each in parts.manifest["targets"].items()
-        }
+        targets = {task: dict(each) for task, each in parts.manifest["targets"].items()}
+        likelihoods(schema, targets)  # refuses what is damaged
         calibrators = {
             task: Calibrator.from_table(each, f"calibrators.{task}")
             for task, each in parts.manifest.get("calibrators", {}).items()
@@ -460,7 +468,7 @@ def load(path: str | Path, *, trunk: BuildsTrunk | None = None) -> Bundle:
     ranker.load_named_weights({name: torch.from_numpy(w) for name, w in parts.weights.items()})
     ranker.eval()
     return Bundle(
-        schema, model, vocab, scales, ranker, parts.config, parts.history, card, calibrators
+        schema, model, vocab, targets, ranker, parts.config, parts.history, card, calibrators
     )
 
 

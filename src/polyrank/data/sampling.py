@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from numbers import Real
 
 import numpy as np
 
+from polyrank import spec
 from polyrank.data.table import Table
 from polyrank.errors import ConfigError, did_you_mean
 from polyrank.schema import Schema
@@ -53,15 +53,11 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if not isinstance(self.task, str):
-            raise ConfigError(f"task is the name of a binary root, however: {self.task!r}")
-        if isinstance(self.keep, bool) or not isinstance(self.keep, Real) or not 0 < self.keep <= 1:
-            raise ConfigError(
-                "keep is the share of rows that were kept, above 0 and at most 1, however: "
-                f"{self.keep!r}"
-            )
+            raise ConfigError(f"task must be the name of a root event, got {self.task!r}")
+        keep = spec.number("keep, the share of rows that were kept,", self.keep, above=0, most=1)
         if isinstance(self.splits, str) or not isinstance(self.splits, Sequence) or not self.splits:
             raise ConfigError(
-                f"splits is a list of some of {', '.join(map(repr, SPLITS))}, however: "
+                f"splits must be a list of some of {', '.join(map(repr, SPLITS))}, got "
                 f"{self.splits!r}"
             )
         for split in self.splits:
@@ -69,7 +65,7 @@ class Sampling:
                 raise ConfigError(f"unknown split {split!r}{did_you_mean(str(split), SPLITS)}")
         if len(set(self.splits)) < len(self.splits):
             raise ConfigError(f"splits names one split twice: {list(self.splits)}")
-        object.__setattr__(self, "keep", float(self.keep))
+        object.__setattr__(self, "keep", keep)
         object.__setattr__(self, "splits", tuple(self.splits))
 
     def __str__(self) -> str:
@@ -89,17 +85,17 @@ class Sampling:
             raise ConfigError(
                 f"sampling: unknown task {self.task!r}{did_you_mean(self.task, schema.by_name)}"
             )
-        roots = [each.name for each in schema.tasks if each.kind == "binary" and not each.given]
+        roots = [each.name for each in schema.tasks if each.label_kind.is_event and not each.given]
         known = ", ".join(map(repr, roots)) or "there is none"
-        if task.kind != "binary":
+        if not task.label_kind.is_event:
             raise ConfigError(
-                f"sampling: task {self.task!r} is a {task.kind}, which has no negatives to sample; "
-                f"name a binary root (known: {known})"
+                f"sampling: task {self.task!r} is a {task.label_kind.name}, which has no negatives "
+                f"to sample; name a binary root (known: {known})"
             )
         if task.given:
             raise ConfigError(
                 f"sampling: task {self.task!r} is given {task.given!r}, and only a root can be "
-                f"sampled: P({task.name}|{task.given}) is learnt where {task.given!r} happened, "
+                f"sampled: P({task.name}|{task.given}) is learned where {task.given!r} happened, "
                 "where every row was kept, and needs no correction; name the root whose negatives "
                 f"were sampled (known: {known})"
             )

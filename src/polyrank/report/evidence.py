@@ -140,9 +140,9 @@ def _with_rows(about: Evidence, bundle: Bundle, rows: Any, split: str | None) ->
     own = "rows" if about.scorecard is None else about.scorecard.split
     table = bundle.encode(frame, split=split or own, carried=carried)
     logits = bundle.logits(table)
-    predictions = bundle.columns(logits)
+    predictions = bundle.columns(table, logits)
     mapped = any(each.map is not None for each in bundle.calibrators.values())
-    raw = bundle.columns(logits, raw=True) if mapped else None
+    raw = bundle.columns(table, logits, raw=True) if mapped else None
     scored = scored_rows(schema, predictions, table, raw)
     fresh = split is not None or about.scorecard is None
     card = bundle.score_labelled(table, split or own) if fresh else about.scorecard

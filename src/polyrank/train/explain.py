@@ -10,7 +10,7 @@ import torch
 
 from polyrank import spec
 from polyrank.data.sampling import Sampling
-from polyrank.data.statistics import TermStatistics, refuse_unusable, term_statistics
+from polyrank.data.statistics import TermStatistics
 from polyrank.data.table import Table
 from polyrank.metrics.fusion import Fusion
 from polyrank.models.model import Model
@@ -116,9 +116,7 @@ def explain(
     vocab, tables = encoded(schema, sources)
     train = tables["train"]
     sampling = sources.train_sampling
-    statistics = term_statistics(train, sampling)
-    refuse_unusable(statistics, schema, "train")  # as training does
-    supervision = Supervision(schema, statistics, sampling)
+    supervision = Supervision.of(train, sampling)  # refuses what training would
     training.balance.build(balance_terms(supervision))  # refuses what training would
     layout = model.layout(schema, vocab)
     with torch.device("meta"):  # counts without allocating
@@ -127,9 +125,8 @@ def explain(
         f"embed.{table}": vocab.rows[table] * layout.widths[table] for table in layout.widths
     }
     parameters["trunk"] = sum(each.numel() for each in ranker.trunk.parameters())
-    for task in schema.tasks:
-        head = ranker.head[task.name].parameters()
-        parameters[f"head.{task.name}"] = sum(each.numel() for each in head)
+    for name in ranker.head:
+        parameters[f"head.{name}"] = sum(each.numel() for each in ranker.head[name].parameters())
     weights = 4 * sum(parameters.values())
     memory = {f"{split} rows": _bytes(table) for split, table in tables.items()}
     memory |= {"parameters and the best ones": 2 * weights, "optimiser state": 2 * weights}

@@ -22,7 +22,7 @@ from polyrank.bundle.model import Bundle
 from polyrank.data.check.one_feature import suspicions
 from polyrank.data.labels import Orphans
 from polyrank.data.sampling import Sampling
-from polyrank.data.statistics import refuse_unusable, term_labels, term_statistics
+from polyrank.data.statistics import term_labels, term_statistics
 from polyrank.data.table import Table
 from polyrank.data.vocab import Vocab
 from polyrank.errors import ConfigError, DataError, LeakageWarning, did_you_mean
@@ -35,7 +35,7 @@ from polyrank.nn import kernels
 from polyrank.objective.losses import Supervision
 from polyrank.schema import Schema
 from polyrank.terms import populations
-from polyrank.train.heads import calibrators, constant_losses, start
+from polyrank.train.heads import calibrators, start
 from polyrank.train.loop import Trainer
 from polyrank.train.optim import Adam, Constant, Cosine, EmbeddingOptimizer, LazyAdam
 from polyrank.train.progress import Observer, Profile, Progress, progress_bar
@@ -45,7 +45,7 @@ from polyrank.train.training import Stop, Training
 
 logger = logging.getLogger(__name__)
 
-MARGIN = 1.01  # of a loss above a constant's, which a few validation rows may well bring about
+MARGIN = 1.1  # a loss less above a constant's may come from few rows
 
 
 def fit(
@@ -221,13 +221,11 @@ def train_model(
         if fusion is not None and scored is not None:  # before hours of training, not after
             fusion.check_values(schema, scored.carried.to_dict())
         sampling = sources.train_sampling
-        statistics = term_statistics(train, sampling)
-        refuse_unusable(statistics, schema, "train")
+        supervision = Supervision.of(train, sampling)
         if valid is not None:
             check_valid(training.stop, valid)
         _announce(schema, training, valid)
         _warn_of_leaks(train, vocab)
-        supervision = Supervision(schema, statistics, sampling)
         with isolated(seed, training):
             ranker = model.build(model.layout(schema, vocab)).to(training.device)
             start(ranker, train, training.device, sampling)
@@ -247,11 +245,11 @@ def train_model(
             trainer.keep_best()
         logger.info("epoch %d is kept", trainer.position.best_epoch)
         bundle = Bundle(
-            schema, model, vocab, supervision.scales, ranker.cpu().eval(), config,
+            schema, model, vocab, supervision.fitted, ranker.cpu().eval(), config,
             pl.DataFrame(list(trainer.position.history), infer_schema_length=None), None,
         )  # fmt: skip
         if valid is not None:
-            _warn_of_divergence(trainer, constant_losses(supervision, train, valid, sampling))
+            _warn_of_divergence(trainer, valid)
             bundle = replace(bundle, calibrators=calibrators(bundle, valid, seed=seed))
         if scored is not None:
             split = "valid" if test is None else "test"
@@ -279,20 +277,24 @@ def until(stop: Stop | None, trainer: Trainer) -> Iterator[Progress]:
         yield each
 
 
-def _warn_of_divergence(trainer: Trainer, constants: Mapping[str, float]) -> None:
-    """Name the terms that the kept epoch predicts worse than a constant does."""
-    kept, epoch = trainer.position.history, trainer.position.best_epoch
-    losses = {term: kept[epoch - 1][f"valid {term} loss"] for term in constants}
-    worse = [
-        f"{term!r} {losses[term]:.4g} ({constant:.4g})"
-        for term, constant in constants.items()
-        if losses[term] > MARGIN * constant
-    ]
+def _warn_of_divergence(trainer: Trainer, valid: Table) -> None:
+    """Name the terms that the kept epoch predicts worse than the best constant does."""
+    likelihoods, epoch = trainer.supervision.likelihoods, trainer.position.best_epoch
+    kept = trainer.position.history[epoch - 1]
+    found, worse = term_statistics(valid), []
+    for term in valid.schema.objective:
+        rows = found[term.name]
+        mixed = rows.positives is None or 0 < (rows.weighing_positives or 0) < rows.weighing_rows
+        if term.method is not None or not mixed or not rows.weight > 0:
+            continue
+        loss = kept[f"valid {term.name} loss"]
+        constant = likelihoods[term.population.task].constant_loss(term, rows)
+        if loss > MARGIN * constant:
+            worse.append(f"{term.name!r} {loss:.4g} (constant {constant:.4g})")
     if worse:
         logger.warning(
-            "training diverged or learned nothing: the validation loss of the kept epoch, %d, is "
-            "above that of a constant, the training mean (in brackets): %s; lower lr (now %g), or "
-            "regularise",
+            "training diverged or learned nothing: in the kept epoch, %d, the validation loss is "
+            "above that of a constant prediction for %s; lower lr (now %g), or regularise",
             epoch, ", ".join(worse), trainer.training.lr,
         )  # fmt: skip
 
@@ -378,7 +380,7 @@ def check_valid(stop: Stop | None, valid: Table) -> None:
         watched.function(label[seen], np.full(int(seen.sum()), 0.5), *keys, weight)
     except Undefined as reason:
         counts = f"{int(seen.sum()):,} rows"
-        if where.kind == "binary":
+        if where.label_kind.is_event:
             counts += f" and {int((label == 1).sum()):,} positives"
         raise ConfigError(
             f"stop watches {stop.metric!r} of {stop.score!r}, and valid has {counts} for it "

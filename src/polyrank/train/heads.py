@@ -1,12 +1,10 @@
-"""Heads and rows: base rates and live towers before training, constants and calibration after."""
+"""What rows give to heads: base rates and living towers before training, calibration after it."""
 
 from __future__ import annotations
 
 import logging
-from math import log
 
 import numpy as np
-import torch
 
 from polyrank.bundle.model import Bundle
 from polyrank.calibration.fitting import Calibrator, calibrate
@@ -16,18 +14,17 @@ from polyrank.data.table import Table
 from polyrank.metrics.inputs import user_codes
 from polyrank.models.outputs import inputs
 from polyrank.models.ranker import Ranker
-from polyrank.objective.losses import Supervision
-from polyrank.terms import ALL, population
+from polyrank.terms import own_population
 
 logger = logging.getLogger(__name__)
 
-TOWER_ROWS = 4096  # rows used to detect dead towers
+PROBE_ROWS = 4096  # rows used to detect dead towers
 
 
 def start(ranker: Ranker, train: Table, device: str, sampling: Sampling | None = None) -> None:
     """Make a ranker that was just built ready to train; `sampling` is that of the rows."""
     ranker.start_at(base_rates(train, sampling))
-    batch = next(train.batches(ranker.layout, TOWER_ROWS))
+    batch = next(train.batches(ranker.layout, PROBE_ROWS))
     for task, alive in ranker.redraw_dead(inputs(ranker, batch, device)).items():
         if alive:
             logger.info("the tower of task %r started dead and was drawn again", task)
@@ -39,17 +36,17 @@ def start(ranker: Ranker, train: Table, device: str, sampling: Sampling | None =
 
 
 def base_rates(table: Table, sampling: Sampling | None = None) -> dict[str, float]:
-    """Return the rate of each binary head on the rows where its parent happened, smoothed.
+    """Return the rate of each event on the rows where its parent happened, smoothed.
 
-    Of a sample it is the rate in the whole log: heads give true probabilities from the start.
+    For a sample it is the rate in the whole log: heads give true probabilities from the start.
 
     (rate · rows + 1) / (rows + 2) with the weighted rate, so that the unit of the weights does not
     matter and a head without rows starts at ½.
     """
     rates = {}
     for task in table.schema.tasks:
-        if task.kind == "binary":
-            where = population(table.schema, task, task.given or ALL)
+        if task.label_kind.is_event:
+            where = own_population(table.schema, task)
             label = term_labels(table, where)
             own = table.weight if sampling is None else sampling.term_weight(table, where)
             weight = np.ones(len(table)) if own is None else own.astype(float)
@@ -61,28 +58,6 @@ def base_rates(table: Table, sampling: Sampling | None = None) -> dict[str, floa
                 rate = sampling.true_rate(rate)
             rates[task.name] = rate
     return rates
-
-
-def constant_losses(
-    supervision: Supervision, train: Table, valid: Table, sampling: Sampling | None = None
-) -> dict[str, float]:
-    """Return each term's validation loss where every head stays at its mean in training.
-
-    A positive weight moves the best constant as it moves the head.
-    """
-    rates = base_rates(train, sampling)
-    logits = {
-        task.name: log(task.positive_weight * rates[task.name] / (1 - rates[task.name]))
-        if task.name in rates
-        else 0.0  # of a standardised target
-        for task in supervision.schema.tasks
-    }
-    sums = supervision.sums(
-        {task: torch.full((len(valid),), logit) for task, logit in logits.items()},
-        torch.from_numpy(valid.labels),
-        None if valid.weight is None else torch.from_numpy(valid.weight),
-    )
-    return {term: float(each.total / each.weight) for term, each in sums.items() if each.weight > 0}
 
 
 def calibrators(bundle: Bundle, valid: Table, *, seed: int) -> dict[str, Calibrator]:
@@ -100,9 +75,9 @@ def calibrators(bundle: Bundle, valid: Table, *, seed: int) -> dict[str, Calibra
     groups = None if valid.user is None else user_codes(valid.user)
     found = {}
     for task in bundle.schema.tasks:
-        if task.kind != "binary":
+        if not task.label_kind.calibrated:
             continue
-        label = term_labels(valid, population(bundle.schema, task, task.given or ALL))
+        label = term_labels(valid, own_population(bundle.schema, task))
         kept = ~np.isnan(label)
         found[task.name] = calibrate(
             logits[task.name][kept],

@@ -26,11 +26,11 @@ from polyrank.errors import TrainingError
 from polyrank.metrics.registry import direction
 from polyrank.metrics.scorecard import scorecard
 from polyrank.models.experts import ExpertUse, experts_of
-from polyrank.models.outputs import bag_tensors, logits_of, outputs, tensors
+from polyrank.models.outputs import Tensors, logits_of, outputs
 from polyrank.models.ranker import Ranker
-from polyrank.objective.kinds import KINDS
+from polyrank.objective.likelihood import named_extras
 from polyrank.objective.losses import Supervision
-from polyrank.terms import DEFAULT_METRIC, populations
+from polyrank.terms import populations
 from polyrank.train.checkpoint import Position, named, part
 from polyrank.train.optim import load_optimizer_state, optimizer_state, parameter_groups
 from polyrank.train.progress import REMEDY, Profile, Progress, Tally
@@ -204,13 +204,12 @@ class Trainer:
     def _step(self, batch: Batch, done: int) -> tuple[Tensor, Tensor]:
         """Train on a batch; return the losses and the rows of each term."""
         factor = self.training.schedule.factor(done, self._steps_of_run)
-        ids, dense, labels, weight = tensors(batch, self.training.device)
-        bags = bag_tensors(batch, self.training.device)
+        ids, dense, bags, labels, weight, extras = Tensors.of(batch, self.training.device)
         self._x = x = self.ranker.embed.look_up(ids, dense, bags, self._x)
         self._mark("gather")
         full = len(batch) == self.training.batch_size
         step = self._compiled if self._compiled is not None and full else self._eager
-        gradient, losses, rows = step(x, labels, weight, self.dense_lr * factor)
+        gradient, losses, rows = step(x, labels, weight, self.dense_lr * factor, extras)
         self._names = step.names
         self.embeddings.step(ids, gradient, self.embedding_lr * factor, bags)
         self._mark("embedding step")
@@ -257,7 +256,7 @@ class Trainer:
         schema = self.supervision.schema
         labels = torch.from_numpy(self.valid.labels)
         weight = None if self.valid.weight is None else torch.from_numpy(self.valid.weight)
-        sums = self.supervision.sums(logits, labels, weight)
+        sums = self.supervision.sums(logits, labels, weight, torch.from_numpy(self.valid.extras))
         found = {
             f"{name} loss": float(each.total / each.weight)
             for name, each in sums.items()
@@ -275,13 +274,15 @@ class Trainer:
     def _metrics(self, table: Table, logits: Mapping[str, Tensor]) -> dict[str, float]:
         """Return each score's default metric and the one that early stopping watches."""
         schema, stop = self.supervision.schema, self.training.stop
-        wanted = {each.name: {DEFAULT_METRIC[each.kind]} for each in populations(schema)}
+        wanted = {each.name: {each.label_kind.default_metric} for each in populations(schema)}
         if stop is not None:
             wanted[stop.score].add(stop.metric)
-        arrays = {name: each.numpy() for name, each in logits.items()}
+        extras = named_extras(schema, torch.from_numpy(table.extras))
+        exact = {name: each.double() for name, each in logits.items()}
+        found = outputs(schema, exact, self.supervision.likelihoods, extras)
         card = scorecard(
             schema,
-            outputs(schema, arrays, self.supervision.scales),
+            {name: each.numpy() for name, each in found.items()},
             table.labels_by_task,
             split="valid",
             user=table.user,
@@ -334,12 +335,11 @@ def balance_terms(supervision: Supervision) -> list[BalanceTerm]:
         BalanceTerm(
             name=term.name,
             weight=term.weight,
-            constant_loss=KINDS[term.population.kind].constant_loss(
-                term, supervision.statistics[term.name]
-            ),
-            exponent=KINDS[term.population.kind].balance_exponent,
+            constant_loss=likelihood.constant_loss(term, supervision.statistics[term.name]),
+            exponent=likelihood.balance_exponent,
         )
         for term in supervision.schema.objective
+        for likelihood in (supervision.likelihoods[term.population.task],)
     ]
 
 

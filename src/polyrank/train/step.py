@@ -71,11 +71,18 @@ class EagerStep:
         self._stepped = [each for group in dense.param_groups for each in group["params"]]
         self._lr: float | None = None
 
-    def __call__(self, x: Tensor, labels: Tensor, weight: Tensor | None, lr: float) -> Stepped:
-        """Step on a batch: x (B, W), labels (B, L), weights (B,) or None."""
+    def __call__(
+        self,
+        x: Tensor,
+        labels: Tensor,
+        weight: Tensor | None,
+        lr: float,
+        extras: Tensor | None = None,
+    ) -> Stepped:
+        """Step on a batch: x (B, W), labels (B, L), weights (B,) or None, extras (B, E) or None."""
         x.requires_grad_()
         scores = self.ranker(x)
-        losses, rows = self.supervision.losses(scores.logits, labels, weight)
+        losses, rows = self.supervision.losses(scores.logits, labels, weight, extras)
         self.mark("forward")
         for parameter in self._stepped:
             parameter.grad = None
@@ -146,6 +153,7 @@ class CompiledStep:
         self._buffers = [*ranker.trunk.buffers(), *ranker.head.buffers(), *balance.buffers()]
         self._moves = [True] * len(self._parameters)
         self._lr, self._lr_value = torch.tensor(0.0, dtype=torch.float64), 0.0
+        self._given = False, False  # whether batches have weights, and extras
         self._graph: Graph | None = None
         self._state: list[Tensor] | None = None
 
@@ -176,13 +184,21 @@ class CompiledStep:
             )
         return cls(ranker, supervision, balance, dense, mark)
 
-    def __call__(self, x: Tensor, labels: Tensor, weight: Tensor | None, lr: float) -> Stepped:
-        """Step on a batch: x (B, W), labels (B, L), weights (B,) or None.
+    def __call__(
+        self,
+        x: Tensor,
+        labels: Tensor,
+        weight: Tensor | None,
+        lr: float,
+        extras: Tensor | None = None,
+    ) -> Stepped:
+        """Step on a batch, as `EagerStep` does.
 
         Raises:
             TrainingError: at the first call, what cannot be compiled here.
         """
-        batch = [x, labels] if weight is None else [x, labels, weight]
+        batch = [each for each in (x, labels, weight, extras) if each is not None]
+        self._given = weight is not None, extras is not None
         if self._graph is None:
             self._graph = self._built(batch)
         if self._state is None:
@@ -265,8 +281,9 @@ class CompiledStep:
                 standing_in(self.balance, stands_for),
             ):
                 scores = self.ranker(x)
-                weight = batch[2] if len(batch) > 2 else None
-                losses, rows = self.supervision.losses(scores.logits, batch[1], weight)
+                more = iter(batch[2:])
+                weight, extras = (next(more) if given else None for given in self._given)
+                losses, rows = self.supervision.losses(scores.logits, batch[1], weight, extras)
                 total = self.balance.total(losses)
             if scores.penalties:
                 total = total + torch.stack(list(scores.penalties.values())).sum()
