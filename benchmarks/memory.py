@@ -42,9 +42,9 @@ from polyrank.data.statistics import term_statistics
 from polyrank.data.table import Table
 from polyrank.objective.losses import Supervision
 from polyrank.text import aligned
+from polyrank.train.heads import start
 from polyrank.train.loop import Trainer
 from polyrank.train.sources import Sources, encoded
-from polyrank.train.heads import start
 from polyrank.train.training import Training
 
 RESULTS = Path(__file__).parent / "results" / "memory.json"

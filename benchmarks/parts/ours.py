@@ -13,9 +13,9 @@ from polyrank.data.table import Table
 from polyrank.data.vocab import Vocab
 from polyrank.objective.losses import Supervision
 from polyrank.train.fit import isolated
+from polyrank.train.heads import start
 from polyrank.train.loop import Trainer
 from polyrank.train.optim import EMBEDDINGS
-from polyrank.train.heads import start
 from polyrank.train.training import Training
 
 COMPILES = "compile" in {each.name for each in fields(Training)}

@@ -37,3 +37,13 @@ def html_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         for tag, cells in [("th", header), *(("td", row) for row in rows)]
     ]
     return f"<table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number of things in words.
+
+    Example:
+        >>> counted(1, "row"), counted(1200, "row")
+        ('1 row', '1,200 rows')
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

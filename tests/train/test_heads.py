@@ -60,7 +60,7 @@ def test_a_tower_that_cannot_be_woken_is_named(built, caplog, monkeypatch):
         ranker.head["buy"].tower.linear[1].bias.fill_(-100.0)
     monkeypatch.setattr(MLP, "redraw", lambda _: None)
     start(ranker, table, "cpu")
-    assert "task 'buy' starts from one prediction for all rows" in caplog.text
+    assert "task 'buy' starts with one prediction for all rows" in caplog.text
 
 
 def test_no_model_of_many_seeds_starts_constant(built):

@@ -170,14 +170,11 @@ class MTLTrainer:
             learner.prepare(supervision.fitted, base_rates(train))
             loop = Trainer(
                 learner.ranker, training, supervision,
-                train=train, valid=valid, seed=int(seed), judge=judge,
+                train=train, valid=valid, seed=int(seed), monitor=judge,
             )  # fmt: skip
             self.penalty.attach(learner.ranker, loop)
             log = self._run(loop, schedule, judge)
             loop.keep_best()
-            for use in loop.experts():
-                for warning in use.warnings():
-                    logger.warning("%s", warning)
         self.history = pl.DataFrame(list(loop.position.history), infer_schema_length=None)
         self.model.eval()
         self.scorecard = None

@@ -140,8 +140,8 @@ def apply_orphans(
         if orphans == "error":
             raise DataError(
                 f"{split}: {orphan.found} where its parent {orphan.parent!r} = 0: {orphan.first}; "
-                "fix the log, or set orphans = 'drop' (leave the rows out) or 'zero' (the child "
-                "did not happen)"
+                "fix the log, or set orphans ([data] in a file, --orphans of evaluate) to 'drop' "
+                "(leave the rows out) or 'zero' (the child did not happen)"
             )
         logger.warning(
             "%s: %s where %r = 0: %s; the first: %s",

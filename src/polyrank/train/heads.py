@@ -1,4 +1,4 @@
-"""What is set of the heads from rows: base rates and living towers first, calibration last."""
+"""What rows give to heads: base rates and living towers before training, calibration after it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def start(ranker: Ranker, train: Table, device: str, sampling: Sampling | None =
             logger.info("the tower of task %r started dead and was drawn again", task)
         else:
             logger.warning(
-                "task %r starts from one prediction for all rows, however its tower is drawn: "
+                "task %r starts with one prediction for all rows in every draw of its tower: "
                 "widen it, or encode features whose values are too small to tell apart", task,
             )  # fmt: skip
 
@@ -61,7 +61,7 @@ def base_rates(table: Table, sampling: Sampling | None = None) -> dict[str, floa
 
 
 def calibrators(bundle: Bundle, valid: Table, *, seed: int) -> dict[str, Calibrator]:
-    """Return what validation rows say of each binary head.
+    """Return each binary head's calibration on the validation rows that speak of it.
 
     A head learns P(task | given), whatever its space, so it is held to its own label on the rows
     where `given` happened; a root to all rows.

@@ -24,12 +24,12 @@ from polyrank.train.training import Training
 
 logger = logging.getLogger(__name__)
 
-Lap = Callable[[str], None]
+Mark = Callable[[str], None]  # ends a named part of a step
 Graph = Callable[..., Sequence[Tensor]]
 
 
 class Stepped(NamedTuple):
-    """What a step gives back.
+    """What a step returns.
 
     Args:
         gradient: of x: (B, W).
@@ -52,7 +52,7 @@ class EagerStep:
         supervision: the terms.
         balance: losses to gradients.
         dense: the optimiser of the dense part and of the balance.
-        lap: told the end of each part of the step.
+        mark: called at the end of each part of the step.
     """
 
     def __init__(
@@ -61,10 +61,10 @@ class EagerStep:
         supervision: Supervision,
         balance: BalanceModule,
         dense: torch.optim.Optimizer,
-        lap: Lap,
+        mark: Mark,
     ) -> None:
         self.ranker, self.supervision, self.balance = ranker, supervision, balance
-        self.dense, self.lap = dense, lap
+        self.dense, self.mark = dense, mark
         self.names: tuple[str, ...] = ()
         self._behind_x = ranker.dense_parameters()
         self._shared = ranker.shared_parameters()
@@ -83,19 +83,19 @@ class EagerStep:
         x.requires_grad_()
         scores = self.ranker(x)
         losses, rows = self.supervision.losses(scores.logits, labels, weight, extras)
-        self.lap("forward")
+        self.mark("forward")
         for parameter in self._stepped:
             parameter.grad = None
-        pull = _gradients(scores.penalties, [x, *self._behind_x]) if scores.penalties else ()
+        pulled = _gradients(scores.penalties, [x, *self._behind_x]) if scores.penalties else ()
         self.balance.backward(losses, [x, *self._shared])
-        for tensor, gradient in pull:  # after the balance, which may set gradients as it likes
+        for tensor, gradient in pulled:  # last: a balance may set gradients as it likes
             tensor.grad = gradient if tensor.grad is None else tensor.grad + gradient
-        self.lap("backward")
+        self.mark("backward")
         if lr != self._lr:
             set_lr(self.dense, lr)
             self._lr = lr
         self.dense.step()
-        self.lap("dense step")
+        self.mark("dense step")
         assert x.grad is not None
         if not self.names:
             self.names = step_names(losses, scores.penalties)
@@ -113,7 +113,7 @@ def step_names(losses: Mapping[str, Tensor], penalties: Mapping[str, Tensor]) ->
 def _gradients(
     penalties: Mapping[str, Tensor], leaves: list[Tensor]
 ) -> list[tuple[Tensor, Tensor]]:
-    """Return the leaves that penalties pull at, with the gradients of their sum."""
+    """Return the leaves that penalties depend on, with the gradients of their sum."""
     total = torch.stack(list(penalties.values())).sum()
     found = torch.autograd.grad(total, leaves, retain_graph=True, allow_unused=True)
     return [
@@ -133,7 +133,7 @@ class CompiledStep:
         supervision: the terms.
         balance: one scalar function of the losses.
         dense: torch's Adam of the dense part and of the balance.
-        lap: told the end of the step.
+        mark: called at the end of the step.
     """
 
     def __init__(
@@ -142,10 +142,10 @@ class CompiledStep:
         supervision: Supervision,
         balance: ScalarBalance,
         dense: torch.optim.Adam,
-        lap: Lap,
+        mark: Mark,
     ) -> None:
         self.ranker, self.supervision, self.balance = ranker, supervision, balance
-        self.dense, self.lap = dense, lap
+        self.dense, self.mark = dense, mark
         self.names: tuple[str, ...] = ()
         groups = dense.param_groups
         self._groups = [group for group in groups for _ in group["params"]]
@@ -165,7 +165,7 @@ class CompiledStep:
         supervision: Supervision,
         balance: BalanceModule,
         dense: torch.optim.Optimizer,
-        lap: Lap,
+        mark: Mark,
     ) -> CompiledStep:
         """Return the step of a training.
 
@@ -174,16 +174,15 @@ class CompiledStep:
         """
         if not isinstance(balance, ScalarBalance):
             raise ConfigError(
-                f"compile = true needs a balance that is one scalar function of the losses, and "
-                f"{type(training.balance).__name__} is not: leave compile out, or use sum or "
-                "uncertainty"
+                "compile = true needs a balance that is one scalar function of the losses, got "
+                f"{type(training.balance).__name__}: leave compile out, or use sum or uncertainty"
             )
         if type(training.dense) is not Adam or not isinstance(dense, torch.optim.Adam):
             raise ConfigError(
-                f"compile = true updates the dense part by Adam, and it is given "
+                "compile = true needs Adam for the dense part, got "
                 f"{type(training.dense).__name__}: leave compile out"
             )
-        return cls(ranker, supervision, balance, dense, lap)
+        return cls(ranker, supervision, balance, dense, mark)
 
     def __call__(
         self,
@@ -209,11 +208,11 @@ class CompiledStep:
             self._lr_value = lr
         with torch.no_grad():
             gradient, losses, rows = self._graph(*batch, self._lr, *self._state)
-        self.lap("compiled step")
+        self.mark("compiled step")
         return Stepped(gradient, losses, rows)
 
     def rebind(self) -> None:
-        """Take up the optimiser's state anew: `load_state_dict` puts other tensors there."""
+        """Look up the optimiser's state again: `load_state_dict` puts other tensors there."""
         self._state = None
 
     def _bound(self) -> list[Tensor]:
@@ -288,7 +287,7 @@ class CompiledStep:
                 total = self.balance.total(losses)
             if scores.penalties:
                 total = total + torch.stack(list(scores.penalties.values())).sum()
-            pull, *gradients = torch.autograd.grad(total, [x, *leaves], allow_unused=True)
+            of_x, *gradients = torch.autograd.grad(total, [x, *leaves], allow_unused=True)
         self.names = step_names(losses, scores.penalties)
         self._moves = [gradient is not None for gradient in gradients]
         steps.add_(1)
@@ -300,7 +299,7 @@ class CompiledStep:
                 adam(weight, gradient, m, v, taken[index], lr, self._groups[index])
         each = [*losses.values(), *scores.penalties.values()]
         return (
-            torch.zeros_like(x) if pull is None else pull,
+            torch.zeros_like(x) if of_x is None else of_x,
             torch.stack([loss.detach() for loss in each]),
             torch.stack(list(rows.values())),
         )

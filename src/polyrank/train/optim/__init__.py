@@ -3,6 +3,7 @@
 An optimiser's name in a configuration is its key here.
 """
 
+from polyrank.registry import Registry
 from polyrank.train.optim.dense import (
     Adam,
     Constant,
@@ -16,13 +17,16 @@ from polyrank.train.optim.engine import EmbeddingEngine, EmbeddingOptimizer, Row
 from polyrank.train.optim.rules import SGD, Adagrad, DenseAdam, LazyAdam, RowwiseAdagrad
 
 DENSE: dict[str, type[Adam]] = {"adam": Adam}
-EMBEDDINGS: dict[str, type[EmbeddingOptimizer]] = {
-    "lazy_adam": LazyAdam,
-    "rowwise_adagrad": RowwiseAdagrad,
-    "adagrad": Adagrad,
-    "sgd": SGD,
-    "adam": DenseAdam,
-}
+EMBEDDINGS: Registry[type[EmbeddingOptimizer]] = Registry(
+    "row_optimizer",
+    {
+        "lazy_adam": LazyAdam,
+        "rowwise_adagrad": RowwiseAdagrad,
+        "adagrad": Adagrad,
+        "sgd": SGD,
+        "adam": DenseAdam,
+    },
+)
 SCHEDULES: dict[str, type[Constant] | type[Cosine]] = {"constant": Constant, "cosine": Cosine}
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Adam of the dense part, what the trainer needs of any torch optimiser, and schedules."""
+"""Adam of the dense part, the state of any torch optimiser, and learning-rate schedules."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from math import cos, pi
 import torch
 from torch import Tensor, nn
 
-from polyrank.errors import ConfigError
+from polyrank import spec
 from polyrank.train.optim.engine import check_numbers
 
 
@@ -56,7 +56,7 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Tensor]) -> None:
-    """Take over what `optimizer_state` returned."""
+    """Restore what `optimizer_state` returned."""
     nested: dict[int, dict[str, Tensor]] = {}
     for key, tensor in state.items():
         index, name = key.split(".", 1)
@@ -102,8 +102,7 @@ class Cosine:
     warmup: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.warmup <= 1:
-            raise ConfigError(f"Cosine: warmup is a share of the steps, however: {self.warmup}")
+        spec.number("Cosine: warmup", self.warmup, least=0, most=1)
 
     def factor(self, step: int, steps: int) -> float:
         """Return what the learning rate is multiplied by at one of `steps` steps."""

@@ -1,4 +1,4 @@
-"""The rules by which embedding rows are stepped."""
+"""The rules that step embedding rows; each is also a compiled one in `nn.kernels`."""
 
 from __future__ import annotations
 
@@ -103,10 +103,10 @@ class Adagrad(RowOptimizer):
 
 @dataclass(frozen=True, kw_only=True)
 class RowwiseAdagrad(Adagrad):
-    """Adagrad with one step size a row: w ← w − lr · g ÷ (√Σ mean(g²) + eps).
+    """Adagrad with one step size per row: w ← w − lr · g ÷ (√Σ mean(g²) + eps).
 
-    The mean is over the row, so that its state is one number a row, in place of the two a weight of
-    Adam. l2 and lr are as in `Adagrad`.
+    The mean is over the row, so that its state is one number per row, where Adam has two per
+    weight. l2 and lr are as in `Adagrad`.
 
     Args:
         eps: added to the root of the sum of mean squares.
