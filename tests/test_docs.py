@@ -10,7 +10,6 @@
 
 import re
 import shlex
-import sys
 import tomllib
 from pathlib import Path
 
@@ -80,9 +79,7 @@ def test_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch, capsys):
                 assert run(arguments) == 0, f"{page}:{line} {arguments}: {capsys.readouterr().err}"
         shown = capsys.readouterr().out
         if block["printed"] is not None:
-            assert shown.rstrip() == block["printed"].rstrip(), (
-                f"{page}:{line} prints something else"
-            )
+            assert shown.rstrip() == block["printed"].rstrip(), f"{page}:{line} differs"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=named)
