@@ -38,7 +38,6 @@ from parts import generated
 from safetensors import safe_open
 
 import polyrank as pr
-from polyrank.data.statistics import term_statistics
 from polyrank.data.table import Table
 from polyrank.objective.losses import Supervision
 from polyrank.text import aligned
@@ -179,7 +178,7 @@ def trainer_of(table: Table, sizes: dict[str, int], batch: int, epochs: int, see
     training = Training(epochs=epochs, batch_size=batch)
     ranker = MODEL.build(MODEL.layout(table.schema, vocab))
     start(ranker, table, "cpu")
-    supervision = Supervision(table.schema, term_statistics(table))
+    supervision = Supervision.of(table)
     return Trainer(ranker, training, supervision, train=table, valid=None, seed=seed)
 
 

@@ -144,7 +144,7 @@ class Runs:
         seconds = perf_counter() - started
         history = trainer.position.history
         bundle = pr.Bundle(
-            self.schema, self.spec.model, self.vocab, trainer.supervision.scales,
+            self.schema, self.spec.model, self.vocab, trainer.supervision.fitted,
             trainer.ranker.eval(), {}, pl.DataFrame(list(history)), None,
         )  # fmt: skip
         card = bundle.score_labelled(self.tables["test"], "test")

@@ -8,7 +8,6 @@ from dataclasses import fields, replace
 import torch
 
 import polyrank as pr
-from polyrank.data.statistics import term_statistics
 from polyrank.data.table import Table
 from polyrank.data.vocab import Vocab
 from polyrank.objective.losses import Supervision
@@ -30,7 +29,7 @@ def trainer_of(
     with isolated(seed, training):
         ranker = model.build(model.layout(train.schema, vocab)).to(training.device)
         start(ranker, train, training.device)
-        supervision = Supervision(train.schema, term_statistics(train))
+        supervision = Supervision.of(train)
         return Trainer(
             ranker, training, supervision, train=train, valid=tables.get("valid"), seed=seed
         )

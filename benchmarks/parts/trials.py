@@ -96,8 +96,9 @@ def figures(card: Scorecard) -> dict[str, float]:
 
 def _card(trainer: Any, table: Table, split: str) -> Scorecard:
     schema = table.schema
-    logits = {name: each.numpy() for name, each in logits_of(trainer.ranker, table).items()}
-    columns = outputs(schema, logits, trainer.supervision.scales)
+    logits = {name: each.double() for name, each in logits_of(trainer.ranker, table).items()}
+    found = outputs(schema, logits, trainer.supervision.likelihoods, {})
+    columns = {name: each.numpy() for name, each in found.items()}
     truth = {f"true_{output}": values for output, values in table.truth.items()}
     return scorecard(
         schema, columns, table.labels_by_task, split=split, weight=table.weight, truth=truth,
