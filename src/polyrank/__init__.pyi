@@ -8,10 +8,12 @@ from .balance import MetaBalance as MetaBalance
 from .balance import ScalarBalance as ScalarBalance
 from .balance import Sum as Sum
 from .balance import Uncertainty as Uncertainty
-from .bundle.load import load as load
 from .bundle.model import Bundle as Bundle
+from .bundle.model import load as load
+from .calibration.map import CalibrationMap as CalibrationMap
 from .config import Experiment as Experiment
 from .data.sampling import Sampling as Sampling
+from .debias.method import Debias as Debias
 from .errors import BundleError as BundleError
 from .errors import ConfigError as ConfigError
 from .errors import DataError as DataError
@@ -38,6 +40,7 @@ from .models.shared_bottom import SharedBottom as SharedBottom
 from .models.trunk import Mixing as Mixing
 from .models.trunk import Trunk as Trunk
 from .models.trunk import TrunkModule as TrunkModule
+from .objective.likelihood import Likelihood as Likelihood
 from .registry import register as register
 from .schema import DenseFeature as DenseFeature
 from .schema import Keys as Keys

@@ -146,15 +146,15 @@ def _run(
     data: Data,
     training: dict[str, Any],
 ) -> Run:
-    from polyrank.cli.show import training_bar
     from polyrank.config import Experiment
+    from polyrank.train.progress import progress_bar
     from polyrank.train.training import Training
 
     experiment = Experiment(
         schema=schema, data=data, model=model, training=Training(**training), name=name, seed=seed
     )
     started = perf_counter()
-    with training_bar(f"{name} (seed {seed})") as observe:
+    with progress_bar(f"{name} (seed {seed})") as observe:
         bundle = experiment.fit(out=folder, progress=observe)
     assert bundle.scorecard is not None
     return Run(name, seed, perf_counter() - started, folder, bundle.scorecard)

@@ -11,7 +11,7 @@ from polyrank.data.check.audit import Finding, finding
 from polyrank.data.check.coding import Coded, Coding, Ids
 from polyrank.data.check.drift import MOST_DRIFT, stability_index
 from polyrank.data.check.one_feature import suspicion
-from polyrank.data.labels import Answer, find_leak
+from polyrank.data.labels import HiddenLabel, find_leak
 from polyrank.terms import Population
 
 # An id that is new in nine of ten rows teaches next to nothing, with a table as long as the log.
@@ -23,23 +23,23 @@ Labels = Sequence[tuple[Population, np.ndarray]]
 
 
 def label_findings(
-    column: pl.Series, coded: Coded, answers: Sequence[Answer], labels: Mapping[str, Labels]
+    column: pl.Series, coded: Coded, hidden: Sequence[HiddenLabel], labels: Mapping[str, Labels]
 ) -> Iterator[Finding]:
     """Yield whether a training column states a label, exactly or as good as.
 
     Args:
         column: its raw values.
         coded: the same as codes.
-        answers: labels that no feature may state.
+        hidden: labels that no feature may state.
         labels: populations of each event, with their labels.
     """
     stated = False
-    for answer in answers:
-        if leak := find_leak(column, answer):
+    for label in hidden:
+        if leak := find_leak(column, label):
             stated = True
             check = "label-opposite" if leak.opposite else "label-equal"
             message = f"{leak}: a model would read the label"
-            numbers = {"rows": leak.rows, "task": answer.task}
+            numbers = {"rows": leak.rows, "task": label.task}
             yield finding(check, message, column.name, "train", numbers)
     if stated:  # then it ranks well, too
         return

@@ -14,12 +14,10 @@ import numpy as np
 
 from polyrank.data.bags import Bag
 from polyrank.data.dense import DenseEncoding
-from polyrank.data.labels import population_label
 from polyrank.data.table import Table
 from polyrank.data.vocab import Vocab
-from polyrank.labels import LABELS
 from polyrank.schema import DenseFeature, Schema
-from polyrank.terms import Population, populations
+from polyrank.terms import Population, population_label, populations
 
 # Whole models of behaviour seldom rank better than this; one column alone is suspicious.
 SUSPECT_AUC = 0.95
@@ -175,7 +173,7 @@ def labels_by_task(
     """Return the label of each population of each event, by task; NaN is not observed."""
     found: dict[str, list[tuple[Population, np.ndarray]]] = {}
     for each in populations(schema):
-        if LABELS[each.kind].is_event:
+        if each.label_kind.is_event:
             found.setdefault(each.task, []).append((each, population_label(labels, each)))
     return found
 

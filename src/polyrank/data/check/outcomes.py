@@ -13,12 +13,10 @@ from polyrank.data.labels import (
     bad_labels,
     find_orphans,
     label_arrays,
-    population_label,
     zeroed,
 )
-from polyrank.labels import LABELS
 from polyrank.schema import Schema
-from polyrank.terms import ALL, Population, population
+from polyrank.terms import ALL, Population, population, population_label
 
 # Losses that differ by less than this factor start alike enough to need no balance.
 UNEVEN_LOSSES = 2.0
@@ -93,7 +91,7 @@ def _class_findings(
         observed, positives = int((~np.isnan(label)).sum()), int((label == 1).sum())
         if not observed:
             missing, check = "no row with an observed label", "no-labels"
-        elif not LABELS[where.kind].is_event or 0 < positives < observed:
+        elif not where.label_kind.is_event or 0 < positives < observed:
             continue
         else:
             missing = "no negatives" if positives else "no positives"
@@ -123,7 +121,7 @@ def loss_findings(
         values = label[~np.isnan(label)]
         if not len(values):
             continue
-        if LABELS[term.population.kind].is_event:
+        if term.population.label_kind.is_event:
             losses[term.name] = _entropy(float(values.mean()))
         else:  # a target is standardised before it is learned
             losses[term.name] = float(values.std() > 0)
@@ -150,7 +148,7 @@ def _supervised(schema: Schema) -> Iterator[Population]:
     """The terms' populations and each binary task's on all rows, parents first, each once."""
     found: dict[str, Population] = {}
     for task in sorted(schema.tasks, key=lambda task: len(schema.ancestors(task.name))):
-        spaces = (ALL, *task.spaces) if LABELS[task.kind].is_event else task.spaces
+        spaces = (ALL, *task.spaces) if task.label_kind.is_event else task.spaces
         for space in spaces:
             where = population(schema, task, space)
             found.setdefault(where.name, where)
