@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from polyrank.metrics.fusion import Fusion
     from polyrank.metrics.scorecard import Score, Scorecard
     from polyrank.models.aitm import AITM
-    from polyrank.models.experts import ExpertUse, GateUse
+    from polyrank.models.expert_use import ExpertUse, GateUse
     from polyrank.models.mmoe import MMoE
     from polyrank.models.model import ESMM, Model
     from polyrank.models.ple import PLE
@@ -85,7 +85,7 @@ _HOME = {
     "polyrank.metrics.fusion": ["Fusion"],
     "polyrank.metrics.scorecard": ["Score", "Scorecard"],
     "polyrank.models.aitm": ["AITM"],
-    "polyrank.models.experts": ["ExpertUse", "GateUse"],
+    "polyrank.models.expert_use": ["ExpertUse", "GateUse"],
     "polyrank.models.mmoe": ["MMoE"],
     "polyrank.models.model": ["ESMM", "Model"],
     "polyrank.models.ple": ["PLE"],

@@ -23,7 +23,7 @@ from polyrank.data.table import Batch, Table
 from polyrank.errors import TrainingError
 from polyrank.metrics.registry import direction
 from polyrank.metrics.scorecard import scorecard
-from polyrank.models.experts import ExpertUse, experts_of
+from polyrank.models.expert_use import ExpertUse, experts_of
 from polyrank.models.outputs import bag_tensors, logits_of, outputs, tensors
 from polyrank.models.ranker import Ranker
 from polyrank.objective.kinds import KINDS
