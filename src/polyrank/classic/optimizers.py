@@ -193,8 +193,7 @@ class EpochSchedule:
         for follower in followers:
             for each in follower.param_groups:
                 each.update(moved)
-        lazy = isinstance(engine, RowEngine) and isinstance(engine.spec, LazyAdam)
-        if lazy and "betas" in moved:
+        if isinstance(engine, RowEngine) and isinstance(engine.spec, LazyAdam) and "betas" in moved:
             engine.spec = replace(engine.spec, betas=tuple(moved["betas"]))
 
 
