@@ -86,7 +86,7 @@ class CustomModel(nn.Module):
         feature = SparseFeature(_ROW, embed_dim=1)
         self.schema = Schema([feature], tasks_of(self.kinds))
         self.columns = [output_columns(task)[0] for task in self.schema.tasks]
-        self.scales: dict[str, tuple[float, float]] = {}
+        self.fitted: dict[str, Mapping[str, float]] = {}
         self.embed = RowNumbers()
         self._store: dict[str, Tensor] = {}
         self._shared: list[nn.Parameter] | None = None
@@ -143,20 +143,20 @@ class CustomModel(nn.Module):
             if self.kinds[index].is_event:
                 logit = torch.logit(value, eps=_MARGIN)
             else:
-                mean, deviation = self.scales[task.name]
-                logit = (value - mean) / deviation
+                fitted = self.fitted[task.name]
+                logit = (value - fitted["mean"]) / fitted["deviation"]
             logits[task.name] = logit + x[:, 0]
         return Scores(logits, {})
 
     def prepare(
-        self, scales: Mapping[str, tuple[float, float]], rates: Mapping[str, float]
+        self, fitted: Mapping[str, Mapping[str, float]], rates: Mapping[str, float]
     ) -> None:
         """Take over the scales of the targets, and check a first batch.
 
         Raises:
             ConfigError: predictions of another shape, or probabilities outside [0, 1].
         """
-        self.scales = dict(scales)
+        self.fitted = dict(fitted)
         training = self.module.training
         self.module.eval()
         probed = min(self.rows, _PROBED)

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from polyrank.classic.data import Rows
-from polyrank.data.labels import Answer, find_leak
+from polyrank.data.labels import HiddenLabel, find_leak
 from polyrank.errors import LeakageWarning
 from polyrank.labels import LabelKind
 
@@ -61,11 +61,11 @@ def leaks(
         f"the joint label of columns {i} and {j}": labels[:, i] * labels[:, j]
         for i, j in combinations(events, 2)
     }
-    answers = [Answer(words, "", label, binary=False) for words, label in columns.items()]
+    hidden = [HiddenLabel(words, "", label, event=False) for words, label in columns.items()]
     for name in names:
         column = np.asarray(rows.x[name])
         if column.dtype.kind in "biuf" and column.ndim == 1:
             feature = pl.Series(name, column)
-            found = next((each for each in answers if find_leak(feature, each)), None)
+            found = next((each for each in hidden if find_leak(feature, each)), None)
             if found is not None:
                 yield name, found.words

@@ -22,11 +22,12 @@ from polyrank.classic.features import raw, vocab_of
 from polyrank.data.read import read
 from polyrank.data.table import Table, encode
 from polyrank.errors import ConfigError, DataError, did_you_mean
-from polyrank.labels import LABELS, Binary, LabelKind, Regression
+from polyrank.labels import Binary, LabelKind, Regression
 from polyrank.metrics.scorecard import Scorecard
 from polyrank.models import model as native
 from polyrank.models.outputs import logits_of, outputs
 from polyrank.nn.embed import TensorBag
+from polyrank.objective.likelihood import likelihoods
 from polyrank.schema import Feature, Schema, SequenceFeature, Task
 from polyrank.terms import output_columns
 from polyrank.train.fit import config_tables
@@ -71,8 +72,10 @@ class ClassicModel(nn.Module):
     @property
     def kinds(self) -> tuple[LabelKind, ...]:
         """The kind of each label column."""
-        kind = {name: task.kind for task in self.schema.tasks for name in output_columns(task)}
-        return tuple(LABELS[kind[column]]() for column in self.columns)
+        kinds = {
+            name: task.label_kind for task in self.schema.tasks for name in output_columns(task)
+        }
+        return tuple(kinds[column] for column in self.columns)
 
     @property
     def feature_names(self) -> list[str]:
@@ -99,21 +102,7 @@ class ClassicModel(nn.Module):
 
     def forward(self, x: Mapping[str, Tensor]) -> Tensor:
         """Return the predictions of a batch."""
-        logits = self.ranker(self.embed(x)).logits
-        columns: dict[str, Tensor] = {}
-        joints: dict[str, Tensor] = {}
-        places = {task.name: index for index, task in enumerate(self.schema.tasks)}
-        for name in sorted(places, key=lambda each: len(self.schema.ancestors(each))):
-            task, place = self.schema.by_name[name], places[name]
-            value = logits[name].double()  # as `predict` computes
-            if LABELS[task.kind].is_event:
-                value = value.sigmoid()
-            else:
-                value = value * self.target_deviation[place] + self.target_mean[place]
-            joints[name] = joints[task.given] * value if task.given else value
-            columns[output_columns(task)[0]] = value
-            columns[output_columns(task)[-1]] = joints[name]
-        return torch.stack([columns[column] for column in self.columns], dim=1).float()
+        return predictions_of(self, self.ranker(self.embed(x)).logits).float()
 
     def embed(self, x: Mapping[str, Tensor]) -> Tensor:
         """Return the input of the trunk: (B, width)."""
@@ -138,25 +127,26 @@ class ClassicModel(nn.Module):
         """Return the predictions for rows, float64 (N, C): the bits of `Bundle.predict`."""
         device = str(next(self.parameters()).device)
         table = self.encode(rows, "rows", labels=False)
-        return predictions_of(self, logits_of(self.ranker, table, device))
+        return predictions_of(self, logits_of(self.ranker, table, device)).numpy()
 
     @property
-    def scales(self) -> dict[str, tuple[float, float]]:
-        """Mean and deviation of each target that is standardised."""
+    def fitted(self) -> dict[str, dict[str, float]]:
+        """Mean and deviation of each regression's target, as its kind of label fits them."""
         pairs = zip(self.target_mean.tolist(), self.target_deviation.tolist(), strict=True)
         return {
-            task.name: pair
-            for task, pair in zip(self.schema.tasks, pairs, strict=True)
-            if not LABELS[task.kind].is_event
+            task.name: {"mean": mean, "deviation": deviation}
+            for task, (mean, deviation) in zip(self.schema.tasks, pairs, strict=True)
+            if not task.label_kind.is_event
         }
 
     def prepare(
-        self, scales: Mapping[str, tuple[float, float]], rates: Mapping[str, float]
+        self, fitted: Mapping[str, Mapping[str, float]], rates: Mapping[str, float]
     ) -> None:
-        """Take over the scales of the targets; heads with their initial bias get a base rate's."""
+        """Take over the scales of targets; heads with their first bias get a base rate's."""
         for index, task in enumerate(self.schema.tasks):
-            mean, deviation = scales.get(task.name, (0.0, 1.0))
-            self.target_mean[index], self.target_deviation[index] = mean, deviation
+            if task.name in fitted:
+                self.target_mean[index] = fitted[task.name]["mean"]
+                self.target_deviation[index] = fitted[task.name]["deviation"]
         now = self._biases()
         fresh = [name for name in rates if torch.equal(now[name], self._drawn[name])]
         self.ranker.start_at({name: rates[name] for name in fresh})
@@ -168,7 +158,7 @@ class ClassicModel(nn.Module):
         config = config_tables("classic", seed, {}, self.schema, self.spec, training)
         ranker = deepcopy(self.ranker).cpu().eval()
         return Bundle(
-            self.schema, self.spec, self.vocab, self.scales, ranker, config, history, scorecard
+            self.schema, self.spec, self.vocab, self.fitted, ranker, config, history, scorecard
         )
 
     def _check_width(self, y: np.ndarray) -> None:
@@ -444,11 +434,11 @@ class AITM(IndependentTasks):
         super().__init__(features, ["classification"] * n_task, trunk, tower_params_list)
 
 
-def predictions_of(learner: Any, logits: Mapping[str, Tensor]) -> np.ndarray:
-    """Return the predictions for each label column of a `ClassicModel` or `CustomModel`: (N, C)."""
-    arrays = {name: each.numpy() for name, each in logits.items()}
-    found = outputs(learner.schema, arrays, learner.scales)
-    return np.stack([found[column] for column in learner.columns], axis=1)
+def predictions_of(learner: Any, logits: Mapping[str, Tensor]) -> Tensor:
+    """Return the predictions of a `ClassicModel` or `CustomModel`, float64 (N, C)."""
+    exact = {name: each.double() for name, each in logits.items()}
+    found = outputs(learner.schema, exact, likelihoods(learner.schema, learner.fitted), {})
+    return torch.stack([found[column] for column in learner.columns], dim=1)
 
 
 def kinds_of(task_types: Sequence[str]) -> tuple[LabelKind, ...]:

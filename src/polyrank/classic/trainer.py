@@ -26,16 +26,15 @@ from polyrank.classic.data import Rows, batch_size_of, rows_of
 from polyrank.classic.leaks import warn_of_leaks
 from polyrank.classic.models import ClassicModel, kinds_of, predictions_of
 from polyrank.classic.optimizers import EpochSchedule, Penalty, chosen
-from polyrank.data.statistics import refuse_unusable, term_statistics
 from polyrank.errors import ConfigError, did_you_mean
 from polyrank.labels import LabelKind
 from polyrank.metrics.binary import auc
 from polyrank.metrics.scorecard import Scorecard, scorecard
 from polyrank.metrics.undefined import Undefined
 from polyrank.objective.losses import Supervision
-from polyrank.train.isolation import isolated
+from polyrank.train.fit import isolated
+from polyrank.train.heads import base_rates
 from polyrank.train.loop import Trainer
-from polyrank.train.start import base_rates
 from polyrank.train.training import Training
 
 logger = logging.getLogger(__name__)
@@ -159,25 +158,20 @@ class MTLTrainer:
         source = getattr(train_dataloader, "dataset", train_dataloader)
         name = type(self.model).__name__
         warn_of_leaks(name, source, rows, learner.feature_names, self._kinds)
-        statistics = term_statistics(train)
-        refuse_unusable(statistics, learner.schema, "train")
-        supervision = Supervision(learner.schema, statistics)
+        supervision = Supervision.of(train)
         schedule = self._schedule()
         training = self._training(schedule, batch_size_of(train_dataloader, rows))
         self._run_of = training, int(seed)
         judge = _Judge(learner, valid_rows, self._kinds, self.earlystop_taskid)
         with isolated(int(seed), training):
-            learner.prepare(supervision.scales, base_rates(train))
+            learner.prepare(supervision.fitted, base_rates(train))
             loop = Trainer(
                 learner.ranker, training, supervision,
-                train=train, valid=valid, seed=int(seed), judge=judge,
+                train=train, valid=valid, seed=int(seed), monitor=judge,
             )  # fmt: skip
             self.penalty.attach(learner.ranker, loop)
             log = self._run(loop, schedule, judge)
             loop.keep_best()
-            for use in loop.experts():
-                for warning in use.warnings():
-                    logger.warning("%s", warning)
         self.history = pl.DataFrame(list(loop.position.history), infer_schema_length=None)
         self.model.eval()
         self.scorecard = None
@@ -315,7 +309,7 @@ class _Judge:
 
     def __call__(self, logits: Mapping[str, Tensor], valid: Mapping[str, float]) -> float:
         assert self.labels is not None
-        predicted = predictions_of(self.learner, logits)
+        predicted = predictions_of(self.learner, logits).numpy()
         self.scores = [
             column_score(kind, self.labels[:, index], predicted[:, index])[0]
             for index, kind in enumerate(self.kinds)

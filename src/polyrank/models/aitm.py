@@ -16,7 +16,6 @@ from torch.nn.functional import logsigmoid
 
 from polyrank import spec
 from polyrank.errors import ConfigError, did_you_mean
-from polyrank.labels import LABELS
 from polyrank.layout import Layout
 from polyrank.models.trunk import Trunk, TrunkModule
 from polyrank.nn.experts import mixture
@@ -93,7 +92,7 @@ class AITM(Trunk):
             inputs = dim if earlier in before else width  # a root's z is its tower's output
             transfer[name] = MLP(inputs, [width], **self.layers)
             attention[name] = Attention(width, dim)
-        events = {task.name for task in tasks if LABELS[task.kind].is_event}
+        events = {task.name for task in tasks if task.label_kind.is_event}
         given = {task.name: task.given for task in tasks}
         watched = {
             name: (*_path(given, earlier), earlier)

@@ -14,11 +14,10 @@ import numpy as np
 
 from polyrank.data.bags import Bag
 from polyrank.data.dense import DenseEncoding
-from polyrank.data.labels import population_label
 from polyrank.data.table import Table
 from polyrank.data.vocab import Vocab
 from polyrank.schema import DenseFeature, Schema
-from polyrank.terms import Population, populations
+from polyrank.terms import Population, population_label, populations
 
 # Above this, one column alone ranks as whole models of behaviour seldom do.
 SUSPECT_AUC = 0.95
