@@ -28,7 +28,7 @@ from polyrank.layout import Layout
 from polyrank.metrics.dimensions import DECILE, columns_needed, dimensions, score_segments
 from polyrank.metrics.fusion import FACTORS, Fusion, fused, trade_off
 from polyrank.metrics.scorecard import Scorecard, scorecard
-from polyrank.models.experts import ExpertUse, experts_of
+from polyrank.models.expert_use import ExpertUse, experts_of
 from polyrank.models.model import BuildsTrunk, Model
 from polyrank.models.outputs import logits_of, outputs
 from polyrank.models.ranker import Ranker

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 
 from polyrank.classic import DataGenerator, MTLTrainer
 from polyrank.errors import ConfigError, DataError
+from polyrank.labels import Binary, Regression
 
 TYPES = ["classification", "regression"]
 
@@ -51,7 +52,7 @@ def test_it_trains_is_scored_and_saved(rows, tmp_path):
     saved = torch.load(tmp_path / "model_base_0.pth", weights_only=True)
     assert saved.keys() == Own().state_dict().keys()
     assert [score.name for score in trainer.scorecard] == ["task_0 @ all", "task_1 @ all"]
-    with pytest.raises(ConfigError, match="Own is a module of yours, which no bundle can rebuild"):
+    with pytest.raises(ConfigError, match="Own is your own module, which a bundle cannot rebuild"):
         _ = trainer.bundle
 
 
@@ -91,10 +92,10 @@ def test_a_torch_loader_and_uncertainty_weighting_work_as_well(rows, tmp_path):
 
 
 def test_the_parameters_of_all_tasks_are_found(rows):
+    from polyrank.classic.custom import CustomModel
     from polyrank.classic.data import Rows
-    from polyrank.classic.own import OwnModel
 
-    model = OwnModel(Own(), ["binary", "regression"])
+    model = CustomModel(Own(), [Binary(), Regression()])
     model.encode(Rows.of(*rows), "train")
     model.prepare({"task_1": (0.0, 1.0)}, {})
     assert [p is model.module.table.weight for p in model.shared_parameters()] == [True]
@@ -102,12 +103,12 @@ def test_the_parameters_of_all_tasks_are_found(rows):
 
 def test_what_it_gives_must_be_probabilities_of_the_tasks(rows, data, tmp_path):
     loader, _, _ = DataGenerator(*rows).generate_dataloader(batch_size=64)
-    with pytest.raises(ConfigError, match="its values are no probabilities"):
+    with pytest.raises(ConfigError, match="must hold probabilities"):
         MTLTrainer(Own(end=lambda x: x + 9), TYPES, model_path=tmp_path).fit(loader, None)
-    with pytest.raises(DataError, match="1 task types are given, and the labels have 2 columns"):
+    with pytest.raises(DataError, match="got 1 task types for 2 label columns"):
         MTLTrainer(Own(), TYPES[:1], model_path=tmp_path).fit(loader, None)
     three, _, _ = DataGenerator(
         rows[0], labels(data, ["cvr", "ctr", "ctcvr"])
     ).generate_dataloader()
-    with pytest.raises(ConfigError, match=r"gives \(64, 2\), and \(rows, tasks\) = \(64, 3\)"):
+    with pytest.raises(ConfigError, match=r"must return .* = \(64, 3\), got \(64, 2\)"):
         MTLTrainer(Own(), ["classification"] * 3, model_path=tmp_path).fit(three, None)

@@ -1,11 +1,11 @@
-"""How the gates of a mixture use its experts, in numbers, and what to do when they stop.
+"""Diagnostics of a mixture: how its gates use its experts, and what to do when they stop.
 
-Letters: N rows looked at, E experts, H columns of an expert.
+Letters: N rows, E experts, H columns of an expert.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from math import exp, log
 from typing import Any
@@ -22,8 +22,8 @@ from polyrank.text import aligned
 COLLAPSED = 0.95  # of a gate's weight on one expert
 DEAD = 0.9  # of an expert's units
 UNUSED = 1 / 20  # of an even share
-SIMILARITY_ROWS = 4096  # it costs rows × (E·H)², after each epoch
-ENOUGH_ROWS = 100  # a unit that is off on fewer rows may be on elsewhere
+SIMILARITY_ROWS = 4096  # CKA costs rows × (E·H)², after each epoch
+ENOUGH_ROWS = 100  # a unit that is 0 on fewer rows may be on elsewhere
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,15 +31,14 @@ class GateUse:
     """How one gate chooses.
 
     Args:
-        name: the task, or the group, for which it mixes.
+        name: the task or group for which it mixes.
         weights: its mean weight of each expert that it sees.
-        row_entropy: how it treats a single row: the mean over rows of the entropy of the row's
-            weights, as a share of the largest, log of the number of experts that it sees. 1: every
-            row takes all of them alike; 0: every row takes one.
-        mean_entropy: how it treats all rows together: the entropy of `weights`, likewise. Far above
-            `row_entropy`, rows take different experts: the gate routes. Low with it, all rows take
-            the same few: the gate has collapsed. Never below `row_entropy`. Both are None for a
-            gate that sees one expert, and has no choice.
+        row_entropy: mean over rows of the entropy of a row's weights, as a share of the largest,
+            the log of the number of experts that it sees. 1: every row uses all of them alike;
+            0: every row uses one.
+        mean_entropy: entropy of `weights`, likewise; never below `row_entropy`. Far above it, rows
+            use different experts: the gate routes. As low, all rows use the same few: the gate has
+            collapsed. Both are None for a gate that sees one expert.
     """
 
     name: str
@@ -58,19 +57,18 @@ class ExpertUse:
     """How the gates of one level use its experts, on some rows.
 
     Args:
-        level: its name where a trunk has several, else "".
-        rows: looked at.
+        level: its name if the trunk has several, else "".
+        rows: number of rows.
         experts: their names.
         gates: how each chooses.
-        utilisation: each expert's mean weight over rows and gates, a gate that does not see it
-            counting as 0; they sum to 1.
-        even: what the utilisation would be if each gate weighed all that it sees alike.
-        effective_experts: exp of the entropy of the utilisation: as many experts, used alike, would
-            be spread as widely.
+        utilisation: each expert's mean weight over rows and gates; a gate that does not see it
+            counts as 0. They sum to 1.
+        even: the utilisation if each gate weighed all that it sees alike.
+        effective_experts: exp of the entropy of the utilisation: the number of experts that, used
+            alike, would be spread as widely.
         dead_rate: share of each expert's output units that are 0 on every row.
-        similarity: linear CKA of each pair of experts' outputs, 1 for experts that say the same up
-            to rotation and scale; None where an expert says one thing of all rows.
-            Of the first 4,096 rows.
+        similarity: linear CKA of each pair of experts' outputs, on the first 4,096 rows: 1 if they
+            are equal up to rotation and scale, None if one of them is the same for all rows.
 
     Shape:
         similarity: (E, E); utilisation, even, dead_rate: (E,), in the order of `experts`
@@ -91,11 +89,11 @@ class ExpertUse:
     similarity: tuple[tuple[float | None, ...], ...]
 
     def figures(self) -> dict[str, float]:
-        """Return what the history has of an epoch: one number a name.
+        """Return the columns of an epoch's history.
 
-        Of each gate that has a choice `gate click row entropy`, `gate click mean entropy` and
-        `gate click largest weight`, and the largest dead rate as `largest dead rate`; the level's
-        name before them, if it has one.
+        For each gate that has a choice `gate click row entropy`, `gate click mean entropy` and
+        `gate click largest weight`, and the `largest dead rate`; each after the level's name, if
+        there is one.
         """
         found: dict[str, float] = {}
         for gate in self.gates:
@@ -107,11 +105,10 @@ class ExpertUse:
         return {f"{self.level} {name}".strip(): value for name, value in found.items()}
 
     def warnings(self) -> tuple[str, ...]:
-        """Return what is wrong with the mixture, each with its remedy; nothing of few rows."""
+        """Return what is wrong with the mixture, with remedies; () on fewer than 100 rows."""
         if self.rows < ENOUGH_ROWS:
             return ()
-        where = f"{self.level}: " if self.level else ""
-        return tuple(where + each for each in (*self._collapsed(), *self._dead(), *self._unused()))
+        return tuple(self._where + each for each in self._faults())
 
     def to_json(self) -> dict[str, Any]:
         """Return plain tables."""
@@ -131,7 +128,6 @@ class ExpertUse:
         }
 
     def __str__(self) -> str:
-        where = f"{self.level}: " if self.level else ""
         header = ["expert", *(f"gate {gate.name}" for gate in self.gates)]
         header += ["utilisation", "dead units", "most similar", "cka"]
         lines = []
@@ -148,58 +144,43 @@ class ExpertUse:
             lines.append([title, *map(_shown, values), *[""] * others])
         right = [index for index in range(1, len(header)) if header[index] != "most similar"]
         title = (
-            f"{where}{self.effective_experts:.1f} effective experts of {len(self.experts)}, "
-            f"on {self.rows:,} rows"
+            f"{self._where}{self.effective_experts:.1f} effective experts of "
+            f"{len(self.experts)}, on {self.rows:,} rows"
         )
         return "\n".join([title, aligned(header, lines, right), *self.warnings()])
 
-    def _collapsed(self) -> list[str]:
-        return [
-            f"the gate of {gate.name!r} gives {gate.weights[gate.favourite]:.1%} of its weight to "
-            f"expert {gate.favourite!r}: it no longer mixes, and what the other experts learn "
-            "hardly reaches it. Lower lr, give the trunk dropout, or take fewer experts; if the "
-            "validation loss is as good with one expert, SharedBottom is the simpler trunk"
-            for gate in self.gates
-            if len(gate.weights) > 1 and gate.weights[gate.favourite] > COLLAPSED
-        ]
+    @property
+    def _where(self) -> str:
+        return f"{self.level}: " if self.level else ""
 
-    def _dead(self) -> list[str]:
-        found = {
-            name: f"{rate:.0%}"
-            for name, rate in zip(self.experts, self.dead_rate, strict=True)
-            if rate >= DEAD
-        }
-        if not found:
-            return []
-        return [
-            f"{_named(found)} {'is' if len(found) == 1 else 'are'} dead: so many units are 0 on "
-            f"all {self.rows:,} rows looked at, and a unit that is off on all rows gets no "
-            'gradient that could revive it. Lower lr, set norm = "batch" in the trunk, or take '
-            "fewer experts"
-        ]
-
-    def _unused(self) -> list[str]:
-        found = {
-            name: f"{used:.2%}"
-            for name, used, even in zip(self.experts, self.utilisation, self.even, strict=True)
-            if used < UNUSED * even
-        }
-        if not found:
-            return []
-        return [
-            f"the gates leave out {_named(found)}: less than a twentieth of an even share of the "
-            "weight. Such an expert costs time and teaches nothing: take fewer experts, or lower "
-            "lr so that the gates settle later"
-        ]
+    def _faults(self) -> Iterator[str]:
+        for gate in self.gates:
+            largest = gate.weights[gate.favourite]
+            if len(gate.weights) > 1 and largest > COLLAPSED:
+                yield (
+                    f"the gate of {gate.name!r} gives {largest:.1%} of its weight to expert "
+                    f"{gate.favourite!r}: it no longer mixes, and what the other experts learn "
+                    "hardly reaches it. Lower lr, give the trunk dropout, or use fewer experts; if "
+                    "validation is as good with one expert, SharedBottom is the simpler trunk"
+                )
+        dead = zip(self.experts, self.dead_rate, strict=True)
+        if found := {name: f"{rate:.0%}" for name, rate in dead if rate >= DEAD}:
+            yield (
+                f"{_named(found)} {'is' if len(found) == 1 else 'are'} dead: that share of the "
+                f"output units is 0 on all {self.rows:,} rows, and gets no gradient that could "
+                'revive it. Lower lr, set norm = "batch" in the trunk, or use fewer experts'
+            )
+        used = zip(self.experts, self.utilisation, self.even, strict=True)
+        if found := {name: f"{share:.2%}" for name, share, even in used if share < UNUSED * even}:
+            yield (
+                f"the gates hardly use {_named(found)}: less than a twentieth of an even share of "
+                "the weight. Such an expert costs time and learns nothing: use fewer experts, or "
+                "lower lr so that the gates settle later"
+            )
 
     def _most_similar(self, index: int) -> tuple[str, float | None]:
-        known = {
-            name: cka
-            for other, (name, cka) in enumerate(
-                zip(self.experts, self.similarity[index], strict=True)
-            )
-            if cka is not None and other != index
-        }
+        pairs = enumerate(zip(self.experts, self.similarity[index], strict=True))
+        known = {name: cka for at, (name, cka) in pairs if cka is not None and at != index}
         if not known:
             return "", None
         name = max(known, key=lambda each: known[each])
@@ -209,8 +190,8 @@ class ExpertUse:
 def experts_of(ranker: Ranker, table: Table, device: str = "cpu") -> tuple[ExpertUse, ...]:
     """Return how a ranker's gates use its experts, level by level, in evaluation mode.
 
-    Of at most `CHUNK_ROWS` rows, the same ones at every call, drawn from the whole table, which may
-    be sorted by user or time. Empty where the trunk mixes nothing.
+    On at most `CHUNK_ROWS` rows, the same ones at every call, drawn from the whole table, which may
+    be sorted by user or time. Empty if the trunk has no gates.
     """
     ranker.eval()
     with torch.inference_mode():
@@ -222,9 +203,6 @@ def experts_of(ranker: Ranker, table: Table, device: str = "cpu") -> tuple[Exper
 
 def expert_use(mixing: Mixing) -> ExpertUse:
     """Return how the gates of a level use its experts.
-
-    Args:
-        mixing: what they do on N rows.
 
     Example:
         >>> weights = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
@@ -258,14 +236,12 @@ def expert_use(mixing: Mixing) -> ExpertUse:
 def linear_cka(outputs: Tensor) -> tuple[tuple[float | None, ...], ...]:
     """Return ‖Yᵀ X‖² / (‖Xᵀ X‖ · ‖Yᵀ Y‖) of each pair of experts, their columns centred.
 
-    Args:
-        outputs: of the experts.
-
     Returns:
-        (E, E), within 0 and 1; None where an expert says one thing of all rows.
+        within 0 and 1; None if an expert is the same for all rows.
 
     Shape:
-        outputs: (N, E, H)
+        - outputs: (N, E, H)
+        - output: (E, E)
 
     Reference:
         Kornblith et al., ICML 2019, section 3, table 1.
@@ -305,7 +281,6 @@ def _gate_use(mixing: Mixing, name: str) -> GateUse:
 
 
 def _entropy(weights: Tensor) -> float:
-    """Return the entropy of weights that sum to 1, in nats."""
     return float(torch.special.entr(weights).sum())
 
 
@@ -314,6 +289,5 @@ def _shown(value: float | None) -> str:
 
 
 def _named(experts: Mapping[str, str]) -> str:
-    """Return experts by name, each with its figure."""
     shown = ", ".join(f"{name!r} ({figure})" for name, figure in experts.items())
     return f"{'expert' if len(experts) == 1 else 'experts'} {shown}"

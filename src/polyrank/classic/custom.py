@@ -1,7 +1,7 @@
-"""A user's own module, from a dict of tensors to (rows, tasks) probabilities, as a ranker.
+"""A custom module, from a dict of tensors to (rows, tasks) probabilities, as a ranker.
 
-The engine's batches carry row numbers instead of ids; the columns stay as the user gave them. Here
-alone a loss sees probabilities: they are turned into the logits that the engine expects.
+The engine's batches carry row numbers instead of ids; the columns stay as the user gave them. Only
+here does a loss see probabilities: they are turned into the logits that the engine expects.
 
 Letters: N rows, B rows of a batch, C label columns.
 """
@@ -9,7 +9,6 @@ Letters: N rows, B rows of a batch, C label columns.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,22 +22,22 @@ from polyrank.data.labels import check_labels
 from polyrank.data.table import Table
 from polyrank.data.vocab import Vocab, Vocabulary
 from polyrank.errors import ConfigError, DataError
+from polyrank.labels import LabelKind
 from polyrank.layout import Layout
 from polyrank.models.outputs import CHUNK_ROWS
 from polyrank.models.ranker import Scores
 from polyrank.models.trunk import Mixing
 from polyrank.nn.embed import TensorBag
-from polyrank.objective.likelihood import likelihoods
 from polyrank.schema import Schema, SparseFeature
 from polyrank.terms import output_columns
 
-_NEAREST = 1e-7  # to 0 and to 1, as near as float32 tells apart from 1
+_MARGIN = 1e-7  # of a probability from 0 and from 1; less cannot be told from 1 in float32
 _ROW = "row number"
-_PROBED = 64  # rows of the first look
+_PROBED = 64  # rows of the first check
 
 
 class RowNumbers(nn.Module):
-    """An embedder without tables, which takes note of the rows of a batch.
+    """An embedder without tables, which remembers the rows of a batch.
 
     Shape:
         - ids: (1, B), dense: (B, 0)
@@ -51,7 +50,7 @@ class RowNumbers(nn.Module):
         self.current: Tensor = torch.empty(0, dtype=torch.long)
 
     def forward(self, ids: Tensor, dense: Tensor, bags: Sequence[TensorBag] = ()) -> Tensor:
-        """Return zeros: what a batch is, `current` says."""
+        """Return zeros; the batch is in `current`."""
         self.current = ids[0].cpu().long()
         return torch.zeros(len(dense), 1, device=dense.device)
 
@@ -68,16 +67,8 @@ class RowNumbers(nn.Module):
         return iter(())
 
 
-@dataclass(frozen=True)
-class _Spec:
-    name: str
-
-    def to_table(self) -> dict[str, Any]:
-        return {"class": self.name}
-
-
-class OwnModel(nn.Module):
-    """A module of the user's with what training needs to know of it.
+class CustomModel(nn.Module):
+    """A user's module with what training needs of a ranker.
 
     Args:
         module: {name: (B,)} → (B, C).
@@ -87,7 +78,7 @@ class OwnModel(nn.Module):
         - forward: x (B, 1) → Scores
     """
 
-    def __init__(self, module: nn.Module, kinds: Sequence[str]) -> None:
+    def __init__(self, module: nn.Module, kinds: Sequence[LabelKind]) -> None:
         super().__init__()
         self.module = module
         self.kinds = tuple(kinds)
@@ -101,18 +92,13 @@ class OwnModel(nn.Module):
         self._shared: list[nn.Parameter] | None = None
 
     @property
-    def spec(self) -> Any:
-        """Its class's name, as a spec."""
-        return _Spec(type(self.module).__qualname__)
-
-    @property
-    def ranker(self) -> OwnModel:
-        """What the engine trains: this."""
+    def ranker(self) -> CustomModel:
+        """The ranker that the engine trains: this."""
         return self
 
     @property
     def feature_names(self) -> list[str]:
-        """The columns of x: any may be read."""
+        """The columns of x, any of which may be read."""
         return list(self._store)
 
     @property
@@ -125,13 +111,13 @@ class OwnModel(nn.Module):
         """Return row numbers and labels as a table, and keep the columns for `embed`.
 
         Raises:
-            DataError: labels that cannot be.
+            DataError: invalid labels.
         """
         labels = rows.labels
         if labels.shape[1] != len(self.kinds):
             raise DataError(
-                f"{split}: {len(self.kinds)} task types are given, and the labels have "
-                f"{labels.shape[1]} columns: give one a column"
+                f"{split}: got {len(self.kinds)} task types for {labels.shape[1]} label columns: "
+                "give one per column"
             )
         names = [task.column for task in self.schema.tasks]
         check_labels(pl.DataFrame(dict(zip(names, labels.T, strict=True))), self.schema, split)
@@ -154,8 +140,8 @@ class OwnModel(nn.Module):
         logits = {}
         for index, task in enumerate(self.schema.tasks):
             value = predicted[:, index]
-            if task.label_kind.is_event:
-                logit = torch.logit(value, eps=_NEAREST)
+            if self.kinds[index].is_event:
+                logit = torch.logit(value, eps=_MARGIN)
             else:
                 fitted = self.fitted[task.name]
                 logit = (value - fitted["mean"]) / fitted["deviation"]
@@ -165,7 +151,7 @@ class OwnModel(nn.Module):
     def prepare(
         self, fitted: Mapping[str, Mapping[str, float]], rates: Mapping[str, float]
     ) -> None:
-        """Take over the scales of the targets, and look at a first batch.
+        """Take over the scales of the targets, and check a first batch.
 
         Raises:
             ConfigError: predictions of another shape, or probabilities outside [0, 1].
@@ -173,17 +159,15 @@ class OwnModel(nn.Module):
         self.fitted = dict(fitted)
         training = self.module.training
         self.module.eval()
-        predicted = self._checked(
-            self.module(self._batch(torch.arange(min(self.rows, _PROBED)))), None
-        )
+        probed = min(self.rows, _PROBED)
+        predicted = self._checked(self.module(self._batch(torch.arange(probed))), probed)
         self.module.train(training)
         for index, kind in enumerate(self.kinds):
             column = predicted[:, index]
-            if kind == "binary" and not ((column >= 0) & (column <= 1)).all():
+            if kind.is_event and not ((column >= 0) & (column <= 1)).all():
                 raise ConfigError(
-                    f"{type(self.module).__name__}: column {index} is a classification, and its "
-                    f"values are no probabilities, however: {column[:3].tolist()}; end with a "
-                    "sigmoid"
+                    f"{type(self.module).__name__}: column {index} is a classification and must "
+                    f"hold probabilities, got {column[:3].tolist()}: end with a sigmoid"
                 )
         parameters = [each for each in self.module.parameters() if each.requires_grad]
         touched = [
@@ -208,11 +192,11 @@ class OwnModel(nn.Module):
         return self._shared or []
 
     def mixing(self, x: Tensor) -> tuple[Mixing, ...]:
-        """Return nothing: what a user's module mixes is not known."""
+        """Return nothing: a user's module does not report its gates."""
         return ()
 
     def predictions(self, rows: Rows) -> np.ndarray:
-        """Return what the module says of rows, float64 (N, C)."""
+        """Return the module's predictions for rows, float64 (N, C)."""
         columns = {name: tensor_of(name, column) for name, column in rows.x.items()}
         self.module.eval()
         with torch.inference_mode():
@@ -222,12 +206,6 @@ class OwnModel(nn.Module):
             ]
         return torch.cat(parts).double().numpy()
 
-    def of_logits(self, logits: Mapping[str, Tensor]) -> np.ndarray:
-        """Return the predictions that logits mean, float64 (N, C)."""
-        found = likelihoods(self.schema, self.fitted)
-        columns = [found[name].predict(z.double(), {})[0] for name, z in logits.items()]
-        return torch.stack(columns, dim=1).numpy()
-
     def bundle(self, *parts: Any) -> Any:
         """Refuse: a bundle rebuilds a network from plain data.
 
@@ -235,8 +213,8 @@ class OwnModel(nn.Module):
             ConfigError: always.
         """
         raise ConfigError(
-            f"{type(self.module).__name__} is a module of yours, which no bundle can rebuild: keep "
-            "its state_dict (the .pth file), or write it as a Trunk for the native door"
+            f"{type(self.module).__name__} is your own module, which a bundle cannot rebuild: keep "
+            "its state_dict (the .pth file), or write it as a trunk for `polyrank.fit`"
         )
 
     @property
@@ -247,12 +225,11 @@ class OwnModel(nn.Module):
     def _batch(self, rows: Tensor) -> dict[str, Tensor]:
         return {name: column[rows].to(self._device) for name, column in self._store.items()}
 
-    def _checked(self, predicted: Any, rows: int | None) -> Tensor:
-        expected = (rows if rows is not None else len(predicted), len(self.kinds))
+    def _checked(self, predicted: Any, rows: int) -> Tensor:
+        expected = (rows, len(self.kinds))
         if not isinstance(predicted, Tensor) or tuple(predicted.shape) != expected:
             found = tuple(getattr(predicted, "shape", ())) or type(predicted).__name__
             raise ConfigError(
-                f"{type(self.module).__name__} gives {found}, and (rows, tasks) = {expected} is "
-                "expected"
+                f"{type(self.module).__name__} must return (rows, tasks) = {expected}, got {found}"
             )
         return predicted

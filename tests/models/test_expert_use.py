@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import polyrank as pr
 from polyrank.errors import ConfigError
-from polyrank.models.experts import expert_use, linear_cka
+from polyrank.models.expert_use import expert_use, linear_cka
 from polyrank.models.trunk import Mixing
 
 TASKS = ("click", "buy")
@@ -159,14 +159,16 @@ def test_a_dead_expert_is_told_with_a_remedy():
     assert expert_use(mixed).warnings() == ()
     mixed.outputs[:, 3, 8] = 0
     (warning,) = expert_use(mixed).warnings()
-    assert warning.startswith("expert 'd' (90%) is dead: so many units are 0 on all 400")
+    assert warning.startswith(
+        "expert 'd' (90%) is dead: that share of the output units is 0 on all 400"
+    )
     assert 'norm = "batch"' in warning
 
 
 def test_experts_that_no_gate_uses_are_told_together():
     mixed = collapsed(collapsed(mixing(), "buy", 0, 0.999), "click", 1, 0.999)
     *_, warning = expert_use(mixed).warnings()
-    assert warning.startswith("the gates leave out experts 'c' (0.03%), 'd' (0.03%): less than a")
+    assert warning.startswith("the gates hardly use experts 'c' (0.03%), 'd' (0.03%): less than a")
 
 
 def test_few_rows_warn_of_nothing():
@@ -206,9 +208,15 @@ def test_it_prints_as_a_table_and_goes_through_json():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"gates": {}}, "no gate is named"),
-        ({"outputs": torch.zeros(3, 2)}, r"outputs of 2 experts are \(B, 2, H\), however: \(3, 2"),
-        ({"gates": {"click": torch.zeros(3, 3)}}, r"gate 'click' weighs 2 .* however: \(3, 3\)"),
+        ({"gates": {}}, "needs at least one gate; a trunk without gates returns"),
+        (
+            {"outputs": torch.zeros(3, 2)},
+            r"outputs must have the shape .* with experts = 2, got \(3, 2",
+        ),
+        (
+            {"gates": {"click": torch.zeros(3, 3)}},
+            r"gate 'click' must have the shape \(3, 2\), got \(3, 3\)",
+        ),
         ({"sees": {"click": ("slaw",)}}, "sees 'slaw', which is no expert; did you mean 'slow'"),
     ],
 )
@@ -266,7 +274,7 @@ class Planted:
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        ("dead", "expert '1' (100%) is dead: so many units are 0 on all 500"),
+        ("dead", "expert '1' (100%) is dead: that share of the output units is 0 on all 500"),
         ("collapsed", "the gate of 'buy' gives 100.0% of its weight to expert '2'"),
     ],
 )
@@ -326,7 +334,7 @@ def test_a_trunk_that_mixes_nothing_has_no_figures():
 def test_at_most_a_chunk_of_rows_is_looked_at_and_they_are_drawn_from_all(monkeypatch):
     bundle = fitted(pr.MMoE(experts=4, hidden=[8]))
     (every,) = bundle.experts(log(100, 500))
-    monkeypatch.setattr("polyrank.models.experts.CHUNK_ROWS", 200)
+    monkeypatch.setattr("polyrank.models.expert_use.CHUNK_ROWS", 200)
     rows = {name: np.sort(values) for name, values in log(100, 500).items()}
     (some,) = bundle.experts(rows)
     first = bundle.experts({name: values[:200] for name, values in rows.items()})[0]
