@@ -34,7 +34,7 @@ from polyrank.terms import populations
 from polyrank.train.checkpoint import Position, named, part
 from polyrank.train.optim import load_optimizer_state, optimizer_state, parameter_groups
 from polyrank.train.progress import REMEDY, Profile, Progress, Tally
-from polyrank.train.step import CompiledStep, EagerStep
+from polyrank.train.step import CompiledStep, EagerStep, Parts
 from polyrank.train.training import Training
 
 logger = logging.getLogger(__name__)
@@ -90,9 +90,9 @@ class Trainer:
         self.dense = training.dense.build(groups, self.dense_lr)
         self.embeddings = rows.build(ranker.embed, rows.l2)
         self._profile, self._mark = profile, _unmarked if profile is None else profile.mark
-        parts = ranker, supervision, self.balance, self.dense, self._mark
-        self._eager = EagerStep(*parts)
-        self._compiled = CompiledStep.checked(training, *parts) if training.compile else None
+        parts = Parts(ranker, supervision, self.balance, self.dense, self._mark)
+        self._eager = EagerStep(parts)
+        self._compiled = CompiledStep(parts, training) if training.compile else None
         self._names: tuple[str, ...] = ()
         self._x: Tensor | None = None
         self._steps_of_run = training.epochs * self.steps
@@ -163,23 +163,15 @@ class Trainer:
                 tally.add(*self._step(batch, before + step))
                 rows += len(batch)
                 if step % REPORT_STEPS == 0 and step < self.steps:
-                    tally.flush(self._names, epoch, step)
-                    yield self._progress("step", epoch, step, rows, perf_counter() - started, tally)
+                    yield self._progress("step", epoch, step, rows, started, tally)
                     self._mark("")
-        tally.flush(self._names, epoch, step)
-        seconds = perf_counter() - started
+        progress = self._progress("epoch", epoch, step, rows, started, tally)
         logits = self._finite_logits(epoch, step)
         valid = self._validate(logits, epoch) if self.valid is not None else {}
         monitor = self.monitor if self.valid is not None else None
         best = self._advance(epoch, monitor(logits, valid) if monitor else self._value(valid))
-        progress = replace(
-            self._progress("epoch", epoch, step, rows, seconds, tally),
-            valid=valid,
-            best=best,
-            experts={
-                name: value for each in self.experts() for name, value in each.figures().items()
-            },
-        )
+        gates = {name: value for each in self.experts() for name, value in each.figures().items()}
+        progress = replace(progress, valid=valid, best=best, experts=gates)
         self.position = replace(self.position, history=(*self.position.history, progress.record()))
         yield progress
 
@@ -204,14 +196,14 @@ class Trainer:
     def _step(self, batch: Batch, done: int) -> tuple[Tensor, Tensor]:
         """Train on a batch; return the losses and the rows of each term."""
         factor = self.training.schedule.factor(done, self._steps_of_run)
-        ids, dense, bags, labels, weight, extras = Tensors.of(batch, self.training.device)
-        self._x = x = self.ranker.embed.look_up(ids, dense, bags, self._x)
+        moved = Tensors.of(batch, self.training.device)
+        self._x = x = self.ranker.embed.look_up(moved.ids, moved.dense, moved.bags, self._x)
         self._mark("gather")
         full = len(batch) == self.training.batch_size
         step = self._compiled if self._compiled is not None and full else self._eager
-        gradient, losses, rows = step(x, labels, weight, self.dense_lr * factor, extras)
+        gradient, losses, rows = step(x, moved, self.dense_lr * factor)
         self._names = step.names
-        self.embeddings.step(ids, gradient, self.embedding_lr * factor, bags)
+        self.embeddings.step(moved.ids, gradient, self.embedding_lr * factor, moved.bags)
         self._mark("embedding step")
         if self._profile is not None:
             self._profile.count(len(batch))
@@ -242,9 +234,11 @@ class Trainer:
         epoch: int,
         step: int,
         rows: int,
-        seconds: float,
+        started: float,
         tally: Tally,
     ) -> Progress:
+        tally.flush(self._names, epoch, step)
+        seconds = perf_counter() - started
         return Progress(
             event, epoch, self.training.epochs, step, self.steps, rows, seconds,
             tally.mean(), tally.empty(),
