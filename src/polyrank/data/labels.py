@@ -104,14 +104,15 @@ def _fault(label: pl.Series, task: Task, split: str) -> str | None:
     if not (label.dtype.is_numeric() or label.dtype in (pl.Boolean, pl.Null)):
         return f"{where} is a column of {label.dtype}; write it as numbers"
     values = _numbers(label).drop_nulls().to_numpy()
-    wrong = np.unique(values[~task.label_kind.allows(values)])
-    if not len(wrong):
+    bad = values[~task.label_kind.allows(values)]
+    if not len(bad):
         return None
+    wrong, rows = np.unique(bad), f"{len(bad):,} row{'s'[: len(bad) > 1]}"
     shown = ", ".join(f"{value:g}" for value in wrong[:5])
     more = f", … {len(wrong) - 5:,} more values" if len(wrong) > 5 else ""
     return (
         f"{where} must hold {task.label_kind.allowed} (kind {task.label_kind.name!r}), got "
-        f"{shown}{more}; convert the label, or declare another kind"
+        f"{shown}{more} in {rows}; convert the label, or declare another kind"
     )
 
 

@@ -1,7 +1,7 @@
 """A log whose negatives were down-sampled: what was kept, and what it takes to undo it.
 
-Training undoes it in the loss (`polyrank.objective.losses`), metrics by the weight of rows. Which
-terms need which is `Population.descends_from`. The equations are in docs/sampling.md.
+Training undoes it in the loss (`polyrank.objective.losses`), metrics by the weight of rows;
+`Population.descends_from` tells which terms need which. The equations are in docs/sampling.md.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from polyrank import spec
 from polyrank.data.table import Table
 from polyrank.errors import ConfigError, did_you_mean
+from polyrank.labels import LABELS
 from polyrank.schema import Schema
+from polyrank.spec import number
 from polyrank.terms import Population
 
 SPLITS = ("train", "valid", "test")
@@ -24,8 +25,8 @@ SPLITS = ("train", "valid", "test")
 class Sampling:
     """Rows whose root label is 0 were kept at a rate; all other rows were kept.
 
-    What is predicted is the true probability: the sampled root's logit is z − log(keep) in the
-    training loss alone, and z everywhere else. Rows where the label is null were not sampled.
+    Predictions are true probabilities: the sampled root's logit is z − log(keep) in the training
+    loss alone, and z everywhere else. Rows where the label is null were not sampled.
 
     Args:
         task: a binary root task, such as "click".
@@ -53,18 +54,16 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if not isinstance(self.task, str):
-            raise ConfigError(f"task must be the name of a root event, got {self.task!r}")
-        keep = spec.number("keep, the share of rows that were kept,", self.keep, above=0, most=1)
+            raise ConfigError(f"task must be the name of a binary root, got {self.task!r}")
+        keep = number("keep, the share kept,", self.keep, above=0, most=1)
         if isinstance(self.splits, str) or not isinstance(self.splits, Sequence) or not self.splits:
-            raise ConfigError(
-                f"splits must be a list of some of {', '.join(map(repr, SPLITS))}, got "
-                f"{self.splits!r}"
-            )
+            known = ", ".join(map(repr, SPLITS))
+            raise ConfigError(f"splits must be a list of some of {known}, got {self.splits!r}")
         for split in self.splits:
             if split not in SPLITS:
                 raise ConfigError(f"unknown split {split!r}{did_you_mean(str(split), SPLITS)}")
         if len(set(self.splits)) < len(self.splits):
-            raise ConfigError(f"splits names one split twice: {list(self.splits)}")
+            raise ConfigError(f"splits names a split twice: {list(self.splits)}")
         object.__setattr__(self, "keep", keep)
         object.__setattr__(self, "splits", tuple(self.splits))
 
@@ -75,7 +74,7 @@ class Sampling:
         )
 
     def check(self, schema: Schema) -> None:
-        """Refuse a schema whose tasks this cannot be about.
+        """Refuse a schema in which the task cannot have been sampled.
 
         Raises:
             ConfigError: the task is unknown, not binary, or no root.
@@ -85,12 +84,12 @@ class Sampling:
             raise ConfigError(
                 f"sampling: unknown task {self.task!r}{did_you_mean(self.task, schema.by_name)}"
             )
-        roots = [each.name for each in schema.tasks if each.label_kind.is_event and not each.given]
-        known = ", ".join(map(repr, roots)) or "there is none"
-        if not task.label_kind.is_event:
+        events = [each for each in schema.tasks if LABELS[each.kind].is_event]
+        known = ", ".join(repr(each.name) for each in events if not each.given) or "there is none"
+        if task not in events:
             raise ConfigError(
-                f"sampling: task {self.task!r} is a {task.label_kind.name}, which has no negatives "
-                f"to sample; name a binary root (known: {known})"
+                f"sampling: task {self.task!r} is a {task.kind}, which has no negatives to sample; "
+                f"name a binary root (known: {known})"
             )
         if task.given:
             raise ConfigError(
@@ -101,10 +100,10 @@ class Sampling:
             )
 
     def weight(self, root: np.ndarray) -> np.ndarray:
-        """Return how many rows of the whole log a kept row stands for.
+        """Return how many rows of the whole log each kept row stands for.
 
         Args:
-            root: the sampled task's label of each row.
+            root: the sampled task's labels.
 
         Shape:
             (rows,) -> float64 (rows,)
@@ -116,10 +115,10 @@ class Sampling:
         return self.keep * rate / (self.keep * rate + 1 - rate)
 
     def term_weight(self, table: Table, population: Population) -> np.ndarray | None:
-        """Return the weights by which sampled training rows teach a term.
+        """Return the weights with which sampled training rows teach a term.
 
-        The table's own for a term that descends from the sampled root: its loss is of the sample.
-        Any other term is to be that of the whole log.
+        A term that descends from the sampled root takes the table's own, since its loss is that of
+        the sample; any other term is weighted to be that of the whole log.
 
         Returns:
             float64 (rows,), or None where all are 1.
@@ -131,7 +130,7 @@ class Sampling:
         return stands_for if own is None else own * stands_for
 
     def weighted(self, table: Table, split: str) -> Table:
-        """Return labelled rows weighted to be as the whole log, if their split was sampled."""
+        """Return labelled rows weighted to stand for the whole log, if their split was sampled."""
         if split not in self.splits:
             return table
         weight = self.weight(table.labels_by_task[self.task]).astype(np.float32)
