@@ -23,10 +23,12 @@ from polyrank.features import (
     check_features,
     has_table,
     kind_of,
+    names_by_kind,
     refuse_duplicates,
 )
 from polyrank.labels import LABELS, LabelKind
 from polyrank.terms import ALL, TRUE, Head, Objective, compile_terms, heads_of, output_columns
+from polyrank.text import html_table
 
 __all__ = [
     "DenseFeature",
@@ -312,6 +314,21 @@ class Schema:
             tasks=[Task.from_table(each) for each in table.get("tasks", [])],
             keys=spec.from_table(Keys, table.get("keys", {}), "keys"),
         )
+
+    def __str__(self) -> str:
+        lines = [f"{kind:<9} {', '.join(names)}" for kind, names in self._summary().items()]
+        return "\n".join([*lines, "", str(self.objective)])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        rows = [[kind, ", ".join(names)] for kind, names in self._summary().items()]
+        return html_table(["columns", ""], rows) + self.objective._repr_html_()
+
+    def _summary(self) -> dict[str, list[str]]:
+        """Return the columns of each kind of feature, then the keys."""
+        keys = {name: [column] for name, column in spec.to_table(self.keys).items()}
+        return names_by_kind(self.features) | keys
 
     def to_json(self) -> str:
         """Return the schema as JSON text."""
