@@ -278,7 +278,7 @@ class Bundle:
         return self.sampling.weighted(table, split)
 
     def score(self, table: Table, *, raw: bool = False) -> pl.DataFrame:
-        """Return the output columns of encoded rows, or with `raw` the uncalibrated ones."""
+        """Return the output columns of encoded rows; `raw` as in `predict`."""
         return pl.DataFrame(self.columns(table, self.logits(table), raw=raw))
 
     def score_labelled(self, table: Table, split: str) -> Scorecard:

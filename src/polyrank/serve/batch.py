@@ -22,7 +22,7 @@ import pyarrow.parquet
 from polyrank.data import content
 from polyrank.data.read import collect, collect_chunks, column_names, files, read
 from polyrank.errors import DataError
-from polyrank.files import replacing
+from polyrank.files import replacing, writing
 from polyrank.schema import Schema
 from polyrank.serve.answer import Answer
 from polyrank.serve.parts import PartsFolder
@@ -30,6 +30,7 @@ from polyrank.terms import output_columns
 
 CHUNK_ROWS = 100_000
 PART_CHUNKS = 10
+_FAILURES = (pl.exceptions.PolarsError, pa.ArrowException)
 Write = Callable[[pl.DataFrame], None]
 Opened = Callable[[BinaryIO], AbstractContextManager[Write]]
 
@@ -101,7 +102,7 @@ def predict_file(scorer: Scorer, source: Any, out: str | Path) -> Scored:
     _check_apart(source, out)
     frame = read(source, scorer.schema)
     keys = _keys(scorer, frame)
-    with _writing(out), closing(_scored(scorer, frame, keys)) as chunks:
+    with writing(out, DataError, *_FAILURES), closing(_scored(scorer, frame, keys)) as chunks:
         out.parent.mkdir(parents=True, exist_ok=True)
         with replacing(out) as temporary:
             return _write(chunks, temporary, opened)
@@ -133,7 +134,7 @@ def predict_parts(
     frame = read(source, scorer.schema)
     keys = _keys(scorer, frame)
     head = _head(scorer, source, frame, keys)
-    with _writing(out):
+    with writing(out, DataError, *_FAILURES):
         folder.open(head)
         before = folder.rows
         if not folder.finished:
@@ -239,15 +240,6 @@ def _writer(out: Path) -> Opened:
             f"{out}: unknown extension {out.suffix!r} (known: {known}; a folder of parts has none)"
         )
     return _WRITERS[out.suffix.lower()]
-
-
-@contextmanager
-def _writing(out: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, pl.exceptions.PolarsError, pa.ArrowException) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise DataError(f"{out} could not be written: {reason}") from error
 
 
 @contextmanager
