@@ -21,8 +21,9 @@ from polyrank.classic.data import Rows, tensor_of
 from polyrank.classic.models import tasks_of
 from polyrank.data.labels import check_labels
 from polyrank.data.table import Table
-from polyrank.data.vocab import Vocab, Vocabulary
+from polyrank.data.vocab import Vocab
 from polyrank.errors import ConfigError, DataError
+from polyrank.features.vocabulary import Vocabulary
 from polyrank.layout import Layout
 from polyrank.models.outputs import CHUNK_ROWS
 from polyrank.models.ranker import Scores
@@ -117,7 +118,9 @@ class OwnModel(nn.Module):
     @property
     def layout(self) -> Layout:
         """One feature, the row number."""
-        vocab = Vocab({_ROW: Vocabulary("identity", size=max(self.rows, 1))}, {})
+        vocab = Vocab(
+            self.schema.features, {_ROW: Vocabulary("identity", size=max(self.rows, 1))}, {}
+        )
         return Layout(self.schema, vocab, {_ROW: 1})
 
     def encode(self, rows: Rows, split: str) -> Table:

@@ -1,4 +1,4 @@
-"""How well one feature alone ranks a label that it was not told: the out-of-fold AUC.
+"""How well one feature alone ranks a label: the out-of-fold AUC.
 
 A feature that states a label, in whatever spelling, ranks it almost perfectly by the mean label of
 each of its values. An id that is new in every row would do so as well if its own label were among
@@ -12,12 +12,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from polyrank.data.bags import Bag
-from polyrank.data.dense import DenseEncoding
 from polyrank.data.labels import population_label
 from polyrank.data.table import Table
 from polyrank.data.vocab import Vocab
-from polyrank.schema import DenseFeature, Schema
+from polyrank.features import DenseFeature
+from polyrank.features.bags import Bag
+from polyrank.features.dense import DenseEncoding
+from polyrank.schema import Schema
 from polyrank.terms import Population, populations
 
 # Above this, one column alone ranks as whole models of behaviour seldom do.
@@ -137,7 +138,7 @@ def suspicion(
         rows = (codes, positive, offsets)
         if not observed.all():
             rows = _some(codes, positive, offsets, observed)
-        if _told_everything(*rows) <= SUSPECT_AUC:
+        if _in_sample(*rows) <= SUSPECT_AUC:
             continue
         auc = one_feature_auc(*rows)
         if auc > max(SUSPECT_AUC, best.auc if best else 0.0):
@@ -187,36 +188,33 @@ def labels_by_task(
 def _coded(
     table: Table, vocab: Vocab, rows: np.ndarray
 ) -> Iterator[tuple[str, np.ndarray, np.ndarray | None]]:
-    """Codes and offsets of each feature by its name."""
-    schema = table.schema
-    for field, feature in enumerate(schema.id_features):
-        yield feature.name, table.ids[field, rows], None
-    for feature, bag in zip(schema.sequence_features, table.bags, strict=True):
-        some = bag.take(rows)
-        yield feature.name, some.ids, some.offsets
-    for feature in schema.dense_features:
-        columns = table.dense[rows, table.slices[feature.name]]
-        yield feature.name, _binned(columns, missing=vocab.dense[feature.name].missing), None
+    """Codes and offsets of each slot by its name."""
+    columns = table.columns()
+    for feature in table.schema.features:
+        codec = vocab.codecs[feature.name]
+        for slot in feature.slots:
+            values = columns[slot.name]
+            if isinstance(values, Bag):
+                some = values.take(rows)
+                yield slot.name, some.ids, some.offsets
+            elif values.ndim == 1:
+                yield slot.name, values[rows], None
+            else:
+                yield slot.name, binned(codec.ordered(values[rows])), None
 
 
-def _binned(columns: np.ndarray, *, missing: bool) -> np.ndarray:
-    """Quantile bins of encoded numbers, and 0 for the missing ones.
-
-    Parts of a piecewise linear encoding grow with the number, so their sum orders as it does.
-    """
-    values = columns[:, : columns.shape[1] - int(missing)].sum(axis=1)
-    if missing:
-        values[columns[:, -1] == 1] = np.nan
+def binned(values: np.ndarray) -> np.ndarray:
+    """Quantile bins of encoded numbers, and 0 for the missing ones."""
     if np.isnan(values).all():
         return np.zeros(len(values), dtype=np.int32)
     return DenseEncoding.fit(DenseFeature("number", "bins", BINS), values).ids(values)
 
 
-def _told_everything(codes: np.ndarray, label: np.ndarray, offsets: np.ndarray | None) -> float:
-    """The AUC by means that every row's own label is in, a fifth of the work of the honest one.
+def _in_sample(codes: np.ndarray, label: np.ndarray, offsets: np.ndarray | None) -> float:
+    """In-sample AUC, an upper bound at a fifth of the cost of the out-of-fold one.
 
-    No function of the feature ranks these rows better, so a feature that is not suspicious by this
-    one need not be looked at again. Lists are more than their elements' means, so they must.
+    No function of the feature ranks these rows better, so a feature that is not suspicious by it
+    is done with. Of lists it is no bound: they are more than the means of their elements.
     """
     if offsets is not None:
         return 1.0

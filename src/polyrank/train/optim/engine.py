@@ -20,7 +20,7 @@ from torch import Tensor
 
 from polyrank.nn import kernels
 from polyrank.nn.embed import PackedEmbedder, TensorBag
-from polyrank.nn.plan import Bags
+from polyrank.nn.lookups import Bags
 from polyrank.train.optim.method import EmbeddingEngine, EmbeddingOptimizer
 
 
@@ -153,7 +153,7 @@ class _Scratch:
     """What a pack's kernel needs beside its arguments, kept from step to step."""
 
     def __init__(self, embed: PackedEmbedder, index: int) -> None:
-        self.plan = embed.plans[index]
+        self.plan = embed.lookups[index]
         self.order = self.plan.order(torch.get_num_threads())
         self.slot = np.full(len(embed.pack[index]), -1, dtype=np.int32)
         self.width = embed.pack[index].shape[1]
