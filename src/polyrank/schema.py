@@ -183,9 +183,9 @@ class Schema:
     def __post_init__(self) -> None:
         if not isinstance(self.keys, Keys):
             object.__setattr__(self, "keys", spec.from_table(Keys, self.keys, "keys"))
-        features = _parts("features", self.features, Feature, "SparseFeature('item')")
+        features = _parts("features", self.features, Feature, "SparseFeature")
         object.__setattr__(self, "features", in_order(features))
-        object.__setattr__(self, "tasks", _parts("tasks", self.tasks, Task, "Task('click')"))
+        object.__setattr__(self, "tasks", _parts("tasks", self.tasks, Task, "Task"))
         check_features(self.features)
         _check_tasks(self.tasks)
         object.__setattr__(self, "tasks", tuple(_resolved(task) for task in self.tasks))
@@ -271,7 +271,7 @@ class Schema:
         spec.check_keys(table, ["features", "tasks", "keys"], "schema")
         for part in ("features", "tasks"):
             if not isinstance(table.get(part, []), list | tuple):
-                raise ConfigError(f"schema: {part} is a list of tables, however: {table[part]!r}")
+                raise ConfigError(f"schema: {part} must be a list of tables, got {table[part]!r}")
         return cls(
             features=[spec.choose(FEATURES, each, "feature") for each in table.get("features", [])],
             tasks=[spec.from_table(Task, each, "task") for each in table.get("tasks", [])],
@@ -296,23 +296,25 @@ class Schema:
         except (TypeError, ValueError) as error:
             shown = repr(text) if len(repr(text)) <= 60 else f"{repr(text)[:60]}…"
             raise SchemaError(
-                f"a schema's JSON is what to_json wrote, however: {shown} ({error})"
+                f"a schema's JSON must be what to_json wrote, got {shown} ({error})"
             ) from None
         return cls.from_table(table)
 
 
 def _parts(field: str, values: Any, base: type, example: str) -> tuple[Any, ...]:
-    expected = f"{field} must be a list of {field} such as {example}"
-    if isinstance(values, base | str):
-        raise SchemaError(f"{expected}, got {values!r}; put it in a list: [{example}]")
+    expected = f"{field} must be a list of {field} such as {example}(…)"
+    if isinstance(values, base):
+        raise SchemaError(f"{expected}, got {values!r}; put it in a list, in […]")
+    if isinstance(values, str):
+        fix = f"write {field}=[{example}({values!r})]"
+        raise SchemaError(f"{expected}, got {values!r}; {fix}")
     if not isinstance(values, Iterable):
         raise SchemaError(f"{expected}, got {values!r}")
     parts = tuple(values)
     for part in parts:
         if not isinstance(part, base):
-            fix = example.split("(")[0]
-            hint = f"; write {fix}({part!r})" if isinstance(part, str) else ""
-            raise SchemaError(f"{expected}, got one with {part!r} in it{hint}")
+            fix = f"; write {example}({part!r})" if isinstance(part, str) else ""
+            raise SchemaError(f"{expected}, got {part!r} in it{fix}")
     return parts
 
 

@@ -150,9 +150,11 @@ class Table:
 
     def columns(self) -> dict[str, np.ndarray | Bag]:
         """Return views of the inputs by slot: ids (N,), bags, dense (N, columns)."""
-        names = [slot.name for slot in self.schema.lookups]
+        schema = self.schema
+        names = [slot.name for slot in schema.lookups]
         found: dict[str, np.ndarray | Bag] = dict(zip(names, [*self.ids, *self.bags], strict=True))
-        return found | {name: self.dense[:, columns] for name, columns in self.slices.items()}
+        found |= {name: self.dense[:, columns] for name, columns in self.slices.items()}
+        return {slot.name: found[slot.name] for each in schema.features for slot in each.slots}
 
 
 def encode(
