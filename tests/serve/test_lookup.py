@@ -187,3 +187,11 @@ def test_what_is_nested_is_refused_before_a_frame_is_made(name, value, message, 
     monkeypatch.setattr(lookup, "from_arrays", made)
     with pytest.raises(DataError, match=message):
         LOOKUPS({name: [None, value]})
+
+
+def test_ids_are_counted_without_nulls_and_what_fills_up():
+    lists = [[1, 2, 0], None, [], [None, 0, 5]]
+    assert LOOKUPS({"integers": lists})["integers"].ids == 5
+    assert LOOKUPS({"padded": lists})["padded"].ids == 3
+    assert LOOKUPS({"integer": [1, None, 2]})["integer"].ids == 2
+    assert LOOKUPS({"number": [1, None, 2]})["number"].ids == 0
