@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from polyrank.balance import GradNorm, MetaBalance, Sum, Uncertainty
-    from polyrank.bundle.load import load
-    from polyrank.bundle.model import Bundle
+    from polyrank.bundle.model import Bundle, load
     from polyrank.config import Experiment
     from polyrank.data.sampling import Sampling
     from polyrank.errors import (
@@ -67,8 +66,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "polyrank.balance": ["GradNorm", "MetaBalance", "Sum", "Uncertainty"],
-    "polyrank.bundle.load": ["load"],
-    "polyrank.bundle.model": ["Bundle"],
+    "polyrank.bundle.model": ["Bundle", "load"],
     "polyrank.config": ["Experiment"],
     "polyrank.data.sampling": ["Sampling"],
     "polyrank.errors": [

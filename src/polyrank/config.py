@@ -21,9 +21,8 @@ from polyrank.features import FEATURES
 from polyrank.metrics.fusion import Fusion
 from polyrank.models.model import Model
 from polyrank.schema import Feature, Keys, Schema, Task
-from polyrank.train.fit import config_tables
-from polyrank.train.learn import Observer, learn
-from polyrank.train.profile import Stopwatch
+from polyrank.train.fit import config_tables, train_model
+from polyrank.train.progress import Observer, Profile
 from polyrank.train.sources import Sources
 from polyrank.train.training import Training
 
@@ -260,15 +259,26 @@ class Experiment:
         out: str | Path | None = None,
         resume: bool = False,
         force: bool = False,
-        progress: Observer | None = None,
-        stopwatch: Stopwatch | None = None,
+        progress: Observer | bool | None = None,
+        profile: Profile | None = None,
     ) -> Bundle:
-        """Learn the model; see `polyrank.fit`. A stopwatch is told where each step's time goes."""
-        return learn(
+        """Train the model as `polyrank.fit` does; a profile collects where a step's time goes."""
+        return train_model(
             self.schema, self.model, self.training, self.sources(), seed=self.seed,
             config=self.to_table(), fusion=self.fusion, out=out, resume=resume, force=force,
-            progress=progress, stopwatch=stopwatch,
+            progress=progress, profile=profile,
         )  # fmt: skip
+
+
+def own_rows(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the rows of a run by split, as `read` takes them, from its bundle's configuration.
+
+    Rows that were in memory are left out.
+    """
+    data = config.get("data", {})
+    if "source" in data:
+        return Experiment.from_table(config).sources().splits
+    return {split: data[split] for split in SPLITS if split in data}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -76,7 +76,7 @@ def test_a_missing_or_damaged_file_is_refused_by_name(saved, name):
             lambda m: m | {"format": 3, "polyrank": "9.0"},
             "has format 3, written by polyrank 9.0;.*upgrade",
         ),
-        (lambda m: m | {"format": 1}, "has format 1, and this polyrank reads format 2: train again"),
+        (lambda m: m | {"format": 1}, "has format 1, and this polyrank reads format 2: train a"),
         (lambda m: {k: v for k, v in m.items() if k != "format"}, "bundle.json: KeyError"),
         (lambda m: m | {"files": 3}, "does not list its files"),
         (lambda m: {k: v for k, v in m.items() if k != "model"}, "bundle.json: KeyError..model"),

@@ -262,7 +262,7 @@ def test_an_explicit_class_is_used_exactly_on_all_parameters(mmoe, function, par
     twin = deepcopy(model)
     trainer.fit(train, valid, seed=1)
     # The same steps by torch alone, from the heads' base rates.
-    from polyrank.train.start import base_rates
+    from polyrank.train.heads import base_rates
 
     twin.prepare({}, base_rates(twin.encode(train.dataset, "train")))
     reference = function(twin.parameters(), **params)

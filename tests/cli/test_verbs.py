@@ -14,8 +14,8 @@ import pytest
 
 import polyrank as pr
 from polyrank import report
+from polyrank.calibration import Platt
 from polyrank.calibration.fitting import Calibrator
-from polyrank.calibration.maps import Platt
 from polyrank.cli import app, demo
 from polyrank.config import Experiment
 from polyrank.datasets.ali_ccp import write_tutorial
@@ -26,7 +26,7 @@ def test_train_evaluate_predict(folder, command):
     assert code == 0
     assert "scores of the test split" in out
     assert out.endswith("run: runs/tiny\n")
-    assert "tiny epoch 2:" in err
+    assert "tiny epoch 2 of 2: validation total loss " in err
 
     code, card, _ = command("evaluate", "runs/tiny", "test.parquet", "--json")
     assert code == 0
@@ -130,7 +130,7 @@ def test_explain_shows_the_plan(command):
     code, out, _ = command("explain", "exp.toml")
     assert code == 0
     assert "P(click)·P(buy|click)" in out
-    assert "rows: train 400, valid 100, test 100; 7 steps an epoch, 2 epochs" in out
+    assert "rows: train 400, valid 100, test 100; 7 steps per epoch, 2 epochs" in out
     code, plan, _ = command("explain", "exp.toml", "--json")
     train = pl.read_parquet("train.parquet")
     assert plan["objective"][1]["usable_rows"] == 400
@@ -203,7 +203,7 @@ def test_an_existing_run_is_refused(command):
     command("train", "exp.toml")
     code, _, err = command("train", "exp.toml")
     assert code == 1
-    assert "runs/tiny exists: go on with it by --resume, replace it by --force" in err
+    assert "runs/tiny exists: resume it with --resume, replace it with --force" in err
     assert command("train", "exp.toml", "--force")[0] == 0
     assert command("train", "exp.toml", "--resume")[0] == 0
 
@@ -309,7 +309,7 @@ def test_ctrl_c_leaves_a_readable_run_and_130(folder):
     process.send_signal(signal.SIGINT)
     _, err = process.communicate()
     assert process.returncode == 130
-    assert "runs/tiny is readable; go on with it by --resume" in err
+    assert "runs/tiny is readable; continue it with --resume" in err
     assert "Traceback" not in err
     assert Experiment.load(folder / "runs/tiny/config.toml").name == "tiny"
     assert not (folder / "runs" / "tiny" / "bundle").exists()

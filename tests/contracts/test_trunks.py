@@ -10,7 +10,7 @@ from polyrank.data.read import read
 from polyrank.data.table import encode
 from polyrank.data.vocab import Vocab
 from polyrank.models.model import TRUNKS
-from polyrank.models.outputs import bag_tensors, logits_of, tensors
+from polyrank.models.outputs import Tensors, logits_of
 from polyrank.nn.experts import mixture
 
 FEATURES = [
@@ -41,8 +41,8 @@ def built(kind, rows, tasks=TASKS, seed=0, **model):
 
 def first_batch(ranker, table, size=32):
     batch = next(table.batches(ranker.layout, size))
-    ids, dense, labels, _ = tensors(batch, "cpu")
-    return ranker.embed(ids, dense, bag_tensors(batch, "cpu")), labels
+    ids, dense, bags, labels, *_ = Tensors.of(batch, "cpu")
+    return ranker.embed(ids, dense, bags), labels
 
 
 @trunks

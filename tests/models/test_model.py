@@ -69,7 +69,7 @@ def test_any_object_with_build_is_a_trunk(tmp_path):
 
 
 def test_a_trunk_must_answer_for_every_task():
-    with pytest.raises(ConfigError, match=r"Forgetful: a tensor \(B, H\).*task 'buy'"):
+    with pytest.raises(ConfigError, match=r"Forgetful must return a tensor \(B, H\).*task 'buy'"):
         pr.fit(SCHEMA, pr.Model(trunk=Built(Forgetful())), train=ROWS)
 
 
@@ -149,7 +149,7 @@ def test_esmm_is_separate_towers_on_all_rows():
     assert model == pr.Model(trunk=pr.Separate(), tower=(4,), embed_dim=3, entire_space=True)
     schema = pr.Schema(SCHEMA.features, [pr.Task("click"), pr.Task("buy", given="click",
                                                                    space="click")])  # fmt: skip
-    with pytest.raises(ConfigError, match=r"ESMM supervises every binary task on all rows.*'buy'"):
+    with pytest.raises(ConfigError, match=r"ESMM supervises every event on all rows.*'buy'"):
         pr.fit(schema, model, train=ROWS)
 
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import polyrank as pr
+from polyrank.calibration import Platt
 from polyrank.calibration.fitting import Calibrator
-from polyrank.calibration.maps import Platt
 from polyrank.data.check import Audit, Finding
 from polyrank.metrics.score import Scorecard
 from polyrank.models.experts import ExpertUse, GateUse

@@ -12,14 +12,13 @@ import numpy as np
 
 from polyrank.classic.data import Rows
 from polyrank.errors import LeakageWarning
-from polyrank.schema import KindName
 
 _FIRST_ROWS = 1_000
 _told: WeakSet[Any] = WeakSet()
 
 
 def tell_leaks(
-    model: str, source: Any, rows: Rows, names: Iterable[str], kinds: Sequence[KindName]
+    model: str, source: Any, rows: Rows, names: Iterable[str], kinds: Sequence[str]
 ) -> None:
     """Warn of features that equal a label, or a joint label of two, once for each data set.
 
@@ -49,7 +48,7 @@ def tell_leaks(
         )
 
 
-def leaks(rows: Rows, names: Iterable[str], kinds: Sequence[KindName]) -> Iterator[tuple[str, str]]:
+def leaks(rows: Rows, names: Iterable[str], kinds: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Yield each feature that equals a label, with the first such label in words."""
     labels = rows.labels
     words = {f"label column {index}": labels[:, index] for index in range(labels.shape[1])}

@@ -26,7 +26,8 @@ from polyrank.models import model as native
 from polyrank.models.outputs import logits_of, outputs
 from polyrank.models.ranker import Head
 from polyrank.nn.embed import TensorBag
-from polyrank.schema import Feature, KindName, Schema, SequenceFeature, Task
+from polyrank.objective.likelihood import likelihoods
+from polyrank.schema import Feature, Schema, SequenceFeature, Task
 from polyrank.terms import output_columns
 
 
@@ -66,7 +67,7 @@ class ClassicModel(nn.Module):
         self._drawn = self._biases()
 
     @property
-    def kinds(self) -> tuple[KindName, ...]:
+    def kinds(self) -> tuple[str, ...]:
         """The kind of each label column."""
         kind = {name: task.kind for task in self.schema.tasks for name in output_columns(task)}
         return tuple(kind[column] for column in self.columns)
@@ -76,7 +77,7 @@ class ClassicModel(nn.Module):
         """The columns of x that are read."""
         return [feature.name for feature in self.features]
 
-    def check_task_types(self, kinds: Sequence[KindName]) -> str | None:
+    def check_task_types(self, kinds: Sequence[str]) -> str | None:
         """Refuse task types that are not the model's; return a note where they can be read on."""
         if tuple(kinds) == self.kinds:
             return None
@@ -96,21 +97,7 @@ class ClassicModel(nn.Module):
 
     def forward(self, x: Mapping[str, Tensor]) -> Tensor:
         """Return the predictions of a batch."""
-        logits = self.ranker(self.ranker.embed(*self._inputs(x))).logits
-        columns: dict[str, Tensor] = {}
-        joints: dict[str, Tensor] = {}
-        places = {task.name: index for index, task in enumerate(self.schema.tasks)}
-        for name in sorted(places, key=lambda each: len(self.schema.ancestors(each))):
-            task, place = self.schema.by_name[name], places[name]
-            value = logits[name].double()  # as `predict` computes
-            if task.kind == "binary":
-                value = value.sigmoid()
-            else:
-                value = value * self.target_deviation[place] + self.target_mean[place]
-            joints[name] = joints[task.given] * value if task.given else value
-            columns[output_columns(task)[0]] = value
-            columns[output_columns(task)[-1]] = joints[name]
-        return torch.stack([columns[column] for column in self.columns], dim=1).float()
+        return self._predicted(self.ranker(self.ranker.embed(*self._inputs(x))).logits).float()
 
     def encode(self, rows: Rows, split: str, *, labels: bool = True) -> Table:
         """Return rows as a native table; ids out of range go to row 0 and are counted.
@@ -137,28 +124,32 @@ class ClassicModel(nn.Module):
         )
 
     def of_logits(self, logits: Mapping[str, Tensor]) -> np.ndarray:
-        """Return the predictions that logits mean, float64 (N, C)."""
-        arrays = {name: each.numpy() for name, each in logits.items()}
-        found = outputs(self.schema, arrays, self.scales)
-        return np.stack([found[column] for column in self.columns], axis=1)
+        """Return the predictions of logits, float64 (N, C)."""
+        return self._predicted(logits).numpy()
+
+    def _predicted(self, logits: Mapping[str, Tensor]) -> Tensor:
+        exact = {name: each.double() for name, each in logits.items()}
+        found = outputs(self.schema, exact, likelihoods(self.schema, self.fitted), {})
+        return torch.stack([found[column] for column in self.columns], dim=1)
 
     @property
-    def scales(self) -> dict[str, tuple[float, float]]:
-        """Mean and deviation of each regression's target."""
+    def fitted(self) -> dict[str, dict[str, float]]:
+        """Mean and deviation of each regression's target, as its kind of label fits them."""
         pairs = zip(self.target_mean.tolist(), self.target_deviation.tolist(), strict=True)
         return {
-            task.name: pair
-            for task, pair in zip(self.schema.tasks, pairs, strict=True)
-            if task.kind == "regression"
+            task.name: {"mean": mean, "deviation": deviation}
+            for task, (mean, deviation) in zip(self.schema.tasks, pairs, strict=True)
+            if not task.label_kind.is_event
         }
 
     def prepare(
-        self, scales: Mapping[str, tuple[float, float]], rates: Mapping[str, float]
+        self, fitted: Mapping[str, Mapping[str, float]], rates: Mapping[str, float]
     ) -> None:
-        """Take over the scales of the targets; heads that are as drawn start at their base rate."""
+        """Take over the targets' scales; heads that are as drawn start at their base rate."""
         for index, task in enumerate(self.schema.tasks):
-            mean, deviation = scales.get(task.name, (0.0, 1.0))
-            self.target_mean[index], self.target_deviation[index] = mean, deviation
+            if task.name in fitted:
+                self.target_mean[index] = fitted[task.name]["mean"]
+                self.target_deviation[index] = fitted[task.name]["deviation"]
         now = self._biases()
         self.ranker.start_at(
             {
@@ -174,7 +165,7 @@ class ClassicModel(nn.Module):
         """Return the native fitted thing, with a copy of the weights."""
         ranker = deepcopy(self.ranker).cpu().eval()
         return Bundle(
-            self.schema, self.spec, self.vocab, self.scales, ranker, config, history, scorecard
+            self.schema, self.spec, self.vocab, self.fitted, ranker, config, history, scorecard
         )
 
     def _check_width(self, y: np.ndarray) -> None:

@@ -13,10 +13,10 @@ import numpy as np
 from polyrank.classic.model import ClassicModel
 from polyrank.errors import ConfigError, DataError, did_you_mean
 from polyrank.models import model as native
-from polyrank.schema import KindName, Task
+from polyrank.schema import Task
 from polyrank.terms import output_columns
 
-KINDS: dict[str, KindName] = {"classification": "binary", "regression": "regression"}
+KINDS: dict[str, str] = {"classification": "binary", "regression": "regression"}
 
 
 class ESMM(ClassicModel):
@@ -67,7 +67,7 @@ class ESMM(ClassicModel):
             ["p_cvr_given_ctr", "p_ctr", "p_cvr"],
         )
 
-    def check_task_types(self, kinds: Sequence[KindName]) -> str | None:
+    def check_task_types(self, kinds: Sequence[str]) -> str | None:
         """Refuse a regression; note where the third task is left out."""
         if set(kinds) != {"binary"} or len(kinds) not in (2, 3):
             raise ConfigError(
@@ -222,7 +222,7 @@ class AITM(ClassicModel):
         super().__init__(*_tasks(features, task_types, trunk, tower_params_list))
 
 
-def kinds_of(task_types: Sequence[str]) -> tuple[KindName, ...]:
+def kinds_of(task_types: Sequence[str]) -> tuple[str, ...]:
     """Return the native kinds of task types.
 
     Raises:
@@ -236,7 +236,7 @@ def kinds_of(task_types: Sequence[str]) -> tuple[KindName, ...]:
     return tuple(KINDS[each] for each in task_types)
 
 
-def tasks_of(kinds: Sequence[KindName]) -> list[Task]:
+def tasks_of(kinds: Sequence[str]) -> list[Task]:
     """Return independent tasks `task_0`, `task_1` …, whose loss is the mean of their losses."""
     weight = 1 / len(kinds)
     return [Task(f"task_{i}", kind=kind, weight=weight) for i, kind in enumerate(kinds)]

@@ -29,7 +29,8 @@ from polyrank.models.outputs import CHUNK_ROWS
 from polyrank.models.ranker import Scores
 from polyrank.models.trunk import Mixing
 from polyrank.nn.embed import TensorBag
-from polyrank.schema import KindName, Schema, SparseFeature
+from polyrank.objective.likelihood import likelihoods
+from polyrank.schema import Schema, SparseFeature
 from polyrank.terms import output_columns
 
 _NEAREST = 1e-7  # to 0 and to 1, as near as float32 tells apart from 1
@@ -87,7 +88,7 @@ class OwnModel(nn.Module):
         - forward: x (B, 1) → Scores
     """
 
-    def __init__(self, module: nn.Module, kinds: Sequence[KindName]) -> None:
+    def __init__(self, module: nn.Module, kinds: Sequence[str]) -> None:
         super().__init__()
         self.module = module
         self.kinds = tuple(kinds)
@@ -95,7 +96,7 @@ class OwnModel(nn.Module):
         feature = SparseFeature(_ROW, embed_dim=1)
         self.schema = Schema([feature], tasks_of(self.kinds))
         self.columns = [output_columns(task)[0] for task in self.schema.tasks]
-        self.scales: dict[str, tuple[float, float]] = {}
+        self.fitted: dict[str, Mapping[str, float]] = {}
         self.embed = RowNumbers()
         self._store: dict[str, Tensor] = {}
         self._shared: list[nn.Parameter] | None = None
@@ -156,23 +157,23 @@ class OwnModel(nn.Module):
         logits = {}
         for index, task in enumerate(self.schema.tasks):
             value = predicted[:, index]
-            if task.kind == "binary":
+            if task.label_kind.is_event:
                 logit = torch.logit(value, eps=_NEAREST)
             else:
-                mean, deviation = self.scales[task.name]
-                logit = (value - mean) / deviation
+                fitted = self.fitted[task.name]
+                logit = (value - fitted["mean"]) / fitted["deviation"]
             logits[task.name] = logit + x[:, 0]
         return Scores(logits, {})
 
     def prepare(
-        self, scales: Mapping[str, tuple[float, float]], rates: Mapping[str, float]
+        self, fitted: Mapping[str, Mapping[str, float]], rates: Mapping[str, float]
     ) -> None:
         """Take over the scales of the targets, and look at a first batch.
 
         Raises:
             ConfigError: predictions of another shape, or probabilities outside [0, 1].
         """
-        self.scales = dict(scales)
+        self.fitted = dict(fitted)
         training = self.module.training
         self.module.eval()
         predicted = self._checked(
@@ -226,11 +227,8 @@ class OwnModel(nn.Module):
 
     def of_logits(self, logits: Mapping[str, Tensor]) -> np.ndarray:
         """Return the predictions that logits mean, float64 (N, C)."""
-        columns = []
-        for task in self.schema.tasks:
-            logit = logits[task.name].double()
-            mean, deviation = self.scales.get(task.name, (0.0, 1.0))
-            columns.append(logit.sigmoid() if task.kind == "binary" else logit * deviation + mean)
+        found = likelihoods(self.schema, self.fitted)
+        columns = [found[name].predict(z.double(), {})[0] for name, z in logits.items()]
         return torch.stack(columns, dim=1).numpy()
 
     def bundle(self, *parts: Any) -> Any:

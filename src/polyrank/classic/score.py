@@ -9,11 +9,10 @@ import numpy as np
 
 from polyrank.metrics.binary import auc
 from polyrank.metrics.undefined import Undefined
-from polyrank.schema import KindName
 
 
 def column_score(
-    kind: KindName, label: np.ndarray, prediction: np.ndarray
+    kind: str, label: np.ndarray, prediction: np.ndarray
 ) -> tuple[float | None, str | None]:
     """Return the AUC or the mean squared error, or None and the reason why there is none.
 

@@ -25,15 +25,12 @@ from polyrank.classic.models import kinds_of
 from polyrank.classic.optimizers import EpochSchedule, Penalty, chosen
 from polyrank.classic.own import OwnModel
 from polyrank.classic.score import column_score
-from polyrank.data.statistics import refuse_unusable, term_statistics
 from polyrank.errors import ConfigError, did_you_mean
 from polyrank.metrics.scorecard import Scorecard, scorecard
 from polyrank.objective.losses import Supervision
-from polyrank.schema import KindName
-from polyrank.train.fit import config_tables
-from polyrank.train.isolation import isolated
+from polyrank.train.fit import config_tables, isolated
+from polyrank.train.heads import base_rates
 from polyrank.train.loop import Trainer
-from polyrank.train.start import base_rates
 from polyrank.train.training import Training
 
 logger = logging.getLogger(__name__)
@@ -162,9 +159,7 @@ class MTLTrainer:
         source = getattr(train_dataloader, "dataset", train_dataloader)
         name = type(self.model).__name__
         tell_leaks(name, source, rows, learner.feature_names, self._kinds)
-        statistics = term_statistics(train)
-        refuse_unusable(statistics, learner.schema, "train")
-        supervision = Supervision(learner.schema, statistics)
+        supervision = Supervision.of(train)
         schedule = self._schedule()
         training = self._training(schedule, batch_size_of(train_dataloader, rows))
         self._config = config_tables(
@@ -172,17 +167,14 @@ class MTLTrainer:
         )
         judge = _Judge(learner, valid_rows, self._kinds, self.earlystop_taskid)
         with isolated(int(seed), training):
-            learner.prepare(supervision.scales, base_rates(train))
+            learner.prepare(supervision.fitted, base_rates(train))
             loop = Trainer(
                 learner.ranker, training, supervision,
-                train=train, valid=valid, seed=int(seed), judge=judge,
+                train=train, valid=valid, seed=int(seed), monitor=judge,
             )  # fmt: skip
             self.penalty.attach(learner.ranker, loop)
             log = self._run(loop, schedule, judge)
             loop.keep_best()
-            for use in loop.experts():
-                for warning in use.warnings():
-                    logger.warning("%s", warning)
         self.history = pl.DataFrame(list(loop.position.history), infer_schema_length=None)
         self.model.eval()
         self.scorecard = None
@@ -300,9 +292,7 @@ class MTLTrainer:
 class _Judge:
     """Tells a better epoch by the score of one label column, else by the validation loss."""
 
-    def __init__(
-        self, learner: Any, rows: Rows | None, kinds: Sequence[KindName], column: int
-    ) -> None:
+    def __init__(self, learner: Any, rows: Rows | None, kinds: Sequence[str], column: int) -> None:
         self.learner, self.kinds, self.column = learner, kinds, column
         self.labels = None if rows is None else rows.labels
         self.scores: list[float | None] = []

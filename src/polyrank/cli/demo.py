@@ -172,8 +172,8 @@ def _run(
     files: dict[str, Path],
     training: dict[str, Any],
 ) -> Run:
-    from polyrank.cli.show import training_bar
     from polyrank.config import Data, Experiment
+    from polyrank.train.progress import progress_bar
     from polyrank.train.training import Training
 
     paths = {split: str(path.absolute()) for split, path in files.items()}
@@ -182,7 +182,7 @@ def _run(
         schema=schema, data=data, model=model, training=Training(**training), name=name, seed=seed
     )
     started = perf_counter()
-    with training_bar(f"{name} (seed {seed})") as observe:
+    with progress_bar(f"{name} (seed {seed})") as observe:
         bundle = experiment.fit(out=folder, progress=observe)
     assert bundle.scorecard is not None
     return Run(name, seed, perf_counter() - started, folder, bundle.scorecard)

@@ -110,7 +110,7 @@ def _scorer(run: Path, *, raw: bool, threads: int | None) -> Scorer:
         raise BundleError(remedy)
     import torch
 
-    from polyrank.bundle.load import load
+    from polyrank.bundle.model import load
 
     bundle = load(folder)
     sys.stderr.write(f"engine: torch, since {why}\n")

@@ -6,7 +6,7 @@ of label read, N rows of the table.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -42,7 +42,7 @@ class Batch:
     labels: np.ndarray
     weight: np.ndarray | None
     bags: tuple[Bag, ...] = ()
-    extras: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.float32))
+    extras: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.dense)
@@ -72,7 +72,7 @@ class Gather:
         table, size = self.table, self.size
         dense, labels = table.dense[rows], table.labels[rows]
         weight = None if table.weight is None else table.weight[rows]
-        extras = table.extras[rows] if table.extras.size else table.extras
+        extras = table.extras[rows] if table.schema.extras else None
         whole = len(dense) // size
         ids = list(self._ids(rows, 0, whole)) if whole else []
         if len(dense) % size:
@@ -84,7 +84,7 @@ class Gather:
                 labels[start : start + size],
                 None if weight is None else weight[start : start + size],
                 self._bags(rows, start) if table.bags else (),
-                extras[start : start + size],
+                None if extras is None else extras[start : start + size],
             )
             for each, start in zip(ids, range(0, len(dense), size), strict=True)
         ]

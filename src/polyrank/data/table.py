@@ -326,7 +326,7 @@ def _truth_columns(schema: Schema, known: list[str], split: str) -> dict[str, st
         for output in output_columns(task):
             if TRUE + output not in known:
                 continue
-            if task.kind == "binary":
+            if task.label_kind.is_event:
                 truth[output] = TRUE + output
             else:
                 logger.info("%s: %r is no probability: not read", split, TRUE + output)

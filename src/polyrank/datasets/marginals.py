@@ -8,6 +8,7 @@ from math import ceil
 import numpy as np
 
 from polyrank.errors import ConfigError
+from polyrank.labels.binary import sigmoid
 
 CHUNK_ROWS = 1 << 14  # an array of float64 then stays in the cache of one core
 LARGEST = 4.0  # the quadrature is tested up to here
@@ -28,12 +29,6 @@ class Marginals:
     p_buy: np.ndarray
     p_buy_given_click: np.ndarray
     do_buy: np.ndarray
-
-
-def sigmoid(x: np.ndarray) -> np.ndarray:
-    """Return 1 / (1 + exp(−x)); exp may overflow to infinity, whose inverse is the right 0."""
-    with np.errstate(over="ignore"):
-        return 1.0 / (1.0 + np.exp(-x))
 
 
 def nodes(hidden: float, most: int | None = None) -> tuple[np.ndarray, np.ndarray]:

@@ -12,9 +12,10 @@ from math import isfinite
 import numpy as np
 import polars as pl
 
-from polyrank.datasets.marginals import LARGEST, marginal, sigmoid
+from polyrank.datasets.marginals import LARGEST, marginal
 from polyrank.datasets.world import Draw, Field, Number, Preset, World
 from polyrank.errors import ConfigError, did_you_mean
+from polyrank.labels.binary import sigmoid
 from polyrank.schema import DenseFeature, Keys, Schema, SparseFeature, Task
 
 Frames = tuple[pl.LazyFrame, pl.LazyFrame, pl.LazyFrame, Schema]

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from polyrank.datasets.marginals import nodes, sigmoid
+from polyrank.datasets.marginals import nodes
+from polyrank.labels.binary import sigmoid
 
 FACTORS = 8
 PILOT_ROWS = 100_000

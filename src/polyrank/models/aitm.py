@@ -88,7 +88,7 @@ class AITM(Trunk):
             found = dim if earlier in before else width  # a root's z is its tower's output
             transfer[name] = MLP(found, [width], **self.layers)
             attention[name] = Attention(width, dim)
-        binary = {task.name for task in tasks if task.kind == "binary"}
+        binary = {task.name for task in tasks if task.label_kind.is_event}
         given = {task.name: task.given for task in tasks}
         watched = {
             name: (*_path(given, earlier), earlier)

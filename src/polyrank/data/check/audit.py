@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from polyrank.text import counted
+
 Severity = Literal["error", "warning", "info"]
 
 
@@ -96,7 +98,7 @@ class Audit:
             "\n".join(map(str, found)) for each in get_args(Severity) if (found := self.of(each))
         ]
         counts = zip(("error", "warning", "note"), map(self.of, get_args(Severity)), strict=True)
-        blocks.append(", ".join(_counted(len(found), word) for word, found in counts))
+        blocks.append(", ".join(counted(len(found), word) for word, found in counts))
         return "\n\n".join(blocks)
 
     def to_json(self) -> dict[str, Any]:
@@ -110,7 +112,3 @@ class Audit:
 def listed(names: Iterable[str]) -> str:
     """Return names in quotes, with commas."""
     return ", ".join(map(repr, names))
-
-
-def _counted(count: int, word: str) -> str:
-    return f"{count:,} {word}{'s'[: count != 1]}"

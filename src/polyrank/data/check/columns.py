@@ -11,7 +11,7 @@ from polyrank.data.check.audit import Finding
 from polyrank.data.check.coding import Coded, Coding, Ids
 from polyrank.data.check.drift import MOST_DRIFT, stability_index
 from polyrank.data.check.one_feature import suspicion
-from polyrank.data.labels import Answer, find_leak
+from polyrank.data.labels import HiddenLabel, find_leak
 from polyrank.terms import Population
 
 # An id that is new in nine rows of ten teaches next to nothing, with a table as long as the log.
@@ -23,24 +23,24 @@ Labels = Sequence[tuple[Population, np.ndarray]]
 
 
 def label_findings(
-    column: pl.Series, coded: Coded, answers: Sequence[Answer], labels: Mapping[str, Labels]
+    column: pl.Series, coded: Coded, hidden: Sequence[HiddenLabel], labels: Mapping[str, Labels]
 ) -> list[Finding]:
     """Return whether a training column states a label, exactly or as good as.
 
     Args:
         column: its raw values.
         coded: the same as codes.
-        answers: what no feature may state.
+        hidden: labels that no feature may state.
         labels: populations of each binary task with their labels.
     """
     findings = []
-    for answer in answers:
-        if leak := find_leak(column, answer):
+    for label in hidden:
+        if leak := find_leak(column, label):
             check = "label-opposite" if leak.opposite else "label-equal"
             findings.append(
                 Finding(
-                    "error", check, f"{leak}: a model would read the answer", column.name, "train",
-                    {"rows": leak.rows, "task": answer.task},
+                    "error", check, f"{leak}: a model would read the label", column.name, "train",
+                    {"rows": leak.rows, "task": label.task},
                     f"remove {column.name!r} from the features",
                 )
             )  # fmt: skip

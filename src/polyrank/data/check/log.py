@@ -24,7 +24,7 @@ from polyrank.data.check.splits import (
     time_findings,
     user_findings,
 )
-from polyrank.data.labels import Orphans, answers
+from polyrank.data.labels import Orphans, hidden_labels
 from polyrank.data.read import by_column, collect, column_names
 from polyrank.data.table import sample_weights
 from polyrank.errors import DataError, did_you_mean
@@ -149,7 +149,7 @@ def _opened(name: str, frame: Frame, schema: Schema, orphans: Orphans) -> _Split
 
 def _of_features(schema: Schema, splits: Mapping[str, _Split]) -> list[Finding]:
     train = splits["train"]
-    known, by_task = answers(train.labels, schema), labels_by_task(schema, train.labels)
+    known, by_task = hidden_labels(train.labels, schema), labels_by_task(schema, train.labels)
     findings: list[Finding] = []
     for feature in schema.features:
         column = train.column(feature.name)

@@ -12,14 +12,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from polyrank.data.labels import population_label
 from polyrank.data.table import Table
 from polyrank.data.vocab import Vocab
 from polyrank.features import DenseFeature
 from polyrank.features.bags import Bag
 from polyrank.features.dense import DenseEncoding
 from polyrank.schema import Schema
-from polyrank.terms import Population, populations
+from polyrank.terms import Population, population_label, populations
 
 # Above this, one column alone ranks as whole models of behaviour seldom do.
 SUSPECT_AUC = 0.95

@@ -13,11 +13,10 @@ from polyrank.data.labels import (
     bad_labels,
     find_orphans,
     label_arrays,
-    population_label,
     zeroed,
 )
 from polyrank.schema import Schema
-from polyrank.terms import ALL, Population, population
+from polyrank.terms import ALL, Population, population, population_label
 
 # Losses that differ less than this start so nearly alike that no balance is needed.
 UNEVEN_LOSSES = 2.0

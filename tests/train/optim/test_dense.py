@@ -109,16 +109,19 @@ def test_the_balance_is_not_decayed():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: LazyAdam(lr=-1), "LazyAdam: lr must be above 0, however: -1"),
-        (lambda: Adam(lr=0), "Adam: lr must be above 0"),
-        (lambda: DenseAdam(l2=-0.1), "DenseAdam: l2 must be at least 0"),
-        (lambda: Adam(weight_decay=-0.1), "Adam: weight_decay must be at least 0"),
-        (lambda: LazyAdam(betas=(1.0, 0.9)), "LazyAdam: betas are two numbers from 0 to below 1"),
-        (lambda: Adam(eps=-1), "Adam: eps must be at least 0"),
-        (lambda: Cosine(warmup=3), "Cosine: warmup is a share of the steps, however: 3"),
+        (lambda: LazyAdam(lr=-1), "LazyAdam: lr must be a number above 0, got -1"),
+        (lambda: Adam(lr=0), "Adam: lr must be a number above 0"),
+        (lambda: DenseAdam(l2=-0.1), "DenseAdam: l2 must be a number of at least 0"),
+        (lambda: Adam(weight_decay=-0.1), "Adam: weight_decay must be a number of at least 0"),
+        (lambda: LazyAdam(betas=(1.0, 0.9)), "LazyAdam: betas must be two numbers in .0, 1."),
+        (lambda: Adam(eps=-1), "Adam: eps must be a number of at least 0"),
+        (
+            lambda: Cosine(warmup=3),
+            "Cosine: warmup must be a number of at least 0 and at most 1, got 3",
+        ),
     ],
 )
-def test_values_with_which_nothing_is_learnt_are_refused(make, message):
+def test_values_with_which_nothing_is_learned_are_refused(make, message):
     with pytest.raises(ConfigError, match=message):
         make()
 

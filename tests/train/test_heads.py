@@ -11,7 +11,7 @@ from polyrank.data.table import encode
 from polyrank.data.vocab import Vocab
 from polyrank.models.outputs import inputs
 from polyrank.nn.mlp import MLP
-from polyrank.train.start import start
+from polyrank.train.heads import start
 
 MODEL = pr.Model(trunk=pr.Separate(), tower=[6, 4], embed_dim=4)
 
@@ -60,7 +60,7 @@ def test_a_tower_that_cannot_be_woken_is_named(built, caplog, monkeypatch):
         ranker.head["buy"].tower.linear[1].bias.fill_(-100.0)
     monkeypatch.setattr(MLP, "redraw", lambda _: None)
     start(ranker, table, "cpu")
-    assert "task 'buy' starts from one prediction for all rows" in caplog.text
+    assert "task 'buy' starts with one prediction for all rows" in caplog.text
 
 
 def test_no_model_of_many_seeds_starts_constant(built):

@@ -64,10 +64,9 @@ def embedder(where):
     return embed
 
 
-def in_torch(engine):
-    """The same engine as it works where there are no kernels."""
-    engine._scratch = None
-    return engine
+def in_torch(kind):
+    """The same optimiser without its compiled rule."""
+    return type(f"{kind}_in_torch", (EMBEDDINGS[kind],), {"rule": None})()
 
 
 @settings(deadline=None, max_examples=30)
@@ -98,7 +97,9 @@ def test_kernels_step_as_torch_does(kind, width, l2):
     where = layout(width)
     compiled, plain = embedder(where), embedder(where)
     one = EMBEDDINGS[kind]().build(compiled, l2)
-    two = in_torch(EMBEDDINGS[kind]().build(plain, l2))
+    two = in_torch(kind).build(plain, l2)
+    assert one.compiled
+    assert not two.compiled
     for step in range(8):  # of growing and shrinking batches, with look-ups ahead of the row
         ids, _, bags, gradient = batch(where, (5, 90, 1, 60)[step % 4], step)
         one.step(ids, gradient, 0.01, bags)
@@ -190,6 +191,13 @@ def test_engines_go_on_from_their_state(kind):
         assert torch.equal(mine, other)
 
 
+def test_a_rule_without_a_kernel_says_that_it_runs_in_torch(caplog):
+    EMBEDDINGS["sgd"]().build(embedder(layout()), 0.0)
+    assert caplog.text == ""
+    in_torch("sgd").build(embedder(layout()), 0.0)
+    assert "row optimiser sgd_in_torch has no compiled rule: it runs in torch" in caplog.text
+
+
 def test_an_id_that_is_no_row_is_refused():
     where = layout()
     embed = embedder(where)
@@ -221,7 +229,7 @@ def test_engines_of_several_threads_at_once():
 def test_a_device_without_kernels_takes_torchs_path(kind):
     embed = embedder(layout()).to("meta")
     engine = EMBEDDINGS[kind]().build(embed, 0.0)
-    assert engine._scratch is None
+    assert not engine.compiled
     assert all(each.device.type == "meta" for state in engine.packs for each in state)
 
 

@@ -1,4 +1,4 @@
-"""What a checkpoint holds, as one safetensors file that is replaced whole.
+"""A checkpoint: one safetensors file that is replaced whole.
 
 Tensors are named by their owner (`model.…`, `best.…`, `embeddings.…`, `dense.…`, `balance.…`); the
 rest is JSON in the file's header. Nothing is pickled.
@@ -31,7 +31,7 @@ class Position:
         epoch: epochs done.
         best_epoch: the epoch whose weights are kept; 0 before the first.
         best_value: its value, oriented so that lower is better; None before the first.
-        history: one line an epoch.
+        history: one record per epoch.
     """
 
     epoch: int = 0
@@ -46,7 +46,7 @@ class Position:
 
 
 def write(path: Path, position: Position, tensors: Mapping[str, Tensor], data: str) -> None:
-    """Replace a checkpoint; `data` is the fingerprint of the rows that it was learnt from."""
+    """Replace a checkpoint; `data` is the fingerprint of the training rows."""
     header = {"format": str(FORMAT), "data": data, "position": json.dumps(asdict(position))}
     # Cloned where two names share storage (tied weights), which the file format refuses.
     seen: set[int] = set()
@@ -64,21 +64,21 @@ def write(path: Path, position: Position, tensors: Mapping[str, Tensor], data: s
                 os.fsync(file.fileno())
     except (OSError, SafetensorError) as error:
         raise TrainingError(
-            f"the checkpoint {path} could not be written: {error}. The one of the epoch before is "
-            "kept; free some space and go on with --resume"
+            f"the checkpoint {path} could not be written: {error}. The previous epoch's is kept; "
+            "free some space and continue with --resume"
         ) from error
 
 
 def read(path: Path, data: str) -> tuple[Position, dict[str, Tensor]]:
-    """Read a checkpoint that was learnt from the rows of a fingerprint.
+    """Read a checkpoint of a run on the rows of a fingerprint.
 
     Raises:
-        TrainingError: the file is damaged, of another format, or was learnt from other rows.
+        TrainingError: the file is damaged, of another format, or of a run on other rows.
     """
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata()
-            found, learnt_from = int(header["format"]), header["data"]
+            found, rows = int(header["format"]), header["data"]
             position = Position(**json.loads(header["position"]))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
@@ -87,12 +87,12 @@ def read(path: Path, data: str) -> tuple[Position, dict[str, Tensor]]:
         ) from error
     if found != FORMAT:
         raise TrainingError(
-            f"the checkpoint {path} has format {found}, and this polyrank goes on from {FORMAT}: "
-            "start again with --force"
+            f"the checkpoint {path} has format {found}, and this polyrank resumes format {FORMAT}: "
+            "start again with --force, or resume it with the polyrank that wrote it"
         )
-    if learnt_from != data:
+    if rows != data:
         raise TrainingError(
-            f"the checkpoint {path} was learnt from other rows ({learnt_from}; now {data}): "
+            f"the checkpoint {path} is of a run on other rows ({rows}; now {data}): "
             "start again with --force"
         )
     return replace(position, history=tuple(position.history)), tensors

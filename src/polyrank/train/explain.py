@@ -10,7 +10,7 @@ import torch
 
 from polyrank import spec
 from polyrank.data.sampling import Sampling
-from polyrank.data.statistics import TermStatistics, refuse_unusable, term_statistics
+from polyrank.data.statistics import TermStatistics
 from polyrank.data.table import Table
 from polyrank.metrics.fusion import Fusion
 from polyrank.models.model import Model
@@ -23,8 +23,8 @@ from polyrank.train.training import Training
 
 
 @dataclass(frozen=True)
-class Plan:
-    """The plan of a run; prints as tables.
+class RunPlan:
+    """What a run would do; prints as tables.
 
     Args:
         schema: whose objective it is.
@@ -32,7 +32,7 @@ class Plan:
         statistics: of each term on the training rows.
         parameters: of each part: `embed.TABLE`, `trunk`, `head.TASK`.
         memory_bytes: of the encoded rows, of the parameters and of the optimisers' state.
-        steps: of an epoch.
+        steps: per epoch.
         epochs: of the run.
         sampling: of negatives; rows and positives are those of the log as it is.
         fusion: the weights of the fused score that will be measured.
@@ -50,26 +50,19 @@ class Plan:
 
     def __str__(self) -> str:
         splits = ", ".join(f"{split} {rows:,}" for split, rows in self.rows.items())
-        rows = f"rows: {splits}; {self.steps:,} steps an epoch, {self.epochs} epochs"
+        rows = f"rows: {splits}; {self.steps:,} steps per epoch, {self.epochs} epochs"
         if self.sampling is not None:
             rows += f"\nsampling: {self.sampling}; rows and positives are counted as they were kept"
         if self.fusion is not None:
             weights = ", ".join(f"{name} = {w:g}" for name, w in self.fusion.weights.items())
             rows += f"\nfused score: {weights}"
-        terms = [
-            [
-                term.name,
-                term.probability,
-                f"{self.statistics[term.name].rows:,}",
-                "–" if (n := self.statistics[term.name].positives) is None else f"{n:,}",
-                f"{self.statistics[term.name].mean:.4g}",
-            ]
-            for term in self.schema.objective
-        ]
-        parts = [[name, f"{count:,}"] for name, count in self.parameters.items()]
-        parts.append(["all", f"{sum(self.parameters.values()):,}"])
-        memory = [[name, f"{n / 2**20:,.1f}"] for name, n in self.memory_bytes.items()]
-        memory.append(["all", f"{sum(self.memory_bytes.values()) / 2**20:,.1f}"])
+        terms = []
+        for term in self.schema.objective:
+            found = self.statistics[term.name]
+            positives = "–" if found.positives is None else f"{found.positives:,}"
+            counts = [f"{found.rows:,}", positives, f"{found.mean:.4g}"]
+            terms.append([term.name, term.probability, *counts])
+        memory = {name: count / 2**20 for name, count in self.memory_bytes.items()}
         return "\n\n".join(
             [
                 str(self.schema.objective),
@@ -77,27 +70,30 @@ class Plan:
                 aligned(
                     ["term", "probability", "usable rows", "positives", "mean"], terms, [2, 3, 4]
                 ),
-                aligned(["part", "parameters"], parts, [1]),
-                aligned(["memory", "MiB"], memory, [1]),
+                _with_total(["part", "parameters"], self.parameters, ","),
+                _with_total(["memory", "MiB"], memory, ",.1f"),
             ]
         )
 
     def to_json(self) -> dict[str, Any]:
         """Return plain tables."""
-        return {
-            "objective": [
+        objective = []
+        for term in self.schema.objective:
+            found = self.statistics[term.name]
+            objective.append(
                 {
                     "term": term.name,
                     "probability": term.probability,
                     "label": term.label,
                     "rows": term.population.space,
                     "kind": term.population.kind,
-                    "usable_rows": self.statistics[term.name].rows,
-                    "positives": self.statistics[term.name].positives,
-                    "mean": self.statistics[term.name].mean,
+                    "usable_rows": found.rows,
+                    "positives": found.positives,
+                    "mean": found.mean,
                 }
-                for term in self.schema.objective
-            ],
+            )
+        return {
+            "objective": objective,
             "rows": dict(self.rows),
             "sampling": spec.to_table(self.sampling),
             "fusion": None if self.fusion is None else self.fusion.to_table(),
@@ -108,23 +104,19 @@ class Plan:
         }
 
 
-def plan(
+def explain(
     schema: Schema,
     model: Model,
     training: Training,
     sources: Sources,
     fusion: Fusion | None = None,
-) -> Plan:
+) -> RunPlan:
     """Return the plan of a run; reads the data, trains nothing."""
     model.check(schema)
-    if sources.sampling is not None:
-        sources.sampling.check(schema)
     vocab, tables = encoded(schema, sources)
     train = tables["train"]
     sampling = sources.train_sampling
-    statistics = term_statistics(train, sampling)
-    refuse_unusable(statistics, schema, "train")  # as training does
-    supervision = Supervision(schema, statistics, sampling)
+    supervision = Supervision.of(train, sampling)  # refuses what training would
     training.balance.build(balance_terms(supervision))  # refuses what training would
     layout = model.layout(schema, vocab)
     with torch.device("meta"):  # counts without allocating
@@ -133,13 +125,12 @@ def plan(
         f"embed.{table}": vocab.rows[table] * layout.widths[table] for table in layout.widths
     }
     parameters["trunk"] = sum(each.numel() for each in ranker.trunk.parameters())
-    for task in schema.tasks:
-        head = ranker.head[task.name].parameters()
-        parameters[f"head.{task.name}"] = sum(each.numel() for each in head)
+    for name in ranker.head:
+        parameters[f"head.{name}"] = sum(each.numel() for each in ranker.head[name].parameters())
     weights = 4 * sum(parameters.values())
     memory = {f"{split} rows": _bytes(table) for split, table in tables.items()}
     memory |= {"parameters and the best ones": 2 * weights, "optimiser state": 2 * weights}
-    return Plan(
+    return RunPlan(
         schema=schema,
         rows={split: len(table) for split, table in tables.items()},
         statistics=supervision.statistics,
@@ -152,8 +143,12 @@ def plan(
     )
 
 
+def _with_total(titles: list[str], counts: Mapping[str, float], form: str) -> str:
+    lines = {**counts, "all": sum(counts.values())}
+    return aligned(titles, [[name, format(count, form)] for name, count in lines.items()], [1])
+
+
 def _bytes(table: Table) -> int:
-    arrays = [table.ids, table.dense, table.labels, *table.truth.values()]
+    arrays = [table.ids, table.dense, table.labels, *table.truth.values(), *table.bags]
     weight = 0 if table.weight is None else table.weight.nbytes
-    inputs = [*arrays, *table.bags]
-    return sum(each.nbytes for each in inputs) + weight + int(table.keys.estimated_size())
+    return sum(each.nbytes for each in arrays) + weight + int(table.keys.estimated_size())

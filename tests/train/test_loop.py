@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from polyrank.train.prefetch import ahead
+from polyrank.train.loop import ahead
 
 
 def threads():

@@ -11,13 +11,12 @@ import torch
 
 import polyrank as pr
 from polyrank.data.read import read
-from polyrank.data.statistics import term_statistics
 from polyrank.data.table import encode
 from polyrank.data.vocab import Vocab
 from polyrank.errors import ConfigError, TrainingError
 from polyrank.models.model import TRUNKS
 from polyrank.objective.losses import Supervision
-from polyrank.train import compiled
+from polyrank.train import step
 from polyrank.train.loop import Trainer
 
 ROWS = 300  # batches of 64: four full ones and a ragged one
@@ -36,7 +35,7 @@ class Interrupt(Exception):
 @pytest.fixture
 def traced(monkeypatch):
     """The graph as it was traced, run operation by operation."""
-    monkeypatch.setattr(compiled, "compiled", lambda graph: graph)
+    monkeypatch.setattr(step, "compiled", lambda graph: graph)
 
 
 def log(*, missing):
@@ -75,7 +74,7 @@ def trainer(trunk, *, weighted=False, missing=False, model=(), **options):
         epochs=4, batch_size=64, dense=pr.Adam(weight_decay=1e-3), schedule=pr.Cosine(), **options
     )
     return Trainer(
-        ranker, training, Supervision(schema, term_statistics(table)),
+        ranker, training, Supervision.of(table),
         train=table, valid=None, seed=0,
     )  # fmt: skip
 
@@ -167,7 +166,7 @@ def test_a_compiled_run_is_the_eager_one_and_resumes_to_the_same_bits(funnel, tm
 
 @pytest.mark.parametrize("balance", [pr.GradNorm(), pr.MetaBalance()])
 def test_a_balance_that_is_no_scalar_is_refused(balance):
-    with pytest.raises(ConfigError, match=f"{type(balance).__name__} is not: leave compile out"):
+    with pytest.raises(ConfigError, match=f"got {type(balance).__name__}: leave compile out"):
         trainer(pr.Separate(), balance=balance, compile=True)
 
 
@@ -177,12 +176,14 @@ def test_another_optimiser_is_refused():
 
     mine = trainer(pr.Separate())
     training = dataclasses.replace(mine.training, dense=Mine(), compile=True)
-    with pytest.raises(ConfigError, match="by Adam, and it is given Mine: leave compile out"):
+    with pytest.raises(
+        ConfigError, match="needs Adam for the dense part, got Mine: leave compile out"
+    ):
         Trainer(mine.ranker, training, mine.supervision, train=mine.train, valid=None, seed=0)
 
 
 def test_compile_is_true_or_false():
-    with pytest.raises(ConfigError, match="compile is true or false, however: 'yes'"):
+    with pytest.raises(ConfigError, match="compile must be true or false, got 'yes'"):
         pr.Training(compile="yes")
 
 
@@ -190,7 +191,7 @@ def test_what_cannot_be_compiled_says_how_to_go_on(monkeypatch):
     def broken(_):
         raise RuntimeError("\nNo working C++ compiler found\nmore")
 
-    monkeypatch.setattr(compiled, "compiled", broken)
+    monkeypatch.setattr(step, "compiled", broken)
     each = trainer(pr.Separate(), compile=True)
     before = {name: tensor.clone() for name, tensor in each.state().items()}
     with pytest.raises(TrainingError, match=r"No working C\+\+ compiler found\. .*compile = false"):
