@@ -389,12 +389,12 @@ class Bundle:
         return found
 
     def _manifest(self) -> dict[str, Any]:
-        tables = {feature.name: feature.table for feature in self.schema.embedded_features}
+        tables = {slot.name: slot.table for slot in self.schema.lookups}
         return {
-            **hash_version(self.schema),
+            **hash_version(self.vocab),
             "schema": self.schema.to_table(),
             "model": self.model.to_table(),
-            "dense": {name: each.to_table() for name, each in self.vocab.dense.items()},
+            "encodings": self.vocab.saved_states(),
             "targets": {task: dict(each) for task, each in self.targets.items()},
             "tables": tables,
             "calibrators": {task: each.to_table() for task, each in self.calibrators.items()},

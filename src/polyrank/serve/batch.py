@@ -19,7 +19,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet
 
-from polyrank.data import content
+from polyrank.data import checksums
 from polyrank.data.read import collect, collect_chunks, column_names, files, read
 from polyrank.errors import DataError
 from polyrank.files import replacing, writing
@@ -151,7 +151,7 @@ def predict_parts(
 def _keys(scorer: Scorer, frame: pl.LazyFrame) -> list[str]:
     """Return the key columns that the data has, if it has the features and a row."""
     known = column_names(frame)
-    if not collect(frame.head(1), [feature.name for feature in scorer.schema.features]).height:
+    if not collect(frame.head(1), scorer.schema.inputs).height:
         raise DataError("there are no rows to score")
     return [name for name in scorer.schema.keys.columns if name in known]
 
@@ -160,7 +160,7 @@ def _head(scorer: Scorer, source: str, frame: pl.LazyFrame, keys: list[str]) -> 
     """Return what all parts have in common."""
     paths, types = files(source), frame.collect_schema()
     try:
-        checksums = content.checksums(paths)
+        found = checksums.of_files(paths)
     except OSError as error:
         raise DataError(f"{source} cannot be read: {error}") from error
     outputs = [name for task in scorer.schema.tasks for name in output_columns(task)]
@@ -168,7 +168,7 @@ def _head(scorer: Scorer, source: str, frame: pl.LazyFrame, keys: list[str]) -> 
         **scorer.identity,
         "source": [
             {"file": Path(path).name, "sha256": each}
-            for path, each in zip(paths, checksums, strict=True)
+            for path, each in zip(paths, found, strict=True)
         ],
         "columns": {name: str(types[name]) for name in keys} | dict.fromkeys(outputs, "Float64"),
         "rows a part": CHUNK_ROWS * PART_CHUNKS,
@@ -179,13 +179,13 @@ def _scored(
     scorer: Scorer, frame: pl.LazyFrame, keys: list[str], start: int = 0
 ) -> Generator[tuple[pl.DataFrame, Answer]]:
     """Yield what is written of each chunk from a row on, and the answer that it is of."""
-    features = [feature.name for feature in scorer.schema.features]
-    chunks = collect_chunks(frame.slice(start) if start else frame, [*keys, *features], CHUNK_ROWS)
+    inputs = scorer.schema.inputs
+    chunks = collect_chunks(frame.slice(start) if start else frame, [*keys, *inputs], CHUNK_ROWS)
     waiting: deque[Future[tuple[pl.DataFrame, Answer]]] = deque()
 
     def answered(chunk: pl.DataFrame, first: int) -> tuple[pl.DataFrame, Answer]:
         try:
-            answer = scorer.answer(chunk.select(features))
+            answer = scorer.answer(chunk.select(inputs))
             # A frame of series and arrays is in one piece: how the rows were read does not show in
             # the bytes of what is written.
             return pl.DataFrame({**chunk.select(keys).to_dict(), **answer.outputs}), answer
