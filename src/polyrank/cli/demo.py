@@ -131,7 +131,8 @@ def _census(folder: Path) -> Iterator[Run]:
 def _written(frames: Frames, folder: Path) -> Data:
     """Write the rows, so that a run's config.toml names what it learned from."""
     from polyrank.config import Data
-    from polyrank.datasets.write import SPLITS, write
+    from polyrank.data.sampling import SPLITS
+    from polyrank.datasets.write import write
 
     write(frames, folder / "data", name="demo")
     return Data(**{split: f"{split}.parquet" for split in SPLITS}).absolute(folder / "data")
