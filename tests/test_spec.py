@@ -89,7 +89,7 @@ def test_a_kind_is_a_name(kind):
 
 
 def test_a_values_own_refusal_names_the_table():
-    with pytest.raises(SchemaError, match="task: a task's name is an identifier"):
+    with pytest.raises(SchemaError, match="task: a task's name must be an identifier"):
         spec.from_table(Task, {"name": "1x"}, "task")
 
 

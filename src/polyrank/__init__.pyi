@@ -29,8 +29,8 @@ from .metrics.registry import Metric as Metric
 from .metrics.scorecard import Score as Score
 from .metrics.scorecard import Scorecard as Scorecard
 from .models.aitm import AITM as AITM
-from .models.experts import ExpertUse as ExpertUse
-from .models.experts import GateUse as GateUse
+from .models.expert_use import ExpertUse as ExpertUse
+from .models.expert_use import GateUse as GateUse
 from .models.mmoe import MMoE as MMoE
 from .models.model import ESMM as ESMM
 from .models.model import Model as Model

@@ -29,9 +29,9 @@ from safetensors import SafetensorError
 from safetensors import numpy as tensors
 
 from polyrank.errors import BundleError
-from polyrank.files import locked, replacing, replacing_folder
+from polyrank.files import locked, replacing, replacing_folder, writing
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "bundle.json"
 
 
@@ -64,11 +64,9 @@ def write(path: Path, parts: Parts) -> None:
     """
     if path.exists() and not (path / MANIFEST).is_file():
         raise BundleError(f"{path} exists and is not a bundle: it is left as it is; choose another")
-    try:
-        with replacing_folder(path) as temporary:
-            _fill(temporary, parts)
-    except (OSError, SafetensorError, pl.exceptions.PolarsError) as error:
-        raise BundleError(f"the bundle {path} could not be written: {error}") from error
+    failures = (SafetensorError, pl.exceptions.PolarsError)
+    with writing(f"the bundle {path}", BundleError, *failures), replacing_folder(path) as temporary:
+        _fill(temporary, parts)
 
 
 def read(path: Path, *, weights: bool = True) -> Parts:
@@ -79,7 +77,7 @@ def read(path: Path, *, weights: bool = True) -> Parts:
         weights: False leaves them on the disk, unread but for the checksum.
 
     Raises:
-        BundleError: no bundle, one of a newer format, or a file that is missing or damaged.
+        BundleError: no bundle, one of another format, or a file that is missing or damaged.
     """
     manifest = _checked(path)
     try:
@@ -107,7 +105,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     """Return the manifest of a bundle's folder; the files that it lists are not looked at.
 
     Raises:
-        BundleError: no bundle, one of a newer format, or a manifest that is damaged.
+        BundleError: no bundle, one of another format, or a manifest that is damaged.
     """
     if not (path / MANIFEST).is_file():
         raise BundleError(f"{path} is no bundle: {MANIFEST} is missing")
@@ -120,6 +118,12 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise BundleError(
             f"the bundle {path} has format {found}, written by polyrank "
             f"{manifest.get('polyrank', '?')}; this polyrank reads up to format {FORMAT}: upgrade"
+        )
+    if found < FORMAT:
+        raise BundleError(
+            f"the bundle {path} has format {found}, and this polyrank reads format {FORMAT}: train "
+            "again, or load it with the polyrank that wrote it "
+            f"({manifest.get('polyrank', '?')})"
         )
     if not isinstance(manifest.get("files"), dict):
         raise BundleError(f"the bundle {path} is damaged: {MANIFEST} does not list its files")
@@ -149,11 +153,8 @@ def add(
         BundleError: no bundle, or a file that cannot be written.
     """
     read_manifest(path)  # where there is none, nothing is opened
-    try:
-        with locked(path):
-            _add(path, files, entries, instead_of)
-    except OSError as error:
-        raise BundleError(f"the bundle {path} could not be written: {error}") from error
+    with writing(f"the bundle {path}", BundleError), locked(path):
+        _add(path, files, entries, instead_of)
 
 
 def find(path: Path) -> Path:

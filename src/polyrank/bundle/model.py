@@ -28,7 +28,7 @@ from polyrank.layout import Layout
 from polyrank.metrics.dimensions import DECILE, columns_needed, dimensions, score_segments
 from polyrank.metrics.fusion import FACTORS, Fusion, fused, trade_off
 from polyrank.metrics.scorecard import Scorecard, scorecard
-from polyrank.models.experts import ExpertUse, experts_of
+from polyrank.models.expert_use import ExpertUse, experts_of
 from polyrank.models.model import BuildsTrunk, Model
 from polyrank.models.outputs import logits_of, outputs
 from polyrank.models.ranker import Ranker
@@ -278,7 +278,7 @@ class Bundle:
         return self.sampling.weighted(table, split)
 
     def score(self, table: Table, *, raw: bool = False) -> pl.DataFrame:
-        """Return the output columns of encoded rows, or with `raw` the uncalibrated ones."""
+        """Return the output columns of encoded rows; `raw` as in `predict`."""
         return pl.DataFrame(self.columns(table, self.logits(table), raw=raw))
 
     def score_labelled(self, table: Table, split: str) -> Scorecard:
@@ -389,12 +389,12 @@ class Bundle:
         return found
 
     def _manifest(self) -> dict[str, Any]:
-        tables = {feature.name: feature.table for feature in self.schema.embedded_features}
+        tables = {slot.name: slot.table for slot in self.schema.lookups}
         return {
-            **hash_version(self.schema),
+            **hash_version(self.vocab),
             "schema": self.schema.to_table(),
             "model": self.model.to_table(),
-            "dense": {name: each.to_table() for name, each in self.vocab.dense.items()},
+            "encodings": self.vocab.saved_states(),
             "targets": {task: dict(each) for task, each in self.targets.items()},
             "tables": tables,
             "calibrators": {task: each.to_table() for task, each in self.calibrators.items()},

@@ -78,14 +78,14 @@ def _scorer(run: Path, *, raw: bool, threads: int | None) -> Scorer:
     from importlib.util import find_spec
 
     from polyrank.bundle import format
-    from polyrank.data import content
+    from polyrank.data import checksums
     from polyrank.errors import BundleError, ConfigError
     from polyrank.serve.batch import Scorer
     from polyrank.serve.inputs import ROWS_FILE
 
     folder = format.find(run)
     exported = ROWS_FILE in format.read_manifest(folder).get("onnx", {})
-    (bundle_json,) = content.checksums([str(folder / format.MANIFEST)])
+    (bundle_json,) = checksums.of_files([str(folder / format.MANIFEST)])
     identity = {"bundle": bundle_json, "engine": "onnxruntime", "raw": raw}
     if threads is not None and threads < 1:
         raise ConfigError(f"--threads must be at least 1, however: {threads}")

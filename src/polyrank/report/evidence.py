@@ -21,7 +21,7 @@ from polyrank.metrics.dimensions import columns_needed, dimensions, score_segmen
 from polyrank.metrics.fusion import trade_off
 from polyrank.metrics.scorecard import Scorecard
 from polyrank.metrics.undefined import Undefined
-from polyrank.models.experts import ExpertUse, experts_of
+from polyrank.models.expert_use import ExpertUse, experts_of
 from polyrank.report.scored import ScoredRows, differences, scored_rows
 from polyrank.schema import Schema
 from polyrank.terms import ALL, populations

@@ -19,10 +19,10 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet
 
-from polyrank.data import content
+from polyrank.data import checksums
 from polyrank.data.read import collect, collect_chunks, column_names, files, read
 from polyrank.errors import DataError
-from polyrank.files import replacing
+from polyrank.files import replacing, writing
 from polyrank.schema import Schema
 from polyrank.serve.answer import Answer
 from polyrank.serve.parts import PartsFolder
@@ -30,6 +30,7 @@ from polyrank.terms import output_columns
 
 CHUNK_ROWS = 100_000
 PART_CHUNKS = 10
+_FAILURES = (pl.exceptions.PolarsError, pa.ArrowException)
 Write = Callable[[pl.DataFrame], None]
 Opened = Callable[[BinaryIO], AbstractContextManager[Write]]
 
@@ -101,7 +102,7 @@ def predict_file(scorer: Scorer, source: Any, out: str | Path) -> Scored:
     _check_apart(source, out)
     frame = read(source, scorer.schema)
     keys = _keys(scorer, frame)
-    with _writing(out), closing(_scored(scorer, frame, keys)) as chunks:
+    with writing(out, DataError, *_FAILURES), closing(_scored(scorer, frame, keys)) as chunks:
         out.parent.mkdir(parents=True, exist_ok=True)
         with replacing(out) as temporary:
             return _write(chunks, temporary, opened)
@@ -133,7 +134,7 @@ def predict_parts(
     frame = read(source, scorer.schema)
     keys = _keys(scorer, frame)
     head = _head(scorer, source, frame, keys)
-    with _writing(out):
+    with writing(out, DataError, *_FAILURES):
         folder.open(head)
         before = folder.rows
         if not folder.finished:
@@ -150,7 +151,7 @@ def predict_parts(
 def _keys(scorer: Scorer, frame: pl.LazyFrame) -> list[str]:
     """Return the key columns that the data has, if it has the features and a row."""
     known = column_names(frame)
-    if not collect(frame.head(1), [feature.name for feature in scorer.schema.features]).height:
+    if not collect(frame.head(1), scorer.schema.inputs).height:
         raise DataError("there are no rows to score")
     return [name for name in scorer.schema.keys.columns if name in known]
 
@@ -159,7 +160,7 @@ def _head(scorer: Scorer, source: str, frame: pl.LazyFrame, keys: list[str]) -> 
     """Return what all parts have in common."""
     paths, types = files(source), frame.collect_schema()
     try:
-        checksums = content.checksums(paths)
+        found = checksums.of_files(paths)
     except OSError as error:
         raise DataError(f"{source} cannot be read: {error}") from error
     outputs = [name for task in scorer.schema.tasks for name in output_columns(task)]
@@ -167,7 +168,7 @@ def _head(scorer: Scorer, source: str, frame: pl.LazyFrame, keys: list[str]) -> 
         **scorer.identity,
         "source": [
             {"file": Path(path).name, "sha256": each}
-            for path, each in zip(paths, checksums, strict=True)
+            for path, each in zip(paths, found, strict=True)
         ],
         "columns": {name: str(types[name]) for name in keys} | dict.fromkeys(outputs, "Float64"),
         "rows a part": CHUNK_ROWS * PART_CHUNKS,
@@ -178,13 +179,13 @@ def _scored(
     scorer: Scorer, frame: pl.LazyFrame, keys: list[str], start: int = 0
 ) -> Generator[tuple[pl.DataFrame, Answer]]:
     """Yield what is written of each chunk from a row on, and the answer that it is of."""
-    features = [feature.name for feature in scorer.schema.features]
-    chunks = collect_chunks(frame.slice(start) if start else frame, [*keys, *features], CHUNK_ROWS)
+    inputs = scorer.schema.inputs
+    chunks = collect_chunks(frame.slice(start) if start else frame, [*keys, *inputs], CHUNK_ROWS)
     waiting: deque[Future[tuple[pl.DataFrame, Answer]]] = deque()
 
     def answered(chunk: pl.DataFrame, first: int) -> tuple[pl.DataFrame, Answer]:
         try:
-            answer = scorer.answer(chunk.select(features))
+            answer = scorer.answer(chunk.select(inputs))
             # A frame of series and arrays is in one piece: how the rows were read does not show in
             # the bytes of what is written.
             return pl.DataFrame({**chunk.select(keys).to_dict(), **answer.outputs}), answer
@@ -239,15 +240,6 @@ def _writer(out: Path) -> Opened:
             f"{out}: unknown extension {out.suffix!r} (known: {known}; a folder of parts has none)"
         )
     return _WRITERS[out.suffix.lower()]
-
-
-@contextmanager
-def _writing(out: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, pl.exceptions.PolarsError, pa.ArrowException) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise DataError(f"{out} could not be written: {reason}") from error
 
 
 @contextmanager

@@ -15,11 +15,12 @@ from polyrank.bundle.encodings import vocab_of
 from polyrank.data.arrays import from_arrays
 from polyrank.data.read import collect, read
 from polyrank.errors import BundleError, ConfigError, DataError, PolyrankError, did_you_mean
+from polyrank.features.kind import Encoded
 from polyrank.metrics.fusion import Fusion
 from polyrank.schema import Schema
 from polyrank.serve.answer import Answer
 from polyrank.serve.extra import need
-from polyrank.serve.inputs import ROWS_FILE, Columns, repeated
+from polyrank.serve.inputs import ROWS_FILE, Columns, Inputs, repeated
 from polyrank.serve.lookup import FEW_ROWS, Lookups
 
 RUN_ROWS = 8192  # of one run of the graph: what is computed between stays in the cache
@@ -58,7 +59,7 @@ class Engine:
 
     def __init__(self, path: str | Path, *, threads: int = 1) -> None:
         if threads < 1:  # onnxruntime would take every core
-            raise ConfigError(f"threads must be at least 1, however: {threads}")
+            raise ConfigError(f"threads must be at least 1, got {threads}")
         need("onnxruntime", what="the engine")
         from polyrank.serve.session import Session
 
@@ -83,10 +84,12 @@ class Engine:
                 f"the bundle {self.folder} is damaged: bundle.json: {error!r}"
             ) from error
         self.config = parts.config
-        self._lookups = Lookups(self.schema, self.vocab)
+        self._inputs = Inputs(self.schema, self.vocab)
+        self.codecs = self._inputs.codecs
+        self._lookups = Lookups(self.codecs)
         self._session = Session(self.folder / ROWS_FILE, threads)
         self.outputs = self._session.outputs
-        self.features = tuple(feature.name for feature in self.schema.features)
+        self.inputs = self.schema.inputs
 
     def predict(self, rows: Any) -> pl.DataFrame:
         """Return the output columns of raw rows, in their order.
@@ -101,8 +104,8 @@ class Engine:
         return pl.DataFrame(self._answer(self._columns(rows)).outputs)
 
     def answer_frame(self, frame: pl.DataFrame) -> Answer:
-        """Return what the model says of a frame with a column for each feature."""
-        return self._answer({name: frame[name] for name in self.features})
+        """Return what the model says of a frame with a column for each of `inputs`."""
+        return self._answer({name: frame[name] for name in self.inputs})
 
     def answer(
         self, columns: Mapping[str, Sequence[Any]], shared: Mapping[str, Any] | None = None
@@ -110,9 +113,9 @@ class Engine:
         """Return what the model says of plain lists, the fastest way for a few rows.
 
         Args:
-            columns: a list of values for each feature that is not in `shared`; other columns are
-                not looked at. Values are those of JSON: numbers, texts, booleans, None, lists.
-            shared: a value for each feature that is the same in all rows.
+            columns: a list of values for each of `inputs` that is not in `shared`; others are
+                ignored. Values are those of JSON: numbers, texts, booleans, None, lists.
+            shared: a value for each of `inputs` that is the same in all rows.
 
         Raises:
             DataError: a feature that is missing or of a wrong type, columns of unequal length, or
@@ -138,33 +141,33 @@ class Engine:
         return self.fusion.score(self.schema, answer.outputs, columns)
 
     def _columns(self, rows: Any) -> Mapping[str, Sequence[Any] | pl.Series]:
-        """Return raw rows as a column a feature; lists stay lists."""
+        """Return raw rows as a column per input; lists stay lists."""
         if isinstance(rows, Mapping):
             rows = {str(name): values for name, values in rows.items()}
-            if any(name not in rows for name in self.features):
+            if any(name not in rows for name in self.inputs):
                 return rows  # refused with the names that are there
-            chosen = {name: _as_list(rows[name]) for name in self.features}
+            chosen = {name: _as_list(rows[name]) for name in self.inputs}
             if all(type(values) is list for values in chosen.values()):
                 return chosen
             return from_arrays(chosen).to_dict()
         frame = rows if isinstance(rows, pl.DataFrame) else read(rows, self.schema)
-        if isinstance(frame, pl.LazyFrame) or set(self.features) - set(frame.columns):
-            frame = collect(frame, self.features)
-        return {name: frame[name] for name in self.features}
+        if isinstance(frame, pl.LazyFrame) or set(self.inputs) - set(frame.columns):
+            frame = collect(frame, self.inputs)
+        return {name: frame[name] for name in self.inputs}
 
     def _answer(
         self,
         columns: Mapping[str, Sequence[Any] | pl.Series],
         shared: Mapping[str, Any] = MappingProxyType({}),
     ) -> Answer:
-        for name in self.features:
+        for name in self.inputs:
             if name not in columns and name not in shared:
                 given = [*columns, *shared]
                 raise DataError(f"column {name!r} is not in the data{did_you_mean(name, given)}")
         rows = _rows(columns)
         every: dict[str, Sequence[Any] | pl.Series] = {}
         once: dict[str, list[Any]] = {}
-        for name in self.features:
+        for name in self.inputs:
             if name not in shared:
                 every[name] = columns[name]
             elif name in self._lookups.together:
@@ -172,9 +175,9 @@ class Engine:
             else:
                 once[name] = [shared[name]]
         found = self._lookups(every)
-        for name, (values, unseen, nulls) in self._lookups(once).items():
-            found[name] = repeated(values, rows), unseen * rows, nulls * rows
-        return self._run(Columns.of(self.schema, rows, found))
+        for name, (values, ids, unseen, nulls) in self._lookups(once).items():
+            found[name] = Encoded(repeated(values, rows), ids * rows, unseen * rows, nulls * rows)
+        return self._run(self._inputs.columns(rows, found))
 
     def _run(self, columns: Columns) -> Answer:
         parts = [self._session.run(feeds) for feeds in columns.batches(RUN_ROWS)]
@@ -190,7 +193,7 @@ class Engine:
                 f"{int(broken.argmax())}, get no finite prediction: a dense feature is too far "
                 "from what training saw; clip such values"
             )
-        return Answer(outputs, columns.unseen, columns.nulls)
+        return Answer(outputs, columns.unseen, columns.nulls, columns.ids)
 
 
 def _as_list(values: Any) -> Any:
@@ -208,7 +211,7 @@ def _rows(columns: Mapping[str, Sequence[Any] | pl.Series]) -> int:
     lengths = {len(values) for values in columns.values()}
     if len(lengths) > 1:
         shown = ", ".join(f"{name!r}: {len(values):,}" for name, values in columns.items())
-        raise DataError(f"the columns must have one length, however: {shown}")
+        raise DataError(f"the columns must have one length, got {shown}")
     if not lengths or lengths == {0}:
         raise DataError("there are no rows to predict")
     return lengths.pop()

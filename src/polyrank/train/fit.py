@@ -294,7 +294,8 @@ def _warn_of_divergence(trainer: Trainer, valid: Table) -> None:
     if worse:
         logger.warning(
             "training diverged or learned nothing: in the kept epoch, %d, the validation loss is "
-            "above that of a constant prediction for %s; lower lr (now %g), or regularise",
+            "above that of a constant prediction for %s; lower lr (now %g), train "
+            "longer, or regularise",
             epoch, ", ".join(worse), trainer.training.lr,
         )  # fmt: skip
 

@@ -7,7 +7,7 @@ import pytest
 
 from polyrank.errors import DataError
 from polyrank.serve.app.refused import Refused
-from polyrank.serve.app.scorer import Scorer, _elements
+from polyrank.serve.app.scorer import Scorer
 
 
 class Changed:
@@ -23,7 +23,7 @@ class Changed:
 
 @pytest.fixture
 def record(engine, rows):
-    return {name: rows[name][0] for name in [*engine.features, "margin"]}
+    return {name: rows[name][0] for name in [*engine.inputs, "margin"]}
 
 
 def test_everything_may_be_in_the_context(engine, record):
@@ -46,9 +46,3 @@ def test_a_message_is_cut_where_it_quotes_too_much(engine, record):
 
     with pytest.raises(Refused, match=r"^x{1000}…$"):
         Scorer(Changed(engine, answer=answer), 10)(json.dumps({"rows": [record]}).encode())
-
-
-def test_ids_are_counted_without_nulls_and_what_fills_up():
-    lists = [[1, 2, 0], None, [], [None, 0, 5]]
-    assert _elements(lists, None) == 5
-    assert _elements(lists, 0) == 3

@@ -39,8 +39,8 @@ def app(engine: Engine, limits: Limits | None = None, state: State | None = None
     scorer = Scorer(engine, limits.rows)
     queue = Queue(scorer, limits)
     telemetry = Telemetry(
-        (each.name for each in engine.schema.id_features + engine.schema.sequence_features),
-        engine.features,
+        (each.name for each in engine.schema.features if each.id_tables),
+        engine.inputs,
     )
 
     found = FastAPI(

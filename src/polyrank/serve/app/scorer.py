@@ -10,7 +10,6 @@ import numpy as np
 import polars as pl
 
 from polyrank.errors import DataError
-from polyrank.schema import SequenceFeature
 from polyrank.serve.answer import Answer
 from polyrank.serve.app import request, response
 from polyrank.serve.app.refused import Refused
@@ -50,12 +49,7 @@ class Scorer:
 
     def __init__(self, engine: Engine, most_rows: int) -> None:
         self.engine, self.most_rows = engine, most_rows
-        self.needed = tuple(dict.fromkeys([*engine.features, *engine.fusion_columns]))
-        self._lists = {
-            each.name: each.padding_idx
-            for each in engine.schema.features
-            if isinstance(each, SequenceFeature)
-        }
+        self.needed = tuple(dict.fromkeys([*engine.inputs, *engine.fusion_columns]))
 
     def __call__(self, body: bytes) -> Scored:
         """Return the answer of a request.
@@ -82,30 +76,28 @@ class Scorer:
         return Scored(
             response.body(asked, answer, score),
             asked.rows,
-            self._ids(asked, answer),
+            answer.ids,
             answer.unseen,
             answer.nulls,
         )
 
     def _answer(self, asked: Asked) -> Answer:
-        features = self.engine.features
-        columns = {name: asked.columns[name] for name in features if name in asked.columns}
-        shared = {name: asked.shared[name] for name in features if name in asked.shared}
+        inputs = self.engine.inputs
+        columns = {name: asked.columns[name] for name in inputs if name in asked.columns}
+        shared = {name: asked.shared[name] for name in inputs if name in asked.shared}
         self._check_lists(shared, asked.rows)
         if not columns:  # the number of rows is that of some column
-            columns = {features[0]: asked.values(features[0])}
-            shared.pop(features[0])
+            columns = {inputs[0]: asked.values(inputs[0])}
+            shared.pop(inputs[0])
         return self.engine.answer(columns, shared)
 
     def _check_lists(self, shared: Mapping[str, Any], rows: int) -> None:
         """Refuse a list of the context that is looked up for too many rows: the body is small."""
-        for name in self._lists:
-            values = shared.get(name)
-            ids = len(values) * rows if isinstance(values, list) else 0
-            if ids > self.most_rows * MOST_IDS:
+        for name, values in shared.items():
+            if isinstance(values, list) and len(values) * rows > self.most_rows * MOST_IDS:
                 raise Refused(
                     413,
-                    f"column {name!r} of the context has {len(values or ()):,} ids, for {rows:,} "
+                    f"column {name!r} of the context has {len(values):,} ids, for {rows:,} "
                     f"rows each, and a request may have {self.most_rows * MOST_IDS:,}: send fewer "
                     "candidates, or the last ids alone",
                 )
@@ -117,26 +109,6 @@ class Scorer:
             row = int(np.argmin(np.isfinite(score)))
             raise DataError(f"fusion: the score of row {row} is too large for a number")
         return score
-
-    def _ids(self, asked: Asked, answer: Answer) -> dict[str, int]:
-        found = {}
-        for name in answer.unseen:
-            if name not in self._lists:
-                found[name] = asked.rows - answer.nulls[name]
-                continue
-            lists = asked.values(name) if name in asked.columns else [asked.shared[name]]
-            each = _elements(lists, self._lists[name])
-            found[name] = each if name in asked.columns else each * asked.rows
-        return found
-
-
-def _elements(lists: Sequence[Sequence[Any] | None], padding: int | None) -> int:
-    """Return how many ids some lists hold; a null is none."""
-    present = [each for each in lists if each is not None]
-    found = sum(map(len, present)) - sum(each.count(None) for each in present)
-    if padding is not None:
-        found -= sum(each.count(padding) for each in present)
-    return found
 
 
 def _numbers(name: str, values: Sequence[Any]) -> pl.Series:

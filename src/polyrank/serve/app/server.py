@@ -52,7 +52,7 @@ def serve(
     answering = app(engine, limits, state)
     # The first run of a graph allocates what the others use, and a bundle that cannot answer at all
     # is found before anybody asks.
-    engine.answer({name: [None] for name in engine.features})
+    engine.answer({name: [None] for name in engine.inputs})
     listener = listening(host, port)
     to_stderr()
     config = uvicorn.Config(
