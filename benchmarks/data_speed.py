@@ -94,7 +94,7 @@ def gather(path: Path, folder: Path) -> dict[str, float]:
     layout = pr.Model(embed_dim=16).layout(schema, vocab)
     found: dict[str, float] = {"rows": len(tables["train"]), "seconds": 0.0}
     for size in SIZES:
-        batches = tables["train"].batches(layout, size, shuffle=True, unseen_rate=0.001)
+        batches = tables["train"].batches(layout, size, shuffle=True, id_dropout=0.001)
         next(batches)
         begin, rows = perf_counter(), 0
         while (seconds := perf_counter() - begin) < GATHER_SECONDS:

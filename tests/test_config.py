@@ -95,7 +95,7 @@ def test_every_default_is_visible():
         "trunk": 0, "tower": [16, 8], "embed_dim": 16, "norm": "none", "dropout": 0.1,
         "entire_space": False,
     }  # fmt: skip
-    assert table["train"]["unseen_rate"] == 0.001
+    assert table["train"]["id_dropout"] == 0.001
 
 
 def test_sequences_and_hashes_are_options_of_the_file():

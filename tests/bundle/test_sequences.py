@@ -154,7 +154,7 @@ def test_resuming_compares_the_lists(log, tmp_path):
 
 def test_a_resumed_run_goes_on_to_the_same_bits(log, tmp_path):
     model = pr.Model(embed_dim=8)
-    arguments = {"train": log, "valid": log, "epochs": 3, "batch_size": 64, "unseen_rate": 0.1}
+    arguments = {"train": log, "valid": log, "epochs": 3, "batch_size": 64, "id_dropout": 0.1}
     whole = pr.fit(SCHEMA, model, **arguments)
 
     def stop(progress):

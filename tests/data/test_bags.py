@@ -277,7 +277,7 @@ def long_lists(rows=4000):
 def test_each_cell_of_a_bag_is_dropped_at_the_rate():
     table, layout = long_lists()
     before = [bag.ids.copy() for bag in table.bags]
-    batches = list(table.batches(layout, 500, unseen_rate=0.05))
+    batches = list(table.batches(layout, 500, id_dropout=0.05))
     dropped = []
     for index, bag in enumerate(table.bags):
         ids = np.concatenate([batch.bags[index].ids for batch in batches])
@@ -294,7 +294,7 @@ def test_dropped_cells_depend_on_seed_epoch_and_batch_alone():
     table, layout = long_lists(1000)
 
     def ids(**changes):
-        batches = table.batches(layout, 100, unseen_rate=0.1, **changes)
+        batches = table.batches(layout, 100, id_dropout=0.1, **changes)
         return [batch.bags[1].ids for batch in batches]
 
     def same(first, second):
@@ -311,8 +311,8 @@ def test_sparse_ids_are_drawn_as_they_are_without_sequences():
     alone = replace(table, schema=schema, bags=())
     plain = Layout(schema, layout.vocab, {"c": 4})
     for one, other in zip(
-        table.batches(layout, 100, shuffle=True, unseen_rate=0.2),
-        alone.batches(plain, 100, shuffle=True, unseen_rate=0.2),
+        table.batches(layout, 100, shuffle=True, id_dropout=0.2),
+        alone.batches(plain, 100, shuffle=True, id_dropout=0.2),
         strict=True,
     ):
         assert np.array_equal(one.ids - layout.offsets[0], other.ids)

@@ -43,7 +43,7 @@ def test_batches_do_not_depend_on_the_block(table, monkeypatch, size, shuffle):
         monkeypatch.setattr(module, "BLOCK_ROWS", rows)
         found.append(
             list(
-                encoded.batches(layout, size, shuffle=shuffle, seed=2**40, epoch=3, unseen_rate=0.1)
+                encoded.batches(layout, size, shuffle=shuffle, seed=2**40, epoch=3, id_dropout=0.1)
             )
         )
     for each in zip(*found, strict=True):

@@ -336,7 +336,7 @@ def test_table_is_not_changed_by_its_batches():
     table, layout = large(1000)
     before = table.ids.copy()
     for shuffle in (False, True):
-        list(table.batches(layout, 100, shuffle=shuffle, unseen_rate=0.5))
+        list(table.batches(layout, 100, shuffle=shuffle, id_dropout=0.5))
     assert np.array_equal(table.ids, before)
 
 
@@ -365,7 +365,7 @@ def test_ids_are_dropped_at_the_rate_and_never_bins():
     table, layout = large()
     plain = table.ids + layout.offsets[:, None]
     ids = np.concatenate(
-        [batch.ids for batch in table.batches(layout, 512, unseen_rate=0.05)], axis=1
+        [batch.ids for batch in table.batches(layout, 512, id_dropout=0.05)], axis=1
     )
     changed = ids != plain
     assert np.array_equal(
@@ -379,7 +379,7 @@ def test_ids_are_dropped_at_the_rate_and_never_bins():
 @pytest.mark.parametrize(("rate", "share"), [(0.0, 0.0), (1.0, 1.0)])
 def test_ends_of_the_rate(rate, share):
     table, layout = large(100)
-    (batch,) = table.batches(layout, 100, unseen_rate=rate)
+    (batch,) = table.batches(layout, 100, id_dropout=rate)
     assert (batch.ids[0] == layout.offsets[0]).mean() == share
 
 
@@ -387,7 +387,7 @@ def test_dropped_ids_depend_on_seed_epoch_and_batch_alone():
     table, layout = large(1000)
 
     def batches(**changes):
-        return list(table.batches(layout, 100, unseen_rate=0.1, **changes))
+        return list(table.batches(layout, 100, id_dropout=0.1, **changes))
 
     assert same(batches(), batches())
     assert not same(batches(), batches(seed=1))

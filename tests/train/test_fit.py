@@ -468,13 +468,13 @@ def test_sources_of_every_kind_give_the_same_model(funnel, tmp_path):
 
 def test_ids_that_training_did_not_see_share_one_trained_row(funnel, caplog):
     caplog.set_level(logging.INFO)
-    bundle = fitted(funnel, epochs=3, unseen_rate=0.05)
+    bundle = fitted(funnel, epochs=3, id_dropout=0.05)
     new = {"user": [-1, 2**40], "item": ["x", None], "price": [1.0, None]}
     predicted = bundle.predict(new)
     assert "unseen or rare ids of 2 rows: user 2, item 1" in caplog.text
     assert predicted.null_count().to_numpy().sum() == 0
     row = bundle.ranker.embed.tables()["item"][0]
-    untrained = fitted(funnel, epochs=3, unseen_rate=0.0).ranker.embed.tables()["item"][0]
+    untrained = fitted(funnel, epochs=3, id_dropout=0.0).ranker.embed.tables()["item"][0]
     start = fitted(funnel, epochs=1, lr=1e-12).ranker.embed.tables()["item"][0]
     torch.testing.assert_close(untrained, start)
     assert (row - start).abs().max() > 0.01

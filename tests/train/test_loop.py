@@ -67,7 +67,7 @@ def test_prefetched_or_not_the_weights_are_the_same(funnel, monkeypatch):
         monkeypatch.setattr(loop.os, "cpu_count", lambda: 8)
         bundle = pr.fit(
             schema, pr.ESMM(tower=[4]), train=train, valid=valid, batch_size=64, epochs=2,
-            unseen_rate=0.05,
+            id_dropout=0.05,
         )  # fmt: skip
         found.append(bundle.predict(valid))
     assert found[0].equals(found[1])

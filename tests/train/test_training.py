@@ -17,7 +17,7 @@ def test_every_default_and_every_inherited_value_is_shown():
     }  # fmt: skip
     assert table["schedule"] == {"kind": "constant"}
     assert table["balance"]["kind"] == "sum"
-    assert {"epochs", "batch_size", "threads", "device", "unseen_rate"} <= set(table)
+    assert {"epochs", "batch_size", "threads", "device", "id_dropout"} <= set(table)
 
 
 def test_a_full_table_reads_back():
@@ -28,7 +28,7 @@ def test_a_full_table_reads_back():
         balance=pr.Uncertainty(),
         stop=pr.Stop(score="buy @ all", metric="log_loss", patience=2),
         schedule=pr.Cosine(warmup=0.1),
-        unseen_rate=0.0,
+        id_dropout=0.0,
     )
     assert Training.from_table(training.to_table()) == training
 
@@ -47,7 +47,7 @@ def test_embeddings_inherit_from_the_dense_part():
         ({"epochs": 0}, "epochs must be a whole number of at least 1, got 0"),
         ({"epochs": "many"}, "train.epochs: .*valid integer.*got 'many'"),
         ({"lr": 0}, "train: lr must be a number above 0, got 0"),
-        ({"unseen_rate": 1}, "unseen_rate must be a number of at least 0 and below 1, got 1"),
+        ({"id_dropout": 1}, "id_dropout must be a number of at least 0 and below 1, got 1"),
         ({"embeddings": {"kind": "lazyadam"}}, "unknown kind 'lazyadam'; did you mean 'lazy_adam'"),
         ({"balance": {"kind": "sum", "normalise": True}}, "did you mean 'normalize'"),
         ({"stop": {"metric": "auc"}}, "train.stop: the key 'score' is missing"),

@@ -251,7 +251,7 @@ class MTLTrainer:
         return Training(
             epochs=self.n_epoch, batch_size=batch_size, lr=schedule.lr, dense=self.dense,
             embeddings=self.rows, balance=self.balance, schedule=schedule,
-            threads=torch.get_num_threads(), device=str(self.device), unseen_rate=0.0,
+            threads=torch.get_num_threads(), device=str(self.device), id_dropout=0.0,
         )  # fmt: skip
 
     def _encoded(self, learner: Any, rows: Rows, split: str) -> Any:

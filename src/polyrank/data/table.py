@@ -99,7 +99,7 @@ class Table:
         shuffle: bool = False,
         seed: int = 0,
         epoch: int = 0,
-        unseen_rate: float = 0.0,
+        id_dropout: float = 0.0,
     ) -> Iterator[Batch]:
         """Yield the rows in batches; the last may be short.
 
@@ -112,11 +112,11 @@ class Table:
             shuffle: whether to permute the rows, anew each epoch.
             seed: of the shuffle and of the id dropout.
             epoch: 0, 1, …
-            unseen_rate: probability with which an id is replaced by row 0, so that this row is
+            id_dropout: probability with which an id is replaced by row 0, so that this row is
                 trained; never for `bins`, whose missing values have a row of their own.
         """
         blocks = self.blocks(
-            layout, size, shuffle=shuffle, seed=seed, epoch=epoch, unseen_rate=unseen_rate
+            layout, size, shuffle=shuffle, seed=seed, epoch=epoch, id_dropout=id_dropout
         )
         for block in blocks:
             yield from block
@@ -129,7 +129,7 @@ class Table:
         shuffle: bool = False,
         seed: int = 0,
         epoch: int = 0,
-        unseen_rate: float = 0.0,
+        id_dropout: float = 0.0,
     ) -> Generator[list[Batch]]:
         """Yield the same batches by the list: as many as are gathered at once.
 
@@ -139,11 +139,11 @@ class Table:
             raise DataError(f"a batch has at least 1 row, however: size {size}")
         order = np.random.default_rng([seed, epoch]).permutation(len(self)) if shuffle else None
         gather = Gather(self.ids, self.bags, self.dense, self.labels, self.weight, layout, size)
-        drop = Drop(self.schema, layout, unseen_rate, (seed, epoch))
+        drop = Drop(self.schema, layout, id_dropout, (seed, epoch))
         for start in range(0, len(self), gather.block_rows):
             rows = slice(start, min(start + gather.block_rows, len(self)))
             block = gather.block(rows if order is None else order[rows])
-            if unseen_rate > 0:
+            if id_dropout > 0:
                 for number, batch in enumerate(block, start=start // size):
                     drop(batch, number)
             yield block

@@ -68,7 +68,7 @@ def fit(
     schedule: Constant | Cosine = Constant(),  # noqa: B008 (frozen)
     threads: int = 1,
     device: str = "cpu",
-    unseen_rate: float = 0.001,
+    id_dropout: float = 0.001,
     compile: bool = False,
     fusion: Fusion | None = None,
     out: str | Path | None = None,
@@ -102,7 +102,7 @@ def fit(
         schedule: of the learning rate.
         threads: of torch, while training.
         device: a torch device.
-        unseen_rate: probability with which a training id is replaced by row 0.
+        id_dropout: probability with which a training id is replaced by row 0.
         compile: whether the dense part of a step is compiled into one graph.
         fusion: weights of a fused score, which the scorecard then measures as well.
         out: a run folder to write: log, checkpoints and the bundle.
@@ -146,7 +146,7 @@ def fit(
     training = Training(
         epochs=epochs, batch_size=batch_size, lr=lr, embeddings=embeddings, dense=dense,
         balance=balance, stop=stop, schedule=schedule, threads=threads, device=device,
-        unseen_rate=unseen_rate, compile=compile,
+        id_dropout=id_dropout, compile=compile,
     )  # fmt: skip
     sources = Sources(train, valid, test, orphans, cache=cache, sampling=sampling)
     paths = {
@@ -329,7 +329,7 @@ def _warn_of_leaks(train: Table, vocab: Vocab) -> None:
 def check_run(
     schema: Schema, model: Model, training: Training, sources: Sources, seed: int
 ) -> None:
-    """Refuse what cannot be, before a row is read."""
+    """Refuse options that contradict each other, before a row is read."""
     model.check(schema)
     spec.whole("seed", seed, least=0, most=2**63 - 1)
     cores = os.cpu_count() or 1

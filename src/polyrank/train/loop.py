@@ -189,7 +189,7 @@ class Trainer:
             shuffle=True,
             seed=self.seed,
             epoch=epoch,
-            unseen_rate=training.unseen_rate,
+            id_dropout=training.id_dropout,
         )
         idle = (os.cpu_count() or 1) > training.threads
         return ahead(blocks) if idle and training.batch_size >= PREFETCH_ROWS else blocks

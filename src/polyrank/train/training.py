@@ -56,7 +56,7 @@ class Training:
         schedule: of the learning rate, over all steps of the run.
         threads: of torch, while training; a small model on a busy machine is fastest with 1.
         device: a torch device.
-        unseen_rate: probability with which a training id is replaced by row 0 of its table.
+        id_dropout: probability with which a training id is replaced by row 0 of its table.
         compile: whether the dense part of a full batch is compiled into one graph, which takes
             some 10 seconds at the first one and pays on long runs. Needs a C++ compiler, a `Sum` or
             `Uncertainty` balance and the `Adam` of this module.
@@ -76,7 +76,7 @@ class Training:
     schedule: Constant | Cosine = field(default_factory=Constant)
     threads: int = 1
     device: str = "cpu"
-    unseen_rate: float = 0.001
+    id_dropout: float = 0.001
     compile: bool = False
 
     def __post_init__(self) -> None:
@@ -87,7 +87,7 @@ class Training:
         spec.number("lr", self.lr, above=0)
         if self.stop is not None and not isinstance(self.stop, Stop):
             raise ConfigError(f"stop must be a Stop(score=…), got {self.stop!r}")
-        spec.number("unseen_rate", self.unseen_rate, least=0, below=1)
+        spec.number("id_dropout", self.id_dropout, least=0, below=1)
         dense = replace(self.dense, lr=self.lr if self.dense.lr is None else self.dense.lr)
         lr = dense.lr if self.embeddings.lr is None else self.embeddings.lr
         l2 = dense.weight_decay if self.embeddings.l2 is None else self.embeddings.l2
