@@ -24,8 +24,8 @@ def train(
     Args:
         experiment: the TOML file.
         out: the run folder; runs/NAME by default.
-        resume: continue the run that is there, to the same bits as an uninterrupted one.
-        force: replace the run that is there.
+        resume: continue the run in that folder, to the same bits as an uninterrupted one.
+        force: replace the run in that folder.
         set: change a key of the file, such as train.epochs=3 or task.buy.space=click; may be
             repeated.
         profile: show where a step's time goes: load (the next batch gathered from the table),
