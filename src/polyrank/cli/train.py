@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
-
-from cyclopts import Parameter
 
 
 def train(
@@ -13,11 +10,11 @@ def train(
     /,
     *,
     out: Path | None = None,
-    resume: Annotated[bool, Parameter(negative=())] = False,
-    force: Annotated[bool, Parameter(negative=())] = False,
-    set: Annotated[list[str], Parameter(negative=())] = [],  # noqa: B006
-    profile: Annotated[bool, Parameter(negative=())] = False,
-    json: Annotated[bool, Parameter(negative=())] = False,
+    resume: bool = False,
+    force: bool = False,
+    set: tuple[str, ...] = (),
+    profile: bool = False,
+    json: bool = False,
 ) -> None:
     """Train an experiment and write its run folder.
 
