@@ -113,13 +113,14 @@ def _census(folder: Path) -> Iterator[Run]:
     from polyrank.datasets.census import DENSE
     from polyrank.models.mmoe import MMoE
     from polyrank.models.model import Model
+    from polyrank.schema import DenseFeature
     from polyrank.train.optim import Cosine, LazyAdam
 
     with download_bar("census") as progress:
         *_, schema = people = load("census", progress=progress)
     data = _written(people, folder)
     binned = [
-        replace(each, encoding="bins", bins=128) if each.name in DENSE else each
+        DenseFeature(each.name, encoding="bins", bins=128) if each.name in DENSE else each
         for each in schema.features
     ]
     schema = replace(schema, features=binned)
