@@ -56,7 +56,7 @@ def test_what_bundle_json_says(bundle, tmp_path):
             "reason": "3 positives, and at least 50 are needed",
         },
     }  # fmt: skip
-    assert manifest["format"] == 1
+    assert manifest["format"] == 2
 
 
 def test_a_bundle_from_before_calibration_loads(plain, rows, tmp_path):

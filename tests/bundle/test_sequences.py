@@ -100,7 +100,7 @@ def test_files_of_lists_are_scored_by_chunks(fitted, log, parquet, tmp_path, mon
 
 def test_a_csv_file_is_refused_before_scoring(fitted, tmp_path):
     (tmp_path / "rows.csv").write_text("item,seen,pages,tags,price\n1,2,3,4,5\n")
-    with pytest.raises(DataError, match="sequence feature 'seen' is a column of a CSV file"):
+    with pytest.raises(DataError, match="sequence feature 'seen' is a column of a text file"):
         predict_file(
             Scorer(fitted.schema, fitted.answer_frame),
             tmp_path / "rows.csv",

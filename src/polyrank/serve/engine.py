@@ -14,7 +14,7 @@ from polyrank.bundle import format
 from polyrank.bundle.encodings import vocab_of
 from polyrank.data.arrays import from_arrays
 from polyrank.data.read import collect, read
-from polyrank.errors import BundleError, ConfigError, DataError, PolyrankError, did_you_mean
+from polyrank.errors import BundleError, DataError, PolyrankError, did_you_mean
 from polyrank.features.kind import Encoded
 from polyrank.metrics.fusion import Fusion
 from polyrank.schema import Schema
@@ -22,6 +22,7 @@ from polyrank.serve.answer import Answer
 from polyrank.serve.extra import need
 from polyrank.serve.inputs import ROWS_FILE, Columns, Inputs, repeated
 from polyrank.serve.lookup import FEW_ROWS, Lookups
+from polyrank.spec import whole
 
 RUN_ROWS = 8192  # of one run of the graph: what is computed between stays in the cache
 
@@ -58,8 +59,7 @@ class Engine:
     """
 
     def __init__(self, path: str | Path, *, threads: int = 1) -> None:
-        if threads < 1:  # onnxruntime would take every core
-            raise ConfigError(f"threads must be at least 1, got {threads}")
+        threads = whole("threads", threads)  # of 0, onnxruntime would take every core
         need("onnxruntime", what="the engine")
         from polyrank.serve.session import Session
 

@@ -189,7 +189,7 @@ def test_what_the_server_needs_is_named(exported, command, monkeypatch):
 
 def test_no_thread_is_refused(exported, command):
     code, _, err = command("serve", exported, "--threads", 0)
-    assert (code, err) == (1, "error: threads must be at least 1, however: 0\n")
+    assert (code, err) == (1, "error: threads must be a whole number of at least 1, got 0\n")
 
 
 def test_a_limit_that_is_none_is_refused(exported, command):
