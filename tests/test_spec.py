@@ -12,7 +12,7 @@ from polyrank import errors, spec
 from polyrank.errors import BundleError, ConfigError, PolyrankError, SchemaError, did_you_mean
 from polyrank.metrics.undefined import Undefined
 from polyrank.schema import Task
-from polyrank.serve.app.refused import Refused
+from polyrank.serve.app.limits import Refused
 
 
 @dataclasses.dataclass(frozen=True)

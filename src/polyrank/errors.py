@@ -8,7 +8,7 @@ PolyrankError
 ├── TrainingError   a run that cannot start or go on
 ├── BundleError     a saved model that cannot be loaded
 ├── ExportError     a model that cannot leave torch, or would answer otherwise without it
-├── Refused         a request that is not answered (in polyrank.serve.app.refused)
+├── Refused         a request that is not answered (in polyrank.serve.app.limits)
 └── Undefined       a metric that has no value on these rows (in polyrank.metrics.undefined)
 
 One warning: LeakageWarning, a feature that states a label.

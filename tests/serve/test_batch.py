@@ -9,8 +9,8 @@ import pytest
 import polyrank as pr
 from polyrank.errors import DataError
 from polyrank.serve import batch
-from polyrank.serve.answer import Answer
 from polyrank.serve.batch import Scorer, predict_file
+from polyrank.serve.engine import Answer
 
 SCHEMA = pr.Schema(
     [pr.SparseFeature("item"), pr.DenseFeature("price")],

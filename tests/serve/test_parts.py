@@ -14,8 +14,8 @@ import pytest
 import polyrank as pr
 from polyrank.errors import DataError
 from polyrank.serve import batch
-from polyrank.serve.answer import Answer
 from polyrank.serve.batch import Scorer, predict_parts
+from polyrank.serve.engine import Answer
 from polyrank.serve.parts import PartsFolder
 
 SCHEMA = pr.Schema([pr.DenseFeature("price")], [pr.Task("click")], pr.Keys(user="user"))

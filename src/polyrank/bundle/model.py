@@ -29,7 +29,7 @@ from polyrank.models.model import Model
 from polyrank.models.outputs import logits_of, outputs
 from polyrank.models.ranker import Ranker
 from polyrank.schema import Schema
-from polyrank.serve.answer import Answer
+from polyrank.serve.engine import Answer
 from polyrank.terms import output_columns
 
 logger = logging.getLogger(__name__)

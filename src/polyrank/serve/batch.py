@@ -24,7 +24,7 @@ from polyrank.data.read import collect, collect_chunks, column_names, files, rea
 from polyrank.errors import DataError
 from polyrank.files import replacing
 from polyrank.schema import Schema
-from polyrank.serve.answer import Answer
+from polyrank.serve.engine import Answer
 from polyrank.serve.parts import PartsFolder
 from polyrank.terms import output_columns
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -17,12 +18,26 @@ from polyrank.data.read import collect, read
 from polyrank.errors import BundleError, ConfigError, DataError, PolyrankError, did_you_mean
 from polyrank.metrics.fusion import Fusion
 from polyrank.schema import Schema
-from polyrank.serve.answer import Answer
 from polyrank.serve.extra import need
-from polyrank.serve.inputs import ROWS_FILE, Columns, repeated
+from polyrank.serve.inputs import ROWS_FILE, Columns, Feeds, repeated
 from polyrank.serve.lookup import FEW_ROWS, Lookups
 
 RUN_ROWS = 8192  # of one run of the graph: what is computed between stays in the cache
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What a model says of some rows.
+
+    Args:
+        outputs: the columns of `predict`: float64 (N,) each.
+        unseen: ids that training did not see, by feature.
+        nulls: missing values, by feature.
+    """
+
+    outputs: Mapping[str, np.ndarray]
+    unseen: Mapping[str, int]
+    nulls: Mapping[str, int]
 
 
 class Engine:
@@ -60,8 +75,6 @@ class Engine:
         if threads < 1:  # onnxruntime would take every core
             raise ConfigError(f"threads must be at least 1, however: {threads}")
         need("onnxruntime", what="the engine")
-        from polyrank.serve.session import Session
-
         self.folder = format.find(Path(path))
         parts = format.read(self.folder, weights=False)
         self.manifest: Mapping[str, Any] = parts.manifest
@@ -212,3 +225,40 @@ def _rows(columns: Mapping[str, Sequence[Any] | pl.Series]) -> int:
     if not lengths or lengths == {0}:
         raise DataError("there are no rows to predict")
     return lengths.pop()
+
+
+class Session:
+    """An exported file, ready to run; safe to share among threads.
+
+    Args:
+        source: the file, or its bytes.
+        threads: of one run; they sleep between operations and do not spin.
+
+    Raises:
+        BundleError: a file that onnxruntime cannot load.
+    """
+
+    def __init__(self, source: Path | bytes, threads: int = 1) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+        options.log_severity_level = 3  # errors; what is wrong is raised as well
+        loaded = source if isinstance(source, bytes) else str(source)
+        try:
+            self._session = onnxruntime.InferenceSession(
+                loaded, options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # noqa: BLE001  onnxruntime's classes have no common base
+            where = "the exported model" if isinstance(source, bytes) else str(source)
+            raise BundleError(f"{where} cannot be loaded by onnxruntime: {error}") from None
+        self.inputs = tuple(each.name for each in self._session.get_inputs())
+        self.outputs = tuple(each.name for each in self._session.get_outputs())
+
+    def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
+        """Return the outputs by name, in order: float64 (B,) each."""
+        found = self._session.run(None, dict(feeds))
+        return {name: np.asarray(each) for name, each in zip(self.outputs, found, strict=True)}

@@ -5,8 +5,8 @@ import schemathesis
 from hypothesis import HealthCheck, given, settings
 from schemathesis import GenerationMode, checks
 
-from polyrank.serve.app.front import ROUTES, SCORE
 from polyrank.serve.app.limits import Limits
+from polyrank.serve.app.middleware import ROUTES, SCORE
 from polyrank.serve.app.openapi import answer_schema
 from polyrank.serve.app.routes import app
 

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from polyrank.serve.app.refused import Refused
+from polyrank.serve.app.limits import Refused
 from polyrank.serve.app.request import read
 
 NEEDED = ("user", "item", "price")

@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 
 from polyrank.schema import Schema
-from polyrank.serve.app.front import State
-from polyrank.serve.app.limits import Limits
-from polyrank.serve.app.queue import Queue
+from polyrank.serve.app.limits import Limits, Queue
+from polyrank.serve.app.middleware import State
 
 SMALL = Limits(body_mb=0.25, rows=300, timeout_s=30)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from polyrank.errors import DataError
-from polyrank.serve.app.refused import Refused
+from polyrank.serve.app.limits import Refused
 from polyrank.serve.app.scorer import Scorer, _elements
 
 

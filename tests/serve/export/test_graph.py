@@ -13,9 +13,9 @@ from onnx import TensorProto, helper
 import polyrank as pr
 from polyrank.data.vocab import Vocab, Vocabulary
 from polyrank.errors import ExportError
+from polyrank.serve.engine import Session
 from polyrank.serve.export import graph
 from polyrank.serve.inputs import NULL, PADDING, UNSEEN, matrix, raw
-from polyrank.serve.session import Session
 
 few = settings(max_examples=60)
 

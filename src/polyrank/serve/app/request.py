@@ -20,7 +20,7 @@ import msgspec
 from pydantic_core import from_json
 
 from polyrank.errors import did_you_mean
-from polyrank.serve.app.refused import Refused
+from polyrank.serve.app.limits import Refused
 
 KEYS = ("rows", "context", "candidates", "top_k")
 _KINDS = {

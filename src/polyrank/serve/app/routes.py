@@ -15,12 +15,9 @@ from starlette.routing import Route
 
 from polyrank import __version__
 from polyrank.errors import did_you_mean
-from polyrank.serve.app.body import Lingering, body_of
-from polyrank.serve.app.front import ROUTES, SCORE, Front, State, refusal, told
-from polyrank.serve.app.limits import Limits
+from polyrank.serve.app.limits import Limits, Lingering, Queue, Refused, body_of
+from polyrank.serve.app.middleware import ROUTES, SCORE, Front, State, refusal, told
 from polyrank.serve.app.openapi import request_schema, responses
-from polyrank.serve.app.queue import Queue
-from polyrank.serve.app.refused import Refused
 from polyrank.serve.app.scorer import Scorer
 from polyrank.serve.app.telemetry import Telemetry
 from polyrank.serve.engine import Engine

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from pydantic_core import to_json
 
 from polyrank.errors import DataError
 from polyrank.schema import SequenceFeature
-from polyrank.serve.answer import Answer
-from polyrank.serve.app import request, response
-from polyrank.serve.app.refused import Refused
+from polyrank.serve.app import request
+from polyrank.serve.app.limits import Refused
 from polyrank.serve.app.request import Asked
-from polyrank.serve.engine import Engine
+from polyrank.serve.engine import Answer, Engine
 
 MOST_IDS = 100  # of a list of the context, for each row that a request may have
 _MESSAGE_LETTERS = 1000  # of an error that may quote what the client sent
@@ -80,7 +80,7 @@ class Scorer:
                 message = message[:_MESSAGE_LETTERS] + "…"
             raise Refused(422, message) from None
         return Scored(
-            response.body(asked, answer, score),
+            _body(asked, answer, score),
             asked.rows,
             self._ids(asked, answer),
             answer.unseen,
@@ -146,3 +146,51 @@ def _numbers(name: str, values: Sequence[Any]) -> pl.Series:
                 f"fusion: column {name!r} is added up, and row {row} is no number: write it as one"
             )
     return pl.Series(name, values, dtype=pl.Float64, strict=False)
+
+
+def _body(asked: Asked, answer: Answer, score: np.ndarray | None) -> bytes:
+    """Return an answer as JSON.
+
+    Args:
+        asked: the request.
+        answer: of its rows.
+        score: the fused score, None where none is declared.
+
+    Shape:
+        score: (N,)
+    """
+    found: dict[str, Any] = {"rows": asked.rows}
+    outputs = answer.outputs
+    if score is None:
+        found["outputs"] = {name: values.tolist() for name, values in outputs.items()}
+    else:
+        order = best(score)
+        if asked.top_k is None:
+            found["outputs"] = {name: values.tolist() for name, values in outputs.items()}
+            found["score"] = score.tolist()
+            found["order"] = order.tolist()
+        else:
+            found["top"] = _top(order[: asked.top_k], score, outputs)
+    found["unseen"] = {name: count for name, count in answer.unseen.items() if count}
+    if asked.ignored:
+        found["ignored"] = asked.ignored
+    return to_json(found)
+
+
+def best(score: np.ndarray) -> np.ndarray:
+    """Return row numbers, the best first; of equal scores, the lower number.
+
+    Example:
+        >>> best(np.array([0.5, 2.0, 2.0]))
+        array([1, 2, 0])
+    """
+    return np.argsort(-score, kind="stable")
+
+
+def _top(
+    rows: np.ndarray, score: np.ndarray, outputs: Mapping[str, np.ndarray]
+) -> list[dict[str, Any]]:
+    columns = [rows, score[rows], *(values[rows] for values in outputs.values())]
+    names = ["row", "score", *outputs]
+    lists = (column.tolist() for column in columns)
+    return [dict(zip(names, each, strict=True)) for each in zip(*lists, strict=True)]

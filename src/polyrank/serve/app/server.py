@@ -14,10 +14,10 @@ from types import FrameType
 import uvicorn
 
 from polyrank.errors import PolyrankError
-from polyrank.serve.app.front import State
 from polyrank.serve.app.limits import Limits
-from polyrank.serve.app.log import to_stderr
+from polyrank.serve.app.middleware import State
 from polyrank.serve.app.routes import app
+from polyrank.serve.app.telemetry import to_stderr
 from polyrank.serve.engine import Engine
 
 logger = logging.getLogger(__name__)

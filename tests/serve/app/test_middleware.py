@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from polyrank.serve.app.front import Front, State
+from polyrank.serve.app.middleware import Front, State
 from polyrank.serve.app.telemetry import Telemetry
 
 SCOPE = {"type": "http", "method": "GET", "path": "/healthz", "headers": []}
