@@ -294,13 +294,13 @@ def test_unknown_keys_of_the_json_are_refused():
         Schema.from_table({"features": [{"kind": "spars", "name": "a"}], "tasks": []})
     with pytest.raises(ConfigError, match="schema: unknown key 'feature'; did you mean 'features'"):
         Schema.from_table({"feature": []})
-    with pytest.raises(ConfigError, match="schema: a table is expected, however: 3"):
+    with pytest.raises(ConfigError, match="schema: expected a table, got 3"):
         Schema.from_json("3")
     with pytest.raises(ConfigError, match="schema: features is a list of tables, however: 3"):
         Schema.from_json('{"features": 3}')
-    with pytest.raises(ConfigError, match="feature: a table with a kind is expected, however: 3"):
+    with pytest.raises(ConfigError, match="feature: expected a table with a kind, got 3"):
         Schema.from_json('{"features": [3]}')
-    with pytest.raises(ConfigError, match="keys: a table is expected, however: 3"):
+    with pytest.raises(ConfigError, match="keys: expected a table, got 3"):
         Schema.from_json('{"keys": 3}')
 
 

@@ -34,18 +34,18 @@ def test_round_trip_without_none():
     [
         ({"at": [1], "nme": "a"}, "point: unknown key 'nme'; did you mean 'name'"),
         ({}, "point: the key 'at' is missing"),
-        ({"at": [1, "x"]}, r"point.at: \[1\] Input should be a valid integer.*however: 'x'"),
+        ({"at": [1, "x"]}, r"point.at: \[1\] Input should be a valid integer.*got 'x'"),
         ({"at": [1], "weight": "heavy"}, "point.weight: Input should be a valid number"),
-        ([1], r"point: a table is expected, however: \[1\]"),
-        ({"at": [2.0]}, r"point.at: \[0\] Input should be a valid integer, however: 2.0"),
-        ({"at": [True]}, r"point.at: \[0\] Input should be a valid integer, however: True"),
-        ({"at": "12"}, r"point.at: Input should be a valid list, however: '12'"),
-        ({"at": [[1]]}, r"point.at: \[0\] Input should be a valid integer, however: \[1\]"),
+        ([1], r"point: expected a table, got \[1\]"),
+        ({"at": [2.0]}, r"point.at: \[0\] Input should be a valid integer, got 2.0"),
+        ({"at": [True]}, r"point.at: \[0\] Input should be a valid integer, got True"),
+        ({"at": "12"}, r"point.at: Input should be a valid list, got '12'"),
+        ({"at": [[1]]}, r"point.at: \[0\] Input should be a valid integer, got \[1\]"),
         ({"at": [1], "weight": True}, "point.weight: Input should be a valid number"),
         ({"at": [1], "weight": "1"}, "point.weight: Input should be a valid number"),
-        ({"at": [1], "name": 3}, "point.name: Input should be a valid string, however: 3"),
+        ({"at": [1], "name": 3}, "point.name: Input should be a valid string, got 3"),
         ({"at": [1], "name": date(2020, 1, 2)}, "point.name: Input should be a valid string"),
-        ({"at": [1], "often": 1}, "point.often: Input should be a valid boolean, however: 1"),
+        ({"at": [1], "often": 1}, "point.often: Input should be a valid boolean, got 1"),
     ],
 )
 def test_wrong_tables_are_refused(table, message):
@@ -55,12 +55,12 @@ def test_wrong_tables_are_refused(table, message):
 
 @pytest.mark.parametrize("table", [3, "mmoe", [1], None, True])
 def test_what_is_no_table_is_refused(table):
-    message = re.escape(f"train: a table is expected, however: {table!r}")
+    message = re.escape(f"train: expected a table, got {table!r}")
     with pytest.raises(ConfigError, match=message):
         spec.check_keys(table, ["epochs"], "train")
     with pytest.raises(ConfigError, match=message):
         spec.from_table(Point, table, "train")
-    with pytest.raises(ConfigError, match="train: a table with a kind is expected, however: "):
+    with pytest.raises(ConfigError, match="train: expected a table with a kind, got "):
         spec.choose({"point": Point}, table, "train")
 
 
@@ -83,7 +83,7 @@ def test_what_is_a_number_is_taken(weight):
 
 @pytest.mark.parametrize("kind", [["point"], 3, None])
 def test_a_kind_is_a_name(kind):
-    with pytest.raises(ConfigError, match="model: a kind is a name, however: "):
+    with pytest.raises(ConfigError, match="model: a kind must be a string, got "):
         spec.choose({"point": Point}, {"kind": kind}, "model")
 
 
@@ -96,7 +96,8 @@ def test_an_unregistered_spec_is_written_as_its_class_and_not_read():
     table = spec.chosen({"task": Task}, Point((1,)))
     assert table == {"class": "Point"}
     with pytest.raises(
-        ConfigError, match="trunk: 'Point' is a class of yours that no file can bring: use Python"
+        ConfigError,
+        match="trunk: 'Point' is a class of your own, which a file cannot name",
     ):
         spec.choose({"task": Task}, table, "trunk")
 
@@ -122,3 +123,51 @@ def test_the_tree_of_errors_shows_every_one():
 def test_every_error_is_a_polyrank_error():
     for error in (SchemaError, ConfigError, BundleError):
         assert issubclass(error, PolyrankError)
+
+
+@pytest.mark.parametrize(("value", "plain"), [(3, 3), (np.int32(3), 3), (1, 1)])
+def test_whole_numbers_become_plain(value, plain):
+    found = spec.whole("bins", value)
+    assert (found, type(found)) == (plain, int)
+
+
+@pytest.mark.parametrize("value", [True, 2.0, "2", None, np.array([2])])
+def test_what_is_no_whole_number_is_refused(value):
+    with pytest.raises(SchemaError, match="bins must be a whole number, got "):
+        spec.whole("bins", value, least=None, error=SchemaError)
+
+
+@pytest.mark.parametrize(
+    ("limits", "value", "message"),
+    [
+        ({}, 0, "must be a whole number of at least 1, got 0"),
+        ({"least": 0, "most": 9999}, 10_000, "of at least 0 and at most 9,999, got 10000"),
+        ({"least": None, "most": 9}, 10, "must be a whole number of at most 9, got 10"),
+    ],
+)
+def test_whole_numbers_have_limits(limits, value, message):
+    with pytest.raises(ConfigError, match=message):
+        spec.whole("bins", value, **limits)
+
+
+@pytest.mark.parametrize(
+    ("limits", "value", "message"),
+    [
+        ({}, math.nan, "rate must be a finite number, got nan"),
+        ({}, 10**400, "rate must be a finite number, got 1000"),
+        ({"above": 0}, 0, "rate must be a number above 0, got 0"),
+        ({"above": 0}, math.inf, "rate must be a number above 0, got inf"),
+        ({"least": 0, "below": 1}, 1.0, "a number of at least 0 and below 1, got 1.0"),
+        ({"above": 0, "most": 1}, 2, "a number above 0 and at most 1, got 2"),
+        ({}, True, "rate must be a finite number, got True"),
+        ({}, "1", "rate must be a finite number, got '1'"),
+    ],
+)
+def test_numbers_have_limits(limits, value, message):
+    with pytest.raises(ConfigError, match=message):
+        spec.number("rate", value, **limits)
+
+
+def test_numbers_become_floats():
+    assert spec.number("rate", np.float32(0.5), least=0.5, most=0.5) == 0.5
+    assert type(spec.number("rate", 1)) is float

@@ -1,4 +1,4 @@
-"""Frozen dataclasses to plain tables and back: the one reader of TOML and JSON specs.
+"""Frozen dataclasses to plain tables and back, and what a number in one may be.
 
 A table is what `tomllib` and `json` give: dictionaries, lists, strings and numbers. Reading takes
 no type for another (2.5, "3" and true are no integers; but a list is a tuple, and an integer is a
@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from math import inf, isfinite, nan
+from numbers import Integral, Real
 from typing import Any, get_type_hints
 
 from polyrank.errors import ConfigError, PolyrankError, did_you_mean
@@ -84,14 +86,15 @@ def choose(registry: Mapping[str, type], table: Mapping[str, Any], where: str) -
     """
     if isinstance(table, Mapping) and "class" in table:
         raise ConfigError(
-            f"{where}: {table['class']!r} is a class of yours that no file can bring: use Python"
+            f"{where}: {table['class']!r} is a class of your own, which a file cannot name: "
+            "register it, or use Python"
         )
     if not isinstance(table, Mapping) or "kind" not in table:
-        raise ConfigError(f"{where}: a table with a kind is expected, however: {table!r}")
+        raise ConfigError(f"{where}: expected a table with a kind, got {table!r}")
     rest = {key: value for key, value in table.items() if key != "kind"}
     kind = table["kind"]
     if not isinstance(kind, str):
-        raise ConfigError(f"{where}: a kind is a name, however: {kind!r}")
+        raise ConfigError(f"{where}: a kind must be a string, got {kind!r}")
     if kind not in registry:
         raise ConfigError(f"{where}: unknown kind {kind!r}{did_you_mean(kind, registry)}")
     return from_table(registry[kind], rest, where)
@@ -105,9 +108,94 @@ def chosen(registry: Mapping[str, type], spec: Any) -> dict[str, Any]:
     return {"class": type(spec).__qualname__}
 
 
+def whole(
+    where: str,
+    value: Any,
+    *,
+    least: int | None = 1,
+    most: int | None = None,
+    error: type[PolyrankError] = ConfigError,
+) -> int:
+    """Return a whole number, numpy's as a plain one; a boolean is none.
+
+    Args:
+        where: what it is, at the head of the message.
+        value: as given.
+        least: its lower limit.
+        most: its upper limit.
+        error: what is raised.
+
+    Raises:
+        PolyrankError: `error`, with the limits and the value.
+
+    Example:
+        >>> whole("bins", 32)
+        32
+        >>> whole("bins", 2.5)
+        Traceback (most recent call last):
+        polyrank.errors.ConfigError: bins must be a whole number of at least 1, got 2.5
+    """
+    good = isinstance(value, Integral) and not isinstance(value, bool)
+    if good and (least is None or value >= least) and (most is None or value <= most):
+        return int(value)
+    limits = [] if least is None else [f"at least {least:,}"]
+    limits += [] if most is None else [f"at most {most:,}"]
+    of = f" of {' and '.join(limits)}" if limits else ""
+    raise error(f"{where} must be a whole number{of}, got {value!r}")
+
+
+def number(
+    where: str,
+    value: Any,
+    *,
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
+    below: float | None = None,
+    error: type[PolyrankError] = ConfigError,
+) -> float:
+    """Return a finite number as a float; a boolean is none.
+
+    Args:
+        where: what it is, at the head of the message.
+        value: as given.
+        least: its lower limit.
+        above: its lower limit, excluded.
+        most: its upper limit.
+        below: its upper limit, excluded.
+        error: what is raised.
+
+    Raises:
+        PolyrankError: `error`, with the limits and the value.
+
+    Example:
+        >>> number("lr", 1, above=0)
+        1.0
+        >>> number("dropout", 1, least=0, below=1)
+        Traceback (most recent call last):
+        polyrank.errors.ConfigError: dropout must be a number of at least 0 and below 1, got 1
+    """
+    try:
+        found = float(value) if isinstance(value, Real) and not isinstance(value, bool) else nan
+    except OverflowError:  # an integer beyond any float
+        found = inf
+    if (
+        isfinite(found)
+        and (least is None or found >= least)
+        and (above is None or found > above)
+        and (most is None or found <= most)
+        and (below is None or found < below)
+    ):
+        return found
+    known = {"of at least": least, "above": above, "at most": most, "below": below}
+    limits = " and ".join(f"{word} {limit:g}" for word, limit in known.items() if limit is not None)
+    what = f"number {limits}" if limits else "finite number"
+    raise error(f"{where} must be a {what}, got {value!r}")
+
+
 def _refuse_other_than_table(table: Any, where: str) -> None:
     if not isinstance(table, Mapping):
-        raise ConfigError(f"{where}: a table is expected, however: {table!r}")
+        raise ConfigError(f"{where}: expected a table, got {table!r}")
 
 
 def _without_numpy(value: Any) -> Any:
@@ -128,4 +216,4 @@ def _explained(error: Any) -> str:
     first = error.errors()[0]
     place = "".join(f"[{part}]" for part in first["loc"] if isinstance(part, int))
     said = first["msg"].replace("tuple", "list")  # as it is called in a file
-    return f"{place} {said}, however: {to_table(first['input'])!r}".strip()
+    return f"{place} {said}, got {to_table(first['input'])!r}".strip()

@@ -132,7 +132,7 @@ def test_a_calibrator_reads_its_own_table(found):
     ("table", "message"),
     [
         ({"kind": "none"}, "buy: the key 'rows' is missing"),
-        ({"rows": 1, "positives": 0, "log_loss": {}}, "buy: a table with a kind is expected"),
+        ({"rows": 1, "positives": 0, "log_loss": {}}, "buy: expected a table with a kind"),
         (
             {"kind": "temperature", "rows": 1, "positives": 0, "log_loss": {}},
             "buy: unknown kind 'temperature'",

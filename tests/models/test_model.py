@@ -174,7 +174,7 @@ def test_heads_start_at_the_base_rate():
     [
         ({"towr": [8]}, "model: unknown key 'towr'; did you mean 'tower'"),
         ({"trunk": {"kind": "mmo"}}, "model.trunk: unknown kind 'mmo'; did you mean 'mmoe'"),
-        ({"trunk": "mmoe"}, "model.trunk: a table with a kind is expected"),
+        ({"trunk": "mmoe"}, "model.trunk: expected a table with a kind"),
         ({"trunk": {"kind": "mmoe", "expert": 3}}, "unknown key 'expert'; did you mean 'experts'"),
         ({"norm": "layer"}, r"model.norm: .*'none' or 'batch'"),
         ({"dropout": 1.0}, "model: dropout is at least 0 and below 1"),
