@@ -29,7 +29,7 @@ from polyrank.models.model import Model
 from polyrank.models.outputs import logits_of, outputs
 from polyrank.models.ranker import Ranker
 from polyrank.schema import Schema
-from polyrank.serve.engine import Answer
+from polyrank.serve.engine import Predictions
 from polyrank.terms import output_columns
 
 logger = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ class Bundle:
         """
         return self.score(self.encode(rows), raw=raw)
 
-    def answer_frame(self, frame: pl.DataFrame, *, raw: bool = False) -> Answer:
+    def predict_frame(self, frame: pl.DataFrame, *, raw: bool = False) -> Predictions:
         """Return what the model says of a frame, as an exported bundle's engine does.
 
         Args:
@@ -98,7 +98,7 @@ class Bundle:
             DataError: as in `predict`.
         """
         table = self.encode(frame)
-        return Answer(self.columns(self.logits(table), raw=raw), table.unseen, table.nulls)
+        return Predictions(self.columns(self.logits(table), raw=raw), table.unseen, table.nulls)
 
     def evaluate(self, rows: Any, *, split: str = "test", orphans: Orphans = "error") -> Scorecard:
         """Return the scorecard of labelled rows, with intervals.

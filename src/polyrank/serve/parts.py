@@ -1,7 +1,7 @@
-"""A folder of output parts: each written whole or not at all, and what `--resume` goes on from.
+"""A folder of output parts: each written whole or not at all, so that `--resume` can continue.
 
-parts.json            what is scored by whom, the parts that are finished, and whether all are
-part-00000.parquet    the first rows; every part but the last has as many
+parts.json            the source, the model, the finished parts, and whether all are finished
+part-00000.parquet    the first rows; every part but the last has the same number
 """
 
 from __future__ import annotations
@@ -17,68 +17,70 @@ from polyrank.errors import DataError
 from polyrank.files import replacing
 
 MANIFEST = "parts.json"
-FORMAT = 1
+FORMAT = 2
 
 
 class PartsFolder:
-    """The parts of one source; constructing it refuses what cannot be, `open` begins.
+    """The parts of one source. The constructor only checks the folder; `open` begins to write.
 
     Args:
         path: the folder.
-        resume: go on with the parts that are there, if any.
-        force: remove the parts that are there.
+        resume: continue after the existing parts, if any.
+        force: remove existing parts.
 
     Raises:
-        DataError: the folder is not empty and neither is asked for, or it holds no parts of ours.
+        DataError: the folder has parts and neither is given, or it has something else.
     """
 
     def __init__(self, path: Path, *, resume: bool = False, force: bool = False) -> None:
         if resume and force:
-            raise DataError("resume goes on with parts and force removes them: give one of them")
+            raise DataError(
+                "resume continues after existing parts and force removes them: give one of the two"
+            )
         self.path, self.resume, self.force = path, resume, force
         self.parts: dict[str, dict[str, int]] = {}
         self.unseen, self.nulls = Counter[str](), Counter[str]()
         self.finished = False
         self._head: Mapping[str, Any] = {}
         if path.exists() and not path.is_dir():
-            raise DataError(f"{path} is a file: name a folder for the parts, or a .parquet or .csv")
+            raise DataError(f"{path} is a file: parts need a folder")
         self._found = self._read() if path.is_dir() and not _empty(path) else None
         if self._found is not None and not (resume or force):
             raise DataError(
-                f"{path} holds parts already: go on with them by --resume, replace them by "
-                "--force, or choose another --out"
+                f"{path} already has parts: continue with --resume, replace them with --force, or "
+                "choose another --out"
             )
 
     @property
     def rows(self) -> int:
-        """The rows of the finished parts."""
+        """Rows in the finished parts."""
         return sum(part["rows"] for part in self.parts.values())
 
     def open(self, head: Mapping[str, Any]) -> None:
-        """Create the folder with its manifest, or go on with what is there.
+        """Create the folder with its manifest, or resume the one that is there.
 
         Args:
-            head: what all parts have in common, as JSON tables; other parts are not gone on with.
+            head: what all parts have in common, as JSON tables; parts with another are refused.
 
         Raises:
-            DataError: the parts that are there are of something else, or not as they were written.
+            DataError: the parts are those of something else, or not as they were written.
             OSError: it cannot be written.
         """
         self._head = json.loads(json.dumps(head))
         if self._found is not None and self.resume:
-            self._go_on(self._found)
+            self._resume(self._found)
         self.path.mkdir(parents=True, exist_ok=True)
         self._sweep()
         self._write()
 
     @contextmanager
     def part(self) -> Iterator[Path]:
-        """Give a path to write the next part to; it has its name at the end."""
+        """Give a path to write the next part to, which gets its name at the end."""
         with replacing(self.path / _name(len(self.parts))) as temporary:
             yield temporary
 
     def add(self, rows: int, unseen: Mapping[str, int], nulls: Mapping[str, int]) -> None:
-        """Say in the manifest that the next part is finished, with what was counted in it."""
+        """Record in the manifest that the next part is finished, with its counts."""
         name = _name(len(self.parts))
         self.parts[name] = {"rows": rows, "bytes": (self.path / name).stat().st_size}
         self.unseen.update(unseen)
@@ -86,7 +88,7 @@ class PartsFolder:
         self._write()
 
     def finish(self) -> None:
-        """Say in the manifest that there are no more rows."""
+        """Record in the manifest that there are no more rows."""
         self.finished = True
         self._write()
 
@@ -94,18 +96,18 @@ class PartsFolder:
         """Return the manifest of a folder that is not empty."""
         try:
             found = json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))
-            if int(found["format"]) > FORMAT:
-                raise ValueError(f"format {found['format']}, written by a newer polyrank")
+            if found["format"] != FORMAT:
+                raise ValueError(f"format {found['format']}; this polyrank has format {FORMAT}")
             sizes = [(int(each["rows"]), int(each["bytes"])) for each in found["parts"].values()]
-            # They are removed by these names: none may lie elsewhere.
+            # These names are removed later: none may point elsewhere.
             if [*found["parts"]] != [_name(number) for number in range(len(sizes))]:
-                raise ValueError("the parts are not numbered from 0")
+                raise ValueError("its parts are not numbered from 0")
             _ = dict(found["head"]), Counter(found["unseen"]), Counter(found["nulls"])
             _ = bool(found["finished"])
         except FileNotFoundError:
             raise DataError(
-                f"{self.path} is not empty and holds no parts of ours (no {MANIFEST}): it is left "
-                "as it is; choose another --out"
+                f"{self.path} is not empty and has no parts of polyrank (no {MANIFEST}): it is "
+                "left as it is; choose another --out"
             ) from None
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(
@@ -114,13 +116,13 @@ class PartsFolder:
             ) from None
         return found
 
-    def _go_on(self, found: Mapping[str, Any]) -> None:
+    def _resume(self, found: Mapping[str, Any]) -> None:
         for key in {**found["head"], **self._head}:
             before, now = found["head"].get(key), self._head.get(key)
             if before != now:
                 raise DataError(
-                    f"{self.path} holds parts of another {key} ({_change(before, now)}): --resume "
-                    "goes on with the same one; use --force or another --out"
+                    f"{self.path} has parts with another {key} ({_change(before, now)}): --resume "
+                    "needs the same; use --force or another --out"
                 )
         for name, each in found["parts"].items():
             part = self.path / name
@@ -131,15 +133,15 @@ class PartsFolder:
                     if size is None
                     else f"has {size:,} bytes and was written with {each['bytes']:,}"
                 )
-                raise DataError(f"{part} {what}: begin again by --force")
+                raise DataError(f"{part} {what}: start again with --force")
         self.parts = dict(found["parts"])
         self.unseen, self.nulls = Counter(found["unseen"]), Counter(found["nulls"])
         self.finished = bool(found["finished"])
 
     def _sweep(self) -> None:
-        """Remove the parts that are not gone on with, and what a killed process left of one."""
+        """Remove the parts that are not resumed, and what a killed process left of one."""
         listed = [] if self._found is None else [*self._found["parts"]]
-        # The one that was in the making may be there whole: its name comes before its entry.
+        # The part being written may be whole: it gets its name before its entry.
         for name in {*listed, _name(len(listed))} - {*self.parts}:
             (self.path / name).unlink(missing_ok=True)
         for name in (MANIFEST, *listed, _name(len(listed))):
@@ -168,7 +170,7 @@ class PartsFolder:
 
 
 def _empty(path: Path) -> bool:
-    """Whether there is nothing but what a kill left of the first manifest."""
+    """Whether a folder has nothing but what a killed process left of its first manifest."""
     return all(each.match(f".{MANIFEST}.????????") for each in path.iterdir())
 
 
@@ -177,7 +179,7 @@ def _name(number: int) -> str:
 
 
 def _change(before: Any, now: Any) -> str:
-    """Say the first difference; of a table or a list, that of one entry."""
+    """Describe the first difference, within a table or a list that of one entry."""
     if isinstance(before, list) and isinstance(now, list):
         if len(before) != len(now):
             return f"{len(before)} files before and {len(now)} now"
@@ -186,9 +188,9 @@ def _change(before: Any, now: Any) -> str:
     if isinstance(before, dict) and isinstance(now, dict):
         key = next(key for key in {**before, **now} if before.get(key) != now.get(key))
         return f"{key} {_change(before.get(key), now.get(key))}"
-    return f"was {_short(before)} and is {_short(now)}"
+    return f"was {_short(before)}, is {_short(now)}"
 
 
 def _short(value: Any) -> str:
-    text = "not there" if value is None else repr(value)
+    text = "missing" if value is None else repr(value)
     return text if len(text) <= 40 else f"{text[:12]}…'"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
@@ -19,9 +20,7 @@ from polyrank.serve.app.telemetry import Telemetry
 
 logger = logging.getLogger(__name__)
 
-SCORE = "/v1/score"
-ROUTES = (SCORE, "/v1/metadata", "/healthz", "/readyz", "/metrics", "/openapi.json")
-CLIENT_GONE = 499  # as nginx logs it; it is never sent
+CLIENT_GONE = 499  # as nginx logs it; never sent
 _SANE_ID = re.compile(r"[\x21-\x7e]{1,128}\Z")
 
 
@@ -30,23 +29,28 @@ class State:
     """Where the server is in its life.
 
     Args:
-        draining: it has been told to stop, and answers what still comes.
+        draining: it has been told to stop, and still answers what arrives.
     """
 
     draining: bool = False
 
 
-class Front:
+class RequestMiddleware:
     """ASGI middleware around all routes.
 
+    The fields of a request's line in the log are a dict in the scope, to which routes may add.
+
     Args:
-        app: what answers.
-        telemetry: what counts.
-        state: what says that the server stops.
+        app: the routes.
+        telemetry: the counts.
+        state: whether the server is stopping.
+        timed: {path: whether its requests are in the histogram of seconds} of every route.
     """
 
-    def __init__(self, app: ASGIApp, telemetry: Telemetry, state: State) -> None:
-        self.app, self.telemetry, self.state = app, telemetry, state
+    def __init__(
+        self, app: ASGIApp, telemetry: Telemetry, state: State, timed: Mapping[str, bool]
+    ) -> None:
+        self.app, self.telemetry, self.state, self.timed = app, telemetry, state, timed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, whatever happens."""
@@ -54,8 +58,8 @@ class Front:
             await self.app(scope, receive, send)
             return
         start = perf_counter()
-        about: dict[str, Any] = {"request_id": _request_id(scope)}
-        scope.setdefault("state", {})["about"] = about
+        fields: dict[str, Any] = {"request_id": _request_id(scope)}
+        scope.setdefault("state", {})["fields"] = fields
         status = 0
 
         async def sending(message: Message) -> None:
@@ -63,13 +67,13 @@ class Front:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
-                headers["X-Request-ID"] = about["request_id"]
+                headers["X-Request-ID"] = fields["request_id"]
                 if self.state.draining:
                     headers["Connection"] = "close"
             try:
                 await send(message)
             except RuntimeError as error:
-                # uvloop's word for a client who has reset a connection with several requests on it
+                # how uvloop reports a client that reset a connection with several requests on it
                 if "closed" not in str(error):
                     raise
                 raise ClientDisconnect from error
@@ -79,55 +83,58 @@ class Front:
             await self.app(scope, receive, sending)
         except ClientDisconnect:
             status = CLIENT_GONE
-            about["error"] = "the client went away before it was answered"
+            fields["error"] = "the client disconnected before the answer"
         except Exception as error:
-            logger.exception("unexpected", extra={"about": {"request_id": about["request_id"]}})
-            answer = refusal(500, "something unexpected happened; the log has it", about)
-            about["error"] = repr(error)  # what the log says, and the client is not told
+            logger.exception(
+                "unexpected error", extra={"fields": {"request_id": fields["request_id"]}}
+            )
+            response = error_response(
+                500, "unexpected error; the server's log has it under this request_id", fields
+            )
+            fields["error"] = repr(error)  # for the log alone
             if status:
-                raise  # the answer has begun: its connection is broken off
-            await answer(scope, receive, sending)
+                raise  # the response has begun: the connection is broken off
+            await response(scope, receive, sending)
         finally:
             self.telemetry.in_flight -= 1
-            self._note(scope, about, status, perf_counter() - start)
+            self._record(scope, fields, status, perf_counter() - start)
 
-    def _note(self, scope: Scope, about: dict[str, Any], status: int, seconds: float) -> None:
+    def _record(self, scope: Scope, fields: dict[str, Any], status: int, seconds: float) -> None:
         path = scope["path"]
-        self.telemetry.answered(path if path in ROUTES else "other", status)
-        if path == SCORE:
+        self.telemetry.answered(path if path in self.timed else "other", status)
+        if self.timed.get(path, False):
             self.telemetry.took(seconds)
         line = {
-            "request_id": about.pop("request_id"),
+            "request_id": fields.pop("request_id"),
             "method": scope["method"],
             "path": path,
             "status": status,
             "ms": round(seconds * 1000, 3),
-            **about,
+            **fields,
         }
         level = logging.ERROR if status in (0, 500) else logging.INFO
-        logger.log(level, "request", extra={"about": line})
+        logger.log(level, "request", extra={"fields": line})
 
 
-def refusal(
-    status: int, message: str, about: dict[str, Any], headers: dict[str, str] | None = None
+def error_response(
+    status: int, message: str, fields: dict[str, Any], headers: Mapping[str, str] | None = None
 ) -> Response:
-    """Return an error as every one of them looks.
+    """Return the one form that every error has.
 
     Args:
-        status: of HTTP.
-        message: what the client is told, and the log.
-        about: of the request.
-        headers: more of them.
+        status: HTTP status.
+        message: for the client and the log.
+        fields: of the request's line in the log.
+        headers: extra headers.
     """
-    return Response(
-        told(message, about), status_code=status, headers=headers, media_type="application/json"
-    )
+    body = error_body(message, fields)
+    return Response(body, status, headers, media_type="application/json")
 
 
-def told(message: str, about: dict[str, Any]) -> bytes:
-    """Return an error's body, and note it for the log."""
-    about["error"] = message
-    return to_json({"error": message, "request_id": about["request_id"]})
+def error_body(message: str, fields: dict[str, Any]) -> bytes:
+    """Return an error as JSON, and note it for the log."""
+    fields["error"] = message
+    return to_json({"error": message, "request_id": fields["request_id"]})
 
 
 def _request_id(scope: Scope) -> str:

@@ -1,4 +1,4 @@
-"""The request and the answer as JSON Schema, written from what the bundle needs."""
+"""The request and the answer of a bundle as JSON Schema."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _ERROR: Json = {
     "additionalProperties": False,
 }
 _STATUSES = {
-    400: "The body is no JSON in UTF-8.",
+    400: "The body is not JSON in UTF-8.",
     408: "The body did not arrive in time.",
-    413: "The body, or the number of its rows, is above the limit.",
-    422: "The rows are not what the bundle needs; the message says what is wrong.",
-    429: "Too many requests wait.",
-    500: "Something unexpected happened; the server's log has it under the request's id.",
+    413: "The body or its number of rows is over the limit.",
+    422: "The bundle cannot score the rows; the error says why.",
+    429: "The queue of requests is full.",
+    500: "Unexpected error; the server's log has it under the request's id.",
     503: "The answer took too long.",
 }
 
@@ -87,13 +87,14 @@ def answer_schema(engine: Engine) -> Json:
     }
 
 
-def responses(engine: Engine) -> dict[int | str, Json]:
-    """Return the documented answers of `POST /v1/score`, by status."""
+def responses(engine: Engine) -> dict[int, Json]:
+    """Return the responses of `POST /v1/score`, by status."""
     good = {"description": "The rows' outputs.", "content": _json(answer_schema(engine))}
-    found: dict[int | str, Json] = {200: good}
-    for status, text in _STATUSES.items():
-        found[status] = {"description": text, "content": _json(_ERROR)}
-    return found
+    errors = {
+        status: {"description": text, "content": _json(_ERROR)}
+        for status, text in _STATUSES.items()
+    }
+    return {200: good, **errors}
 
 
 def _columns(engine: Engine) -> Json:

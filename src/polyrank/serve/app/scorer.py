@@ -1,4 +1,4 @@
-"""From the bytes of a request to the bytes of its answer, wholly in one thread."""
+"""From the bytes of a request to the bytes of its answer, all in one thread."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from polyrank.errors import DataError
 from polyrank.schema import SequenceFeature
 from polyrank.serve.app import request
 from polyrank.serve.app.limits import Refused
-from polyrank.serve.app.request import Asked
-from polyrank.serve.engine import Answer, Engine
+from polyrank.serve.app.request import ScoreRequest, json_type, shortened
+from polyrank.serve.engine import Engine, Predictions
 
-MOST_IDS = 100  # of a list of the context, for each row that a request may have
-_MESSAGE_LETTERS = 1000  # of an error that may quote what the client sent
+MOST_IDS = 100  # times the most rows: ids that a list of the context may have over all rows
+_MESSAGE_LETTERS = 1000  # an error may quote what the client sent
 
 
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """An answer, and what is counted of it.
+    """A scored request, and its counts.
 
     Args:
-        body: JSON.
-        rows: their number.
-        ids: that were looked up, by feature.
-        unseen: ids that training did not see, by feature.
+        body: the answer in JSON.
+        rows: number of rows.
+        ids: ids looked up, by feature.
+        unseen: ids not seen in training, by feature.
         nulls: missing values, by feature.
     """
 
@@ -44,7 +44,7 @@ class Scorer:
     """An engine that takes and gives JSON.
 
     Args:
-        engine: that answers.
+        engine: of an exported bundle.
         most_rows: of one request.
     """
 
@@ -58,71 +58,68 @@ class Scorer:
         }
 
     def __call__(self, body: bytes) -> Scored:
-        """Return the answer of a request.
+        """Score a request's body.
 
         Raises:
-            Refused: a request that cannot be answered.
+            Refused: a request that cannot be scored.
         """
         asked = request.read(body, self.needed, self.most_rows)
         if asked.top_k is not None and self.engine.fusion is None:
             raise Refused(
                 422,
-                "top_k needs a score to rank by, and this bundle declares none: add a [fusion] "
-                "table with a weight for each outcome to the experiment, train and export again, "
-                "or leave top_k out and sort by an output",
+                "top_k needs a score to rank by, and this bundle declares no fusion: add a "
+                "[fusion] table with a weight for each outcome to the experiment, train and export "
+                "again; or leave top_k out and sort by an output",
             )
         try:
-            answer = self._answer(asked)
-            score = self._score(asked, answer)
+            predicted = self._predict(asked)
+            score = self._score(asked, predicted)
         except DataError as error:
-            message = str(error)
-            if len(message) > _MESSAGE_LETTERS:
-                message = message[:_MESSAGE_LETTERS] + "…"
-            raise Refused(422, message) from None
+            raise Refused(422, shortened(str(error), _MESSAGE_LETTERS)) from None
         return Scored(
-            _body(asked, answer, score),
+            _body(asked, predicted, score),
             asked.rows,
-            self._ids(asked, answer),
-            answer.unseen,
-            answer.nulls,
+            self._ids(asked, predicted),
+            predicted.unseen,
+            predicted.nulls,
         )
 
-    def _answer(self, asked: Asked) -> Answer:
+    def _predict(self, asked: ScoreRequest) -> Predictions:
         features = self.engine.features
         columns = {name: asked.columns[name] for name in features if name in asked.columns}
         shared = {name: asked.shared[name] for name in features if name in asked.shared}
         self._check_lists(shared, asked.rows)
-        if not columns:  # the number of rows is that of some column
+        if not columns:  # a column must say how many rows there are
             columns = {features[0]: asked.values(features[0])}
             shared.pop(features[0])
-        return self.engine.answer(columns, shared)
+        return self.engine.predict_columns(columns, shared)
 
     def _check_lists(self, shared: Mapping[str, Any], rows: int) -> None:
-        """Refuse a list of the context that is looked up for too many rows: the body is small."""
+        """Refuse a list of the context for too many rows: a small body, and much to look up."""
         for name in self._lists:
             values = shared.get(name)
             ids = len(values) * rows if isinstance(values, list) else 0
             if ids > self.most_rows * MOST_IDS:
                 raise Refused(
                     413,
-                    f"column {name!r} of the context has {len(values or ()):,} ids, for {rows:,} "
-                    f"rows each, and a request may have {self.most_rows * MOST_IDS:,}: send fewer "
-                    "candidates, or the last ids alone",
+                    f"column {name!r} of the context has {len(values or ()):,} ids for each of "
+                    f"{rows:,} rows, more than the {self.most_rows * MOST_IDS:,} ids that a "
+                    "request may have: send fewer candidates, or only the last ids",
                 )
 
-    def _score(self, asked: Asked, answer: Answer) -> np.ndarray | None:
+    def _score(self, asked: ScoreRequest, predicted: Predictions) -> np.ndarray | None:
         columns = {name: _numbers(name, asked.values(name)) for name in self.engine.fusion_columns}
-        score = self.engine.score(answer, columns)
+        score = self.engine.score(predicted, columns)
         if score is not None and not np.isfinite(score).all():
             row = int(np.argmin(np.isfinite(score)))
-            raise DataError(f"fusion: the score of row {row} is too large for a number")
+            raise DataError(f"fusion: the score of row {row} is too large to represent")
         return score
 
-    def _ids(self, asked: Asked, answer: Answer) -> dict[str, int]:
+    def _ids(self, asked: ScoreRequest, predicted: Predictions) -> dict[str, int]:
         found = {}
-        for name in answer.unseen:
+        for name in predicted.unseen:
             if name not in self._lists:
-                found[name] = asked.rows - answer.nulls[name]
+                found[name] = asked.rows - predicted.nulls[name]
                 continue
             lists = asked.values(name) if name in asked.columns else [asked.shared[name]]
             each = _elements(lists, self._lists[name])
@@ -131,7 +128,7 @@ class Scorer:
 
 
 def _elements(lists: Sequence[Sequence[Any] | None], padding: int | None) -> int:
-    """Return how many ids some lists hold; a null is none."""
+    """Return how many ids some lists hold, nulls not counted."""
     present = [each for each in lists if each is not None]
     found = sum(map(len, present)) - sum(each.count(None) for each in present)
     if padding is not None:
@@ -143,54 +140,31 @@ def _numbers(name: str, values: Sequence[Any]) -> pl.Series:
     for row, value in enumerate(values):
         if not isinstance(value, int | float | None):
             raise DataError(
-                f"fusion: column {name!r} is added up, and row {row} is no number: write it as one"
+                f"fusion: column {name!r} must be a number in every row, got {json_type(value)} in "
+                f"row {row}"
             )
     return pl.Series(name, values, dtype=pl.Float64, strict=False)
 
 
-def _body(asked: Asked, answer: Answer, score: np.ndarray | None) -> bytes:
-    """Return an answer as JSON.
-
-    Args:
-        asked: the request.
-        answer: of its rows.
-        score: the fused score, None where none is declared.
-
-    Shape:
-        score: (N,)
-    """
+def _body(asked: ScoreRequest, predicted: Predictions, score: np.ndarray | None) -> bytes:
+    """Return an answer as JSON: the outputs in the order of the rows, or the best rows."""
     found: dict[str, Any] = {"rows": asked.rows}
-    outputs = answer.outputs
+    outputs = predicted.outputs
     if score is None:
         found["outputs"] = {name: values.tolist() for name, values in outputs.items()}
     else:
-        order = best(score)
+        order = np.argsort(-score, kind="stable")  # of equal scores, the lower row number first
         if asked.top_k is None:
             found["outputs"] = {name: values.tolist() for name, values in outputs.items()}
             found["score"] = score.tolist()
             found["order"] = order.tolist()
         else:
-            found["top"] = _top(order[: asked.top_k], score, outputs)
-    found["unseen"] = {name: count for name, count in answer.unseen.items() if count}
+            best = order[: asked.top_k]
+            chosen = {name: values[best] for name, values in outputs.items()}
+            columns = {"row": best, "score": score[best], **chosen}
+            rows = zip(*(values.tolist() for values in columns.values()), strict=True)
+            found["top"] = [dict(zip(columns, row, strict=True)) for row in rows]
+    found["unseen"] = {name: count for name, count in predicted.unseen.items() if count}
     if asked.ignored:
         found["ignored"] = asked.ignored
     return to_json(found)
-
-
-def best(score: np.ndarray) -> np.ndarray:
-    """Return row numbers, the best first; of equal scores, the lower number.
-
-    Example:
-        >>> best(np.array([0.5, 2.0, 2.0]))
-        array([1, 2, 0])
-    """
-    return np.argsort(-score, kind="stable")
-
-
-def _top(
-    rows: np.ndarray, score: np.ndarray, outputs: Mapping[str, np.ndarray]
-) -> list[dict[str, Any]]:
-    columns = [rows, score[rows], *(values[rows] for values in outputs.values())]
-    names = ["row", "score", *outputs]
-    lists = (column.tolist() for column in columns)
-    return [dict(zip(names, each, strict=True)) for each in zip(*lists, strict=True)]
