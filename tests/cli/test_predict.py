@@ -17,7 +17,7 @@ import pytest
 import polyrank as pr
 from polyrank.calibration.fitting import Calibrator
 from polyrank.calibration.maps import Platt
-from polyrank.serve import batch, parts
+from polyrank.serve import batch
 from polyrank.serve.export.write import export
 
 COLUMNS = ["p_click", "p_buy_given_click", "p_buy"]
@@ -165,13 +165,13 @@ def test_an_interrupted_folder_is_resumed(command, monkeypatch, run):
     monkeypatch.setattr(batch, "PART_CHUNKS", 2)
     command("predict", run, "rows.parquet", "-o", "whole")
     with monkeypatch.context() as patch:
-        add = parts.PartsFolder.add
+        add = batch.PartsFolder.add
 
         def interrupted(self, *counts):
             add(self, *counts)
             os.kill(os.getpid(), signal.SIGINT)
 
-        patch.setattr(parts.PartsFolder, "add", interrupted)
+        patch.setattr(batch.PartsFolder, "add", interrupted)
         code, _, err = command("predict", run, "rows.parquet", "-o", "out")
     assert code == 130
     assert "the finished parts are in out; continue with --resume\ninterrupted\n" in err

@@ -14,9 +14,8 @@ import pytest
 import polyrank as pr
 from polyrank.errors import DataError
 from polyrank.serve import batch
-from polyrank.serve.batch import Predictor, predict_parts
+from polyrank.serve.batch import PartsFolder, Predictor, predict_parts
 from polyrank.serve.engine import Predictions
-from polyrank.serve.parts import PartsFolder
 
 SCHEMA = pr.Schema([pr.DenseFeature("price")], [pr.Task("click")], pr.Keys(user="user"))
 ROWS, CHUNK, PART = 100, 10, 30

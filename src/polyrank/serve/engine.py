@@ -215,11 +215,7 @@ def _as_list(values: Any) -> Any:
 
 
 def _rows(columns: Mapping[str, Sequence[Any] | pl.Series]) -> int:
-    """Return the length of all columns.
-
-    Raises:
-        DataError: no rows, or columns of different lengths.
-    """
+    """Return the length of all columns; refuse different lengths and no rows."""
     lengths = {len(values) for values in columns.values()}
     if len(lengths) > 1:
         shown = ", ".join(f"{name!r}: {len(values):,}" for name, values in columns.items())
@@ -230,11 +226,7 @@ def _rows(columns: Mapping[str, Sequence[Any] | pl.Series]) -> int:
 
 
 class Session:
-    """An exported file in onnxruntime, on the CPU; threads may share it.
-
-    Args:
-        source: the file, or its bytes.
-        threads: of one run; they sleep between operations.
+    """An exported file, or its bytes, in onnxruntime on the CPU; threads may share it.
 
     Raises:
         BundleError: a file that onnxruntime cannot load.

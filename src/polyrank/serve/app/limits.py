@@ -11,8 +11,7 @@ from math import ceil
 from typing import Generic, TypeVar
 
 from starlette.requests import ClientDisconnect
-from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from polyrank import spec
 from polyrank.errors import PolyrankError
@@ -72,15 +71,11 @@ class Limits:
 
 
 class Refused(PolyrankError):
-    """A request that gets an error instead of scores.
+    """A request that gets an error instead of scores, with its HTTP status and extra headers."""
 
-    Args:
-        status: HTTP status.
-        message: what was given, what is known, and the fix.
-        headers: extra headers of the response.
-    """
-
-    def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, message: str, status: int = 422, headers: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.headers = dict(headers or {})
@@ -112,43 +107,38 @@ async def read_body(scope: Scope, receive: Receive, limits: Limits) -> bytes:
                     return parts[0] if len(parts) == 1 else b"".join(parts)
     except TimeoutError:
         raise Refused(
-            408, f"the body did not arrive within {limits.timeout_s:g} s", {"Connection": "close"}
+            f"the body did not arrive within {limits.timeout_s:g} s", 408, {"Connection": "close"}
         ) from None
 
 
 def _too_large(limits: Limits) -> Refused:
     return Refused(
-        413,
         f"the body is larger than {limits.body_mb:g} MiB: send fewer rows per request, or score a "
         "file with `polyrank predict`",
+        413,
         {"Connection": "close"},
     )
 
 
-class LingeringResponse(Response):
-    """A JSON response sent before the whole request has arrived.
+class Lingering:
+    """A response sent before the whole request has arrived.
 
     Closing a connection while the client is still sending resets it, and the response is lost. So
-    the response goes out first, and the rest of the request is read and dropped.
-
-    Args:
-        content: the body.
-        status_code: HTTP status.
-        headers: of the response.
-        seconds: how long to wait for the end of the request.
+    the response goes out first, and the rest of the request is read and dropped, for so many
+    seconds at most.
     """
 
-    def __init__(
-        self, content: bytes, *, status_code: int, headers: dict[str, str], seconds: float
-    ) -> None:
-        super().__init__(content, status_code, headers, "application/json")
-        self.seconds = seconds
+    def __init__(self, response: ASGIApp, seconds: float) -> None:
+        self.response, self.seconds = response, seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the response, read the rest of the request, and end."""
-        start = {"status": self.status_code, "headers": self.raw_headers}
-        await send({"type": "http.response.start", **start})
-        await send({"type": "http.response.body", "body": bytes(self.body), "more_body": True})
+
+        async def send_without_end(message: Message) -> None:
+            more = {"more_body": True} if message["type"] == "http.response.body" else {}
+            await send({**message, **more})
+
+        await self.response(scope, receive, send_without_end)
         with suppress(TimeoutError):
             async with asyncio.timeout(self.seconds):
                 while True:
@@ -182,7 +172,7 @@ class Queue(Generic[Result]):
         """
         if self.length >= self._limits.queue:
             raise Refused(
-                429, f"the queue of {self.length} requests is full: try again", {"Retry-After": "1"}
+                f"the queue of {self.length} requests is full: try again", 429, {"Retry-After": "1"}
             )
 
     async def run(self, body: bytes) -> Result:
@@ -209,8 +199,8 @@ class Queue(Generic[Result]):
         except TimeoutError:
             seconds = self._limits.timeout_s
             raise Refused(
-                503,
                 f"no answer within {seconds:g} s: try again later, with fewer rows",
+                503,
                 {"Retry-After": str(ceil(seconds))},
             ) from None
         finally:

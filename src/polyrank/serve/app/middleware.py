@@ -26,11 +26,7 @@ _SANE_ID = re.compile(r"[\x21-\x7e]{1,128}\Z")
 
 @dataclass
 class State:
-    """Where the server is in its life.
-
-    Args:
-        draining: it has been told to stop, and still answers what arrives.
-    """
+    """Whether the server has been told to stop, and still answers what arrives."""
 
     draining: bool = False
 
@@ -38,13 +34,13 @@ class State:
 class RequestMiddleware:
     """ASGI middleware around all routes.
 
-    The fields of a request's line in the log are a dict in the scope, to which routes may add.
+    The fields of a request's line in the log are a dict in the scope, to which endpoints may add.
 
     Args:
         app: the routes.
-        telemetry: the counts.
+        telemetry: their counts.
         state: whether the server is stopping.
-        timed: {path: whether its requests are in the histogram of seconds} of every route.
+        timed: every path, and whether its requests are in the histogram of seconds.
     """
 
     def __init__(
@@ -119,22 +115,10 @@ class RequestMiddleware:
 def error_response(
     status: int, message: str, fields: dict[str, Any], headers: Mapping[str, str] | None = None
 ) -> Response:
-    """Return the one form that every error has.
-
-    Args:
-        status: HTTP status.
-        message: for the client and the log.
-        fields: of the request's line in the log.
-        headers: extra headers.
-    """
-    body = error_body(message, fields)
-    return Response(body, status, headers, media_type="application/json")
-
-
-def error_body(message: str, fields: dict[str, Any]) -> bytes:
-    """Return an error as JSON, and note it for the log."""
+    """Return an error in the form of all of them, and note it in the fields for the log."""
     fields["error"] = message
-    return to_json({"error": message, "request_id": fields["request_id"]})
+    body = to_json({"error": message, "request_id": fields["request_id"]})
+    return Response(body, status, headers, media_type="application/json")
 
 
 def _request_id(scope: Scope) -> str:

@@ -82,35 +82,32 @@ def read(body: bytes, needed: Sequence[str], most_rows: int) -> ScoreRequest:
     """
     given = _parsed(body)
     if type(given) is not dict:
-        raise Refused(422, f"the body must be an object, got {json_type(given)}: {_SHAPES}")
+        raise Refused(f"the body must be an object, got {json_type(given)}: {_SHAPES}")
     for key in given:
         if key not in KEYS:
-            raise Refused(
-                422, f"unknown key {_quoted(key)}{did_you_mean(key[:_NAME_LETTERS], KEYS)}"
-            )
+            raise Refused(f"unknown key {_quoted(key)}{did_you_mean(key[:_NAME_LETTERS], KEYS)}")
     if "rows" in given and ("context" in given or "candidates" in given):
-        raise Refused(422, f"got both rows and a context or candidates: {_SHAPES}")
+        raise Refused(f"got both rows and a context or candidates: {_SHAPES}")
     if "rows" in given:
         where, rows, context = "rows", given["rows"], {}
     elif "context" in given and "candidates" in given:
         where, rows, context = "candidates", given["candidates"], given["context"]
         if type(context) is not dict:
-            raise Refused(422, f"context must be an object, got {json_type(context)}")
+            raise Refused(f"context must be an object, got {json_type(context)}")
     else:
         lacking = {"context", "candidates"} - given.keys()
         what = f"{lacking.pop()} is missing" if len(lacking) == 1 else "rows are missing"
-        raise Refused(422, f"{what}: {_SHAPES}")
+        raise Refused(f"{what}: {_SHAPES}")
     take = {list: _of_records, dict: _of_columns}.get(type(rows))
     if take is None:
         raise Refused(
-            422, f"{where} must be a list of records or an object of columns, got {json_type(rows)}"
+            f"{where} must be a list of records or an object of columns, got {json_type(rows)}"
         )
     own = [name for name in needed if name not in context] if context else needed
     count, columns, extra = take(rows, _Wanted(where, needed, own, context), most_rows)
     shared = {name: context[name] for name in needed if name in context} if context else {}
     if both := sorted(extra & context.keys()):
         raise Refused(
-            422,
             f"column {_quoted(both[0])} is both in the context and in the candidates: leave one "
             "out",
         )
@@ -126,7 +123,7 @@ def _parsed(body: bytes) -> Any:
     try:
         return from_json(body)
     except ValueError as error:
-        raise Refused(400, f"the body is not JSON in UTF-8: {error}") from None
+        raise Refused(f"the body is not JSON in UTF-8: {error}", 400) from None
 
 
 _SHAPES = 'send {"rows": …} or {"context": {…}, "candidates": …}'
@@ -150,7 +147,6 @@ class _Wanted:
         nearest = get_close_matches(name[:_NAME_LETTERS], sorted(others), n=1)
         hint = f" (misspelled as {_quoted(nearest[0])}?)" if nearest else ""
         return Refused(
-            422,
             f"column {_quoted(name)} is missing from {both}{hint}; write null where a feature has "
             "no value",
         )
@@ -178,9 +174,7 @@ def _faulty(records: list[Any], wanted: _Wanted) -> Refused:
     """Return the error for the first record that lacks a column."""
     for row, record in enumerate(records):
         if type(record) is not dict:
-            return Refused(
-                422, f"{wanted.where}: row {row} must be an object, got {json_type(record)}"
-            )
+            return Refused(f"{wanted.where}: row {row} must be an object, got {json_type(record)}")
         for name in wanted.own:
             if name not in record:
                 return wanted.missing(name, f"row {row} of {wanted.where}", record)
@@ -196,7 +190,6 @@ def _of_columns(table: dict[str, Any], wanted: _Wanted, most: int) -> _Taken:
     for name in own or table:  # if all is shared, the ignored columns say how many rows there are
         if type(table[name]) is not list:
             raise Refused(
-                422,
                 f"{where}: column {_quoted(name)} must be a list, got {json_type(table[name])}",
             )
         lengths[name] = len(table[name])
@@ -204,7 +197,6 @@ def _of_columns(table: dict[str, Any], wanted: _Wanted, most: int) -> _Taken:
     for name, length in lengths.items():
         if length != count:
             raise Refused(
-                422,
                 f"{where}: column {_quoted(name)} has length {length:,} and {_quoted(first)} has "
                 f"length {count:,}: each column needs one value per row",
             )
@@ -215,12 +207,12 @@ def _of_columns(table: dict[str, Any], wanted: _Wanted, most: int) -> _Taken:
 
 def _check_count(rows: int, most: int) -> None:
     if not rows:
-        raise Refused(422, "no rows to score")
+        raise Refused("no rows to score")
     if rows > most:
         raise Refused(
-            413,
             f"a request may have {most:,} rows, got {rows:,}: split it, or score a file with "
             "`polyrank predict`",
+            413,
         )
 
 
@@ -230,7 +222,7 @@ def _top_k(given: Mapping[str, Any]) -> int | None:
     value = given["top_k"]
     if type(value) is not int or value < 1:
         shown = str(value)[:20] if type(value) in (int, float) else json_type(value)
-        raise Refused(422, f"top_k must be a whole number of at least 1, got {shown}")
+        raise Refused(f"top_k must be a whole number of at least 1, got {shown}")
     return value
 
 

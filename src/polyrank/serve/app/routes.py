@@ -12,11 +12,12 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route as Routed
+from starlette.types import ASGIApp
 
 from polyrank import __version__
 from polyrank.errors import did_you_mean
-from polyrank.serve.app.limits import Limits, LingeringResponse, Queue, Refused, read_body
-from polyrank.serve.app.middleware import RequestMiddleware, State, error_body, error_response
+from polyrank.serve.app.limits import Limits, Lingering, Queue, Refused, read_body
+from polyrank.serve.app.middleware import RequestMiddleware, State, error_response
 from polyrank.serve.app.openapi import Json, request_schema, responses
 from polyrank.serve.app.scorer import Scorer
 from polyrank.serve.app.telemetry import Telemetry
@@ -29,9 +30,6 @@ class Route:
     """A route, and how the OpenAPI document describes it.
 
     Args:
-        path: the exact path.
-        endpoint: from a request to its response.
-        summary: one line.
         method: GET includes HEAD.
         body: JSON Schema of the request's body; None if it has none.
         responses: OpenAPI responses by status.
@@ -39,7 +37,7 @@ class Route:
     """
 
     path: str
-    endpoint: Callable[[Request], Awaitable[Response]]
+    endpoint: Callable[[Request], Awaitable[ASGIApp]]
     summary: str
     method: str = "GET"
     body: Json | None = None
@@ -62,13 +60,7 @@ class Route:
 
 
 class Service:
-    """An engine behind routes.
-
-    Args:
-        engine: of an exported bundle.
-        limits: of requests.
-        state: whether the server is stopping.
-    """
+    """The endpoints of an engine."""
 
     def __init__(self, engine: Engine, limits: Limits, state: State) -> None:
         self.engine, self.limits, self.state = engine, limits, state
@@ -108,7 +100,7 @@ class Service:
             Route("/openapi.json", self.openapi, "This document."),
         )
 
-    async def score(self, request: Request) -> Response:
+    async def score(self, request: Request) -> ASGIApp:
         """Score rows, or rank candidates."""
         fields = request.scope["state"]["fields"]
         try:
@@ -118,14 +110,9 @@ class Service:
         except Refused as error:
             if error.status == 429:
                 self.telemetry.rejected += 1
-            if error.status == 413 and "Connection" in error.headers:
-                return LingeringResponse(
-                    error_body(str(error), fields),
-                    status_code=413,
-                    headers=error.headers,
-                    seconds=self.limits.timeout_s,
-                )
-            return error_response(error.status, str(error), fields, error.headers)
+            response = error_response(error.status, str(error), fields, error.headers)
+            too_large = error.status == 413 and "Connection" in error.headers
+            return Lingering(response, self.limits.timeout_s) if too_large else response
         self.telemetry.scored(scored)
         fields["rows"] = scored.rows
         return Response(scored.body, media_type="application/json")
@@ -181,13 +168,7 @@ class Service:
 
 
 def app(engine: Engine, limits: Limits | None = None, state: State | None = None) -> Starlette:
-    """Return an engine as an application for any ASGI server.
-
-    Args:
-        engine: of an exported bundle.
-        limits: of requests; None takes the defaults.
-        state: whether the server is stopping; None for one that nobody stops.
-    """
+    """Return an engine as an application for any ASGI server, which may stop it by its state."""
     state = state or State()
     service = Service(engine, limits or Limits(), state)
     timed = {each.path: each.timed for each in service.routes}

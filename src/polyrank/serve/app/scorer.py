@@ -23,15 +23,7 @@ _MESSAGE_LETTERS = 1000  # an error may quote what the client sent
 
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """A scored request, and its counts.
-
-    Args:
-        body: the answer in JSON.
-        rows: number of rows.
-        ids: ids looked up, by feature.
-        unseen: ids not seen in training, by feature.
-        nulls: missing values, by feature.
-    """
+    """The answer to a request in JSON, and its counts: those of ids and values by feature."""
 
     body: bytes
     rows: int
@@ -41,12 +33,7 @@ class Scored:
 
 
 class Scorer:
-    """An engine that takes and gives JSON.
-
-    Args:
-        engine: of an exported bundle.
-        most_rows: of one request.
-    """
+    """An engine that takes and gives JSON, at most so many rows per request."""
 
     def __init__(self, engine: Engine, most_rows: int) -> None:
         self.engine, self.most_rows = engine, most_rows
@@ -66,7 +53,6 @@ class Scorer:
         asked = request.read(body, self.needed, self.most_rows)
         if asked.top_k is not None and self.engine.fusion is None:
             raise Refused(
-                422,
                 "top_k needs a score to rank by, and this bundle declares no fusion: add a "
                 "[fusion] table with a weight for each outcome to the experiment, train and export "
                 "again; or leave top_k out and sort by an output",
@@ -75,7 +61,7 @@ class Scorer:
             predicted = self._predict(asked)
             score = self._score(asked, predicted)
         except DataError as error:
-            raise Refused(422, shortened(str(error), _MESSAGE_LETTERS)) from None
+            raise Refused(shortened(str(error), _MESSAGE_LETTERS)) from None
         return Scored(
             _body(asked, predicted, score),
             asked.rows,
@@ -101,10 +87,10 @@ class Scorer:
             ids = len(values) * rows if isinstance(values, list) else 0
             if ids > self.most_rows * MOST_IDS:
                 raise Refused(
-                    413,
                     f"column {name!r} of the context has {len(values or ()):,} ids for each of "
                     f"{rows:,} rows, more than the {self.most_rows * MOST_IDS:,} ids that a "
                     "request may have: send fewer candidates, or only the last ids",
+                    413,
                 )
 
     def _score(self, asked: ScoreRequest, predicted: Predictions) -> np.ndarray | None:

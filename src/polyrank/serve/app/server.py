@@ -37,14 +37,8 @@ def serve(
 ) -> None:
     """Serve until SIGTERM or SIGINT, then answer everything that was accepted.
 
-    It takes over the signals and the log of the process.
-
-    Args:
-        engine: of an exported bundle.
-        limits: of requests and of the drain.
-        host: name or address to listen on.
-        port: 0 takes a free one.
-        started: called with the URL as soon as requests are answered.
+    It takes over the signals and the log of the process, and calls `started` with the URL as soon
+    as requests are answered.
 
     Raises:
         PolyrankError: an address or a port that cannot be listened on.
@@ -79,7 +73,7 @@ def serve(
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Return a bound socket that accepts connections.
+    """Return a bound socket that accepts connections; port 0 takes a free one.
 
     Raises:
         PolyrankError: an address or a port that cannot be listened on.

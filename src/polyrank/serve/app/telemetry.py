@@ -30,10 +30,6 @@ class Telemetry(Collector):
 
     A request costs a few additions; labels are made when the counts are read. Only the event loop's
     thread may use it.
-
-    Args:
-        id_features: names of the features whose ids are looked up.
-        features: names of all features.
     """
 
     def __init__(self, id_features: Iterable[str], features: Iterable[str]) -> None:
