@@ -71,11 +71,12 @@ def test_order_keys_and_their_types_are_kept(frame, source, tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("chunk", [7, 1000])
-def test_csv_goes_in_and_out(frame, source, tmp_path, monkeypatch, chunk):
+@pytest.mark.parametrize(("name", "separator"), [("scored.csv", ","), ("scored.tsv", "\t")])
+def test_text_goes_in_and_out(frame, source, tmp_path, monkeypatch, chunk, name, separator):
     monkeypatch.setattr(batch, "CHUNK_ROWS", chunk)
     texts = Predictor(SCHEMA, lambda rows: predict(rows.cast({"item": pl.Int32})))
-    predict_file(texts, source.with_suffix(".csv"), tmp_path / "scored.csv")
-    found = pl.read_csv(tmp_path / "scored.csv", try_parse_dates=True)
+    predict_file(texts, source.with_suffix(".csv"), tmp_path / name)
+    found = pl.read_csv(tmp_path / name, separator=separator, try_parse_dates=True)
     assert found["user"].to_list() == frame["user"].to_list()
     assert found["p_buy"].equals(pl.Series("p_buy", predict(frame).outputs["p_buy"]))
 

@@ -11,11 +11,12 @@ import pytest
 
 import polyrank as pr
 from polyrank.bundle.format import MANIFEST
-from polyrank.serve import inputs
+from polyrank.serve.engine import Session
 from polyrank.serve.export.write import export
 from polyrank.serve.inputs import ROWS_FILE
 
 PROBABILITY, SPEND = 1e-6, 1e-5 * 60
+CELLS = 524_288  # of the lists of a batch, padded to the longest
 
 
 def close(found, expected):
@@ -80,21 +81,21 @@ def test_one_long_list_among_many_rows_takes_memory_for_itself_alone(
     some = {name: each[:100] for name, each in features(engine, rows).items()}
     some["seen"] = [["a/b", "x"] * 50_000 if at == 70 else each
                     for at, each in enumerate(some["seen"])]  # fmt: skip
-    run, shapes = engine._session.run, []
+    run, shapes = Session.run, []
 
-    def counted(feeds):
+    def counted(session, feeds):
         shapes.append(feeds["seen"].shape)
-        return run(feeds)
+        return run(session, feeds)
 
-    monkeypatch.setattr(engine._session, "run", counted)
+    monkeypatch.setattr(Session, "run", counted)
     close(engine.predict(some), bundle.predict(some))
-    assert max(rows * longest for rows, longest in shapes) <= inputs._CELLS
+    assert max(rows * longest for rows, longest in shapes) <= CELLS
     assert sum(rows for rows, _ in shapes) == 100
     shapes.clear()
     long = some["seen"][70]
     found = engine.predict_columns({name: each for name, each in some.items() if name != "seen"},
                           {"seen": long})  # fmt: skip
-    assert max(rows * longest for rows, longest in shapes) <= inputs._CELLS
+    assert max(rows * longest for rows, longest in shapes) <= CELLS
     close(pl.DataFrame(found.outputs), bundle.predict({**some, "seen": [long] * 100}))
 
 
