@@ -11,19 +11,15 @@ from polyrank.serve.inputs import id_type
 
 Json = dict[str, Any]
 _COUNT: Json = {"type": "integer", "minimum": 0}
-_NUMBERS: Json = {"type": "array", "items": {"type": "number"}}
+_STRING: Json = {"type": "string"}
+_NUMBER: Json = {"type": "number"}
+_NUMBERS: Json = {"type": "array", "items": _NUMBER}
 _EXAMPLE: Mapping[str, Any] = {"int": 1, "string": "a", "float": 1.5, "hash": "a"}
 _IDS: Mapping[str, list[str]] = {
     "int": ["integer"],
     "string": ["string"],
     "float": ["number"],
     "hash": ["integer", "string"],
-}
-_ERROR: Json = {
-    "type": "object",
-    "required": ["error", "request_id"],
-    "properties": {"error": {"type": "string"}, "request_id": {"type": "string"}},
-    "additionalProperties": False,
 }
 _STATUSES = {
     400: "The body is not JSON in UTF-8.",
@@ -37,7 +33,7 @@ _STATUSES = {
 
 
 def request_schema(engine: Engine) -> Json:
-    """Return what `POST /v1/score` takes."""
+    """Return the schema of a body of `POST /v1/score`."""
     columns = _columns(engine)
     every = {"type": "object", "required": list(columns), "properties": columns}
     some = {"type": "object", "properties": columns}
@@ -48,13 +44,7 @@ def request_schema(engine: Engine) -> Json:
     }
     return {
         "oneOf": [
-            {
-                "title": title,
-                "type": "object",
-                "required": list(keys),
-                "properties": {**keys, **more},
-                "additionalProperties": False,
-            }
+            {"title": title, **_closed({**keys, **more}, optional="top_k")}
             for title, keys in shapes.items()
         ],
         "example": {"rows": [_example(engine)]},
@@ -62,39 +52,32 @@ def request_schema(engine: Engine) -> Json:
 
 
 def answer_schema(engine: Engine) -> Json:
-    """Return what `POST /v1/score` answers."""
+    """Return the schema of an answer of `POST /v1/score`."""
     counted = {
         "rows": {"type": "integer", "minimum": 1},
         "unseen": {"type": "object", "additionalProperties": _COUNT},
-        "ignored": {"type": "array", "items": {"type": "string"}},
+        "ignored": {"type": "array", "items": _STRING},
     }
     outputs = dict.fromkeys(engine.outputs, _NUMBERS)
     all_rows: Json = {"outputs": {"type": "object", "properties": outputs}}
     if engine.fusion is None:
         return _closed({**counted, **all_rows}, optional="ignored")
     all_rows |= {"score": _NUMBERS, "order": {"type": "array", "items": _COUNT}}
-    best = {
-        "row": _COUNT,
-        "score": {"type": "number"},
-        **{name: {"type": "number"} for name in engine.outputs},
-    }
+    best = {"row": _COUNT, **dict.fromkeys(["score", *engine.outputs], _NUMBER)}
     top = {"top": {"type": "array", "items": _closed(best)}}
-    return {
-        "oneOf": [
-            _closed({**counted, **all_rows}, optional="ignored"),
-            _closed({**counted, **top}, optional="ignored"),
-        ]
-    }
+    shapes = ({**counted, **all_rows}, {**counted, **top})
+    return {"oneOf": [_closed(each, optional="ignored") for each in shapes]}
 
 
 def responses(engine: Engine) -> dict[int, Json]:
     """Return the responses of `POST /v1/score`, by status."""
-    good = {"description": "The rows' outputs.", "content": _json(answer_schema(engine))}
-    errors = {
-        status: {"description": text, "content": _json(_ERROR)}
-        for status, text in _STATUSES.items()
+    error = _closed(dict.fromkeys(["error", "request_id"], _STRING))
+    texts = {200: "The rows' outputs.", **_STATUSES}
+    schemas = {200: answer_schema(engine), **dict.fromkeys(_STATUSES, error)}
+    return {
+        status: {"description": text, "content": {"application/json": {"schema": schemas[status]}}}
+        for status, text in texts.items()
     }
-    return {200: good, **errors}
 
 
 def _columns(engine: Engine) -> Json:
@@ -107,7 +90,7 @@ def _columns(engine: Engine) -> Json:
         if isinstance(feature, SequenceFeature):
             ids = {"type": ["array", "null"], "items": ids}
         found[feature.name] = ids
-    return found | {name: {"type": "number"} for name in engine.fusion_columns if name not in found}
+    return found | {name: _NUMBER for name in engine.fusion_columns if name not in found}
 
 
 def _example(engine: Engine) -> Json:
@@ -144,7 +127,3 @@ def _closed(properties: Json, optional: str | None = None) -> Json:
         "properties": properties,
         "additionalProperties": False,
     }
-
-
-def _json(schema: Json) -> Json:
-    return {"application/json": {"schema": schema}}
