@@ -1,4 +1,4 @@
-"""Files scored by `polyrank predict`, and as one does it with pandas and Torch-RecHub.
+"""Scoring files with `polyrank predict`, and with pandas and Torch-RecHub.
 
 An MMoE of two tasks with Ali-CCP's columns and full vocabularies (`parts/generated.py`: 23 columns
 of ids and 8 of numbers) is trained on a slice that has every id, saved and exported. Then a Parquet
@@ -6,16 +6,16 @@ file is scored by whole processes, in turn: `polyrank predict` in onnxruntime an
 pandas.read_parquet with Torch-RecHub's MMOE of the same tables and layers (random weights; numbers
 go in as they are), its PredictDataset, a DataLoader of batches of 4,096 without worker processes,
 and MTLTrainer.predict. All write Parquet. Torch-RecHub takes the ids as rows of its tables, so it
-is spared the vocabulary that polyrank looks each up in.
+is spared the vocabulary in which polyrank looks up each id.
 
-Seconds, rows/s and memory are those of the whole process, with imports; CPU seconds are beside
-them, because other work on the machine slows the former only. Torch-RecHub handles rows one by one
-in Python, so its time grows with the rows: it scores --peer-rows of them.
+Seconds, rows/s and memory are those of the whole process, imports included; CPU seconds are shown
+beside them, because other work on the machine slows only the former. Torch-RecHub handles rows one
+by one in Python, so its time grows with the rows: it scores only --peer-rows of them.
 
     python benchmarks/batch_predict.py [--rows 5000000] [--peer-rows 500000] [--rounds 1]
 
-Writes its number of rows in results/batch_predict.json, unless told which contender. Needs the
-extras [serve, bench].
+Writes the entry for its number of rows in results/batch_predict.json, unless one contender is
+selected. Needs the extras [serve, bench].
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def options() -> argparse.Namespace:
 
 
 def prepare(folder: Path, rows: int, peer_rows: int, seed: int) -> None:
-    """Write the rows, and the model twice: as it is saved, and exported."""
+    """Write the rows, and the model twice: saved and exported."""
     import polyrank as pr
     from polyrank.serve.export.write import export
 
@@ -109,7 +109,7 @@ def prepare(folder: Path, rows: int, peer_rows: int, seed: int) -> None:
 
 
 def every_id(random: np.random.Generator) -> pl.DataFrame:
-    """Return training rows in which every id of every vocabulary occurs."""
+    """Return training rows that contain every id of every vocabulary."""
     rows = max(generated.SIZES.values())
     click = random.random(rows) < 0.04
     return pl.DataFrame(
@@ -126,7 +126,7 @@ def every_id(random: np.random.Generator) -> pl.DataFrame:
 
 
 def commands(folder: Path, args: argparse.Namespace) -> dict[str, list[str]]:
-    """Return how each contender is started."""
+    """Return the command of each contender."""
     source = str(folder / "rows.parquet")
     found = {
         name: [
@@ -145,7 +145,7 @@ def commands(folder: Path, args: argparse.Namespace) -> dict[str, list[str]]:
 
 
 def run(command: list[str], rows: int) -> dict[str, float]:
-    """Run a process; return its seconds, its CPU seconds and its peak."""
+    """Run a process; return its seconds, CPU seconds and peak memory."""
     with tempfile.TemporaryFile() as said:
         started = perf_counter()
         process = subprocess.Popen(command, stdout=said, stderr=said)
@@ -166,7 +166,7 @@ def run(command: list[str], rows: int) -> dict[str, float]:
 
 
 def differences(folder: Path) -> dict[str, float]:
-    """Return how far the two engines are apart in each column, if their rows are the same."""
+    """Return the largest difference between the two engines in each column, if their rows agree."""
     ours, torchs = (
         pl.scan_parquet(folder / f"{name}.parquet") for name in ("onnxruntime", "torch")
     )
@@ -189,7 +189,7 @@ def show(found: Mapping[str, Any], rows: Mapping[str, int], threads: int) -> str
 
 
 def main() -> None:
-    """Prepare, let the contenders score in turn, print the table and keep the figures."""
+    """Prepare, let the contenders score in turn, print the table and save the figures."""
     args = options()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -228,7 +228,7 @@ def main() -> None:
 
 
 def keep(args: argparse.Namespace, found: Mapping[str, Any]) -> None:
-    """Put the figures in the place of those of as many rows; others stay."""
+    """Replace the figures for the same number of rows; keep all others."""
     path = RESULTS / "batch_predict.json"
     kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     packages = origin("torch-rechub", "pandas", "onnxruntime", "polars", "pyarrow")

@@ -1,6 +1,6 @@
-"""What calibration does to a model whose positives were weighed up, and to one that needs none.
+"""What calibration does to a model with weighted positives, and to one that needs none.
 
-The same trunk on `synthetic` logs of known truth (additive), whose validation rows choose the epoch
+The same trunk on `synthetic` logs with known truth (additive); the validation rows choose the epoch
 and fit the maps. Prints, for test rows, figures before and after with paired differences over seeds
 and 95 % intervals (Student's t). Writes results/calibration.json.
 
@@ -62,7 +62,7 @@ def train(model, seed):
 
 
 def show(model, runs):
-    """Print one model's table: a line a score and metric."""
+    """Print one model's table: one line per score and metric."""
     kinds = {task: " ".join(run["calibrators"][task]["kind"] for run in runs)
              for task in ("click", "buy")}  # fmt: skip
     print(f"\n{model}: " + "; ".join(f"{task}: {kind}" for task, kind in kinds.items()))
@@ -81,7 +81,7 @@ def show(model, runs):
 
 
 def main():
-    """Run every model and seed, print the tables and keep the figures."""
+    """Run every model and seed, print the tables and save the figures."""
     logging.disable()
     seeds = list(range(1, 1 + int(sys.argv[1] if len(sys.argv) > 1 else 5)))
     runs = {model: [train(model, seed) for seed in seeds] for model in MODELS}

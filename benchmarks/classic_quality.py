@@ -1,7 +1,7 @@
-"""Ours through the classic door beside Torch-RecHub 0.9.0: same rows, same calls, every space.
+"""polyrank.classic beside Torch-RecHub 0.9.0: same rows, same calls, every space.
 
-A log with the columns of Ali-CCP and known truth is made for each seed. ESMM, MMOE and PLE are
-built and trained by the same calls from both libraries; test rows are scored by the same metrics.
+Each seed generates a log with the columns of Ali-CCP and known truth. ESMM, MMOE and PLE are built
+and trained by the same calls in both libraries; test rows are scored by the same metrics.
 Prints mean ± standard deviation over seeds and the paired difference with its 95 % interval
 (Student's t). Writes results/classic_quality.json. Needs the extra [bench], best in an environment
 of its own.
@@ -41,7 +41,7 @@ RESULTS = Path(__file__).parent / "results" / "classic_quality.json"
 
 
 def theirs():
-    """Return their module of each name that `classic` has."""
+    """Return Torch-RecHub's object for each name in `classic`."""
     from torch_rechub.basic import features
     from torch_rechub.models import multi_task
     from torch_rechub.trainers import MTLTrainer
@@ -125,7 +125,7 @@ def run(library, name, splits, sizes, seed):
 
 
 def compare(runs, name):
-    """Return a table's lines for one model: theirs, ours, paired difference."""
+    """Return the table lines of one model: theirs, ours, paired difference."""
     lines = []
     for figure in runs["theirs", name][0]:
         old, new = ([each[figure] for each in runs[side, name]] for side in ("theirs", "ours"))
@@ -138,7 +138,7 @@ def compare(runs, name):
 
 
 def main():
-    """Run both libraries in turn, print the table and keep the figures."""
+    """Run both libraries in turn, print the table and save the figures."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     seeds = list(range(1, 1 + int(sys.argv[1] if len(sys.argv) > 1 else 5)))

@@ -1,9 +1,9 @@
 """From a log of 33 columns to a Table, to the cache and back, and to batches: rows/s and memory.
 
-Logs with the columns and vocabulary sizes of Ali-CCP are made first (`parts/generated.py`): Parquet
-with ids 1 … n and with ids far apart, and CSV. Each measurement is a process of its own, so that
-its peak is its own; cases alternate, and medians are shown. Peaks include the imports, whose size
-stands beside them. Writes results/data_speed.json.
+Logs with the columns and vocabulary sizes of Ali-CCP are generated first (`parts/generated.py`):
+Parquet with ids 1 … n and with widely spaced ids, and CSV. Each measurement runs in its own
+process, so its peak memory is its own; cases alternate, and medians are shown. Peaks include the
+imports, whose size is shown beside them. Writes results/data_speed.json.
 
     python benchmarks/data_speed.py [--rows ROWS] [--csv-rows ROWS] [--rounds ROUNDS] [--seed SEED]
 """
@@ -82,7 +82,7 @@ def start(path: Path, folder: Path) -> dict[str, float]:
 
 
 def first_start(path: Path, folder: Path) -> dict[str, float]:
-    """Start from the cache where the log's checksum is not known."""
+    """Start from the cache when the log's checksum is not known."""
     (folder / cache.NAME / "files.json").unlink(missing_ok=True)
     return start(path, folder)
 
@@ -163,7 +163,7 @@ def show(found: dict[str, list[dict[str, float]]]) -> str:
 
 
 def main() -> None:
-    """Make the logs, measure, print and keep the figures."""
+    """Generate the logs, measure, print and save the figures."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--rows", type=int, default=5_000_000)
     parser.add_argument("--csv-rows", type=int, default=1_000_000)

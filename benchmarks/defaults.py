@@ -1,12 +1,11 @@
-"""Which defaults a first model should have: lr, l2 and deviation of embeddings, dropout.
+"""Which defaults a first model should have: lr, l2 and initial deviation of embeddings, dropout.
 
 Every setting is tried with MMoE and with separate towers on four logs (ids alone, the synthetic
-log, Census-Income, MovieLens 100K) by the validation loss of the kept epoch, all else being the
-default. A setting's regret on a log is its loss relative to the best found there; the mean over
-logs, trunks and seeds ranks the settings. Coordinates are searched one after the other, each from
-the best of those before it, and one moves only where that gains more than a seed's noise. No test
-row is read. Writes results/defaults.json after each trial,
-and goes on from there.
+log, Census-Income, MovieLens 100K) and judged by the validation loss of the kept epoch; everything
+else has its default. A setting's regret on a log is its loss relative to the best found there; the
+mean over logs, trunks and seeds ranks the settings. Coordinates are searched one after the other,
+each from the best of those before it, and one moves only where that gains more than a seed's noise.
+No test row is read. Writes results/defaults.json after each trial, and resumes from it.
 
     python benchmarks/defaults.py [--seeds 1] [--rows 300000]
 """
@@ -74,7 +73,7 @@ class Search:
         }
 
     def loss(self, name: str, trunk: str, seed: int, setting: Mapping[str, float]) -> float:
-        """Return one trial's validation loss, from the file where it was run before."""
+        """Return one trial's validation loss, from the file if it was run before."""
         key = f"{name} {trunk} {seed} {json.dumps(setting)}"
         if key not in self.trials:
             if (name, seed) not in self.logs:
@@ -89,7 +88,7 @@ class Search:
 
 
 def main() -> None:
-    """Search, print each coordinate's table, and the settings that were chosen."""
+    """Search, and print each coordinate's table and the chosen settings."""
     search = Search(options())
     torch.set_num_threads(1)
     setting = dict(START)

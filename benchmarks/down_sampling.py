@@ -1,8 +1,8 @@
-"""What down-sampled negatives do to probabilities, on a log whose truth is known.
+"""What down-sampled negatives do to probabilities, on a log with known truth.
 
 A synthetic log (additive preset) gets a second root label, `like`, which a click makes more likely.
-Then nine of ten training rows without a click are thrown away. The same model is trained on what is
-left, with the sampling declared and without; validation and test rows are whole. Prints, for each
+Then nine of ten training rows without a click are dropped. The same model is trained on the rest,
+with the sampling declared and without; validation and test rows are complete. Prints, for each
 score, PCOC against the mean true probability of the test rows: mean ± standard deviation over
 seeds, and the worst |PCOC − 1|. Writes results/down_sampling.json.
 
@@ -49,7 +49,7 @@ def liked(rows, generator):
 
 
 def log(seed):
-    """Return the sampled training rows, whole validation and test rows, and the schema."""
+    """Return the sampled training rows, all validation and test rows, and the schema."""
     *splits, schema = synthetic(ROWS, seed=seed, preset="additive")
     generator = np.random.default_rng([seed, 1])
     train, valid, test = (liked(each.collect(), generator) for each in splits)
@@ -78,7 +78,7 @@ def train(rows, tasks, sampling, seed):
 
 
 def figures(predicted, test, tasks):
-    """Return PCOC against the truth for each score; of the like also by the root's odds."""
+    """Return PCOC against the truth for each score; for `like` also by the root's odds."""
     found = {}
     for task in tasks:
         name = f"{task.name} @ all"
@@ -123,7 +123,7 @@ def show(runs, seeds):
 
 
 def main():
-    """Run every cell, print the table and keep the figures."""
+    """Run every cell, print the table and save the figures."""
     torch.set_num_threads(1)
     seeds = list(range(1, 1 + int(sys.argv[1] if len(sys.argv) > 1 else 5)))
     runs = []

@@ -1,11 +1,11 @@
 """How far exported files are from their bundles, for every trunk and space, on all test rows.
 
-Every trunk is trained for an epoch on Census-Income and on the synthetic log with every space,
+Every trunk is trained for one epoch on Census-Income and on the synthetic log with every space,
 calibrated on the validation rows, saved, and exported with and without its vocabularies by
-`polyrank.serve.export`, which answers all test rows in onnxruntime and in torch. Printed is the
-largest difference of any probability, of the bundle as it is and without its calibrators, and
-beside it how far float32 rounding takes the bundle itself from its network in float64. The tasks of
-Census-Income are not given each other, so `rich_and_single`, given a high income, is made of both.
+`polyrank.serve.export`, which scores all test rows in onnxruntime and in torch. Prints the largest
+difference of any probability, with the bundle's calibrators and without, and beside it how far
+float32 rounding moves the bundle itself from its network in float64. The tasks of Census-Income do
+not condition each other, so `rich_and_single`, given a high income, is made from both.
 
     python benchmarks/export_parity.py [--rows 1000000]
 """
@@ -33,7 +33,7 @@ from polyrank.serve.inputs import RAW_FILE, ROWS_FILE
 from polyrank.text import aligned
 
 SEED = 7
-TRAINING_ROWS = 200_000  # are enough: what is measured is not how good a model is
+TRAINING_ROWS = 200_000  # enough: the quality of the model is not measured
 CHILD = {"census": "rich_and_single", "synthetic": "buy"}
 
 
@@ -46,7 +46,7 @@ def options() -> argparse.Namespace:
 
 
 def frames(name: str, rows: int) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame, pr.Schema]:
-    """Return train, valid, test and a schema whose second event is given its first."""
+    """Return train, valid, test and a schema whose second event is conditional on the first."""
     if name == "synthetic":
         train, valid, test, schema = load(name, rows=rows, seed=SEED)
     else:
@@ -58,7 +58,7 @@ def frames(name: str, rows: int) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFra
 
 
 def measured(name: str, rows: int) -> Iterator[dict[str, Any]]:
-    """Yield what was found for each trunk and space."""
+    """Yield the parity of each trunk and space."""
     train, valid, test, schema = frames(name, rows)
     if name == "census":  # whose test file was halved for validation: all of it is compared
         test = pl.concat([valid, test])
@@ -97,7 +97,7 @@ def compared(bundle: pr.Bundle, test: pl.DataFrame, *, vocabulary: bool = False)
 
 
 def main() -> None:
-    """Measure, print a line a trunk and space, and write the results."""
+    """Measure, print one line per trunk and space, and write the results."""
     args = options()
     torch.set_num_threads(1)
     lines: list[dict[str, Any]] = []

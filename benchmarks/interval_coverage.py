@@ -1,13 +1,13 @@
-"""How often a 95 % interval of a metric holds the population's value, by simulation.
+"""How often a 95 % interval of a metric contains the population's value, by simulation.
 
     python benchmarks/interval_coverage.py [--repetitions N] [--seed SEED]
 
-A user has 5 impressions. What the model sees, x, has a part of the user's and one of the row's, and
-the label's logit adds a hidden part of the user's, so that rows of one user are alike in what the
-model cannot know. Predictions are 10 % too high. "users" draws users whole;
-"rows" is the same log where each row has a user of its own, and draws rows. The population's values
-are integrals over x, that of the grouped AUC is of 4 million users. The rule that fewer than 50
-positives have no interval is not applied: it would choose among the repetitions.
+A user has 5 impressions. What the model sees, x, is the sum of a part per user and a part per row;
+the label's logit adds a hidden part per user, so rows of one user share something that the model
+cannot know. Predictions are 10 % too high. "users" draws users whole; "rows" is the same log with a
+new user for each row, and draws rows. The population's values are integrals over x; the grouped AUC
+is computed from 4 million users. The rule that fewer than 50 positives have no interval is not
+applied: it would select among the repetitions.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def sigmoid(logit: np.ndarray) -> np.ndarray:
 
 
 def seen(x: np.ndarray) -> np.ndarray:
-    """Return P(label | x), the hidden part integrated out by Gauss and Hermite."""
+    """Return P(label | x), with the hidden part integrated out by Gauss-Hermite quadrature."""
     nodes, weights = np.polynomial.hermite_e.hermegauss(40)
     parts = (w * sigmoid(x + HIDDEN * node) for node, w in zip(nodes, weights, strict=True))
     return sum(parts) / weights.sum()
@@ -54,7 +54,7 @@ SEEN = seen(POINTS)
 
 
 def draw(users: int, rows: int, random: np.random.Generator) -> tuple[np.ndarray, ...]:
-    """Return label, prediction and user of `users` users with `rows` rows each."""
+    """Return label, prediction and user of `rows` rows for each of `users` users."""
     user = np.repeat(np.arange(users), rows)
     x = INTERCEPT + SHARED * random.normal(size=users)[user] + OWN * random.normal(size=len(user))
     p = sigmoid(x + HIDDEN * random.normal(size=users)[user])
@@ -63,7 +63,7 @@ def draw(users: int, rows: int, random: np.random.Generator) -> tuple[np.ndarray
 
 
 def population(random: np.random.Generator) -> tuple[dict[str, float], float]:
-    """Return each metric's value on all the rows there could be, and the base rate."""
+    """Return each metric's value in the population, and the base rate."""
     spread = np.hypot(SHARED, OWN)
     z = np.linspace(-6.5, 6.5, GRID)
     mass = np.exp(-(z**2) / 2)
@@ -88,7 +88,7 @@ def population(random: np.random.Generator) -> tuple[dict[str, float], float]:
 def repeat(
     truth: dict[str, float], rows: int, *, by_user: bool, repetitions: int, seed: int
 ) -> dict[str, dict[str, float]]:
-    """Return, by metric, the share of intervals that hold the truth, and how many there were."""
+    """Return, by metric, the share of intervals that contain the truth, and their number."""
     names = [name for name in METRIC_NAMES if by_user or name != "gauc"]
     held: dict[str, list[bool]] = {name: [] for name in names}
     size = USER_ROWS if by_user else 1
@@ -110,7 +110,7 @@ def repeat(
 
 
 def main() -> None:
-    """Print the table, and keep it as JSON."""
+    """Print the table, and save it as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--repetitions", type=int, default=1_000)
     parser.add_argument("--seed", type=int, default=0)

@@ -1,6 +1,6 @@
-"""What the two estimators of P(buy | click) learn, on logs whose truth is known.
+"""What the two estimators of P(buy | click) learn, on logs with known truth.
 
-For each log (preset × hidden cause), space of `buy`, normalisation and seed the same trunk is
+For each log (preset × hidden cause), space of `buy`, normalisation and seed, the same trunk is
 trained with the same budget; the epoch is chosen by validation loss. Prints, for test rows, the
 AUCs beside the oracle's, the mean absolute error of p_buy|click on all, on clicked and on
 unclicked rows, and paired differences over seeds with 95 % intervals (Student's t). Writes
@@ -80,7 +80,7 @@ def train(preset, hidden, space, normalize, seed):
 
 
 def show(runs, preset, hidden, seeds):
-    """Print one log's table: a line a figure, a column an estimator."""
+    """Print one log's table: one line per figure, one column per estimator."""
     cells = {
         (space, normalize): [runs[preset, hidden, space, normalize, seed] for seed in seeds]
         for space, normalize in product(("click", "all"), (False, True))
@@ -118,7 +118,7 @@ def show(runs, preset, hidden, seeds):
 
 
 def main():
-    """Run every cell, print the tables and keep the figures."""
+    """Run every cell, print the tables and save the figures."""
     torch.set_num_threads(1)
     seeds = list(range(1, 1 + int(sys.argv[1] if len(sys.argv) > 1 else 5)))
     runs = {}

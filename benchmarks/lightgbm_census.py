@@ -1,6 +1,6 @@
-"""LightGBM on Census-Income: the next thing to beat, on both halves of the official test rows.
+"""LightGBM on Census-Income, the baseline to beat, on both halves of the official test rows.
 
-One model a task with usual settings, 300 trees, categories as such. Needs the extra [bench].
+One model per task with common settings, 300 trees, native categories. Needs the extra [bench].
 
     python benchmarks/lightgbm_census.py
 """
@@ -23,7 +23,7 @@ SETTINGS = {
 
 
 def matrix(frame, features, codes):
-    """Return columns of numbers: categories by their code, -1 where training has none."""
+    """Return numeric columns: categories by their code, -1 for those unseen in training."""
     columns = []
     for feature in features:
         series = frame[feature.name]
@@ -36,7 +36,7 @@ def matrix(frame, features, codes):
 
 
 def main():
-    """Train one model a task and print the AUC of each half and of both."""
+    """Train one model per task and print the AUC of each half and of both."""
     *frames, schema = load("census")
     train, valid, test = (frame.collect() for frame in frames)
     features = schema.features

@@ -1,13 +1,13 @@
-"""What training holds in memory, whether that stays flat, and what a row costs in a large table.
+"""How much memory training uses, whether it stays flat, and what a row costs in a large table.
 
 1. Training from the cache: `fit` on a log with the columns and vocabulary sizes of Ali-CCP, ESMM
-   with embeddings of 16, in a process of its own whose encoded rows an earlier one has kept. A
-   watcher reads its memory from /proc (Linux only); the bar is 1.5 × (tables + parameters +
-   optimiser state) above a process that has imported the library. Mapped pages of the tables count
-   as resident, though the system may drop them: the anonymous part stands beside the whole.
+   with embeddings of 16, in its own process, with rows that an earlier process cached. A watcher
+   reads its memory from /proc (Linux only); the bar is 1.5 × (tables + parameters + optimiser
+   state) above a process that has only imported the library. Mapped pages of the tables count as
+   resident, though the system may drop them: the anonymous part is shown beside the total.
 2. Memory over 100,000 steps of batch 20 on a small vocabulary.
-3. Cost a row at batch 4096 with the rows of the first kind, 1 M and 20 M of them, in turn; the
-   shuffle of an epoch is shared out among its rows.
+3. Cost per row at batch 4096 with rows as in 1, alternating between 1 M and 20 M of them; the
+   shuffle of an epoch is divided among its rows.
 
 Writes results/memory.json.
 
@@ -38,13 +38,12 @@ from parts import generated
 from safetensors import safe_open
 
 import polyrank as pr
-from polyrank.data.statistics import term_statistics
 from polyrank.data.table import Table
 from polyrank.objective.losses import Supervision
 from polyrank.text import aligned
+from polyrank.train.heads import start
 from polyrank.train.loop import Trainer
 from polyrank.train.sources import Sources, encoded
-from polyrank.train.start import start
 from polyrank.train.training import Training
 
 RESULTS = Path(__file__).parent / "results" / "memory.json"
@@ -56,7 +55,7 @@ MIB = 2**20
 
 
 def memory_mib(process: int | str = "self") -> dict[str, float]:
-    """Return a process's resident memory: all, anonymous, and of files."""
+    """Return a process's resident memory: total, anonymous and file-backed."""
     status = Path(f"/proc/{process}/status").read_text(encoding="utf-8")
     fields = dict(line.split(":", 1) for line in status.splitlines())
     return {name: int(fields[name].split()[0]) / 1024 for name in FIELDS}
@@ -66,7 +65,7 @@ def memory_mib(process: int | str = "self") -> dict[str, float]:
 
 
 def trained(folder: Path, out: str) -> None:
-    """Train from the cache; print when each part began."""
+    """Train from the cache; print when each part begins."""
     marks = {"imports": (time.time(), memory_mib())}
 
     def observe(progress: pr.train.loop.Progress) -> None:
@@ -173,13 +172,13 @@ def sparse_schema(names: list[str]) -> pr.Schema:
 
 
 def trainer_of(table: Table, sizes: dict[str, int], batch: int, epochs: int, seed: int) -> Trainer:
-    """Return what `fit` would make for a table."""
+    """Return the trainer that `fit` would make for a table."""
     torch.manual_seed(seed)
     vocab = SimpleNamespace(rows={name: size + 1 for name, size in sizes.items()}, columns={})
     training = Training(epochs=epochs, batch_size=batch)
     ranker = MODEL.build(MODEL.layout(table.schema, vocab))
     start(ranker, table, "cpu")
-    supervision = Supervision(table.schema, term_statistics(table))
+    supervision = Supervision.of(table)
     return Trainer(ranker, training, supervision, train=table, valid=None, seed=seed)
 
 
@@ -199,7 +198,7 @@ def flat(steps: int, seed: int) -> list[tuple[int, float]]:
 
 
 def windows(trainer: Trainer) -> Iterator[tuple[float, float]]:
-    """Yield the wall and CPU seconds a row of some steps; first those of shuffling, shared out."""
+    """Yield the wall and CPU seconds per row of some steps; first those of shuffling, per row."""
     wall, processor = time.perf_counter(), time.process_time()
     next(trainer.train.batches(trainer.ranker.layout, 1, shuffle=True, seed=trainer.seed))
     rows = len(trainer.train)
@@ -215,7 +214,7 @@ def windows(trainer: Trainer) -> Iterator[tuple[float, float]]:
 
 
 def row_cost(large: int, seed: int) -> dict[str, Any]:
-    """Return µs a row, wall and CPU, in a table of 1 M rows and in a large one, in turn."""
+    """Return µs per row, wall and CPU, in a table of 1 M rows and in a large one, in turn."""
     random = np.random.default_rng(seed)
     small, sizes = 1_000_000, generated.SIZES
     schema = sparse_schema(list(sizes))
@@ -248,7 +247,7 @@ def row_cost(large: int, seed: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure, print and keep the figures."""
+    """Measure, print and save the figures."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--rows", type=int, default=5_000_000)
     parser.add_argument("--steps", type=int, default=100_000)

@@ -2,9 +2,9 @@
 
     python benchmarks/metric_speed.py [--rows ROWS] [--users USERS] [--seed SEED]
 
-Then seconds of a scorecard of 1 million rows and three scores, without intervals and with them.
-Labels are drawn from the scores, so that they rank as a good model's do; half are positive, the
-slowest case for the AUC. CPU seconds stand beside the wall's, which a busy machine stretches.
+Then seconds of a scorecard of 1 million rows and three scores, without and with intervals. Labels
+are drawn from the scores, so the scores rank as a good model's would; half are positive, the
+slowest case for the AUC. CPU seconds are shown beside wall seconds, which a busy machine stretches.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Which encoding of dense features, and whether to normalise losses: the evidence of the defaults.
+"""Which encoding of dense features, and whether to normalise losses: the evidence for the defaults.
 
 Trains one model with one budget on Census-Income, and another on the synthetic log, for each
-encoding over seeds; the epoch is chosen on validation rows, and so is what the tables are sorted
-by. Writes results/number_encodings.json. Census is fetched once, as by `polyrank data get`.
+encoding and several seeds; the epoch is chosen on validation rows, whose AUC also sorts the tables.
+Writes results/number_encodings.json. Census is fetched once, as by `polyrank data get`.
 
     python benchmarks/number_encodings.py [seeds]
 """
@@ -96,7 +96,7 @@ def show(name, runs):
 
 
 def main():
-    """Run every cell, print the tables and keep the figures."""
+    """Run every cell, print the tables and save the figures."""
     torch.set_num_threads(1)
     seeds = list(range(1, 1 + int(sys.argv[1] if len(sys.argv) > 1 else 5)))
     found = {}

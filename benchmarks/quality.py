@@ -1,14 +1,14 @@
 """Every trunk × space × balance with one budget, beside logistic regression and LightGBM.
 
 Five logs: sparse ids alone, fields of few values alone, and the synthetic log, new for every seed;
-Census-Income; MovieLens 100K. The budget is a `Training(epochs=…)` and a `Model(trunk=…)` as they
-are by default, with 3 epochs of a generated log and 5 of the others; the epoch is chosen by
-validation loss within each run, and nothing else is chosen. The
-baselines learn every score on its own (a joint label as it is), logistic regression on the same
-encoded ids and numbers with its penalty, and LightGBM with its number of trees, chosen on
-validation rows; the stronger of the two on validation is the one that a cell is compared to, by the
-paired difference over seeds with its 95 % interval (Student's t). Writes results/quality.json after
-each run and goes on from there; seeds are the outer loop, so what is there is always balanced.
+Census-Income; MovieLens 100K. The budget is the default `Training(epochs=…)` and `Model(trunk=…)`,
+with 3 epochs of a generated log and 5 of the others; within each run the epoch is chosen by
+validation loss, and nothing else is chosen. The baselines learn each score separately (a joint
+label directly): logistic regression on the same encoded ids and numbers with its penalty, and
+LightGBM with its number of trees, chosen on validation rows. Each cell is compared with the
+stronger of the two on validation, by the paired difference over seeds with its 95 % interval
+(Student's t). Writes results/quality.json after each run and resumes from it; seeds are the outer
+loop, so the file is always balanced.
 
     python benchmarks/quality.py [--seeds 5] [--sets census] [--show]
 """
@@ -58,7 +58,7 @@ FIGURES = {
 }
 GENERATED = ("ids", "fields", "synthetic")  # a new log for every seed
 EPOCHS = {"ids": 3, "fields": 3, "synthetic": 3, "census": 5, "movielens_100k": 5}
-# By which the best cell of a trunk is chosen, on validation rows.
+# Chooses the best cell of a trunk, on validation rows.
 PRIMARY = {
     "ids": "buy @ all auc", "fields": "buy @ all auc", "synthetic": "buy @ all auc",
     "census": "income @ all auc", "movielens_100k": "like @ all auc",
@@ -67,7 +67,7 @@ BASELINES = {"logistic regression": logistic, "LightGBM": lightgbm}
 
 
 class Cell(NamedTuple):
-    """What is trained: a trunk, the space of conditional tasks, and a balance."""
+    """One configuration: a trunk, the space of conditional tasks, and a balance."""
 
     trunk: str
     space: str
@@ -94,7 +94,7 @@ def cells(name: str) -> list[Cell]:
 
 
 def measured(name: str, seed: int, args: argparse.Namespace, runs: dict) -> Iterator[str]:
-    """Run what is missing of a data set and a seed; yield the keys as they are done."""
+    """Run what a data set and a seed still lack; yield each key when it is done."""
     log: Log | None = None
     wanted = [*BASELINES, *(" · ".join(cell) for cell in cells(name))]
     by_key = {" · ".join(cell): cell for cell in cells(name)}
@@ -134,7 +134,7 @@ def strongest(runs: dict, name: str, figure: str, seeds: int) -> str:
 
 
 def chosen(runs: dict, name: str, seeds: int) -> list[str]:
-    """Return the baselines, and of each trunk the cell that is best on validation rows."""
+    """Return the baselines, and for each trunk the cell that is best on validation rows."""
     figure = PRIMARY[name]
     found: dict[str, tuple[float, str]] = {}
     for cell in cells(name):
@@ -145,7 +145,7 @@ def chosen(runs: dict, name: str, seeds: int) -> list[str]:
 
 
 def table(runs: dict, name: str, seeds: int, lines_of: list[str]) -> str:
-    """Return a data set's table: a line a baseline or a cell."""
+    """Return a data set's table: one line per baseline or cell."""
     lines = []
     against = {figure: strongest(runs, name, figure, seeds) for figure in FIGURES[name]}
     for what in lines_of:
@@ -169,7 +169,7 @@ def table(runs: dict, name: str, seeds: int, lines_of: list[str]) -> str:
 
 
 def main() -> None:
-    """Run what is missing, print the tables and keep the figures."""
+    """Run what is missing, print the tables and save the figures."""
     args = options()
     torch.set_num_threads(1)
     runs: dict[str, Any] = {}

@@ -1,16 +1,16 @@
 """Whether embedding optimisers that leave untouched rows alone learn as well as dense Adam.
 
-Trains one model a data set with each embedding optimiser: ESMM on the synthetic log, whose truth is
-known; MMoE on Census-Income and on MovieLens 100K. Only the embeddings' learning rate and l2 vary:
-the dense part has Adam at 1e-3 without decay throughout. Each optimiser has its own best pair of a
-grid that grows where the best pair lies at its edge: best by the validation loss that also chooses
-the epoch within a run, as everywhere in polyrank, with a tuning seed that is not reported. (The
-mean of the validation AUCs would be decided by the noise of the rarest score, of a few hundred
-purchases.) Then every seed trains with every optimiser from the same weights in the same order of
-rows. Prints the test figures and their paired differences to dense Adam with 95 % intervals over
-seeds (Student's t); the log and its splits are the same for all seeds. The bar: for the default
-optimiser no interval of an AUC reaches down to -0.003. Writes results/quality_parity.json after
-each data set, and keeps the others that are there.
+Trains one model per data set with each embedding optimiser: ESMM on the synthetic log, whose truth
+is known; MMoE on Census-Income and on MovieLens 100K. Only the embeddings' learning rate and l2
+vary: the dense part has Adam at 1e-3 without decay throughout. Each optimiser has its own best pair
+from a grid, which is extended if the best pair is at its edge: best by the validation loss that
+also chooses the epoch within a run, as everywhere in polyrank, with a tuning seed that is not
+reported. (The mean of the validation AUCs would be decided by the noise of the rarest score, of a
+few hundred purchases.) Then every seed trains with every optimiser from the same weights in the
+same order of rows. Prints the test figures and their paired differences to dense Adam with 95 %
+intervals over seeds (Student's t); the log and its splits are the same for all seeds. The bar: for
+the default optimiser no interval of an AUC reaches down to -0.003. Writes
+results/quality_parity.json after each data set, and keeps those of the others.
 
     python benchmarks/quality_parity.py [--sets census] [--seeds 5] [--quick]
 """
@@ -39,7 +39,7 @@ from polyrank.data.table import Table
 from polyrank.data.vocab import Vocab
 from polyrank.datasets import load
 from polyrank.text import aligned
-from polyrank.train.isolation import isolated
+from polyrank.train.fit import isolated
 from polyrank.train.optim import EMBEDDINGS
 from polyrank.train.sources import Sources, encoded
 from polyrank.train.training import Training
@@ -50,7 +50,7 @@ DENSE_LR = 1e-3
 ADAGRAD_LR, ADAM_LR = (1e-2, 3e-2, 1e-1, 3e-1), (3e-4, 1e-3, 3e-3, 1e-2)
 LR = {"rowwise_adagrad": ADAGRAD_LR, "adagrad": ADAGRAD_LR, "sgd": (1.0, 10.0, 100.0, 1000.0)}
 L2 = (0.0, 1e-6, 1e-5, 1e-4)
-# A grid whose best pair lies at its edge grows there by one value, so many times.
+# How often a grid whose best pair lies at its edge is extended there by one value.
 EXTENSIONS = 2
 LADDER = tuple(float(f"{digit}e{power}") for power in range(-6, 5) for digit in (1, 3))
 DECADES = tuple(float(f"1e{power}") for power in range(-8, 1))
@@ -119,7 +119,7 @@ def options() -> argparse.Namespace:
 
 
 class Runs:
-    """Trains on one data set, which is encoded once."""
+    """Training runs on one data set, which is encoded once."""
 
     def __init__(self, name: str, args: argparse.Namespace) -> None:
         self.spec = SETS[name]
@@ -144,7 +144,7 @@ class Runs:
         seconds = perf_counter() - started
         history = trainer.position.history
         bundle = pr.Bundle(
-            self.schema, self.spec.model, self.vocab, trainer.supervision.scales,
+            self.schema, self.spec.model, self.vocab, trainer.supervision.fitted,
             trainer.ranker.eval(), {}, pl.DataFrame(list(history)), None,
         )  # fmt: skip
         card = bundle.score_labelled(self.tables["test"], "test")
@@ -160,7 +160,7 @@ class Runs:
 
 
 def choose(runs: Runs, kind: str, args: argparse.Namespace) -> tuple[Setting, list[dict]]:
-    """Return an optimiser's best setting of the grid, and the grid's figures."""
+    """Return an optimiser's best setting in the grid, and the grid's figures."""
     rates, decays = sorted(args.lr or LR.get(kind, ADAM_LR)), sorted(args.l2 or L2)
     found: dict[tuple[float, float], dict] = {}
     for _ in range(1 + (0 if args.lr or args.l2 else EXTENSIONS)):
@@ -194,7 +194,7 @@ def tried(runs: Runs, setting: Setting) -> dict[str, Any]:
 
 
 def wider(values: list[float], best: float, ladder: tuple[float, ...]) -> list[float]:
-    """Return the values with one more beyond the end where the best lies, if it does."""
+    """Return the values, with one more beyond the end if the best lies there."""
     if best == values[-1]:
         return [*values, *(each for each in ladder if each > best)][: len(values) + 1]
     if best == values[0]:
@@ -222,7 +222,7 @@ def compare(seeds: dict[str, list[dict[str, float]]]) -> dict[str, dict[str, dic
 
 
 def show(name: str, runs: Runs, found: dict[str, Any]) -> None:
-    """Print a data set's table: a line a figure and optimiser."""
+    """Print a data set's table: one line per figure and optimiser."""
     lines = []
     for key in (key for key in next(iter(found["seeds"].values()))[0] if key.startswith("test")):
         for kind, each in found["seeds"].items():
@@ -244,7 +244,7 @@ def show(name: str, runs: Runs, found: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Tune, train, print and keep the figures."""
+    """Tune, train, print and save the figures."""
     args = options()
     torch.set_num_threads(1)
     for kind in KINDS:

@@ -1,18 +1,18 @@
 """Training speed beside Torch-RecHub 0.9.0 and DeepCTR-Torch 0.3.0, and beside the machine's limit.
 
 The same ESMM and the same MMoE, on the same rows of Ali-CCP's shape: 23 fields of ids, 1.4 million
-embedding rows in all, Zipf(0.9), 4 % clicked (no size of 210, 109_14, 110_14, 127_14 and 150_14 is
-published: theirs are chosen so that the sum is right). From encoded arrays to updated weights,
-loader included, metrics apart, each library by its public interface. In each round every contender
-trains for some seconds, in an order that is drawn anew; the first steps (allocation, just-in-time
-compilation) are reported apart. Cells are medians over rounds, in thousand rows a second; the ratio
-is the median of each round's ratio to Torch-RecHub. The roofline moves a sample's bytes at the
-triad's rate and then multiplies at the rate of the first layer's GEMM, both measured in each round.
-Torch-RecHub runs without worker processes; 4 of them were measured as 0.75 to 1.24 times as fast.
+embedding rows in all, Zipf(0.9), 4 % clicked (the sizes of 210, 109_14, 110_14, 127_14 and 150_14
+are not published, and are chosen to make the sum right). From encoded arrays to updated weights,
+loader included, metrics excluded, each library by its public interface. In each round every
+contender trains for some seconds, in a new random order; the first steps (allocation, just-in-time
+compilation) are reported separately. Cells are medians over rounds, in thousand rows per second;
+the ratio is the median of each round's ratio to Torch-RecHub. The roofline moves a sample's bytes
+at the triad's rate and then multiplies at the rate of the first layer's GEMM, both measured in each
+round. Torch-RecHub runs without worker processes; with 4 of them it was 0.75 to 1.24 times as fast.
 
     python benchmarks/train_speed.py [--model ESMM] [--batch 20 1024] [--threads 2] [--quick]
 
-Writes results/train_speed.json, or nothing with --quick. All of it takes about an hour. Needs the
+Writes results/train_speed.json, or nothing with --quick. A full run takes about an hour. Needs the
 extra [bench]; a peer that is not installed is named and left out.
 """
 
@@ -124,10 +124,10 @@ def label(name: str) -> str:
 
 
 def show_speed(model: str, threads: int, cells: dict[int, dict]) -> None:
-    """Print a model's table: a line a contender, a column a batch size."""
+    """Print a model's table: one line per contender, one column per batch size."""
     names = dict.fromkeys(name for figures in cells.values() for name in figures)
     lines = [[label(name), *(shown(figures[name]) for figures in cells.values())] for name in names]
-    print(f"\n{model}, {threads} thread(s): thousand rows a second, median (lowest–highest), "
+    print(f"\n{model}, {threads} thread(s): thousand rows per second, median (lowest–highest), "
           f"ratio to {PEER}")  # fmt: skip
     header = ["contender", *(f"batch {batch}" for batch in cells)]
     print(aligned(header, lines, range(1, len(header))), flush=True)
@@ -149,7 +149,7 @@ def roofline(
 
 
 def show_roofline(model: str, threads: int, lines: dict[int, dict]) -> None:
-    """Print the machine's rates, and the share of the limit that was reached."""
+    """Print the machine's rates, and the share of the limit that each contender reached."""
     names = dict.fromkeys(name for line in lines.values() for name in line["reached"])
     measures = {
         "triad, GB/s": lambda line: f"{line['triad'] / 1e9:.1f}",
@@ -168,7 +168,7 @@ def show_roofline(model: str, threads: int, lines: dict[int, dict]) -> None:
 
 
 def main() -> None:
-    """Measure, print and keep the figures."""
+    """Measure, print and save the figures."""
     args = options()
     for name, reason in absent().items():
         print(f"not measured: {name}: {reason}")

@@ -2,17 +2,17 @@
 
 The same script (ESMM, then MMOE, one epoch of batches of 20, validation and test), the same CSV
 files: Ali-CCP's columns and full vocabularies, Zipf(0.9) ids; half of the rows are for training, a
-quarter each for the other two, as in the tutorial's sample. The script is not changed: polyrank
-runs it by `python -m polyrank.classic`, which answers the imports of torch_rechub. Seconds are
-those of a whole process, with imports, reading, training, evaluation and saving. Torch-RecHub's
-time grows with the rows: at full vocabularies its optimiser alone takes tens of milliseconds a
-batch of 20. With fewer rows the ratio is smaller, since imports and set-up weigh more: what counts
-is `--rows 200000`. Labels know nothing of the ids: this is about time, and classic_quality.py is
-about quality.
+quarter each for validation and test, as in the tutorial's sample. The script is unchanged: polyrank
+runs it by `python -m polyrank.classic`, which serves the imports of torch_rechub. Seconds are those
+of a whole process: imports, reading, training, evaluation and saving. Torch-RecHub's time grows
+with the rows: at full vocabularies its optimiser alone takes tens of milliseconds per batch of 20.
+With fewer rows the ratio is smaller, since imports and set-up weigh more; `--rows 200000` is the
+measurement that counts. Labels are independent of the ids: this benchmark is about time, and
+classic_quality.py is about quality.
 
     python benchmarks/tutorial_speed.py [--rows 20000] [--workers 4] [--only polyrank]
 
-Writes results/tutorial_speed.json, unless told which library. Needs the extra [bench].
+Writes results/tutorial_speed.json, unless one library is selected. Needs the extra [bench].
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from parts.record import RESULTS, origin, write
 from polyrank.datasets.ali_ccp import COLUMNS, DENSE
 from polyrank.text import aligned
 
-# The tutorial's calls and sizes; ctcvr_label is a label and no feature, and ESMM has three tasks.
+# The tutorial's calls and sizes; ctcvr_label is a label, not a feature, and ESMM has three tasks.
 SCRIPT = """
 import sys
 from time import perf_counter
@@ -141,7 +141,7 @@ def run(library: str, folder: Path, args: argparse.Namespace) -> dict:
 
 
 def main() -> None:
-    """Write the files, run both libraries in turn, print the table and keep the figures."""
+    """Write the files, run both libraries in turn, print the table and save the figures."""
     args = options()
     if find_spec("torch_rechub") is None:
         print("not measured: Torch-RecHub: torch_rechub is not installed (the extra [bench])")

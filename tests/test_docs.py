@@ -1,11 +1,11 @@
 """The README and the docs run: each page from top to bottom, in an empty folder.
 
-- A `python` block is executed; one namespace a page. A `text` block right after it is what it
-  prints, to the letter.
-- A `toml` block is read as an experiment, or as a part of one; under a `title` it is also a file.
-- In a `console` block, lines that call polyrank are run.
+- A `python` block is executed, in one namespace per page; with a `title` it is a module that later
+  blocks import. A `text` block right after a block is its output, to the letter.
+- A `toml` block is read as an experiment, or as part of one; with a `title` it is also a file.
+- In a `console` block, the lines that call polyrank are run.
 - A translation has its original's blocks, to the letter, and its headings' levels; it is not run.
-- A block under `<!-- no-run -->` is left alone. Links between pages lead somewhere.
+- A block under `<!-- no-run -->` is skipped. Links between pages lead somewhere.
 """
 
 import re
@@ -40,7 +40,7 @@ FENCE = re.compile(
 ANY_FENCE = re.compile(r"^```\w+.*?^```$", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"^\$ polyrank (?P<arguments>.*)$", re.MULTILINE)
 LINK = re.compile(r"\]\((?!https?://|#)(?P<path>[^)#\s]+)(?:#[^)\s]*)?\)")
-# What a block that shows a part of an experiment is a part of.
+# Completes a block that shows only part of an experiment.
 REST = {
     "data": {"train": "train.parquet"},
     "features": {"sparse": ["item_id"]},
@@ -48,7 +48,7 @@ REST = {
 }
 
 
-# A translation has its original's blocks to the letter: what ran there would run here.
+# A translation has its original's blocks to the letter, so running the original is enough.
 ORIGINALS = [page for page in PAGES if str(page.relative_to(ROOT)) not in TRANSLATED]
 
 
@@ -59,26 +59,27 @@ def named(page):
 @pytest.mark.parametrize("page", ORIGINALS, ids=named)
 def test_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
     text = page.read_text(encoding="utf-8")
     namespace = {"__name__": "__main__"}
     for block in FENCE.finditer(text):
         line = text.count("\n", 0, block.start("body"))
         if block["skip"]:
             continue
-        if block["language"] == "python":
+        if block["title"]:
+            Path(block["title"]).write_text(block["body"], encoding="utf-8")
+        if block["language"] == "python" and not block["title"]:
             # the empty lines make a traceback name the line of the page
             exec(compile("\n" * line + block["body"], str(page), "exec"), namespace)
         elif block["language"] == "toml":
             Experiment.from_table(REST | tomllib.loads(block["body"]))
-            if block["title"]:
-                Path(block["title"]).write_text(block["body"], encoding="utf-8")
         elif block["language"] == "console":
             for command in COMMAND.finditer(block["body"]):
                 arguments = shlex.split(command["arguments"], comments=True)
                 assert run(arguments) == 0, f"{page}:{line} {arguments}: {capsys.readouterr().err}"
         shown = capsys.readouterr().out
         if block["printed"] is not None:
-            assert shown.rstrip() == block["printed"].rstrip(), f"{page}:{line} prints otherwise"
+            assert shown.rstrip() == block["printed"].rstrip(), f"{page}:{line} differs"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=named)
@@ -88,7 +89,7 @@ def test_links_lead_somewhere(page):
     assert [path for path in paths if not (page.parent / path).exists()] == []
 
 
-def test_every_translation_is_known():
+def test_every_translation_is_listed():
     pages = {str(path.relative_to(ROOT)) for path in PAGES}
     assert {page for page in pages if "zh" in page} == set(TRANSLATED)
 

@@ -27,19 +27,19 @@ def schema(tasks, features=ITEM, keys=None):
         (lambda: schema([Task("a", label="item")]), "both a feature and the label of task 'a'"),
         (lambda: schema([Task("a")], keys=Keys(time="a")), "'a' is both a key and the label"),
         (lambda: Task("all"), "cannot be named 'all'"),
-        (lambda: Task("not a name"), "is an identifier, however: 'not a name'"),
+        (lambda: Task("not a name"), "must be an identifier, got 'not a name'"),
         (lambda: Task("a", kind="binry"), "unknown kind 'binry'; did you mean 'binary'"),
-        (lambda: Task("a", weight=0), "weight must be above 0, however: 0"),
-        (lambda: Task("a", weight=float("nan")), "weight must be above 0"),
-        (lambda: Task("a", positive_weight=-1), "positive_weight must be above 0"),
-        (lambda: Task("a", kind="regression", positive_weight=2), "needs kind 'binary'"),
+        (lambda: Task("a", weight=0), "weight must be a number above 0, got 0"),
+        (lambda: Task("a", weight=float("nan")), "weight must be a number above 0"),
+        (lambda: Task("a", positive_weight=-1), "positive_weight must be a number above 0"),
+        (lambda: Task("a", kind="regression", positive_weight=2), "positive_weight needs an event"),
         (
             lambda: schema([Task("click"), Task("buy", given="clik")]),
             "unknown given 'clik'; did you mean 'click'",
         ),
         (
             lambda: schema([Task("a", kind="regression"), Task("b", given="a")]),
-            "given 'a' is a regression; only a binary task can happen",
+            "given must name an event, such as a binary task, got 'a'",
         ),
         (
             lambda: schema([Task("a", given="c"), Task("b", given="a"), Task("c", given="b")]),
@@ -51,7 +51,7 @@ def schema(tasks, features=ITEM, keys=None):
         (lambda: schema([Task("a", space=("all", "all"))]), "space 'all' is declared twice"),
         (
             lambda: schema([Task("a"), Task("s", given="a", kind="regression", space="all")]),
-            "its space is 'a', however: 'all'",
+            "space must be 'a', got 'all'",
         ),
         (
             lambda: schema([Task("buy"), Task("p_buy", kind="regression")]),
@@ -138,15 +138,21 @@ def schema(tasks, features=ITEM, keys=None):
             lambda: schema([Task("a")], keys=Keys(weight="item")),
             "'item' is both a feature and the sample weight",
         ),
-        (lambda: Task("a", weight="2"), "weight is a number, however: '2'"),
-        (lambda: Task("a", weight=True), "weight is a number, however: True"),
-        (lambda: Task("a", positive_weight=None), "positive_weight is a number, however: None"),
-        (lambda: Task("a", kind=3), "unknown kind 3 "),
-        (lambda: Task("a", kind=["binary"]), r"unknown kind \['binary'\]; did"),
-        (lambda: Task("a", space=3), "space is a name, however: 3"),
-        (lambda: Task("a", space=("all", 3)), "space is a name, however: 3"),
-        (lambda: Task("a", given=["b"]), "given is a name, however: .'b'."),
-        (lambda: Task("a", label=3), "label is a name, however: 3"),
+        (lambda: Task("a", weight="2"), "weight must be a number above 0, got '2'"),
+        (lambda: Task("a", weight=True), "weight must be a number above 0, got True"),
+        (
+            lambda: Task("a", positive_weight=None),
+            "positive_weight must be a number above 0, got None",
+        ),
+        (lambda: Task("a", kind=3), "kind must be a name or a LabelKind, got 3"),
+        (
+            lambda: Task("a", kind=["binary"]),
+            r"kind must be a name or a LabelKind, got \['binary'\]",
+        ),
+        (lambda: Task("a", space=3), "space must be a name, got 3"),
+        (lambda: Task("a", space=("all", 3)), "space must be a name, got 3"),
+        (lambda: Task("a", given=["b"]), "given must be a name, got .'b'."),
+        (lambda: Task("a", label=3), "label must be a name, got 3"),
         (lambda: SparseFeature("a", min_count="a"), "min_count is an integer, however: 'a'"),
         (lambda: SparseFeature("a", min_count=None), "min_count is an integer, however: None"),
         (lambda: SparseFeature("a", vocab_size=2.5), "vocab_size is an integer, however: 2.5"),
@@ -154,32 +160,35 @@ def schema(tasks, features=ITEM, keys=None):
         (lambda: SparseFeature("a", shared_with=3), "shared_with is a feature's name, however: 3"),
         (lambda: DenseFeature("a", bins=2.5), "bins is an integer, however: 2.5"),
         (lambda: DenseFeature("a", encoding=3), "unknown encoding 3 "),
-        (lambda: Keys(user=3), "keys: user is a column's name, however: 3"),
-        (lambda: schema([Task("a")], ["item"]), "features is a list of .*it holds: 'item'"),
+        (lambda: Keys(user=3), "keys: user must be a column name, got 3"),
+        (lambda: schema([Task("a")], ["item"]), "features must be a list of .*got 'item' in it"),
         (
             lambda: schema([Task("a")], ITEM[0]),
             "list of SparseFeature or SequenceFeature or D",
         ),
         (
             lambda: schema([Task("a")], ["item"]),
-            r"it holds: 'item'; write SparseFeature\('item'\)$",
+            r"got 'item' in it; write SparseFeature\('item'\)$",
         ),
         (
             lambda: schema([Task("a")], ITEM[0]),
-            r"however: SparseFeature\(name='item'.*; put it in a",
+            r"got SparseFeature\(name='item'.*; put it in a",
         ),
         (lambda: schema([Task("a")], "item"), r"write features=\[SparseFeature\('item'\)\]$"),
-        (lambda: schema(["a"]), "tasks is a list of Task, however, it holds: 'a'; write Task"),
-        (lambda: schema("click"), r"however: 'click'; write tasks=\[Task\('click'\)\]$"),
+        (lambda: schema(["a"]), "tasks must be a list of Task, got 'a' in it; write Task"),
+        (lambda: schema("click"), r"got 'click'; write tasks=\[Task\('click'\)\]$"),
         (
             lambda: schema(Task("a")),
-            r"tasks is a list of Task, however: Task\(.*; put it in a list",
+            r"tasks must be a list of Task, got Task\(.*; put it in a list",
         ),
-        (lambda: schema(None), "tasks is a list of Task, however: None"),
-        (lambda: Task("a", given=["x"]), r"given is a name, however: \['x'\]"),
+        (lambda: schema(None), "tasks must be a list of Task, got None"),
+        (lambda: Task("a", given=["x"]), r"given must be a name, got \['x'\]"),
         (lambda: SparseFeature("a", vocab_size="x"), "vocab_size is an integer, however: 'x'"),
-        (lambda: Schema.from_json("{"), r"a schema's JSON is what to_json wrote, however: '\{' \("),
-        (lambda: Schema.from_json(None), "a schema's JSON is what to_json wrote, however: None"),
+        (
+            lambda: Schema.from_json("{"),
+            r"a schema must be the JSON that to_json wrote, got '\{' \(",
+        ),
+        (lambda: Schema.from_json(None), "a schema must be the JSON that to_json wrote, got None"),
     ],
 )
 def test_contradictions_are_refused_by_name(make, message):
@@ -296,7 +305,7 @@ def test_unknown_keys_of_the_json_are_refused():
         Schema.from_table({"feature": []})
     with pytest.raises(ConfigError, match="schema: expected a table, got 3"):
         Schema.from_json("3")
-    with pytest.raises(ConfigError, match="schema: features is a list of tables, however: 3"):
+    with pytest.raises(ConfigError, match="schema: features must be a list of tables, got 3"):
         Schema.from_json('{"features": 3}')
     with pytest.raises(ConfigError, match="feature: expected a table with a kind, got 3"):
         Schema.from_json('{"features": [3]}')

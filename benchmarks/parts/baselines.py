@@ -1,4 +1,4 @@
-"""What a multi-task model has to beat: one logistic regression or one boosted forest a score."""
+"""What a multi-task model has to beat: a logistic regression or boosted trees for each score."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Rows = tuple[Any, np.ndarray]
 
 
 def logistic(kind: str, train: Rows, valid: Rows, _: int) -> Callable[[Any], np.ndarray]:
-    """Return a logistic (or ridge) regression, its penalty chosen on validation rows."""
+    """Return a logistic (or ridge) regression, with its penalty chosen on validation rows."""
     from sklearn.linear_model import LogisticRegression, Ridge
 
     found = []
@@ -52,7 +52,7 @@ def logistic(kind: str, train: Rows, valid: Rows, _: int) -> Callable[[Any], np.
 
 
 def lightgbm(kind: str, train: Rows, valid: Rows, seed: int) -> Callable[[Any], np.ndarray]:
-    """Return boosted trees, their number chosen on validation rows."""
+    """Return boosted trees, with their number chosen on validation rows."""
     import lightgbm as gbm
 
     objective = "binary" if kind == "binary" else "regression"
@@ -67,7 +67,7 @@ def lightgbm(kind: str, train: Rows, valid: Rows, seed: int) -> Callable[[Any], 
 
 
 class Columns:
-    """Ids as categories and dense columns as they are: (rows, F + D)."""
+    """Ids as categories, and dense columns unchanged: (rows, F + D)."""
 
     def __init__(self, values: np.ndarray, categories: list[int]) -> None:
         self.values, self.categories = values, categories
@@ -77,7 +77,7 @@ class Columns:
 
 
 def baseline(log: Log, learner: Learner, seed: int) -> dict[str, Any]:
-    """Learn every score on its own; return its figures as `trials.trial` does."""
+    """Learn each score separately; return its figures as `trials.trial` does."""
     started = perf_counter()
     if learner is logistic:
         inputs = {split: one_hot(table, log.vocab) for split, table in log.tables.items()}

@@ -1,8 +1,8 @@
-"""Who trains: polyrank, Torch-RecHub and DeepCTR-Torch, each by its public interface.
+"""The contenders: polyrank, Torch-RecHub and DeepCTR-Torch, each by its public interface.
 
-A contender is built for a model, a log and a batch size, and `train(seconds)` goes on with its
-training for at least so long and returns (rows, seconds) of the steps that it did, with loading and
-without metrics.
+A contender is built for a model, a log and a batch size. `train(seconds)` continues its training
+for at least that long and returns (rows, seconds) of the steps it took, with loading and without
+metrics.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from parts.ours import COMPILES, DEFAULT, compiled, embedding_optimizer, trainer
 from polyrank.data.read import read
 from polyrank.data.table import Table, encode
 from polyrank.data.vocab import Vocab
-from polyrank.train.isolation import isolated
+from polyrank.train.fit import isolated
 from polyrank.train.loop import Progress
 from polyrank.train.optim import EMBEDDINGS
 from polyrank.train.training import Training
@@ -41,11 +41,11 @@ class Contender(ABC):
 
     @abstractmethod
     def train(self, seconds: float) -> tuple[int, float]:
-        """Train for at least so long, one step at least; return rows and seconds."""
+        """Train for at least that long, and at least one step; return rows and seconds."""
 
 
 class Ours(Contender):
-    """polyrank's loop, consumed event by event as `pr.fit` does."""
+    """polyrank's loop, consumed event by event as in `pr.fit`."""
 
     def __init__(self, kind: str, graph: bool, model: str, table: Table, vocab: Vocab,
                  batch: int, threads: int) -> None:  # fmt: skip
@@ -86,7 +86,7 @@ class Ours(Contender):
 
 
 class Peer(Contender):
-    """A library that trains whole epochs: on as many rows as fill a round."""
+    """A library that only trains whole epochs: on as many rows as fill a round."""
 
     def __init__(self, log: Log, batch: int) -> None:
         self.log, self.batch = log, batch
@@ -105,13 +105,13 @@ class Peer(Contender):
 
     @abstractmethod
     def epoch(self, log: Log) -> float:
-        """Train on the rows of a log, once; return the seconds."""
+        """Train one epoch on a log; return the seconds."""
 
 
 class TorchRecHub(Peer):
-    """DataGenerator and MTLTrainer as the tutorial has them, without worker processes.
+    """DataGenerator and MTLTrainer as in the tutorial, without worker processes.
 
-    `num_workers=4` was measured as 0.75 to 1.24 times as fast.
+    With `num_workers=4` it was 0.75 to 1.24 times as fast.
     """
 
     def __init__(self, model: str, log: Log, batch: int) -> None:
@@ -182,14 +182,14 @@ class DeepCTR(Peer):
 
 
 def deepctr_torch() -> ModuleType:
-    """Import DeepCTR-Torch without the request to a server that its import makes.
+    """Import DeepCTR-Torch without the request that its import sends to a server.
 
-    It asks for its newest version by the package `requests`, which it does not declare either.
+    It asks for its newest version through the package `requests`, which it does not declare either.
     """
     offline = ModuleType("requests")
 
     def get(url: str) -> None:
-        raise OSError(f"a benchmark asks no server, however: {url}")
+        raise OSError(f"a benchmark must not use the network, got {url}")
 
     vars(offline)["get"] = get
     known = sys.modules.get("requests")
@@ -214,7 +214,7 @@ def silence() -> Iterator[None]:
 
 
 def absent() -> dict[str, str]:
-    """Return what cannot be measured here, and why."""
+    """Return the contenders that cannot be measured here, and why."""
     peers = {PEER: "torch_rechub", "DeepCTR-Torch": "deepctr_torch"}
     found = {
         name: f"{module} is not installed (the extra [bench])"
@@ -256,7 +256,7 @@ def _ours(
 
 
 def _encoded(model: str, log: Log) -> Callable[[], tuple[Table, Vocab]]:
-    """Return what encodes a log once, for all that train on it."""
+    """Return a function that encodes a log once for all runs on it."""
     buy = pr.Task("buy", given="click") if model == "ESMM" else pr.Task("buy")
     schema = pr.Schema(
         features=[pr.SparseFeature(name, vocab_size=size) for name, size in VOCABULARY.items()],

@@ -1,6 +1,6 @@
-"""How long the engine takes for a request, without a server and without torch in the process.
+"""How long the engine takes per request, without a server and without torch in the process.
 
-Each call is timed; the shapes take turns, all requests of one after those of another.
+Each call is timed; the shapes take turns, each with all its requests.
 
     python -m parts.engine_alone BUNDLE SEED SECONDS          prints {shape: [µs of each call]}
 """
@@ -21,7 +21,7 @@ MOST_ROUNDS = 100  # of all requests, in each shape
 
 
 def calls_of(engine: pr.Engine, seed: int) -> dict[str, list[Callable[[], object]]]:
-    """Return what is timed: a call a request, by shape."""
+    """Return what is timed: one call per request, by shape."""
     asked = requests(seed)
     found: dict[str, list[Callable[[], object]]] = {
         "answer: 1 context × 100 candidates": [],

@@ -1,6 +1,6 @@
-"""A made-up log with the columns and the vocabulary sizes of Ali-CCP, for measurements of speed.
+"""A generated log with the columns and vocabulary sizes of Ali-CCP, for measuring speed.
 
-Ids are Zipf(0.9), independent of each other and of the labels: there is nothing to learn in it.
+Ids are Zipf(0.9), independent of each other and of the labels: there is nothing to learn.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def zipf(random: np.random.Generator, size: int, rows: int) -> np.ndarray:
 def frames(rows: int, seed: int, *, spread: int = 1, part: int = 0) -> Iterator[pl.DataFrame]:
     """Yield the log in pieces; ids are a shuffle of 1 … size, times `spread`.
 
-    Parts of one seed have the same frequent ids and other rows.
+    Parts with one seed have the same frequent ids and different rows.
     """
     random = np.random.default_rng(seed)
     names = {name: (random.permutation(SIZES[name]) + 1) * spread for name in SPARSE}
@@ -56,7 +56,7 @@ def frames(rows: int, seed: int, *, spread: int = 1, part: int = 0) -> Iterator[
 
 
 def write_parquet(path: Path, rows: int, seed: int, *, spread: int = 1, part: int = 0) -> None:
-    """Write the log as Parquet, a row group a piece."""
+    """Write the log as Parquet, one row group per piece."""
     writer = None
     for frame in frames(rows, seed, spread=spread, part=part):
         table = frame.to_arrow()

@@ -1,10 +1,10 @@
-"""A load over loopback from a process of its own, which shares the machine with what it measures.
+"""A load generator over loopback in its own process, on the machine that it measures.
 
-It costs as little as it can: requests are bytes that were made before, one thread waits on all
-connections by epoll (Linux only), an answer is read up to its length and never parsed, and nothing
-but the standard library is imported. A connection is kept and sends its next request when its
-answer is whole: a closed loop, so that concurrency is the number of connections. It ends after so
-many requests or seconds, whichever is first; answers that are due then are waited for and counted.
+It costs as little as possible: requests are bytes prepared in advance, one thread waits on all
+connections by epoll (Linux only), a response is read to its length and never parsed, and only the
+standard library is imported. A connection is kept alive and sends its next request once its
+response is complete: a closed loop, so concurrency is the number of connections. It ends after a
+number of requests or seconds, whichever comes first; outstanding responses are awaited and counted.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ CLOSES = re.compile(rb"\r\nconnection: *close\r\n", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Sent:
-    """A request and what is to come of it.
+    """A request and its expected status.
 
     Args:
         kind: a name, for counting.
         path: of the URL.
         body: JSON, or what a careless client sends.
-        status: the one that is expected.
+        status: the expected one.
     """
 
     kind: str
@@ -58,16 +58,16 @@ class Sent:
 
 @dataclass(frozen=True)
 class Found:
-    """What a load met.
+    """The results of a load.
 
     Args:
-        requests: that were answered.
+        requests: the number answered.
         seconds: from the first request to the last answer.
-        p50_ms: median latency, from before the first byte is sent until the last one is there.
-        p99_ms: of 100 requests, 99 are faster.
+        p50_ms: median latency, from before the first byte is sent until the last one has arrived.
+        p99_ms: 99th percentile.
         longest_ms: the slowest.
-        statuses: how often each came, by "kind status".
-        unexpected: those that were not expected; a connection that ended early counts as "broken".
+        statuses: counts by "kind status".
+        unexpected: the unexpected ones; a connection that ended early counts as "broken".
         client: the load's own time on a core, as a share of the seconds.
     """
 
@@ -85,7 +85,7 @@ class Found:
 def started(
     port: int, sent: Sequence[Sent], *, concurrency: int, seconds: float, most: int
 ) -> Iterator[subprocess.Popen[str]]:
-    """Start a load in a process of its own, which prints what it met as JSON."""
+    """Start a load in its own process, which prints its results as JSON."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "requests.json"
         table = [asdict(each) | {"body": each.body.decode("latin-1")} for each in sent]
@@ -102,7 +102,7 @@ def started(
 def measured(
     port: int, sent: Sequence[Sent], *, concurrency: int, seconds: float, most: int
 ) -> Found:
-    """Return what a load met."""
+    """Return the results of a load."""
     limits = {"concurrency": concurrency, "seconds": seconds, "most": most}
     with started(port, sent, **limits) as child:
         output, _ = child.communicate(timeout=seconds + 2 * PATIENCE_SECONDS)
@@ -112,7 +112,7 @@ def measured(
 
 
 class Connection:
-    """A connection that is kept, and the request that is under way on it."""
+    """A kept-alive connection, and the request in flight on it."""
 
     def __init__(self, port: int) -> None:
         self.port = port
@@ -131,7 +131,7 @@ class Connection:
         self.go_on()
 
     def go_on(self) -> None:
-        """Send what the connection takes."""
+        """Send as much as the connection accepts."""
         try:
             while self.unsent:
                 self.unsent = self.unsent[self.socket.send(self.unsent) :]
@@ -141,10 +141,10 @@ class Connection:
             self.unsent = memoryview(b"")
 
     def receive(self) -> bool:
-        """Take what is there; return whether the answer is whole.
+        """Receive what has arrived; return whether the response is complete.
 
         Raises:
-            ConnectionError: the other side has ended it before.
+            ConnectionError: the other side closed it early.
         """
         try:
             some = self.socket.recv(1 << 18)
@@ -162,16 +162,16 @@ class Connection:
 
     @property
     def status(self) -> int:
-        """Of a whole answer."""
+        """The status of a complete response."""
         return int(self.received[9:12])
 
     @property
     def closes(self) -> bool:
-        """Whether the server takes no more requests on this connection."""
+        """Whether the server accepts no more requests on this connection."""
         return CLOSES.search(self.received, 0, self.received.find(b"\r\n\r\n") + 2) is not None
 
     def reopen(self) -> None:
-        """Connect anew."""
+        """Reconnect."""
         self.socket.close()
         self.socket = self._opened()
 
@@ -183,7 +183,7 @@ class Connection:
 
 
 def run(port: int, sent: Sequence[Sent], concurrency: int, seconds: float, most: int) -> Found:
-    """Send requests, in turn and from the first on again, and wait for their answers."""
+    """Send the requests in turn, over and over, and wait for their responses."""
     requests = [each.to_bytes() for each in sent]
     order = islice(cycle(range(len(sent))), most)
     latencies: list[float] = []
@@ -193,7 +193,7 @@ def run(port: int, sent: Sequence[Sent], concurrency: int, seconds: float, most:
     open_: dict[int, Connection] = {}
 
     def begin(connection: Connection) -> bool:
-        """Send the connection's next request, if it is not time to end."""
+        """Send the connection's next request, unless it is time to end."""
         at = next(order, None) if perf_counter() < deadline else None
         if at is not None:
             connection.send(at, requests[at])
@@ -258,7 +258,7 @@ def run(port: int, sent: Sequence[Sent], concurrency: int, seconds: float, most:
 
 
 def main() -> None:
-    """Run a load and print what it met."""
+    """Run a load and print its results."""
     path, port, concurrency, seconds, most = sys.argv[1:]
     table = json.loads(Path(path).read_text(encoding="utf-8"))
     sent = [Sent(**{**each, "body": each["body"].encode("latin-1")}) for each in table]

@@ -1,4 +1,4 @@
-"""A log of Ali-CCP's shape: its vocabularies, Zipf ids, rare clicks and rarer purchases."""
+"""A log shaped like Ali-CCP: its vocabularies, Zipf ids, rare clicks and rarer purchases."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# Ids of each field of the full log after the usual count filter. No size of 210 and of the four
-# histories is published: these bring the sum to the 1.4 million rows that the figures are for.
+# Ids of each field of the full log after the usual count filter. The sizes of 210 and of the four
+# histories are not published: these bring the sum to 1.4 million rows.
 VOCABULARY = {
     "101": 238_635, "121": 98, "122": 14, "124": 3, "125": 8, "126": 4, "127": 4, "128": 3,
     "129": 5, "205": 467_298, "206": 6_929, "207": 263_942, "210": 74_000, "216": 106_399,
@@ -24,9 +24,9 @@ class Log:
     """Encoded rows.
 
     Args:
-        ids: a column of row numbers a field.
+        ids: one column of row numbers per field.
         click: 0 or 1.
-        buy: 0 or 1, and 1 only where click is.
+        buy: 0 or 1, and 1 only where click is 1.
 
     Shape:
         int64 (rows,) · float32 (rows,) · float32 (rows,)
@@ -46,7 +46,7 @@ class Log:
 
 
 def drawn(rows: int, seed: int) -> Log:
-    """Return a log; frequent ids lie anywhere in their table, and labels know nothing of ids."""
+    """Return a log; frequent ids are spread over their table, and labels are independent of ids."""
     random = np.random.default_rng(seed)
     ids = {name: zipf(size, rows, random) for name, size in VOCABULARY.items()}
     click = random.random(rows) < CLICKED
@@ -62,7 +62,7 @@ def zipf(size: int, rows: int, random: np.random.Generator) -> np.ndarray:
 
 
 def unique_share(log: Log, batch: int, seed: int) -> float:
-    """Return the share of distinct rows among those that a shuffled batch looks up."""
+    """Return the share of distinct rows among the look-ups of a shuffled batch."""
     order = np.random.default_rng(seed).permutation(len(log))
     batches = min(len(log) // batch, 20)
     found = [

@@ -1,4 +1,4 @@
-"""The machine's rates, and the fewest seconds a sample that they allow."""
+"""The machine's rates, and the lower bound on seconds per sample that they imply."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SECONDS = 0.2  # of each rate
 
 @dataclass(frozen=True)
 class Rates:
-    """What the machine does in a second with some threads.
+    """What the machine does per second with a number of threads.
 
     Args:
         triad: bytes of a = b + s·c, 8 read for each 4 written.
@@ -39,7 +39,7 @@ class Rates:
         return asdict(self)
 
     def samples(self, model: str, unique: float) -> float:
-        """Return samples a second of a model, moving its bytes and then multiplying."""
+        """Return samples per second of a model that moves its bytes and then multiplies."""
         operations, fixed, rows = COSTS[model]
         return 1 / ((fixed + rows * unique) / self.triad + operations / self.gemm[model])
 
@@ -61,7 +61,7 @@ def typical(found: Sequence[Rates]) -> Rates:
 
 
 def _median(call: Callable[[], object]) -> float:
-    """Return the median seconds of a call, after one that is not counted."""
+    """Return the median seconds of a call, after one uncounted call."""
     call()
     found: list[float] = []
     while sum(found) < SECONDS or len(found) < 3:
@@ -120,7 +120,7 @@ def _total_of_rows() -> Callable[..., None]:
 
 @cache
 def _rows_and_ids() -> tuple[np.ndarray, np.ndarray]:
-    """Rows of 64 bytes that begin where a cache line does, and which to read."""
+    """Rows of 64 bytes aligned to cache lines, and the rows to read."""
     buffer = np.ones(1_400_000 * 16 + 16, np.float32)
     skip = -(buffer.ctypes.data // 4) % 16
     rows = buffer[skip : skip + 1_400_000 * 16].reshape(-1, 16)

@@ -1,4 +1,4 @@
-"""An MMoE with a table a feature, as a tutorial writes it, and the weights of a bundle."""
+"""An MMoE with one table per feature, as in a tutorial, and the weights of a bundle."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class NaiveMMoE(nn.Module):
-    """Embeddings side by side → experts, a gate a task → towers.
+    """Concatenated embeddings → experts, one gate per task → towers.
 
     Shape:
         - ids: int64 (B, F), rows of each feature's own table

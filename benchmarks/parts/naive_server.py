@@ -1,9 +1,9 @@
-"""The handler that people write, to be compared with: FastAPI, a model object a row, eager torch.
+"""The handler that people write, for comparison: FastAPI, one model object per row, eager torch.
 
-A pydantic model a row with a typed field a feature, a dictionary a vocabulary and a look-up a cell,
-`torch.bucketize` for the numbers, the same weights under `inference_mode` on one thread, and a
-response model. FastAPI parses and validates the body and writes the answer its own way. An `async`
-handler: a plain one runs in a pool of threads, which was measured as slower.
+One pydantic model per row with one typed field per feature, one dictionary per vocabulary and one
+look-up per cell, `torch.bucketize` for the numbers, the same weights under `inference_mode` on one
+thread, and a response model. FastAPI parses and validates the body and writes the response itself.
+The handler is `async`: a plain one runs in a pool of threads, which was slower.
 
     python -m parts.naive_server BUNDLE          prints its address, and stops on SIGTERM
 """

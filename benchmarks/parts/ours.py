@@ -1,4 +1,4 @@
-"""polyrank's loop over tables that are encoded once."""
+"""polyrank's loop over tables encoded once."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from dataclasses import fields, replace
 import torch
 
 import polyrank as pr
-from polyrank.data.statistics import term_statistics
 from polyrank.data.table import Table
 from polyrank.data.vocab import Vocab
 from polyrank.objective.losses import Supervision
-from polyrank.train.isolation import isolated
+from polyrank.train.fit import isolated
+from polyrank.train.heads import start
 from polyrank.train.loop import Trainer
 from polyrank.train.optim import EMBEDDINGS
-from polyrank.train.start import start
 from polyrank.train.training import Training
 
 COMPILES = "compile" in {each.name for each in fields(Training)}
@@ -25,12 +24,12 @@ DEFAULT = next(kind for kind, each in EMBEDDINGS.items() if type(Training().embe
 def trainer_of(
     model: pr.Model, vocab: Vocab, tables: Mapping[str, Table], training: Training, seed: int
 ) -> Trainer:
-    """Return what `pr.fit` trains with: a new ranker on the tables `train` and, if any, `valid`."""
+    """Return the trainer of `pr.fit`: a new ranker on the tables `train` and, if any, `valid`."""
     train = tables["train"]
     with isolated(seed, training):
         ranker = model.build(model.layout(train.schema, vocab)).to(training.device)
         start(ranker, train, training.device)
-        supervision = Supervision(train.schema, term_statistics(train))
+        supervision = Supervision.of(train)
         return Trainer(
             ranker, training, supervision, train=train, valid=tables.get("valid"), seed=seed
         )
@@ -47,7 +46,7 @@ def embedding_optimizer(kind: str, lr: float | None = None, l2: float | None = N
 
 
 def set_threads(threads: int) -> None:
-    """Set the threads of torch and, where it is there, of numba."""
+    """Set the threads of torch and, if it is installed, of numba."""
     torch.set_num_threads(threads)
     try:
         import numba

@@ -1,4 +1,4 @@
-"""What every results file says of itself: machine, versions, commit."""
+"""What every results file records about itself: machine, versions, commit."""
 
 from __future__ import annotations
 

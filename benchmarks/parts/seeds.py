@@ -1,4 +1,4 @@
-"""Paired differences over seeds: what every table of a benchmark shows."""
+"""Paired differences over seeds, as every benchmark's table shows them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def difference(one: Sequence[float], other: Sequence[float]) -> tuple[float, flo
 
 
 def shown(one: Sequence[float], other: Sequence[float], digits: int = 4) -> str:
-    """Return it as text, with a star where the interval excludes 0."""
+    """Return the difference as text, with a star if the interval excludes 0."""
     middle, half = difference(one, other)
     star = "" if abs(middle) <= half else " *"
     return f"{middle:+.{digits}f} ± {half:.{digits}f}{star}"

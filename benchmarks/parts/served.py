@@ -1,7 +1,7 @@
-"""What is served: an exported MMoE with Ali-CCP's columns and full vocabularies, and its requests.
+"""The served model, an exported MMoE with Ali-CCP's columns and full vocabularies; its requests.
 
-The model has 31 features, two tasks and a fused score. It is trained for an instant on a log in
-which every id occurs: what it knows costs nothing to serve, what it holds does.
+The model has 31 features, two tasks and a fused score. It is trained for an instant on a log that
+contains every id: its size costs serving time, its quality does not.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 FUSION = {"click": 1.0, "buy": 2.0}
 CANDIDATES = 100  # of a request
 REQUESTS = 64  # different ones
-# What a ranking request says of each item; the rest is of the user and the page, and the same.
+# What a ranking request says about each item; the rest describes the user and the page.
 OF_ITEMS = (
     *("205", "206", "207", "210", "216", "508", "509", "702", "853"),
     *("D508", "D509", "D702", "D853"),
@@ -35,7 +35,7 @@ FEATURES = (*SPARSE, *DENSE)
 
 @dataclass(frozen=True)
 class Request:
-    """One user, and the items to be ranked.
+    """One user, and the items to rank.
 
     Args:
         context: the features of the user and the page.
@@ -47,12 +47,12 @@ class Request:
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        """The same as full rows."""
+        """The request as full rows."""
         return [{**self.context, **each} for each in self.candidates]
 
     @property
     def columns(self) -> dict[str, list[Any]]:
-        """The same as full columns."""
+        """The request as full columns."""
         rows = self.rows
         return {name: [row[name] for row in rows] for name in FEATURES}
 
@@ -80,7 +80,7 @@ def write_bundle(folder: Path, seed: int) -> Parity:
 
 
 def requests(seed: int) -> list[Request]:
-    """Return requests whose ids are as frequent as the log's."""
+    """Return requests whose ids are as frequent as in the log."""
     frame = pl.concat(generated.frames(REQUESTS * CANDIDATES, seed, part=1))
     frame = frame.with_columns(pl.col(DENSE).cast(pl.Float64).round(4))  # as a log has them
     found = []

@@ -1,4 +1,4 @@
-"""A server in a process of its own, from its first line to its end."""
+"""A server in its own process, from start to stop."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ADDRESS = re.compile(r"http://127\.0\.0\.1:(\d+)")
 
 @dataclass(frozen=True)
 class Server:
-    """A server that answers.
+    """A running server.
 
     Args:
         port: on 127.0.0.1.
@@ -42,12 +42,12 @@ class Server:
 
 @contextmanager
 def serving(command: Sequence[str]) -> Iterator[Server]:
-    """Start Python with some arguments and wait for the address that it prints; stop it at the end.
+    """Start Python with arguments, wait for the address it prints, and stop it at the end.
 
-    What it logs goes into a file.
+    Its log goes to a file.
 
     Raises:
-        SystemExit: no address in two minutes, with the end of that file.
+        SystemExit: no address within two minutes; with the end of the log.
     """
     with (
         tempfile.TemporaryFile() as log,
@@ -64,7 +64,7 @@ def serving(command: Sequence[str]) -> Iterator[Server]:
             if found is None:
                 log.seek(0)
                 said = log.read()[-2000:].decode(errors="replace")
-                raise SystemExit(f"{' '.join(command)}: no address, however: {line!r}\n{said}")
+                raise SystemExit(f"{' '.join(command)}: expected an address, got {line!r}\n{said}")
             yield Server(int(found[1]), process.pid)
         finally:
             process.terminate()

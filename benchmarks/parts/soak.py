@@ -1,4 +1,4 @@
-"""A long load of good and faulty requests, and the server's memory meanwhile."""
+"""A long load of valid and faulty requests, and the server's memory over time."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ WEIGHTS = {"ranking": 8, "records": 4, "columns": 4, "unseen ids": 2, "nulls": 1
 
 @dataclass(frozen=True)
 class Soaked:
-    """What a soak met.
+    """The results of a soak.
 
     Args:
-        found: of the load.
+        found: the results of the load.
         memory_mib: the server's resident memory, each second.
-        warm_up: seconds that are not counted as to memory.
+        warm_up: seconds left out of the memory figures.
     """
 
     found: Found
@@ -35,13 +35,13 @@ class Soaked:
 
     @property
     def spread(self) -> float:
-        """Highest − lowest memory after the warm-up, as a share of the first one after it."""
+        """Highest − lowest memory after the warm-up, as a share of the first figure after it."""
         after = self.memory_mib[self.warm_up :]
         return (max(after) - min(after)) / after[0]
 
 
 def mixed(requests: list[Request], seed: int) -> list[Sent]:
-    """Return requests of all kinds, shuffled, each with the status that it must get."""
+    """Return requests of all kinds, shuffled, each with its expected status."""
     found = []
     for at, each in enumerate(requests):
         first, *others = each.candidates
@@ -72,7 +72,7 @@ def mixed(requests: list[Request], seed: int) -> list[Sent]:
 
 
 def soak(server: Server, sent: list[Sent], seconds: int) -> Soaked:
-    """Load a server and look at its memory each second."""
+    """Load a server and read its memory each second."""
     memory = [server.memory_mib]
     limits = {"concurrency": CONCURRENCY, "seconds": seconds, "most": MOST_REQUESTS}
     with started(server.port, sent, **limits) as child:

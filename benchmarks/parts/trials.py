@@ -18,7 +18,7 @@ from polyrank.datasets.synthetic import synthetic
 from polyrank.metrics.scorecard import Scorecard, scorecard
 from polyrank.models.outputs import logits_of, outputs
 from polyrank.schema import Schema, SparseFeature
-from polyrank.train.isolation import isolated
+from polyrank.train.fit import isolated
 from polyrank.train.sources import Sources, encoded
 from polyrank.train.training import Training
 
@@ -42,7 +42,7 @@ class Log:
     tables: Mapping[str, Table]
 
     def supervised(self, space: str) -> Log:
-        """Return the same rows with every conditional binary task learnt on one space."""
+        """Return the same rows with every conditional binary task learned on one space."""
         tasks = [
             replace(task, space=space) if task.given and task.kind == "binary" else task
             for task in self.schema.tasks
@@ -53,7 +53,7 @@ class Log:
 
 
 def log_of(name: str, seed: int, rows: int) -> Log:
-    """Return a data set; `seed` and `rows` are of the generated logs, which are new for each."""
+    """Return a data set; generated logs depend on `seed` and `rows`."""
     if name in ("synthetic", "ids", "fields"):
         preset = "additive" if name == "fields" else "latent"
         train, valid, test, schema = synthetic(rows, seed=seed, preset=preset)
@@ -96,8 +96,9 @@ def figures(card: Scorecard) -> dict[str, float]:
 
 def _card(trainer: Any, table: Table, split: str) -> Scorecard:
     schema = table.schema
-    logits = {name: each.numpy() for name, each in logits_of(trainer.ranker, table).items()}
-    columns = outputs(schema, logits, trainer.supervision.scales)
+    logits = {name: each.double() for name, each in logits_of(trainer.ranker, table).items()}
+    found = outputs(schema, logits, trainer.supervision.likelihoods, {})
+    columns = {name: each.numpy() for name, each in found.items()}
     truth = {f"true_{output}": values for output, values in table.truth.items()}
     return scorecard(
         schema, columns, table.labels_by_task, split=split, weight=table.weight, truth=truth,
@@ -106,7 +107,7 @@ def _card(trainer: Any, table: Table, split: str) -> Scorecard:
 
 
 def one_hot(table: Table, vocab: Vocab) -> Any:
-    """Return ids as indicator columns, dense columns after them: a scipy CSR matrix (rows, …)."""
+    """Return ids as indicator columns, followed by dense columns: a scipy CSR matrix (rows, …)."""
     from scipy.sparse import csr_matrix, hstack
 
     schema, blocks = table.schema, []

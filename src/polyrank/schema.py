@@ -7,11 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from itertools import pairwise
-from math import isfinite
-from numbers import Real
-from typing import Any, Literal, get_args
+from typing import Any
 
 from polyrank import spec
+from polyrank.debias import DEBIAS, Debias
 from polyrank.errors import ConfigError, SchemaError, did_you_mean
 from polyrank.features import (
     FEATURES,
@@ -24,9 +23,12 @@ from polyrank.features import (
     check_features,
     has_table,
     kind_of,
+    names_by_kind,
     refuse_duplicates,
 )
-from polyrank.terms import ALL, TRUE, Objective, compile_terms, output_columns
+from polyrank.labels import LABELS, LabelKind
+from polyrank.terms import ALL, TRUE, Head, Objective, compile_terms, heads_of, output_columns
+from polyrank.text import html_table
 
 __all__ = [
     "DenseFeature",
@@ -34,7 +36,6 @@ __all__ = [
     "Feature",
     "IdFeature",
     "Keys",
-    "KindName",
     "Schema",
     "SequenceFeature",
     "SparseFeature",
@@ -42,23 +43,26 @@ __all__ = [
     "has_table",
 ]
 
-KindName = Literal["binary", "regression"]
-
 
 @dataclass(frozen=True)
 class Task:
-    """An outcome to predict: what, given what, learnt on which rows.
+    """An outcome to predict: what, given what, learned on which rows.
 
     Args:
         name: an identifier; names the outputs (`p_click`) and the terms (`click @ all`).
         label: column of the label; None takes the name. NaN and null mean not observed.
-        kind: `binary` or `regression`.
-        given: the binary task without which this one cannot happen.
+        kind: name of the kind of label, `binary` or `regression` among them; or a `LabelKind`
+            with options.
+        given: the event without which this one cannot happen.
         space: where it is supervised: "all", the name of an ancestor, or a tuple of these.
-            None resolves to "all", and for a conditional regression to `given`.
+            None resolves to "all", and for what is no event to `given`.
         weight: of each of its terms in the balance.
         positive_weight: multiplies positives in the training loss; it inflates p on purpose,
             and only calibration undoes that.
+        debias: a debiased loss for a conditional event, in place of `space`.
+
+    Raises:
+        SchemaError: an option that no task can have.
 
     Example:
         >>> Task("buy", given="click").label
@@ -67,24 +71,23 @@ class Task:
 
     name: str
     label: str | None = None
-    kind: KindName = "binary"
+    kind: str | LabelKind = "binary"
     given: str | None = None
     space: str | tuple[str, ...] | None = None
     weight: float = 1.0
     positive_weight: float = 1.0
+    debias: str | Debias | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name.isidentifier():
-            raise SchemaError(f"a task's name is an identifier, however: {self.name!r}")
+            raise SchemaError(f"a task's name must be an identifier, got {self.name!r}")
         if self.name == ALL:
             raise SchemaError("a task cannot be named 'all': that is the space of every row")
+        where = f"task {self.name!r}"
         if self.label is None:
             object.__setattr__(self, "label", self.name)
         if isinstance(self.space, list):
             object.__setattr__(self, "space", tuple(self.space))
-        if self.kind not in get_args(KindName):
-            hint = did_you_mean(str(self.kind), get_args(KindName))
-            raise SchemaError(f"task {self.name!r}: unknown kind {self.kind!r}{hint}")
         spaces = self.space if isinstance(self.space, tuple) else (self.space,)
         for field, value in (
             ("label", self.label),
@@ -92,17 +95,28 @@ class Task:
             *(("space", each) for each in spaces),
         ):
             if value is not None and not isinstance(value, str):
-                raise SchemaError(f"task {self.name!r}: {field} is a name, however: {value!r}")
+                raise SchemaError(f"{where}: {field} must be a name, got {value!r}")
         for field in ("weight", "positive_weight"):
             value = getattr(self, field)
-            if isinstance(value, bool) or not isinstance(value, Real):
-                raise SchemaError(f"task {self.name!r}: {field} is a number, however: {value!r}")
-            number = float(value)
-            if not (isfinite(number) and number > 0):
-                raise SchemaError(f"task {self.name!r}: {field} must be above 0, however: {value}")
+            number = spec.number(f"{where}: {field}", value, above=0, error=SchemaError)
             object.__setattr__(self, field, number)
-        if self.kind != "binary" and self.positive_weight != 1:
-            raise SchemaError(f"task {self.name!r}: positive_weight needs kind 'binary'")
+        kind = _named_or_spec(self.kind, LABELS, LabelKind, f"{where}: kind")
+        debias = _named_or_spec(self.debias, DEBIAS, Debias, f"{where}: debias")
+        # A kind without options is its name, as files write it.
+        object.__setattr__(self, "kind", kind.name if kind == _default(type(kind)) else kind)
+        object.__setattr__(self, "debias", debias)
+        if self.positive_weight != 1 and not kind.is_event:
+            raise SchemaError(f"{where}: positive_weight needs an event, such as kind 'binary'")
+        if debias is not None:
+            if not (kind.is_event and self.given):
+                raise SchemaError(f"{where}: debias needs an event that is given another one")
+            if self.space is not None:
+                raise SchemaError(f"{where}: debias takes the place of space: leave space out")
+
+    @cached_property
+    def label_kind(self) -> LabelKind:
+        """The kind of its label, with options."""
+        return LABELS[self.kind]() if isinstance(self.kind, str) else self.kind
 
     @property
     def column(self) -> str:
@@ -111,10 +125,39 @@ class Task:
 
     @property
     def spaces(self) -> tuple[str, ...]:
-        """The spaces of its terms, in order."""
+        """The spaces of its terms, in order; none where a debiased loss has its own."""
+        if self.debias is not None:
+            return ()
         if self.space is None:
-            return (self.given if self.given and self.kind == "regression" else ALL,)
+            return (self.given if self.given and not self.label_kind.is_event else ALL,)
         return self.space if isinstance(self.space, tuple) else (self.space,)
+
+    def to_table(self) -> dict[str, Any]:
+        """Return a plain table that `from_table` reads back."""
+        own = {field.name: getattr(self, field.name) for field in fields(self)}
+        if isinstance(self.kind, LabelKind):
+            own["kind"] = spec.chosen(LABELS, self.kind)
+        if self.debias is not None:
+            own["debias"] = spec.chosen(DEBIAS, self.debias)
+        return spec.to_table(own)
+
+    @classmethod
+    def from_table(cls, table: Mapping[str, Any], where: str = "task") -> Task:
+        """Read what `to_table` wrote; a kind may be a name or a table with a `kind`.
+
+        Raises:
+            ConfigError: an unknown key or kind, with the nearest, or a value of a wrong type.
+            SchemaError: an option that no task can have.
+        """
+        chosen: dict[str, Any] = {}
+        if isinstance(table, Mapping):
+            chosen = {
+                key: spec.choose(registry, table[key], f"{where}.{key}")
+                for key, registry in (("kind", LABELS), ("debias", DEBIAS))
+                if isinstance(table.get(key), Mapping)
+            }
+            table = {**table, **chosen}
+        return spec.from_table(cls, table, where)
 
 
 @dataclass(frozen=True)
@@ -138,7 +181,7 @@ class Keys:
         for field in fields(self):
             value = getattr(self, field.name)
             if value is not None and not isinstance(value, str):
-                raise SchemaError(f"keys: {field.name} is a column's name, however: {value!r}")
+                raise SchemaError(f"keys: {field.name} must be a column name, got {value!r}")
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -190,8 +233,9 @@ class Schema:
         object.__setattr__(self, "tasks", _parts("tasks", self.tasks, Task))
         check_features(self.features)
         _check_tasks(self.tasks)
-        object.__setattr__(self, "tasks", tuple(_resolved(task) for task in self.tasks))
+        object.__setattr__(self, "tasks", tuple(map(_resolved, self.tasks)))
         _check_spaces(self)
+        refuse_duplicates("term", [term.name for term in self.objective])
         _check_columns(self)
 
     @cached_property
@@ -207,6 +251,16 @@ class Schema:
     def objective(self) -> Objective:
         """The terms that the tasks compile to; prints as a table."""
         return compile_terms(self)
+
+    @cached_property
+    def heads(self) -> tuple[Head, ...]:
+        """The heads of a ranker: one per task, then the auxiliary ones of debiased losses."""
+        return heads_of(self.tasks)
+
+    @cached_property
+    def extras(self) -> tuple[str, ...]:
+        """Raw numeric columns that kinds of label read, each once, in task order."""
+        return tuple(dict.fromkeys(name for task in self.tasks for name in task.label_kind.reads))
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -239,7 +293,7 @@ class Schema:
         """Return plain tables that `from_table` reads back."""
         return {
             "features": [{"kind": kind_of(f), **spec.to_table(f)} for f in self.features],
-            "tasks": spec.to_table(self.tasks),
+            "tasks": [task.to_table() for task in self.tasks],
             "keys": spec.to_table(self.keys),
         }
 
@@ -254,12 +308,27 @@ class Schema:
         spec.check_keys(table, ["features", "tasks", "keys"], "schema")
         for part in ("features", "tasks"):
             if not isinstance(table.get(part, []), list | tuple):
-                raise ConfigError(f"schema: {part} is a list of tables, however: {table[part]!r}")
+                raise ConfigError(f"schema: {part} must be a list of tables, got {table[part]!r}")
         return cls(
             features=[spec.choose(FEATURES, each, "feature") for each in table.get("features", [])],
-            tasks=[spec.from_table(Task, each, "task") for each in table.get("tasks", [])],
+            tasks=[Task.from_table(each) for each in table.get("tasks", [])],
             keys=spec.from_table(Keys, table.get("keys", {}), "keys"),
         )
+
+    def __str__(self) -> str:
+        lines = [f"{kind:<9} {', '.join(names)}" for kind, names in self._summary().items()]
+        return "\n".join([*lines, "", str(self.objective)])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        rows = [[kind, ", ".join(names)] for kind, names in self._summary().items()]
+        return html_table(["columns", ""], rows) + self.objective._repr_html_()
+
+    def _summary(self) -> dict[str, list[str]]:
+        """Return the columns of each kind of feature, then the keys."""
+        keys = {name: [column] for name, column in spec.to_table(self.keys).items()}
+        return names_by_kind(self.features) | keys
 
     def to_json(self) -> str:
         """Return the schema as JSON text."""
@@ -279,26 +348,26 @@ class Schema:
         except (TypeError, ValueError) as error:
             shown = repr(text) if len(repr(text)) <= 60 else f"{repr(text)[:60]}…"
             raise SchemaError(
-                f"a schema's JSON is what to_json wrote, however: {shown} ({error})"
+                f"a schema must be the JSON that to_json wrote, got {shown} ({error})"
             ) from None
         return cls.from_table(table)
 
 
 def _parts(field: str, values: Any, *kinds: type) -> tuple[Any, ...]:
     known = " or ".join(kind.__name__ for kind in kinds)
-    expected = f"{field} is a list of {known}"
+    expected = f"{field} must be a list of {known}"
     if isinstance(values, kinds):
-        raise SchemaError(f"{expected}, however: {values!r}; put it in a list, in […]")
+        raise SchemaError(f"{expected}, got {values!r}; put it in a list, […]")
     if isinstance(values, str):
         fix = f"write {field}=[{kinds[0].__name__}({values!r})]"
-        raise SchemaError(f"{expected}, however: {values!r}; {fix}")
+        raise SchemaError(f"{expected}, got {values!r}; {fix}")
     if not isinstance(values, Iterable):
-        raise SchemaError(f"{expected}, however: {values!r}")
+        raise SchemaError(f"{expected}, got {values!r}")
     parts = tuple(values)
     for part in parts:
         if not isinstance(part, kinds):
             fix = f"; write {kinds[0].__name__}({part!r})" if isinstance(part, str) else ""
-            raise SchemaError(f"{expected}, however, it holds: {part!r}{fix}")
+            raise SchemaError(f"{expected}, got {part!r} in it{fix}")
     return parts
 
 
@@ -313,10 +382,10 @@ def _check_tasks(tasks: Sequence[Task]) -> None:
         if task.given not in by_name:
             hint = did_you_mean(task.given, by_name)
             raise SchemaError(f"task {task.name!r}: unknown given {task.given!r}{hint}")
-        if by_name[task.given].kind != "binary":
+        if not (parent := by_name[task.given].label_kind).is_event:
             raise SchemaError(
-                f"task {task.name!r}: given {task.given!r} is a {by_name[task.given].kind}; "
-                "only a binary task can happen or not"
+                f"task {task.name!r}: given must name an event, such as a binary task, got "
+                f"{task.given!r}, whose kind is {parent.name!r}"
             )
     for task in tasks:
         _ancestors(by_name, task.name)
@@ -336,21 +405,44 @@ def _ancestors(by_name: Mapping[str, Task], name: str) -> tuple[str, ...]:
 
 def _resolved(task: Task) -> Task:
     spaces = task.spaces
+    if task.debias is not None:
+        return task
     return replace(task, space=spaces[0] if len(spaces) == 1 else spaces)
+
+
+def _named_or_spec(given: Any, registry: Mapping[str, type], base: type, where: str) -> Any:
+    """Return the spec that a name stands for, or a spec as it is; None stays None."""
+    if given is None or isinstance(given, base):
+        return given
+    if not isinstance(given, str):
+        raise SchemaError(f"{where} must be a name or a {base.__name__}, got {given!r}")
+    if given not in registry:
+        raise SchemaError(f"{where}: unknown kind {given!r}{did_you_mean(given, registry)}")
+    found = _default(registry[given])
+    if found is None:
+        raise SchemaError(f"{where}: {given!r} needs options: write {{ kind = {given!r}, … }}")
+    return found
+
+
+def _default(kind: type) -> Any:
+    """Return a spec without options; None where it needs some."""
+    try:
+        return kind()
+    except TypeError:
+        return None
 
 
 def _check_spaces(schema: Schema) -> None:
     for task in schema.tasks:
-        if not task.spaces:
+        if task.debias is None and not task.spaces:
             raise SchemaError(f"task {task.name!r}: space is empty; name one, or leave it out")
         refuse_duplicates(f"task {task.name!r}: space", task.spaces)
         known = (ALL, *schema.ancestors(task.name))
-        if task.given and task.kind == "regression":
+        if task.given and not task.label_kind.is_event:
             if task.spaces != (task.given,):
                 raise SchemaError(
-                    f"task {task.name!r}: a conditional regression is learnt where "
-                    f"{task.given!r} happened, so its space is {task.given!r}, "
-                    f"however: {task.space!r}"
+                    f"task {task.name!r}: a conditional {task.label_kind.name} is learned where "
+                    f"{task.given!r} happened, so space must be {task.given!r}, got {task.space!r}"
                 )
             continue
         for space in task.spaces:

@@ -10,15 +10,34 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from polyrank.text import aligned
+from polyrank.labels import LabelKind
+from polyrank.text import aligned, html_table
 
 if TYPE_CHECKING:
-    from polyrank.schema import KindName, Schema, Task
+    from polyrank.debias import Debias
+    from polyrank.schema import Schema, Task
 
 ALL = "all"
 Path = tuple[tuple[str, bool], ...]
-DEFAULT_METRIC: Mapping[KindName, str] = {"binary": "auc", "regression": "rmse"}
-TRUE = "true_"  # before the name of an output column: the known truth of it
+TRUE = "true_"  # before the name of an output column: its known truth
+
+
+@dataclass(frozen=True)
+class Head:
+    """A named part of the ranker.
+
+    Args:
+        name: the task's, or `TASK#NAME` for an auxiliary head.
+        task: whose representation it reads.
+        outputs: numbers per row.
+        auxiliary: trained and checkpointed for a method's sake; never predicted, calibrated,
+            scored or exported.
+    """
+
+    name: str
+    task: str
+    outputs: int = 1
+    auxiliary: bool = False
 
 
 @dataclass(frozen=True)
@@ -27,7 +46,7 @@ class Population:
 
     Args:
         task: whose outcome it is.
-        kind: of the task.
+        label_kind: of the task.
         given: the event conditioned on; None for a joint.
         space: the rows: "all", or the task whose joint label is 1 there.
         heads: the tasks on the path from `given` (excluded) down to `task`.
@@ -35,17 +54,26 @@ class Population:
     """
 
     task: str
-    kind: KindName
+    label_kind: LabelKind
     given: str | None
     space: str
     heads: tuple[str, ...]
     conditions: tuple[str, ...]
 
     @property
+    def kind(self) -> str:
+        """Name of the kind of its label."""
+        return self.label_kind.name
+
+    @property
     def name(self) -> str:
         """`buy @ all`, `buy|click @ click`."""
-        event = f"{self.task}|{self.given}" if self.given else self.task
-        return f"{event} @ {self.space}"
+        return _named(self.task, self.given, self.space)
+
+    @property
+    def on_all_rows(self) -> str:
+        """`buy|click @ all`: the same conditional probability where only its truth is known."""
+        return _named(self.task, self.given, ALL)
 
     def descends_from(self, root: str) -> bool:
         """Whether a root is on its path or among its conditions.
@@ -59,8 +87,18 @@ class Population:
 class Term:
     """A supervised population with its weight: one summand of the loss.
 
-    `yes` and `no` are unions of disjoint paths whose probabilities sum to 1; both are empty for a
-    regression, whose head is the value.
+    `yes` and `no` are unions of disjoint paths whose probabilities sum to 1; both are empty for
+    what is no event, whose head is the value.
+
+    Args:
+        population: the rows and the label.
+        weight: in the balance.
+        positive_weight: of positives in the training loss.
+        yes: paths of the event.
+        no: paths of its opposite.
+        probability: the event in symbols, for tables.
+        method: the debiased loss that it belongs to; None for the likelihood of its label.
+        part: which of the method's terms of one population it is, where it has several.
     """
 
     population: Population
@@ -69,16 +107,40 @@ class Term:
     yes: tuple[Path, ...]
     no: tuple[Path, ...]
     probability: str
+    method: Debias | None = None
+    part: str | None = None
 
     @property
     def name(self) -> str:
-        """The name it shares with its scorecard row."""
-        return self.population.name
+        """The name of its scorecard row, then its method's: `buy|click @ click [ips]`."""
+        if self.method is None:
+            return self.population.name
+        return f"{self.population.name} [{' '.join(filter(None, (self.method.name, self.part)))}]"
 
     @property
     def label(self) -> str:
         """The conjunction that is the label."""
         return " & ".join(self.population.heads)
+
+
+@dataclass(frozen=True)
+class Summand:
+    """A part of a term's loss: Σ factor · value over some of the batch's rows.
+
+    Args:
+        rows: which: bool tensor (B,).
+        factor: a number, or a weight per row (B,) without a gradient; without the weight of
+            positives, which is of training alone.
+        value: tensor (B,), finite in all rows.
+        positive: whether these rows are the term's positives.
+        counts: whether its rows count as the term's; not where another summand has them too.
+    """
+
+    rows: Any
+    factor: Any
+    value: Any
+    positive: bool = False
+    counts: bool = True
 
 
 @dataclass(frozen=True)
@@ -93,54 +155,93 @@ class Objective:
     def __len__(self) -> int:
         return len(self.terms)
 
+    def rows(self) -> list[dict[str, str]]:
+        """Return a line per term: term, probability, label, rows, kind."""
+        return [
+            {
+                "term": term.name,
+                "probability": term.probability,
+                "label": term.label,
+                "rows": term.population.space,
+                "kind": term.population.kind,
+            }
+            for term in self.terms
+        ]
+
     def __str__(self) -> str:
-        header = ["term", "probability", "label", "rows", "kind"]
-        return aligned(
-            header,
-            [
-                [t.name, t.probability, t.label, t.population.space, t.population.kind]
-                for t in self.terms
-            ],
-        )
+        rows = self.rows()
+        return aligned(list(rows[0]), [list(row.values()) for row in rows])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        rows = self.rows()
+        return html_table(list(rows[0]), [list(row.values()) for row in rows])
 
 
 def compile_terms(schema: Schema) -> Objective:
-    """Return one term for each task and space, in order."""
+    """Return the terms of every task, in order: one for each of its spaces, or its method's."""
     return Objective(
-        tuple(_term(schema, task, space) for task in schema.tasks for space in task.spaces)
+        tuple(
+            term
+            for task in schema.tasks
+            for term in (
+                task.debias.terms(schema, task)
+                if task.debias is not None
+                else (term_of(schema, task, space) for space in task.spaces)
+            )
+        )
+    )
+
+
+def heads_of(tasks: Sequence[Task]) -> tuple[Head, ...]:
+    """Return the heads of tasks: one each, then the auxiliary ones of their methods."""
+    own = [Head(task.name, task.name, task.label_kind.outputs) for task in tasks]
+    return (
+        *own,
+        *(
+            Head(f"{task.name}#{name}", task.name, auxiliary=True)
+            for task in tasks
+            if task.debias is not None
+            for name in task.debias.heads(task)
+        ),
     )
 
 
 def populations(schema: Schema) -> tuple[Population, ...]:
     """Return what is scored, whatever was supervised: each task on all rows and on each ancestor.
 
-    A conditional regression is scored where its condition happened, and nowhere else.
+    What is no event is scored where its `given` happened, and nowhere else.
     """
-    found = []
-    for task in schema.tasks:
-        if task.kind == "regression":
-            found.append(population(schema, task, task.given or ALL))
-            continue
-        found.append(population(schema, task, ALL))
-        found += [population(schema, task, space) for space in schema.ancestors(task.name)]
-    return tuple(found)
+    return tuple(
+        population(schema, task, space)
+        for task in schema.tasks
+        for space in (
+            (ALL, *schema.ancestors(task.name))
+            if task.label_kind.is_event
+            else (task.given or ALL,)
+        )
+    )
 
 
 def population(schema: Schema, task: Task, space: str) -> Population:
     """Return a task's population in one space, conditioned on that space's event."""
     chain = (*schema.ancestors(task.name), task.name)
-    if task.kind == "regression":
-        heads: tuple[str, ...] = (task.name,)
-        conditions = chain[:-1]
-    else:
-        start = 0 if space == ALL else chain.index(space) + 1
-        heads, conditions = chain[start:], chain[:start]
+    start = 0 if space == ALL else chain.index(space) + 1
+    heads, conditions = chain[start:], chain[:start]
     given = None if space == ALL else space
-    return Population(task.name, task.kind, given, space, heads, conditions)
+    return Population(task.name, task.label_kind, given, space, heads, conditions)
+
+
+def own_population(schema: Schema, task: Task) -> Population:
+    """Return the population that a task's own head predicts: rows where its `given` happened."""
+    return population(schema, task, task.given or ALL)
 
 
 def output_columns(task: Task) -> tuple[str, ...]:
     """Return the columns that `predict` writes for a task: the head first, then the joint.
+
+    A kind with several output columns has such a pair for each.
 
     Example:
         >>> from polyrank.schema import DenseFeature, Schema, Task
@@ -149,8 +250,11 @@ def output_columns(task: Task) -> tuple[str, ...]:
         >>> [output_columns(task) for task in schema.tasks]
         [('p_click',), ('p_buy_given_click', 'p_buy'), ('spend_given_buy', 'spend')]
     """
-    stem = f"p_{task.name}" if task.kind == "binary" else task.name
-    return (f"{stem}_given_{task.given}", stem) if task.given else (stem,)
+    return tuple(
+        column
+        for stem in task.label_kind.stems(task.name)
+        for column in ((f"{stem}_given_{task.given}", stem) if task.given else (stem,))
+    )
 
 
 def joint_label(factors: Sequence[Any]) -> Any:
@@ -172,11 +276,39 @@ def joint_label(factors: Sequence[Any]) -> Any:
     return product
 
 
-def _term(schema: Schema, task: Task, space: str) -> Term:
+def population_label(labels: Mapping[str, Any], where: Population) -> Any:
+    """Return a population's label for each row; NaN outside its space too.
+
+    Args:
+        labels: of each task, a float array or tensor (rows,), NaN where it was not observed.
+        where: whose label it is.
+
+    Example:
+        >>> import numpy as np
+        >>> from polyrank.schema import Schema, SparseFeature, Task
+        >>> schema = Schema([SparseFeature("item")], [Task("click"), Task("buy", given="click")])
+        >>> labels = {"click": np.array([0.0, 1.0]), "buy": np.array([np.nan, 1.0])}
+        >>> {each.name: population_label(labels, each).tolist() for each in populations(schema)}
+        {'click @ all': [0.0, 1.0], 'buy @ all': [0.0, 1.0], 'buy|click @ click': [nan, 1.0]}
+    """
+    label = joint_label([labels[head] for head in where.heads])
+    if where.conditions:
+        label[joint_label([labels[task] for task in where.conditions]) != 1] = float("nan")
+    return label
+
+
+def term_of(
+    schema: Schema,
+    task: Task,
+    space: str,
+    method: Debias | None = None,
+    part: str | None = None,
+) -> Term:
+    """Return the term of a task in one space; `method` and `part` as in `Term`."""
     where = population(schema, task, space)
-    if task.kind == "regression":
+    if not task.label_kind.is_event:
         value = f"E[{task.name}|{task.given}]" if task.given else f"E[{task.name}]"
-        return Term(where, task.weight, task.positive_weight, (), (), value)
+        return Term(where, task.weight, task.positive_weight, (), (), value, method, part)
     heads = where.heads
     yes: tuple[Path, ...] = (tuple((head, True) for head in heads),)
     no: tuple[Path, ...] = tuple(
@@ -187,4 +319,9 @@ def _term(schema: Schema, task: Task, space: str) -> Term:
     for head in heads:
         parent = schema.by_name[head].given
         factors.append(f"P({head}|{parent})" if parent else f"P({head})")
-    return Term(where, task.weight, task.positive_weight, yes, no, "·".join(factors))
+    product = "·".join(factors)
+    return Term(where, task.weight, task.positive_weight, yes, no, product, method, part)
+
+
+def _named(task: str, given: str | None, space: str) -> str:
+    return f"{f'{task}|{given}' if given else task} @ {space}"

@@ -247,10 +247,13 @@ def test_a_resumed_run_takes_the_same_steps(balance, trunk, tmp_path):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: GradNorm(alpha=-1.0), "GradNorm: alpha is at least 0, however: -1.0"),
-        (lambda: GradNorm(lr=math.inf), "GradNorm: lr is at least 0, however: inf"),
-        (lambda: MetaBalance(relax=1.1), "relax lies between 0 and 1, however: 1.1"),
-        (lambda: MetaBalance(beta=1.0), "beta is at least 0 and below 1, however: 1.0"),
+        (lambda: GradNorm(alpha=-1.0), "GradNorm: alpha must be a number of at least 0, got -1.0"),
+        (lambda: GradNorm(lr=math.inf), "GradNorm: lr must be a number of at least 0, got inf"),
+        (
+            lambda: MetaBalance(relax=1.1),
+            "relax must be a number .* at most 1, got 1.1",
+        ),
+        (lambda: MetaBalance(beta=1.0), "beta must be a number of at least 0 and below 1, got 1.0"),
         (
             lambda: MetaBalance(target="buy @ al").build(terms()),
             "MetaBalance: unknown target 'buy @ al'; did you mean 'buy @ all'",

@@ -1,4 +1,4 @@
-"""A bundle with every kind of column, and the rows it was learnt from."""
+"""A bundle with every kind of column, and the rows it was trained on."""
 
 import numpy as np
 import pytest

@@ -7,14 +7,16 @@ from functools import partial
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 import polyrank as pr
+from polyrank.calibration import Isotonic, Platt
 from polyrank.calibration.fitting import Calibrator
-from polyrank.calibration.maps import Isotonic, Platt
 from polyrank.errors import BundleError
 from polyrank.models.outputs import outputs
+from polyrank.objective.likelihood import likelihoods
 from polyrank.schema import DenseFeature, Schema, Task
 from polyrank.serve.batch import Predictor, predict_file
 
@@ -72,7 +74,7 @@ def test_a_calibrator_that_cannot_be_read_is_refused_by_task(calibrated, tmp_pat
     manifest = json.loads(path.read_text(encoding="utf-8"))
     manifest["calibrators"]["click"]["slope"] = -1.0
     path.write_text(json.dumps(manifest), encoding="utf-8")
-    with pytest.raises(BundleError, match=r"calibrators.click: slope must be above 0"):
+    with pytest.raises(BundleError, match=r"calibrators.click: slope must be a number above 0"):
         pr.load(tmp_path / "b")
 
 
@@ -128,5 +130,6 @@ def test_a_child_is_never_likelier_than_its_parent(logits, slope, intercept):
     schema = Schema([DenseFeature("x")], [Task("click"), Task("buy", given="click")])
     click, buy = (np.array([each], dtype=np.float64) for each in logits)
     maps = {"click": KNOTS.map.apply(click), "buy": Platt(slope, intercept).apply(buy)}
-    columns = outputs(schema, maps, {})
+    tensors = {name: torch.from_numpy(z) for name, z in maps.items()}
+    columns = outputs(schema, tensors, likelihoods(schema, {}), {})
     assert 0 <= columns["p_buy"][0] <= columns["p_click"][0] <= 1

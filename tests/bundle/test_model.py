@@ -80,9 +80,37 @@ def test_ids_of_other_types_are_the_same_ids(bundle, rows):
     assert bundle.predict(text).equals(bundle.predict(rows))
 
 
+def test_a_bundle_prints_a_few_telling_lines(bundle):
+    shown = repr(bundle)
+    assert str(bundle) == shown
+    assert len(shown.splitlines()) == 7
+    assert shown.startswith("Bundle 'fit'\n  tasks       click, buy given click, spend given buy\n")
+    assert f"epoch {bundle.kept_epoch} of 2: total loss " in shown
+    page = bundle._repr_html_()
+    assert page.count("<table>") == 2
+    assert "<th>click @ all auc</th>" in page
+
+
 def test_labels_that_are_not_binary_are_refused(bundle, rows):
-    with pytest.raises(DataError, match=r"label 'click' of task 'click' is binary.*however: 3"):
+    with pytest.raises(
+        DataError, match=r"label 'click' of task 'click' must hold 0, 1 or null.*got 3"
+    ):
         bundle.evaluate({**rows, "click": np.full(500, 3)})
+
+
+def test_the_rule_for_orphans_is_the_runs_own(rows):
+    odd = {name: list(rows[name]) for name in ("user", "click", "buy")}
+    odd["click"][0], odd["buy"][0] = 0, 1
+    schema = pr.Schema(
+        [pr.SparseFeature("user")], [pr.Task("click"), pr.Task("buy", given="click")]
+    )
+    dropping = pr.fit(schema, pr.Model(), train=odd, orphans="drop", epochs=1)
+    assert dropping.evaluate(odd)["click @ all"].rows == 499
+    assert dropping.segments(odd, ["score decile"], score="click @ all")["rows"].sum() == 499
+    assert dropping.evaluate(odd, orphans="zero")["click @ all"].rows == 500
+    strict = pr.fit(schema, pr.Model(), train={**odd, "buy": [0, *odd["buy"][1:]]}, epochs=1)
+    with pytest.raises(DataError, match=r"set orphans .*--orphans of evaluate.* to 'drop'"):
+        strict.evaluate(odd)
 
 
 def test_truth_columns_are_scored_and_never_features(bundle, rows):

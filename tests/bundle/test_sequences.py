@@ -14,7 +14,7 @@ from polyrank.config import Experiment
 from polyrank.errors import DataError, LeakageWarning, TrainingError
 from polyrank.serve import batch
 from polyrank.serve.batch import Predictor, predict_file
-from polyrank.train.plan import plan
+from polyrank.train.explain import explain
 from polyrank.train.sources import Sources
 from polyrank.train.training import Training
 
@@ -126,7 +126,7 @@ def test_a_row_without_lists_is_the_same_whatever_stands_for_none(fitted):
     assert len(predicted.unique()) == 1
 
 
-def test_lists_are_learnt_from():
+def test_lists_are_learned_from():
     generator = np.random.default_rng(0)
     lists = [generator.integers(0, 20, n).tolist() for n in generator.integers(0, 5, 3000)]
     click = [int(3 in each) for each in lists]
@@ -139,7 +139,7 @@ def test_lists_are_learnt_from():
 
 
 def test_the_plan_counts_lists(log):
-    found = plan(SCHEMA, pr.Model(embed_dim=8), Training(), Sources(log))
+    found = explain(SCHEMA, pr.Model(embed_dim=8), Training(), Sources(log))
     assert found.parameters["embed.pages"] == 41 * 4
     assert found.memory_bytes["train rows"] > 400 * 3 * 4
 
@@ -148,7 +148,7 @@ def test_resuming_compares_the_lists(log, tmp_path):
     arguments = {"valid": log, "epochs": 1, "out": tmp_path / "run"}
     pr.fit(SCHEMA, pr.Model(embed_dim=8), train=log, **arguments)
     other = {**log, "tags": log["tags"][::-1]}
-    with pytest.raises(TrainingError, match="was learnt from other rows"):
+    with pytest.raises(TrainingError, match="is of a run on other rows"):
         pr.fit(SCHEMA, pr.Model(embed_dim=8), train=other, **arguments, resume=True)
 
 

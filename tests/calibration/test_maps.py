@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polyrank.calibration.maps import Isotonic, Platt, from_table, to_table
+from polyrank import spec
+from polyrank.calibration import MAPS, Isotonic, Platt
 from polyrank.errors import ConfigError
 
 LOGITS = st.lists(st.integers(-4000, 4000), min_size=2, max_size=40, unique=True).map(
@@ -25,6 +26,10 @@ def maps(draw):
     return Isotonic(x[:knots], y[:knots])
 
 
+def from_table(table, where="calibrator"):
+    return spec.choose(MAPS, table, where)
+
+
 @given(maps(), LOGITS)
 def test_a_map_is_strictly_increasing(found, logits):
     assert (np.diff(found.apply(logits)) > 0).all()
@@ -32,7 +37,7 @@ def test_a_map_is_strictly_increasing(found, logits):
 
 @given(maps())
 def test_a_map_reads_its_own_table(found):
-    assert from_table(to_table(found)) == found
+    assert from_table(spec.chosen(MAPS, found)) == found
 
 
 def test_knots_are_met_and_the_ends_go_on_with_slope_one():
@@ -44,19 +49,19 @@ def test_knots_are_met_and_the_ends_go_on_with_slope_one():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Platt(0.0, 1.0), "slope must be above 0 to keep the order, however: 0.0"),
-        (lambda: Platt(-2.0, 1.0), "slope must be above 0"),
-        (lambda: Platt(1.0, float("nan")), "slope and intercept are finite numbers"),
-        (lambda: Isotonic((), ()), "at least 1, however: 0 and 0"),
-        (lambda: Isotonic((0.0,), (0.0, 1.0)), "the same number of knots, .* however: 1 and 2"),
-        (lambda: Isotonic((0.0, 0.0), (0.0, 1.0)), "x must rise from knot to knot, however: 0.0"),
+        (lambda: Platt(0.0, 1.0), "slope must be a number above 0, got 0.0"),
+        (lambda: Platt(-2.0, 1.0), "slope must be a number above 0"),
+        (lambda: Platt(1.0, float("nan")), "intercept must be a finite number, got nan"),
+        (lambda: Isotonic((), ()), "at least 1, got 0 and 0"),
+        (lambda: Isotonic((0.0,), (0.0, 1.0)), "the same number of knots, .* got 1 and 2"),
+        (lambda: Isotonic((0.0, 0.0), (0.0, 1.0)), "x must rise from knot to knot, got 0.0"),
         (lambda: Isotonic((0.0, 1.0), (1.0, 1.0)), "y must rise from knot to knot"),
-        (lambda: Isotonic((0.0,), (float("inf"),)), "y holds finite numbers"),
+        (lambda: Isotonic((0.0,), (float("inf"),)), "y must hold finite numbers"),
         (lambda: from_table({"kind": "plat"}), "calibrator: unknown kind 'plat'; did you mean"),
         (lambda: from_table({"kind": "platt", "slope": 1.0}), "the key 'intercept' is missing"),
         (
             lambda: from_table({"kind": "platt", "slope": -1.0, "intercept": 0.0}, "buy"),
-            "buy: slope must be above 0",
+            "buy: slope must be a number above 0",
         ),
     ],
 )

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from polyrank.calibration.platt import FLATTEST, fit_platt
+from polyrank.calibration.platt import FLATTEST, Platt
 
 
 def drawn(seed, rows=3_000, slope=0.6, intercept=-2.5, center=3.0):
@@ -23,7 +23,7 @@ def test_it_is_logistic_regression_on_the_logit(weighted, center):
     # the oracle sees the logit near 0: its own solver is not exact far from there
     oracle = LogisticRegression(C=np.inf, tol=1e-12, max_iter=1_000)
     oracle.fit((logit - center)[:, None], label, sample_weight=w)
-    found = fit_platt(logit, label, w)
+    found = Platt.fit(logit, label, w)
     slope = oracle.coef_[0, 0]
     np.testing.assert_allclose(found.slope, slope, rtol=1e-5)
     np.testing.assert_allclose(found.intercept, oracle.intercept_[0] - slope * center, rtol=1e-4)
@@ -31,13 +31,13 @@ def test_it_is_logistic_regression_on_the_logit(weighted, center):
 
 def test_the_mean_prediction_is_the_mean_label():
     logit, label, weight = drawn(4)
-    p = 1 / (1 + np.exp(-fit_platt(logit, label, weight).apply(logit)))
+    p = 1 / (1 + np.exp(-Platt.fit(logit, label, weight).apply(logit)))
     assert weight @ p == pytest.approx(weight @ label, rel=1e-12)
 
 
 def test_a_start_far_away_still_finds_it():
     logit, label, _ = drawn(5)
-    near, far = fit_platt(logit, label), fit_platt(1e4 * logit - 7e4, label)
+    near, far = Platt.fit(logit, label), Platt.fit(1e4 * logit - 7e4, label)
     assert far.slope * 1e4 == pytest.approx(near.slope, rel=1e-6)
     assert far.intercept - far.slope * 7e4 == pytest.approx(near.intercept, rel=1e-6)
 
@@ -45,13 +45,13 @@ def test_a_start_far_away_still_finds_it():
 def test_a_weight_of_two_is_the_row_twice():
     logit, label, _ = drawn(6, rows=400)
     twice = np.arange(400) % 2 == 0
-    weighted = fit_platt(logit, label, 1.0 + twice)
-    repeated = fit_platt(*(np.concatenate([each, each[twice]]) for each in (logit, label)))
+    weighted = Platt.fit(logit, label, 1.0 + twice)
+    repeated = Platt.fit(*(np.concatenate([each, each[twice]]) for each in (logit, label)))
     assert weighted.slope == pytest.approx(repeated.slope, rel=1e-9)
 
 
 def test_equal_logits_are_moved_to_the_rate():
-    found = fit_platt(np.full(10, 3.0), np.array([1.0] * 2 + [0.0] * 8))
+    found = Platt.fit(np.full(10, 3.0), np.array([1.0] * 2 + [0.0] * 8))
     assert found.slope == 1
     assert found.apply(np.array([3.0]))[0] == pytest.approx(np.log(0.25))
 
@@ -66,14 +66,14 @@ def test_equal_logits_are_moved_to_the_rate():
     ],
 )
 def test_without_a_maximum_there_is_no_map(logit, label):
-    assert fit_platt(np.array(logit), np.array(label, dtype=float)) is None
+    assert Platt.fit(np.array(logit), np.array(label, dtype=float)) is None
 
 
 @pytest.mark.parametrize("weighted", [False, True])
 def test_a_logit_that_ranks_the_wrong_way_is_told_the_base_rate(weighted):
     logit, label, weight = drawn(7, slope=-0.2)
     w = weight if weighted else np.ones(len(logit))
-    found = fit_platt(logit, label, weight if weighted else None)
+    found = Platt.fit(logit, label, weight if weighted else None)
     center = np.average(logit, weights=w)
     spread = np.sqrt(np.average((logit - center) ** 2, weights=w))
     assert found.slope == pytest.approx(FLATTEST / spread)

@@ -12,8 +12,8 @@ import polyrank as pr
 from polyrank.classic import AITM, PLE, DataGenerator, DenseFeature, MTLTrainer, SparseFeature
 from polyrank.classic.features import raw, vocab_of
 from polyrank.models import aitm, ple
-from polyrank.models.outputs import bag_tensors, tensors
-from polyrank.train.start import base_rates
+from polyrank.models.outputs import Tensors
+from polyrank.train.heads import base_rates
 
 TWO = ["classification", "classification"]
 TOWERS = [{"dims": [4]}, {"dims": [4]}]
@@ -130,8 +130,8 @@ def test_one_step_is_the_native_step_from_the_same_weights(name, data, tmp_path)
     ranker.start_at(base_rates(table))
     # The engine's own order of rows: in another a ReLU at 0 may round to the other side.
     batch = next(table.batches(ranker.layout, len(table), shuffle=True, seed=0, epoch=1))
-    ids, dense, y, _ = tensors(batch, "cpu")
-    scores = ranker.train()(ranker.embed(ids, dense, bag_tensors(batch, "cpu")))
+    ids, dense, bags, y, *_ = Tensors.of(batch, "cpu")
+    scores = ranker.train()(ranker.embed(ids, dense, bags))
     losses = [
         binary_cross_entropy_with_logits(scores.logits[f"task_{i}"], y[:, i]) for i in range(2)
     ]
@@ -147,5 +147,5 @@ def test_one_step_is_the_native_step_from_the_same_weights(name, data, tmp_path)
 
 
 def test_aitm_has_classifications_only(data):
-    with pytest.raises(pr.PolyrankError, match="the trainer's task_types say"):
+    with pytest.raises(pr.PolyrankError, match="the trainer's task_types are"):
         MTLTrainer(made("aitm", data), ["classification", "regression"])

@@ -15,8 +15,8 @@ import polars as pl
 import pytest
 
 import polyrank as pr
+from polyrank.calibration import Platt
 from polyrank.calibration.fitting import Calibrator
-from polyrank.calibration.maps import Platt
 from polyrank.serve import batch
 from polyrank.serve.export.write import export
 

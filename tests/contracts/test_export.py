@@ -8,8 +8,8 @@ import polars as pl
 import pytest
 
 import polyrank as pr
+from polyrank.calibration import Isotonic, Platt
 from polyrank.calibration.fitting import Calibrator
-from polyrank.calibration.maps import Isotonic, Platt
 from polyrank.models.model import TRUNKS
 from polyrank.serve.engine import Session
 from polyrank.serve.export.parity import ROUNDINGS, Exact
@@ -178,7 +178,7 @@ def test_both_files_answer_as_the_bundle_does(kind, space, rows, tmp_path):
     for what, frame in frames(rows):
         table = bundle.encode(frame)
         logits = bundle.logits(table)
-        expected, rounding = bundle.columns(logits), exact.rounding(table, logits)
+        expected, rounding = bundle.columns(table, logits), exact.rounding(table, logits)
         for name, session in sessions.items():
             columns = (raw if name == RAW_FILE else encoded)(frame, bundle.schema, bundle.vocab)
             (feeds,) = columns.batches(10_000)

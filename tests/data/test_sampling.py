@@ -45,13 +45,13 @@ def repeated(rows, times):
 
 @pytest.mark.parametrize("keep", [0, -0.1, 1.5, NAN, True, "0.1"])
 def test_a_rate_out_of_range_is_refused(keep):
-    with pytest.raises(ConfigError, match="above 0 and at most 1, however: "):
+    with pytest.raises(ConfigError, match="a number above 0 and at most 1, got "):
         Sampling("click", keep)
 
 
 @pytest.mark.parametrize("splits", ["train", (), 3])
 def test_splits_are_a_list(splits):
-    with pytest.raises(ConfigError, match="splits is a list of some of 'train', 'valid', 'test'"):
+    with pytest.raises(ConfigError, match="splits must be a list of some of 'train', 'valid'"):
         Sampling("click", 0.1, splits)
 
 
@@ -74,12 +74,12 @@ def test_only_a_binary_root_is_sampled(task, message):
 
 
 def test_a_task_is_a_name():
-    with pytest.raises(ConfigError, match="task is the name of a binary root, however: 3"):
+    with pytest.raises(ConfigError, match="task must be the name of a binary root, got 3"):
         Sampling(3, 0.1)
 
 
 def test_a_split_is_named_once():
-    with pytest.raises(ConfigError, match=r"splits names one split twice: .'train', 'train'."):
+    with pytest.raises(ConfigError, match=r"splits names a split twice: .'train', 'train'."):
         Sampling("click", 0.1, ["train", "train"])
 
 

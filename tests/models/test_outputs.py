@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from polyrank.models.outputs import outputs
-from polyrank.objective.kinds import sigmoid
+from polyrank.objective.likelihood import likelihoods
 from polyrank.schema import DenseFeature, Schema, Task
 
 SCHEMA = Schema(
@@ -18,6 +19,19 @@ SCHEMA = Schema(
         Task("stars", kind="regression"),
     ],
 )
+
+
+def columns_of(logits, spend, stars):
+    """The output columns of logits, with the scales of both regressions."""
+    fitted = {
+        "spend": dict(zip(("mean", "deviation"), spend, strict=True)),
+        "stars": dict(zip(("mean", "deviation"), stars, strict=True)),
+    }
+    tensors = {name: torch.from_numpy(z.astype(np.float64)) for name, z in logits.items()}
+    found = outputs(SCHEMA, tensors, likelihoods(SCHEMA, fitted), {})
+    return {name: values.numpy() for name, values in found.items()}
+
+
 logit = st.floats(-100, 100, width=32)
 
 
@@ -26,7 +40,7 @@ def test_a_joint_never_exceeds_its_parent(pairs):
     click, buy = np.array(pairs, dtype=np.float32).T
     zero = np.zeros(len(pairs), dtype=np.float32)
     logits = {"click": click, "buy": buy, "spend": zero, "stars": zero}
-    found = outputs(SCHEMA, logits, {"spend": (1.0, 1.0), "stars": (0.0, 1.0)})
+    found = columns_of(logits, (1.0, 1.0), (0.0, 1.0))
     assert (found["p_buy"] <= found["p_click"]).all()
     assert (found["p_buy"] <= found["p_buy_given_click"]).all()
     for name in ("p_click", "p_buy", "p_buy_given_click"):
@@ -38,7 +52,7 @@ def test_columns_come_in_task_order_and_own_units():
         name: np.array([value], dtype=np.float32)
         for name, value in {"click": 0.0, "buy": 1.0, "spend": 2.0, "stars": -1.0}.items()
     }
-    found = outputs(SCHEMA, logits, {"spend": (100.0, 20.0), "stars": (3.0, 0.5)})
+    found = columns_of(logits, (100.0, 20.0), (3.0, 0.5))
     p = 0.5 / (1 + np.exp(-1))
     assert {name: float(values[0]) for name, values in found.items()} == pytest.approx(
         {
@@ -53,6 +67,20 @@ def test_columns_come_in_task_order_and_own_units():
     assert next(iter(found)) == "spend_given_buy"
 
 
-def test_the_sigmoid_keeps_both_tails():
-    x = np.array([-745.0, -40.0, 0.0, 40.0])
-    np.testing.assert_allclose(sigmoid(x), np.exp(-np.logaddexp(0, -x)), rtol=1e-12)
+def test_a_probability_keeps_both_tails():
+    x = np.array([-700.0, -40.0, 0.0, 40.0])
+    logits = {"click": x, "buy": 0 * x, "spend": 0 * x, "stars": 0 * x}
+    found = columns_of(logits, (0.0, 1.0), (0.0, 1.0))["p_click"]
+    np.testing.assert_allclose(found, np.exp(-np.logaddexp(0, -x)), rtol=1e-12)
+
+
+@pytest.mark.parametrize("task", ["click", "buy", "spend"])
+def test_a_nan_logit_is_nan_in_all_outputs_below(task):
+    logits = {name: np.zeros(2) for name in SCHEMA.by_name}
+    logits[task][1] = np.nan
+    found = columns_of(logits, (0.0, 1.0), (0.0, 1.0))
+    below = {"click": {"p_click", "p_buy", "spend"},
+             "buy": {"p_buy_given_click", "p_buy", "spend"},
+             "spend": {"spend_given_buy", "spend"}}  # fmt: skip
+    assert {name for name, each in found.items() if np.isnan(each[1])} == below[task]
+    assert not any(np.isnan(each[0]) for each in found.values())

@@ -7,13 +7,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polyrank.data.statistics import term_statistics
+from polyrank.data.statistics import fitted_labels, term_statistics
 from polyrank.data.table import encode
 from polyrank.data.vocab import Vocab
-from polyrank.objective.kinds import KINDS
 from polyrank.objective.losses import Supervision
 from polyrank.objective.paths import log_probability
-from polyrank.schema import Keys, KindName, Schema, SparseFeature, Task
+from polyrank.schema import Keys, Schema, SparseFeature, Task
 from polyrank.terms import joint_label
 
 NAN = float("nan")
@@ -24,7 +23,7 @@ def supervision(rows, tasks, keys=NO_KEYS):
     schema = Schema([SparseFeature("item")], tasks, keys)
     frame = pl.LazyFrame({"item": [1] * len(next(iter(rows.values()))), **rows})
     table = encode(frame, schema, Vocab.fit(frame, schema))
-    return Supervision(schema, term_statistics(table)), table
+    return Supervision(schema, term_statistics(table), fitted_labels(table)), table
 
 
 def funnel(space="all"):
@@ -141,7 +140,7 @@ def test_positive_weight_multiplies_positives_in_training_only():
     assert (sums.total / sums.weight).item() == pytest.approx((zero + one) / 2, rel=1e-6)
 
 
-def test_regression_is_learnt_in_units_of_its_deviation():
+def test_regression_is_learned_in_units_of_its_deviation():
     tasks = [*funnel(), Task("spend", kind="regression", given="buy")]
     rows = {
         "click": [0, 1, 1, 1, 1],
@@ -149,7 +148,7 @@ def test_regression_is_learnt_in_units_of_its_deviation():
         "spend": [NAN, 320_000.0, 320_400.0, 7.0, NAN],
     }
     found, table = supervision(rows, tasks)
-    assert found.scales["spend"] == pytest.approx((320_200.0, 200.0))
+    assert found.fitted == {"spend": pytest.approx({"mean": 320_200.0, "deviation": 200.0})}
     z = logits(5, ("click", "buy", "spend"))
     losses, counts = losses_of(found, z, table.labels)
     assert counts["spend|buy @ buy"].item() == 2
@@ -171,12 +170,8 @@ def test_the_constant_loss_is_that_of_the_best_constant(positive_weight):
         found.losses({"click": torch.full((10,), float(z))}, labels, None)[0]["click @ all"].item()
         for z in constants
     )
-    value = KINDS["binary"].constant_loss(term, found.statistics[term.name])
+    value = found.likelihoods["click"].constant_loss(term, found.statistics[term.name])
     assert value == pytest.approx(best, rel=1e-4)
-
-
-def test_every_kind_of_the_schema_has_a_class():
-    assert set(KINDS) == set(KindName.__args__)
 
 
 @given(
@@ -215,7 +210,7 @@ def test_losses_are_the_plain_loop_over_joint_labels(labels, weighted):
         assert rows[term.name].item() == mask.sum().item()
         y = torch.where(mask, label, 0.0)
         if where.kind == "regression":
-            mean, deviation = found.scales["spend"]
+            mean, deviation = found.fitted["spend"].values()
             each = (z["spend"] - torch.where(mask, (y - mean) / deviation, 0.0)).square()
         else:
             yes, no = (log_probability(paths, z) for paths in (term.yes, term.no))

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from polyrank.data.sampling import Sampling
-from polyrank.data.statistics import term_statistics
+from polyrank.data.statistics import fitted_labels, term_statistics
 from polyrank.data.table import encode
 from polyrank.data.vocab import Vocab
 from polyrank.objective.losses import Supervision
@@ -34,7 +34,9 @@ def supervision(labels, sampling, tasks=TASKS):
     columns = dict(zip([task.name for task in tasks], labels.T, strict=True))
     frame = pl.DataFrame({"item": [1] * len(labels), **columns})
     table = encode(frame, schema, Vocab.fit(frame, schema))
-    return Supervision(schema, term_statistics(table, sampling), sampling)
+    return Supervision(
+        schema, term_statistics(table, sampling), fitted_labels(table, sampling), sampling
+    )
 
 
 def random_labels(rows=200, seed=0):
@@ -92,7 +94,7 @@ def test_losses_are_those_of_the_shifted_root_and_of_weighted_rows(weighted):
         value = (each * used)[mask].sum() / (len(labels) * share_of_weight)
         assert losses[name].item() == pytest.approx(value, rel=1e-9), name
         assert rows[name].item() == mask.sum()
-    mean, deviation = found.scales["stars"]
+    mean, deviation = found.fitted["stars"].values()
     squares = (z["stars"].detach().numpy() - (labels[:, 4] - mean) / deviation) ** 2
     stars = (squares * outside).sum() / (len(labels) * found.statistics["stars @ all"].weight_share)
     assert losses["stars @ all"].item() == pytest.approx(stars, rel=1e-9)

@@ -7,7 +7,7 @@ import pytest
 
 import polyrank as pr
 from polyrank.calibration.fitting import calibrate
-from polyrank.train.calibrate import calibrators
+from polyrank.train.heads import calibrators
 
 SCHEMA = pr.Schema(
     [pr.SparseFeature("item")],

@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import logging
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -192,7 +193,7 @@ def test_a_stop_that_cannot_be_watched_is_refused(funnel, stop, message):
 
 def test_stop_needs_validation_rows(funnel):
     with pytest.raises(
-        ConfigError, match="stop watches 'buy @ all' on validation rows: give valid"
+        ConfigError, match="stop watches 'buy @ all' on validation rows: valid is missing"
     ):
         fitted(funnel, valid=None, stop=pr.Stop(score="buy @ all"))
 
@@ -202,7 +203,7 @@ def test_stop_on_a_score_without_positives_is_refused_before_training(funnel, tm
     none = {**valid, "buy": [0] * 300}
     with pytest.raises(
         ConfigError,
-        match=r"stop watches 'auc' of 'buy @ all', but .* have 300 rows and 0 positives of it",
+        match="stop watches 'auc' of 'buy @ all', and valid has 300 rows and 0 positives for it",
     ):
         fitted(funnel, valid=none, stop=pr.Stop(score="buy @ all"), out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -211,11 +212,13 @@ def test_stop_on_a_score_without_positives_is_refused_before_training(funnel, tm
 def test_stop_on_grouped_auc_needs_users_with_both_classes(funnel):
     _, valid, schema = funnel
     stop = pr.Stop(score="click @ all", metric="gauc")
-    with pytest.raises(ConfigError, match="stop watches 'gauc', and there is no user key in valid"):
+    with pytest.raises(
+        ConfigError, match="stop watches 'gauc', and valid has no user key: declare"
+    ):
         fitted(funnel, schema=Schema(schema.features, schema.tasks), stop=stop)
     lonely = {**valid, "user": np.arange(300)}
     with pytest.raises(
-        ConfigError, match="stop watches 'gauc' of 'click @ all', but the validatio"
+        ConfigError, match="stop watches 'gauc' of 'click @ all', and valid has 300 rows"
     ):
         fitted(funnel, valid=lonely, stop=stop)
 
@@ -238,7 +241,7 @@ def test_stop_may_watch_ranked_lists(funnel):
     bundle = fitted(funnel, schema=keyed, stop=stop, epochs=2, **lists)
     assert "valid click @ all ndcg@10" in bundle.history.columns
     assert 0 < bundle.scorecard.value("click @ all", "ndcg@10") < 1
-    with pytest.raises(ConfigError, match="stop watches 'ndcg@10', and there is no request key in"):
+    with pytest.raises(ConfigError, match="stop watches 'ndcg@10', and valid has no request key: "):
         fitted(funnel, stop=stop)
 
 
@@ -247,7 +250,7 @@ def test_stop_on_positives_of_weight_zero_is_refused(funnel):
     weighted = Schema(schema.features, schema.tasks, pr.Keys(weight="w"))
     none = {**valid, "w": 1.0 - np.array(valid["click"])}
     with pytest.raises(
-        ConfigError, match="stop watches 'auc' of 'click @ all', but the validation"
+        ConfigError, match="stop watches 'auc' of 'click @ all', and valid has 300 rows"
     ):
         fitted(funnel, schema=weighted, train={**train, "w": np.ones(900)}, valid=none,
                stop=pr.Stop(score="click @ all"))  # fmt: skip
@@ -257,7 +260,7 @@ def test_validation_without_an_observed_label_is_refused(funnel):
     _, valid, _ = funnel
     blind = {**valid, "click": [None] * 300, "buy": [None] * 300}
     with pytest.raises(
-        DataError, match="valid has no row with an observed label: it cannot choose"
+        DataError, match="valid has no row with an observed label, so it cannot choose"
     ):
         fitted(funnel, valid=blind)
 
@@ -267,7 +270,7 @@ def test_terms_that_validation_does_not_see_are_named(funnel, caplog):
     tasks = [Task("click"), Task("buy", given="click", space=("all", "click"))]
     unclicked = {**valid, "click": [0] * 300, "buy": [0] * 300}
     fitted(funnel, schema=Schema(schema.features, tasks), valid=unclicked, epochs=1)
-    assert "valid has no row of buy|click @ click: left out of the validation loss" in caplog.text
+    assert "valid has no row of buy|click @ click: its loss leaves it out" in caplog.text
 
 
 @pytest.mark.parametrize("lr", [1e20, 1e30])
@@ -292,21 +295,21 @@ def test_a_device_that_is_not_here_is_refused_before_reading(funnel, device):
 
 
 def test_a_negative_seed_is_refused(funnel):
-    with pytest.raises(ConfigError, match="seed is a whole number of at least 0, however: -1"):
+    with pytest.raises(ConfigError, match=r"seed must be a whole number of at least 0 .*, got -1"):
         fitted(funnel, seed=-1)
 
 
 def test_what_is_no_model_is_refused_with_the_fix(funnel):
     train, _, schema = funnel
-    with pytest.raises(ConfigError, match=r"model is a Model, ESMM.* or Model.trunk=MMoE.*: MMoE"):
+    with pytest.raises(ConfigError, match=r"model must be ESMM.* or Model.trunk=MMoE.*, got MMoE"):
         pr.fit(schema, pr.MMoE(), train=train)
-    with pytest.raises(ConfigError, match="schema is a Schema"):
+    with pytest.raises(ConfigError, match="schema must be a Schema"):
         pr.fit([schema], MODEL, train=train)
-    with pytest.raises(ConfigError, match="stop is a Stop"):
+    with pytest.raises(ConfigError, match="stop must be a Stop"):
         fitted(funnel, stop="auc")
-    with pytest.raises(ConfigError, match=r"epochs is a whole number of at least 1, however: 1.5"):
+    with pytest.raises(ConfigError, match=r"epochs must be a whole number of at least 1, got 1.5"):
         fitted(funnel, epochs=1.5)
-    with pytest.raises(ConfigError, match="threads = 20000, and this machine has"):
+    with pytest.raises(ConfigError, match=r"threads must be at most .*, got 20000"):
         fitted(funnel, threads=20000)
 
 
@@ -370,7 +373,7 @@ def test_validation_without_positives_is_fine_without_stop(funnel):
     assert "auc" in card["buy @ all"].absent
 
 
-def test_a_term_that_cannot_be_learnt_is_refused_with_the_counts(funnel):
+def test_a_term_that_cannot_be_learned_is_refused_with_the_counts(funnel):
     train, _, _ = funnel
     with pytest.raises(
         DataError, match=r"'buy @ all' has no positives in train \(0 positives in 9"
@@ -382,7 +385,7 @@ def test_a_feature_that_equals_a_label_is_refused(funnel):
     train, valid, schema = funnel
     leaky = Schema([*schema.features, pr.SparseFeature("ctcvr")], schema.tasks)
     joint = np.array(train["click"]) * np.array(train["buy"])
-    with pytest.raises(DataError, match=r"feature 'ctcvr' equals .*a model would read the answer"):
+    with pytest.raises(DataError, match=r"feature 'ctcvr' equals .*a model would read the label"):
         fitted(funnel, schema=leaky, train={**train, "ctcvr": joint},
                valid={**valid, "ctcvr": valid["buy"]})  # fmt: skip
 
@@ -401,6 +404,22 @@ def test_orphans_are_refused_in_every_labelled_split(funnel):
     assert (
         fitted(funnel, valid=orphan, orphans="zero", epochs=1).scorecard["click @ all"].rows == 300
     )
+
+
+def test_a_run_that_learned_nothing_says_so(funnel, caplog):
+    fitted(funnel, epochs=2)
+    assert "diverged" not in caplog.text
+    fitted(funnel, epochs=2, lr=50.0)
+    (told,) = (each.getMessage() for each in caplog.records if "diverged" in each.getMessage())
+    assert re.search(r"kept epoch, [12], .* for 'click @ all' \d.* \(constant 0\.", told)
+    assert told.endswith("lower lr (now 50), train longer, or regularise")
+
+
+def test_the_kept_epoch_is_said_at_the_end(funnel, caplog):
+    caplog.set_level(logging.INFO)
+    bundle = fitted(funnel, epochs=3)
+    assert f"epoch {bundle.kept_epoch} is kept" in caplog.text
+    assert bundle.history["best"][bundle.kept_epoch - 1]
 
 
 def test_a_loss_that_is_not_finite_stops_with_term_and_step(funnel):

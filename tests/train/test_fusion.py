@@ -10,7 +10,7 @@ import pytest
 import polyrank as pr
 from polyrank.config import Experiment
 from polyrank.metrics.binary import auc
-from polyrank.train.plan import plan
+from polyrank.train.explain import explain
 
 EXPERIMENT = """
 [data]
@@ -110,7 +110,7 @@ def test_an_unknown_name_is_refused_before_training(log):
         pr.ConfigError, match=r"'prise' is neither .* of test; did you mean 'price'"
     ):
         pr.fit(schema, pr.Model(), train=train, test=test, fusion=pr.Fusion({"prise": 1}))
-    with pytest.raises(pr.ConfigError, match=r"fusion is a Fusion\(weights\), however: dict"):
+    with pytest.raises(pr.ConfigError, match=r"fusion must be a Fusion\(weights\), got dict"):
         pr.fit(schema, pr.Model(), train=train, test=test, fusion={"price": 1})
 
 
@@ -128,7 +128,7 @@ def test_values_that_cannot_be_added_up_are_refused_before_training(log):
 
 
 def test_the_plan_says_the_weights_and_refuses_an_unknown_name(experiment):
-    found = plan(
+    found = explain(
         experiment.schema, experiment.model, experiment.training, experiment.sources(),
         experiment.fusion,
     )  # fmt: skip
@@ -142,7 +142,7 @@ def test_the_plan_refuses_a_term_of_one_label_as_training_does(experiment, log, 
     train, _ = log
     train.with_columns(click=0, buy=0).write_parquet(tmp_path / "train.parquet")
     with pytest.raises(pr.DataError, match="'click @ all' has no positives in train"):
-        plan(
+        explain(
             experiment.schema, experiment.model, experiment.training, experiment.sources(),
             experiment.fusion,
         )  # fmt: skip

@@ -7,8 +7,12 @@ import subprocess
 import sys
 import time
 import tomllib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from threading import Barrier
 from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import polars as pl
@@ -17,8 +21,11 @@ import torch
 from safetensors import safe_open
 
 import polyrank as pr
+from polyrank.balance import Balance, BalanceModule
 from polyrank.errors import ConfigError, TrainingError
-from polyrank.train import state
+from polyrank.registry import register, unregister
+from polyrank.train import checkpoint
+from polyrank.train.optim import RowOptimizer
 
 MODEL = pr.Model(trunk=pr.MMoE(experts=2, hidden=[8]), tower=[4], embed_dim=4, dropout=0.2)
 
@@ -120,6 +127,77 @@ def test_every_state_is_in_the_checkpoint(funnel, tmp_path, options):
     assert resumed.scorecard == straight.scorecard
 
 
+@dataclass(frozen=True, kw_only=True)
+class Momentum(RowOptimizer):
+    """A rule of somebody else's: no kernel, three states, two of them of own widths."""
+
+    beta: float = 0.9
+
+    state_columns: ClassVar = {"velocity": None, "visits": 1, "signs": 2}
+
+    def numbers(self, lr, steps):
+        return lr, 1 + 1 / steps
+
+    def step(self, weight, gradient, state, numbers):
+        lr, warm = numbers
+        velocity, visits, signs = state
+        velocity.mul_(self.beta).add_(gradient)
+        visits.add_(1)
+        signs.copy_(gradient[:, :2].sign())
+        weight.addcdiv_(velocity, (visits + signs.sum(1, keepdim=True).abs()), value=-lr * warm)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Newest(Balance):
+    """A balance of somebody else's, which remembers the last losses."""
+
+    share: float = 0.5
+
+    def build(self, terms):
+        return NewestModule(terms, self.share)
+
+
+class NewestModule(BalanceModule):
+    def __init__(self, terms, share):
+        super().__init__()
+        self.share = share
+        self.register_buffer("last", torch.ones(len(terms)))
+
+    def backward(self, losses, shared):
+        found = torch.stack(list(losses.values()))
+        self.last = self.share * self.last + (1 - self.share) * found.detach()
+        total = (found * self.last).sum()
+        total.backward()
+        return total.detach()
+
+
+@pytest.fixture
+def plugged():
+    register("row_optimizer", "momentum", Momentum)
+    register("balance", "newest", Newest)
+    yield
+    unregister("row_optimizer", "momentum")
+    unregister("balance", "newest")
+
+
+@pytest.mark.usefixtures("plugged")
+def test_a_rule_and_a_balance_from_outside_resume_to_the_same_bits(funnel, tmp_path, caplog):
+    table = {"embeddings": {"kind": "momentum", "beta": 0.8}, "balance": {"kind": "newest"}}
+    chosen = pr.Training.from_table(table)
+    options = {"embeddings": chosen.embeddings, "balance": chosen.balance}
+    straight = run(funnel, tmp_path / "straight", **options)
+    with pytest.raises(Interrupt):
+        run(funnel, tmp_path / "broken", progress=interrupt_at(2), **options)
+    resumed = run(funnel, tmp_path / "broken", resume=True, **options)
+    names = [tmp_path / each / "bundle" / "weights.safetensors" for each in ("straight", "broken")]
+    assert names[0].read_bytes() == names[1].read_bytes()
+    assert resumed.scorecard == straight.scorecard
+    config = pr.load(tmp_path / "broken").config["train"]
+    assert config["embeddings"]["kind"] == "momentum"
+    assert config["balance"] == {"kind": "newest", "share": 0.5}
+    assert "row optimiser Momentum has no compiled rule: it runs in torch" in caplog.text
+
+
 def test_a_checkpoint_of_other_rows_is_refused(funnel, tmp_path):
     train, _, _ = funnel
     with pytest.raises(Interrupt):
@@ -127,21 +205,21 @@ def test_a_checkpoint_of_other_rows_is_refused(funnel, tmp_path):
     fewer = {name: values[:800] for name, values in train.items()}
     with pytest.raises(
         TrainingError,
-        match=r"learnt from other rows .*train 900 rows.*; now .*train 800 rows.*--force",
+        match=r"of a run on other rows .*train 900 rows.*; now .*train 800 rows.*--force",
     ):
         run(funnel, tmp_path / "run", train=fewer, resume=True)
     other = {**train, "click": 1 - np.array(train["click"]), "buy": np.array(train["buy"]) * 0}
     other["buy"] = other["click"]
-    with pytest.raises(TrainingError, match="learnt from other rows"):
+    with pytest.raises(TrainingError, match="of a run on other rows"):
         run(funnel, tmp_path / "run", train=other, resume=True)
 
 
 def test_a_checkpoint_of_another_format_is_refused(funnel, tmp_path, monkeypatch):
-    monkeypatch.setattr(state, "FORMAT", 7)
+    monkeypatch.setattr(checkpoint, "FORMAT", 7)
     with pytest.raises(Interrupt):
         run(funnel, tmp_path / "run", progress=interrupt_at(2))
     monkeypatch.undo()
-    with pytest.raises(TrainingError, match="has format 7, and this polyrank goes on from 1"):
+    with pytest.raises(TrainingError, match="has format 7, and this polyrank resumes format 1"):
         run(funnel, tmp_path / "run", resume=True)
 
 
@@ -204,7 +282,7 @@ def test_an_existing_run_is_refused_resumed_or_replaced(funnel, tmp_path):
     out = tmp_path / "run"
     run(funnel, out, epochs=1)
     with pytest.raises(
-        ConfigError, match="exists: go on with it by --resume, replace it by --forc"
+        ConfigError, match="exists: resume it with --resume, replace it with --forc"
     ):
         run(funnel, out, epochs=1)
     with pytest.raises(ConfigError, match=r"another configuration \(seed was 9 and is 10\)"):
@@ -214,14 +292,45 @@ def test_an_existing_run_is_refused_resumed_or_replaced(funnel, tmp_path):
     assert run(funnel, out, epochs=1, seed=10, force=True).config["seed"] == 10
 
 
+def test_two_that_start_at_once_do_not_both_run(funnel, tmp_path):
+    pytest.importorskip("fcntl")
+    out, together = tmp_path / "run", Barrier(2)
+
+    def one(seed):
+        together.wait()
+        try:
+            return run(funnel, out, seed=seed, epochs=2).config["seed"]
+        except ConfigError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(2) as pool:
+        found = sorted(pool.map(one, (1, 2)), key=lambda each: isinstance(each, str))
+    assert tomllib.loads((out / "config.toml").read_text())["seed"] == found[0]
+    assert "another process is training in" in found[1] or "exists: resume it" in found[1]
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+@pytest.mark.parametrize("options", [{}, {"resume": True}, {"force": True}])
+def test_a_run_that_is_trained_is_left_to_its_process(funnel, tmp_path, options):
+    pytest.importorskip("fcntl")
+    out = tmp_path / "run"
+
+    def again(_):
+        with pytest.raises(ConfigError, match=r"another process is training in .*run: wait for"):
+            run(funnel, out, **options)
+
+    run(funnel, out, epochs=1, progress=again)
+    assert pr.load(out).kept_epoch == 1
+
+
 def test_a_folder_that_is_no_run_is_never_removed(funnel, tmp_path):
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "thesis.txt").write_text("years of work")
     with pytest.raises(
-        ConfigError, match=r"is no run folder \(no config.toml\): it is not removed"
+        ConfigError, match=r"is no run folder \(no config.toml\): it is not replaced"
     ):
         run(funnel, tmp_path / "precious", force=True)
-    with pytest.raises(ConfigError, match="holds no run to go on with"):
+    with pytest.raises(ConfigError, match="holds no run that can be resumed"):
         run(funnel, tmp_path / "precious", resume=True)
     assert (tmp_path / "precious" / "thesis.txt").exists()
 
@@ -246,7 +355,7 @@ def test_a_damaged_checkpoint_is_refused_by_name(funnel, tmp_path):
 
 def test_a_full_disk_keeps_the_checkpoint_before(funnel, tmp_path, monkeypatch):
     out = tmp_path / "run"
-    real, calls = state.save_file, []
+    real, calls = checkpoint.save_file, []
 
     def full(*arguments, **options):
         calls.append(1)
@@ -255,7 +364,7 @@ def test_a_full_disk_keeps_the_checkpoint_before(funnel, tmp_path, monkeypatch):
             raise OSError(28, "No space left on device")
         return real(*arguments, **options)
 
-    monkeypatch.setattr(state, "save_file", full)
+    monkeypatch.setattr(checkpoint, "save_file", full)
     with pytest.raises(TrainingError, match=r"could not be written.*No space left.*--resume"):
         run(funnel, out)
     assert position(out).epoch == 2

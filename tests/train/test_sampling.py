@@ -8,19 +8,18 @@ import pytest
 import torch
 
 import polyrank as pr
-from polyrank.bundle.load import load
+from polyrank.bundle.model import load
 from polyrank.config import Experiment
 from polyrank.data.read import read
-from polyrank.data.statistics import term_statistics
 from polyrank.data.table import encode
 from polyrank.data.vocab import Vocab
 from polyrank.errors import ConfigError
 from polyrank.objective.losses import Supervision
-from polyrank.train import compiled
+from polyrank.train import step
+from polyrank.train.explain import explain
+from polyrank.train.heads import base_rates, start
 from polyrank.train.loop import Trainer
-from polyrank.train.plan import plan
 from polyrank.train.sources import Sources, encoded
-from polyrank.train.start import base_rates, start
 from polyrank.train.training import Training
 
 KEEP = 0.1
@@ -144,7 +143,7 @@ def test_the_cache_knows_nothing_of_it(log, tmp_path, caplog):
     encoded(SCHEMA, Sources(path, path, sampling=first), beside=tmp_path)
     caplog.clear()
     tables = encoded(SCHEMA, Sources(path, path, sampling=changed), beside=tmp_path)[1]
-    assert "were encoded by an earlier run" in caplog.text
+    assert "encoded rows of an earlier run are used" in caplog.text
     assert tables["valid"].weight.max() == 4
     assert encoded(SCHEMA, Sources(path, path), beside=tmp_path)[1]["valid"].weight is None
 
@@ -157,12 +156,12 @@ def trainer(frame, balance, compile):
     torch.manual_seed(0)
     ranker = spec.build(spec.layout(SCHEMA, vocab))
     start(ranker, table, "cpu", SAMPLING)
-    supervision = Supervision(SCHEMA, term_statistics(table, SAMPLING), SAMPLING)
+    supervision = Supervision.of(table, SAMPLING)
     return Trainer(ranker, training, supervision, train=table, valid=None, seed=0)
 
 
 def test_the_compiled_step_is_the_eager_one(log, monkeypatch):
-    monkeypatch.setattr(compiled, "compiled", lambda graph: graph)
+    monkeypatch.setattr(step, "compiled", lambda graph: graph)
     frame = sample(log).head(300)
     eager, graph = (
         [list(each.run()), each.state()][1]
@@ -195,7 +194,7 @@ def test_it_goes_with_a_split_of_one_source(log, tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("keep = 0.1", "keep = 2", "data.sampling: keep is the share of rows"),
+        ("keep = 0.1", "keep = 2", "data.sampling: keep, the share kept, must be"),
         ("keep = 0.1", "kep = 0.1", "data.sampling: unknown key 'kep'; did you mean 'keep'"),
         ('"valid"]', '"vald"]', "data.sampling: unknown split 'vald'; did you mean 'valid'"),
     ],
@@ -205,22 +204,19 @@ def test_a_table_that_cannot_be_is_refused(old, new, message):
         Experiment.from_text(EXPERIMENT.replace(old, new))
 
 
-def test_fit_and_plan_refuse_what_is_no_root(log):
-    sampling = pr.Sampling("buy", 0.1)
+def test_fit_refuses_what_is_no_root(log):
     with pytest.raises(ConfigError, match="only a root can be sampled"):
-        fitted(sampling, log.head(100))
-    with pytest.raises(ConfigError, match="only a root can be sampled"):
-        plan(SCHEMA, pr.Model(), Training(), Sources(log.head(100), sampling=sampling))
+        fitted(pr.Sampling("buy", 0.1), log.head(100))
 
 
 def test_fit_takes_a_sampling_and_nothing_else(log):
-    with pytest.raises(ConfigError, match=r"sampling is a Sampling\(task, keep\), however: 0.1"):
+    with pytest.raises(ConfigError, match=r"sampling must be a Sampling\(task, keep\), got 0.1"):
         fitted(0.1, log.head(100))
 
 
 def test_the_plan_says_it_and_counts_what_was_kept(log):
     frame = sample(log)
-    found = plan(SCHEMA, pr.Model(), Training(), Sources(frame, sampling=SAMPLING))
+    found = explain(SCHEMA, pr.Model(), Training(), Sources(frame, sampling=SAMPLING))
     assert "sampling: rows with click = 0 were kept at a rate of 0.1 in train" in str(found)
     table = found.to_json()
     assert table["sampling"] == {"task": "click", "keep": 0.1, "splits": ["train"]}

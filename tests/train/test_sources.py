@@ -13,7 +13,7 @@ from polyrank.data import cache
 from polyrank.train import sources as module
 from polyrank.train.sources import Sources, encoded
 
-HIT, KEPT = "were encoded by an earlier run", "are kept for the next run"
+HIT, KEPT = "encoded rows of an earlier run are used", "are cached for the next run"
 SCHEMA = pr.Schema(
     [pr.SparseFeature("item"), pr.DenseFeature("price")],
     [pr.Task("click"), pr.Task("buy", given="click")],
@@ -127,6 +127,25 @@ def test_warnings_and_counts_come_with_a_warm_start(tmp_path, caplog):
         assert part in shown
 
 
+def test_orphans_of_all_splits_are_one_warning(tmp_path, caplog):
+    schema = pr.Schema(
+        [pr.SparseFeature("item")], [pr.Task("click"), pr.Task("buy", given="click")]
+    )
+    rows = {"item": [1, 2, 3], "click": [0, 1, 1], "buy": [1, 0, 1]}
+    pl.DataFrame(rows).write_parquet(path := tmp_path / "rows.parquet")
+    for _ in range(2):  # encoded, and from the cache
+        caplog.clear()
+        encoded(schema, Sources(str(path), str(path), rows, orphans="drop"))
+        encoded(schema, Sources(str(path), str(path), orphans="drop"), beside=tmp_path)
+        found = [each.getMessage() for each in caplog.records if "'buy' = 1" in each.getMessage()]
+        assert [text.count("'buy' = 1 where 'click' = 0: dropped") for text in found] == [3, 2]
+        assert [line.split(":")[0] for line in found[0].split("\n")] == [
+            "train",
+            "  valid",
+            "  test",
+        ]
+
+
 def test_frames_are_not_kept(tmp_path, caplog):
     for source in (frame(), frame().lazy(), frame().to_dict(as_series=False)):
         encoded(SCHEMA, Sources(source), beside=tmp_path)
@@ -144,7 +163,7 @@ def test_a_place_that_cannot_be_written_is_a_warning(log, tmp_path, caplog):
     (tmp_path / "file").write_text("")
     tables, _ = outcome(caplog, SCHEMA, Sources(log), beside=tmp_path / "file")
     assert len(tables["train"]) == 400
-    assert "are not kept for the next run" in caplog.text
+    assert "are not cached for the next run" in caplog.text
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root writes everywhere")
@@ -152,7 +171,7 @@ def test_a_read_only_folder_is_a_warning(log, tmp_path, caplog):
     (tmp_path / "runs").mkdir(mode=0o500)
     tables, _ = outcome(caplog, SCHEMA, Sources(log), beside=tmp_path / "runs")
     assert len(tables["train"]) == 400
-    assert "are not kept for the next run" in caplog.text
+    assert "are not cached for the next run" in caplog.text
 
 
 def test_a_full_disk_is_a_warning(log, tmp_path, caplog, monkeypatch):
@@ -162,7 +181,7 @@ def test_a_full_disk_is_a_warning(log, tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(np, "save", full)
     tables, _ = outcome(caplog, SCHEMA, Sources(log), beside=tmp_path / "runs")
     assert len(tables["train"]) == 400
-    assert "are not kept for the next run: [Errno 28]" in caplog.text
+    assert "are not cached for the next run: [Errno 28]" in caplog.text
     names = {path.name for path in (tmp_path / "runs" / cache.NAME).iterdir()}
     assert names == {".gitignore", "files.json"}
 

@@ -44,14 +44,17 @@ def test_embeddings_inherit_from_the_dense_part():
     ("table", "message"),
     [
         ({"epoch": 3}, "train: unknown key 'epoch'; did you mean 'epochs'"),
-        ({"epochs": 0}, "epochs is a whole number of at least 1, however: 0"),
-        ({"epochs": "many"}, "train.epochs: .*valid integer.*however: 'many'"),
-        ({"lr": 0}, "lr must be above 0"),
-        ({"unseen_rate": 1}, "unseen_rate is at least 0 and below 1"),
+        ({"epochs": 0}, "epochs must be a whole number of at least 1, got 0"),
+        ({"epochs": "many"}, "train.epochs: .*valid integer.*got 'many'"),
+        ({"lr": 0}, "train: lr must be a number above 0, got 0"),
+        ({"unseen_rate": 1}, "unseen_rate must be a number of at least 0 and below 1, got 1"),
         ({"embeddings": {"kind": "lazyadam"}}, "unknown kind 'lazyadam'; did you mean 'lazy_adam'"),
         ({"balance": {"kind": "sum", "normalise": True}}, "did you mean 'normalize'"),
         ({"stop": {"metric": "auc"}}, "train.stop: the key 'score' is missing"),
-        ({"stop": {"score": "click @ all", "patience": 0}}, "patience must be at least 1"),
+        (
+            {"stop": {"score": "click @ all", "patience": 0}},
+            "patience must be a whole number of at least 1, got 0",
+        ),
         ({"dense": {"kind": "adam", "betas": [0.9]}}, r"train.dense.betas: \[1\]"),
     ],
 )

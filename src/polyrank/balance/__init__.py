@@ -1,4 +1,4 @@
-"""From several losses to one step: one method a file."""
+"""From several losses to one step: one method per file."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ from polyrank.balance.metabalance import MetaBalance
 from polyrank.balance.method import Balance, BalanceModule, BalanceTerm, ScalarBalance
 from polyrank.balance.sum import Sum
 from polyrank.balance.uncertainty import Uncertainty
+from polyrank.registry import Registry
 
-BALANCES: dict[str, type[Balance]] = {
-    "sum": Sum,
-    "uncertainty": Uncertainty,
-    "gradnorm": GradNorm,
-    "metabalance": MetaBalance,
-}
+BALANCES: Registry[type[Balance]] = Registry(
+    "balance",
+    {
+        "sum": Sum,
+        "uncertainty": Uncertainty,
+        "gradnorm": GradNorm,
+        "metabalance": MetaBalance,
+    },
+)
 
 __all__ = [
     "BALANCES",

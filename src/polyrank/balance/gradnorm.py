@@ -7,20 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite
 
 import torch
 from torch import Tensor
 
+from polyrank import spec
 from polyrank.balance.method import Balance, BalanceModule, BalanceTerm
-from polyrank.errors import ConfigError
 
 LOWEST_WEIGHT = 1e-3  # a large step must not turn a loss around
 
 
 @dataclass(frozen=True, kw_only=True)
 class GradNorm(Balance):
-    """L = Σ weight · w · loss, with w learnt so that terms train at similar rates.
+    """L = Σ weight · w · loss, with w learned so that terms train at similar rates.
 
     At the shared tensors together (x, the trunk's shared parameters) term i has the gradient norm
     G_i = w_i · ‖∇ loss_i‖ and the inverse training rate r_i = (loss_i / first loss_i) ÷ the mean of
@@ -55,9 +54,7 @@ class GradNorm(Balance):
 
     def __post_init__(self) -> None:
         for name in ("alpha", "lr"):
-            value = getattr(self, name)
-            if not (isfinite(value) and value >= 0):
-                raise ConfigError(f"GradNorm: {name} is at least 0, however: {value}")
+            spec.number(f"GradNorm: {name}", getattr(self, name), least=0)
 
     def build(self, terms: Sequence[BalanceTerm]) -> GradNormModule:
         """Return the module, with its state."""

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from polyrank import spec
 from polyrank.balance.method import Balance, BalanceModule, BalanceTerm
 from polyrank.errors import ConfigError, did_you_mean
 
@@ -57,10 +58,8 @@ class MetaBalance(Balance):
     beta: float = 0.9
 
     def __post_init__(self) -> None:
-        if not 0 <= self.relax <= 1:
-            raise ConfigError(f"MetaBalance: relax lies between 0 and 1, however: {self.relax}")
-        if not 0 <= self.beta < 1:
-            raise ConfigError(f"MetaBalance: beta is at least 0 and below 1, however: {self.beta}")
+        spec.number("MetaBalance: relax", self.relax, least=0, most=1)
+        spec.number("MetaBalance: beta", self.beta, least=0, below=1)
 
     def build(self, terms: Sequence[BalanceTerm]) -> MetaBalanceModule:
         """Return the module, with its state."""

@@ -14,7 +14,7 @@ class BalanceTerm:
     """What a balance may know of a term.
 
     Args:
-        name: of the term.
+        name: `buy @ all`.
         weight: the task's.
         constant_loss: mean loss of the best constant on the training rows.
         exponent: 1 for a log-likelihood, ½ for a squared error.

@@ -42,7 +42,7 @@ class Sum(Balance):
 
 
 class SumModule(ScalarBalance):
-    """Holds one factor a term."""
+    """Holds one factor per term."""
 
     def __init__(self, factors: Mapping[str, float]) -> None:
         super().__init__()

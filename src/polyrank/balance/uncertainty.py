@@ -13,9 +13,10 @@ from polyrank.balance.method import Balance, BalanceTerm, ScalarBalance
 
 @dataclass(frozen=True, kw_only=True)
 class Uncertainty(Balance):
-    """L = Σ weight · (c·e^(−s)·loss + s/2), with s learnt, c = 1 for binary and ½ for regression.
+    """L = Σ weight · (c·e^(−s)·loss + s/2), with s learned.
 
-    s is the logarithm of the term's noise variance; it starts at 0 and is not decayed.
+    c is 1 for a log-likelihood and ½ for a squared error. s is the logarithm of the term's noise
+    variance; it starts at 0 and is not decayed.
 
     Example:
         >>> term = BalanceTerm("rating @ all", weight=1.0, constant_loss=1.0, exponent=0.5)
@@ -33,7 +34,7 @@ class Uncertainty(Balance):
 
 
 class UncertaintyModule(ScalarBalance):
-    """Holds one s a term, in the terms' order."""
+    """Holds one s per term, in the terms' order."""
 
     def __init__(self, terms: Sequence[BalanceTerm]) -> None:
         super().__init__()

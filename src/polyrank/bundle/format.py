@@ -2,29 +2,25 @@
 
 bundle.json            format, versions, schema, model, encodings, checksums
 config.toml            the resolved experiment
-history.parquet        one line an epoch
+history.parquet        one row per epoch
 vocab/TABLE.parquet    columns row, value, count
 weights.safetensors    embed.TABLE, trunk.…, head.TASK.…
-scorecard.json         the run's own, where something was scored
-model.onnx             where it was exported; the manifest's entry "onnx" has its parity
-model-with-vocabulary.onnx   the same, for the ids themselves; tables beyond 1.5 GB in a .data file
+scorecard.json         the run's own, if rows were scored
+model.onnx             if it was exported; the manifest's entry "onnx" has its parity
+model-with-vocabulary.onnx   likewise, with the ids as inputs; tables beyond 1.5 GB in a .data file
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 import tomllib
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
-from uuid import uuid4
 
 import numpy as np
 import polars as pl
@@ -33,7 +29,7 @@ from safetensors import SafetensorError
 from safetensors import numpy as tensors
 
 from polyrank.errors import BundleError
-from polyrank.files import replacing
+from polyrank.files import locked, replacing, replacing_folder, writing
 
 FORMAT = 1
 MANIFEST = "bundle.json"
@@ -46,7 +42,7 @@ class Parts:
     Args:
         manifest: schema, model, encodings and target scales as plain tables.
         config: the resolved experiment as plain tables.
-        history: one line an epoch.
+        history: one row per epoch.
         vocab: {table: columns row, value, count}.
         weights: {name: array}.
         scorecard: as JSON tables, or None where nothing was scored.
@@ -68,14 +64,9 @@ def write(path: Path, parts: Parts) -> None:
     """
     if path.exists() and not (path / MANIFEST).is_file():
         raise BundleError(f"{path} exists and is not a bundle: it is left as it is; choose another")
-    temporary = path.parent / f".{path.name}.{uuid4().hex[:8]}"
-    try:
+    failures = (SafetensorError, pl.exceptions.PolarsError)
+    with writing(f"the bundle {path}", BundleError, *failures), replacing_folder(path) as temporary:
         _fill(temporary, parts)
-        _replace(path, temporary)
-    except (OSError, SafetensorError, pl.exceptions.PolarsError) as error:
-        raise BundleError(f"the bundle {path} could not be written: {error}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def read(path: Path, *, weights: bool = True) -> Parts:
@@ -140,27 +131,24 @@ def add(
     *,
     instead_of: Collection[str] = (),
 ) -> None:
-    """Put more files into a bundle, in the place of what has their names, and name them in it.
+    """Put more files into a bundle, replacing those of their names, and list them in its manifest.
 
-    A reader sees the bundle before or after; where other files had their names, and if this is
-    killed, without any of these. Files that are there already, to the byte, stay all along. Of two
-    processes that add to one bundle, one waits for the other.
+    A reader sees the bundle before or after; while files of these names are replaced, and after a
+    kill, it sees the bundle without them. Files that are there already, to the byte, stay
+    throughout. Of two processes that add to one bundle, one waits for the other.
 
     Args:
         path: the bundle's folder.
         files: {name in the bundle: where it is now, on the same disk}; they are moved.
         entries: keys of the manifest.
-        instead_of: names of files that go, where they are not among these.
+        instead_of: names of files to remove, unless they are among `files`.
 
     Raises:
         BundleError: no bundle, or a file that cannot be written.
     """
     read_manifest(path)  # where there is none, nothing is opened
-    try:
-        with _alone(path):
-            _add(path, files, entries, instead_of)
-    except OSError as error:
-        raise BundleError(f"the bundle {path} could not be written: {error}") from error
+    with writing(f"the bundle {path}", BundleError), locked(path):
+        _add(path, files, entries, instead_of)
 
 
 def find(path: Path) -> Path:
@@ -174,32 +162,12 @@ def find(path: Path) -> Path:
             return candidate
     if (path / "config.toml").is_file():
         raise BundleError(
-            f"{path} is a run without a bundle: it has not finished; go on with "
+            f"{path} is a run without a bundle: it has not finished; continue it with "
             "`polyrank train … --resume`"
         )
     if path.exists():
         raise BundleError(f"{path} is no bundle: {MANIFEST} is missing")
     raise BundleError(f"{path} does not exist")
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Keep other processes from adding to a folder meanwhile; a killed one keeps nobody out.
-
-    Where the system or its disk has no such locks, nobody is kept out.
-    """
-    try:
-        from fcntl import LOCK_EX, flock
-    except ImportError:  # Windows
-        yield
-        return
-    opened = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):
-            flock(opened, LOCK_EX)
-        yield
-    finally:
-        os.close(opened)
 
 
 def _add(
@@ -224,13 +192,13 @@ def _add(
 
 
 def _fill(folder: Path, parts: Parts) -> None:
-    (folder / "vocab").mkdir(parents=True)  # and with it the folder that the bundle goes to
+    (folder / "vocab").mkdir()
     for table, frame in parts.vocab.items():
         frame.write_parquet(folder / "vocab" / f"{quote(table, safe='')}.parquet")
     parts.history.write_parquet(folder / "history.parquet")
     contiguous = {name: np.asarray(array, order="C") for name, array in parts.weights.items()}
     tensors.save_file(contiguous, folder / "weights.safetensors")
-    # Which safetensors writes for its owner alone; a server is often someone else.
+    # Safetensors writes for the owner alone, and a server is often another user.
     mode = (folder / "history.parquet").stat().st_mode
     (folder / "weights.safetensors").chmod(mode)
     (folder / "config.toml").write_text(tomli_w.dumps(dict(parts.config)), encoding="utf-8")
@@ -246,27 +214,13 @@ def _fill(folder: Path, parts: Parts) -> None:
     (folder / MANIFEST).write_text(_json(manifest), encoding="utf-8")
 
 
-def _replace(path: Path, temporary: Path) -> None:
-    """Put a finished folder in place; an old bundle is moved away first and removed after.
-
-    A folder cannot be exchanged in one step: between the two renames there is none.
-    """
-    if not path.exists():
-        temporary.rename(path)
-        return
-    old = path.parent / f".{path.name}.{uuid4().hex[:8]}"
-    path.rename(old)
-    temporary.rename(path)
-    shutil.rmtree(old)
-
-
 def _put(path: Path, manifest: Mapping[str, Any]) -> None:
     with replacing(path / MANIFEST) as temporary:
         temporary.write_text(_json(manifest), encoding="utf-8")
 
 
 def _checked(path: Path) -> dict[str, Any]:
-    """Return the manifest of which every file is there; anew where it is replaced meanwhile."""
+    """Return the manifest with every file checked; again where it is replaced meanwhile."""
     manifest = read_manifest(path)
     for name, expected in manifest["files"].items():
         file = path / name
@@ -282,9 +236,7 @@ def _checked(path: Path) -> dict[str, Any]:
             continue
         if read_manifest(path) != manifest:
             return _checked(path)
-        what = (
-            "missing" if found is None else ("not the file that was written (its checksum differs)")
-        )
+        what = "missing" if found is None else "not the file that was written (checksum differs)"
         raise BundleError(f"the bundle {path} is damaged: {name} is {what}")
     return manifest
 

@@ -5,32 +5,38 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 import numpy as np
 import polars as pl
+import torch
 
 from polyrank import spec
 from polyrank.bundle import format
-from polyrank.bundle.encodings import hash_version
+from polyrank.bundle.encodings import hash_version, vocab_of
 from polyrank.calibration.fitting import Calibrator
 from polyrank.data.labels import Orphans
 from polyrank.data.read import column_names, read
 from polyrank.data.sampling import Sampling
 from polyrank.data.table import Table, encode
 from polyrank.data.vocab import Vocab
-from polyrank.errors import ConfigError, DataError
+from polyrank.errors import BundleError, ConfigError, DataError, PolyrankError
+from polyrank.layout import Layout
 from polyrank.metrics.dimensions import DECILE, columns_needed, dimensions, score_segments
 from polyrank.metrics.fusion import FACTORS, Fusion, fused, trade_off
 from polyrank.metrics.scorecard import Scorecard, scorecard
-from polyrank.models.experts import ExpertUse, experts_of
-from polyrank.models.model import Model
+from polyrank.models.expert_use import ExpertUse, experts_of
+from polyrank.models.model import BuildsTrunk, Model
 from polyrank.models.outputs import logits_of, outputs
 from polyrank.models.ranker import Ranker
+from polyrank.objective.likelihood import Likelihood, likelihoods, named_extras
 from polyrank.schema import Schema
 from polyrank.serve.engine import Predictions
 from polyrank.terms import output_columns
+from polyrank.text import aligned, counted, html_table
 
 logger = logging.getLogger(__name__)
 
@@ -39,24 +45,24 @@ REPLICATES = 200  # of the rows, for the intervals of a scorecard
 
 @dataclass(frozen=True, eq=False)
 class Bundle:
-    """A fitted model: schema, vocabularies, weights, and what became of it.
+    """A fitted model: schema, vocabularies, weights, and the record of its training.
 
     Args:
         schema: features, tasks and keys.
-        model: the spec that was learnt.
+        model: the spec of the network.
         vocab: ids to rows, numbers to columns.
-        scales: mean and deviation of each regression's target.
+        targets: what each kind of label fitted on the training rows, by task.
         ranker: the network, on the CPU, in evaluation mode.
         config: the resolved experiment as plain tables.
-        history: one line an epoch.
-        scorecard: of the test rows where there were any, else of the best epoch's validation rows.
-        calibrators: of each head's logit, by task; a head without one predicts as it was learnt.
+        history: one row per epoch.
+        scorecard: of the test rows where there were any, else of the validation rows.
+        calibrators: of each head's logit, by task; a head without one is uncalibrated.
     """
 
     schema: Schema
     model: Model
     vocab: Vocab
-    scales: Mapping[str, tuple[float, float]]
+    targets: Mapping[str, Mapping[str, Any]]
     ranker: Ranker
     config: Mapping[str, Any]
     history: pl.DataFrame
@@ -74,13 +80,59 @@ class Bundle:
         table = self.config.get("data", {}).get("sampling")
         return None if table is None else spec.from_table(Sampling, table, "data.sampling")
 
+    @property
+    def orphans(self) -> Orphans:
+        """The run's rule for a child label without its parent."""
+        return self.config.get("data", {}).get("orphans", "error")
+
+    @property
+    def kept_epoch(self) -> int:
+        """The epoch whose weights these are."""
+        return int(self.history.filter("best")["epoch"].max())
+
+    def __repr__(self) -> str:
+        facts = aligned(["", ""], list(self._facts().items())).strip("\n")
+        return f"Bundle {self.config.get('name', '')!r}\n{indent(facts, '  ')}"
+
+    def _repr_html_(self) -> str:
+        head = ["Bundle", str(self.config.get("name", ""))]
+        figures = [_figures(row) for row in self.history.iter_rows(named=True)]
+        names = ["epoch", *dict.fromkeys(name for each in figures for name in each)]
+        epochs = [
+            [str(number), *(each.get(name, "–") for name in names[1:])]
+            for number, each in enumerate(figures, start=1)
+        ]
+        return html_table(head, list(self._facts().items())) + html_table(names, epochs)
+
+    def _facts(self) -> dict[str, str]:
+        """Return what tells this bundle from another, a line each."""
+        tasks = (
+            f"{task.name} given {task.given}" if task.given else task.name
+            for task in self.schema.tasks
+        )
+        parameters = sum(each.numel() for each in self.ranker.parameters())
+        mapped = [f"{task} ({each.kind})" for task, each in self.calibrators.items() if each.map]
+        facts = {
+            "tasks": ", ".join(tasks),
+            "features": ", ".join(feature.name for feature in self.schema.features),
+            "model": f"{type(self.model.trunk).__name__}, {counted(parameters, 'parameter')}",
+            "calibrated": ", ".join(mapped) or "no head",
+        }
+        if self.history.height:
+            kept = _figures(self.history.row(self.kept_epoch - 1, named=True))
+            shown = ", ".join(f"{name} {value}" for name, value in kept.items())
+            facts["kept"] = f"epoch {self.kept_epoch} of {self.history.height}: {shown}"
+        if self.scorecard is not None:
+            facts["scorecard"] = f"of {self.scorecard.split} rows"
+        return facts
+
     def predict(self, rows: Any, *, raw: bool = False) -> pl.DataFrame:
         """Return the output columns of raw rows, in their order.
 
         Args:
             rows: a path or glob, a polars or pandas frame, a pyarrow table, or a dict of arrays;
                 labels need not be there.
-            raw: leave the logits as they were learnt, uncalibrated.
+            raw: leave the logits uncalibrated.
 
         Raises:
             DataError: a feature that is missing or of a wrong type.
@@ -98,16 +150,20 @@ class Bundle:
             DataError: as in `predict`.
         """
         table = self.encode(frame)
-        return Predictions(self.columns(self.logits(table), raw=raw), table.unseen, table.nulls)
+        return Predictions(
+            self.columns(table, self.logits(table), raw=raw), table.unseen, table.nulls
+        )
 
-    def evaluate(self, rows: Any, *, split: str = "test", orphans: Orphans = "error") -> Scorecard:
+    def evaluate(
+        self, rows: Any, *, split: str = "test", orphans: Orphans | None = None
+    ) -> Scorecard:
         """Return the scorecard of labelled rows, with intervals.
 
         Args:
             rows: as in `predict`, with labels.
             split: the scorecard's name for them; where `sampling` names it, rows are weighted to
-                be as the whole log.
-            orphans: "error", "drop" or "zero": what becomes of a child label without its parent.
+                stand for the whole log.
+            orphans: "error", "drop" or "zero", as in `fit`; None is the run's own rule.
         """
         return self.score_labelled(self.encode(rows, split=split, orphans=orphans), split)
 
@@ -118,7 +174,7 @@ class Bundle:
         *,
         score: str | None = None,
         split: str = "test",
-        orphans: Orphans = "error",
+        orphans: Orphans | None = None,
     ) -> pl.DataFrame:
         """Return the metrics of each segment of labelled rows, the worst of each score first.
 
@@ -151,16 +207,16 @@ class Bundle:
         metric: str = "auc",
         factors: Sequence[float] = FACTORS,
         split: str = "test",
-        orphans: Orphans = "error",
+        orphans: Orphans | None = None,
     ) -> pl.DataFrame:
-        """Return what one weight of the fused score gives to one outcome and takes from another.
+        """Return how one weight of the fused score trades one outcome for another.
 
         Args:
             rows: as in `predict`, with labels.
             name: whose weight is swept.
-            scores: the two scores that it is traded between: `click @ all` and `buy @ all`.
+            scores: the two scores that are traded: `click @ all` and `buy @ all`.
             metric: one that depends on the order alone.
-            factors: by which the declared weight is multiplied, one after the other.
+            factors: what the declared weight is multiplied by, one after the other.
             split: the name of these rows in messages.
             orphans: as in `evaluate`.
 
@@ -185,8 +241,8 @@ class Bundle:
     def experts(self, rows: Any) -> tuple[ExpertUse, ...]:
         """Return how the gates use the experts, level by level; empty where no gate mixes.
 
-        Of at most 16,384 rows, drawn from all; on the validation rows it is what the history has of
-        the epoch that was kept.
+        They are measured on at most 16,384 rows, drawn from all; on the validation rows the history
+        has the same figures for the kept epoch.
 
         Args:
             rows: as in `predict`.
@@ -198,10 +254,10 @@ class Bundle:
         rows: Any,
         *,
         split: str | None = None,
-        orphans: Orphans = "error",
+        orphans: Orphans | None = None,
         carried: Sequence[str] = (),
     ) -> Table:
-        """Return raw rows as a Table, which counts ids that are unseen and values that are null.
+        """Return raw rows as a Table, which counts unseen ids and nulls.
 
         Args:
             rows: as in `predict`.
@@ -215,7 +271,8 @@ class Bundle:
             carried = [*carried, *self.fusion.columns(self.schema)]
         table = encode(
             frame, self.schema, self.vocab,
-            split=split or "rows", orphans=orphans, labels=split is not None, carried=carried,
+            split=split or "rows", orphans=orphans or self.orphans, labels=split is not None,
+            carried=carried,
         )  # fmt: skip
         log_counts(table, split or "rows")
         if split is None or self.sampling is None:
@@ -223,15 +280,15 @@ class Bundle:
         return self.sampling.weighted(table, split)
 
     def score(self, table: Table, *, raw: bool = False) -> pl.DataFrame:
-        """Return the output columns of encoded rows, or with `raw` the uncalibrated ones."""
-        return pl.DataFrame(self.columns(self.logits(table), raw=raw))
+        """Return the output columns of encoded rows; `raw` as in `predict`."""
+        return pl.DataFrame(self.columns(table, self.logits(table), raw=raw))
 
     def score_labelled(self, table: Table, split: str) -> Scorecard:
         """Return the scorecard of encoded, labelled rows, with intervals."""
         logits = self.logits(table)
         changed = self._changed_columns()
-        raw = self.columns(logits, raw=True) if changed else {}
-        found = self.columns(logits)
+        raw = self.columns(table, logits, raw=True) if changed else {}
+        found = self.columns(table, logits)
         card = scorecard(
             self.schema,
             found,
@@ -264,17 +321,21 @@ class Bundle:
         )  # fmt: skip
 
     def _predicted(self, table: Table) -> dict[str, np.ndarray]:
-        return self.columns(self.logits(table))
+        return self.columns(table, self.logits(table))
 
     def logits(self, table: Table) -> dict[str, np.ndarray]:
-        """Return each head's uncalibrated logits of encoded rows: {task: float64 (rows,)}.
+        """Return the uncalibrated logits of each task's head, of encoded rows.
 
         Raises:
             DataError: a row whose logit is not finite, with the feature that is furthest out.
+
+        Shape:
+            {task: float64 (rows,) or (rows, outputs)}
         """
         found = logits_of(self.ranker, table)
-        logits = {name: each.numpy().astype(np.float64) for name, each in found.items()}
-        broken = ~np.all([np.isfinite(each) for each in logits.values()], axis=0)
+        logits = {name: found[name].numpy().astype(np.float64) for name in self.schema.by_name}
+        finite = [np.isfinite(each).reshape(len(table), -1).all(1) for each in logits.values()]
+        broken = ~np.all(finite, axis=0)
         if broken.any():
             raise DataError(
                 f"{int(broken.sum()):,} of {len(table):,} rows, the first of them row "
@@ -283,18 +344,25 @@ class Bundle:
         return logits
 
     def columns(
-        self, logits: Mapping[str, np.ndarray], *, raw: bool = False
+        self, table: Table, logits: Mapping[str, np.ndarray], *, raw: bool = False
     ) -> dict[str, np.ndarray]:
-        """Return the output columns of what `logits` returned, or with `raw` the uncalibrated ones.
+        """Return the output columns of rows from their `logits`, calibrated unless `raw`.
 
-        Maps are of conditional logits, and products are formed after them.
+        Maps act on conditional logits, and products are formed after them.
         """
-        if not raw:
-            logits = {
-                task: self.calibrators[task].apply(each) if task in self.calibrators else each
-                for task, each in logits.items()
-            }
-        return outputs(self.schema, logits, self.scales)
+        maps = {} if raw else self.calibrators
+        calibrated = {
+            task: torch.from_numpy(maps[task].apply(each) if task in maps else each)
+            for task, each in logits.items()
+        }
+        extras = named_extras(self.schema, torch.from_numpy(table.extras))
+        found = outputs(self.schema, calibrated, self.likelihoods, extras)
+        return {name: each.numpy() for name, each in found.items()}
+
+    @cached_property
+    def likelihoods(self) -> Mapping[str, Likelihood]:
+        """Of each task: its prediction from logits."""
+        return likelihoods(self.schema, self.targets)
 
     def save(self, path: str | Path) -> None:
         """Write the bundle's folder, whole or not at all.
@@ -313,7 +381,7 @@ class Bundle:
         format.write(Path(path), parts)
 
     def _changed_columns(self) -> list[str]:
-        """The output columns that a map changes: those of a head with one, and joints below it."""
+        """Return the output columns that a map changes: its head's, and joints below."""
         mapped = {task for task, each in self.calibrators.items() if each.map is not None}
         found = []
         for task in self.schema.tasks:
@@ -329,10 +397,7 @@ class Bundle:
             "schema": self.schema.to_table(),
             "model": self.model.to_table(),
             "dense": {name: each.to_table() for name, each in self.vocab.dense.items()},
-            "targets": {
-                task: {"mean": mean, "deviation": deviation}
-                for task, (mean, deviation) in self.scales.items()
-            },
+            "targets": {task: dict(each) for task, each in self.targets.items()},
             "tables": tables,
             "calibrators": {task: each.to_table() for task, each in self.calibrators.items()},
         }
@@ -344,6 +409,18 @@ def log_counts(table: Table, split: str) -> None:
         shown = ", ".join(f"{name} {count:,}" for name, count in counts.items() if count)
         if shown:
             logger.info("%s: %s of %s rows: %s", split, what, f"{len(table):,}", shown)
+
+
+def _figures(epoch: Mapping[str, Any]) -> dict[str, str]:
+    """Return the telling figures of an epoch's record: those of validation rows, if any."""
+    valid = {
+        name.removeprefix("valid "): value
+        for name, value in epoch.items()
+        if name == "valid total loss" or (name.startswith("valid ") and name[-5:] != " loss")
+    }
+    train = {name: value for name, value in epoch.items() if name.endswith(" loss")}
+    found = valid or train
+    return {name: f"{value:.4f}" for name, value in found.items() if value is not None}
 
 
 def _extreme(table: Table, rows: np.ndarray) -> str:
@@ -360,3 +437,49 @@ def _extreme(table: Table, rows: np.ndarray) -> str:
         f"dense feature {name!r} reaches {reach[name]:.3g} after its encoding; clip such values, "
         "or encode it as bins"
     )
+
+
+def load(path: str | Path, *, trunk: BuildsTrunk | None = None) -> Bundle:
+    """Load a bundle from its folder or its run's folder; no code of the file runs.
+
+    Args:
+        path: a run folder or a bundle folder.
+        trunk: the spec of a trunk that polyrank does not have.
+
+    Raises:
+        BundleError: no bundle, a newer format, or a file that is missing or damaged.
+    """
+    folder = format.find(Path(path))
+    parts = format.read(folder)
+    try:
+        schema = Schema.from_table(parts.manifest["schema"])
+        model = Model.from_table(parts.manifest["model"], trunk)
+        vocab = vocab_of(schema, parts)
+        targets = {task: dict(each) for task, each in parts.manifest["targets"].items()}
+        likelihoods(schema, targets)  # refuses what is damaged
+        calibrators = {
+            task: Calibrator.from_table(each, f"calibrators.{task}")
+            for task, each in parts.manifest.get("calibrators", {}).items()
+        }
+        card = None if parts.scorecard is None else Scorecard.from_json(parts.scorecard)
+        ranker = _built(model, model.layout(schema, vocab))
+    except PolyrankError as error:
+        raise BundleError(f"the bundle {folder} cannot be used: {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BundleError(f"the bundle {folder} is damaged: bundle.json: {error!r}") from error
+    ranker.load_named_weights({name: torch.from_numpy(w) for name, w in parts.weights.items()})
+    ranker.eval()
+    return Bundle(
+        schema, model, vocab, targets, ranker, parts.config, parts.history, card, calibrators
+    )
+
+
+def _built(model: Model, layout: Layout) -> Ranker:
+    """Build a float32 network; the weights that it draws leave no trace in torch's generator."""
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            return model.build(layout)
+    finally:
+        torch.set_default_dtype(dtype)

@@ -2,43 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from polyrank import spec
-from polyrank.calibration import maps
-from polyrank.calibration.isotonic import fit_isotonic
-from polyrank.calibration.maps import Map
-from polyrank.calibration.platt import fit_platt, log_loss
+from polyrank.calibration import MAPS, CalibrationMap
+from polyrank.calibration.platt import log_loss
 
 FOLDS = 5
 LEAST = 50  # positives, and negatives, below which nothing is fitted
-LEAST_FOR_ISOTONIC = 1_000  # positives: it has as many parameters as the rows will bear
 NONE = "none"
 _EVIDENCE = ("rows", "positives", "log_loss", "reason")
-_FIT: Mapping[str, Callable[[np.ndarray, np.ndarray, np.ndarray], Map | None]] = {
-    "platt": fit_platt,
-    "isotonic": fit_isotonic,
-}
 
 
 @dataclass(frozen=True)
 class Calibrator:
-    """What a head's validation rows said about its probabilities, and the map that follows.
+    """The map that a head's validation rows support, with the evidence.
 
     Args:
         map: None leaves the logit as it is.
         rows: that were fitted on.
         positives: among them.
-        log_loss: of each candidate on rows that it was not fitted on, "none" among them; empty
-            where nothing was compared.
+        log_loss: of each candidate, "none" among them, on rows it was not fitted on; empty where
+            nothing was compared.
         reason: why there is no map; None where there is one.
     """
 
-    map: Map | None
+    map: CalibrationMap | None
     rows: int
     positives: int
     log_loss: Mapping[str, float]
@@ -46,8 +39,8 @@ class Calibrator:
 
     @property
     def kind(self) -> str:
-        """`platt`, `isotonic` or `none`."""
-        return NONE if self.map is None else maps.to_table(self.map)["kind"]
+        """The map's name, or `none`."""
+        return NONE if self.map is None else self.map.name
 
     def apply(self, logits: np.ndarray) -> np.ndarray:
         """Return calibrated logits, float64."""
@@ -57,12 +50,13 @@ class Calibrator:
         """Return what `bundle.json` holds of it.
 
         Example:
-            >>> Calibrator(maps.Platt(1.0, -2.0), 900, 60, {"none": 0.4, "platt": 0.3}).to_table()
+            >>> from polyrank.calibration import Platt
+            >>> Calibrator(Platt(1.0, -2.0), 900, 60, {"none": 0.4, "platt": 0.3}).to_table()
             ... # doctest: +NORMALIZE_WHITESPACE
             {'kind': 'platt', 'slope': 1.0, 'intercept': -2.0, 'rows': 900, 'positives': 60,
              'log_loss': {'none': 0.4, 'platt': 0.3}}
         """
-        found = {"kind": NONE} if self.map is None else maps.to_table(self.map)
+        found = {"kind": NONE} if self.map is None else spec.chosen(MAPS, self.map)
         evidence = {name: spec.to_table(getattr(self, name)) for name in _EVIDENCE}
         return found | {name: each for name, each in evidence.items() if each is not None}
 
@@ -76,7 +70,7 @@ class Calibrator:
         kept = {key: table[key] for key in table if key in _EVIDENCE}
         rest = {key: table[key] for key in table if key not in _EVIDENCE}
         evidence = spec.from_table(_Evidence, kept, where)
-        found = None if rest == {"kind": NONE} else maps.from_table(rest, where)
+        found = None if rest == {"kind": NONE} else spec.choose(MAPS, rest, where)
         return cls(found, evidence.rows, evidence.positives, evidence.log_loss, evidence.reason)
 
 
@@ -123,19 +117,20 @@ def calibrate(
     refused = _refusal(rows, positives)
     if refused is not None:
         return Calibrator(None, len(rows.label), positives, {}, refused)
-    candidates = [name for name in _FIT if name == "platt" or positives >= LEAST_FOR_ISOTONIC]
     losses = {NONE: log_loss(rows.logit, rows.label)}
     losses |= {
-        name: loss for name in candidates if (loss := _cross_fit(name, rows, seed)) is not None
+        name: loss
+        for name, kind in MAPS.items()
+        if positives >= kind.least_positives and (loss := _cross_fit(kind, rows, seed)) is not None
     }
     means = {name: float(rows.weight @ each / rows.weight.sum()) for name, each in losses.items()}
 
-    def result(found: Map | None, reason: str | None = None) -> Calibrator:
+    def result(found: CalibrationMap | None, reason: str | None = None) -> Calibrator:
         return Calibrator(found, len(rows.label), positives, means, reason)
 
     best = min(means, key=lambda name: means[name])
     if len(means) == 1:
-        what = "one label is missing or the logit separates the two, so no map has an end"
+        what = "one label is missing or the logit separates the two, so no map has a best fit"
         return result(None, f"in some of the {FOLDS} folds {what}")
     if best == NONE:
         return result(None, "no candidate has a lower log loss on rows that it was not fitted on")
@@ -145,7 +140,7 @@ def calibrate(
         return result(
             None, f"the gain of {best}, {gain:.2g} of log loss, is within its error of {error:.2g}"
         )
-    found = _FIT[best](rows.logit, rows.label, rows.weight)
+    found = MAPS[best].fit(rows.logit, rows.label, rows.weight)
     return result(found, None if found else f"{best} has no solution that rises on all rows")
 
 
@@ -186,7 +181,7 @@ def _refusal(rows: _Rows, positives: int) -> str | None:
     return None
 
 
-def _cross_fit(name: str, rows: _Rows, seed: int) -> np.ndarray | None:
+def _cross_fit(kind: type[CalibrationMap], rows: _Rows, seed: int) -> np.ndarray | None:
     """Return each row's log loss under a map that the other folds gave, or None if one has none."""
     choice = np.random.default_rng(seed).integers(
         FOLDS, size=int(rows.groups.max()) + 1, dtype=np.int8
@@ -195,7 +190,7 @@ def _cross_fit(name: str, rows: _Rows, seed: int) -> np.ndarray | None:
     losses = np.empty(len(rows.label))
     for each in range(FOLDS):
         held = fold == each
-        found = _FIT[name](rows.logit[~held], rows.label[~held], rows.weight[~held])
+        found = kind.fit(rows.logit[~held], rows.label[~held], rows.weight[~held])
         if found is None:
             return None
         losses[held] = log_loss(found.apply(rows.logit[held]), rows.label[held])

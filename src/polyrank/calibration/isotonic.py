@@ -3,15 +3,104 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
+from math import isfinite
 
 import numpy as np
 
-from polyrank.calibration.maps import Isotonic
+from polyrank.calibration.map import CalibrationMap
+from polyrank.errors import ConfigError
 
 # Each of 10,000 groups of validation rows is far narrower than a block of equal means, and the
 # pooling, a loop of Python, then takes milliseconds whatever the number of rows.
 GROUPS = 10_000
 KNOTS = 256
+
+
+@dataclass(frozen=True)
+class Isotonic(CalibrationMap):
+    """Knots from logit to logit: linear between them, and of slope 1 beyond the ends.
+
+    Args:
+        x: logits, rising.
+        y: calibrated logits, rising; as many.
+
+    Raises:
+        ConfigError: no knot, a number of y other than that of x, or values that do not rise.
+
+    Example:
+        >>> Isotonic(x=(-1.0, 1.0), y=(-4.0, 0.0)).apply(np.array([-2.0, 0.0, 3.0]))
+        array([-5., -2.,  2.])
+
+    Reference:
+        Zadrozny and Elkan, Transforming classifier scores into accurate multiclass probability
+        estimates, KDD 2002; the knots in place of its steps are ours.
+    """
+
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+
+    name = "isotonic"
+    least_positives = 1_000  # it has as many parameters as the rows will bear
+    graph = "polyrank.serve.export.twin:Knots"
+
+    def __post_init__(self) -> None:
+        if not self.x or len(self.x) != len(self.y):
+            raise ConfigError(
+                f"x and y must hold the same number of knots, at least 1, got {len(self.x)} and "
+                f"{len(self.y)}"
+            )
+        for name, values in (("x", self.x), ("y", self.y)):
+            if not all(isfinite(each) for each in values):
+                raise ConfigError(f"{name} must hold finite numbers, got {values}")
+            for low, high in pairwise(values):
+                if not low < high:
+                    raise ConfigError(f"{name} must rise from knot to knot, got {low}, {high}")
+
+    @classmethod
+    def fit(
+        cls, logit: np.ndarray, label: np.ndarray, weight: np.ndarray | None = None
+    ) -> Isotonic | None:
+        """Return the knots of the isotonic regression: each block's mean logit and its mean label.
+
+        A step function ties rows that the model ranked; a line through the middle of its steps
+        does not. At most 256 knots are kept. An end block of one label only gets the share
+        (positives + ½) / (rows + 1), so that no finite log promises a probability of 0 or 1.
+
+        Args:
+            logit: finite.
+            label: 0 or 1.
+            weight: sample weights above 0; None weighs every row 1.
+
+        Returns:
+            The map, or None where there is one label only.
+
+        Shape:
+            (rows,), (rows,), (rows,)
+
+        Example:
+            >>> found = Isotonic.fit(np.array([0.0, 1.0, 2.0, 3.0]), np.array([0, 1, 0, 1]))
+            >>> found.x, [round(1 / (1 + float(np.exp(-y))), 2) for y in found.y]
+            ((0.0, 1.5, 3.0), [0.25, 0.5, 0.75])
+
+        Reference:
+            Ayer et al., Annals of Mathematical Statistics 1955 (pool adjacent violators);
+            Krichevsky and Trofimov, IEEE Transactions on Information Theory 1981 (the ½).
+        """
+        if not len(label) or label.min() == label.max():
+            return None
+        blocks = _bounded(pooled(grouped(logit, label, weight)))
+        blocks, share = _ends_off_zero_and_one(blocks)
+        x, y = blocks.logit, np.log(share) - np.log1p(-share)
+        # Means of neighbours may round to one number; the first of such knots is kept.
+        rising = np.ones(len(x), dtype=bool)
+        rising[1:] = (x[1:] > x[:-1]) & (y[1:] > y[:-1])
+        return Isotonic(tuple(x[rising].tolist()), tuple(y[rising].tolist()))
+
+    def apply(self, logits: np.ndarray) -> np.ndarray:
+        """Return calibrated logits."""
+        inside = np.clip(logits, self.x[0], self.x[-1])
+        return np.interp(inside, self.x, self.y) + (logits - inside)
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,46 +134,6 @@ class Blocks:
             weight,
             np.add.reduceat(self.rows, starts),
         )
-
-
-def fit_isotonic(
-    logit: np.ndarray, label: np.ndarray, weight: np.ndarray | None = None
-) -> Isotonic | None:
-    """Return the knots of the isotonic regression: each block's mean logit and its mean label.
-
-    A step function ties rows that the model told apart; a line through the middle of its steps does
-    not. At most 256 knots are kept. A block at an end that has one label only gets the share
-    (positives + ½) / (rows + 1), so that no finite log promises a probability of 0 or 1.
-
-    Args:
-        logit: finite.
-        label: 0 or 1.
-        weight: sample weights above 0; None weighs every row 1.
-
-    Returns:
-        The map, or None where there is one label only.
-
-    Shape:
-        (rows,), (rows,), (rows,)
-
-    Example:
-        >>> found = fit_isotonic(np.array([0.0, 1.0, 2.0, 3.0]), np.array([0, 1, 0, 1]))
-        >>> found.x, [round(1 / (1 + float(np.exp(-y))), 2) for y in found.y]
-        ((0.0, 1.5, 3.0), [0.25, 0.5, 0.75])
-
-    Reference:
-        Ayer et al., Annals of Mathematical Statistics 1955 (pool adjacent violators); Krichevsky
-        and Trofimov, IEEE Transactions on Information Theory 1981 (the ½).
-    """
-    if not len(label) or label.min() == label.max():
-        return None
-    blocks = _bounded(pooled(grouped(logit, label, weight)))
-    blocks, share = _ends_off_zero_and_one(blocks)
-    x, y = blocks.logit, np.log(share) - np.log1p(-share)
-    # Means of neighbours may round to one number; the first of such knots is kept.
-    rising = np.ones(len(x), dtype=bool)
-    rising[1:] = (x[1:] > x[:-1]) & (y[1:] > y[:-1])
-    return Isotonic(tuple(x[rising].tolist()), tuple(y[rising].tolist()))
 
 
 def grouped(logit: np.ndarray, label: np.ndarray, weight: np.ndarray | None = None) -> Blocks:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 
-from polyrank.calibration.maps import Platt
+from polyrank import spec
+from polyrank.calibration.map import CalibrationMap
 
 STEPS = 100
 # Twice the distance from the best mean log loss at which the step that was just taken is the last:
@@ -15,57 +19,90 @@ DECREMENT = 1e-14
 FLATTEST = 0.01
 
 
-def fit_platt(
-    logit: np.ndarray, label: np.ndarray, weight: np.ndarray | None = None
-) -> Platt | None:
-    """Return the line on the logit of the highest likelihood, by Newton's method.
-
-    The labels are taken as they are. Platt's smoothed targets guard a handful of examples against
-    infinite slopes; here at least 50 of each label hold two numbers, and without smoothing the
-    mean prediction is the mean label, which is the first thing that calibration is asked for.
+@dataclass(frozen=True)
+class Platt(CalibrationMap):
+    """A line on the logit: slope · z + intercept, by maximum likelihood.
 
     Args:
-        logit: finite.
-        label: 0 or 1.
-        weight: sample weights above 0; None weighs every row 1.
+        slope: above 0; below 1 it takes back overconfidence.
+        intercept: moves every prediction, as the weight of positives in training did.
 
-    Returns:
-        The map, or None where there is no maximum (one label only, or a logit that separates
-        them). Equal logits can only be moved: slope 1. Where the best line falls or is level, the
-        best of those that rise by .01 a standard deviation or more: all but the base rate, which
-        is the most that a head which cannot rank its rows can say.
-
-    Shape:
-        (rows,), (rows,), (rows,)
+    Raises:
+        ConfigError: a slope that is not above 0, or a number that is not finite.
 
     Example:
-        >>> found = fit_platt(np.array([0.0, 0.0, 2.0, 2.0, 2.0]), np.array([0, 1, 0, 1, 1]))
-        >>> round(found.slope, 6), round(abs(found.intercept), 6)
-        (0.346574, 0.0)
+        >>> Platt(slope=0.5, intercept=-1.0).apply(np.array([0.0, 2.0]))
+        array([-1.,  0.])
 
     Reference:
-        Platt, Probabilistic outputs for support vector machines, 1999, eq. 2 and 3; Lin, Lin and
-        Weng, A note on Platt's probabilistic outputs, Machine Learning 2007, algorithm 1.
+        Platt, Probabilistic outputs for support vector machines, 1999, eq. 2.
     """
-    w = np.full(len(logit), 1 / max(len(logit), 1)) if weight is None else weight / weight.sum()
-    positive = label == 1
-    if positive.all() or not positive.any():
-        return None
-    low, high = logit[~positive].max(), logit[positive].min()
-    center = float(w @ logit)
-    spread = float(np.sqrt(w @ (logit - center) ** 2))
-    if logit.max() == logit.min():
-        rate = float(w @ label)
-        return Platt(1.0, float(np.log(rate / (1 - rate)) - logit[0]))
-    if high >= low:
-        return None
-    found = _newton((logit - center) / spread, label, w)
-    if found is None:
-        return None
-    if not found[0] >= FLATTEST:  # the loss is convex: the best that is allowed is the end
-        found = _moved(FLATTEST * (logit - center) / spread, label, w)
-    slope = float(found[0]) / spread
-    return Platt(slope, float(found[1]) - slope * center)
+
+    slope: float
+    intercept: float
+
+    name = "platt"
+
+    def __post_init__(self) -> None:
+        spec.number("slope", self.slope, above=0)  # which keeps the order
+        spec.number("intercept", self.intercept)
+
+    @classmethod
+    def fit(
+        cls, logit: np.ndarray, label: np.ndarray, weight: np.ndarray | None = None
+    ) -> Platt | None:
+        """Return the line on the logit of the highest likelihood, by Newton's method.
+
+        Labels are taken as they are. Platt's smoothed targets guard a handful of examples against
+        infinite slopes; here at least 50 of each label determine two numbers, and without
+        smoothing the mean prediction is the mean label, the first aim of calibration.
+
+        Args:
+            logit: finite.
+            label: 0 or 1.
+            weight: sample weights above 0; None weighs every row 1.
+
+        Returns:
+            The map, or None where there is no maximum (one label only, or a logit that separates
+            them). Equal logits can only be moved: slope 1. Where the best line falls or is level,
+            the best of those that rise by at least .01 per standard deviation: all but the base
+            rate, which is the most that a head which cannot rank its rows can tell.
+
+        Shape:
+            (rows,), (rows,), (rows,)
+
+        Example:
+            >>> found = Platt.fit(np.array([0.0, 0.0, 2.0, 2.0, 2.0]), np.array([0, 1, 0, 1, 1]))
+            >>> round(found.slope, 6), round(abs(found.intercept), 6)
+            (0.346574, 0.0)
+
+        Reference:
+            Platt, Probabilistic outputs for support vector machines, 1999, eq. 2 and 3; Lin, Lin
+            and Weng, A note on Platt's probabilistic outputs, Machine Learning 2007, algorithm 1.
+        """
+        w = np.full(len(logit), 1 / max(len(logit), 1)) if weight is None else weight / weight.sum()
+        positive = label == 1
+        if positive.all() or not positive.any():
+            return None
+        low, high = logit[~positive].max(), logit[positive].min()
+        center = float(w @ logit)
+        spread = float(np.sqrt(w @ (logit - center) ** 2))
+        if logit.max() == logit.min():
+            rate = float(w @ label)
+            return cls(1.0, float(np.log(rate / (1 - rate)) - logit[0]))
+        if high >= low:
+            return None
+        found = _newton((logit - center) / spread, label, w)
+        if found is None:
+            return None
+        if not found[0] >= FLATTEST:  # the loss is convex: the best that is allowed is the end
+            found = _moved(FLATTEST * (logit - center) / spread, label, w)
+        slope = float(found[0]) / spread
+        return cls(slope, float(found[1]) - slope * center)
+
+    def apply(self, logits: Any) -> Any:
+        """Return calibrated logits."""
+        return self.slope * logits + self.intercept
 
 
 def log_loss(logit: np.ndarray, label: np.ndarray) -> np.ndarray:

@@ -28,7 +28,7 @@ def compare(
         out: also write a page, such as compared.html, that draws the differences.
         json: print the comparison as JSON.
     """
-    from polyrank.bundle.load import load
+    from polyrank.bundle.model import load
     from polyrank.cli.show import print_json
     from polyrank.errors import ConfigError
     from polyrank.report import need_extra, write_comparison
@@ -58,7 +58,7 @@ def compare(
 
 def _own_rows(bundles: Mapping[str, Bundle]) -> tuple[str, dict[str, Any]]:
     """Return the split and the rows of it, which all runs must name alike."""
-    from polyrank.config import Experiment
+    from polyrank.config import own_rows
     from polyrank.errors import DataError
 
     named = {path: _named_rows(path, bundle.config) for path, bundle in bundles.items()}
@@ -70,12 +70,7 @@ def _own_rows(bundles: Mapping[str, Bundle]) -> tuple[str, dict[str, Any]]:
                 f"{path} has {_words(other)}; --data names the rows to compare on"
             )
     split = rows["split"]
-    if "source" not in rows:
-        return split, dict.fromkeys(bundles, rows["file"])
-    return split, {
-        path: Experiment.from_table(bundle.config).sources().splits[split]
-        for path, bundle in bundles.items()
-    }
+    return split, {path: own_rows(bundle.config)[split] for path, bundle in bundles.items()}
 
 
 def _named_rows(path: str, config: Mapping[str, Any]) -> dict[str, Any]:

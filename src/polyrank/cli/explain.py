@@ -24,10 +24,10 @@ def explain(
     """
     from polyrank.cli.show import print_json
     from polyrank.config import Experiment
-    from polyrank.train.plan import plan
+    from polyrank.train.explain import explain as planned
 
     loaded = Experiment.load(experiment, set)
-    found = plan(loaded.schema, loaded.model, loaded.training, loaded.sources(), loaded.fusion)
+    found = planned(loaded.schema, loaded.model, loaded.training, loaded.sources(), loaded.fusion)
     if json:
         print_json(found.to_json())
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -34,7 +34,7 @@ def export(
         json: print the files and their parity as JSON.
     """
     from polyrank.bundle.format import find
-    from polyrank.bundle.load import load
+    from polyrank.bundle.model import load
     from polyrank.cli.show import print_json
     from polyrank.serve.extra import require
     from polyrank.text import aligned
@@ -73,6 +73,7 @@ def export(
 
 def _rows(bundle: Bundle, data: str | None) -> tuple[str, Iterator[pl.DataFrame]]:
     """Return the name of the rows to compare on, and the rows in chunks."""
+    from polyrank.config import own_rows
     from polyrank.data.read import collect_chunks, read
     from polyrank.errors import DataError, ExportError
 
@@ -80,9 +81,9 @@ def _rows(bundle: Bundle, data: str | None) -> tuple[str, Iterator[pl.DataFrame]
     if data is not None:
         return "given", collect_chunks(read(data, bundle.schema), names)
     try:
-        splits = _splits(bundle)
+        splits = own_rows(bundle.config)
         for split in ("test", "valid", "train"):
-            if splits.get(split) is not None:
+            if split in splits:
                 return split, collect_chunks(read(splits[split], bundle.schema), names)
     except DataError as error:
         raise ExportError(
@@ -92,12 +93,3 @@ def _rows(bundle: Bundle, data: str | None) -> tuple[str, Iterator[pl.DataFrame]
         "the run had its rows in memory and knows no file of them: give rows to compare on with "
         "--data"
     )
-
-
-def _splits(bundle: Bundle) -> dict[str, Any]:
-    from polyrank.config import Experiment
-
-    data = bundle.config.get("data", {})
-    if "source" in data:
-        return dict(Experiment.from_table(bundle.config).sources().splits)
-    return {split: data.get(split) for split in ("test", "valid", "train")}

@@ -111,7 +111,7 @@ def _predictor(run: Path, *, raw: bool, threads: int | None) -> Predictor:
         raise BundleError(remedy)
     import torch
 
-    from polyrank.bundle.load import load
+    from polyrank.bundle.model import load
 
     bundle = load(folder)
     sys.stderr.write(f"engine: torch ({why})\n")

@@ -51,7 +51,7 @@ def write_page(
     from datetime import datetime
 
     from polyrank.bundle.format import MANIFEST, find
-    from polyrank.bundle.load import load
+    from polyrank.bundle.model import load
     from polyrank.errors import DataError
     from polyrank.report import gather, need_extra, write
 
@@ -60,7 +60,6 @@ def write_page(
     bundle = load(folder)
     about: dict[str, Any] = {
         "name": _name(folder.resolve()),
-        "orphans": bundle.config.get("data", {}).get("orphans", "error"),
         "trained": datetime.fromtimestamp((folder / MANIFEST).stat().st_mtime).astimezone(),
     }
     about["audit"], about["unaudited"] = _audit(bundle)
@@ -82,18 +81,15 @@ def _name(folder: Path) -> str:
 
 def _own_rows(bundle: Bundle) -> tuple[Any, str]:
     """Return the rows of the bundle's scorecard, or None and why there are none."""
-    from polyrank.config import Experiment
+    from polyrank.config import own_rows
 
     if bundle.scorecard is None:
         return None, "the run had neither test nor validation rows; --data names some"
-    split, data = bundle.scorecard.split, bundle.config.get("data", {})
-    if split in data:
-        return data[split], ""
-    if "source" in data:
-        return Experiment.from_table(bundle.config).sources().splits.get(split), ""
-    return None, (
-        f"the run had its {split} rows in memory, and no file of them is known; --data names one"
-    )
+    split = bundle.scorecard.split
+    rows = own_rows(bundle.config).get(split)
+    if rows is None:
+        return None, f"the run had its {split} rows in memory; --data names a file of them"
+    return rows, ""
 
 
 def _audit(bundle: Bundle) -> tuple[Audit | None, str]:
@@ -101,21 +97,14 @@ def _audit(bundle: Bundle) -> tuple[Audit | None, str]:
 
     The run's configuration says where its rows are, and what it made of them.
     """
-    from polyrank.balance import Sum
     from polyrank.config import Experiment
-    from polyrank.data.check import check
-    from polyrank.data.read import read
     from polyrank.errors import PolyrankError
 
     data = bundle.config.get("data", {})
     if "train" not in data and "source" not in data:
         return None, "the run had its training rows in memory, and no file of them is known"
     try:
-        experiment = Experiment.from_table(bundle.config)
-        sources, balance = experiment.sources(), experiment.training.balance
-        splits = {split: read(rows, bundle.schema) for split, rows in sources.splits.items()}
-        normalized = isinstance(balance, Sum) and balance.normalize
-        return check(bundle.schema, splits, orphans=sources.orphans, normalized=normalized), ""
+        return Experiment.from_table(bundle.config).audit(), ""
     except PolyrankError as error:  # files move
         return None, f"it could not be read again ({error})"
 

@@ -24,7 +24,7 @@ def train(
     Args:
         experiment: the TOML file.
         out: the run folder; runs/NAME by default.
-        resume: go on with the run that is there, to the same bits as an uninterrupted one.
+        resume: continue the run that is there, to the same bits as an uninterrupted one.
         force: replace the run that is there.
         set: change a key of the file, such as train.epochs=3 or task.buy.space=click; may be
             repeated.
@@ -33,31 +33,28 @@ def train(
             weights are the same as without.
         json: print the run and its scorecard as JSON.
     """
-    from polyrank.cli.show import print_json, print_profile, training_bar
+    from polyrank.cli.show import print_json, print_profile
     from polyrank.config import Experiment
-    from polyrank.train.profile import Stopwatch
+    from polyrank.train.progress import Profile
 
     loaded = Experiment.load(experiment, set)
-    watch = Stopwatch() if profile else None
+    measured = Profile() if profile else None
     folder = out or Path("runs") / loaded.name
     try:
-        with training_bar(loaded.name) as observe:
-            bundle = loaded.fit(
-                out=folder, resume=resume, force=force, progress=observe, stopwatch=watch
-            )
+        bundle = loaded.fit(out=folder, resume=resume, force=force, progress=True, profile=measured)
     except KeyboardInterrupt:
         import sys
 
         if folder.exists():
-            sys.stderr.write(f"{folder} is readable; go on with it by --resume\n")
+            sys.stderr.write(f"{folder} is readable; continue it with --resume\n")
         raise
     card = bundle.scorecard
     if json:
         found = {"run": str(folder), "scorecard": card.to_json() if card else None}
-        print_json(found | ({"profile": watch.record()} if watch else {}))
+        print_json(found | ({"profile": measured.record()} if measured else {}))
         return
     print(card if card else "nothing was scored: there are neither validation nor test rows")
-    if watch:
+    if measured:
         print()
-        print_profile(watch.record())
-    print(f"\nrun: {folder}")
+        print_profile(measured.record())
+    print(f"\nepoch {bundle.kept_epoch} of {bundle.history.height} is kept\nrun: {folder}")

@@ -37,6 +37,7 @@ class Batch:
     labels: np.ndarray
     weight: np.ndarray | None
     bags: tuple[Bag, ...] = ()
+    extras: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.dense)

@@ -1,4 +1,4 @@
-"""Labels: what they may hold, children without their parents, and features that state them."""
+"""Labels: the values they may hold, orphans (a child without its parent), and leaks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import polars as pl
 from polyrank.data.read import collect
 from polyrank.errors import DataError, did_you_mean
 from polyrank.schema import Schema, Task
-from polyrank.terms import Population, joint_label
+from polyrank.terms import joint_label
 
 logger = logging.getLogger(__name__)
 
@@ -32,25 +32,25 @@ class Leak:
     opposite: bool = False
 
     def __str__(self) -> str:
-        says = "is 1 −" if self.opposite else "equals"
-        return f"feature {self.feature!r} {says} {self.label} on all {self.rows:,} labelled rows"
+        how = "is 1 −" if self.opposite else "equals"
+        return f"feature {self.feature!r} {how} {self.label} on all {self.rows:,} labelled rows"
 
 
 @dataclass(frozen=True, eq=False)
-class Answer:
+class HiddenLabel:
     """A label, or a joint label, that no feature may state.
 
     Args:
         words: what it is, for messages.
         task: whose outcome it is.
         values: float64 (rows,), NaN where it was not observed.
-        binary: whether its opposite is an answer too.
+        event: whether 1 − the label states it too.
     """
 
     words: str
     task: str
     values: np.ndarray
-    binary: bool
+    event: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,15 +80,14 @@ def check_labels(frame: pl.DataFrame, schema: Schema, split: str = "data") -> No
     """Refuse labels that no task of the schema can mean; null and NaN mean not observed.
 
     Raises:
-        DataError: a label column that is not numeric, a binary label other than 0 and 1 (with the
-            values), or an infinite regression label.
+        DataError: a label column that is not numeric, or values that its kind does not allow.
     """
     for reason in bad_labels(frame, schema, split).values():
         raise DataError(reason)
 
 
 def bad_labels(frame: pl.DataFrame, schema: Schema, split: str = "data") -> dict[str, str]:
-    """Return what is wrong with the labels of tasks, by task; nothing of those that can be.
+    """Return what is wrong with the labels, by task; valid ones are left out.
 
     Example:
         >>> from polyrank.schema import SparseFeature, Task
@@ -104,30 +103,16 @@ def _fault(label: pl.Series, task: Task, split: str) -> str | None:
     where = f"{split}: label {task.column!r} of task {task.name!r}"
     if not (label.dtype.is_numeric() or label.dtype in (pl.Boolean, pl.Null)):
         return f"{where} is a column of {label.dtype}; write it as numbers"
-    if task.kind == "binary":
-        return _other_values(label, where)
-    count = int(_numbers(label).cast(pl.Float32).is_infinite().sum())
-    return (
-        None
-        if not count
-        else (
-            f"{where} has {count:,} infinite value{'s'[: count > 1]} (±inf, or beyond the "
-            "3.4e38 of float32): make them finite or null"
-        )
-    )
-
-
-def _other_values(label: pl.Series, where: str) -> str | None:
-    """What is wrong with a binary label of values other than 0 and 1."""
-    values = _numbers(label)
-    bad = values.filter((values != 0) & (values != 1)).unique().sort()
+    values = _numbers(label).drop_nulls().to_numpy()
+    bad = values[~task.label_kind.allows(values)]
     if not len(bad):
         return None
-    shown = ", ".join(f"{value:g}" for value in bad.head(5))
-    more = f", … {len(bad) - 5:,} more values" if len(bad) > 5 else ""
+    wrong, rows = np.unique(bad), f"{len(bad):,} row{'s'[: len(bad) > 1]}"
+    shown = ", ".join(f"{value:g}" for value in wrong[:5])
+    more = f", … {len(wrong) - 5:,} more values" if len(wrong) > 5 else ""
     return (
-        f"{where} is binary, so it holds 0, 1 or null, however: {shown}{more}; "
-        "convert it, or declare kind 'regression'"
+        f"{where} must hold {task.label_kind.allowed} (kind {task.label_kind.name!r}), got "
+        f"{shown}{more} in {rows}; convert the label, or declare another kind"
     )
 
 
@@ -155,8 +140,8 @@ def apply_orphans(
         if orphans == "error":
             raise DataError(
                 f"{split}: {orphan.found} where its parent {orphan.parent!r} = 0: {orphan.first}; "
-                "fix the log, or set orphans = 'drop' (leave the rows out) or 'zero' (the child "
-                "did not happen)"
+                "fix the log, or set orphans ([data] in a file, --orphans of evaluate) to 'drop' "
+                "(leave the rows out) or 'zero' (the child did not happen)"
             )
         logger.warning(
             "%s: %s where %r = 0: %s; the first: %s",
@@ -187,7 +172,7 @@ def find_orphans(frame: pl.DataFrame, schema: Schema, *, zero: bool = False) -> 
         >>> [orphan.found for orphan in find_orphans(log, schema)]
         ["1 row with 'buy' = 1"]
     """
-    children = [task for task in schema.tasks if task.given and task.kind == "binary"]
+    children = [task for task in schema.tasks if task.given and task.label_kind.is_event]
     for task in sorted(children, key=lambda task: len(schema.ancestors(task.name))):
         parent = schema.by_name[task.given or ""]
         happened, parent_did_not = (
@@ -214,61 +199,51 @@ def find_leaks(
 ) -> tuple[Leak, ...]:
     """Return the features that state a label, or a task's joint label, wherever it is observed.
 
-    A feature that is 1 − a binary label states it as well. Only labels that vary can leak. All
+    A feature that is 1 − an event's label states it as well. Only labels that vary can leak. All
     features are read for the first rows only; those that state a label there are then read whole.
 
     Raises:
-        DataError: a label that is not numeric, or a binary one other than 0 and 1.
+        DataError: as `check_labels`.
     """
     features = [feature.name for feature in schema.features]
     head = collect(frame.lazy().head(_FIRST_ROWS), [*features, *schema.labels])
-    _refuse(head, schema, split)
-    first = answers(label_arrays(head, schema), schema)
-    suspects = {name for name in features if any(stated(head[name], each) for each in first)}
+    check_labels(head, schema, split)
+    first = hidden_labels(label_arrays(head, schema), schema)
+    suspects = {name for name in features if any(stated(head[name], label) for label in first)}
     if not suspects:
         return ()
     data = collect(frame, [*suspects, *schema.labels])
-    _refuse(data, schema, split)
+    check_labels(data, schema, split)
     return tuple(
         leak
-        for answer in answers(label_arrays(data, schema), schema)
+        for label in hidden_labels(label_arrays(data, schema), schema)
         for name in features
-        if name in suspects and (leak := find_leak(data[name], answer))
+        if name in suspects and (leak := find_leak(data[name], label))
     )
 
 
-def find_leak(feature: pl.Series, answer: Answer) -> Leak | None:
-    """Return how a feature states an answer that varies; None where it does not."""
-    observed = answer.values[~np.isnan(answer.values)]
-    says = stated(feature, answer)
-    if says is None or (observed == observed[:1]).all():
+def find_leak(feature: pl.Series, label: HiddenLabel) -> Leak | None:
+    """Return how a feature states a label that varies; None where it does not."""
+    observed = label.values[~np.isnan(label.values)]
+    how = stated(feature, label)
+    if how is None or (observed == observed[:1]).all():
         return None
-    return Leak(feature.name, answer.words, len(observed), says == "opposite")
+    return Leak(feature.name, label.words, len(observed), how == "opposite")
 
 
 def check_leaks(frame: pl.LazyFrame | pl.DataFrame, schema: Schema, split: str = "train") -> None:
-    """Refuse a feature that states a label or a joint label: a model would read the answer.
+    """Refuse a feature that states a label or a joint label: a model would read the label.
 
     Raises:
-        DataError: the features and the labels; a label that `find_leaks` refuses.
+        DataError: the features and the labels; or as `check_labels`.
     """
     leaks = find_leaks(frame, schema, split)
     if leaks:
         raise DataError(
-            f"{'; '.join(map(str, leaks))}: a model would read the answer; remove "
+            f"{'; '.join(map(str, leaks))}: a model would read the label; remove "
             f"{', '.join(repr(name) for name in dict.fromkeys(leak.feature for leak in leaks))} "
             "from the features"
         )
-
-
-def _refuse(frame: pl.DataFrame, schema: Schema, split: str) -> None:
-    """Refuse labels with which nothing can be compared."""
-    for task in schema.tasks:
-        label = frame[task.column]
-        fault = _fault(label, task, split)
-        # An infinite regression label has its message where rows are encoded.
-        if fault and (task.kind == "binary" or not label.dtype.is_numeric()):
-            raise DataError(fault)
 
 
 def label_arrays(frame: pl.DataFrame, schema: Schema) -> dict[str, np.ndarray]:
@@ -276,64 +251,39 @@ def label_arrays(frame: pl.DataFrame, schema: Schema) -> dict[str, np.ndarray]:
     return {task.name: _numbers(frame[task.column]).to_numpy() for task in schema.tasks}
 
 
-def answers(labels: Mapping[str, np.ndarray], schema: Schema) -> list[Answer]:
+def hidden_labels(labels: Mapping[str, np.ndarray], schema: Schema) -> list[HiddenLabel]:
     """Return each label, and each joint label of several tasks, from `label_arrays`."""
     found = []
     for task in schema.tasks:
-        binary, words = task.kind == "binary", f"the label {task.column!r} of task {task.name!r}"
-        found.append(Answer(words, task.name, labels[task.name], binary))
+        event, words = task.label_kind.is_event, f"the label {task.column!r} of task {task.name!r}"
+        found.append(HiddenLabel(words, task.name, labels[task.name], event))
         chain = (*schema.ancestors(task.name), task.name)
-        if len(chain) > 1 and binary:
+        if len(chain) > 1 and event:
             words = f"the joint label of task {task.name!r} ({' & '.join(chain)})"
             joint = joint_label([labels[name] for name in chain])
-            found.append(Answer(words, task.name, joint, binary))
+            found.append(HiddenLabel(words, task.name, joint, event))
     return found
 
 
-def population_label(labels: Mapping[str, np.ndarray], population: Population) -> np.ndarray:
-    """Return a population's label for each row; NaN outside its space too.
-
-    Args:
-        labels: of each task, float64 (rows,), NaN where it was not observed.
-        population: whose label it is.
-
-    Shape:
-        float64 (rows,)
-
-    Example:
-        >>> from polyrank.schema import SparseFeature
-        >>> from polyrank.terms import populations
-        >>> schema = Schema([SparseFeature("item")], [Task("click"), Task("buy", given="click")])
-        >>> labels = {"click": np.array([0.0, 1.0]), "buy": np.array([np.nan, 1.0])}
-        >>> {each.name: population_label(labels, each).tolist() for each in populations(schema)}
-        {'click @ all': [0.0, 1.0], 'buy @ all': [0.0, 1.0], 'buy|click @ click': [nan, 1.0]}
-    """
-    label = joint_label([labels[name] for name in population.heads])
-    if population.conditions:
-        happened = joint_label([labels[name] for name in population.conditions]) == 1
-        label[~happened] = np.nan
-    return label
-
-
-def stated(feature: pl.Series, answer: Answer) -> Literal["equal", "opposite"] | None:
-    """Return whether a feature is the answer, or 1 − it, wherever it was observed."""
+def stated(feature: pl.Series, label: HiddenLabel) -> Literal["equal", "opposite"] | None:
+    """Return whether a feature is the label, or 1 − it, wherever it was observed."""
     if not feature.dtype.is_numeric() and feature.dtype not in (pl.Boolean, pl.String):
         if not isinstance(feature.dtype, pl.Categorical | pl.Enum):
             return None
         feature = feature.cast(pl.String)
-    says: Literal["equal", "opposite"] | None = None
+    how: Literal["equal", "opposite"] | None = None
     # Most features differ within the first rows, and a log may have many millions.
     for column in (feature.head(_FIRST_ROWS), feature):
-        label = answer.values[: len(column)]
-        observed = ~np.isnan(label)
-        values = column.cast(pl.Float64, strict=False).to_numpy()[observed]
-        if (values == label[observed]).all():
-            says = "equal"
-        elif answer.binary and (values == 1 - label[observed]).all():
-            says = "opposite"
+        values = label.values[: len(column)]
+        observed = ~np.isnan(values)
+        own = column.cast(pl.Float64, strict=False).to_numpy()[observed]
+        if (own == values[observed]).all():
+            how = "equal"
+        elif label.event and (own == 1 - values[observed]).all():
+            how = "opposite"
         else:
             return None
-    return says
+    return how
 
 
 def _numbers(label: pl.Series) -> pl.Series:

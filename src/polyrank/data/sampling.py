@@ -1,20 +1,20 @@
 """A log whose negatives were down-sampled: what was kept, and what it takes to undo it.
 
-Training undoes it in the loss (`polyrank.objective.losses`), metrics by the weight of rows. Which
-terms need which is `Population.descends_from`. The equations are in docs/sampling.md.
+Training undoes it in the loss (`polyrank.objective.losses`), metrics by the weight of rows;
+`Population.descends_from` tells which terms need which. The equations are in docs/sampling.md.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from numbers import Real
 
 import numpy as np
 
 from polyrank.data.table import Table
 from polyrank.errors import ConfigError, did_you_mean
 from polyrank.schema import Schema
+from polyrank.spec import number
 from polyrank.terms import Population
 
 SPLITS = ("train", "valid", "test")
@@ -24,8 +24,8 @@ SPLITS = ("train", "valid", "test")
 class Sampling:
     """Rows whose root label is 0 were kept at a rate; all other rows were kept.
 
-    What is predicted is the true probability: the sampled root's logit is z − log(keep) in the
-    training loss alone, and z everywhere else. Rows where the label is null were not sampled.
+    Predictions are true probabilities: the sampled root's logit is z − log(keep) in the training
+    loss alone, and z everywhere else. Rows where the label is null were not sampled.
 
     Args:
         task: a binary root task, such as "click".
@@ -53,23 +53,17 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if not isinstance(self.task, str):
-            raise ConfigError(f"task is the name of a binary root, however: {self.task!r}")
-        if isinstance(self.keep, bool) or not isinstance(self.keep, Real) or not 0 < self.keep <= 1:
-            raise ConfigError(
-                "keep is the share of rows that were kept, above 0 and at most 1, however: "
-                f"{self.keep!r}"
-            )
+            raise ConfigError(f"task must be the name of a binary root, got {self.task!r}")
+        keep = number("keep, the share kept,", self.keep, above=0, most=1)
         if isinstance(self.splits, str) or not isinstance(self.splits, Sequence) or not self.splits:
-            raise ConfigError(
-                f"splits is a list of some of {', '.join(map(repr, SPLITS))}, however: "
-                f"{self.splits!r}"
-            )
+            known = ", ".join(map(repr, SPLITS))
+            raise ConfigError(f"splits must be a list of some of {known}, got {self.splits!r}")
         for split in self.splits:
             if split not in SPLITS:
                 raise ConfigError(f"unknown split {split!r}{did_you_mean(str(split), SPLITS)}")
         if len(set(self.splits)) < len(self.splits):
-            raise ConfigError(f"splits names one split twice: {list(self.splits)}")
-        object.__setattr__(self, "keep", float(self.keep))
+            raise ConfigError(f"splits names a split twice: {list(self.splits)}")
+        object.__setattr__(self, "keep", keep)
         object.__setattr__(self, "splits", tuple(self.splits))
 
     def __str__(self) -> str:
@@ -79,7 +73,7 @@ class Sampling:
         )
 
     def check(self, schema: Schema) -> None:
-        """Refuse a schema whose tasks this cannot be about.
+        """Refuse a schema in which the task cannot have been sampled.
 
         Raises:
             ConfigError: the task is unknown, not binary, or no root.
@@ -89,9 +83,9 @@ class Sampling:
             raise ConfigError(
                 f"sampling: unknown task {self.task!r}{did_you_mean(self.task, schema.by_name)}"
             )
-        roots = [each.name for each in schema.tasks if each.kind == "binary" and not each.given]
-        known = ", ".join(map(repr, roots)) or "there is none"
-        if task.kind != "binary":
+        events = [each for each in schema.tasks if each.label_kind.is_event]
+        known = ", ".join(repr(each.name) for each in events if not each.given) or "there is none"
+        if task not in events:
             raise ConfigError(
                 f"sampling: task {self.task!r} is a {task.kind}, which has no negatives to sample; "
                 f"name a binary root (known: {known})"
@@ -99,16 +93,16 @@ class Sampling:
         if task.given:
             raise ConfigError(
                 f"sampling: task {self.task!r} is given {task.given!r}, and only a root can be "
-                f"sampled: P({task.name}|{task.given}) is learnt where {task.given!r} happened, "
+                f"sampled: P({task.name}|{task.given}) is learned where {task.given!r} happened, "
                 "where every row was kept, and needs no correction; name the root whose negatives "
                 f"were sampled (known: {known})"
             )
 
     def weight(self, root: np.ndarray) -> np.ndarray:
-        """Return how many rows of the whole log a kept row stands for.
+        """Return how many rows of the whole log each kept row stands for.
 
         Args:
-            root: the sampled task's label of each row.
+            root: the sampled task's labels.
 
         Shape:
             (rows,) -> float64 (rows,)
@@ -120,10 +114,10 @@ class Sampling:
         return self.keep * rate / (self.keep * rate + 1 - rate)
 
     def term_weight(self, table: Table, population: Population) -> np.ndarray | None:
-        """Return the weights by which sampled training rows teach a term.
+        """Return the weights with which sampled training rows teach a term.
 
-        The table's own for a term that descends from the sampled root: its loss is of the sample.
-        Any other term is to be that of the whole log.
+        A term that descends from the sampled root takes the table's own, since its loss is that of
+        the sample; any other term is weighted to be that of the whole log.
 
         Returns:
             float64 (rows,), or None where all are 1.
@@ -135,7 +129,7 @@ class Sampling:
         return stands_for if own is None else own * stands_for
 
     def weighted(self, table: Table, split: str) -> Table:
-        """Return labelled rows weighted to be as the whole log, if their split was sampled."""
+        """Return labelled rows weighted to stand for the whole log, if their split was sampled."""
         if split not in self.splits:
             return table
         weight = self.weight(table.labels_by_task[self.task]).astype(np.float32)

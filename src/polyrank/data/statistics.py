@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from polyrank.data.labels import population_label
 from polyrank.data.sampling import Sampling
 from polyrank.data.table import Table
 from polyrank.errors import DataError
 from polyrank.schema import Schema
-from polyrank.terms import Population
+from polyrank.terms import Population, own_population, population_label
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,9 @@ class TermStatistics:
 
     Args:
         rows: their plain count.
-        positives: rows whose label is 1; None for a regression.
+        positives: rows whose label is 1; None for what is no event.
         weighing_rows: rows whose sample weight is above 0.
-        weighing_positives: rows of these whose label is 1; None for a regression.
+        weighing_positives: rows of these whose label is 1; None for what is no event.
         weight: sum of their weights.
         weight_share: weight ÷ all rows of the table.
         mean: weighted mean of the label; 0 without rows.
@@ -65,6 +65,28 @@ def term_statistics(table: Table, sampling: Sampling | None = None) -> dict[str,
         if sampling is not None:
             weight = sampling.term_weight(table, term.population)
         found[term.name] = _statistics(table, term.population, weight)
+    return found
+
+
+def fitted_labels(table: Table, sampling: Sampling | None = None) -> dict[str, dict[str, Any]]:
+    """Return what each kind of label fits on its task's own rows, of the tasks where it does.
+
+    Args:
+        table: labelled training rows.
+        sampling: as in `term_statistics`.
+    """
+    found = {}
+    for task in table.schema.tasks:
+        where = own_population(table.schema, task)
+        label = term_labels(table, where)
+        usable = ~np.isnan(label)
+        own = table.weight if sampling is None else sampling.term_weight(table, where)
+        weight = np.ones(len(table)) if own is None else own.astype(np.float64)
+        columns = dict(zip(table.schema.extras, table.extras.T, strict=True))
+        extras = {name: columns[name][usable] for name in task.label_kind.reads}
+        fitted = task.label_kind.fit(label[usable], weight[usable], extras)
+        if fitted:
+            found[task.name] = fitted
     return found
 
 
@@ -133,12 +155,12 @@ def _statistics(
     mean = float(weights @ values) / weight if weight > 0 else 0.0
     variance = float(weights @ (values - mean) ** 2) / weight if weight > 0 else 0.0
     positive, weighing = values == 1, weights > 0
-    binary = population.kind == "binary"
+    event = population.label_kind.is_event
     return TermStatistics(
         rows=rows,
-        positives=int(np.count_nonzero(positive)) if binary else None,
+        positives=int(np.count_nonzero(positive)) if event else None,
         weighing_rows=int(np.count_nonzero(weighing)),
-        weighing_positives=int(np.count_nonzero(positive & weighing)) if binary else None,
+        weighing_positives=int(np.count_nonzero(positive & weighing)) if event else None,
         weight=weight,
         weight_share=weight / max(len(table), 1),
         mean=mean,

@@ -64,6 +64,10 @@ class Table:
         return len(self.dense)
 
     @property
+    def extras(self) -> np.ndarray:
+        return np.empty((len(self), 0), np.float32)
+
+    @property
     def labels_by_task(self) -> dict[str, np.ndarray]:
         """Each task's label: float64 (N,), NaN = not observed."""
         return {
@@ -324,7 +328,7 @@ def _truth_columns(schema: Schema, known: list[str], split: str) -> dict[str, st
         for output in output_columns(task):
             if TRUE + output not in known:
                 continue
-            if task.kind == "binary":
+            if task.label_kind.is_event:
                 truth[output] = TRUE + output
             else:
                 logger.info("%s: %r is no probability: not read", split, TRUE + output)

@@ -29,3 +29,9 @@ class Binary(LabelKind):
     def allows(self, values: np.ndarray) -> np.ndarray:
         """Only 0 and 1."""
         return (values == 0) | (values == 1)
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    """Return 1 / (1 + e^(−x)), the probability of a logit, accurate in both tails."""
+    small = np.exp(-np.abs(x))
+    return np.where(x >= 0, 1 / (1 + small), small / (1 + small))

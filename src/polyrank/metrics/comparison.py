@@ -8,7 +8,6 @@ from typing import Any
 
 from polyrank.metrics.paired import Difference, Group, Spread
 from polyrank.metrics.registry import direction
-from polyrank.schema import KindName
 from polyrank.text import aligned
 
 FORMAT = 1
@@ -32,7 +31,7 @@ class Comparison:
     split: str
     rows: int
     runs: Mapping[str, Mapping[str, int]]
-    kinds: Mapping[str, KindName]
+    kinds: Mapping[str, str]
     groups: tuple[Group, ...]
     differences: tuple[Difference, ...]
     absent: Mapping[str, Mapping[str, str]]

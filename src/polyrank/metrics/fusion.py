@@ -21,7 +21,7 @@ from polyrank.metrics.registry import METRICS, Metric
 from polyrank.metrics.registry import metric as metric_of
 from polyrank.metrics.score import Fused, Score
 from polyrank.metrics.undefined import Undefined
-from polyrank.schema import KindName, Schema
+from polyrank.schema import Schema
 from polyrank.terms import ALL, Population, output_columns, population
 
 SMALLEST = float(np.finfo(np.float64).tiny)  # below it, a float64 loses digits
@@ -348,7 +348,7 @@ class _Seen:
         return float(np.average(self.label, weights=w)) if w.sum() > 0 else None
 
 
-def _outputs(schema: Schema) -> dict[str, tuple[str, KindName]]:
+def _outputs(schema: Schema) -> dict[str, tuple[str, str]]:
     """Return the output column and the kind of each name that is a task's or an output's."""
     outputs = {name: (name, task.kind) for task in schema.tasks for name in output_columns(task)}
     tasks = {task.name: (output_columns(task)[-1], task.kind) for task in schema.tasks}

@@ -9,7 +9,7 @@ import numpy as np
 
 from polyrank.errors import ConfigError, did_you_mean
 from polyrank.schema import Schema
-from polyrank.terms import Population, joint_label, output_columns, populations
+from polyrank.terms import Population, output_columns, population_label, populations
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,14 +65,6 @@ def observed(
     label = population_label(labels, where)
     rows = ~np.isnan(label)
     return Observed(where, rows, label[rows], predicted(schema, predictions, where)[rows])
-
-
-def population_label(labels: Mapping[str, np.ndarray], where: Population) -> np.ndarray:
-    """Return a population's label for each row of the log: (N,), NaN outside its space too."""
-    label = joint_label([labels[head] for head in where.heads])
-    if where.conditions:
-        label[joint_label([labels[task] for task in where.conditions]) != 1] = np.nan
-    return label
 
 
 def named_population(schema: Schema, score: str) -> Population:

@@ -21,10 +21,9 @@ from polyrank.metrics.bootstrap import bootstrap
 from polyrank.metrics.intervals import Z, too_few, too_few_mixed
 from polyrank.metrics.registry import metric
 from polyrank.metrics.undefined import Undefined
-from polyrank.schema import KindName
 
 # Few, for every further one is a further chance of a difference that is none. They have directions.
-COMPARED: Mapping[KindName, tuple[str, ...]] = {
+COMPARED: Mapping[str, tuple[str, ...]] = {
     "binary": ("auc", "gauc", "pr_auc", "ne"),
     "regression": ("rmse",),
 }
@@ -133,7 +132,7 @@ class Difference:
 
 def paired(
     score: str,
-    kind: KindName,
+    kind: str,
     label: np.ndarray,
     samples: Sequence[Sample],
     *,
@@ -272,7 +271,7 @@ def _by_name(samples: Sequence[Sample]) -> dict[str, list[Sample]]:
 
 def _groups(
     score: str,
-    kind: KindName,
+    kind: str,
     name: str,
     label: np.ndarray,
     by_name: Mapping[str, Sequence[Sample]],
@@ -295,7 +294,7 @@ def _groups(
 
 
 def _reasons(
-    kind: KindName,
+    kind: str,
     metrics: Sequence[str],
     label: np.ndarray,
     samples: Sequence[Sample],

@@ -10,7 +10,6 @@ from polyrank import spec
 from polyrank.errors import ConfigError, did_you_mean
 from polyrank.metrics.registry import METRICS, metric
 from polyrank.metrics.undefined import Undefined
-from polyrank.schema import KindName
 from polyrank.text import aligned
 
 FORMAT = 1
@@ -55,7 +54,7 @@ class Score:
     raw: Mapping[str, float] | None = None
 
     @property
-    def kind(self) -> KindName:
+    def kind(self) -> str:
         """The kind of its label, which its counts tell: a regression has rows and no positives."""
         return "regression" if self.rows is not None and self.positives is None else "binary"
 

@@ -20,15 +20,14 @@ from polyrank.models.shared_bottom import SharedBottom
 from polyrank.models.trunk import Trunk, check_layers, check_sizes
 from polyrank.nn.embed import PackedEmbedder
 from polyrank.nn.mlp import Norm
+from polyrank.registry import Registry
 from polyrank.schema import Schema, Task
+from polyrank.terms import ALL
 
-TRUNKS: dict[str, type[Trunk]] = {
-    "separate": Separate,
-    "shared_bottom": SharedBottom,
-    "mmoe": MMoE,
-    "ple": PLE,
-    "aitm": AITM,
-}
+TRUNKS: Registry[type[Trunk]] = Registry(
+    "trunk",
+    {"separate": Separate, "shared_bottom": SharedBottom, "mmoe": MMoE, "ple": PLE, "aitm": AITM},
+)
 
 
 class BuildsTrunk(Protocol):
@@ -41,7 +40,7 @@ class BuildsTrunk(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """What is learnt, as plain data; equals the `[model]` table.
+    """The network to learn, as plain data; equals the `[model]` table.
 
     Args:
         trunk: how tasks share parameters.
@@ -83,9 +82,10 @@ class Model:
                 f"has {', '.join(map(repr, schema.by_name))}: name each of these, or give one list"
             )
         for task in schema.tasks:
-            if self.entire_space and task.given and task.kind == "binary" and task.space != "all":
+            event = task.given and task.label_kind.is_event
+            if self.entire_space and event and task.spaces != (ALL,):
                 raise ConfigError(
-                    f"ESMM supervises every binary task on all rows, but task {task.name!r} has "
+                    f"ESMM supervises every event on all rows, but task {task.name!r} has "
                     f"space {task.space!r}: leave its space out, or use "
                     "Model(trunk=Separate()) for the other estimator"
                 )
@@ -107,7 +107,7 @@ class Model:
             task.name: self.tower[task.name] if isinstance(self.tower, Mapping) else self.tower
             for task in tasks
         }
-        return Ranker(layout, embed, trunk, build_heads(trunk, layout, tasks, towers, **layers))
+        return Ranker(layout, embed, trunk, build_heads(trunk, layout, towers, **layers))
 
     def to_table(self) -> dict[str, Any]:
         """Return plain tables; an unregistered trunk is written as its class's name."""
@@ -146,7 +146,7 @@ class Model:
 
 def _tower(columns: object) -> tuple[int, ...]:
     if not isinstance(columns, list | tuple):
-        raise ConfigError(f"model: tower is a list of columns, however: {columns!r}")
+        raise ConfigError(f"model: tower must be a list of layer widths, got {columns!r}")
     check_sizes("model: tower", tuple(columns))
     return tuple(columns)
 
@@ -158,9 +158,9 @@ def ESMM(  # noqa: N802 (a model's name)
     norm: Norm = "none",
     dropout: float = 0.1,
 ) -> Model:
-    """Return the entire-space multi-task model: separate towers, every task learnt on all rows.
+    """Return the entire-space multi-task model: separate towers, every task learned on all rows.
 
-    The supervision is the schema's: `Task("buy", given="click")` is learnt as P(click)·P(buy|click)
+    The supervision is the schema's: `Task("buy", given="click")` is P(click)·P(buy|click)
     on all rows. A schema that says otherwise is refused.
 
     Example:

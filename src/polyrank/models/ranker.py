@@ -1,4 +1,4 @@
-"""The network: embedder → trunk → heads. It knows no loss, no file and no device.
+"""The network: embedder → trunk → heads; no losses, files or devices.
 
 Letters: B rows, W columns of x, H columns of a task's representation.
 """
@@ -19,18 +19,17 @@ from polyrank.models.trunk import Mixing, TrunkModule
 from polyrank.nn.embed import PackedEmbedder
 from polyrank.nn.mlp import MLP, first_layers
 from polyrank.nn.named import Named
-from polyrank.objective.kinds import KINDS
-from polyrank.schema import Task
+from polyrank.terms import Head as HeadSpec
 
 REDRAWS = 100
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What a ranker says of a batch.
+    """The output of a ranker for a batch.
 
     Args:
-        logits: {head: (B,)}; a head is the task given its parent.
+        logits: {head: (B,) or (B, outputs)}; a task's head is the task given its parent.
         penalties: named scalars of the trunk.
     """
 
@@ -79,15 +78,20 @@ class Ranker(nn.Module):
         self.layout = layout
         self.embed = embed
         self.trunk = trunk
-        self.head = Named(head)
+        self.head: Named[Head] = Named(head)
 
     def forward(self, x: Tensor) -> Scores:
         """Return the scores of x."""
-        hidden = self.trunk(x)
+        hidden = self.hidden(x)
         first = first_layers(self._towers(), hidden)
-        logits = {task: self.head[task](hidden[task], first.get(task)) for task in self.head}
+        logits = {name: self.head[name](hidden[name], first.get(name)) for name in self.head}
         penalties = self.trunk.penalties(logits) if isinstance(self.trunk, TrunkModule) else {}
         return Scores(logits, penalties)
+
+    def hidden(self, x: Tensor) -> dict[str, Tensor]:
+        """Return the representation that each head reads: {head: (B, H)}."""
+        of_task = self.trunk(x)
+        return {head.name: of_task[head.task] for head in self.layout.schema.heads}
 
     def shared_parameters(self) -> list[nn.Parameter]:
         """Return the trunk's shared parameters."""
@@ -116,21 +120,21 @@ class Ranker(nn.Module):
     def redraw_dead(self, x: Tensor) -> dict[str, bool]:
         """Draw dead towers again, up to `REDRAWS` times; return whether each is alive now.
 
-        A narrow tower is, before a single step, about once in a hundred models, and its task would
-        then predict a constant for ever.
+        About one narrow tower in a hundred models is dead before the first step, and its task would
+        predict a constant forever.
 
         Args:
             x: (B, W), of training rows.
         """
         self.eval()
-        hidden, found = self.trunk(x), {}
-        for task, tower in self._towers().items():
+        hidden, found = self.hidden(x), {}
+        for name, tower in self._towers().items():
             tries = 0
-            while tower.is_dead(hidden[task]) and tries < REDRAWS:
+            while tower.is_dead(hidden[name]) and tries < REDRAWS:
                 tower.redraw()
                 tries += 1
             if tries:
-                found[task] = not tower.is_dead(hidden[task])
+                found[name] = not tower.is_dead(hidden[name])
         return found
 
     def _towers(self) -> dict[str, MLP]:
@@ -176,11 +180,10 @@ class Ranker(nn.Module):
 def build_heads(
     trunk: nn.Module,
     layout: Layout,
-    tasks: tuple[Task, ...],
     towers: Mapping[str, Sequence[int]],
     **layers: object,
 ) -> dict[str, Head]:
-    """Return a head for each task, as wide as what the trunk gives it.
+    """Return the modules of the schema's heads, as wide as what the trunk gives them.
 
     `towers` are the columns of each task's layers, `layers` their norm and dropout.
 
@@ -188,19 +191,22 @@ def build_heads(
         ConfigError: the trunk's output is not {task: (B, H)} with every task.
     """
     hidden = _outputs(trunk, layout)
-    for task in tasks:
-        found = hidden.get(task.name) if isinstance(hidden, Mapping) else None
+
+    def width(head: HeadSpec) -> int:
+        found = hidden.get(head.task) if isinstance(hidden, Mapping) else None
         if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != 2:
             raise ConfigError(
-                f"trunk {type(trunk).__name__}: a tensor (B, H) is expected for task "
-                f"{task.name!r}, however: {_shapes(hidden)}"
+                f"trunk {type(trunk).__name__} must return a tensor (B, H) for task "
+                f"{head.task!r}, got {_shapes(hidden)}"
             )
+        return found.shape[1]
+
     return {
-        task.name: Head(
-            MLP(hidden[task.name].shape[1], towers[task.name], **layers),  # pyrefly: ignore
-            KINDS[task.kind].outputs,
+        head.name: Head(
+            MLP(width(head), towers[head.task], **layers),  # pyrefly: ignore
+            head.outputs,
         )
-        for task in tasks
+        for head in layout.schema.heads
     }
 
 
@@ -211,7 +217,7 @@ def _outputs(trunk: nn.Module, layout: Layout) -> Mapping[str, Tensor]:
     with torch.no_grad():
         hidden = trunk(torch.zeros(2, layout.width))
         if isinstance(trunk, TrunkModule):
-            trunk.mixing(torch.zeros(2, layout.width))  # refused now, and not after an epoch
+            trunk.mixing(torch.zeros(2, layout.width))  # refused now, not after an epoch
     trunk.train(training)
     return hidden
 

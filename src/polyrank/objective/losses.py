@@ -6,18 +6,25 @@ Letters: B rows of the batch, L labels.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from math import log
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from polyrank.data.sampling import Sampling
-from polyrank.data.statistics import TermStatistics
-from polyrank.objective.kinds import KINDS, BatchScores, Labels, Scale, Summand, scale
-from polyrank.objective.paths import log_outcomes
+from polyrank.data.statistics import (
+    TermStatistics,
+    fitted_labels,
+    refuse_unusable,
+    term_statistics,
+)
+from polyrank.data.table import Table
+from polyrank.objective.likelihood import BatchScores, Labels, Likelihood, likelihoods
 from polyrank.schema import Schema
-from polyrank.terms import Term
+from polyrank.terms import Summand, Term
 
 
 @dataclass(frozen=True)
@@ -42,25 +49,38 @@ class Supervision:
     Args:
         schema: names the label columns, in task order.
         statistics: of each term, on the training rows.
+        fitted: of each task, what its kind of label fitted on the training rows.
         sampling: of the training rows' negatives. It shifts and weighs training losses; `sums`
-            are of rows whose weights say all there is to say.
+            are of rows whose weights are already those of the whole log.
     """
 
     schema: Schema
     statistics: Mapping[str, TermStatistics]
+    fitted: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     sampling: Sampling | None = None
 
-    @property
-    def scales(self) -> dict[str, Scale]:
-        """Mean and deviation of each regression's target."""
-        return {
-            term.population.task: self._scale(term)
-            for term in self.schema.objective
-            if term.population.kind == "regression"
-        }
+    @classmethod
+    def of(cls, train: Table, sampling: Sampling | None = None) -> Supervision:
+        """Measure the training rows; `sampling` is that of their negatives.
+
+        Raises:
+            DataError: a term that these rows cannot teach, with the counts.
+        """
+        statistics = term_statistics(train, sampling)
+        refuse_unusable(statistics, train.schema, "train")
+        return cls(train.schema, statistics, fitted_labels(train, sampling), sampling)
+
+    @cached_property
+    def likelihoods(self) -> Mapping[str, Likelihood]:
+        """Of each task."""
+        return likelihoods(self.schema, self.fitted)
 
     def losses(
-        self, logits: Mapping[str, Tensor], labels: Tensor, weight: Tensor | None
+        self,
+        logits: Mapping[str, Tensor],
+        labels: Tensor,
+        weight: Tensor | None,
+        extras: Tensor | None = None,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Return the training loss and the number of rows of each term in this batch.
 
@@ -69,38 +89,46 @@ class Supervision:
         gives 0 with zero gradient. Where negatives were sampled, see docs/sampling.md.
 
         Shape:
-            - logits: {head: (B,)}; labels: (B, L), NaN where not observed; weight: (B,) or None
+            - logits: {head: (B,)}; labels: (B, L), NaN where not observed; weight: (B,) or None;
+              extras: (B, E), the columns of `schema.extras`
             - returns: {term: ()}, {term: ()}
         """
-        parts = self._summands(self._in_sample(logits, labels), labels)
+        parts = self._summands(self._in_sample(logits, labels), labels, extras)
         rows = torch.stack([part.rows for _, part in parts])
-        weight = self._stands_for(parts, labels, weight)
-        factors = []
+        scales = []
         for term, part in parts:
-            scale = labels.shape[0] * self.statistics[term.name].weight_share
-            factors.append(part.factor * (term.positive_weight if part.positive else 1.0) / scale)
-        return _total(parts, _sums(parts, rows, weight), factors), _total(parts, rows.sum(1))
+            share = labels.shape[0] * self.statistics[term.name].weight_share
+            scales.append((term.positive_weight if part.positive else 1.0) / share)
+        losses = _losses(parts, rows, self._stands_for(parts, labels, weight), scales)
+        return losses, _counted(parts, rows.sum(1))
 
     def sums(
-        self, logits: Mapping[str, Tensor], labels: Tensor, weight: Tensor | None
+        self,
+        logits: Mapping[str, Tensor],
+        labels: Tensor,
+        weight: Tensor | None,
+        extras: Tensor | None = None,
     ) -> dict[str, TermLoss]:
         """Return the sums of each term."""
-        parts = self._summands(logits, labels)
+        parts = self._summands(logits, labels, extras)
         rows = torch.stack([part.rows for _, part in parts])
-        totals = _total(parts, _sums(parts, rows, weight), [part.factor for _, part in parts])
-        weights = _total(parts, (rows if weight is None else rows * weight).sum(1))
-        counts = _total(parts, rows.sum(1))
+        totals = _losses(parts, rows, weight, [1.0] * len(parts))
+        weights = _counted(parts, (rows if weight is None else rows * weight).sum(1))
+        counts = _counted(parts, rows.sum(1))
         return {name: TermLoss(totals[name], weights[name], counts[name]) for name in totals}
 
-    def _summands(self, logits: Mapping[str, Tensor], labels: Tensor) -> list[tuple[Term, Summand]]:
+    def _summands(
+        self, logits: Mapping[str, Tensor], labels: Tensor, extras: Tensor | None
+    ) -> list[tuple[Term, Summand]]:
         """Return the summands of all terms, each with its term."""
-        found = Labels.of(labels, [task.name for task in self.schema.tasks])
-        binary = [task.name for task in self.schema.tasks if task.kind == "binary"]
-        scores = BatchScores(logits, log_outcomes(logits, binary))
+        found = Labels.of(self.schema, labels, extras)
+        scores = BatchScores.of(self.schema, logits)
         return [
             (term, part)
             for term in self.schema.objective
-            for part in KINDS[term.population.kind].summands(term, scores, found, self._scale(term))
+            for part in (term.method or self.likelihoods[term.population.task]).summands(
+                term, scores, found
+            )
         ]
 
     def _in_sample(self, logits: Mapping[str, Tensor], labels: Tensor) -> Mapping[str, Tensor]:
@@ -136,19 +164,31 @@ class Supervision:
     def _label(self, task: str, labels: Tensor) -> Tensor:
         return labels[:, [each.name for each in self.schema.tasks].index(task)]
 
-    def _scale(self, term: Term) -> Scale:
-        found = self.statistics[term.name]
-        return found.mean, scale(found)
 
-
-def _sums(parts: Sequence[tuple[Term, Summand]], rows: Tensor, weight: Tensor | None) -> Tensor:
-    """Return Σ weight · value over each summand's rows, bool (S, B): (S,).
+def _losses(
+    parts: Sequence[tuple[Term, Summand]],
+    rows: Tensor,
+    weight: Tensor | None,
+    scales: Sequence[float],
+) -> dict[str, Tensor]:
+    """Return Σ scale · factor · weight · value over the rows, bool (S, B), of each term's summands.
 
     Weights are those of all summands, (B,), or of each, (S, B).
     """
     values = torch.stack([part.value for _, part in parts])
     kept = rows.to(values.dtype) if weight is None else rows * weight
-    return (values * kept).sum(1)
+    if any(isinstance(part.factor, Tensor) for _, part in parts):
+        # Selected and not multiplied: what a factor is in rows of others need not be finite.
+        weighted = [
+            torch.where(each, some * part.factor, 0.0) if isinstance(part.factor, Tensor) else some
+            for each, some, (_, part) in zip(rows, kept, parts, strict=True)
+        ]
+        kept = torch.stack(weighted)
+    factors = [
+        scale if isinstance(part.factor, Tensor) else part.factor * scale
+        for scale, (_, part) in zip(scales, parts, strict=True)
+    ]
+    return _total(parts, (values * kept).sum(1), factors)
 
 
 def _total(
@@ -160,3 +200,11 @@ def _total(
         part = each if factors is None else each * factors[index]
         total[term.name] = total[term.name] + part if term.name in total else part
     return total
+
+
+def _counted(parts: Sequence[tuple[Term, Summand]], sums: Tensor) -> dict[str, Tensor]:
+    """Return the total over those of each term's summands whose rows count as its own."""
+    kept = [index for index, (_, part) in enumerate(parts) if part.counts]
+    if len(kept) < len(parts):
+        sums = sums[kept]
+    return _total([parts[index] for index in kept], sums)

@@ -120,8 +120,7 @@ class _Scored:
 
 def _scored(run: Run, shared: Sequence[Population], split: str) -> _Scored:
     bundle = run.bundle
-    orphans = bundle.config.get("data", {}).get("orphans", "error")
-    table = bundle.encode(run.rows, split=split, orphans=orphans)
+    table = bundle.encode(run.rows, split=split)
     outputs = {column.name: column.to_numpy() for column in bundle.score(table)}
     labels = table.labels_by_task
     return _Scored(

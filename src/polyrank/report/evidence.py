@@ -15,14 +15,13 @@ import polars as pl
 from polyrank.bundle.model import Bundle
 from polyrank.calibration.fitting import Calibrator
 from polyrank.data.check import Audit
-from polyrank.data.labels import Orphans
 from polyrank.data.read import column_names, read
 from polyrank.data.table import Table
 from polyrank.metrics.dimensions import columns_needed, dimensions, score_segments
 from polyrank.metrics.fusion import trade_off
 from polyrank.metrics.scorecard import Scorecard
 from polyrank.metrics.undefined import Undefined
-from polyrank.models.experts import ExpertUse, experts_of
+from polyrank.models.expert_use import ExpertUse, experts_of
 from polyrank.report.scored import ScoredRows, differences, scored_rows
 from polyrank.schema import Schema
 from polyrank.terms import ALL, populations
@@ -87,7 +86,6 @@ def gather(
     *,
     name: str | None = None,
     split: str | None = None,
-    orphans: Orphans = "error",
     missing: str = "no rows were given",
     trained: datetime | None = None,
     audit: Audit | None = None,
@@ -101,7 +99,6 @@ def gather(
         name: the page's title; the experiment's by default.
         split: the rows' name where they are others than those of the bundle's scorecard: they get
             a scorecard of their own.
-        orphans: what becomes of a child label without its parent.
         missing: why there are no rows, in words; of interest where `rows` is None.
         trained: when the bundle was written.
         audit: of the log that the bundle was learnt from; see `polyrank.data.check.check`.
@@ -132,22 +129,20 @@ def gather(
         audit=audit,
         environment=environment(),
     )
-    return about if rows is None else _with_rows(about, bundle, rows, split, orphans)
+    return about if rows is None else _with_rows(about, bundle, rows, split)
 
 
-def _with_rows(
-    about: Evidence, bundle: Bundle, rows: Any, split: str | None, orphans: Orphans
-) -> Evidence:
+def _with_rows(about: Evidence, bundle: Bundle, rows: Any, split: str | None) -> Evidence:
     """Return the evidence with all that takes rows: these are encoded once."""
     schema, frame = bundle.schema, read(rows, bundle.schema)
     carried = columns_needed(schema, column_names(frame), None)
     # The scorecard's own rows are read as it read them: where they were sampled, weighted.
     own = "rows" if about.scorecard is None else about.scorecard.split
-    table = bundle.encode(frame, split=split or own, orphans=orphans, carried=carried)
+    table = bundle.encode(frame, split=split or own, carried=carried)
     logits = bundle.logits(table)
-    predictions = bundle.columns(logits)
+    predictions = bundle.columns(table, logits)
     mapped = any(each.map is not None for each in bundle.calibrators.values())
-    raw = bundle.columns(logits, raw=True) if mapped else None
+    raw = bundle.columns(table, logits, raw=True) if mapped else None
     scored = scored_rows(schema, predictions, table, raw)
     fresh = split is not None or about.scorecard is None
     card = bundle.score_labelled(table, split or own) if fresh else about.scorecard

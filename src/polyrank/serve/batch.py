@@ -24,7 +24,7 @@ import pyarrow.parquet
 from polyrank.data import content
 from polyrank.data.read import collect, collect_chunks, column_names, files, read
 from polyrank.errors import DataError
-from polyrank.files import replacing
+from polyrank.files import replacing, writing
 from polyrank.schema import Schema
 from polyrank.serve.engine import Predictions
 from polyrank.terms import output_columns
@@ -33,6 +33,7 @@ CHUNK_ROWS = 100_000
 PART_CHUNKS = 10
 MANIFEST = "parts.json"
 FORMAT = 2  # of the manifest
+_FAILURES = (pl.exceptions.PolarsError, pa.ArrowException)
 Write = Callable[[pl.DataFrame], None]
 Opened = Callable[[BinaryIO], AbstractContextManager[Write]]
 
@@ -105,7 +106,8 @@ def predict_file(predictor: Predictor, source: Any, out: str | Path) -> Counts:
     _check_apart(source, out)
     frame = read(source, predictor.schema)
     keys = _keys(predictor, frame)
-    with _writing(out), closing(_predicted(predictor, frame, keys)) as chunks:
+    chunks = _predicted(predictor, frame, keys)
+    with writing(out, DataError, *_FAILURES), closing(chunks):
         out.parent.mkdir(parents=True, exist_ok=True)
         with replacing(out) as temporary:
             return _write(chunks, temporary, opened)
@@ -137,7 +139,7 @@ def predict_parts(
     frame = read(source, predictor.schema)
     keys = _keys(predictor, frame)
     head = _head(predictor, source, frame, keys)
-    with _writing(out):
+    with writing(out, DataError, *_FAILURES):
         folder.open(head)
         before = folder.rows
         if not folder.finished:
@@ -410,15 +412,6 @@ def _writer(out: Path) -> Opened:
             f"{out}: unknown extension {out.suffix!r} (known: {known}; none for a folder of parts)"
         )
     return _WRITERS[out.suffix.lower()]
-
-
-@contextmanager
-def _writing(out: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, pl.exceptions.PolarsError, pa.ArrowException) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise DataError(f"{out} could not be written: {reason}") from error
 
 
 @contextmanager

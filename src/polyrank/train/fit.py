@@ -1,25 +1,51 @@
-"""`fit`: what a user calls; the run itself is in `learn`."""
+"""One run, from what a user calls to a Bundle: `fit`, and `train_model`, which TOML files share."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
 
 from polyrank import spec
 from polyrank.balance import Balance, Sum
 from polyrank.bundle.model import Bundle
+from polyrank.data.check.one_feature import suspicions
 from polyrank.data.labels import Orphans
 from polyrank.data.sampling import Sampling
-from polyrank.errors import ConfigError
+from polyrank.data.statistics import term_labels, term_statistics
+from polyrank.data.table import Table
+from polyrank.data.vocab import Vocab
+from polyrank.errors import ConfigError, DataError, LeakageWarning, did_you_mean
 from polyrank.features import names_by_kind
 from polyrank.metrics.fusion import Fusion
+from polyrank.metrics.registry import direction, metric
+from polyrank.metrics.undefined import Undefined
 from polyrank.models.model import Model
+from polyrank.nn import kernels
+from polyrank.objective.losses import Supervision
 from polyrank.schema import Schema
-from polyrank.train.learn import Observer, learn
+from polyrank.terms import populations
+from polyrank.train.heads import calibrators, start
+from polyrank.train.loop import Trainer
 from polyrank.train.optim import Adam, Constant, Cosine, EmbeddingOptimizer, LazyAdam
-from polyrank.train.sources import Sources
+from polyrank.train.progress import Observer, Profile, Progress, progress_bar
+from polyrank.train.run import run_folder
+from polyrank.train.sources import Sources, encoded, fingerprint
 from polyrank.train.training import Stop, Training
+
+logger = logging.getLogger(__name__)
+
+MARGIN = 1.1  # a loss less above a constant's may come from few rows
 
 
 def fit(
@@ -49,9 +75,9 @@ def fit(
     resume: bool = False,
     force: bool = False,
     cache: bool = True,
-    progress: Observer | None = None,
+    progress: Observer | bool | None = None,
 ) -> Bundle:
-    """Learn a model from a log and return it, fitted.
+    """Train a model on a log and return it, fitted.
 
     Args:
         schema: features, tasks and keys.
@@ -59,14 +85,15 @@ def fit(
         train: a path or glob (CSV, Parquet), a polars or pandas frame, a pyarrow table, or a dict
             of arrays.
         valid: likewise; chooses the epoch that is kept, and calibrates its heads. Without it, the
-            last one is, as it was learnt.
+            last epoch is kept, uncalibrated.
         test: likewise; scored once, after training.
-        orphans: "error", "drop" or "zero": what becomes of a child label without its parent.
-        sampling: how negatives were down-sampled before this log was written; what is predicted
-            is the probability in the whole log.
+        orphans: what happens to a child label without its parent: "error" refuses, "drop" leaves
+            the row out, "zero" sets the child to 0.
+        sampling: how negatives were down-sampled before this log was written; predictions are
+            probabilities in the whole log.
         seed: of weights, shuffling and dropout; torch's own generator is left as it was.
-        epochs: see `Training`, as for all up to `compile`.
-        batch_size: rows of a step.
+        epochs: see `Training` for this and the next ten.
+        batch_size: rows per step.
         lr: step size.
         embeddings: optimiser of embedding rows.
         dense: optimiser of all other parameters.
@@ -79,11 +106,12 @@ def fit(
         compile: whether the dense part of a step is compiled into one graph.
         fusion: weights of a fused score, which the scorecard then measures as well.
         out: a run folder to write: log, checkpoints and the bundle.
-        resume: go on with the run in `out`.
+        resume: continue the run in `out`.
         force: replace the run in `out`.
         cache: keep the encoded rows of files beside `out`, so that the next run over the same files
             starts at once.
-        progress: called with each `Progress`.
+        progress: called with each `Progress`; True draws a bar on stderr, False shows nothing. By
+            default there is a bar where stderr is a terminal.
 
     Warns:
         LeakageWarning: a feature that may state a label: alone it ranks that label with an
@@ -104,13 +132,17 @@ def fit(
         ['p_click', 'p_buy_given_click', 'p_buy']
     """
     if not isinstance(schema, Schema):
-        raise ConfigError(f"schema is a Schema(features, tasks), however: {type(schema).__name__}")
+        raise ConfigError(f"schema must be a Schema(features, tasks), got {type(schema).__name__}")
     if not isinstance(model, Model):
         raise ConfigError(
-            f"model is a Model, ESMM(…) or Model(trunk=MMoE(…)), however: {type(model).__name__}"
+            f"model must be ESMM(…) or Model(trunk=MMoE(…)), got {type(model).__name__}"
         )
     if fusion is not None and not isinstance(fusion, Fusion):
-        raise ConfigError(f"fusion is a Fusion(weights), however: {type(fusion).__name__}")
+        raise ConfigError(f"fusion must be a Fusion(weights), got {type(fusion).__name__}")
+    if sampling is not None:
+        if not isinstance(sampling, Sampling):
+            raise ConfigError(f"sampling must be a Sampling(task, keep), got {sampling!r}")
+        sampling.check(schema)
     training = Training(
         epochs=epochs, batch_size=batch_size, lr=lr, embeddings=embeddings, dense=dense,
         balance=balance, stop=stop, schedule=schedule, threads=threads, device=device,
@@ -124,7 +156,9 @@ def fit(
     }
     data = {**paths, "orphans": orphans, "cache": cache, "sampling": sampling}
     config = config_tables("fit", seed, spec.to_table(data), schema, model, training, fusion)
-    return learn(
+    if fusion is not None:
+        sources = sources.carrying(fusion, schema)
+    return train_model(
         schema, model, training, sources, seed=seed, config=config, fusion=fusion,
         out=out, resume=resume, force=force, progress=progress,
     )  # fmt: skip
@@ -156,3 +190,222 @@ def config_tables(
         "train": training.to_table(),
     }
     return tables if fusion is None else {**tables, "fusion": fusion.to_table()}
+
+
+def train_model(
+    schema: Schema,
+    model: Model,
+    training: Training,
+    sources: Sources,
+    *,
+    seed: int,
+    config: Mapping[str, Any],
+    fusion: Fusion | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    force: bool = False,
+    progress: Observer | bool | None = None,
+    profile: Profile | None = None,
+) -> Bundle:
+    """Train a model as `fit` does; `config` is the experiment as plain tables, for the bundle."""
+    check_run(schema, model, training, sources, seed)
+    with ExitStack() as stack:
+        run = None
+        if out is not None:
+            folder = run_folder(out, config, resume=resume, force=force)
+            run = stack.enter_context(folder)
+        observe = stack.enter_context(_observer(progress, config["name"]))
+        vocab, tables = encoded(schema, sources, beside=None if out is None else Path(out).parent)
+        train, valid, test = tables["train"], tables.get("valid"), tables.get("test")
+        scored = valid if test is None else test
+        if fusion is not None and scored is not None:  # before hours of training, not after
+            fusion.check_values(schema, scored.carried.to_dict())
+        sampling = sources.train_sampling
+        supervision = Supervision.of(train, sampling)
+        if valid is not None:
+            check_valid(training.stop, valid)
+        _announce(schema, training, valid)
+        _warn_of_leaks(train, vocab)
+        with isolated(seed, training):
+            ranker = model.build(model.layout(schema, vocab)).to(training.device)
+            start(ranker, train, training.device, sampling)
+            trainer = Trainer(
+                ranker, training, supervision, train=train, valid=valid, seed=seed, profile=profile
+            )
+            if run is not None:
+                run.open(fingerprint(vocab, tables))
+                run.restore(trainer)
+            for each in until(training.stop, trainer):
+                if run is not None:
+                    run.record(each, trainer)
+                if each.event == "epoch":
+                    logger.info("%s", each)
+                if observe is not None:
+                    observe(each)
+            trainer.keep_best()
+        logger.info("epoch %d is kept", trainer.position.best_epoch)
+        bundle = Bundle(
+            schema, model, vocab, supervision.fitted, ranker.cpu().eval(), config,
+            pl.DataFrame(list(trainer.position.history), infer_schema_length=None), None,
+        )  # fmt: skip
+        if valid is not None:
+            _warn_of_divergence(trainer, valid)
+            bundle = replace(bundle, calibrators=calibrators(bundle, valid, seed=seed))
+        if scored is not None:
+            split = "valid" if test is None else "test"
+            bundle = replace(bundle, scorecard=bundle.score_labelled(scored, split))
+        if run is not None:
+            run.finish(bundle)
+        return bundle
+
+
+def _observer(
+    progress: Observer | bool | None, name: str
+) -> AbstractContextManager[Observer | None]:
+    if progress is None:
+        progress = sys.stderr.isatty()
+    return progress_bar(name) if progress is True else nullcontext(progress or None)
+
+
+def until(stop: Stop | None, trainer: Trainer) -> Iterator[Progress]:
+    """Yield a trainer's progress until early stopping has run out of patience."""
+    progress = trainer.run()
+    while stop is None or trainer.position.stale_epochs < stop.patience:
+        each = next(progress, None)
+        if each is None:
+            return
+        yield each
+
+
+def _warn_of_divergence(trainer: Trainer, valid: Table) -> None:
+    """Name the terms that the kept epoch predicts worse than the best constant does."""
+    likelihoods, epoch = trainer.supervision.likelihoods, trainer.position.best_epoch
+    kept = trainer.position.history[epoch - 1]
+    found, worse = term_statistics(valid), []
+    for term in valid.schema.objective:
+        rows = found[term.name]
+        mixed = rows.positives is None or 0 < (rows.weighing_positives or 0) < rows.weighing_rows
+        if term.method is not None or not mixed or not rows.weight > 0:
+            continue
+        loss = kept[f"valid {term.name} loss"]
+        constant = likelihoods[term.population.task].constant_loss(term, rows)
+        if loss > MARGIN * constant:
+            worse.append(f"{term.name!r} {loss:.4g} (constant {constant:.4g})")
+    if worse:
+        logger.warning(
+            "training diverged or learned nothing: in the kept epoch, %d, the validation loss is "
+            "above that of a constant prediction for %s; lower lr (now %g), train "
+            "longer, or regularise",
+            epoch, ", ".join(worse), trainer.training.lr,
+        )  # fmt: skip
+
+
+def _announce(schema: Schema, training: Training, valid: Table | None) -> None:
+    for task in schema.tasks:
+        if task.positive_weight != 1:
+            logger.warning(
+                "task %r has positive_weight %g: its probabilities are inflated on purpose; %s",
+                task.name, task.positive_weight,
+                "without validation rows no calibration undoes that"
+                if valid is None
+                else "calibration on the validation rows, where they are enough, undoes that",
+            )  # fmt: skip
+    if valid is None:
+        logger.warning(
+            "no validation rows: the last of %d epochs is kept, and nothing is calibrated",
+            training.epochs,
+        )
+
+
+def _warn_of_leaks(train: Table, vocab: Vocab) -> None:
+    for found in suspicions(train, vocab):
+        warnings.warn(
+            f"{found}; if it is written after the outcome, remove it from the features",
+            LeakageWarning,
+            stacklevel=3,
+        )
+
+
+def check_run(
+    schema: Schema, model: Model, training: Training, sources: Sources, seed: int
+) -> None:
+    """Refuse what cannot be, before a row is read."""
+    model.check(schema)
+    spec.whole("seed", seed, least=0, most=2**63 - 1)
+    cores = os.cpu_count() or 1
+    if training.threads > cores:
+        raise ConfigError(f"threads must be at most {cores} here, got {training.threads}")
+    try:
+        torch.empty(0, device=training.device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(
+            f"device {training.device!r} cannot be used here: {str(error).splitlines()[0]}. "
+            "Use 'cpu', or install a torch that has it"
+        ) from None
+    stop = training.stop
+    if stop is None:
+        return
+    if sources.valid is None:
+        raise ConfigError(f"stop watches {stop.score!r} on validation rows: valid is missing")
+    kinds = {each.name: each.kind for each in populations(schema)}
+    if stop.score not in kinds:
+        raise ConfigError(f"stop: unknown score {stop.score!r}{did_you_mean(stop.score, kinds)}")
+    direction(kinds[stop.score], stop.metric)  # refuses an unknown metric, or one without any
+
+
+def check_valid(stop: Stop | None, valid: Table) -> None:
+    """Refuse validation rows that cannot choose an epoch, judged by a constant prediction."""
+    found = term_statistics(valid)
+    blind = [name for name, each in found.items() if not each.weight > 0]
+    if len(blind) == len(found):
+        raise DataError("valid has no row with an observed label, so it cannot choose an epoch")
+    if blind:
+        logger.warning("valid has no row of %s: its loss leaves it out", ", ".join(blind))
+    if stop is None:
+        return
+    where = next(each for each in populations(valid.schema) if each.name == stop.score)
+    label = term_labels(valid, where)
+    seen = ~np.isnan(label)
+    watched = metric(where.kind, stop.metric)
+    keys = []
+    if watched.key is not None:
+        key = {"user": valid.user, "request": valid.request}[watched.key]
+        if key is None:
+            raise ConfigError(
+                f"stop watches {stop.metric!r}, and valid has no {watched.key} key: "
+                f"declare {watched.key} in [keys], or watch another metric"
+            )
+        keys = [key.filter(seen)]
+    weight = None if valid.weight is None else valid.weight[seen]
+    try:
+        watched.function(label[seen], np.full(int(seen.sum()), 0.5), *keys, weight)
+    except Undefined as reason:
+        counts = f"{int(seen.sum()):,} rows"
+        if where.label_kind.is_event:
+            counts += f" and {int((label == 1).sum()):,} positives"
+        raise ConfigError(
+            f"stop watches {stop.metric!r} of {stop.score!r}, and valid has {counts} for it "
+            f"({reason}): enlarge valid, or watch another score"
+        ) from None
+
+
+@contextmanager
+def isolated(seed: int, training: Training) -> Iterator[None]:
+    """Seed torch and set its threads, type and gradients inside; leave all as they were."""
+    threads, device = torch.get_num_threads(), torch.device(training.device)
+    others = [] if device.type == "cpu" else [device]
+    dtype, kind = torch.get_default_dtype(), "cuda" if device.type == "cpu" else device.type
+    with (
+        torch.random.fork_rng(devices=others, device_type=kind),
+        torch.inference_mode(mode=False),
+        torch.enable_grad(),
+        kernels.threads(training.threads),
+    ):
+        torch.manual_seed(seed)
+        torch.set_num_threads(training.threads)
+        torch.set_default_dtype(torch.float32)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(dtype)
+            torch.set_num_threads(threads)

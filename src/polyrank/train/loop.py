@@ -5,14 +5,16 @@ Bar, run log, checkpoints and early stopping only consume it; which epoch is the
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Generator, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from itertools import chain
 from math import ceil, isfinite
 from time import perf_counter
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -23,39 +25,38 @@ from polyrank.data.table import Batch, Table
 from polyrank.errors import TrainingError
 from polyrank.metrics.registry import direction
 from polyrank.metrics.scorecard import scorecard
-from polyrank.models.experts import ExpertUse, experts_of
-from polyrank.models.outputs import bag_tensors, logits_of, outputs, tensors
+from polyrank.models.expert_use import ExpertUse, experts_of
+from polyrank.models.outputs import Tensors, logits_of, outputs
 from polyrank.models.ranker import Ranker
-from polyrank.objective.kinds import KINDS
+from polyrank.objective.likelihood import named_extras
 from polyrank.objective.losses import Supervision
-from polyrank.terms import DEFAULT_METRIC, populations
-from polyrank.train.compiled import CompiledStep
+from polyrank.terms import populations
+from polyrank.train.checkpoint import Position, named, part
 from polyrank.train.optim import load_optimizer_state, optimizer_state, parameter_groups
-from polyrank.train.prefetch import ahead
-from polyrank.train.profile import Stopwatch
-from polyrank.train.progress import REMEDY, Progress, Tally
-from polyrank.train.state import Position, named, part
-from polyrank.train.step import EagerStep
+from polyrank.train.progress import REMEDY, Profile, Progress, Tally
+from polyrank.train.step import CompiledStep, EagerStep, Parts
 from polyrank.train.training import Training
+
+logger = logging.getLogger(__name__)
 
 REPORT_STEPS = 50
 PREFETCH_ROWS = 16384  # rows of a batch from which a thread gathers the next ones
-# (validation logits, validation figures) → what is compared between epochs, lower being better
-Judge = Callable[[Mapping[str, Tensor], Mapping[str, float]], float]
+# (validation logits, losses and metrics) → what is compared between epochs, lower being better
+Monitor = Callable[[Mapping[str, Tensor], Mapping[str, float]], float]
 
 
 class Trainer:
-    """Learns a ranker's weights from tables.
+    """Trains a ranker on tables.
 
     Args:
         ranker: on its device.
         training: how.
         supervision: the terms, with their statistics on the training rows.
-        train: training rows.
-        valid: validation rows, or None.
+        train: learned from.
+        valid: chooses the best epoch; without it, that is the last.
         seed: of shuffling, id dropout and dropout.
-        judge: what tells a better epoch, in place of `training.stop`.
-        stopwatch: told the end of each part of each step.
+        monitor: what is compared between epochs, in place of `training.stop`.
+        profile: collects where each step's time goes.
 
     Raises:
         ConfigError: `compile` with what one graph cannot do.
@@ -70,10 +71,10 @@ class Trainer:
         train: Table,
         valid: Table | None,
         seed: int,
-        judge: Judge | None = None,
-        stopwatch: Stopwatch | None = None,
+        monitor: Monitor | None = None,
+        profile: Profile | None = None,
     ) -> None:
-        self.judge = judge
+        self.monitor = monitor
         self.ranker, self.training, self.supervision = ranker, training, supervision
         self.train, self.valid, self.seed = train, valid, seed
         self.balance = training.balance.build(balance_terms(supervision)).to(training.device)
@@ -81,17 +82,17 @@ class Trainer:
             ranker.dense_parameters(), list(self.balance.parameters()), training.dense.weight_decay
         )
         rows = training.embeddings
-        # Filled in by Training, which knows whom they inherit from.
+        # Training has filled in what they inherit.
         assert training.dense.lr is not None
         assert rows.lr is not None
         assert rows.l2 is not None
         self.dense_lr, self.embedding_lr = training.dense.lr, rows.lr
         self.dense = training.dense.build(groups, self.dense_lr)
         self.embeddings = rows.build(ranker.embed, rows.l2)
-        self._stopwatch, self._lap = stopwatch, _no_lap if stopwatch is None else stopwatch.lap
-        parts = ranker, supervision, self.balance, self.dense, self._lap
-        self._eager = EagerStep(*parts)
-        self._compiled = CompiledStep.checked(training, *parts) if training.compile else None
+        self._profile, self._mark = profile, _unmarked if profile is None else profile.mark
+        parts = Parts(ranker, supervision, self.balance, self.dense, self._mark)
+        self._eager = EagerStep(parts)
+        self._compiled = CompiledStep(parts, training) if training.compile else None
         self._names: tuple[str, ...] = ()
         self._x: Tensor | None = None
         self._steps_of_run = training.epochs * self.steps
@@ -100,7 +101,7 @@ class Trainer:
 
     @property
     def steps(self) -> int:
-        """Steps of an epoch."""
+        """Steps per epoch."""
         return ceil(len(self.train) / self.training.batch_size)
 
     def run(self) -> Iterator[Progress]:
@@ -113,7 +114,7 @@ class Trainer:
             yield from self._epoch(self.position.epoch + 1)
 
     def state(self) -> dict[str, Tensor]:
-        """Return every tensor that a later run needs to go on to the same bits."""
+        """Return every tensor that a later run needs to continue to the same bits."""
         return {
             **named("model", self.ranker.state_dict()),
             **named("best", self.best),
@@ -123,7 +124,7 @@ class Trainer:
         }
 
     def load(self, position: Position, tensors: Mapping[str, Tensor]) -> None:
-        """Go to a position with the state that was saved there."""
+        """Continue from a position with the state that was saved there."""
         self.position = position
         self.ranker.load_state_dict(part("model", tensors))
         self.best = part("best", tensors)
@@ -134,8 +135,11 @@ class Trainer:
         self.balance.load_state_dict(part("balance", tensors))
 
     def keep_best(self) -> None:
-        """Put the best epoch's weights into the ranker."""
+        """Put the best epoch's weights into the ranker, and log what is wrong with its gates."""
         self.ranker.load_state_dict(self.best)
+        for use in self.experts():
+            for warning in use.warnings():
+                logger.warning("%s", warning)
 
     def experts(self) -> tuple[ExpertUse, ...]:
         """Return how the gates use the experts now, on validation rows or, without, training rows.
@@ -153,84 +157,71 @@ class Trainer:
         tally = Tally([term.name for term in self.supervision.schema.objective])
         started, rows, step, before = perf_counter(), 0, 0, (epoch - 1) * self.steps - 1
         with closing(self._blocks(epoch)) as blocks:
-            self._lap("")
+            self._mark("")
             for step, batch in enumerate(chain.from_iterable(blocks), start=1):
-                self._lap("load")
+                self._mark("load")
                 tally.add(*self._step(batch, before + step))
                 rows += len(batch)
                 if step % REPORT_STEPS == 0 and step < self.steps:
-                    tally.flush(self._names, epoch, step)
-                    yield self._progress("step", epoch, step, rows, perf_counter() - started, tally)
-                    self._lap("")
-        tally.flush(self._names, epoch, step)
-        seconds = perf_counter() - started
+                    yield self._progress("step", epoch, step, rows, started, tally)
+                    self._mark("")
+        progress = self._progress("epoch", epoch, step, rows, started, tally)
         logits = self._finite_logits(epoch, step)
         valid = self._validate(logits, epoch) if self.valid is not None else {}
-        judge = self.judge if self.valid is not None else None
-        best = self._advance(epoch, judge(logits, valid) if judge else self._value(valid))
-        progress = replace(
-            self._progress("epoch", epoch, step, rows, seconds, tally),
-            valid=valid,
-            best=best,
-            experts={
-                name: value for each in self.experts() for name, value in each.figures().items()
-            },
-        )
+        monitor = self.monitor if self.valid is not None else None
+        best = self._advance(epoch, monitor(logits, valid) if monitor else self._value(valid))
+        gates = {name: value for each in self.experts() for name, value in each.figures().items()}
+        progress = replace(progress, valid=valid, best=best, experts=gates)
         self.position = replace(self.position, history=(*self.position.history, progress.record()))
         yield progress
 
     def _blocks(self, epoch: int) -> Generator[list[Batch]]:
-        """Return the epoch's batches by the block, the next gathered meanwhile where that pays.
+        """Return the epoch's batches by the block, with the next one prefetched where that pays.
 
-        That is for large batches, and where torch leaves the thread a core. On 2 cores of a shared
+        It pays for large batches, and where torch leaves the thread a core. On 2 cores of a shared
         machine, with 1 thread of torch, epochs were 1.01, 0.98 and 1.22 (MMoE) and 1.01, 0.99 and
         0.99 (ESMM) times as fast with it at 1024, 4096 and 16384 rows.
         """
+        training = self.training
         blocks = self.train.blocks(
             self.ranker.layout,
-            self.training.batch_size,
+            training.batch_size,
             shuffle=True,
             seed=self.seed,
             epoch=epoch,
-            unseen_rate=self.training.unseen_rate,
+            unseen_rate=training.unseen_rate,
         )
-        idle = (os.cpu_count() or 1) > self.training.threads
-        return ahead(blocks) if idle and self.training.batch_size >= PREFETCH_ROWS else blocks
+        idle = (os.cpu_count() or 1) > training.threads
+        return ahead(blocks) if idle and training.batch_size >= PREFETCH_ROWS else blocks
 
     def _step(self, batch: Batch, done: int) -> tuple[Tensor, Tensor]:
-        """Learn from a batch; return the losses and the rows of each term."""
+        """Train on a batch; return the losses and the rows of each term."""
         factor = self.training.schedule.factor(done, self._steps_of_run)
-        ids, dense, labels, weight = tensors(batch, self.training.device)
-        bags = bag_tensors(batch, self.training.device)
-        self._x = x = self.ranker.embed.look_up(ids, dense, bags, self._x)
-        self._lap("gather")
+        moved = Tensors.of(batch, self.training.device)
+        self._x = x = self.ranker.embed.look_up(moved.ids, moved.dense, moved.bags, self._x)
+        self._mark("gather")
         full = len(batch) == self.training.batch_size
         step = self._compiled if self._compiled is not None and full else self._eager
-        gradient, losses, rows = step(x, labels, weight, self.dense_lr * factor)
+        gradient, losses, rows = step(x, moved, self.dense_lr * factor)
         self._names = step.names
-        self.embeddings.step(ids, gradient, self.embedding_lr * factor, bags)
-        self._lap("embedding step")
-        if self._stopwatch is not None:
-            self._stopwatch.count(len(batch))
+        self.embeddings.step(moved.ids, gradient, self.embedding_lr * factor, moved.bags)
+        self._mark("embedding step")
+        if self._profile is not None:
+            self._profile.count(len(batch))
         return losses, rows
 
     def _finite_logits(self, epoch: int, step: int) -> dict[str, Tensor]:
         """Return the logits of the validation rows, or of some training rows where there are none.
 
         Raises:
-            TrainingError: one is not finite: the last step broke weights that no loss has seen.
+            TrainingError: one is not finite, because the last step broke the weights.
         """
-        device = self.training.device
-        if self.valid is not None:
-            logits = logits_of(self.ranker, self.valid, device)
-        else:
-            logits = logits_of(self.ranker, self.train, device, chunks=1)
+        table, chunks = (self.train, 1) if self.valid is None else (self.valid, None)
+        logits = logits_of(self.ranker, table, self.training.device, chunks=chunks)
         for task, each in logits.items():
             if not torch.isfinite(each).all():
-                raise TrainingError(
-                    f"the logits of {task!r} are not finite after epoch {epoch}, step {step}: "
-                    f"{REMEDY}"
-                )
+                where = f"after epoch {epoch}, step {step}"
+                raise TrainingError(f"the logits of {task!r} are not finite {where}: {REMEDY}")
         return logits
 
     def _progress(
@@ -239,9 +230,11 @@ class Trainer:
         epoch: int,
         step: int,
         rows: int,
-        seconds: float,
+        started: float,
         tally: Tally,
     ) -> Progress:
+        tally.flush(self._names, epoch, step)
+        seconds = perf_counter() - started
         return Progress(
             event, epoch, self.training.epochs, step, self.steps, rows, seconds,
             tally.mean(), tally.empty(),
@@ -253,16 +246,13 @@ class Trainer:
         schema = self.supervision.schema
         labels = torch.from_numpy(self.valid.labels)
         weight = None if self.valid.weight is None else torch.from_numpy(self.valid.weight)
-        sums = self.supervision.sums(logits, labels, weight)
-        found = {
-            f"{name} loss": float(each.total / each.weight)
-            for name, each in sums.items()
-            if each.weight > 0
-        }
-        weights = {term.name: term.weight for term in schema.objective}
-        found["total loss"] = sum(
-            weights[name] * found[f"{name} loss"] for name in weights if f"{name} loss" in found
-        )
+        sums = self.supervision.sums(logits, labels, weight, torch.from_numpy(self.valid.extras))
+        found, total = {}, 0.0
+        for term in schema.objective:
+            if (each := sums[term.name]).weight > 0:
+                found[f"{term.name} loss"] = loss = float(each.total / each.weight)
+                total += term.weight * loss
+        found["total loss"] = total
         for name, value in found.items():
             if not isfinite(value):
                 raise TrainingError(f"validation {name} is {value} after epoch {epoch}: {REMEDY}")
@@ -271,13 +261,15 @@ class Trainer:
     def _metrics(self, table: Table, logits: Mapping[str, Tensor]) -> dict[str, float]:
         """Return each score's default metric and the one that early stopping watches."""
         schema, stop = self.supervision.schema, self.training.stop
-        wanted = {each.name: {DEFAULT_METRIC[each.kind]} for each in populations(schema)}
+        wanted = {each.name: {each.label_kind.default_metric} for each in populations(schema)}
         if stop is not None:
             wanted[stop.score].add(stop.metric)
-        arrays = {name: each.numpy() for name, each in logits.items()}
+        extras = named_extras(schema, torch.from_numpy(table.extras))
+        exact = {name: each.double() for name, each in logits.items()}
+        found = outputs(schema, exact, self.supervision.likelihoods, extras)
         card = scorecard(
             schema,
-            outputs(schema, arrays, self.supervision.scales),
+            {name: each.numpy() for name, each in found.items()},
             table.labels_by_task,
             split="valid",
             user=table.user,
@@ -316,8 +308,8 @@ class Trainer:
         return -value if direction(kind, stop.metric) else value
 
 
-def _no_lap(part: str) -> None:
-    """Nobody looks at the time."""
+def _unmarked(part: str) -> None:
+    """Measure nothing."""
 
 
 def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -330,10 +322,29 @@ def balance_terms(supervision: Supervision) -> list[BalanceTerm]:
         BalanceTerm(
             name=term.name,
             weight=term.weight,
-            constant_loss=KINDS[term.population.kind].constant_loss(
-                term, supervision.statistics[term.name]
-            ),
-            exponent=KINDS[term.population.kind].balance_exponent,
+            constant_loss=likelihood.constant_loss(term, supervision.statistics[term.name]),
+            exponent=likelihood.balance_exponent,
         )
         for term in supervision.schema.objective
+        for likelihood in (supervision.likelihoods[term.population.task],)
     ]
+
+
+Item = TypeVar("Item")
+_END: Any = object()
+
+
+def ahead(items: Iterator[Item]) -> Generator[Item]:
+    """Yield items in order; one thread makes the next while the caller uses this one.
+
+    The thread ends with the generator, however that ends, and what an item raises is raised here.
+
+    Example:
+        >>> list(ahead(iter([1, 2, 3])))
+        [1, 2, 3]
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="polyrank-prefetch") as pool:
+        coming = pool.submit(next, items, _END)
+        while (item := coming.result()) is not _END:
+            coming = pool.submit(next, items, _END)
+            yield item

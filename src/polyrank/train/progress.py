@@ -1,12 +1,16 @@
-"""What the loop tells while it runs, and the sums from which it does.
+"""What the loop reports while it runs, the sums behind it, a progress bar, and a profile of a step.
 
 Letters: T terms.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from time import perf_counter
 from typing import Any, Literal
 
 import numpy as np
@@ -23,23 +27,22 @@ REMEDY = (
 
 @dataclass(frozen=True)
 class Progress:
-    """What the loop tells while it runs.
+    """What the loop reports while it runs.
 
     Args:
         event: "step" now and then within an epoch, "epoch" after each.
         epoch: from 1.
         epochs: of the run.
-        step: steps done in this epoch.
-        steps: of an epoch.
-        rows: rows seen in this epoch.
-        seconds: spent in this epoch's steps.
+        step: done in this epoch, as are rows and seconds.
+        steps: per epoch.
+        rows: seen.
+        seconds: of its steps.
         losses: mean training loss of each term in this epoch.
         empty: batches of this epoch without a row of each term.
         valid: after an epoch, validation losses (`click @ all loss`, `total loss`) and metrics
             (`click @ all auc`).
         best: after an epoch, whether it is the best so far.
-        experts: after an epoch, how the gates use the experts (`gate click row entropy`): see
-            `ExpertUse.figures`. Empty where the trunk mixes nothing.
+        experts: after an epoch, `ExpertUse.figures`; empty where the trunk mixes nothing.
     """
 
     event: Literal["step", "epoch"]
@@ -74,6 +77,21 @@ class Progress:
             "best": self.best,
         }
 
+    def __str__(self) -> str:
+        """One line: what the validation rows say, or where there are none the training losses."""
+        shown = [
+            f"{name} {value:.4f}"
+            for name, value in self.valid.items()
+            if name == "total loss" or not name.endswith(" loss")
+        ]
+        rows = "validation" if self.valid else "training"
+        shown = shown or [f"{term} loss {value:.4f}" for term, value in self.losses.items()]
+        best = " · best so far" if self.best and self.valid else ""
+        return f"epoch {self.epoch} of {self.epochs}: {rows} {', '.join(shown)}{best}"
+
+
+Observer = Callable[[Progress], None]
+
 
 class Tally:
     """Sums the losses of an epoch; reads them from the device only when it is flushed.
@@ -97,12 +115,7 @@ class Tally:
         self.rows.append(rows)
 
     def flush(self, names: Sequence[str], epoch: int, step: int) -> None:
-        """Take in what is pending.
-
-        Args:
-            names: of the losses.
-            epoch: now.
-            step: now.
+        """Add what is pending to the sums; `names` are those of the losses.
 
         Raises:
             TrainingError: a loss that is not finite.
@@ -128,3 +141,102 @@ class Tally:
     def empty(self) -> dict[str, int]:
         """Return the number of batches without a row of each term."""
         return dict(zip(self.terms, self.empty_batches.tolist(), strict=True))
+
+
+@dataclass
+class Profile:
+    """Where a step's time goes; the trainer marks the end of each of its parts.
+
+    On a GPU, work that was only queued counts where its result is waited for.
+
+    Attributes:
+        seconds: of each part, in order of first use.
+        steps: how many.
+        rows: in these.
+
+    Example:
+        >>> profile = Profile()
+        >>> for part in ("", "forward", "backward", "", "forward"):
+        ...     profile.mark(part)
+        >>> list(profile.seconds)
+        ['forward', 'backward']
+    """
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    steps: int = 0
+    rows: int = 0
+    _last: float = 0.0
+
+    def mark(self, part: str) -> None:
+        """End a part; one without a name is not counted."""
+        now = perf_counter()
+        if part:
+            self.seconds[part] = self.seconds.get(part, 0.0) + now - self._last
+        self._last = perf_counter()
+
+    def count(self, rows: int) -> None:
+        """End a step."""
+        self.steps += 1
+        self.rows += rows
+
+    def record(self) -> dict[str, Any]:
+        """Return steps, rows per second, and each part's milliseconds per step and share."""
+        total = sum(self.seconds.values())
+        each, speed = max(self.steps, 1), self.rows / total if total > 0 else 0.0
+        parts = [
+            {"part": part, "ms_per_step": 1000 * s / each, "share": s / total if total > 0 else 0.0}
+            for part, s in self.seconds.items()
+        ]
+        return {"steps": self.steps, "rows_per_second": speed, "parts": parts}
+
+
+@contextmanager
+def progress_bar(name: str) -> Iterator[Observer]:
+    """Give an observer that prints a line per epoch on stderr, and draws a bar on a terminal.
+
+    The bar shows rows per second and the time left, and goes at the end. What is logged or warned
+    meanwhile stands on lines of its own above it.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    stderr = sys.stderr
+    bar = Bar(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    task = bar.add_task(name, total=None, rate="")
+
+    def observe(each: Progress) -> None:
+        bar.update(
+            task,
+            description=f"{name} · epoch {each.epoch} of {each.epochs}",
+            total=each.epochs * each.steps,
+            completed=(each.epoch - 1) * each.steps + each.step,
+            rate=f"{each.rows_per_second:,.0f} rows/s",
+        )
+        if each.event == "epoch":
+            line = f"{name} {each}"
+            bar.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    with bar:
+        # Rich has put a stream in stderr's place; handlers still hold the one beneath the bar.
+        handlers = [
+            each
+            for logger in (logging.getLogger(), logging.getLogger("polyrank"))
+            for each in logger.handlers
+            if isinstance(each, logging.StreamHandler) and each.stream is stderr
+        ]
+        for handler in handlers:
+            handler.setStream(sys.stderr)
+        try:
+            yield observe
+        finally:
+            for handler in handlers:
+                handler.setStream(stderr)

@@ -1,4 +1,4 @@
-"""The run folder: readable at every moment, and what `--resume` goes on from.
+"""The run folder: readable at every moment, one process's at a time, and resumable.
 
 config.toml  log.jsonl  checkpoint/state.safetensors  bundle/  scorecard.json
 """
@@ -6,142 +6,132 @@ config.toml  log.jsonl  checkpoint/state.safetensors  bundle/  scorecard.json
 from __future__ import annotations
 
 import json
-import shutil
 import tomllib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import tomli_w
 
 from polyrank.bundle.model import Bundle
 from polyrank.errors import ConfigError, TrainingError
-from polyrank.files import replacing
-from polyrank.train import state
+from polyrank.files import locked, replacing, replacing_folder, writing
+from polyrank.train import checkpoint
 from polyrank.train.loop import Trainer
 from polyrank.train.progress import Progress
 
 CONFIG = "config.toml"
 
 
-class RunFolder:
-    """One run's folder; constructing it refuses what cannot be, `open` creates it.
+@contextmanager
+def run_folder(
+    path: str | Path, config: Mapping[str, Any], *, resume: bool = False, force: bool = False
+) -> Iterator[RunFolder]:
+    """Give a run's folder, and keep every other process out of it meanwhile.
 
     Args:
         path: the folder.
         config: the resolved experiment as plain tables.
-        resume: go on with the run that is there, if any.
-        force: remove the run that is there.
+        resume: continue the run that is there, if any.
+        force: replace the run that is there.
 
     Raises:
-        ConfigError: the folder exists, or holds a run of another configuration.
+        ConfigError: the folder exists, holds a run of another configuration, or is in use.
+    """
+    path = Path(path)
+    lock = path.with_name(f".{path.name}.lock")
+    with ExitStack() as stack:
+        with writing(path, TrainingError):
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                stack.enter_context(locked(lock, wait=False))
+            except BlockingIOError:
+                raise ConfigError(
+                    f"another process is training in {path}: wait for it, or choose another --out"
+                ) from None
+        yield RunFolder(path, config, resume=resume, force=force)
+
+
+class RunFolder:
+    """One run's folder; constructing it refuses what cannot be, `open` creates it.
+
+    The arguments are those of `run_folder`.
     """
 
     def __init__(
-        self,
-        path: str | Path,
-        config: Mapping[str, Any],
-        *,
-        resume: bool = False,
-        force: bool = False,
+        self, path: Path, config: Mapping[str, Any], *, resume: bool = False, force: bool = False
     ) -> None:
-        self.path, self.config = Path(path), config
+        self.path, self.config, self.resume, self.data = path, config, resume, ""
+        self._log, self._checkpoint = path / "log.jsonl", path / "checkpoint" / "state.safetensors"
         if resume and force:
-            raise ConfigError("resume goes on with a run and force removes it: give one of them")
-        if self.path.exists() and resume:
+            raise ConfigError("resume continues a run and force replaces it: give one of them")
+        if path.exists() and resume:
             self._check()
-        elif self.path.exists() and not force:
+        elif path.exists() and not force:
             raise ConfigError(
-                f"{self.path} exists: go on with it by --resume, replace it by --force, or choose "
-                "another by --out"
+                f"{path} exists: resume it with --resume, replace it with --force, or choose "
+                "another --out"
             )
-        elif self.path.exists() and not (self.path / CONFIG).is_file():
-            raise ConfigError(f"{self.path} is no run folder (no {CONFIG}): it is not removed")
-        self.force, self.data = force, ""
+        elif path.exists() and not (path / CONFIG).is_file():
+            raise ConfigError(f"{path} is no run folder (no {CONFIG}): it is not replaced")
 
     def open(self, data: str) -> None:
-        """Create the folder with its configuration, unless it is gone on with.
+        """Create the folder with its configuration, unless its run is resumed.
 
         Args:
             data: the fingerprint of the rows.
         """
         self.data = data
-        if self.force and self.path.exists():
-            shutil.rmtree(self.path)
-        if self.path.exists():
+        if self.resume and self.path.exists():
             return
-        with _writing(self.path):
-            temporary = self.path.parent / f".{self.path.name}.{uuid4().hex[:8]}"
-            try:
-                temporary.mkdir(parents=True)
-                (temporary / CONFIG).write_text(tomli_w.dumps(dict(self.config)), encoding="utf-8")
-                temporary.rename(self.path)
-            finally:
-                shutil.rmtree(temporary, ignore_errors=True)
-
-    @property
-    def bundle(self) -> Path:
-        """Folder of the bundle."""
-        return self.path / "bundle"
+        with writing(self.path, TrainingError), replacing_folder(self.path) as temporary:
+            (temporary / CONFIG).write_text(tomli_w.dumps(dict(self.config)), encoding="utf-8")
 
     def restore(self, trainer: Trainer) -> None:
         """Bring a trainer to the last checkpoint, if any, and cut the log there."""
-        checkpoint = self.path / "checkpoint" / "state.safetensors"
-        if checkpoint.is_file():
-            trainer.load(*state.read(checkpoint, self.data))
-        log = self.path / "log.jsonl"
-        if log.is_file():
+        if self._checkpoint.is_file():
+            trainer.load(*checkpoint.read(self._checkpoint, self.data))
+        if self._log.is_file():
             kept = [
                 line
-                for line in log.read_text(encoding="utf-8", errors="replace").splitlines()
+                for line in self._log.read_text(encoding="utf-8", errors="replace").splitlines()
                 if _epoch(line) <= trainer.position.epoch
             ]
-            with _writing(log), replacing(log) as temporary:
-                temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+            _replace(self._log, "".join(f"{line}\n" for line in kept))
 
-    def log(self, progress: Progress) -> None:
-        """Append one line of JSON."""
+    def record(self, progress: Progress, trainer: Trainer) -> None:
+        """Append a line of JSON to the log, and after an epoch replace the checkpoint."""
         entry = {"event": progress.event, "step": progress.step, **progress.record()}
-        log = self.path / "log.jsonl"
-        with _writing(log), log.open("a", encoding="utf-8") as file:
+        with writing(self._log, TrainingError), self._log.open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry, ensure_ascii=False, allow_nan=False) + "\n")
-
-    def checkpoint(self, trainer: Trainer) -> None:
-        """Replace the checkpoint."""
-        path = self.path / "checkpoint" / "state.safetensors"
-        state.write(path, trainer.position, trainer.state(), self.data)
+        if progress.event == "epoch":
+            checkpoint.write(self._checkpoint, trainer.position, trainer.state(), self.data)
 
     def finish(self, bundle: Bundle) -> None:
         """Write the bundle and, beside it, the scorecard."""
-        bundle.save(self.bundle)
+        bundle.save(self.path / "bundle")
         if bundle.scorecard is not None:
             text = json.dumps(bundle.scorecard.to_json(), ensure_ascii=False, indent=1)
-            path = self.path / "scorecard.json"
-            with _writing(path), replacing(path) as temporary:
-                temporary.write_text(text + "\n", encoding="utf-8")
+            _replace(self.path / "scorecard.json", f"{text}\n")
 
     def _check(self) -> None:
         try:
             found = tomllib.loads((self.path / CONFIG).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise ConfigError(f"{self.path} holds no run to go on with: {error}") from error
+            raise ConfigError(f"{self.path} holds no run that can be resumed: {error}") from error
         # The same round trip for both: TOML knows no tuple and no None.
         difference = _difference(found, tomllib.loads(tomli_w.dumps(dict(self.config))))
         if difference:
             raise ConfigError(
-                f"{self.path} holds a run of another configuration ({difference}): --resume goes "
-                "on with the same one; use --force or another --out"
+                f"{self.path} holds a run of another configuration ({difference}): --resume needs "
+                "the same one; use --force or another --out"
             )
 
 
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise TrainingError(f"{path} could not be written: {error}") from error
+def _replace(path: Path, text: str) -> None:
+    with writing(path, TrainingError), replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def _epoch(line: str) -> int:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+from threading import get_ident
 from typing import Any
 from zlib import crc32
 
@@ -14,7 +16,7 @@ import numpy as np
 import polars as pl
 
 from polyrank.bundle.model import log_counts
-from polyrank.data import cache, content, hashing
+from polyrank.data import cache, content, hashing, labels
 from polyrank.data.labels import Orphans, check_leaks
 from polyrank.data.read import column_names, files, read
 from polyrank.data.sampling import Sampling
@@ -25,6 +27,8 @@ from polyrank.schema import Schema
 
 logger = logging.getLogger(__name__)
 
+NOT_CACHED = "the encoded rows are not cached for the next run: %s"
+
 Encoded = tuple[Vocab, dict[str, Table]]
 
 
@@ -33,15 +37,15 @@ class Sources:
     """What `read` accepts, for each split.
 
     Args:
-        train: learnt from; the only rows that vocabularies and encodings see.
+        train: the only rows that vocabularies and encodings see.
         valid: chooses the epoch.
         test: scored once, after training.
-        orphans: what becomes of a child label without its parent.
+        orphans: what happens to a child label without its parent.
         cache: whether the encoded rows of files may be kept beside the run.
-        origin: for frames that are parts of files, the path or glob of these, and plain data that
-            says which parts.
+        origin: for frames that are parts of files, the path or glob of the files, and plain data
+            that says which parts.
         sampling: of the negatives, in the splits that it names.
-        carried: raw columns that the splits which are scored keep, for a fused score.
+        carried: raw columns that the scored splits keep, for a fused score.
     """
 
     train: Any
@@ -54,10 +58,10 @@ class Sources:
     carried: tuple[str, ...] = ()
 
     def carrying(self, fusion: Fusion, schema: Schema) -> Sources:
-        """Let the splits that are scored keep the columns of a fused score.
+        """Return sources whose scored splits keep the columns of a fused score.
 
         Raises:
-            ConfigError: a name that is neither a task, nor an output, nor a column of theirs.
+            ConfigError: a name that is no task, output or column of theirs.
         """
         for split, source in self.scored.items():
             fusion.check(schema, column_names(read(source, schema)), split)
@@ -70,19 +74,19 @@ class Sources:
 
     @property
     def splits(self) -> dict[str, Any]:
-        """The sources that are given, by split."""
+        """The given sources, by split."""
         named = {"train": self.train, "valid": self.valid, "test": self.test}
         return {split: source for split, source in named.items() if source is not None}
 
     @property
     def train_sampling(self) -> Sampling | None:
-        """The sampling of the training rows, which their weights do not say."""
+        """The sampling of the training rows, for which their weights do not account."""
         sampled = self.sampling is not None and "train" in self.sampling.splits
         return self.sampling if sampled else None
 
     @property
     def paths(self) -> dict[str, list[str]] | None:
-        """The files of each split, or of all together; None where some rows are no file's."""
+        """The files of each split, or of all together; None where some rows are in memory."""
         patterns = self.splits if self.origin is None else {"source": self.origin[0]}
         if not all(isinstance(each, str | Path) for each in patterns.values()):
             return None
@@ -90,46 +94,59 @@ class Sources:
 
 
 def encoded(schema: Schema, sources: Sources, *, beside: Path | None = None) -> Encoded:
-    """Return the vocabulary of the training rows, and the tables of the splits that are given.
+    """Return the vocabulary of the training rows, and the tables of the given splits.
 
-    Validation and test rows that were sampled are weighted to be as the whole log, after whatever
-    is kept of them; training rows are left to the loss.
+    Sampled validation and test rows are weighted to stand for the whole log; the loss does that for
+    training rows. The cache keeps rows without these weights.
 
     Args:
         schema: names the columns.
         sources: the rows.
-        beside: a folder in which the rows of files are kept for the next run, and looked for.
+        beside: a folder for a cache of the rows of files, which the next run reads.
     """
-    paths = None if beside is None or not sources.cache else sources.paths
+    paths = sources.paths if beside is not None and sources.cache else None
     if beside is None or paths is None:
-        return _announced(_encoded(schema, sources), sources.sampling)
-    folder = beside / cache.NAME
+        entry = _encoded(schema, sources)
+    else:
+        entry = _cached(schema, sources, paths, beside / cache.NAME)
+    tables = dict(entry.tables)
+    for split, table in tables.items():
+        log_counts(table, split)
+        if sources.sampling is not None and split != "train":
+            tables[split] = sources.sampling.weighted(table, split)
+    return entry.vocab, tables
+
+
+def _cached(
+    schema: Schema, sources: Sources, paths: Mapping[str, list[str]], folder: Path
+) -> cache.Entry:
+    """Return the encoded rows of files from the cache, or encode and keep them."""
     flat = [path for each in paths.values() for path in each]
     try:
         cache.prepare(folder)
         before = [content.state(path) for path in flat]
         checksums = dict(zip(flat, content.checksums(flat, folder / "files.json"), strict=True))
     except OSError as error:
-        logger.warning("the encoded rows are not kept for the next run: %s", error)
-        return _announced(_encoded(schema, sources), sources.sampling)
+        logger.warning(NOT_CACHED, error)
+        return _encoded(schema, sources)
     by_split = {split: [checksums[path] for path in each] for split, each in paths.items()}
     key = cache.key_of(schema, [by_split, *_recipe(sources)])
     entry = cache.load(folder, key, schema)
     if entry is not None:
-        logger.info("the rows were encoded by an earlier run: %s", folder / key)
+        logger.info("encoded rows of an earlier run are used: %s", folder / key)
         for name, level, text in entry.messages:
             logging.getLogger(name).log(level, "%s", text)
-        return _announced(entry, sources.sampling)
+        return entry
     entry = _encoded(schema, sources)
     if before == [content.state(path) for path in flat]:  # else they are another key's rows
         _keep(folder, key, entry)
-    return _announced(entry, sources.sampling)
+    return entry
 
 
 def fingerprint(vocab: Vocab, tables: Mapping[str, Table]) -> str:
-    """Return what tells whether a checkpoint was learnt from these rows: counts and checksums.
+    """Return counts and checksums that tell whether a checkpoint belongs to these rows.
 
-    The checksums are of the vocabularies, and of up to 100,000 rows a split, evenly spaced.
+    The checksums cover the vocabularies, and up to 100,000 rows per split, evenly spaced.
     """
     entries = 0
     for name, table in vocab.tables.items():
@@ -149,31 +166,43 @@ def fingerprint(vocab: Vocab, tables: Mapping[str, Table]) -> str:
 
 
 def _encoded(schema: Schema, sources: Sources) -> cache.Entry:
-    with cache.noted() as messages:
-        train = read(sources.train, schema)
-        vocab = Vocab.fit(train, schema)
-        check_leaks(train, schema)
-        tables = {}
-        for split, source in sources.splits.items():
-            rows = read(source, schema)
-            tables[split] = encode(
-                rows, schema, vocab, split=split, orphans=sources.orphans,
+    with cache.noted() as messages, _one_warning_of_orphans():
+        rows = {split: read(source, schema) for split, source in sources.splits.items()}
+        vocab = Vocab.fit(rows["train"], schema)
+        check_leaks(rows["train"], schema)
+        tables = {
+            split: encode(
+                frame, schema, vocab, split=split, orphans=sources.orphans,
                 carried=sources.carried if split in sources.scored else (),
-            )  # fmt: skip
+            )
+            for split, frame in rows.items()
+        }  # fmt: skip
     return cache.Entry(vocab, tables, tuple(messages))
 
 
-def _announced(entry: cache.Entry, sampling: Sampling | None) -> Encoded:
-    tables = dict(entry.tables)
-    for split, table in tables.items():
-        log_counts(table, split)
-        if sampling is not None and split != "train":
-            tables[split] = sampling.weighted(table, split)
-    return entry.vocab, tables
+@contextmanager
+def _one_warning_of_orphans() -> Iterator[None]:
+    """Join the warnings of all splits about orphans into one."""
+    found: list[str] = []
+    source, thread = logging.getLogger(labels.__name__), get_ident()
+
+    def keep(record: logging.LogRecord) -> bool:
+        mine = record.thread == thread
+        if mine:
+            found.append(record.getMessage())
+        return not mine
+
+    source.addFilter(keep)
+    try:
+        yield
+    finally:
+        source.removeFilter(keep)
+        if found:
+            source.warning("%s", "\n  ".join(found))
 
 
 def _recipe(sources: Sources) -> list[Any]:
-    """What, beside the files' content and the schema, decides what is encoded."""
+    """Return what decides the encoded rows beside the files' content and the schema."""
     parts = None if sources.origin is None else sources.origin[1]
     versions = [version("polyrank"), hashing.VERSION, pl.__version__]
     return [sources.orphans, parts, list(sources.carried), *versions]
@@ -183,9 +212,9 @@ def _keep(folder: Path, key: str, entry: cache.Entry) -> None:
     try:
         size = cache.store(folder, key, entry)
     except OSError as error:
-        logger.warning("the encoded rows are not kept for the next run: %s", error)
+        logger.warning(NOT_CACHED, error)
         return
     logger.info(
-        "the encoded rows are kept for the next run: %s (%.1f MB; remove it at any time, or set "
+        "the encoded rows are cached for the next run: %s (%.1f MB; remove it at any time, or set "
         "cache = false)", folder / key, size / 1e6,
     )  # fmt: skip

@@ -1,26 +1,55 @@
 """One step of the dense part: from x and labels to x's gradient and updated parameters.
 
-Letters: B rows of the batch, W columns of x, L labels, T terms.
+Letters: B rows of the batch, W columns of x, L labels, T terms, P parameters.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
 
-from polyrank.balance import BalanceModule
+from polyrank.balance import BalanceModule, ScalarBalance
+from polyrank.errors import ConfigError, TrainingError
+from polyrank.models.outputs import Tensors
 from polyrank.models.ranker import Ranker
 from polyrank.objective.losses import Supervision
-from polyrank.train.optim import set_lr
+from polyrank.train.optim import Adam, set_lr
+from polyrank.train.training import Training
 
-Lap = Callable[[str], None]
+logger = logging.getLogger(__name__)
+
+Graph = Callable[..., Sequence[Tensor]]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a step works with.
+
+    Args:
+        ranker: trunk and heads.
+        supervision: the terms.
+        balance: losses to gradients.
+        dense: the optimiser of the dense part and of the balance.
+        mark: called at the end of each part of the step.
+    """
+
+    ranker: Ranker
+    supervision: Supervision
+    balance: BalanceModule
+    dense: torch.optim.Optimizer
+    mark: Callable[[str], None]
 
 
 class Stepped(NamedTuple):
-    """What a step gives back.
+    """What a step returns.
 
     Args:
         gradient: of x: (B, W).
@@ -32,72 +61,68 @@ class Stepped(NamedTuple):
     losses: Tensor
     rows: Tensor
 
+    @classmethod
+    def of(
+        cls,
+        gradient: Tensor,
+        losses: Mapping[str, Tensor],
+        penalties: Mapping[str, Tensor],
+        rows: Mapping[str, Tensor],
+    ) -> Stepped:
+        """Stack what was computed by name."""
+        each = [loss.detach() for loss in (*losses.values(), *penalties.values())]
+        return cls(gradient, torch.stack(each), torch.stack(list(rows.values())))
+
 
 class EagerStep:
     """The step as torch runs it, operation by operation: any balance, any optimiser, any batch.
 
     What is the same at every step (lists of parameters, the learning rate) is not done again.
-
-    Args:
-        ranker: trunk and heads.
-        supervision: the terms.
-        balance: losses to gradients.
-        dense: the optimiser of the dense part and of the balance.
-        lap: told the end of each part of the step.
     """
 
-    def __init__(
-        self,
-        ranker: Ranker,
-        supervision: Supervision,
-        balance: BalanceModule,
-        dense: torch.optim.Optimizer,
-        lap: Lap,
-    ) -> None:
-        self.ranker, self.supervision, self.balance = ranker, supervision, balance
-        self.dense, self.lap = dense, lap
+    def __init__(self, parts: Parts) -> None:
+        self.parts = parts
         self.names: tuple[str, ...] = ()
-        self._behind_x = ranker.dense_parameters()
-        self._shared = ranker.shared_parameters()
-        self._stepped = [each for group in dense.param_groups for each in group["params"]]
+        self._behind_x = parts.ranker.dense_parameters()
+        self._shared = parts.ranker.shared_parameters()
+        self._stepped = [each for group in parts.dense.param_groups for each in group["params"]]
         self._lr: float | None = None
 
-    def __call__(self, x: Tensor, labels: Tensor, weight: Tensor | None, lr: float) -> Stepped:
-        """Step on a batch: x (B, W), labels (B, L), weights (B,) or None."""
+    def __call__(self, x: Tensor, batch: Tensors, lr: float) -> Stepped:
+        """Step on a batch; x is (B, W)."""
+        parts = self.parts
         x.requires_grad_()
-        scores = self.ranker(x)
-        losses, rows = self.supervision.losses(scores.logits, labels, weight)
-        self.lap("forward")
+        scores = parts.ranker(x)
+        losses, rows = parts.supervision.losses(
+            scores.logits, batch.labels, batch.weight, batch.extras
+        )
+        parts.mark("forward")
         for parameter in self._stepped:
             parameter.grad = None
-        pull = _gradients(scores.penalties, [x, *self._behind_x]) if scores.penalties else ()
-        self.balance.backward(losses, [x, *self._shared])
-        for tensor, gradient in pull:  # after the balance, which may set gradients as it likes
+        pulled = _gradients(scores.penalties, [x, *self._behind_x]) if scores.penalties else ()
+        parts.balance.backward(losses, [x, *self._shared])
+        for tensor, gradient in pulled:  # last: a balance may set gradients as it likes
             tensor.grad = gradient if tensor.grad is None else tensor.grad + gradient
-        self.lap("backward")
+        parts.mark("backward")
         if lr != self._lr:
-            set_lr(self.dense, lr)
+            set_lr(parts.dense, lr)
             self._lr = lr
-        self.dense.step()
-        self.lap("dense step")
+        parts.dense.step()
+        parts.mark("dense step")
         assert x.grad is not None
         if not self.names:
-            self.names = step_names(losses, scores.penalties)
-        each = [*losses.values(), *scores.penalties.values()]
-        return Stepped(
-            x.grad, torch.stack([loss.detach() for loss in each]), torch.stack(list(rows.values()))
-        )
+            self.names = _names(losses, scores.penalties)
+        return Stepped.of(x.grad, losses, scores.penalties, rows)
 
 
-def step_names(losses: Mapping[str, Tensor], penalties: Mapping[str, Tensor]) -> tuple[str, ...]:
-    """Return the names of a step's losses, in order."""
+def _names(losses: Mapping[str, Tensor], penalties: Mapping[str, Tensor]) -> tuple[str, ...]:
     return (*losses, *(f"penalty {name}" for name in penalties))
 
 
 def _gradients(
     penalties: Mapping[str, Tensor], leaves: list[Tensor]
 ) -> list[tuple[Tensor, Tensor]]:
-    """Return the leaves that penalties pull at, with the gradients of their sum."""
+    """Return the leaves that penalties depend on, with the gradients of their sum."""
     total = torch.stack(list(penalties.values())).sum()
     found = torch.autograd.grad(total, leaves, retain_graph=True, allow_unused=True)
     return [
@@ -105,3 +130,210 @@ def _gradients(
         for leaf, gradient in zip(leaves, found, strict=True)
         if gradient is not None
     ]
+
+
+class CompiledStep:
+    """The same step as `EagerStep`, for batches of one size.
+
+    From x, labels and learning rate, one graph computes the losses and all gradients, and updates
+    the parameters and Adam's state in place. The state is that of the run's `torch.optim.Adam`, so
+    an eager step (of the last, ragged batch) and a checkpoint see the same one. The first call
+    traces and compiles, which takes some 10 seconds; no other does.
+
+    Args:
+        parts: with a balance that is one scalar function of the losses, and torch's Adam.
+        training: names them in messages.
+
+    Raises:
+        ConfigError: another balance, or another optimiser.
+    """
+
+    def __init__(self, parts: Parts, training: Training) -> None:
+        ranker, balance, dense = parts.ranker, parts.balance, parts.dense
+        if not isinstance(balance, ScalarBalance):
+            raise ConfigError(
+                "compile = true needs a balance that is one scalar function of the losses, got "
+                f"{type(training.balance).__name__}: leave compile out, or use sum or uncertainty"
+            )
+        if type(training.dense) is not Adam or not isinstance(dense, torch.optim.Adam):
+            raise ConfigError(
+                "compile = true needs Adam for the dense part, got "
+                f"{type(training.dense).__name__}: leave compile out"
+            )
+        self.parts, self._balance = parts, balance
+        self.names: tuple[str, ...] = ()
+        groups = dense.param_groups
+        self._groups = [group for group in groups for _ in group["params"]]
+        self._parameters: list[nn.Parameter] = [p for group in groups for p in group["params"]]
+        self._buffers = [*ranker.trunk.buffers(), *ranker.head.buffers(), *balance.buffers()]
+        self._moves = [True] * len(self._parameters)
+        self._lr, self._lr_value = torch.tensor(0.0, dtype=torch.float64), 0.0
+        self._given = False, False  # whether batches have weights, and extras
+        self._graph: Graph | None = None
+        self._state: list[Tensor] | None = None
+
+    def __call__(self, x: Tensor, batch: Tensors, lr: float) -> Stepped:
+        """Step on a batch; x is (B, W).
+
+        Raises:
+            TrainingError: at the first call, what cannot be compiled here.
+        """
+        given = [x, batch.labels, *(t for t in (batch.weight, batch.extras) if t is not None)]
+        self._given = batch.weight is not None, batch.extras is not None
+        if self._graph is None:
+            self._graph = self._built(given)
+        if self._state is None:
+            self._state = self._bound()
+        if lr != self._lr_value:
+            self._lr.fill_(lr)
+            self._lr_value = lr
+        with torch.no_grad():
+            found = self._graph(*given, self._lr, *self._state)
+        self.parts.mark("compiled step")
+        return Stepped(*found)
+
+    def rebind(self) -> None:
+        """Look up the optimiser's state again: `load_state_dict` puts other tensors there."""
+        self._state = None
+
+    def _bound(self) -> list[Tensor]:
+        """Return the tensors that the graph updates; all are those of the modules and of Adam."""
+        steps = torch.zeros(len(self._parameters), device=self._lr.device)
+        first, second = [], []
+        for index, parameter in enumerate(self._parameters):
+            old = self.parts.dense.state.get(parameter)
+            state = dict(old) if old else {}
+            steps[index] = state.get("step", 0.0)
+            # One tensor of all counts, of which Adam has views.
+            state["step"] = steps[index]
+            for key, kept in (("exp_avg", first), ("exp_avg_sq", second)):
+                if key not in state:
+                    state[key] = torch.zeros_like(parameter)
+                kept.append(state[key])
+            if self._moves[index]:  # as in torch, a parameter without gradient has no state
+                self.parts.dense.state[parameter] = state
+        weights = [parameter.detach() for parameter in self._parameters]
+        return [steps, *weights, *first, *second, *self._buffers]
+
+    def _built(self, batch: list[Tensor]) -> Graph:
+        """Trace and compile, on copies: nothing of the run moves, its random numbers included."""
+        logger.info("compiling the step of %d rows", len(batch[0]))
+        self._lr = self._lr.to(batch[0].device)
+        count = len(self._parameters)
+        steps = torch.zeros(count, device=batch[0].device)
+        weights = [parameter.detach().clone() for parameter in self._parameters]
+        moments = [torch.zeros_like(weight) for weight in [*weights, *weights]]
+        buffers = [buffer.clone() for buffer in self._buffers]
+        inputs = [*batch, torch.ones_like(self._lr), steps, *weights, *moments, *buffers]
+        devices = [] if batch[0].device.type == "cpu" else [batch[0].device]
+        kind = "cuda" if batch[0].device.type == "cpu" else batch[0].device.type
+        try:
+            with (
+                torch.random.fork_rng(devices, device_type=kind),
+                warnings.catch_warnings(action="ignore"),  # of the compiler, about itself
+                torch.no_grad(),
+            ):
+                graph = compiled(make_fx(self._step)(*inputs))
+                graph(*inputs)
+        except (RuntimeError, OSError) as error:
+            reason = next((line for line in str(error).splitlines() if line.strip()), repr(error))
+            raise TrainingError(
+                f"the step cannot be compiled here: {reason}. torch.compile needs a C++ compiler "
+                "(such as gcc) and a trunk whose operations do not depend on the values of x; "
+                "compile = false trains without"
+            ) from error
+        return graph
+
+    def _step(self, *tensors: Tensor) -> Stepped:
+        """The whole step as a function of tensors, some of which it updates: what is traced."""
+        count, fixed = len(self._parameters), 2 * len(self._parameters)
+        start = len(tensors) - len(self._buffers) - 3 * count
+        *batch, lr, steps = tensors[:start]
+        weights, buffers = tensors[start : start + count], tensors[start + 3 * count :]
+        first = tensors[start + count : start + fixed]
+        second = tensors[start + fixed : start + 3 * count]
+        with torch.enable_grad():
+            x, *leaves = (each.detach().requires_grad_() for each in (batch[0], *weights))
+            stands_for = dict(
+                zip(map(id, [*self._parameters, *self._buffers]), [*leaves, *buffers], strict=True)
+            )
+            ranker, supervision = self.parts.ranker, self.parts.supervision
+            with standing_in(ranker, stands_for), standing_in(self._balance, stands_for):
+                scores = ranker(x)
+                more = iter(batch[2:])
+                weight, extras = (next(more) if given else None for given in self._given)
+                losses, rows = supervision.losses(scores.logits, batch[1], weight, extras)
+                total = self._balance.total(losses)
+            if scores.penalties:
+                total = total + torch.stack(list(scores.penalties.values())).sum()
+            of_x, *gradients = torch.autograd.grad(total, [x, *leaves], allow_unused=True)
+        self.names = _names(losses, scores.penalties)
+        self._moves = [gradient is not None for gradient in gradients]
+        steps.add_(1)
+        taken = steps.double()
+        for index, (weight, gradient, m, v) in enumerate(
+            zip(weights, gradients, first, second, strict=True)
+        ):
+            if gradient is not None:
+                adam(weight, gradient, m, v, taken[index], lr, self._groups[index])
+        of_x = torch.zeros_like(x) if of_x is None else of_x
+        return Stepped.of(of_x, losses, scores.penalties, rows)
+
+
+def adam(
+    weight: Tensor,
+    gradient: Tensor,
+    first: Tensor,
+    second: Tensor,
+    step: Tensor,
+    lr: Tensor,
+    group: Mapping[str, Any],
+) -> None:
+    """Update a parameter and its moments in place, as `torch.optim.Adam` does.
+
+    Args:
+        weight: the parameter.
+        gradient: of the loss.
+        first: moving mean of the gradients.
+        second: moving mean of their squares.
+        step: counted from 1: float64 ().
+        lr: float64 ().
+        group: betas, eps and weight_decay.
+
+    Reference:
+        Kingma and Ba, ICLR 2015, algorithm 1.
+    """
+    beta1, beta2 = group["betas"]
+    if group["weight_decay"]:
+        gradient = gradient + group["weight_decay"] * weight
+    size = (lr / (1 - beta1**step)).float()
+    correction = (1 - beta2**step).sqrt().float()
+    first.lerp_(gradient, 1 - beta1)
+    second.mul_(beta2).add_((1 - beta2) * gradient * gradient)
+    weight.sub_(size * first / (second.sqrt() / correction + group["eps"]))
+
+
+def compiled(graph: torch.fx.GraphModule) -> Graph:
+    """Return a traced step compiled for the shapes that it was traced with."""
+    return torch.compile(graph, dynamic=False, fullgraph=True)
+
+
+@contextmanager
+def standing_in(module: nn.Module, tensors: Mapping[int, Tensor]) -> Iterator[None]:
+    """Let tensors stand in for a module's parameters and buffers, given by identity.
+
+    `torch.func.functional_call` finds them by name through attributes, and a task may well be
+    called `apply`, as a method of every module is.
+    """
+    swapped: list[tuple[dict[str, Any], str, Tensor]] = []
+    try:
+        for each in module.modules():
+            for kept in (vars(each)["_parameters"], vars(each)["_buffers"]):
+                for name, tensor in kept.items():
+                    if id(tensor) in tensors:
+                        swapped.append((kept, name, tensor))
+                        kept[name] = tensors[id(tensor)]
+        yield
+    finally:
+        for kept, name, tensor in swapped:
+            kept[name] = tensor

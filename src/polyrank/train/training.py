@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from math import inf
-from numbers import Integral
 from typing import Any
 
 from polyrank import spec
@@ -30,7 +28,7 @@ class Stop:
     Args:
         score: a scorecard row's name, `buy @ all`.
         metric: a metric with a direction, `auc`.
-        patience: epochs without a new best that are waited for.
+        patience: epochs without a new best before training stops.
     """
 
     score: str
@@ -38,20 +36,19 @@ class Stop:
     patience: int = 3
 
     def __post_init__(self) -> None:
-        if self.patience < 1:
-            raise ConfigError(f"stop: patience must be at least 1, however: {self.patience}")
+        spec.whole("stop: patience", self.patience)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """How a model is learnt; equals the `[train]` table.
+    """How a model is trained; equals the `[train]` table.
 
-    What the optimisers inherit is filled in, so that every value is seen.
+    What the optimisers inherit is filled in, so that every value shows.
 
     Args:
         epochs: passes over the training rows.
-        batch_size: rows of a step.
-        lr: step size of both optimisers where they do not say.
+        batch_size: rows per step.
+        lr: step size of both optimisers where they have none of their own.
         embeddings: optimiser of embedding rows.
         dense: optimiser of all other parameters.
         balance: how several losses become one step.
@@ -61,7 +58,7 @@ class Training:
         device: a torch device.
         unseen_rate: probability with which a training id is replaced by row 0 of its table.
         compile: whether the dense part of a full batch is compiled into one graph, which takes
-            some 10 seconds at the first and pays on long runs. Needs a C++ compiler, a `Sum` or
+            some 10 seconds at the first one and pays on long runs. Needs a C++ compiler, a `Sum` or
             `Uncertainty` balance and the `Adam` of this module.
 
     Example:
@@ -84,21 +81,13 @@ class Training:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "threads"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-                raise ConfigError(
-                    f"train: {name} is a whole number of at least 1, however: {value!r}"
-                )
+            spec.whole(name, getattr(self, name))
         if not isinstance(self.compile, bool):
-            raise ConfigError(f"train: compile is true or false, however: {self.compile!r}")
-        if not 0 < self.lr < inf:
-            raise ConfigError(f"train: lr must be above 0, however: {self.lr}")
+            raise ConfigError(f"compile must be true or false, got {self.compile!r}")
+        spec.number("lr", self.lr, above=0)
         if self.stop is not None and not isinstance(self.stop, Stop):
-            raise ConfigError(f"train: stop is a Stop(score=…), however: {self.stop!r}")
-        if not 0 <= self.unseen_rate < 1:
-            raise ConfigError(
-                f"train: unseen_rate is at least 0 and below 1, however: {self.unseen_rate}"
-            )
+            raise ConfigError(f"stop must be a Stop(score=…), got {self.stop!r}")
+        spec.number("unseen_rate", self.unseen_rate, least=0, below=1)
         dense = replace(self.dense, lr=self.lr if self.dense.lr is None else self.dense.lr)
         lr = dense.lr if self.embeddings.lr is None else self.embeddings.lr
         l2 = dense.weight_decay if self.embeddings.l2 is None else self.embeddings.l2

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 import polyrank as pr
+from polyrank.calibration import Isotonic
 from polyrank.calibration.fitting import Calibrator
-from polyrank.calibration.maps import Isotonic
 from polyrank.errors import ExportError
 from polyrank.serve.export.parity import Exact, Parity
 from polyrank.serve.export.write import export
@@ -77,7 +77,7 @@ def test_the_exact_network_is_the_bundles_without_its_rounding(bundle, rows):
     for task, z in exact.logits(table).items():
         assert 0 < np.abs(z - logits[task]).max() < 1e-5 * max(1, np.abs(z).max())
     rounding = exact.rounding(table, logits)
-    assert list(rounding) == list(bundle.columns(logits))
+    assert list(rounding) == list(bundle.columns(table, logits))
     for name, each in rounding.items():
         assert each.shape == (len(table),)
         assert 0 < each.max() < (1e-6 if name.startswith("p_") else 1e-3), name

@@ -6,7 +6,7 @@ import re
 
 import polars as pl
 
-from polyrank.models.experts import ExpertUse
+from polyrank.models.expert_use import ExpertUse
 from polyrank.report import charts, expert_charts
 from polyrank.report.blocks import Block, Figure, Note, Paragraph, Section
 from polyrank.report.evidence import Evidence

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from polyrank.calibration import Isotonic, Platt
 from polyrank.calibration.fitting import NONE, Calibrator
-from polyrank.calibration.maps import Isotonic, Platt
 from polyrank.report import charts, curves
 from polyrank.report.blocks import Block, Figure, Listing, Paragraph, Section
 from polyrank.report.evidence import Evidence
@@ -50,7 +50,7 @@ def _reliability(rows: ScoredRows, label: np.ndarray) -> Figure:
 def _maps(evidence: Evidence) -> Iterator[tuple[str, str]]:
     """Yield each binary head with the map that it got, or why it has none."""
     for task in evidence.schema.tasks:
-        if task.kind == "binary":
+        if task.label_kind.calibrated:
             head = f"{task.name}|{task.given}" if task.given else task.name
             found = evidence.calibrators.get(task.name)
             yield head, "no map: there were no validation rows" if found is None else _map(found)

@@ -22,15 +22,13 @@ import torch
 from polyrank.bundle.model import Bundle
 from polyrank.data.table import Table
 from polyrank.errors import ExportError
-from polyrank.models.outputs import bag_tensors, tensors
+from polyrank.models.outputs import logits_of
 from polyrank.serve.engine import Session
 from polyrank.serve.inputs import RAW_FILE, Columns, encoded, raw
 from polyrank.terms import output_columns
 
 logger = logging.getLogger(__name__)
 
-PROBABILITY = 1e-6  # the largest difference of a probability
-REGRESSION = 1e-5  # that of a regression, in deviations of its training target
 # Two computations in float32 differ by up to twice what one of them is off; and one more for luck.
 ROUNDINGS = 3
 T = TypeVar("T")
@@ -151,7 +149,7 @@ def compared(
             continue
         table = bundle.encode(chunk)
         logits = bundle.logits(table)
-        expected = bundle.columns(logits)
+        expected = bundle.columns(table, logits)
         rounding = None if exact is None else _tried(bundle, exact.rounding, table, logits)
         exact = None if rounding is None else exact
         for name, session in sessions.items():
@@ -168,8 +166,10 @@ class Exact:
 
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
-        self.trunk = deepcopy(bundle.ranker.trunk).double().eval()
-        self.head = deepcopy(bundle.ranker.head).double().eval()
+        shared = {id(bundle.ranker.embed): bundle.ranker.embed}  # large, and not computed with
+        self.ranker = deepcopy(bundle.ranker, shared)
+        for part in (self.ranker.trunk, self.ranker.head):
+            part.double()
 
     def rounding(self, table: Table, logits: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return how far float32 rounding of the logits may take each output of each row.
@@ -192,27 +192,24 @@ class Exact:
         for task, z in exact.items():
             size = np.maximum(np.abs(z), 1.0)
             step[task] = size * np.max(np.abs(logits[task] - z) / size, initial=0.0)
-        ours = self.bundle.columns(logits)
+        ours = self.bundle.columns(table, logits)
         found = {name: np.zeros(len(table)) for name in ours}
         for sign in (-1, 0, 1):
-            moved = self.bundle.columns({task: z + sign * step[task] for task, z in exact.items()})
+            moved = self.bundle.columns(
+                table, {task: z + sign * step[task] for task, z in exact.items()}
+            )
             for name, each in found.items():
                 np.maximum(each, np.abs(moved[name] - ours[name]), out=each)
         return found
 
-    @torch.inference_mode()
     def logits(self, table: Table) -> dict[str, np.ndarray]:
         """Return the uncalibrated logits of encoded rows, as `Bundle.logits` does.
 
         Raises:
             ArithmeticError: one that is not finite, which the bundle's are.
         """
-        ranker, parts = self.bundle.ranker, []
-        for batch in table.batches(ranker.layout, _RUN_ROWS):
-            ids, dense, _, _ = tensors(batch, "cpu")
-            hidden = self.trunk(ranker.embed(ids, dense, bag_tensors(batch, "cpu")).double())
-            parts.append({task: self.head[task](hidden[task]).numpy() for task in self.head})
-        found = {task: np.concatenate([part[task] for part in parts]) for task in self.head}
+        logits = logits_of(self.ranker, table, dtype=torch.float64)
+        found = {task: logits[task].numpy() for task in self.bundle.schema.by_name}
         if not all(np.isfinite(each).all() for each in found.values()):
             raise ArithmeticError("a logit is not finite")
         return found
@@ -243,9 +240,8 @@ def _answers(session: Session, columns: Columns) -> dict[str, np.ndarray]:
 
 
 def _bars(bundle: Bundle) -> dict[str, float]:
-    found = {}
-    for task in bundle.schema.tasks:
-        deviation = bundle.scales.get(task.name, (0.0, 1.0))[1]
-        bar = PROBABILITY if task.kind == "binary" else REGRESSION * deviation
-        found |= dict.fromkeys(output_columns(task), bar)
-    return found
+    return {
+        column: bundle.likelihoods[task.name].tolerance
+        for task in bundle.schema.tasks
+        for column in output_columns(task)
+    }

@@ -8,21 +8,22 @@ Letters: B rows, L the longest list of a batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from polyrank.bundle.model import Bundle
-from polyrank.calibration.maps import Isotonic, Map, Platt
+from polyrank.calibration import CalibrationMap, Isotonic
 from polyrank.data.dense import DenseEncoding
 from polyrank.features import DenseFeature, SequenceFeature, SparseFeature
+from polyrank.models.outputs import outputs
 from polyrank.models.ranker import Ranker
 from polyrank.nn.embed import LocalEmbedder
 from polyrank.nn.named import Named
+from polyrank.registry import resolved
 from polyrank.schema import Schema
-from polyrank.terms import output_columns
 
 _FEW_EDGES = 64
 
@@ -47,7 +48,7 @@ class Twin(nn.Module):
         self.schema = bundle.schema
         ranker: Ranker = bundle.ranker
         self.embed = LocalEmbedder(ranker.embed)
-        self.trunk, self.head = ranker.trunk, ranker.head
+        self.ranker = ranker
         encodings = bundle.vocab.dense
         binned = [
             encodings[each.name] for each in self.schema.id_features if each.name in encodings
@@ -60,12 +61,12 @@ class Twin(nn.Module):
             {task: _calibrator(each.map) for task, each in bundle.calibrators.items()}
         )
         self.calibrated = frozenset(bundle.calibrators)
-        self.scales = dict(bundle.scales)
+        self.likelihoods = bundle.likelihoods
         self.eval()
 
     def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Return the outputs."""
-        by_name = dict(zip((each.name for each in self.schema.features), inputs, strict=True))
+        by_name = dict(zip((each.name for each in self.schema.features), inputs, strict=False))
         dense = [
             columns(by_name[each.name])
             for each, columns in zip(self.schema.dense_features, self.columns, strict=True)
@@ -75,9 +76,14 @@ class Twin(nn.Module):
             torch.cat(dense, dim=1) if dense else torch.empty(inputs[0].shape[0], 0),
             [by_name[each.name] for each in self.schema.sequence_features],
         )
-        hidden = self.trunk(x)
-        logits = {task: self.head[task](hidden[task]) for task in self.schema.by_name}
-        return tuple(self._outputs(logits).values())
+        logits = self.ranker(x).logits
+        extras = dict(zip(self.schema.extras, inputs[len(self.schema.features) :], strict=True))
+        calibrated = {}
+        for task in self.schema.by_name:
+            z = logits[task].double()
+            z = torch.where(z.abs() < torch.inf, z, torch.nan)
+            calibrated[task] = self.calibrator[task](z) if task in self.calibrated else z
+        return tuple(outputs(self.schema, calibrated, self.likelihoods, extras).values())
 
     def _ids(self, by_name: Mapping[str, Tensor]) -> Tensor:
         """The rows of tables, a row a field: those of sparse features, then those of bins."""
@@ -87,28 +93,6 @@ class Twin(nn.Module):
         if self.bins is not None:
             parts.append(self.bins(_side_by_side(by_name, binned)))
         return torch.cat(parts) if parts else torch.empty(0, 0, dtype=torch.int64)
-
-    def _outputs(self, logits: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """`polyrank.models.outputs.outputs` of calibrated logits."""
-        names = list(self.schema.by_name)
-        columns: dict[str, dict[str, Tensor]] = {}
-        joints: dict[str, Tensor] = {}
-        for name in sorted(names, key=lambda each: len(self.schema.ancestors(each))):
-            task = self.schema.by_name[name]
-            z = logits[name].double()
-            finite = z.abs() < torch.inf  # not of NaN either
-            if name in self.calibrated:
-                z = self.calibrator[name](z)
-            if task.kind == "binary":
-                value = z.sigmoid()
-            else:
-                mean, deviation = self.scales.get(name, (0.0, 1.0))
-                value = z * deviation + mean
-            value = torch.where(finite, value, torch.nan)
-            joints[name] = joints[task.given] * value if task.given else value
-            found = (value, joints[name]) if task.given else (value,)
-            columns[name] = dict(zip(output_columns(task), found, strict=True))
-        return {column: each for name in names for column, each in columns[name].items()}
 
 
 def example(schema: Schema, vocab_rows: Mapping[str, int], rows: int, length: int) -> list[Tensor]:
@@ -216,16 +200,16 @@ class Bins(nn.Module):
         return below
 
 
-class Line(nn.Module):
-    """`Platt.apply`."""
+class Applied(nn.Module):
+    """A map whose `apply` takes tensors."""
 
-    def __init__(self, found: Platt) -> None:
+    def __init__(self, found: CalibrationMap) -> None:
         super().__init__()
-        self.slope, self.intercept = found.slope, found.intercept
+        self.map = found
 
     def forward(self, z: Tensor) -> Tensor:
         """Return calibrated logits."""
-        return self.slope * z + self.intercept
+        return self.map.apply(z)
 
 
 class Knots(nn.Module):
@@ -273,8 +257,7 @@ def _log1p(values: Tensor) -> Tensor:
     return torch.where(above == 1, values, above.log() * (values / (above - 1)))
 
 
-_CALIBRATORS: Mapping[type, Callable[..., nn.Module]] = {Platt: Line, Isotonic: Knots}
-
-
-def _calibrator(found: Map | None) -> nn.Module:
-    return nn.Identity() if found is None else _CALIBRATORS[type(found)](found)
+def _calibrator(found: CalibrationMap | None) -> nn.Module:
+    if found is None:
+        return nn.Identity()
+    return Applied(found) if found.graph is None else resolved(found.graph)(found)

@@ -1,14 +1,16 @@
-"""Adam of the dense part, and what the trainer needs of any torch optimiser."""
+"""Adam of the dense part, the state of any torch optimiser, and learning-rate schedules."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import cos, pi
 
 import torch
 from torch import Tensor, nn
 
-from polyrank.train.optim.limits import check_numbers
+from polyrank import spec
+from polyrank.train.optim.engine import check_numbers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +56,7 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Tensor]) -> None:
-    """Take over what `optimizer_state` returned."""
+    """Restore what `optimizer_state` returned."""
     nested: dict[int, dict[str, Tensor]] = {}
     for key, tensor in state.items():
         index, name = key.split(".", 1)
@@ -71,3 +73,40 @@ def parameter_groups(
     if balance:
         groups.append({"params": list(balance), "weight_decay": 0.0})
     return groups
+
+
+@dataclass(frozen=True, kw_only=True)
+class Constant:
+    """The learning rate stays."""
+
+    def factor(self, step: int, steps: int) -> float:
+        """Return 1."""
+        return 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cosine:
+    """The learning rate falls to 0 along half a cosine, after a linear warm-up.
+
+    Args:
+        warmup: share of the steps that rise linearly from 0.
+
+    Example:
+        >>> [round(Cosine().factor(step, 4), 2) for step in range(5)]
+        [1.0, 0.85, 0.5, 0.15, 0.0]
+
+    Reference:
+        Loshchilov and Hutter, ICLR 2017, eq. 5, without restarts.
+    """
+
+    warmup: float = 0.0
+
+    def __post_init__(self) -> None:
+        spec.number("Cosine: warmup", self.warmup, least=0, most=1)
+
+    def factor(self, step: int, steps: int) -> float:
+        """Return what the learning rate is multiplied by at one of `steps` steps."""
+        rising = self.warmup * steps
+        if step < rising:
+            return (step + 1) / (rising + 1)
+        return (1 + cos(pi * (step - rising) / max(steps - rising, 1))) / 2

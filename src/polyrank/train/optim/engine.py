@@ -1,7 +1,7 @@
-"""Optimisers that step a row by the sum of its gradients in the batch, and the engine they share.
+"""Optimisers of embedding rows: frozen specs, and the engine that applies their rules to the packs.
 
-On the CPU a rule of `nn.kernels` does the work; on any other device the spec's `step` does, in
-torch.
+They stand behind the cut at x: they take the ids of a batch and x's gradient. On the CPU a compiled
+rule of `nn.kernels` does the work; on other devices, or without one, the spec's `step` in torch.
 
 Letters: F id features, B rows of the batch, W columns of x, R rows of a pack or some of them, w
 columns of the pack.
@@ -9,19 +9,74 @@ columns of the pack.
 
 from __future__ import annotations
 
-from abc import abstractmethod
+import logging
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from polyrank import spec
+from polyrank.errors import ConfigError
 from polyrank.nn import kernels
 from polyrank.nn.embed import PackedEmbedder, TensorBag
 from polyrank.nn.plan import Bags
-from polyrank.train.optim.method import EmbeddingEngine, EmbeddingOptimizer
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddingOptimizer(ABC):
+    """Base of the optimisers of embedding rows.
+
+    Args:
+        lr: step size; None takes the dense part's.
+        l2: added to the gradient as l2 · row; None takes the dense part's weight decay.
+    """
+
+    lr: float | None = None
+    l2: float | None = None
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "l2")
+
+    @abstractmethod
+    def build(self, embed: PackedEmbedder, l2: float) -> EmbeddingEngine:
+        """Return the engine that updates an embedder."""
+
+
+class EmbeddingEngine(ABC):
+    """Updates an embedder from x's gradient; its state goes into checkpoints."""
+
+    @abstractmethod
+    def step(
+        self, ids: Tensor, gradient: Tensor, lr: float, bags: Sequence[TensorBag] = ()
+    ) -> None:
+        """Update the rows of one batch: ids (F, B), gradient (B, W) of x, the sequences' bags."""
+
+    @abstractmethod
+    def state(self) -> dict[str, Tensor]:
+        """Return the state as named tensors."""
+
+    @abstractmethod
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Restore what `state` returned."""
+
+
+def check_numbers(optimizer: Any, decay: str) -> None:
+    """Refuse step sizes, decays, betas and eps with which no optimiser works."""
+    name = type(optimizer).__name__
+    if optimizer.lr is not None:
+        spec.number(f"{name}: lr", optimizer.lr, above=0)
+    if (value := getattr(optimizer, decay)) is not None:
+        spec.number(f"{name}: {decay}", value, least=0)
+    betas = getattr(optimizer, "betas", (0, 0))
+    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+        raise ConfigError(f"{name}: betas must be two numbers in [0, 1), got {betas}")
+    spec.number(f"{name}: eps", getattr(optimizer, "eps", 0), least=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,13 +84,22 @@ class RowOptimizer(EmbeddingOptimizer):
     """Base of the optimisers that step a row by the sum of its gradients in the batch.
 
     Attributes:
-        rule: its number in `nn.kernels`.
+        rule: the number of its compiled rule in `nn.kernels`, or None: `step` runs on the CPU too.
         every_row: whether rows outside the batch are stepped too, by a gradient of 0.
-        state_columns: the names of its state, at most two, and their columns; None is those of the
-            pack.
+        state_columns: of each state, by a name of your choice, the columns; None is those of the
+            pack. A compiled rule has at most two.
+
+    Example:
+        >>> class SignSGD(RowOptimizer):
+        ...     def numbers(self, lr, steps):
+        ...         return (lr,)
+        ...     def step(self, weight, gradient, state, numbers):
+        ...         weight.sub_(gradient.sign(), alpha=numbers[0])
+        >>> SignSGD(lr=0.1).numbers(0.1, steps=1)
+        (0.1,)
     """
 
-    rule: ClassVar[int]
+    rule: ClassVar[int | None] = None
     every_row: ClassVar[bool] = False
     state_columns: ClassVar[Mapping[str, int | None]] = {}
 
@@ -56,7 +120,7 @@ class RowOptimizer(EmbeddingOptimizer):
         Args:
             weight: the rows.
             gradient: the sum of each one's gradients, with l2 · row.
-            state: of the rows.
+            state: of the rows, in the order of `state_columns`.
             numbers: of `numbers`.
 
         Shape:
@@ -68,23 +132,28 @@ class RowEngine(EmbeddingEngine):
     """The state of the packs, and the number of steps.
 
     The tables are dealt out to as many threads as torch has when the engine is built.
+
+    Attributes:
+        compiled: whether a rule of `nn.kernels` runs, and not torch.
     """
 
-    def __init__(self, spec: RowOptimizer, embed: PackedEmbedder, l2: float) -> None:
-        self.spec, self.embed, self.l2 = spec, embed, l2
+    def __init__(self, optimizer: RowOptimizer, embed: PackedEmbedder, l2: float) -> None:
+        self.spec, self.embed, self.l2 = optimizer, embed, l2
         self.steps = 0
         self.packs = [
             [
                 torch.zeros(len(pack), columns or pack.shape[1], device=pack.device)
-                for columns in spec.state_columns.values()
+                for columns in optimizer.state_columns.values()
             ]
             for pack in embed.pack
         ]
-        self._scratch = (
-            [_Scratch(embed, index) for index in range(len(embed.pack))]
-            if all(pack.device.type == "cpu" for pack in embed.pack)
-            else None
-        )
+        on_cpu = all(pack.device.type == "cpu" for pack in embed.pack)
+        self.compiled = on_cpu and optimizer.rule is not None
+        if on_cpu and not self.compiled:
+            name = type(optimizer).__name__
+            logger.warning("row optimiser %s has no compiled rule: it runs in torch", name)
+        packs = range(len(embed.pack)) if self.compiled else ()
+        self._scratch = [_Scratch(embed, index) for index in packs]
 
     @torch.no_grad()
     def step(
@@ -93,7 +162,7 @@ class RowEngine(EmbeddingEngine):
         """Update the rows of one batch."""
         self.steps += 1
         numbers = self.spec.numbers(lr, self.steps)
-        if self._scratch is None:
+        if not self.compiled:
             self._step_in_torch(ids, gradient, numbers, bags)
             return
         fields, x_gradient = ids.contiguous().numpy(), gradient.contiguous().numpy()
@@ -133,7 +202,7 @@ class RowEngine(EmbeddingEngine):
         return {"steps": torch.tensor(self.steps)} | dict(self._named())
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Take over what `state` returned."""
+        """Restore what `state` returned."""
         self.steps = int(state["steps"])
         for name, tensor in self._named():
             tensor.copy_(state[name])
@@ -146,7 +215,7 @@ class RowEngine(EmbeddingEngine):
         ]
 
 
-_NONE = np.zeros((1, 1), dtype=np.float32)  # in the place of a state that the rule has not
+_NONE = np.zeros((1, 1), dtype=np.float32)  # in the place of a state that the rule does not have
 
 
 class _Scratch:

@@ -1,0 +1,40 @@
+"""Cross-entropy of an event on the term's paths."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import reduce
+from math import log
+
+import torch
+from torch import Tensor
+
+from polyrank.data.statistics import TermStatistics
+from polyrank.objective.likelihood import BatchScores, Labels, Likelihood
+from polyrank.terms import Summand, Term
+
+
+class BinaryLikelihood(Likelihood):
+    """−log p of the positives, −log(1 − p) of the negatives.
+
+    The label is the three-valued AND along the path: yes if all are 1, no if any is 0.
+    """
+
+    def summands(self, term: Term, scores: BatchScores, labels: Labels) -> tuple[Summand, ...]:
+        """Return one part for the positives and one for the negatives."""
+        where = term.population
+        yes = reduce(torch.Tensor.__and__, [labels.yes[head] for head in where.heads])
+        no = reduce(torch.Tensor.__or__, [labels.no[head] for head in where.heads])
+        return (
+            Summand(labels.within(where, yes), -1.0, scores.log_probability(term.yes), True),
+            Summand(labels.within(where, no), -1.0, scores.log_probability(term.no)),
+        )
+
+    def predict(self, logits: Tensor, extras: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        """Return 1 / (1 + e^(−z))."""
+        return (logits.sigmoid(),)
+
+    def constant_loss(self, term: Term, statistics: TermStatistics) -> float:
+        """Return the entropy of the base rate, with positives weighted."""
+        yes, no = term.positive_weight * statistics.mean, 1 - statistics.mean
+        return -(yes * log(yes / (yes + no)) + no * log(no / (yes + no)))

@@ -1,0 +1,141 @@
+"""The loss and the prediction of a task: the torch part of its kind of label.
+
+Letters: B rows of a batch, N rows.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import reduce
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from polyrank.data.statistics import TermStatistics
+from polyrank.labels import LabelKind
+from polyrank.objective.paths import Outcomes, log_outcomes, log_union
+from polyrank.registry import resolved
+from polyrank.schema import Schema
+from polyrank.terms import Path, Population, Summand, Term
+
+
+@dataclass(frozen=True)
+class Labels:
+    """A batch's labels by task, and the columns that kinds of label read.
+
+    Args:
+        value: the label; NaN where it was not observed.
+        yes: whether it is 1.
+        no: whether it is 0.
+        extras: raw columns by name.
+
+    Shape:
+        every tensor (B,)
+    """
+
+    value: Mapping[str, Tensor]
+    yes: Mapping[str, Tensor]
+    no: Mapping[str, Tensor]
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, schema: Schema, labels: Tensor, extras: Tensor | None = None) -> Labels:
+        """Read the columns (B, L) and (B, E); a comparison with NaN is false."""
+        tasks = [task.name for task in schema.tasks]
+        columns = (labels, labels == 1, labels == 0)
+        found = (dict(zip(tasks, each.unbind(1), strict=True)) for each in columns)
+        return cls(*found, named_extras(schema, extras))
+
+    def within(self, where: Population, rows: Tensor) -> Tensor:
+        """Return the rows for which the population's conditions happened."""
+        return reduce(torch.Tensor.__and__, [self.yes[task] for task in where.conditions], rows)
+
+
+@dataclass(frozen=True)
+class BatchScores:
+    """Logits of all heads, auxiliary ones too, and the log-probabilities of the tasks' events.
+
+    Shape:
+        every tensor (B,), or (B, outputs) for the logits of a head with several
+    """
+
+    logits: Mapping[str, Tensor]
+    outcomes: Outcomes
+
+    @classmethod
+    def of(cls, schema: Schema, logits: Mapping[str, Tensor]) -> BatchScores:
+        """Return the scores of a batch."""
+        events = [task.name for task in schema.tasks if task.label_kind.is_event]
+        return cls(logits, log_outcomes(logits, events))
+
+    def log_probability(self, paths: Sequence[Path]) -> Tensor:
+        """Return log P(any of the paths): (B,)."""
+        return log_union(paths, self.outcomes)
+
+    def cross_entropy(self, term: Term, target: Tensor) -> Tensor:
+        """Return −t·log p − (1 − t)·log(1 − p) of an event's term for a soft target t: (B,)."""
+        yes, no = self.log_probability(term.yes), self.log_probability(term.no)
+        return -(target * yes + (1 - target) * no)
+
+
+class Likelihood(ABC):
+    """Loss and prediction of one task.
+
+    Args:
+        kind: of its label, with options.
+        fitted: what `kind.fit` returned of the training rows.
+
+    Attributes:
+        balance_exponent: c in the likelihood e^(−s)·L·c of uncertainty weighting: 1 for a
+            log-likelihood, ½ for a squared error (Kendall et al., CVPR 2018, eq. 7 and 10).
+    """
+
+    balance_exponent: ClassVar[float] = 1.0
+
+    def __init__(self, kind: LabelKind, fitted: Mapping[str, Any]) -> None:
+        self.kind, self.fitted = kind, fitted
+
+    @abstractmethod
+    def summands(self, term: Term, scores: BatchScores, labels: Labels) -> tuple[Summand, ...]:
+        """Return the parts of a term's loss; their rows are those that teach the term."""
+
+    @abstractmethod
+    def predict(self, logits: Tensor, extras: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        """Return a value for each of the kind's output columns, in the label's own unit.
+
+        Torch operations only: an exported graph calls it too. NaN logits give NaN.
+
+        Args:
+            logits: of the task's head, calibrated where it is.
+            extras: the columns of `kind.reads`.
+
+        Shape:
+            logits float64 (N,) or (N, outputs), extras float32 (N,) → float64 (N,) each
+        """
+
+    @abstractmethod
+    def constant_loss(self, term: Term, statistics: TermStatistics) -> float:
+        """Return the mean loss of the best constant on the training rows."""
+
+    @property
+    def tolerance(self) -> float:
+        """The largest difference of a prediction that an exported graph may make."""
+        return 1e-6
+
+
+def likelihoods(schema: Schema, fitted: Mapping[str, Mapping[str, Any]]) -> dict[str, Likelihood]:
+    """Return the likelihood of each task, from what its kind fitted on the training rows."""
+    return {
+        task.name: resolved(task.label_kind.likelihood)(task.label_kind, fitted.get(task.name, {}))
+        for task in schema.tasks
+    }
+
+
+def named_extras(schema: Schema, extras: Tensor | None) -> dict[str, Tensor]:
+    """Return the columns that kinds of label read, by name, of a matrix (N, E)."""
+    if extras is None or not schema.extras:
+        return {}
+    return dict(zip(schema.extras, extras.unbind(1), strict=True))

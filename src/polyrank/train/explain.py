@@ -1,0 +1,154 @@
+"""What a run would do, before a second of training: terms, rows, parameters, memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from polyrank import spec
+from polyrank.data.sampling import Sampling
+from polyrank.data.statistics import TermStatistics
+from polyrank.data.table import Table
+from polyrank.metrics.fusion import Fusion
+from polyrank.models.model import Model
+from polyrank.objective.losses import Supervision
+from polyrank.schema import Schema
+from polyrank.text import aligned
+from polyrank.train.loop import balance_terms
+from polyrank.train.sources import Sources, encoded
+from polyrank.train.training import Training
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """What a run would do; prints as tables.
+
+    Args:
+        schema: whose objective it is.
+        rows: of each split.
+        statistics: of each term on the training rows.
+        parameters: of each part: `embed.TABLE`, `trunk`, `head.TASK`.
+        memory_bytes: of the encoded rows, of the parameters and of the optimisers' state.
+        steps: per epoch.
+        epochs: of the run.
+        sampling: of negatives; rows and positives are those of the log as it is.
+        fusion: the weights of the fused score that will be measured.
+    """
+
+    schema: Schema
+    rows: Mapping[str, int]
+    statistics: Mapping[str, TermStatistics]
+    parameters: Mapping[str, int]
+    memory_bytes: Mapping[str, int]
+    steps: int
+    epochs: int
+    sampling: Sampling | None = None
+    fusion: Fusion | None = None
+
+    def __str__(self) -> str:
+        splits = ", ".join(f"{split} {rows:,}" for split, rows in self.rows.items())
+        rows = f"rows: {splits}; {self.steps:,} steps per epoch, {self.epochs} epochs"
+        if self.sampling is not None:
+            rows += f"\nsampling: {self.sampling}; rows and positives are counted as they were kept"
+        if self.fusion is not None:
+            weights = ", ".join(f"{name} = {w:g}" for name, w in self.fusion.weights.items())
+            rows += f"\nfused score: {weights}"
+        terms = []
+        for term in self.schema.objective:
+            found = self.statistics[term.name]
+            positives = "–" if found.positives is None else f"{found.positives:,}"
+            counts = [f"{found.rows:,}", positives, f"{found.mean:.4g}"]
+            terms.append([term.name, term.probability, *counts])
+        memory = {name: count / 2**20 for name, count in self.memory_bytes.items()}
+        return "\n\n".join(
+            [
+                str(self.schema.objective),
+                rows,
+                aligned(
+                    ["term", "probability", "usable rows", "positives", "mean"], terms, [2, 3, 4]
+                ),
+                _with_total(["part", "parameters"], self.parameters, ","),
+                _with_total(["memory", "MiB"], memory, ",.1f"),
+            ]
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain tables."""
+        objective = []
+        for term in self.schema.objective:
+            found = self.statistics[term.name]
+            objective.append(
+                {
+                    "term": term.name,
+                    "probability": term.probability,
+                    "label": term.label,
+                    "rows": term.population.space,
+                    "kind": term.population.kind,
+                    "usable_rows": found.rows,
+                    "positives": found.positives,
+                    "mean": found.mean,
+                }
+            )
+        return {
+            "objective": objective,
+            "rows": dict(self.rows),
+            "sampling": spec.to_table(self.sampling),
+            "fusion": None if self.fusion is None else self.fusion.to_table(),
+            "steps": self.steps,
+            "epochs": self.epochs,
+            "parameters": dict(self.parameters),
+            "memory_bytes": dict(self.memory_bytes),
+        }
+
+
+def explain(
+    schema: Schema,
+    model: Model,
+    training: Training,
+    sources: Sources,
+    fusion: Fusion | None = None,
+) -> RunPlan:
+    """Return the plan of a run; reads the data, trains nothing."""
+    model.check(schema)
+    vocab, tables = encoded(schema, sources)
+    train = tables["train"]
+    sampling = sources.train_sampling
+    supervision = Supervision.of(train, sampling)  # refuses what training would
+    training.balance.build(balance_terms(supervision))  # refuses what training would
+    layout = model.layout(schema, vocab)
+    with torch.device("meta"):  # counts without allocating
+        ranker = model.build(layout)
+    parameters = {
+        f"embed.{table}": vocab.rows[table] * layout.widths[table] for table in layout.widths
+    }
+    parameters["trunk"] = sum(each.numel() for each in ranker.trunk.parameters())
+    for name in ranker.head:
+        parameters[f"head.{name}"] = sum(each.numel() for each in ranker.head[name].parameters())
+    weights = 4 * sum(parameters.values())
+    memory = {f"{split} rows": _bytes(table) for split, table in tables.items()}
+    memory |= {"parameters and the best ones": 2 * weights, "optimiser state": 2 * weights}
+    return RunPlan(
+        schema=schema,
+        rows={split: len(table) for split, table in tables.items()},
+        statistics=supervision.statistics,
+        parameters=parameters,
+        memory_bytes=memory,
+        steps=-(-len(train) // training.batch_size),
+        epochs=training.epochs,
+        sampling=sources.sampling,
+        fusion=fusion,
+    )
+
+
+def _with_total(titles: list[str], counts: Mapping[str, float], form: str) -> str:
+    lines = {**counts, "all": sum(counts.values())}
+    return aligned(titles, [[name, format(count, form)] for name, count in lines.items()], [1])
+
+
+def _bytes(table: Table) -> int:
+    arrays = [table.ids, table.dense, table.labels, *table.truth.values(), *table.bags]
+    weight = 0 if table.weight is None else table.weight.nbytes
+    return sum(each.nbytes for each in arrays) + weight + int(table.keys.estimated_size())

@@ -1,0 +1,101 @@
+"""What rows give to heads: base rates and living towers before training, calibration after it."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+
+from polyrank.bundle.model import Bundle
+from polyrank.calibration.fitting import Calibrator, calibrate
+from polyrank.data.sampling import Sampling
+from polyrank.data.statistics import term_labels
+from polyrank.data.table import Table
+from polyrank.metrics.inputs import user_codes
+from polyrank.models.outputs import inputs
+from polyrank.models.ranker import Ranker
+from polyrank.terms import own_population
+
+logger = logging.getLogger(__name__)
+
+PROBE_ROWS = 4096  # rows used to detect dead towers
+
+
+def start(ranker: Ranker, train: Table, device: str, sampling: Sampling | None = None) -> None:
+    """Make a ranker that was just built ready to train; `sampling` is that of the rows."""
+    ranker.start_at(base_rates(train, sampling))
+    batch = next(train.batches(ranker.layout, PROBE_ROWS))
+    for task, alive in ranker.redraw_dead(inputs(ranker, batch, device)).items():
+        if alive:
+            logger.info("the tower of task %r started dead and was drawn again", task)
+        else:
+            logger.warning(
+                "task %r starts with one prediction for all rows in every draw of its tower: "
+                "widen it, or encode features whose values are too small to tell apart", task,
+            )  # fmt: skip
+
+
+def base_rates(table: Table, sampling: Sampling | None = None) -> dict[str, float]:
+    """Return the rate of each event on the rows where its parent happened, smoothed.
+
+    For a sample it is the rate in the whole log: heads give true probabilities from the start.
+
+    (rate · rows + 1) / (rows + 2) with the weighted rate, so that the unit of the weights does not
+    matter and a head without rows starts at ½.
+    """
+    rates = {}
+    for task in table.schema.tasks:
+        if task.label_kind.is_event:
+            where = own_population(table.schema, task)
+            label = term_labels(table, where)
+            own = table.weight if sampling is None else sampling.term_weight(table, where)
+            weight = np.ones(len(table)) if own is None else own.astype(float)
+            seen = ~np.isnan(label) & (weight > 0)
+            rows = int(seen.sum())
+            rate = float(np.average(label[seen], weights=weight[seen])) if rows else 0.0
+            rate = (rate * rows + 1) / (rows + 2)
+            if sampling is not None and sampling.task == task.name:
+                rate = sampling.true_rate(rate)
+            rates[task.name] = rate
+    return rates
+
+
+def calibrators(bundle: Bundle, valid: Table, *, seed: int) -> dict[str, Calibrator]:
+    """Return each binary head's calibration on the validation rows that speak of it.
+
+    A head learns P(task | given), whatever its space, so it is held to its own label on the rows
+    where `given` happened; a root to all rows.
+
+    Args:
+        bundle: with the weights that are kept.
+        valid: labelled rows.
+        seed: of the folds.
+    """
+    logits = bundle.logits(valid)
+    groups = None if valid.user is None else user_codes(valid.user)
+    found = {}
+    for task in bundle.schema.tasks:
+        if not task.label_kind.calibrated:
+            continue
+        label = term_labels(valid, own_population(bundle.schema, task))
+        kept = ~np.isnan(label)
+        found[task.name] = calibrate(
+            logits[task.name][kept],
+            label[kept],
+            None if valid.weight is None else valid.weight[kept],
+            None if groups is None else groups[kept],
+            seed,
+        )
+        _log(task.name, found[task.name])
+    return found
+
+
+def _log(task: str, found: Calibrator) -> None:
+    where = f"{found.rows:,} validation rows with {found.positives:,} positives"
+    if found.map is None:
+        logger.info("task %r is not calibrated on %s: %s", task, where, found.reason)
+        return
+    logger.info(
+        "task %r is calibrated (%s) on %s: log loss %.6f → %.6f by cross-fit",
+        task, found.kind, where, found.log_loss["none"], found.log_loss[found.kind],
+    )  # fmt: skip

@@ -1,0 +1,171 @@
+"""Every registered kind of label keeps the same promises: a new one is tested by existing."""
+
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+import polyrank as pr
+from polyrank.data.table import encode
+from polyrank.data.vocab import Vocab
+from polyrank.errors import DataError
+from polyrank.labels import LABELS
+from polyrank.metrics.registry import METRICS
+from polyrank.objective.losses import Supervision
+from polyrank.serve.export.write import export
+from polyrank.terms import output_columns
+
+ROWS = 400
+CANDIDATES = np.array([0.0, 1.0, 2.0, 3.0, 0.25, -1.5, 7.0])
+MODEL = pr.Model(trunk=pr.SharedBottom(hidden=[8]), tower=[4], embed_dim=4)
+kinds = pytest.mark.parametrize("kind", list(LABELS))
+
+
+def schema_of(kind):
+    spec = LABELS[kind]()
+    tasks = [
+        pr.Task("click"),
+        pr.Task("root", kind=spec),
+        pr.Task("child", kind=spec, given="click"),
+    ]
+    return pr.Schema([pr.SparseFeature("item")], tasks, pr.Keys(weight="w"))
+
+
+def log_of(kind, rows=ROWS, seed=1):
+    """Labels that the kind allows, one in ten missing, and the columns that it reads."""
+    spec, rng = LABELS[kind](), np.random.default_rng(seed)
+    allowed = CANDIDATES[spec.allows(CANDIDATES)]
+    click = (rng.random(rows) < 0.6).astype(float)
+
+    def label(where):
+        values = rng.choice(allowed, rows)
+        return np.where(where & (rng.random(rows) < 0.9), values, np.nan)
+
+    columns = {
+        "item": rng.integers(0, 9, rows),
+        "w": rng.uniform(0.5, 2, rows),
+        "click": click,
+        "root": label(np.ones(rows, bool)),
+        "child": label(click == 1),
+    }
+    return pl.DataFrame(columns | {name: rng.uniform(1, 9, rows) for name in spec.reads})
+
+
+def supervised(kind, rows=ROWS):
+    schema, log = schema_of(kind), log_of(kind, rows)
+    table = encode(log, schema, Vocab.fit(log, schema))
+    generator = torch.Generator().manual_seed(2)
+    logits = {
+        head.name: torch.randn(
+            (rows, head.outputs) if head.outputs > 1 else rows, generator=generator
+        ).requires_grad_()
+        for head in schema.heads
+    }
+    labels, extras = torch.from_numpy(table.labels), torch.from_numpy(table.extras)
+    return Supervision.of(table), logits, labels, torch.from_numpy(table.weight), extras
+
+
+@kinds
+def test_its_facts_agree_with_each_other(kind):
+    spec = LABELS[kind]()
+    assert spec.name == kind
+    assert spec.default_metric in METRICS[kind]
+    assert spec.loss_title
+    assert spec.allows(CANDIDATES).any()
+    assert len(set(spec.stems("spend"))) == len(spec.stems("spend")) >= 1
+    assert not spec.calibrated or spec.outputs == 1  # a map is of one logit
+
+
+@kinds
+def test_a_label_that_is_not_observed_teaches_nothing(kind):
+    supervision, logits, labels, weight, extras = supervised(kind)
+    losses, rows = supervision.losses(logits, labels, weight, extras)
+    for term in supervision.schema.objective:
+        observed = ~labels[
+            :, [t.name for t in supervision.schema.tasks].index(term.population.task)
+        ].isnan()
+        for condition in term.population.conditions:
+            assert condition == "click"
+            observed &= labels[:, 0] == 1
+        if not term.population.label_kind.is_event:
+            assert int(rows[term.name]) == int(observed.sum())
+        name = term.population.task
+        (gradient,) = torch.autograd.grad(losses[term.name], logits[name], retain_graph=True)
+        assert gradient.isfinite().all()
+        assert not gradient[~observed].any() or term.population.space == "all"
+
+
+@kinds
+def test_the_unit_of_the_weights_does_not_matter_and_a_weight_of_two_is_two_rows(kind):
+    supervision, logits, labels, weight, extras = supervised(kind)
+    sums = supervision.sums(logits, labels, weight, extras)
+    for scale in (0.5, 8.0):
+        other = supervision.sums(logits, labels, scale * weight, extras)
+        for name, each in sums.items():
+            one, two = each.total / each.weight, other[name].total / other[name].weight
+            torch.testing.assert_close(one, two, rtol=1e-5, atol=0)
+    twice = torch.arange(ROWS).repeat_interleave(2)
+    doubled = supervision.sums(
+        {name: z[twice] for name, z in logits.items()}, labels[twice], weight[twice], extras[twice]
+    )
+    by_weight = supervision.sums(logits, labels, 2 * weight, extras)
+    for name, each in by_weight.items():
+        torch.testing.assert_close(each.total, doubled[name].total, rtol=1e-5, atol=0)
+
+
+@kinds
+def test_a_batch_without_a_row_of_a_term_has_loss_and_gradient_zero(kind):
+    supervision, logits, labels, weight, extras = supervised(kind)
+    empty = torch.full_like(labels, torch.nan)
+    losses, rows = supervision.losses(logits, empty, weight, extras)
+    for name, loss in losses.items():
+        assert loss.item() == 0
+        assert int(rows[name]) == 0
+    sum(losses.values()).backward()
+    assert not any(z.grad is not None and z.grad.any() for z in logits.values())
+
+
+@kinds
+def test_permuting_the_tasks_permutes_the_losses(kind):
+    supervision, logits, labels, weight, extras = supervised(kind)
+    schema = supervision.schema
+    turned = replace(
+        supervision, schema=pr.Schema(schema.features, schema.tasks[::-1], schema.keys)
+    )
+    one, _ = supervision.losses(logits, labels, weight, extras)
+    two, _ = turned.losses(logits, labels.flip(1), weight, extras)
+    for name, loss in one.items():
+        torch.testing.assert_close(loss, two[name], rtol=1e-6, atol=1e-7)
+
+
+@kinds
+def test_it_trains_saves_loads_evaluates_predicts_and_exports(kind, tmp_path):
+    schema, log = schema_of(kind), log_of(kind)
+    bundle = pr.fit(
+        schema, MODEL, train=log, valid=log, epochs=2, batch_size=64, out=tmp_path / "run"
+    )
+    again = pr.load(tmp_path / "run")
+    rows = log_of(kind, 50, seed=9)
+    found = bundle.predict(rows)
+    assert again.predict(rows).equals(found)
+    assert found.columns == [name for task in schema.tasks for name in output_columns(task)]
+    metric = LABELS[kind].default_metric
+    scores = {score.name: score for score in again.evaluate(rows.fill_nan(None))}
+    assert metric in scores["root @ all"].metrics
+    assert scores["root @ all"].kind == kind
+    export(again, tmp_path / "run" / "bundle", [log])
+    engine = pr.Engine(tmp_path / "run").predict(rows)
+    for name in found.columns:
+        np.testing.assert_allclose(engine[name], found[name], rtol=1e-4, atol=1e-5)
+
+
+@kinds
+def test_a_label_that_it_does_not_allow_is_refused_with_the_values(kind):
+    spec = LABELS[kind]()
+    log = log_of(kind).with_columns(root=pl.lit(float("inf")))
+    with pytest.raises(
+        DataError, match=f"'root' must hold .*kind {spec.name!r}.*got inf in {ROWS}"
+    ):
+        pr.fit(schema_of(kind), MODEL, train=log, epochs=1)
