@@ -21,7 +21,7 @@ def serve(
     drain: float = 1.0,
     threads: int = 1,
 ) -> None:
-    """Serve over HTTP: rows in, named probabilities and their order out.
+    """Serve over HTTP: rows in, named probabilities and their ranking out.
 
     POST /v1/score; GET /v1/metadata, /healthz, /readyz, /metrics and /openapi.json. The log is JSON
     lines on standard error.
