@@ -80,7 +80,7 @@ class Search:
                 self.logs[name, seed] = log_of(name, seed, self.args.rows)
             model = pr.Model(trunk=TRUNKS[trunk], dropout=setting["dropout"])
             rows = pr.LazyAdam(lr=setting["lr"], l2=setting["l2"])
-            embed.DEVIATION = setting["deviation"]
+            embed.INITIAL_STD = setting["deviation"]
             training = Training(lr=setting["lr"], embeddings=rows)
             self.trials[key] = trial(self.logs[name, seed], model, training, seed)
             write(self.args.out, {**origin(), "start": START, "grid": GRID, "trials": self.trials})

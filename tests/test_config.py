@@ -202,17 +202,25 @@ def test_a_wrong_set_is_refused(change, message):
         ('train = "t.csv"', 'source = "s"\nvalid = "v"', "source is split into train, valid and"),
         ("[features]", "[data.split]\nby = 'time'\n[features]", r"\[data.split\] needs source"),
         ("[features]", "orphans = 'ignore'\n[features]", "data.orphans: .*'error', 'drop' or 'z"),
-        ("sparse =", "sprse =", "features.sprse: options of a feature that is neither"),
-        ('["item"]', '"item"', "features.sparse: a list of columns is expected"),
-        ('["item"]', '[["item"]]', "features.sparse: a list of columns is expected"),
-        ('["item"]', '["item"]\nsequence = "h"', "features.sequence: a list of columns is expect"),
+        (
+            "sparse =",
+            "sprse =",
+            "features.sprse: unknown kind of feature 'sprse'; did you mean 'sparse'",
+        ),
+        ('["item"]', '"item"', "features.sparse: expected a list of columns"),
+        ('["item"]', '[["item"]]', "features.sparse: expected a list of columns"),
+        ('["item"]', '["item"]\nsequence = "h"', "features.sequence: expected a list of col"),
         (
             "[[task]]",
             "[features.item]\npooling='sum'\n[[task]]",
             "features.item: unknown key 'pooling'",
         ),
         ("[[task]]", "[task]", r"write a task as \[\[task\]\], with two brackets"),
-        ("[[task]]", "[features.itm]\nmin_count=2\n[[task]]", "neither .*did you mean 'item'"),
+        (
+            "[[task]]",
+            "[features.itm]\nmin_count=2\n[[task]]",
+            "in none of the lists .*did you mean 'item'",
+        ),
         ("[[task]]", "[features.item]\nmincount=2\n[[task]]", "features.item: unknown key 'minco"),
         (
             "[[task]]",
@@ -232,7 +240,7 @@ def test_wrong_files_are_refused_with_the_nearest(old, new, message):
 @pytest.mark.parametrize("features", [3, ["item"]])
 def test_features_are_a_table(features):
     table = {"data": {"train": "t.csv"}, "features": features, "task": [{"name": "click"}]}
-    with pytest.raises(ConfigError, match="features: a table is expected, however: "):
+    with pytest.raises(ConfigError, match="features: expected a table, got "):
         Experiment.from_table(table)
 
 

@@ -111,7 +111,7 @@ def one_hot(table: Table, vocab: Vocab) -> Any:
     from scipy.sparse import csr_matrix, hstack
 
     schema, blocks = table.schema, []
-    for field, feature in enumerate(schema.id_features):
+    for field, feature in enumerate(schema.fields):
         rows = vocab.rows[feature.table]
         ids = table.ids[field]
         ones = np.ones(len(table), dtype=np.float64)

@@ -295,32 +295,32 @@ def own_rows(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _features(table: Mapping[str, Any]) -> list[Feature]:
     if not isinstance(table, Mapping):
-        raise ConfigError(f"features: a table is expected, however: {table!r}")
-    names: dict[str, list[str]] = {}
-    for kind in FEATURES:
-        names[kind] = table.get(kind, [])
-        if not isinstance(names[kind], list) or not all(isinstance(n, str) for n in names[kind]):
+        raise ConfigError(f"features: expected a table, got {table!r}")
+    lists = {kind: table[kind] for kind in FEATURES if kind in table}
+    for kind, names in lists.items():
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ConfigError(f"features.{kind}: expected a list of columns, got {names!r}")
+    declared = [name for names in lists.values() for name in names]
+    for name, value in table.items():
+        if name not in lists and name not in declared:
+            if isinstance(value, list):
+                hint = did_you_mean(name, FEATURES)
+                raise ConfigError(f"features.{name}: unknown kind of feature {name!r}{hint}")
             raise ConfigError(
-                f"features.{kind}: a list of columns is expected, however: {names[kind]!r}"
-            )
-    declared = [name for kind in FEATURES for name in names[kind]]
-    for name in table:
-        if name not in FEATURES and name not in declared:
-            raise ConfigError(
-                f"features.{name}: options of a feature that is neither in sparse nor in sequence "
-                f"nor in dense{did_you_mean(name, declared)}"
+                f"features.{name}: options of a feature that is in none of the lists "
+                f"{', '.join(FEATURES)}{did_you_mean(name, declared)}"
             )
     return [
-        spec.from_table(cls, {"name": name, **_options(table, name)}, f"features.{name}")
-        for kind, cls in FEATURES.items()
-        for name in names[kind]
+        spec.from_table(FEATURES[kind], {"name": name, **_options(table, name)}, f"features.{name}")
+        for kind, names in lists.items()
+        for name in names
     ]
 
 
 def _options(table: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     options = table.get(name, {})
     if not isinstance(options, Mapping):
-        raise ConfigError(f"features.{name}: a table of options is expected, however: {options!r}")
+        raise ConfigError(f"features.{name}: expected a table of options, got {options!r}")
     return options
 
 

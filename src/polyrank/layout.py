@@ -1,4 +1,4 @@
-"""Where each feature lies: its row of ids, its place in a pack, its slice of the input x."""
+"""Where each slot of a feature lies: its row of ids, its place in a pack, its slice of x."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Protocol
 import numpy as np
 
 from polyrank.errors import DataError
-from polyrank.schema import Feature, Schema
+from polyrank.features import Slot
+from polyrank.schema import Schema
 
 PACK_ROWS = 2**31 - 1
 
@@ -25,7 +26,7 @@ class VocabularySizes(Protocol):
 
     @property
     def columns(self) -> Mapping[str, int]:
-        """Dense columns of each dense feature."""
+        """Float columns of each slot of `dense`."""
         ...
 
 
@@ -38,7 +39,7 @@ class Pack:
         rows: of all its tables.
         offsets: first row of each table.
         fields: the rows of `ids` that are looked up in it.
-        bags: the sequences, by their place in `schema.sequence_features`, that are.
+        bags: the bags that are, by their place in `schema.bags`.
     """
 
     width: int
@@ -50,14 +51,14 @@ class Pack:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where each feature lies: its row of `ids`, its place in a pack, its slice of x.
+    """Where each slot of a feature lies: its row of `ids`, its place in a pack, its slice of x.
 
     x is the packs one after the other, each with its fields in schema order and then its pooled
-    sequences in theirs, then the dense columns.
+    bags in theirs, then the dense columns.
 
     Args:
         schema: the features.
-        vocab: rows of each table and columns of each dense feature.
+        vocab: rows of each table and columns of each slot of `dense`.
         widths: embedding width of each table.
 
     Raises:
@@ -93,14 +94,14 @@ class Layout:
         tables: dict[int, dict[str, int]] = {}
         fields: dict[int, list[int]] = {}
         rows: dict[int, int] = {}
-        for index, feature in enumerate(self.schema.embedded_features):
-            width = self.widths[feature.table]
+        for index, slot in enumerate(self.schema.lookups):
+            width = self.widths[slot.table]
             offsets = tables.setdefault(width, {})
             fields.setdefault(width, []).append(index)
-            if feature.table not in offsets:
-                offsets[feature.table] = rows.get(width, 0)
-                rows[width] = rows.get(width, 0) + self.vocab.rows[feature.table]
-        count = len(self.schema.id_features)
+            if slot.table not in offsets:
+                offsets[slot.table] = rows.get(width, 0)
+                rows[width] = rows.get(width, 0) + self.vocab.rows[slot.table]
+        count = len(self.schema.fields)
         return tuple(
             Pack(
                 width,
@@ -115,16 +116,16 @@ class Layout:
     @cached_property
     def offsets(self) -> np.ndarray:
         """First row of each field's table in its pack: int64[F]."""
-        return self._first_rows(self.schema.id_features)
+        return self._first_rows(self.schema.fields)
 
     @cached_property
     def bag_offsets(self) -> np.ndarray:
-        """First row of each sequence's table in its pack: int64[S]."""
-        return self._first_rows(self.schema.sequence_features)
+        """First row of each bag's table in its pack: int64[S]."""
+        return self._first_rows(self.schema.bags)
 
     @cached_property
     def slices(self) -> Mapping[str, slice]:
-        """Columns of x that hold each feature."""
+        """Columns of x that hold each slot, by its name: the feature's for its first."""
         start, slices = 0, {}
         for name, width in self._widths_in_order():
             slices[name] = slice(start, start + width)
@@ -136,15 +137,15 @@ class Layout:
         """Number of columns of x."""
         return sum(width for _, width in self._widths_in_order())
 
-    def _first_rows(self, features: Sequence[Feature]) -> np.ndarray:
+    def _first_rows(self, slots: Sequence[Slot]) -> np.ndarray:
         first = {table: row for pack in self.packs for table, row in pack.offsets.items()}
-        return np.array([first[feature.table] for feature in features], dtype=np.int64)
+        return np.array([first[slot.table] for slot in slots], dtype=np.int64)
 
     def _widths_in_order(self) -> Iterator[tuple[str, int]]:
         for pack in self.packs:
             for index in pack.fields:
-                yield self.schema.id_features[index].name, pack.width
+                yield self.schema.fields[index].name, pack.width
             for index in pack.bags:
-                yield self.schema.sequence_features[index].name, pack.width
-        for feature in self.schema.dense_features:
-            yield feature.name, self.vocab.columns[feature.name]
+                yield self.schema.bags[index].name, pack.width
+        for slot in self.schema.dense:
+            yield slot.name, self.vocab.columns[slot.name]

@@ -19,10 +19,10 @@ from polyrank.features import (
     Feature,
     IdFeature,
     SequenceFeature,
+    Slot,
     SparseFeature,
     check_features,
-    has_table,
-    kind_of,
+    in_order,
     names_by_kind,
     refuse_duplicates,
 )
@@ -40,7 +40,6 @@ __all__ = [
     "SequenceFeature",
     "SparseFeature",
     "Task",
-    "has_table",
 ]
 
 
@@ -196,8 +195,8 @@ class Schema:
 
     Args:
         features: inputs, in order. The sparse ones are put first, then the sequences, then the
-            dense ones, each kind in its own order, as an experiment's file lists them: that file
-            then means the same network.
+            dense ones, then those of other kinds, each kind in its own order, as an experiment's
+            file lists them: that file then means the same network.
         tasks: outcomes; `given` links them into a forest.
         keys: a `Keys`, or a mapping of its fields.
 
@@ -226,11 +225,9 @@ class Schema:
     def __post_init__(self) -> None:
         if not isinstance(self.keys, Keys):
             object.__setattr__(self, "keys", spec.from_table(Keys, self.keys, "keys"))
-        features = _parts("features", self.features, *FEATURES.values())
-        kinds = list(FEATURES)
-        features = tuple(sorted(features, key=lambda each: kinds.index(kind_of(each))))
-        object.__setattr__(self, "features", features)
-        object.__setattr__(self, "tasks", _parts("tasks", self.tasks, Task))
+        features = _parts("features", self.features, Feature, "SparseFeature")
+        object.__setattr__(self, "features", in_order(features))
+        object.__setattr__(self, "tasks", _parts("tasks", self.tasks, Task, "Task"))
         check_features(self.features)
         _check_tasks(self.tasks)
         object.__setattr__(self, "tasks", tuple(map(_resolved, self.tasks)))
@@ -267,32 +264,45 @@ class Schema:
         """Label columns in task order."""
         return tuple(task.column for task in self.tasks)
 
-    @property
-    def id_features(self) -> tuple[Feature, ...]:
-        """Features that are rows of `ids`: sparse ones and binned dense ones."""
-        others = (each for each in self.features if not isinstance(each, SequenceFeature))
-        return tuple(feature for feature in others if has_table(feature))
+    @cached_property
+    def fields(self) -> tuple[Slot, ...]:
+        """The slots that are rows of `ids`."""
+        return self._slots("ids")
+
+    @cached_property
+    def bags(self) -> tuple[Slot, ...]:
+        """The slots that have a list of ids in each row."""
+        return self._slots("bags")
+
+    @cached_property
+    def dense(self) -> tuple[Slot, ...]:
+        """The slots that are columns of `dense`."""
+        return self._slots("dense")
 
     @property
-    def sequence_features(self) -> tuple[SequenceFeature, ...]:
-        """Features that have a bag of ids in each row."""
-        return tuple(each for each in self.features if isinstance(each, SequenceFeature))
+    def lookups(self) -> tuple[Slot, ...]:
+        """All slots that are looked up in a table: the fields, then the bags."""
+        return (*self.fields, *self.bags)
 
-    @property
-    def embedded_features(self) -> tuple[Feature, ...]:
-        """All features that are looked up in a table: the rows of `ids`, then the sequences."""
-        return (*self.id_features, *self.sequence_features)
+    @cached_property
+    def tables(self) -> Mapping[str, Feature]:
+        """The owner of each embedding table, in order of first look-up."""
+        owners = {table: each for each in self.features for table in each.tables}
+        return {slot.table: owners[slot.table] for slot in self.lookups}
 
-    @property
-    def dense_features(self) -> tuple[DenseFeature, ...]:
-        """Features that are columns of `dense`."""
-        dense = (each for each in self.features if isinstance(each, DenseFeature))
-        return tuple(feature for feature in dense if not has_table(feature))
+    @cached_property
+    def inputs(self) -> tuple[str, ...]:
+        """The raw columns that a prediction needs: the features, then other `extras`."""
+        return tuple(dict.fromkeys([*(each.name for each in self.features), *self.extras]))
+
+    def _slots(self, place: str) -> tuple[Slot, ...]:
+        slots = (slot for feature in self.features for slot in feature.slots)
+        return tuple(slot for slot in slots if slot.place == place)
 
     def to_table(self) -> dict[str, Any]:
         """Return plain tables that `from_table` reads back."""
         return {
-            "features": [{"kind": kind_of(f), **spec.to_table(f)} for f in self.features],
+            "features": [{"kind": f.kind, **spec.to_table(f)} for f in self.features],
             "tasks": [task.to_table() for task in self.tasks],
             "keys": spec.to_table(self.keys),
         }
@@ -353,20 +363,19 @@ class Schema:
         return cls.from_table(table)
 
 
-def _parts(field: str, values: Any, *kinds: type) -> tuple[Any, ...]:
-    known = " or ".join(kind.__name__ for kind in kinds)
-    expected = f"{field} must be a list of {known}"
-    if isinstance(values, kinds):
-        raise SchemaError(f"{expected}, got {values!r}; put it in a list, […]")
+def _parts(field: str, values: Any, base: type, example: str) -> tuple[Any, ...]:
+    expected = f"{field} must be a list of {field} such as {example}(…)"
+    if isinstance(values, base):
+        raise SchemaError(f"{expected}, got {values!r}; put it in a list, in […]")
     if isinstance(values, str):
-        fix = f"write {field}=[{kinds[0].__name__}({values!r})]"
+        fix = f"write {field}=[{example}({values!r})]"
         raise SchemaError(f"{expected}, got {values!r}; {fix}")
     if not isinstance(values, Iterable):
         raise SchemaError(f"{expected}, got {values!r}")
     parts = tuple(values)
     for part in parts:
-        if not isinstance(part, kinds):
-            fix = f"; write {kinds[0].__name__}({part!r})" if isinstance(part, str) else ""
+        if not isinstance(part, base):
+            fix = f"; write {example}({part!r})" if isinstance(part, str) else ""
             raise SchemaError(f"{expected}, got {part!r} in it{fix}")
     return parts
 
@@ -470,11 +479,22 @@ def _check_columns(schema: Schema) -> None:
             f"column {schema.keys.weight!r} is both a feature and the sample weight, which rows "
             "to predict do not have; remove it from the features, or from the keys"
         )
-    for feature in schema.sequence_features:
-        if feature.name in schema.keys.columns:
+    for feature in schema.features:
+        if feature.lists and feature.name in schema.keys.columns:
             raise SchemaError(
-                f"column {feature.name!r} is both a sequence and a key, and a key has one value a "
-                "row; remove it from the keys"
+                f"column {feature.name!r} is both a {feature.kind} and a key, and a key has one "
+                "value per row; remove it from the keys"
+            )
+        if feature.name in schema.extras and not feature.numeric:
+            raise SchemaError(
+                f"column {feature.name!r} is a {feature.kind} feature, and a kind of label reads "
+                "it as a number: rename a copy of the column"
+            )
+    for name in schema.extras:
+        if name in schema.labels or name == schema.keys.weight:
+            raise SchemaError(
+                f"column {name!r} is read at prediction by a kind of label, where rows have "
+                "neither labels nor weights: rename a copy of the column"
             )
     for column in outputs:
         if TRUE + column in features:

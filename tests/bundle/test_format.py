@@ -73,18 +73,19 @@ def test_a_missing_or_damaged_file_is_refused_by_name(saved, name):
     ("change", "message"),
     [
         (
-            lambda m: m | {"format": 2, "polyrank": "9.0"},
-            "has format 2, written by polyrank 9.0;.*upgrade",
+            lambda m: m | {"format": 3, "polyrank": "9.0"},
+            "has format 3, written by polyrank 9.0;.*upgrade",
         ),
+        (lambda m: m | {"format": 1}, "has format 1, and this polyrank reads format 2: train a"),
         (lambda m: {k: v for k, v in m.items() if k != "format"}, "bundle.json: KeyError"),
         (lambda m: m | {"files": 3}, "does not list its files"),
         (lambda m: {k: v for k, v in m.items() if k != "model"}, "bundle.json: KeyError..model"),
         (lambda m: m | {"targets": []}, "bundle.json: AttributeError"),
         (lambda m: m | {"targets": {"spend": {"mean": "much", "deviation": 1}}}, "ValueError"),
-        (lambda m: m | {"dense": {}}, "bundle.json: KeyError..age"),
+        (lambda m: m | {"encodings": {}}, "bundle.json: KeyError..age"),
         (
             lambda m: m | {"hash_version": 2},
-            "'url' is hashed by version 2 of the hash, and this polyrank has version 1: upgrade",
+            "'url' was hashed by version 2 of the hash, and this polyrank has version 1: upgrade",
         ),
         (lambda m: {k: v for k, v in m.items() if k != "hash_version"}, "KeyError..hash_version"),
         (lambda m: m | {"model": {"trunk": {"kind": "mlp"}}}, "unknown kind 'mlp'"),

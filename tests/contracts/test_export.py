@@ -14,7 +14,7 @@ from polyrank.models.model import TRUNKS
 from polyrank.serve.engine import Session
 from polyrank.serve.export.parity import ROUNDINGS, Exact
 from polyrank.serve.export.write import export
-from polyrank.serve.inputs import RAW_FILE, ROWS_FILE, encoded, raw
+from polyrank.serve.inputs import RAW_FILE, ROWS_FILE, Inputs
 
 SIZE = 257
 FEATURES = [
@@ -173,14 +173,14 @@ def test_both_files_answer_as_the_bundle_does(kind, space, rows, tmp_path):
     bundle.save(folder)
     found = export(bundle, folder, [rows], vocabulary=True)
     assert {name: each.rows for name, each in found.items()} == {ROWS_FILE: SIZE, RAW_FILE: SIZE}
-    exact = Exact(bundle)
+    exact, inputs = Exact(bundle), Inputs(bundle.schema, bundle.vocab)
     sessions = {ROWS_FILE: Session(folder / ROWS_FILE), RAW_FILE: Session(folder / RAW_FILE)}
     for what, frame in frames(rows):
         table = bundle.encode(frame)
         logits = bundle.logits(table)
         expected, rounding = bundle.columns(table, logits), exact.rounding(table, logits)
         for name, session in sessions.items():
-            columns = (raw if name == RAW_FILE else encoded)(frame, bundle.schema, bundle.vocab)
+            columns = inputs.raw(frame) if name == RAW_FILE else inputs.encoded(frame)
             (feeds,) = columns.batches(10_000)
             answer = session.run(feeds)
             assert list(answer) == list(expected)

@@ -81,7 +81,7 @@ def test_an_entry_comes_back(stored):
     for split, table in before.tables.items():
         assert_equal_tables(after.tables[split], table)
     assert after.messages == before.messages
-    assert after.vocab.dense == before.vocab.dense
+    assert after.vocab.states == before.vocab.states
     assert after.vocab.rows == before.vocab.rows
     assert after.vocab.tables["item"].to_frame().equals(before.vocab.tables["item"].to_frame())
     again = encode(LOG, SCHEMA, after.vocab)

@@ -89,7 +89,7 @@ def test_arrow_table():
 
 
 def test_another_type_is_refused():
-    refused(7, "a path, a polars or pandas frame", "however: builtins.int")
+    refused(7, "a path, a polars or pandas frame", "got builtins.int")
 
 
 # ----------------------------------------------------------------------------------------- arrays
@@ -143,7 +143,9 @@ def test_a_tensor_with_gradients_is_its_numbers():
 
 @pytest.mark.parametrize("values", [[object()], np.array([1 + 2j])])
 def test_what_is_no_value_is_refused_by_column(values):
-    refused({"a": values}, "column 'a' cannot be read as an array", "neither numbers, texts nor")
+    refused(
+        {"a": values}, "column 'a' cannot be read as an array", "must hold numbers, texts or times"
+    )
 
 
 def test_arrays_of_unequal_length_are_refused():
@@ -203,7 +205,7 @@ def test_folder_is_refused_with_its_glob(tmp_path):
 
 
 def test_two_formats_are_refused(folder):
-    refused(folder / "*.*", "both csv and parquet", "name one kind")
+    refused(folder / "*.*", "matches parquet and csv files", "name one kind")
 
 
 def test_csv_without_a_schema_keeps_long_integers_too(tmp_path):
@@ -382,3 +384,30 @@ def test_a_missing_column_is_named_before_any_is_read(tmp_path):
     pl.DataFrame({"item": [1]}).write_parquet(tmp_path / "log.parquet")
     with pytest.raises(DataError, match="column 'itm' is not in the data; did you mean 'item'"):
         by_column(read(tmp_path / "log.parquet"), ["item", "itm"])
+
+
+# ------------------------------------------------------------------------------ headers, separators
+
+
+@pytest.mark.parametrize("suffix", [".tsv", ".tsv.gz"])
+def test_fields_of_a_tsv_are_parted_by_tabs(tmp_path, suffix):
+    text = 'item\ttitle\n007\ta, b\n8\t"c\td"\n'
+    content = gzip.compress(text.encode()) if suffix.endswith(".gz") else text.encode()
+    (tmp_path / f"log{suffix}").write_bytes(content)
+    schema = Schema([SparseFeature("item")], [Task("click")])
+    frame = read(tmp_path / f"log{suffix}", schema).collect()
+    assert frame.rows() == [("007", "a, b"), ("8", "c\td")]
+
+
+@pytest.mark.parametrize("schema", [None, Schema([SparseFeature("b")], [Task("click")])])
+@pytest.mark.parametrize(("suffix", "tab"), [(".csv", ","), (".tsv", "\t"), (".csv.gz", ",")])
+def test_a_column_that_is_there_twice_is_refused_with_both_places(tmp_path, schema, suffix, tab):
+    text = "a,b,c,b\n1,2,3,4\n".replace(",", tab).encode()
+    (tmp_path / f"log{suffix}").write_bytes(gzip.compress(text) if suffix[-1] == "z" else text)
+    with pytest.raises(DataError, match=r"has the column 'b' twice, as its columns 2 and 4"):
+        read(tmp_path / f"log{suffix}", schema)
+
+
+def test_a_column_may_be_named_as_polars_names_a_second_one(tmp_path):
+    (tmp_path / "log.csv").write_text("a,a_duplicated_0\n1,2\n")
+    assert read(tmp_path / "log.csv").collect().rows() == [(1, 2)]

@@ -204,7 +204,9 @@ def test_only_orphans():
 
 
 def test_labels_are_checked():
-    with pytest.raises(DataError, match="train: label 'click' of task 'click' is binary"):
+    with pytest.raises(
+        DataError, match="train: label 'click' of task 'click' must hold 0, 1 or null"
+    ):
         encoded(click=[1, 2, 0, 0])
 
 
@@ -246,26 +248,26 @@ def test_weights_that_cannot_be_are_refused(value):
 
 
 def test_text_weight_is_refused():
-    with pytest.raises(DataError, match="train: the weight 'weight' is a column of String"):
+    with pytest.raises(DataError, match="train: the weight 'weight' must hold numbers, got String"):
         encoded(weight=["1"] * 4)
 
 
 def test_infinite_dense_value_is_refused():
-    with pytest.raises(DataError, match="dense feature 'price' has 2 infinite values"):
+    with pytest.raises(DataError, match="column 'price' has 2 infinite values"):
         encoded(price=[1.0, float("inf"), -float("inf"), 0.0])
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (["1"] * 4, "train: the truth 'true_p_buy' is a column of String; write it as numbers"),
+        (["1"] * 4, "train: the truth 'true_p_buy' must hold numbers, got String"),
         (
             [0.1, None, 0.2, None],
-            "'true_p_buy' is a probability, and 2 of .*, the first None in row 1",
+            "'true_p_buy' must hold probabilities, but 2 of .*, the first None in row 1",
         ),
         (
             [0.1, 0.2, 1.5, 1.0],
-            "1 of its values are null or not within 0 and 1, the first 1.5 in row 2",
+            "1 of its values are null or outside 0 to 1, the first 1.5 in row 2",
         ),
         ([0.1, 0.2, 0.3, float("nan")], "the first nan in row 3"),
         ([-0.1, 0.2, 0.3, 0.4], "the first -0.1 in row 0"),
@@ -398,7 +400,7 @@ def test_dropped_ids_depend_on_seed_epoch_and_batch_alone():
 
 
 def test_batch_of_no_rows_is_refused():
-    with pytest.raises(DataError, match="at least 1 row, however: size 0"):
+    with pytest.raises(DataError, match="at least 1 row, got size 0"):
         next(encoded().batches(LAYOUT, 0))
 
 

@@ -49,9 +49,9 @@ def test_slices_hold_each_features_embedding(layout, ids):
     dense = torch.arange(14.0).view(7, 2)
     x = embed(packed(layout, ids), dense)
     tables = embed.tables()
-    names = [feature.name for feature in layout.schema.id_features]
+    names = [feature.name for feature in layout.schema.fields]
     for index, name in enumerate(names):
-        table = layout.schema.id_features[index].table
+        table = layout.schema.fields[index].table
         assert torch.equal(x[:, layout.slices[name]], tables[table][ids[index]])
     assert torch.equal(x[:, layout.slices["number"]], dense)
 

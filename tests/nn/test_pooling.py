@@ -46,7 +46,7 @@ def batches(draw):
         return draw(st.lists(ids, min_size=size, max_size=size))
 
     items = draw(st.lists(st.integers(0, 4), min_size=size, max_size=size))
-    return items, [lists(each.table) for each in SCHEMA.sequence_features]
+    return items, [lists(each.table) for each in SCHEMA.bags]
 
 
 def inputs(items, lists):
@@ -74,7 +74,7 @@ def plain(tables, items, lists):
     """The same x from nn.Embedding and nn.EmbeddingBag, with the parameters behind it."""
     weights = {name: nn.Parameter(each.clone()) for name, each in tables.items()}
     x = {"item": nn.functional.embedding(torch.tensor(items), weights["item"])}
-    for feature, rows in zip(SCHEMA.sequence_features, lists, strict=True):
+    for feature, rows in zip(SCHEMA.bags, lists, strict=True):
         last = feature.pooling == "last"
         ids, offsets = bag_of([row[-1:] for row in rows] if last else rows)
         bag = nn.EmbeddingBag(
@@ -154,5 +154,5 @@ def test_a_row_of_nothing_is_zeros(pooling):
 
 def test_another_number_of_bags_is_refused():
     packed, _ = inputs([0], [[[]]] * 4)
-    with pytest.raises(ValueError, match="a bag is expected for each of 4 sequence features, howe"):
+    with pytest.raises(ValueError, match="expected 4 bags, one for each sequence, got 0"):
         PackedEmbedder(LAYOUT)(*packed[:2])

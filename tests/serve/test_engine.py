@@ -27,7 +27,7 @@ def close(found, expected):
 
 
 def features(engine, rows):
-    return {name: rows[name] for name in engine.features}
+    return {name: rows[name] for name in engine.inputs}
 
 
 def test_it_answers_as_the_bundle_does(engine, bundle, rows):

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from polyrank.bundle.format import Parts
-from polyrank.data import hashing
-from polyrank.data.dense import DenseEncoding
-from polyrank.data.vocab import Vocab, Vocabulary
+from polyrank.data.vocab import Vocab, id_owners
 from polyrank.errors import BundleError
-from polyrank.schema import IdFeature, Schema
+from polyrank.features import hashing
+from polyrank.features.vocabulary import Vocabulary
+from polyrank.schema import Schema
 
 
 def vocab_of(schema: Schema, parts: Parts) -> Vocab:
@@ -20,38 +17,22 @@ def vocab_of(schema: Schema, parts: Parts) -> Vocab:
         BundleError: ids that were hashed by another version of the hash.
         KeyError: a table or an encoding that is missing.
     """
-    _check_hash(schema, parts.manifest)
-    owners = {
-        feature.name: feature for feature in schema.features if isinstance(feature, IdFeature)
-    }
     tables = {
-        name: Vocabulary.fixed(owners[name]) or Vocabulary.from_frame(parts.vocab[name])
-        for name in dict.fromkeys(feature.table for feature in owners.values())
+        table: owner.fixed(table) or Vocabulary.from_frame(parts.vocab[table])
+        for table, owner in id_owners(schema.features).items()
     }
-    dense = {
-        name: DenseEncoding.from_table(table) for name, table in parts.manifest["dense"].items()
-    }
-    return Vocab(tables, dense)
-
-
-def hash_version(schema: Schema) -> dict[str, int]:
-    """Return the manifest's entry on the hash, where ids are hashed."""
-    return {"hash_version": hashing.VERSION} if _hashed(schema) else {}
-
-
-def _hashed(schema: Schema) -> list[str]:
-    """The features whose ids are hashed."""
-    ids = (each for each in schema.features if isinstance(each, IdFeature))
-    return [feature.name for feature in ids if feature.hash is not None]
-
-
-def _check_hash(schema: Schema, manifest: Mapping[str, Any]) -> None:
-    hashed = _hashed(schema)
-    if not hashed:
-        return
-    found = int(manifest["hash_version"])
-    if found != hashing.VERSION:
+    states = Vocab.states_of(schema.features, parts.manifest["encodings"])
+    vocab = Vocab(schema.features, tables, states)
+    if hash_version(vocab) and (found := int(parts.manifest["hash_version"])) != hashing.VERSION:
+        table = next(name for name, each in tables.items() if each.dtype == "hash")
         raise BundleError(
-            f"feature {hashed[0]!r} is hashed by version {found} of the hash, and this polyrank "
-            f"has version {hashing.VERSION}: upgrade"
+            f"feature {table!r} was hashed by version {found} of the hash, and this polyrank has "
+            f"version {hashing.VERSION}: upgrade"
         )
+    return vocab
+
+
+def hash_version(vocab: Vocab) -> dict[str, int]:
+    """Return the manifest's entry on the hash, where ids are hashed."""
+    hashed = any(table.dtype == "hash" for table in vocab.tables.values())
+    return {"hash_version": hashing.VERSION} if hashed else {}

@@ -31,7 +31,7 @@ from safetensors import numpy as tensors
 from polyrank.errors import BundleError
 from polyrank.files import locked, replacing, replacing_folder, writing
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "bundle.json"
 
 
@@ -77,7 +77,7 @@ def read(path: Path, *, weights: bool = True) -> Parts:
         weights: False leaves them on the disk, unread but for the checksum.
 
     Raises:
-        BundleError: no bundle, one of a newer format, or a file that is missing or damaged.
+        BundleError: no bundle, one of another format, or a file that is missing or damaged.
     """
     manifest = _checked(path)
     try:
@@ -105,7 +105,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     """Return the manifest of a bundle's folder; the files that it lists are not looked at.
 
     Raises:
-        BundleError: no bundle, one of a newer format, or a manifest that is damaged.
+        BundleError: no bundle, one of another format, or a manifest that is damaged.
     """
     if not (path / MANIFEST).is_file():
         raise BundleError(f"{path} is no bundle: {MANIFEST} is missing")
@@ -118,6 +118,12 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise BundleError(
             f"the bundle {path} has format {found}, written by polyrank "
             f"{manifest.get('polyrank', '?')}; this polyrank reads up to format {FORMAT}: upgrade"
+        )
+    if found < FORMAT:
+        raise BundleError(
+            f"the bundle {path} has format {found}, and this polyrank reads format {FORMAT}: train "
+            "again, or load it with the polyrank that wrote it "
+            f"({manifest.get('polyrank', '?')})"
         )
     if not isinstance(manifest.get("files"), dict):
         raise BundleError(f"the bundle {path} is damaged: {MANIFEST} does not list its files")

@@ -87,7 +87,7 @@ class Bundle:
 
     @property
     def kept_epoch(self) -> int:
-        """The epoch whose weights these are."""
+        """The epoch of these weights."""
         return int(self.history.filter("best")["epoch"].max())
 
     def __repr__(self) -> str:
@@ -105,7 +105,7 @@ class Bundle:
         return html_table(head, list(self._facts().items())) + html_table(names, epochs)
 
     def _facts(self) -> dict[str, str]:
-        """Return what tells this bundle from another, a line each."""
+        """Return the facts that `print` shows, by name."""
         tasks = (
             f"{task.name} given {task.given}" if task.given else task.name
             for task in self.schema.tasks
@@ -140,7 +140,7 @@ class Bundle:
         return self.score(self.encode(rows), raw=raw)
 
     def predict_frame(self, frame: pl.DataFrame, *, raw: bool = False) -> Predictions:
-        """Return what the model says of a frame, as an exported bundle's engine does.
+        """Return the predictions of a frame, as an exported bundle's engine does.
 
         Args:
             frame: with a column for each feature.
@@ -213,7 +213,7 @@ class Bundle:
 
         Args:
             rows: as in `predict`, with labels.
-            name: whose weight is swept.
+            name: of the output whose weight is swept.
             scores: the two scores that are traded: `click @ all` and `buy @ all`.
             metric: one that depends on the order alone.
             factors: what the declared weight is multiplied by, one after the other.
@@ -391,12 +391,12 @@ class Bundle:
         return found
 
     def _manifest(self) -> dict[str, Any]:
-        tables = {feature.name: feature.table for feature in self.schema.embedded_features}
+        tables = {slot.name: slot.table for slot in self.schema.lookups}
         return {
-            **hash_version(self.schema),
+            **hash_version(self.vocab),
             "schema": self.schema.to_table(),
             "model": self.model.to_table(),
-            "dense": {name: each.to_table() for name, each in self.vocab.dense.items()},
+            "encodings": self.vocab.saved_states(),
             "targets": {task: dict(each) for task, each in self.targets.items()},
             "tables": tables,
             "calibrators": {task: each.to_table() for task, each in self.calibrators.items()},

@@ -20,8 +20,9 @@ from polyrank.classic.data import Rows, tensor_of
 from polyrank.classic.models import tasks_of
 from polyrank.data.labels import check_labels
 from polyrank.data.table import Table
-from polyrank.data.vocab import Vocab, Vocabulary
+from polyrank.data.vocab import Vocab
 from polyrank.errors import ConfigError, DataError
+from polyrank.features.vocabulary import Vocabulary
 from polyrank.labels import LabelKind
 from polyrank.layout import Layout
 from polyrank.models.outputs import CHUNK_ROWS
@@ -104,7 +105,9 @@ class CustomModel(nn.Module):
     @property
     def layout(self) -> Layout:
         """One feature, the row number."""
-        vocab = Vocab({_ROW: Vocabulary("identity", size=max(self.rows, 1))}, {})
+        vocab = Vocab(
+            self.schema.features, {_ROW: Vocabulary("identity", size=max(self.rows, 1))}, {}
+        )
         return Layout(self.schema, vocab, {_ROW: 1})
 
     def encode(self, rows: Rows, split: str) -> Table:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from polyrank import features as native
-from polyrank.data.dense import DenseEncoding
-from polyrank.data.vocab import Vocab, Vocabulary
+from polyrank.data.vocab import Vocab, id_owners
 from polyrank.errors import SchemaError
 from polyrank.features import Feature, IdFeature, Pooling
+from polyrank.features.dense import DenseEncoding
 
 logger = logging.getLogger(__name__)
 
@@ -145,13 +145,8 @@ hash=None)
 
 def vocab_of(features: Sequence[Feature]) -> Vocab:
     """Return identity vocabularies and the encoding `none`: nothing is fitted."""
-    tables = {
-        feature.name: Vocabulary("identity", size=feature.vocab_size)
-        for feature in features
-        if isinstance(feature, IdFeature) and feature.shared_with is None
-    }
-    dense = {f.name: DenseEncoding("none") for f in features if isinstance(f, native.DenseFeature)}
-    return Vocab(tables, dense)
+    tables = {table: owner.fixed(table) for table, owner in id_owners(features).items()}
+    return Vocab(features, tables, {f.name: DenseEncoding("none") for f in features if f.numeric})
 
 
 def _native(feature: Any) -> Feature:

@@ -178,18 +178,15 @@ class ClassicModel(nn.Module):
         self._check_columns(x)
         device = self.target_mean.device
         ids = [
-            self._rows(feature.table, x[feature.name].to(device).flatten(), offset)
-            for feature, offset in zip(
-                self.schema.id_features, self.layout.offsets.tolist(), strict=True
-            )
+            self._rows(slot.table, x[slot.name].to(device).flatten(), offset)
+            for slot, offset in zip(self.schema.fields, self.layout.offsets.tolist(), strict=True)
         ]
+        sequences = (feature for feature in self.schema.features if feature.lists)
         bags = [
             self._bag(feature, x[feature.name].to(device), offset)
-            for feature, offset in zip(
-                self.schema.sequence_features, self.layout.bag_offsets.tolist(), strict=True
-            )
+            for feature, offset in zip(sequences, self.layout.bag_offsets.tolist(), strict=True)
         ]
-        numbers = [x[f.name].to(device).flatten().float() for f in self.schema.dense_features]
+        numbers = [x[slot.name].to(device).flatten().float() for slot in self.schema.dense]
         rows = len(x[self.features[0].name])
         empty = torch.empty(0, rows, device=device)
         stacked = torch.stack(ids) if ids else empty
@@ -507,7 +504,7 @@ def _labelled(tasks: Sequence[Task], features: Sequence[str]) -> list[Task]:
 def _shaped(feature: Feature, column: np.ndarray) -> np.ndarray:
     """Return a column as the native API reads it: lists of a sequence, else one value per row."""
     name = feature.name
-    if isinstance(feature, SequenceFeature):
+    if feature.lists:
         numbers = column.ndim == 1 and column.dtype.kind in "biuf"  # lists of one id each
         return column[:, None] if numbers else column
     if column.ndim == 2 and column.shape[1] == 1:

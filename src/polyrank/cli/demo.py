@@ -110,6 +110,7 @@ def _census(folder: Path) -> Iterator[Run]:
     """MMoE with the settings that benchmarks/number_encodings.py found on validation rows."""
     from polyrank.cli.data import download_bar
     from polyrank.datasets import load
+    from polyrank.datasets.census import DENSE
     from polyrank.models.mmoe import MMoE
     from polyrank.models.model import Model
     from polyrank.train.optim import Cosine, LazyAdam
@@ -117,9 +118,11 @@ def _census(folder: Path) -> Iterator[Run]:
     with download_bar("census") as progress:
         *_, schema = people = load("census", progress=progress)
     data = _written(people, folder)
-    numbers = [replace(feature, encoding="bins", bins=128) for feature in schema.dense_features]
-    others = [feature for feature in schema.features if feature not in schema.dense_features]
-    schema = replace(schema, features=[*others, *numbers])
+    binned = [
+        replace(each, encoding="bins", bins=128) if each.name in DENSE else each
+        for each in schema.features
+    ]
+    schema = replace(schema, features=binned)
     model = Model(
         trunk=MMoE(experts=4, hidden=[64]), tower=[16], embed_dim=8, norm="batch", dropout=0.3
     )
@@ -131,10 +134,11 @@ def _census(folder: Path) -> Iterator[Run]:
 def _written(frames: Frames, folder: Path) -> Data:
     """Write the rows, so that a run's config.toml names what it learned from."""
     from polyrank.config import Data
-    from polyrank.datasets.write import SPLITS, write
+    from polyrank.datasets.write import write
 
     write(frames, folder / "data", name="demo")
-    return Data(**{split: f"{split}.parquet" for split in SPLITS}).absolute(folder / "data")
+    data = Data(train="train.parquet", valid="valid.parquet", test="test.parquet")
+    return data.absolute(folder / "data")
 
 
 def _run(

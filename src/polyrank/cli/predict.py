@@ -80,14 +80,14 @@ def _predictor(run: Path, *, raw: bool, threads: int | None) -> Predictor:
 
     from polyrank import spec
     from polyrank.bundle import format
-    from polyrank.data import content
+    from polyrank.data import checksums
     from polyrank.errors import BundleError
     from polyrank.serve.batch import Predictor
     from polyrank.serve.inputs import ROWS_FILE
 
     folder = format.find(run)
     exported = ROWS_FILE in format.read_manifest(folder).get("onnx", {})
-    (bundle_json,) = content.checksums([str(folder / format.MANIFEST)])
+    (bundle_json,) = checksums.of_files([str(folder / format.MANIFEST)])
     identity = {"bundle": bundle_json, "engine": "onnxruntime", "raw": raw}
     if threads is not None:
         spec.whole("--threads", threads)

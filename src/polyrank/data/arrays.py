@@ -11,8 +11,8 @@ import numpy as np
 import polars as pl
 import pyarrow
 
-from polyrank.data.bags import offsets_of
 from polyrank.errors import DataError
+from polyrank.features.bags import offsets_of
 
 # Type names of pandas' missing values, which is not imported here.
 _NO_VALUE = {"NAType", "NaTType"}
@@ -35,7 +35,7 @@ def from_arrays(source: Mapping[str, Any]) -> pl.DataFrame:
     lengths = {series.name: len(series) for series in columns}
     if len(set(lengths.values())) > 1:
         shown = ", ".join(f"{name!r}: {length:,}" for name, length in lengths.items())
-        raise DataError(f"the arrays must have one length, however: {shown}")
+        raise DataError(f"the arrays must have one length, got {shown}")
     return pl.DataFrame(columns)
 
 
@@ -43,7 +43,7 @@ def _series(name: str, values: Any) -> pl.Series:
     try:
         series = _converted(name, values)
         if series.dtype == pl.Object:
-            raise TypeError("it holds neither numbers, texts nor times; convert it to one of them")
+            raise TypeError("it must hold numbers, texts or times: convert it")
     except (pl.exceptions.PolarsError, TypeError, ValueError, OverflowError, RuntimeError) as error:
         if isinstance(error, DataError):
             raise
@@ -70,8 +70,7 @@ def _converted(name: str, values: Any) -> pl.Series:
         return _as_lists(_converted(name, array.reshape(-1)), np.full(rows, width))
     if array.ndim != 1:
         raise DataError(
-            f"column {name!r} must be a 1-D array, or a 2-D one of lists, however: "
-            f"shape {array.shape}"
+            f"column {name!r} must be a 1-D array, or a 2-D one of lists, got shape {array.shape}"
         )
     if array.dtype.kind == "O":
         return _from_objects(name, array.tolist())

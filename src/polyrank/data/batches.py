@@ -1,18 +1,21 @@
 """Batches: rows gathered from a table's columns, a block of batches at once.
 
-Letters: F id features, S sequences, B rows of a batch, D dense columns, L labels, N rows of the
-table.
+Letters: F fields of ids, S bags, B rows of a batch, D dense columns, L labels, E columns that kinds
+of label read, N rows of the table.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from polyrank.data.bags import Bag
+from polyrank.features.bags import Bag
 from polyrank.layout import Layout
-from polyrank.schema import Schema, SparseFeature
+
+if TYPE_CHECKING:
+    from polyrank.data.table import Table
 
 BLOCK_ROWS = 16384
 
@@ -26,10 +29,12 @@ class Batch:
         dense: dense columns.
         labels: in task order; NaN = not observed.
         weight: sample weights, or None where all are 1.
-        bags: rows of the packed tables for each sequence feature, in order.
+        bags: rows of the packed tables for each bag, in order.
+        extras: the raw numbers that kinds of label read, NaN = missing.
 
     Shape:
-        ids: int32 (F, B) · dense: float32 (B, D) · labels: float32 (B, L) · weight: float32 (B,)
+        ids: int32 (F, B) · dense: float32 (B, D) · labels: float32 (B, L) · weight: float32 (B,) ·
+        extras: float32 (B, E)
     """
 
     ids: np.ndarray
@@ -51,62 +56,51 @@ class Gather:
     gained nothing.
 
     Args:
-        ids: int32 (F, N), rows of each feature's own table.
-        bags: S of them.
-        dense: float32 (N, D).
-        labels: float32 (N, L).
-        weight: float32 (N,) or None.
+        table: the rows, whose ids are rows of each field's own table.
         layout: where each table begins in its pack.
-        size: rows a batch.
+        size: rows per batch.
     """
 
-    def __init__(
-        self,
-        ids: np.ndarray,
-        bags: tuple[Bag, ...],
-        dense: np.ndarray,
-        labels: np.ndarray,
-        weight: np.ndarray | None,
-        layout: Layout,
-        size: int,
-    ) -> None:
-        self.ids, self.bags, self.dense = ids, bags, dense
-        self.labels, self.weight, self.size = labels, weight, size
+    def __init__(self, table: Table, layout: Layout, size: int) -> None:
+        self.table, self.size = table, size
         self.offsets = layout.offsets.astype(np.int32)
         self.bag_offsets = layout.bag_offsets.astype(np.int32)
         self.block_rows = max(BLOCK_ROWS // size, 1) * size
 
     def block(self, rows: slice | np.ndarray) -> list[Batch]:
         """Return the batches of a range of rows, or of row numbers in any order."""
-        dense, labels = self.dense[rows], self.labels[rows]
-        weight = None if self.weight is None else self.weight[rows]
-        whole = len(dense) // self.size
+        table, size = self.table, self.size
+        dense, labels = table.dense[rows], table.labels[rows]
+        weight = None if table.weight is None else table.weight[rows]
+        extras = table.extras[rows] if table.schema.extras else None
+        whole = len(dense) // size
         ids = list(self._ids(rows, 0, whole)) if whole else []
-        if len(dense) % self.size:
-            ids.extend(self._ids(rows, whole * self.size, 1))
+        if len(dense) % size:
+            ids.extend(self._ids(rows, whole * size, 1))
         return [
             Batch(
                 each,
-                dense[start : start + self.size],
-                labels[start : start + self.size],
-                None if weight is None else weight[start : start + self.size],
-                self._bags(rows, start) if self.bags else (),
+                dense[start : start + size],
+                labels[start : start + size],
+                None if weight is None else weight[start : start + size],
+                self._bags(rows, start) if table.bags else (),
+                None if extras is None else extras[start : start + size],
             )
-            for each, start in zip(ids, range(0, len(dense), self.size), strict=True)
+            for each, start in zip(ids, range(0, len(dense), size), strict=True)
         ]
 
     def _ids(self, rows: slice | np.ndarray, start: int, batches: int) -> np.ndarray:
         """Return the rows of the packs: (batches, F, B), so that each batch lies together."""
         part = _part(rows, start, batches * self.size)
         length = part.stop - part.start if isinstance(part, slice) else len(part)
-        ids = np.empty((batches, len(self.ids), length // batches), dtype=np.int32)
-        for field, (column, offset) in enumerate(zip(self.ids, self.offsets, strict=True)):
+        ids = np.empty((batches, len(self.table.ids), length // batches), dtype=np.int32)
+        for place, (column, offset) in enumerate(zip(self.table.ids, self.offsets, strict=True)):
             found = column[part] if isinstance(part, slice) else column.take(part)
-            np.add(found.reshape(batches, -1), offset, out=ids[:, field])
+            np.add(found.reshape(batches, -1), offset, out=ids[:, place])
         return ids
 
     def _bags(self, rows: slice | np.ndarray, start: int) -> tuple[Bag, ...]:
-        bags = tuple(bag.take(_part(rows, start, self.size)) for bag in self.bags)
+        bags = tuple(bag.take(_part(rows, start, self.size)) for bag in self.table.bags)
         for bag, offset in zip(bags, self.bag_offsets, strict=True):
             bag.ids[:] += offset
         return bags
@@ -116,22 +110,16 @@ class Drop:
     """Replaces ids of a batch by row 0 of their table, with one probability for each.
 
     Args:
-        schema: the features.
-        layout: where each table begins in its pack.
+        layout: where each table begins in its pack, and in which of them row 0 is for unseen ids.
         rate: the probability.
         seed: of the run and the epoch.
     """
 
-    def __init__(self, schema: Schema, layout: Layout, rate: float, seed: tuple[int, ...]) -> None:
+    def __init__(self, layout: Layout, rate: float, seed: tuple[int, ...]) -> None:
         self.rate, self.seed = rate, _words(*seed)
-        self.fields = np.array(
-            [
-                index
-                for index, feature in enumerate(schema.id_features)
-                if isinstance(feature, SparseFeature)  # missing values of bins have a row
-            ],
-            dtype=np.int64,
-        )
+        schema = layout.schema
+        self.fields = np.flatnonzero([slot.unseen for slot in schema.fields])
+        self.bags = [index for index, slot in enumerate(schema.bags) if slot.unseen]
         self.rows = layout.offsets.astype(np.int32)
         self.bag_rows = layout.bag_offsets.astype(np.int32)
 
@@ -144,7 +132,8 @@ class Drop:
             if len(where):
                 fields = self.fields[where // size]
                 batch.ids[fields, where % size] = self.rows[fields]
-        for index, bag in enumerate(batch.bags):
+        for index in self.bags:
+            bag = batch.bags[index]
             bag.ids[self._cells(len(bag.ids), [*seed, 2, index])] = self.bag_rows[index]
 
     def _cells(self, cells: int, seed: list[int]) -> np.ndarray:

@@ -2,9 +2,9 @@
 
 FOLDER/
   .gitignore         so that no repository takes it in
-  files.json         checksums of the sources (polyrank.data.content)
+  files.json         checksums of the sources (polyrank.data.checksums)
   KEY/               KEY says what was encoded, and by what: 32 hex digits
-    manifest.json    vocabularies' types, encodings, counts, messages, each file's size and checksum
+    manifest.json    types of vocabularies, encodings, counts, messages, files' sizes and checksums
     vocab.0.arrow    values and counts of a vocabulary
     train.ids.npy    an array of a table, which numpy maps into memory; likewise dense, labels, …
     train.keys.arrow the key columns
@@ -35,16 +35,16 @@ from zlib import crc32
 import numpy as np
 import polars as pl
 
-from polyrank.data.bags import Bag
-from polyrank.data.dense import DenseEncoding
 from polyrank.data.table import Table
-from polyrank.data.vocab import Vocab, Vocabulary
-from polyrank.schema import IdFeature, Schema
+from polyrank.data.vocab import Vocab
+from polyrank.features.bags import Bag
+from polyrank.features.vocabulary import Vocabulary
+from polyrank.schema import Schema
 
 logger = logging.getLogger(__name__)
 
 # Of the files below, and of what encoding makes of the same rows: a change of either is a new one.
-FORMAT = 2
+FORMAT = 3
 NAME = ".polyrank-cache"
 KEPT = 4
 MANIFEST = "manifest.json"
@@ -53,7 +53,7 @@ _LEFT_OVER = ".writing-"
 _DAY_SECONDS = 86_400
 _CHUNK_BYTES = 1 << 20
 # Options that say what a model does with a Table, and nothing about how it is encoded.
-_NOT_ENCODED = {"embed_dim", "pooling", "space", "weight", "positive_weight"}
+_OF_MODEL = ("space", "weight", "positive_weight")
 _FAILURES = (OSError, ValueError, KeyError, TypeError, AttributeError, pl.exceptions.PolarsError)
 
 
@@ -80,9 +80,10 @@ def key_of(schema: Schema, rows: Any) -> str:
         rows: plain data that says which rows, and by what they were read.
     """
     table = schema.to_table()
-    for each in (*table["features"], *table["tasks"]):
-        for name in _NOT_ENCODED & each.keys():
-            del each[name]
+    options = [*(each.model_options for each in schema.features), *[_OF_MODEL] * len(schema.tasks)]
+    for each, names in zip((*table["features"], *table["tasks"]), options, strict=True):
+        for name in names:
+            each.pop(name, None)
     text = json.dumps([FORMAT, table, rows], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
@@ -123,7 +124,7 @@ def load(folder: Path, key: str, schema: Schema) -> Entry | None:
         )
         os.utime(path / MANIFEST)  # the last use, by which the oldest is known
     except _FAILURES as error:
-        logger.warning("%s is damaged (%s): the rows are encoded anew", path, error)
+        logger.warning("%s is damaged (%s): the rows are encoded again", path, error)
         return None
     return entry
 
@@ -178,7 +179,7 @@ def _write(folder: Path, entry: Entry) -> dict[str, Any]:
     vocabularies = {}
     for index, (name, table) in enumerate(entry.vocab.tables.items()):
         file = None if table.size is not None else f"vocab.{index}"
-        vocabularies[name] = {"dtype": table.dtype, "file": file}
+        vocabularies[name] = {"dtype": table.dtype, "size": table.size, "file": file}
         if file:
             frame = pl.DataFrame([table.values.alias("value"), table.counts.alias("count")])
             frame.write_ipc(folder / f"{file}.arrow")
@@ -188,7 +189,7 @@ def _write(folder: Path, entry: Entry) -> dict[str, Any]:
         checks = pool.map(lambda name: _size_and_checksum(folder / name), names)
     return {
         "vocabularies": vocabularies,
-        "dense": {name: each.to_table() for name, each in entry.vocab.dense.items()},
+        "encodings": entry.vocab.saved_states(),
         "tables": tables,
         "messages": [list(each) for each in entry.messages],
         "files": dict(zip(names, checks, strict=True)),
@@ -196,7 +197,7 @@ def _write(folder: Path, entry: Entry) -> dict[str, Any]:
 
 
 def _write_table(folder: Path, split: str, table: Table) -> dict[str, Any]:
-    arrays = {name: getattr(table, name) for name in ("ids", "dense", "labels")}
+    arrays = {name: getattr(table, name) for name in ("ids", "dense", "labels", "extras")}
     if table.weight is not None:
         arrays["weight"] = table.weight
     for index, bag in enumerate(table.bags):
@@ -233,21 +234,20 @@ def _read_table(path: Path, split: str, facts: Mapping[str, Any], schema: Schema
         nulls=facts["nulls"],
         slices={name: slice(*each) for name, each in facts["slices"].items()},
         carried=pl.read_ipc((path / f"{split}.carried.arrow").read_bytes()),
+        extras=array("extras"),
         bags=tuple(Bag(array(f"bag.{i}.ids"), array(f"bag.{i}.offsets")) for i in bags),
     )
 
 
 def _read_vocab(path: Path, body: Mapping[str, Any], schema: Schema) -> Vocab:
-    owners = {each.name: each for each in schema.features if isinstance(each, IdFeature)}
     tables = {}
     for name, facts in body["vocabularies"].items():
-        fixed = Vocabulary.fixed(owners[name])
-        if fixed is None:
+        if facts["file"] is None:
+            tables[name] = Vocabulary(facts["dtype"], size=facts["size"])
+        else:
             frame = pl.read_ipc((path / f"{facts['file']}.arrow").read_bytes())
-            fixed = Vocabulary(facts["dtype"], frame["value"], frame["count"])
-        tables[name] = fixed
-    dense = {name: DenseEncoding.from_table(each) for name, each in body["dense"].items()}
-    return Vocab(tables, dense)
+            tables[name] = Vocabulary(facts["dtype"], frame["value"], frame["count"])
+    return Vocab(schema.features, tables, Vocab.states_of(schema.features, body["encodings"]))
 
 
 def _mapped(path: Path) -> np.ndarray:

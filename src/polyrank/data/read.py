@@ -1,9 +1,9 @@
-"""From a file, a frame or arrays to a polars LazyFrame: the one door by which rows come in."""
+"""From a file, a frame or arrays to a polars LazyFrame: the only way that rows come in."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from glob import glob
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import polars as pl
 
 from polyrank.data.arrays import from_arrays
 from polyrank.errors import DataError, did_you_mean
-from polyrank.schema import DenseFeature, Schema, SparseFeature
+from polyrank.schema import Schema
 
 Source = Any  # a path or a glob, a polars or pandas frame, a pyarrow table, a mapping of arrays
 
@@ -22,7 +22,15 @@ CHUNK_ROWS = 100_000
 # What numpy and pandas write for a missing number. Without this a column of integers with one
 # missing value would be read as floats, and ids above 2^53 would lose their last digits.
 MISSING = ["NaN", "nan"]
-_SUFFIXES = {".csv": "csv", ".csv.gz": "csv", ".parquet": "parquet"}
+_CSV, _TSV, _PARQUET = ("csv", ","), ("tsv", "\t"), ("parquet", "")  # and what parts its fields
+_FORMATS = {
+    ".csv": _CSV,
+    ".csv.gz": _CSV,
+    ".tsv": _TSV,
+    ".tsv.gz": _TSV,
+    ".parquet": _PARQUET,
+}
+_RENAMED = re.compile(r"(?P<name>.*)_duplicated_\d+")  # as polars names a column's second one
 _UNPARSED = re.compile(r"could not parse `(?P<value>.*?)` as dtype `(?P<dtype>.*?)`(?P<rest>.*)")
 _AT_COLUMN = re.compile(r"at column '(?P<column>.*?)'")
 _UNCLOSED = re.compile(
@@ -37,7 +45,7 @@ _SCANNED = re.compile(r"^\s*(?:Csv|Parquet) SCAN \[(?P<files>.*)\]$", re.MULTILI
 
 
 class _Stream:
-    """The Arrow stream of a frame without what else it is, so that polars takes no other door."""
+    """The Arrow stream of a frame and nothing else of it, so that polars reads the stream."""
 
     def __init__(self, frame: Any) -> None:
         self._frame = frame
@@ -50,16 +58,19 @@ def read(source: Source, schema: Schema | None = None) -> pl.LazyFrame:
     """Return rows as a LazyFrame; files are scanned, not read.
 
     Args:
-        source: a path or a glob of `.csv`, `.csv.gz` or `.parquet` files (concatenated in sorted
-            order), a polars or pandas frame (the index is dropped), a pyarrow table, or a mapping
-            from column to 1-D array, list of lists, or 2-D array whose rows are lists.
-        schema: with it the dense features, labels and weight of a CSV are parsed as Float64, and
-            its sparse features and its user and request keys are read as text: "007" is not 7,
-            whatever the other rows hold. Without it all types are guessed from the first rows.
+        source: a path or a glob of `.csv`, `.tsv` (either also as `.gz`) or `.parquet` files
+            (concatenated in sorted order), a polars or pandas frame (the index is dropped), a
+            pyarrow table, or a mapping from column to 1-D array, list of lists, or 2-D array whose
+            rows are lists.
+        schema: with it the features of numbers, labels and weight of a CSV or TSV file are parsed
+            as Float64, and its other features and its user and request keys are read as text:
+            "007" is not 7, whatever the other rows hold. Without it all types are guessed from the
+            first rows.
 
     Raises:
-        DataError: no such file, an unknown extension, a file or a frame that cannot be read,
-            arrays of unequal length, or sequence features of a CSV file, which has no lists.
+        DataError: no such file, an unknown extension, a file or a frame that cannot be read, a
+            column that a file has twice, arrays of unequal length, or sequence features of a CSV
+            file, which has no lists.
 
     Example:
         >>> read({"item": [3, 1], "click": [0.0, 1.0]}).collect().shape
@@ -76,8 +87,8 @@ def read(source: Source, schema: Schema | None = None) -> pl.LazyFrame:
     if hasattr(source, "__arrow_c_stream__"):
         return _from_arrow(source).lazy()
     raise DataError(
-        "rows come from a path, a polars or pandas frame, a pyarrow table or a mapping of arrays, "
-        f"however: {type(source).__module__}.{type(source).__qualname__}"
+        "rows must be a path, a polars or pandas frame, a pyarrow table or a mapping of arrays, "
+        f"got {type(source).__module__}.{type(source).__qualname__}"
     )
 
 
@@ -198,14 +209,16 @@ def _known(frame: pl.LazyFrame | pl.DataFrame, columns: Iterable[str]) -> list[s
 def _scan(pattern: str, schema: Schema | None) -> pl.LazyFrame:
     paths = files(pattern)
     formats = {path: _format(path) for path in paths}
-    if len(set(formats.values())) > 1:
+    kinds = {kind: path for path, (kind, _) in formats.items()}
+    if len(kinds) > 1:
         raise DataError(
-            f"{pattern!r} matches both csv and parquet files, {paths[0]!r} and others: "
-            "name one kind, such as '*.parquet'"
+            f"{pattern!r} matches {' and '.join(kinds)} files, such as "
+            f"{' and '.join(map(repr, kinds.values()))}: name one kind, such as '*.parquet'"
         )
+    kind, separator = formats[paths[0]]
     try:
-        if formats[paths[0]] == "csv":
-            return _scan_csv(paths, schema)
+        if separator:
+            return _scan_text(paths, separator, schema)
         # Files written on different days may hold narrower numbers or more columns than the first.
         scan = pl.scan_parquet(
             paths,
@@ -215,7 +228,6 @@ def _scan(pattern: str, schema: Schema | None) -> pl.LazyFrame:
         )
         scan.collect_schema()
     except (pl.exceptions.PolarsError, OSError) as error:
-        kind = formats[paths[0]]
         raise DataError(f"{pattern!r} cannot be read as {kind}: {_explained(error)}") from None
     return scan
 
@@ -225,36 +237,33 @@ def _is_parquet(frame: pl.LazyFrame) -> bool:
     return frame.explain(optimized=False).lstrip().startswith("Parquet SCAN")
 
 
-def _format(path: str) -> str:
+def _format(path: str) -> tuple[str, str]:
     if Path(path).is_dir():
         raise DataError(f"{path!r} is a folder: name its files, such as {path + '/*.parquet'!r}")
-    for suffix, kind in _SUFFIXES.items():
+    for suffix, found in _FORMATS.items():
         if path.lower().endswith(suffix):
-            return kind
+            return found
     raise DataError(
         f"{path!r}: unknown extension {Path(path).suffix!r} (known: "
-        f"{', '.join(map(repr, _SUFFIXES))})"
+        f"{', '.join(map(repr, _FORMATS))})"
     )
 
 
-def _scan_csv(paths: list[str], schema: Schema | None) -> pl.LazyFrame:
-    scan = pl.scan_csv(paths, glob=False, infer_schema_length=INFERENCE_ROWS, null_values=MISSING)
+def _scan_text(paths: list[str], separator: str, schema: Schema | None) -> pl.LazyFrame:
+    options: dict[str, Any] = {"glob": False, "null_values": MISSING, "separator": separator}
+    scan = pl.scan_csv(paths, infer_schema_length=INFERENCE_ROWS, **options)
     types = dict(scan.collect_schema())
-    for feature in () if schema is None else schema.sequence_features:
-        if feature.name in types:
-            raise DataError(
-                f"sequence feature {feature.name!r} is a column of a CSV file, which has no lists: "
-                "write the rows as Parquet, or split the text and pass the frame, such as "
-                f"polars.scan_csv(…).with_columns(polars.col({feature.name!r}).str.split(' '))"
-            )
+    if any(_RENAMED.fullmatch(name) for name in types):
+        _refuse_duplicates(paths[0], separator)
     numbers: set[str | None] = set()
     ids: set[str | None] = set()
     if schema is not None:
+        _refuse_lists(schema, types)
         keys = schema.keys
-        dense = {feature.name for feature in schema.features if isinstance(feature, DenseFeature)}
-        sparse = {feature.name for feature in schema.features if isinstance(feature, SparseFeature)}
-        numbers = {*dense, *schema.labels, keys.weight}
-        ids = {*sparse, keys.user, keys.request} - numbers - {keys.time}  # a time has an order
+        numeric = {feature.name for feature in schema.features if feature.numeric}
+        numbers = {*numeric, *schema.extras, *schema.labels, keys.weight}
+        features = {feature.name for feature in schema.features}
+        ids = {*features, keys.user, keys.request} - numbers - {keys.time}  # a time has an order
     texts = [name for name in types if name in numbers and types[name] == pl.String]
     empty = _empty(scan, texts)
     for name, dtype in types.items():
@@ -262,18 +271,42 @@ def _scan_csv(paths: list[str], schema: Schema | None) -> pl.LazyFrame:
             types[name] = pl.Float64()
         elif name in ids or dtype == pl.Int128:
             types[name] = pl.String()  # 40-digit ids exist, and would not fit that either
-    return _with_types(paths, _texts_for_long_integers(paths, types))
+
+    def typed(types: Mapping[str, pl.DataType]) -> pl.LazyFrame:
+        # Overrides rather than a schema: the header of each file is still compared with them.
+        return pl.scan_csv(paths, schema_overrides=types, infer_schema_length=0, **options)
+
+    return typed(_texts_for_long_integers(typed, types))
 
 
-def _with_types(paths: list[str], types: Mapping[str, pl.DataType]) -> pl.LazyFrame:
-    # Overrides rather than a schema: the header of each file is still compared with them.
-    return pl.scan_csv(
-        paths, glob=False, schema_overrides=types, infer_schema_length=0, null_values=MISSING
+def _refuse_lists(schema: Schema, columns: Iterable[str]) -> None:
+    known = set(columns)
+    for feature in schema.features:
+        if feature.lists and feature.name in known:
+            raise DataError(
+                f"{feature.kind} feature {feature.name!r} is a column of a text file, which has no "
+                "lists: write the rows as Parquet, or split the text and pass the frame, such as "
+                f"polars.scan_csv(…).with_columns(polars.col({feature.name!r}).str.split(' '))"
+            )
+
+
+def _refuse_duplicates(path: str, separator: str) -> None:
+    """Refuse a header that has a name twice, of which polars would rename the second in silence."""
+    header = pl.read_csv(
+        path, has_header=False, n_rows=1, infer_schema=False, separator=separator, glob=False
     )
+    first: dict[Any, int] = {}
+    for place, name in enumerate(header.row(0), start=1):
+        if name in first:
+            raise DataError(
+                f"{path!r} has the column {name!r} twice, as its columns {first[name]} and "
+                f"{place}: remove one of them, or rename it"
+            )
+        first[name] = place
 
 
 def _texts_for_long_integers(
-    paths: list[str], types: Mapping[str, pl.DataType]
+    typed: Callable[[Mapping[str, pl.DataType]], pl.LazyFrame], types: Mapping[str, pl.DataType]
 ) -> dict[str, pl.DataType]:
     """Read as text the integers of the prefix that polars guesses to be Int64 and cannot parse.
 
@@ -282,7 +315,7 @@ def _texts_for_long_integers(
     types = dict(types)
     while integers := [name for name, dtype in types.items() if dtype == pl.Int64]:
         try:
-            _with_types(paths, types).head(INFERENCE_ROWS).select(integers).collect()
+            typed(types).head(INFERENCE_ROWS).select(integers).collect()
         except pl.exceptions.ComputeError as error:
             place = _AT_COLUMN.search(str(error))
             if place is None or place["column"] not in integers:

@@ -9,9 +9,9 @@ from typing import Literal, get_args
 import numpy as np
 import polars as pl
 
-from polyrank.data.ids import as_type, id_type
 from polyrank.data.read import collect, column_names
 from polyrank.errors import DataError, did_you_mean
+from polyrank.features.ids import as_type, id_type
 from polyrank.text import counted
 
 By = Literal["random", "time", "user"]

@@ -5,19 +5,20 @@ from __future__ import annotations
 import logging
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import polars as pl
 
-from polyrank.data.bags import Bag
 from polyrank.data.batches import Batch, Drop, Gather
-from polyrank.data.dense import dense_values
 from polyrank.data.labels import Orphans, apply_orphans, check_labels
 from polyrank.data.read import by_column, collect, column_names
 from polyrank.data.vocab import Vocab
 from polyrank.errors import DataError
+from polyrank.features.bags import Bag
+from polyrank.features.dense import float32_of
 from polyrank.layout import Layout
-from polyrank.schema import Schema, SequenceFeature, SparseFeature
+from polyrank.schema import Schema
 from polyrank.terms import TRUE, output_columns
 
 logger = logging.getLogger(__name__)
@@ -29,8 +30,8 @@ class Table:
 
     Args:
         schema: what the columns mean.
-        ids: rows of each feature's own table, in the order of `schema.id_features`.
-        dense: columns of `schema.dense_features`, one feature after the other.
+        ids: rows of each slot's own table, in the order of `schema.fields`.
+        dense: columns of `schema.dense`, one slot after the other.
         labels: in task order, NaN = not observed; no columns where encoded without labels.
             Regression labels are float32 in their own unit.
         weight: sample weights, or None.
@@ -39,12 +40,14 @@ class Table:
             encoded without labels.
         unseen: ids that are not in the vocabulary, by feature.
         nulls: missing values, by feature.
-        slices: columns of `dense` that hold each dense feature.
-        bags: rows of each sequence's own table, in the order of `schema.sequence_features`.
+        slices: columns of `dense` that each slot fills.
+        bags: rows of each slot's own table, in the order of `schema.bags`.
+        extras: the raw numbers of `schema.extras`, NaN = missing.
         carried: raw columns that were asked for, such as those of a fused score or of segments.
 
     Shape:
-        ids: int32 (F, N) · dense: float32 (N, D) · labels: float32 (N, L) · weight: float32 (N,)
+        ids: int32 (F, N) · dense: float32 (N, D) · labels: float32 (N, L) · weight: float32 (N,) ·
+        extras: float32 (N, E)
     """
 
     schema: Schema
@@ -58,14 +61,11 @@ class Table:
     nulls: Mapping[str, int]
     slices: Mapping[str, slice] = field(default_factory=dict)
     bags: tuple[Bag, ...] = ()
+    extras: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.float32))
     carried: pl.DataFrame = field(default_factory=pl.DataFrame)
 
     def __len__(self) -> int:
         return len(self.dense)
-
-    @property
-    def extras(self) -> np.ndarray:
-        return np.empty((len(self), 0), np.float32)
 
     @property
     def labels_by_task(self) -> dict[str, np.ndarray]:
@@ -136,10 +136,10 @@ class Table:
         A small batch costs its slices only. See `batches`, also for the arguments.
         """
         if size < 1:
-            raise DataError(f"a batch has at least 1 row, however: size {size}")
+            raise DataError(f"a batch must have at least 1 row, got size {size}")
         order = np.random.default_rng([seed, epoch]).permutation(len(self)) if shuffle else None
-        gather = Gather(self.ids, self.bags, self.dense, self.labels, self.weight, layout, size)
-        drop = Drop(self.schema, layout, unseen_rate, (seed, epoch))
+        gather = Gather(self, layout, size)
+        drop = Drop(layout, unseen_rate, (seed, epoch))
         for start in range(0, len(self), gather.block_rows):
             rows = slice(start, min(start + gather.block_rows, len(self)))
             block = gather.block(rows if order is None else order[rows])
@@ -149,11 +149,12 @@ class Table:
             yield block
 
     def columns(self) -> dict[str, np.ndarray | Bag]:
-        """Return views of the inputs by feature: ids (N,), bags, dense (N, columns)."""
-        names = [feature.name for feature in self.schema.embedded_features]
+        """Return views of the inputs by slot: ids (N,), bags, dense (N, columns)."""
+        schema = self.schema
+        names = [slot.name for slot in schema.lookups]
         found: dict[str, np.ndarray | Bag] = dict(zip(names, [*self.ids, *self.bags], strict=True))
         found |= {name: self.dense[:, columns] for name, columns in self.slices.items()}
-        return {each.name: found[each.name] for each in self.schema.features if each.name in found}
+        return {slot.name: found[slot.name] for each in schema.features for slot in each.slots}
 
 
 def encode(
@@ -182,7 +183,7 @@ def encode(
             orphans.
 
     Example:
-        >>> from polyrank.schema import DenseFeature, Task
+        >>> from polyrank.schema import DenseFeature, SparseFeature, Task
         >>> schema = Schema([SparseFeature("item"), DenseFeature("price", "log")], [Task("click")])
         >>> log = pl.LazyFrame({"item": ["a", "b", "a"], "price": [1, 2, 3], "click": [0, 1, 0]})
         >>> table = encode(log, schema, Vocab.fit(log, schema))
@@ -198,7 +199,7 @@ def encode(
             if name not in known:
                 logger.warning("%s: the key column %r is not in the data", split, name)
     present = [name for name in present if name in known]
-    others = [*present, *truth.values(), *carried]
+    others = [*present, *truth.values(), *carried, *schema.extras]
     if labels:
         others += [*schema.labels, *([keys.weight] if keys.weight else [])]
     features = [feature.name for feature in schema.features]
@@ -218,21 +219,14 @@ def encode(
     columns = (collect(frame, [name]).to_series() for name in features)
     if kept is not None:
         columns = (column.gather(kept) for column in columns)
-    unseen: dict[str, int] = {}
-    nulls: dict[str, int] = {}
-    ids, bags, dense, slices = _inputs(columns, data.height, schema, vocab, unseen, nulls)
     return Table(
         schema=schema,
-        ids=ids,
-        dense=dense,
+        **_inputs(columns, data.height, schema, vocab),
         labels=_label_columns(data, schema) if labels else np.empty((data.height, 0), np.float32),
         weight=weight,
         keys=data.select(present),
         truth=true_values,
-        unseen=unseen,
-        nulls=nulls,
-        slices=slices,
-        bags=bags,
+        extras=_numbers(data, schema.extras),
         carried=data.select(list(dict.fromkeys(carried))),
     )
 
@@ -250,43 +244,48 @@ def _without_orphans(
 
 
 def _inputs(
-    columns: Iterable[pl.Series],
-    rows: int,
-    schema: Schema,
-    vocab: Vocab,
-    unseen: dict[str, int],
-    nulls: dict[str, int],
-) -> tuple[np.ndarray, tuple[Bag, ...], np.ndarray, dict[str, slice]]:
-    """Return ids, bags, dense columns and their slices; count unseen ids and nulls."""
-    slices: dict[str, slice] = {}
-    width = 0
-    for feature in schema.dense_features:
-        stop = width + vocab.dense[feature.name].columns
-        slices[feature.name] = slice(width, stop)
-        width = stop
-    fields = {feature.name: field for field, feature in enumerate(schema.id_features)}
-    features = {feature.name: feature for feature in schema.features}
-    ids = np.empty((len(fields), rows), dtype=np.int32)
-    dense = np.empty((rows, width), dtype=np.float32)
-    bags: list[Bag] = []
-    for column in columns:
-        name, feature = column.name, features[column.name]
-        if isinstance(feature, SequenceFeature):
-            table = vocab.tables[feature.table]
-            bag, unseen[name], nulls[name] = table.encode_lists(column, feature.padding_idx)
-            bags.append(bag)
-            continue
-        if isinstance(feature, SparseFeature):
-            encoded = vocab.tables[feature.table].encode(column)
-            ids[fields[name]], unseen[name], nulls[name] = encoded
-            continue
-        values = dense_values(column)
-        nulls[name] = int(np.count_nonzero(np.isnan(values)))
-        if name in fields:
-            ids[fields[name]] = vocab.dense[name].ids(values)
-        else:
-            dense[:, slices[name]] = vocab.dense[name].apply(values)
-    return ids, tuple(bags), dense, slices
+    columns: Iterable[pl.Series], rows: int, schema: Schema, vocab: Vocab
+) -> dict[str, Any]:
+    """Return the fields of a Table that come of its features."""
+    unseen: dict[str, int] = {}
+    nulls: dict[str, int] = {}
+    ends = np.cumsum([vocab.columns[slot.name] for slot in schema.dense], dtype=np.int64).tolist()
+    slices = {
+        slot.name: slice(start, end)
+        for slot, start, end in zip(schema.dense, [0, *ends], ends, strict=False)
+    }
+    ids = np.empty((len(schema.fields), rows), dtype=np.int32)
+    dense = np.empty((rows, ends[-1] if ends else 0), dtype=np.float32)
+    bags: dict[str, Bag] = {}
+    places: dict[str, np.ndarray] = dict(
+        zip((slot.name for slot in schema.fields), ids, strict=True)
+    )
+    places |= {name: dense[:, columns] for name, columns in slices.items()}
+    for feature, column in zip(schema.features, columns, strict=True):
+        codec = vocab.codecs[feature.name]
+        found = codec.read(column)
+        nulls[feature.name] = found.nulls
+        if feature.id_tables:
+            unseen[feature.name] = found.unseen
+        for name, values in codec.place(found.values).items():
+            if isinstance(values, Bag):
+                bags[name] = values
+            else:
+                places[name][:] = values
+    return {
+        "ids": ids,
+        "dense": dense,
+        "bags": tuple(bags[slot.name] for slot in schema.bags),
+        "slices": slices,
+        "unseen": unseen,
+        "nulls": nulls,
+    }
+
+
+def _numbers(data: pl.DataFrame, names: Sequence[str]) -> np.ndarray:
+    """The columns that kinds of label read beside the label: float32 (N, E), NaN = missing."""
+    columns = [float32_of(data[name]) for name in names]
+    return np.column_stack(columns) if columns else np.empty((data.height, 0), np.float32)
 
 
 def _label_columns(data: pl.DataFrame, schema: Schema) -> np.ndarray:
@@ -307,8 +306,7 @@ def sample_weights(series: pl.Series, split: str) -> np.ndarray:
     """
     if not (series.dtype.is_numeric() or series.dtype == pl.Boolean):
         raise DataError(
-            f"{split}: the weight {series.name!r} is a column of {series.dtype}; "
-            "write it as numbers"
+            f"{split}: the weight {series.name!r} must hold numbers, got {series.dtype}"
         )
     values = series.cast(pl.Float32).to_numpy(writable=True)
     bad = ~(np.isfinite(values) & (values >= 0))
@@ -316,7 +314,7 @@ def sample_weights(series: pl.Series, split: str) -> np.ndarray:
         first = int(np.flatnonzero(bad)[0])
         raise DataError(
             f"{split}: {int(bad.sum()):,} values of the weight {series.name!r} are negative, null "
-            f"or not finite, the first {series[first]} in row {first}: a weight is 0 or more"
+            f"or not finite, the first {series[first]} in row {first}: weights must be at least 0"
         )
     return values
 
@@ -338,14 +336,14 @@ def _truth_columns(schema: Schema, known: list[str], split: str) -> dict[str, st
 def _true_values(series: pl.Series, split: str) -> np.ndarray:
     where = f"{split}: the truth {series.name!r}"
     if not (series.dtype.is_numeric() or series.dtype in (pl.Boolean, pl.Null)):
-        raise DataError(f"{where} is a column of {series.dtype}; write it as numbers")
+        raise DataError(f"{where} must hold numbers, got {series.dtype}")
     values = series.cast(pl.Float64).to_numpy()
     bad = ~((values >= 0) & (values <= 1))
     if bad.any():
         first = int(np.flatnonzero(bad)[0])
         raise DataError(
-            f"{where} is a probability, and {int(bad.sum()):,} of its values are null or not "
-            f"within 0 and 1, the first {series[first]} in row {first}: correct them, or rename "
+            f"{where} must hold probabilities, but {int(bad.sum()):,} of its values are null or "
+            f"outside 0 to 1, the first {series[first]} in row {first}: correct them, or rename "
             "the column"
         )
     return values

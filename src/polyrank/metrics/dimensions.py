@@ -13,7 +13,7 @@ from polyrank.data.vocab import Vocab
 from polyrank.errors import ConfigError, DataError, did_you_mean
 from polyrank.metrics.observed import named_population, observed
 from polyrank.metrics.segments import SCHEMA, VALUES, labelled, segments
-from polyrank.schema import DenseFeature, Schema, SequenceFeature, SparseFeature
+from polyrank.schema import Schema
 from polyrank.terms import populations
 
 logger = logging.getLogger(__name__)
@@ -36,10 +36,9 @@ def columns_needed(schema: Schema, known: Sequence[str], by: Sequence[str] | Non
         DataError: a name that is neither, with the nearest.
     """
     if isinstance(by, str):
-        raise ConfigError(f"by is a list of columns, such as [{by!r}], however: {by!r}")
+        raise ConfigError(f"by must be a list of columns such as [{by!r}], got {by!r}")
     if by is None:
-        scalar = (each for each in schema.features if not isinstance(each, SequenceFeature))
-        return [feature.name for feature in scalar if feature.name in known]
+        return [each.name for each in schema.features if not each.lists and each.name in known]
     for name in by:
         if name not in (*known, USER, DECILE):
             possible = [*known, USER, DECILE]
@@ -48,9 +47,9 @@ def columns_needed(schema: Schema, known: Sequence[str], by: Sequence[str] | Non
 
 
 def dimensions(table: Table, vocab: Vocab, by: Sequence[str] | None) -> dict[str, pl.Series]:
-    """Return each column by which rows are cut, but the decile of the score, which they differ in.
+    """Return each column by which rows are cut, except the score's decile, which differs by score.
 
-    A sparse feature's numbers are names, so they come as text; of others, numbers are binned.
+    Ids that are numbers come as text; other numbers are binned.
 
     Args:
         table: encoded rows that carry the `columns_needed`.
@@ -58,9 +57,9 @@ def dimensions(table: Table, vocab: Vocab, by: Sequence[str] | None) -> dict[str
         by: as in `columns_needed`.
     """
     features = {feature.name for feature in table.schema.features}
-    sparse = {each.name for each in table.schema.features if isinstance(each, SparseFeature)}
+    texts = {each.name for each in table.schema.features if not (each.numeric or each.lists)}
     found = {
-        column.name: column.cast(pl.String) if column.name in sparse else column
+        column.name: column.cast(pl.String) if column.name in texts else column
         for column in table.carried
         if column.name in (features if by is None else by)
     }
@@ -123,8 +122,7 @@ def _tells(schema: Schema, column: pl.Series) -> bool:
 
     Where nearly all numbers are alike, all bins are one.
     """
-    numbers = any(isinstance(f, DenseFeature) and f.name == column.name for f in schema.features)
-    if numbers:
+    if any(each.numeric and each.name == column.name for each in schema.features):
         return labelled(column.name, column).n_unique() > 1
     return 1 < column.n_unique() <= VALUES
 
@@ -132,15 +130,16 @@ def _tells(schema: Schema, column: pl.Series) -> bool:
 def _users(table: Table, vocab: Vocab) -> pl.Series | None:
     """Return "seen" or "new" for each row, where the vocabulary of the users tells."""
     key = table.schema.keys.user
-    fields = {feature.name: feature for feature in table.schema.id_features}
-    feature = None if key is None else fields.get(key)
-    if not isinstance(feature, SparseFeature) or vocab.tables[feature.table].size is not None:
+    feature = next((each for each in table.schema.features if each.name == key), None)
+    tables = () if feature is None or feature.ragged else feature.id_tables
+    if feature is None or not tables or vocab.tables[tables[0]].size is not None:
         logger.info(
-            "no segments of new and seen users: the bundle does not hold the users that it was "
-            "learnt from, because the user key (%s) is no sparse feature with a vocabulary", key,
+            "no segments of new and seen users: the bundle does not know its training users, "
+            "because the user key (%s) is no sparse feature with a vocabulary", key,
         )  # fmt: skip
         return None
-    unknown = "new" if feature.min_count == 1 else f"new, or in under {feature.min_count} rows"
-    rows = table.ids[list(fields).index(feature.name)]
+    least = feature.least_count(tables[0])
+    unknown = "new" if least == 1 else f"new, or in under {least} rows"
+    rows = table.columns()[feature.name]
     found = pl.Series(USER, np.where(rows == 0, unknown, "seen"))
     return found if table.user is None else found.set(table.user.is_null(), None)

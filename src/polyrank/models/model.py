@@ -92,9 +92,9 @@ class Model:
 
     def layout(self, schema: Schema, vocab: VocabularySizes) -> Layout:
         """Return where each feature lies in x."""
-        owners = {feature.name: feature for feature in schema.embedded_features}
-        tables = dict.fromkeys(feature.table for feature in schema.embedded_features)
-        widths = {table: owners[table].embed_dim or self.embed_dim for table in tables}
+        widths = {
+            table: owner.width(table) or self.embed_dim for table, owner in schema.tables.items()
+        }
         return Layout(schema, vocab, widths)
 
     def build(self, layout: Layout) -> Ranker:

@@ -20,12 +20,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding, embedding_bag
 
-from polyrank.features import Pooling
+from polyrank.features.kind import Pooling
 from polyrank.layout import Layout
 from polyrank.nn import kernels
-from polyrank.nn.plan import Bags, Plan
+from polyrank.nn.lookups import Bags, PackLookups
 
-DEVIATION = 0.01
+INITIAL_STD = 0.01  # standard deviation of the initial embeddings
 # The ids of all rows and where each row's begin: (total,) and int64 (B + 1,), from 0 to total.
 TensorBag = tuple[Tensor, Tensor]
 
@@ -44,12 +44,12 @@ class PackedEmbedder(nn.Module):
         super().__init__()
         self.layout = layout
         self.pack = nn.ParameterList(
-            nn.Parameter(torch.empty(pack.rows, pack.width).normal_(std=DEVIATION))
+            nn.Parameter(torch.empty(pack.rows, pack.width).normal_(std=INITIAL_STD))
             for pack in layout.packs
         )
         columns = accumulate((len(p.fields) + len(p.bags)) * p.width for p in layout.packs)
-        self.plans = tuple(
-            Plan.of(layout, pack, end - (len(pack.fields) + len(pack.bags)) * pack.width)
+        self.lookups = tuple(
+            PackLookups.of(layout, pack, end - (len(pack.fields) + len(pack.bags)) * pack.width)
             for pack, end in zip(layout.packs, columns, strict=True)
         )
 
@@ -58,8 +58,8 @@ class PackedEmbedder(nn.Module):
     ) -> Tensor:
         """Return x without a graph: on the CPU by kernels, and up to rounding that of `forward`.
 
-        Where `out` is an earlier answer of the same shape, the kernels write into its memory: pages
-        that are asked for anew at every step cost a sixth of a step of 4,096 rows.
+        Where `out` is an earlier x of the same shape, the kernels write into its memory: allocating
+        pages at every step costs a sixth of a step of 4,096 rows.
 
         Raises:
             IndexError: an id that is no row of its pack.
@@ -71,15 +71,15 @@ class PackedEmbedder(nn.Module):
         shape = (len(dense), self.layout.width)
         x = torch.empty(shape) if out is None or out.shape != shape else out.detach()
         found, fields = x.numpy(), ids.contiguous().numpy()
-        for plan, weight in zip(self.plans, self.pack, strict=True):
-            some = Bags.of([bag for bag, _ in sequences], plan.sequences)
+        for own, weight in zip(self.lookups, self.pack, strict=True):
+            some = Bags.of([bag for bag, _ in sequences], own.sequences)
             with kernels.ONE_AT_A_TIME:
                 wrong = kernels.look_up(
-                    fields, some.ids, some.starts, plan.lookups, weight.detach().numpy(), found,
+                    fields, some.ids, some.starts, own.lookups, weight.detach().numpy(), found,
                     torch.get_num_threads(), kernels.constant(weight.shape[1]),
                 )  # fmt: skip
             if wrong:
-                raise IndexError(f"{wrong:,} ids of the batch are no rows of their tables")
+                raise IndexError(f"{wrong:,} ids of the batch are outside their tables")
         if dense.shape[1]:
             x[:, -dense.shape[1] :] = dense
         return x
@@ -152,13 +152,13 @@ class LocalEmbedder(nn.Module):
         super().__init__()
         self.layout = embed.layout
         self.pack = embed.pack
-        tables = [feature.table for feature in self.layout.schema.embedded_features]
+        tables = [slot.table for slot in self.layout.schema.lookups]
         places = {
             table: (offset, self.layout.vocab.rows[table], pack.rows)
             for pack in self.layout.packs
             for table, offset in pack.offsets.items()
         }
-        # one row a feature: (F + S, 1)
+        # one row per slot: (F + S, 1)
         for at, name in enumerate(("first", "rows", "behind")):
             values = [places[table][at] for table in tables]
             self.register_buffer(name, torch.tensor(values, dtype=torch.int64)[:, None])
@@ -170,7 +170,7 @@ class LocalEmbedder(nn.Module):
             IndexError: an id that is no row of its table.
         """
         schema = self.layout.schema
-        fields = len(schema.id_features)
+        fields = len(schema.fields)
         if fields:
             ids = self._in_pack(ids, slice(fields))
         looked_up = []
@@ -182,9 +182,7 @@ class LocalEmbedder(nn.Module):
             for index in pack.bags:
                 rows = self._in_pack(sequences[index], slice(fields + index, fields + index + 1))
                 rows = torch.where(sequences[index] < 0, -1, rows)
-                looked_up.append(
-                    pooled_padded(rows, schema.sequence_features[index].pooling, weight)
-                )
+                looked_up.append(pooled_padded(rows, schema.bags[index].pooling, weight))
         return torch.cat([*looked_up, dense], dim=1)
 
     def _in_pack(self, ids: Tensor, features: slice) -> Tensor:
@@ -249,11 +247,8 @@ def _spread(bag: TensorBag, pooling: Pooling, gradient: Tensor) -> tuple[Tensor,
 
 
 def _with_pooling(layout: Layout, bags: Sequence[TensorBag]) -> list[tuple[TensorBag, Pooling]]:
-    """Each bag with the pooling of its sequence."""
-    sequences = layout.schema.sequence_features
-    if len(bags) != len(sequences):
-        raise ValueError(
-            f"a bag is expected for each of {len(sequences)} sequence features, however: "
-            f"{len(bags)}"
-        )
-    return [(bag, each.pooling) for bag, each in zip(bags, sequences, strict=True)]
+    """Each bag with its pooling."""
+    slots = layout.schema.bags
+    if len(bags) != len(slots):
+        raise ValueError(f"expected {len(slots)} bags, one for each sequence, got {len(bags)}")
+    return [(bag, slot.pooling) for bag, slot in zip(bags, slots, strict=True)]

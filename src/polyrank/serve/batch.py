@@ -21,7 +21,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet
 
-from polyrank.data import content
+from polyrank.data import checksums
 from polyrank.data.read import collect, collect_chunks, column_names, files, read
 from polyrank.errors import DataError
 from polyrank.files import replacing, writing
@@ -156,7 +156,7 @@ def predict_parts(
 def _keys(predictor: Predictor, frame: pl.LazyFrame) -> list[str]:
     """Return the key columns in the data; refuse data without the features or without rows."""
     known = column_names(frame)
-    if not collect(frame.head(1), [feature.name for feature in predictor.schema.features]).height:
+    if not collect(frame.head(1), predictor.schema.inputs).height:
         raise DataError("there are no rows to score")
     return [name for name in predictor.schema.keys.columns if name in known]
 
@@ -167,7 +167,7 @@ def _head(
     """Return what all parts have in common."""
     paths, types = files(source), frame.collect_schema()
     try:
-        checksums = content.checksums(paths)
+        found = checksums.of_files(paths)
     except OSError as error:
         raise DataError(f"{source} cannot be read: {error}") from error
     outputs = [name for task in predictor.schema.tasks for name in output_columns(task)]
@@ -175,7 +175,7 @@ def _head(
         **predictor.identity,
         "source": [
             {"file": Path(path).name, "sha256": each}
-            for path, each in zip(paths, checksums, strict=True)
+            for path, each in zip(paths, found, strict=True)
         ],
         "columns": {name: str(types[name]) for name in keys} | dict.fromkeys(outputs, "Float64"),
         "rows per part": CHUNK_ROWS * PART_CHUNKS,
@@ -186,13 +186,13 @@ def _predicted(
     predictor: Predictor, frame: pl.LazyFrame, keys: list[str], start: int = 0
 ) -> Generator[tuple[pl.DataFrame, Predictions]]:
     """Yield the columns to write and the predictions of each chunk from a row on."""
-    features = [feature.name for feature in predictor.schema.features]
-    chunks = collect_chunks(frame.slice(start) if start else frame, [*keys, *features], CHUNK_ROWS)
+    inputs = predictor.schema.inputs
+    chunks = collect_chunks(frame.slice(start) if start else frame, [*keys, *inputs], CHUNK_ROWS)
     waiting: deque[Future[tuple[pl.DataFrame, Predictions]]] = deque()
 
     def one(chunk: pl.DataFrame, first: int) -> tuple[pl.DataFrame, Predictions]:
         try:
-            found = predictor.predict(chunk.select(features))
+            found = predictor.predict(chunk.select(inputs))
             # Series and arrays make a frame in one piece: the bytes of the file do not depend on
             # how the rows were read.
             return pl.DataFrame({**chunk.select(keys).to_dict(), **found.outputs}), found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -17,10 +17,11 @@ from polyrank.bundle.encodings import vocab_of
 from polyrank.data.arrays import from_arrays
 from polyrank.data.read import collect, read
 from polyrank.errors import BundleError, DataError, PolyrankError, did_you_mean
+from polyrank.features.kind import Encoded
 from polyrank.metrics.fusion import Fusion
 from polyrank.schema import Schema
 from polyrank.serve.extra import require
-from polyrank.serve.inputs import ROWS_FILE, Columns, Feeds, repeated
+from polyrank.serve.inputs import ROWS_FILE, Columns, Feeds, Inputs, repeated
 from polyrank.serve.lookup import FEW_ROWS, Lookups
 
 RUN_ROWS = 8192  # of one run of the graph: what is computed between stays in the cache
@@ -34,11 +35,13 @@ class Predictions:
         outputs: the columns of `predict`: float64 (N,) each.
         unseen: ids not seen in training, by feature.
         nulls: missing values, by feature.
+        ids: ids looked up, by feature; an engine counts them, a bundle does not.
     """
 
     outputs: Mapping[str, np.ndarray]
     unseen: Mapping[str, int]
     nulls: Mapping[str, int]
+    ids: Mapping[str, int] = field(default_factory=dict)
 
 
 class Engine:
@@ -96,10 +99,12 @@ class Engine:
                 f"the bundle {self.folder} is damaged: bundle.json: {error!r}"
             ) from error
         self.config = parts.config
-        self._lookups = Lookups(self.schema, self.vocab)
+        self._inputs = Inputs(self.schema, self.vocab)
+        self.codecs = self._inputs.codecs
+        self._lookups = Lookups(self.codecs)
         self._session = Session(self.folder / ROWS_FILE, threads)
         self.outputs = self._session.outputs
-        self.features = tuple(feature.name for feature in self.schema.features)
+        self.inputs = self.schema.inputs
 
     def predict(self, rows: Any) -> pl.DataFrame:
         """Return the output columns of raw rows, in their order.
@@ -114,8 +119,8 @@ class Engine:
         return pl.DataFrame(self._predict(self._columns(rows)).outputs)
 
     def predict_frame(self, frame: pl.DataFrame) -> Predictions:
-        """Return the predictions for a frame with a column for each feature."""
-        return self._predict({name: frame[name] for name in self.features})
+        """Return the predictions for a frame with a column for each of `inputs`."""
+        return self._predict({name: frame[name] for name in self.inputs})
 
     def predict_columns(
         self, columns: Mapping[str, Sequence[Any]], shared: Mapping[str, Any] | None = None
@@ -123,9 +128,9 @@ class Engine:
         """Return the predictions for plain lists, the fastest way for a few rows.
 
         Args:
-            columns: a list of values for each feature that is not in `shared`; other columns are
+            columns: a list of values for each of `inputs` that is not in `shared`; others are
                 ignored. Values are those of JSON: numbers, strings, booleans, None, lists.
-            shared: a value for each feature that is the same in all rows.
+            shared: a value for each of `inputs` that is the same in all rows.
 
         Raises:
             DataError: a feature that is missing or has the wrong type, columns of unequal length,
@@ -153,33 +158,33 @@ class Engine:
         return self.fusion.score(self.schema, predictions.outputs, columns)
 
     def _columns(self, rows: Any) -> Mapping[str, Sequence[Any] | pl.Series]:
-        """Return one column per feature; lists stay lists."""
+        """Return one column per input; lists stay lists."""
         if isinstance(rows, Mapping):
             rows = {str(name): values for name, values in rows.items()}
-            if any(name not in rows for name in self.features):
+            if any(name not in rows for name in self.inputs):
                 return rows  # refused later, with the names given
-            chosen = {name: _as_list(rows[name]) for name in self.features}
+            chosen = {name: _as_list(rows[name]) for name in self.inputs}
             if all(type(values) is list for values in chosen.values()):
                 return chosen
             return from_arrays(chosen).to_dict()
         frame = rows if isinstance(rows, pl.DataFrame) else read(rows, self.schema)
-        if isinstance(frame, pl.LazyFrame) or set(self.features) - set(frame.columns):
-            frame = collect(frame, self.features)
-        return {name: frame[name] for name in self.features}
+        if isinstance(frame, pl.LazyFrame) or set(self.inputs) - set(frame.columns):
+            frame = collect(frame, self.inputs)
+        return {name: frame[name] for name in self.inputs}
 
     def _predict(
         self,
         columns: Mapping[str, Sequence[Any] | pl.Series],
         shared: Mapping[str, Any] = MappingProxyType({}),
     ) -> Predictions:
-        for name in self.features:
+        for name in self.inputs:
             if name not in columns and name not in shared:
                 given = [*columns, *shared]
                 raise DataError(f"column {name!r} is not in the data{did_you_mean(name, given)}")
         rows = _rows(columns)
         every: dict[str, Sequence[Any] | pl.Series] = {}
         once: dict[str, list[Any]] = {}
-        for name in self.features:
+        for name in self.inputs:
             if name not in shared:
                 every[name] = columns[name]
             elif name in self._lookups.together:
@@ -187,9 +192,9 @@ class Engine:
             else:
                 once[name] = [shared[name]]
         found = self._lookups(every)
-        for name, (values, unseen, nulls) in self._lookups(once).items():
-            found[name] = repeated(values, rows), unseen * rows, nulls * rows
-        return self._run(Columns.of(self.schema, rows, found))
+        for name, (values, ids, unseen, nulls) in self._lookups(once).items():
+            found[name] = Encoded(repeated(values, rows), ids * rows, unseen * rows, nulls * rows)
+        return self._run(self._inputs.columns(rows, found))
 
     def _run(self, columns: Columns) -> Predictions:
         parts = [self._session.run(feeds) for feeds in columns.batches(RUN_ROWS)]
@@ -205,7 +210,7 @@ class Engine:
                 f"first is row {int(broken.argmax())}): a dense feature is too far from its "
                 "training values; clip such values"
             )
-        return Predictions(outputs, columns.unseen, columns.nulls)
+        return Predictions(outputs, columns.unseen, columns.nulls, columns.ids)
 
 
 def _as_list(values: Any) -> Any:

@@ -329,7 +329,7 @@ def _warn_of_leaks(train: Table, vocab: Vocab) -> None:
 def check_run(
     schema: Schema, model: Model, training: Training, sources: Sources, seed: int
 ) -> None:
-    """Refuse what cannot be, before a row is read."""
+    """Refuse options that contradict each other, before a row is read."""
     model.check(schema)
     spec.whole("seed", seed, least=0, most=2**63 - 1)
     cores = os.cpu_count() or 1

@@ -16,12 +16,13 @@ import numpy as np
 import polars as pl
 
 from polyrank.bundle.model import log_counts
-from polyrank.data import cache, content, hashing, labels
+from polyrank.data import cache, checksums, labels
 from polyrank.data.labels import Orphans, check_leaks
 from polyrank.data.read import column_names, files, read
 from polyrank.data.sampling import Sampling
 from polyrank.data.table import Table, encode
 from polyrank.data.vocab import Vocab
+from polyrank.features import hashing
 from polyrank.metrics.fusion import Fusion
 from polyrank.schema import Schema
 
@@ -124,12 +125,12 @@ def _cached(
     flat = [path for each in paths.values() for path in each]
     try:
         cache.prepare(folder)
-        before = [content.state(path) for path in flat]
-        checksums = dict(zip(flat, content.checksums(flat, folder / "files.json"), strict=True))
+        before = [checksums.state(path) for path in flat]
+        sums = dict(zip(flat, checksums.of_files(flat, folder / "files.json"), strict=True))
     except OSError as error:
         logger.warning(NOT_CACHED, error)
         return _encoded(schema, sources)
-    by_split = {split: [checksums[path] for path in each] for split, each in paths.items()}
+    by_split = {split: [sums[path] for path in each] for split, each in paths.items()}
     key = cache.key_of(schema, [by_split, *_recipe(sources)])
     entry = cache.load(folder, key, schema)
     if entry is not None:
@@ -138,7 +139,7 @@ def _cached(
             logging.getLogger(name).log(level, "%s", text)
         return entry
     entry = _encoded(schema, sources)
-    if before == [content.state(path) for path in flat]:  # else they are another key's rows
+    if before == [checksums.state(path) for path in flat]:  # else they are another key's rows
         _keep(folder, key, entry)
     return entry
 
@@ -156,7 +157,12 @@ def fingerprint(vocab: Vocab, tables: Mapping[str, Table]) -> str:
     for split, table in tables.items():
         step = max(len(table) // 100_000, 1)
         checksum = 0
-        for array in (table.ids[:, ::step], table.dense[::step], table.labels[::step]):
+        for array in (
+            table.ids[:, ::step],
+            table.dense[::step],
+            table.labels[::step],
+            table.extras[::step],
+        ):
             checksum = crc32(np.ascontiguousarray(array).tobytes(), checksum)
         for bag in table.bags:
             some = bag.take(np.arange(0, len(table), step))

@@ -24,9 +24,9 @@ def web(serving, engine):
 @pytest.fixture
 def good(engine, rows):
     """Three rows as records, and the check that an answer has their numbers."""
-    needed = [*engine.features, "margin"]
+    needed = [*engine.inputs, "margin"]
     records = [{name: rows[name][row] for name in needed} for row in range(3)]
-    expected = engine.predict({name: rows[name][:3] for name in engine.features})
+    expected = engine.predict({name: rows[name][:3] for name in engine.inputs})
 
     def check(web, **more):
         answer = web.score({"rows": records}, **more)
@@ -386,7 +386,7 @@ def test_the_metadata_say_what_is_served(web, engine):
     found = web.get("/v1/metadata").json
     assert Schema.from_table(found["schema"]) == engine.schema
     assert found["outputs"] == list(engine.outputs)
-    assert found["columns"] == [*engine.features, "margin"]
+    assert found["columns"] == [*engine.inputs, "margin"]
     assert found["fusion"] == {"click": 1.0, "buy": 2.0, "margin": 0.1}
     assert found["parity"]["differences"]["p_click"] <= 1e-6
     assert found["limits"]["rows"] == 300

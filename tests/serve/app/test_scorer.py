@@ -26,7 +26,7 @@ class Changed:
 
 @pytest.fixture
 def record(engine, rows):
-    return {name: rows[name][0] for name in [*engine.features, "margin"]}
+    return {name: rows[name][0] for name in [*engine.inputs, "margin"]}
 
 
 def test_everything_may_be_in_the_context(engine, record):

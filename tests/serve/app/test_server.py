@@ -42,13 +42,13 @@ def start(client, folder, *options):
 
 @pytest.fixture
 def body(engine, rows):
-    needed = [*engine.features, "margin"]
+    needed = [*engine.inputs, "margin"]
     return json.dumps({"rows": {name: rows[name][:20] for name in needed}}).encode()
 
 
 @pytest.fixture
 def expected(engine, rows):
-    found = engine.predict({name: rows[name][:20] for name in engine.features})
+    found = engine.predict({name: rows[name][:20] for name in engine.inputs})
     return found.to_dict(as_series=False)
 
 

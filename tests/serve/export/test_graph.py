@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 import polyrank as pr
-from polyrank.data.vocab import Vocab, Vocabulary
+from polyrank.data.vocab import Vocab
 from polyrank.errors import ExportError
+from polyrank.features.sparse import NULL, PADDING, UNSEEN
+from polyrank.features.vocabulary import Vocabulary
 from polyrank.serve.engine import Session
 from polyrank.serve.export import graph
-from polyrank.serve.inputs import NULL, PADDING, UNSEEN, matrix, raw
+from polyrank.serve.inputs import Inputs, matrix
 
 few = settings(max_examples=60)
 
@@ -34,16 +36,16 @@ def passing(name, rank):
 
 
 def looked_up(feature, table, column):
-    """Rows of a raw column by the graph, as encode or encode_lists gives them."""
+    """Rows of a raw column by the graph, as a codec gives them."""
     schema = pr.Schema([feature], [pr.Task("click")])
-    vocab = Vocab({feature.table: table}, {})
+    vocab = Vocab(schema.features, {feature.table: table}, {})
     sequence = isinstance(feature, pr.SequenceFeature)
     model = passing(feature.name, 1 + sequence)
-    graph.with_vocabulary(model, schema, vocab)
+    graph.with_vocabulary(model, vocab)
     onnx.checker.check_model(model, full_check=True)
     session = Session(model.SerializeToString())
     frame = pl.DataFrame([column.alias(feature.name)])
-    (feeds,) = raw(frame, schema, vocab).batches(10_000)
+    (feeds,) = Inputs(schema, vocab).raw(frame).batches(10_000)
     return session.run(feeds)["out"]
 
 
@@ -54,7 +56,7 @@ def check(column, table, own_padding=7, **options):
                       dtype=pl.List(column.dtype))  # fmt: skip
     for padding in (None, own_padding):
         feature = pr.SequenceFeature("id", padding_idx=padding, **options)
-        bag, _, _ = table.encode_lists(lists, padding)
+        bag = feature.codec({"id": table}, None).read(lists.alias("id")).values
         np.testing.assert_array_equal(
             looked_up(feature, table, lists), matrix(bag, -1), strict=True
         )

@@ -18,12 +18,13 @@ from torch import nn
 import polyrank as pr
 from polyrank.bundle import format
 from polyrank.errors import BundleError, ExportError
+from polyrank.features.sparse import NULL, PADDING
 from polyrank.serve.engine import Session
 from polyrank.serve.export import write as module
 from polyrank.serve.export.parity import Parity
 from polyrank.serve.export.twin import Twin
 from polyrank.serve.export.write import captured, export
-from polyrank.serve.inputs import NULL, PADDING, RAW_FILE, ROWS_FILE, encoded
+from polyrank.serve.inputs import RAW_FILE, ROWS_FILE, Inputs
 
 
 @dataclass(frozen=True, eq=False)
@@ -232,7 +233,7 @@ def test_large_tables_lie_in_one_file_beside_both(exported, saved, monkeypatch):
     assert not (saved / f"{RAW_FILE}.data").exists()
     assert (saved / beside).stat().st_size > (saved / ROWS_FILE).stat().st_size / 10
     expected = exported.bundle.predict(exported.rows)
-    columns = encoded(exported.rows, exported.bundle.schema, exported.bundle.vocab)
+    columns = Inputs(exported.bundle.schema, exported.bundle.vocab).encoded(exported.rows)
     (feeds,) = columns.batches(1000)
     answer = Session(saved / ROWS_FILE).run(feeds)
     np.testing.assert_allclose(answer["p_buy"], expected["p_buy"], rtol=0, atol=1e-6)
@@ -243,7 +244,7 @@ def test_large_tables_lie_in_one_file_beside_both(exported, saved, monkeypatch):
 
 
 def test_a_row_that_is_in_no_table_is_refused_and_meets_no_other(exported):
-    columns = encoded(exported.rows.head(2), exported.bundle.schema, exported.bundle.vocab)
+    columns = Inputs(exported.bundle.schema, exported.bundle.vocab).encoded(exported.rows.head(2))
     (feeds,) = columns.batches(2)
     session = Session(exported.folder / ROWS_FILE)
     for name in ("user", "tags"):
@@ -316,7 +317,7 @@ def test_a_folder_with_other_weights_is_refused(exported, saved):
 def test_a_feature_named_like_an_output_is_refused(tmp_path):
     rows = drawn().rename({"price": "p_buy"})
     bundle = fitted(rows, pr.DenseFeature("p_buy"))
-    with pytest.raises(ExportError, match=r"feature 'p_buy' is named like an output.*: rename"):
+    with pytest.raises(ExportError, match=r"column 'p_buy' has the name of an output.*: rename"):
         export(bundle, tmp_path, [rows])
 
 
@@ -332,8 +333,8 @@ def test_no_rows_are_refused(exported, saved, chunks, monkeypatch):
 
 def test_another_answer_is_refused_and_leaves_the_bundle_as_it_was(exported, copied, monkeypatch):
     class Wrong(Twin):
-        def _outputs(self, logits):
-            return super()._outputs({name: z + 1e-3 for name, z in logits.items()})
+        def _outputs(self, logits, extras):
+            return super()._outputs({name: z + 1e-3 for name, z in logits.items()}, extras)
 
     before = content(copied)
     monkeypatch.setattr(module, "Twin", Wrong)

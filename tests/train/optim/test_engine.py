@@ -42,10 +42,10 @@ def layout(width=4):
 def batch(where, size, seed):
     """Packed ids, dense columns, bags, and a gradient of x."""
     generator = np.random.default_rng(seed)
-    rows = [ROWS[feature.table] for feature in SCHEMA.id_features]
+    rows = [ROWS[feature.table] for feature in SCHEMA.fields]
     ids = np.stack([generator.integers(count, size=size) for count in rows])
     bags = []
-    for feature, offset in zip(SCHEMA.sequence_features, where.bag_offsets, strict=True):
+    for feature, offset in zip(SCHEMA.bags, where.bag_offsets, strict=True):
         lengths = generator.integers(4, size=size)
         found = generator.integers(ROWS[feature.table], size=lengths.sum()) + offset
         offsets = np.concatenate([[0], lengths.cumsum()])

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import polars as pl
 
-from polyrank.data.bags import flattened
 from polyrank.data.check.drift import id_bins, number_bins
 from polyrank.data.check.one_feature import BINS
-from polyrank.data.dense import DenseEncoding, dense_values
-from polyrank.data.vocab import Vocabulary, counts_of
-from polyrank.schema import DenseFeature, Feature, SequenceFeature
+from polyrank.features import DenseFeature, Feature
+from polyrank.features.bags import Elements
+from polyrank.features.dense import DenseEncoding
+from polyrank.features.vocabulary import Vocabulary
 
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 
@@ -65,7 +66,7 @@ class Ids:
     """
 
     vocabulary: Vocabulary
-    sequence: SequenceFeature | None = None
+    values: Callable[[pl.Series], Elements]
 
     @property
     def distinct(self) -> int:
@@ -74,22 +75,20 @@ class Ids:
 
     def encode(self, column: pl.Series) -> Coded:
         """Return the row of each id in the vocabulary."""
-        if self.sequence is None:
-            codes, _, nulls = self.vocabulary.encode(column)
-            return Coded(codes, self._counted(codes), nulls, codes)
-        bag, _, _ = self.vocabulary.encode_lists(column, self.sequence.padding_idx)
-        places = np.arange(len(bag.ids)) - np.repeat(bag.offsets[:-1], np.diff(bag.offsets))
-        mixed = mix(bag.ids.astype(np.uint64) + (places.astype(np.uint64) << np.uint64(32)))
+        ids, offsets, _ = self.values(column)
+        codes, _, nulls = self.vocabulary.encode(ids)
+        counts = np.bincount(codes, minlength=self.vocabulary.rows)
+        if offsets is None:
+            return Coded(codes, counts, nulls, codes)
+        places = np.arange(len(codes)) - np.repeat(offsets[:-1], np.diff(offsets))
+        mixed = mix(codes.astype(np.uint64) + (places.astype(np.uint64) << np.uint64(32)))
         sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(mixed, dtype=np.uint64)])
-        exact = sums[bag.offsets[1:]] - sums[bag.offsets[:-1]]  # modulo 2^64
-        return Coded(bag.ids, self._counted(bag.ids), column.null_count(), exact, bag.offsets)
+        exact = sums[offsets[1:]] - sums[offsets[:-1]]  # modulo 2^64
+        return Coded(codes, counts, column.null_count(), exact, offsets)
 
     def bins(self, train: np.ndarray, later: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the most frequent training ids and the rest."""
         return id_bins(train), id_bins(later)
-
-    def _counted(self, codes: np.ndarray) -> np.ndarray:
-        return np.bincount(codes, minlength=self.vocabulary.rows)
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,10 +97,11 @@ class Numbers:
 
     encoding: DenseEncoding
     distinct: int
+    values: Callable[[pl.Series], np.ndarray]
 
     def encode(self, column: pl.Series) -> Coded:
         """Return the bin of each number."""
-        values = dense_values(column)
+        values = self.values(column)
         codes = self.encoding.ids(values)
         missing = np.isnan(values)
         exact = (values + np.float32(0)).view(np.uint32)  # −0 is 0
@@ -125,12 +125,15 @@ def coding(feature: Feature | None, train: pl.Series) -> Coding:
     Raises:
         DataError: a column that cannot be what the feature says.
     """
-    if isinstance(feature, DenseFeature):
-        return _numbers(dense_values(train))
-    if isinstance(feature, SequenceFeature):
-        train = flattened(train, feature.padding_idx)[0]
-        return Ids(Vocabulary.of_counts([counts_of(train)]), feature)
-    return Ids(Vocabulary.of_counts([counts_of(train)]))
+    values: Callable[[pl.Series], Any] = Elements if feature is None else feature.values
+    found = values(train)
+    if isinstance(found, Elements):
+        return Ids(Vocabulary.fit([found.ids]), values)
+    missing = int(np.isnan(found).any())
+    if np.isnan(found).all():
+        return Numbers(DenseEncoding("bins"), missing, values)
+    encoding = DenseEncoding.fit(DenseFeature("number", "bins", BINS), found)
+    return Numbers(encoding, len(encoding.edges) + 1 + missing, values)
 
 
 def mix(state: np.ndarray) -> np.ndarray:
@@ -140,11 +143,3 @@ def mix(state: np.ndarray) -> np.ndarray:
     state *= _MIX
     state ^= state >> np.uint64(32)
     return state
-
-
-def _numbers(values: np.ndarray) -> Numbers:
-    missing = int(np.isnan(values).any())
-    if np.isnan(values).all():
-        return Numbers(DenseEncoding("bins"), missing)
-    encoding = DenseEncoding.fit(DenseFeature("number", "bins", BINS), values)
-    return Numbers(encoding, len(encoding.edges) + 1 + missing)

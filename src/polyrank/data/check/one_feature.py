@@ -12,11 +12,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from polyrank.data.bags import Bag
-from polyrank.data.dense import DenseEncoding
 from polyrank.data.table import Table
 from polyrank.data.vocab import Vocab
-from polyrank.schema import DenseFeature, Schema
+from polyrank.features import DenseFeature
+from polyrank.features.bags import Bag
+from polyrank.features.dense import DenseEncoding
+from polyrank.schema import Schema
 from polyrank.terms import Population, population_label, populations
 
 # Whole models of behaviour seldom rank better than this; one column alone is suspicious.
@@ -181,26 +182,23 @@ def labels_by_task(
 def _coded(
     table: Table, vocab: Vocab, rows: np.ndarray
 ) -> Iterator[tuple[str, np.ndarray, np.ndarray | None]]:
-    """Codes and offsets of each feature by its name."""
-    schema = table.schema
-    for field, feature in enumerate(schema.id_features):
-        yield feature.name, table.ids[field, rows], None
-    for feature, bag in zip(schema.sequence_features, table.bags, strict=True):
-        some = bag.take(rows)
-        yield feature.name, some.ids, some.offsets
-    for feature in schema.dense_features:
-        columns = table.dense[rows, table.slices[feature.name]]
-        yield feature.name, _binned(columns, missing=vocab.dense[feature.name].missing), None
+    """Codes and offsets of each slot by its name."""
+    columns = table.columns()
+    for feature in table.schema.features:
+        codec = vocab.codecs[feature.name]
+        for slot in feature.slots:
+            values = columns[slot.name]
+            if isinstance(values, Bag):
+                some = values.take(rows)
+                yield slot.name, some.ids, some.offsets
+            elif values.ndim == 1:
+                yield slot.name, values[rows], None
+            else:
+                yield slot.name, binned(codec.ordered(values[rows])), None
 
 
-def _binned(columns: np.ndarray, *, missing: bool) -> np.ndarray:
-    """Quantile bins of encoded numbers, and 0 for the missing ones.
-
-    Parts of a piecewise linear encoding grow with the number, so their sum orders as it does.
-    """
-    values = columns[:, : columns.shape[1] - int(missing)].sum(axis=1)
-    if missing:
-        values[columns[:, -1] == 1] = np.nan
+def binned(values: np.ndarray) -> np.ndarray:
+    """Quantile bins of encoded numbers, and 0 for the missing ones."""
     if np.isnan(values).all():
         return np.zeros(len(values), dtype=np.int32)
     return DenseEncoding.fit(DenseFeature("number", "bins", BINS), values).ids(values)

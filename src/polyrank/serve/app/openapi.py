@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
-from polyrank.schema import DenseFeature, SequenceFeature
 from polyrank.serve.engine import Engine
-from polyrank.serve.inputs import id_type
 
 Json = dict[str, Any]
 _COUNT: Json = {"type": "integer", "minimum": 0}
 _STRING: Json = {"type": "string"}
 _NUMBER: Json = {"type": "number"}
 _NUMBERS: Json = {"type": "array", "items": _NUMBER}
-_EXAMPLE: Mapping[str, Any] = {"int": 1, "string": "a", "float": 1.5, "hash": "a"}
-_IDS: Mapping[str, list[str]] = {
-    "int": ["integer"],
-    "string": ["string"],
-    "float": ["number"],
-    "hash": ["integer", "string"],
-}
 _STATUSES = {
     400: "The body is not JSON in UTF-8.",
     408: "The body did not arrive in time.",
@@ -81,32 +71,13 @@ def responses(engine: Engine) -> dict[int, Json]:
 
 
 def _columns(engine: Engine) -> Json:
-    found: Json = {}
-    for feature in engine.schema.features:
-        if isinstance(feature, DenseFeature):
-            found[feature.name] = {"type": ["number", "null"]}
-            continue
-        ids: Json = {"type": [*_IDS[_id_kind(engine, feature.table)], "null"]}
-        if isinstance(feature, SequenceFeature):
-            ids = {"type": ["array", "null"], "items": ids}
-        found[feature.name] = ids
+    found: Json = {name: codec.json for name, codec in engine.codecs.items()}
     return found | {name: _NUMBER for name in engine.fusion_columns if name not in found}
 
 
 def _example(engine: Engine) -> Json:
-    found: Json = {}
-    for feature in engine.schema.features:
-        if isinstance(feature, DenseFeature):
-            found[feature.name] = 1.5
-            continue
-        one = _EXAMPLE[_id_kind(engine, feature.table)]
-        found[feature.name] = [one] if isinstance(feature, SequenceFeature) else one
+    found = {name: codec.example for name, codec in engine.codecs.items()}
     return found | dict.fromkeys(engine.fusion_columns, 1.0)
-
-
-def _id_kind(engine: Engine, table: str) -> str:
-    vocabulary = engine.vocab.tables[table]
-    return "hash" if vocabulary.dtype == "hash" else id_type(vocabulary)
 
 
 def _tables(record: Json) -> list[Json]:

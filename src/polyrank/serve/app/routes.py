@@ -67,8 +67,7 @@ class Service:
         self.scorer = Scorer(engine, limits.rows)
         self.queue = Queue(self.scorer, limits)
         self.telemetry = Telemetry(
-            (each.name for each in engine.schema.id_features + engine.schema.sequence_features),
-            engine.features,
+            (each.name for each in engine.schema.features if each.id_tables), engine.inputs
         )
         self.routes = (
             Route(

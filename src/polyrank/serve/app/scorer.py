@@ -11,7 +11,6 @@ import polars as pl
 from pydantic_core import to_json
 
 from polyrank.errors import DataError
-from polyrank.schema import SequenceFeature
 from polyrank.serve.app import request
 from polyrank.serve.app.limits import Refused
 from polyrank.serve.app.request import ScoreRequest, json_type, shortened
@@ -37,12 +36,7 @@ class Scorer:
 
     def __init__(self, engine: Engine, most_rows: int) -> None:
         self.engine, self.most_rows = engine, most_rows
-        self.needed = tuple(dict.fromkeys([*engine.features, *engine.fusion_columns]))
-        self._lists = {
-            each.name: each.padding_idx
-            for each in engine.schema.features
-            if isinstance(each, SequenceFeature)
-        }
+        self.needed = tuple(dict.fromkeys([*engine.inputs, *engine.fusion_columns]))
 
     def __call__(self, body: bytes) -> Scored:
         """Score a request's body.
@@ -65,29 +59,27 @@ class Scorer:
         return Scored(
             _body(asked, predicted, score),
             asked.rows,
-            self._ids(asked, predicted),
+            predicted.ids,
             predicted.unseen,
             predicted.nulls,
         )
 
     def _predict(self, asked: ScoreRequest) -> Predictions:
-        features = self.engine.features
-        columns = {name: asked.columns[name] for name in features if name in asked.columns}
-        shared = {name: asked.shared[name] for name in features if name in asked.shared}
+        inputs = self.engine.inputs
+        columns = {name: asked.columns[name] for name in inputs if name in asked.columns}
+        shared = {name: asked.shared[name] for name in inputs if name in asked.shared}
         self._check_lists(shared, asked.rows)
         if not columns:  # a column must say how many rows there are
-            columns = {features[0]: asked.values(features[0])}
-            shared.pop(features[0])
+            columns = {inputs[0]: asked.values(inputs[0])}
+            shared.pop(inputs[0])
         return self.engine.predict_columns(columns, shared)
 
     def _check_lists(self, shared: Mapping[str, Any], rows: int) -> None:
         """Refuse a list of the context for too many rows: a small body, and much to look up."""
-        for name in self._lists:
-            values = shared.get(name)
-            ids = len(values) * rows if isinstance(values, list) else 0
-            if ids > self.most_rows * MOST_IDS:
+        for name, values in shared.items():
+            if isinstance(values, list) and len(values) * rows > self.most_rows * MOST_IDS:
                 raise Refused(
-                    f"column {name!r} of the context has {len(values or ()):,} ids for each of "
+                    f"column {name!r} of the context has {len(values):,} ids for each of "
                     f"{rows:,} rows, more than the {self.most_rows * MOST_IDS:,} ids that a "
                     "request may have: send fewer candidates, or only the last ids",
                     413,
@@ -100,26 +92,6 @@ class Scorer:
             row = int(np.argmin(np.isfinite(score)))
             raise DataError(f"fusion: the score of row {row} is too large to represent")
         return score
-
-    def _ids(self, asked: ScoreRequest, predicted: Predictions) -> dict[str, int]:
-        found = {}
-        for name in predicted.unseen:
-            if name not in self._lists:
-                found[name] = asked.rows - predicted.nulls[name]
-                continue
-            lists = asked.values(name) if name in asked.columns else [asked.shared[name]]
-            each = _elements(lists, self._lists[name])
-            found[name] = each if name in asked.columns else each * asked.rows
-        return found
-
-
-def _elements(lists: Sequence[Sequence[Any] | None], padding: int | None) -> int:
-    """Return how many ids some lists hold, nulls not counted."""
-    present = [each for each in lists if each is not None]
-    found = sum(map(len, present)) - sum(each.count(None) for each in present)
-    if padding is not None:
-        found -= sum(each.count(padding) for each in present)
-    return found
 
 
 def _numbers(name: str, values: Sequence[Any]) -> pl.Series:

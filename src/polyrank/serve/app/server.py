@@ -47,7 +47,7 @@ def serve(
     application = app(engine, limits, state)
     # The first run of a graph allocates what the others use, and a bundle that cannot predict at
     # all is found before the first request.
-    engine.predict_columns({name: [None] for name in engine.features})
+    engine.predict_columns({name: [None] for name in engine.inputs})
     listener = listen(host, port)
     log_to_stderr()
     config = uvicorn.Config(

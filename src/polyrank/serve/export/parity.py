@@ -24,7 +24,7 @@ from polyrank.data.table import Table
 from polyrank.errors import ExportError
 from polyrank.models.outputs import logits_of
 from polyrank.serve.engine import Session
-from polyrank.serve.inputs import RAW_FILE, Columns, encoded, raw
+from polyrank.serve.inputs import RAW_FILE, Columns, Inputs
 from polyrank.terms import output_columns
 
 logger = logging.getLogger(__name__)
@@ -143,6 +143,7 @@ def compared(
     """
     sessions = {name: Session(path) for name, path in files.items()}
     parity = {name: Parity(_bars(bundle)) for name in files}
+    inputs = Inputs(bundle.schema, bundle.vocab)
     exact: Exact | None = _tried(bundle, Exact, bundle)
     for chunk in chunks:
         if not chunk.height:
@@ -153,8 +154,7 @@ def compared(
         rounding = None if exact is None else _tried(bundle, exact.rounding, table, logits)
         exact = None if rounding is None else exact
         for name, session in sessions.items():
-            make = raw if name == RAW_FILE else encoded
-            columns = make(chunk, bundle.schema, bundle.vocab)
+            columns = inputs.raw(chunk) if name == RAW_FILE else inputs.encoded(chunk)
             parity[name].compare(_answers(session, columns), expected, rounding)
     for name, each in parity.items():
         each.check(name)

@@ -17,11 +17,10 @@ from safetensors import safe_open
 from polyrank.bundle import format
 from polyrank.bundle.model import Bundle
 from polyrank.errors import BundleError, ExportError
-from polyrank.features import SequenceFeature
 from polyrank.serve.export import graph
 from polyrank.serve.export.parity import Parity, compared, first_line
 from polyrank.serve.export.twin import Twin, example
-from polyrank.serve.inputs import RAW_FILE, ROWS_FILE, described
+from polyrank.serve.inputs import RAW_FILE, ROWS_FILE, Inputs
 from polyrank.terms import output_columns
 
 OPSET = 18  # of the operators: what every torch ≥ 2.6 writes and onnxruntime ≥ 1.20 reads
@@ -60,13 +59,13 @@ def export(
     Reference:
         PyTorch, `torch.export` and its ONNX exporter; the operators are those of onnx.ai.
     """
-    names = [feature.name for feature in bundle.schema.features]
+    names = bundle.schema.inputs
     outputs = [column for task in bundle.schema.tasks for column in output_columns(task)]
     for name in outputs:
         if name in names:
             raise ExportError(
-                f"feature {name!r} is named like an output, and a graph has a name once: rename "
-                "the column or the task"
+                f"column {name!r} has the name of an output, and a graph has each name once: "
+                "rename the column or the task"
             )
     try:
         # In the folder: where another bundle takes its place meanwhile, nothing can be moved there.
@@ -99,13 +98,12 @@ def captured(bundle: Bundle) -> ModelProto:
     """
     twin, schema = Twin(bundle), bundle.schema
     batch = torch.export.Dim("batch")
+    ragged = {feature.name for feature in schema.features if feature.ragged}
     shapes = [
-        {0: batch, 1: torch.export.Dim(f"length_{at}")}
-        if isinstance(feature, SequenceFeature)
-        else {0: batch}
-        for at, feature in enumerate(schema.features)
+        {0: batch, 1: torch.export.Dim(f"length_{at}")} if name in ragged else {0: batch}
+        for at, name in enumerate(schema.inputs)
     ]
-    inputs = example(schema, bundle.vocab.rows, rows=3, length=4)
+    inputs = example(schema, bundle.vocab, rows=3, length=4)
     noisy = logging.getLogger("torch.onnx")
     level = noisy.level
     try:
@@ -126,7 +124,7 @@ def captured(bundle: Bundle) -> ModelProto:
     assert exported is not None
     outputs = [column for task in schema.tasks for column in output_columns(task)]
     model = exported.model_proto
-    graph.named(model, [each.name for each in schema.features], outputs)
+    graph.named(model, schema.inputs, outputs)
     graph.with_shapes(model, schema)
     return model
 
@@ -156,8 +154,11 @@ def _written(bundle: Bundle, folder: Path, *, vocabulary: bool) -> dict[str, Pat
         if name == RAW_FILE:
             # In the place of the other, which is written: its tables are not copied, and where they
             # lie in a file beside it, both read that one.
-            graph.with_vocabulary(model, schema, vocab)
-        inputs = described(schema, vocab, with_vocabulary=name == RAW_FILE)
+            graph.with_vocabulary(model, vocab)
+        inputs = [
+            {"name": each, **codec.described(with_vocabulary=name == RAW_FILE)}
+            for each, codec in Inputs(schema, vocab).codecs.items()
+        ]
         graph.with_metadata(model, about | {"polyrank.inputs": inputs})
         files |= _saved(model, folder, name)
     return files

@@ -23,7 +23,7 @@ from polyrank import spec
 from polyrank.errors import ConfigError
 from polyrank.nn import kernels
 from polyrank.nn.embed import PackedEmbedder, TensorBag
-from polyrank.nn.plan import Bags
+from polyrank.nn.lookups import Bags
 
 logger = logging.getLogger(__name__)
 
@@ -222,7 +222,7 @@ class _Scratch:
     """What a pack's kernel needs beside its arguments, kept from step to step."""
 
     def __init__(self, embed: PackedEmbedder, index: int) -> None:
-        self.plan = embed.plans[index]
+        self.plan = embed.lookups[index]
         self.order = self.plan.order(torch.get_num_threads())
         self.slot = np.full(len(embed.pack[index]), -1, dtype=np.int32)
         self.width = embed.pack[index].shape[1]

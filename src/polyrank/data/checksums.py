@@ -1,4 +1,4 @@
-"""What files hold, as checksums; a file that was not touched since is not read again."""
+"""Checksums of files; a file that was not touched since is not read again."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from polyrank.files import replacing
 _SETTLED_NS = 2_000_000_000
 
 
-def checksums(paths: Sequence[str], memory: Path | None = None) -> list[str]:
+def of_files(paths: Sequence[str], memory: Path | None = None) -> list[str]:
     """Return the SHA-256 of what each file holds.
 
     A `memory` keeps them with each file's size, inode and times. They are believed as long as all

@@ -57,8 +57,8 @@ def plain_ids(series: pl.Series) -> pl.Series:
     if isinstance(dtype, pl.Categorical | pl.Enum | pl.Date | pl.Time):
         return series.cast(pl.String)
     raise DataError(
-        f"feature {series.name!r} is a column of {dtype}, and an id is a number, a text, a boolean "
-        "or a date: convert it"
+        f"feature {series.name!r}: an id must be a number, a text, a boolean or a date, got a "
+        f"column of {dtype}: convert it"
     )
 
 

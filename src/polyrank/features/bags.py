@@ -1,17 +1,18 @@
-"""Ragged columns of ids: the lists of a sequence feature as one array and where each begins.
+"""Ragged columns of ids: all lists as one array, and where each begins.
 
-A bag is the ids of one row; N rows are `ids` of all of them and N + 1 `offsets`.
+N rows are the `ids` of all of them, and N + 1 `offsets`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 
-from polyrank.data.ids import as_type, plain_ids
 from polyrank.errors import DataError
+from polyrank.features.ids import as_type, plain_ids
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +58,23 @@ class Bag:
         return Bag(self.ids.take(moved), offsets)
 
 
+class Elements(NamedTuple):
+    """The ids of a column: one per row, or those of all its lists, one list after the other.
+
+    Args:
+        ids: of any type that ids can have.
+        offsets: where each row's list begins and the last ends, if rows hold lists.
+        nulls: null lists.
+
+    Shape:
+        ids: (N,) or (total,) · offsets: int64 (N + 1,)
+    """
+
+    ids: pl.Series
+    offsets: np.ndarray | None = None
+    nulls: int = 0
+
+
 def offsets_of(lengths: np.ndarray) -> np.ndarray:
     """Return where lists of some lengths begin, and where the last one ends.
 
@@ -69,22 +87,19 @@ def offsets_of(lengths: np.ndarray) -> np.ndarray:
     return offsets
 
 
-def flattened(column: pl.Series, padding: int | None = None) -> tuple[pl.Series, np.ndarray, int]:
-    """Return the elements of all lists, where each list begins, and the number of null lists.
+def flattened(column: pl.Series, padding: int | None = None) -> Elements:
+    """Return the elements of all lists.
 
     Args:
-        column: lists or fixed-size arrays; a null list is as an empty one.
+        column: lists or fixed-size arrays; a null list is like an empty one.
         padding: an integer that is no element, in whatever type it is written.
 
     Raises:
         DataError: a column without lists.
 
-    Shape:
-        (N,) → (total,), int64 (N + 1,), int
-
     Example:
-        >>> values, offsets, nulls = flattened(pl.Series([[3, 4, 0], None, [0], [5]]), padding=0)
-        >>> values.to_list(), offsets, nulls
+        >>> found = flattened(pl.Series([[3, 4, 0], None, [0], [5]]), padding=0)
+        >>> found.ids.to_list(), found.offsets, found.nulls
         ([3, 4, 5], array([0, 2, 2, 2, 3]), 1)
     """
     name, dtype = column.name, column.dtype
@@ -94,15 +109,15 @@ def flattened(column: pl.Series, padding: int | None = None) -> tuple[pl.Series,
         column = column.cast(pl.List(dtype.inner))
     elif not isinstance(dtype, pl.List):
         raise DataError(
-            f"sequence feature {name!r} is a column of {dtype}, and a sequence holds lists of ids: "
-            "split a text into a list, or declare the column as a SparseFeature"
+            f"sequence feature {name!r} must be a column of lists of ids, got {dtype}: split a "
+            "text into a list, or declare the column as a SparseFeature"
         )
     lengths = column.list.len().fill_null(0)
-    # Those that hold something, since an empty list would explode to a null.
+    # An empty list would explode to a null.
     values = column.filter(lengths > 0).explode().alias(name)
     offsets = offsets_of(lengths.to_numpy())
     if padding is not None:
         kept = (as_type(plain_ids(values), "int") != padding).fill_null(value=True)
         values = values.filter(kept)
         offsets = offsets_of(kept.to_numpy())[offsets]
-    return values, offsets, column.null_count()
+    return Elements(values, offsets, column.null_count())

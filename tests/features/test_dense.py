@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polyrank.data import dense
-from polyrank.data.dense import DenseEncoding, dense_values
+from polyrank import spec
 from polyrank.errors import DataError
+from polyrank.features import dense
+from polyrank.features.dense import DenseEncoding, float32_of
 from polyrank.schema import DenseFeature
 
 NAN = float("nan")
@@ -199,7 +200,8 @@ def test_encoding_is_finite_independent_of_order_and_survives_its_table(kind, da
     encoding = fitted(kind, training)
     shuffled = data.draw(st.permutations(training.tolist()))
     assert fitted(kind, shuffled) == encoding
-    assert DenseEncoding.from_table(json.loads(json.dumps(encoding.to_table()))) == encoding
+    table = json.loads(json.dumps(spec.to_table(encoding)))
+    assert spec.from_table(DenseEncoding, table, "encoding") == encoding
     if kind == "bins":
         return
     out = encoding.apply(training)
@@ -232,21 +234,21 @@ def test_no_rows(kind):
         (pl.Series(["1.50"]).cast(pl.Decimal(10, 2)), [1.5]),
     ],
 )
-def test_dense_values(series, expected):
-    values = dense_values(series)
+def test_float32_of(series, expected):
+    values = float32_of(series)
     assert values.dtype == np.float32
     assert np.array_equal(values, np.array(expected, np.float32), equal_nan=True)
 
 
 @pytest.mark.parametrize("value", [float("inf"), -float("inf"), 1e39])
 def test_infinite_values_are_refused_with_their_count(value):
-    with pytest.raises(DataError, match=r"dense feature 'price' has 1 infinite value \("):
-        dense_values(pl.Series("price", [1.0, value]))
+    with pytest.raises(DataError, match=r"column 'price' has 1 infinite value \("):
+        float32_of(pl.Series("price", [1.0, value]))
 
 
 def test_text_is_refused_with_its_type():
-    with pytest.raises(DataError, match="dense feature 'price' is a column of String") as caught:
-        dense_values(pl.Series("price", ["1"]))
+    with pytest.raises(DataError, match="column 'price' must hold numbers, got String") as caught:
+        float32_of(pl.Series("price", ["1"]))
     assert "SparseFeature" in str(caught.value)
 
 

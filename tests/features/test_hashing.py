@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polyrank.data import hashing
-from polyrank.data.hashing import buckets, stable64
-from polyrank.data.ids import plain_ids
 from polyrank.data.table import encode
 from polyrank.data.vocab import Vocab
+from polyrank.features import hashing
+from polyrank.features.hashing import buckets, stable64
+from polyrank.features.ids import plain_ids
 from polyrank.schema import Schema, SequenceFeature, SparseFeature, Task
 
 MASK = 2**64 - 1

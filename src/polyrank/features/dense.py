@@ -1,21 +1,27 @@
-"""Encodings of dense features: numbers to float32 columns, or to rows of an embedding table."""
+"""Dense features: a column of numbers, as float32 columns or as rows of an embedding table."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import chain
+from struct import error
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import polars as pl
 
-from polyrank import spec
-from polyrank.errors import DataError
-from polyrank.schema import DenseFeature, Encoding
+from polyrank.errors import DataError, SchemaError, did_you_mean
+from polyrank.features.bags import Bag
+from polyrank.features.ids import EXACT
+from polyrank.features.kind import Codec, Encoded, Feature, Slot, Together, packed
+from polyrank.features.vocabulary import NoneType, Vocabulary
+from polyrank.spec import whole
 
 logger = logging.getLogger(__name__)
 
+Encoding = Literal["standard", "log", "bins", "piecewise_linear", "none"]
 # A narrower spread counts as none: dividing by it would overflow float32.
 _NARROWEST = 1e-20
 # Up to here comparing with each edge, without a branch, is faster than a binary search.
@@ -161,17 +167,190 @@ class DenseEncoding:
         rows[np.isnan(values)] = 0
         return rows
 
-    def to_table(self) -> dict[str, Any]:
-        """Return a plain table that `from_table` reads back, bit for bit."""
-        return spec.to_table(self)
 
-    @classmethod
-    def from_table(cls, table: Mapping[str, Any]) -> DenseEncoding:
-        """Read what `to_table` wrote."""
-        return spec.from_table(cls, table, "dense encoding")
+@dataclass(frozen=True)
+class NumberFeature(Feature):
+    """A column of numbers that fills no part of x: what a kind of label reads beside the label.
+
+    The base of kinds of numbers; they differ in `slots` and in what they `fit`.
+    """
+
+    numeric: ClassVar[bool] = True
+    expects: ClassVar[str] = "a number is expected"
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        """The parts of x that it fills."""
+        return ()
+
+    def values(self, column: pl.Series) -> np.ndarray:
+        """Return the column's values."""
+        return float32_of(column)
+
+    def codec(self, tables: Mapping[str, Vocabulary], state: Any) -> NumberCodec:
+        """Return its codec."""
+        return NumberCodec(self)
 
 
-def dense_values(series: pl.Series) -> np.ndarray:
+class NumberCodec(Codec):
+    """Raw numbers, which the exported graph encodes itself."""
+
+    def __init__(self, feature: NumberFeature) -> None:
+        self.feature = feature
+
+    def read(self, column: pl.Series) -> Encoded:
+        """Return a column as the exported graph takes it."""
+        numbers = self.feature.values(column)
+        return Encoded(numbers, 0, 0, int(np.count_nonzero(np.isnan(numbers))))
+
+    def read_values(self, values: Sequence[Any]) -> Encoded | None:
+        """Return plain values as the exported graph takes them."""
+        try:
+            exact = packed("d", values)
+        except error:  # something else than a number or a boolean
+            if not set(map(type, values)) <= {float, int, NoneType}:
+                return None
+            try:
+                exact = np.array(values, dtype=np.float64)  # None becomes NaN
+            except OverflowError:
+                return None
+        except OverflowError:  # an integer beyond float64
+            return None
+        # Up to EXACT float64 holds every integer, so float32 is rounded to once. The comparison is
+        # also false of NaN, which is then looked for; and of ±∞, which is refused with its count.
+        if (np.abs(exact) <= EXACT).all():
+            return Encoded(exact.astype(np.float32), 0, 0, 0)
+        absent = np.isnan(exact)
+        if not (absent | (np.abs(exact) <= EXACT)).all():
+            return None
+        return Encoded(exact.astype(np.float32), 0, 0, int(np.count_nonzero(absent)))
+
+    def together(self, alike: Mapping[str, Any]) -> tuple[Sequence[str], Together] | None:
+        """Return what reads several of them at once."""
+
+        def read(columns: Mapping[str, list[Any]]) -> dict[str, Encoded] | None:
+            found = self.read_values(list(chain.from_iterable(columns.values())))
+            if found is None:
+                return None
+            numbers = np.reshape(found.values, (len(columns), -1))
+            nulls = [0] * len(numbers)
+            if found.nulls:
+                nulls = np.count_nonzero(np.isnan(numbers), axis=1).tolist()
+            return {name: Encoded(numbers[at], 0, 0, nulls[at]) for at, name in enumerate(columns)}
+
+        return tuple(alike), read
+
+    def place(self, values: np.ndarray | Bag) -> Mapping[str, np.ndarray | Bag]:
+        """Return the parts of x."""
+        return {}
+
+    @property
+    def json(self) -> dict[str, Any]:
+        """The JSON Schema of one value."""
+        return {"type": ["number", "null"]}
+
+    @property
+    def example(self) -> float:
+        """A value."""
+        return 1.5
+
+    def described(self, *, with_vocabulary: bool) -> dict[str, Any]:
+        """Return the metadata of its input."""
+        return {"type": "float32", "missing": "NaN"}
+
+
+@dataclass(frozen=True)
+class DenseFeature(NumberFeature):
+    """A column of numbers.
+
+    Args:
+        name: column; cast to float32 before anything is fitted or encoded.
+        encoding: `standard` (mean 0, deviation 1), `log` (sign(x)·log(1+|x|), then standard),
+            `bins` (quantile bins with an embedding each), `piecewise_linear` (Gorishniy et al.,
+            2022), `none`. All are fitted on the training rows. The default and its number of bins
+            are chosen by docs/evidence.md.
+        bins: number of quantile bins of `bins` and `piecewise_linear`; fewer where values repeat.
+        embed_dim: width of the embedding of `bins`; None takes the model's.
+
+    Raises:
+        SchemaError: an unknown encoding, or a value of a wrong type or below 1.
+
+    Example:
+        >>> DenseFeature("price", encoding="log").encoding
+        'log'
+    """
+
+    kind: ClassVar[str] = "dense"
+    graph: ClassVar[str | None] = "polyrank.serve.export.features:DenseGraph"
+    state: ClassVar[type | None] = DenseEncoding
+
+    encoding: Encoding = "bins"
+    bins: int = 32
+    embed_dim: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.encoding not in get_args(Encoding):
+            hint = did_you_mean(str(self.encoding), get_args(Encoding))
+            raise SchemaError(f"feature {self.name!r}: unknown encoding {self.encoding!r}{hint}")
+        for field in ("bins", "embed_dim"):
+            if (value := getattr(self, field)) is not None or field == "bins":
+                value = whole(f"feature {self.name!r}: {field}", value, error=SchemaError)
+                object.__setattr__(self, field, value)
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        """The parts of x that it fills."""
+        if self.encoding == "bins":  # missing values have a row, so none is for unseen ones
+            return (Slot(name=self.name, place="ids", table=self.name),)
+        return (Slot(name=self.name, place="dense"),)
+
+    def width(self, table: str) -> int | None:
+        """Return the width of its table."""
+        return self.embed_dim
+
+    def fit(self, column: pl.Series) -> DenseEncoding:
+        """Return the encoding, fitted on the training column."""
+        return DenseEncoding.fit(self, self.values(column))
+
+    def codec(self, tables: Mapping[str, Vocabulary], state: DenseEncoding) -> DenseCodec:
+        """Return its codec."""
+        return DenseCodec(self, state)
+
+
+class DenseCodec(NumberCodec):
+    """Numbers by a fitted encoding."""
+
+    def __init__(self, feature: DenseFeature, encoding: DenseEncoding) -> None:
+        super().__init__(feature)
+        self.encoding = encoding
+
+    @property
+    def rows(self) -> Mapping[str, int]:
+        """Rows of the table of `bins`."""
+        return dict.fromkeys(self.feature.tables, self.encoding.rows)
+
+    @property
+    def columns(self) -> Mapping[str, int]:
+        """Float columns, where it is not binned."""
+        return {} if self.feature.tables else {self.feature.name: self.encoding.columns}
+
+    def place(self, values: np.ndarray | Bag) -> Mapping[str, np.ndarray | Bag]:
+        """Return the parts of x."""
+        encode = self.encoding.ids if self.feature.tables else self.encoding.apply
+        return {self.feature.name: encode(values)}
+
+    def ordered(self, columns: np.ndarray) -> np.ndarray:
+        """Return a number per row that orders as the raw numbers do, NaN where missing."""
+        # Parts of a piecewise linear encoding grow with the number, so their sum orders as it does.
+        missing = self.encoding.missing
+        values = columns[:, : columns.shape[1] - int(missing)].sum(axis=1)
+        if missing:
+            values[columns[:, -1] == 1] = np.nan
+        return values
+
+
+def float32_of(column: pl.Series) -> np.ndarray:
     """Return a column as float32 with NaN for null.
 
     Raises:
@@ -180,18 +359,18 @@ def dense_values(series: pl.Series) -> np.ndarray:
     Shape:
         (rows,)
     """
-    name, dtype = series.name, series.dtype
+    name, dtype = column.name, column.dtype
     if not (dtype.is_numeric() or dtype in (pl.Boolean, pl.Null)):
         raise DataError(
-            f"dense feature {name!r} is a column of {dtype}, and a dense feature holds numbers: "
-            "convert it, or declare it as a SparseFeature"
+            f"column {name!r} must hold numbers, got {dtype}: convert it; ids belong in a "
+            "SparseFeature"
         )
-    values = series.cast(pl.Float32).to_numpy()
+    values = column.cast(pl.Float32).to_numpy()
     infinite = int(np.isinf(values).sum())
     if infinite:
         raise DataError(
-            f"dense feature {name!r} has {infinite:,} infinite value{'s'[: infinite > 1]} (±inf, "
-            "or beyond the 3.4e38 of float32): replace them by null or by a finite number"
+            f"column {name!r} has {infinite:,} infinite value{'s'[: infinite > 1]} (±inf, or "
+            "beyond the 3.4e38 of float32): replace them by null or by a finite number"
         )
     return values
 

@@ -18,7 +18,7 @@ _CACHED_ROWS, _MISS = 2**14, 4
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
+class PackLookups:
     """The look-ups of one pack, those of a table together.
 
     Args:
@@ -26,7 +26,7 @@ class Plan:
             its pooling.
         starts: the look-ups of each table.
         first_rows: where each table begins in the pack.
-        sequences: the sequences that are looked up in the pack, by their place in the schema.
+        sequences: the bags that are looked up in the pack, by their place in `schema.bags`.
 
     Shape:
         lookups: int64 (K, 3) · starts: int64 (U + 1,) · first_rows: int64 (U + 1,)
@@ -38,16 +38,16 @@ class Plan:
     sequences: tuple[int, ...]
 
     @classmethod
-    def of(cls, layout: Layout, pack: Pack, column: int) -> Plan:
-        """Return the plan of a pack whose first column of x is given."""
+    def of(cls, layout: Layout, pack: Pack, column: int) -> PackLookups:
+        """Return the look-ups of a pack whose first column of x is given."""
         schema = layout.schema
         found: dict[str, list[tuple[int, int, int]]] = {table: [] for table in pack.offsets}
         for field in pack.fields:
-            found[schema.id_features[field].table].append((field, column, kernels.ONE))
+            found[schema.fields[field].table].append((field, column, kernels.ONE))
             column += pack.width
         for place, index in enumerate(pack.bags):
-            feature = schema.sequence_features[index]
-            found[feature.table].append((place, column, POOLINGS[feature.pooling]))
+            slot = schema.bags[index]
+            found[slot.table].append((place, column, POOLINGS[slot.pooling]))
             column += pack.width
         return cls(
             np.array([each for lines in found.values() for each in lines], dtype=np.int64),
@@ -62,9 +62,9 @@ class Plan:
         A row is ended by −1 where it is shorter than the longest.
 
         Example:
-            >>> plan = Plan(np.zeros((3, 3), np.int64), np.arange(4),
-            ...             np.array([0, 9, 900_000, 900_009]), ())
-            >>> plan.order(2)
+            >>> lookups = PackLookups(np.zeros((3, 3), np.int64), np.arange(4),
+            ...                       np.array([0, 9, 900_000, 900_009]), ())
+            >>> lookups.order(2)
             array([[ 1, -1],
                    [ 0,  2]])
         """

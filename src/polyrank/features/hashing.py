@@ -20,8 +20,8 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
-from polyrank.data.bags import offsets_of
-from polyrank.data.ids import as_type
+from polyrank.features.bags import offsets_of
+from polyrank.features.ids import as_type
 
 VERSION = 1
 # Rows hashed at once, so that the work space of a column of texts stays small.
@@ -35,7 +35,7 @@ def buckets(plain: pl.Series, count: int) -> np.ndarray:
     """Return the bucket, 0 … count − 1, of each plain id; −1 where it is null.
 
     Args:
-        plain: ids as `polyrank.data.ids.plain_ids` gives them.
+        plain: ids as `polyrank.features.ids.plain_ids` gives them.
         count: of buckets.
 
     Shape:

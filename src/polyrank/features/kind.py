@@ -1,0 +1,250 @@
+"""What a kind of feature is: its spec, what it learns of training rows, and how it encodes.
+
+A `Feature` is declared. On the training rows it becomes a `Codec`, which turns a column of a file,
+or the few plain values of a request, into what the exported graph takes (`read`), and that into
+the parts of x (`place`). Everything else in polyrank loops over features and their slots. No torch
+here: a kind names its module of the exported graph as a string.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from struct import pack
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+
+import numpy as np
+import polars as pl
+
+from polyrank.errors import SchemaError
+from polyrank.features.bags import Bag, Elements
+
+if TYPE_CHECKING:
+    from polyrank.features.vocabulary import Vocabulary
+
+Pooling = Literal["mean", "sum", "last"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slot:
+    """A part of x that a feature fills.
+
+    Args:
+        name: the feature's name for its first slot, `NAME#suffix` for others.
+        place: a row of a batch's `ids`, one of its `bags`, or columns of its `dense`.
+        table: of the embeddings that ids or a bag are looked up in.
+        pooling: of a bag.
+        unseen: whether row 0 of the table is for unseen ids, so that id dropout trains it.
+    """
+
+    name: str
+    place: Literal["ids", "bags", "dense"]
+    table: str = ""
+    pooling: Pooling = "mean"
+    unseen: bool = False
+
+
+class Encoded(NamedTuple):
+    """A column as the exported graph takes it, and what is counted of it.
+
+    Args:
+        values: int32 or int64 rows of a table (N,), a Bag of N lists of them, or float32 (N,).
+        ids: that were looked up and are not null.
+        unseen: how many of these are in no vocabulary.
+        nulls: missing values.
+    """
+
+    values: np.ndarray | Bag
+    ids: int
+    unseen: int
+    nulls: int
+
+
+@dataclass(frozen=True)
+class Feature(ABC):
+    """A column of the log that the model reads; what its kind does is in its methods.
+
+    Another package adds a kind by `polyrank.registry.register("feature", kind, cls)`.
+
+    Attributes:
+        kind: its name in files.
+        graph: "module:class" of its `polyrank.serve.export.features.FeatureGraph`; None cannot be
+            exported.
+        state: the frozen dataclass of plain values that `fit` returns, which a bundle keeps.
+        numeric: its column holds numbers, which the exported graph takes raw; any other is text
+            where it comes from a CSV file.
+        lists: its column holds lists, so that it comes from no CSV file and is no key.
+        expects: what one of its values is, for messages.
+        model_options: fields that only a model reads: they do not change what is encoded.
+    """
+
+    kind: ClassVar[str]
+    graph: ClassVar[str | None] = None
+    state: ClassVar[type | None] = None
+    numeric: ClassVar[bool] = False
+    lists: ClassVar[bool] = False
+    expects: ClassVar[str]
+    model_options: ClassVar[tuple[str, ...]] = ("embed_dim",)
+
+    name: str
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name:
+            raise SchemaError(f"a feature's name must be the name of a column, got {self.name!r}")
+
+    @property
+    @abstractmethod
+    def slots(self) -> tuple[Slot, ...]:
+        """The parts of x that it fills, in order."""
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """The embedding tables that it owns."""
+        return tuple(slot.table for slot in self.slots if slot.table == slot.name)
+
+    @property
+    def id_tables(self) -> tuple[str, ...]:
+        """The tables, its own or another's, whose vocabulary its ids are looked up in."""
+        return ()
+
+    @property
+    def ragged(self) -> bool:
+        """Whether the exported graph takes lists of rows."""
+        return any(slot.place == "bags" for slot in self.slots)
+
+    def width(self, table: str) -> int | None:
+        """Return the embedding width of a table that it owns; None takes the model's."""
+        return None
+
+    def fixed(self, table: str) -> Vocabulary | None:
+        """Return the vocabulary of a table that it owns, where no row need be read for it."""
+        return None
+
+    def least_count(self, table: str) -> int:
+        """Return how often an id occurs at least that is in the vocabulary of its own table."""
+        return 1
+
+    def check_among(self, features: Mapping[str, Feature]) -> None:  # noqa: B027  most need none
+        """Refuse what contradicts the other features of a schema, given by name."""
+
+    @abstractmethod
+    def values(self, column: pl.Series) -> Elements | np.ndarray:
+        """Return what a column holds: ids, or float32 numbers with NaN for null.
+
+        Raises:
+            DataError: a column that can hold no such values.
+        """
+
+    def ids(self, column: pl.Series, table: str) -> pl.Series:
+        """Return the ids of a training column that one of its `id_tables` is fitted on."""
+        raise NotImplementedError(f"{type(self).__name__} names id_tables, and needs ids()")
+
+    def fit(self, column: pl.Series) -> Any:
+        """Return its state, fitted on its training column, or None if it has none."""
+        return None
+
+    @abstractmethod
+    def codec(self, tables: Mapping[str, Vocabulary], state: Any) -> Codec:
+        """Return what encodes its column.
+
+        Args:
+            tables: the vocabularies of all features, by table.
+            state: what `fit` returned.
+        """
+
+
+Together = Callable[[Mapping[str, list[Any]]], "dict[str, Encoded] | None"]
+
+
+class Codec(ABC):
+    """A feature as fitted on the training rows.
+
+    Attributes:
+        feature: whose it is.
+        filler: what fills up lists in a matrix of `read`.
+        raw_filler: likewise of `raw`.
+    """
+
+    feature: Feature
+    filler: Any = -1
+    raw_filler: Any = -1
+
+    @property
+    def rows(self) -> Mapping[str, int]:
+        """Rows of each table of its own that has no vocabulary."""
+        return {}
+
+    @property
+    def columns(self) -> Mapping[str, int]:
+        """Float columns of each of its slots in `dense`."""
+        return {}
+
+    @abstractmethod
+    def read(self, column: pl.Series) -> Encoded:
+        """Return a column as `model.onnx` takes it.
+
+        Raises:
+            DataError: a column that can hold no such values.
+        """
+
+    def read_values(self, values: Sequence[Any]) -> Encoded | None:
+        """Return what `read` returns of a few plain values, without making a column of them.
+
+        None where their types do not tell; they are then read as a column.
+        """
+        return None
+
+    def together(self, alike: Mapping[str, Any]) -> tuple[Sequence[str], Together] | None:
+        """Return which codecs of this class read plain values together, and what does so.
+
+        What numpy takes to begin is more than what it takes for a hundred values.
+        """
+        return None
+
+    @abstractmethod
+    def place(self, values: np.ndarray | Bag) -> Mapping[str, np.ndarray | Bag]:
+        """Return what `read` gave as the parts of x, by slot.
+
+        Shape:
+            int32 (N,) of ids, a Bag of N lists, or float32 (N, columns)
+        """
+
+    def raw(self, column: pl.Series) -> np.ndarray | Bag:
+        """Return a column as `model-with-vocabulary.onnx` takes it."""
+        return self.read(column).values
+
+    def ordered(self, columns: np.ndarray) -> np.ndarray:
+        """Return columns of a slot as one number per row, NaN where missing, for the audit.
+
+        Shape:
+            (N, columns) → (N,)
+        """
+        return columns.sum(axis=1)
+
+    @property
+    @abstractmethod
+    def json(self) -> dict[str, Any]:
+        """The JSON Schema of one value in a request."""
+
+    @property
+    @abstractmethod
+    def example(self) -> Any:
+        """A value for the documentation of a request."""
+
+    @abstractmethod
+    def described(self, *, with_vocabulary: bool) -> dict[str, Any]:
+        """Return the input of an exported file as its metadata describes it, the name aside."""
+
+
+def packed(kind: str, values: Sequence[Any]) -> np.ndarray:
+    """Return plain values as a read-only array, the fastest way for a few.
+
+    Args:
+        kind: `q` for integers and booleans of 64 bits, `d` for numbers.
+        values: of any length.
+
+    Raises:
+        struct.error: a value of another type; as an OverflowError, one that is too large.
+    """
+    return np.frombuffer(pack(f"{len(values)}{kind}", *values), dtype=np.dtype(kind))

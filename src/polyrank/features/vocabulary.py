@@ -1,0 +1,282 @@
+"""Vocabularies: from the ids of a log to the rows of embedding tables, fitted on training rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from struct import error
+from typing import Any, Literal, Self
+
+import numpy as np
+import polars as pl
+
+from polyrank.errors import DataError
+from polyrank.features.hashing import buckets
+from polyrank.features.ids import IdType, as_type, id_type, plain_ids, spellings
+from polyrank.features.kind import packed
+
+_TYPES: dict[IdType, type[pl.DataType]] = {
+    "int": pl.Int64,
+    "string": pl.String,
+    "float": pl.Float64,
+}
+# A direct look-up array may have this many cells for each vocabulary entry …
+_SPREAD = 8
+# … or this many in all: 256 KiB, which stay in the cache.
+_SMALL = 65_536
+_LEAST = -(2**63)
+NoneType = type(None)
+
+
+@dataclass(frozen=True, eq=False)
+class Vocabulary:
+    """The entries of one embedding table; row 0 is for unseen and rare ids.
+
+    Args:
+        dtype: the type that ids are brought to before they are looked up, or `identity`, where
+            the id itself is the row, or `hash`, where its hash says the row.
+        values: entries of rows 1, 2, …, the most frequent first; may hold one null.
+        counts: training occurrences of each entry.
+        size: rows of an identity or a hashed table.
+
+    Example:
+        >>> vocabulary = Vocabulary("int", pl.Series([7, 3]), pl.Series([5, 2]))
+        >>> vocabulary.rows, vocabulary.encode(pl.Series(["3", "x", None, "7"]))
+        (3, (array([2, 0, 0, 1], dtype=int32), 1, 1))
+    """
+
+    dtype: IdType | Literal["identity", "hash"]
+    values: pl.Series = field(default_factory=lambda: pl.Series(dtype=pl.Int64))
+    counts: pl.Series = field(default_factory=lambda: pl.Series(dtype=pl.Int64))
+    size: int | None = None
+
+    @classmethod
+    def fit(cls, columns: Sequence[pl.Series], min_count: int = 1) -> Self:
+        """Return the vocabulary of all ids of some columns together.
+
+        Args:
+            columns: training values of the features that share the table.
+            min_count: ids with fewer occurrences in all columns together are left out.
+        """
+        return cls.of_counts([counts_of(column) for column in columns], min_count)
+
+    @classmethod
+    def of_counts(cls, counted: Sequence[pl.DataFrame], min_count: int = 1) -> Self:
+        """Return what `fit` does, from the `counts_of` each column."""
+        dtype = id_type([each["value"] for each in counted])
+        entries = (
+            pl.concat(
+                each.select(as_type(each["value"], dtype), pl.col("count").cast(pl.Int64))
+                for each in counted
+            )
+            .group_by("value")
+            .sum()
+            .filter(pl.col("count") >= min_count)
+            .sort("count", "value", descending=[True, False], nulls_last=False)
+        )
+        return cls(dtype, entries["value"], entries["count"])
+
+    @property
+    def rows(self) -> int:
+        """Rows of the table, row 0 included."""
+        return self.size if self.size is not None else len(self.values) + 1
+
+    @property
+    def id_type(self) -> IdType:
+        """The type of its ids; those of an identity vocabulary are integers."""
+        assert self.dtype != "hash"  # which knows ids of every type
+        return "int" if self.dtype == "identity" else self.dtype
+
+    def encode(self, series: pl.Series) -> tuple[np.ndarray, int, int]:
+        """Return the row of each id, the number of unseen ids and the number of nulls.
+
+        An id of another type is converted where it names the same id. Among integers 7, 7.0, "7"
+        and "7.0" are one id, and "07" is unseen; among texts a number is looked up as its decimal
+        text, and where there is none with ".0" behind it. NaN is null. A null has a row where
+        training had enough of them, else row 0; unseen counts the ids that are not in the
+        vocabulary and not null. A hashed table knows every id, and has null in row 0.
+
+        Args:
+            series: a column of any type that can hold ids.
+
+        Raises:
+            DataError: a column of lists, structs or bytes.
+
+        Shape:
+            (rows,) → int32 (rows,), int, int
+        """
+        plain = plain_ids(series)
+        rows, nulls = self._found(plain), plain.null_count()
+        if nulls:
+            rows[plain.is_null().to_numpy()] = self._null_row
+        unseen = int(np.count_nonzero(rows < 0))
+        if unseen:
+            np.maximum(rows, 0, out=rows)
+        return rows, unseen, nulls
+
+    def encode_values(self, values: Sequence[Any]) -> tuple[np.ndarray, int, int] | None:
+        """Return what `encode` does of a few plain values, without making a column of them.
+
+        Looked up are integers among integers, texts among texts, and None. Anything else (texts
+        among integers, 7.0 for 7, hashes) is None here, and left to `encode`.
+
+        Shape:
+            (N,) → int64 (N,), int, int
+        """
+        if self.dtype == "string":
+            return self._texts_found(values)
+        return self._integers_found(values) if self.dtype in ("int", "identity") else None
+
+    def to_frame(self) -> pl.DataFrame:
+        """Return columns row, value and count; row 0 has none of these and is left out."""
+        rows = pl.Series("row", np.arange(1, len(self.values) + 1, dtype=np.int32))
+        return pl.DataFrame([rows, self.values.alias("value"), self.counts.alias("count")])
+
+    @classmethod
+    def from_frame(cls, frame: pl.DataFrame) -> Self:
+        """Read what `to_frame` wrote; its type is that of the values.
+
+        Raises:
+            DataError: columns or a type that `to_frame` does not write.
+        """
+        if set(frame.columns) != {"row", "value", "count"}:
+            raise DataError(
+                f"a vocabulary must have the columns row, value and count, got {frame.columns}"
+            )
+        frame = frame.sort("row")
+        for name, dtype in _TYPES.items():
+            if frame["value"].dtype == dtype:
+                return cls(name, frame["value"], frame["count"].cast(pl.Int64))
+        raise DataError(
+            f"a vocabulary must hold Int64, String or Float64 values, got {frame['value'].dtype}"
+        )
+
+    def _found(self, plain: pl.Series) -> np.ndarray:
+        """Row of each plain id, −1 where it is null or not in the table."""
+        if self.dtype == "hash":
+            return buckets(plain, self.rows - 1) + np.int32(1)
+        if self.dtype != "string":
+            return self._looked_up(as_type(plain, self.id_type))
+        texts = spellings(plain)
+        rows = self._looked_up(next(texts))
+        for others in texts:
+            if (rows < 0).any():
+                rows = np.where(rows < 0, self._looked_up(others), rows)
+        return rows
+
+    def _looked_up(self, ids: pl.Series) -> np.ndarray:
+        """Row of each id of the canonical type, −1 where it is null or not in the table."""
+        if self.size is not None:
+            rows = ids.fill_null(-1).to_numpy()
+            return np.where((rows >= 0) & (rows < self.size), rows, -1).astype(np.int32)
+        if self.direct is not None:
+            low, table = self.direct
+            outside = len(table) - 1
+            beyond = low - 1 if low > _LEAST else low + outside
+            values = ids.fill_null(beyond).to_numpy()
+            # Modulo 2^64, below `outside` if and only if the id is in reach.
+            cells = values.view(np.uint64) - np.uint64(low % 2**64)
+            np.minimum(cells, np.uint64(outside), out=cells)
+            return table.take(cells.view(np.int64))
+        found = ids.alias("value").to_frame()
+        found = found.join(self._index, on="value", how="left", maintain_order="left")
+        return found["row"].fill_null(-1).to_numpy(writable=True)
+
+    def _texts_found(self, values: Sequence[Any]) -> tuple[np.ndarray, int, int] | None:
+        kinds = set(map(type, values))
+        if not kinds <= {str, NoneType}:
+            return None
+        get = self._row_by_text.get
+        rows = np.array([get(value, 0) for value in values], dtype=np.int64)
+        unseen, nulls = len(values) - int(np.count_nonzero(rows)), 0
+        if NoneType in kinds:
+            absent = np.array([value is None for value in values])
+            nulls = int(np.count_nonzero(absent))
+            rows[absent] = self._null_row
+        return rows, unseen - nulls, nulls
+
+    def _integers_found(self, values: Sequence[Any]) -> tuple[np.ndarray, int, int] | None:
+        absent = None
+        try:
+            ids = packed("q", values)
+        except error:  # something else than an integer or a boolean, or one of more than 64 bits
+            absent = np.array([value is None for value in values])
+            if not absent.any():
+                return None
+            try:
+                ids = packed("q", [0 if value is None else value for value in values])
+            except (error, OverflowError):
+                return None
+        except OverflowError:  # an id of more than 64 bits
+            return None
+        if self.size is not None:
+            known = (ids >= 0) & (ids < self.size)
+            rows = ids * known
+        else:
+            sorted_ids, sorted_rows = self._sorted
+            at = sorted_ids[:-1].searchsorted(ids)
+            known = (sorted_ids[at] == ids) & (at < len(sorted_ids) - 1)
+            rows = sorted_rows[at] * known
+        if absent is None:
+            return rows, len(ids) - int(np.count_nonzero(known)), 0
+        rows[absent] = self._null_row
+        unseen = int(np.count_nonzero(~(known | absent)))
+        return rows, unseen, int(np.count_nonzero(absent))
+
+    @cached_property
+    def _null_row(self) -> int:
+        where = self.values.is_null().arg_true()
+        return int(where[0]) + 1 if len(where) else 0
+
+    @cached_property
+    def _row_by_text(self) -> dict[str, int]:
+        return dict(zip(self._index["value"].to_list(), self._index["row"].to_list(), strict=True))
+
+    @cached_property
+    def _sorted(self) -> tuple[np.ndarray, np.ndarray]:
+        """Sorted integers and the row of each, and one more where a search ends in vain."""
+        frame = self._index.sort("value")
+        ids, rows = frame["value"].to_numpy(), frame["row"].to_numpy().astype(np.int64)
+        return np.append(ids, 0), np.append(rows, 0)
+
+    @cached_property
+    def _index(self) -> pl.DataFrame:
+        return self.to_frame().select("value", "row").drop_nulls("value")
+
+    @cached_property
+    def direct(self) -> tuple[int, np.ndarray] | None:
+        """First id and the row of each id from there on, where ids lie close enough together.
+
+        An array look-up is several times as fast as a hash join. The last cell, −1, is for all
+        others.
+        """
+        if self.dtype != "int" or not len(self._index):
+            return None
+        values = self._index["value"].to_numpy()
+        low, high = int(values.min()), int(values.max())
+        if high - low >= max(_SPREAD * len(values), _SMALL):
+            return None
+        table = np.full(high - low + 2, -1, dtype=np.int32)
+        table[values - low] = self._index["row"].to_numpy()
+        return low, table
+
+
+def counts_of(column: pl.Series) -> pl.DataFrame:
+    """Return the distinct plain ids of a column, `value`, and their occurrences, `count`."""
+    ids = plain_ids(column).alias("value")
+    present = ids.drop_nulls() if ids.dtype == pl.Int64 else ids
+    if present.dtype != pl.Int64 or not len(present):
+        return ids.value_counts(name="count")
+    values = present.to_numpy()
+    low, high = int(values.min()), int(values.max())
+    if high - low >= max(len(values), _SMALL):
+        return ids.value_counts(name="count")
+    # Integers that lie close together are counted in an array, several times as fast.
+    counts = np.bincount(values - low)
+    found = np.flatnonzero(counts)
+    frame = pl.DataFrame({"value": found + low, "count": counts[found].astype(np.uint32)})
+    if len(present) == len(ids):
+        return frame
+    nulls = pl.DataFrame({"value": [None], "count": [ids.null_count()]}, schema=frame.schema)
+    return pl.concat([frame, nulls])

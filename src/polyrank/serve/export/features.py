@@ -1,0 +1,352 @@
+"""Each kind of feature in an exported graph: from its raw inputs to the parts of x.
+
+Here, in torch, is what the codec of a kind does in numpy. One module has all features of a kind, so
+that the graph has few nodes. A kind names its class as `Feature.graph`.
+
+Letters: B rows, L the longest list of a batch, F fields of ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+
+from polyrank.data.vocab import Vocab
+from polyrank.errors import ExportError
+from polyrank.features.dense import DenseCodec, DenseEncoding
+from polyrank.features.ids import IdType
+from polyrank.features.kind import Codec
+from polyrank.features.sparse import DTYPE, NULL, PADDING, UNSEEN, IdCodec
+from polyrank.registry import resolved
+
+ML = ("ai.onnx.ml", 4)  # LabelEncoder between any two types of tensors
+_ELEMENT: Mapping[IdType, int] = {
+    "int": TensorProto.INT64, "string": TensorProto.STRING, "float": TensorProto.DOUBLE
+}  # fmt: skip
+_FEW_EDGES = 64
+
+
+class Parts(NamedTuple):
+    """What the features of one kind give to x, each in the order of their slots.
+
+    Shape:
+        fields: int64 (F, B) · bags: int64 (B, L), −1 where there is no id · columns: (B, columns)
+    """
+
+    fields: Tensor | None = None
+    bags: Sequence[Tensor] = ()
+    columns: Sequence[Tensor] = ()
+
+
+class FeatureGraph(nn.Module):
+    """The features of one kind in an exported graph.
+
+    Args:
+        codecs: of these features, by name.
+    """
+
+    def __init__(self, codecs: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.codecs = codecs
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Parts:
+        """Return the parts of x from the inputs of all features, by name."""
+        raise NotImplementedError
+
+    def example(self, name: str, rows: int, length: int, generator: torch.Generator) -> Tensor:
+        """Return an input of a feature, to trace the graph with; the default is raw numbers."""
+        return torch.randn(rows, generator=generator)
+
+    def look_up(self, name: str, nodes: Nodes) -> int | None:
+        """Add the nodes from a feature's raw input to `rows`, for the file with the vocabulary.
+
+        Returns:
+            The element type of the raw input; None where the graph takes it already.
+
+        Raises:
+            ExportError: a feature that cannot be looked up in a graph, by name.
+        """
+        return None
+
+
+def graphs_of(vocab: Vocab) -> list[FeatureGraph]:
+    """Return the module of each kind, in the order of the features.
+
+    Raises:
+        ExportError: a kind without one, by name.
+    """
+    kinds: dict[str, dict[str, Codec]] = {}
+    for feature in vocab.features:
+        if feature.graph is None:
+            raise ExportError(
+                f"feature {feature.name!r} is of the kind {feature.kind!r}, which has no module "
+                "for the exported graph: predict with the bundle, or leave the feature out"
+            )
+        kinds.setdefault(feature.kind, {})[feature.name] = vocab.codecs[feature.name]
+    return [
+        resolved(next(iter(codecs.values())).feature.graph)(codecs) for codecs in kinds.values()
+    ]
+
+
+@dataclass
+class Nodes:
+    """The nodes from a feature's ids to its rows, the last of which gives `rows`.
+
+    Args:
+        ids: the input.
+        own: how the names of all others begin.
+    """
+
+    ids: str
+    own: str
+    nodes: list[NodeProto] = field(default_factory=list)
+    constants: list[TensorProto] = field(default_factory=list)
+
+    def node(self, operation: str, inputs: Iterable[str], output: str, **attributes: Any) -> str:
+        """Add an operation; return its output's name."""
+        name = self.own + output
+        self.nodes.append(helper.make_node(operation, list(inputs), [name], **attributes))
+        return name
+
+    def constant(self, value: float, name: str, dtype: Any = np.int64) -> str:
+        """Add a number; return its name."""
+        self.constants.append(numpy_helper.from_array(np.array(value, dtype), self.own + name))
+        return self.own + name
+
+
+class IdGraph(FeatureGraph):
+    """Rows of vocabularies, one per row of the batch or lists of them."""
+
+    def __init__(self, codecs: Mapping[str, IdCodec]) -> None:
+        super().__init__(codecs)
+        self.lists = [name for name, each in codecs.items() if each.feature.ragged]
+        self.single = [name for name in codecs if name not in self.lists]
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Parts:
+        """Return the rows as they are."""
+        fields = _side_by_side(inputs, self.single) if self.single else None
+        return Parts(fields, [inputs[name] for name in self.lists])
+
+    def example(self, name: str, rows: int, length: int, generator: torch.Generator) -> Tensor:
+        """Return some rows of the vocabulary."""
+        shape = (rows, length) if name in self.lists else (rows,)
+        return torch.randint(self.codecs[name].vocabulary.rows, shape, generator=generator)
+
+    def look_up(self, name: str, nodes: Nodes) -> int | None:
+        """Look ids up in the vocabulary."""
+        codec = self.codecs[name]
+        table = codec.vocabulary
+        if table.dtype == "hash":
+            raise ExportError(
+                f"feature {name!r} is hashed, and ONNX has no operation for the hash: export "
+                "without the vocabulary, and encode it by polyrank.Engine"
+            )
+        kind = table.id_type
+        taken = table.values.is_in([NULL[kind], PADDING[kind], UNSEEN[kind]])
+        if table.size is None and taken.any():
+            value = table.values.filter(taken)[0]
+            raise ExportError(
+                f"feature {name!r} has the id {value!r}, which stands for null, for padding or for "
+                "an unseen id in the exported file: export without the vocabulary"
+            )
+        if table.size is not None:
+            _identity(nodes, table.size, _filling(codec, kind))
+        else:
+            _fitted(nodes, codec, kind)
+        return _ELEMENT[kind]
+
+
+def _identity(found: Nodes, size: int, filling: Sequence[Any]) -> None:
+    """The id itself is the row, and 0 where there is no such row."""
+    zero, none = found.constant(0, "zero"), found.constant(-1, "none")
+    above = found.node("GreaterOrEqual", [found.ids, zero], "above")
+    below = found.node("Less", [found.ids, found.constant(size, "size")], "below")
+    inside = found.node("And", [above, below], "inside")
+    row = found.node("Where", [inside, found.ids, zero], "row")
+    for at, value in enumerate(filling):
+        equal = [found.ids, found.constant(value, f"filling_{at}")]
+        filled = found.node("Equal", equal, f"filled_{at}")
+        row = found.node("Where", [filled, none, row], f"row_{at}")
+    found.node("Identity", [row], "rows")
+
+
+def _fitted(found: Nodes, codec: IdCodec, kind: IdType) -> None:
+    """The row of an id is the vocabulary's, and 0 where it is not in it."""
+    values = codec.vocabulary.values
+    present = values.is_not_null().to_numpy()
+    known_rows = (np.flatnonzero(present) + 1).tolist()
+    rows = dict(zip(values.drop_nulls().to_list(), known_rows, strict=True))
+    rows |= dict.fromkeys(_filling(codec, kind), -1)
+    null = int(np.flatnonzero(~present)[0]) + 1 if not present.all() else 0
+    if kind != "float":
+        _labels(found, kind, {**rows, NULL[kind]: null}, "rows")
+        return
+    # NaN equals nothing, itself included, so it is no key.
+    known = _labels(found, kind, rows, "known")
+    absent = found.node("IsNaN", [found.ids], "absent")
+    found.node("Where", [absent, found.constant(null, "null"), known], "rows")
+
+
+def _labels(found: Nodes, kind: IdType, rows: Mapping[Any, int], output: str) -> str:
+    """Look up rows by their ids."""
+    keys = (
+        helper.make_tensor("keys", TensorProto.STRING, [len(rows)], [k.encode() for k in rows])
+        if kind == "string"
+        else numpy_helper.from_array(np.array(list(rows), DTYPE[kind]), "keys")
+    )
+    return found.node(
+        "LabelEncoder", [found.ids], output, domain=ML[0],
+        keys_tensor=keys,
+        values_tensor=numpy_helper.from_array(np.array(list(rows.values()), np.int64), "values"),
+        default_tensor=numpy_helper.from_array(np.array([0], np.int64), "default"),
+    )  # fmt: skip
+
+
+def _filling(codec: IdCodec, kind: IdType) -> list[Any]:
+    """The values that stand for no id in a feature's lists."""
+    if not codec.feature.ragged:
+        return []
+    own = getattr(codec.feature, "padding_idx", None)
+    if own is None:
+        return [PADDING[kind]]
+    # A text that is all digits is the padding too, as a list's elements are told from it.
+    spelled = [str(own), f"{own}.0"] if kind == "string" else [own]
+    return [PADDING[kind], *spelled]
+
+
+class DenseGraph(FeatureGraph):
+    """Numbers: rows of bins, and float columns."""
+
+    def __init__(self, codecs: Mapping[str, DenseCodec]) -> None:
+        super().__init__(codecs)
+        self.binned = [name for name, each in codecs.items() if each.rows]
+        self.others = [name for name in codecs if name not in self.binned]
+        encodings = [codecs[name].encoding for name in self.binned]
+        self.bins = Bins(encodings) if encodings else None
+        self.columns = nn.ModuleList(_columns(codecs[name].encoding) for name in self.others)
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Parts:
+        """Return the rows of bins and the columns."""
+        fields = None if self.bins is None else self.bins(_side_by_side(inputs, self.binned))
+        each = zip(self.others, self.columns, strict=True)
+        return Parts(fields, columns=[columns(inputs[name]) for name, columns in each])
+
+
+class Columns(nn.Module):
+    """Float columns of a number: `DenseEncoding.apply`, operation by operation.
+
+    Shape:
+        float32 (B,) → float32 (B, columns)
+    """
+
+    mean: Tensor
+    sd: Tensor
+
+    def __init__(self, encoding: DenseEncoding) -> None:
+        super().__init__()
+        self.kind, self.missing = encoding.kind, encoding.missing
+        self.register_buffer("mean", torch.tensor(encoding.mean, dtype=torch.float32))
+        self.register_buffer("sd", torch.tensor(encoding.sd, dtype=torch.float32))
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Return the columns."""
+        absent = values.isnan()
+        body = self.body(values, absent)
+        return torch.cat([body, absent.float()[:, None]], dim=1) if self.missing else body
+
+    def body(self, values: Tensor, absent: Tensor) -> Tensor:
+        """Return the columns but the indicator."""
+        if self.kind == "none":
+            return torch.where(absent, self.mean, values)[:, None]
+        if self.kind == "log":
+            values = (values.sign() * _log1p(values.double().abs())).float()
+        return ((torch.where(absent, self.mean, values) - self.mean) / self.sd)[:, None]
+
+
+class Linear(Columns):
+    """Piecewise-linear columns."""
+
+    edges: Tensor
+    lower: Tensor
+    upper: Tensor
+
+    def __init__(self, encoding: DenseEncoding) -> None:
+        super().__init__(encoding)
+        edges = torch.tensor(encoding.edges, dtype=torch.float32)
+        lower, upper = torch.zeros(len(edges) - 1), torch.ones(len(edges) - 1)
+        lower[0], upper[-1] = -torch.inf, torch.inf
+        for name, each in (("edges", edges), ("lower", lower), ("upper", upper)):
+            self.register_buffer(name, each)
+
+    def body(self, values: Tensor, absent: Tensor) -> Tensor:
+        """Return a column a bin."""
+        filled = torch.where(absent, self.mean, values)
+        body = (filled[:, None] - self.edges[:-1]) / (self.edges[1:] - self.edges[:-1])
+        return torch.minimum(torch.maximum(body, self.lower), self.upper)
+
+
+class Bins(nn.Module):
+    """Table rows of numbers: `DenseEncoding.ids` of several features at once.
+
+    Up to 64 edges are all compared with, the edges first: what onnxruntime adds up then lies
+    together. Of more, which would take memory for each, the place is searched by halves.
+
+    Shape:
+        float32 (features, B) → int64 (features, B)
+    """
+
+    edges: Tensor
+
+    def __init__(self, encodings: Sequence[DenseEncoding]) -> None:
+        super().__init__()
+        most = max(len(each.edges) for each in encodings)
+        self.halvings = most.bit_length() if most > _FEW_EDGES else 0
+        # Edge i of a feature lies at place i + 1 of its row, and no value is above what follows.
+        edges = torch.full((len(encodings), 2 ** most.bit_length()), torch.inf)
+        for row, each in zip(edges, encodings, strict=True):
+            row[1 : len(each.edges) + 1] = torch.tensor(each.edges, dtype=torch.float32)
+        self.register_buffer("edges", edges if self.halvings else edges[:, 1:].T[:, :, None])
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Return the rows."""
+        below = self._searched(values) if self.halvings else self._counted(values)
+        return torch.where(values.isnan(), 0, below + 1)
+
+    def _counted(self, values: Tensor) -> Tensor:
+        # In float32, which is exact here and which onnxruntime adds up much faster than int64.
+        return (values[None] > self.edges).float().sum(0).long()
+
+    def _searched(self, values: Tensor) -> Tensor:
+        below = torch.zeros_like(values, dtype=torch.int64)
+        for halving in reversed(range(self.halvings)):
+            further = below + 2**halving
+            below = torch.where(self.edges.gather(1, further) < values, further, below)
+        return below
+
+
+def _columns(encoding: DenseEncoding) -> Columns:
+    return Linear(encoding) if encoding.kind == "piecewise_linear" else Columns(encoding)
+
+
+def _side_by_side(by_name: Mapping[str, Tensor], names: Sequence[str]) -> Tensor:
+    """(B,) each → (names, B), in two nodes of a graph whatever their number."""
+    return torch.cat([by_name[name] for name in names]).view(len(names), -1)
+
+
+def _log1p(values: Tensor) -> Tensor:
+    """log(1 + x) of float64, not below 0; a graph has no operation for it.
+
+    What adding 1 loses of the digits of x is taken out of the logarithm again.
+
+    Reference:
+        Goldberg, What every computer scientist should know about floating-point arithmetic, ACM
+        Computing Surveys 1991, theorem 4.
+    """
+    above = 1 + values
+    return torch.where(above == 1, values, above.log() * (values / (above - 1)))
