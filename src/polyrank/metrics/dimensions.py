@@ -11,7 +11,6 @@ import polars as pl
 from polyrank.data.table import Table
 from polyrank.data.vocab import Vocab
 from polyrank.errors import ConfigError, DataError, did_you_mean
-from polyrank.labels import LABELS
 from polyrank.metrics.observed import named_population, observed
 from polyrank.metrics.segments import VALUES, columns, labelled, segments
 from polyrank.schema import DenseFeature, Schema, SequenceFeature, SparseFeature
@@ -104,10 +103,10 @@ def score_segments(
     Shape:
         every array (rows,)
     """
-    found = [where for where in populations(schema) if LABELS[where.kind].is_event]
+    found = [where for where in populations(schema) if where.label_kind.is_event]
     if score is not None:
         found = [named_population(schema, score)]
-        if not LABELS[found[0].kind].is_event:
+        if not found[0].label_kind.is_event:
             raise ConfigError(f"segments need the score of an event, got {score!r}")
     frames = [pl.DataFrame(schema={"score": pl.String, **columns()})]  # without events, no line
     for where in found:
@@ -116,7 +115,7 @@ def score_segments(
         if deciles:
             cut[DECILE] = pl.Series(seen.prediction)
         kept = None if weight is None else weight[seen.rows]
-        lines = segments(seen.label, seen.prediction, cut, weight=kept, kind=where.kind)
+        lines = segments(seen.label, seen.prediction, cut, weight=kept, kind=where.label_kind)
         frames.append(lines.select(pl.lit(where.name).alias("score"), pl.all()))
     return pl.concat(frames, how="diagonal")
 

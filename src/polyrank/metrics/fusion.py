@@ -16,7 +16,6 @@ import polars as pl
 
 from polyrank import spec
 from polyrank.errors import ConfigError, DataError, did_you_mean
-from polyrank.labels import LABELS
 from polyrank.metrics.inputs import coded, mean
 from polyrank.metrics.metric import Metric, Rows
 from polyrank.metrics.observed import named_population, scored_columns
@@ -191,12 +190,12 @@ def fused(
     """
     scores = []
     for task in schema.tasks:
-        if not LABELS[task.kind].is_event:
+        if not task.label_kind.is_event:
             continue
         where = population(schema, task, ALL)
         seen = _Seen.of(labels, where, keys or {}, weight)
         metrics, absent = {}, {}
-        for name, each in metrics_of(task.kind).items():
+        for name, each in metrics_of(task.label_kind).items():
             if each.ranks:
                 try:
                     metrics[name] = {"value": seen.value(each, score)}
@@ -280,11 +279,11 @@ def trade_off(
     seen = []
     for each in scores:
         where = named_population(schema, each)
-        if not LABELS[where.kind].is_event:
+        if not where.label_kind.is_event:
             raise ConfigError(f"a trade-off is between the scores of events, got {each!r}")
-        ranked = metric_of(where.kind, metric)
+        ranked = metric_of(where.label_kind, metric)
         if not ranked.ranks:
-            known = [name for name, each in metrics_of(where.kind).items() if each.ranks]
+            known = [name for name, each in metrics_of(where.label_kind).items() if each.ranks]
             raise ConfigError(
                 f"a fused score is no probability, so it has no {metric!r}; use one of {known}"
             )
@@ -335,7 +334,7 @@ class _Seen:
 
 def _outputs(schema: Schema) -> dict[str, tuple[str, bool]]:
     """Return each task's and output's output column, and whether that is a probability."""
-    is_event = {task.name: LABELS[task.kind].is_event for task in schema.tasks}
+    is_event = {task.name: task.label_kind.is_event for task in schema.tasks}
     outputs = {
         name: (name, is_event[task.name]) for task in schema.tasks for name in output_columns(task)
     }

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from polyrank.errors import ConfigError, did_you_mean
-from polyrank.labels import LABELS
 from polyrank.schema import Schema, Task
 from polyrank.terms import Population, output_columns, population_label, populations
 
@@ -97,7 +96,7 @@ def true_probability(
         truth: true probabilities by output column, as many as are known.
         where: the population.
     """
-    if not LABELS[where.kind].is_event:
+    if not where.label_kind.is_event:
         return None
     for columns in (used_columns(schema, where), _factors(schema, where)):
         if truth.keys() >= set(columns):
@@ -107,10 +106,10 @@ def true_probability(
 
 def used_columns(schema: Schema, where: Population) -> list[str]:
     """Return the output columns whose product is a population's prediction."""
-    if LABELS[where.kind].is_event and where.given is not None:
+    if where.label_kind.is_event and where.given is not None:
         return _factors(schema, where)
     columns = scored_columns(schema.by_name[where.task])
-    return [columns[-1] if LABELS[where.kind].is_event else columns[0]]
+    return [columns[-1] if where.label_kind.is_event else columns[0]]
 
 
 def scored_columns(task: Task) -> tuple[str, ...]:

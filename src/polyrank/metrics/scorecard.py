@@ -14,7 +14,6 @@ import polars as pl
 from numpy.typing import ArrayLike
 
 from polyrank.errors import ConfigError, DataError, did_you_mean
-from polyrank.labels import LABELS
 from polyrank.metrics.binary import AUC, auc, soft_auc
 from polyrank.metrics.inputs import (
     coded,
@@ -111,7 +110,7 @@ def scorecard(
     for where in populations(schema):
         wanted = {
             name: each
-            for name, each in metrics_of(where.kind).items()
+            for name, each in metrics_of(where.label_kind).items()
             if only is None or name in only
         }
         p_true = true_probability(schema, log.truth, where)
@@ -159,7 +158,7 @@ def _read(
     rows = len(shaped("label", labels[schema.tasks[0].name]))
     needed, known, before, possible = {}, {}, {}, []
     for task in schema.tasks:
-        is_event, columns = LABELS[task.kind].is_event, scored_columns(task)
+        is_event, columns = task.label_kind.is_event, scored_columns(task)
 
         def checked(name: str, values: ArrayLike, is_event: bool = is_event) -> np.ndarray:
             array = column(name, values, rows=rows)
@@ -198,7 +197,7 @@ def _read(
 
 
 def _label(task: Task, values: ArrayLike, rows: int) -> np.ndarray:
-    label, kind = shaped(f"label of {task.name}", values, rows=rows), LABELS[task.kind]()
+    label, kind = shaped(f"label of {task.name}", values, rows=rows), task.label_kind
     observed = label[~np.isnan(label)]
     refuse_values(
         f"label of {task.name} must be {kind.allowed}", observed, lambda y: ~kind.allows(y)
@@ -252,7 +251,7 @@ def _score(
         given=where.given,
         space=where.space,
         rows=len(label),
-        positives=int((label == 1).sum()) if LABELS[where.kind].is_event else None,
+        positives=int((label == 1).sum()) if where.label_kind.is_event else None,
         label_mean=None if rows is None else mean(rows.label, rows.weight),
         prediction_mean=None if rows is None else mean(rows.prediction, rows.weight),
         metrics=metrics,
