@@ -122,7 +122,7 @@ def scarce(found: pl.DataFrame) -> str:
     few = found.filter(~pl.col("judged"))
     counts = {"positives": few["positives"], "negatives": few["rows"] - few["positives"]}
     names = [name for name, each in counts.items() if (each < JUDGED).any()]
-    return f"under {JUDGED} {' or '.join(names)}"
+    return f"under {JUDGED} {' or '.join(names)}" if names else "no rows of weight above 0"
 
 
 def as_text(found: pl.DataFrame) -> str:
