@@ -143,7 +143,7 @@ def test_a_bundle_without_its_plugin_is_refused_by_name_and_imports_nothing(run)
     assert "acme_" not in saved  # kinds are named, modules never
 
 
-def test_the_entry_point_is_read_without_torch(run):
+def test_the_entry_point_is_read_without_torch():
     code = (
         "import sys, polyrank as pr; from polyrank.features import FEATURES; "
         "print('cyclic' in FEATURES, 'torch' in sys.modules)"
