@@ -77,7 +77,7 @@ def _rows(bundle: Bundle, data: str | None) -> tuple[str, Iterator[pl.DataFrame]
     from polyrank.data.read import collect_chunks, read
     from polyrank.errors import DataError, ExportError
 
-    names = [feature.name for feature in bundle.schema.features]
+    names = bundle.schema.inputs
     if data is not None:
         return "given", collect_chunks(read(data, bundle.schema), names)
     try:
