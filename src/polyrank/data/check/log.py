@@ -10,8 +10,14 @@ import numpy as np
 import polars as pl
 
 from polyrank.data.check.audit import Audit, Finding, finding
-from polyrank.data.check.coding import Coded, Coding, coding
-from polyrank.data.check.columns import drift_findings, label_findings, value_findings
+from polyrank.data.check.columns import (
+    Coded,
+    Coding,
+    coding,
+    drift_findings,
+    label_findings,
+    value_findings,
+)
 from polyrank.data.check.one_feature import labels_by_task
 from polyrank.data.check.outcomes import loss_findings, read_outcomes
 from polyrank.data.check.splits import (

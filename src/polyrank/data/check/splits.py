@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from polyrank.data.check.audit import Finding, finding
-from polyrank.data.check.coding import Coded, mix
+from polyrank.data.check.columns import Coded, mix
 from polyrank.data.split import ordered
 from polyrank.errors import DataError
 
