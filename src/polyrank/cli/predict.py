@@ -19,15 +19,13 @@ def predict(
     /,
     *,
     out: Annotated[Path, Parameter(name=["--out", "-o"])],
-    raw: Annotated[bool, Parameter(negative=())] = False,
-    resume: Annotated[bool, Parameter(negative=())] = False,
-    force: Annotated[bool, Parameter(negative=())] = False,
+    raw: bool = False,
+    resume: bool = False,
+    force: bool = False,
     threads: int | None = None,
-    json: Annotated[bool, Parameter(negative=())] = False,
+    json: bool = False,
 ) -> None:
     """Score rows into files: key columns, then the outputs, in the order of the rows.
-
-    A bundle that was exported is run by onnxruntime where that is installed, any other by torch.
 
     Args:
         run: a run folder or a bundle folder.
@@ -120,5 +118,4 @@ def _scorer(run: Path, *, raw: bool, threads: int | None) -> Scorer:
 
 
 def _threads(config: Mapping[str, Any]) -> int:
-    """Return the threads that a run was trained with."""
     return int(config.get("train", {}).get("threads", 1))
