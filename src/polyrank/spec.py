@@ -135,9 +135,10 @@ def whole(
         Traceback (most recent call last):
         polyrank.errors.ConfigError: bins must be a whole number of at least 1, got 2.5
     """
-    good = isinstance(value, Integral) and not isinstance(value, bool)
-    if good and (least is None or value >= least) and (most is None or value <= most):
-        return int(value)
+    if isinstance(value, Integral) and not isinstance(value, bool):
+        found = int(value)
+        if (least is None or found >= least) and (most is None or found <= most):
+            return found
     limits = [] if least is None else [f"at least {least:,}"]
     limits += [] if most is None else [f"at most {most:,}"]
     of = f" of {' and '.join(limits)}" if limits else ""
