@@ -4,7 +4,7 @@
 PYTHON ?= .venv/bin/python
 BIN := $(dir $(PYTHON))
 
-.PHONY: check test page torchless demo bench docs
+.PHONY: check test numerics page torchless demo bench docs
 
 check:
 	$(PYTHON) -m ruff check .
@@ -14,6 +14,12 @@ check:
 
 test:
 	$(PYTHON) -m pytest --cov
+
+numerics: # the numeric tests by the kernels of other x86-64 CPUs
+	@set -e; for setting in ATEN_CPU_CAPABILITY=default ATEN_CPU_CAPABILITY=avx2 MKL_CBWR=COMPATIBLE; do \
+	  echo "== $$setting"; \
+	  env $$setting $(PYTHON) -m pytest -q tests/nn tests/models tests/objective tests/calibration; \
+	done
 
 page: # the report's page, opened in a real Chromium
 	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || \

@@ -1,12 +1,12 @@
 """A funnel of three steps, click → cart → buy, and what a buyer spends. Runs in seconds.
 
-The cells (`# %%`) open in any editor that knows them; `python examples/funnel.py` runs all.
+Editors that support cells (`# %%`) run them one by one; `python examples/funnel.py` runs all.
 """
 
 # %% [markdown]
 # # A shop's log
-# Users differ in how much they click, items in how often they are bought and in their price. What
-# was never put into the cart has no purchase label (null): nobody asked.
+# Users differ in how much they click, items in how often they are bought and in their price. An
+# impression that never reached the cart has no purchase label (null).
 
 # %%
 import numpy as np
@@ -41,8 +41,8 @@ train, valid, test = log[:48_000], log[48_000:54_000], log[54_000:]
 
 # %% [markdown]
 # # The tasks
-# `given` chains to any length. `buy` gets two terms here: on all rows, and once more on the clicked
-# ones. `spend` is a regression that only a buyer has a target for.
+# `given` chains to any length. `buy` has two terms here: on all rows, and on the clicked ones.
+# `spend` is a regression, with a target only for buyers.
 
 # %%
 schema = pr.Schema(
@@ -63,7 +63,7 @@ print(schema.objective)
 
 # %% [markdown]
 # # Fit and score
-# With `normalize` each term starts at a loss near 1, whatever its kind and however rare it is.
+# With `normalize` each term starts at a loss near 1, whatever its kind and rarity.
 
 # %%
 bundle = pr.fit(

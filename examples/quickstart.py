@@ -1,12 +1,12 @@
 """Click and purchase from a log with known truth: fit, score, predict, save. Runs in seconds.
 
-The cells (`# %%`) open in any editor that knows them; `python examples/quickstart.py` runs all.
+Editors that support cells (`# %%`) run them one by one; `python examples/quickstart.py` runs all.
 """
 
 # %% [markdown]
 # # A log, and what it means
 # The generated log has users, items, fields and numbers, and for each impression the probabilities
-# that it was drawn from. Your own log is a path, a glob, a polars or pandas frame, or arrays.
+# from which it was drawn. Your own log may be a path, a glob, a polars or pandas frame, or arrays.
 
 # %%
 from tempfile import TemporaryDirectory
@@ -20,7 +20,7 @@ print(schema.objective)
 # %% [markdown]
 # # Fit
 # `buy` is given `click` and learned on all rows, so this is ESMM's supervision, on MMoE's trunk.
-# The best epoch is kept; validation rows decide which it is.
+# Validation rows decide which epoch is the best and is kept.
 
 # %%
 model = pr.Model(trunk=pr.MMoE(experts=4, hidden=[16]), tower=[8], embed_dim=8)
@@ -29,8 +29,8 @@ print(bundle.history)
 
 # %% [markdown]
 # # Score
-# Every score names its rows. The truth is known here, so each has the best AUC that anything can
-# reach (`oracle_auc`), and P(buy | click) is scored on impressions that nobody clicked.
+# Every score names its rows. The truth is known here, so each score has the best AUC that any model
+# can reach (`oracle_auc`), and P(buy | click) is scored on impressions that nobody clicked.
 
 # %%
 scorecard = bundle.evaluate(test)

@@ -1,12 +1,12 @@
-"""ESMM, then MMOE by the API of Torch-RecHub, then the same natively. Runs in seconds.
+"""ESMM, then MMOE with the API of Torch-RecHub, then the same natively. Runs in seconds.
 
-The cells (`# %%`) open in any editor that knows them; `python examples/tutorial.py` runs all.
+Editors that support cells (`# %%`) run them one by one; `python examples/tutorial.py` runs all.
 """
 
 # %% [markdown]
 # # The files
 # The columns of the processed Ali-CCP: `click`, `purchase`, 23 of ids and 8 of numbers (`D…`). The
-# rows are made up, more of them than the tutorial's sample has: with one purchase any AUC is noise.
+# rows are generated, more than the tutorial's sample has: with one purchase any AUC is noise.
 
 # %%
 from tempfile import TemporaryDirectory
@@ -78,7 +78,7 @@ def score(model, task_types, names, columns):
 
 # %% [markdown]
 # # ESMM
-# P(purchase | click) is learnt on all impressions, through its product with P(click). The label
+# P(purchase | click) is learned on all impressions, through its product with P(click). The label
 # columns are `[cvr, ctr, ctcvr]`, in this order; `evaluate` has prediction i against column i.
 
 # %%
@@ -109,8 +109,8 @@ score(mmoe, ["classification"] * 2, [*sparse, *dense], labels[:2])
 
 # %% [markdown]
 # # The same natively
-# What happens given what is said, in place of an order of columns; how tasks share parameters is
-# another choice. So MMOE may have ESMM's supervision. Vocabularies are fitted on training rows.
+# Tasks name what happens given what, instead of relying on an order of columns; how they share
+# parameters is another choice, so MMOE may have ESMM's supervision. Vocabularies are fitted.
 
 # %%
 schema = pr.Schema(

@@ -134,16 +134,56 @@ def test_set_changes_a_key():
     assert found.schema.features[0].min_count == 5
 
 
+def test_set_of_another_kind_starts_from_its_defaults():
+    kinds = {
+        "model.trunk": (pr.Separate(), "separate"),
+        "train.balance": (pr.Sum(), "sum"),
+        "train.embeddings": (pr.RowwiseAdagrad(), "rowwise_adagrad"),
+        "train.schedule": (pr.Constant(), "constant"),
+    }
+    text = FULL.replace("threads = 2", 'schedule = { kind = "cosine", warmup = 0.1 }')
+    text = text.replace('{ kind = "uncertainty" }', '{ kind = "gradnorm", alpha = 1.0 }')
+    text = text.replace('{ kind = "lazy_adam" }', '{ kind = "lazy_adam", betas = [0.8, 0.9] }')
+    found = Experiment.from_text(text, overrides=[f"{k}.kind={v}" for k, (_, v) in kinds.items()])
+    parts = {"model": found.model, "train": found.training}
+    for key, (expected, _) in kinds.items():
+        section, name = key.split(".")
+        assert type(getattr(parts[section], name)) is type(expected)
+    same = Experiment.from_text(FULL, overrides=["model.trunk.kind=mmoe"])
+    assert same.model.trunk == pr.MMoE(experts=8, hidden=[16])
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_set_of_another_kind_and_its_options_come_in_any_order(order):
+    overrides = ["model.trunk.kind=ple", "model.trunk.levels=3"][::order]
+    assert Experiment.from_text(FULL, overrides=overrides).model.trunk == pr.PLE(levels=3)
+
+
+def test_a_tasks_kind_is_changed_in_place():
+    changes = ["kind=regression", "space=click", "positive_weight=1"]
+    found = Experiment.from_text(FULL, overrides=[f"task.buy.{each}" for each in changes])
+    assert (found.schema.tasks[1].label, found.schema.tasks[1].kind) == ("purchase", "regression")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("train.epoch=3", "train: unknown key 'epoch'; did you mean 'epochs'"),
-        ("epochs", "--set expects KEY=VALUE"),
+        ("train.epoch=3", "--set train.epoch: unknown key; did you mean 'train.epochs'"),
+        ("epochs=3", "--set epochs: unknown key; did you mean 'train.epochs'"),
+        ("Seed=3", "--set Seed: unknown key; did you mean 'seed'"),
+        ("experts=3", "--set experts: unknown key; did you mean 'model.trunk.experts'"),
+        ("train.experts=3", "--set train.experts: unknown key; did you mean 'model.trunk.experts'"),
+        ("train.stop.scor='x'", "train.stop: unknown key 'scor'; did you mean 'score'"),
+        ("task.buy=2", "--set task.buy: name a key of it, such as task.buy.weight=2"),
+        ("model.trunk.kind=MMOE", "model.trunk: unknown kind 'MMOE'; did you mean 'mmoe'"),
+        ("epochs", "--set needs KEY=VALUE such as train.epochs=3, got 'epochs'"),
         ("task.by.space=click", "--set task.by: unknown name; did you mean 'buy'"),
         ("a b=1", "is no TOML assignment"),
-        ("seed=-1", "seed must be at least 0"),
-        ("name='../elsewhere'", "name is the name of a folder in runs/"),
-        ("seed=one", "configuration.seed: .*valid integer"),
+        ("seed=-1", "seed must be a whole number of at least 0, got -1"),
+        ("seed=one", "seed must be a whole number of at least 0, got 'one'"),
+        ("name='a/b'", r"name must be one folder name \(runs/NAME\), got 'a/b'"),
+        ("name='..'", r"name must be one folder name \(runs/NAME\), got '..'"),
+        ("name=3", r"name must be one folder name \(runs/NAME\), got 3"),
     ],
 )
 def test_a_wrong_set_is_refused(change, message):
@@ -160,7 +200,7 @@ def test_a_wrong_set_is_refused(change, message):
         ('train = "t.csv"', "", "give either train .* or source"),
         ('train = "t.csv"', 'train = "t"\nsource = "s"', "give either train .* or source"),
         ('train = "t.csv"', 'source = "s"\nvalid = "v"', "source is split into train, valid and"),
-        ("[features]", "[data.split]\nby = 'time'\n[features]", r"\[data.split\] splits source"),
+        ("[features]", "[data.split]\nby = 'time'\n[features]", r"\[data.split\] needs source"),
         ("[features]", "orphans = 'ignore'\n[features]", "data.orphans: .*'error', 'drop' or 'z"),
         (
             "sparse =",
@@ -175,7 +215,7 @@ def test_a_wrong_set_is_refused(change, message):
             "[features.item]\npooling='sum'\n[[task]]",
             "features.item: unknown key 'pooling'",
         ),
-        ("[[task]]", "[task]", r"a task is written \[\[task\]\], with two brackets"),
+        ("[[task]]", "[task]", r"write a task as \[\[task\]\], with two brackets"),
         (
             "[[task]]",
             "[features.itm]\nmin_count=2\n[[task]]",
@@ -242,10 +282,25 @@ def test_a_source_is_split(tmp_path, by):
     assert bundle.config["data"]["split"]["fractions"] == [0.5, 0.25, 0.25]
 
 
+@pytest.mark.parametrize("name", ["log.csv", "log.parquet"])
+def test_a_source_is_split_by_a_date(tmp_path, name):
+    days = pl.date_range(pl.date(2023, 12, 1), pl.date(2024, 1, 9), eager=True).alias("day")
+    log = pl.DataFrame({"day": days, "click": [0, 1] * 20, "item": range(40)}).reverse()
+    (log.write_csv if name.endswith("csv") else log.write_parquet)(tmp_path / name)
+    source = f'source = "{name}"\nsplit = {{ by = "time", column = "day" }}'
+    experiment = Experiment.from_text(SMALL.replace('train = "t.csv"', source), folder=tmp_path)
+    parts = {split: rows.collect() for split, rows in experiment.sources().splits.items()}
+    assert {split: part.height for split, part in parts.items()} == {
+        "train": 32, "valid": 4, "test": 4
+    }  # fmt: skip
+    ends = [str(part["day"].max()) for part in parts.values()]
+    assert ends == ["2024-01-01", "2024-01-05", "2024-01-09"]
+
+
 @pytest.mark.parametrize("by", ["random", "user"])
 def test_a_sampled_source_is_sampled_in_every_split(by):
     sampling = pr.Sampling("click", 0.1)
-    with pytest.raises(ConfigError, match=r"splits leaves out 'valid', 'test', however: split by"):
+    with pytest.raises(ConfigError, match=r"splits leaves out 'valid', 'test', but a source"):
         Data(source="log.csv", split=Split(by=by), sampling=sampling)
     Data(source="log.csv", split=Split(by=by, fractions=(1.0, 0.0, 0.0)), sampling=sampling)
     Data(source="log.csv", split=Split(by="time"), sampling=sampling)

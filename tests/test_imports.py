@@ -58,6 +58,6 @@ def test_the_public_names_are_the_real_ones():
     assert set(namespace) - {"__builtins__"} == set(polyrank.__all__)
 
 
-def test_an_unknown_name_is_refused_as_python_does():
-    with pytest.raises(AttributeError, match="no attribute 'MMoEE'"):
-        polyrank.MMoEE  # noqa: B018
+def test_an_unknown_name_is_refused():
+    with pytest.raises(AttributeError, match="no attribute 'MMOE'; did you mean 'MMoE'"):
+        polyrank.MMOE  # noqa: B018

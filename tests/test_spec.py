@@ -11,8 +11,9 @@ import pytest
 from polyrank import errors, spec
 from polyrank.errors import BundleError, ConfigError, PolyrankError, SchemaError, did_you_mean
 from polyrank.metrics.undefined import Undefined
+from polyrank.registry import Registry
 from polyrank.schema import Task
-from polyrank.serve.app.refused import Refused
+from polyrank.serve.app.limits import Refused
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +89,7 @@ def test_a_kind_is_a_name(kind):
 
 
 def test_a_values_own_refusal_names_the_table():
-    with pytest.raises(SchemaError, match="task: a task's name is an identifier"):
+    with pytest.raises(SchemaError, match="task: a task's name must be an identifier"):
         spec.from_table(Task, {"name": "1x"}, "task")
 
 
@@ -100,6 +101,28 @@ def test_an_unregistered_spec_is_written_as_its_class_and_not_read():
         match="trunk: 'Point' is a class of your own, which a file cannot name",
     ):
         spec.choose({"task": Task}, table, "trunk")
+
+
+def test_an_unknown_kind_may_be_a_plugins():
+    known = {"point": Point}
+    hint = r"trunk: unknown kind 'POINT'; did you mean 'point'\? \(known: 'point'\)$"
+    with pytest.raises(ConfigError, match=hint):
+        spec.choose(known, {"kind": "POINT"}, "trunk")
+    with pytest.raises(ConfigError, match=r"\(known: 'point'\); if a plugin adds it, install that"):
+        spec.choose(Registry("trunk", known), {"kind": "mine"}, "trunk")
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "nearest"),
+    [
+        ("MMOE", ["ple", "mmoe"], "mmoe"),
+        ("epoch", ["train.epochs", "model.tower"], "train.epochs"),
+        ("like", ["rating @ all", "like @ all", "like|click @ click"], "like @ all"),
+        ("a", ["b.a", "A @ all", "A", "a"], "A"),
+    ],
+)
+def test_the_nearest_name_ignores_case_and_takes_a_part_for_the_whole(name, known, nearest):
+    assert f"did you mean {nearest!r}?" in did_you_mean(name, known)
 
 
 def test_the_hint_stays_short():
@@ -116,7 +139,7 @@ def test_the_tree_of_errors_shows_every_one():
 
     assert {Undefined, Refused} <= set(PolyrankError.__subclasses__())
     assert names(PolyrankError) == set(
-        re.findall(r"^(?:[├└]── )?(\w+Error|Undefined|Refused)\b", errors.__doc__, re.M)
+        re.findall(r"^(?:│   )?(?:[├└]── )?(\w+Error|Undefined|Refused)\b", errors.__doc__, re.M)
     )
 
 

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import tomli_w
 
 from polyrank import spec
+from polyrank.balance import Sum
 from polyrank.bundle.model import Bundle
+from polyrank.data.check import Audit, check
 from polyrank.data.labels import Orphans
 from polyrank.data.read import read
 from polyrank.data.sampling import SPLITS, Sampling
-from polyrank.data.split import split
+from polyrank.data.split import By, split
 from polyrank.errors import ConfigError, did_you_mean
 from polyrank.features import FEATURES
 from polyrank.metrics.fusion import Fusion
@@ -39,7 +41,7 @@ class Split:
         column: of the user or the time; None takes the key.
     """
 
-    by: Literal["random", "time", "user"] = "random"
+    by: By = "random"
     fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
     column: str | None = None
 
@@ -49,7 +51,7 @@ class Data:
     """Where the rows are: three paths or globs, or one `source` that is split.
 
     Args:
-        train: learnt from.
+        train: learned from.
         valid: chooses the epoch.
         test: scored once, after training.
         source: all rows, instead of the three.
@@ -74,15 +76,15 @@ class Data:
         if self.source is not None and (self.valid or self.test):
             raise ConfigError("source is split into train, valid and test: leave these out")
         if self.source is None and self.split is not None:
-            raise ConfigError("[data.split] splits source, and there is none")
+            raise ConfigError("[data.split] needs source, the rows that it splits")
         if self.source is not None and self.split is None:
             object.__setattr__(self, "split", Split())
         self._check_sampling()
 
     def _check_sampling(self) -> None:
-        """Refuse a sampled source of whose rows some are said to be all there.
+        """Refuse a sampled source of whose splits some are declared as whole.
 
-        Were it let through, calibration on the other splits would undo what training corrects.
+        Calibration on those would undo what training corrects.
         """
         if self.sampling is None or self.split is None or self.split.by == "time":
             return  # by time, a log may have been sampled up to the day that training ends
@@ -90,40 +92,33 @@ class Data:
         missing = [name for name, share in drawn if share > 0 and name not in self.sampling.splits]
         if missing:
             raise ConfigError(
-                f"sampling: splits leaves out {', '.join(map(repr, missing))}, however: split by "
-                f"{self.split.by!r}, all rows of source were sampled alike; write splits = "
-                f"[{', '.join(map(repr, SPLITS))}]"
+                f"sampling: splits leaves out {', '.join(map(repr, missing))}, but a source split "
+                f"by {self.split.by!r} was sampled as a whole; write splits = {list(SPLITS)}"
             )
 
     def absolute(self, folder: Path) -> Data:
-        """Return paths that are relative to `folder` as absolute ones."""
+        """Return the same with absolute paths; relative ones are in `folder`."""
         paths = {
-            name: str((folder / getattr(self, name)).absolute())
-            for name in ("train", "valid", "test", "source")
-            if getattr(self, name) is not None
+            name: str((folder / path).absolute())
+            for name in (*SPLITS, "source")
+            if (path := getattr(self, name)) is not None
         }
         return replace(self, **paths)
 
     def sources(self, schema: Schema, seed: int) -> Sources:
         """Return what `learn` reads."""
+        rules: Any = {name: getattr(self, name) for name in ("orphans", "cache", "sampling")}
         if self.source is None or self.split is None:
-            return Sources(
-                self.train, self.valid, self.test, self.orphans,
-                cache=self.cache, sampling=self.sampling,
-            )  # fmt: skip
-        keys = {"user": schema.keys.user, "time": schema.keys.time}
+            return Sources(self.train, self.valid, self.test, **rules)
         by, shares = self.split.by, self.split.fractions
-        column = self.split.column or keys.get(by)
+        column = self.split.column or {"user": schema.keys.user, "time": schema.keys.time}.get(by)
         train, valid, test = split(read(self.source, schema), by, shares, column, seed)
-        return Sources(
-            train,
-            valid if shares[1] > 0 else None,
-            test if shares[2] > 0 else None,
-            self.orphans,
-            cache=self.cache,
-            origin=(self.source, [by, list(shares), column, seed]),
-            sampling=self.sampling,
-        )
+        parts = {
+            "train": train,
+            "valid": valid if shares[1] > 0 else None,
+            "test": test if shares[2] > 0 else None,
+        }
+        return Sources(**parts, origin=(self.source, [by, list(shares), column, seed]), **rules)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +129,7 @@ class Experiment:
         schema: features, tasks and keys.
         data: where the rows are.
         model: the network's spec.
-        training: how it is learnt.
+        training: how it is learned.
         name: of the run folder.
         seed: of splits, weights, shuffling and dropout.
         fusion: the weights of a fused score, which the scorecard then measures as well.
@@ -162,13 +157,20 @@ class Experiment:
     seed: int = 0
     fusion: Fusion | None = None
 
+    def __post_init__(self) -> None:
+        name = self.name
+        if not isinstance(name, str) or name in ("", "..") or Path(name).name != name:
+            raise ConfigError(f"name must be one folder name (runs/NAME), got {name!r}")
+        object.__setattr__(self, "seed", spec.whole("seed", self.seed, least=0))
+
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
         """Read a TOML file; its paths are relative to its folder.
 
         Args:
             path: of the file.
-            overrides: lines of TOML such as `train.epochs=3`, a bare word being a string.
+            overrides: lines of TOML such as `train.epochs=3`, a bare word being a string. A change
+                of a kind, `model.trunk.kind=ple`, starts from that kind's defaults.
 
         Raises:
             ConfigError: no such file, no TOML, or a key or value that is refused.
@@ -177,7 +179,8 @@ class Experiment:
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path} cannot be read: {error}") from None
+            reason = getattr(error, "strerror", None) or error
+            raise ConfigError(f"{path} cannot be read: {reason}") from None
         return cls.from_text(text, folder=path.parent, overrides=overrides, where=str(path))
 
     @classmethod
@@ -194,8 +197,11 @@ class Experiment:
             table = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
             raise ConfigError(f"{where} is not TOML: {error}") from None
+        changes: dict[str, Any] = {}
         for override in overrides:
-            _merge(table, _parsed(override))
+            _merge(changes, _parsed(override))
+        _check_known(changes, table)
+        _merge(table, changes)
         return cls.from_table(table, folder=folder)
 
     @classmethod
@@ -211,23 +217,19 @@ class Experiment:
             if section not in table:
                 raise ConfigError(f"configuration: [{section}] is missing")
         if not isinstance(table["task"], list):
-            raise ConfigError("configuration: a task is written [[task]], with two brackets")
-        head = spec.from_table(
-            _Head, {key: table[key] for key in ("name", "seed") if key in table}, "configuration"
-        )
+            raise ConfigError("configuration: write a task as [[task]], with two brackets")
         schema = Schema(
             features=_features(table["features"]),
-            tasks=[spec.from_table(Task, each, "task") for each in table["task"]],
+            tasks=[Task.from_table(each) for each in table["task"]],
             keys=spec.from_table(Keys, table.get("keys", {}), "keys"),
         )
         return cls(
             schema=schema,
-            data=_data(table["data"]).absolute(Path(folder)),
+            data=spec.from_table(Data, table["data"], "data").absolute(Path(folder)),
             model=Model.from_table(table.get("model", {})),
             training=Training.from_table(table.get("train", {})),
-            name=head.name,
-            seed=head.seed,
             fusion=Fusion(table["fusion"]) if "fusion" in table else None,
+            **{key: table[key] for key in ("name", "seed") if key in table},
         )
 
     def to_table(self) -> dict[str, Any]:
@@ -242,16 +244,26 @@ class Experiment:
         return tomli_w.dumps(self.to_table())
 
     def sources(self) -> Sources:
-        """Return what is learnt from, chosen on and scored.
+        """Return what is learned from, chosen on and scored.
 
         Raises:
             ConfigError: sampling or a fused score that the tasks and the columns do not allow.
-            DataError: files that are not there or cannot be read.
+            DataError: files that do not exist or cannot be read.
         """
         if self.data.sampling is not None:
             self.data.sampling.check(self.schema)
         sources = self.data.sources(self.schema, self.seed)
         return sources if self.fusion is None else sources.carrying(self.fusion, self.schema)
+
+    def audit(self) -> Audit:
+        """Return what the log shows before it is trained on; see docs/audit.md."""
+        sources, balance = self.sources(), self.training.balance
+        return check(
+            self.schema,
+            {split: read(rows, self.schema) for split, rows in sources.splits.items()},
+            orphans=sources.orphans,
+            normalized=isinstance(balance, Sum) and balance.normalize,
+        )
 
     def fit(
         self,
@@ -279,29 +291,6 @@ def own_rows(config: Mapping[str, Any]) -> dict[str, Any]:
     if "source" in data:
         return Experiment.from_table(config).sources().splits
     return {split: data[split] for split in SPLITS if split in data}
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Head:
-    name: str = "experiment"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.seed < 0:
-            raise ConfigError(f"seed must be at least 0, however: {self.seed}")
-        if not self.name or Path(self.name).name != self.name:
-            raise ConfigError(f"name is the name of a folder in runs/, however: {self.name!r}")
-
-
-def _data(table: Mapping[str, Any]) -> Data:
-    if not isinstance(table, Mapping):
-        return spec.from_table(Data, table, "data")
-    parts = {
-        name: spec.from_table(cls, table[name], f"data.{name}")
-        for name, cls in {"split": Split, "sampling": Sampling}.items()
-        if name in table
-    }
-    return spec.from_table(Data, {**table, **parts}, "data")
 
 
 def _features(table: Mapping[str, Any]) -> list[Feature]:
@@ -339,7 +328,7 @@ def _parsed(override: str) -> dict[str, Any]:
     """Read `key=value` as TOML; a value that is no TOML is a string."""
     key, equals, value = override.partition("=")
     if not equals:
-        raise ConfigError(f"--set expects KEY=VALUE such as train.epochs=3, however: {override!r}")
+        raise ConfigError(f"--set needs KEY=VALUE such as train.epochs=3, got {override!r}")
     for text in (value, f'"{value}"'):
         try:
             return tomllib.loads(f"{key} = {text}")
@@ -348,20 +337,53 @@ def _parsed(override: str) -> dict[str, Any]:
     raise ConfigError(f"--set {override!r} is no TOML assignment such as train.epochs=3")
 
 
+def _check_known(changes: Mapping[str, Any], table: Mapping[str, Any]) -> None:
+    """Refuse a key that no experiment has; the hint looks for it in every section."""
+    own = {name: [f"{name}.{each.name}" for each in fields(cls)] for name, cls in _TABLES.items()}
+    known = [*SECTIONS, *(key for keys in own.values() for key in keys), *_dotted(table)]
+    for section, inner in changes.items():
+        if section not in SECTIONS:
+            raise ConfigError(f"--set {section}: unknown key{did_you_mean(section, known)}")
+        for key in inner if section in own and isinstance(inner, Mapping) else ():
+            name = f"{section}.{key}"
+            if name not in own[section]:
+                hint = did_you_mean(key, [*own[section], *known])
+                raise ConfigError(f"--set {name}: unknown key{hint}")
+
+
+_TABLES = {"data": Data, "keys": Keys, "model": Model, "train": Training}
+
+
+def _dotted(table: Mapping[str, Any], where: str = "") -> Iterator[str]:
+    for key, value in table.items():
+        yield f"{where}{key}"
+        if isinstance(value, Mapping):
+            yield from _dotted(value, f"{where}{key}.")
+
+
 def _merge(table: dict[str, Any], change: Mapping[str, Any], where: str = "") -> None:
     """Put a change into a table; a list of tables is addressed by name, `task.buy.weight=2`."""
     for key, value in change.items():
         name, found = f"{where}{key}", table.get(key)
         if isinstance(found, list) and isinstance(value, Mapping):
-            by_name = {each.get("name"): each for each in found if isinstance(each, dict)}
+            named = {str(each.get("name")): each for each in found if isinstance(each, dict)}
             for each, inner in value.items():
-                if each not in by_name:
+                if each not in named:
                     raise ConfigError(
-                        f"--set {name}.{each}: unknown name"
-                        f"{did_you_mean(each, (str(known) for known in by_name))}"
+                        f"--set {name}.{each}: unknown name{did_you_mean(each, named)}"
                     )
-                _merge(by_name[each], inner, f"{name}.{each}.")
-        elif isinstance(found, dict) and isinstance(value, Mapping):
+                if not isinstance(inner, Mapping):
+                    raise ConfigError(
+                        f"--set {name}.{each}: name a key of it, such as {name}.{each}.weight=2"
+                    )
+                _merge(named[each], inner, f"{name}.{each}.")
+        elif isinstance(found, dict) and isinstance(value, Mapping) and not _other(found, value):
             _merge(found, value, f"{name}.")
         else:
             table[key] = value
+
+
+def _other(table: Mapping[str, Any], change: Mapping[str, Any]) -> bool:
+    """Whether a change names another kind, which has none of the options of this one."""
+    kind = change.get("kind")
+    return isinstance(kind, str) and "kind" in table and kind != table["kind"]

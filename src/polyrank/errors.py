@@ -3,12 +3,12 @@
 PolyrankError
 ├── SchemaError     features, tasks and keys that contradict each other
 ├── ConfigError     a table or an option that cannot be read
-├── NotAnsweredError  a name of torch_rechub that classic does not have: ConfigError, ImportError
+│   └── NotAnsweredError  a torch_rechub name that classic lacks; an ImportError too
 ├── DataError       rows that contradict the schema
-├── TrainingError   a run that cannot start or go on
+├── TrainingError   a run that cannot start or continue
 ├── BundleError     a saved model that cannot be loaded
-├── ExportError     a model that cannot leave torch, or would answer otherwise without it
-├── Refused         a request that is not answered (in polyrank.serve.app.refused)
+├── ExportError     a model that cannot be exported, or whose export gives other numbers
+├── Refused         a request that gets an error (in polyrank.serve.app.limits)
 └── Undefined       a metric that has no value on these rows (in polyrank.metrics.undefined)
 
 One warning: LeakageWarning, a feature that states a label.
@@ -33,7 +33,7 @@ class ConfigError(PolyrankError, ValueError):
 
 
 class NotAnsweredError(ConfigError, ImportError):
-    """A name of `torch_rechub` that the classic door does not have."""
+    """A name of `torch_rechub` that `polyrank.classic` does not have."""
 
 
 class DataError(PolyrankError, ValueError):
@@ -41,7 +41,7 @@ class DataError(PolyrankError, ValueError):
 
 
 class TrainingError(PolyrankError, RuntimeError):
-    """A run that cannot start or go on."""
+    """A run that cannot start or continue."""
 
 
 class BundleError(PolyrankError, RuntimeError):
@@ -49,23 +49,32 @@ class BundleError(PolyrankError, RuntimeError):
 
 
 class ExportError(PolyrankError, RuntimeError):
-    """A model that cannot be exported, or whose export does not answer as it does."""
+    """A model that cannot be exported, or whose export gives other numbers."""
 
 
 class LeakageWarning(UserWarning):
-    """A feature states a label, and training goes on: what is learnt will not hold in use."""
+    """A feature states a label, and training continues: the scores will not hold in use."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return a clause that names the nearest known name, and all known names when they are few.
 
+    Case does not count, and a part of a name stands for it: `epochs` for `train.epochs`, `like` for
+    `like @ all`.
+
     Example:
-        >>> did_you_mean("clik", ["click", "buy"])
+        >>> did_you_mean("Clik", ["click", "buy"])
         "; did you mean 'click'? (known: 'click', 'buy')"
+        >>> did_you_mean("buy", ["click @ all", "buy @ all"])
+        "; did you mean 'buy @ all'? (known: 'click @ all', 'buy @ all')"
     """
     names = list(dict.fromkeys(known))
-    nearest = get_close_matches(name, names, n=1)
-    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+    parts = [(part, each) for each in names for part in (each.split(" @ ")[0], each.split(".")[-1])]
+    whole = [(each, each) for each in names]
+    # The first of equal spellings counts, and a whole name before a part.
+    spelled = {part.casefold(): each for part, each in reversed([*whole, *parts])}
+    nearest = get_close_matches(name.casefold(), spelled, n=1)
+    hint = f"; did you mean {spelled[nearest[0]]!r}?" if nearest else ""
     if not names:
         return hint + " (none is known)"
     shown = ", ".join(repr(each) for each in names[:20])

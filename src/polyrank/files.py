@@ -58,6 +58,16 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
+def writing(what: object, error: type[Exception], *causes: type[Exception]) -> Iterator[None]:
+    """Raise `error` with the reason where something cannot be written (OSError or other causes)."""
+    try:
+        yield
+    except (OSError, *causes) as cause:
+        reason = getattr(cause, "strerror", None) or cause
+        raise error(f"{what} could not be written: {reason}") from cause
+
+
+@contextmanager
 def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
     """Keep every other process (and thread) that locks `path` out meanwhile.
 

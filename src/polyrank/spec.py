@@ -2,8 +2,8 @@
 
 A table is what `tomllib` and `json` give: dictionaries, lists, strings and numbers. Reading takes
 no type for another (2.5, "3" and true are no integers; but a list is a tuple, and an integer is a
-number) and refuses an unknown key with the nearest known one; writing shows every default and
-leaves out only what is None. numpy's scalars are the plain numbers that they hold.
+number) and refuses an unknown key with the nearest known one. Writing shows every default and
+leaves out only what is None. A numpy scalar is the plain number that it holds.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ import dataclasses
 from collections.abc import Mapping
 from math import inf, isfinite, nan
 from numbers import Integral, Real
-from typing import Any, get_type_hints
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from polyrank.errors import ConfigError, PolyrankError, did_you_mean
+from polyrank.registry import Registry
 
 
 def to_table(spec: Any) -> Any:
@@ -39,25 +41,28 @@ def to_table(spec: Any) -> Any:
 
 
 def from_table(cls: type, table: Mapping[str, Any], where: str) -> Any:
-    """Read one dataclass from a table; `where` is the table's name in messages.
+    """Read one dataclass, and those in its fields; `where` is the table's name in messages.
 
     Raises:
         ConfigError: an unknown key (with the nearest), a missing one, or a value of a wrong type.
     """
     from pydantic import TypeAdapter, ValidationError
 
-    _refuse_other_than_table(table, where)
     declared = [field for field in dataclasses.fields(cls) if field.init]
     check_keys(table, [field.name for field in declared], where)
     hints = get_type_hints(cls)
     values = {}
     for field in declared:
         if field.name in table:
-            adapter = TypeAdapter(hints[field.name])
+            value, hint, place = table[field.name], hints[field.name], f"{where}.{field.name}"
+            inner = _dataclass_of(hint)
+            if inner is not None and not isinstance(value, inner):
+                values[field.name] = from_table(inner, value, place)
+                continue
             try:
-                values[field.name] = adapter.validate_python(_plain(table[field.name]), strict=True)
+                values[field.name] = TypeAdapter(hint).validate_python(_plain(value), strict=True)
             except ValidationError as error:
-                raise ConfigError(f"{where}.{field.name}: {_explained(error)}") from None
+                raise ConfigError(f"{place}: {_explained(error)}") from None
         elif field.default is field.default_factory is dataclasses.MISSING:
             raise ConfigError(f"{where}: the key {field.name!r} is missing")
     try:
@@ -68,7 +73,8 @@ def from_table(cls: type, table: Mapping[str, Any], where: str) -> Any:
 
 def check_keys(table: Mapping[str, Any], known: list[str], where: str) -> None:
     """Refuse what is no table, and the first key of `table` that is not in `known`."""
-    _refuse_other_than_table(table, where)
+    if not isinstance(table, Mapping):
+        raise ConfigError(f"{where}: expected a table, got {table!r}")
     for key in table:
         if key not in known:
             raise ConfigError(f"{where}: unknown key {key!r}{did_you_mean(str(key), known)}")
@@ -76,6 +82,9 @@ def check_keys(table: Mapping[str, Any], known: list[str], where: str) -> None:
 
 def choose(registry: Mapping[str, type], table: Mapping[str, Any], where: str) -> Any:
     """Read the spec that a table's `kind` names in a registry.
+
+    Raises:
+        ConfigError: no table with a kind, a kind that is unknown here, or what `from_table` raises.
 
     Example:
         >>> @dataclasses.dataclass(frozen=True)
@@ -91,12 +100,14 @@ def choose(registry: Mapping[str, type], table: Mapping[str, Any], where: str) -
         )
     if not isinstance(table, Mapping) or "kind" not in table:
         raise ConfigError(f"{where}: expected a table with a kind, got {table!r}")
-    rest = {key: value for key, value in table.items() if key != "kind"}
     kind = table["kind"]
     if not isinstance(kind, str):
         raise ConfigError(f"{where}: a kind must be a string, got {kind!r}")
     if kind not in registry:
-        raise ConfigError(f"{where}: unknown kind {kind!r}{did_you_mean(kind, registry)}")
+        # A file or a bundle may come from where a plugin is installed that is missing here.
+        plugin = "; if a plugin adds it, install that plugin" * isinstance(registry, Registry)
+        raise ConfigError(f"{where}: unknown kind {kind!r}{did_you_mean(kind, registry)}{plugin}")
+    rest = {key: value for key, value in table.items() if key != "kind"}
     return from_table(registry[kind], rest, where)
 
 
@@ -194,13 +205,15 @@ def number(
     raise error(f"{where} must be a {what}, got {value!r}")
 
 
-def _refuse_other_than_table(table: Any, where: str) -> None:
-    if not isinstance(table, Mapping):
-        raise ConfigError(f"{where}: expected a table, got {table!r}")
+def _dataclass_of(hint: Any) -> type | None:
+    """Return the dataclass D of a field whose type is D, or D | None."""
+    options = [each for each in get_args(hint) if each is not type(None)] or [hint]
+    alone = len(options) == 1 and get_origin(hint) in (None, UnionType)
+    return options[0] if alone and dataclasses.is_dataclass(options[0]) else None
 
 
 def _without_numpy(value: Any) -> Any:
-    # numpy is not imported to tell its scalars: they are what has no dimension.
+    # numpy is not imported to recognise its scalars: they are what has no dimension.
     return value.item() if getattr(value, "ndim", None) == 0 else value
 
 
@@ -216,5 +229,5 @@ def _plain(value: Any) -> Any:
 def _explained(error: Any) -> str:
     first = error.errors()[0]
     place = "".join(f"[{part}]" for part in first["loc"] if isinstance(part, int))
-    said = first["msg"].replace("tuple", "list")  # as it is called in a file
-    return f"{place} {said}, got {to_table(first['input'])!r}".strip()
+    message = first["msg"].replace("tuple", "list")  # as it is called in a file
+    return f"{place} {message}, got {to_table(first['input'])!r}".strip()

@@ -105,7 +105,7 @@ def test_a_candidate_is_judged_on_rows_that_it_did_not_see(monkeypatch):
         least_positives = 50
 
         @classmethod
-        def fit(cls, logit, label, weight):
+        def fit(cls, logit, label, _):
             seen.append(len(logit))
             knots = tuple(np.unique(logit).tolist())
             labels = dict(zip(logit.tolist(), label.tolist(), strict=True))

@@ -1,11 +1,14 @@
-"""Loaders hand out what upstream's do, cut from whole columns."""
+"""Loaders hand out what upstream's do, cut from whole columns; frames and lists as arrays."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from polyrank.classic import DataGenerator
+from polyrank.classic import DataGenerator, df_to_dict, pad_sequences
 from polyrank.classic.data import Rows, rows_of
 from polyrank.errors import ConfigError, DataError
 
@@ -60,8 +63,8 @@ def test_any_loader_is_read_by_one_pass():
     ("make", "error", "message"),
     [
         (lambda: DataGenerator({"a": [1, 2]}, [1]), DataError, "a 2, the labels 1"),
-        (lambda: DataGenerator([1, 2], [1, 2]), DataError, "x is a dict of arrays"),
-        (lambda: DataGenerator({}, []), DataError, "x has no column"),
+        (lambda: DataGenerator([1, 2], [1, 2]), DataError, "x must be a dict of arrays"),
+        (lambda: DataGenerator({}, []), DataError, "x has no columns"),
         (
             lambda: DataGenerator(X, Y).generate_dataloader(split_ratio=[0.9, 0.9]),
             ConfigError,
@@ -70,17 +73,50 @@ def test_any_loader_is_read_by_one_pass():
         (
             lambda: DataGenerator(X, Y).generate_dataloader(batch_size=0),
             ConfigError,
-            "batch_size must be at least 1",
+            "batch_size must be a whole number of at least 1, got 0",
         ),
         (
             lambda: list(DataGenerator({"a": ["x"]}, [1]).generate_dataloader()[0]),
             DataError,
-            "column 'a' holds <U1, and this door takes numbers only",
+            "column 'a' holds <U1, and the classic API takes numbers only",
         ),
-        (lambda: rows_of([3]), DataError, r"yields \(dict of tensors, labels\)"),
+        (lambda: rows_of([3]), DataError, r"must yield \(dict of tensors, labels\)"),
         (lambda: Rows.of(X).labels, DataError, "these rows have no labels"),
     ],
 )
 def test_rows_that_cannot_be_are_refused(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+sides = st.sampled_from(["pre", "post"])
+
+
+def test_a_frames_columns_become_arrays():
+    found = df_to_dict(pd.DataFrame({"item": [3, 1], "price": [0.5, 2.0]}))
+    assert {name: values.tolist() for name, values in found.items()} == {
+        "item": [3, 1], "price": [0.5, 2.0]
+    }  # fmt: skip
+    assert found["item"].dtype.kind == "i"
+
+
+@given(
+    st.lists(st.lists(st.integers(1, 9), max_size=6), max_size=5),
+    st.none() | st.integers(0, 7), sides, sides,
+)  # fmt: skip
+def test_padding_keeps_one_end_and_fills_the_other(sequences, maxlen, padding, truncating):
+    found = pad_sequences(sequences, maxlen, padding=padding, truncating=truncating, value=-1)
+    width = max(map(len, sequences), default=0) if maxlen is None else maxlen
+    assert found.shape == (len(sequences), width)
+    assert found.dtype == np.int32
+    for row, each in zip(found.tolist(), sequences, strict=True):
+        cut = max(len(each) - width, 0)
+        kept = each[cut:] if truncating == "pre" else each[: len(each) - cut]
+        fill = [-1] * (width - len(kept))
+        assert row == (fill + kept if padding == "pre" else kept + fill)
+
+
+@pytest.mark.parametrize("option", ["padding", "truncating"])
+def test_an_unknown_end_is_refused(option):
+    with pytest.raises(DataError, match=f"{option} must be 'pre' or 'post', got 'left'"):
+        pad_sequences([[1]], **{option: "left"})

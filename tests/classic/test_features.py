@@ -22,6 +22,7 @@ from polyrank.classic import (
     SparseFeature,
 )
 from polyrank.classic.data import Rows
+from polyrank.classic.features import raw
 from polyrank.errors import DataError, SchemaError
 
 TWO = ["classification", "classification"]
@@ -82,16 +83,16 @@ def test_features_are_the_native_ones():
     size = np.int64(16)
     sparse = SparseFeature("item", size)
     assert (sparse.vocab_size, sparse.embed_dim, type(sparse.vocab_size)) == (16, 12, int)
-    assert sparse.native() == pr.SparseFeature("item", 16, 12)
-    assert SparseFeature("a", 9, 4, "item").native() == pr.SparseFeature(
+    assert raw([sparse])[0] == pr.SparseFeature("item", 16, 12)
+    assert raw([SparseFeature("a", 9, 4, "item")])[0] == pr.SparseFeature(
         "a", embed_dim=4, shared_with="item"
     )
-    found = SequenceFeature("seen", 16, 8, "sum", "item").native()
+    found = raw([SequenceFeature("seen", 16, 8, "sum", "item")])[0]
     assert found == pr.SequenceFeature(
         "seen", embed_dim=8, shared_with="item", pooling="sum", padding_idx=0
     )
-    assert SequenceFeature("seen", 16, padding_idx=None).native().padding_idx is None
-    assert DenseFeature("price", 1).native() == pr.DenseFeature("price", encoding="none")
+    assert raw([SequenceFeature("seen", 16, padding_idx=None)])[0].padding_idx is None
+    assert raw([DenseFeature("price", 1)])[0] == pr.DenseFeature("price", encoding="none")
     assert sum(feature.embed_dim for feature in FEATURES) == 4 + 6 + 6 + 6 + 1
     assert isinstance(sparse, pr.SparseFeature)
     assert SparseFeature("item", 16) == sparse != SparseFeature("item", 16, padding_idx=0)
@@ -101,20 +102,23 @@ def test_features_are_the_native_ones():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: SparseFeature("a", 3, initializer=object()), "'a': an initializer is not offered"),
+        (
+            lambda: SparseFeature("a", 3, initializer=object()),
+            "'a': an initializer is not",
+        ),
         (lambda: SequenceFeature("a", 3, initializer=len), "into model.ranker.embed.tables"),
-        (lambda: SequenceFeature("a", 3, pooling="concat"), "a SparseFeature for each place"),
+        (lambda: SequenceFeature("a", 3, pooling="concat"), "a SparseFeature per place"),
         (lambda: SequenceFeature("a", 3, pooling="max"), "unknown pooling 'max'"),
         (lambda: SequenceFeature("a", 3, padding_idx="0"), "padding_idx must be a whole number"),
         (lambda: SparseFeature("a", 0), "vocab_size must be a whole number of at least 1"),
-        (lambda: DenseFeature("a", 3), "'a' is 3 numbers: give each its own"),
+        (lambda: DenseFeature("a", 3), "'a' has 3 numbers: give each its own"),
         (
             lambda: SharedBottom([SequenceFeature("a")], TWO, {}, TOWERS),
-            "'a' needs vocab_size here",
+            "'a' needs vocab_size, since",
         ),
     ],
 )
-def test_what_is_not_offered_is_refused_by_name(make, message):
+def test_what_is_not_supported_is_refused_by_name(make, message):
     with pytest.raises(SchemaError, match=message):
         make()
 
@@ -124,7 +128,7 @@ def test_weights_of_ones_own_go_into_the_table():
     weights = torch.randn(ITEMS, 6)
     model.ranker.embed.tables()["item"].copy_(weights)
     x, _ = made(8)
-    found = model.ranker.embed(*model._inputs(tensors(x)))[:, model.layout.slices["item"]]
+    found = model.embed(tensors(x))[:, model.layout.slices["item"]]
     assert torch.equal(found, weights[torch.from_numpy(x["item"])])
 
 
@@ -158,7 +162,7 @@ def test_a_sequence_has_the_same_bits_through_both_doors(name, tmp_path):
     assert np.array_equal(other.predictions(test.dataset), predicted)
 
 
-def test_a_sequence_is_learnt_from(tmp_path):
+def test_a_sequence_is_learned_from(tmp_path):
     x, y = made(2_000)
     train, valid, test = DataGenerator(x, y[:, :2]).generate_dataloader(
         split_ratio=[0.6, 0.2], batch_size=64
@@ -170,14 +174,14 @@ def test_a_sequence_is_learnt_from(tmp_path):
 
 
 def test_padding_is_left_out_wherever_it_stands():
-    embed = models()["mmoe"].eval()
+    model = models()["mmoe"].eval()
     x, _ = made(3)
     x["seen"] = np.array([[3, 4, 0, 0, 0], [0, 3, 0, 4, 0], [4, 0, 3, 0, 0]])
-    found = embed.ranker.embed(*embed._inputs(tensors(x)))[:, embed.layout.slices["seen"]]
-    expected = embed.ranker.embed.tables()["item"][[3, 4]].mean(0)
+    found = model.embed(tensors(x))[:, model.layout.slices["seen"]]
+    expected = model.ranker.embed.tables()["item"][[3, 4]].mean(0)
     torch.testing.assert_close(found, expected.expand(3, -1))
     x["seen"][:] = 0
-    assert not embed.ranker.embed(*embed._inputs(tensors(x)))[:, embed.layout.slices["seen"]].any()
+    assert not model.embed(tensors(x))[:, model.layout.slices["seen"]].any()
 
 
 def test_ids_out_of_range_are_row_0_and_counted():
@@ -186,7 +190,7 @@ def test_ids_out_of_range_are_row_0_and_counted():
     odd["seen"] = np.array([[3, ITEMS, 0, 0, 0], [-1, 0, 0, 0, 0], [1, 2, 3, 4, 5], [0] * 5])
     table = model.encode(Rows.of(odd), "test", labels=False)
     assert table.unseen["seen"] == 2
-    found = model.ranker.embed(*model._inputs(tensors(odd)))[:, model.layout.slices["seen"]]
+    found = model.embed(tensors(odd))[:, model.layout.slices["seen"]]
     rows = model.ranker.embed.tables()["item"]
     torch.testing.assert_close(found[0], rows[[3, 0]].mean(0))
     torch.testing.assert_close(found[1], rows[0])
@@ -196,13 +200,13 @@ def test_ids_out_of_range_are_row_0_and_counted():
         )
 
 
-def test_a_sparse_padding_idx_is_zeros_that_are_not_learnt(tmp_path):
+def test_a_sparse_padding_idx_is_zeros_that_are_not_learned(tmp_path):
     features = [SparseFeature("item", ITEMS, 6, padding_idx=0), DenseFeature("price")]
     model = SharedBottom(features, TWO, {"dims": [4]}, TOWERS)
     x, y = made()
     x = {name: x[name] for name in ("item", "price")}
     before = model.ranker.embed.tables()["item"].clone()
-    embedded = model.ranker.embed(*model._inputs(tensors(x)))[:, :6]
+    embedded = model.embed(tensors(x))[:, :6]
     assert not embedded[torch.from_numpy(x["item"] == 0)].any()
     train, _, _ = DataGenerator(x, y[:, :2]).generate_dataloader(batch_size=64)
     trainer = MTLTrainer(
@@ -227,7 +231,7 @@ def test_pooling_is_upstream_arithmetic():
         model = SharedBottom([feature], TWO, {"dims": [4]}, TOWERS)
         ids = torch.from_numpy(x["seen"])
         expected = Reference()(model.ranker.embed.tables()["seen"], ids, pooling)
-        torch.testing.assert_close(model.ranker.embed(*model._inputs({"seen": ids})), expected)
+        torch.testing.assert_close(model.embed({"seen": ids}), expected)
 
 
 def test_a_sequence_needs_its_column():
@@ -236,7 +240,7 @@ def test_a_sequence_needs_its_column():
     with pytest.raises(DataError, match="no column 'seen'"):
         model(tensors({name: column for name, column in x.items() if name != "seen"}))
     x["user"] = x["seen"]
-    with pytest.raises(DataError, match=r"'user' has the shape \(4, 5\), and one value a row"):
+    with pytest.raises(DataError, match=r"'user' must have one value per row, got shape \(4, 5\)"):
         model.encode(Rows.of(x), "test", labels=False)
 
 

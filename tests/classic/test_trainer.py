@@ -15,6 +15,7 @@ from polyrank.balance.gradnorm import GradNorm
 from polyrank.balance.metabalance import MetaBalance
 from polyrank.classic import MTLTrainer
 from polyrank.errors import ConfigError, DataError, LeakageWarning
+from polyrank.labels import Binary
 
 
 def weights(model):
@@ -66,7 +67,7 @@ def test_the_generator_of_torch_is_left_alone_and_a_seed_repeats(mmoe):
 # ------------------------------------------------------------------------------------ the traps
 
 
-def test_a_leaked_label_is_told_once_a_data_set_and_training_goes_on(data, tmp_path):
+def test_a_leaked_label_is_warned_of_once_per_data_set_and_training_goes_on(data, tmp_path):
     x = {name: data[name] for name in SPARSE}
     x["ctcvr_label"] = data["purchase"]
     data = data | {"ctcvr_label": data["purchase"]}
@@ -100,7 +101,7 @@ def test_a_joint_label_among_the_features_is_a_leak_too():
 
     first, second = np.array([1, 1, 0, 0]), np.array([1, 0, 1, 0])
     rows = Rows.of({"both": first * second, "id": [3, 1, 2, 0]}, np.stack([first, second], axis=1))
-    assert list(leaks(rows, rows.x, ["binary", "binary"])) == [
+    assert list(leaks(rows, rows.x, [Binary(), Binary()])) == [
         ("both", "the joint label of columns 0 and 1")
     ]
 
@@ -154,7 +155,7 @@ def test_a_regression_stops_at_its_lowest_error(mmoe, data):
 def test_validation_rows_without_a_positive_leave_the_choice_to_the_loss(esmm):
     model, (train, valid, _), trainer = esmm()
     valid.dataset.y[:, [0, 2]] = 0
-    with pytest.warns(UserWarning, match="label column 0 .* the validation loss decides"):
+    with pytest.warns(UserWarning, match="label column 0 has no score .*validation loss decides"):
         log = trainer.fit(train, valid)
     assert log[0][2] is None
     with pytest.warns(UserWarning, match="label column [02] has no score") as told:
@@ -337,19 +338,31 @@ def test_regularisation_shrinks_what_it_names(mmoe):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"gpus": [0, 1]}, r"gpus=\[0, 1\]: several GPUs are not offered"),
-        ({"model_logger": object()}, "model_logger is not offered here: trainer.history"),
-        ({"task_types": ["regression"] * 3}, "ESMM has three classification tasks"),
-        ({"earlystop_taskid": 3}, "earlystop_taskid 3: the label columns are 0 to 2"),
-        ({"earlystop_patience": 0}, "earlystop_patience is at least 1"),
+        ({"gpus": [0, 1]}, r"gpus=\[0, 1\]: several GPUs are not supported"),
+        ({"model_logger": object()}, "model_logger is not supported: trainer.history"),
+        (
+            {"task_types": ["regression"] * 3},
+            "ESMM has three classification tasks",
+        ),
+        (
+            {"earlystop_taskid": 3},
+            "earlystop_taskid must be a whole number .* at most 2, got 3",
+        ),
+        (
+            {"earlystop_patience": 0},
+            "earlystop_patience must be a whole .* 1, got 0",
+        ),
         ({"adaptive_params": {"method": "uw"}}, "unknown method 'uw'; did you mean 'uwl'"),
         ({"optimizer_params": {"lr": 1, "amsgrad": True}}, "unknown key 'amsgrad'"),
         ({"optimizer_fn": torch.optim.LBFGS}, "LBFGS evaluates the loss several times"),
         ({"regularization_params": {"l2": 1}}, "unknown key 'l2'"),
-        ({"regularization_params": {"dense_l2": -1}}, "dense_l2 is at least 0"),
+        (
+            {"regularization_params": {"dense_l2": -1}},
+            "dense_l2 must be a number .* 0, got -1",
+        ),
     ],
 )
-def test_what_is_not_offered_is_refused_by_name(esmm, options, message):
+def test_what_is_not_supported_is_refused_by_name(esmm, options, message):
     with pytest.raises(ConfigError, match=message):
         esmm(**options)
 
@@ -395,20 +408,20 @@ def test_what_cannot_be_asked_is_refused(esmm, mmoe, data):
         trainer.fit(train, valid)
     y[:, 2] = 1
     _, (train, valid, _), trainer = esmm(y=y)
-    with pytest.raises(DataError, match="the third is the product of the others"):
+    with pytest.raises(DataError, match="the third must be the product of the others"):
         trainer.fit(train, train)
     _, (train, valid, _), trainer = esmm(y=y[:, :2])
-    with pytest.raises(DataError, match="ESMM has 3 tasks, and the labels have 2 columns"):
+    with pytest.raises(DataError, match="ESMM has 3 tasks, but the labels have 2 columns"):
         trainer.fit(train, valid)
-    with pytest.raises(ConfigError, match="nothing is fitted"):
+    with pytest.raises(ConfigError, match="there is no bundle yet: call fit first"):
         _ = trainer.bundle
-    with pytest.raises(ConfigError, match="export_onnx is not offered"):
+    with pytest.raises(ConfigError, match="export_onnx is not supported"):
         trainer.export_onnx("model.onnx")
     model, _, _ = mmoe()
-    with pytest.raises(ConfigError, match="the trainer's task_types say"):
+    with pytest.raises(ConfigError, match="the trainer's task_types are"):
         MTLTrainer(model, ["classification", "regression"])
     _, (train, _, _), trainer = mmoe(scheduler_fn=lr_scheduler.ReduceLROnPlateau)
-    with pytest.raises(ConfigError, match="watches validation rows"):
+    with pytest.raises(ConfigError, match="needs validation rows"):
         trainer.fit(train, None)
 
 

@@ -147,5 +147,5 @@ def test_one_step_is_the_native_step_from_the_same_weights(name, data, tmp_path)
 
 
 def test_aitm_has_classifications_only(data):
-    with pytest.raises(pr.PolyrankError, match="the trainer's task_types say"):
+    with pytest.raises(pr.PolyrankError, match="the trainer's task_types are"):
         MTLTrainer(made("aitm", data), ["classification", "regression"])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -25,7 +26,7 @@ def test_train_evaluate_predict(folder, command):
     code, out, err = command("train", "exp.toml")
     assert code == 0
     assert "scores of the test split" in out
-    assert out.endswith("run: runs/tiny\n")
+    assert re.search(r"\nepoch [12] of 2 is kept\nrun: runs/tiny\n$", out)
     assert "tiny epoch 2 of 2: validation total loss " in err
 
     code, card, _ = command("evaluate", "runs/tiny", "test.parquet", "--json")
@@ -35,6 +36,8 @@ def test_train_evaluate_predict(folder, command):
         "click @ all", "buy @ all", "buy|click @ click"
     ]  # fmt: skip
     assert "gauc" in card["scores"][0]["metrics"]
+    for split, file in (("valid", "valid.csv"), ("train", "train.parquet")):
+        assert f"scores of the {split} split" in command("evaluate", "runs/tiny", file)[1]
 
     code, out, _ = command("predict", "runs/tiny/bundle", "test.parquet", "-o", "out.csv")
     assert code == 0
@@ -57,9 +60,30 @@ def test_evaluate_shows_segments(command):
     assert {line["score"] for line in found["segments"]} == {
         score["name"] for score in found["scores"]
     }
-    code, _, err = command("evaluate", "runs/tiny", "test.parquet", "--by", "itme")
+    one = ["--by", "item", "--score", "buy @ all"]
+    _, found, _ = command("evaluate", "runs/tiny", "test.parquet", *one, "--json")
+    assert {(line["score"], line["dimension"]) for line in found["segments"]} == {
+        ("buy @ all", "item")
+    }
+    code, out, _ = command("evaluate", "runs/tiny", "test.parquet", *one)
+    assert code == 0
+    assert out.count("segments of ") == out.count("segments of buy @ all, the worst first") == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--by", "itme"], "did you mean 'item'"),
+        (["--by", "item", "--score", "buy"], "unknown score 'buy'; did you mean 'buy @ all'"),
+        (["--score", "buy @ all"], "--score chooses segments: name their column by --by"),
+    ],
+)
+@pytest.mark.usefixtures("folder")
+def test_segments_that_cannot_be_are_refused(command, options, message):
+    command("train", "exp.toml", "--set", "train.epochs=1")
+    code, _, err = command("evaluate", "runs/tiny", "test.parquet", *options)
     assert code == 1
-    assert "did you mean 'item'" in err
+    assert message in err
 
 
 def test_predict_raw_leaves_the_maps_out(folder, command):
@@ -162,7 +186,7 @@ def test_unseen_ids_and_nulls_are_counted(command):
     ("arguments", "message"),
     [
         (["train", "nowhere.toml"], "error: nowhere.toml cannot be read"),
-        (["train", "exp.toml", "--set", "train.epoch=1"], "did you mean 'epochs'"),
+        (["train", "exp.toml", "--set", "train.epoch=1"], "did you mean 'train.epochs'"),
         (["train", "exp.toml", "--set", "data.train=gone.csv"], "no such file"),
         (["explain", "exp.toml", "--set", "task.buy.given=clik"], "did you mean 'click'"),
         (
@@ -173,7 +197,7 @@ def test_unseen_ids_and_nulls_are_counted(command):
         (["predict", "nothing", "test.parquet", "-o", "x.csv"], "nothing does not exist"),
         (["data", "get", "synthetic"], "is generated: use `polyrank data make synthetic`"),
         (["data", "get", "synthetic", "--from", "x"], "use `polyrank data make synthetic`"),
-        (["data", "get", "ali_ccp"], "make ali_ccp`; for files that are already here, name their"),
+        (["data", "get", "ali_ccp"], "make ali_ccp`; to read files of your own, name their"),
         (["data", "make", "ali_ccp", "--hidden", "1"], "'ali_ccp': unknown option 'hidden'"),
         (["data", "make", "census"], "is fetched: use `polyrank data get census`"),
         (["data", "make", "sinthetic"], "did you mean 'synthetic'"),
@@ -218,7 +242,7 @@ def test_data_make_writes_what_trains(tmp_path, command, monkeypatch):
     assert "truth" in found["scorecard"]["scores"][0]
     code, _, err = command("data", "make", "synthetic", "--rows", 4000, "--out", "log")
     assert code == 1
-    assert "is there already" in err
+    assert "experiment.toml exists" in err
 
 
 def test_data_list(command):
@@ -333,7 +357,7 @@ def test_a_fault_of_ours_is_no_traceback(folder, command, monkeypatch):
     monkeypatch.setattr("polyrank.config.Experiment.load", fault)
     code, _, err = command("explain", "exp.toml")
     assert code == 1
-    assert err.startswith("internal error: ZeroDivisionError: by zero\nthis is a fault of polyrank")
+    assert err.startswith("internal error: ZeroDivisionError: by zero\nthis is a bug in polyrank")
     monkeypatch.setenv("POLYRANK_TRACEBACK", "1")
     with pytest.raises(ZeroDivisionError):
         command("explain", str(folder / "exp.toml"))

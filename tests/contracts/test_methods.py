@@ -25,7 +25,7 @@ ROWS = 600
 
 @dataclass(frozen=True, kw_only=True)
 class MadeUp(Debias):
-    """Clicked rows weighted by 1 / P(click); unclicked ones take another head's opinion as label."""
+    """Clicked rows weighted by 1 / P(click); others take a head's opinion as label."""
 
     name = "made_up"
     floor: float = 0.1

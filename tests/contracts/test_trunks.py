@@ -1,8 +1,10 @@
 """What every registered trunk keeps: a new one is tested by existing."""
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
+from tests.numerics import assert_close
 
 import polyrank as pr
 from polyrank.balance import BALANCES
@@ -12,6 +14,7 @@ from polyrank.data.vocab import Vocab
 from polyrank.models.model import TRUNKS
 from polyrank.models.outputs import Tensors, logits_of
 from polyrank.nn.experts import mixture
+from polyrank.serve.export.write import export
 
 FEATURES = [
     pr.SparseFeature("user"),
@@ -25,8 +28,19 @@ TASKS = (
     pr.Task("spend", kind="regression", given="buy"),
 )
 trunks = pytest.mark.parametrize("kind", TRUNKS)
-# PLE's shared gate sums over all tasks, and the rounding of a sum depends on its order.
-ROUNDING = {"ple": 1e-6}
+LAYER = ("linear.0.weight", "linear.0.bias", "norm.0.weight", "norm.0.bias",
+         "norm.0.running_mean", "norm.0.running_var", "norm.0.num_batches_tracked")  # fmt: skip
+# Names that a module has for itself.
+AWKWARD = (
+    "forward",
+    "train",
+    "training",
+    "modules",
+    "state_dict",
+    "children",
+    "update",
+    "__class__",
+)
 
 
 def built(kind, rows, tasks=TASKS, seed=0, **model):
@@ -72,85 +86,32 @@ def test_every_parameter_gets_a_gradient(kind, rows, norm):
 
 
 @trunks
-def test_weights_have_their_lasting_names(kind, rows):
-    ranker, _ = built(kind, rows)
-    names = set(ranker.named_weights())
-    assert {"embed.user", "embed.item", "head.click.output.weight"} <= names
-    if kind == "mmoe":
-        assert {"trunk.gate.click.weight", "trunk.expert.0.linear.0.weight"} <= names
-    if kind == "ple":
-        assert {
-            "trunk.level.0.expert.click.0.linear.0.weight",
-            "trunk.level.0.shared.0.linear.0.weight",
-            "trunk.level.0.gate.click.weight",
-            "trunk.level.0.shared_gate.task.click.weight",
-            "trunk.level.0.shared_gate.shared.weight",
-        } <= names
-    if kind == "aitm":
-        assert {
-            "trunk.tower.click.linear.0.weight",
-            "trunk.transfer.buy.linear.0.weight",
-            "trunk.attention.buy.h1.weight",
-        } <= names
-
-
-EXPERT = ("linear.0.weight", "linear.0.bias", "norm.0.weight", "norm.0.bias",
-          "norm.0.running_mean", "norm.0.running_var", "norm.0.num_batches_tracked")  # fmt: skip
-GATES = [f"gate.{task.name}.weight" for task in TASKS]
-
-
-@pytest.mark.parametrize(
-    ("kind", "expected"),
-    [
-        ("separate", []),
-        ("mmoe", [*(f"expert.{i}.{name}" for i in range(8) for name in EXPERT), *GATES]),
-        (
-            "ple",
-            [
-                *(
-                    f"level.{level}.{name}"
-                    for level in (0, 1)
-                    for name in [
-                        *(
-                            f"{bank}.{i}.{each}"
-                            for bank in [*(f"expert.{task.name}" for task in TASKS), "shared"]
-                            for i in range(2)
-                            for each in EXPERT
-                        ),
-                        *GATES,
-                        *(
-                            [f"shared_gate.task.{task.name}.weight" for task in TASKS]
-                            + ["shared_gate.shared.weight"]
-                        )[: 4 * (1 - level)],
-                    ]
-                )
-            ],
-        ),
-    ],
-)
-def test_the_state_dict_is_by_expert_and_task_whatever_the_packing(kind, expected, rows):
-    """To the order: bundles are compared with `diff`."""
+def test_weights_have_their_lasting_names_in_order(kind, rows):
+    """Bundles are compared with `diff`: by table, and by task, whatever the packing in memory."""
     ranker, _ = built(kind, rows, norm="batch")
-    found = list(ranker.state_dict())
-    assert [each[6:] for each in found if each.startswith("trunk.")] == expected
-    assert [each for each in found if each.startswith("head.")] == [
+    names = list(ranker.named_weights())
+    tables = ["embed.user", "embed.item"]
+    trunk = [name for name in names if name.startswith("trunk.")]
+    tower = [f"tower.{name}" for name in LAYER]
+    heads = [
         f"head.{task.name}.{name}"
         for task in TASKS
-        for name in [*(f"tower.{each}" for each in EXPERT), "output.weight", "output.bias"]
+        for name in (*tower, "output.weight", "output.bias")
     ]
+    assert names == [*tables, *trunk, *heads]
+    assert [name for name in trunk if ":" in name or "packed" in name] == []
+    assert list(ranker.state_dict())[-len(trunk + heads) :] == trunk + heads
 
 
 @trunks
 @pytest.mark.parametrize("norm", ["none", "batch"])
-def test_heads_that_read_one_tensor_say_what_each_says_alone(kind, rows, norm):
+def test_heads_that_read_one_tensor_give_what_each_gives_alone(kind, rows, norm):
     ranker, table = built(kind, rows, norm=norm)
     ranker.double().eval()
     x = first_batch(ranker, table)[0].detach().double()
     hidden, logits = ranker.trunk(x), ranker(x).logits
     for name in ranker.head:
-        torch.testing.assert_close(
-            logits[name], ranker.head[name](hidden[name]), rtol=1e-12, atol=1e-12
-        )
+        assert_close(logits[name], ranker.head[name](hidden[name]), hidden[name].shape[1] + 5)
 
 
 @trunks
@@ -171,33 +132,29 @@ def test_permuting_and_renaming_tasks_permutes_the_outputs(kind, rows):
     other.load_named_weights(weights)
     expected, found = logits_of(ranker, table), logits_of(other, other_table)
     for old, new in names.items():
-        tolerance = ROUNDING.get(kind, 0.0)
-        torch.testing.assert_close(found[new], expected[old], rtol=tolerance, atol=tolerance)
-
-
-MIXTURES = {"mmoe": 1, "ple": 2}  # levels; a new trunk that mixes experts has a line here
+        # A sum over all tasks, such as that of PLE's shared gate, is of another order.
+        assert_close(found[new], expected[old], ranker.layout.width + 8 * len(TASKS))
 
 
 @trunks
 @pytest.mark.parametrize("norm", ["none", "batch"])
-def test_what_a_trunk_tells_of_its_mixing_is_what_it_does(kind, rows, norm):
+def test_the_mixing_that_a_trunk_reports_is_what_it_does(kind, rows, norm):
     ranker, table = built(kind, rows, norm=norm)
     ranker.double().eval()
     x = first_batch(ranker, table)[0].detach().double()
     levels = ranker.mixing(x)
-    assert len(levels) == MIXTURES.get(kind, 0)
     assert len({level.level for level in levels}) == len(levels)
     for level in levels:
         assert len(set(level.experts)) == len(level.experts)
         assert level.outputs.shape[:2] == (len(x), len(level.experts))
         for name, weights in level.gates.items():
-            torch.testing.assert_close(weights.sum(dim=1), torch.ones(len(x)).double())
+            assert_close(weights.sum(dim=1), torch.ones(len(x)).double(), len(level.experts))
             unseen = [each not in level.choice(name) for each in level.experts]
             assert (weights[:, unseen] == 0).all()
             assert (weights[:, [not each for each in unseen]] > 0).all()
     for name, hidden in ranker.trunk(x).items() if levels else ():
         mixed = mixture(levels[-1].gates[name], levels[-1].outputs)
-        torch.testing.assert_close(mixed, hidden, rtol=1e-12, atol=1e-12)
+        assert_close(mixed, hidden, 10 * x.shape[1])
 
 
 @trunks
@@ -251,3 +208,20 @@ def test_every_trunk_space_and_balance_trains_saves_and_loads(kind, rows, space,
     assert loaded.predict(rows).equals(bundle.predict(rows))
     again = pr.fit(schema, model, **arguments)
     assert again.history.select(losses).equals(history)
+
+
+@trunks
+def test_a_task_may_have_any_name(kind, rows, tmp_path):
+    """Names that people give are no attributes: trained, saved, loaded, exported, with parity."""
+    log = pl.DataFrame({"item": rows["item"]} | dict.fromkeys(AWKWARD, rows["click"]))
+    schema = pr.Schema([pr.SparseFeature("item")], [pr.Task(name) for name in AWKWARD])
+    model = pr.Model(trunk=TRUNKS[kind](), tower=[5], embed_dim=4, norm="batch")
+    bundle = pr.fit(schema, model, train=log, epochs=1, batch_size=64)
+    folder = tmp_path / "bundle"
+    bundle.save(folder)
+    assert pr.load(folder).predict(log).equals(bundle.predict(log))
+    assert {name.split(".")[1] for name in bundle.ranker.named_weights() if "head" in name} == {
+        *AWKWARD
+    }
+    found = export(bundle, folder, [log], vocabulary=True)
+    assert [each.rows for each in found.values()] == [log.height] * 2

@@ -1,6 +1,8 @@
 """The audit: each planted fault is found at its severity, and clean logs have none."""
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from polyrank.data.check import Audit, Finding, check
+from polyrank.data.check.audit import RULES
 from polyrank.data.check.drift import stability_index
 from polyrank.data.check.one_feature import one_feature_auc
 from polyrank.data.read import read
@@ -109,6 +112,11 @@ def duplicated(frames):
     return SCHEMA, frames | {"test": repeated}
 
 
+def with_other_times(frames):
+    texts = [frame.with_columns(time=pl.lit("31/05/2024 09:30")) for frame in frames.values()]
+    return SCHEMA, dict(zip(frames, texts, strict=True))
+
+
 def reversed_in_time(frames):
     return SCHEMA, frames | {"test": frames["test"].with_columns(pl.col("time") - 10_000)}
 
@@ -193,6 +201,10 @@ FAULTS = {
     "splits in the wrong order": (
         reversed_in_time,
         ("error", "time-reversed", "time", "test"),
+    ),
+    "times whose order is not known": (
+        with_other_times,
+        ("warning", "time-format", "time", None),
     ),
     "splits that lie among each other": (
         with_columns("test", time=lambda frame: frame["time"] - 2500),
@@ -446,3 +458,13 @@ def test_the_stability_index_of_one_distribution_is_noise():
     free = 10
     assert index.mean() == pytest.approx((1 / 4000 + 1 / 500) * free, rel=0.1)
     assert (index > noise).mean() < 0.02
+
+
+def test_the_page_lists_every_rule_with_its_severity():
+    page = (Path(__file__).parents[2] / "docs" / "audit.md").read_text(encoding="utf-8")
+    listed = {
+        check: severity
+        for checks, severity in re.findall(r"^\| (`.+?`) \| (\w+) \|", page, re.M)
+        for check in re.findall(r"`([\w-]+)`", checks)
+    }
+    assert listed == {check: severity for check, (severity, _) in RULES.items()}

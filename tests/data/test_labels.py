@@ -65,7 +65,7 @@ def test_infinite_regression_label_is_refused(value):
     task = Task("spend", kind="regression")
     check_labels(pl.DataFrame({"spend": [-3.5, NAN, None]}), schema_of(task))
     with pytest.raises(
-        DataError, match="label 'spend' of task 'spend' must hold finite numbers .* in 1 row"
+        DataError, match=r"label 'spend' of task 'spend' must hold finite numbers .* in 1 row"
     ):
         check_labels(pl.DataFrame({"spend": [value, 1.0]}), schema_of(task))
 

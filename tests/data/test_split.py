@@ -136,7 +136,7 @@ def test_first_time_of_too_many_rows():
 
 @pytest.mark.parametrize("missing", [None, float("nan")])
 def test_null_time_is_refused_with_the_count(missing):
-    with pytest.raises(DataError, match="'day' is null in 1 rows; leave these out"):
+    with pytest.raises(DataError, match="'day' is null in 1 row; leave them out"):
         parts({"day": [1.0, missing]}, "time", FRACTIONS, "day")
 
 
@@ -145,6 +145,38 @@ def test_text_times_that_are_all_numbers_are_ordered_as_numbers():
     assert values({"t": texts}, "t", "time", FRACTIONS, "t") == [["9", "8"], ["10", "10.0"], ["11"]]
     days = ["2020-01-10", "2020-01-09", "2020-01-08"]
     assert values({"t": days}, "t", "time", (0.4, 0.3, 0.3), "t") == [[day] for day in days[::-1]]
+
+
+@pytest.mark.parametrize(
+    "form", ["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M:%S%.3f+08:00"]
+)
+@pytest.mark.parametrize("dtype", [pl.Date, pl.Datetime, pl.Datetime("ms", "UTC")])
+def test_dates_and_iso_text_are_split_alike(form, dtype):
+    days = [datetime.date(2023, 12, 1) + datetime.timedelta(day) for day in range(60)][::-1]
+    times = pl.Series("day", days).cast(dtype)
+    typed = split(pl.DataFrame({"day": times, "x": range(60)}), "time", FRACTIONS, "day")
+    text = times.cast(pl.Datetime).dt.strftime(form)
+    texts = split(pl.DataFrame({"day": text, "x": range(60)}), "time", FRACTIONS, "day")
+    for one, other in zip(typed, texts, strict=True):
+        assert one.collect()["x"].equals(other.collect()["x"])
+    assert typed[0].collect()["x"].min() == 24
+
+
+@pytest.mark.parametrize(
+    ("times", "shown"),
+    [
+        (["2024-01-31", "31/01/2024"], "'31/01/2024', '2024-01-31'"),
+        (["2024-1-5", "2024-1-6"], "got '2024-1-5'"),
+        (["2024-01-05", "2024-01-05T09:30"], "'2024-01-05', '2024-01-05T09:30'"),
+        (["2024-01-05T09:30+01:00", "2024-01-05T09:30Z"], "'2024-01-05T09:30"),
+        (["noon", "1"], "got '1'"),
+    ],
+)
+def test_text_whose_order_is_not_that_of_time_is_refused(times, shown):
+    with pytest.raises(
+        DataError, match=rf"the times in 't' must be numbers, dates, or ISO.*{shown}"
+    ):
+        parts({"t": times}, "time", FRACTIONS, "t")
 
 
 def test_a_column_may_be_named_rows():
@@ -160,7 +192,7 @@ def test_a_column_may_be_named_rows():
 )
 def test_fractions_are_three_parts_of_one(fractions):
     with pytest.raises(
-        DataError, match=re.escape(f"sum to 1 (train, valid, test), however: {list(fractions)}")
+        DataError, match=re.escape(f"sum to 1 (train, valid, test), got {list(fractions)}")
     ):
         parts({"x": [1]}, "random", fractions)
 

@@ -139,11 +139,14 @@ def test_a_large_log_is_drawn_in_chunks(monkeypatch):
     ("options", "message"),
     [
         ({"rows": 3}, "3 rows leave a split empty"),
-        ({"users": 0}, "users must be at least 1, however: 0"),
-        ({"items": -1}, "items must be at least 1, however: -1"),
-        ({"fractions": (1.0,)}, "three numbers above 0 that add up to 1"),
-        ({"source": "here", "seed": 5, "items": 5}, "seed, items: of a made-up log"),
-        ({"source": "here", "rows": 5}, "rows: of a made-up log, and here is read as it is"),
+        ({"users": 0}, "users must be a whole number of at least 1, got 0"),
+        ({"items": -1}, "items must be a whole number of at least 1, got -1"),
+        ({"fractions": (1.0,)}, "three numbers above 0 that sum to 1"),
+        ({"source": "here", "seed": 5, "items": 5}, "seed, items belong to a generated log"),
+        (
+            {"source": "here", "rows": 5},
+            "rows belong to a generated log, and here is read",
+        ),
     ],
 )
 def test_what_is_refused(options, message):
@@ -181,7 +184,7 @@ def test_truth_in_a_file_is_kept_and_other_columns_are_not(tmp_path):
 
 
 def test_a_folder_that_cannot_be_read_is_refused(tmp_path):
-    with pytest.raises(DataError, match="nowhere is no folder"):
+    with pytest.raises(DataError, match="nowhere is not a folder"):
         ali_ccp(tmp_path / "nowhere")
     with pytest.raises(DataError, match=r"holds no ali_ccp_train\*\.csv"):
         ali_ccp(tmp_path)

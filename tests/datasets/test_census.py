@@ -49,10 +49,8 @@ def small(monkeypatch, tmp_path):
     for split, file, rows in (("train", TRAIN, 40), ("test", TEST, 21)):
         expected[split] = replace(
             OFFICIAL[split],
-            rows=rows,
-            income=rows // 4,
-            never_married=(rows + 1) // 2,
-            sha256=hashlib.sha256(module._tidy(file)).hexdigest(),
+            counts=(rows, rows // 4, (rows + 1) // 2),
+            sha256=hashlib.sha256(module.tidy(file)).hexdigest(),
         )
     monkeypatch.setattr(module, "OFFICIAL", expected)
     monkeypatch.setenv("POLYRANK_CACHE", str(tmp_path / "cache"))
@@ -252,6 +250,6 @@ def test_a_cache_that_cannot_be_written_is_named(folder, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("POLYRANK_CACHE", str(tmp_path / "file"))
     with pytest.raises(
-        DataError, match=r"the cache .*file/census cannot be .*; POLYRANK_CACHE nam"
+        DataError, match=r"the cache .*file/census cannot be .*; set POLYRANK_CACHE"
     ):
         census(source=folder)

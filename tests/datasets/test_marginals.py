@@ -77,5 +77,5 @@ def test_the_nodes_have_the_moments_of_a_standard_normal(hidden):
 
 @pytest.mark.parametrize("hidden", [4.5, float("nan")])
 def test_a_coefficient_beyond_the_tested_range_is_refused(hidden):
-    with pytest.raises(ConfigError, match="hidden must lie within ±4"):
+    with pytest.raises(ConfigError, match="hidden must be a number of at least -4 and at most 4"):
         marginal(A, B, hidden)

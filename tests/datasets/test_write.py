@@ -80,7 +80,7 @@ def test_each_task_has_a_heading():
 def test_an_experiment_is_not_replaced_unless_forced(tmp_path):
     frames = load("synthetic", rows=100, preset="additive")
     write(frames, tmp_path, name="one")
-    with pytest.raises(ConfigError, match=r"experiment\.toml is there already"):
+    with pytest.raises(ConfigError, match=r"experiment\.toml exists: name another"):
         write(frames, tmp_path, name="two")
     path = write(frames, tmp_path, name="two", force=True)
     assert 'name = "two"' in path.read_text(encoding="utf-8")

@@ -134,7 +134,9 @@ def test_a_mixing_that_cannot_be_is_refused_before_training():
         def mixing(self, x):
             return (pr.Mixing(experts=("a",), outputs=x, gates={"click": x}),)
 
-    with pytest.raises(ConfigError, match=r"mixing: the outputs of 1 experts are"):
+    with pytest.raises(
+        ConfigError, match=r"mixing: outputs must have the shape .* with experts = 1, got \(2, 16\)"
+    ):
         pr.fit(SCHEMA, pr.Model(trunk=Built(Misshapen(1.0, ["click", "buy"]))), train=ROWS)
 
 
@@ -177,10 +179,13 @@ def test_heads_start_at_the_base_rate():
         ({"trunk": "mmoe"}, "model.trunk: expected a table with a kind"),
         ({"trunk": {"kind": "mmoe", "expert": 3}}, "unknown key 'expert'; did you mean 'experts'"),
         ({"norm": "layer"}, r"model.norm: .*'none' or 'batch'"),
-        ({"dropout": 1.0}, "model: dropout is at least 0 and below 1"),
+        ({"dropout": 1.0}, "model: dropout must be a number of at least 0 and below 1, got 1.0"),
         ({"trunk": {"kind": "mmoe", "norm": "bach"}}, "model.trunk.norm: .*'none' or 'batch'"),
-        ({"trunk": {"kind": "mmoe", "dropout": 1.5}}, "MMoE: dropout is at least 0 and below 1"),
-        ({"embed_dim": 0}, "embed_dim: whole numbers of at least 1"),
+        (
+            {"trunk": {"kind": "mmoe", "dropout": 1.5}},
+            "MMoE: dropout must be a number of at least 0 and below 1",
+        ),
+        ({"embed_dim": 0}, "embed_dim must be a whole number of at least 1"),
     ],
 )
 def test_tables_are_checked(table, message):

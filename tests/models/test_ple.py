@@ -92,8 +92,20 @@ def test_every_level_but_the_last_has_the_shared_gate(levels):
     trunk = built(levels=levels)
     gates = [level.shared_gate is not None for level in trunk.level]
     assert gates == [True] * (levels - 1) + [False]
-    names = {name for name, _ in trunk.named_parameters() if "shared_gate" in name}
+    names = {name for name in trunk.state_dict() if "shared_gate" in name}
     assert len(names) == 3 * (levels - 1)  # the tasks' two and the shared experts' rows
+
+
+def test_weights_are_by_level_expert_and_task():
+    expert = ("linear.0.weight", "linear.0.bias")
+    banks = ("expert.click", "expert.buy", "shared")
+    level = [f"{bank}.{i}.{name}" for bank in banks for i in range(2) for name in expert]
+    level += ["gate.click.weight", "gate.buy.weight"]
+    shared = [f"shared_gate.{name}.weight" for name in ("task.click", "task.buy", "shared")]
+    assert list(built(levels=2).state_dict()) == [
+        *(f"level.0.{name}" for name in (*level, *shared)),
+        *(f"level.1.{name}" for name in level),
+    ]
 
 
 def test_the_shared_gate_carries_one_task_to_another():
@@ -138,7 +150,9 @@ def test_gates_have_neither_norm_nor_dropout_nor_bias():
 @pytest.mark.parametrize("field", ["levels", "shared_experts", "task_experts", "hidden"])
 def test_sizes_are_checked(field):
     value = [0] if field == "hidden" else 0
-    with pytest.raises(ConfigError, match=f"PLE: {field}: whole numbers of at least 1"):
+    with pytest.raises(
+        ConfigError, match=f"PLE: {field} must be a whole number of at least 1, got 0"
+    ):
         PLE(**{field: value})
 
 

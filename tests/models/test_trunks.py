@@ -67,15 +67,32 @@ def test_the_gate_has_neither_norm_nor_dropout(layout):
     trunk = MMoE(norm="batch", dropout=0.5).build(layout, TASKS)
     x = torch.randn(5, 6)
     assert torch.equal(trunk.gate["click"](x), trunk.gate["click"](x))
-    assert [name for name, _ in trunk.gate.named_parameters()] == ["click.weight", "buy.weight"]
+    assert list(trunk.gate.state_dict()) == ["click.weight", "buy.weight"]
+
+
+def test_mmoe_has_its_weights_by_expert_and_task(layout):
+    trunk = MMoE(experts=2, hidden=[4]).build(layout, TASKS)
+    assert list(trunk.state_dict()) == [
+        "expert.0.linear.0.weight", "expert.0.linear.0.bias",
+        "expert.1.linear.0.weight", "expert.1.linear.0.bias",
+        "gate.click.weight", "gate.buy.weight",
+    ]  # fmt: skip
+
+
+def test_mmoe_mixes_at_one_level(layout):
+    (level,) = MMoE(experts=3).build(layout, TASKS).mixing(torch.randn(2, 6))
+    assert (level.experts, list(level.gates)) == (("0", "1", "2"), ["click", "buy"])
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: MMoE(experts=0), "MMoE: experts: whole numbers of at least 1"),
-        (lambda: MMoE(hidden=[16, 0]), r"MMoE: hidden: .*however: \(16, 0\)"),
-        (lambda: SharedBottom(hidden=[2.5]), "SharedBottom: hidden"),
+        (lambda: MMoE(experts=0), "MMoE: experts must be a whole number of at least 1, got 0"),
+        (lambda: MMoE(hidden=[16, 0]), r"MMoE: hidden must be a whole number of at least 1, got 0"),
+        (
+            lambda: SharedBottom(hidden=[2.5]),
+            "SharedBottom: hidden must be a whole number of at least 1, got 2.5",
+        ),
     ],
 )
 def test_sizes_are_checked(make, message):

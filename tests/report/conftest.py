@@ -11,7 +11,7 @@ from polyrank.calibration import Platt
 from polyrank.calibration.fitting import Calibrator
 from polyrank.data.check import Audit, Finding
 from polyrank.metrics.score import Scorecard
-from polyrank.models.experts import ExpertUse, GateUse
+from polyrank.models.expert_use import ExpertUse, GateUse
 from polyrank.report import Evidence, gather
 
 NASTY = "item</script><script>alert('x')</script>"

@@ -194,11 +194,7 @@ def test_it_goes_with_a_split_of_one_source(log, tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        (
-            "keep = 0.1",
-            "keep = 2",
-            "data.sampling: keep, the share kept, must be",
-        ),
+        ("keep = 0.1", "keep = 2", "data.sampling: keep, the share kept, must be"),
         ("keep = 0.1", "kep = 0.1", "data.sampling: unknown key 'kep'; did you mean 'keep'"),
         ('"valid"]', '"vald"]', "data.sampling: unknown split 'vald'; did you mean 'valid'"),
     ],

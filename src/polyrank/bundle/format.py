@@ -29,7 +29,7 @@ from safetensors import SafetensorError
 from safetensors import numpy as tensors
 
 from polyrank.errors import BundleError
-from polyrank.files import locked, replacing, replacing_folder
+from polyrank.files import locked, replacing, replacing_folder, writing
 
 FORMAT = 2
 MANIFEST = "bundle.json"
@@ -64,11 +64,9 @@ def write(path: Path, parts: Parts) -> None:
     """
     if path.exists() and not (path / MANIFEST).is_file():
         raise BundleError(f"{path} exists and is not a bundle: it is left as it is; choose another")
-    try:
-        with replacing_folder(path) as temporary:
-            _fill(temporary, parts)
-    except (OSError, SafetensorError, pl.exceptions.PolarsError) as error:
-        raise BundleError(f"the bundle {path} could not be written: {error}") from error
+    failures = (SafetensorError, pl.exceptions.PolarsError)
+    with writing(f"the bundle {path}", BundleError, *failures), replacing_folder(path) as temporary:
+        _fill(temporary, parts)
 
 
 def read(path: Path, *, weights: bool = True) -> Parts:
@@ -155,11 +153,8 @@ def add(
         BundleError: no bundle, or a file that cannot be written.
     """
     read_manifest(path)  # where there is none, nothing is opened
-    try:
-        with locked(path):
-            _add(path, files, entries, instead_of)
-    except OSError as error:
-        raise BundleError(f"the bundle {path} could not be written: {error}") from error
+    with writing(f"the bundle {path}", BundleError), locked(path):
+        _add(path, files, entries, instead_of)
 
 
 def find(path: Path) -> Path:

@@ -1,4 +1,4 @@
-"""`python -m polyrank.classic script.py [arguments]` runs a Torch-RecHub script as it stands."""
+"""`python -m polyrank.classic script.py [arguments]` runs a Torch-RecHub script unchanged."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ USAGE = "usage: python -m polyrank.classic script.py [arguments]"
 
 
 def main(arguments: list[str]) -> int:
-    """Run a script; a refusal is a message and exit code 1, wrong usage 2."""
+    """Run a script; exit code 1 with a message for an error, 2 for wrong usage."""
     if not arguments or arguments[0] in ("-h", "--help"):
         sys.stderr.write(f"{USAGE}\n")
         return 0 if arguments else 2

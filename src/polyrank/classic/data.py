@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from polyrank import spec
 from polyrank.errors import ConfigError, DataError
+
+Side = Literal["pre", "post"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +26,7 @@ class Rows:
     Args:
         x: columns by name; a padded sequence has a second axis.
         y: labels, or None for rows to predict.
-        batch: rows of the loader's first batch, where they came from one.
+        batch: rows of the loader's first batch, if they came from one.
 
     Shape:
         each column (N,) or (N, length) · y: (N, C) or (N,)
@@ -35,7 +38,7 @@ class Rows:
 
     def __post_init__(self) -> None:
         if not self.x:
-            raise DataError("x has no column: give a dict of arrays, {name: array}")
+            raise DataError("x has no columns: give a dict of arrays, {name: array}")
         lengths = {name: len(column) for name, column in self.x.items()}
         lengths |= {} if self.y is None else {"the labels": len(self.y)}
         if len(set(lengths.values())) > 1:
@@ -50,7 +53,7 @@ class Rows:
             DataError: no columns, or columns of different lengths.
         """
         if not hasattr(x, "items"):
-            raise DataError(f"x is a dict of arrays, {{name: array}}, however: {type(x).__name__}")
+            raise DataError(f"x must be a dict of arrays, {{name: array}}, got {type(x).__name__}")
         columns = {str(name): np.asarray(column) for name, column in x.items()}
         return cls(columns, None if y is None else np.asarray(y))
 
@@ -63,22 +66,22 @@ class Rows:
 
     def take(self, index: np.ndarray) -> Rows:
         """Return some of the rows."""
-        x = {name: column[index] for name, column in self.x.items()}
-        return Rows(x, None if self.y is None else self.y[index])
+        found = self[index]
+        return Rows(found, None) if self.y is None else Rows(*found)
 
     @property
     def labels(self) -> np.ndarray:
         """Labels as float64 (N, C).
 
         Raises:
-            DataError: there are none, or they are no numbers.
+            DataError: there are none, or they are not numeric.
         """
         if self.y is None:
             raise DataError("these rows have no labels: give the loader y as well")
         try:
             labels = np.asarray(self.y, dtype=np.float64)
         except (TypeError, ValueError) as error:
-            raise DataError(f"labels are numbers, however: {error}") from None
+            raise DataError(f"labels must be numbers: {error}") from None
         return labels.reshape(len(labels), -1)
 
 
@@ -88,7 +91,7 @@ class Loader:
     Args:
         dataset: the rows.
         batch_size: rows of a batch; the last may be short.
-        shuffle: draw a new order, from torch's generator, at each iteration. `MTLTrainer.fit`
+        shuffle: draw a new order from torch's generator at each iteration. `MTLTrainer.fit`
             shuffles by its own seed.
 
     Example:
@@ -98,9 +101,8 @@ class Loader:
     """
 
     def __init__(self, dataset: Rows, batch_size: int, *, shuffle: bool = False) -> None:
-        if batch_size < 1:
-            raise ConfigError(f"batch_size must be at least 1, however: {batch_size}")
-        self.dataset, self.batch_size, self.shuffle = dataset, int(batch_size), shuffle
+        self.dataset, self.shuffle = dataset, shuffle
+        self.batch_size = spec.whole("batch_size", batch_size)
 
     def __len__(self) -> int:
         return -(-len(self.dataset) // self.batch_size)
@@ -119,7 +121,7 @@ class DataGenerator:
     """Makes the three loaders of a data set.
 
     Args:
-        x: {name: array (N,)} of the training rows, or of all rows where `split_ratio` splits them.
+        x: {name: array (N,)} of the training rows, or of all rows if `split_ratio` splits them.
         y: labels (N, C).
 
     Example:
@@ -143,7 +145,7 @@ class DataGenerator:
         batch_size: int = 16,
         num_workers: int = 0,
     ) -> tuple[Loader, Loader | None, Loader | None]:
-        """Return the loaders of training, validation and test rows; None where there are none.
+        """Return the loaders of training, validation and test rows; None for a split without rows.
 
         Args:
             x_val: columns of the validation rows.
@@ -170,15 +172,17 @@ class DataGenerator:
     def _split(self, ratio: Sequence[float]) -> tuple[Rows, Rows | None, Rows | None]:
         if len(ratio) < 2 or min(ratio) < 0 or sum(ratio) > 1 + 1e-9 or not ratio[0] > 0:
             raise ConfigError(
-                "split_ratio is the shares of training and validation rows, together at most 1, "
-                f"however: {list(ratio)}"
+                "split_ratio must be the shares of training and validation rows, together at most "
+                f"1, got {list(ratio)}"
             )
         order = torch.randperm(self.length).numpy()
         first, second = int(self.length * ratio[0]), int(self.length * ratio[1])
         parts = np.split(order, [first, first + second])
         train, valid, test = (self.dataset.take(part) if len(part) else None for part in parts)
         if train is None:
-            raise ConfigError(f"split_ratio {list(ratio)} of {self.length} rows trains on none")
+            raise ConfigError(
+                f"split_ratio {list(ratio)} of {self.length} rows leaves none to train"
+            )
         return train, valid, test
 
 
@@ -197,7 +201,7 @@ def rows_of(loader: Iterable[Any]) -> Rows:
         x = batch[0] if pair else batch
         if not isinstance(x, Mapping):
             raise DataError(
-                "a loader yields (dict of tensors, labels) or a dict of tensors, however: "
+                "a loader must yield (dict of tensors, labels) or a dict of tensors, got "
                 f"{type(batch).__name__}"
             )
         for name, column in x.items():
@@ -229,8 +233,59 @@ def tensor_of(name: str, column: np.ndarray) -> Tensor:
     """
     if column.dtype.kind not in "biuf":
         raise DataError(
-            f"column {name!r} holds {column.dtype}, and this door takes numbers only: encode it "
-            "(LabelEncoder), or use the native door, `polyrank.fit`, which takes ids of any type"
+            f"column {name!r} holds {column.dtype}, and the classic API takes numbers only: encode "
+            "it (LabelEncoder), or use `polyrank.fit`, which takes ids of any type"
         )
     wide = {"u": np.int64}.get(column.dtype.kind) if column.dtype.itemsize > 1 else None
     return torch.from_numpy(np.array(column, dtype=wide))
+
+
+def df_to_dict(data: Any) -> dict[str, np.ndarray]:
+    """Return the columns of a pandas or polars frame as arrays by name.
+
+    Example:
+        >>> import polars as pl
+        >>> df_to_dict(pl.DataFrame({"item": [1, 2]}))
+        {'item': array([1, 2])}
+    """
+    return {str(name): np.array(data[name].to_list()) for name in data.columns}
+
+
+def pad_sequences(
+    sequences: Sequence[Sequence[Any]],
+    maxlen: int | None = None,
+    dtype: str = "int32",
+    padding: Side = "pre",
+    truncating: Side = "pre",
+    value: float = 0.0,
+) -> np.ndarray:
+    """Return lists of different lengths as one array (lists, maxlen).
+
+    Args:
+        sequences: the lists.
+        maxlen: columns; None takes the longest list's length.
+        dtype: of the array.
+        padding: the end at which a short list is filled.
+        truncating: the end at which a long list is cut.
+        value: fills short lists.
+
+    Raises:
+        DataError: an end other than "pre" and "post".
+
+    Example:
+        >>> pad_sequences([[1], [2, 3, 4]], maxlen=2)
+        array([[0, 1],
+               [3, 4]], dtype=int32)
+    """
+    for name, side in (("padding", padding), ("truncating", truncating)):
+        if side not in ("pre", "post"):
+            raise DataError(f"{name} must be 'pre' or 'post', got {side!r}")
+    width = max((len(each) for each in sequences), default=0) if maxlen is None else maxlen
+    out = np.full((len(sequences), width), value, dtype=dtype)
+    for row, each in zip(out, sequences, strict=True):
+        kept = list(each)
+        if len(kept) > width:
+            kept = kept[len(kept) - width :] if truncating == "pre" else kept[:width]
+        if kept:
+            row[slice(width - len(kept), None) if padding == "pre" else slice(len(kept))] = kept
+    return out

@@ -1,10 +1,10 @@
-"""Features for raw ids: each id is a row of its table, and numbers are taken as they are."""
+"""Features for raw ids: an id is the row of its table, and numbers are taken as they are."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from polyrank import features as native
@@ -15,24 +15,24 @@ from polyrank.features.dense import DenseEncoding
 
 logger = logging.getLogger(__name__)
 
-UNASKED = native.DenseFeature("any").encoding  # of a feature that asks for no encoding
+DEFAULT_ENCODING = native.DenseFeature("any").encoding
 
 
 @dataclass(frozen=True, init=False)
 class SparseFeature(native.SparseFeature):
-    """A column of ids by the classic arguments, in their order.
+    """A column of ids, by the classic arguments in their order.
 
     Args:
         name: column.
         vocab_size: rows of the table; a shared one has its owner's.
-        embed_dim: width of the embedding; None is floor(6 · vocab_size^¼).
-        shared_with: name of another feature whose table this one uses.
-        padding_idx: an id whose embedding is zeros and is not learnt; natively, a list of one id
-            that may be padding.
-        initializer: not offered.
+        embed_dim: width of the embedding; None takes floor(6 · vocab_size^¼).
+        shared_with: the feature whose table this one uses.
+        padding_idx: an id whose embedding stays zero; natively, a list of one id that may be
+            padding.
+        initializer: not supported.
 
     Raises:
-        SchemaError: as natively, and an initializer, with the way out.
+        SchemaError: as natively, and for an initializer.
 
     Example:
         >>> SparseFeature("item", 16).embed_dim, SparseFeature("seen", 16, 8, "item").table
@@ -58,22 +58,10 @@ class SparseFeature(native.SparseFeature):
         object.__setattr__(self, "embed_dim", _width(self))
         object.__setattr__(self, "padding_idx", padding_idx)
 
-    def native(self) -> IdFeature:
-        """Return what it is natively."""
-        size = None if self.shared_with else self.vocab_size  # the owner's rows
-        if self.padding_idx is None:
-            return native.SparseFeature(
-                self.name, size, self.embed_dim, shared_with=self.shared_with
-            )
-        return native.SequenceFeature(
-            self.name, size, self.embed_dim, shared_with=self.shared_with, pooling="sum",
-            padding_idx=self.padding_idx,
-        )  # fmt: skip
-
 
 @dataclass(frozen=True, init=False)
 class SequenceFeature(native.SequenceFeature):
-    """A column of padded lists of ids by the classic arguments, in their order.
+    """A column of padded lists of ids, by the classic arguments in their order.
 
     Args:
         name: column, an array (N, length).
@@ -81,11 +69,11 @@ class SequenceFeature(native.SequenceFeature):
         embed_dim: as in `SparseFeature`.
         pooling: `mean` or `sum` of a list's embeddings, or its `last` one.
         shared_with: as in `SparseFeature`.
-        padding_idx: what fills a list up to its length and is no id; None leaves nothing out.
-        initializer: not offered.
+        padding_idx: fills a list up to its length and is no id; None leaves nothing out.
+        initializer: not supported.
 
     Raises:
-        SchemaError: as natively; an initializer or the pooling `concat`, with the way out.
+        SchemaError: as natively, and for an initializer or the pooling `concat`.
 
     Example:
         >>> SequenceFeature("seen", 16, 8, "sum", "item").padding_idx
@@ -105,22 +93,14 @@ class SequenceFeature(native.SequenceFeature):
         _refuse_initializer(name, initializer)
         if str(pooling) == "concat":
             raise SchemaError(
-                f"feature {name!r}: pooling 'concat' is not offered, since a list becomes one "
-                "vector: give mean, sum or last; or split the array into a SparseFeature for each "
-                "place, all but the first with shared_with"
+                f"feature {name!r}: pooling 'concat' is not supported: use mean, sum or last, or "
+                "split the array into a SparseFeature per place, all but the first with shared_with"
             )
         super().__init__(
             name, vocab_size, embed_dim, shared_with=shared_with, pooling=pooling,
             padding_idx=padding_idx,
         )  # fmt: skip
         object.__setattr__(self, "embed_dim", _width(self))
-
-    def native(self) -> IdFeature:
-        """Return what it is natively."""
-        return native.SequenceFeature(
-            self.name, None if self.shared_with else self.vocab_size, self.embed_dim,
-            shared_with=self.shared_with, pooling=self.pooling, padding_idx=self.padding_idx,
-        )  # fmt: skip
 
 
 @dataclass(frozen=True, init=False)
@@ -129,7 +109,7 @@ class DenseFeature(native.DenseFeature):
 
     Args:
         name: column.
-        embed_dim: 1; a vector is a feature for each of its numbers.
+        embed_dim: 1; a vector needs a feature for each of its numbers.
 
     Raises:
         SchemaError: another `embed_dim`.
@@ -143,15 +123,11 @@ class DenseFeature(native.DenseFeature):
         super().__init__(name, "none", embed_dim=embed_dim)
         _refuse_vector(self)
 
-    def native(self) -> native.DenseFeature:
-        """Return what it is natively."""
-        return native.DenseFeature(self.name, "none")
-
 
 def raw(features: Sequence[Any]) -> list[Feature]:
     """Return native features whose ids are rows and whose numbers are not encoded.
 
-    A width that is not given is floor(6 · vocab_size^¼).
+    The default width is floor(6 · vocab_size^¼).
 
     Raises:
         SchemaError: ids without vocab_size, or an encoding that would be fitted.
@@ -164,9 +140,7 @@ hash=None)
     Reference:
         Wang et al., ADKDD 2017, section 4.2 (the width).
     """
-    classic = SparseFeature | SequenceFeature | DenseFeature
-    plain = [each.native() if isinstance(each, classic) else each for each in features]
-    return [_ids(each) if isinstance(each, IdFeature) else _dense(each) for each in plain]
+    return [_native(each) for each in features]
 
 
 def vocab_of(features: Sequence[Feature]) -> Vocab:
@@ -179,15 +153,30 @@ def vocab_of(features: Sequence[Feature]) -> Vocab:
     return Vocab(features, tables, {f.name: DenseEncoding("none") for f in features if f.numeric})
 
 
-def _ids(feature: IdFeature) -> IdFeature:
-    if feature.shared_with is not None:
-        return feature
-    if feature.vocab_size is None:
+def _native(feature: Any) -> Feature:
+    if isinstance(feature, native.DenseFeature):
+        return _dense(feature)
+    if not isinstance(feature, IdFeature):
         raise SchemaError(
-            f"feature {feature.name!r} needs vocab_size here, where an id is the row of its "
-            "table: give max + 1, or use the native door, `polyrank.fit`, which fits vocabularies"
+            f"features must be SparseFeature, SequenceFeature or DenseFeature, got {feature!r}"
         )
-    return replace(feature, embed_dim=_width(feature))
+    if feature.vocab_size is None and feature.shared_with is None:
+        raise SchemaError(
+            f"feature {feature.name!r} needs vocab_size, since an id is the row of its table: give "
+            "max + 1, or use `polyrank.fit`, which fits vocabularies"
+        )
+    table = {
+        "name": feature.name,
+        "vocab_size": None if feature.shared_with else feature.vocab_size,  # the owner's rows
+        "embed_dim": _width(feature),
+        "shared_with": feature.shared_with,
+    }
+    padding = getattr(feature, "padding_idx", None)
+    if isinstance(feature, native.SequenceFeature):
+        return native.SequenceFeature(**table, pooling=feature.pooling, padding_idx=padding)
+    if padding is not None:
+        return native.SequenceFeature(**table, pooling="sum", padding_idx=padding)
+    return native.SparseFeature(**table)
 
 
 def _width(feature: IdFeature) -> int | None:
@@ -196,28 +185,25 @@ def _width(feature: IdFeature) -> int | None:
     return int(6 * feature.vocab_size**0.25)
 
 
-def _dense(feature: Any) -> Feature:
-    if not isinstance(feature, native.DenseFeature):
-        raise SchemaError(
-            f"features are SparseFeature, SequenceFeature or DenseFeature, however: {feature!r}"
-        )
-    if feature.encoding == UNASKED:
+def _dense(feature: native.DenseFeature) -> Feature:
+    if feature.encoding == DEFAULT_ENCODING:
         logger.warning(
-            "feature %r is taken as its numbers are: this door fits no encoding", feature.name
+            "the numbers of feature %r are taken as they are: the classic API fits no encoding",
+            feature.name,
         )
     elif feature.encoding != "none":
         raise SchemaError(
-            f"feature {feature.name!r} asks for the encoding {feature.encoding!r}, which is fitted "
-            "on a log, and this door takes numbers as they are: use the native door, `polyrank.fit`"
+            f"feature {feature.name!r} has the encoding {feature.encoding!r}, which is fitted on a "
+            "log, but the classic API takes numbers as they are: use `polyrank.fit`"
         )
     _refuse_vector(feature)
-    return replace(feature, encoding="none", embed_dim=None)
+    return native.DenseFeature(feature.name, "none")
 
 
 def _refuse_vector(feature: native.DenseFeature) -> None:
     if feature.embed_dim not in (None, 1):
         raise SchemaError(
-            f"feature {feature.name!r} is {feature.embed_dim} numbers: give each its own "
+            f"feature {feature.name!r} has {feature.embed_dim} numbers: give each its own "
             "DenseFeature"
         )
 
@@ -225,6 +211,6 @@ def _refuse_vector(feature: native.DenseFeature) -> None:
 def _refuse_initializer(name: str, initializer: Any) -> None:
     if initializer is not None:
         raise SchemaError(
-            f"feature {name!r}: an initializer is not offered: leave it out, and copy weights of "
-            f"your own into model.ranker.embed.tables()[{name!r}] before fit"
+            f"feature {name!r}: an initializer is not supported: leave it out, and copy your own "
+            f"weights into model.ranker.embed.tables()[{name!r}] before fit"
         )

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from polyrank import spec
 from polyrank.errors import ConfigError, did_you_mean
 from polyrank.nn.embed import PackedEmbedder, TensorBag
 from polyrank.train.loop import Trainer
@@ -28,13 +29,8 @@ _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)  # noqa: S
 
 
 @dataclass(frozen=True, kw_only=True)
-class Exact(Adam):
-    """A torch optimiser of any class, for the dense part.
-
-    Args:
-        function: the class.
-        options: its arguments.
-    """
+class ExactDense(Adam):
+    """A torch optimiser of any class, for the dense part."""
 
     function: Callable[..., torch.optim.Optimizer] = torch.optim.Adam
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -48,12 +44,7 @@ class Exact(Adam):
 
 @dataclass(frozen=True, kw_only=True)
 class ExactRows(EmbeddingOptimizer):
-    """The same class on every row of every table at every step, as it would do alone.
-
-    Args:
-        function: the class.
-        options: its arguments.
-    """
+    """A torch optimiser of any class, on every row of every table at every step."""
 
     function: Callable[..., torch.optim.Optimizer] = torch.optim.Adam
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -97,14 +88,7 @@ class ExactRowsEngine(EmbeddingEngine):
 
 @dataclass(frozen=True, kw_only=True)
 class Penalty:
-    """l1 · Σ|w| + l2 · Σw² of the embeddings and of the dense part, norms left out.
-
-    Args:
-        embedding_l1: of embedding rows.
-        embedding_l2: likewise.
-        dense_l1: of all other parameters that are no norm's.
-        dense_l2: likewise.
-    """
+    """l1 · Σ|w| + l2 · Σw² of the embeddings and of the dense part without its norms."""
 
     embedding_l1: float = 0.0
     embedding_l2: float = 0.0
@@ -118,14 +102,9 @@ class Penalty:
         Raises:
             ConfigError: an unknown key, or a negative value.
         """
-        known = [each.name for each in fields(cls)]
-        for key, value in (params or {}).items():
-            if key not in known:
-                hint = did_you_mean(str(key), known)
-                raise ConfigError(f"regularization_params: unknown key {key!r}{hint}")
-            if not value >= 0:
-                raise ConfigError(f"regularization_params: {key} is at least 0, however: {value}")
-        return cls(**(params or {}))
+        params, where = params or {}, "regularization_params"
+        spec.check_keys(params, [each.name for each in fields(cls)], where)
+        return cls(**{key: spec.number(f"{where}: {key}", params[key], least=0) for key in params})
 
     @property
     def of_rows(self) -> bool:
@@ -153,10 +132,8 @@ class Penalty:
                         l1 = self.embedding_l1 if rows else self.dense_l1
                         l2 = self.embedding_l2 if rows else self.dense_l2
                         if l1 or l2:
-                            gradient = l1 * weight.sign() + 2 * l2 * weight
-                            weight.grad = (
-                                gradient if weight.grad is None else weight.grad + gradient
-                            )
+                            added = l1 * weight.sign() + 2 * l2 * weight
+                            weight.grad = added if weight.grad is None else weight.grad + added
 
         if self != Penalty():
             trainer.dense.register_step_pre_hook(pull)
@@ -168,9 +145,9 @@ class EpochSchedule:
     """A torch scheduler of any class, stepped after each epoch on a stand-in optimiser.
 
     Args:
-        optimizer: the class that is used, whose defaults the scheduler may read.
+        optimizer: the optimiser's class, whose defaults the scheduler may read.
         options: its arguments.
-        function: the scheduler's class, or None for a constant rate.
+        function: the scheduler's class; None keeps the rate constant.
         params: its arguments.
     """
 
@@ -186,41 +163,38 @@ class EpochSchedule:
         self.scheduler = function(self.optimizer, **(params or {})) if function else None
 
     def factor(self, step: int, steps: int) -> float:
-        """Return what the learning rate is multiplied by in this epoch."""
+        """Return this epoch's factor of the learning rate."""
         return float(self.optimizer.param_groups[0]["lr"]) / self.lr
 
     def step(self, loss: float | None, goodness: float | None) -> None:
-        """End an epoch; a plateau is one of the loss (mode "min") or of the score ("max")."""
+        """End an epoch; a plateau is of the loss (mode "min") or of the score ("max")."""
         if self.scheduler is None:
             return
-        self.optimizer.step()  # of no gradient: torch warns of a schedule without it
+        self.optimizer.step()  # changes nothing; without it torch warns of the scheduler's step
         if not isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
             self.scheduler.step()
             return
         watched = loss if self.scheduler.mode == "min" else goodness
         if watched is None:
-            raise ConfigError("ReduceLROnPlateau watches validation rows: give fit a val loader")
+            raise ConfigError(
+                "ReduceLROnPlateau needs validation rows: give fit a validation loader"
+            )
         self.scheduler.step(watched)
 
     def follow(self, trainer: Trainer) -> None:
-        """Pass on the momentum that a cyclic schedule moves as well."""
-        group = self.optimizer.param_groups[0]
-        engine = trainer.embeddings
+        """Pass on the momentum, which a cyclic scheduler changes as well."""
+        if self.scheduler is None:
+            return
+        group, engine = self.optimizer.param_groups[0], trainer.embeddings
+        moved = {key: group[key] for key in ("momentum", "betas") if key in group}
         followers = [trainer.dense]
         if isinstance(engine, ExactRowsEngine) and engine.optimizer is not None:
             followers.append(engine.optimizer)
-        for key in ("momentum", "betas"):
-            if key not in group or self.scheduler is None:
-                continue
-            for follower in followers:
-                for each in follower.param_groups:
-                    each[key] = group[key]
-            if (
-                key == "betas"
-                and isinstance(engine, RowEngine)
-                and isinstance(engine.spec, LazyAdam)
-            ):
-                engine.spec = replace(engine.spec, betas=tuple(group[key]))
+        for follower in followers:
+            for each in follower.param_groups:
+                each.update(moved)
+        if isinstance(engine, RowEngine) and isinstance(engine.spec, LazyAdam) and "betas" in moved:
+            engine.spec = replace(engine.spec, betas=tuple(moved["betas"]))
 
 
 def chosen(
@@ -228,12 +202,12 @@ def chosen(
     params: Mapping[str, Any] | None,
     penalty: Penalty,
 ) -> tuple[Adam, EmbeddingOptimizer, Callable[..., torch.optim.Optimizer], dict[str, Any]]:
-    """Return the optimisers of the dense part and of the rows, and the class they stand for.
+    """Return the optimisers of the dense part and of the rows, and the torch class they stand for.
 
     Without a class, the engine's own: Adam, and Adam on the rows that a batch touches.
 
     Raises:
-        ConfigError: an optimiser that works otherwise, or an option that the default has not.
+        ConfigError: an optimiser that works otherwise, or an option that the default lacks.
     """
     options: dict[str, Any] = dict(DEFAULTS if params is None else params)
     for name, reason in (
@@ -242,23 +216,23 @@ def chosen(
     ):
         if function is getattr(torch.optim, name):
             raise ConfigError(
-                f"optimizer_fn {name} {reason}, which this trainer does not offer: leave "
-                "optimizer_fn out, which updates only the rows that a batch touches, or use Adam"
+                f"optimizer_fn {name} {reason}, which this trainer does not support: leave "
+                "optimizer_fn out, to update only the rows that a batch touches, or use Adam"
             )
     if function is not None:
         decay = {"weight_decay": 0.0, "lr": None}
         exact = {"function": function, "options": options}
-        return Exact(**exact, **decay), ExactRows(**exact), function, options
+        return ExactDense(**exact, **decay), ExactRows(**exact), function, options
     known = ["lr", "weight_decay", "betas", "eps"]
     for key in options:
         if key not in known:
             raise ConfigError(
-                f"optimizer_params: unknown key {key!r}{did_you_mean(str(key), known)}; the others "
-                "of torch.optim.Adam work with optimizer_fn=torch.optim.Adam"
+                f"optimizer_params: unknown key {key!r}{did_you_mean(str(key), known)}; other "
+                "options of torch.optim.Adam need optimizer_fn=torch.optim.Adam"
             )
     dense = Adam(**options)
     moments = {key: options[key] for key in ("betas", "eps") if key in options}
     rows: EmbeddingOptimizer = LazyAdam(**moments)
-    if penalty.of_rows:  # pulls at every row, as the exact class does
+    if penalty.of_rows:  # which changes every row
         rows = ExactRows(function=torch.optim.Adam, options=options)
     return dense, rows, torch.optim.Adam, options

@@ -1,4 +1,4 @@
-"""Runs a script whose imports of `torch_rechub` are answered from here."""
+"""Runs a script, with its imports of `torch_rechub` resolved from polyrank.classic."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from polyrank import classic
 from polyrank.errors import ConfigError, NotAnsweredError, did_you_mean
 
 ROOT = "torch_rechub"
-UPSTREAM = "0.9.0"  # whose calls are answered
+UPSTREAM = "0.9.0"  # the version whose calls are spoken
 MODELS = ["AITM", "ESMM", "MMOE", "PLE", "SharedBottom"]
 FEATURES = ["DenseFeature", "SequenceFeature", "SparseFeature"]
-# What each of upstream's modules is asked for; the others hold nothing for this door.
-ANSWERED = {
+# The names that each of upstream's modules has here.
+MODULES = {
     ROOT: [],
     f"{ROOT}.models": [],
     f"{ROOT}.models.multi_task": MODELS,
@@ -34,51 +34,51 @@ ANSWERED = {
 }
 
 
-class _Answer(Loader):
-    """Fills a module with what is answered."""
+class _Filler(Loader):
+    """Fills a module with its names."""
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         return _Module(spec.name)
 
     def exec_module(self, module: ModuleType) -> None:
-        names = ANSWERED[module.__name__]
+        names = MODULES[module.__name__]
         vars(module).update({name: getattr(classic, name) for name in names})
         vars(module)["__all__"] = names
         vars(module)["__version__"] = UPSTREAM
 
 
 class _Module(ModuleType):
-    """A module that refuses what it does not have by name."""
+    """A module that refuses an unknown name with the nearest."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        if f"{self.__name__}.{name}" in ANSWERED:  # a submodule that is not imported yet
+        if f"{self.__name__}.{name}" in MODULES:  # a submodule that is not imported yet
             raise AttributeError(name)
         raise NotAnsweredError(_message(f"{self.__name__}.{name}"))
 
 
 class Finder(MetaPathFinder):
-    """Answers `torch_rechub`, whether it is installed or not."""
+    """Finds `torch_rechub` here, whether it is installed or not."""
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        """Return how to make a module of `torch_rechub`; None leaves others to the next finder.
+        """Return the spec of a module of `torch_rechub`; None leaves others to the next finder.
 
         Raises:
-            NotAnsweredError: one that this door does not answer; an ImportError too.
+            NotAnsweredError: a module that classic does not have.
         """
         if fullname != ROOT and not fullname.startswith(f"{ROOT}."):
             return None
-        if fullname not in ANSWERED:
+        if fullname not in MODULES:
             raise NotAnsweredError(_message(fullname))
-        return ModuleSpec(fullname, _Answer(), is_package=True)
+        return ModuleSpec(fullname, _Filler(), is_package=True)
 
 
 def run(path: str | Path, arguments: Sequence[str] = ()) -> dict[str, Any]:
     """Run a script as `python script.py arguments` would, and return its namespace.
 
     Raises:
-        ConfigError: no such file, or a name of `torch_rechub` that is not answered.
+        ConfigError: no such file, or a name of `torch_rechub` that classic does not have.
     """
     script = Path(path)
     if not script.is_file():
@@ -102,10 +102,10 @@ def _of_root(name: str) -> bool:
 
 
 def _message(name: str) -> str:
-    known = [f"{module}.{each}" for module, names in ANSWERED.items() for each in names]
+    known = [f"{module}.{each}" for module, names in MODULES.items() for each in names]
     last = [each for each in known if each.rsplit(".", 1)[1] == name.rsplit(".", 1)[1]]
     hint = f"; it is {last[0]}" if last else did_you_mean(name, known)
     return (
-        f"{name} is not answered by polyrank.classic, which speaks the multi-task part{hint}. "
-        "Run the script with torch-rechub itself for the rest, or see docs/migration.md"
+        f"polyrank.classic does not have {name}, only the multi-task part{hint}. "
+        "For the rest, run the script with torch-rechub itself, or see docs/migration.md"
     )

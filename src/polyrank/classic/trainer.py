@@ -1,4 +1,7 @@
-"""The trainer by its classic name and arguments, over the engine's loop."""
+"""The trainer, by its classic name and arguments, over the engine's loop.
+
+Letters: N rows.
+"""
 
 from __future__ import annotations
 
@@ -18,17 +21,18 @@ from torch import Tensor, nn
 from polyrank import spec
 from polyrank.balance import BALANCES, Balance, Sum
 from polyrank.bundle.model import Bundle, log_counts
+from polyrank.classic.custom import CustomModel
 from polyrank.classic.data import Rows, batch_size_of, rows_of
-from polyrank.classic.leaks import tell_leaks
-from polyrank.classic.model import ClassicModel
-from polyrank.classic.models import kinds_of
+from polyrank.classic.leaks import warn_of_leaks
+from polyrank.classic.models import ClassicModel, kinds_of, predictions_of
 from polyrank.classic.optimizers import EpochSchedule, Penalty, chosen
-from polyrank.classic.own import OwnModel
-from polyrank.classic.score import column_score
 from polyrank.errors import ConfigError, did_you_mean
+from polyrank.labels import LabelKind
+from polyrank.metrics.binary import auc
 from polyrank.metrics.scorecard import Scorecard, scorecard
+from polyrank.metrics.undefined import Undefined
 from polyrank.objective.losses import Supervision
-from polyrank.train.fit import config_tables, isolated
+from polyrank.train.fit import isolated
 from polyrank.train.heads import base_rates
 from polyrank.train.loop import Trainer
 from polyrank.train.training import Training
@@ -39,12 +43,12 @@ METHODS = {"uwl": "uncertainty", "gradnorm": "gradnorm", "metabalance": "metabal
 
 
 class MTLTrainer:
-    """Learns a multi-task model, and scores it.
+    """Trains a multi-task model, and scores it.
 
     Args:
         model: one of `polyrank.classic`, or an `nn.Module` from {name: (rows,)} to (rows, tasks):
-            probabilities where the task is a classification.
-        task_types: "classification" or "regression", one a label column.
+            a probability for a classification.
+        task_types: "classification" or "regression", one per label column.
         optimizer_fn: a class of `torch.optim`, used exactly, on all parameters. None takes the
             engine's: Adam, which on embeddings touches only the rows of the batch.
         optimizer_params: its arguments; None is lr 1e-3 and weight_decay 1e-5.
@@ -53,20 +57,20 @@ class MTLTrainer:
         scheduler_params: its arguments.
         adaptive_params: {"method": "uwl" | "gradnorm" | "metabalance"}, and the method's options.
         n_epoch: passes over the training rows.
-        earlystop_taskid: the label column whose validation score tells a better epoch.
-        earlystop_patience: epochs without a new best that are waited for.
+        earlystop_taskid: the label column whose validation score decides which epoch is better.
+        earlystop_patience: epochs without a new best before training stops.
         device: a torch device.
         gpus: at most one.
         model_path: folder of the saved weights.
-        model_logger: not offered.
+        model_logger: not supported.
         earlystop_mode: not needed: a metric knows its direction.
 
     Raises:
-        ConfigError: what is not offered, by name, with the way out.
+        ConfigError: an option that is not supported, and what to use instead.
 
     Attributes:
-        model: with the best epoch's weights, after `fit`.
-        history: one line an epoch.
+        model: has the best epoch's weights after `fit`.
+        history: one row per epoch.
         scorecard: of the rows scored last, in named spaces: validation rows after `fit`.
         unseen: ids out of range in each split, by feature.
     """
@@ -100,32 +104,27 @@ class MTLTrainer:
         self._scheduler = (scheduler_fn, scheduler_params)
         self._schedule()  # refused now, not after an epoch
         self.balance = _balance(adaptive_params)
-        kinds = kinds_of(task_types)
-        self._kinds = kinds
+        self._kinds = kinds_of(task_types)
         if isinstance(model, ClassicModel):
-            note = model.check_task_types(kinds)
+            note = model.check_task_types(self._kinds)
             self._kinds = model.kinds
             if note:
                 logger.warning("%s", note)
-        if not 0 <= earlystop_taskid < len(self._kinds):
-            raise ConfigError(
-                f"earlystop_taskid {earlystop_taskid}: the label columns are 0 to "
-                f"{len(self._kinds) - 1}"
-            )
-        if earlystop_patience < 1:
-            raise ConfigError(f"earlystop_patience is at least 1, however: {earlystop_patience}")
-        self.earlystop_taskid, self.earlystop_patience = earlystop_taskid, earlystop_patience
-        kind = self._kinds[earlystop_taskid]
-        if earlystop_mode not in (None, "max" if kind == "binary" else "min"):
+        self.earlystop_taskid = spec.whole(
+            "earlystop_taskid", earlystop_taskid, least=0, most=len(self._kinds) - 1
+        )
+        self.earlystop_patience = spec.whole("earlystop_patience", earlystop_patience)
+        mode = "max" if self._kinds[earlystop_taskid].is_event else "min"
+        if earlystop_mode not in (None, mode):
             logger.warning(
-                "earlystop_mode %r is left aside: the score of a %s is known to be better %s",
-                earlystop_mode, kind, "higher" if kind == "binary" else "lower",
-            )  # fmt: skip
+                "earlystop_mode %r is ignored: label column %d has its best score at its %s",
+                *(earlystop_mode, earlystop_taskid, mode),
+            )
         self.model.to(self.device)
         self.history = pl.DataFrame()
         self.scorecard: Scorecard | None = None
         self.unseen: dict[str, dict[str, int]] = {}
-        self._config: dict[str, Any] | None = None
+        self._run_of: tuple[Training, int] | None = None
         self._fitted_scorecard: Scorecard | None = None
 
     def fit(
@@ -147,7 +146,7 @@ class MTLTrainer:
             For each epoch, the training loss of each term and the score of each label column.
 
         Raises:
-            DataError: rows that cannot be learnt from.
+            DataError: rows that cannot be learned from.
             TrainingError: a loss that is not finite.
         """
         path = self._path(mode, seed)
@@ -158,13 +157,11 @@ class MTLTrainer:
         valid = None if valid_rows is None else self._encoded(learner, valid_rows, "valid")
         source = getattr(train_dataloader, "dataset", train_dataloader)
         name = type(self.model).__name__
-        tell_leaks(name, source, rows, learner.feature_names, self._kinds)
+        warn_of_leaks(name, source, rows, learner.feature_names, self._kinds)
         supervision = Supervision.of(train)
         schedule = self._schedule()
         training = self._training(schedule, batch_size_of(train_dataloader, rows))
-        self._config = config_tables(
-            "classic", int(seed), {}, learner.schema, learner.spec, training
-        )
+        self._run_of = training, int(seed)
         judge = _Judge(learner, valid_rows, self._kinds, self.earlystop_taskid)
         with isolated(int(seed), training):
             learner.prepare(supervision.fitted, base_rates(train))
@@ -185,12 +182,12 @@ class MTLTrainer:
         return log
 
     def _path(self, mode: str, seed: int) -> Path:
-        """Return where the weights go; refused now, and not after all epochs."""
+        """Return where the weights go; refused now, not after all epochs."""
         path = self.model_path / f"model_{mode}_{seed}.pth"
         try:
             self.model_path.mkdir(parents=True, exist_ok=True)
             if path.parent != self.model_path or not os.access(self.model_path, os.W_OK):
-                raise OSError("no file can be made there")
+                raise OSError("no file can be created there")
         except OSError as error:
             raise ConfigError(f"the weights cannot be written to {path}: {error}") from None
         return path
@@ -198,13 +195,16 @@ class MTLTrainer:
     def evaluate(self, model: nn.Module, data_loader: Iterable[Any]) -> list[float | None]:
         """Return a score for each label column: prediction i against column i on all rows.
 
-        AUC for a classification, the mean squared error for a regression; None, with a warning,
-        where it cannot be computed. `scorecard` then holds these rows' scores in named spaces.
+        AUC for a classification, the mean squared error for a regression; None, with a warning, if
+        it cannot be computed. `scorecard` then holds these rows' scores in named spaces.
         """
         rows = rows_of(data_loader)
         learner = self._learner(model)
         predicted, labels = learner.predictions(rows), rows.labels
-        self._check_columns(predicted, labels)
+        if predicted.shape[1] != labels.shape[1]:
+            raise ConfigError(
+                f"the model has {predicted.shape[1]} columns, but the labels have {labels.shape[1]}"
+            )
         self.scorecard = _scorecard(learner, rows, "test", predicted)
         scores: list[float | None] = []
         for index, kind in enumerate(self._kinds):
@@ -217,32 +217,33 @@ class MTLTrainer:
         return scores
 
     def predict(self, model: nn.Module, data_loader: Iterable[Any]) -> list[list[float]]:
-        """Return the predictions of each row, in the order of the loader; labels may be there."""
+        """Return the predictions for each row, in the loader's order; labels are not needed."""
         return self._learner(model).predictions(rows_of(data_loader)).tolist()
 
     @property
     def bundle(self) -> Bundle:
-        """The native fitted thing: predicts from raw rows, saves without pickle.
+        """The native bundle: predicts from raw rows, saves without pickle.
 
         Raises:
-            ConfigError: nothing is fitted, or the model is a module of the user's.
+            ConfigError: before `fit`, or for a custom module.
         """
-        if self._config is None:
-            raise ConfigError("nothing is fitted: call fit first")
-        return self._learner(self.model).bundle(self._config, self.history, self._fitted_scorecard)
+        if self._run_of is None:
+            raise ConfigError("there is no bundle yet: call fit first")
+        return self._learner(self.model).bundle(*self._run_of, self.history, self._fitted_scorecard)
 
     def export_onnx(self, *args: Any, **kwargs: Any) -> None:
-        """Refuse: a bundle is what is exported.
+        """Refuse: a bundle is exported.
 
         Raises:
             ConfigError: always.
         """
         raise ConfigError(
-            "export_onnx is not offered here: save trainer.bundle and export that folder"
+            "export_onnx is not supported: save trainer.bundle, and export that folder by "
+            "`polyrank export`"
         )
 
     def _learner(self, model: nn.Module) -> Any:
-        return model if isinstance(model, ClassicModel) else OwnModel(model, self._kinds)
+        return model if isinstance(model, ClassicModel) else CustomModel(model, self._kinds)
 
     def _schedule(self) -> EpochSchedule:
         return EpochSchedule(self._optimizer_fn, self._options, *self._scheduler)
@@ -272,27 +273,21 @@ class MTLTrainer:
             logger.info(
                 "epoch %d of %d: validation scores %s", each.epoch, each.epochs, shown or "none"
             )
-            loss = each.valid.get("total loss")
-            if (
-                each.epoch < each.epochs
-            ):  # no epoch follows the last, and some schedules end with it
+            if each.epoch < each.epochs:  # some schedulers end with the last epoch
+                loss = each.valid.get("total loss")
                 schedule.step(loss, None if judge.value is None else -judge.value)
                 schedule.follow(loop)
             if loop.valid is not None and loop.position.stale_epochs >= self.earlystop_patience:
                 break
         return log
 
-    def _check_columns(self, predicted: np.ndarray, labels: np.ndarray) -> None:
-        if predicted.shape[1] != labels.shape[1]:
-            raise ConfigError(
-                f"the model has {predicted.shape[1]} columns, and the labels {labels.shape[1]}"
-            )
-
 
 class _Judge:
-    """Tells a better epoch by the score of one label column, else by the validation loss."""
+    """Rates an epoch by the score of one label column, else by the validation loss."""
 
-    def __init__(self, learner: Any, rows: Rows | None, kinds: Sequence[str], column: int) -> None:
+    def __init__(
+        self, learner: Any, rows: Rows | None, kinds: Sequence[LabelKind], column: int
+    ) -> None:
         self.learner, self.kinds, self.column = learner, kinds, column
         self.labels = None if rows is None else rows.labels
         self.scores: list[float | None] = []
@@ -306,15 +301,15 @@ class _Judge:
         if reason:
             self.by_loss = True
             warnings.warn(
-                f"the validation rows cannot tell an epoch by label column {column} ({reason}): "
-                "the validation loss decides",
+                f"label column {column} has no score on the validation rows ({reason}): the "
+                "validation loss decides which epoch is better",
                 UserWarning,
                 stacklevel=3,
             )
 
     def __call__(self, logits: Mapping[str, Tensor], valid: Mapping[str, float]) -> float:
         assert self.labels is not None
-        predicted = self.learner.of_logits(logits)
+        predicted = predictions_of(self.learner, logits).numpy()
         self.scores = [
             column_score(kind, self.labels[:, index], predicted[:, index])[0]
             for index, kind in enumerate(self.kinds)
@@ -323,14 +318,41 @@ class _Judge:
         if self.by_loss or score is None or not isfinite(score):
             self.value = valid["total loss"]
         else:
-            self.value = -score if self.kinds[self.column] == "binary" else score
+            self.value = -score if self.kinds[self.column].is_event else score
         return self.value
+
+
+def column_score(
+    kind: LabelKind, label: np.ndarray, prediction: np.ndarray
+) -> tuple[float | None, str | None]:
+    """Return the AUC of an event, else the mean squared error; or None and the reason why.
+
+    Rows whose label is NaN are left out.
+
+    Shape:
+        both (N,)
+
+    Example:
+        >>> from polyrank.labels import Binary, Regression
+        >>> column_score(Binary(), np.array([0.0, 1.0]), np.array([0.2, 0.1]))
+        (0.0, None)
+        >>> column_score(Regression(), np.array([1.0, 3.0]), np.array([1.0, 1.0]))
+        (2.0, None)
+    """
+    seen = ~np.isnan(label)
+    if not seen.any():
+        return None, "no label is observed"
+    if not kind.is_event:
+        return float(np.mean((prediction[seen] - label[seen]) ** 2)), None
+    try:
+        return auc(label[seen], prediction[seen]), None
+    except Undefined as reason:
+        return None, str(reason)
 
 
 def _scorecard(
     learner: Any, rows: Rows, split: str, predicted: np.ndarray | None = None
 ) -> Scorecard:
-    """Return the scores of rows in named spaces."""
     predicted = learner.predictions(rows) if predicted is None else predicted
     columns = dict(zip(learner.columns, predicted.T, strict=True))
     table = learner.encode(rows, split)
@@ -338,7 +360,6 @@ def _scorecard(
 
 
 def _balance(params: Mapping[str, Any] | None) -> Balance:
-    """Return the balance of `adaptive_params`."""
     if params is None:
         return Sum(normalize=False)  # the mean of the losses, as upstream
     method = params.get("method")
@@ -359,14 +380,13 @@ def _device(device: str | torch.device) -> torch.device:
 
 
 def _refuse(gpus: Sequence[int] | None, model_logger: Any) -> None:
-    """Refuse what is not offered, by name."""
     if gpus is not None and len(gpus) > 1:
         raise ConfigError(
-            f"gpus={list(gpus)}: several GPUs are not offered here (nn.DataParallel is deprecated "
-            'by torch itself): leave gpus out and give one, device="cuda:0"'
+            f"gpus={list(gpus)}: several GPUs are not supported (torch itself has deprecated "
+            'nn.DataParallel): leave gpus out, and name one, device="cuda:0"'
         )
     if model_logger is not None:
         raise ConfigError(
-            "model_logger is not offered here: trainer.history has a line an epoch, for any "
-            "logger; or train through polyrank.fit(…, out=…), which writes a log.jsonl"
+            "model_logger is not supported: trainer.history has one row per epoch, for any logger; "
+            "or use polyrank.fit(…, out=…), which writes log.jsonl"
         )

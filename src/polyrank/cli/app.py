@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from cyclopts import App
+from cyclopts import App, Parameter
 from cyclopts.exceptions import CycloptsError
 
 from polyrank import __version__
@@ -22,13 +22,13 @@ logger = logging.getLogger(__name__)
 VERBS = {
     "demo": "The whole story end to end: a generated funnel, or real census data.",
     "data": "List, fetch (get) or generate (make) a data set.",
-    "check": "Audit the log of an experiment before a second of training.",
-    "explain": "Show the plan: objective, rows and positives a term, parameters, memory.",
+    "check": "Audit the log of an experiment before training on it.",
+    "explain": "Show the plan: objective, rows and positives per term, parameters, memory.",
     "train": "Train an experiment and write its run folder.",
     "evaluate": "Score labelled rows: the scorecard.",
     "predict": "Score rows into a file.",
-    "export": "Write ONNX files that answer as the model does, checked on real rows.",
-    "serve": "Answer over HTTP: rows in, named probabilities and their order out.",
+    "export": "Write ONNX files that give the model's numbers, checked on real rows.",
+    "serve": "Serve over HTTP: rows in, named probabilities and their ranking out.",
     "report": "Write one HTML page: scores, curves, calibration, configuration.",
     "compare": "Compare runs on the same test rows: differences with intervals.",
 }
@@ -41,9 +41,11 @@ def app() -> App:
         help="Multi-task ranking: learn several outcomes of an impression, score, save.",
         version=__version__,
         suppress_keyboard_interrupt=False,
+        # A flag has no --no-json, and help shows no default of False.
+        default_parameter=Parameter(negative=(), show_default=lambda value: value or None),
     )
-    for verb, summary in VERBS.items():
-        command.command(f"polyrank.cli.{verb}:{verb}", name=verb, help=summary)
+    for place, (verb, summary) in enumerate(VERBS.items()):
+        command.command(f"polyrank.cli.{verb}:{verb}", name=verb, help=summary, sort_key=place)
     return command
 
 
@@ -76,19 +78,19 @@ def run(arguments: Sequence[str] | None = None) -> int:
             raise
         if isinstance(error, ModuleNotFoundError) and (absent := _library(error)):
             sys.stderr.write(
-                f"error: `polyrank {tokens[0]}` needs {absent}, which is not installed here: "
-                "`pip install polyrank` brings it\n"
+                f"error: `polyrank {tokens[0]}` needs {absent}, which is not installed here: run "
+                "`pip install polyrank`\n"
             )
             return 1
         sys.stderr.write(
             f"internal error: {type(error).__name__}: {error}\n"
-            "this is a fault of polyrank; POLYRANK_TRACEBACK=1 shows where\n"
+            "this is a bug in polyrank; set POLYRANK_TRACEBACK=1 to see where\n"
         )
         return 1
 
 
 def _library(error: ModuleNotFoundError) -> str:
-    """Return the name of the library that is not there, nothing where it is a part of ours."""
+    """Return the name of the missing library; "" where it is a part of polyrank."""
     name = (error.name or "").partition(".")[0]
     return "" if name == "polyrank" else name
 

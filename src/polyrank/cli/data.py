@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from cyclopts import App, Parameter
+from cyclopts import App
 
 from polyrank.errors import ConfigError
 
-Flag = Annotated[bool, Parameter(negative=())]
 data = App(name="data", help="List, fetch (get) or generate (make) a data set.")
 
 
 @data.command(name="list")
-def list_(*, json: Flag = False) -> None:
+def list_(*, json: bool = False) -> None:
     """List the data sets.
 
     Args:
@@ -27,21 +26,10 @@ def list_(*, json: Flag = False) -> None:
     from polyrank.text import aligned
 
     if json:
-        print_json(
-            [
-                {
-                    "name": each.name,
-                    "verb": "get" if each.fetch else "make",
-                    "rows": each.rows,
-                    "licence": each.licence,
-                    "summary": each.summary,
-                }
-                for each in DATASETS.values()
-            ]
-        )
+        print_json([each.to_json() for each in DATASETS.values()])
         return
     lines = [
-        [each.name, "get" if each.fetch else "make", f"{each.rows:,}", each.licence, each.summary]
+        [each.name, each.verb, f"{each.rows:,}", each.licence, each.summary]
         for each in DATASETS.values()
     ]
     print(aligned(["name", "verb", "rows", "licence", "what"], lines, [2]))
@@ -52,17 +40,17 @@ def get(
     name: str,
     /,
     *,
-    from_: Annotated[Path | None, Parameter(name="--from")] = None,
-    education: Flag = False,
+    from_: Path | None = None,
+    education: bool = False,
     out: Path | None = None,
-    force: Flag = False,
-    json: Flag = False,
+    force: bool = False,
+    json: bool = False,
 ) -> None:
     """Fetch a data set, once, and write it with an experiment that is ready to run.
 
     Args:
         name: see `polyrank data list`.
-        from_: a file or folder that is already here, instead of the network.
+        from_: a file or folder that you already have, instead of the network.
         education: make education a third task (census).
         out: the folder to write; data/NAME by default.
         force: replace an experiment that is there.
@@ -72,17 +60,17 @@ def get(
 
     options: dict[str, Any] = {"source": from_, "education": education or None}
     dataset = find(name)
-    if not dataset.fetch:
-        files = "source" in dataset.options
-        if not files or from_ is None:
-            hint = "; for files that are already here, name their folder by --from" if files else ""
-            raise ConfigError(
-                f"data set {name!r} is generated: use `polyrank data make {name}`{hint}"
-            )
+    if dataset.fetch:
+        with download_bar(name) as progress:
+            _write(name, options | {"progress": progress}, out, force, json)
+    elif from_ is not None and "source" in dataset.options:
         _write(name, options, out, force, json)
-        return
-    with download_bar(name) as progress:
-        _write(name, options | {"progress": progress}, out, force, json)
+    else:
+        hint = "; to read files of your own, name their folder by --from"
+        raise ConfigError(
+            f"data set {name!r} is generated: use `polyrank data make {name}`"
+            + hint * ("source" in dataset.options)
+        )
 
 
 @data.command
@@ -97,8 +85,8 @@ def make(
     users: int | None = None,
     items: int | None = None,
     out: Path | None = None,
-    force: Flag = False,
-    json: Flag = False,
+    force: bool = False,
+    json: bool = False,
 ) -> None:
     """Generate a data set and write it with an experiment that is ready to run.
 
@@ -118,11 +106,8 @@ def make(
 
     if find(name).fetch:
         raise ConfigError(f"data set {name!r} is fetched: use `polyrank data get {name}`")
-    options = {
-        "rows": rows, "seed": seed, "preset": preset, "hidden": hidden, "users": users,
-        "items": items,
-    }  # fmt: skip
-    _write(name, options, out, force, json)
+    sizes = {"rows": rows, "users": users, "items": items}
+    _write(name, {**sizes, "seed": seed, "preset": preset, "hidden": hidden}, out, force, json)
 
 
 @contextmanager
@@ -146,15 +131,9 @@ def _write(name: str, options: dict[str, Any], out: Path | None, force: bool, js
     from polyrank.datasets import find
     from polyrank.datasets.write import write
 
-    given = {key: value for key, value in options.items() if value is not None}
-    dataset = find(name)
-    experiment = write(
-        dataset.load(**given),
-        out or Path("data") / name,
-        name=name,
-        training=dataset.training,
-        force=force,
-    )
+    dataset, folder = find(name), out or Path("data") / name
+    frames = dataset.load(**{key: value for key, value in options.items() if value is not None})
+    experiment = write(frames, folder, name=name, training=dataset.training, force=force)
     if json:
         print_json({"name": name, "experiment": str(experiment)})
         return

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Annotated, Any, Literal
-
-from cyclopts import Parameter
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    from polyrank.config import Data
     from polyrank.datasets import Frames
     from polyrank.metrics.scorecard import Scorecard
     from polyrank.models.model import Model
@@ -48,12 +47,7 @@ class Run:
         }
 
 
-def demo(
-    story: Literal["funnel", "census"] = "funnel",
-    /,
-    *,
-    json: Annotated[bool, Parameter(negative=())] = False,
-) -> None:
+def demo(story: Literal["funnel", "census"] = "funnel", /, *, json: bool = False) -> None:
     """Train and score a story end to end, into a new folder runs/demo-…, and report the last run.
 
     Args:
@@ -66,11 +60,7 @@ def demo(
     from polyrank.report import HOW_TO_INSTALL, installed
 
     folder = _new_folder(story)
-    stories: dict[str, tuple[Callable[[Path], Iterator[Run]], Callable[[list[Run]], str]]] = {
-        "funnel": (_funnel, _funnel_table),
-        "census": (_census, _census_table),
-    }
-    train, table = stories[story]
+    train, table = {"funnel": (_funnel, _funnel_table), "census": (_census, _census_table)}[story]
     runs = list(train(folder))
     page = write_page(runs[-1].folder)[0] if installed() else None
     if json:
@@ -101,8 +91,8 @@ def _funnel(folder: Path) -> Iterator[Run]:
     from polyrank.models.separate import Separate
     from polyrank.train.optim import LazyAdam
 
-    log = load("synthetic", rows=FUNNEL_ROWS, seed=FUNNEL_SEED)
-    schema, files = log[-1], _written(log, folder)
+    *_, schema = log = load("synthetic", rows=FUNNEL_ROWS, seed=FUNNEL_SEED)
+    data = _written(log, folder)
     budget = {"epochs": 2, "batch_size": 4096, "lr": 3e-3, "embeddings": LazyAdam(l2=1e-3)}
     separate = Model(trunk=Separate(), tower=[16, 8], embed_dim=16)
     mixture = Model(trunk=MMoE(experts=4, hidden=[16]), tower=[8], embed_dim=16)
@@ -111,56 +101,45 @@ def _funnel(folder: Path) -> Iterator[Run]:
         ("esmm", "all", separate),
         ("mmoe-entire", "all", mixture),
     ):
-        yield _run(
-            name, FUNNEL_SEED, folder / name, _supervised(schema, space), model,
-            files, budget,
-        )  # fmt: skip
-
-
-def _written(frames: Frames, folder: Path) -> dict[str, Path]:
-    """Write the rows, so that a run's config.toml names what it was learnt from."""
-    from polyrank.datasets.write import SPLITS, write
-
-    write(frames, folder / "data", name="demo")
-    return {split: folder / "data" / f"{split}.parquet" for split in SPLITS}
-
-
-def _supervised(schema: Schema, space: str) -> Schema:
-    return replace(
-        schema,
-        tasks=[replace(task, space=space) if task.given else task for task in schema.tasks],
-    )
+        tasks = [replace(task, space=space) if task.given else task for task in schema.tasks]
+        supervised = replace(schema, tasks=tasks)
+        yield _run(name, FUNNEL_SEED, folder / name, supervised, model, data, budget)
 
 
 def _census(folder: Path) -> Iterator[Run]:
     """MMoE with the settings that benchmarks/number_encodings.py found on validation rows."""
     from polyrank.cli.data import download_bar
     from polyrank.datasets import load
+    from polyrank.datasets.census import DENSE
     from polyrank.models.mmoe import MMoE
     from polyrank.models.model import Model
     from polyrank.schema import DenseFeature
     from polyrank.train.optim import Cosine, LazyAdam
 
     with download_bar("census") as progress:
-        people = load("census", progress=progress)
-    schema, files = people[-1], _written(people, folder)
-    features = [
-        replace(feature, encoding="bins", bins=128)
-        if isinstance(feature, DenseFeature)
-        else feature
-        for feature in schema.features
+        *_, schema = people = load("census", progress=progress)
+    data = _written(people, folder)
+    binned = [
+        DenseFeature(each.name, encoding="bins", bins=128) if each.name in DENSE else each
+        for each in schema.features
     ]
+    schema = replace(schema, features=binned)
     model = Model(
         trunk=MMoE(experts=4, hidden=[64]), tower=[16], embed_dim=8, norm="batch", dropout=0.3
     )
-    budget = {
-        "epochs": 8, "lr": 3e-3, "schedule": Cosine(), "embeddings": LazyAdam(l2=1e-4),
-    }  # fmt: skip
+    budget = {"epochs": 8, "lr": 3e-3, "schedule": Cosine(), "embeddings": LazyAdam(l2=1e-4)}
     for seed in CENSUS_SEEDS:
-        yield _run(
-            "mmoe", seed, folder / f"mmoe-{seed}", replace(schema, features=features), model,
-            files, budget,
-        )  # fmt: skip
+        yield _run("mmoe", seed, folder / f"mmoe-{seed}", schema, model, data, budget)
+
+
+def _written(frames: Frames, folder: Path) -> Data:
+    """Write the rows, so that a run's config.toml names what it learned from."""
+    from polyrank.config import Data
+    from polyrank.datasets.write import write
+
+    write(frames, folder / "data", name="demo")
+    data = Data(train="train.parquet", valid="valid.parquet", test="test.parquet")
+    return data.absolute(folder / "data")
 
 
 def _run(
@@ -169,15 +148,13 @@ def _run(
     folder: Path,
     schema: Schema,
     model: Model,
-    files: dict[str, Path],
+    data: Data,
     training: dict[str, Any],
 ) -> Run:
-    from polyrank.config import Data, Experiment
+    from polyrank.config import Experiment
     from polyrank.train.progress import progress_bar
     from polyrank.train.training import Training
 
-    paths = {split: str(path.absolute()) for split, path in files.items()}
-    data = Data(train=paths["train"], valid=paths["valid"], test=paths["test"])
     experiment = Experiment(
         schema=schema, data=data, model=model, training=Training(**training), name=name, seed=seed
     )

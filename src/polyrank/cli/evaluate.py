@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
-
-from cyclopts import Parameter
+from typing import Literal
 
 
 def evaluate(
@@ -13,9 +11,10 @@ def evaluate(
     data: str,
     /,
     *,
-    by: Annotated[list[str] | None, Parameter(negative=())] = None,
+    by: tuple[str, ...] = (),
+    score: str | None = None,
     orphans: Literal["error", "drop", "zero"] | None = None,
-    json: Annotated[bool, Parameter(negative=())] = False,
+    json: bool = False,
 ) -> None:
     """Score labelled rows and print the scorecard.
 
@@ -24,26 +23,30 @@ def evaluate(
         data: a CSV or Parquet file, or a glob.
         by: also print the metrics of each value of this column, the worst first; may be repeated.
             "new or seen user" and "score decile" are columns too.
+        score: the score whose segments --by prints, such as "buy @ all"; all of them by default.
         orphans: what happens to a child label without its parent; the run's own rule by default.
         json: print the scorecard as JSON.
     """
     from polyrank.bundle.model import load
     from polyrank.cli.show import print_counts, print_json
     from polyrank.data.read import column_names, read
+    from polyrank.errors import ConfigError
     from polyrank.metrics.dimensions import columns_needed
     from polyrank.metrics.segments import as_text
 
+    if score is not None and not by:
+        raise ConfigError("--score chooses segments: name their column by --by")
     bundle = load(run)
     # The run's own files keep their names, which say whether their rows were sampled.
     files = bundle.config.get("data", {})
     own = (name for name in ("valid", "train") if files.get(name) == str(Path(data).absolute()))
     split = next(own, "test")
     frame = read(data, bundle.schema)
-    needed = columns_needed(bundle.schema, column_names(frame), by) if by else []
+    needed = columns_needed(bundle.schema, column_names(frame), by)
     table = bundle.encode(frame, split=split, orphans=orphans, carried=needed)
     print_counts(table.unseen, table.nulls, len(table))
     card = bundle.score_labelled(table, split)
-    segments = bundle.segments_labelled(table, by) if by else None
+    segments = bundle.segments_labelled(table, by, score) if by else None
     if json:
         found = {} if segments is None else {"segments": segments.to_dicts()}
         print_json(card.to_json() | found)

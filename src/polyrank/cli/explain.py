@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
-
-from cyclopts import Parameter
 
 
 def explain(
     experiment: Path,
     /,
     *,
-    set: Annotated[list[str], Parameter(negative=())] = [],  # noqa: B006
-    json: Annotated[bool, Parameter(negative=())] = False,
+    set: tuple[str, ...] = (),
+    json: bool = False,
 ) -> None:
     """Show the plan of an experiment: objective, rows, positives, parameters, memory.
 

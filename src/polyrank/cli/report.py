@@ -97,21 +97,14 @@ def _audit(bundle: Bundle) -> tuple[Audit | None, str]:
 
     The run's configuration says where its rows are, and what it made of them.
     """
-    from polyrank.balance import Sum
     from polyrank.config import Experiment
-    from polyrank.data.check import check
-    from polyrank.data.read import read
     from polyrank.errors import PolyrankError
 
     data = bundle.config.get("data", {})
     if "train" not in data and "source" not in data:
         return None, "the run had its training rows in memory, and no file of them is known"
     try:
-        experiment = Experiment.from_table(bundle.config)
-        sources, balance = experiment.sources(), experiment.training.balance
-        splits = {split: read(rows, bundle.schema) for split, rows in sources.splits.items()}
-        normalized = isinstance(balance, Sum) and balance.normalize
-        return check(bundle.schema, splits, orphans=sources.orphans, normalized=normalized), ""
+        return Experiment.from_table(bundle.config).audit(), ""
     except PolyrankError as error:  # files move
         return None, f"it could not be read again ({error})"
 

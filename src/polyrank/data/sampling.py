@@ -13,7 +13,6 @@ import numpy as np
 
 from polyrank.data.table import Table
 from polyrank.errors import ConfigError, did_you_mean
-from polyrank.labels import LABELS
 from polyrank.schema import Schema
 from polyrank.spec import number
 from polyrank.terms import Population
@@ -84,7 +83,7 @@ class Sampling:
             raise ConfigError(
                 f"sampling: unknown task {self.task!r}{did_you_mean(self.task, schema.by_name)}"
             )
-        events = [each for each in schema.tasks if LABELS[each.kind].is_event]
+        events = [each for each in schema.tasks if each.label_kind.is_event]
         known = ", ".join(repr(each.name) for each in events if not each.given) or "there is none"
         if task not in events:
             raise ConfigError(

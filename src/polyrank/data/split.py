@@ -12,6 +12,7 @@ import polars as pl
 from polyrank.data.read import collect, column_names
 from polyrank.errors import DataError, did_you_mean
 from polyrank.features.ids import as_type, id_type
+from polyrank.text import counted
 
 By = Literal["random", "time", "user"]
 Splits = tuple[pl.LazyFrame, pl.LazyFrame, pl.LazyFrame]
@@ -28,17 +29,16 @@ def split(
 
     Args:
         frame: the log.
-        by: `random` permutes row numbers, so it depends on the order of rows; `user` keeps all
-            rows of a user together and `time` trains on the earliest rows, and neither depends on
-            the order. Equal times are never cut apart. Text that is all numbers, as a CSV's key is,
-            is ordered as these numbers, so that a CSV file is split as the same rows are elsewhere.
+        by: `random` permutes row numbers, so it depends on the order of rows. `user` keeps all
+            rows of a user together and `time` trains on the earliest rows; neither depends on the
+            order. Equal times stay together.
         fractions: of rows, or of users, for training, validation and test.
-        column: the user or the time.
+        column: the user, or the time: numbers, dates, datetimes, or text as in `ordered`.
         seed: of `random` and `user`.
 
     Raises:
-        DataError: fractions that are not three parts of 1, a column that is missing or has nulls
-            in `time`, or no training rows.
+        DataError: fractions that are not three parts of 1, a column that is missing or that gives
+            a row no time, or no training rows.
 
     Example:
         >>> log = pl.LazyFrame({"day": [3, 1, 2, 1, 1], "click": [0, 1, 0, 1, 0]})
@@ -66,11 +66,11 @@ def _cuts(fractions: Sequence[float]) -> tuple[float, float]:
     parts = [float(part) for part in fractions]
     if len(parts) != 3 or not all(part >= 0 for part in parts) or not isclose(sum(parts), 1):
         raise DataError(
-            "fractions are three numbers of 0 or more that sum to 1 (train, valid, test), "
-            f"however: {list(fractions)}"
+            "fractions must be three numbers of at least 0 that sum to 1 (train, valid, test), got "
+            f"{list(fractions)}"
         )
     if parts[0] == 0:
-        raise DataError(f"the training fraction must be above 0, however: {list(fractions)}")
+        raise DataError(f"the training fraction must be above 0, got {list(fractions)}")
     # A part of 0 stays empty whatever the rounding of the sums.
     return parts[0], 1.0 if parts[2] == 0 else parts[0] + parts[1]
 
@@ -106,8 +106,8 @@ def _time(log: pl.LazyFrame, values: pl.Series, cuts: tuple[float, float]) -> Sp
     missing = values.null_count() + (int(values.is_nan().sum()) if values.dtype.is_float() else 0)
     if missing:
         raise DataError(
-            f"a split by time needs a time in every row, however: {values.name!r} is null in "
-            f"{missing:,} rows; leave these out"
+            f"a split by time needs a time in every row: {values.name!r} is null in "
+            f"{counted(missing, 'row')}; leave them out"
         )
     counts = values.alias("key").value_counts(name="rows")
     keys = counts["key"].alias(values.name)
@@ -126,13 +126,43 @@ def _time(log: pl.LazyFrame, values: pl.Series, cuts: tuple[float, float]) -> Sp
 
 
 def ordered(times: pl.Series) -> pl.Series:
-    """Return what times are ordered by: text that is all numbers as numbers."""
-    if times.dtype == pl.String:
-        for dtype in (pl.Int64, pl.Float64):
-            numbers = times.cast(dtype, strict=False)
-            if not numbers.null_count():
-                return numbers
-    return times
+    """Return what orders a column of times; a CSV file is ordered as the same rows are elsewhere.
+
+    Text is ordered as numbers where it is all numbers; else it must be ISO 8601, all in one format
+    and with one UTC offset, so that its order is that of the times.
+
+    Raises:
+        DataError: text in another format, whose order is not known.
+
+    Example:
+        >>> ordered(pl.Series(["9", "10"])).to_list()
+        [9, 10]
+        >>> ordered(pl.Series(["2024-05-31T09:30Z"])).to_list()
+        ['2024-05-31T09:30']
+    """
+    if times.dtype != pl.String:
+        return times
+    for dtype in (pl.Int64, pl.Float64):
+        numbers = times.cast(dtype, strict=False)
+        if numbers.null_count() == times.null_count():
+            return numbers
+    present = times.drop_nulls().unique().sort()
+    odd = present.filter(~present.str.contains(_ISO)).head(1)
+    offsets, local = present.str.extract(_OFFSET), present.str.replace(_OFFSET, "")
+    formats = local.str.replace(_FRACTION, "").str.replace_all(r"\d", "9")
+    one_each = [present.gather(each.arg_unique()) for each in (formats, offsets)]
+    if len(odd) or any(len(each) > 1 for each in one_each):
+        shown = list(dict.fromkeys(text for each in (odd, *one_each) for text in each))
+        raise DataError(
+            f"the times in {times.name!r} must be numbers, dates, or ISO 8601 text in one format "
+            f"(2024-05-31 or 2024-05-31T09:30:00), got {', '.join(map(repr, shown[:2]))}"
+        )
+    return times.str.replace(_OFFSET, "")
+
+
+_OFFSET = r"(Z|[+-]\d{2}:?\d{2})$"
+_FRACTION = r"[.,]\d+$"
+_ISO = r"^\d{4}-\d{2}-\d{2}(?:[T ]\d{2}:\d{2}(?::\d{2}(?:[.,]\d+)?)?(?:Z|[+-]\d{2}:?\d{2})?)?$"
 
 
 def _parts_of(ids: pl.Series, known: pl.Series, of: np.ndarray) -> np.ndarray:

@@ -30,8 +30,8 @@ class Dataset:
         summary: one line.
         licence: of the rows.
         rows: of all splits; of a generated set, by default.
-        fetch: comes over the network, once; otherwise it is generated, or read from files that
-            are already here where its function has a `source`.
+        fetch: comes over the network, once; otherwise it is generated, or read from files of your
+            own where its function has a `source`.
         training: of the experiment that is written with it, where the usual will not do.
     """
 
@@ -39,8 +39,13 @@ class Dataset:
     summary: str
     licence: str
     rows: int
-    fetch: bool
+    fetch: bool = False
     training: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def verb(self) -> str:
+        """The verb of `polyrank data` that writes it."""
+        return "get" if self.fetch else "make"
 
     @property
     def function(self) -> Callable[..., Frames]:
@@ -53,19 +58,17 @@ class Dataset:
         return tuple(inspect.signature(self.function).parameters)
 
     def load(self, **options: Any) -> Frames:
-        """Return (train, valid, test, schema).
-
-        Raises:
-            ConfigError: an option that it does not have.
-            DataError: it cannot be fetched, or what came is not the official data.
-        """
+        """Return (train, valid, test, schema); raises as `polyrank.datasets.load`."""
         for name in options:
             if name not in self.options:
-                raise ConfigError(
-                    f"data set {self.name!r}: unknown option {name!r}"
-                    f"{did_you_mean(name, self.options)}"
-                )
+                hint = did_you_mean(name, self.options)
+                raise ConfigError(f"data set {self.name!r}: unknown option {name!r}{hint}")
         return self.function(**options)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data."""
+        shown = {name: getattr(self, name) for name in ("rows", "licence", "summary")}
+        return {"name": self.name, "verb": self.verb, **shown}
 
 
 DATASETS: Mapping[str, Dataset] = MappingProxyType(
@@ -73,28 +76,26 @@ DATASETS: Mapping[str, Dataset] = MappingProxyType(
         each.name: each
         for each in (
             Dataset(
-                name="synthetic",
+                "synthetic",
                 summary="clicks and purchases whose true probabilities are known",
                 licence="generated; none",
                 rows=1_000_000,
-                fetch=False,
             ),
             Dataset(
-                name="census",
+                "census",
                 summary="Census-Income (KDD): income and marital status, the MMoE paper's data",
                 licence="CC BY 4.0",
                 rows=299_285,
                 fetch=True,
             ),
             Dataset(
-                name="ali_ccp",
+                "ali_ccp",
                 summary="clicks and purchases in the processed Ali-CCP's columns, truth known",
                 licence="generated; none",
                 rows=1_000_000,
-                fetch=False,
             ),
             Dataset(
-                name="movielens_100k",
+                "movielens_100k",
                 summary="MovieLens 100K: a rating, and whether it is 4 or more",
                 licence="GroupLens: acknowledge; no redistribution, no commercial use unasked",
                 rows=100_000,

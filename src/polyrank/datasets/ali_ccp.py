@@ -1,6 +1,7 @@
-"""Ali-CCP as the classic tutorial has it: a processed CSV a split, or a made-up log of its columns.
+"""Ali-CCP as the classic tutorial has it: a processed CSV per split, or a generated log like it.
 
-The full log may not be shipped and has no known truth. A made-up one has both, at any size.
+The full log may not be redistributed, and its truth is not known. A generated one is free of both
+limits, at any size.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
@@ -19,7 +21,8 @@ from polyrank.errors import ConfigError, DataError
 from polyrank.files import replacing
 from polyrank.schema import DenseFeature, Keys, Schema, SparseFeature, Task
 
-Frames = tuple[pl.LazyFrame, pl.LazyFrame, pl.LazyFrame, Schema]
+if TYPE_CHECKING:
+    from polyrank.datasets import Frames
 
 LABELS = ("click", "purchase")
 SPARSE = (
@@ -58,29 +61,29 @@ def ali_ccp(
 ) -> Frames:
     """Return a log with the columns of the processed Ali-CCP as (train, valid, test, schema).
 
-    Without a source the log is made up, with its truth: 4 % of the impressions are clicked and 10 %
-    of the clicks are purchases. The original has 3.9 % and 0.5 %, which leaves a log that fits on
-    a laptop without purchases to score. Ids count from 0, as the processed files have them, and a
-    cross of user and item that never happened has the id 0 and the value 0.
+    Without a source the log is generated, with its truth: 4 % of the impressions are clicked and
+    10 % of the clicks are purchases. The original has 3.9 % and 0.5 %, which leaves a log that fits
+    on a laptop without purchases to score. Ids count from 0, as the processed files have them,
+    and a cross of user and item that never happened has the id 0 and the value 0.
 
     Args:
         source: a folder with `ali_ccp_train*.csv`, `ali_ccp_val*.csv` and `ali_ccp_test*.csv`; the
-            other options belong to a made-up log.
+            other options belong to a generated log.
         rows: impressions in all; None is 1,000,000.
         seed: of the world and of the draw.
-        users: number of users; None keeps the full log's impressions a user, 200 at least.
-        items: number of items, likewise, 400 at least; the vocabularies that hang on the item
+        users: number of users; None keeps the full log's impressions per user, at least 200.
+        items: number of items, likewise, at least 400; the vocabularies that depend on the item
             keep the full log's proportions to it.
         fractions: of the rows for train, valid and test, each of its own requests.
 
     Returns:
         Three frames with `click`, `purchase`, 23 columns of ids and 8 of numbers, and for a
-        made-up log `true_p_click`, `true_p_buy_given_click` and `true_p_buy`; and their schema:
+        generated log `true_p_click`, `true_p_buy_given_click` and `true_p_buy`; and their schema:
         tasks `click` and `buy` given `click`, label `purchase`; key `101`, the user.
 
     Raises:
         ConfigError: a size or fraction out of range, or options that a source does not take.
-        DataError: a file of the folder is missing, there twice, or lacks columns.
+        DataError: a file of the folder is missing, ambiguous, or lacks columns.
 
     Example:
         >>> train, valid, test, schema = ali_ccp(rows=1_000, seed=1)
@@ -101,8 +104,8 @@ def ali_ccp(
         }
         if named := [name for name, given in changed.items() if given]:
             raise ConfigError(
-                f"{', '.join(named)}: of a made-up log, and {source} is read as it is; leave out "
-                "these or the source"
+                f"{', '.join(named)} belong to a generated log, and {source} is read as it is: "
+                "leave out either"
             )
         train, valid, test = (_read(_find(Path(source).expanduser(), each)) for each in SPLITS)
         return train, valid, test, schema_of()
@@ -110,15 +113,10 @@ def ali_ccp(
     scale = min(1.0, rows / FULL_ROWS)
     users = max(LEAST_USERS, round(FULL_USERS * scale)) if users is None else users
     items = max(LEAST_ITEMS, round(FULL_ITEMS * scale)) if items is None else items
-    for name, number in (("users", users), ("items", items)):
-        if number < 1:
-            raise ConfigError(f"{name} must be at least 1, however: {number}")
     counts = split_rows(rows, fractions)
-    to_world, to_log = np.random.SeedSequence(seed).spawn(2)
-    world = World(preset(items), users, items, 0.0, np.random.default_rng(to_world))
+    world, rng = World.seeded(preset(items), users, items, 0.0, seed)
     for name in CROSSES:
         world.effects[name][:, 0] = 0.0  # nothing crossed, nothing moved
-    rng = np.random.default_rng(to_log)
     train, valid, test = (_made(world, count, rng) for count in counts)
     return train, valid, test, schema_of()
 
@@ -126,10 +124,7 @@ def ali_ccp(
 def schema_of() -> Schema:
     """Return the schema of `ali_ccp`; see there."""
     return Schema(
-        features=[
-            *map(SparseFeature, SPARSE),
-            *map(DenseFeature, DENSE),
-        ],
+        features=[*map(SparseFeature, SPARSE), *map(DenseFeature, DENSE)],
         tasks=[Task("click"), Task("buy", label="purchase", given="click")],
         keys=Keys(user=USER),
     )
@@ -138,10 +133,9 @@ def schema_of() -> Schema:
 def write_tutorial(
     folder: str | Path, *, rows: int = 200, seed: int = 0
 ) -> tuple[Path, Path, Path]:
-    """Write a made-up log as the three CSV files that the classic tutorial reads.
+    """Write a generated log as the three CSV files that the classic tutorial reads.
 
-    They have the tutorial's columns and no others: it takes every column that it does not know
-    for an id.
+    They have the tutorial's columns and no others, since it takes every unknown column for an id.
 
     Args:
         folder: made if it is not there.
@@ -260,7 +254,7 @@ def _squashed(values: np.ndarray) -> np.ndarray:
 def _find(folder: Path, split: str) -> Path:
     """Return the file of a split: `ali_ccp_SPLIT.csv` if it is there, else the only one."""
     if not folder.is_dir():
-        raise DataError(f"{folder} is no folder; name the one that holds ali_ccp_train*.csv")
+        raise DataError(f"{folder} is not a folder: name the one that holds ali_ccp_train*.csv")
     exact = folder / f"ali_ccp_{split}.csv"
     found = [exact] if exact.is_file() else sorted(folder.glob(f"ali_ccp_{split}*.csv"))
     if not found:

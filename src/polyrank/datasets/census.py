@@ -3,82 +3,47 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import logging
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 
 from polyrank.datasets import fetch
 from polyrank.errors import DataError
-from polyrank.files import replacing
 from polyrank.schema import DenseFeature, Schema, SparseFeature, Task
 
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from polyrank.datasets import Frames
 
-Frames = tuple[pl.LazyFrame, pl.LazyFrame, pl.LazyFrame, Schema]
+logger = logging.getLogger(__name__)
 
 COLUMNS = (
-    "age",
-    "class_of_worker",
-    "detailed_industry_recode",
-    "detailed_occupation_recode",
-    "education",
-    "wage_per_hour",
-    "enroll_in_edu_inst_last_wk",
-    "marital_stat",
-    "major_industry_code",
-    "major_occupation_code",
-    "race",
-    "hispanic_origin",
-    "sex",
-    "member_of_a_labor_union",
-    "reason_for_unemployment",
-    "full_or_part_time_employment_stat",
-    "capital_gains",
-    "capital_losses",
-    "dividends_from_stocks",
-    "tax_filer_stat",
-    "region_of_previous_residence",
-    "state_of_previous_residence",
-    "detailed_household_and_family_stat",
-    "detailed_household_summary_in_household",
-    "instance_weight",
-    "migration_code_change_in_msa",
-    "migration_code_change_in_reg",
-    "migration_code_move_within_reg",
-    "live_in_this_house_1_year_ago",
-    "migration_prev_res_in_sunbelt",
-    "num_persons_worked_for_employer",
-    "family_members_under_18",
-    "country_of_birth_father",
-    "country_of_birth_mother",
-    "country_of_birth_self",
-    "citizenship",
-    "own_business_or_self_employed",
-    "fill_inc_questionnaire_for_veterans_admin",
-    "veterans_benefits",
-    "weeks_worked_in_year",
-    "year",
-    "income",
+    *("age", "class_of_worker", "detailed_industry_recode", "detailed_occupation_recode"),
+    *("education", "wage_per_hour", "enroll_in_edu_inst_last_wk", "marital_stat"),
+    *("major_industry_code", "major_occupation_code", "race", "hispanic_origin", "sex"),
+    *("member_of_a_labor_union", "reason_for_unemployment", "full_or_part_time_employment_stat"),
+    *("capital_gains", "capital_losses", "dividends_from_stocks", "tax_filer_stat"),
+    *("region_of_previous_residence", "state_of_previous_residence"),
+    *("detailed_household_and_family_stat", "detailed_household_summary_in_household"),
+    *("instance_weight", "migration_code_change_in_msa", "migration_code_change_in_reg"),
+    *("migration_code_move_within_reg", "live_in_this_house_1_year_ago"),
+    *("migration_prev_res_in_sunbelt", "num_persons_worked_for_employer"),
+    *("family_members_under_18", "country_of_birth_father", "country_of_birth_mother"),
+    *("country_of_birth_self", "citizenship", "own_business_or_self_employed"),
+    *("fill_inc_questionnaire_for_veterans_admin", "veterans_benefits", "weeks_worked_in_year"),
+    *("year", "income"),
 )
 DENSE = (
-    "age",
-    "wage_per_hour",
-    "capital_gains",
-    "capital_losses",
-    "dividends_from_stocks",
-    "num_persons_worked_for_employer",
-    "weeks_worked_in_year",
+    *("age", "wage_per_hour", "capital_gains", "capital_losses", "dividends_from_stocks"),
+    *("num_persons_worked_for_employer", "weeks_worked_in_year"),
 )
 CODES = (  # integers that name a class
-    "detailed_industry_recode",
-    "detailed_occupation_recode",
-    "own_business_or_self_employed",
-    "veterans_benefits",
-    "year",
+    *("detailed_industry_recode", "detailed_occupation_recode", "own_business_or_self_employed"),
+    *("veterans_benefits", "year"),
 )
 COLLEGE = (
     "Some college but no degree",
@@ -100,36 +65,27 @@ class Official:
 
     Args:
         names: base names by source.
-        rows: of the file.
-        income: rows with `50000+.`.
-        never_married: rows with `Never married`.
+        counts: of its rows, of those with `50000+.`, and of those with `Never married`.
         sha256: of the content with the spaces around its separators taken out.
     """
 
     names: tuple[str, ...]
-    rows: int
-    income: int
-    never_married: int
+    counts: tuple[int, int, int]
     sha256: str
 
 
 OFFICIAL = {
     "train": Official(
-        names=("census-income.data", "census_income_1994_1995_train.csv"),
-        rows=199_523,
-        income=12_382,
-        never_married=86_485,
-        sha256="78354017eb5979642449b6c67730484f5310b0eac5c10d9705b22ae573e8875d",
+        ("census-income.data", "census_income_1994_1995_train.csv"),
+        (199_523, 12_382, 86_485),
+        "78354017eb5979642449b6c67730484f5310b0eac5c10d9705b22ae573e8875d",
     ),
     "test": Official(
-        names=("census-income.test", "census_income_1994_1995_test.csv"),
-        rows=99_762,
-        income=6_186,
-        never_married=43_143,
-        sha256="c063479f9e1b5b62d9d630afd86eba79df5b431fdaad30f3e65a57b2714937db",
+        ("census-income.test", "census_income_1994_1995_test.csv"),
+        (99_762, 6_186, 43_143),
+        "c063479f9e1b5b62d9d630afd86eba79df5b431fdaad30f3e65a57b2714937db",
     ),
 }
-
 NAMES = tuple(name for official in OFFICIAL.values() for name in official.names)
 
 
@@ -148,8 +104,8 @@ def census(
 
     Args:
         cache: root of all data sets; None takes `POLYRANK_CACHE`, else `~/.cache/polyrank`.
-        source: files that are already here, read in place of the cache and the network: the
-            archive of either source, or a folder with `census-income.data` and `.test`.
+        source: files that you already have, read in place of the cache and the network: the archive
+            of either source, or a folder with `census-income.data` and `.test`.
         education: adds the task `college` (at least some college) and takes the feature
             `education` out.
         progress: called as `progress(done_bytes, total_bytes or None)` while fetching.
@@ -171,10 +127,8 @@ def census(
         Ma et al., *Modeling Task Relationships in Multi-task Learning with Multi-gate
         Mixture-of-Experts*, KDD 2018, section 6.
     """
-    kept = fetch.cache_folder("census", cache) / "census-1.parquet"
-    if source is not None or not kept.exists():
-        _keep(_from_path(Path(source)) if source is not None else _from_network(progress), kept)
-    people = pl.scan_parquet(kept)
+    path = fetch.cache_folder("census", cache) / "census-1.parquet"
+    people = fetch.kept(path, source, NAMES, _people, partial(_from_network, progress))
     schema = schema_of(education=education)
     labels = {
         "income": pl.col("income").str.starts_with("50000+"),
@@ -212,22 +166,12 @@ def parse(content: bytes, name: str) -> pl.DataFrame:
     Raises:
         DataError: another number of columns, or text where a number belongs.
     """
-    try:
-        people = pl.read_csv(
-            io.BytesIO(_tidy(content)), has_header=False, infer_schema=False, quote_char=None
-        )
-    except pl.exceptions.PolarsError as error:
-        raise DataError(f"{name} is not in the format of Census-Income: {error}") from error
+    people = fetch.parsed(tidy(content), name, "Census-Income", header=False)
     if people.width != len(COLUMNS):
         raise DataError(f"{name} has {people.width} columns; Census-Income has {len(COLUMNS)}")
     people.columns = list(COLUMNS)
-    try:
-        return people.with_columns(
-            pl.col(*DENSE, *CODES).cast(pl.Int32), pl.col("instance_weight").cast(pl.Float64)
-        )
-    except pl.exceptions.PolarsError as error:
-        reason = str(error).partition("\n")[0]
-        raise DataError(f"{name} has text where a number belongs: {reason}") from error
+    whole = dict.fromkeys((*DENSE, *CODES), pl.Int32())
+    return fetch.typed(people, {**whole, "instance_weight": pl.Float64()}, name)
 
 
 def check(people: pl.DataFrame, official: Official, name: str) -> None:
@@ -241,23 +185,18 @@ def check(people: pl.DataFrame, official: Official, name: str) -> None:
         "rows with an income above 50,000": people["income"].str.starts_with("50000+").sum(),
         "rows never married": (people["marital_stat"] == "Never married").sum(),
     }
-    expected = (official.rows, official.income, official.never_married)
-    for (what, number), wanted in zip(found.items(), expected, strict=True):
+    for (what, number), wanted in zip(found.items(), official.counts, strict=True):
         if number != wanted:
             raise DataError(
                 f"{name} is not the official Census-Income file: {number:,} {what}, expected "
-                f"{wanted:,}; fetch it anew"
+                f"{wanted:,}; fetch it again"
             )
 
 
-def _tidy(content: bytes) -> bytes:
+def tidy(content: bytes) -> bytes:
     """Take out what differs between copies without meaning: spaces at separators, line ends."""
     content = content.replace(b"\r", b"").replace(b", ", b",").replace(b" ,", b",")
     return content.strip() + b"\n"
-
-
-def _from_path(source: Path) -> pl.DataFrame:
-    return _people(fetch.members(source, NAMES), str(source))
 
 
 def _from_network(progress: fetch.Progress | None) -> pl.DataFrame:
@@ -266,13 +205,12 @@ def _from_network(progress: fetch.Progress | None) -> pl.DataFrame:
         try:
             return get(progress)
         except DataError as error:
-            log.info("census: %s", error)
+            logger.info("census: %s", error)
             failures.append(f"  - {error}")
     raise DataError(
         "Census-Income could not be fetched:\n"
         + "\n".join(failures)
-        + f"\nwhere {ARCHIVE} can be reached, get it; then name the file: --from PATH "
-        "(source=PATH in Python)"
+        + f"\ndownload {ARCHIVE} elsewhere, then name the file: --from PATH (source=PATH in Python)"
     )
 
 
@@ -287,9 +225,9 @@ def _from_sdist(progress: fetch.Progress | None) -> pl.DataFrame:
 
 
 def _people(found: dict[str, bytes], where: str, *, exact: bool = False) -> pl.DataFrame:
-    """Return all rows with the column `split`, once the files are known to be the official ones.
+    """Return all rows with the column `split`, if the files are the official ones.
 
-    The checksums are of the copy that we could read. The archive's own copy should give the same;
+    The checksums are of the copy that we could read. The archive's own copy should have the same;
     where it does not, its counts decide, unless `exact`.
     """
     frames = {}
@@ -297,7 +235,7 @@ def _people(found: dict[str, bytes], where: str, *, exact: bool = False) -> pl.D
         name = next((name for name in official.names if name in found), None)
         if name is None:
             raise DataError(f"{where} holds no {' or '.join(official.names)}")
-        checksum = hashlib.sha256(_tidy(found[name])).hexdigest()
+        checksum = hashlib.sha256(tidy(found[name])).hexdigest()
         known = checksum == official.sha256
         different = f"{name} of {where} has the checksum {checksum}, not {official.sha256}"
         if exact and not known:
@@ -305,7 +243,7 @@ def _people(found: dict[str, bytes], where: str, *, exact: bool = False) -> pl.D
         frames[split] = parse(found[name], name)
         check(frames[split], official, name)
         if not known:
-            log.warning("%s; its rows and label counts are the official ones", different)
+            logger.warning("%s; its rows and label counts are the official ones", different)
     train, held_out = frames["train"], frames["test"]
     half = pl.Series("split", np.where(halves(held_out.height), "valid", "test"))
     return pl.concat([train.with_columns(split=pl.lit("train")), held_out.with_columns(half)])
@@ -324,14 +262,3 @@ def halves(rows: int) -> np.ndarray:
     chosen = np.zeros(rows, dtype=bool)
     chosen[order[: rows // 2]] = True
     return chosen
-
-
-def _keep(people: pl.DataFrame, path: Path) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary:
-            people.write_parquet(temporary)
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise DataError(
-            f"the cache {path.parent} cannot be written: {error}; POLYRANK_CACHE names another"
-        ) from error

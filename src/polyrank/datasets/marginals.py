@@ -7,8 +7,7 @@ from math import ceil
 
 import numpy as np
 
-from polyrank.errors import ConfigError
-from polyrank.labels.binary import sigmoid
+from polyrank.spec import number
 
 CHUNK_ROWS = 1 << 14  # an array of float64 then stays in the cache of one core
 LARGEST = 4.0  # the quadrature is tested up to here
@@ -29,6 +28,20 @@ class Marginals:
     p_buy: np.ndarray
     p_buy_given_click: np.ndarray
     do_buy: np.ndarray
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    """Return 1 / (1 + exp(−x)); exp may overflow to infinity, whose inverse is the right 0.
+
+    `polyrank.labels.binary.sigmoid` rounds otherwise, and a generated log keeps its bits.
+    """
+    with np.errstate(over="ignore"):
+        return 1.0 / (1.0 + np.exp(-x))
+
+
+def check_hidden(hidden: float) -> float:
+    """Return a coefficient of the hidden cause for which the quadrature is exact enough."""
+    return number("hidden", hidden, least=-LARGEST, most=LARGEST)
 
 
 def nodes(hidden: float, most: int | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -62,15 +75,14 @@ def marginal(a: np.ndarray, b: np.ndarray, hidden: float) -> Marginals:
         hidden: coefficient of U.
 
     Raises:
-        ConfigError: `hidden` is beyond ±4, where the quadrature is not exact enough.
+        ConfigError: `hidden` is beyond ±4.
 
     Example:
         >>> truth = marginal(np.array([0.0]), np.array([0.0]), 2.0)
         >>> truth.p_click.round(6), truth.do_buy.round(6), truth.p_buy_given_click.round(3)
         (array([0.5]), array([0.5]), array([0.697]))
     """
-    if not abs(hidden) <= LARGEST:
-        raise ConfigError(f"hidden must lie within ±{LARGEST:g}, however: {hidden}")
+    check_hidden(hidden)
     a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     points, weights = nodes(hidden)
     click, buy, forced = np.zeros((3, *a.shape))

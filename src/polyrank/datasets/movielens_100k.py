@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import logging
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import polars as pl
 
 from polyrank.data.split import split
 from polyrank.datasets import fetch
 from polyrank.errors import DataError
-from polyrank.files import replacing
 from polyrank.schema import DenseFeature, Keys, Schema, SparseFeature, Task
 
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from polyrank.datasets import Frames
 
-Frames = tuple[pl.LazyFrame, pl.LazyFrame, pl.LazyFrame, Schema]
+logger = logging.getLogger(__name__)
 
 WHEEL = ("recbole", "1.2.1", "9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407")
 SHA256 = {
@@ -58,8 +59,8 @@ def movielens_100k(
 
     Args:
         cache: root of all data sets; None takes `POLYRANK_CACHE`, else `~/.cache/polyrank`.
-        source: files that are already here, read in place of the cache and the network: the
-            wheel, or a folder with `ml-100k.inter`, `ml-100k.user` and `ml-100k.item`.
+        source: files that you already have, read in place of the cache and the network: the wheel,
+            or a folder with `ml-100k.inter`, `ml-100k.user` and `ml-100k.item`.
         progress: called as `progress(done_bytes, total_bytes or None)` while fetching.
 
     Returns:
@@ -80,10 +81,8 @@ def movielens_100k(
     Reference:
         Harper and Konstan, *The MovieLens Datasets: History and Context*, ACM TiiS 5(4), 2015.
     """
-    kept = fetch.cache_folder("movielens_100k", cache) / "movielens_100k-1.parquet"
-    if source is not None or not kept.exists():
-        _keep(_from_path(Path(source)) if source is not None else _from_wheel(progress), kept)
-    ratings = pl.scan_parquet(kept)
+    path = fetch.cache_folder("movielens_100k", cache) / "movielens_100k-1.parquet"
+    ratings = fetch.kept(path, source, COLUMNS, joined, partial(_from_wheel, progress))
     train, valid, test = split(ratings, "time", (0.8, 0.1, 0.1), "timestamp")
     return train, valid, test, schema_of()
 
@@ -113,30 +112,17 @@ def parse(content: bytes, name: str) -> pl.DataFrame:
         >>> parse(header + b"196\t242\t3\t881250949\n", "ml-100k.inter").rows()
         [(196, 242, 3.0, 881250949.0)]
     """
-    try:
-        rows = pl.read_csv(
-            io.BytesIO(content.replace(b"\r", b"")),
-            separator="\t",
-            infer_schema=False,
-            quote_char=None,
-        )
-    except pl.exceptions.PolarsError as error:
-        raise DataError(f"{name} is not in the format of MovieLens 100K: {error}") from error
+    rows = fetch.parsed(content.replace(b"\r", b""), name, "MovieLens 100K", separator="\t")
     rows.columns = [column.partition(":")[0] for column in rows.columns]
     if tuple(rows.columns) != COLUMNS[name]:
         raise DataError(
             f"{name} has the columns {', '.join(rows.columns)}; expected {', '.join(COLUMNS[name])}"
         )
-    types = {column: dtype for column, dtype in NUMBERS.items() if column in rows.columns}
-    try:
-        return rows.with_columns(pl.col(column).cast(dtype) for column, dtype in types.items())
-    except pl.exceptions.PolarsError as error:
-        reason = str(error).partition("\n")[0]
-        raise DataError(f"{name} has text where a number belongs: {reason}") from error
+    return fetch.typed(rows, NUMBERS, name)
 
 
 def joined(files: dict[str, bytes], where: str) -> pl.DataFrame:
-    """Return the ratings in time order with their people and films, once all is as expected.
+    """Return the ratings in time order with their people and films, if all is as expected.
 
     Args:
         files: content by name, of all of `COLUMNS`.
@@ -154,7 +140,7 @@ def joined(files: dict[str, bytes], where: str) -> pl.DataFrame:
     for name, known in SHA256.items():
         checksum = hashlib.sha256(files[name].replace(b"\r", b"")).hexdigest()
         if checksum != known:
-            log.warning(
+            logger.warning(
                 "%s of %s has the checksum %s, not %s; its counts are as expected",
                 name, where, checksum, known,
             )  # fmt: skip
@@ -179,19 +165,15 @@ def _check(ratings: pl.DataFrame, people: pl.DataFrame, films: pl.DataFrame, whe
         if number != wanted:
             raise DataError(
                 f"{where} is not the whole MovieLens 100K: {number:,} {what}, expected {wanted:,}; "
-                "fetch it anew"
+                "fetch it again"
             )
     for key, known in (("user_id", people), ("item_id", films)):
         strangers = ratings.join(known, on=key, how="anti")
         if strangers.height or known[key].n_unique() != known.height:
             raise DataError(
                 f"{where} is not the whole MovieLens 100K: {strangers.height:,} ratings have a "
-                f"{key} without a line, or a {key} has two; fetch it anew"
+                f"{key} without a line, or a {key} has two; fetch it again"
             )
-
-
-def _from_path(source: Path) -> pl.DataFrame:
-    return joined(fetch.members(source, COLUMNS), str(source))
 
 
 def _from_wheel(progress: fetch.Progress | None) -> pl.DataFrame:
@@ -200,13 +182,7 @@ def _from_wheel(progress: fetch.Progress | None) -> pl.DataFrame:
         archive = fetch.wheel(name, version, sha256, progress=progress)
     except DataError as error:
         raise DataError(
-            f"MovieLens 100K could not be fetched: {error}\nwhere the wheel {name}=={version} can "
-            "be had, get it; then name the file: --from PATH (source=PATH in Python)"
+            f"MovieLens 100K could not be fetched: {error}\ndownload the wheel {name}=={version} "
+            "elsewhere, then name the file: --from PATH (source=PATH in Python)"
         ) from error
     return joined(fetch.members(archive, COLUMNS), f"{name}=={version}")
-
-
-def _keep(ratings: pl.DataFrame, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:
-        ratings.write_parquet(temporary)

@@ -1,4 +1,4 @@
-"""A made-up impression log whose truth is known, with the columns of Ali-CCP.
+"""A generated impression log whose truth is known, with the columns of Ali-CCP.
 
 Only such a log can score a conversion rate on impressions that nobody clicked.
 """
@@ -8,17 +8,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from math import isfinite
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 
-from polyrank.datasets.marginals import LARGEST, marginal
+from polyrank.datasets.marginals import marginal, sigmoid
 from polyrank.datasets.world import Draw, Field, Number, Preset, World
 from polyrank.errors import ConfigError, did_you_mean
-from polyrank.labels.binary import sigmoid
 from polyrank.schema import DenseFeature, Keys, Schema, SparseFeature, Task
 
-Frames = tuple[pl.LazyFrame, pl.LazyFrame, pl.LazyFrame, Schema]
+if TYPE_CHECKING:
+    from polyrank.datasets import Frames
 
 START_S = 1_500_000_000
 GAP_S = 14  # requests come 1 to 13 seconds apart
@@ -35,7 +36,7 @@ def synthetic(
     items: int = 8_000,
     fractions: Sequence[float] = (0.8, 0.1, 0.1),
 ) -> Frames:
-    """Return a made-up log of clicks and purchases, with its truth, in three splits.
+    """Return a generated log of clicks and purchases, with its truth, in three splits.
 
     4 % of the impressions are clicked, and 10 % of the clicks are purchases. A hidden cause U,
     standard normal and unknown to every feature, enters both logits of an impression:
@@ -72,16 +73,9 @@ def synthetic(
     """
     if preset not in PRESETS:
         raise ConfigError(f"unknown preset {preset!r}{did_you_mean(preset, PRESETS)}")
-    if not abs(hidden) <= LARGEST:
-        raise ConfigError(f"hidden must lie within ±{LARGEST:g}, however: {hidden}")
-    for name, number in (("users", users), ("items", items)):
-        if number < 1:
-            raise ConfigError(f"{name} must be at least 1, however: {number}")
     counts = split_rows(rows, fractions)
     plan = PRESETS[preset](items)
-    to_world, to_log = np.random.SeedSequence(seed).spawn(2)
-    world = World(plan, users, items, hidden, np.random.default_rng(to_world))
-    rng = np.random.default_rng(to_log)
+    world, rng = World.seeded(plan, users, items, hidden, seed)
     frames: list[pl.LazyFrame] = []
     requests, time = 0, START_S
     for count in counts:
@@ -158,11 +152,11 @@ PRESETS = {"latent": latent, "additive": additive}
 
 
 def split_rows(rows: int, fractions: Sequence[float]) -> list[int]:
-    """Return the rows of each split; what rounding leaves over goes where it is due."""
+    """Return the rows of each split, rounded so that they sum to `rows`."""
     three = len(fractions) == 3 and all(isfinite(each) and each > 0 for each in fractions)
     if not three or abs(sum(fractions) - 1) > 1e-6:
         raise ConfigError(
-            f"fractions are three numbers above 0 that add up to 1, however: {tuple(fractions)}"
+            f"fractions must be three numbers above 0 that sum to 1, got {tuple(fractions)}"
         )
     ends = [0, *(round(rows * share) for share in accumulate(fractions))]
     counts = [end - start for start, end in pairwise(ends)]

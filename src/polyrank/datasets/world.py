@@ -1,4 +1,4 @@
-"""The made-up world behind the synthetic log: who is who, and what moves a click and a purchase.
+"""The generated world behind the synthetic log: who is who, and what moves clicks and purchases.
 
 A world depends on its seed and preset alone, never on how many rows are drawn from it.
 """
@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from polyrank.datasets.marginals import nodes
-from polyrank.labels.binary import sigmoid
+from polyrank.datasets.marginals import check_hidden, nodes, sigmoid
+from polyrank.spec import whole
 
 FACTORS = 8
 PILOT_ROWS = 100_000
@@ -101,6 +101,20 @@ class World:
         hidden: coefficient of the hidden cause in both logits; the intercepts make up for it.
         rng: consumed while building.
     """
+
+    @classmethod
+    def seeded(
+        cls, preset: Preset, users: int, items: int, hidden: float, seed: int
+    ) -> tuple[World, np.random.Generator]:
+        """Return a world, and the generator of what is drawn from it.
+
+        Raises:
+            ConfigError: a size or a coefficient out of range.
+        """
+        whole("users", users)
+        whole("items", items)
+        to_world, to_log = map(np.random.default_rng, np.random.SeedSequence(seed).spawn(2))
+        return cls(preset, users, items, check_hidden(hidden), to_world), to_log
 
     def __init__(
         self, preset: Preset, users: int, items: int, hidden: float, rng: np.random.Generator
@@ -215,7 +229,7 @@ class World:
     def _calibrate(self, hidden: float, rng: np.random.Generator) -> None:
         """Fix spread, correlation and mean of the logits on a pilot sample.
 
-        Few values a field make the effects of one world stray; so every world has the same
+        With few values per field, the effects of one world stray; this gives every world the same
         rates, and oracles of about the same AUC.
         """
         pilot = self.draw(PILOT_ROWS, rng, request_rows=1)

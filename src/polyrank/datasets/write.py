@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import fields
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,12 @@ import polars as pl
 import tomli_w
 
 from polyrank import spec
+from polyrank.data.sampling import SPLITS
 from polyrank.errors import ConfigError, DataError
 from polyrank.features import names_by_kind
 from polyrank.files import replacing
 from polyrank.schema import Feature, Schema, Task
 
-SPLITS = ("train", "valid", "test")
 FILE = "experiment.toml"
 
 
@@ -32,8 +33,8 @@ def write(
 ) -> Path:
     """Write a data set's splits and its experiment, and return the path of the experiment.
 
-    All files take their places together, once each is written: a folder with an experiment is
-    complete, and one that cannot be written is left as it was.
+    The files appear together, once all are written: a folder with an experiment is complete, and
+    one that cannot be written is left as it was.
 
     Args:
         frames: what `polyrank.datasets.load` gives.
@@ -41,13 +42,13 @@ def write(
             experiment.toml, whose paths are relative.
         name: of the experiment.
         seed: of the experiment's training.
-        training: of its table [train], where the usual 2 epochs of large batches will not do.
+        training: of its table [train], where the default of 2 epochs of large batches will not do.
         force: replace an experiment that is there.
 
     Raises:
         ConfigError: the folder holds an experiment and `force` is not set.
-        DataError: the folder cannot be written (it is in a file, or the disk is full), or a file
-            that the rows come from holds a value of another type.
+        DataError: the folder cannot be written (a file is in the way, or the disk is full), or a
+            file that the rows come from holds a value of another type.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -66,10 +67,8 @@ def write(
     text = as_toml(experiment_table(schema, name=name, seed=seed, training=training))
     with _whole(folder), ExitStack() as files:
         if experiment.exists() and not force:
-            raise ConfigError(
-                f"{experiment} is there already; name another folder, or replace it with force"
-            )
-        # The first to be entered is the last to take its place.
+            raise ConfigError(f"{experiment} exists: name another folder, or replace it with force")
+        # What is entered first is renamed last.
         temporary = files.enter_context(replacing(experiment))
         for split, frame in zip(SPLITS, splits, strict=True):
             path = files.enter_context(replacing(folder / f"{split}.parquet"))
@@ -81,7 +80,7 @@ def write(
 
 @contextmanager
 def _whole(folder: Path) -> Iterator[None]:
-    """Make a folder to write to; where that fails, what was made of it is taken away."""
+    """Make a folder to write to; on failure, remove what was made of it."""
     made: list[Path] = []
     try:
         made += [path for path in (folder, *folder.parents) if not path.exists()]
@@ -104,16 +103,7 @@ def experiment_table(
     seed: int = 1,
     training: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Return the tables of an experiment on files that lie beside it.
-
-    Options that have their default are left out.
-
-    Args:
-        schema: of the files.
-        name: of the experiment.
-        seed: of the training.
-        training: of the table [train], instead of what is usual.
-    """
+    """Return the tables of an experiment on files beside it, without options at their defaults."""
     features: dict[str, Any] = {**names_by_kind(schema.features)}
     for feature in schema.features:
         if options := _changed(feature):
@@ -149,15 +139,13 @@ def as_toml(table: Mapping[str, Any]) -> str:
         epochs = 2
         <BLANKLINE>
     """
-    blocks, plain = [], {}
-    for key, value in table.items():
-        if key == "task":
-            blocks += [tomli_w.dumps(plain)] if plain else []
-            blocks += [f"[[task]]\n{tomli_w.dumps(task)}" for task in value]
-            plain = {}
+    blocks: list[str] = []
+    for tasks, group in groupby(table.items(), key=lambda item: item[0] == "task"):
+        if tasks:
+            blocks += [f"[[task]]\n{tomli_w.dumps(task)}" for _, each in group for task in each]
         else:
-            plain[key] = value
-    return "\n".join([*blocks, *([tomli_w.dumps(plain)] if plain else [])])
+            blocks.append(tomli_w.dumps(dict(group)))
+    return "\n".join(blocks)
 
 
 def _task(task: Task) -> dict[str, Any]:

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from math import isfinite, sqrt
-from numbers import Real
+from math import sqrt
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
+from polyrank import spec
 from polyrank.errors import ConfigError, did_you_mean
 from polyrank.layout import Layout
 from polyrank.models.trunk import Trunk, TrunkModule
@@ -26,26 +26,26 @@ from polyrank.schema import Task
 
 @dataclass(frozen=True, kw_only=True)
 class AITM(Trunk):
-    """A tower for each task, and attention to what the task before it knows.
+    """A tower for each task, and attention to the representation of the task before it.
 
-    - q_k = f_k(x); z_k = q_k for a task with none before it, else
+    - q_k = f_k(x); z_k = q_k for a root, else
     - p = g_k(z_before), z_k = AIT_k(p, q_k) = Σ_u w_u · h1(u) over u in {p, q_k}, with
     - w_u ∝ exp(⟨h2(u), h3(u)⟩ / √D)
 
-    The task before k is its `given`; for a task without, its predecessor in `chain`. Several roots
-    and branches are as good as a chain: each task attends to its own predecessor.
+    The task before k is its `given`, else its predecessor in `chain`. Several roots and branches
+    work as a chain does: each task attends to its own predecessor.
 
     The paper's heads all predict joint probabilities, and its Behavioral Expectation Calibrator
-    keeps P(k) ≤ P(before) by a penalty. Here the head of a `given` task predicts P(k | given), and
-    its joint is a product that cannot exceed its parent's: the penalty of such a pair is 0 whatever
-    the weights are, and is left out. It is computed for pairs of binary tasks that `chain` alone
-    links, whose heads predict P(click) and P(buy) side by side, as in the paper:
+    keeps P(k) ≤ P(before) by a penalty. Here the head of a `given` task predicts P(k | given), so
+    its joint is a product that cannot exceed its parent's: the penalty of such a pair is always 0
+    and is left out. It is computed for pairs of events that `chain` alone links, whose heads
+    predict P(click) and P(buy) side by side, as in the paper:
     λ · mean over rows of max(P(k) − P(before), 0).
 
     Args:
         hidden: columns of each layer of a tower f_k.
         dim: D; None takes the tower's last.
-        chain: names of tasks, the first to happen first, that `given` does not link already.
+        chain: names of tasks that `given` does not link already, in the order in which they happen.
         penalty: λ of the calibrator; 0 turns it off.
 
     Raises:
@@ -66,11 +66,15 @@ class AITM(Trunk):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.chain is not None:
-            _check_chain(self.chain)
-        number = isinstance(self.penalty, Real) and not isinstance(self.penalty, bool)
-        if not number or not (isfinite(self.penalty) and self.penalty >= 0):
-            raise ConfigError(f"AITM: penalty is a number of at least 0, however: {self.penalty!r}")
+        spec.number("AITM: penalty", self.penalty, least=0)
+        chain = self.chain
+        if chain is None:
+            return
+        names = isinstance(chain, tuple) and all(isinstance(name, str) for name in chain)
+        if not names or len(chain) < 2 or len(set(chain)) < len(chain):
+            raise ConfigError(
+                f"AITM: chain must be a list of at least two different tasks, got {chain!r}"
+            )
 
     @property
     def sizes(self) -> tuple[str, ...]:
@@ -85,20 +89,19 @@ class AITM(Trunk):
         dim = self.dim or width
         transfer, attention = {}, {}
         for name, earlier in before.items():
-            found = dim if earlier in before else width  # a root's z is its tower's output
-            transfer[name] = MLP(found, [width], **self.layers)
+            inputs = dim if earlier in before else width  # a root's z is its tower's output
+            transfer[name] = MLP(inputs, [width], **self.layers)
             attention[name] = Attention(width, dim)
-        binary = {task.name for task in tasks if task.label_kind.is_event}
+        events = {task.name for task in tasks if task.label_kind.is_event}
         given = {task.name: task.given for task in tasks}
         watched = {
             name: (*_path(given, earlier), earlier)
             for name, earlier in before.items()
-            if given[name] is None and {name, earlier} <= binary
+            if self.penalty and given[name] is None and {name, earlier} <= events
         }
         return AITMTrunk(
-            Named(tower), Named(transfer), Named(attention),
-            before=before, watched=watched if self.penalty else {}, penalty=self.penalty,
-        )  # fmt: skip
+            Named(tower), Named(transfer), Named(attention), before, watched, self.penalty
+        )
 
 
 class Attention(nn.Module):
@@ -116,23 +119,22 @@ class Attention(nn.Module):
         self.h3 = nn.Linear(inputs, dim, bias=False)
 
     def forward(self, p: Tensor, q: Tensor) -> Tensor:
-        """Return the mixture of what is transferred and what is the task's own."""
+        """Return the mixture of what is transferred and the task's own."""
         u = torch.stack([p, q], dim=1)
         scores = (self.h2(u) * self.h3(u)).sum(dim=2) / sqrt(self.h1.out_features)
         return mixture(scores.softmax(dim=1), self.h1(u))
 
 
 class AITMTrunk(TrunkModule):
-    """Towers, and for each task with one before it a transfer and an attention.
+    """Towers, and for each task with a predecessor a transfer and an attention.
 
-    Tasks share the embeddings and no parameter: a tower belongs to its task, though later tasks
-    read it. So `shared_parameters` is empty.
+    `shared_parameters` is empty: a tower belongs to its task, though later tasks read it.
 
     Args:
         tower: f_k by task.
-        transfer: g_k by task with one before it.
+        transfer: g_k by task with a predecessor.
         attention: AIT_k likewise.
-        before: the task before each such task, every task after its predecessor.
+        before: the predecessor of each such task, in the order of the path.
         watched: for each task with a calibrator, the heads whose product is P(before).
         penalty: λ.
 
@@ -143,10 +145,9 @@ class AITMTrunk(TrunkModule):
 
     def __init__(
         self,
-        tower: Named,
-        transfer: Named,
-        attention: Named,
-        *,
+        tower: Named[MLP],
+        transfer: Named[MLP],
+        attention: Named[Attention],
         before: Mapping[str, str],
         watched: Mapping[str, tuple[str, ...]],
         penalty: float,
@@ -161,7 +162,7 @@ class AITMTrunk(TrunkModule):
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Return z of each task."""
-        towers = {name: self.tower[name] for name in self.tower}
+        towers = dict(self.tower.items())
         first = first_layers(towers, dict.fromkeys(towers, x))
         z = {name: tower(x, first.get(name)) for name, tower in towers.items()}
         for name, earlier in self.before.items():
@@ -178,7 +179,7 @@ class AITMTrunk(TrunkModule):
 
 
 def predecessors(tasks: Sequence[Task], chain: Sequence[str]) -> dict[str, str]:
-    """Return the task before each task that has one, ordered so that a predecessor comes first.
+    """Return each task's predecessor, if it has one; a predecessor's own entry comes first.
 
     Raises:
         ConfigError: a chain that names an unknown task, contradicts `given` or closes a cycle.
@@ -196,7 +197,7 @@ def predecessors(tasks: Sequence[Task], chain: Sequence[str]) -> dict[str, str]:
     for earlier, name in pairwise(chain):
         if given[name] not in (None, earlier):
             raise ConfigError(
-                f"AITM: chain puts {earlier!r} before {name!r}, which is given {given[name]!r}: "
+                f"AITM: chain puts {earlier!r} before {name!r}, whose given is {given[name]!r}: "
                 "leave out what given links already"
             )
         before[name] = earlier
@@ -209,7 +210,7 @@ def predecessors(tasks: Sequence[Task], chain: Sequence[str]) -> dict[str, str]:
 
 
 def _path(before: Mapping[str, str | None], name: str) -> tuple[str, ...]:
-    """Return all that comes before a task, the first first."""
+    """Return all tasks before a task, in order."""
     path: list[str] = []
     earlier = before[name]
     while earlier is not None:
@@ -224,11 +225,3 @@ def _path(before: Mapping[str, str | None], name: str) -> tuple[str, ...]:
 def _joint(logits: Mapping[str, Tensor], heads: Sequence[str]) -> Tensor:
     """Return the probability that every head's event happens: (B,)."""
     return torch.stack([logsigmoid(logits[head]) for head in heads]).sum(0).exp()
-
-
-def _check_chain(chain: object) -> None:
-    names = isinstance(chain, tuple) and all(isinstance(name, str) for name in chain)
-    if not names or len(chain) < 2 or len(set(chain)) < len(chain):
-        raise ConfigError(
-            f"AITM: chain is a list of two or more different tasks, however: {chain!r}"
-        )

@@ -22,7 +22,7 @@ class MMoE(Trunk):
     """f_k(x) = Σ_e g_k(x)_e · f_e(x) with g_k(x) = softmax(W_k x).
 
     Args:
-        experts: number of experts, shared by all tasks.
+        experts: shared by all tasks.
         hidden: columns of each layer of an expert.
 
     Example:
@@ -51,7 +51,7 @@ class MMoETrunk(TrunkModule):
         - output: {task: (B, H)}
     """
 
-    def __init__(self, expert: ExpertBank, gate: Named) -> None:
+    def __init__(self, expert: ExpertBank, gate: Named[Gate]) -> None:
         super().__init__()
         self.expert = expert
         self.gate = gate
@@ -70,6 +70,6 @@ class MMoETrunk(TrunkModule):
             Mixing(
                 experts=tuple(str(number) for number in range(len(self.expert))),
                 outputs=self.expert(x),
-                gates={name: self.gate[name](x) for name in self.gate},
+                gates={name: gate(x) for name, gate in self.gate.items()},
             ),
         )

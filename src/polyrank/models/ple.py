@@ -18,28 +18,28 @@ from polyrank.nn.experts import ExpertBank, Gate, mixture
 from polyrank.nn.named import Named
 from polyrank.schema import Task
 
-SHARED = "shared group"  # no task has this name: it is no identifier
+SHARED = "shared group"  # is no identifier, so no task has this name
 
 
 @dataclass(frozen=True, kw_only=True)
 class PLE(Trunk):
-    """Levels of customised gate control, each fed with what the one before extracted.
+    """Levels of customised gate control, each fed by the one before.
 
-    At level j, task k and the shared group s each have experts of their own, which read their own
+    At level j, task k and the shared group s have experts of their own, which read their own
     group's representation; at level 1 that is x for all: g_k,0 = g_s,0 = x.
 
     - S_k,j = [experts of k at g_k,j−1; shared experts at g_s,j−1]
     - g_k,j = softmax(W_k,j g_k,j−1) · S_k,j: a task mixes its own and the shared experts
     - S_s,j = [experts of every task; shared experts]
     - g_s,j = softmax(W_s,j g_s,j−1) · S_s,j: the shared group mixes all experts of the level
-    - h_k = g_k,J after the last of J levels, which has no shared gate: nobody would read it
+    - h_k = g_k,J after the last of J levels, whose shared gate nothing would read: it has none
 
     With one level this is CGC, customised gate control.
 
     Args:
-        levels: J, of extraction.
-        shared_experts: shared experts of a level.
-        task_experts: experts of one task in a level.
+        levels: J.
+        shared_experts: of a level.
+        task_experts: of one task in a level.
         hidden: columns of each layer of an expert.
 
     Example:
@@ -77,9 +77,9 @@ class PLE(Trunk):
 
 
 class SharedGate(nn.Module):
-    """softmax(W_s·x) over all experts of a level, with the rows of W_s kept by their owner.
+    """softmax(W_s·x) over all experts of a level, with the rows of W_s by task.
 
-    One matrix over all experts would give a task's rows a place that depends on the order of tasks.
+    In one matrix over all experts, the place of a task's rows would depend on the order of tasks.
 
     Shape:
         - input: (B, W)
@@ -95,7 +95,7 @@ class SharedGate(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the weight of each expert."""
-        scores = [*(self.task[name](x) for name in self.task), self.shared(x)]
+        scores = [*(task(x) for _, task in self.task.items()), self.shared(x)]
         return torch.cat(scores, dim=1).softmax(dim=1)
 
 
@@ -109,9 +109,9 @@ class PLELevel(nn.Module):
 
     def __init__(
         self,
-        expert: Named,
+        expert: Named[ExpertBank],
         shared: ExpertBank,
-        gate: Named,
+        gate: Named[Gate],
         shared_gate: SharedGate | None,
         width: int,
     ) -> None:
@@ -128,7 +128,7 @@ class PLELevel(nn.Module):
     ) -> tuple[dict[str, Tensor], Tensor | None]:
         """Return each task's and the shared group's mixture."""
         shared = self.shared(common)
-        expert = {name: self.expert[name](own[name]) for name in self.expert}
+        expert = {name: bank(own[name]) for name, bank in self.expert.items()}
         mixed = {
             name: mixture(self.gate[name](own[name]), torch.cat([outputs, shared], dim=1))
             for name, outputs in expert.items()
@@ -140,7 +140,7 @@ class PLELevel(nn.Module):
 
     def mixing(self, own: Mapping[str, Tensor], common: Tensor, level: str) -> Mixing:
         """Return what the tasks' gates and the shared one do with all experts of the level."""
-        outputs = {name: self.expert[name](own[name]) for name in self.expert}
+        outputs = {name: bank(own[name]) for name, bank in self.expert.items()}
         outputs[SHARED] = self.shared(common)
         names = {
             group: tuple(f"{group} {number}" for number in range(each.shape[1]))
@@ -204,9 +204,9 @@ class PLETrunk(TrunkModule):
     def shared_parameters(self) -> list[nn.Parameter]:
         """Return the parameters of the shared experts and the shared gates.
 
-        A task's own experts feel other tasks too, through the shared gates of lower levels. They
-        still belong to their task: a balance that scaled them to what little another task's
-        gradient leaves there would starve them of their own.
+        A task's own experts get gradients of other tasks too, through the shared gates of lower
+        levels. They still belong to their task: a balance that scaled them to the little that
+        another task leaves there would starve them.
         """
         found: list[nn.Parameter] = []
         for level in self.level:

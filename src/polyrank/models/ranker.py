@@ -78,7 +78,7 @@ class Ranker(nn.Module):
         self.layout = layout
         self.embed = embed
         self.trunk = trunk
-        self.head = Named(head)
+        self.head: Named[Head] = Named(head)
 
     def forward(self, x: Tensor) -> Scores:
         """Return the scores of x."""

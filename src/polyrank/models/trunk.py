@@ -8,11 +8,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from numbers import Integral
 from typing import Any, get_args
 
 from torch import Tensor, nn
 
+from polyrank import spec
 from polyrank.errors import ConfigError, did_you_mean
 from polyrank.layout import Layout
 from polyrank.nn.mlp import Norm
@@ -23,7 +23,7 @@ from polyrank.schema import Task
 class Trunk(ABC):
     """Base of the trunks that a configuration can name.
 
-    Any other object with such a `build` works as a trunk too, unregistered.
+    Any other object with such a `build` works too, unregistered.
 
     Args:
         norm: of its layers; None takes the model's.
@@ -43,7 +43,7 @@ class Trunk(ABC):
         for each in self.sizes:
             value = getattr(self, each)
             if types[each].startswith("Sequence") and not isinstance(value, tuple):
-                raise ConfigError(f"{name}: {each} is a list of columns, however: {value!r}")
+                raise ConfigError(f"{name}: {each} must be a list of widths, got {value!r}")
             check_sizes(f"{name}: {each}", value)
 
     @abstractmethod
@@ -52,7 +52,7 @@ class Trunk(ABC):
 
     @property
     def sizes(self) -> tuple[str, ...]:
-        """The fields that are widths or counts: all of its own, where it does not say."""
+        """The fields that are widths or counts; by default, all but norm and dropout."""
         return tuple(each.name for each in fields(self) if each.name not in ("norm", "dropout"))
 
     @property
@@ -63,15 +63,15 @@ class Trunk(ABC):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Mixing:
-    """What the gates of one level did with its experts on some rows.
+    """What the gates of one level do with its experts on some rows.
 
     Args:
         experts: their names, in the order of the columns below.
-        outputs: what each expert said of each row.
-        gates: by the name of whom a gate mixes for (a task, or a group of its own), its weight of
-            each expert; a row sums to 1, and an expert that the gate does not see has 0.
-        sees: by gate, the experts that it chooses from; a gate that is left out sees all.
-        level: its name where a trunk has several, else "".
+        outputs: of each expert on each row.
+        gates: each gate's weight of each expert, by the task or group for which it mixes; a row
+            sums to 1, and an expert that the gate does not see has 0.
+        sees: the experts that a gate chooses from; a gate that is left out sees all.
+        level: its name if the trunk has several, else "".
 
     Raises:
         ConfigError: no gate, shapes that disagree, or a name in `sees` that is no expert.
@@ -97,18 +97,18 @@ class Mixing:
 
     def __post_init__(self) -> None:
         if not self.gates:
-            raise ConfigError("mixing: no gate is named; a trunk that mixes nothing returns ()")
+            raise ConfigError("mixing: needs at least one gate; a trunk without gates returns ()")
         shape = tuple(self.outputs.shape)
         if len(shape) != 3 or shape[1] != len(self.experts):
             raise ConfigError(
-                f"mixing: the outputs of {len(self.experts)} experts are (B, "
-                f"{len(self.experts)}, H), however: {shape}"
+                "mixing: outputs must have the shape (B, experts, H) with experts = "
+                f"{len(self.experts)}, got {shape}"
             )
         for name, weights in self.gates.items():
             if tuple(weights.shape) != shape[:2]:
                 raise ConfigError(
-                    f"mixing: gate {name!r} weighs {shape[1]} experts on {shape[0]} rows, "
-                    f"however: {tuple(weights.shape)}"
+                    f"mixing: gate {name!r} must have the shape {shape[:2]}, "
+                    f"got {tuple(weights.shape)}"
                 )
         for name, seen in self.sees.items():
             for each in seen:
@@ -135,25 +135,22 @@ class TrunkModule(nn.Module):
         return {}
 
     def mixing(self, x: Tensor) -> tuple[Mixing, ...]:
-        """Return what its gates do with its experts on x, level by level; nothing without gates.
+        """Return what its gates do with its experts on x, level by level; () without gates.
 
-        Training never calls it; what is measured of experts rests on it alone.
+        Training never calls it; all diagnostics of experts rest on it.
         """
         return ()
 
 
 def check_layers(where: str, norm: str | None, dropout: float | None) -> None:
-    """Refuse a norm or a dropout that no layer has."""
+    """Refuse an unknown norm, and a dropout that is no probability below 1."""
     if norm is not None and norm not in get_args(Norm):
         raise ConfigError(f"{where}: unknown norm {norm!r}{did_you_mean(norm, get_args(Norm))}")
-    if dropout is not None and not 0 <= dropout < 1:
-        raise ConfigError(f"{where}: dropout is at least 0 and below 1, however: {dropout}")
+    if dropout is not None:
+        spec.number(f"{where}: dropout", dropout, least=0, below=1)
 
 
 def check_sizes(where: str, value: object) -> None:
-    """Refuse a width or a count that is no whole number of at least 1, alone or in a tuple."""
+    """Refuse a width or a count, alone or in a tuple, that is no whole number of at least 1."""
     for size in value if isinstance(value, tuple) else (value,):
-        if isinstance(size, bool) or not isinstance(size, Integral) or size < 1:
-            raise ConfigError(
-                f"{where}: whole numbers of at least 1 are expected, however: {value!r}"
-            )
+        spec.whole(where, size)

@@ -15,7 +15,7 @@ Norm = Literal["none", "batch"]
 
 
 class RowNorm(_BatchNorm):
-    """Batch norm that normalises a batch of one row with its running statistics.
+    """Batch norm that normalises a batch of one row by its running statistics.
 
     One row has no variance; the last batch of an epoch may be one row long.
     """
@@ -71,8 +71,8 @@ class MLP(nn.Module):
     def is_dead(self, x: Tensor) -> bool:
         """Return whether the output is one constant for rows that differ.
 
-        Where no unit of a layer is on, no gradient passes, now or later. Batch norm, which centres
-        every unit, rules that out.
+        If no unit of a layer is on, no gradient ever passes. Batch norm, which centres every unit,
+        rules that out.
         """
         if not self.linear or any(isinstance(norm, BatchNorm) for norm in self.norm):
             return False
@@ -80,7 +80,7 @@ class MLP(nn.Module):
         return bool((out == out[:1]).all()) and not bool((x == x[:1]).all())
 
     def redraw(self) -> None:
-        """Draw the weights again."""
+        """Draw new initial weights."""
         for layer in self.linear:
             assert isinstance(layer, nn.Linear)
             layer.reset_parameters()
@@ -98,21 +98,16 @@ class MLP(nn.Module):
         return x
 
 
-def first_layers(mlps: Mapping[str, nn.Module], inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the first linear map of each MLP whose input is another one's too.
+def first_layers(mlps: Mapping[str, MLP], inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the first linear map of each MLP that shares its input with another.
 
     One matmul for all that read the same tensor reads it once, and so does its gradient.
-
-    Args:
-        mlps: by name.
-        inputs: what each reads.
 
     Returns:
         {name: (B, columns of its first layer)}, for `MLP.forward`.
     """
     groups: list[tuple[Tensor, dict[str, nn.Linear]]] = []
     for name, mlp in mlps.items():
-        assert isinstance(mlp, MLP)
         if not len(mlp.linear):
             continue
         layer, x = mlp.linear[0], inputs[name]

@@ -1,33 +1,59 @@
-"""A container of modules by name."""
+"""A container of modules by the names that people give."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Self
+from typing import Any, Generic, TypeVar
 
 from torch import nn
 
+M = TypeVar("M", bound=nn.Module)
+MARK = ":"  # begins no attribute of a module
 
-class Named(nn.Module):
+
+class Named(nn.Module, Generic[M]):
     """Modules by name, whatever the name.
 
-    `nn.ModuleDict` refuses the names of its own methods, and a task may well be called `update`.
+    A submodule is an attribute of its parent, and a task may well be called `forward`: each is kept
+    under a key that is no attribute's. A state dict has the names themselves.
+
+    Example:
+        >>> list(Named({"forward": nn.Linear(1, 1, bias=False)}).state_dict())
+        ['forward.weight']
     """
 
-    def __init__(self, modules: Mapping[str, nn.Module]) -> None:
+    def __init__(self, modules: Mapping[str, M]) -> None:
         super().__init__()
-        self._modules.update(modules)
+        self.names = tuple(modules)
+        for name, module in modules.items():
+            self.add_module(MARK + name, module)
+        self.register_state_dict_post_hook(_unmark)
+        self.register_load_state_dict_pre_hook(_mark)
+        self.register_load_state_dict_post_hook(_unmark_wrong)
 
-    def train(self, mode: bool = True) -> Self:
-        """Set the mode of the modules; a mode of its own would clash with a task `training`."""
-        for module in self.children():
-            module.train(mode)
-        return self
-
-    def __getitem__(self, name: str) -> nn.Module:
-        module = self._modules[name]
-        assert module is not None
-        return module
+    def __getitem__(self, name: str) -> M:
+        return self._modules[MARK + name]  # pyrefly: ignore[bad-return]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._modules)
+        return iter(self.names)
+
+    def items(self) -> Iterator[tuple[str, M]]:
+        """Iterate over names and modules."""
+        return ((name, self[name]) for name in self.names)
+
+
+def _unmark(_: nn.Module, state: dict[str, Any], prefix: str, __: object) -> None:
+    """Rename what this container has just put last, in turn, so that the order stays."""
+    for key in [key for key in state if key.startswith(prefix + MARK)]:
+        state[prefix + key.removeprefix(prefix + MARK)] = state.pop(key)
+
+
+def _mark(_: nn.Module, state: dict[str, Any], prefix: str, *__: object) -> None:
+    for key in [key for key in state if key.startswith(prefix)]:
+        state[f"{prefix}{MARK}{key.removeprefix(prefix)}"] = state.pop(key)
+
+
+def _unmark_wrong(_: nn.Module, keys: Any) -> None:
+    """Name missing and unexpected weights as the state dict does."""
+    for each in (keys.missing_keys, keys.unexpected_keys):
+        each[:] = [key.replace(MARK, "") for key in each]

@@ -14,7 +14,7 @@ from dataclasses import replace
 from itertools import chain
 from math import ceil, isfinite
 from time import perf_counter
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from polyrank.data.table import Batch, Table
 from polyrank.errors import TrainingError
 from polyrank.metrics.registry import direction
 from polyrank.metrics.scorecard import scorecard
-from polyrank.models.experts import ExpertUse, experts_of
+from polyrank.models.expert_use import ExpertUse, experts_of
 from polyrank.models.outputs import Tensors, logits_of, outputs
 from polyrank.models.ranker import Ranker
 from polyrank.objective.likelihood import named_extras
@@ -34,7 +34,7 @@ from polyrank.terms import populations
 from polyrank.train.checkpoint import Position, named, part
 from polyrank.train.optim import load_optimizer_state, optimizer_state, parameter_groups
 from polyrank.train.progress import REMEDY, Profile, Progress, Tally
-from polyrank.train.step import CompiledStep, EagerStep
+from polyrank.train.step import CompiledStep, EagerStep, Parts
 from polyrank.train.training import Training
 
 logger = logging.getLogger(__name__)
@@ -52,8 +52,8 @@ class Trainer:
         ranker: on its device.
         training: how.
         supervision: the terms, with their statistics on the training rows.
-        train: training rows.
-        valid: validation rows, or None.
+        train: learned from.
+        valid: chooses the best epoch; without it, that is the last.
         seed: of shuffling, id dropout and dropout.
         monitor: what is compared between epochs, in place of `training.stop`.
         profile: collects where each step's time goes.
@@ -90,9 +90,9 @@ class Trainer:
         self.dense = training.dense.build(groups, self.dense_lr)
         self.embeddings = rows.build(ranker.embed, rows.l2)
         self._profile, self._mark = profile, _unmarked if profile is None else profile.mark
-        parts = ranker, supervision, self.balance, self.dense, self._mark
-        self._eager = EagerStep(*parts)
-        self._compiled = CompiledStep.checked(training, *parts) if training.compile else None
+        parts = Parts(ranker, supervision, self.balance, self.dense, self._mark)
+        self._eager = EagerStep(parts)
+        self._compiled = CompiledStep(parts, training) if training.compile else None
         self._names: tuple[str, ...] = ()
         self._x: Tensor | None = None
         self._steps_of_run = training.epochs * self.steps
@@ -163,23 +163,15 @@ class Trainer:
                 tally.add(*self._step(batch, before + step))
                 rows += len(batch)
                 if step % REPORT_STEPS == 0 and step < self.steps:
-                    tally.flush(self._names, epoch, step)
-                    yield self._progress("step", epoch, step, rows, perf_counter() - started, tally)
+                    yield self._progress("step", epoch, step, rows, started, tally)
                     self._mark("")
-        tally.flush(self._names, epoch, step)
-        seconds = perf_counter() - started
+        progress = self._progress("epoch", epoch, step, rows, started, tally)
         logits = self._finite_logits(epoch, step)
         valid = self._validate(logits, epoch) if self.valid is not None else {}
         monitor = self.monitor if self.valid is not None else None
         best = self._advance(epoch, monitor(logits, valid) if monitor else self._value(valid))
-        progress = replace(
-            self._progress("epoch", epoch, step, rows, seconds, tally),
-            valid=valid,
-            best=best,
-            experts={
-                name: value for each in self.experts() for name, value in each.figures().items()
-            },
-        )
+        gates = {name: value for each in self.experts() for name, value in each.figures().items()}
+        progress = replace(progress, valid=valid, best=best, experts=gates)
         self.position = replace(self.position, history=(*self.position.history, progress.record()))
         yield progress
 
@@ -190,28 +182,29 @@ class Trainer:
         machine, with 1 thread of torch, epochs were 1.01, 0.98 and 1.22 (MMoE) and 1.01, 0.99 and
         0.99 (ESMM) times as fast with it at 1024, 4096 and 16384 rows.
         """
+        training = self.training
         blocks = self.train.blocks(
             self.ranker.layout,
-            self.training.batch_size,
+            training.batch_size,
             shuffle=True,
             seed=self.seed,
             epoch=epoch,
-            unseen_rate=self.training.unseen_rate,
+            unseen_rate=training.unseen_rate,
         )
-        idle = (os.cpu_count() or 1) > self.training.threads
-        return ahead(blocks) if idle and self.training.batch_size >= PREFETCH_ROWS else blocks
+        idle = (os.cpu_count() or 1) > training.threads
+        return ahead(blocks) if idle and training.batch_size >= PREFETCH_ROWS else blocks
 
     def _step(self, batch: Batch, done: int) -> tuple[Tensor, Tensor]:
         """Train on a batch; return the losses and the rows of each term."""
         factor = self.training.schedule.factor(done, self._steps_of_run)
-        ids, dense, bags, labels, weight, extras = Tensors.of(batch, self.training.device)
-        self._x = x = self.ranker.embed.look_up(ids, dense, bags, self._x)
+        moved = Tensors.of(batch, self.training.device)
+        self._x = x = self.ranker.embed.look_up(moved.ids, moved.dense, moved.bags, self._x)
         self._mark("gather")
         full = len(batch) == self.training.batch_size
         step = self._compiled if self._compiled is not None and full else self._eager
-        gradient, losses, rows = step(x, labels, weight, self.dense_lr * factor, extras)
+        gradient, losses, rows = step(x, moved, self.dense_lr * factor)
         self._names = step.names
-        self.embeddings.step(ids, gradient, self.embedding_lr * factor, bags)
+        self.embeddings.step(moved.ids, gradient, self.embedding_lr * factor, moved.bags)
         self._mark("embedding step")
         if self._profile is not None:
             self._profile.count(len(batch))
@@ -223,17 +216,12 @@ class Trainer:
         Raises:
             TrainingError: one is not finite, because the last step broke the weights.
         """
-        device = self.training.device
-        if self.valid is not None:
-            logits = logits_of(self.ranker, self.valid, device)
-        else:
-            logits = logits_of(self.ranker, self.train, device, chunks=1)
+        table, chunks = (self.train, 1) if self.valid is None else (self.valid, None)
+        logits = logits_of(self.ranker, table, self.training.device, chunks=chunks)
         for task, each in logits.items():
             if not torch.isfinite(each).all():
-                raise TrainingError(
-                    f"the logits of {task!r} are not finite after epoch {epoch}, step {step}: "
-                    f"{REMEDY}"
-                )
+                where = f"after epoch {epoch}, step {step}"
+                raise TrainingError(f"the logits of {task!r} are not finite {where}: {REMEDY}")
         return logits
 
     def _progress(
@@ -242,9 +230,11 @@ class Trainer:
         epoch: int,
         step: int,
         rows: int,
-        seconds: float,
+        started: float,
         tally: Tally,
     ) -> Progress:
+        tally.flush(self._names, epoch, step)
+        seconds = perf_counter() - started
         return Progress(
             event, epoch, self.training.epochs, step, self.steps, rows, seconds,
             tally.mean(), tally.empty(),
@@ -257,15 +247,12 @@ class Trainer:
         labels = torch.from_numpy(self.valid.labels)
         weight = None if self.valid.weight is None else torch.from_numpy(self.valid.weight)
         sums = self.supervision.sums(logits, labels, weight, torch.from_numpy(self.valid.extras))
-        found = {
-            f"{name} loss": float(each.total / each.weight)
-            for name, each in sums.items()
-            if each.weight > 0
-        }
-        weights = {term.name: term.weight for term in schema.objective}
-        found["total loss"] = sum(
-            weights[name] * found[f"{name} loss"] for name in weights if f"{name} loss" in found
-        )
+        found, total = {}, 0.0
+        for term in schema.objective:
+            if (each := sums[term.name]).weight > 0:
+                found[f"{term.name} loss"] = loss = float(each.total / each.weight)
+                total += term.weight * loss
+        found["total loss"] = total
         for name, value in found.items():
             if not isfinite(value):
                 raise TrainingError(f"validation {name} is {value} after epoch {epoch}: {REMEDY}")
@@ -344,6 +331,7 @@ def balance_terms(supervision: Supervision) -> list[BalanceTerm]:
 
 
 Item = TypeVar("Item")
+_END: Any = object()
 
 
 def ahead(items: Iterator[Item]) -> Generator[Item]:
@@ -356,14 +344,7 @@ def ahead(items: Iterator[Item]) -> Generator[Item]:
         [1, 2, 3]
     """
     with ThreadPoolExecutor(1, thread_name_prefix="polyrank-prefetch") as pool:
-        coming = pool.submit(_one, items)
-        while item := coming.result():
-            coming = pool.submit(_one, items)
-            yield item[0]
-
-
-def _one(items: Iterator[Item]) -> tuple[Item] | None:
-    """Return the next item, or None at the end."""
-    for item in items:
-        return (item,)
-    return None
+        coming = pool.submit(next, items, _END)
+        while (item := coming.result()) is not _END:
+            coming = pool.submit(next, items, _END)
+            yield item

@@ -33,17 +33,16 @@ class Progress:
         event: "step" now and then within an epoch, "epoch" after each.
         epoch: from 1.
         epochs: of the run.
-        step: steps done in this epoch.
+        step: done in this epoch, as are rows and seconds.
         steps: per epoch.
-        rows: rows seen in this epoch.
-        seconds: spent in this epoch's steps.
+        rows: seen.
+        seconds: of its steps.
         losses: mean training loss of each term in this epoch.
         empty: batches of this epoch without a row of each term.
         valid: after an epoch, validation losses (`click @ all loss`, `total loss`) and metrics
             (`click @ all auc`).
         best: after an epoch, whether it is the best so far.
-        experts: after an epoch, how the gates use the experts (`gate click row entropy`): see
-            `ExpertUse.figures`. Empty where the trunk mixes nothing.
+        experts: after an epoch, `ExpertUse.figures`; empty where the trunk mixes nothing.
     """
 
     event: Literal["step", "epoch"]
@@ -183,19 +182,12 @@ class Profile:
     def record(self) -> dict[str, Any]:
         """Return steps, rows per second, and each part's milliseconds per step and share."""
         total = sum(self.seconds.values())
+        each, speed = max(self.steps, 1), self.rows / total if total > 0 else 0.0
         parts = [
-            {
-                "part": part,
-                "ms_per_step": 1000 * seconds / max(self.steps, 1),
-                "share": seconds / total if total > 0 else 0.0,
-            }
-            for part, seconds in self.seconds.items()
+            {"part": part, "ms_per_step": 1000 * s / each, "share": s / total if total > 0 else 0.0}
+            for part, s in self.seconds.items()
         ]
-        return {
-            "steps": self.steps,
-            "rows_per_second": self.rows / total if total > 0 else 0.0,
-            "parts": parts,
-        }
+        return {"steps": self.steps, "rows_per_second": speed, "parts": parts}
 
 
 @contextmanager

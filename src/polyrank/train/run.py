@@ -16,7 +16,7 @@ import tomli_w
 
 from polyrank.bundle.model import Bundle
 from polyrank.errors import ConfigError, TrainingError
-from polyrank.files import locked, replacing, replacing_folder
+from polyrank.files import locked, replacing, replacing_folder, writing
 from polyrank.train import checkpoint
 from polyrank.train.loop import Trainer
 from polyrank.train.progress import Progress
@@ -33,29 +33,28 @@ def run_folder(
     Args:
         path: the folder.
         config: the resolved experiment as plain tables.
-        resume: continue the run that is there, if any.
-        force: replace the run that is there.
+        resume: continue the run in it, if any.
+        force: replace the run in it, if any.
 
     Raises:
         ConfigError: the folder exists, holds a run of another configuration, or is in use.
     """
     path = Path(path)
-    lock = path.with_name(f".{path.name}.lock")
+    lock = path.parent / f".{path.name}.lock"
     with ExitStack() as stack:
-        try:
+        with writing(path, TrainingError):
             lock.parent.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(locked(lock, wait=False))
-        except BlockingIOError:
-            raise ConfigError(
-                f"another process is training in {path}: wait for it, or choose another --out"
-            ) from None
-        except OSError as error:
-            raise _not_written(path, error) from error
+            try:
+                stack.enter_context(locked(lock, wait=False))
+            except BlockingIOError:
+                raise ConfigError(
+                    f"another process is training in {path}: wait for it, or choose another --out"
+                ) from None
         yield RunFolder(path, config, resume=resume, force=force)
 
 
 class RunFolder:
-    """One run's folder; constructing it refuses what cannot be, `open` creates it.
+    """One run's folder; constructing it checks the options, `open` creates it.
 
     The arguments are those of `run_folder`.
     """
@@ -86,7 +85,7 @@ class RunFolder:
         self.data = data
         if self.resume and self.path.exists():
             return
-        with _writing(self.path), replacing_folder(self.path) as temporary:
+        with writing(self.path, TrainingError), replacing_folder(self.path) as temporary:
             (temporary / CONFIG).write_text(tomli_w.dumps(dict(self.config)), encoding="utf-8")
 
     def restore(self, trainer: Trainer) -> None:
@@ -99,13 +98,12 @@ class RunFolder:
                 for line in self._log.read_text(encoding="utf-8", errors="replace").splitlines()
                 if _epoch(line) <= trainer.position.epoch
             ]
-            with _writing(self._log), replacing(self._log) as temporary:
-                temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+            _replace(self._log, "".join(f"{line}\n" for line in kept))
 
     def record(self, progress: Progress, trainer: Trainer) -> None:
         """Append a line of JSON to the log, and after an epoch replace the checkpoint."""
         entry = {"event": progress.event, "step": progress.step, **progress.record()}
-        with _writing(self._log), self._log.open("a", encoding="utf-8") as file:
+        with writing(self._log, TrainingError), self._log.open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry, ensure_ascii=False, allow_nan=False) + "\n")
         if progress.event == "epoch":
             checkpoint.write(self._checkpoint, trainer.position, trainer.state(), self.data)
@@ -115,9 +113,7 @@ class RunFolder:
         bundle.save(self.path / "bundle")
         if bundle.scorecard is not None:
             text = json.dumps(bundle.scorecard.to_json(), ensure_ascii=False, indent=1)
-            path = self.path / "scorecard.json"
-            with _writing(path), replacing(path) as temporary:
-                temporary.write_text(text + "\n", encoding="utf-8")
+            _replace(self.path / "scorecard.json", f"{text}\n")
 
     def _check(self) -> None:
         try:
@@ -133,16 +129,9 @@ class RunFolder:
             )
 
 
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise _not_written(path, error) from error
-
-
-def _not_written(path: Path, error: OSError) -> TrainingError:
-    return TrainingError(f"{path} could not be written: {error}")
+def _replace(path: Path, text: str) -> None:
+    with writing(path, TrainingError), replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def _epoch(line: str) -> int:

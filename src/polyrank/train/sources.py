@@ -105,10 +105,23 @@ def encoded(schema: Schema, sources: Sources, *, beside: Path | None = None) -> 
         sources: the rows.
         beside: a folder for a cache of the rows of files, which the next run reads.
     """
-    paths = None if beside is None or not sources.cache else sources.paths
+    paths = sources.paths if beside is not None and sources.cache else None
     if beside is None or paths is None:
-        return _announced(_encoded(schema, sources), sources.sampling)
-    folder = beside / cache.NAME
+        entry = _encoded(schema, sources)
+    else:
+        entry = _cached(schema, sources, paths, beside / cache.NAME)
+    tables = dict(entry.tables)
+    for split, table in tables.items():
+        log_counts(table, split)
+        if sources.sampling is not None and split != "train":
+            tables[split] = sources.sampling.weighted(table, split)
+    return entry.vocab, tables
+
+
+def _cached(
+    schema: Schema, sources: Sources, paths: Mapping[str, list[str]], folder: Path
+) -> cache.Entry:
+    """Return the encoded rows of files from the cache, or encode and keep them."""
     flat = [path for each in paths.values() for path in each]
     try:
         cache.prepare(folder)
@@ -116,7 +129,7 @@ def encoded(schema: Schema, sources: Sources, *, beside: Path | None = None) -> 
         sums = dict(zip(flat, checksums.of_files(flat, folder / "files.json"), strict=True))
     except OSError as error:
         logger.warning(NOT_CACHED, error)
-        return _announced(_encoded(schema, sources), sources.sampling)
+        return _encoded(schema, sources)
     by_split = {split: [sums[path] for path in each] for split, each in paths.items()}
     key = cache.key_of(schema, [by_split, *_recipe(sources)])
     entry = cache.load(folder, key, schema)
@@ -124,11 +137,11 @@ def encoded(schema: Schema, sources: Sources, *, beside: Path | None = None) -> 
         logger.info("encoded rows of an earlier run are used: %s", folder / key)
         for name, level, text in entry.messages:
             logging.getLogger(name).log(level, "%s", text)
-        return _announced(entry, sources.sampling)
+        return entry
     entry = _encoded(schema, sources)
     if before == [checksums.state(path) for path in flat]:  # else they are another key's rows
         _keep(folder, key, entry)
-    return _announced(entry, sources.sampling)
+    return entry
 
 
 def fingerprint(vocab: Vocab, tables: Mapping[str, Table]) -> str:
@@ -192,15 +205,6 @@ def _one_warning_of_orphans() -> Iterator[None]:
         source.removeFilter(keep)
         if found:
             source.warning("%s", "\n  ".join(found))
-
-
-def _announced(entry: cache.Entry, sampling: Sampling | None) -> Encoded:
-    tables = dict(entry.tables)
-    for split, table in tables.items():
-        log_counts(table, split)
-        if sampling is not None and split != "train":
-            tables[split] = sampling.weighted(table, split)
-    return entry.vocab, tables
 
 
 def _recipe(sources: Sources) -> list[Any]:

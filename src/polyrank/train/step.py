@@ -9,6 +9,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -17,6 +18,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from polyrank.balance import BalanceModule, ScalarBalance
 from polyrank.errors import ConfigError, TrainingError
+from polyrank.models.outputs import Tensors
 from polyrank.models.ranker import Ranker
 from polyrank.objective.losses import Supervision
 from polyrank.train.optim import Adam, set_lr
@@ -24,8 +26,26 @@ from polyrank.train.training import Training
 
 logger = logging.getLogger(__name__)
 
-Mark = Callable[[str], None]  # ends a named part of a step
 Graph = Callable[..., Sequence[Tensor]]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a step works with.
+
+    Args:
+        ranker: trunk and heads.
+        supervision: the terms.
+        balance: losses to gradients.
+        dense: the optimiser of the dense part and of the balance.
+        mark: called at the end of each part of the step.
+    """
+
+    ranker: Ranker
+    supervision: Supervision
+    balance: BalanceModule
+    dense: torch.optim.Optimizer
+    mark: Callable[[str], None]
 
 
 class Stepped(NamedTuple):
@@ -41,72 +61,61 @@ class Stepped(NamedTuple):
     losses: Tensor
     rows: Tensor
 
+    @classmethod
+    def of(
+        cls,
+        gradient: Tensor,
+        losses: Mapping[str, Tensor],
+        penalties: Mapping[str, Tensor],
+        rows: Mapping[str, Tensor],
+    ) -> Stepped:
+        """Stack what was computed by name."""
+        each = [loss.detach() for loss in (*losses.values(), *penalties.values())]
+        return cls(gradient, torch.stack(each), torch.stack(list(rows.values())))
+
 
 class EagerStep:
     """The step as torch runs it, operation by operation: any balance, any optimiser, any batch.
 
     What is the same at every step (lists of parameters, the learning rate) is not done again.
-
-    Args:
-        ranker: trunk and heads.
-        supervision: the terms.
-        balance: losses to gradients.
-        dense: the optimiser of the dense part and of the balance.
-        mark: called at the end of each part of the step.
     """
 
-    def __init__(
-        self,
-        ranker: Ranker,
-        supervision: Supervision,
-        balance: BalanceModule,
-        dense: torch.optim.Optimizer,
-        mark: Mark,
-    ) -> None:
-        self.ranker, self.supervision, self.balance = ranker, supervision, balance
-        self.dense, self.mark = dense, mark
+    def __init__(self, parts: Parts) -> None:
+        self.parts = parts
         self.names: tuple[str, ...] = ()
-        self._behind_x = ranker.dense_parameters()
-        self._shared = ranker.shared_parameters()
-        self._stepped = [each for group in dense.param_groups for each in group["params"]]
+        self._behind_x = parts.ranker.dense_parameters()
+        self._shared = parts.ranker.shared_parameters()
+        self._stepped = [each for group in parts.dense.param_groups for each in group["params"]]
         self._lr: float | None = None
 
-    def __call__(
-        self,
-        x: Tensor,
-        labels: Tensor,
-        weight: Tensor | None,
-        lr: float,
-        extras: Tensor | None = None,
-    ) -> Stepped:
-        """Step on a batch: x (B, W), labels (B, L), weights (B,) or None, extras (B, E) or None."""
+    def __call__(self, x: Tensor, batch: Tensors, lr: float) -> Stepped:
+        """Step on a batch; x is (B, W)."""
+        parts = self.parts
         x.requires_grad_()
-        scores = self.ranker(x)
-        losses, rows = self.supervision.losses(scores.logits, labels, weight, extras)
-        self.mark("forward")
+        scores = parts.ranker(x)
+        losses, rows = parts.supervision.losses(
+            scores.logits, batch.labels, batch.weight, batch.extras
+        )
+        parts.mark("forward")
         for parameter in self._stepped:
             parameter.grad = None
         pulled = _gradients(scores.penalties, [x, *self._behind_x]) if scores.penalties else ()
-        self.balance.backward(losses, [x, *self._shared])
+        parts.balance.backward(losses, [x, *self._shared])
         for tensor, gradient in pulled:  # last: a balance may set gradients as it likes
             tensor.grad = gradient if tensor.grad is None else tensor.grad + gradient
-        self.mark("backward")
+        parts.mark("backward")
         if lr != self._lr:
-            set_lr(self.dense, lr)
+            set_lr(parts.dense, lr)
             self._lr = lr
-        self.dense.step()
-        self.mark("dense step")
+        parts.dense.step()
+        parts.mark("dense step")
         assert x.grad is not None
         if not self.names:
-            self.names = step_names(losses, scores.penalties)
-        each = [*losses.values(), *scores.penalties.values()]
-        return Stepped(
-            x.grad, torch.stack([loss.detach() for loss in each]), torch.stack(list(rows.values()))
-        )
+            self.names = _names(losses, scores.penalties)
+        return Stepped.of(x.grad, losses, scores.penalties, rows)
 
 
-def step_names(losses: Mapping[str, Tensor], penalties: Mapping[str, Tensor]) -> tuple[str, ...]:
-    """Return the names of a step's losses, in order."""
+def _names(losses: Mapping[str, Tensor], penalties: Mapping[str, Tensor]) -> tuple[str, ...]:
     return (*losses, *(f"penalty {name}" for name in penalties))
 
 
@@ -126,26 +135,32 @@ def _gradients(
 class CompiledStep:
     """The same step as `EagerStep`, for batches of one size.
 
-    The first call traces and compiles, which takes some 10 seconds; no other does.
+    From x, labels and learning rate, one graph computes the losses and all gradients, and updates
+    the parameters and Adam's state in place. The state is that of the run's `torch.optim.Adam`, so
+    an eager step (of the last, ragged batch) and a checkpoint see the same one. The first call
+    traces and compiles, which takes some 10 seconds; no other does.
 
     Args:
-        ranker: trunk and heads.
-        supervision: the terms.
-        balance: one scalar function of the losses.
-        dense: torch's Adam of the dense part and of the balance.
-        mark: called at the end of the step.
+        parts: with a balance that is one scalar function of the losses, and torch's Adam.
+        training: names them in messages.
+
+    Raises:
+        ConfigError: another balance, or another optimiser.
     """
 
-    def __init__(
-        self,
-        ranker: Ranker,
-        supervision: Supervision,
-        balance: ScalarBalance,
-        dense: torch.optim.Adam,
-        mark: Mark,
-    ) -> None:
-        self.ranker, self.supervision, self.balance = ranker, supervision, balance
-        self.dense, self.mark = dense, mark
+    def __init__(self, parts: Parts, training: Training) -> None:
+        ranker, balance, dense = parts.ranker, parts.balance, parts.dense
+        if not isinstance(balance, ScalarBalance):
+            raise ConfigError(
+                "compile = true needs a balance that is one scalar function of the losses, got "
+                f"{type(training.balance).__name__}: leave compile out, or use sum or uncertainty"
+            )
+        if type(training.dense) is not Adam or not isinstance(dense, torch.optim.Adam):
+            raise ConfigError(
+                "compile = true needs Adam for the dense part, got "
+                f"{type(training.dense).__name__}: leave compile out"
+            )
+        self.parts, self._balance = parts, balance
         self.names: tuple[str, ...] = ()
         groups = dense.param_groups
         self._groups = [group for group in groups for _ in group["params"]]
@@ -157,59 +172,25 @@ class CompiledStep:
         self._graph: Graph | None = None
         self._state: list[Tensor] | None = None
 
-    @classmethod
-    def checked(
-        cls,
-        training: Training,
-        ranker: Ranker,
-        supervision: Supervision,
-        balance: BalanceModule,
-        dense: torch.optim.Optimizer,
-        mark: Mark,
-    ) -> CompiledStep:
-        """Return the step of a training.
-
-        Raises:
-            ConfigError: a balance that is no scalar function of the losses, or another optimiser.
-        """
-        if not isinstance(balance, ScalarBalance):
-            raise ConfigError(
-                "compile = true needs a balance that is one scalar function of the losses, got "
-                f"{type(training.balance).__name__}: leave compile out, or use sum or uncertainty"
-            )
-        if type(training.dense) is not Adam or not isinstance(dense, torch.optim.Adam):
-            raise ConfigError(
-                "compile = true needs Adam for the dense part, got "
-                f"{type(training.dense).__name__}: leave compile out"
-            )
-        return cls(ranker, supervision, balance, dense, mark)
-
-    def __call__(
-        self,
-        x: Tensor,
-        labels: Tensor,
-        weight: Tensor | None,
-        lr: float,
-        extras: Tensor | None = None,
-    ) -> Stepped:
-        """Step on a batch, as `EagerStep` does.
+    def __call__(self, x: Tensor, batch: Tensors, lr: float) -> Stepped:
+        """Step on a batch; x is (B, W).
 
         Raises:
             TrainingError: at the first call, what cannot be compiled here.
         """
-        batch = [each for each in (x, labels, weight, extras) if each is not None]
-        self._given = weight is not None, extras is not None
+        given = [x, batch.labels, *(t for t in (batch.weight, batch.extras) if t is not None)]
+        self._given = batch.weight is not None, batch.extras is not None
         if self._graph is None:
-            self._graph = self._built(batch)
+            self._graph = self._built(given)
         if self._state is None:
             self._state = self._bound()
         if lr != self._lr_value:
             self._lr.fill_(lr)
             self._lr_value = lr
         with torch.no_grad():
-            gradient, losses, rows = self._graph(*batch, self._lr, *self._state)
-        self.mark("compiled step")
-        return Stepped(gradient, losses, rows)
+            found = self._graph(*given, self._lr, *self._state)
+        self.parts.mark("compiled step")
+        return Stepped(*found)
 
     def rebind(self) -> None:
         """Look up the optimiser's state again: `load_state_dict` puts other tensors there."""
@@ -220,7 +201,7 @@ class CompiledStep:
         steps = torch.zeros(len(self._parameters), device=self._lr.device)
         first, second = [], []
         for index, parameter in enumerate(self._parameters):
-            old = self.dense.state.get(parameter)
+            old = self.parts.dense.state.get(parameter)
             state = dict(old) if old else {}
             steps[index] = state.get("step", 0.0)
             # One tensor of all counts, of which Adam has views.
@@ -230,7 +211,7 @@ class CompiledStep:
                     state[key] = torch.zeros_like(parameter)
                 kept.append(state[key])
             if self._moves[index]:  # as in torch, a parameter without gradient has no state
-                self.dense.state[parameter] = state
+                self.parts.dense.state[parameter] = state
         weights = [parameter.detach() for parameter in self._parameters]
         return [steps, *weights, *first, *second, *self._buffers]
 
@@ -263,7 +244,7 @@ class CompiledStep:
             ) from error
         return graph
 
-    def _step(self, *tensors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _step(self, *tensors: Tensor) -> Stepped:
         """The whole step as a function of tensors, some of which it updates: what is traced."""
         count, fixed = len(self._parameters), 2 * len(self._parameters)
         start = len(tensors) - len(self._buffers) - 3 * count
@@ -276,19 +257,17 @@ class CompiledStep:
             stands_for = dict(
                 zip(map(id, [*self._parameters, *self._buffers]), [*leaves, *buffers], strict=True)
             )
-            with (
-                standing_in(self.ranker, stands_for),
-                standing_in(self.balance, stands_for),
-            ):
-                scores = self.ranker(x)
+            ranker, supervision = self.parts.ranker, self.parts.supervision
+            with standing_in(ranker, stands_for), standing_in(self._balance, stands_for):
+                scores = ranker(x)
                 more = iter(batch[2:])
                 weight, extras = (next(more) if given else None for given in self._given)
-                losses, rows = self.supervision.losses(scores.logits, batch[1], weight, extras)
-                total = self.balance.total(losses)
+                losses, rows = supervision.losses(scores.logits, batch[1], weight, extras)
+                total = self._balance.total(losses)
             if scores.penalties:
                 total = total + torch.stack(list(scores.penalties.values())).sum()
             of_x, *gradients = torch.autograd.grad(total, [x, *leaves], allow_unused=True)
-        self.names = step_names(losses, scores.penalties)
+        self.names = _names(losses, scores.penalties)
         self._moves = [gradient is not None for gradient in gradients]
         steps.add_(1)
         taken = steps.double()
@@ -297,12 +276,8 @@ class CompiledStep:
         ):
             if gradient is not None:
                 adam(weight, gradient, m, v, taken[index], lr, self._groups[index])
-        each = [*losses.values(), *scores.penalties.values()]
-        return (
-            torch.zeros_like(x) if of_x is None else of_x,
-            torch.stack([loss.detach() for loss in each]),
-            torch.stack(list(rows.values())),
-        )
+        of_x = torch.zeros_like(x) if of_x is None else of_x
+        return Stepped.of(of_x, losses, scores.penalties, rows)
 
 
 def adam(
@@ -321,8 +296,8 @@ def adam(
         gradient: of the loss.
         first: moving mean of the gradients.
         second: moving mean of their squares.
-        step: this step's number, from 1: float64 ().
-        lr: step size: float64 ().
+        step: counted from 1: float64 ().
+        lr: float64 ().
         group: betas, eps and weight_decay.
 
     Reference:

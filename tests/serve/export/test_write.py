@@ -19,12 +19,12 @@ import polyrank as pr
 from polyrank.bundle import format
 from polyrank.errors import BundleError, ExportError
 from polyrank.features.sparse import NULL, PADDING
+from polyrank.serve.engine import Session
 from polyrank.serve.export import write as module
 from polyrank.serve.export.parity import Parity
 from polyrank.serve.export.twin import Twin
 from polyrank.serve.export.write import captured, export
 from polyrank.serve.inputs import RAW_FILE, ROWS_FILE, Inputs
-from polyrank.serve.session import Session
 
 
 @dataclass(frozen=True, eq=False)

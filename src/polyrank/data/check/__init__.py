@@ -1,7 +1,7 @@
-"""The audit of a log before training: what no model can make good, and what is good to know.
+"""The audit of a log before training: faults that no model can repair, and what is good to know.
 
-A finding about labels is in `outcomes`, about one column in `columns`, about several splits in
-`splits`; `one_feature` and `drift` are the two measurements, `coding` what they count.
+Findings on labels are in `outcomes`, on one column in `columns`, on several splits in `splits`;
+`one_feature` and `drift` are the two measurements, `coding` gives the codes that they count.
 """
 
 from polyrank.data.check.audit import Audit, Finding

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 from polyrank.text import counted
@@ -20,8 +21,8 @@ class Finding:
             what may; `info`, what is good to know.
         check: the name of the rule, such as `label-equal`.
         message: what was found, with its numbers.
-        column: the column that it is about, if one.
-        split: the split that it is about, if one.
+        column: the column in question, if any.
+        split: the split in question, if any.
         numbers: those of the message, by name.
         remedy: what to do.
     """
@@ -42,15 +43,93 @@ class Finding:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""
-        return {
-            "severity": self.severity,
-            "check": self.check,
-            "column": self.column,
-            "split": self.split,
-            "message": self.message,
-            "numbers": dict(self.numbers),
-            "remedy": self.remedy,
-        }
+        return asdict(self)
+
+
+# What each check reports, at which severity, and what to do about it; see docs/audit.md.
+RULES: Mapping[str, tuple[Severity, str]] = {
+    "no-rows": ("error", "check the path and any filter of the rows, or leave the split out"),
+    "values": ("error", "convert the column, or declare it otherwise"),
+    "missing-key": ("warning", "add the column, or leave the key out of [keys]"),
+    "label-values": ("error", "convert the label: training refuses it as it is"),
+    "orphans": (
+        "error",
+        "fix the log, or set orphans = 'drop' (leave the rows out) or 'zero' (the child did not "
+        "happen)",
+    ),
+    **dict.fromkeys(
+        ("no-labels", "no-positives", "no-negatives"),
+        (
+            "error",
+            "check the join that made the label, take more rows, or leave the task out",
+        ),
+    ),
+    "loss-scale": (
+        "info",
+        "balance = {{ kind = 'sum', normalize = true }}, the default, levels them",
+    ),
+    "label-equal": ("error", "remove {column!r} from the features"),
+    "label-opposite": ("error", "remove {column!r} from the features"),
+    "may-state-label": (
+        "warning",
+        "find out when {column!r} is written: if after the outcome, or from it, remove it from the "
+        "features",
+    ),
+    "constant": ("info", "remove it: it teaches nothing"),
+    "nearly-unique": ("info", "remove it, or set min_count so that rare ids share a row"),
+    "nulls": (
+        "info",
+        "nothing: a null id is an id, and a missing number has its own bin or indicator",
+    ),
+    "drift": (
+        "warning",
+        "find out what changed; train on later rows, or remove the feature if it is a clock or a "
+        "counter",
+    ),
+    "duplicates": ("warning", "remove them from {split}: a model has seen their labels"),
+    "time-reversed": (
+        "error",
+        "swap the files, or split by time: train on the past, {split} on what follows",
+    ),
+    "time-interleaved": (
+        "info",
+        "[data.split] by = 'time' scores on the future, which a model in use meets",
+    ),
+    "time-format": (
+        "warning",
+        "convert the column: [data.split] by = 'time' refuses it as it is",
+    ),
+    "user-overlap": (
+        "info",
+        "[data.split] by = 'user' scores on new users, if those are what the model meets",
+    ),
+}
+
+
+def finding(
+    check: str,
+    message: str,
+    column: str | None = None,
+    split: str | None = None,
+    numbers: Mapping[str, float | int | str] = MappingProxyType({}),
+    *,
+    note: str = "",
+    remedy: str = "",
+) -> Finding:
+    """Return a finding with the severity and the remedy of its check.
+
+    Args:
+        check: one of `RULES`.
+        message: what was found, with its numbers.
+        column: the column in question, if any.
+        split: the split in question, if any.
+        numbers: those of the message, by name.
+        note: where this finding is only good to know, what to do then.
+        remedy: another than that of the check.
+    """
+    severity, usual = RULES[check]
+    what = note or remedy or usual.format(column=column, split=split)
+    return Finding("info" if note else severity, check, message, column, split, dict(numbers), what)
 
 
 @dataclass(frozen=True)
@@ -107,8 +186,3 @@ class Audit:
             "findings": [finding.to_json() for finding in self.findings],
             "rows": dict(self.rows),
         }
-
-
-def listed(names: Iterable[str]) -> str:
-    """Return names in quotes, with commas."""
-    return ", ".join(map(repr, names))

@@ -1,15 +1,15 @@
-"""How far later rows have drifted from the training rows, beyond what sampling alone gives."""
+"""How far later rows have drifted from the training rows, beyond sampling noise."""
 
 from __future__ import annotations
 
 import numpy as np
 
-# The field's usual bound: below .1 nothing, above .2 a shift that models feel (Siddiqi, 2006).
+# The usual bound: below .1 nothing, above .2 a shift that affects models (Siddiqi, 2006).
 MOST_DRIFT = 0.2
-# Ids beyond the most frequent ones are one bin: rare ids come and go in any log.
+# All other ids share one bin: rare ids come and go in any log.
 FREQUENT_IDS = 20
 NUMBER_BINS = 10
-# Deviations of sampling noise that are forgiven; at 3, one in some hundred features by chance.
+# Standard deviations of sampling noise that are allowed: at 3, one feature in a hundred by chance.
 DEVIATIONS = 3.0
 _HALF_A_ROW = 0.5
 

@@ -1,4 +1,4 @@
-"""The audit itself: read a column at a time, and not stopped by the first fault."""
+"""The audit itself: it reads a column at a time, and continues after a fault."""
 
 from __future__ import annotations
 
@@ -9,14 +9,11 @@ from typing import get_args
 import numpy as np
 import polars as pl
 
-from polyrank.data.check.audit import Audit, Finding
+from polyrank.data.check.audit import Audit, Finding, finding
 from polyrank.data.check.coding import Coded, Coding, coding
 from polyrank.data.check.columns import drift_findings, label_findings, value_findings
 from polyrank.data.check.one_feature import labels_by_task
-from polyrank.data.check.outcomes import (
-    loss_findings,
-    read_outcomes,
-)
+from polyrank.data.check.outcomes import loss_findings, read_outcomes
 from polyrank.data.check.splits import (
     add_column,
     duplicate_findings,
@@ -26,6 +23,7 @@ from polyrank.data.check.splits import (
 )
 from polyrank.data.labels import Orphans, hidden_labels
 from polyrank.data.read import by_column, collect, column_names
+from polyrank.data.sampling import SPLITS
 from polyrank.data.table import sample_weights
 from polyrank.errors import DataError, did_you_mean
 from polyrank.schema import DenseFeature, Feature, Schema, SparseFeature
@@ -62,7 +60,7 @@ def check(
         rows: train 8
         <BLANKLINE>
         error    label-equal: feature 'clicked' equals the label 'click' of task 'click' on all 8 \
-labelled rows: a model would read the answer
+labelled rows: a model would read the label
                  → remove 'clicked' from the features
         <BLANKLINE>
         1 error, 0 warnings, 0 notes
@@ -87,7 +85,7 @@ labelled rows: a model would read the answer
 
 @dataclass(frozen=True, eq=False)
 class _Split:
-    """One split on its way: its rows, its labels, and checksums of what was seen of its rows."""
+    """One split: its rows, its labels, and checksums of the columns that were read so far."""
 
     name: str
     frame: Frame
@@ -100,10 +98,9 @@ class _Split:
 
 
 def _refuse(frames: Mapping[str, Frame], orphans: str) -> None:
-    known = ("train", "valid", "test")
     for split in frames:
-        if split not in known:
-            raise DataError(f"unknown split {split!r}{did_you_mean(split, known)}")
+        if split not in SPLITS:
+            raise DataError(f"unknown split {split!r}{did_you_mean(split, SPLITS)}")
     if "train" not in frames:
         raise DataError("an audit compares with the training rows: give train")
     if orphans not in get_args(Orphans):
@@ -113,27 +110,18 @@ def _refuse(frames: Mapping[str, Frame], orphans: str) -> None:
 
 def _opened(name: str, frame: Frame, schema: Schema, orphans: Orphans) -> _Split:
     known, keys = column_names(frame), schema.keys
-    wanted = [*(feature.name for feature in schema.features), *schema.labels]
-    wanted += [key for key in keys.columns if key in known or key == keys.weight]
+    missing = [key for key in keys.columns if key not in known and key != keys.weight]
     findings = [
-        Finding(
-            "warning", "missing-key", f"{name}: the key column {key!r} is not in the data", key,
-            name, {}, "add the column, or leave the key out of [keys]",
-        )
-        for key in keys.columns
-        if key not in wanted
-    ]  # fmt: skip
-    frame = by_column(frame, wanted)
-    shown = [key for key in keys.columns if key in wanted]
+        finding("missing-key", f"{name}: the key column {key!r} is not in the data", key, name)
+        for key in missing
+    ]
+    shown = [key for key in keys.columns if key not in missing]
+    features = [feature.name for feature in schema.features]
+    frame = by_column(frame, [*features, *schema.labels, *shown])
     data = collect(frame, dict.fromkeys([*shown, *schema.labels]))
     checksums = no_rows_yet(data.height)
     if not data.height:
-        findings.append(
-            Finding(
-                "error", "no-rows", f"{name} has no rows", None, name, {"rows": 0},
-                "check the path and what filters the rows, or leave the split out",
-            )
-        )  # fmt: skip
+        findings.append(finding("no-rows", f"{name} has no rows", None, name, {"rows": 0}))
         return _Split(name, frame, {}, checksums, tuple(findings))
     weight = None
     if keys.weight is not None:
@@ -191,9 +179,9 @@ def _coded(
     *,
     seen: bool = False,
 ) -> tuple[Coding, dict[str, Coded]] | None:
-    """Return a column of every split as codes, and add it to the checksums if it is not `seen`.
+    """Return a column of every split as codes, and add it to the checksums unless it is `seen`.
 
-    A split whose values cannot be read is a finding, and is left out; None if it is `train`.
+    A split whose values cannot be read is a finding and is left out; None if it is `train`.
     """
     try:
         fitted = coding(feature, train)
@@ -206,7 +194,6 @@ def _coded(
             coded[name] = fitted.encode(train if name == "train" else split.column(feature.name))
         except DataError as error:
             findings.append(_unusable(error, feature.name, name))
-            continue
     if not seen and len(coded) == len(splits):  # else no row of one split could equal another's
         for name, split in splits.items():
             add_column(split.checksums, coded[name].exact)
@@ -215,6 +202,4 @@ def _coded(
 
 def _unusable(error: DataError, column: str, split: str) -> Finding:
     message = str(error) if str(error).startswith(f"{split}: ") else f"{split}: {error}"
-    return Finding(
-        "error", "values", message, column, split, {}, "convert the column, or declare it otherwise"
-    )
+    return finding("values", message, column, split)

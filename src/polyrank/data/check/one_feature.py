@@ -1,8 +1,8 @@
 """How well one feature alone ranks a label: the out-of-fold AUC.
 
 A feature that states a label, in whatever spelling, ranks it almost perfectly by the mean label of
-each of its values. An id that is new in every row would do so as well if its own label were among
-those averaged, so each row is ranked by the other folds' mean.
+each of its values. So would an id that is new in every row, if its own label were in the mean;
+hence each row is ranked by the mean of the other folds.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from polyrank.features.dense import DenseEncoding
 from polyrank.schema import Schema
 from polyrank.terms import Population, population_label, populations
 
-# Above this, one column alone ranks as whole models of behaviour seldom do.
+# Whole models of behaviour seldom rank better than this; one column alone is suspicious.
 SUSPECT_AUC = 0.95
 # With fewer, an AUC above .95 can be luck: its standard error at 50 and 50 is about .02.
 LEAST_OF_EACH = 50
 FOLDS = 5
-# Quantile bins of a number: fine enough for a threshold anywhere, with rows enough in each.
+# Quantile bins of a number: fine enough for a threshold anywhere, with enough rows in each.
 BINS = 64
-# Rows of the mean of all that are added to each value's own, so that a value seen once says little.
+# Rows of the overall mean that are added to each value's own: a value seen once says little.
 PRIOR_ROWS = 1.0
-# Of a table that is about to be trained on: 50 positives of one in 2,000 rows, in a moment.
+# Of a table about to be trained on: at one positive in 2,000 rows, 50 of them.
 TABLE_ROWS = 100_000
 _SEED = 5
 
@@ -66,7 +66,7 @@ def one_feature_auc(
     """Return the AUC with which the values of one feature rank a label, each out of its fold.
 
     Rows are dealt to 5 folds at random, with a fixed seed. A row's score is the mean label of its
-    value in the other folds, with one row of the overall mean added; a value that they do not have
+    value in the other folds, with one row of the overall mean added; a value that is not in them
     scores the overall mean, so an id that is new in every row gives exactly .5.
 
     Args:
@@ -137,7 +137,7 @@ def suspicion(
         rows = (codes, positive, offsets)
         if not observed.all():
             rows = _some(codes, positive, offsets, observed)
-        if _in_sample(*rows) <= SUSPECT_AUC:
+        if _in_sample_auc(*rows) <= SUSPECT_AUC:
             continue
         auc = one_feature_auc(*rows)
         if auc > max(SUSPECT_AUC, best.auc if best else 0.0):
@@ -148,11 +148,11 @@ def suspicion(
 def suspicions(table: Table, vocab: Vocab) -> tuple[Suspicion, ...]:
     """Return the features of an encoded table that may state a label.
 
-    At most 100,000 rows are looked at, evenly spaced.
+    At most 100,000 rows are read, evenly spaced.
 
     Args:
         table: labelled training rows.
-        vocab: by which they were encoded.
+        vocab: that encoded them.
     """
     rows = np.arange(0, len(table), max(-(-len(table) // TABLE_ROWS), 1))
     labels = {
@@ -171,15 +171,10 @@ def suspicions(table: Table, vocab: Vocab) -> tuple[Suspicion, ...]:
 def labels_by_task(
     schema: Schema, labels: Mapping[str, np.ndarray]
 ) -> dict[str, list[tuple[Population, np.ndarray]]]:
-    """Return the label of each population of each binary task, by task.
-
-    Args:
-        schema: the tasks.
-        labels: of each task, NaN where it was not observed.
-    """
+    """Return the label of each population of each event, by task; NaN is not observed."""
     found: dict[str, list[tuple[Population, np.ndarray]]] = {}
     for each in populations(schema):
-        if each.kind == "binary":
+        if each.label_kind.is_event:
             found.setdefault(each.task, []).append((each, population_label(labels, each)))
     return found
 
@@ -209,11 +204,10 @@ def binned(values: np.ndarray) -> np.ndarray:
     return DenseEncoding.fit(DenseFeature("number", "bins", BINS), values).ids(values)
 
 
-def _in_sample(codes: np.ndarray, label: np.ndarray, offsets: np.ndarray | None) -> float:
-    """In-sample AUC, an upper bound at a fifth of the cost of the out-of-fold one.
+def _in_sample_auc(codes: np.ndarray, label: np.ndarray, offsets: np.ndarray | None) -> float:
+    """In-sample AUC, an upper bound at a fifth of the cost; 1 for lists, which it does not bound.
 
-    No function of the feature ranks these rows better, so a feature that is not suspicious by it
-    is done with. Of lists it is no bound: they are more than the means of their elements.
+    No function of the feature ranks these rows better.
     """
     if offsets is not None:
         return 1.0
@@ -238,7 +232,8 @@ def _of_lists(
     prior = float(label.mean())
     totals = np.zeros(len(label))
     if len(codes):
-        values, positive, of_fold = int(codes.max()) + 1, *_repeated(lengths, label, folds)
+        values = int(codes.max()) + 1
+        positive, of_fold = np.repeat(label, lengths), np.repeat(folds, lengths)
         rows, positives = _counts(codes, positive, values)
         means = np.empty(len(codes))
         for fold in range(FOLDS):
@@ -250,10 +245,6 @@ def _of_lists(
         totals = sums[offsets[1:]] - sums[offsets[:-1]]
     scores = np.where(lengths > 0, totals / np.maximum(lengths, 1), prior)
     return _area(scores, label.astype(np.int64), (~label).astype(np.int64))
-
-
-def _repeated(lengths: np.ndarray, *columns: np.ndarray) -> list[np.ndarray]:
-    return [np.repeat(column, lengths) for column in columns]
 
 
 def _counts(codes: np.ndarray, label: np.ndarray, values: int) -> tuple[np.ndarray, np.ndarray]:

@@ -134,7 +134,7 @@ class RowEngine(EmbeddingEngine):
     The tables are dealt out to as many threads as torch has when the engine is built.
 
     Attributes:
-        compiled: whether a rule of `nn.kernels` does the steps, and not torch.
+        compiled: whether a rule of `nn.kernels` runs, and not torch.
     """
 
     def __init__(self, optimizer: RowOptimizer, embed: PackedEmbedder, l2: float) -> None:
