@@ -22,6 +22,7 @@ from .errors import LeakageWarning as LeakageWarning
 from .errors import PolyrankError as PolyrankError
 from .errors import SchemaError as SchemaError
 from .errors import TrainingError as TrainingError
+from .features import Feature as Feature
 from .labels import LabelKind as LabelKind
 from .layout import Layout as Layout
 from .metrics.fusion import Fusion as Fusion

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -25,7 +26,7 @@ def test_train_evaluate_predict(folder, command):
     code, out, err = command("train", "exp.toml")
     assert code == 0
     assert "scores of the test split" in out
-    assert out.endswith("run: runs/tiny\n")
+    assert re.search(r"\nepoch [12] of 2 is kept\nrun: runs/tiny\n$", out)
     assert "tiny epoch 2 of 2: validation total loss " in err
 
     code, card, _ = command("evaluate", "runs/tiny", "test.parquet", "--json")
@@ -35,6 +36,8 @@ def test_train_evaluate_predict(folder, command):
         "click @ all", "buy @ all", "buy|click @ click"
     ]  # fmt: skip
     assert "gauc" in card["scores"][0]["metrics"]
+    for split, file in (("valid", "valid.csv"), ("train", "train.parquet")):
+        assert f"scores of the {split} split" in command("evaluate", "runs/tiny", file)[1]
 
     code, out, _ = command("predict", "runs/tiny/bundle", "test.parquet", "-o", "out.csv")
     assert code == 0

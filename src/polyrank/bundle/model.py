@@ -34,7 +34,7 @@ from polyrank.models.outputs import logits_of, outputs
 from polyrank.models.ranker import Ranker
 from polyrank.objective.likelihood import Likelihood, likelihoods, named_extras
 from polyrank.schema import Schema
-from polyrank.serve.answer import Answer
+from polyrank.serve.engine import Predictions
 from polyrank.terms import output_columns
 from polyrank.text import aligned, counted, html_table
 
@@ -87,7 +87,7 @@ class Bundle:
 
     @property
     def kept_epoch(self) -> int:
-        """The epoch whose weights these are."""
+        """The epoch of these weights."""
         return int(self.history.filter("best")["epoch"].max())
 
     def __repr__(self) -> str:
@@ -105,7 +105,7 @@ class Bundle:
         return html_table(head, list(self._facts().items())) + html_table(names, epochs)
 
     def _facts(self) -> dict[str, str]:
-        """Return what tells this bundle from another, a line each."""
+        """Return the facts that `print` shows, by name."""
         tasks = (
             f"{task.name} given {task.given}" if task.given else task.name
             for task in self.schema.tasks
@@ -139,8 +139,8 @@ class Bundle:
         """
         return self.score(self.encode(rows), raw=raw)
 
-    def answer_frame(self, frame: pl.DataFrame, *, raw: bool = False) -> Answer:
-        """Return what the model says of a frame, as an exported bundle's engine does.
+    def predict_frame(self, frame: pl.DataFrame, *, raw: bool = False) -> Predictions:
+        """Return the predictions of a frame, as an exported bundle's engine does.
 
         Args:
             frame: with a column for each feature.
@@ -150,7 +150,9 @@ class Bundle:
             DataError: as in `predict`.
         """
         table = self.encode(frame)
-        return Answer(self.columns(table, self.logits(table), raw=raw), table.unseen, table.nulls)
+        return Predictions(
+            self.columns(table, self.logits(table), raw=raw), table.unseen, table.nulls
+        )
 
     def evaluate(
         self, rows: Any, *, split: str = "test", orphans: Orphans | None = None
@@ -211,7 +213,7 @@ class Bundle:
 
         Args:
             rows: as in `predict`, with labels.
-            name: whose weight is swept.
+            name: of the output whose weight is swept.
             scores: the two scores that are traded: `click @ all` and `buy @ all`.
             metric: one that depends on the order alone.
             factors: what the declared weight is multiplied by, one after the other.

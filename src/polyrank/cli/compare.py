@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-from cyclopts import Parameter
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from polyrank.bundle.model import Bundle
@@ -16,7 +14,7 @@ def compare(
     *runs: Path,
     data: str | None = None,
     out: Path | None = None,
-    json: Annotated[bool, Parameter(negative=())] = False,
+    json: bool = False,
 ) -> None:
     """Compare runs on the same test rows: differences from the first, with intervals.
 
@@ -32,28 +30,24 @@ def compare(
     from polyrank.cli.show import print_json
     from polyrank.errors import ConfigError
     from polyrank.report import need_extra, write_comparison
-    from polyrank.report.compare import Run
+    from polyrank.report.compare import ComparedRun
     from polyrank.report.compare import compare as compared
 
     if len(runs) < 2:
-        raise ConfigError(f"compare takes two runs or more, however: {len(runs)}")
+        raise ConfigError(f"compare needs at least two runs, got {len(runs)}")
     if out is not None:
         need_extra()
     bundles = {str(path): load(path) for path in runs}
-    if data is not None:
-        split, sources = "given", dict.fromkeys(bundles, data)
-    else:
-        split, sources = _own_rows(bundles)
-    found = compared(
-        [Run(str(path), bundles[str(path)], sources[str(path)]) for path in runs], split=split
-    )
-    written = None if out is None else str(write_comparison(found, out))
+    split, sources = _own_rows(bundles) if data is None else ("given", dict.fromkeys(bundles, data))
+    rows = [ComparedRun(path, bundles[path], sources[path]) for path in map(str, runs)]
+    found = compared(rows, split=split)
+    page = {} if out is None else {"page": str(write_comparison(found, out))}
     if json:
-        print_json(found.to_json() | ({} if written is None else {"page": written}))
+        print_json(found.to_json() | page)
         return
     print(found)
-    if written is not None:
-        print(f"\npage: {written}")
+    for path in page.values():
+        print(f"\npage: {path}")
 
 
 def _own_rows(bundles: Mapping[str, Bundle]) -> tuple[str, dict[str, Any]]:
@@ -66,7 +60,7 @@ def _own_rows(bundles: Mapping[str, Bundle]) -> tuple[str, dict[str, Any]]:
     for path, other in named.items():
         if other != rows:
             raise DataError(
-                f"runs are compared on the same rows, however: {first} has {_words(rows)}, and "
+                f"runs must be compared on the same rows, but {first} has {_words(rows)}, and "
                 f"{path} has {_words(other)}; --data names the rows to compare on"
             )
     split = rows["split"]
@@ -87,8 +81,8 @@ def _named_rows(path: str, config: Mapping[str, Any]) -> dict[str, Any]:
         if split in data:
             return {"split": split, "file": data[split]}
     raise DataError(
-        f"{path} names no file of test or validation rows: it learnt from rows in memory, or had "
-        "none; --data names the rows to compare on"
+        f"{path} names no file of test or validation rows: it was trained on rows in memory, or "
+        "had none; --data names the rows to compare on"
     )
 
 

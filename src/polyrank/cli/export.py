@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-from cyclopts import Parameter
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import polars as pl
@@ -19,27 +17,25 @@ def export(
     /,
     *,
     data: str | None = None,
-    with_vocabulary: Annotated[bool, Parameter(negative=())] = False,
-    json: Annotated[bool, Parameter(negative=())] = False,
+    with_vocabulary: bool = False,
+    json: bool = False,
 ) -> None:
-    """Write model.onnx into a bundle, if it answers as the bundle does on real rows.
-
-    It takes rows of vocabularies and raw numbers, and gives the columns of `predict`.
+    """Write model.onnx into a bundle, if its predictions equal the bundle's on real rows.
 
     Args:
         run: a run folder or a bundle folder.
-        data: rows to compare on instead of the run's own test (else validation, else training)
-            rows: a CSV or Parquet file, or a glob; labels need not be there.
-        with_vocabulary: write model-with-vocabulary.onnx too, which takes the ids themselves.
+        data: rows to compare on, instead of the run's own test (else validation, else training)
+            rows: a CSV, TSV or Parquet file, or a glob, with or without labels.
+        with_vocabulary: also write model-with-vocabulary.onnx, which takes the ids themselves.
         json: print the files and their parity as JSON.
     """
     from polyrank.bundle.format import find
     from polyrank.bundle.model import load
     from polyrank.cli.show import print_json
-    from polyrank.serve.extra import need
+    from polyrank.serve.extra import require
     from polyrank.text import aligned
 
-    need("onnx", "onnxscript", "onnxruntime", what="export")
+    require("onnx", "onnxscript", "onnxruntime", what="export")
     from polyrank.serve.export.write import export as write
 
     folder = find(run)
@@ -47,23 +43,15 @@ def export(
     split, chunks = _rows(bundle, data)
     found = write(bundle, folder, chunks, vocabulary=with_vocabulary)
     if json:
-        print_json(
-            {
-                "files": {
-                    str(folder / name): {
-                        "split": split,
-                        "rows": each.rows,
-                        "differences": each.differences,
-                        "rounding": each.rounding,
-                        "allowed": each.allowed,
-                    }
-                    for name, each in found.items()
-                }
-            }
-        )
+        keys = ("rows", "differences", "rounding", "allowed")
+        files = {
+            str(folder / name): {"split": split, **{key: getattr(each, key) for key in keys}}
+            for name, each in found.items()
+        }
+        print_json({"files": files})
         return
     for name, each in found.items():
-        print(f"{folder / name}: answers as the bundle does on {each.rows:,} {split} rows")
+        print(f"{folder / name}: equals the bundle on {each.rows:,} {split} rows")
     lines = [
         [output, *(f"{each.differences[output]:.1e}" for each in found.values()), f"{limit:.1e}"]
         for output, limit in next(iter(found.values())).allowed.items()
@@ -72,12 +60,12 @@ def export(
 
 
 def _rows(bundle: Bundle, data: str | None) -> tuple[str, Iterator[pl.DataFrame]]:
-    """Return the name of the rows to compare on, and these in chunks."""
+    """Return the name of the rows to compare on, and the rows in chunks."""
     from polyrank.config import own_rows
     from polyrank.data.read import collect_chunks, read
     from polyrank.errors import DataError, ExportError
 
-    names = [feature.name for feature in bundle.schema.features]
+    names = bundle.schema.inputs
     if data is not None:
         return "given", collect_chunks(read(data, bundle.schema), names)
     try:
@@ -87,9 +75,9 @@ def _rows(bundle: Bundle, data: str | None) -> tuple[str, Iterator[pl.DataFrame]
                 return split, collect_chunks(read(splits[split], bundle.schema), names)
     except DataError as error:
         raise ExportError(
-            f"the run's own rows cannot be read: {error}: name rows to compare on with --data"
+            f"the run's own rows cannot be read: {error}; give other rows with --data"
         ) from None
     raise ExportError(
-        "the run had its rows in memory, and no file of them is known: name rows to compare on "
-        "with --data"
+        "the run had its rows in memory and knows no file of them: give rows to compare on with "
+        "--data"
     )

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
-
-from cyclopts import Parameter
 
 
 def train(
@@ -13,19 +10,19 @@ def train(
     /,
     *,
     out: Path | None = None,
-    resume: Annotated[bool, Parameter(negative=())] = False,
-    force: Annotated[bool, Parameter(negative=())] = False,
-    set: Annotated[list[str], Parameter(negative=())] = [],  # noqa: B006
-    profile: Annotated[bool, Parameter(negative=())] = False,
-    json: Annotated[bool, Parameter(negative=())] = False,
+    resume: bool = False,
+    force: bool = False,
+    set: tuple[str, ...] = (),
+    profile: bool = False,
+    json: bool = False,
 ) -> None:
     """Train an experiment and write its run folder.
 
     Args:
         experiment: the TOML file.
         out: the run folder; runs/NAME by default.
-        resume: continue the run that is there, to the same bits as an uninterrupted one.
-        force: replace the run that is there.
+        resume: continue the run in that folder, to the same bits as an uninterrupted one.
+        force: replace the run in that folder.
         set: change a key of the file, such as train.epochs=3 or task.buy.space=click; may be
             repeated.
         profile: show where a step's time goes: load (the next batch gathered from the table),

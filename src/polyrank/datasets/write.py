@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import fields
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,12 @@ import polars as pl
 import tomli_w
 
 from polyrank import spec
+from polyrank.data.sampling import SPLITS
 from polyrank.errors import ConfigError, DataError
 from polyrank.features import names_by_kind
 from polyrank.files import replacing
 from polyrank.schema import Feature, Schema, Task
 
-SPLITS = ("train", "valid", "test")
 FILE = "experiment.toml"
 
 
@@ -138,15 +139,13 @@ def as_toml(table: Mapping[str, Any]) -> str:
         epochs = 2
         <BLANKLINE>
     """
-    blocks, plain = [], {}
-    for key, value in table.items():
-        if key == "task":
-            blocks += [tomli_w.dumps(plain)] if plain else []
-            blocks += [f"[[task]]\n{tomli_w.dumps(task)}" for task in value]
-            plain = {}
+    blocks: list[str] = []
+    for tasks, group in groupby(table.items(), key=lambda item: item[0] == "task"):
+        if tasks:
+            blocks += [f"[[task]]\n{tomli_w.dumps(task)}" for _, each in group for task in each]
         else:
-            plain[key] = value
-    return "\n".join([*blocks, *([tomli_w.dumps(plain)] if plain else [])])
+            blocks.append(tomli_w.dumps(dict(group)))
+    return "\n".join(blocks)
 
 
 def _task(task: Task) -> dict[str, Any]:

@@ -27,7 +27,7 @@ class RunPlan:
     """What a run would do; prints as tables.
 
     Args:
-        schema: whose objective it is.
+        schema: of the rows.
         rows: of each split.
         statistics: of each term on the training rows.
         parameters: of each part: `embed.TABLE`, `trunk`, `head.TASK`.

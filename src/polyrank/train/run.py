@@ -33,14 +33,14 @@ def run_folder(
     Args:
         path: the folder.
         config: the resolved experiment as plain tables.
-        resume: continue the run that is there, if any.
-        force: replace the run that is there.
+        resume: continue the run in it, if any.
+        force: replace the run in it, if any.
 
     Raises:
         ConfigError: the folder exists, holds a run of another configuration, or is in use.
     """
     path = Path(path)
-    lock = path.with_name(f".{path.name}.lock")
+    lock = path.parent / f".{path.name}.lock"
     with ExitStack() as stack:
         with writing(path, TrainingError):
             lock.parent.mkdir(parents=True, exist_ok=True)
@@ -54,7 +54,7 @@ def run_folder(
 
 
 class RunFolder:
-    """One run's folder; constructing it refuses what cannot be, `open` creates it.
+    """One run's folder; constructing it checks the options, `open` creates it.
 
     The arguments are those of `run_folder`.
     """
