@@ -140,8 +140,8 @@ def census(
 
 def schema_of(*, education: bool = False) -> Schema:
     """Return the schema of `census`; see there."""
-    tasks = ["income", "never_married", "college"][: 2 + education]
-    out = {"instance_weight", "income", "marital_stat", "education" if education else ""}
+    tasks = ["income", "never_married", *(["college"] if education else [])]
+    out = {"instance_weight", "income", "marital_stat", *(["education"] if education else [])}
     sparse = [name for name in COLUMNS if name not in out and name not in DENSE]
     return Schema(
         # sparse first, as an experiment's file lists them

@@ -43,9 +43,8 @@ def nodes(hidden: float, most: int | None = None) -> tuple[np.ndarray, np.ndarra
     The poles of σ(a + hU) come nearer to the real line as h grows, so more points are needed; at
     `most` so many where less exactness will do.
 
-    Example:
-        >>> [len(nodes(hidden)[0]) for hidden in (0.0, 1.0, 2.0)]
-        [1, 24, 60]
+    >>> [len(nodes(hidden)[0]) for hidden in (0.0, 1.0, 2.0)]
+    [1, 24, 60]
     """
     count = 1 if hidden == 0 else ceil(12 + 12 * hidden**2)
     count = min(count, most or count)
@@ -58,11 +57,6 @@ def marginal(a: np.ndarray, b: np.ndarray, hidden: float) -> Marginals:
 
     U is independent of the features and enters both logits with the coefficient `hidden`, within
     ±4. Without it the closed forms are exact; with it the quadrature's error is below 1e-6.
-
-    Example:
-        >>> truth = marginal(np.array([0.0]), np.array([0.0]), 2.0)
-        >>> truth.p_click.round(6), truth.do_buy.round(6), truth.p_buy_given_click.round(3)
-        (array([0.5]), array([0.5]), array([0.697]))
     """
     check_hidden(hidden)
     a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
