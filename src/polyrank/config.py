@@ -33,42 +33,25 @@ SECTIONS = ["name", "seed", "data", "features", "keys", "task", "model", "train"
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """How `source` is split into train, valid and test.
+    """How `source` is split into train, valid and test."""
 
-    Args:
-        by: "random" rows, whole "user"s, or "time" (train earliest).
-        fractions: of train, valid and test.
-        column: of the user or the time; None takes the key.
-    """
-
-    by: By = "random"
-    fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
-    column: str | None = None
+    by: By = "random"  # rows, whole "user"s, or "time" (train earliest)
+    fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)  # of train, valid and test
+    column: str | None = None  # of the user or the time; None takes the key
 
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    """Where the rows are: three paths or globs, or one `source` that is split.
+    """Where the rows are: three paths or globs, or one `source` that is split."""
 
-    Args:
-        train: learned from.
-        valid: chooses the epoch.
-        test: scored once, after training.
-        source: all rows, instead of the three.
-        split: of `source`.
-        orphans: what becomes of a child label without its parent.
-        cache: whether the encoded rows are kept beside the run folder.
-        sampling: how negatives were down-sampled before the log was written.
-    """
-
-    train: str | None = None
-    valid: str | None = None
-    test: str | None = None
-    source: str | None = None
-    split: Split | None = None
-    orphans: Orphans = "error"
-    cache: bool = True
-    sampling: Sampling | None = None
+    train: str | None = None  # learned from
+    valid: str | None = None  # chooses the epoch
+    test: str | None = None  # scored once, after training
+    source: str | None = None  # all rows, instead of the three
+    split: Split | None = None  # of `source`
+    orphans: Orphans = "error"  # what becomes of a child label without its parent
+    cache: bool = True  # whether the encoded rows are kept beside the run folder
+    sampling: Sampling | None = None  # how negatives were down-sampled before the log was written
 
     def __post_init__(self) -> None:
         if (self.train is None) == (self.source is None):
@@ -112,13 +95,10 @@ class Data:
             return Sources(self.train, self.valid, self.test, **rules)
         by, shares = self.split.by, self.split.fractions
         column = self.split.column or {"user": schema.keys.user, "time": schema.keys.time}.get(by)
-        train, valid, test = split(read(self.source, schema), by, shares, column, seed)
-        parts = {
-            "train": train,
-            "valid": valid if shares[1] > 0 else None,
-            "test": test if shares[2] > 0 else None,
-        }
-        return Sources(**parts, origin=(self.source, [by, list(shares), column, seed]), **rules)
+        parts = zip(split(read(self.source, schema), by, shares, column, seed), shares, strict=True)
+        train, valid, test = (rows if share > 0 else None for rows, share in parts)
+        origin = (self.source, [by, list(shares), column, seed])
+        return Sources(train, valid, test, origin=origin, **rules)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,10 +147,8 @@ class Experiment:
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
         """Read a TOML file; its paths are relative to its folder.
 
-        Args:
-            path: of the file.
-            overrides: lines of TOML such as `train.epochs=3`, a bare word being a string. A change
-                of a kind, `model.trunk.kind=ple`, starts from that kind's defaults.
+        Overrides are lines of TOML such as `train.epochs=3`, a bare word being a string. A change
+        of a kind, `model.trunk.kind=ple`, starts from that kind's defaults.
 
         Raises:
             ConfigError: no such file, no TOML, or a key or value that is refused.
@@ -310,18 +288,13 @@ def _features(table: Mapping[str, Any]) -> list[Feature]:
                 f"features.{name}: options of a feature that is in none of the lists "
                 f"{', '.join(FEATURES)}{did_you_mean(name, declared)}"
             )
-    return [
-        spec.from_table(FEATURES[kind], {"name": name, **_options(table, name)}, f"features.{name}")
-        for kind, names in lists.items()
-        for name in names
-    ]
-
-
-def _options(table: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    options = table.get(name, {})
-    if not isinstance(options, Mapping):
-        raise ConfigError(f"features.{name}: expected a table of options, got {options!r}")
-    return options
+    features = []
+    for kind, name in [(kind, name) for kind, names in lists.items() for name in names]:
+        options, where = table.get(name, {}), f"features.{name}"
+        if not isinstance(options, Mapping):
+            raise ConfigError(f"{where}: expected a table of options, got {options!r}")
+        features.append(spec.from_table(FEATURES[kind], {"name": name, **options}, where))
+    return features
 
 
 def _parsed(override: str) -> dict[str, Any]:
@@ -339,7 +312,8 @@ def _parsed(override: str) -> dict[str, Any]:
 
 def _check_known(changes: Mapping[str, Any], table: Mapping[str, Any]) -> None:
     """Refuse a key that no experiment has; the hint looks for it in every section."""
-    own = {name: [f"{name}.{each.name}" for each in fields(cls)] for name, cls in _TABLES.items()}
+    tables = {"data": Data, "keys": Keys, "model": Model, "train": Training}
+    own = {name: [f"{name}.{each.name}" for each in fields(cls)] for name, cls in tables.items()}
     known = [*SECTIONS, *(key for keys in own.values() for key in keys), *_dotted(table)]
     for section, inner in changes.items():
         if section not in SECTIONS:
@@ -349,9 +323,6 @@ def _check_known(changes: Mapping[str, Any], table: Mapping[str, Any]) -> None:
             if name not in own[section]:
                 hint = did_you_mean(key, [*own[section], *known])
                 raise ConfigError(f"--set {name}: unknown key{hint}")
-
-
-_TABLES = {"data": Data, "keys": Keys, "model": Model, "train": Training}
 
 
 def _dotted(table: Mapping[str, Any], where: str = "") -> Iterator[str]:

@@ -25,16 +25,7 @@ from polyrank.errors import ConfigError, did_you_mean
 logger = logging.getLogger(__name__)
 
 GROUP = "polyrank.plugins"
-AXES = (
-    "trunk",
-    "balance",
-    "row_optimizer",
-    "feature",
-    "label",
-    "debias",
-    "metric",
-    "calibration",
-)
+AXES = ("trunk", "balance", "row_optimizer", "feature", "label", "debias", "metric", "calibration")
 T = TypeVar("T")
 
 _added: dict[str, dict[str, Any]] = {axis: {} for axis in AXES}
@@ -72,9 +63,7 @@ def unregister(axis: str, name: str) -> None:
 class Registry(Mapping[str, T], Generic[T]):
     """The kinds of one axis by name: polyrank's own, then those of plugins.
 
-    Args:
-        axis: one of `AXES`.
-        own: polyrank's kinds, each the thing itself or "module:attribute".
+    Each is given as the thing itself or as "module:attribute".
 
     Example:
         >>> squares = Registry("balance", {"sum": "builtins:sum"})
@@ -87,12 +76,7 @@ class Registry(Mapping[str, T], Generic[T]):
         self._own = dict(own)
 
     def __getitem__(self, name: str) -> T:
-        found = self._own.get(name)
-        if found is None:
-            found = self._plugged().get(name)
-        if found is None:
-            raise KeyError(name)
-        return resolved(found)
+        return resolved(self._own[name] if name in self._own else self._plugged()[name])
 
     def __contains__(self, name: object) -> bool:
         return name in self._own or name in self._plugged()
@@ -124,6 +108,5 @@ def load_plugins() -> None:
         try:
             point.load()
         except Exception as error:  # noqa: BLE001  whatever another package raises
-            logger.warning(
-                "plugin %r cannot be loaded, so its kinds are unknown: %r", point.name, error
-            )
+            message = "plugin %r cannot be loaded, so its kinds are unknown: %r"
+            logger.warning(message, point.name, error)

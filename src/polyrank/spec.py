@@ -12,6 +12,7 @@ import dataclasses
 from collections.abc import Mapping
 from math import inf, isfinite, nan
 from numbers import Integral, Real
+from operator import ge, gt, le, lt
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -41,11 +42,7 @@ def to_table(spec: Any) -> Any:
 
 
 def from_table(cls: type, table: Mapping[str, Any], where: str) -> Any:
-    """Read one dataclass, and those in its fields; `where` is the table's name in messages.
-
-    Raises:
-        ConfigError: an unknown key (with the nearest), a missing one, or a value of a wrong type.
-    """
+    """Read one dataclass, and those in its fields; `where` is the table's name in messages."""
     from pydantic import TypeAdapter, ValidationError
 
     declared = [field for field in dataclasses.fields(cls) if field.init]
@@ -82,9 +79,6 @@ def check_keys(table: Mapping[str, Any], known: list[str], where: str) -> None:
 
 def choose(registry: Mapping[str, type], table: Mapping[str, Any], where: str) -> Any:
     """Read the spec that a table's `kind` names in a registry.
-
-    Raises:
-        ConfigError: no table with a kind, a kind that is unknown here, or what `from_table` raises.
 
     Example:
         >>> @dataclasses.dataclass(frozen=True)
@@ -129,15 +123,8 @@ def whole(
 ) -> int:
     """Return a whole number, numpy's as a plain one; a boolean is none.
 
-    Args:
-        where: what it is, at the head of the message.
-        value: as given.
-        least: its lower limit.
-        most: its upper limit.
-        error: what is raised.
-
     Raises:
-        PolyrankError: `error`, with the limits and the value.
+        PolyrankError: `error`, which begins with `where` and gives the limits and the value.
 
     Example:
         >>> whole("bins", 32)
@@ -168,17 +155,8 @@ def number(
 ) -> float:
     """Return a finite number as a float; a boolean is none.
 
-    Args:
-        where: what it is, at the head of the message.
-        value: as given.
-        least: its lower limit.
-        above: its lower limit, excluded.
-        most: its upper limit.
-        below: its upper limit, excluded.
-        error: what is raised.
-
     Raises:
-        PolyrankError: `error`, with the limits and the value.
+        PolyrankError: `error`, which begins with `where` and gives the limits and the value.
 
     Example:
         >>> number("lr", 1, above=0)
@@ -191,16 +169,11 @@ def number(
         found = float(value) if isinstance(value, Real) and not isinstance(value, bool) else nan
     except OverflowError:  # an integer beyond any float
         found = inf
-    if (
-        isfinite(found)
-        and (least is None or found >= least)
-        and (above is None or found > above)
-        and (most is None or found <= most)
-        and (below is None or found < below)
-    ):
+    known = (("of at least", least, ge), ("above", above, gt), ("at most", most, le))
+    given = [each for each in (*known, ("below", below, lt)) if each[1] is not None]
+    if isfinite(found) and all(holds(found, limit) for _, limit, holds in given):
         return found
-    known = {"of at least": least, "above": above, "at most": most, "below": below}
-    limits = " and ".join(f"{word} {limit:g}" for word, limit in known.items() if limit is not None)
+    limits = " and ".join(f"{word} {limit:g}" for word, limit, _ in given)
     what = f"number {limits}" if limits else "finite number"
     raise error(f"{where} must be a {what}, got {value!r}")
 

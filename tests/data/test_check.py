@@ -13,7 +13,7 @@ from sklearn.metrics import roc_auc_score
 
 from polyrank.data.check import Audit, Finding, check
 from polyrank.data.check.audit import RULES
-from polyrank.data.check.drift import stability_index
+from polyrank.data.check.columns import stability_index
 from polyrank.data.check.one_feature import one_feature_auc
 from polyrank.data.read import read
 from polyrank.datasets import load

@@ -76,9 +76,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:  # a user never sees a traceback
         if os.environ.get("POLYRANK_TRACEBACK"):
             raise
-        if isinstance(error, ModuleNotFoundError) and (absent := _library(error)):
+        missing = error.name or "" if isinstance(error, ModuleNotFoundError) else ""
+        library = missing.partition(".")[0]
+        if library not in ("", "polyrank"):
             sys.stderr.write(
-                f"error: `polyrank {tokens[0]}` needs {absent}, which is not installed here: run "
+                f"error: `polyrank {tokens[0]}` needs {library}, which is not installed here: run "
                 "`pip install polyrank`\n"
             )
             return 1
@@ -87,12 +89,6 @@ def run(arguments: Sequence[str] | None = None) -> int:
             "this is a bug in polyrank; set POLYRANK_TRACEBACK=1 to see where\n"
         )
         return 1
-
-
-def _library(error: ModuleNotFoundError) -> str:
-    """Return the name of the missing library; "" where it is a part of polyrank."""
-    name = (error.name or "").partition(".")[0]
-    return "" if name == "polyrank" else name
 
 
 @contextmanager

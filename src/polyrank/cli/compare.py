@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-from cyclopts import Parameter
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from polyrank.bundle.model import Bundle
@@ -16,7 +14,7 @@ def compare(
     *runs: Path,
     data: str | None = None,
     out: Path | None = None,
-    json: Annotated[bool, Parameter(negative=())] = False,
+    json: bool = False,
 ) -> None:
     """Compare runs on the same test rows: differences from the first, with intervals.
 
@@ -40,19 +38,16 @@ def compare(
     if out is not None:
         need_extra()
     bundles = {str(path): load(path) for path in runs}
-    if data is not None:
-        split, sources = "given", dict.fromkeys(bundles, data)
-    else:
-        split, sources = _own_rows(bundles)
-    given = [ComparedRun(path, bundles[path], sources[path]) for path in map(str, runs)]
-    found = compared(given, split=split)
-    written = None if out is None else str(write_comparison(found, out))
+    split, sources = _own_rows(bundles) if data is None else ("given", dict.fromkeys(bundles, data))
+    rows = [ComparedRun(path, bundles[path], sources[path]) for path in map(str, runs)]
+    found = compared(rows, split=split)
+    page = {} if out is None else {"page": str(write_comparison(found, out))}
     if json:
-        print_json(found.to_json() | ({} if written is None else {"page": written}))
+        print_json(found.to_json() | page)
         return
     print(found)
-    if written is not None:
-        print(f"\npage: {written}")
+    for path in page.values():
+        print(f"\npage: {path}")
 
 
 def _own_rows(bundles: Mapping[str, Bundle]) -> tuple[str, dict[str, Any]]:

@@ -10,11 +10,9 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from polyrank.config import Data
+    from polyrank.config import Data, Experiment
     from polyrank.datasets import Frames
     from polyrank.metrics.scorecard import Scorecard
-    from polyrank.models.model import Model
-    from polyrank.schema import Schema
 
 FUNNEL_ROWS = 1_000_000
 FUNNEL_SEED = 1
@@ -24,6 +22,19 @@ CENSUS_PUBLISHED = {
     "income @ all": {"MMoE paper": 0.9410, "LightGBM": 0.957},
     "never_married @ all": {"MMoE paper": 0.9926, "LightGBM": 0.995},
 }
+FUNNEL_NOTE = """
+
+auc: area under the ROC curve; on the rows of a score its oracle is the true
+probability's. |p − truth|: mean absolute error of the probability. pcoc: mean
+prediction / mean label. `buy|click @ all` is P(buy | click) on all rows, clicked or
+not: only a log with known truth can score it.
+clicked-rows and esmm estimate the same P(buy | click, features); they differ in
+finite samples, in either direction, and neither sees a hidden cause of both."""
+CENSUS_NOTE = """
+
+Census-Income (KDD): 199,523 training rows; the 99,762 official test rows are halved
+into validation, which chooses the epoch, and test, as in Ma et al., KDD 2018, whose
+figures are the best of 400 runs. LightGBM, on the whole file, is the next to beat."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +49,8 @@ class Run:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain tables."""
-        return {
-            "name": self.name,
-            "seed": self.seed,
-            "seconds": round(self.seconds, 1),
-            "run": str(self.folder),
-            "scorecard": self.scorecard.to_json(),
-        }
+        shown = {"name": self.name, "seed": self.seed, "seconds": round(self.seconds, 1)}
+        return {**shown, "run": str(self.folder), "scorecard": self.scorecard.to_json()}
 
 
 def demo(story: Literal["funnel", "census"] = "funnel", /, *, json: bool = False) -> None:
@@ -85,15 +91,13 @@ def _new_folder(story: str) -> Path:
 
 def _funnel(folder: Path) -> Iterator[Run]:
     """The first two runs differ in the space of `buy` alone; the third in its trunk."""
+    from polyrank import Experiment, LazyAdam, MMoE, Model, Separate, Training
     from polyrank.datasets import load
-    from polyrank.models.mmoe import MMoE
-    from polyrank.models.model import Model
-    from polyrank.models.separate import Separate
-    from polyrank.train.optim import LazyAdam
 
     *_, schema = log = load("synthetic", rows=FUNNEL_ROWS, seed=FUNNEL_SEED)
     data = _written(log, folder)
-    budget = {"epochs": 2, "batch_size": 4096, "lr": 3e-3, "embeddings": LazyAdam(l2=1e-3)}
+    budget = Training(epochs=2, batch_size=4096, lr=3e-3, embeddings=LazyAdam(l2=1e-3))
+    plan = Experiment(schema=schema, data=data, training=budget, seed=FUNNEL_SEED)
     separate = Model(trunk=Separate(), tower=[16, 8], embed_dim=16)
     mixture = Model(trunk=MMoE(experts=4, hidden=[16]), tower=[8], embed_dim=16)
     for name, space, model in (
@@ -103,18 +107,15 @@ def _funnel(folder: Path) -> Iterator[Run]:
     ):
         tasks = [replace(task, space=space) if task.given else task for task in schema.tasks]
         supervised = replace(schema, tasks=tasks)
-        yield _run(name, FUNNEL_SEED, folder / name, supervised, model, data, budget)
+        yield _run(replace(plan, name=name, schema=supervised, model=model), folder / name)
 
 
 def _census(folder: Path) -> Iterator[Run]:
     """MMoE with the settings that benchmarks/number_encodings.py found on validation rows."""
+    from polyrank import Cosine, DenseFeature, Experiment, LazyAdam, MMoE, Model, Training
     from polyrank.cli.data import download_bar
     from polyrank.datasets import load
     from polyrank.datasets.census import DENSE
-    from polyrank.models.mmoe import MMoE
-    from polyrank.models.model import Model
-    from polyrank.schema import DenseFeature
-    from polyrank.train.optim import Cosine, LazyAdam
 
     with download_bar("census") as progress:
         *_, schema = people = load("census", progress=progress)
@@ -127,9 +128,10 @@ def _census(folder: Path) -> Iterator[Run]:
     model = Model(
         trunk=MMoE(experts=4, hidden=[64]), tower=[16], embed_dim=8, norm="batch", dropout=0.3
     )
-    budget = {"epochs": 8, "lr": 3e-3, "schedule": Cosine(), "embeddings": LazyAdam(l2=1e-4)}
+    budget = Training(epochs=8, lr=3e-3, schedule=Cosine(), embeddings=LazyAdam(l2=1e-4))
+    plan = Experiment(schema=schema, data=data, model=model, training=budget, name="mmoe")
     for seed in CENSUS_SEEDS:
-        yield _run("mmoe", seed, folder / f"mmoe-{seed}", schema, model, data, budget)
+        yield _run(replace(plan, seed=seed), folder / f"mmoe-{seed}")
 
 
 def _written(frames: Frames, folder: Path) -> Data:
@@ -142,23 +144,10 @@ def _written(frames: Frames, folder: Path) -> Data:
     return data.absolute(folder / "data")
 
 
-def _run(
-    name: str,
-    seed: int,
-    folder: Path,
-    schema: Schema,
-    model: Model,
-    data: Data,
-    training: dict[str, Any],
-) -> Run:
-    from polyrank.config import Experiment
+def _run(experiment: Experiment, folder: Path) -> Run:
     from polyrank.train.progress import progress_bar
-    from polyrank.train.training import Training
 
-    experiment = Experiment(
-        schema=schema, data=data, model=model, training=Training(**training), name=name, seed=seed
-    )
-    started = perf_counter()
+    name, seed, started = experiment.name, experiment.seed, perf_counter()
     with progress_bar(f"{name} (seed {seed})") as observe:
         bundle = experiment.fit(out=folder, progress=observe)
     assert bundle.scorecard is not None
@@ -181,18 +170,7 @@ def _funnel_table(runs: list[Run]) -> str:
         if score.rows is not None:
             lines.append(["", "pcoc", "1"] + [f"{card.value('pcoc'):.3f}" for card in cards])
     lines.append(["training", "seconds", ""] + [f"{run.seconds:.0f}" for run in runs])
-    return "\n".join(
-        [
-            aligned(header, lines, range(2, len(header))),
-            "",
-            "auc: area under the ROC curve; on the rows of a score its oracle is the true",
-            "probability's. |p − truth|: mean absolute error of the probability. pcoc: mean",
-            "prediction / mean label. `buy|click @ all` is P(buy | click) on all rows, clicked or",
-            "not: only a log with known truth can score it.",
-            "clicked-rows and esmm estimate the same P(buy | click, features); they differ in",
-            "finite samples, in either direction, and neither sees a hidden cause of both.",
-        ]
-    )
+    return aligned(header, lines, range(2, len(header))) + FUNNEL_NOTE
 
 
 def _census_table(runs: list[Run]) -> str:
@@ -206,19 +184,8 @@ def _census_table(runs: list[Run]) -> str:
     lines = []
     for name in names:
         values = [run.scorecard.value(name, "auc") for run in runs]
-        lines.append(
-            [name, *(f"{value:.4f}" for value in values), f"{mean(values):.4f}"]
-            + [f"{stdev(values):.4f}"]
-            + [f"{value:.4f}" for value in CENSUS_PUBLISHED[name].values()]
-        )
+        values += [mean(values), stdev(values), *CENSUS_PUBLISHED[name].values()]
+        lines.append([name, *(f"{value:.4f}" for value in values)])
     seconds = [f"{run.seconds:.0f}" for run in runs]
     lines.append(["seconds", *seconds, f"{mean(run.seconds for run in runs):.0f}", "", "", ""])
-    return "\n".join(
-        [
-            aligned(header, lines, range(1, len(header))),
-            "",
-            "Census-Income (KDD): 199,523 training rows; the 99,762 official test rows are halved",
-            "into validation, which chooses the epoch, and test, as in Ma et al., KDD 2018, whose",
-            "figures are the best of 400 runs. LightGBM, on the whole file, is the next to beat.",
-        ]
-    )
+    return aligned(header, lines, range(1, len(header))) + CENSUS_NOTE

@@ -5,13 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 
-def explain(
-    experiment: Path,
-    /,
-    *,
-    set: tuple[str, ...] = (),
-    json: bool = False,
-) -> None:
+def explain(experiment: Path, /, *, set: tuple[str, ...] = (), json: bool = False) -> None:
     """Show the plan of an experiment: objective, rows, positives, parameters, memory.
 
     Args:
@@ -19,13 +13,10 @@ def explain(
         set: change a key of the file, such as task.buy.space=click; may be repeated.
         json: print the plan as JSON.
     """
-    from polyrank.cli.show import print_json
+    from polyrank.cli.show import show
     from polyrank.config import Experiment
     from polyrank.train.explain import explain as planned
 
     loaded = Experiment.load(experiment, set)
     found = planned(loaded.schema, loaded.model, loaded.training, loaded.sources(), loaded.fusion)
-    if json:
-        print_json(found.to_json())
-    else:
-        print(found)
+    show(found, json=json)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-from cyclopts import Parameter
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import polars as pl
@@ -19,12 +17,10 @@ def export(
     /,
     *,
     data: str | None = None,
-    with_vocabulary: Annotated[bool, Parameter(negative=())] = False,
-    json: Annotated[bool, Parameter(negative=())] = False,
+    with_vocabulary: bool = False,
+    json: bool = False,
 ) -> None:
     """Write model.onnx into a bundle, if its predictions equal the bundle's on real rows.
-
-    Its inputs are rows of vocabularies and raw numbers, its outputs the columns of `predict`.
 
     Args:
         run: a run folder or a bundle folder.
@@ -47,20 +43,12 @@ def export(
     split, chunks = _rows(bundle, data)
     found = write(bundle, folder, chunks, vocabulary=with_vocabulary)
     if json:
-        print_json(
-            {
-                "files": {
-                    str(folder / name): {
-                        "split": split,
-                        "rows": each.rows,
-                        "differences": each.differences,
-                        "rounding": each.rounding,
-                        "allowed": each.allowed,
-                    }
-                    for name, each in found.items()
-                }
-            }
-        )
+        keys = ("rows", "differences", "rounding", "allowed")
+        files = {
+            str(folder / name): {"split": split, **{key: getattr(each, key) for key in keys}}
+            for name, each in found.items()
+        }
+        print_json({"files": files})
         return
     for name, each in found.items():
         print(f"{folder / name}: equals the bundle on {each.rows:,} {split} rows")

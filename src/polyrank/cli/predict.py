@@ -19,15 +19,13 @@ def predict(
     /,
     *,
     out: Annotated[Path, Parameter(name=["--out", "-o"])],
-    raw: Annotated[bool, Parameter(negative=())] = False,
-    resume: Annotated[bool, Parameter(negative=())] = False,
-    force: Annotated[bool, Parameter(negative=())] = False,
+    raw: bool = False,
+    resume: bool = False,
+    force: bool = False,
     threads: int | None = None,
-    json: Annotated[bool, Parameter(negative=())] = False,
+    json: bool = False,
 ) -> None:
     """Score rows into files: key columns, then the outputs, in the order of the rows.
-
-    An exported bundle runs in onnxruntime if that is installed, any other in torch.
 
     Args:
         run: a run folder or a bundle folder.
@@ -121,5 +119,4 @@ def _predictor(run: Path, *, raw: bool, threads: int | None) -> Predictor:
 
 
 def _threads(config: Mapping[str, Any]) -> int:
-    """Return the threads that a run was trained with."""
     return int(config.get("train", {}).get("threads", 1))

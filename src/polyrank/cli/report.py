@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-from cyclopts import Parameter
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from polyrank.bundle.model import Bundle
@@ -19,7 +17,7 @@ def report(
     *,
     data: str | None = None,
     out: Path | None = None,
-    json: Annotated[bool, Parameter(negative=())] = False,
+    json: bool = False,
 ) -> None:
     """Write one HTML file that shows what a run is worth; it opens from disk, offline.
 
@@ -49,6 +47,7 @@ def write_page(
 ) -> tuple[Path, Evidence]:
     """Write a run's page; return where, and what it was written from."""
     from datetime import datetime
+    from functools import partial
 
     from polyrank.bundle.format import MANIFEST, find
     from polyrank.bundle.model import load
@@ -58,25 +57,21 @@ def write_page(
     need_extra()
     folder = find(run)
     bundle = load(folder)
-    about: dict[str, Any] = {
-        "name": _name(folder.resolve()),
-        "trained": datetime.fromtimestamp((folder / MANIFEST).stat().st_mtime).astimezone(),
-    }
-    about["audit"], about["unaudited"] = _audit(bundle)
+    trained = datetime.fromtimestamp((folder / MANIFEST).stat().st_mtime).astimezone()
+    named = folder.resolve()
+    name = (named.parent if named.name == "bundle" else named).name
+    audit, unaudited = _audit(bundle)
+    gathered = partial(gather, bundle, name=name, trained=trained, audit=audit, unaudited=unaudited)
     if data is not None:
-        evidence = gather(bundle, data, split="given", **about)
+        evidence = gathered(data, split="given")
     else:
         try:
             rows, missing = _own_rows(bundle)
-            evidence = gather(bundle, rows, missing=missing, **about)
+            evidence = gathered(rows, missing=missing)
         except DataError as error:  # files move; what the run itself recorded is still worth a page
-            evidence = gather(bundle, missing=_sentence(error), **about)
+            missing = f"they could not be read ({error}); --data names where they are now"
+            evidence = gathered(missing=missing)
     return write(evidence, out or run / "report.html"), evidence
-
-
-def _name(folder: Path) -> str:
-    """Return the name by which a person knows the run: its folder's."""
-    return folder.parent.name if folder.name == "bundle" else folder.name
 
 
 def _own_rows(bundle: Bundle) -> tuple[Any, str]:
@@ -93,10 +88,7 @@ def _own_rows(bundle: Bundle) -> tuple[Any, str]:
 
 
 def _audit(bundle: Bundle) -> tuple[Audit | None, str]:
-    """Return the audit of the log that the bundle was learnt from, or None and why there is none.
-
-    The run's configuration says where its rows are, and what it made of them.
-    """
+    """Return the audit of the log that the bundle learned from, or None and why there is none."""
     from polyrank.config import Experiment
     from polyrank.errors import PolyrankError
 
@@ -107,7 +99,3 @@ def _audit(bundle: Bundle) -> tuple[Audit | None, str]:
         return Experiment.from_table(bundle.config).audit(), ""
     except PolyrankError as error:  # files move
         return None, f"it could not be read again ({error})"
-
-
-def _sentence(error: Exception) -> str:
-    return f"they could not be read ({error}); --data names where they are now"

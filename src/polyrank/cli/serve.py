@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
-
-from cyclopts import Parameter
 
 
 def serve(
@@ -16,15 +13,12 @@ def serve(
     port: int = 8000,
     max_body_mb: float = 16.0,
     max_rows: int = 10_000,
-    timeout: Annotated[float, Parameter(name="--timeout")] = 5.0,
+    timeout: float = 5.0,
     queue: int = 64,
     drain: float = 1.0,
     threads: int = 1,
 ) -> None:
     """Serve over HTTP: rows in, named probabilities and their ranking out.
-
-    POST /v1/score; GET /v1/metadata, /healthz, /readyz, /metrics and /openapi.json. The log is JSON
-    lines on standard error.
 
     Args:
         run: a run folder or a bundle folder that `polyrank export` has written to.
@@ -49,11 +43,8 @@ def serve(
     limits = Limits(
         body_mb=max_body_mb, rows=max_rows, timeout_s=timeout, queue=queue, drain_s=drain
     )
-    engine = Engine(run, threads=threads)
-    run_server(
-        engine,
-        limits,
-        host=host,
-        port=port,
-        started=lambda address: print(f"serving {run} at {address}", flush=True),
-    )
+
+    def started(address: str) -> None:
+        print(f"serving {run} at {address}", flush=True)
+
+    run_server(Engine(run, threads=threads), limits, host=host, port=port, started=started)

@@ -1,4 +1,4 @@
-"""What several verbs print: JSON, counts, a profile."""
+"""What several verbs print: what was found, as text or JSON; counts; a profile."""
 
 from __future__ import annotations
 
@@ -11,6 +11,14 @@ from typing import Any
 def print_json(value: Any) -> None:
     """Print one JSON document."""
     print(json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False))
+
+
+def show(found: Any, *, json: bool) -> None:
+    """Print what was found as text, or as JSON."""
+    if json:
+        print_json(found.to_json())
+    else:
+        print(found)
 
 
 def print_counts(unseen: Mapping[str, int], nulls: Mapping[str, int], rows: int) -> None:

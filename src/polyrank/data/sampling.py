@@ -67,22 +67,15 @@ class Sampling:
         object.__setattr__(self, "splits", tuple(self.splits))
 
     def __str__(self) -> str:
-        return (
-            f"rows with {self.task} = 0 were kept at a rate of {self.keep:g} in "
-            f"{', '.join(self.splits)}"
-        )
+        where = ", ".join(self.splits)
+        return f"rows with {self.task} = 0 were kept at a rate of {self.keep:g} in {where}"
 
     def check(self, schema: Schema) -> None:
-        """Refuse a schema in which the task cannot have been sampled.
-
-        Raises:
-            ConfigError: the task is unknown, not binary, or no root.
-        """
+        """Refuse a schema in which the task cannot have been sampled, by a ConfigError."""
         task = schema.by_name.get(self.task)
         if task is None:
-            raise ConfigError(
-                f"sampling: unknown task {self.task!r}{did_you_mean(self.task, schema.by_name)}"
-            )
+            hint = did_you_mean(self.task, schema.by_name)
+            raise ConfigError(f"sampling: unknown task {self.task!r}{hint}")
         events = [each for each in schema.tasks if each.label_kind.is_event]
         known = ", ".join(repr(each.name) for each in events if not each.given) or "there is none"
         if task not in events:
@@ -99,14 +92,7 @@ class Sampling:
             )
 
     def weight(self, root: np.ndarray) -> np.ndarray:
-        """Return how many rows of the whole log each kept row stands for.
-
-        Args:
-            root: the sampled task's labels.
-
-        Shape:
-            (rows,) -> float64 (rows,)
-        """
+        """Return how many rows of the whole log each kept row stands for, by the task's labels."""
         return np.where(root == 0, 1 / self.keep, 1.0)
 
     def true_rate(self, rate: float) -> float:
@@ -114,13 +100,10 @@ class Sampling:
         return self.keep * rate / (self.keep * rate + 1 - rate)
 
     def term_weight(self, table: Table, population: Population) -> np.ndarray | None:
-        """Return the weights with which sampled training rows teach a term.
+        """Return the weights with which sampled training rows teach a term; None where all are 1.
 
         A term that descends from the sampled root takes the table's own, since its loss is that of
         the sample; any other term is weighted to be that of the whole log.
-
-        Returns:
-            float64 (rows,), or None where all are 1.
         """
         own = None if table.weight is None else table.weight.astype(np.float64)
         if population.descends_from(self.task):

@@ -86,7 +86,9 @@ def _assigned(size: int, cuts: tuple[float, float]) -> np.ndarray:
 def _random(log: pl.LazyFrame, cuts: tuple[float, float], seed: int) -> Splits:
     rows = int(collect(log.select(pl.len().alias("rows")), ["rows"]).item())
     _refuse_empty(rows)
-    name = _unused(log, "row")
+    name = "row"
+    while name in column_names(log):
+        name += "_"
     of = _assigned(rows, cuts)[np.random.default_rng(seed).permutation(rows)]
     numbers = pl.Series(name, np.arange(rows, dtype=np.uint32))
     return _chosen(log.with_row_index(name), numbers, of, drop=name)
@@ -129,10 +131,7 @@ def ordered(times: pl.Series) -> pl.Series:
     """Return what orders a column of times; a CSV file is ordered as the same rows are elsewhere.
 
     Text is ordered as numbers where it is all numbers; else it must be ISO 8601, all in one format
-    and with one UTC offset, so that its order is that of the times.
-
-    Raises:
-        DataError: text in another format, whose order is not known.
+    and with one UTC offset, so that its order is that of the times; other text is a DataError.
 
     Example:
         >>> ordered(pl.Series(["9", "10"])).to_list()
@@ -167,8 +166,7 @@ _ISO = r"^\d{4}-\d{2}-\d{2}(?:[T ]\d{2}:\d{2}(?::\d{2}(?:[.,]\d+)?)?(?:Z|[+-]\d{
 
 def _parts_of(ids: pl.Series, known: pl.Series, of: np.ndarray) -> np.ndarray:
     """Return the part of each id, where `of` has that of each known one."""
-    parts = pl.DataFrame({"id": known, "part": of})
-    found = ids.alias("id").to_frame()
+    parts, found = pl.DataFrame({"id": known, "part": of}), ids.alias("id").to_frame()
     found = found.join(parts, on="id", how="left", nulls_equal=True, maintain_order="left")
     return found["part"].to_numpy()
 
@@ -180,13 +178,6 @@ def _chosen(log: pl.LazyFrame, keys: pl.Series, of: np.ndarray, drop: str | None
         rows = log.join(wanted, on=keys.name, how="semi", nulls_equal=True, maintain_order="left")
         parts.append(rows.drop(drop) if drop else rows)
     return parts[0], parts[1], parts[2]
-
-
-def _unused(log: pl.LazyFrame, name: str) -> str:
-    known = column_names(log)
-    while name in known:
-        name += "_"
-    return name
 
 
 def _refuse_empty(rows: int) -> None:

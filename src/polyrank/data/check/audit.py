@@ -14,21 +14,14 @@ Severity = Literal["error", "warning", "info"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that a log shows.
+    """One thing that a log shows: its message, the numbers in it by name, and what to do.
 
-    Args:
-        severity: `error`, what training refuses or what makes its scores worthless; `warning`,
-            what may; `info`, what is good to know.
-        check: the name of the rule, such as `label-equal`.
-        message: what was found, with its numbers.
-        column: the column in question, if any.
-        split: the split in question, if any.
-        numbers: those of the message, by name.
-        remedy: what to do.
+    An `error` is what training refuses or what makes its scores worthless, a `warning` what may,
+    and `info` is good to know.
     """
 
     severity: Severity
-    check: str
+    check: str  # the name of the rule, such as `label-equal`
     message: str
     column: str | None = None
     split: str | None = None
@@ -36,73 +29,55 @@ class Finding:
     remedy: str = ""
 
     def __str__(self) -> str:
-        lines = [f"{self.severity:<8} {self.check}: {self.message}"]
-        if self.remedy and self.severity != "info":
-            lines.append(f"{'':<8} → {self.remedy}")
-        return "\n".join(lines)
+        remedy = f"\n{'':<8} → {self.remedy}" if self.remedy and self.severity != "info" else ""
+        return f"{self.severity:<8} {self.check}: {self.message}{remedy}"
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""
         return asdict(self)
 
 
-# What each check reports, at which severity, and what to do about it; see docs/audit.md.
-RULES: Mapping[str, tuple[Severity, str]] = {
-    "no-rows": ("error", "check the path and any filter of the rows, or leave the split out"),
-    "values": ("error", "convert the column, or declare it otherwise"),
-    "missing-key": ("warning", "add the column, or leave the key out of [keys]"),
-    "label-values": ("error", "convert the label: training refuses it as it is"),
-    "orphans": (
-        "error",
-        "fix the log, or set orphans = 'drop' (leave the rows out) or 'zero' (the child did not "
-        "happen)",
-    ),
-    **dict.fromkeys(
-        ("no-labels", "no-positives", "no-negatives"),
-        (
-            "error",
+# What to do about what each check reports, by its severity; see docs/audit.md.
+_REMEDIES: Mapping[Severity, Mapping[str, str]] = {
+    "error": {
+        "no-rows": "check the path and any filter of the rows, or leave the split out",
+        "values": "convert the column, or declare it otherwise",
+        "label-values": "convert the label: training refuses it as it is",
+        "orphans": "fix the log, or set orphans = 'drop' (leave the rows out) or 'zero' (the child "
+        "did not happen)",
+        **dict.fromkeys(
+            ("no-labels", "no-positives", "no-negatives"),
             "check the join that made the label, take more rows, or leave the task out",
         ),
-    ),
-    "loss-scale": (
-        "info",
-        "balance = {{ kind = 'sum', normalize = true }}, the default, levels them",
-    ),
-    "label-equal": ("error", "remove {column!r} from the features"),
-    "label-opposite": ("error", "remove {column!r} from the features"),
-    "may-state-label": (
-        "warning",
-        "find out when {column!r} is written: if after the outcome, or from it, remove it from the "
-        "features",
-    ),
-    "constant": ("info", "remove it: it teaches nothing"),
-    "nearly-unique": ("info", "remove it, or set min_count so that rare ids share a row"),
-    "nulls": (
-        "info",
-        "nothing: a null id is an id, and a missing number has its own bin or indicator",
-    ),
-    "drift": (
-        "warning",
-        "find out what changed; train on later rows, or remove the feature if it is a clock or a "
-        "counter",
-    ),
-    "duplicates": ("warning", "remove them from {split}: a model has seen their labels"),
-    "time-reversed": (
-        "error",
-        "swap the files, or split by time: train on the past, {split} on what follows",
-    ),
-    "time-interleaved": (
-        "info",
-        "[data.split] by = 'time' scores on the future, which a model in use meets",
-    ),
-    "time-format": (
-        "warning",
-        "convert the column: [data.split] by = 'time' refuses it as it is",
-    ),
-    "user-overlap": (
-        "info",
-        "[data.split] by = 'user' scores on new users, if those are what the model meets",
-    ),
+        "label-equal": "remove {column!r} from the features",
+        "label-opposite": "remove {column!r} from the features",
+        "time-reversed": "swap the files, or split by time: train on the past, {split} on what "
+        "follows",
+    },
+    "warning": {
+        "missing-key": "add the column, or leave the key out of [keys]",
+        "may-state-label": "find out when {column!r} is written: if after the outcome, or from it, "
+        "remove it from the features",
+        "drift": "find out what changed; train on later rows, or remove the feature if it is a "
+        "clock or a counter",
+        "duplicates": "remove them from {split}: a model has seen their labels",
+        "time-format": "convert the column: [data.split] by = 'time' refuses it as it is",
+    },
+    "info": {
+        "loss-scale": "balance = {{ kind = 'sum', normalize = true }}, the default, levels them",
+        "constant": "remove it: it teaches nothing",
+        "nearly-unique": "remove it, or set min_count so that rare ids share a row",
+        "nulls": "nothing: a null id is an id, and a missing number has its own bin or indicator",
+        "time-interleaved": "[data.split] by = 'time' scores on the future, which a model in use "
+        "meets",
+        "user-overlap": "[data.split] by = 'user' scores on new users, if those are what the model "
+        "meets",
+    },
+}
+RULES: Mapping[str, tuple[Severity, str]] = {
+    check: (severity, remedy)
+    for severity, checks in _REMEDIES.items()
+    for check, remedy in checks.items()
 }
 
 
@@ -116,16 +91,9 @@ def finding(
     note: str = "",
     remedy: str = "",
 ) -> Finding:
-    """Return a finding with the severity and the remedy of its check.
+    """Return a finding with the severity and the remedy of its check, or another `remedy`.
 
-    Args:
-        check: one of `RULES`.
-        message: what was found, with its numbers.
-        column: the column in question, if any.
-        split: the split in question, if any.
-        numbers: those of the message, by name.
-        note: where this finding is only good to know, what to do then.
-        remedy: another than that of the check.
+    With a `note`, what to do then, it is only good to know.
     """
     severity, usual = RULES[check]
     what = note or remedy or usual.format(column=column, split=split)
@@ -134,11 +102,7 @@ def finding(
 
 @dataclass(frozen=True)
 class Audit:
-    """All findings about a log, errors first; prints as a list.
-
-    Args:
-        findings: in any order; kept sorted by severity.
-        rows: of each split, as they are in the log.
+    """All findings about a log, errors first, and the rows of each split; prints as a list.
 
     Example:
         >>> constant = Finding("info", "constant", "feature 'country' has one value")
@@ -172,17 +136,12 @@ class Audit:
         return tuple(finding for finding in self.findings if finding.severity == severity)
 
     def __str__(self) -> str:
-        blocks = ["rows: " + ", ".join(f"{split} {rows:,}" for split, rows in self.rows.items())]
-        blocks += [
-            "\n".join(map(str, found)) for each in get_args(Severity) if (found := self.of(each))
-        ]
-        counts = zip(("error", "warning", "note"), map(self.of, get_args(Severity)), strict=True)
-        blocks.append(", ".join(counted(len(found), word) for word, found in counts))
-        return "\n\n".join(blocks)
+        rows = "rows: " + ", ".join(f"{split} {rows:,}" for split, rows in self.rows.items())
+        groups = [self.of(severity) for severity in get_args(Severity)]
+        counts = zip(groups, ("error", "warning", "note"), strict=True)
+        summary = ", ".join(counted(len(found), word) for found, word in counts)
+        return "\n\n".join([rows, *("\n".join(map(str, each)) for each in groups if each), summary])
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data: `findings` and `rows`."""
-        return {
-            "findings": [finding.to_json() for finding in self.findings],
-            "rows": dict(self.rows),
-        }
+        return {"findings": [each.to_json() for each in self.findings], "rows": dict(self.rows)}

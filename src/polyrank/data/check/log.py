@@ -10,8 +10,14 @@ import numpy as np
 import polars as pl
 
 from polyrank.data.check.audit import Audit, Finding, finding
-from polyrank.data.check.coding import Coded, Coding, coding
-from polyrank.data.check.columns import drift_findings, label_findings, value_findings
+from polyrank.data.check.columns import (
+    Coded,
+    Coding,
+    coding,
+    drift_findings,
+    label_findings,
+    value_findings,
+)
 from polyrank.data.check.one_feature import labels_by_task
 from polyrank.data.check.outcomes import loss_findings, read_outcomes
 from polyrank.data.check.splits import (
@@ -65,39 +71,6 @@ labelled rows: a model would read the label
         <BLANKLINE>
         1 error, 0 warnings, 0 notes
     """
-    _refuse(frames, orphans)
-    splits, findings = {}, []
-    rows: dict[str, int] = {}
-    for name, frame in frames.items():
-        split = _opened(name, frame, schema, orphans)
-        rows[name] = len(split.checksums)
-        findings += split.findings
-        if rows[name]:
-            splits[name] = split
-    if "train" not in splits:
-        return Audit(tuple(findings), rows)
-    findings += loss_findings(schema, splits["train"].labels, normalized=normalized)
-    findings += _of_features(schema, splits)
-    findings += _of_keys(schema, splits)
-    findings += duplicate_findings({name: each.checksums for name, each in splits.items()})
-    return Audit(tuple(findings), rows)
-
-
-@dataclass(frozen=True, eq=False)
-class _Split:
-    """One split: its rows, its labels, and checksums of the columns that were read so far."""
-
-    name: str
-    frame: Frame
-    labels: Mapping[str, np.ndarray]
-    checksums: np.ndarray
-    findings: tuple[Finding, ...]
-
-    def column(self, name: str) -> pl.Series:
-        return collect(self.frame, [name]).to_series()
-
-
-def _refuse(frames: Mapping[str, Frame], orphans: str) -> None:
     for split in frames:
         if split not in SPLITS:
             raise DataError(f"unknown split {split!r}{did_you_mean(split, SPLITS)}")
@@ -106,15 +79,37 @@ def _refuse(frames: Mapping[str, Frame], orphans: str) -> None:
     if orphans not in get_args(Orphans):
         hint = did_you_mean(orphans, get_args(Orphans))
         raise DataError(f"unknown value of orphans: {orphans!r}{hint}")
+    findings: list[Finding] = []
+    opened = {name: _opened(name, each, schema, orphans, findings) for name, each in frames.items()}
+    splits = {name: each for name, each in opened.items() if len(each.checksums)}
+    if "train" in splits:
+        findings += loss_findings(schema, splits["train"].labels, normalized=normalized)
+        _check_features(schema, splits, findings)
+        _check_keys(schema, splits, findings)
+        findings += duplicate_findings({name: each.checksums for name, each in splits.items()})
+    return Audit(tuple(findings), {name: len(each.checksums) for name, each in opened.items()})
 
 
-def _opened(name: str, frame: Frame, schema: Schema, orphans: Orphans) -> _Split:
+@dataclass(frozen=True, eq=False)
+class _Split:
+    """One split: its rows, its labels, and checksums of the columns that were read so far."""
+
+    frame: Frame
+    labels: Mapping[str, np.ndarray]
+    checksums: np.ndarray
+
+    def column(self, name: str) -> pl.Series:
+        return collect(self.frame, [name]).to_series()
+
+
+def _opened(
+    name: str, frame: Frame, schema: Schema, orphans: Orphans, findings: list[Finding]
+) -> _Split:
     known, keys = column_names(frame), schema.keys
     missing = [key for key in keys.columns if key not in known and key != keys.weight]
-    findings = [
-        finding("missing-key", f"{name}: the key column {key!r} is not in the data", key, name)
-        for key in missing
-    ]
+    for key in missing:
+        message = f"{name}: the key column {key!r} is not in the data"
+        findings.append(finding("missing-key", message, key, name))
     shown = [key for key in keys.columns if key not in missing]
     features = [feature.name for feature in schema.features]
     frame = by_column(frame, [*features, *schema.labels, *shown])
@@ -122,7 +117,7 @@ def _opened(name: str, frame: Frame, schema: Schema, orphans: Orphans) -> _Split
     checksums = no_rows_yet(data.height)
     if not data.height:
         findings.append(finding("no-rows", f"{name} has no rows", None, name, {"rows": 0}))
-        return _Split(name, frame, {}, checksums, tuple(findings))
+        return _Split(frame, {}, checksums)
     weight = None
     if keys.weight is not None:
         try:
@@ -130,15 +125,15 @@ def _opened(name: str, frame: Frame, schema: Schema, orphans: Orphans) -> _Split
         except DataError as error:
             findings.append(_unusable(error, keys.weight, name))
     labels, found = read_outcomes(data, schema, orphans, name, weight)
+    findings += found
     for label in labels.values():
         add_column(checksums, np.nan_to_num(label, nan=-1.5).view(np.uint64))
-    return _Split(name, frame, labels, checksums, (*findings, *found))
+    return _Split(frame, labels, checksums)
 
 
-def _of_features(schema: Schema, splits: Mapping[str, _Split]) -> list[Finding]:
+def _check_features(schema: Schema, splits: Mapping[str, _Split], findings: list[Finding]) -> None:
     train = splits["train"]
     known, by_task = hidden_labels(train.labels, schema), labels_by_task(schema, train.labels)
-    findings: list[Finding] = []
     for feature in schema.features:
         column = train.column(feature.name)
         found = _coded(feature, column, splits, findings)
@@ -148,12 +143,10 @@ def _of_features(schema: Schema, splits: Mapping[str, _Split]) -> list[Finding]:
         findings += label_findings(column, coded["train"], known, by_task)
         findings += value_findings(feature.name, fitted, coded)
         findings += drift_findings(feature.name, fitted, coded)
-    return findings
 
 
-def _of_keys(schema: Schema, splits: Mapping[str, _Split]) -> list[Finding]:
-    keys, findings = schema.keys, list[Finding]()
-    features = {feature.name for feature in schema.features}
+def _check_keys(schema: Schema, splits: Mapping[str, _Split], findings: list[Finding]) -> None:
+    keys, features = schema.keys, {feature.name for feature in schema.features}
     for key in keys.columns:
         having = {name: each for name, each in splits.items() if key in column_names(each.frame)}
         if "train" not in having:
@@ -168,7 +161,6 @@ def _of_keys(schema: Schema, splits: Mapping[str, _Split]) -> list[Finding]:
         found = _coded(of_key, column, having, findings, seen=seen)
         if found is not None and key == keys.user:
             findings += user_findings(key, found[1])
-    return findings
 
 
 def _coded(

@@ -36,19 +36,11 @@ _SEED = 5
 
 @dataclass(frozen=True)
 class Suspicion:
-    """A feature that may state a task's label.
-
-    Args:
-        feature: its name.
-        population: the rows and the label, such as `buy @ all`.
-        auc: out of fold.
-        positives: that it was measured on.
-        negatives: likewise.
-    """
+    """A feature that may state a task's label, and what that was measured on."""
 
     feature: str
-    population: str
-    auc: float
+    population: str  # the rows and the label, such as `buy @ all`
+    auc: float  # out of fold
     positives: int
     negatives: int
 
@@ -67,19 +59,11 @@ def one_feature_auc(
 
     Rows are dealt to 5 folds at random, with a fixed seed. A row's score is the mean label of its
     value in the other folds, with one row of the overall mean added; a value that is not in them
-    scores the overall mean, so an id that is new in every row gives exactly .5.
+    scores the overall mean, so an id that is new in every row gives exactly .5. Ties count one
+    half; both labels occur.
 
-    Args:
-        codes: a whole number from 0 for each value, small enough to count in an array.
-        label: True or False; both occur.
-        offsets: where each row's codes begin, if rows hold lists; a list scores the mean of its
-            elements, an empty one the overall mean.
-
-    Returns:
-        The area under the ROC curve, within 0 and 1; ties count one half.
-
-    Shape:
-        codes (rows,), label (rows,) → a number. With offsets (rows + 1,), codes is (elements,)
+    Codes (rows,) are small enough to count in an array. With offsets (rows + 1,), rows hold lists
+    and codes is (elements,): a list scores the mean of its elements, an empty one the overall mean.
 
     Example:
         >>> rng = np.random.default_rng(0)
@@ -99,17 +83,15 @@ def one_feature_auc(
     values = int(codes.max()) + 1
     rows, positives = _counts(codes, label, values)
     prior = float(label.mean())
-    scores, hits, misses = [], [], []
+    parts = []
     for fold in range(FOLDS):
         mine = np.flatnonzero(folds == fold)
         own, own_positives = _counts(codes[mine], label[mine], values)
         found = np.flatnonzero(own)
         own, own_positives = own[found], own_positives[found]
-        others, other_positives = rows[found] - own, positives[found] - own_positives
-        scores.append(_smoothed(other_positives, others, prior))
-        hits.append(own_positives)
-        misses.append(own - own_positives)
-    return _area(np.concatenate(scores), np.concatenate(hits), np.concatenate(misses))
+        scores = _smoothed(positives[found] - own_positives, rows[found] - own, prior)
+        parts.append((scores, own_positives, own - own_positives))
+    return _area(*map(np.concatenate, zip(*parts, strict=True)))
 
 
 def suspicion(
@@ -120,11 +102,7 @@ def suspicion(
 ) -> Suspicion | None:
     """Return the population of one task that a feature ranks best, if suspiciously well.
 
-    Args:
-        feature: its name.
-        codes: as in `one_feature_auc`.
-        offsets: likewise.
-        labels: populations of one task, each with its label, NaN where it was not observed.
+    Codes and offsets are those of `one_feature_auc`; a label is NaN where it was not observed.
     """
     best: Suspicion | None = None
     for population, label in labels:
@@ -136,7 +114,7 @@ def suspicion(
             continue
         rows = (codes, positive, offsets)
         if not observed.all():
-            rows = _some(codes, positive, offsets, observed)
+            rows = _some(*rows, observed)
         if _in_sample_auc(*rows) <= SUSPECT_AUC:
             continue
         auc = one_feature_auc(*rows)
@@ -146,13 +124,9 @@ def suspicion(
 
 
 def suspicions(table: Table, vocab: Vocab) -> tuple[Suspicion, ...]:
-    """Return the features of an encoded table that may state a label.
+    """Return the features of an encoded, labelled table that may state a label.
 
     At most 100,000 rows are read, evenly spaced.
-
-    Args:
-        table: labelled training rows.
-        vocab: that encoded them.
     """
     rows = np.arange(0, len(table), max(-(-len(table) // TABLE_ROWS), 1))
     labels = {
@@ -182,7 +156,6 @@ def labels_by_task(
 def _coded(
     table: Table, vocab: Vocab, rows: np.ndarray
 ) -> Iterator[tuple[str, np.ndarray, np.ndarray | None]]:
-    """Codes and offsets of each slot by its name."""
     columns = table.columns()
     for feature in table.schema.features:
         codec = vocab.codecs[feature.name]
@@ -194,11 +167,10 @@ def _coded(
             elif values.ndim == 1:
                 yield slot.name, values[rows], None
             else:
-                yield slot.name, binned(codec.ordered(values[rows])), None
+                yield slot.name, _binned(codec.ordered(values[rows])), None
 
 
-def binned(values: np.ndarray) -> np.ndarray:
-    """Quantile bins of encoded numbers, and 0 for the missing ones."""
+def _binned(values: np.ndarray) -> np.ndarray:
     if np.isnan(values).all():
         return np.zeros(len(values), dtype=np.int32)
     return DenseEncoding.fit(DenseFeature("number", "bins", BINS), values).ids(values)
@@ -218,7 +190,6 @@ def _in_sample_auc(codes: np.ndarray, label: np.ndarray, offsets: np.ndarray | N
 def _some(
     codes: np.ndarray, label: np.ndarray, offsets: np.ndarray | None, wanted: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """The wanted rows of what `one_feature_auc` takes."""
     if offsets is None:
         return codes[wanted], label[wanted], None
     bag = Bag(codes, offsets).take(np.flatnonzero(wanted))

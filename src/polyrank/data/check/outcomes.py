@@ -8,13 +8,7 @@ import numpy as np
 import polars as pl
 
 from polyrank.data.check.audit import Finding, finding
-from polyrank.data.labels import (
-    Orphans,
-    bad_labels,
-    find_orphans,
-    label_arrays,
-    zeroed,
-)
+from polyrank.data.labels import Orphans, bad_labels, find_orphans, label_arrays, zeroed
 from polyrank.schema import Schema
 from polyrank.terms import ALL, Population, population, population_label
 
@@ -32,14 +26,8 @@ def read_outcomes(
     """Return the labels of one split as they will be learned, and what is wrong with them.
 
     They are NaN where they were not observed, where they cannot be read, and where the row will be
-    dropped as an orphan.
-
-    Args:
-        frame: rows with the label columns, and the keys that messages may show.
-        schema: the tasks.
-        orphans: the rule.
-        split: name of these rows.
-        weight: sample weights; a row of weight 0 has no label to learn.
+    dropped as an orphan; a row of weight 0 has no label to learn. The frame holds the label columns
+    and the keys that messages may show.
     """
     findings, bad = [], bad_labels(frame, schema, split)
     for task, reason in bad.items():
@@ -55,14 +43,15 @@ def read_outcomes(
         if orphans == "error":
             message += f": {orphan.first}"
         else:
-            effect = "they are left out" if orphans == "drop" else "the child counts as 0"
-            message += f"; by orphans = {orphans!r} {effect}"
             note = "nothing, if that is what the log means"
-        findings.append(finding("orphans", message, orphan.child, split, numbers, note=note))
+            message += f"; by orphans = {orphans!r} "
         if orphans == "drop":
+            message += "they are left out"
             dropped |= orphan.rows.to_numpy()
         elif orphans == "zero":
+            message += "the child counts as 0"
             frame = zeroed(frame, orphan)
+        findings.append(finding("orphans", message, orphan.child, split, numbers, note=note))
     labels = label_arrays(frame, schema)
     if dropped.any():
         labels = {task: np.where(dropped, np.nan, label) for task, label in labels.items()}
@@ -101,14 +90,10 @@ def _class_findings(
         message = f"{split}: {where.name!r} has {missing}{among}"
         if observed:
             message += f" ({positives:,} positives in {observed:,} observed rows)"
-        remedy = (
-            f"enlarge {split}, or split in another way: {where.name!r} cannot be scored on it"
-            if split != "train"
-            else ""
-        )
         column = schema.by_name[where.task].column
         numbers = {"rows": observed, "positives": positives}
-        yield finding(check, message, column, split, numbers, remedy=remedy)
+        remedy = f"enlarge {split}, or split in another way: {where.name!r} cannot be scored on it"
+        yield finding(check, message, column, split, numbers, remedy=remedy * (split != "train"))
 
 
 def loss_findings(
@@ -119,27 +104,24 @@ def loss_findings(
     for term in schema.objective:
         label = population_label(labels, term.population)
         values = label[~np.isnan(label)]
-        if not len(values):
+        if not len(values) or not values.std():  # its loss is 0
             continue
         if term.population.label_kind.is_event:
-            losses[term.name] = _entropy(float(values.mean()))
+            rate = float(values.mean())
+            losses[term.name] = float(-rate * np.log(rate) - (1 - rate) * np.log1p(-rate))
         else:  # a target is standardised before it is learned
-            losses[term.name] = float(values.std() > 0)
-    losses = {name: loss for name, loss in losses.items() if loss > 0}
+            losses[term.name] = 1.0
     if len(losses) < 2:
         return
     low, high = min(losses, key=losses.__getitem__), max(losses, key=losses.__getitem__)
     ratio = losses[high] / losses[low]
     if ratio < UNEVEN_LOSSES:
         return
-    balanced = (
-        "the balance divides each by its own (normalize), so they start level"
-        if normalized
-        else "the balance does not divide them by that"
-    )
+    does = "divides each by its own (normalize), so they start level"
     message = (
         f"a constant prediction costs {losses[high]:.4g} on {high!r} and {losses[low]:.4g} on "
-        f"{low!r}, {ratio:.1f} times less; {balanced}"
+        f"{low!r}, {ratio:.1f} times less; the balance "
+        f"{does if normalized else 'does not divide them by that'}"
     )
     yield finding("loss-scale", message, None, "train", {"ratio": ratio, **losses})
 
@@ -153,9 +135,3 @@ def _supervised(schema: Schema) -> Iterator[Population]:
             where = population(schema, task, space)
             found.setdefault(where.name, where)
     yield from found.values()
-
-
-def _entropy(rate: float) -> float:
-    if not 0 < rate < 1:
-        return 0.0
-    return float(-rate * np.log(rate) - (1 - rate) * np.log1p(-rate))

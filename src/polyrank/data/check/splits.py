@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from polyrank.data.check.audit import Finding, finding
-from polyrank.data.check.coding import Coded, mix
+from polyrank.data.check.columns import Coded, mix
 from polyrank.data.split import ordered
 from polyrank.errors import DataError
 
@@ -35,11 +35,7 @@ def add_column(rows: np.ndarray, exact: np.ndarray) -> None:
 
 
 def duplicate_findings(rows: Mapping[str, np.ndarray]) -> Iterator[Finding]:
-    """Yield how many later rows repeat training rows, beside what coincidence explains.
-
-    Args:
-        rows: checksums of the rows of each split, `train` among them.
-    """
+    """Yield how many later rows repeat training rows, by checksums, beside what chance explains."""
     train = np.sort(rows["train"])
     again = train[1:] == train[:-1]
     twins = int(np.count_nonzero(np.append(again, False) | np.insert(again, 0, False)))
@@ -66,11 +62,7 @@ def duplicate_findings(rows: Mapping[str, np.ndarray]) -> Iterator[Finding]:
 
 
 def time_findings(times: Mapping[str, pl.Series]) -> Iterator[Finding]:
-    """Yield where later splits lie in time before the training rows, or among them.
-
-    Args:
-        times: of the rows of each split, `train` among them; null is left out.
-    """
+    """Yield where later splits lie in time before the training rows, or among them."""
     column = times["train"].name
     frames = [series.to_frame("time") for series in times.values()]
     joined = pl.concat(frames, how="vertical_relaxed")["time"].alias(column)
@@ -81,8 +73,7 @@ def time_findings(times: Mapping[str, pl.Series]) -> Iterator[Finding]:
         return
     order = order.rank("dense") if order.dtype == pl.String else order.to_physical()
     known = joined.is_not_null() & order.is_not_null()
-    parts: dict[str, np.ndarray] = {}
-    start = 0
+    parts, start = {}, 0
     for split, series in times.items():
         own = slice(start, start + len(series))
         parts[split] = order[own].filter(known[own]).to_numpy()
@@ -106,12 +97,7 @@ def time_findings(times: Mapping[str, pl.Series]) -> Iterator[Finding]:
 
 
 def user_findings(column: str, users: Mapping[str, Coded]) -> Iterator[Finding]:
-    """Yield the share of later splits' rows that belongs to users in train.
-
-    Args:
-        column: of the user.
-        users: of each split, coded by the vocabulary of the training rows.
-    """
+    """Yield the share of later splits' rows that belongs to users in train."""
     for split, later in users.items():
         if split == "train":
             continue
