@@ -49,9 +49,9 @@ class ExactRows(EmbeddingOptimizer):
     function: Callable[..., torch.optim.Optimizer] = torch.optim.Adam
     options: Mapping[str, Any] = field(default_factory=dict)
 
-    def build(self, embed: PackedEmbedder, l2: float) -> ExactRowsEngine:
-        """Return the engine."""
-        return ExactRowsEngine(self, embed)
+    def build(self, embed: PackedEmbedder, l2: float) -> EmbeddingEngine:
+        """Return the engine; without tables, one that does nothing."""
+        return ExactRowsEngine(self, embed) if len(embed.pack) else LazyAdam().build(embed, l2)
 
 
 class ExactRowsEngine(EmbeddingEngine):
@@ -59,16 +59,13 @@ class ExactRowsEngine(EmbeddingEngine):
 
     def __init__(self, spec: ExactRows, embed: PackedEmbedder) -> None:
         self.embed = embed
-        packs = list(embed.pack)
-        self.optimizer = spec.function(packs, **spec.options) if packs else None
+        self.optimizer = spec.function(list(embed.pack), **spec.options)
 
     @torch.no_grad()
     def step(
         self, ids: Tensor, gradient: Tensor, lr: float, bags: Sequence[TensorBag] = ()
     ) -> None:
         """Update every row."""
-        if self.optimizer is None:
-            return
         pairs = self.embed.row_gradients(ids, gradient, bags)
         for pack, (rows, each) in zip(self.embed.pack, pairs, strict=True):
             pack.grad = torch.zeros_like(pack).index_add_(0, rows, each)
@@ -78,12 +75,11 @@ class ExactRowsEngine(EmbeddingEngine):
 
     def state(self) -> dict[str, Tensor]:
         """Return torch's state of each pack."""
-        return {} if self.optimizer is None else optimizer_state(self.optimizer)
+        return optimizer_state(self.optimizer)
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Take over what `state` returned."""
-        if self.optimizer is not None:
-            load_optimizer_state(self.optimizer, state)
+        load_optimizer_state(self.optimizer, state)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,9 +132,8 @@ class Penalty:
                             weight.grad = added if weight.grad is None else weight.grad + added
 
         if self != Penalty():
-            trainer.dense.register_step_pre_hook(pull)
-            if isinstance(trainer.embeddings, ExactRowsEngine) and trainer.embeddings.optimizer:
-                trainer.embeddings.optimizer.register_step_pre_hook(pull)
+            for optimizer in _torch_optimizers(trainer):
+                optimizer.register_step_pre_hook(pull)
 
 
 class EpochSchedule:
@@ -187,14 +182,16 @@ class EpochSchedule:
             return
         group, engine = self.optimizer.param_groups[0], trainer.embeddings
         moved = {key: group[key] for key in ("momentum", "betas") if key in group}
-        followers = [trainer.dense]
-        if isinstance(engine, ExactRowsEngine) and engine.optimizer is not None:
-            followers.append(engine.optimizer)
-        for follower in followers:
-            for each in follower.param_groups:
+        for optimizer in _torch_optimizers(trainer):
+            for each in optimizer.param_groups:
                 each.update(moved)
         if isinstance(engine, RowEngine) and isinstance(engine.spec, LazyAdam) and "betas" in moved:
             engine.spec = replace(engine.spec, betas=tuple(moved["betas"]))
+
+
+def _torch_optimizers(trainer: Trainer) -> list[torch.optim.Optimizer]:
+    rows = trainer.embeddings
+    return [trainer.dense, *([rows.optimizer] if isinstance(rows, ExactRowsEngine) else [])]
 
 
 def chosen(

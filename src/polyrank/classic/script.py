@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from polyrank import classic
-from polyrank.errors import ConfigError, NotAnsweredError, did_you_mean
+from polyrank.errors import ConfigError, UnknownImportError, did_you_mean
 
 ROOT = "torch_rechub"
 UPSTREAM = "0.9.0"  # the version whose calls are spoken
@@ -55,7 +55,7 @@ class _Module(ModuleType):
             raise AttributeError(name)
         if f"{self.__name__}.{name}" in MODULES:  # a submodule that is not imported yet
             raise AttributeError(name)
-        raise NotAnsweredError(_message(f"{self.__name__}.{name}"))
+        raise UnknownImportError(_message(f"{self.__name__}.{name}"))
 
 
 class Finder(MetaPathFinder):
@@ -65,12 +65,12 @@ class Finder(MetaPathFinder):
         """Return the spec of a module of `torch_rechub`; None leaves others to the next finder.
 
         Raises:
-            NotAnsweredError: a module that classic does not have.
+            UnknownImportError: a module that classic does not have.
         """
         if fullname != ROOT and not fullname.startswith(f"{ROOT}."):
             return None
         if fullname not in MODULES:
-            raise NotAnsweredError(_message(fullname))
+            raise UnknownImportError(_message(fullname))
         return ModuleSpec(fullname, _Filler(), is_package=True)
 
 
