@@ -5,7 +5,7 @@
 FROM python:3.12-slim
 
 WORKDIR /polyrank
-# First what changes rarely, so that a change of ours does not install it again.
+# What changes rarely comes first, so that a change of the source does not install it again.
 COPY serve-requirements.txt ./
 RUN pip install --no-cache-dir -r serve-requirements.txt
 COPY pyproject.toml README.md LICENSE ./
@@ -16,7 +16,7 @@ USER polyrank
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=3s CMD ["python", "-c", \
   "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/readyz', timeout=2)"]
-# exec form: the server is process 1 and gets SIGTERM, on which it drains
-# with the host, so that options given to `docker run` after the folder do not lose it
+# In exec form, so that the server is process 1 and drains on SIGTERM; with the host here, since
+# options given to `docker run` replace CMD.
 ENTRYPOINT ["polyrank", "serve", "--host", "0.0.0.0"]
 CMD ["/bundle"]

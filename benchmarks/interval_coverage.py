@@ -100,10 +100,8 @@ def repeat(
             replicates=REPLICATES, seed=repetition,
         )  # fmt: skip
         for name in names:
-            metric = METRICS["binary"][name]
-            key = () if metric.key is None else (user,)
-            value = metric.function(label, prediction, *key, None)
-            ends, _ = interval(metric, value, samples[name])
+            value = METRICS[name](label, prediction, key=user)
+            ends, _ = interval(METRICS[name], value, samples[name])
             if ends is not None:
                 held[name].append(ends[0] <= truth[name] <= ends[1])
     return {name: {"coverage": float(np.mean(h)), "intervals": len(h)} for name, h in held.items()}

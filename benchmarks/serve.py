@@ -20,7 +20,7 @@ ones, in JSON. Three measurements, each bounded in count and time:
     python benchmarks/serve.py --soak 600
 
 Writes results/serve.json or results/serve_soak.json, or nothing with --quick. Needs the extra
-[serve], uvloop and httptools; and Linux, for epoll and /proc.
+[serve] and fastapi (extra [bench]); and Linux, for epoll and /proc.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ RECORDS, RANKING, COLUMNS = (
 MOST_REQUESTS = 50_000  # of a block
 MOST_OFF, MOST_SCORE_OFF = 1e-6, 1e-5  # a score is a sum of logs, which are large
 BAR_P50_MS, BAR_P99_MS, BAR_ENGINE_US, BAR_RATIO, BAR_SPREAD = 3.0, 10.0, 500.0, 4.0, 0.05
-PACKAGES = ("onnxruntime", "fastapi", "uvicorn", "pydantic", "httptools", "uvloop", "polars")
+PACKAGES = ("onnxruntime", "starlette", "fastapi", "uvicorn", "pydantic", "httptools", "uvloop",
+            "polars")  # fmt: skip
 
 
 def options() -> argparse.Namespace:

@@ -13,7 +13,7 @@ from polyrank.errors import BundleError, ConfigError, PolyrankError, SchemaError
 from polyrank.metrics.undefined import Undefined
 from polyrank.registry import Registry
 from polyrank.schema import Task
-from polyrank.serve.app.refused import Refused
+from polyrank.serve.app.limits import Refused
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from time import perf_counter
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from parts.trials import METRICS, Log, one_hot
 from polyrank.data.statistics import term_labels
-from polyrank.metrics.registry import METRICS as KNOWN
+from polyrank.metrics.registry import metrics_of
 from polyrank.metrics.undefined import Undefined
 from polyrank.terms import Population, populations
 
@@ -106,10 +107,7 @@ def baseline(log: Log, learner: Learner, seed: int) -> dict[str, Any]:
 def _measured(
     where: Population, label: np.ndarray, prediction: np.ndarray
 ) -> Iterable[tuple[str, float]]:
-    for name in METRICS:
-        if name not in KNOWN[where.kind]:
-            continue
-        try:
-            yield name, KNOWN[where.kind][name].function(label, prediction, None)
-        except Undefined:
-            continue
+    for name, metric in metrics_of(where.label_kind).items():
+        with suppress(Undefined):
+            if name in METRICS:
+                yield name, metric(label, prediction)

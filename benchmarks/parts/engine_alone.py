@@ -31,9 +31,9 @@ def calls_of(engine: pr.Engine, seed: int) -> dict[str, list[Callable[[], object
     ranking, lists, arrays = found.values()
     for each in asked:
         own = {name: [row[name] for row in each.candidates] for name in each.candidates[0]}
-        ranking.append(lambda own=own, shared=each.context: engine.answer(own, shared))
+        ranking.append(lambda own=own, shared=each.context: engine.predict_columns(own, shared))
         columns = each.columns
-        lists.append(lambda columns=columns: engine.answer(columns))
+        lists.append(lambda columns=columns: engine.predict_columns(columns))
         matrix = {name: np.array(values) for name, values in columns.items()}
         arrays.append(lambda matrix=matrix: engine.predict(matrix))
     return found

@@ -198,7 +198,7 @@ class Experiment:
             raise ConfigError("configuration: write a task as [[task]], with two brackets")
         schema = Schema(
             features=_features(table["features"]),
-            tasks=[spec.from_table(Task, each, "task") for each in table["task"]],
+            tasks=[Task.from_table(each) for each in table["task"]],
             keys=spec.from_table(Keys, table.get("keys", {}), "keys"),
         )
         return cls(

@@ -8,7 +8,7 @@ PolyrankError
 ├── TrainingError   a run that cannot start or continue
 ├── BundleError     a saved model that cannot be loaded
 ├── ExportError     a model that cannot be exported, or whose export gives other numbers
-├── Refused         a request that gets an error (in polyrank.serve.app.refused)
+├── Refused         a request that gets an error (in polyrank.serve.app.limits)
 └── Undefined       a metric that has no value on these rows (in polyrank.metrics.undefined)
 
 One warning: LeakageWarning, a feature that states a label.

@@ -8,16 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from polyrank.debias import Debias
 from polyrank.labels import LabelKind
+from polyrank.tasks import ALL, Forest, Task
 from polyrank.text import aligned, html_table
 
-if TYPE_CHECKING:
-    from polyrank.debias import Debias
-    from polyrank.schema import Schema, Task
-
-ALL = "all"
 Path = tuple[tuple[str, bool], ...]
 TRUE = "true_"  # before the name of an output column: its known truth
 
@@ -179,7 +176,7 @@ class Objective:
         return html_table(list(rows[0]), [list(row.values()) for row in rows])
 
 
-def compile_terms(schema: Schema) -> Objective:
+def compile_terms(schema: Forest) -> Objective:
     """Return the terms of every task, in order: one for each of its spaces, or its method's."""
     return Objective(
         tuple(
@@ -208,7 +205,7 @@ def heads_of(tasks: Sequence[Task]) -> tuple[Head, ...]:
     )
 
 
-def populations(schema: Schema) -> tuple[Population, ...]:
+def populations(schema: Forest) -> tuple[Population, ...]:
     """Return what is scored, whatever was supervised: each task on all rows and on each ancestor.
 
     What is no event is scored where its `given` happened, and nowhere else.
@@ -224,7 +221,7 @@ def populations(schema: Schema) -> tuple[Population, ...]:
     )
 
 
-def population(schema: Schema, task: Task, space: str) -> Population:
+def population(schema: Forest, task: Task, space: str) -> Population:
     """Return a task's population in one space, conditioned on that space's event."""
     chain = (*schema.ancestors(task.name), task.name)
     start = 0 if space == ALL else chain.index(space) + 1
@@ -233,7 +230,7 @@ def population(schema: Schema, task: Task, space: str) -> Population:
     return Population(task.name, task.label_kind, given, space, heads, conditions)
 
 
-def own_population(schema: Schema, task: Task) -> Population:
+def own_population(schema: Forest, task: Task) -> Population:
     """Return the population that a task's own head predicts: rows where its `given` happened."""
     return population(schema, task, task.given or ALL)
 
@@ -298,7 +295,7 @@ def population_label(labels: Mapping[str, Any], where: Population) -> Any:
 
 
 def term_of(
-    schema: Schema,
+    schema: Forest,
     task: Task,
     space: str,
     method: Debias | None = None,

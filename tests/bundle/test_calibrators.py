@@ -18,7 +18,7 @@ from polyrank.errors import BundleError
 from polyrank.models.outputs import outputs
 from polyrank.objective.likelihood import likelihoods
 from polyrank.schema import DenseFeature, Schema, Task
-from polyrank.serve.batch import Scorer, predict_file
+from polyrank.serve.batch import Predictor, predict_file
 
 LINE = Calibrator(Platt(0.3, 1.25), 500, 200, {"none": 0.75, "platt": 0.5})
 KNOTS = Calibrator(Isotonic((-1.0, -0.25, 0.5), (-4.0, -0.1, 2.0)), 250, 100, {"none": 0.7})
@@ -56,7 +56,7 @@ def test_what_bundle_json_says(bundle, tmp_path):
             "reason": "3 positives, and at least 50 are needed",
         },
     }  # fmt: skip
-    assert manifest["format"] == 1
+    assert manifest["format"] == 2
 
 
 def test_a_bundle_from_before_calibration_loads(plain, rows, tmp_path):
@@ -94,7 +94,7 @@ def test_raw_leaves_the_maps_out(plain, calibrated, rows, tmp_path):
     assert calibrated.predict(rows, raw=True).equals(plain.predict(rows))
     assert not calibrated.predict(rows).equals(plain.predict(rows))
     for raw in (False, True):
-        scorer = Scorer(calibrated.schema, partial(calibrated.answer_frame, raw=raw))
+        scorer = Predictor(calibrated.schema, partial(calibrated.predict_frame, raw=raw))
         predict_file(scorer, rows, tmp_path / "out.parquet")
         written = pl.read_parquet(tmp_path / "out.parquet", columns=["p_click", "p_buy"])
         assert written.equals(calibrated.predict(rows, raw=raw).select("p_click", "p_buy"))

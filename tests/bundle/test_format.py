@@ -29,7 +29,7 @@ def test_it_is_read_with_ordinary_tools(saved, bundle):
         "vocab/user.parquet", "vocab/city.parquet",
     }  # fmt: skip
     manifest = json.loads((saved / "bundle.json").read_text())
-    assert manifest["format"] == 1
+    assert manifest["format"] == 2
     assert manifest["polyrank"] == pr.__version__
     assert pr.Schema.from_table(manifest["schema"]) == bundle.schema
     assert manifest["tables"]["home"] == "city"

@@ -64,7 +64,7 @@ def test_users_that_a_bundle_does_not_hold_are_no_dimension(rows, caplog):
     with caplog.at_level(logging.INFO, "polyrank.metrics.dimensions"):
         found = small.segments(rows)
     assert set(found["dimension"]) == {"price", "score decile"}
-    assert "no segments of new and seen users: the bundle does not hold" in caplog.text
+    assert "no segments of new and seen users: the bundle does not know" in caplog.text
 
 
 def test_an_unknown_column_is_refused_with_the_nearest(bundle, rows):
@@ -75,7 +75,7 @@ def test_an_unknown_column_is_refused_with_the_nearest(bundle, rows):
 
 
 def test_one_name_is_no_list(bundle, rows):
-    with pytest.raises(ConfigError, match=r"by is a list of columns, such as \['city'\], however"):
+    with pytest.raises(ConfigError, match=r"by must be a list of columns such as \['city'\], got"):
         bundle.segments(rows, by="city")
 
 

@@ -13,7 +13,7 @@ from polyrank.cli.app import run
 from polyrank.config import Experiment
 from polyrank.errors import DataError, LeakageWarning, TrainingError
 from polyrank.serve import batch
-from polyrank.serve.batch import Scorer, predict_file
+from polyrank.serve.batch import Predictor, predict_file
 from polyrank.train.explain import explain
 from polyrank.train.sources import Sources
 from polyrank.train.training import Training
@@ -63,7 +63,7 @@ def parquet(log, tmp_path):
 
 
 def scorer_of(bundle):
-    return Scorer(bundle.schema, bundle.answer_frame)
+    return Predictor(bundle.schema, bundle.predict_frame)
 
 
 def test_a_loaded_bundle_gives_the_same_bits(fitted, log, tmp_path):
@@ -100,9 +100,9 @@ def test_files_of_lists_are_scored_by_chunks(fitted, log, parquet, tmp_path, mon
 
 def test_a_csv_file_is_refused_before_scoring(fitted, tmp_path):
     (tmp_path / "rows.csv").write_text("item,seen,pages,tags,price\n1,2,3,4,5\n")
-    with pytest.raises(DataError, match="sequence feature 'seen' is a column of a CSV file"):
+    with pytest.raises(DataError, match="sequence feature 'seen' is a column of a text file"):
         predict_file(
-            Scorer(fitted.schema, fitted.answer_frame),
+            Predictor(fitted.schema, fitted.predict_frame),
             tmp_path / "rows.csv",
             tmp_path / "out.parquet",
         )

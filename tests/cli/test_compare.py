@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ import pytest
 import polyrank as pr
 from polyrank.config import Experiment
 from polyrank.metrics.binary import auc
-from polyrank.report.compare import Run, compare
+from polyrank.report.compare import ComparedRun, compare
 
 TRUNK = "model.trunk.experts=1"
 EXPERIMENT = """
@@ -84,7 +83,7 @@ def test_runs_that_differ_in_their_sampling_are_not_seeds_of_one_experiment(trai
         bundles[1], config={**config, "data": config["data"] | {"sampling": sampled}}
     )
     rows = pl.read_parquet(trained / "test.parquet")
-    runs = [Run(f"a-{seed}", bundle, rows) for seed, bundle in enumerate(bundles, 1)]
+    runs = [ComparedRun(f"a-{seed}", bundle, rows) for seed, bundle in enumerate(bundles, 1)]
     found = compare(runs)
     assert found.runs.keys() == {"a-1", "a-2"}
     assert "differ in more than their seed" in found.notes[0]
@@ -133,8 +132,7 @@ def test_a_page_is_written(command):
 
 
 def test_a_page_without_the_extra_is_refused_before_anything_is_read(command, monkeypatch):
-    module = import_module("polyrank.report.write")  # its function has the module's name
-    monkeypatch.setattr(module, "find_spec", lambda _: None)
+    monkeypatch.setattr("polyrank.report.find_spec", lambda _: None)
     code, _, err = command("compare", "no", "run", "--out", "page.html")
     assert code == 1
     assert "pip install 'polyrank[report]'" in err
@@ -196,11 +194,11 @@ def test_refusals(command):
     _train("valid", "name=v", "data.test=valid.csv")
     code, _, err = command("compare", "a-1", "valid")
     assert code == 1
-    assert "runs are compared on the same rows, however: a-1 has split test, file " in err
+    assert "runs must be compared on the same rows, but a-1 has split test, file " in err
     assert "; --data names the rows to compare on" in err
     code, _, err = command("compare", "a-1")
     assert code == 1
-    assert "compare takes two runs or more, however: 1" in err
+    assert "compare needs at least two runs, got 1" in err
     code, _, err = command("compare", "a-1", "a-1")
     assert code == 1
     assert "the run a-1 is given twice" in err
@@ -209,7 +207,7 @@ def test_refusals(command):
     pr.fit(schema, pr.Model(), train=rows, epochs=1, out="memory")
     code, _, err = command("compare", "a-1", "memory")
     assert code == 1
-    assert "memory names no file of test or validation rows: it learnt from rows in memory" in err
+    assert "memory names no file of test or validation rows: it was trained on rows in memory" in err
     code, _, err = command("compare", "a-1", "memory", "--data", "test.parquet")
     assert code == 1
     assert "the runs have no score in common: a-1 has click @ all, " in err

@@ -1,4 +1,4 @@
-"""`polyrank predict`: by whom, into what, with and without torch."""
+"""`polyrank predict`: with which engine, into which files."""
 
 import importlib.util
 import json
@@ -17,7 +17,7 @@ import pytest
 import polyrank as pr
 from polyrank.calibration import Platt
 from polyrank.calibration.fitting import Calibrator
-from polyrank.serve import batch, parts
+from polyrank.serve import batch
 from polyrank.serve.export.write import export
 
 COLUMNS = ["p_click", "p_buy_given_click", "p_buy"]
@@ -84,7 +84,7 @@ def test_the_engine_scores_what_was_exported_and_torch_the_rest(command, rows):
     assert err.startswith("engine: onnxruntime\n")
     code, out, err = command("predict", "plain", "rows.parquet", "-o", "b.parquet")
     assert (code, out) == (0, "300 rows scored into b.parquet\n")
-    assert err.startswith("engine: torch, since plain was not exported\n")
+    assert err.startswith("engine: torch (plain was not exported)\n")
     a, b = pl.read_parquet("a.parquet"), pl.read_parquet("b.parquet")
     assert a.columns == b.columns == ["user", *COLUMNS]
     assert a["user"].equals(b["user"])
@@ -96,16 +96,16 @@ def test_the_engine_scores_what_was_exported_and_torch_the_rest(command, rows):
 
 
 @pytest.mark.usefixtures("here")
-def test_raw_is_of_torch(command, without, rows):
+def test_raw_needs_torch(command, without, rows):
     _, found, err = command("predict", "exported", "rows.parquet", "-o", "a.csv", "--raw", "--json")
     assert found["engine"] == "torch"
-    assert err == "engine: torch, since --raw was given\n"
+    assert err == "engine: torch (--raw was given)\n"
     scored = pl.read_csv("a.csv").select(COLUMNS)
     assert scored.equals(pr.load("plain").predict(rows, raw=True))
     without("torch")
     code, _, err = command("predict", "exported", "rows.parquet", "-o", "a.csv", "--raw")
     assert code == 1
-    assert err == "error: --raw needs torch: what was exported is calibrated\n"
+    assert err == "error: --raw needs torch: an exported bundle is calibrated\n"
 
 
 @pytest.mark.usefixtures("here")
@@ -128,7 +128,7 @@ def test_what_is_not_installed_is_said_with_the_remedy(command, without):
     without("onnxruntime")
     code, _, err = command(*arguments)
     assert code == 0
-    assert err.startswith("engine: torch, since onnxruntime is not installed\n")
+    assert err.startswith("engine: torch (onnxruntime is not installed)\n")
     without("onnxruntime", "torch")
     code, _, err = command(*arguments)
     assert code == 1
@@ -160,26 +160,26 @@ def test_an_exported_run_is_scored_without_torch(here, command):
 
 @pytest.mark.usefixtures("here")
 @pytest.mark.parametrize("run", ["exported", "plain"])
-def test_an_interrupted_folder_is_gone_on_with(command, monkeypatch, run):
+def test_an_interrupted_folder_is_resumed(command, monkeypatch, run):
     monkeypatch.setattr(batch, "CHUNK_ROWS", 50)
     monkeypatch.setattr(batch, "PART_CHUNKS", 2)
     command("predict", run, "rows.parquet", "-o", "whole")
     with monkeypatch.context() as patch:
-        add = parts.PartsFolder.add
+        add = batch.PartsFolder.add
 
         def interrupted(self, *counts):
             add(self, *counts)
             os.kill(os.getpid(), signal.SIGINT)
 
-        patch.setattr(parts.PartsFolder, "add", interrupted)
+        patch.setattr(batch.PartsFolder, "add", interrupted)
         code, _, err = command("predict", run, "rows.parquet", "-o", "out")
     assert code == 130
-    assert "the finished parts are in out; go on with them by --resume\ninterrupted\n" in err
+    assert "the finished parts are in out; continue with --resume\ninterrupted\n" in err
     code, _, err = command("predict", run, "rows.parquet", "-o", "out")
     assert code == 1
-    assert "out holds parts already: go on with them by --resume, replace" in err
+    assert "out already has parts: continue with --resume, replace" in err
     code, out, _ = command("predict", run, "rows.parquet", "-o", "out", "--resume")
-    assert (code, out) == (0, "300 rows scored into out, 100 of them already\n")
+    assert (code, out) == (0, "300 rows scored into out, 100 of them in an earlier run\n")
     for name in ("part-00000.parquet", "part-00001.parquet", "part-00002.parquet", "parts.json"):
         assert Path(f"out/{name}").read_bytes() == Path(f"whole/{name}").read_bytes()
     code, out, _ = command("predict", run, "rows.parquet", "-o", "out", "--force")
@@ -201,11 +201,11 @@ def test_threads_change_no_bit(command, monkeypatch, threads):
 def test_the_threads_of_the_run_are_the_default(command, monkeypatch, run, asked):
     found = []
 
-    def keeps(scorer, *_):
+    def keeps(predictor, *_):
         import torch
 
-        found.append((scorer.threads, torch.get_num_threads()))
-        return batch.Scored(0, {}, {})
+        found.append((predictor.threads, torch.get_num_threads()))
+        return batch.Counts(0, {}, {})
 
     monkeypatch.setattr(batch, "predict_file", keeps)
     command("predict", run, "rows.parquet", "-o", "a.csv")
@@ -217,12 +217,12 @@ def test_the_threads_of_the_run_are_the_default(command, monkeypatch, run, asked
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["-o", "a.csv", "--resume"], "--resume is of a folder of parts, and a.csv is a file: give "
-         "a name without an extension, or leave it out"),
-        (["-o", "a.parquet", "--force"], "--force is of a folder of parts, and a.parquet is a"),
+        (["-o", "a.csv", "--resume"], "--resume works only with a folder of parts, and a.csv is a "
+         "file: give a name without an extension, or leave the option out"),
+        (["-o", "a.parquet", "--force"], "--force works only with a folder of parts, and a."),
         (["-o", "a.xlsx"], "unknown extension '.xlsx'"),
-        (["-o", "out", "--resume", "--force"], "resume goes on with parts and force removes them"),
-        (["-o", "out", "--threads", "0"], "--threads must be at least 1, however: 0"),
+        (["-o", "out", "--resume", "--force"], "resume continues after existing parts and"),
+        (["-o", "out", "--threads", "0"], "--threads must be a whole number of at least 1, got 0"),
     ],
 )  # fmt: skip
 @pytest.mark.usefixtures("here")

@@ -1,7 +1,6 @@
 """`polyrank report`: where the page goes, which rows it shows, what it refuses."""
 
 import shutil
-import sys
 
 import polars as pl
 import pytest
@@ -126,7 +125,7 @@ def test_what_is_no_run_is_refused(command):
 
 @pytest.mark.usefixtures("trained")
 def test_without_the_extra_it_says_in_one_line_how_to_get_it(command, monkeypatch):
-    monkeypatch.setattr(sys.modules["polyrank.report.write"], "installed", lambda: False)
+    monkeypatch.setattr("polyrank.report.installed", lambda: False)
     code, out, err = command("report", "runs/tiny")
     assert (code, out) == (1, "")
     assert err == "error: the report needs the extra [report]: pip install 'polyrank[report]'\n"

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+collect_ignore = ["plugin"]  # a package of its own, imported by its entry point
+
 
 @pytest.fixture(scope="session")
 def rows():

@@ -11,10 +11,10 @@ import polyrank as pr
 from polyrank.calibration import Isotonic, Platt
 from polyrank.calibration.fitting import Calibrator
 from polyrank.models.model import TRUNKS
+from polyrank.serve.engine import Session
 from polyrank.serve.export.parity import ROUNDINGS, Exact
 from polyrank.serve.export.write import export
 from polyrank.serve.inputs import RAW_FILE, ROWS_FILE, Inputs
-from polyrank.serve.session import Session
 
 SIZE = 257
 FEATURES = [

@@ -222,7 +222,8 @@ def test_what_gives_a_graph_is_exported_and_served(kind, log, tmp_path):
     expected = bundle.predict(log)["p_click"].to_numpy()
     np.testing.assert_allclose(engine.predict(log)["p_click"].to_numpy(), expected, atol=1e-6)
     lists = {name: log[name].to_list() for name in engine.inputs}
-    np.testing.assert_allclose(engine.answer(lists).outputs["p_click"], expected, atol=1e-6)
+    found = engine.predict_columns(lists).outputs["p_click"]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
     example = {name: codec.example for name, codec in engine.codecs.items()}
     body = pl.DataFrame([example]).write_json().encode()
     assert Scorer(engine, 10)(b'{"rows": ' + body + b"}").rows == 1

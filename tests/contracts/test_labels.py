@@ -12,7 +12,7 @@ from polyrank.data.table import encode
 from polyrank.data.vocab import Vocab
 from polyrank.errors import DataError
 from polyrank.labels import LABELS
-from polyrank.metrics.registry import METRICS
+from polyrank.metrics.registry import metrics_of
 from polyrank.objective.losses import Supervision
 from polyrank.serve.export.write import export
 from polyrank.terms import output_columns
@@ -71,7 +71,7 @@ def supervised(kind, rows=ROWS):
 def test_its_facts_agree_with_each_other(kind):
     spec = LABELS[kind]()
     assert spec.name == kind
-    assert spec.default_metric in METRICS[kind]
+    assert spec.default_metric in metrics_of(kind)
     assert spec.loss_title
     assert spec.allows(CANDIDATES).any()
     assert len(set(spec.stems("spend"))) == len(spec.stems("spend")) >= 1

@@ -11,7 +11,7 @@ from polyrank.data.table import encode
 from polyrank.data.vocab import Vocab
 from polyrank.errors import DataError
 from polyrank.layout import Layout
-from polyrank.metrics.inputs import user_codes
+from polyrank.metrics.inputs import key_codes
 from polyrank.schema import DenseFeature, Keys, Schema, SparseFeature, Task
 
 SCHEMA = Schema(
@@ -204,9 +204,7 @@ def test_only_orphans():
 
 
 def test_labels_are_checked():
-    with pytest.raises(
-        DataError, match="train: label 'click' of task 'click' must hold 0, 1 or null"
-    ):
+    with pytest.raises(DataError, match="train: label 'click' of task 'click' must hold 0, 1"):
         encoded(click=[1, 2, 0, 0])
 
 
@@ -218,7 +216,7 @@ def test_missing_label_is_named():
 def test_large_user_ids_stay_apart_where_one_is_null():
     users = [2**53, 2**53 + 1, None, 2**53]
     assert encoded(user=users).user.to_list() == users
-    assert user_codes(encoded(user=users).user).tolist() == [0, 1, 2, 0]
+    assert key_codes("user", encoded(user=users).user).tolist() == [0, 1, 2, 0]
 
 
 def test_a_table_without_users_has_none():

@@ -316,20 +316,20 @@ def test_a_certain_truth_is_undefined():
 
 
 def test_other_labels_are_refused_with_their_values():
-    with pytest.raises(DataError, match=r"binary labels are 0 or 1, however: 2, 0\.5 in 3 rows"):
+    with pytest.raises(DataError, match=r"binary labels are 0 or 1, got 2, 0\.5 in 3 rows"):
         auc([0, 1, 2, 0.5, 2], np.zeros(5))
-    with pytest.raises(DataError, match=r"however: 2, 3, 4, … in 5 rows"):
+    with pytest.raises(DataError, match=r"got 2, 3, 4, … in 5 rows"):
         auc([2, 3, 4, 5, 6], np.zeros(5))
     with pytest.raises(DataError, match="label: 1 of 2 values are NaN, infinite or beyond"):
         auc([0, np.nan], [0, 0])
 
 
 def test_other_probabilities_are_refused_with_their_values():
-    message = r"prediction: a probability is within 0 and 1, however: 1\.5 in 1 row"
+    message = r"prediction: a probability lies within 0 and 1, got 1\.5 in 1 row"
     for metric in (log_loss, normalized_entropy, ece):
         with pytest.raises(DataError, match=message):
             metric([0, 1], [0.5, 1.5])
-    with pytest.raises(DataError, match="p_true: a probability is within 0 and 1, however: -1"):
+    with pytest.raises(DataError, match="p_true: a probability lies within 0 and 1, got -1"):
         soft_auc([0.5, -1], [0.5, 0.5])
     assert auc([0, 1], [-3, 40]) == 1.0
 
@@ -341,16 +341,20 @@ def test_predictions_that_are_no_numbers_are_refused():
 
 
 def test_arrays_of_another_shape_are_refused():
-    with pytest.raises(DataError, match=r"prediction: .*shape \(2,\) is expected, however: \(3,\)"):
+    with pytest.raises(
+        DataError, match=r"prediction: expected an array of shape \(2,\), got \(3,\)"
+    ):
         auc([0, 1], [0.1, 0.2, 0.3])
-    with pytest.raises(DataError, match=r"label: .*shape \(rows,\) is expected, however: \(2, 1\)"):
+    with pytest.raises(
+        DataError, match=r"label: expected an array of shape \(rows,\), got \(2, 1\)"
+    ):
         auc([[0], [1]], [0.1, 0.2])
-    with pytest.raises(DataError, match=r"weight: .*shape \(2,\) is expected, however: \(1,\)"):
+    with pytest.raises(DataError, match=r"weight: expected an array of shape \(2,\), got \(1,\)"):
         auc([0, 1], [0.1, 0.2], [1])
-    with pytest.raises(DataError, match=r"user: .*shape \(2,\) is expected, however: \(1,\)"):
+    with pytest.raises(DataError, match=r"user: expected an array of shape \(2,\), got \(1,\)"):
         grouped_auc([0, 1], [0.1, 0.2], [1])
 
 
 def test_weights_below_zero_are_refused():
-    with pytest.raises(DataError, match="weights are 0 or above, however: -2 in 1 row"):
+    with pytest.raises(DataError, match="weights are 0 or above, got -2 in 1 row"):
         auc([0, 1], [0.1, 0.2], [1, -2])

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from polyrank.errors import ConfigError
+from polyrank.errors import ConfigError, DataError
 from polyrank.metrics.bootstrap import QUANTILES, bootstrap, clusters_of, draws
 from polyrank.metrics.registry import METRICS
 from polyrank.metrics.undefined import Undefined
@@ -35,14 +35,13 @@ def logged(rows=400, seed=0, levels=20):
 
 def by_hand(label, prediction, user, weight, name, replicates, seed):
     """Return the metric function on the same draws, one call a replicate."""
-    metric = METRICS["binary" if name in BINARY else "regression"][name]
     cluster = clusters_of(user, len(label))
     w = np.ones(len(label)) if weight is None else weight
     found = []
     for counts in draws(cluster.max() + 1, replicates, seed, step=1):
-        key = () if metric.key is None else (user,)
         try:
-            found.append(metric.function(label, prediction, *key, w * counts[0][cluster]))
+            value = METRICS[name](label, prediction, w * counts[0][cluster], key=user)
+            found.append(value)
         except Undefined:
             found.append(np.nan)
     return np.array(found)
@@ -153,7 +152,7 @@ def test_one_class_has_no_replicates():
 
 
 def test_ece_has_no_replicates():
-    with pytest.raises(ConfigError, match=r"no replicates of a metric 'ece'"):
+    with pytest.raises(ConfigError, match=r"metric 'ece' has no replicates"):
         bootstrap([0, 1], [0.1, 0.2], metrics=["ece"])
 
 
@@ -162,6 +161,8 @@ def test_grouped_auc_needs_users():
         bootstrap([0, 1], [0.1, 0.2], metrics=["gauc"])
 
 
-def test_kinds_of_labels_are_not_mixed():
-    with pytest.raises(ConfigError, match="metrics of one kind of label"):
-        bootstrap([0, 1], [0.1, 0.2], metrics=["auc", "rmse"])
+def test_metrics_of_events_refuse_other_labels():
+    both = bootstrap([0, 1, 1], [0.1, 0.2, 0.3], metrics=["log_loss", "rmse"])
+    assert np.isfinite([both["log_loss"], both["rmse"]]).any()
+    with pytest.raises(DataError, match="binary labels are 0 or 1, got 2 in 1 row"):
+        bootstrap([0, 2], [0.1, 0.2], metrics=["auc", "rmse"])

@@ -136,12 +136,12 @@ def test_the_trade_off_starts_at_the_rest_and_moves_to_the_swept_task(log):
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        ({}, "weights by name are expected"),
-        (["click"], "weights by name are expected"),
-        ({"click": "1"}, "click = a finite number, however: '1'"),
-        ({"click": True}, "click = a finite number, however: True"),
-        ({"click": float("nan")}, "click = a finite number, however: nan"),
-        ({1: 1.0}, "a name is a text, however: 1"),
+        ({}, "weights must be given by name"),
+        (["click"], "weights must be given by name"),
+        ({"click": "1"}, "click must be a finite number, got '1'"),
+        ({"click": True}, "click must be a finite number, got True"),
+        ({"click": float("nan")}, "click must be a finite number, got nan"),
+        ({1: 1.0}, "names must be strings, got 1"),
     ],
 )
 def test_what_are_no_weights_is_refused(weights, message):
@@ -165,7 +165,7 @@ def test_a_label_is_refused():
     ("values", "message"),
     [
         ([1.0, None, float("nan"), float("inf")], r"3 of 4 values .* \(1 null\), .* in row 1"),
-        (["1", "2", "3", "4"], "column 'price' is one of String"),
+        (["1", "2", "3", "4"], "column 'price' must hold numbers, .* got String"),
     ],
 )
 def test_a_column_that_cannot_be_added_up_is_refused(values, message):
@@ -178,7 +178,7 @@ def test_a_column_that_cannot_be_added_up_is_refused(values, message):
     [
         ("prise", ("click @ all", "buy @ all"), "auc", "fusion has no weight 'prise'; did you"),
         ("price", ("click @ al", "buy @ all"), "auc", "unknown score 'click @ al'; did you"),
-        ("price", ("click @ all", "spend|buy @ buy"), "auc", "is between binary tasks' scores"),
+        ("price", ("click @ all", "spend|buy @ buy"), "auc", "is between the scores of events"),
         ("price", ("click @ all", "buy @ all"), "ne", "is no probability, so it has no 'ne'"),
     ],
 )
@@ -193,7 +193,7 @@ def test_a_trade_off_that_cannot_be_is_refused(log, name, scores, metric, messag
 @pytest.mark.parametrize("factors", [[], ["a"], [float("nan")], 2, "12"])
 def test_factors_are_finite_numbers(log, factors):
     outputs, columns, labels = log
-    with pytest.raises(ConfigError, match="factors are finite numbers, such as"):
+    with pytest.raises(ConfigError, match="factors must be finite numbers, such as"):
         trade_off(
             SCHEMA, Fusion({"price": 1}), outputs, columns, labels, "price",
             ("click @ all", "buy @ all"), factors=factors,

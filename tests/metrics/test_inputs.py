@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from polyrank.errors import DataError
-from polyrank.metrics.inputs import user_codes
+from polyrank.metrics.inputs import key_codes
 
 KEYS = {
     "small integers": np.array([7, -3, 7, 120, -3], dtype=np.int8),
@@ -32,7 +32,7 @@ def partition(codes):
 
 @pytest.mark.parametrize("keys", KEYS.values(), ids=KEYS)
 def test_keys_of_any_type_are_coded(keys):
-    codes = user_codes(keys)
+    codes = key_codes("user", keys)
     assert codes.dtype == np.int64
     assert codes.min() >= 0
     assert codes.max() < 5 * 5 + 1024
@@ -41,7 +41,7 @@ def test_keys_of_any_type_are_coded(keys):
 
 @given(st.lists(st.one_of(st.none(), st.integers(-(2**63), 2**63 - 1), st.integers(0, 3))))
 def test_codes_are_equal_where_users_are_and_nulls_stand_alone(keys):
-    codes = user_codes(pl.Series(keys, dtype=pl.Int64))
+    codes = key_codes("user", pl.Series(keys, dtype=pl.Int64))
     alone = [(index, None) if key is None else key for index, key in enumerate(keys)]
     expected = [[one == other for other in alone] for one in alone]
     assert partition(codes) == expected
@@ -59,19 +59,21 @@ def test_codes_are_equal_where_users_are_and_nulls_stand_alone(keys):
     ],
 )
 def test_a_missing_user_is_a_user_of_its_own(keys):
-    assert partition(user_codes(keys)) == partition(np.array([0, 1, 2, 1]))
+    assert partition(key_codes("user", keys)) == partition(np.array([0, 1, 2, 1]))
 
 
 def test_every_user_missing():
-    assert user_codes([None, None]).tolist() == [0, 1]
-    assert user_codes([]).tolist() == []
+    assert key_codes("user", [None, None]).tolist() == [0, 1]
+    assert key_codes("user", []).tolist() == []
 
 
 def test_keys_of_mixed_types_are_refused():
-    with pytest.raises(DataError, match="user: keys of one type are expected"):
-        user_codes(np.array([1, "a"], dtype=object))
+    with pytest.raises(DataError, match="user: keys must be of one type"):
+        key_codes("user", np.array([1, "a"], dtype=object))
 
 
 def test_keys_of_two_columns_are_refused():
-    with pytest.raises(DataError, match=r"user: .* \(rows,\) is expected, however: \(2, 1\)"):
-        user_codes(np.array([[1], [2]]))
+    with pytest.raises(
+        DataError, match=r"user: expected an array of shape \(rows,\), got \(2, 1\)"
+    ):
+        key_codes("user", np.array([[1], [2]]))

@@ -17,13 +17,7 @@ def logged(rows=4_000, users=300):
 
 
 def measured(label, prediction, user, names):
-    kind = "binary" if names[0] in METRICS["binary"] else "regression"
-    return {
-        name: METRICS[kind][name].function(
-            label, prediction, *(() if METRICS[kind][name].key is None else (user,)), None
-        )
-        for name in names
-    }
+    return {name: METRICS[name](label, prediction, key=user) for name in names}
 
 
 def found_of(label, prediction, user, names, **options):
@@ -123,4 +117,4 @@ def test_nothing_measured_has_none():
 
 @pytest.mark.parametrize("name", ["ece"])
 def test_what_resampling_biases_has_no_scale(name):
-    assert METRICS["binary"][name].scale is None
+    assert METRICS[name].scale is None

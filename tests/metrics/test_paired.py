@@ -9,8 +9,7 @@ from scipy import stats
 
 from polyrank.errors import ConfigError
 from polyrank.metrics.binary import auc, normalized_entropy
-from polyrank.metrics.paired import COMPARED, Group, Sample, over_seeds, paired, student_t
-from polyrank.metrics.registry import METRICS
+from polyrank.metrics.paired import Group, Sample, over_seeds, paired, student_t
 from polyrank.metrics.regression import rmse
 
 ROWS = 1500
@@ -20,12 +19,6 @@ def _log(seed=0, rows=ROWS):
     generator = np.random.default_rng(seed)
     p = generator.beta(1, 4, rows)
     return (generator.random(rows) < p).astype(float), p, generator
-
-
-def test_what_is_compared_has_a_direction():
-    for kind, names in COMPARED.items():
-        for name in names:
-            assert METRICS[kind][name].higher_is_better is not None
 
 
 @settings(max_examples=10, deadline=None)

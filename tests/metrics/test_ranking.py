@@ -115,10 +115,10 @@ def test_a_row_of_weight_zero_is_no_row_of_its_list(metric):
 
 @pytest.mark.parametrize("metric", [ndcg, recall])
 def test_a_list_has_places(metric):
-    with pytest.raises(ConfigError, match="k is a number of places of at least 1, however: 0"):
+    with pytest.raises(ConfigError, match="k must be at least 1 place, got 0"):
         metric([1], [0.5], [1], k=0)
 
 
 def test_requests_have_the_shape_of_the_rows():
-    with pytest.raises(DataError, match=r"request: an array of shape \(2,\) is expected"):
+    with pytest.raises(DataError, match=r"request: expected an array of shape \(2,\)"):
         ndcg([1, 0], [0.5, 0.4], [1])

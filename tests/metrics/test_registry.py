@@ -4,33 +4,45 @@ import numpy as np
 import pytest
 
 from polyrank.errors import ConfigError
-from polyrank.metrics.registry import METRICS, direction, metric
+from polyrank.labels import LABELS, Binary
+from polyrank.metrics.binary import log_loss
+from polyrank.metrics.metric import Metric
+from polyrank.metrics.registry import METRICS, direction, metric, metrics_of
+from polyrank.registry import register, unregister
 
 BINARY = ["auc", "gauc", "pr_auc", "log_loss", "ne", "pcoc", "ece", "ndcg@10", "recall@10", "mrr"]
 REGRESSION = ["rmse", "mae", "r2", "bias"]
-EVERY = [each for known in METRICS.values() for each in known.values()]
+EVERY = list(METRICS.values())
 DIRECTED = [
     (kind, each)
-    for kind, known in METRICS.items()
-    for each in known.values()
+    for kind in LABELS
+    for each in metrics_of(kind).values()
     if each.higher_is_better is not None
 ]
 
 
 def test_the_names_are_the_ones_in_json():
-    assert list(METRICS) == ["binary", "regression"]
-    assert list(METRICS["binary"]) == BINARY
-    assert list(METRICS["regression"]) == REGRESSION
-    assert all(name == each.name for known in METRICS.values() for name, each in known.items())
+    assert list(metrics_of("binary")) == BINARY
+    assert list(metrics_of("regression")) == REGRESSION
+    assert list(metrics_of(Binary)) == list(metrics_of(Binary())) == BINARY
+    assert [each.name for each in EVERY] == list(METRICS)
+
+
+def test_roles_choose_where_a_metric_is_shown():
+    assert list(metrics_of("binary", "compared")) == ["auc", "gauc", "pr_auc", "ne"]
+    assert list(metrics_of("regression", "compared")) == ["rmse"]
+    diagnosed = ["auc", "log_loss", "ne", "pcoc", "ece"]
+    assert list(metrics_of("binary", "diagnosed")) == diagnosed
+    assert list(metrics_of("binary", "segment table")) == ["auc", "ne", "pcoc"]
+    assert list(metrics_of("binary", "calibration table")) == ["auc", "pcoc", "ece"]
 
 
 @pytest.mark.parametrize("each", EVERY, ids=lambda each: each.name)
 def test_every_metric_is_called_alike(each):
     label, prediction, user = np.array([0.0, 1, 0, 1]), np.array([0.1, 0.8, 0.3, 0.6]), [1, 1, 2, 2]
-    keys = (user,) if each.key else ()
-    value = each.function(label, prediction, *keys, None)
+    value = each(label, prediction, key=user)
     assert isinstance(value, float)
-    assert each.function(label, prediction, *keys, np.ones(4)) == pytest.approx(value)
+    assert each(label, prediction, np.ones(4), key=user) == pytest.approx(value)
 
 
 @pytest.mark.parametrize(
@@ -38,15 +50,61 @@ def test_every_metric_is_called_alike(each):
 )
 def test_the_truth_is_better_than_its_opposite(kind, each):
     label = np.array([0.0, 1.0, 0.0, 1.0, 0.0] + 10 * [0.0])
-    keys = (np.zeros(15),) if each.key else ()
-    good = each.function(label, label, *keys, None)
-    bad = each.function(label, 1 - label, *keys, None)
+    good = each(label, label, key=np.zeros(15))
+    bad = each(label, 1 - label, key=np.zeros(15))
     assert (good > bad) == direction(kind, each.name)
 
 
-@pytest.mark.parametrize("each", EVERY, ids=lambda each: each.name)
-def test_only_a_metric_without_direction_has_a_best_value(each):
-    assert (each.best is None) == (each.higher_is_better is not None)
+@pytest.mark.parametrize(
+    ("changes", "rule"),
+    [
+        ({"sums": ()}, "one of sums, groups and whole says what it is"),
+        ({"whole": len}, "one of sums, groups and whole says what it is"),
+        ({"sums": (), "whole": len, "scale": "log"}, "an interval on a scale needs"),
+        ({"best": 1}, "it has either a direction or a best value"),
+        ({"higher_is_better": None}, "it has either a direction or a best value"),
+        (
+            {"higher_is_better": None, "best": 1, "roles": ("compared",)},
+            "what is compared has a direction",
+        ),
+    ],
+)
+def test_a_definition_that_contradicts_itself_is_refused(changes, rule):
+    whole = {
+        "name": "mean", "title": "mean", "kinds": ("binary",), "higher_is_better": True,
+        "sums": (lambda rows: rows.label,),
+    }  # fmt: skip
+    with pytest.raises(ConfigError, match=f"metric 'mean': {rule}"):
+        Metric(**{**whole, **changes})
+
+
+def test_a_metric_of_another_package_is_one_like_ours():
+    halved = Metric(
+        name="half_loss", title="½ log loss", kinds=("binary",), higher_is_better=False,
+        sums=METRICS["log_loss"].sums, value=lambda loss, rows: loss / rows / 2, scale="log",
+    )  # fmt: skip
+    register("metric", "half_loss", halved)
+    try:
+        assert list(metrics_of("binary"))[-1] == "half_loss"
+        assert direction("binary", "half_loss") is False
+        label, p = [0, 1, 1], [0.1, 0.8, 0.6]
+        assert metric("binary", "half_loss")(label, p) == pytest.approx(log_loss(label, p) / 2)
+    finally:
+        unregister("metric", "half_loss")
+
+
+def test_a_kind_of_label_has_metrics_of_other_kinds_too():
+    class Bounded(Binary):
+        name = "bounded"
+        metrics = ("rmse", "auc")
+
+    assert list(metrics_of(Bounded)) == ["rmse", "auc"]
+    assert metric(Bounded(), "rmse") is METRICS["rmse"]
+
+
+def test_without_its_key_a_metric_says_so():
+    with pytest.raises(ValueError, match=r"^no user key$"):
+        METRICS["gauc"]([0, 1], [0.1, 0.2])
 
 
 def test_an_unknown_metric_is_refused_with_the_nearest():

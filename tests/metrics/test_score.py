@@ -12,6 +12,7 @@ from polyrank.metrics.undefined import Undefined
 CLICK = Score(
     name="click @ all",
     task="click",
+    kind="binary",
     given=None,
     space="all",
     rows=12_345,
@@ -31,6 +32,7 @@ CLICK = Score(
 BUY = Score(
     name="buy|click @ click",
     task="buy",
+    kind="binary",
     given="click",
     space="click",
     rows=0,
@@ -47,6 +49,7 @@ BUY = Score(
 SPEND = Score(
     name="spend|buy @ buy",
     task="spend",
+    kind="regression",
     given="buy",
     space="buy",
     rows=204,
@@ -71,6 +74,7 @@ def test_json_has_the_documented_form():
     assert table["scores"][1] == {
         "name": "buy|click @ click",
         "task": "buy",
+        "kind": "binary",
         "given": "click",
         "space": "click",
         "rows": 0,
@@ -114,12 +118,12 @@ def test_a_newer_format_is_refused_by_name():
 
 @pytest.mark.parametrize("format", [None, "1", 0])
 def test_a_table_of_no_known_format_is_refused(format):
-    with pytest.raises(ConfigError, match=f"scorecard: format 1 is expected, however: {format!r}"):
+    with pytest.raises(ConfigError, match=f"scorecard: expected format 1, got {format!r}"):
         Scorecard.from_json({"format": format})
 
 
 def test_a_list_is_no_scorecard():
-    with pytest.raises(ConfigError, match=r"scorecard: format 1 is expected, however: \[\]"):
+    with pytest.raises(ConfigError, match=r"scorecard: expected format 1, got \[\]"):
         Scorecard.from_json([])
 
 
@@ -235,7 +239,7 @@ def test_intervals_have_a_table_of_their_own():
 def test_a_regression_that_cannot_be_measured_names_its_own_metrics():
     reason = "no rows where click happened and watch is observed"
     score = Score(
-        "watch|click @ click", "watch", "click", "click", 0, None, None, None,
+        "watch|click @ click", "watch", "regression", "click", "click", 0, None, None, None,
         {}, dict.fromkeys(("rmse", "mae"), reason),
     )  # fmt: skip
     assert f"– rmse, mae of watch|click @ click: {reason}" in str(Scorecard("test", (score,)))

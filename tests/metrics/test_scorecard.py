@@ -404,7 +404,7 @@ def test_values_out_of_their_domain_are_refused_by_column():
     data = drawn(rows=3)
     p, labels = data["predictions"], data["labels"]
     refused(
-        "prediction p_cart: a probability is within 0 and 1, however: 1.5 in 2 rows",
+        "prediction p_cart: a probability lies within 0 and 1, got 1.5 in 2 rows",
         predictions={**p, "p_cart": [0, 1.5, 1.5]},
     )
     refused(
@@ -412,18 +412,18 @@ def test_values_out_of_their_domain_are_refused_by_column():
         predictions={**p, "rating": [0, NAN, 5]},
     )
     refused(
-        "label of cart: 0, 1 or NaN is expected, however: 2 in 1 row$",
+        "label of cart must be 0, 1 or null, got 2 in 1 row$",
         labels={**labels, "cart": [0, 2, NAN]},
     )
     refused(
-        "label of rating: a number within 1e\\+140 or NaN is expected, however: inf in 1 row$",
+        "label of rating must be finite numbers within float32 .* or null, got inf in 1 row$",
         labels={**labels, "rating": [0, np.inf, NAN]},
     )
     refused(
-        "true_p_buy: a probability is within 0 and 1, however: -1", truth={"true_p_buy": [0, -1, 0]}
+        "true_p_buy: a probability lies within 0 and 1, got -1", truth={"true_p_buy": [0, -1, 0]}
     )
     refused("true_p_buy: 1 of 3 values are NaN", truth={"true_p_buy": [0, NAN, 0]})
-    refused("weights are 0 or above, however: -1 in 1 row$", weight=[1, 1, -1])
+    refused("weights are 0 or above, got -1 in 1 row$", weight=[1, 1, -1])
 
 
 def test_arrays_of_another_length_are_refused_by_column():
@@ -466,7 +466,7 @@ def test_too_few_rows_for_an_interval_say_so():
 
 @pytest.mark.parametrize("replicates", [-1, 1])
 def test_a_spread_takes_two_replicates(replicates):
-    with pytest.raises(ConfigError, match=f"replicates is 0, .* however: {replicates}"):
+    with pytest.raises(ConfigError, match=f"replicates must be 0, .* got {replicates}"):
         scorecard(FUNNEL, **drawn(rows=3), split="test", replicates=replicates)
 
 
@@ -546,5 +546,5 @@ def test_a_raw_column_that_is_no_output_is_refused_with_the_nearest():
 
 
 def test_a_raw_column_is_held_to_what_a_prediction_is():
-    with pytest.raises(DataError, match="raw p_click: a probability is within 0 and 1"):
+    with pytest.raises(DataError, match="raw p_click: a probability lies within 0 and 1"):
         calibrated({"p_click": [0.1, 0.2, 0.3, 1.4]})

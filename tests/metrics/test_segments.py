@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from polyrank.errors import DataError
 from polyrank.metrics import binary
-from polyrank.metrics.segments import METRICS, SCHEMA, SHOWN, as_text, labelled, segments
+from polyrank.metrics.registry import metrics_of
+from polyrank.metrics.segments import SHOWN, as_text, columns, labelled, segments
 
 ROWS = 4000
 
@@ -31,8 +32,8 @@ def test_a_line_holds_the_metrics_of_its_rows(log):
         rows = city == line["value"]
         assert line["rows"] == rows.sum()
         assert line["positives"] == label[rows].sum()
-        for name, function in METRICS.items():
-            assert line[name] == pytest.approx(function(label[rows], p[rows], weight[rows]))
+        for name, each in metrics_of("binary", "diagnosed").items():
+            assert line[name] == pytest.approx(each(label[rows], p[rows], weight[rows]))
         assert line["label_mean"] == pytest.approx(np.average(label[rows], weights=weight[rows]))
 
 
@@ -157,7 +158,7 @@ def test_rows_of_weight_0_are_counted_and_measured_as_none():
 
 def test_no_rows_and_no_columns_give_no_lines():
     assert segments([], [], {"x": []}).height == 0
-    assert segments([1], [0.5], {}).schema == pl.Schema(SCHEMA)
+    assert segments([1], [0.5], {}).schema == pl.Schema(columns())
 
 
 def test_the_printed_table_says_what_it_leaves_out(log):
@@ -165,6 +166,16 @@ def test_the_printed_table_says_what_it_leaves_out(log):
     text = as_text(segments(label, p, {"x": [str(n % 40) for n in range(ROWS)]}))
     assert f"… and {40 - SHOWN} more" in text
     assert "of 40 have under 50 positives" in text
+
+
+def test_too_few_negatives_are_called_negatives():
+    label, p = np.r_[np.ones(150), np.zeros(23)], np.full(173, 0.9)
+    found = segments(label, p, {"x": ["a"] * 173})
+    assert found["judged"].to_list() == [False]
+    assert found["reason"].to_list() == ["judged: under 50 negatives"]
+    assert "– 1 of 1 has under 50 negatives: at the end" in as_text(found)
+    few = segments([0, 1], [0.5, 0.5], {"x": ["a", "b"]})
+    assert "– 2 of 2 have under 50 positives or negatives: at the end" in as_text(few)
 
 
 def test_the_text_fits_120_columns_whatever_the_names(log):
@@ -177,15 +188,15 @@ def test_the_text_fits_120_columns_whatever_the_names(log):
 
 
 def test_lists_are_refused():
-    with pytest.raises(DataError, match=r"tags: segments are of single values, however: List"):
+    with pytest.raises(DataError, match=r"tags: segments need single values, got List"):
         segments([0, 1], [0.1, 0.2], {"tags": pl.Series([[1], [2]])})
 
 
 def test_columns_of_another_length_are_refused():
-    with pytest.raises(DataError, match=r"x: an array of shape \(2,\) is expected, however: 3"):
+    with pytest.raises(DataError, match=r"x: expected an array of shape \(2,\), got \(3,\)"):
         segments([0, 1], [0.1, 0.2], {"x": [1, 2, 3]})
 
 
 def test_a_prediction_that_is_no_probability_is_refused():
-    with pytest.raises(DataError, match="a probability is within 0 and 1"):
+    with pytest.raises(DataError, match="a probability lies within 0 and 1"):
         segments([0, 1], [0.1, 1.2], {"x": [1, 2]})

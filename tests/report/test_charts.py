@@ -4,7 +4,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from polyrank.report import axes, charts, curves, expert_charts
+import polyrank as pr
+from polyrank.report import axes, charts, curves
 
 EPOCHS = pl.DataFrame({"epoch": [1, 2], "series": ["a.b[0]", "c"], "value": [0.5, 0.6]})
 LOSSES = pl.DataFrame(
@@ -15,38 +16,47 @@ P = generator.beta(1, 60, 3000)
 LABEL = (generator.random(len(P)) < P).astype(float)
 NAMES = [f"shared group {each}" for each in range(12)]
 ENTROPIES = pl.DataFrame(
-    {"epoch": [1, 2], "gate": ["click"] * 2, "of": expert_charts.HOW, "value": [0.9, 1.0]}
+    {"epoch": [1, 2], "gate": ["click"] * 2, "of": charts.ENTROPIES, "value": [0.9, 1.0]}
 )
 BINS = curves.reliability(LABEL, P)
+HUE = axes.BLUE
+SCHEMA = pr.Schema([pr.DenseFeature("x")], [pr.Task("click"), pr.Task("buy", given="click")])
+CLICK = axes.styles(SCHEMA, ["click @ all"])
 CHARTS = {
-    "training": lambda: charts.training(LOSSES, "log loss, nats", 2),
-    "training without a best epoch": lambda: charts.training(LOSSES, "log loss, nats", None),
-    "by epoch": lambda: charts.by_epoch(EPOCHS, "AUC", 1),
-    "reliability": lambda: charts.reliability(BINS, logarithmic=False),
-    "reliability of a rare event": lambda: charts.reliability(BINS, logarithmic=True),
-    "counts": lambda: charts.counts(BINS, logarithmic=True),
-    "agreement": lambda: charts.agreement(curves.agreement(P, P), logarithmic=True),
-    "roc": lambda: charts.roc({"click @ all": curves.roc(LABEL, P)}),
-    "precision and recall": lambda: charts.precision_recall(
-        {"click @ all": curves.precision_recall(LABEL, P)}, {"click @ all": 0.016}
+    "training": lambda: charts.training(LOSSES, "log loss, nats", 2, HUE),
+    "training without a best epoch": lambda: charts.training(LOSSES, "log loss, nats", None, HUE),
+    "by epoch": lambda: charts.by_epoch(EPOCHS, "AUC", 1, axes.styles(SCHEMA, ["a.b[0]", "c"])),
+    "reliability": lambda: charts.reliability(BINS, logarithmic=False, hue=HUE),
+    "reliability of a rare event": lambda: charts.reliability(BINS, logarithmic=True, hue=HUE),
+    "counts": lambda: charts.counts(BINS, logarithmic=True, hue=HUE),
+    "agreement": lambda: charts.agreement(curves.agreement(P, P), logarithmic=True, hue=HUE),
+    "values": lambda: charts.agreement(
+        curves.agreement(LABEL - 3, P - 3), hue=HUE, titles=("predicted", "observed"), floor=None
     ),
-    "histogram": lambda: charts.histogram(curves.histogram(LABEL, P), logarithmic=False),
-    "reliability before and after": lambda: charts.reliability(BINS, BINS, logarithmic=False),
-    "counts before and after": lambda: charts.counts(BINS, BINS, logarithmic=False),
-    "grid": lambda: expert_charts.grid(
+    "residuals": lambda: charts.residuals(curves.residuals(LABEL, P), hue=HUE),
+    "roc": lambda: charts.roc({"click @ all": curves.roc(LABEL, P)}, CLICK),
+    "precision and recall": lambda: charts.precision_recall(
+        {"click @ all": curves.precision_recall(LABEL, P)}, {"click @ all": 0.016}, CLICK
+    ),
+    "histogram": lambda: charts.histogram(curves.histogram(LABEL, P), logarithmic=False, hue=HUE),
+    "reliability before and after": lambda: charts.reliability(
+        BINS, BINS, logarithmic=False, hue=HUE
+    ),
+    "counts before and after": lambda: charts.counts(BINS, BINS, logarithmic=False, hue=HUE),
+    "grid": lambda: charts.grid(
         [[0.2, 0.8], [None, 1.0]],
         ["click", "buy"],
         ["0", "1"],
         titles=("gate", "expert"),
         measure="mean weight",
     ),
-    "grid without numbers": lambda: expert_charts.grid(
+    "grid without numbers": lambda: charts.grid(
         np.eye(12).tolist(), NAMES, NAMES, titles=("expert", "expert"), measure="linear CKA"
     ),
-    "by expert": lambda: expert_charts.by_expert([0.2, 0.8], ["0", "1"], "mean weight", [0.5, 0.5]),
-    "entropies": lambda: expert_charts.entropies(ENTROPIES, 1),
+    "by expert": lambda: charts.by_expert([0.2, 0.8], ["0", "1"], "mean weight", [0.5, 0.5]),
+    "entropies": lambda: charts.entropies(ENTROPIES, 1, {"click": HUE}),
     "trade-off": lambda: charts.trade_off(
-        pl.DataFrame({"weight": [0, 1], "auc of a.b": [0.5, 0.6], "ndcg[10]": [0.4, 0.3]})
+        pl.DataFrame({"weight": [0, 1], "auc of a.b": [0.5, 0.6], "ndcg[10]": [0.4, 0.3]}), hue=HUE
     ),
 }
 
@@ -67,7 +77,9 @@ def values(chart):
 
 def test_a_bin_without_positives_stands_at_the_floor_of_a_logarithmic_axis():
     bins = curves.reliability([0, 0, 0, 1], [0.01, 0.01, 0.02, 0.02], bins=2)
-    drawn = [row for row in values(charts.reliability(bins, logarithmic=True)) if "share" in row]
+    drawn = [
+        row for row in values(charts.reliability(bins, logarithmic=True, hue=HUE)) if "share" in row
+    ]
     assert [row["share"] for row in drawn] == [0, 0.5]
     assert 0 < drawn[0]["observed"] < 0.01
 
@@ -75,7 +87,7 @@ def test_a_bin_without_positives_stands_at_the_floor_of_a_logarithmic_axis():
 def test_precision_of_zero_has_no_place_on_a_logarithmic_axis():
     curve = curves.precision_recall([0, 1, 0, 1], [0.9, 0.8, 0.3, 0.2])
     assert curve[1][0] == 0
-    drawn = values(charts.precision_recall({"a": curve}, {"a": 0.5}))
+    drawn = values(charts.precision_recall({"a": curve}, {"a": 0.5}, axes.styles(SCHEMA, "a")))
     assert min(row["precision"] for row in drawn) > 0
 
 
@@ -83,7 +95,7 @@ def test_weights_are_written_where_there_is_room():
     points = pl.DataFrame(
         {"weight": [0, 1, 2, 4], "a": [0.5, 0.5, 0.6, 0.7], "b": [0.7, 0.7, 0.6, 0]}
     )
-    drawn = values(charts.trade_off(points))
+    drawn = values(charts.trade_off(points, hue=HUE))
     assert {row["weight"]: row["written"] for row in drawn} == {0: True, 1: False, 2: True, 4: True}
 
 
@@ -96,11 +108,21 @@ def test_a_grid_writes_every_number_and_leaves_what_is_none_empty():
     assert len(axes.spec(CHARTS["grid without numbers"]())["layer"]) == 1
 
 
-def test_more_series_than_colours_begin_anew():
+def test_a_task_has_one_colour_and_its_scores_differ_in_dashes():
+    drawn = axes.styles(SCHEMA, ["click @ all", "buy @ all", "buy|click @ all", "shared"])
+    hues = axes.hues(SCHEMA)
+    assert [each.colour for each in drawn.values()][:3] == [hues["click"], hues["buy"], hues["buy"]]
+    assert drawn["shared"].colour not in hues.values()
+    assert drawn["buy @ all"].dash != drawn["buy|click @ all"].dash
     curve = (np.array([0.0, 1.0]), np.array([0.0, 1.0]))
-    spec = axes.spec(charts.roc({f"score {number}": curve for number in range(8)}))
-    colours = spec["layer"][1]["encoding"]["color"]["scale"]["range"]
-    assert colours[6] == colours[0] == axes.BLUE
+    encoding = axes.spec(charts.roc(dict.fromkeys(drawn, curve), drawn))["layer"][1]["encoding"]
+    assert encoding["color"]["scale"]["range"] == [each.colour for each in drawn.values()]
+
+
+def test_more_tasks_than_colours_begin_anew():
+    tasks = [pr.Task(f"t{number}") for number in range(12)]
+    hues = axes.hues(pr.Schema([pr.DenseFeature("x")], tasks))
+    assert hues["t10"] == hues["t0"] == axes.BLUE
 
 
 @pytest.mark.parametrize("low", [1e-9, 3e-4, 0.02, 0.5])

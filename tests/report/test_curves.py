@@ -105,6 +105,14 @@ def test_agreement_is_on_the_diagonal_where_the_estimate_is_the_truth(log):
     assert (found.truth <= found.high).all()
 
 
+def test_residuals_count_every_row_once_and_keep_their_mean(log):
+    label, p, weight = log
+    found = curves.residuals(label, p, weight)
+    assert found.rows.sum() == len(p)
+    assert found.mean == pytest.approx(np.average(label - p, weights=weight))
+    assert curves.residuals([1.0, 1.0], [0.5, 0.5]).rows.sum() == 2
+
+
 @given(st.lists(st.tuples(st.booleans(), st.floats(0, 1)), min_size=2, max_size=60))
 def test_curves_rise_and_bins_are_within_their_intervals(rows):
     label = np.array([float(each) for each, _ in rows])

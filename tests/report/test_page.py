@@ -17,14 +17,14 @@ from polyrank.data.check import Audit
 from polyrank.metrics.score import Scorecard
 from polyrank.report import Evidence, curves, gather, write
 from polyrank.report.page import page
-from polyrank.report.sections import epochs, gates, probabilities, record, scores
+from polyrank.report.sections import epochs, predictions, record, scores
 from polyrank.report.sections import rows as parts
 
 NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
 TITLES = [
-    "Scorecard", "Calibration", "Ranking", "Predictions by label", "Estimate and truth", "Segments",
-    "Fused score", "Training", "Gates and experts", "Audit of the log", "Configuration",
-    "Environment",
+    "Scorecard", "Calibration", "Ranking", "Predictions by label", "Predicted values",
+    "Estimate and truth", "Segments", "Fused score", "Training", "Gates and experts",
+    "Audit of the log", "Configuration", "Environment",
 ]  # fmt: skip
 
 
@@ -132,6 +132,22 @@ def test_the_headline_says_what_it_is(parsed):
     assert "mmoe trunk · seed 0 · trained 2026-11-26 12:00 · 4,000 valid rows" in found
 
 
+def test_every_score_has_a_card(parsed, full):
+    cards = [attributes for tag, attributes in parsed.tags if attributes.get("class") == "name"]
+    assert len(cards) == len(full.scorecard)
+    found = " ".join(parsed.texts["span"])
+    assert "true\xa0probabilities" in found
+    assert "positives · PCOC" in found.replace("\xa0", " ")
+    assert "RMSE" in parsed.texts["small"]
+
+
+def test_a_value_that_is_predicted_has_two_charts(evidence):
+    titles = [each.title for each in predictions.values(evidence).blocks[1:]]
+    assert titles == ["spend|buy @ buy: predicted and observed", "spend|buy @ buy: residuals"]
+    only = {name: each for name, each in evidence.rows.items() if each.is_event}
+    assert predictions.values(replace(evidence, rows=only)) is None
+
+
 def test_a_metric_shows_its_interval(evidence):
     table = evidence.scorecard.to_json()
     for score in table["scores"]:
@@ -166,8 +182,8 @@ def test_without_rows_the_page_says_so_and_stands(bundle):
 def test_without_truth_there_is_no_such_section(bundle, rows):
     plain = {name: column for name, column in rows.items() if not name.startswith("true_")}
     evidence = gather(bundle, plain)
-    assert probabilities.known_truth(evidence) is None
-    assert probabilities.calibration(evidence) is not None
+    assert predictions.known_truth(evidence) is None
+    assert predictions.calibration(evidence) is not None
 
 
 def test_without_both_labels_no_curve_is_drawn(bundle, rows):
@@ -176,7 +192,7 @@ def test_without_both_labels_no_curve_is_drawn(bundle, rows):
     }
     evidence = gather(bundle, only, split="given")
     assert "No score has rows of both labels" in record.missing(evidence).html()
-    assert probabilities.ranking(evidence) is None
+    assert predictions.ranking(evidence) is None
 
 
 def test_without_a_scorecard_the_page_says_so(bundle):
@@ -202,17 +218,17 @@ def test_figures_before_calibration_have_a_table_of_their_own(evidence):
 
 
 def test_each_head_says_which_map_it_got_or_why_none(bundle, evidence):
-    text = probabilities.calibration(evidence).html()
+    text = predictions.calibration(evidence).html()
     assert "Platt, slope .9000, intercept −.2000, fitted on 4,000 validation rows with 700" in text
     assert f"positives: {bundle.calibrators['buy'].reason}" in text
-    none = probabilities.calibration(replace(evidence, calibrators={})).html()
+    none = predictions.calibration(replace(evidence, calibrators={})).html()
     assert none.count("no map: there were no validation rows") == 2
 
 
 def test_raw_rows_are_kept_where_a_map_changed_the_score(evidence):
     changed = {name for name, rows in evidence.rows.items() if rows.raw is not None}
     assert changed == {"click @ all", "buy @ all"}
-    text = probabilities.calibration(evidence).html()
+    text = predictions.calibration(evidence).html()
     captions = re.findall("<figcaption>(.*?)</figcaption>", text)
     assert ["before calibration" in each for each in captions] == [True, True, False]
 
@@ -227,19 +243,19 @@ def test_lists_have_a_table_where_there_are_requests(evidence):
 
 
 def test_a_gate_that_collapsed_is_warned_of_at_the_top(full):
-    text = gates.experts(full).html()
+    text = epochs.experts(full).html()
     assert text.index("Level 0: the gate of &#x27;click&#x27; gives 99.0%") < text.index("<figure>")
     assert "An empty cell is an expert that the gate does not see." in text
     assert "Entropy of the gates" in text
 
 
-def test_entropies_are_told_by_level():
+def test_entropies_are_told_by_level(schema):
     history = pl.DataFrame(
         {"epoch": [1, 2]}
         | {f"level {each} gate shared row entropy": [1.0, 0.5] for each in (0, 1)}
         | {"level 1 gate shared mean entropy": [1.0, 0.9], "level 1 largest dead rate": [0.0, 0.1]}
     )
-    figures = gates.experts(Evidence("x", None, {}, history, None, {}, None)).blocks
+    figures = epochs.experts(Evidence("x", schema, {}, history, None, {}, None)).blocks
     assert [each.title for each in figures] == [
         "Entropy of the gates of level 0", "Entropy of the gates of level 1",
         "Dead units over the epochs",
@@ -254,7 +270,7 @@ def test_segments_are_of_the_joint_outcomes_and_of_lines_that_can_be_judged(evid
     assert escape(f"{worst['dimension']} = {worst['value']}") in text
     few = frame.with_columns(judged=pl.lit(False))
     text = parts.segments(replace(evidence, segments={"click @ all": few})).html()
-    assert f"None of {frame.height} segments can be judged: under 50 positives" in text
+    assert f"None of {frame.height} segments can be judged: they have under 50 positives" in text
     assert parts.segments(replace(evidence, segments={})) is None
 
 
@@ -283,7 +299,7 @@ def test_every_weight_of_a_fused_score_but_the_first_is_swept(evidence):
     assert evidence.trade_offs["price"].columns == [
         "weight", "auc of click @ all", "auc of buy @ all"
     ]  # fmt: skip
-    text = parts.fusion(evidence).html()
+    text = scores.fusion(evidence).html()
     assert "click = 1, buy = 2, price = 0.1" in text
     assert "Weight of price" in text
 
@@ -320,7 +336,10 @@ def test_sampled_rows_are_weighted_as_the_scorecard_weighs_them():
 def test_rows_that_have_changed_are_noticed(bundle, rows):
     fewer = {name: np.asarray(column)[:3000] for name, column in rows.items()}
     (note,) = gather(bundle, fewer).notes
-    assert "The valid rows have changed since the run was scored: of click @ all" in note
+    assert (
+        "The valid rows have changed since the run was scored: click @ all now has 3,000 rows"
+        in note
+    )
     assert gather(bundle, rows).notes == ()
 
 
@@ -333,12 +352,13 @@ def test_other_rows_get_a_scorecard_of_their_own(bundle, rows):
 
 def test_scored_rows_are_those_of_the_scorecard(evidence):
     for score in evidence.scorecard:
-        if score.kind == "regression":
-            continue
         rows = evidence.rows[score.name]
         assert rows.prediction.mean() == pytest.approx(score.prediction_mean)
         if score.rows is not None:
-            assert (len(rows.label), rows.label.sum()) == (score.rows, score.positives)
+            assert len(rows.label) == score.rows
+            assert rows.label.mean() == pytest.approx(score.label_mean)
+        if not rows.is_event:
+            continue
         assert np.abs(rows.truth - rows.prediction).mean() == pytest.approx(score.truth["mae"])
 
 
@@ -364,8 +384,6 @@ def test_a_path_that_cannot_be_written_is_refused(evidence, tmp_path):
 
 
 def test_without_the_extra_it_says_how_to_install_it(evidence, tmp_path, monkeypatch):
-    import sys
-
-    monkeypatch.setattr(sys.modules["polyrank.report.write"], "installed", lambda: False)
+    monkeypatch.setattr("polyrank.report.installed", lambda: False)
     with pytest.raises(pr.PolyrankError, match=r"pip install 'polyrank\[report\]'"):
         write(evidence, tmp_path / "report.html")

@@ -1,4 +1,4 @@
-"""An exported bundle with every kind of column, and the rows it was learnt from."""
+"""An exported bundle with every kind of column, and the rows that it learned from."""
 
 import json
 import socket
@@ -13,7 +13,7 @@ import uvicorn
 
 import polyrank as pr
 from polyrank.serve.app.routes import app
-from polyrank.serve.app.server import listening
+from polyrank.serve.app.server import listen
 from polyrank.serve.export.write import export
 
 PATIENCE_S = 60  # of a socket, so that a server that does not answer fails a test and hangs none
@@ -68,7 +68,7 @@ class Client:
 @contextmanager
 def served(engine, limits=None, state=None):
     """Serve in a thread of this process."""
-    listener = listening("127.0.0.1", 0)
+    listener = listen("127.0.0.1", 0)
     server = uvicorn.Server(
         uvicorn.Config(app(engine, limits, state), log_config=None, access_log=False)
     )

@@ -9,8 +9,8 @@ import pytest
 import polyrank as pr
 from polyrank.errors import DataError
 from polyrank.serve import batch
-from polyrank.serve.answer import Answer
-from polyrank.serve.batch import Scorer, predict_file
+from polyrank.serve.batch import Predictor, predict_file
+from polyrank.serve.engine import Predictions
 
 SCHEMA = pr.Schema(
     [pr.SparseFeature("item"), pr.DenseFeature("price")],
@@ -20,17 +20,17 @@ SCHEMA = pr.Schema(
 ROWS = 500
 
 
-def answer(frame):
+def predict(frame):
     price = frame["price"].to_numpy()
     if np.isinf(price).any():
         raise DataError("column 'price' has 1 infinite value")
     click = price / (1 + price)
     buy = frame["item"].to_numpy() / ROWS
     outputs = {"p_click": click, "p_buy_given_click": buy, "p_buy": click * buy}
-    return Answer(outputs, {"item": 1}, {"item": 0, "price": 2})
+    return Predictions(outputs, {"item": 1}, {"item": 0, "price": 2})
 
 
-SCORER = Scorer(SCHEMA, answer)
+PREDICTOR = Predictor(SCHEMA, predict)
 
 
 @pytest.fixture
@@ -60,24 +60,25 @@ def source(frame, tmp_path):
 def test_order_keys_and_their_types_are_kept(frame, source, tmp_path, monkeypatch, chunk, threads):
     monkeypatch.setattr(batch, "CHUNK_ROWS", chunk)
     out = tmp_path / "out" / "scored.parquet"
-    scored = predict_file(Scorer(SCHEMA, answer, threads), source, out)
+    scored = predict_file(Predictor(SCHEMA, predict, threads), source, out)
     found = pl.read_parquet(out)
     assert found.select("user", "when").equals(frame.select("user", "when"))
-    assert found.drop("user", "when").equals(pl.DataFrame(answer(frame).outputs))
+    assert found.drop("user", "when").equals(pl.DataFrame(predict(frame).outputs))
     assert found.columns == ["user", "when", "p_click", "p_buy_given_click", "p_buy"]
     chunks = -(-ROWS // chunk)
-    assert scored == batch.Scored(ROWS, {"item": chunks}, {"item": 0, "price": 2 * chunks})
+    assert scored == batch.Counts(ROWS, {"item": chunks}, {"item": 0, "price": 2 * chunks})
     assert [path.name for path in out.parent.iterdir()] == [out.name]
 
 
 @pytest.mark.parametrize("chunk", [7, 1000])
-def test_csv_goes_in_and_out(frame, source, tmp_path, monkeypatch, chunk):
+@pytest.mark.parametrize(("name", "separator"), [("scored.csv", ","), ("scored.tsv", "\t")])
+def test_text_goes_in_and_out(frame, source, tmp_path, monkeypatch, chunk, name, separator):
     monkeypatch.setattr(batch, "CHUNK_ROWS", chunk)
-    texts = Scorer(SCHEMA, lambda rows: answer(rows.cast({"item": pl.Int32})))
-    predict_file(texts, source.with_suffix(".csv"), tmp_path / "scored.csv")
-    found = pl.read_csv(tmp_path / "scored.csv", try_parse_dates=True)
+    texts = Predictor(SCHEMA, lambda rows: predict(rows.cast({"item": pl.Int32})))
+    predict_file(texts, source.with_suffix(".csv"), tmp_path / name)
+    found = pl.read_csv(tmp_path / name, separator=separator, try_parse_dates=True)
     assert found["user"].to_list() == frame["user"].to_list()
-    assert found["p_buy"].equals(pl.Series("p_buy", answer(frame).outputs["p_buy"]))
+    assert found["p_buy"].equals(pl.Series("p_buy", predict(frame).outputs["p_buy"]))
 
 
 def test_how_the_rows_were_read_does_not_show_in_the_bytes(frame, tmp_path):
@@ -85,23 +86,25 @@ def test_how_the_rows_were_read_does_not_show_in_the_bytes(frame, tmp_path):
     generator = np.random.default_rng(1)
     texts = [generator.bytes(10_000).hex() for _ in range(ROWS)]
     frame = frame.with_columns(pl.Series("user", texts))
-    predict_file(SCORER, frame, tmp_path / "a.parquet")
+    predict_file(PREDICTOR, frame, tmp_path / "a.parquet")
     pieces = pl.concat([frame[:7], frame[7:111], frame[111:]], rechunk=False)
-    predict_file(SCORER, pieces, tmp_path / "b.parquet")
+    predict_file(PREDICTOR, pieces, tmp_path / "b.parquet")
     assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
 
 
 def test_an_unknown_extension_is_refused_before_scoring(source, tmp_path):
-    message = r"unknown extension '.xlsx' \(known: .parquet, .csv; a folder of parts has none\)"
+    message = (
+        r"unknown extension '.xlsx' \(known: .parquet, .csv, .tsv; none for a folder of parts\)"
+    )
     with pytest.raises(DataError, match=message):
-        predict_file(SCORER, source, tmp_path / "out.xlsx")
+        predict_file(PREDICTOR, source, tmp_path / "out.xlsx")
 
 
 def test_a_missing_feature_leaves_no_file_and_names_the_files(source, tmp_path):
     pl.read_parquet(source).rename({"price": "prices"}).write_parquet(source)
     message = r"rows.parquet: column 'price' is not in the data; did you mean 'prices'"
     with pytest.raises(DataError, match=message):
-        predict_file(SCORER, source, tmp_path / "out.parquet")
+        predict_file(PREDICTOR, source, tmp_path / "out.parquet")
     assert not (tmp_path / "out.parquet").exists()
 
 
@@ -110,24 +113,24 @@ def test_a_bad_row_far_down_leaves_no_file_and_says_where(frame, source, tmp_pat
     price = frame["price"].to_list()
     price[-1] = float("inf")
     frame.with_columns(pl.Series("price", price)).write_parquet(source)
-    message = r"^of the rows from 400 to 499: column 'price' has 1 infinite value$"
+    message = r"^in rows 400 to 499: column 'price' has 1 infinite value$"
     with pytest.raises(DataError, match=message):
-        predict_file(SCORER, source, tmp_path / "out.parquet")
+        predict_file(PREDICTOR, source, tmp_path / "out.parquet")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["rows.csv", "rows.parquet"]
 
 
 @pytest.mark.parametrize("pattern", ["rows.parquet", "*.parquet"])
 def test_the_source_is_not_replaced(source, pattern):
     before = source.read_bytes()
-    with pytest.raises(DataError, match=r"rows.parquet is what is scored: it would be replaced"):
-        predict_file(SCORER, source.parent / pattern, source)
+    with pytest.raises(DataError, match=r"rows.parquet is also the source, which it would replace"):
+        predict_file(PREDICTOR, source.parent / pattern, source)
     assert source.read_bytes() == before
 
 
 def test_an_empty_file_is_refused(frame, source, tmp_path):
     frame.head(0).write_parquet(source)
     with pytest.raises(DataError, match="there are no rows to score"):
-        predict_file(SCORER, source, tmp_path / "out.parquet")
+        predict_file(PREDICTOR, source, tmp_path / "out.parquet")
     assert not (tmp_path / "out.parquet").exists()
 
 
@@ -140,7 +143,7 @@ def test_a_disk_that_is_full_leaves_nothing_and_is_said_of_the_output(
     resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, before[1]))
     try:
         with pytest.raises(DataError) as caught:
-            predict_file(SCORER, source, tmp_path / "out" / name)
+            predict_file(PREDICTOR, source, tmp_path / "out" / name)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     where = tmp_path / "out" / name
@@ -151,14 +154,14 @@ def test_a_disk_that_is_full_leaves_nothing_and_is_said_of_the_output(
 def test_a_place_that_cannot_be_written_is_named_as_it_was_given(source, tmp_path):
     out = tmp_path / "rows.csv" / "out.parquet"
     with pytest.raises(DataError) as caught:
-        predict_file(SCORER, source, out)
+        predict_file(PREDICTOR, source, out)
     assert str(caught.value).startswith(f"{out} could not be written: ")
     (tmp_path / "taken.parquet").mkdir()
     with pytest.raises(DataError, match=r"taken\.parquet could not be written: Is a directory$"):
-        predict_file(SCORER, source, tmp_path / "taken.parquet")
+        predict_file(PREDICTOR, source, tmp_path / "taken.parquet")
 
 
-def test_no_more_is_asked_after_a_chunk_that_fails(source, tmp_path, monkeypatch):
+def test_a_chunk_that_fails_is_the_last(source, tmp_path, monkeypatch):
     monkeypatch.setattr(batch, "CHUNK_ROWS", 10)
     asked = []
 
@@ -167,5 +170,5 @@ def test_no_more_is_asked_after_a_chunk_that_fails(source, tmp_path, monkeypatch
         raise DataError("no")
 
     with pytest.raises(DataError, match="no"):
-        predict_file(Scorer(SCHEMA, fails), source, tmp_path / "out.parquet")
+        predict_file(Predictor(SCHEMA, fails), source, tmp_path / "out.parquet")
     assert len(asked) <= 2

@@ -1,4 +1,4 @@
-"""The engine answers as the bundle does, without torch."""
+"""The engine predicts as the bundle does, without torch."""
 
 import json
 import subprocess
@@ -11,11 +11,12 @@ import pytest
 
 import polyrank as pr
 from polyrank.bundle.format import MANIFEST
-from polyrank.serve import inputs
+from polyrank.serve.engine import Session
 from polyrank.serve.export.write import export
 from polyrank.serve.inputs import ROWS_FILE
 
 PROBABILITY, SPEND = 1e-6, 1e-5 * 60
+CELLS = 524_288  # of the lists of a batch, padded to the longest
 
 
 def close(found, expected):
@@ -80,21 +81,21 @@ def test_one_long_list_among_many_rows_takes_memory_for_itself_alone(
     some = {name: each[:100] for name, each in features(engine, rows).items()}
     some["seen"] = [["a/b", "x"] * 50_000 if at == 70 else each
                     for at, each in enumerate(some["seen"])]  # fmt: skip
-    run, shapes = engine._session.run, []
+    run, shapes = Session.run, []
 
-    def counted(feeds):
+    def counted(session, feeds):
         shapes.append(feeds["seen"].shape)
-        return run(feeds)
+        return run(session, feeds)
 
-    monkeypatch.setattr(engine._session, "run", counted)
+    monkeypatch.setattr(Session, "run", counted)
     close(engine.predict(some), bundle.predict(some))
-    assert max(rows * longest for rows, longest in shapes) <= inputs._CELLS
+    assert max(rows * longest for rows, longest in shapes) <= CELLS
     assert sum(rows for rows, _ in shapes) == 100
     shapes.clear()
     long = some["seen"][70]
-    found = engine.answer({name: each for name, each in some.items() if name != "seen"},
+    found = engine.predict_columns({name: each for name, each in some.items() if name != "seen"},
                           {"seen": long})  # fmt: skip
-    assert max(rows * longest for rows, longest in shapes) <= inputs._CELLS
+    assert max(rows * longest for rows, longest in shapes) <= CELLS
     close(pl.DataFrame(found.outputs), bundle.predict({**some, "seen": [long] * 100}))
 
 
@@ -122,7 +123,7 @@ def test_unseen_ids_and_nulls_are_counted(engine, bundle):
         "url": ["/1", "/x", None], "seen": [["Bern", "Zürich"], None, []],
         "age": [None, 30, float("nan")], "price": [1.0, 2.0, 3.0],
     }  # fmt: skip
-    answer = engine.answer(rows)
+    answer = engine.predict_columns(rows)
     table = bundle.encode(rows)
     assert answer.unseen == dict(table.unseen)
     assert answer.nulls == dict(table.nulls)
@@ -134,9 +135,9 @@ def test_unseen_ids_and_nulls_are_counted(engine, bundle):
 def test_a_shared_value_is_that_of_every_row(engine, rows):
     some = {name: each[:9] for name, each in features(engine, rows).items()}
     shared = {name: some.pop(name)[3] for name in ("user", "city", "seen", "age")}
-    answer = engine.answer(some, shared)
+    answer = engine.predict_columns(some, shared)
     repeated = some | {name: [value] * 9 for name, value in shared.items()}
-    expected = engine.answer(repeated)
+    expected = engine.predict_columns(repeated)
     assert answer.unseen == expected.unseen
     assert answer.nulls == expected.nulls
     for name, values in expected.outputs.items():
@@ -144,7 +145,7 @@ def test_a_shared_value_is_that_of_every_row(engine, rows):
 
 
 def test_the_fused_score_is_the_declared_one(engine, bundle, rows):
-    answer = engine.answer(rows)
+    answer = engine.predict_columns(rows)
     assert engine.fusion_columns == ("margin",)
     found = engine.score(answer, {"margin": pl.Series(rows["margin"])})
     outputs = {name: each.to_numpy() for name, each in bundle.predict(rows).to_dict().items()}
@@ -166,8 +167,8 @@ def test_no_rows_are_refused(form, engine, rows):
 
 
 def test_columns_of_two_lengths_are_refused(engine, rows):
-    with pytest.raises(pr.DataError, match=r"one length, however: 'user': 399, 'city': 400"):
-        engine.answer({**features(engine, rows), "user": rows["user"][1:]})
+    with pytest.raises(pr.DataError, match=r"one length, got 'user': 399, 'city': 400"):
+        engine.predict_columns({**features(engine, rows), "user": rows["user"][1:]})
 
 
 def test_a_row_without_a_finite_prediction_is_refused(tmp_path):
@@ -177,7 +178,9 @@ def test_a_row_without_a_finite_prediction_is_refused(tmp_path):
     bundle.save(tmp_path / "bundle")
     export(bundle, tmp_path / "bundle", [pl.DataFrame({"x": [0.0]})])
     engine = pr.Engine(tmp_path)
-    with pytest.raises(pr.DataError, match=r"1 of 2 rows, the first of them row 1, get no finite"):
+    with pytest.raises(
+        pr.DataError, match=r"1 of 2 rows have no finite prediction \(the first is row 1\)"
+    ):
         engine.predict({"x": [0.0, 3e38]})
 
 
@@ -242,5 +245,7 @@ def test_it_needs_neither_torch_nor_numba(engine, exported, rows):
 
 @pytest.mark.parametrize("threads", [0, -1])
 def test_no_thread_is_refused(exported, threads):
-    with pytest.raises(pr.ConfigError, match=f"threads must be at least 1, however: {threads}"):
+    with pytest.raises(
+        pr.ConfigError, match=f"threads must be a whole number of at least 1, got {threads}"
+    ):
         pr.Engine(exported, threads=threads)

@@ -14,18 +14,17 @@ import pytest
 import polyrank as pr
 from polyrank.errors import DataError
 from polyrank.serve import batch
-from polyrank.serve.answer import Answer
-from polyrank.serve.batch import Scorer, predict_parts
-from polyrank.serve.parts import PartsFolder
+from polyrank.serve.batch import PartsFolder, Predictor, predict_parts
+from polyrank.serve.engine import Predictions
 
 SCHEMA = pr.Schema([pr.DenseFeature("price")], [pr.Task("click")], pr.Keys(user="user"))
 ROWS, CHUNK, PART = 100, 10, 30
 IDENTITY = {"bundle": "0123456789abcdef", "engine": "onnxruntime"}
 
 
-def answer(frame):
+def predict(frame):
     price = frame["price"].to_numpy()
-    return Answer({"p_click": price / (1 + price)}, {}, {"price": frame.height})
+    return Predictions({"p_click": price / (1 + price)}, {}, {"price": frame.height})
 
 
 class Asked:
@@ -38,11 +37,11 @@ class Asked:
         if self.until is not None and len(self.prices) >= self.until:
             raise self.error("interrupted")
         self.prices += frame["price"].to_list()
-        return answer(frame)
+        return predict(frame)
 
 
-def scorer(answer=answer, threads=1, **identity):
-    return Scorer(SCHEMA, answer, threads, IDENTITY | identity)
+def predictor(predict=predict, threads=1, **identity):
+    return Predictor(SCHEMA, predict, threads, IDENTITY | identity)
 
 
 def content(folder):
@@ -74,20 +73,20 @@ def source(frame, tmp_path):
 
 @pytest.fixture
 def whole(source, tmp_path):
-    predict_parts(scorer(), source, tmp_path / "whole")
+    predict_parts(predictor(), source, tmp_path / "whole")
     return content(tmp_path / "whole")
 
 
 def test_parts_hold_the_rows_in_order_and_say_what_they_are(frame, source, tmp_path):
-    scored = predict_parts(scorer(threads=2), source, tmp_path / "deep" / "out")
+    scored = predict_parts(predictor(threads=2), source, tmp_path / "deep" / "out")
     folder = tmp_path / "deep" / "out"
     names = [f"part-0000{number}.parquet" for number in range(4)]
     assert [*content(folder)] == [*names, "parts.json"]
     parts = [pl.read_parquet(folder / name) for name in names]
     assert [part.height for part in parts] == [PART, PART, PART, ROWS - 3 * PART]
-    expected = frame.select("user").hstack(pl.DataFrame(dict(answer(frame).outputs)))
+    expected = frame.select("user").hstack(pl.DataFrame(dict(predict(frame).outputs)))
     assert pl.concat(parts).equals(expected)
-    assert scored == batch.Scored(ROWS, {}, {"price": ROWS}, resumed=0)
+    assert scored == batch.Counts(ROWS, {}, {"price": ROWS}, resumed=0)
     found = manifest(folder)
     assert found["finished"] is True
     assert found["rows"] == ROWS
@@ -100,7 +99,7 @@ def test_parts_hold_the_rows_in_order_and_say_what_they_are(frame, source, tmp_p
 
 def test_the_last_part_may_be_full(frame, tmp_path):
     frame.head(2 * PART).write_parquet(tmp_path / "rows.parquet")
-    predict_parts(scorer(), str(tmp_path / "rows.parquet"), tmp_path / "out")
+    predict_parts(predictor(), str(tmp_path / "rows.parquet"), tmp_path / "out")
     assert [*content(tmp_path / "out")] == [
         "part-00000.parquet",
         "part-00001.parquet",
@@ -111,17 +110,17 @@ def test_the_last_part_may_be_full(frame, tmp_path):
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("error", [DataError, KeyboardInterrupt])
 @pytest.mark.parametrize("until", range(0, ROWS, CHUNK))
-def test_interrupted_anywhere_and_gone_on_with_gives_the_same_bytes(
+def test_interrupted_anywhere_and_resumed_gives_the_same_bytes(
     frame, source, whole, tmp_path, until, error, threads
 ):
     out = tmp_path / "out"
     with pytest.raises(error):
-        predict_parts(scorer(Asked(until, error), threads), source, out)
+        predict_parts(predictor(Asked(until, error), threads), source, out)
     before = manifest(out)
     assert before["finished"] is False
     assert [*content(out)] == [*before["parts"], "parts.json"]  # and no half part
     rest = Asked()
-    scored = predict_parts(scorer(rest), source, out, resume=True)
+    scored = predict_parts(predictor(rest), source, out, resume=True)
     assert scored.resumed == before["rows"]
     assert rest.prices == frame["price"].to_list()[before["rows"] :]
     assert (scored.rows, scored.nulls) == (ROWS, {"price": ROWS})
@@ -137,9 +136,9 @@ def test_an_interruption_between_a_part_and_its_entry_costs_that_part(
     with monkeypatch.context() as patch:
         patch.setattr(PartsFolder, "add", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            predict_parts(scorer(), source, tmp_path / "out")
+            predict_parts(predictor(), source, tmp_path / "out")
     assert [*content(tmp_path / "out")] == ["part-00000.parquet", "parts.json"]
-    assert predict_parts(scorer(), source, tmp_path / "out", resume=True).resumed == 0
+    assert predict_parts(predictor(), source, tmp_path / "out", resume=True).resumed == 0
     assert content(tmp_path / "out") == whole
 
 
@@ -147,7 +146,7 @@ CHILD = """
 import sys, threading
 from polyrank.serve import batch
 sys.path.insert(0, sys.argv[1])
-from test_parts import CHUNK, PART, answer, scorer
+from test_parts import CHUNK, PART, predict, predictor
 batch.CHUNK_ROWS, batch.PART_CHUNKS = CHUNK, PART // CHUNK
 asked = []
 def stops(frame):
@@ -155,12 +154,12 @@ def stops(frame):
     if len(asked) == 6:  # the second part is half written
         print("stopped", flush=True)
         threading.Event().wait()
-    return answer(frame)
-batch.predict_parts(scorer(stops), sys.argv[2], sys.argv[3])
+    return predict(frame)
+batch.predict_parts(predictor(stops), sys.argv[2], sys.argv[3])
 """
 
 
-def test_a_process_that_is_killed_is_gone_on_with(source, whole, tmp_path):
+def test_a_process_that_is_killed_is_resumed(source, whole, tmp_path):
     out = tmp_path / "out"
     command = [sys.executable, "-c", CHILD, str(Path(__file__).parent), source, str(out)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -170,7 +169,7 @@ def test_a_process_that_is_killed_is_gone_on_with(source, whole, tmp_path):
     assert manifest(out)["rows"] == PART
     left = [name for name in content(out) if name.startswith(".part-00001.parquet.")]
     assert len(left) == 1
-    scored = predict_parts(scorer(), source, out, resume=True)
+    scored = predict_parts(predictor(), source, out, resume=True)
     assert scored.resumed == PART
     assert content(out) == whole
 
@@ -182,22 +181,22 @@ def test_a_disk_that_is_full_keeps_the_finished_parts(source, whole, tmp_path):
     def fills(frame):
         if manifest(out)["parts"]:
             resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
-        return answer(frame)
+        return predict(frame)
 
     try:
         with pytest.raises(DataError) as caught:
-            predict_parts(scorer(fills), source, out)
+            predict_parts(predictor(fills), source, out)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert str(caught.value) == f"{out} could not be written: File too large"
     assert [*content(out)] == ["part-00000.parquet", "parts.json"]
-    predict_parts(scorer(), source, out, resume=True)
+    predict_parts(predictor(), source, out, resume=True)
     assert content(out) == whole
 
 
 def test_what_is_finished_is_not_scored_again(source, whole, tmp_path):
     nobody = Asked(until=0)
-    scored = predict_parts(scorer(nobody), source, tmp_path / "whole", resume=True)
+    scored = predict_parts(predictor(nobody), source, tmp_path / "whole", resume=True)
     assert (scored.rows, scored.resumed) == (ROWS, ROWS)
     assert content(tmp_path / "whole") == whole
 
@@ -207,17 +206,17 @@ def test_resume_begins_where_there_is_nothing(source, whole, tmp_path):
     (tmp_path / "killed").mkdir()
     (tmp_path / "killed" / ".parts.json.0123abcd").write_text("{")
     for name in ("empty", "killed", "new"):
-        predict_parts(scorer(), source, tmp_path / name, resume=True)
+        predict_parts(predictor(), source, tmp_path / name, resume=True)
         assert content(tmp_path / name) == whole
 
 
 def test_parts_that_are_there_are_not_touched_unless_told(source, whole, tmp_path):
     message = (
-        r"whole holds parts already: go on with them by --resume, replace them by --force, or "
+        r"whole already has parts: continue with --resume, replace them with --force, or "
         r"choose another --out"
     )
     with pytest.raises(DataError, match=message):
-        predict_parts(scorer(), source, tmp_path / "whole")
+        predict_parts(predictor(), source, tmp_path / "whole")
     assert content(tmp_path / "whole") == whole
 
 
@@ -228,7 +227,7 @@ def test_force_replaces_the_parts_and_nothing_else(frame, source, tmp_path, engi
     (out / "notes.txt").write_text("mine")
     (out / "part-00009.parquet").write_text("mine too")
     frame.head(40).write_parquet(source)
-    predict_parts(scorer(engine=engine), source, out, force=True)
+    predict_parts(predictor(engine=engine), source, out, force=True)
     parts = [f"part-0000{number}.parquet" for number in (0, 1, 9)]
     assert [*content(out)] == ["notes.txt", *parts, "parts.json"]
     assert (out / "notes.txt").read_text() == "mine"
@@ -240,15 +239,15 @@ def test_force_replaces_the_parts_and_nothing_else(frame, source, tmp_path, engi
 @pytest.mark.parametrize(
     ("identity", "message"),
     [
-        ({"bundle": "fedcba9876543210"}, r"another bundle \(was '0123456789abcdef' and is 'fed"),
-        ({"engine": "torch"}, r"another engine \(was 'onnxruntime' and is 'torch'\)"),
-        ({"raw": True}, r"another raw \(was not there and is True\)"),
+        ({"bundle": "fedcba9876543210"}, r"another bundle \(was '0123456789abcdef', is 'fed"),
+        ({"engine": "torch"}, r"another engine \(was 'onnxruntime', is 'torch'\)"),
+        ({"raw": True}, r"another raw \(was missing, is True\)"),
     ],
 )
 def test_another_scorer_is_refused(source, whole, tmp_path, identity, message):
-    remedy = r".*: --resume goes on with the same one; use --force or another --out"
+    remedy = r".*: --resume needs the same; use --force or another --out"
     with pytest.raises(DataError, match=message + remedy):
-        predict_parts(scorer(**identity), source, tmp_path / "whole", resume=True)
+        predict_parts(predictor(**identity), source, tmp_path / "whole", resume=True)
     assert content(tmp_path / "whole") == whole
 
 
@@ -257,41 +256,41 @@ def test_another_source_is_refused_by_file(frame, source, tmp_path):
         frame.write_parquet(tmp_path / f"day-{number}.parquet")
     pattern = str(tmp_path / "day-*.parquet")
     with pytest.raises(DataError):
-        predict_parts(scorer(Asked(2 * PART)), pattern, tmp_path / "out")
+        predict_parts(predictor(Asked(2 * PART)), pattern, tmp_path / "out")
     frame.head(99).write_parquet(tmp_path / "day-1.parquet")
-    message = r"another source \(file 2 of 3: sha256 was '.{11}…' and is '.{11}…'\)"
+    message = r"another source \(file 2 of 3: sha256 was '.{11}…', is '.{11}…'\)"
     with pytest.raises(DataError, match=message):
-        predict_parts(scorer(), pattern, tmp_path / "out", resume=True)
+        predict_parts(predictor(), pattern, tmp_path / "out", resume=True)
     message = r"another source \(3 files before and 1 now\)"
     with pytest.raises(DataError, match=message):
-        predict_parts(scorer(), source, tmp_path / "out", resume=True)
+        predict_parts(predictor(), source, tmp_path / "out", resume=True)
 
 
 def test_a_copy_of_the_source_is_the_same(frame, source, whole, tmp_path):
     with pytest.raises(DataError):
-        predict_parts(scorer(Asked(2 * PART)), source, tmp_path / "out")
+        predict_parts(predictor(Asked(2 * PART)), source, tmp_path / "out")
     frame.head(0).write_parquet(source)
     frame.write_parquet(source, row_group_size=17)
-    predict_parts(scorer(), source, tmp_path / "out", resume=True)
+    predict_parts(predictor(), source, tmp_path / "out", resume=True)
     assert content(tmp_path / "out") == whole
 
 
 @pytest.mark.usefixtures("whole")
 def test_another_size_of_parts_is_refused(source, tmp_path, monkeypatch):
     monkeypatch.setattr(batch, "PART_CHUNKS", 4)
-    with pytest.raises(DataError, match=r"another rows a part \(was 30 and is 40\)"):
-        predict_parts(scorer(), source, tmp_path / "whole", resume=True)
+    with pytest.raises(DataError, match=r"another rows per part \(was 30, is 40\)"):
+        predict_parts(predictor(), source, tmp_path / "whole", resume=True)
 
 
 def test_parts_that_are_not_as_they_were_written_are_refused(source, whole, tmp_path):
     part = tmp_path / "whole" / "part-00001.parquet"
     part.write_bytes(b"short")
     with pytest.raises(DataError, match=r"part-00001.parquet has 5 bytes and was written with "):
-        predict_parts(scorer(), source, tmp_path / "whole", resume=True)
+        predict_parts(predictor(), source, tmp_path / "whole", resume=True)
     part.unlink()
-    with pytest.raises(DataError, match=r"part-00001.parquet is missing: begin again by --force"):
-        predict_parts(scorer(), source, tmp_path / "whole", resume=True)
-    predict_parts(scorer(), source, tmp_path / "whole", force=True)
+    with pytest.raises(DataError, match=r"part-00001.parquet is missing: start again with --force"):
+        predict_parts(predictor(), source, tmp_path / "whole", resume=True)
+    predict_parts(predictor(), source, tmp_path / "whole", force=True)
     assert content(tmp_path / "whole") == whole
 
 
@@ -299,8 +298,10 @@ def test_parts_that_are_not_as_they_were_written_are_refused(source, whole, tmp_
 def test_a_folder_of_something_else_is_left_as_it_is(source, tmp_path, options):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "part-00000.parquet").write_text("mine")
-    with pytest.raises(DataError, match=r"out is not empty and holds no parts of ours \(no parts"):
-        predict_parts(scorer(), source, tmp_path / "out", **options)
+    with pytest.raises(
+        DataError, match=r"out is not empty and has no parts of polyrank \(no parts"
+    ):
+        predict_parts(predictor(), source, tmp_path / "out", **options)
     assert content(tmp_path / "out") == {"part-00000.parquet": b"mine"}
 
 
@@ -309,11 +310,12 @@ def test_a_folder_of_something_else_is_left_as_it_is(source, tmp_path, options):
     [
         ("{", r"parts.json cannot be read \(Expecting"),
         ("[]", r"parts.json cannot be read"),
-        ('{"format": 2}', r"format 2, written by a newer polyrank"),
-        ('{"format": 1, "head": {}}', r"parts.json cannot be read \('parts'\)"),
+        ('{"format": 1}', r"format 1; this polyrank has format 2"),
+        ('{"format": 3}', r"format 3; this polyrank has format 2"),
+        ('{"format": 2, "head": {}}', r"parts.json cannot be read \('parts'\)"),
         (
-            '{"format": 1, "parts": {"../rows.parquet": {"rows": 1, "bytes": 1}}}',
-            r"the parts are not numbered from 0",
+            '{"format": 2, "parts": {"../rows.parquet": {"rows": 1, "bytes": 1}}}',
+            r"its parts are not numbered from 0",
         ),
     ],
 )
@@ -322,26 +324,28 @@ def test_a_manifest_that_cannot_be_read_removes_nothing(source, tmp_path, text, 
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "parts.json").write_text(text)
     with pytest.raises(DataError, match=message):
-        predict_parts(scorer(), source, tmp_path / "out", **options)
+        predict_parts(predictor(), source, tmp_path / "out", **options)
     assert content(tmp_path / "out") == {"parts.json": text.encode()}
 
 
 def test_other_refusals(frame, source, tmp_path):
     (tmp_path / "note").write_text("mine")
-    with pytest.raises(DataError, match=r"note is a file: name a folder for the parts"):
-        predict_parts(scorer(), source, tmp_path / "note")
-    with pytest.raises(DataError, match=r"resume goes on with parts and force removes them"):
-        predict_parts(scorer(), source, tmp_path / "out", resume=True, force=True)
+    with pytest.raises(DataError, match=r"note is a file: parts need a folder"):
+        predict_parts(predictor(), source, tmp_path / "note")
+    with pytest.raises(
+        DataError, match=r"resume continues after existing parts and force removes them"
+    ):
+        predict_parts(predictor(), source, tmp_path / "out", resume=True, force=True)
     inside = tmp_path / "out" / "part-00000.parquet"
-    predict_parts(scorer(), source, tmp_path / "out")
+    predict_parts(predictor(), source, tmp_path / "out")
     frame.write_parquet(inside)
-    with pytest.raises(DataError, match=r"out holds what is scored, .*: choose another folder"):
-        predict_parts(scorer(), str(inside), tmp_path / "out", force=True)
+    with pytest.raises(DataError, match=r"out contains the source .*: choose another folder"):
+        predict_parts(predictor(), str(inside), tmp_path / "out", force=True)
     assert pl.read_parquet(inside).equals(frame)
     frame.head(0).write_parquet(source)
     with pytest.raises(DataError, match=r"there are no rows to score"):
-        predict_parts(scorer(), source, tmp_path / "none")
+        predict_parts(predictor(), source, tmp_path / "none")
     frame.drop("price").write_parquet(source)
     with pytest.raises(DataError, match=r"rows.parquet: column 'price' is not in the data"):
-        predict_parts(scorer(), source, tmp_path / "none")
+        predict_parts(predictor(), source, tmp_path / "none")
     assert not (tmp_path / "none").exists()

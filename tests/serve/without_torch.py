@@ -41,8 +41,8 @@ def main(bundle: str, rows: str, expected: str, out: str) -> None:
     with redirect_stderr(StringIO()) as said:
         assert run(["evaluate", bundle, rows]) == 1
     assert said.getvalue() == (
-        "error: `polyrank evaluate` needs torch, which is not installed here: `pip install "
-        "polyrank` brings it\n"
+        "error: `polyrank evaluate` needs torch, which is not installed here: run `pip install "
+        "polyrank`\n"
     )
     sys.stdout.write(f"{truth.height} rows, {Path(out).name}\n")
 

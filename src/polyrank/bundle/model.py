@@ -34,7 +34,7 @@ from polyrank.models.outputs import logits_of, outputs
 from polyrank.models.ranker import Ranker
 from polyrank.objective.likelihood import Likelihood, likelihoods, named_extras
 from polyrank.schema import Schema
-from polyrank.serve.answer import Answer
+from polyrank.serve.engine import Predictions
 from polyrank.terms import output_columns
 from polyrank.text import aligned, counted, html_table
 
@@ -139,7 +139,7 @@ class Bundle:
         """
         return self.score(self.encode(rows), raw=raw)
 
-    def answer_frame(self, frame: pl.DataFrame, *, raw: bool = False) -> Answer:
+    def predict_frame(self, frame: pl.DataFrame, *, raw: bool = False) -> Predictions:
         """Return the predictions of a frame, as an exported bundle's engine does.
 
         Args:
@@ -150,7 +150,9 @@ class Bundle:
             DataError: as in `predict`.
         """
         table = self.encode(frame)
-        return Answer(self.columns(table, self.logits(table), raw=raw), table.unseen, table.nulls)
+        return Predictions(
+            self.columns(table, self.logits(table), raw=raw), table.unseen, table.nulls
+        )
 
     def evaluate(
         self, rows: Any, *, split: str = "test", orphans: Orphans | None = None

@@ -30,16 +30,16 @@ def compare(
     from polyrank.cli.show import print_json
     from polyrank.errors import ConfigError
     from polyrank.report import need_extra, write_comparison
-    from polyrank.report.compare import Run
+    from polyrank.report.compare import ComparedRun
     from polyrank.report.compare import compare as compared
 
     if len(runs) < 2:
-        raise ConfigError(f"compare takes two runs or more, however: {len(runs)}")
+        raise ConfigError(f"compare needs at least two runs, got {len(runs)}")
     if out is not None:
         need_extra()
     bundles = {str(path): load(path) for path in runs}
     split, sources = _own_rows(bundles) if data is None else ("given", dict.fromkeys(bundles, data))
-    rows = [Run(path, bundles[path], sources[path]) for path in map(str, runs)]
+    rows = [ComparedRun(path, bundles[path], sources[path]) for path in map(str, runs)]
     found = compared(rows, split=split)
     page = {} if out is None else {"page": str(write_comparison(found, out))}
     if json:
@@ -60,7 +60,7 @@ def _own_rows(bundles: Mapping[str, Bundle]) -> tuple[str, dict[str, Any]]:
     for path, other in named.items():
         if other != rows:
             raise DataError(
-                f"runs are compared on the same rows, however: {first} has {_words(rows)}, and "
+                f"runs must be compared on the same rows, but {first} has {_words(rows)}, and "
                 f"{path} has {_words(other)}; --data names the rows to compare on"
             )
     split = rows["split"]
@@ -81,8 +81,8 @@ def _named_rows(path: str, config: Mapping[str, Any]) -> dict[str, Any]:
         if split in data:
             return {"split": split, "file": data[split]}
     raise DataError(
-        f"{path} names no file of test or validation rows: it learnt from rows in memory, or had "
-        "none; --data names the rows to compare on"
+        f"{path} names no file of test or validation rows: it was trained on rows in memory, or "
+        "had none; --data names the rows to compare on"
     )
 
 

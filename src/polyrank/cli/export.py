@@ -20,22 +20,22 @@ def export(
     with_vocabulary: bool = False,
     json: bool = False,
 ) -> None:
-    """Write model.onnx into a bundle, if it answers as the bundle does on real rows.
+    """Write model.onnx into a bundle, if its predictions equal the bundle's on real rows.
 
     Args:
         run: a run folder or a bundle folder.
-        data: rows to compare on instead of the run's own test (else validation, else training)
-            rows: a CSV or Parquet file, or a glob; labels need not be there.
-        with_vocabulary: write model-with-vocabulary.onnx too, which takes the ids themselves.
+        data: rows to compare on, instead of the run's own test (else validation, else training)
+            rows: a CSV, TSV or Parquet file, or a glob, with or without labels.
+        with_vocabulary: also write model-with-vocabulary.onnx, which takes the ids themselves.
         json: print the files and their parity as JSON.
     """
     from polyrank.bundle.format import find
     from polyrank.bundle.model import load
     from polyrank.cli.show import print_json
-    from polyrank.serve.extra import need
+    from polyrank.serve.extra import require
     from polyrank.text import aligned
 
-    need("onnx", "onnxscript", "onnxruntime", what="export")
+    require("onnx", "onnxscript", "onnxruntime", what="export")
     from polyrank.serve.export.write import export as write
 
     folder = find(run)
@@ -51,7 +51,7 @@ def export(
         print_json({"files": files})
         return
     for name, each in found.items():
-        print(f"{folder / name}: answers as the bundle does on {each.rows:,} {split} rows")
+        print(f"{folder / name}: equals the bundle on {each.rows:,} {split} rows")
     lines = [
         [output, *(f"{each.differences[output]:.1e}" for each in found.values()), f"{limit:.1e}"]
         for output, limit in next(iter(found.values())).allowed.items()
@@ -60,12 +60,12 @@ def export(
 
 
 def _rows(bundle: Bundle, data: str | None) -> tuple[str, Iterator[pl.DataFrame]]:
-    """Return the name of the rows to compare on, and these in chunks."""
+    """Return the name of the rows to compare on, and the rows in chunks."""
     from polyrank.config import own_rows
     from polyrank.data.read import collect_chunks, read
     from polyrank.errors import DataError, ExportError
 
-    names = [feature.name for feature in bundle.schema.features]
+    names = bundle.schema.inputs
     if data is not None:
         return "given", collect_chunks(read(data, bundle.schema), names)
     try:
@@ -75,9 +75,9 @@ def _rows(bundle: Bundle, data: str | None) -> tuple[str, Iterator[pl.DataFrame]
                 return split, collect_chunks(read(splits[split], bundle.schema), names)
     except DataError as error:
         raise ExportError(
-            f"the run's own rows cannot be read: {error}: name rows to compare on with --data"
+            f"the run's own rows cannot be read: {error}; give other rows with --data"
         ) from None
     raise ExportError(
-        "the run had its rows in memory, and no file of them is known: name rows to compare on "
-        "with --data"
+        "the run had its rows in memory and knows no file of them: give rows to compare on with "
+        "--data"
     )

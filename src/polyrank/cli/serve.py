@@ -18,22 +18,24 @@ def serve(
     drain: float = 1.0,
     threads: int = 1,
 ) -> None:
-    """Answer over HTTP: rows in, named probabilities and their order out.
+    """Serve over HTTP: rows in, named probabilities and their ranking out.
 
     Args:
-        run: a run folder or a bundle folder that `polyrank export` was run on.
-        host: address to listen at; 0.0.0.0 for every one of this machine.
+        run: a run folder or a bundle folder that `polyrank export` has written to.
+        host: address to listen on; 0.0.0.0 for all addresses of this machine.
         port: 0 takes a free one.
         max_body_mb: largest body, in MiB.
-        max_rows: most rows of a request.
+        max_rows: most rows per request.
         timeout: seconds for a body to arrive, and again for its answer.
         queue: scoring requests that may wait or run.
-        drain: seconds from SIGTERM until no connection is taken any more.
+        drain: seconds of accepting with `Connection: close` after SIGTERM.
         threads: of one run of the graph.
     """
-    from polyrank.serve.extra import need
+    from polyrank.serve.extra import require
 
-    need("fastapi", "msgspec", "onnxruntime", "prometheus_client", "uvicorn", what="the server")
+    require(
+        "msgspec", "onnxruntime", "prometheus_client", "starlette", "uvicorn", what="the server"
+    )
     from polyrank.serve.app.limits import Limits
     from polyrank.serve.app.server import serve as run_server
     from polyrank.serve.engine import Engine

@@ -31,16 +31,46 @@ _FORMATS = {
     ".parquet": _PARQUET,
 }
 _RENAMED = re.compile(r"(?P<name>.*)_duplicated_\d+")  # as polars names a column's second one
-_UNPARSED = re.compile(r"could not parse `(?P<value>.*?)` as dtype `(?P<dtype>.*?)`(?P<rest>.*)")
 _AT_COLUMN = re.compile(r"at column '(?P<column>.*?)'")
-_UNCLOSED = re.compile(
-    r"could not parse `(?P<value>.*?)[\r\n`].*is not properly escaped", re.DOTALL
+# What polars says, and what a reader can do about it.
+_EXPLAINED = (
+    (r"invalid utf-8", "a text is not UTF-8: save the file as UTF-8"),
+    (
+        r"could not parse `(?P<value>[^\r\n]{,60})[^\r\n]*[\r\n`].*is not properly escaped",
+        "a quote is not closed, or stands inside a field, in what begins with {value!r}: close it, "
+        "or write a quote that belongs to the text twice",
+    ),
+    (
+        r"CSV malformed",
+        "a quote is not closed, or stands inside a field: close it, or write a quote that belongs "
+        "to the text twice",
+    ),
+    (
+        r"found more fields",
+        "a row has more fields than the header: put a field that holds a comma in quotes, or "
+        "repair the row",
+    ),
+    (
+        r"schema names differ: got (?P<found>.*), expected (?P<first>.*)",
+        "the column names differ: {found!r} in one file where the first has {first!r}; give the "
+        "files one header",
+    ),
+    (
+        r"did not find column (?P<column>.*?), consider",
+        "column {column!r} of the first file is not in another: add it there",
+    ),
+    (
+        r"mismatch for column (?P<column>.*): incoming: (?P<found>.*) != target: (?P<first>.*)",
+        "column {column!r} is {found} in one file and {first} in the first: write the files with "
+        "one type",
+    ),
+    (
+        r"could not parse `(?P<value>.*?)` as dtype `(?P<dtype>.*?)`.* at column '(?P<column>.*?)'",
+        "column {column!r} holds {value!r}, but its first {rows:,} rows were read as "
+        "{dtype}: clean the column, write the file as Parquet, or pass "
+        "polars.scan_csv(…, schema_overrides={{{column!r}: polars.String}})",
+    ),
 )
-_OTHER_TYPE = re.compile(
-    r"mismatch for column (?P<column>.*): incoming: (?P<found>.*) != target: (?P<first>.*)"
-)
-_OTHER_NAME = re.compile(r"schema names differ: got (?P<found>.*), expected (?P<first>.*)")
-_NOT_THERE = re.compile(r"did not find column (?P<column>.*?), consider")
 _SCANNED = re.compile(r"^\s*(?:Csv|Parquet) SCAN \[(?P<files>.*)\]$", re.MULTILINE)
 
 
@@ -359,40 +389,9 @@ def _files(frame: pl.LazyFrame | pl.DataFrame) -> str:
 
 
 def _explained(error: Exception) -> str:
-    """What polars said, with the column and the fix where a value could not be parsed."""
-    text = str(error)
-    if "invalid utf-8" in text:
-        return "a text is not UTF-8: save the file as UTF-8"
-    unclosed = _UNCLOSED.search(text)
-    if unclosed or "CSV malformed" in text:
-        place = f", in what begins with {unclosed['value'][:60]!r}" if unclosed else ""
-        return (
-            f"a quote is not closed, or stands inside a field{place}: close it, or write a quote "
-            "that belongs to the text twice"
-        )
-    if "found more fields" in text:
-        return (
-            "a row has more fields than the header: put a field that holds a comma in quotes, or "
-            "repair the row"
-        )
-    if other := _OTHER_NAME.search(text):
-        return (
-            f"the column names differ: {other['found']!r} in one file where the first has "
-            f"{other['first']!r}; give the files one header"
-        )
-    if gone := _NOT_THERE.search(text):
-        return f"column {gone['column']!r} of the first file is not in another: add it there"
-    if other := _OTHER_TYPE.search(text):
-        return (
-            f"column {other['column']!r} is {other['found']} in one file and {other['first']} in "
-            "the first: write the files with one type"
-        )
-    unparsed, place = _UNPARSED.search(text), _AT_COLUMN.search(text)
-    if unparsed is None or place is None:
-        return text.strip().splitlines()[0] if text.strip() else type(error).__name__
-    return (
-        f"column {place['column']!r} holds {unparsed['value']!r}, but its first "
-        f"{INFERENCE_ROWS:,} rows were read as {unparsed['dtype']}: clean the column, write the "
-        "file as Parquet, or pass polars.scan_csv(…, schema_overrides={"
-        f"{place['column']!r}: polars.String}})"
-    )
+    """What polars said, with the column and the fix where it is known."""
+    text = str(error).strip()
+    for pattern, explained in _EXPLAINED:
+        if found := re.search(pattern, text, re.DOTALL if "escaped" in pattern else 0):
+            return explained.format(rows=INFERENCE_ROWS, **found.groupdict())
+    return text.splitlines()[0] if text else type(error).__name__

@@ -1,16 +1,14 @@
-"""What a debiased loss is: terms of its own, auxiliary heads, and their parts of the loss."""
+"""What a debiased loss is: terms of its own, auxiliary heads, and their parts of the loss.
+
+Terms, which name their method, stand above it, and so do the tensors that it is given: what its
+methods take and return is described in words.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
-
-from polyrank.terms import Summand, Term
-
-if TYPE_CHECKING:
-    from polyrank.objective.likelihood import BatchScores, Labels
-    from polyrank.schema import Schema, Task
+from typing import Any, ClassVar
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,17 +23,22 @@ class Debias(ABC):
 
     name: ClassVar[str]
 
-    def heads(self, task: Task) -> tuple[str, ...]:
-        """Return the auxiliary heads it needs; `imputation` becomes the head `buy#imputation`."""
+    def heads(self, task: Any) -> tuple[str, ...]:
+        """Return the auxiliary heads of a `Task`; `imputation` becomes `buy#imputation`."""
         return ()
 
     @abstractmethod
-    def terms(self, schema: Schema, task: Task) -> tuple[Term, ...]:
-        """Return the terms of the task, such as `term_of(schema, task, task.given, self)`."""
+    def terms(self, schema: Any, task: Any) -> tuple[Any, ...]:
+        """Return the task's `Term`s, such as `term_of(schema, task, task.given, self)`."""
 
     @abstractmethod
-    def summands(self, term: Term, scores: BatchScores, labels: Labels) -> tuple[Summand, ...]:
-        """Return the parts of the loss of one of these terms.
+    def summands(self, term: Any, scores: Any, labels: Any) -> tuple[Any, ...]:
+        """Return the `Summand`s of one of these terms in a batch.
 
         A weight from path probabilities, or a soft target from another head, is detached here.
+
+        Args:
+            term: one of `terms`.
+            scores: a `polyrank.objective.likelihood.BatchScores`.
+            labels: a `polyrank.objective.likelihood.Labels`.
         """

@@ -180,15 +180,12 @@ class NumberFeature(Feature):
 
     @property
     def slots(self) -> tuple[Slot, ...]:
-        """The parts of x that it fills."""
         return ()
 
     def values(self, column: pl.Series) -> np.ndarray:
-        """Return the column's values."""
         return float32_of(column)
 
     def codec(self, tables: Mapping[str, Vocabulary], state: Any) -> NumberCodec:
-        """Return its codec."""
         return NumberCodec(self)
 
 
@@ -199,12 +196,10 @@ class NumberCodec(Codec):
         self.feature = feature
 
     def read(self, column: pl.Series) -> Encoded:
-        """Return a column as the exported graph takes it."""
         numbers = self.feature.values(column)
         return Encoded(numbers, 0, 0, int(np.count_nonzero(np.isnan(numbers))))
 
     def read_values(self, values: Sequence[Any]) -> Encoded | None:
-        """Return plain values as the exported graph takes them."""
         try:
             exact = packed("d", values)
         except error:  # something else than a number or a boolean
@@ -226,7 +221,6 @@ class NumberCodec(Codec):
         return Encoded(exact.astype(np.float32), 0, 0, int(np.count_nonzero(absent)))
 
     def together(self, alike: Mapping[str, Any]) -> tuple[Sequence[str], Together] | None:
-        """Return what reads several of them at once."""
 
         def read(columns: Mapping[str, list[Any]]) -> dict[str, Encoded] | None:
             found = self.read_values(list(chain.from_iterable(columns.values())))
@@ -241,21 +235,17 @@ class NumberCodec(Codec):
         return tuple(alike), read
 
     def place(self, values: np.ndarray | Bag) -> Mapping[str, np.ndarray | Bag]:
-        """Return the parts of x."""
         return {}
 
     @property
     def json(self) -> dict[str, Any]:
-        """The JSON Schema of one value."""
         return {"type": ["number", "null"]}
 
     @property
     def example(self) -> float:
-        """A value."""
         return 1.5
 
     def described(self, *, with_vocabulary: bool) -> dict[str, Any]:
-        """Return the metadata of its input."""
         return {"type": "float32", "missing": "NaN"}
 
 
@@ -300,21 +290,14 @@ class DenseFeature(NumberFeature):
 
     @property
     def slots(self) -> tuple[Slot, ...]:
-        """The parts of x that it fills."""
         if self.encoding == "bins":  # missing values have a row, so none is for unseen ones
             return (Slot(name=self.name, place="ids", table=self.name),)
         return (Slot(name=self.name, place="dense"),)
 
-    def width(self, table: str) -> int | None:
-        """Return the width of its table."""
-        return self.embed_dim
-
     def fit(self, column: pl.Series) -> DenseEncoding:
-        """Return the encoding, fitted on the training column."""
         return DenseEncoding.fit(self, self.values(column))
 
     def codec(self, tables: Mapping[str, Vocabulary], state: DenseEncoding) -> DenseCodec:
-        """Return its codec."""
         return DenseCodec(self, state)
 
 
@@ -327,21 +310,17 @@ class DenseCodec(NumberCodec):
 
     @property
     def rows(self) -> Mapping[str, int]:
-        """Rows of the table of `bins`."""
         return dict.fromkeys(self.feature.tables, self.encoding.rows)
 
     @property
     def columns(self) -> Mapping[str, int]:
-        """Float columns, where it is not binned."""
         return {} if self.feature.tables else {self.feature.name: self.encoding.columns}
 
     def place(self, values: np.ndarray | Bag) -> Mapping[str, np.ndarray | Bag]:
-        """Return the parts of x."""
         encode = self.encoding.ids if self.feature.tables else self.encoding.apply
         return {self.feature.name: encode(values)}
 
     def ordered(self, columns: np.ndarray) -> np.ndarray:
-        """Return a number per row that orders as the raw numbers do, NaN where missing."""
         # Parts of a piecewise linear encoding grow with the number, so their sum orders as it does.
         missing = self.encoding.missing
         values = columns[:, : columns.shape[1] - int(missing)].sum(axis=1)

@@ -18,7 +18,7 @@ import numpy as np
 import polars as pl
 
 from polyrank.errors import SchemaError
-from polyrank.features.bags import Bag, Elements
+from polyrank.features.bags import Bag
 
 if TYPE_CHECKING:
     from polyrank.features.vocabulary import Vocabulary
@@ -115,22 +115,22 @@ class Feature(ABC):
 
     def width(self, table: str) -> int | None:
         """Return the embedding width of a table that it owns; None takes the model's."""
-        return None
+        return getattr(self, "embed_dim", None)
 
     def fixed(self, table: str) -> Vocabulary | None:
         """Return the vocabulary of a table that it owns, where no row need be read for it."""
         return None
 
     def least_count(self, table: str) -> int:
-        """Return how often an id occurs at least that is in the vocabulary of its own table."""
-        return 1
+        """Return how often an id must occur to get a row in a table that it owns."""
+        return getattr(self, "min_count", 1)
 
     def check_among(self, features: Mapping[str, Feature]) -> None:  # noqa: B027  most need none
         """Refuse what contradicts the other features of a schema, given by name."""
 
     @abstractmethod
-    def values(self, column: pl.Series) -> Elements | np.ndarray:
-        """Return what a column holds: ids, or float32 numbers with NaN for null.
+    def values(self, column: pl.Series) -> Any:
+        """Return what a column holds: `Elements`, or float32 numbers (N,) with NaN for null.
 
         Raises:
             DataError: a column that can hold no such values.
@@ -138,7 +138,7 @@ class Feature(ABC):
 
     def ids(self, column: pl.Series, table: str) -> pl.Series:
         """Return the ids of a training column that one of its `id_tables` is fitted on."""
-        raise NotImplementedError(f"{type(self).__name__} names id_tables, and needs ids()")
+        return self.values(column).ids
 
     def fit(self, column: pl.Series) -> Any:
         """Return its state, fitted on its training column, or None if it has none."""

@@ -63,18 +63,15 @@ class SequenceFeature(IdFeature):
 
     @property
     def slots(self) -> tuple[Slot, ...]:
-        """The parts of x that it fills."""
         slot = Slot(
             name=self.name, place="bags", table=self.table, pooling=self.pooling, unseen=True
         )
         return (slot,)
 
     def values(self, column: pl.Series) -> Elements:
-        """Return the column's values."""
         return flattened(column, self.padding_idx)
 
     def codec(self, tables: Mapping[str, Vocabulary], state: None) -> SequenceCodec:
-        """Return its codec."""
         return SequenceCodec(self, tables[self.table])
 
 
@@ -84,7 +81,6 @@ class SequenceCodec(IdCodec):
     feature: SequenceFeature
 
     def read_values(self, values: Sequence[Any]) -> Encoded | None:
-        """Return plain values as the exported graph takes them."""
         if self.feature.padding_idx is not None or not set(map(type, values)) <= {list, NoneType}:
             return None
         found = self.vocabulary.encode_values([each for some in values if some for each in some])

@@ -89,37 +89,20 @@ class IdFeature(Feature):
 
     @property
     def id_tables(self) -> tuple[str, ...]:
-        """The one table."""
         return (self.table,)
 
-    def width(self, table: str) -> int | None:
-        """Return the width of its table."""
-        return self.embed_dim
-
     def fixed(self, table: str) -> Vocabulary | None:
-        """Return an identity or a hashed vocabulary."""
         if self.hash is not None:
             return Vocabulary("hash", size=self.hash + 1)
         return None if self.vocab_size is None else Vocabulary("identity", size=self.vocab_size)
 
-    def least_count(self, table: str) -> int:
-        """Return `min_count`."""
-        return self.min_count
-
     def values(self, column: pl.Series) -> Elements:
-        """Return the column's values."""
         return Elements(column)
 
-    def ids(self, column: pl.Series, table: str) -> pl.Series:
-        """Return its ids."""
-        return self.values(column).ids
-
     def codec(self, tables: Mapping[str, Vocabulary], state: None) -> IdCodec:
-        """Return its codec."""
         return IdCodec(self, tables[self.table])
 
     def check_among(self, features: Mapping[str, Feature]) -> None:
-        """Refuse a table that is shared and described otherwise than by its owner."""
         if self.shared_with is None:
             return
         owners = {name: each for name, each in features.items() if isinstance(each, IdFeature)}
@@ -171,11 +154,9 @@ class SparseFeature(IdFeature):
 
     @property
     def slots(self) -> tuple[Slot, ...]:
-        """The parts of x that it fills."""
         return (Slot(name=self.name, place="ids", table=self.table, unseen=True),)
 
     def codec(self, tables: Mapping[str, Vocabulary], state: None) -> SparseCodec:
-        """Return its codec."""
         return SparseCodec(self, tables[self.table])
 
 
@@ -187,18 +168,15 @@ class IdCodec(Codec):
 
     @property
     def raw_filler(self) -> Any:
-        """What fills up lists of ids."""
         return PADDING[self.vocabulary.id_type]
 
     def read(self, column: pl.Series) -> Encoded:
-        """Return a column as the exported graph takes it."""
         ids, offsets, null_lists = self.feature.values(column)
         rows, unseen, nulls = self.vocabulary.encode(ids)
         values = rows if offsets is None else Bag(rows, offsets)
         return Encoded(values, len(rows) - nulls, unseen, nulls + null_lists)
 
     def place(self, values: np.ndarray | Bag) -> Mapping[str, np.ndarray | Bag]:
-        """Return the parts of x."""
         return {self.feature.name: values}
 
     def raw(self, column: pl.Series) -> np.ndarray | Bag:
@@ -223,18 +201,15 @@ class IdCodec(Codec):
 
     @property
     def json(self) -> dict[str, Any]:
-        """The JSON Schema of one value."""
         one = {"type": [*_JSON[self.vocabulary.dtype][0], "null"]}
         return {"type": ["array", "null"], "items": one} if self.feature.lists else one
 
     @property
     def example(self) -> Any:
-        """A value."""
         one = _JSON[self.vocabulary.dtype][1]
         return [one] if self.feature.lists else one
 
     def described(self, *, with_vocabulary: bool) -> dict[str, Any]:
-        """Return the metadata of its input."""
         if not with_vocabulary:
             found = {"type": "int64", "rows": self.vocabulary.rows, "unseen": 0}
             return found | ({"padding": self.filler} if self.feature.ragged else {})
@@ -248,7 +223,6 @@ class SparseCodec(IdCodec):
     """One id per row."""
 
     def read_values(self, values: Sequence[Any]) -> Encoded | None:
-        """Return plain values as the exported graph takes them."""
         found = self.vocabulary.encode_values(values)
         if found is None:
             return None
@@ -256,7 +230,6 @@ class SparseCodec(IdCodec):
         return Encoded(rows, len(rows) - nulls, unseen, nulls)
 
     def together(self, alike: Mapping[str, Any]) -> tuple[Sequence[str], Together] | None:
-        """Return what reads several of them at once."""
         direct = {
             name: each.vocabulary.direct
             for name, each in alike.items()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import NamedTuple
+
 import numpy as np
 
 
@@ -21,13 +24,13 @@ def areas_by_group(
     Args:
         positive: booleans.
         score: any score that rises with the probability.
-        codes: integers from 0 that are equal where the groups are.
+        codes: integers that are equal where the groups are; below 0 is of no group.
         weight: above 0; None weighs every row 1.
 
     Shape:
         (rows,) each -> (groups with both classes,) each
     """
-    kept = _groups_with_both(positive, codes)
+    kept = _in_mixed_group(positive, codes)
     if not kept.all():
         positive, score, codes = positive[kept], score[kept], codes[kept]
         weight = None if weight is None else weight[kept]
@@ -63,8 +66,10 @@ def starts(changed: np.ndarray) -> np.ndarray:
     return np.concatenate([[True], changed])
 
 
-def _groups_with_both(positive: np.ndarray, codes: np.ndarray) -> np.ndarray:
+def _in_mixed_group(positive: np.ndarray, codes: np.ndarray) -> np.ndarray:
     """Return which rows are of a group with both classes."""
+    if codes.min() < 0:
+        codes = np.where(codes < 0, codes.max() + 1 + np.arange(len(codes)), codes)
     positives = np.bincount(codes[positive], minlength=int(codes.max()) + 1)
     mixed = (positives > 0) & (positives < np.bincount(codes))
     return mixed[codes]
@@ -89,3 +94,97 @@ def _areas(
     below = np.cumsum(n) - n
     below -= np.repeat(below[groups], lengths)
     return np.clip(np.add.reduceat(p * (below + n / 2), groups), 0.0, 1.0)
+
+
+class DrawnRanks(NamedTuple):
+    """Replicates of ranked rows, by runs of positives with one score, the lowest first.
+
+    Args:
+        gained: weight of the run's positives.
+        hits: weight of the positives that score at least as much.
+        below: weight of the negatives that score less.
+        upto: weight of the negatives that score no more.
+        negatives: weight of all negatives.
+
+    Shape:
+        negatives (replicates,), the others (replicates, runs)
+    """
+
+    gained: np.ndarray
+    hits: np.ndarray
+    below: np.ndarray
+    upto: np.ndarray
+    negatives: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Ranks:
+    """Positives and negatives sorted by score once, and where each positive stands.
+
+    Args:
+        positives: the cluster of each positive, by score.
+        negatives: the cluster of each negative, by score.
+        runs: the first positive of each run of equal scores.
+        below: how many negatives score less than the run.
+        upto: how many negatives score no more than the run.
+        positive_weight: of each positive, or None.
+        negative_weight: of each negative, or None.
+    """
+
+    positives: np.ndarray
+    negatives: np.ndarray
+    runs: np.ndarray
+    below: np.ndarray
+    upto: np.ndarray
+    positive_weight: np.ndarray | None
+    negative_weight: np.ndarray | None
+
+    @classmethod
+    def of(
+        cls,
+        positive: np.ndarray,
+        score: np.ndarray,
+        weight: np.ndarray | None,
+        cluster: np.ndarray,
+    ) -> Ranks:
+        """Sort rows, among which are both positives and negatives."""
+        above, under = np.flatnonzero(positive), np.flatnonzero(~positive)
+        above = above[np.argsort(score[above])]
+        under = under[np.argsort(score[under])]
+        ranked, negative = score[above], score[under]
+        runs = np.flatnonzero(starts(ranked[1:] != ranked[:-1]))
+        return cls(
+            cluster[above],
+            cluster[under],
+            runs,
+            np.searchsorted(negative, ranked[runs], side="left"),
+            np.searchsorted(negative, ranked[runs], side="right"),
+            None if weight is None else weight[above],
+            None if weight is None else weight[under],
+        )
+
+    def drawn(self, counts: np.ndarray) -> DrawnRanks:
+        """Return the weights of each replicate, whose clusters have these counts.
+
+        Shape:
+            counts (replicates, clusters)
+        """
+        negative = _weighed(counts, self.negatives, self.negative_weight)
+        # Integers, where there are no weights, keep the ranks exact.
+        kind = np.int64 if self.negative_weight is None else np.float64
+        running = np.zeros((len(counts), negative.shape[1] + 1), dtype=kind)
+        np.cumsum(negative, axis=1, out=running[:, 1:])
+        positive = _weighed(counts, self.positives, self.positive_weight)
+        gained = np.add.reduceat(positive, self.runs, axis=1, dtype=kind)
+        return DrawnRanks(
+            gained,
+            np.cumsum(gained[:, ::-1], axis=1)[:, ::-1],
+            running[:, self.below],
+            running[:, self.upto],
+            running[:, -1],
+        )
+
+
+def _weighed(counts: np.ndarray, cluster: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
+    taken = np.take(counts, cluster, axis=1)
+    return taken if weight is None else taken * weight

@@ -1,8 +1,9 @@
 """How well a probability ranks and how well it is calibrated: pure numpy, in float64.
 
-Every function takes labels of 0 and 1, predictions, and optionally sample weights. A weight of 2 is
-the same as the row twice, and a weight of 0 as no row. What the rows cannot support raises
-`Undefined` with the reason.
+Every function takes labels of 0 and 1, predictions, and optionally sample weights; without them
+every row weighs 1. A weight of 2 is the same as the row twice, and a weight of 0 as no row. What
+the rows cannot support raises `Undefined` with the reason; columns of different shapes and values
+out of their domain raise `DataError`. Beside each function stands the definition that it calls.
 """
 
 from __future__ import annotations
@@ -10,36 +11,38 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from polyrank.metrics.areas import areas_by_group, starts, weighted_auc
-from polyrank.metrics.inputs import (
-    checked,
-    checked_binary,
-    counted,
-    mean,
-    refuse_beyond_one,
-    user_codes,
-    weighing,
-)
+from polyrank.metrics.areas import DrawnRanks, areas_by_group, starts, weighted_auc
+from polyrank.metrics.inputs import mean, refuse_beyond_one
+from polyrank.metrics.metric import Groups, Metric, Rows, one
 from polyrank.metrics.undefined import Undefined
 
 ECE_BINS = 15
 EPSILON = float(np.finfo(np.float64).eps)
+KINDS = ("binary",)
+
+
+def needs_positive(rows: Rows) -> str | None:
+    """Return that no label is 1, or None where one is."""
+    return None if rows.positive.any() else f"no positive among {rows.count}"
+
+
+def needs_both(rows: Rows) -> str | None:
+    """Return which of the two labels is missing, or None where neither is."""
+    return needs_positive(rows) or (
+        f"no negative among {rows.count}" if rows.positive.all() else None
+    )
 
 
 def auc(label: ArrayLike, prediction: ArrayLike, weight: ArrayLike | None = None) -> float:
     """Return the probability that a positive outranks a negative; a tie counts one half.
 
-    Args:
-        label: 0 or 1.
-        prediction: any score that rises with the probability.
-        weight: sample weights; None weighs every row 1.
+    The prediction may be any score that rises with the probability.
 
     Returns:
         The area under the ROC curve, within 0 and 1; higher is better.
 
     Raises:
         Undefined: one class only, or no rows.
-        DataError: shapes differ, or a value is out of its domain.
 
     Shape:
         label (rows,), prediction (rows,), weight (rows,)
@@ -51,8 +54,11 @@ def auc(label: ArrayLike, prediction: ArrayLike, weight: ArrayLike | None = None
     Reference:
         Hanley and McNeil, Radiology 1982: the area is the Mann-Whitney statistic.
     """
-    positive, score, w = checked_binary(label, prediction, weight)
-    _need_both(positive)
+    return AUC(label, prediction, weight)
+
+
+def _area(rows: Rows) -> float:
+    positive, score, w = rows.positive, rows.prediction, rows.weight
     if w is not None:
         return weighted_auc(w * positive, w * ~positive, score)
     # Two sorts of plain values and a merge: a fifth of the time of one argsort of all rows.
@@ -60,6 +66,25 @@ def auc(label: ArrayLike, prediction: ArrayLike, weight: ArrayLike | None = None
     beaten = np.searchsorted(below, above, side="left").sum()
     not_lost = np.searchsorted(below, above, side="right").sum()
     return float((int(beaten) + int(not_lost)) / (2 * len(above) * len(below)))
+
+
+def _drawn_area(drawn: DrawnRanks) -> np.ndarray:
+    gained = np.sum(drawn.gained * (drawn.below + drawn.upto), axis=1)
+    return gained / (2.0 * drawn.hits[:, 0] * drawn.negatives)
+
+
+AUC = Metric(
+    name="auc",
+    title="AUC",
+    kinds=KINDS,
+    higher_is_better=True,
+    whole=_area,
+    ranked=_drawn_area,
+    needs=needs_both,
+    scale="logit",
+    ranks=True,
+    roles=("compared", "diagnosed", "segment table", "calibration table"),
+)
 
 
 def grouped_auc(
@@ -71,20 +96,19 @@ def grouped_auc(
     """Return the mean of each user's AUC, weighted by the user's impressions.
 
     Users without both classes say nothing about ranking and are left out, and so are rows whose
-    user is missing.
+    user is missing. With sample weights a user counts with the sum of theirs.
 
     Args:
         label: 0 or 1.
         prediction: any score that rises with the probability.
         user: keys of one type: integers, strings …; null and NaN are missing.
-        weight: sample weights; a user counts with the sum of theirs.
+        weight: sample weights.
 
     Returns:
         The grouped AUC, within 0 and 1; higher is better.
 
     Raises:
         Undefined: no user with both classes, or no rows.
-        DataError: shapes differ, or a value is out of its domain.
 
     Shape:
         label (rows,), prediction (rows,), user (rows,), weight (rows,)
@@ -96,47 +120,28 @@ def grouped_auc(
     Reference:
         Zhou et al., Deep Interest Network, KDD 2018: the user-weighted AUC.
     """
-    positive, score, w = checked_binary(label, prediction, weight)
-    rows = np.shape(label)[0]
-    codes = user_codes(user, rows=rows)[weighing(weight, rows=rows)[0]]
-    _, areas, masses = areas_by_group(positive, score, codes, w)
-    if not len(areas):
-        raise Undefined(f"no user with both classes among {counted(len(positive))}")
-    return mean(areas, masses)
+    return GAUC(label, prediction, weight, key=user)
 
 
-def soft_auc(p_true: ArrayLike, prediction: ArrayLike, weight: ArrayLike | None = None) -> float:
-    """Return the AUC expected of labels drawn with the true probabilities.
+def _areas_of_users(rows: Rows) -> Groups:
+    users, areas, weights = areas_by_group(
+        rows.positive, rows.prediction, rows.codes["user"], rows.weight
+    )
+    return Groups(areas, weights, users)
 
-    Each row is a positive of weight p and a negative of weight 1 − p.
 
-    Args:
-        p_true: the true probability of each row.
-        prediction: any score that rises with the probability.
-        weight: sample weights; None weighs every row 1.
-
-    Returns:
-        The area, within 0 and 1; the best possible value is `soft_auc(p_true, p_true)`, below 1.
-
-    Raises:
-        Undefined: every true probability is 0, or every one is 1, or no rows.
-        DataError: shapes differ, or a value is out of its domain.
-
-    Shape:
-        p_true (rows,), prediction (rows,), weight (rows,)
-
-    Example:
-        >>> round(soft_auc([0.25, 0.75], [0.1, 0.9]), 6)
-        0.75
-    """
-    truth, score, w = checked(p_true, prediction, weight)
-    refuse_beyond_one("p_true", truth)
-    mass = np.ones(len(truth)) if w is None else w
-    positive, negative = mass * truth, mass * (1 - truth)
-    for value, sum_of in ((0, positive.sum()), (1, negative.sum())):
-        if sum_of == 0:
-            raise Undefined(f"the true probability is {value} in all {counted(len(truth))}")
-    return weighted_auc(positive, negative, score)
+GAUC = Metric(
+    name="gauc",
+    title="grouped AUC",
+    kinds=KINDS,
+    higher_is_better=True,
+    groups=_areas_of_users,
+    key="user",
+    groups_are="with both classes",
+    scale="logit",
+    ranks=True,
+    roles=("compared",),
+)
 
 
 def average_precision(
@@ -144,17 +149,13 @@ def average_precision(
 ) -> float:
     """Return the mean precision at each positive's rank: the area under the step PR curve.
 
-    Args:
-        label: 0 or 1.
-        prediction: any score that rises with the probability.
-        weight: sample weights; None weighs every row 1.
+    The prediction may be any score that rises with the probability.
 
     Returns:
         The average precision, above 0 and up to 1; a random order gives the base rate.
 
     Raises:
         Undefined: one class only, or no rows.
-        DataError: shapes differ, or a value is out of its domain.
 
     Shape:
         label (rows,), prediction (rows,), weight (rows,)
@@ -166,8 +167,11 @@ def average_precision(
     Reference:
         Davis and Goadrich, ICML 2006: precision is not interpolated linearly between ranks.
     """
-    positive, score, w = checked_binary(label, prediction, weight)
-    _need_both(positive)
+    return PR_AUC(label, prediction, weight)
+
+
+def _precision(rows: Rows) -> float:
+    positive, score, w = rows.positive, rows.prediction, rows.weight
     if w is None:
         above, below = np.sort(score[positive]), np.sort(score[~positive])
         hits = len(above) - np.searchsorted(above, above, side="left")
@@ -182,21 +186,39 @@ def average_precision(
     return mean(hits / (hits + false), gained)
 
 
+def _drawn_precision(drawn: DrawnRanks) -> np.ndarray:
+    gained, hits, negatives = drawn.gained, drawn.hits, drawn.negatives
+    precision = hits / (hits + (negatives[:, None] - drawn.below))
+    # A replicate may hold none of a run and nothing above it.
+    found = np.where(gained > 0, gained * precision, 0.0).sum(axis=1) / hits[:, 0]
+    return np.where(negatives > 0, found, np.nan)
+
+
+PR_AUC = Metric(
+    name="pr_auc",
+    title="PR-AUC",
+    kinds=KINDS,
+    higher_is_better=True,
+    whole=_precision,
+    ranked=_drawn_precision,
+    needs=needs_both,
+    scale="logit",
+    ranks=True,
+    roles=("compared",),
+)
+
+
 def log_loss(label: ArrayLike, prediction: ArrayLike, weight: ArrayLike | None = None) -> float:
     """Return the mean negative log-likelihood in nats.
 
-    Args:
-        label: 0 or 1.
-        prediction: probabilities, clipped to [ε, 1 − ε] with the ε of float64, as scikit-learn
-            does, so that one certain error does not make the mean infinite.
-        weight: sample weights; None weighs every row 1.
+    Probabilities are clipped to [ε, 1 − ε] with the ε of float64, as scikit-learn does, so that one
+    certain error does not make the mean infinite.
 
     Returns:
         The log loss, from 0; lower is better.
 
     Raises:
         Undefined: no rows.
-        DataError: shapes differ, or a value is out of its domain.
 
     Shape:
         label (rows,), prediction (rows,), weight (rows,)
@@ -205,8 +227,34 @@ def log_loss(label: ArrayLike, prediction: ArrayLike, weight: ArrayLike | None =
         >>> round(log_loss([1, 0], [0.8, 0.2]), 6)
         0.223144
     """
-    positive, p, w = checked_binary(label, prediction, weight)
-    return mean(row_losses(positive, p), w)
+    return LOG_LOSS(label, prediction, weight)
+
+
+def row_losses(positive: np.ndarray, p: np.ndarray) -> np.ndarray:
+    """Return the negative log-likelihood of each row; probabilities are clipped as in `log_loss`.
+
+    Raises:
+        DataError: a prediction that is no probability.
+    """
+    refuse_beyond_one("prediction", p)
+    clipped = np.clip(p, EPSILON, 1 - EPSILON)
+    return -np.log(np.where(positive, clipped, 1 - clipped))
+
+
+def loss(rows: Rows) -> np.ndarray:
+    """Return the negative log-likelihood of each row."""
+    return row_losses(rows.positive, rows.prediction)
+
+
+LOG_LOSS = Metric(
+    name="log_loss",
+    title="log loss",
+    kinds=KINDS,
+    higher_is_better=False,
+    sums=(loss, one),
+    scale="log",
+    roles=("diagnosed",),
+)
 
 
 def normalized_entropy(
@@ -214,17 +262,13 @@ def normalized_entropy(
 ) -> float:
     """Return the log loss relative to always predicting the base rate of the same rows.
 
-    Args:
-        label: 0 or 1.
-        prediction: probabilities, clipped as in `log_loss`.
-        weight: sample weights; None weighs every row 1.
+    Probabilities are clipped as in `log_loss`.
 
     Returns:
         The normalised entropy: 1 is worth as much as knowing the base rate; lower is better.
 
     Raises:
         Undefined: one class only, or no rows.
-        DataError: shapes differ, or a value is out of its domain.
 
     Shape:
         label (rows,), prediction (rows,), weight (rows,)
@@ -236,28 +280,47 @@ def normalized_entropy(
     Reference:
         He et al., Practical lessons from predicting clicks on ads at Facebook, ADKDD 2014, eq. 1.
     """
-    positive, p, w = checked_binary(label, prediction, weight)
-    _need_both(positive)
+    return NE(label, prediction, weight)
+
+
+def positive(rows: Rows) -> np.ndarray:
+    """Return 1 for each positive."""
+    return rows.positive.astype(np.float64)
+
+
+def negative(rows: Rows) -> np.ndarray:
+    """Return 1 for each negative."""
+    return (~rows.positive).astype(np.float64)
+
+
+def _over_entropy(loss: np.ndarray, positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
     # Both shares are summed on their own: 1 − share would round a rare class away.
-    shares = np.array([mean(positive, w), mean(~positive, w)])
-    entropy = -float(np.dot(shares, np.log(shares)))
-    return mean(row_losses(positive, p), w) / entropy
+    total = positive + negative
+    return loss / -(positive * np.log(positive / total) + negative * np.log(negative / total))
+
+
+NE = Metric(
+    name="ne",
+    title="NE",
+    note="log loss relative to knowing the base rate",
+    kinds=KINDS,
+    higher_is_better=False,
+    sums=(loss, positive, negative),
+    value=_over_entropy,
+    needs=needs_both,
+    scale="log",
+    roles=("compared", "diagnosed", "segment table"),
+)
 
 
 def pcoc(label: ArrayLike, prediction: ArrayLike, weight: ArrayLike | None = None) -> float:
     """Return predicted clicks over clicks: the mean prediction divided by the mean label.
-
-    Args:
-        label: 0 or 1.
-        prediction: probabilities.
-        weight: sample weights; None weighs every row 1.
 
     Returns:
         The ratio; 1 is best, above 1 is too many predicted.
 
     Raises:
         Undefined: no positive, or no rows.
-        DataError: shapes differ, or a value is out of its domain.
 
     Shape:
         label (rows,), prediction (rows,), weight (rows,)
@@ -266,10 +329,21 @@ def pcoc(label: ArrayLike, prediction: ArrayLike, weight: ArrayLike | None = Non
         >>> pcoc([1, 0, 0, 1], [0.5, 0.25, 0.25, 0.5])
         0.75
     """
-    positive, p, w = checked_binary(label, prediction, weight)
-    if not positive.any():
-        raise Undefined(f"no positive among {counted(len(positive))}")
-    return mean(p, w) / mean(positive, w)
+    return PCOC(label, prediction, weight)
+
+
+PCOC = Metric(
+    name="pcoc",
+    title="PCOC",
+    note="mean prediction / mean label",
+    kinds=KINDS,
+    higher_is_better=None,
+    best=1,
+    sums=(lambda rows: rows.prediction, positive),
+    needs=needs_positive,
+    scale="log",
+    roles=("diagnosed", "segment table", "calibration table"),
+)
 
 
 def ece(label: ArrayLike, prediction: ArrayLike, weight: ArrayLike | None = None) -> float:
@@ -278,17 +352,11 @@ def ece(label: ArrayLike, prediction: ArrayLike, weight: ArrayLike | None = None
     Rows are cut at quantiles of the prediction, so rows with one prediction share a bin and the
     order of the rows decides nothing; with weights the bins hold equal weight.
 
-    Args:
-        label: 0 or 1.
-        prediction: probabilities.
-        weight: sample weights; None weighs every row 1.
-
     Returns:
         The mean over bins, by their weight, of |mean prediction − mean label|; lower is better.
 
     Raises:
         Undefined: no rows.
-        DataError: shapes differ, or a value is out of its domain.
 
     Shape:
         label (rows,), prediction (rows,), weight (rows,)
@@ -300,7 +368,11 @@ def ece(label: ArrayLike, prediction: ArrayLike, weight: ArrayLike | None = None
     Reference:
         Nguyen and O'Connor, EMNLP 2015: bins of equal count.
     """
-    positive, p, w = checked_binary(label, prediction, weight)
+    return ECE(label, prediction, weight)
+
+
+def _mean_gap(rows: Rows) -> float:
+    positive, p, w = rows.positive, rows.prediction, rows.weight
     refuse_beyond_one("prediction", p)
     order = np.argsort(p)
     p, positive = p[order], positive[order]
@@ -315,18 +387,43 @@ def ece(label: ArrayLike, prediction: ArrayLike, weight: ArrayLike | None = None
     return float(np.abs(np.bincount(bins, gap)).sum() / mass.sum())
 
 
-def row_losses(positive: np.ndarray, p: np.ndarray) -> np.ndarray:
-    """Return the negative log-likelihood of each row; probabilities are clipped as in `log_loss`.
+ECE = Metric(  # a mean of absolute gaps, each of which resampling widens: it has no replicates
+    name="ece",
+    title="ECE",
+    note=f"mean gap of {ECE_BINS} bins",
+    kinds=KINDS,
+    higher_is_better=False,
+    whole=_mean_gap,
+    roles=("diagnosed", "calibration table"),
+)
+
+METRICS = (AUC, GAUC, PR_AUC, LOG_LOSS, NE, PCOC, ECE)
+
+
+def soft_auc(p_true: ArrayLike, prediction: ArrayLike, weight: ArrayLike | None = None) -> float:
+    """Return the AUC expected of labels drawn with the true probabilities.
+
+    Each row is a positive of weight p and a negative of weight 1 − p. The prediction may be any
+    score that rises with the probability.
+
+    Returns:
+        The area, within 0 and 1; the best possible value is `soft_auc(p_true, p_true)`, below 1.
 
     Raises:
-        DataError: a prediction that is no probability.
+        Undefined: every true probability is 0, or every one is 1, or no rows.
+
+    Shape:
+        p_true (rows,), prediction (rows,), weight (rows,)
+
+    Example:
+        >>> round(soft_auc([0.25, 0.75], [0.1, 0.9]), 6)
+        0.75
     """
-    refuse_beyond_one("prediction", p)
-    clipped = np.clip(p, EPSILON, 1 - EPSILON)
-    return -np.log(np.where(positive, clipped, 1 - clipped))
-
-
-def _need_both(positive: np.ndarray) -> None:
-    for name, missing in (("positive", not positive.any()), ("negative", positive.all())):
-        if missing:
-            raise Undefined(f"no {name} among {counted(len(positive))}")
+    rows = Rows.of(p_true, prediction, weight)
+    truth, mass = rows.label, one(rows) if rows.weight is None else rows.weight
+    refuse_beyond_one("p_true", truth)
+    positive, negative = mass * truth, mass * (1 - truth)
+    for value, sum_of in ((0, positive.sum()), (1, negative.sum())):
+        if sum_of == 0:
+            raise Undefined(f"the true probability is {value} in all {rows.count}")
+    return weighted_auc(positive, negative, rows.prediction)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 from polyrank.metrics.paired import Difference, Group, Spread
 from polyrank.metrics.registry import direction
-from polyrank.text import aligned
+from polyrank.text import aligned, counted, html_table
 
 FORMAT = 1
 
@@ -21,7 +22,7 @@ class Comparison:
         split: which rows they are.
         rows: how many.
         runs: paths and seeds by group, the baseline first.
-        kinds: of each score that all runs share.
+        kinds: of each score that all runs share, the name of the kind of its label.
         groups: every group's values, by score and metric.
         differences: from the baseline, likewise.
         absent: why a metric of a score is not compared.
@@ -68,13 +69,13 @@ class Comparison:
         count, found = len(self.judged), len(self.significant)
         by_chance = f"{count / 20:.2g}"
         chance = (
-            f"{_counted(count, 'comparison')} {'was' if count == 1 else 'were'} made, and where "
+            f"{counted(count, 'comparison')} {'was' if count == 1 else 'were'} made, and where "
             f"nothing differs about 1 in 20 (here {by_chance}) looks significant by chance"
         )
         if not found:
             return f"no difference is significant at 95 %; {chance}"
         verb = "is" if found == 1 else "are"
-        return f"{_counted(found, 'difference')} {verb} significant at 95 %; {chance}"
+        return f"{counted(found, 'difference')} {verb} significant at 95 %; {chance}"
 
     @property
     def remarks(self) -> tuple[str, ...]:
@@ -82,13 +83,13 @@ class Comparison:
         found = list(self.notes)
         if len(self.runs) > 1:
             found.append(
-                "the interval over rows is of other test rows from the same source, by a bootstrap "
-                "whose draws all runs share"
+                "the interval over rows covers other test rows from the same source, by a "
+                "bootstrap whose draws all runs share"
             )
             if any(each.seeds is not None for each in self.differences):
                 found.append(
-                    "the interval over seeds is of other trainings (Student's t, seed by seed "
-                    "where both sides have the same seeds); significant is where both exclude 0"
+                    "the interval over seeds covers other trainings (Student's t, seed by seed "
+                    "where both sides have the same seeds); significant means that both exclude 0"
                 )
             if any(each.seeds is None for each in self.differences):
                 found.append(
@@ -145,6 +146,30 @@ class Comparison:
         }  # fmt: skip
 
     def __str__(self) -> str:
+        return "\n".join(
+            [
+                self._rows,
+                "",
+                aligned(*self._table, right=range(3, 7)),
+                "",
+                self.conclusion,
+                *(f"– {remark}" for remark in self.remarks),
+            ]
+        )
+
+    def _repr_html_(self) -> str:
+        notes = [self.conclusion, *(f"– {remark}" for remark in self.remarks)]
+        head = f"<p>{escape(self._rows)}</p>"
+        return f"{head}{html_table(*self._table)}<p>{'<br>'.join(map(escape, notes))}</p>"
+
+    @property
+    def _rows(self) -> str:
+        names = (f"{name} ({counted(len(runs), 'run')})" for name, runs in self.runs.items())
+        return f"{self.rows:,} {self.split} rows; {'; '.join(names)}; the first is the baseline"
+
+    @property
+    def _table(self) -> tuple[list[str], list[list[str]]]:
+        """The header, and a line per group of a metric of a score."""
         header = ["score", "metric", "runs", "value", "difference", "95 % over rows"]
         header += ["95 % over seeds", "verdict"]
         differences = {(each.score, each.metric, each.name): each for each in self.differences}
@@ -163,19 +188,7 @@ class Comparison:
                 cells.append(self.verdict(found))
             lines.append([*shown, group.name, value, *cells])
             last = place
-        names = "; ".join(
-            f"{name} ({_counted(len(runs), 'run')})" for name, runs in self.runs.items()
-        )
-        return "\n".join(
-            [
-                f"{self.rows:,} {self.split} rows; {names}; the first is the baseline",
-                "",
-                aligned(header, lines, right=range(3, 7)),
-                "",
-                self.conclusion,
-                *(f"– {remark}" for remark in self.remarks),
-            ]
-        )
+        return header, lines
 
 
 def _interval(spread: Spread | None) -> str:
@@ -186,7 +199,3 @@ def _spread(spread: Spread | None) -> dict[str, Any] | None:
     if spread is None:
         return None
     return {"low": spread.low, "high": spread.high, "source": spread.source}
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

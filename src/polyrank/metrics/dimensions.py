@@ -12,7 +12,7 @@ from polyrank.data.table import Table
 from polyrank.data.vocab import Vocab
 from polyrank.errors import ConfigError, DataError, did_you_mean
 from polyrank.metrics.observed import named_population, observed
-from polyrank.metrics.segments import SCHEMA, VALUES, labelled, segments
+from polyrank.metrics.segments import VALUES, columns, labelled, segments
 from polyrank.schema import Schema
 from polyrank.terms import populations
 
@@ -36,7 +36,7 @@ def columns_needed(schema: Schema, known: Sequence[str], by: Sequence[str] | Non
         DataError: a name that is neither, with the nearest.
     """
     if isinstance(by, str):
-        raise ConfigError(f"by must be a list of columns such as [{by!r}], got {by!r}")
+        raise ConfigError(f"by must be a list of columns, such as [{by!r}], got {by!r}")
     if by is None:
         return [each.name for each in schema.features if not each.lists and each.name in known]
     for name in by:
@@ -82,14 +82,14 @@ def score_segments(
     deciles: bool = True,
     weight: np.ndarray | None = None,
 ) -> pl.DataFrame:
-    """Return the segments of one score, or of every one of a binary task.
+    """Return the segments of one score, or of every score of an event.
 
     Args:
         schema: the tasks.
         predictions: the output columns.
         labels: each task's label, NaN where it is not observed.
         by: columns by name.
-        score: such as `click @ all`; None takes every one of a binary task.
+        score: such as `click @ all`; None takes every score of an event.
         deciles: whether the score's own deciles are a dimension as well.
         weight: sample weights.
 
@@ -97,24 +97,26 @@ def score_segments(
         The column `score`, and those of `segments`; scores in their order.
 
     Raises:
-        ConfigError: no such score, with the nearest, or one of a regression.
+        ConfigError: no such score, with the nearest, or one of no event.
 
     Shape:
         every array (rows,)
     """
-    binary = [where.name for where in populations(schema) if where.kind == "binary"]
-    if score is not None and named_population(schema, score).kind != "binary":
-        raise ConfigError(f"segments are of a binary task's score, however: {score!r}")
-    frames = [pl.DataFrame(schema={"score": pl.String, **SCHEMA})]  # of regressions alone, no line
-    for name in binary if score is None else [score]:
-        seen = observed(schema, predictions, labels, name)
-        columns = {dimension: column.filter(seen.rows) for dimension, column in by.items()}
+    found = [where for where in populations(schema) if where.label_kind.is_event]
+    if score is not None:
+        found = [named_population(schema, score)]
+        if not found[0].label_kind.is_event:
+            raise ConfigError(f"segments need the score of an event, got {score!r}")
+    frames = [pl.DataFrame(schema={"score": pl.String, **columns()})]  # without events, no line
+    for where in found:
+        seen = observed(schema, predictions, labels, where.name)
+        cut = {dimension: column.filter(seen.rows) for dimension, column in by.items()}
         if deciles:
-            columns[DECILE] = pl.Series(seen.prediction)
+            cut[DECILE] = pl.Series(seen.prediction)
         kept = None if weight is None else weight[seen.rows]
-        found = segments(seen.label, seen.prediction, columns, weight=kept)
-        frames.append(found.select(pl.lit(name).alias("score"), pl.all()))
-    return pl.concat(frames)
+        lines = segments(seen.label, seen.prediction, cut, weight=kept, kind=where.label_kind)
+        frames.append(lines.select(pl.lit(where.name).alias("score"), pl.all()))
+    return pl.concat(frames, how="diagonal")
 
 
 def _tells(schema: Schema, column: pl.Series) -> bool:
@@ -134,8 +136,8 @@ def _users(table: Table, vocab: Vocab) -> pl.Series | None:
     tables = () if feature is None or feature.ragged else feature.id_tables
     if feature is None or not tables or vocab.tables[tables[0]].size is not None:
         logger.info(
-            "no segments of new and seen users: the bundle does not know its training users, "
-            "because the user key (%s) is no sparse feature with a vocabulary", key,
+            "no segments of new and seen users: the bundle does not hold its training users, "
+            "because the user key (%s) is not a sparse feature with a vocabulary", key,
         )  # fmt: skip
         return None
     least = feature.least_count(tables[0])

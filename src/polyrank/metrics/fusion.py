@@ -16,13 +16,15 @@ import polars as pl
 
 from polyrank import spec
 from polyrank.errors import ConfigError, DataError, did_you_mean
-from polyrank.metrics.observed import named_population, population_label
-from polyrank.metrics.registry import METRICS, Metric
+from polyrank.metrics.inputs import coded, mean
+from polyrank.metrics.metric import Metric, Rows
+from polyrank.metrics.observed import named_population, scored_columns
 from polyrank.metrics.registry import metric as metric_of
+from polyrank.metrics.registry import metrics_of
 from polyrank.metrics.score import Fused, Score
 from polyrank.metrics.undefined import Undefined
 from polyrank.schema import Schema
-from polyrank.terms import ALL, Population, output_columns, population
+from polyrank.terms import ALL, Population, output_columns, population, population_label
 
 SMALLEST = float(np.finfo(np.float64).tiny)  # below it, a float64 loses digits
 FACTORS = (0.0, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
@@ -33,9 +35,9 @@ Keys = Mapping[str, pl.Series | None]
 class Fusion:
     """A score as a weighted sum: Σ w·log p + Σ w·column, of which the order matters alone.
 
-    A name is a task's, an output column's or a raw column's, and is looked up in this order. A
-    binary task is the log of its joint probability on an impression (`buy` is `p_buy`), and so is
-    an output such as `p_buy_given_click`; a regression task is its predicted value; any other
+    A name is a task's, an output column's or a raw column's, and is looked up in this order. The
+    task of an event is the log of its joint probability on an impression (`buy` is `p_buy`), and so
+    is an output such as `p_buy_given_click`; any other task is its predicted value; any other
     column of the data is its number as it stands. Weights on logs are exponents: click = 1 and
     buy = 2 rank by p_click · p_buy².
 
@@ -61,15 +63,15 @@ class Fusion:
     def __post_init__(self) -> None:
         if not isinstance(self.weights, Mapping) or not self.weights:
             raise ConfigError(
-                'fusion: weights by name are expected, such as {"click": 1, "buy": 2}, '
-                f"however: {self.weights!r}"
+                'fusion: weights must be given by name, such as {"click": 1, "buy": 2}, '
+                f"got {self.weights!r}"
             )
         for name, weight in self.weights.items():
             if not isinstance(name, str):
-                raise ConfigError(f"fusion: a name is a text, however: {name!r}")
+                raise ConfigError(f"fusion: names must be strings, got {name!r}")
             number = isinstance(weight, Real) and not isinstance(weight, bool)
             if not number or not isfinite(weight):
-                raise ConfigError(f"fusion: {name} = a finite number, however: {weight!r}")
+                raise ConfigError(f"fusion: {name} must be a finite number, got {weight!r}")
         plain = {name: float(weight) for name, weight in self.weights.items()}
         object.__setattr__(self, "weights", plain)
 
@@ -114,15 +116,7 @@ class Fusion:
                 )
 
     def check_values(self, schema: Schema, columns: Mapping[str, pl.Series]) -> None:
-        """Refuse raw columns that cannot be added up.
-
-        Args:
-            schema: the tasks.
-            columns: the raw columns.
-
-        Raises:
-            DataError: as of `score`.
-        """
+        """Refuse raw columns that cannot be added up, as `score` does."""
         for name in self.columns(schema):
             _numbers(name, columns[name])
 
@@ -166,9 +160,9 @@ class Fusion:
             if name not in known:
                 parts[name] = _numbers(name, columns[name])
                 continue
-            column, kind = known[name]
+            column, is_probability = known[name]
             values = np.asarray(outputs[column], dtype=np.float64)
-            parts[name] = np.log(np.maximum(values, SMALLEST)) if kind == "binary" else values
+            parts[name] = np.log(np.maximum(values, SMALLEST)) if is_probability else values
         return parts
 
 
@@ -181,12 +175,12 @@ def fused(
     keys: Keys | None = None,
     weight: np.ndarray | None = None,
 ) -> Fused:
-    """Return how well a fused score ranks each binary task's joint outcome, on all rows.
+    """Return how well a fused score ranks the joint outcome of each event's task, on all rows.
 
     Args:
         schema: the tasks.
-        fusion: the weights, which the answer repeats.
-        score: of `Fusion.score`.
+        fusion: the weights, which are repeated in what is returned.
+        score: as `Fusion.score` returns it.
         labels: each task's label, NaN where it is not observed.
         keys: the user and the request of each row, by these names.
         weight: sample weights.
@@ -196,20 +190,28 @@ def fused(
     """
     scores = []
     for task in schema.tasks:
-        if task.kind != "binary":
+        if not task.label_kind.is_event:
             continue
         where = population(schema, task, ALL)
         seen = _Seen.of(labels, where, keys or {}, weight)
-        metrics, absent = seen.measured(score)
+        metrics, absent = {}, {}
+        for name, each in metrics_of(task.label_kind).items():
+            if each.ranks:
+                try:
+                    metrics[name] = {"value": seen.value(each, score)}
+                except Undefined as reason:
+                    absent[name] = str(reason)
+        w = np.ones(len(seen.label)) if seen.weight is None else seen.weight.astype(np.float64)
         scores.append(
             Score(
                 name=where.name,
                 task=task.name,
+                kind=task.kind,
                 given=None,
                 space=ALL,
                 rows=len(seen.label),
                 positives=int((seen.label == 1).sum()),
-                label_mean=seen.mean(),
+                label_mean=mean(seen.label, w) if w.sum() > 0 else None,
                 prediction_mean=None,
                 metrics=metrics,
                 absent=absent,
@@ -261,15 +263,9 @@ def trade_off(
     """
     if name not in fusion.weights:
         raise ConfigError(f"fusion has no weight {name!r}{did_you_mean(str(name), fusion.weights)}")
-    ranked = metric_of("binary", metric)
-    if not ranked.ranks:
-        known = [each.name for each in METRICS["binary"].values() if each.ranks]
-        raise ConfigError(
-            f"a fused score is no probability, so it has no {metric!r}; use one of {known}"
-        )
     if isinstance(scores, str) or len(scores) != 2:
         raise ConfigError(
-            f"a trade-off is between two scores, such as ('click @ all', 'buy @ all'), however: "
+            "a trade-off is between two scores, such as ('click @ all', 'buy @ all'), got "
             f"{scores!r}"
         )
     if (
@@ -278,14 +274,20 @@ def trade_off(
         or not all(isinstance(factor, Real) and isfinite(factor) for factor in factors)
     ):
         raise ConfigError(
-            f"factors are finite numbers, such as [0, 0.5, 1, 2], however: {factors!r}"
+            f"factors must be finite numbers, such as [0, 0.5, 1, 2], got {factors!r}"
         )
     seen = []
     for each in scores:
         where = named_population(schema, each)
-        if where.kind != "binary":
-            raise ConfigError(f"a trade-off is between binary tasks' scores, however: {each!r}")
-        seen.append(_Seen.of(labels, where, keys or {}, weight))
+        if not where.label_kind.is_event:
+            raise ConfigError(f"a trade-off is between the scores of events, got {each!r}")
+        ranked = metric_of(where.label_kind, metric)
+        if not ranked.ranks:
+            known = [name for name, each in metrics_of(where.label_kind).items() if each.ranks]
+            raise ConfigError(
+                f"a fused score is no probability, so it has no {metric!r}; use one of {known}"
+            )
+        seen.append((ranked, _Seen.of(labels, where, keys or {}, weight)))
     parts = fusion.parts(schema, outputs, columns)
     rest = sum((fusion.weights[each] * parts[each] for each in parts if each != name), 0.0)
     lines = []
@@ -294,7 +296,7 @@ def trade_off(
         score = rest + swept * parts[name]
         values = {
             f"{metric} of {each}": rows.value(ranked, score)
-            for each, rows in zip(scores, seen, strict=True)
+            for each, (ranked, rows) in zip(scores, seen, strict=True)
         }
         lines.append({"weight": swept, **values})
     return pl.DataFrame(lines)
@@ -306,7 +308,7 @@ class _Seen:
 
     rows: np.ndarray
     label: np.ndarray
-    keys: Keys
+    codes: Mapping[str, np.ndarray]
     weight: np.ndarray | None
 
     @classmethod
@@ -319,47 +321,31 @@ class _Seen:
     ) -> _Seen:
         label = population_label(labels, where)
         rows = ~np.isnan(label)
-        kept = {name: None if key is None else key.filter(rows) for name, key in keys.items()}
-        return cls(rows, label[rows], kept, None if weight is None else weight[rows])
+        codes = {name: coded(name, key)[rows] for name, key in keys.items() if key is not None}
+        return cls(rows, label[rows], codes, None if weight is None else weight[rows])
 
     def value(self, metric: Metric, score: np.ndarray) -> float:
         """Return a metric of a score (N,); raise Undefined where the rows cannot support it."""
-        groups = ()
-        if metric.key is not None:
-            key = self.keys.get(metric.key)
-            if key is None:
-                raise Undefined(f"no {metric.key} key")
-            groups = (key,)
-        return metric.function(self.label, score[self.rows], *groups, self.weight)
-
-    def measured(self, score: np.ndarray) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
-        metrics, absent = {}, {}
-        for name, metric in METRICS["binary"].items():
-            if not metric.ranks:
-                continue
-            try:
-                metrics[name] = {"value": self.value(metric, score)}
-            except Undefined as reason:
-                absent[name] = str(reason)
-        return metrics, absent
-
-    def mean(self) -> float | None:
-        w = np.ones(len(self.label)) if self.weight is None else self.weight.astype(np.float64)
-        return float(np.average(self.label, weights=w)) if w.sum() > 0 else None
+        reason = metric.lacks(self.codes)  # also where there are no rows
+        if reason is not None:
+            raise Undefined(reason)
+        return metric.measure(Rows.of(self.label, score[self.rows], self.weight, self.codes))
 
 
-def _outputs(schema: Schema) -> dict[str, tuple[str, str]]:
-    """Return the output column and the kind of each name that is a task's or an output's."""
-    outputs = {name: (name, task.kind) for task in schema.tasks for name in output_columns(task)}
-    tasks = {task.name: (output_columns(task)[-1], task.kind) for task in schema.tasks}
+def _outputs(schema: Schema) -> dict[str, tuple[str, bool]]:
+    """Return each task's and output's output column, and whether that is a probability."""
+    is_event = {task.name: task.label_kind.is_event for task in schema.tasks}
+    outputs = {
+        name: (name, is_event[task.name]) for task in schema.tasks for name in output_columns(task)
+    }
+    tasks = {task.name: (scored_columns(task)[-1], is_event[task.name]) for task in schema.tasks}
     return outputs | tasks
 
 
 def _numbers(name: str, column: pl.Series) -> np.ndarray:
     if not (column.dtype.is_numeric() or column.dtype == pl.Boolean):
         raise DataError(
-            f"fusion: column {name!r} is one of {column.dtype}; it is added up, so write it as "
-            "numbers"
+            f"fusion: column {name!r} must hold numbers, since it is added up, got {column.dtype}"
         )
     values = column.cast(pl.Float64).to_numpy()
     broken = ~np.isfinite(values)

@@ -1,4 +1,4 @@
-"""What every metric asks of its arrays, checked once and said plainly."""
+"""What every metric needs of its arrays, checked once."""
 
 from __future__ import annotations
 
@@ -10,42 +10,9 @@ import polars as pl
 from numpy.typing import ArrayLike
 
 from polyrank.errors import DataError
-from polyrank.metrics.undefined import Undefined
+from polyrank.text import counted
 
 LARGEST = 1e140  # its square, times any number of rows, stays within float64
-
-
-def checked(
-    label: ArrayLike, prediction: ArrayLike, weight: ArrayLike | None = None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Return label, prediction and weight as float64 columns, of the rows that `weighing` keeps.
-
-    Raises:
-        DataError: shapes differ, a value is not finite, or a weight is below 0.
-        Undefined: no row is left.
-    """
-    y = column("label", label)
-    p = column("prediction", prediction, rows=len(y))
-    kept, w = weighing(weight, rows=len(y))
-    if not len(y):
-        raise Undefined("no rows")
-    if not len(y[kept]):
-        raise Undefined("no rows of weight above 0")
-    return y[kept], p[kept], w
-
-
-def checked_binary(
-    label: ArrayLike, prediction: ArrayLike, weight: ArrayLike | None = None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Return the same as `checked`, with the label as booleans.
-
-    Raises:
-        DataError: as `checked`, and a label other than 0 and 1.
-        Undefined: no row is left.
-    """
-    y, p, w = checked(label, prediction, weight)
-    refuse_values("binary labels are 0 or 1", y, lambda y: (y != 0) & (y != 1))
-    return y == 1, p, w
 
 
 def column(name: str, values: ArrayLike, *, rows: int | None = None) -> np.ndarray:
@@ -73,7 +40,7 @@ def shaped(name: str, values: ArrayLike, *, rows: int | None = None) -> np.ndarr
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1 or (rows is not None and len(array) != rows):
         expected = "(rows,)" if rows is None else f"({rows},)"
-        raise DataError(f"{name}: an array of shape {expected} is expected, however: {array.shape}")
+        raise DataError(f"{name}: expected an array of shape {expected}, got {array.shape}")
     return array
 
 
@@ -82,9 +49,9 @@ def weighing(
 ) -> tuple[np.ndarray | slice, np.ndarray | None]:
     """Return which rows have a weight above 0, and their weights relative to the largest.
 
-    A row of weight 0 is a row that is not there: it decides neither which classes exist nor where
-    a bin ends. So is one 200 orders of magnitude below the largest: beside it no sum notices the
-    row, and dividing by it would leave float64.
+    A row of weight 0 is not there: it decides neither which classes exist nor where a bin ends. So
+    is one 200 orders of magnitude below the largest: no sum notices it, and dividing by it would
+    leave float64.
 
     Raises:
         DataError: another shape than (rows,), or a weight that is not finite or is below 0.
@@ -108,22 +75,17 @@ def refuse_values(
         found = list(dict.fromkeys(values[mask][:1000].tolist()))
         more = ", …" if len(found) > 3 else ""
         shown = ", ".join(f"{value:g}" for value in found[:3])
-        raise DataError(f"{rule}, however: {shown}{more} in {counted(int(mask.sum()))}")
+        raise DataError(f"{rule}, got {shown}{more} in {counted(int(mask.sum()), 'row')}")
+
+
+def refuse_other_labels(label: np.ndarray) -> None:
+    """Raise DataError where a label is neither 0 nor 1."""
+    refuse_values("binary labels are 0 or 1", label, lambda y: (y != 0) & (y != 1))
 
 
 def refuse_beyond_one(name: str, values: np.ndarray) -> None:
     """Raise DataError where a value is no probability."""
-    refuse_values(f"{name}: a probability is within 0 and 1", values, lambda p: (p < 0) | (p > 1))
-
-
-def counted(rows: int) -> str:
-    """Return a number of rows in words.
-
-    Example:
-        >>> counted(1), counted(1200)
-        ('1 row', '1,200 rows')
-    """
-    return "1 row" if rows == 1 else f"{rows:,} rows"
+    refuse_values(f"{name}: a probability lies within 0 and 1", values, lambda p: (p < 0) | (p > 1))
 
 
 def mean(values: np.ndarray, weight: np.ndarray | None) -> float:
@@ -136,17 +98,6 @@ def mean(values: np.ndarray, weight: np.ndarray | None) -> float:
     if weight is None:
         return float(values.mean())
     return float(np.dot(values, weight) / weight.sum())
-
-
-def user_codes(user: Any, *, rows: int | None = None) -> np.ndarray:
-    """Return `key_codes` of users.
-
-    Example:
-        >>> codes = user_codes(["ann", "bob", None, "ann", None])
-        >>> len(np.unique(codes)), bool(codes[0] == codes[3])
-        (4, True)
-    """
-    return key_codes("user", user, rows=rows)
 
 
 def key_codes(name: str, keys: Any, *, rows: int | None = None) -> np.ndarray:
@@ -170,47 +121,42 @@ def key_codes(name: str, keys: Any, *, rows: int | None = None) -> np.ndarray:
         (rows,) -> (rows,)
 
     Example:
-        >>> key_codes("request", [7, 9, 7]).tolist()
-        [0, 2, 0]
+        >>> key_codes("request", [7, 9, 7, None]).tolist()
+        [0, 2, 0, 3]
     """
-    series = _without_nan(name, keys)
-    if rows is not None and len(series) != rows:
-        raise DataError(
-            f"{name}: an array of shape ({rows},) is expected, however: ({len(series)},)"
-        )
-    if series.dtype in (pl.String, pl.Categorical, pl.Enum):
-        # A categorical is a hash table of strings: four times as fast as ranking them.
-        series = series.cast(pl.Categorical).to_physical()
-    missing = series.is_null().to_numpy()
-    if not (series.dtype.is_integer() and _narrow(series)):
-        series = series.rank("dense")
-    if missing.all():
-        return np.arange(len(series), dtype=np.int64)
-    present = series.fill_null(series.min()).to_numpy()
-    lowest = np.array([series.min()], dtype=present.dtype)
-    # Unsigned ids wrap round in int64, and so does the difference: it comes out right.
-    codes = present.astype(np.int64) - lowest.astype(np.int64)
+    codes = coded(name, keys, rows=rows)
+    missing = codes < 0
     if missing.any():
         codes[missing] = codes.max() + 1 + np.arange(missing.sum())
     return codes
 
 
-def missing_keys(name: str, keys: Any) -> np.ndarray:
-    """Return which keys are null, None or NaN.
-
-    Raises:
-        DataError: keys of mixed types, or another shape than (rows,).
+def coded(name: str, keys: Any, *, rows: int | None = None) -> np.ndarray:
+    """Return the same as `key_codes`, but for missing keys, which are −1.
 
     Example:
-        >>> missing_keys("request", ["a", None, "b"]).tolist()
-        [False, True, False]
+        >>> coded("request", [7, None, 9]).tolist()
+        [0, -1, 2]
     """
-    return _without_nan(name, keys).is_null().to_numpy()
-
-
-def _without_nan(name: str, keys: Any) -> pl.Series:
     series = _series(name, keys)
-    return series.fill_nan(None) if series.dtype.is_float() else series
+    if series.dtype.is_float():
+        series = series.fill_nan(None)
+    if rows is not None and len(series) != rows:
+        raise DataError(f"{name}: expected an array of shape ({rows},), got ({len(series)},)")
+    if series.dtype in (pl.String, pl.Categorical, pl.Enum):
+        # A categorical is a hash table of strings: four times as fast as ranking them.
+        series = series.cast(pl.Categorical).to_physical()
+    missing = series.is_null().to_numpy()
+    if missing.all():
+        return np.full(len(series), -1, dtype=np.int64)
+    if not (series.dtype.is_integer() and _narrow(series)):
+        series = series.rank("dense")
+    present = series.fill_null(series.min()).to_numpy()
+    lowest = np.array([series.min()], dtype=present.dtype)
+    # Unsigned ids wrap round in int64, and so does the difference: it comes out right.
+    codes = present.astype(np.int64) - lowest.astype(np.int64)
+    codes[missing] = -1
+    return codes
 
 
 def _narrow(series: pl.Series) -> bool:
@@ -226,11 +172,11 @@ def _series(name: str, keys: Any) -> pl.Series:
         return keys
     array = np.asarray(keys) if not isinstance(keys, list | tuple) else None
     if array is not None and array.ndim != 1:
-        raise DataError(f"{name}: an array of shape (rows,) is expected, however: {array.shape}")
+        raise DataError(f"{name}: expected an array of shape (rows,), got {array.shape}")
     try:
         if array is not None and array.dtype != object:
             return pl.Series(array)
         nan_is_missing = [None if value != value else value for value in keys]
         return pl.Series(nan_is_missing)
     except (TypeError, ValueError) as error:
-        raise DataError(f"{name}: keys of one type are expected ({error})") from None
+        raise DataError(f"{name}: keys must be of one type ({error})") from None

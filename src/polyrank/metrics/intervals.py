@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from polyrank.labels.binary import sigmoid
 from polyrank.metrics.bootstrap import bootstrap, clusters_of
-from polyrank.metrics.inputs import checked, weighing
-from polyrank.metrics.registry import METRICS, Metric
+from polyrank.metrics.metric import Metric, Rows
+from polyrank.metrics.registry import METRICS
+from polyrank.text import counted
 
 NEEDED = 50  # of each class, and of the users where users are drawn
 Z = 1.96  # standard errors that hold 95 % of a normal distribution
@@ -33,8 +35,7 @@ def intervals(
     sampling of the test rows, not what another training would give: seeds show that.
 
     Args:
-        values: each metric's value on all rows, of one kind of label; those whose `scale` the
-            registry has.
+        values: each metric's value on all rows; metrics that have a scale.
         label: as the metrics take it.
         prediction: as the metrics take it.
         user: keys; users are drawn whole. None draws rows.
@@ -65,48 +66,26 @@ def intervals(
     """
     if not values:
         return {}, {}
-    known = next(metrics for metrics in METRICS.values() if metrics.keys() >= values.keys())
-    binary = known is METRICS["binary"]
-    few = too_few(label, prediction, user, weight, binary=binary)
+    known = [METRICS[name] for name in values]
+    few, reasons = too_few(known, label, prediction, user, weight)
     if few is not None:
         return {}, {"interval": few}
-    reasons = {name: _unfit(known[name], value) for name, value in values.items()}
-    if "gauc" in values and user is not None and reasons["gauc"] is None:
-        reasons["gauc"] = too_few_mixed(label, user, weight)
-    measured = [name for name, reason in reasons.items() if reason is None]
+    for each in known:
+        if not np.isfinite(_scaled(each, values[each.name])):
+            reasons[each.name] = f"{values[each.name]:g} is the end of its scale"
+    measured = [name for name in values if name not in reasons]
     found = {}
     if measured:
         samples = bootstrap(
             label, prediction, user, weight, measured, replicates=replicates, seed=seed
         )
         for name in measured:
-            found[name], reasons[name] = interval(known[name], values[name], samples[name])
-    return (
-        {name: ends for name, ends in found.items() if ends is not None},
-        {f"{name} interval": reason for name, reason in reasons.items() if reason is not None},
-    )
-
-
-@dataclass(frozen=True)
-class _Scale:
-    """A scale without ends, and the way back."""
-
-    forth: Callable[[np.ndarray], np.ndarray]
-    back: Callable[[np.ndarray], np.ndarray]
-
-
-_SCALES: Mapping[str, _Scale] = {
-    "logit": _Scale(lambda x: np.log(x) - np.log1p(-x), lambda z: 1 / (1 + np.exp(-z))),
-    "log": _Scale(np.log, np.exp),
-    "log of the rest": _Scale(lambda x: np.log(1 - x), lambda z: 1 - np.exp(z)),
-    "plain": _Scale(lambda x: x, lambda z: z),
-}
-
-
-def _scaled(metric: Metric, values: ArrayLike) -> np.ndarray:
-    assert metric.scale is not None
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return _SCALES[metric.scale].forth(np.asarray(values, dtype=np.float64))
+            ends, reason = interval(METRICS[name], values[name], samples[name])
+            if ends is None:
+                reasons[name] = str(reason)
+            else:
+                found[name] = ends
+    return found, {f"{name} interval": reasons[name] for name in values if name in reasons}
 
 
 def interval(
@@ -123,7 +102,7 @@ def interval(
         samples (replicates,)
 
     Example:
-        >>> ends, _ = interval(METRICS["binary"]["pcoc"], 1.0, np.array([0.5, 1.0, 2.0]))
+        >>> ends, _ = interval(METRICS["pcoc"], 1.0, np.array([0.5, 1.0, 2.0]))
         >>> [round(end, 2) for end in ends]
         [0.26, 3.89]
     """
@@ -137,48 +116,51 @@ def interval(
     return (low, high), None
 
 
-def _unfit(metric: Metric, value: float) -> str | None:
-    if np.isfinite(_scaled(metric, value)):
-        return None
-    return f"{value:g} is the end of its scale"
-
-
 def too_few(
+    metrics: Sequence[Metric],
     label: ArrayLike,
     prediction: ArrayLike,
     user: ArrayLike | None,
     weight: ArrayLike | None,
-    *,
-    binary: bool,
-) -> str | None:
-    """Return why these rows are too few for an interval, or None."""
-    y, _, _ = checked(label, prediction, weight)
-    if binary:
-        counts = {"positive": int((y == 1).sum()), "negative": int((y == 0).sum())}
+) -> tuple[str | None, dict[str, str]]:
+    """Return why these rows are too few for any interval, or None, and why for some metrics."""
+    rows = Rows.of(label, prediction, weight, {"user": clusters_of(user, len(np.asarray(label)))})
+    if any(each.of_events for each in metrics):
+        counts = {"positive": (rows.label == 1).sum(), "negative": (rows.label == 0).sum()}
     else:
-        counts = {"row": len(y)}
+        counts = {"row": len(rows.label)}
     if user is not None:
-        counts["user"] = len(np.unique(_users(user, weight, np.shape(label)[0])))
+        counts["user"] = len(np.unique(rows.codes["user"]))
     for name, count in counts.items():
         if count < NEEDED:
-            return f"{_counted(count, name)}; an interval takes {NEEDED}"
-    return None
+            return f"{counted(count, name)}; an interval takes {NEEDED}", {}
+    reasons = {}
+    for each in metrics:
+        if each.groups is not None:
+            count = len(each.groups(rows).value)
+            if count < NEEDED:
+                who = f"{counted(count, str(each.key))} {each.groups_are}"
+                reasons[each.name] = f"{who}; an interval takes {NEEDED}"
+    return None, reasons
 
 
-def too_few_mixed(label: ArrayLike, user: ArrayLike, weight: ArrayLike | None) -> str | None:
-    """Return why grouped AUC has too few users for an interval, or None."""
-    rows = np.shape(label)[0]
-    users = _users(user, weight, rows)
-    positive = np.asarray(label)[weighing(weight, rows=rows)[0]] == 1
-    mixed = len(np.intersect1d(users[positive], users[~positive]))
-    if mixed < NEEDED:
-        return f"{_counted(mixed, 'user')} with both classes; an interval takes {NEEDED}"
-    return None
+@dataclass(frozen=True)
+class _Scale:
+    """A scale without ends, and the way back."""
+
+    forth: Callable[[np.ndarray], np.ndarray]
+    back: Callable[[np.ndarray], np.ndarray]
 
 
-def _users(user: ArrayLike, weight: ArrayLike | None, rows: int) -> np.ndarray:
-    return clusters_of(user, rows)[weighing(weight, rows=rows)[0]]
+_SCALES: Mapping[str, _Scale] = {
+    "logit": _Scale(lambda x: np.log(x) - np.log1p(-x), sigmoid),
+    "log": _Scale(np.log, np.exp),
+    "log of the rest": _Scale(lambda x: np.log(1 - x), lambda z: 1 - np.exp(z)),
+    "plain": _Scale(lambda x: x, lambda z: z),
+}
 
 
-def _counted(count: int, name: str) -> str:
-    return f"{count:,} {name}{'' if count == 1 else 's'}"
+def _scaled(metric: Metric, values: ArrayLike) -> np.ndarray:
+    assert metric.scale is not None
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return _SCALES[metric.scale].forth(np.asarray(values, dtype=np.float64))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from polyrank.errors import ConfigError, did_you_mean
-from polyrank.schema import Schema
+from polyrank.schema import Schema, Task
 from polyrank.terms import Population, output_columns, population_label, populations
 
 
@@ -86,14 +86,40 @@ def predicted(
     return np.prod([predictions[name] for name in used_columns(schema, where)], axis=0)
 
 
+def true_probability(
+    schema: Schema, truth: Mapping[str, np.ndarray], where: Population
+) -> np.ndarray | None:
+    """Return the true P(heads | conditions) of every row of the log; None where it is not known.
+
+    Args:
+        schema: the tasks.
+        truth: true probabilities by output column, as many as are known.
+        where: the population.
+    """
+    if not where.label_kind.is_event:
+        return None
+    for columns in (used_columns(schema, where), _factors(schema, where)):
+        if truth.keys() >= set(columns):
+            return np.prod([truth[name] for name in columns], axis=0)
+    return None
+
+
 def used_columns(schema: Schema, where: Population) -> list[str]:
     """Return the output columns whose product is a population's prediction."""
-    columns = output_columns(schema.by_name[where.task])
-    if where.kind == "regression":
-        return [columns[0]]
-    return [columns[-1]] if where.given is None else factor_columns(schema, where)
+    if where.label_kind.is_event and where.given is not None:
+        return _factors(schema, where)
+    columns = scored_columns(schema.by_name[where.task])
+    return [columns[-1] if where.label_kind.is_event else columns[0]]
 
 
-def factor_columns(schema: Schema, where: Population) -> list[str]:
+def scored_columns(task: Task) -> tuple[str, ...]:
+    """Return the output columns that a scorecard measures: the head, and the joint if there is one.
+
+    A kind of label with several outputs is scored by its first.
+    """
+    return output_columns(task)[: 2 if task.given else 1]
+
+
+def _factors(schema: Schema, where: Population) -> list[str]:
     """Return the conditional output column of each head, whose product is the probability."""
-    return [output_columns(schema.by_name[head])[0] for head in where.heads]
+    return [scored_columns(schema.by_name[head])[0] for head in where.heads]

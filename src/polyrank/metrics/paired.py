@@ -1,7 +1,7 @@
 """Differences between runs that scored the same rows, with what chance alone could make of them.
 
-Two things vary: the test rows, which a bootstrap draws anew, the same for every run; and the seed,
-which runs of one name differ in. Either has an interval of its own.
+Two things vary: the test rows, which a bootstrap resamples alike for every run; and the seed, in
+which runs of one name differ. Each has an interval of its own.
 
 Letters: N rows, R replicates.
 """
@@ -18,15 +18,12 @@ import polars as pl
 
 from polyrank.errors import ConfigError
 from polyrank.metrics.bootstrap import bootstrap
-from polyrank.metrics.intervals import Z, too_few, too_few_mixed
-from polyrank.metrics.registry import metric
+from polyrank.metrics.inputs import key_codes
+from polyrank.metrics.intervals import Z, too_few
+from polyrank.metrics.metric import Rows
+from polyrank.metrics.registry import Kind, metrics_of
 from polyrank.metrics.undefined import Undefined
 
-# Few, for every further one is a further chance of a difference that is none. They have directions.
-COMPARED: Mapping[str, tuple[str, ...]] = {
-    "binary": ("auc", "gauc", "pr_auc", "ne"),
-    "regression": ("rmse",),
-}
 REPLICATES = 200
 
 
@@ -132,7 +129,7 @@ class Difference:
 
 def paired(
     score: str,
-    kind: str,
+    kind: Kind,
     label: np.ndarray,
     samples: Sequence[Sample],
     *,
@@ -143,14 +140,13 @@ def paired(
 ) -> tuple[list[Group], list[Difference], dict[str, str]]:
     """Compare runs on the rows of one score; the name of the first is the baseline.
 
-    The interval over rows is ± 1.96 standard deviations of the replicates' differences: every
-    run's replicates are of the same draws, so what the rows have in common cancels. That over
-    seeds is Student's t of the differences seed by seed where both have the same seeds, else
-    Welch's.
+    The interval over rows is ± 1.96 standard deviations of the replicates' differences: all runs
+    share the draws, so what the rows have in common cancels. That over seeds is Student's t of the
+    differences seed by seed where both have the same seeds, else Welch's.
 
     Args:
-        score: its name, for the answer.
-        kind: of its label.
+        score: its name.
+        kind: of its label, or its name; metrics with the role "compared" are compared.
         label: nothing is missing.
         samples: one a run.
         user: keys; users are drawn whole, and grouped AUC is compared.
@@ -180,45 +176,53 @@ def paired(
         Welch, Biometrika 1947: degrees of freedom of means with unequal variances.
     """
     by_name = _by_name(samples)
-    groups: list[Group] = []
-    absent: dict[str, str] = {}
-    for name in COMPARED[kind]:
+    compared = metrics_of(kind, "compared")
+    codes = {} if user is None else {"user": key_codes("user", user)}
+    try:
+        rows = {
+            name: [Rows.of(label, run.prediction, weight, codes) for run in runs]
+            for name, runs in by_name.items()
+        }
+    except Undefined as reason:
+        return [], [], dict.fromkeys(compared, str(reason))
+    groups, absent = {}, {}
+    for name, each in compared.items():
         try:
-            found = _groups(score, kind, name, label, by_name, user, weight)
+            for group, runs in by_name.items():
+                pairs = zip(runs, rows[group], strict=True)
+                values = {run.seed: each.measure(seen) for run, seen in pairs}
+                groups[name, group] = Group(score, name, group, values)
         except Undefined as reason:
             absent[name] = str(reason)
-        else:
-            groups += found
-    measured = [name for name in COMPARED[kind] if name not in absent]
-    reasons = _reasons(kind, measured, label, samples, user, weight)
-    drawn = [name for name in measured if reasons[name] is None]
+    known = {name: each for name, each in compared.items() if name not in absent}
+    few, reasons = too_few(list(known.values()), label, samples[0].prediction, user, weight)
+    drawn = [name for name in known if few is None and name not in reasons]
     replicated: dict[str, dict[str, np.ndarray]] = {}
-    for name, runs in by_name.items() if drawn and len(by_name) > 1 else ():
-        samples_of = [
+    for group, runs in by_name.items() if drawn and len(by_name) > 1 else ():
+        of_runs = [
             bootstrap(label, each.prediction, user, weight, drawn, replicates=replicates, seed=seed)
             for each in runs
         ]
-        replicated[name] = {
-            metric: np.mean([each[metric] for each in samples_of], axis=0) for metric in drawn
+        replicated[group] = {
+            name: np.mean([each[name] for each in of_runs], axis=0) for name in drawn
         }
-    baseline = next(iter(by_name))
-    by_group = {(each.metric, each.name): each for each in groups}
+    baseline, *others = by_name
     differences = []
-    for other in list(by_name)[1:]:
-        for name in measured:
-            base, group = by_group[name, baseline], by_group[name, other]
-            value = group.mean - base.mean
-            rows, reason = None, reasons[name]
+    for other in others:
+        for name in known:
+            base, group = groups[name, baseline], groups[name, other]
+            value, spread, reason = group.mean - base.mean, None, few or reasons.get(name)
             if reason is None:
-                rows, reason = _over_rows(
+                spread, reason = _over_rows(
                     value, replicated[other][name] - replicated[baseline][name]
                 )
             differences.append(
                 Difference(
-                    score, name, baseline, other, value, rows, over_seeds(base, group), reason
+                    score, name, baseline, other, value, spread, over_seeds(base, group), reason
                 )
             )
-    return groups, differences, absent
+    kept = [each for (name, _), each in groups.items() if name in known]
+    return kept, differences, absent
 
 
 def over_seeds(baseline: Group, other: Group) -> Spread | None:
@@ -267,48 +271,6 @@ def _by_name(samples: Sequence[Sample]) -> dict[str, list[Sample]]:
             raise ConfigError(f"two runs have the name {each.name!r} and the seed {each.seed}")
         runs.append(each)
     return found
-
-
-def _groups(
-    score: str,
-    kind: str,
-    name: str,
-    label: np.ndarray,
-    by_name: Mapping[str, Sequence[Sample]],
-    user: pl.Series | None,
-    weight: np.ndarray | None,
-) -> list[Group]:
-    wanted = metric(kind, name)
-    if wanted.key == "user" and user is None:
-        raise Undefined("no user key")
-    keys = (user,) if wanted.key == "user" else ()
-    return [
-        Group(
-            score,
-            name,
-            group,
-            {run.seed: wanted.function(label, run.prediction, *keys, weight) for run in runs},
-        )
-        for group, runs in by_name.items()
-    ]
-
-
-def _reasons(
-    kind: str,
-    metrics: Sequence[str],
-    label: np.ndarray,
-    samples: Sequence[Sample],
-    user: pl.Series | None,
-    weight: np.ndarray | None,
-) -> dict[str, str | None]:
-    """Return why a metric has no interval over rows; the same for every run."""
-    if not metrics:
-        return {}
-    few = too_few(label, samples[0].prediction, user, weight, binary=kind == "binary")
-    reasons = dict.fromkeys(metrics, few)
-    if "gauc" in reasons and few is None and user is not None:
-        reasons["gauc"] = too_few_mixed(label, user, weight)
-    return reasons
 
 
 def _over_rows(value: float, differences: np.ndarray) -> tuple[Spread | None, str | None]:

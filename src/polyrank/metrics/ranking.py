@@ -4,26 +4,50 @@ Rows that tie in score have no order of their own, so each metric is the mean ov
 closed form: a constant prediction gets what chance gives. Requests without a positive say nothing
 and are left out, and so are rows whose request is missing. A row of weight 0 is no row of its
 list; a request counts with the mean weight of its rows.
+
+Every function takes labels of 0 and 1, any score that rises with the probability, keys of one type
+(null and NaN are missing), and optionally sample weights. What the rows cannot support raises
+`Undefined` with the reason; columns of different shapes and values out of their domain raise
+`DataError`. Beside each function stands the definition that it calls.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from polyrank.errors import ConfigError
 from polyrank.metrics.areas import by_group_and_score, starts
-from polyrank.metrics.inputs import (
-    checked_binary,
-    counted,
-    key_codes,
-    mean,
-    missing_keys,
-    weighing,
-)
-from polyrank.metrics.undefined import Undefined
+from polyrank.metrics.metric import Groups, Metric, Rows
+
+
+def _of_requests(name: str, title: str, groups: Callable[[Rows], Groups]) -> Metric:
+    return Metric(
+        name=name,
+        title=title,
+        kinds=("binary",),
+        higher_is_better=True,
+        groups=groups,
+        needs=_needs_hit,
+        key="request",
+        groups_are="with a positive",
+        ranks=True,
+    )
+
+
+def _needs_hit(rows: Rows) -> str | None:
+    hit = (rows.positive & (rows.codes["request"] >= 0)).any()
+    return None if hit else f"no request with a positive among {rows.count}"
+
+
+def _places(k: int) -> int:
+    if k < 1:
+        raise ConfigError(f"k must be at least 1 place, got {k}")
+    return k
 
 
 def ndcg(
@@ -35,20 +59,12 @@ def ndcg(
 ) -> float:
     """Return the mean over requests of the discounted gain of the first k places ÷ the best one.
 
-    Args:
-        label: 0 or 1.
-        prediction: any score that rises with the probability.
-        request: keys of one type; null and NaN are missing.
-        weight: sample weights; a request counts with the mean of its rows' weights.
-        k: places that count, from the top.
-
     Returns:
         The normalised discounted cumulative gain, within 0 and 1; higher is better.
 
     Raises:
         Undefined: no request with a positive, or no rows.
         ConfigError: k below 1.
-        DataError: shapes differ, or a value is out of its domain.
 
     Shape:
         label (rows,), prediction (rows,), request (rows,), weight (rows,)
@@ -60,13 +76,22 @@ def ndcg(
     Reference:
         Järvelin and Kekäläinen, TOIS 2002; ties as in McSherry and Najork, ECIR 2008, section 2.6.
     """
-    lists = _lists(label, prediction, request, weight, k)
+    return ndcg_at(k)(label, prediction, weight, key=request)
+
+
+def _gains(rows: Rows, k: int) -> Groups:
+    lists = _lists(rows)
     discount = 1 / np.log2(np.arange(2, k + 2))
     summed = np.concatenate([[0.0], np.cumsum(discount)])
     end = lists.place + lists.length
     share = (summed[np.minimum(end, k)] - summed[np.minimum(lists.place, k)]) / lists.length
     gain = np.add.reduceat(lists.positive * share, lists.first)
-    return mean(gain / summed[np.minimum(lists.positives, k)], lists.weight)
+    return lists.groups(gain / summed[np.minimum(lists.positives, k)])
+
+
+def ndcg_at(k: int) -> Metric:
+    """Return the definition of NDCG of the first k places."""
+    return _of_requests(f"ndcg@{k}", f"NDCG@{k}", partial(_gains, k=_places(k)))
 
 
 def recall(
@@ -78,13 +103,6 @@ def recall(
 ) -> float:
     """Return the mean over requests of the share of their positives in the first k places.
 
-    Args:
-        label: 0 or 1.
-        prediction: any score that rises with the probability.
-        request: keys of one type; null and NaN are missing.
-        weight: sample weights; a request counts with the mean of its rows' weights.
-        k: places that count, from the top.
-
     Returns:
         The recall, within 0 and 1; higher is better. A request with more than k positives cannot
         reach 1.
@@ -92,7 +110,6 @@ def recall(
     Raises:
         Undefined: no request with a positive, or no rows.
         ConfigError: k below 1.
-        DataError: shapes differ, or a value is out of its domain.
 
     Shape:
         label (rows,), prediction (rows,), request (rows,), weight (rows,)
@@ -104,11 +121,18 @@ def recall(
     Reference:
         McSherry and Najork, ECIR 2008, section 2.3: recall over the orders of ties.
     """
-    lists = _lists(label, prediction, request, weight, k)
+    return recall_at(k)(label, prediction, weight, key=request)
+
+
+def _found(rows: Rows, k: int) -> Groups:
+    lists = _lists(rows)
     share = np.clip(k - lists.place, 0, lists.length) / lists.length
-    return mean(
-        np.add.reduceat(lists.positive * share, lists.first) / lists.positives, lists.weight
-    )
+    return lists.groups(np.add.reduceat(lists.positive * share, lists.first) / lists.positives)
+
+
+def recall_at(k: int) -> Metric:
+    """Return the definition of recall in the first k places."""
+    return _of_requests(f"recall@{k}", f"recall@{k}", partial(_found, k=_places(k)))
 
 
 def reciprocal_rank(
@@ -119,18 +143,11 @@ def reciprocal_rank(
 ) -> float:
     """Return the mean over requests of 1 ÷ the place of the first positive (MRR).
 
-    Args:
-        label: 0 or 1.
-        prediction: any score that rises with the probability.
-        request: keys of one type; null and NaN are missing.
-        weight: sample weights; a request counts with the mean of its rows' weights.
-
     Returns:
         The mean reciprocal rank, above 0 and up to 1; higher is better.
 
     Raises:
         Undefined: no request with a positive, or no rows.
-        DataError: shapes differ, or a value is out of its domain.
 
     Shape:
         label (rows,), prediction (rows,), request (rows,), weight (rows,)
@@ -142,7 +159,11 @@ def reciprocal_rank(
     Reference:
         Voorhees, TREC-8 1999; ties as in McSherry and Najork, ECIR 2008, section 2.4.
     """
-    lists = _lists(label, prediction, request, weight)
+    return MRR(label, prediction, weight, key=request)
+
+
+def _first_places(rows: Rows) -> Groups:
+    lists = _lists(rows)
     # Only the run of ties that holds the first positive decides.
     holding = np.flatnonzero(lists.positive)
     firsts = holding[starts(lists.owner[holding][1:] != lists.owner[holding][:-1])]
@@ -162,7 +183,12 @@ def reciprocal_rank(
         log_choices(rows[run] - 1 - before, hits[run] - 1) - log_choices(rows, hits)[run]
     )
     expected = np.add.reduceat(chance / (place[run] + before + 1), start)
-    return mean(expected, lists.weight)
+    return lists.groups(expected)
+
+
+MRR = _of_requests("mrr", "MRR", _first_places)
+
+METRICS = (ndcg_at(10), recall_at(10), MRR)
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,6 +203,7 @@ class _Lists:
         first: the first run of each request.
         positives: of each request.
         weight: of each request; None where all weigh the same.
+        code: of each request.
     """
 
     place: np.ndarray
@@ -186,27 +213,17 @@ class _Lists:
     first: np.ndarray
     positives: np.ndarray
     weight: np.ndarray | None
+    code: np.ndarray
+
+    def groups(self, value: np.ndarray) -> Groups:
+        return Groups(value, self.weight, self.code)
 
 
-def _lists(
-    label: ArrayLike,
-    prediction: ArrayLike,
-    request: ArrayLike,
-    weight: ArrayLike | None,
-    k: int = 1,
-) -> _Lists:
-    if k < 1:
-        raise ConfigError(f"k is a number of places of at least 1, however: {k}")
-    positive, score, w = checked_binary(label, prediction, weight)
-    rows = np.shape(label)[0]
-    kept = weighing(weight, rows=rows)[0]
-    codes = key_codes("request", request, rows=rows)[kept]
-    present = ~missing_keys("request", request)[kept]
-    hit = np.zeros(int(codes.max()) + 1, dtype=bool)
-    hit[codes[positive & present]] = True
-    used = hit[codes] & present
-    if not used.any():
-        raise Undefined(f"no request with a positive among {counted(len(positive))}")
+def _lists(rows: Rows) -> _Lists:
+    positive, score, codes, w = rows.positive, rows.prediction, rows.codes["request"], rows.weight
+    hit = np.zeros(int(codes.max(initial=0)) + 1, dtype=bool)
+    hit[codes[positive & (codes >= 0)]] = True
+    used = (codes >= 0) & hit[codes]
     positive, score = positive[used], score[used]
     order, codes = by_group_and_score(codes[used], -score)
     positive, score = positive[order].astype(np.int64), score[order]
@@ -224,4 +241,5 @@ def _lists(
         weight=None
         if w is None
         else np.add.reduceat(w[used][order], requests) / np.diff(requests, append=len(codes)),
+        code=codes[requests],
     )

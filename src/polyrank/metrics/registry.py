@@ -1,70 +1,51 @@
-"""Which metrics a kind of label has, by the name that JSON, tables and `stop` use."""
+"""Which metrics a kind of label has, by the name that JSON, tables and `stop` use.
+
+A module of any package adds one: `register("metric", "brier", "my_package.metrics:BRIER")`, a
+`Metric` whose `kinds` names the kinds of label that have it. Training, scorecards, segments,
+comparisons and reports then know it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
 
 from polyrank.errors import ConfigError, did_you_mean
+from polyrank.labels import LABELS, LabelKind
 from polyrank.metrics import binary, ranking, regression
+from polyrank.metrics.metric import Metric, Role
+from polyrank.registry import Registry
 
-Key = Literal["user", "request"]
-Scale = Literal["logit", "log", "log of the rest", "plain"]
+Kind = str | LabelKind | type[LabelKind]
+
+METRICS: Registry[Metric] = Registry(
+    "metric",
+    {each.name: each for room in (binary, ranking, regression) for each in room.METRICS},
+)
 
 
-@dataclass(frozen=True)
-class Metric:
-    """A metric, which owns its direction.
+def metrics_of(kind: Kind, role: Role | None = None) -> Mapping[str, Metric]:
+    """Return the metrics of a kind of label by name, in the order of its tables.
 
     Args:
-        name: as in JSON.
-        higher_is_better: None where the best value lies in between, as 1 does for `pcoc`.
-        function: (label, prediction, weight) -> float, or with a `key`
-            (label, prediction, key, weight) -> float.
-        key: which key groups its rows; None for a metric of single rows.
-        best: the best value of a metric without a direction.
-        scale: on which its interval is symmetric; None for a metric without intervals.
-        ranks: whether it depends on the order of the predictions alone, so that it measures any
-            score, and not only a probability.
+        kind: a kind, or its name.
+        role: where they are shown; None takes all.
+
+    Raises:
+        ConfigError: an unknown kind, with the nearest.
+
+    Example:
+        >>> list(metrics_of("regression"))
+        ['rmse', 'mae', 'r2', 'bias']
+        >>> list(metrics_of("binary", "compared"))
+        ['auc', 'gauc', 'pr_auc', 'ne']
     """
-
-    name: str
-    higher_is_better: bool | None
-    function: Callable[..., float]
-    key: Key | None = None
-    best: float | None = None
-    scale: Scale | None = None
-    ranks: bool = False
+    of = _kind(kind)
+    own = {name: each for name, each in METRICS.items() if of.name in each.kinds}
+    own |= {name: METRICS[name] for name in of.metrics}
+    return {name: each for name, each in own.items() if role is None or role in each.roles}
 
 
-def _named(*metrics: Metric) -> Mapping[str, Metric]:
-    return {each.name: each for each in metrics}
-
-
-METRICS: Mapping[str, Mapping[str, Metric]] = {
-    "binary": _named(
-        Metric("auc", True, binary.auc, scale="logit", ranks=True),
-        Metric("gauc", True, binary.grouped_auc, key="user", scale="logit", ranks=True),
-        Metric("pr_auc", True, binary.average_precision, scale="logit", ranks=True),
-        Metric("log_loss", False, binary.log_loss, scale="log"),
-        Metric("ne", False, binary.normalized_entropy, scale="log"),
-        Metric("pcoc", None, binary.pcoc, best=1, scale="log"),
-        Metric("ece", False, binary.ece),
-        Metric("ndcg@10", True, ranking.ndcg, key="request", ranks=True),
-        Metric("recall@10", True, ranking.recall, key="request", ranks=True),
-        Metric("mrr", True, ranking.reciprocal_rank, key="request", ranks=True),
-    ),
-    "regression": _named(
-        Metric("rmse", False, regression.rmse, scale="log"),
-        Metric("mae", False, regression.mae, scale="log"),
-        Metric("r2", True, regression.r2, scale="log of the rest"),
-        Metric("bias", None, regression.bias, best=0, scale="plain"),
-    ),
-}
-
-
-def metric(kind: str, name: str) -> Metric:
+def metric(kind: Kind, name: str) -> Metric:
     """Return a metric of a kind of label.
 
     Raises:
@@ -74,15 +55,14 @@ def metric(kind: str, name: str) -> Metric:
         >>> metric("binary", "gauc").key
         'user'
     """
-    if kind not in METRICS:
-        raise ConfigError(f"unknown kind {kind!r}{did_you_mean(kind, METRICS)}")
-    if name not in METRICS[kind]:
-        hint = did_you_mean(name, METRICS[kind])
-        raise ConfigError(f"a {kind} task has no metric {name!r}{hint}")
-    return METRICS[kind][name]
+    known = metrics_of(kind)
+    if name not in known:
+        hint = did_you_mean(name, known)
+        raise ConfigError(f"a {_kind(kind).name} task has no metric {name!r}{hint}")
+    return known[name]
 
 
-def direction(kind: str, name: str) -> bool:
+def direction(kind: Kind, name: str) -> bool:
     """Return whether a higher value of a metric is better.
 
     Raises:
@@ -94,9 +74,21 @@ def direction(kind: str, name: str) -> bool:
     """
     found = metric(kind, name)
     if found.higher_is_better is None:
-        directed = [each for each in METRICS[kind].values() if each.higher_is_better is not None]
+        directed = [
+            repr(name)
+            for name, each in metrics_of(kind).items()
+            if each.higher_is_better is not None
+        ]
         raise ConfigError(
             f"metric {name!r} is best near {found.best:g}, neither high nor low, so it cannot tell "
-            f"a better epoch; use one of {', '.join(repr(each.name) for each in directed)}"
+            f"a better epoch; use one of {', '.join(directed)}"
         )
     return found.higher_is_better
+
+
+def _kind(kind: Kind) -> LabelKind | type[LabelKind]:
+    if not isinstance(kind, str):
+        return kind
+    if kind not in LABELS:
+        raise ConfigError(f"unknown kind {kind!r}{did_you_mean(kind, LABELS)}")
+    return LABELS[kind]

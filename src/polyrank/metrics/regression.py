@@ -1,34 +1,32 @@
 """How far predicted values lie from observed ones, in the label's own unit: pure numpy, float64.
 
-Every function takes labels, predictions, and optionally sample weights. A weight of 2 is the same
-as the row twice, and a weight of 0 as no row.
+Every function takes labels, predictions, and optionally sample weights; without them every row
+weighs 1. A weight of 2 is the same as the row twice, and a weight of 0 as no row. What the rows
+cannot support raises `Undefined` with the reason; columns of different shapes and values that are
+not finite raise `DataError`. Beside each function stands the definition that it calls.
 """
 
 from __future__ import annotations
 
-from math import isfinite, sqrt
+from math import isfinite
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from polyrank.metrics.inputs import checked, counted, mean
-from polyrank.metrics.undefined import Undefined
+from polyrank.metrics.metric import Metric, Rows, one
+
+KINDS = ("regression",)
+UNIT = "in the label's own unit"
 
 
 def rmse(label: ArrayLike, prediction: ArrayLike, weight: ArrayLike | None = None) -> float:
     """Return the root of the mean squared error.
-
-    Args:
-        label: observed values.
-        prediction: predicted values, in the same unit.
-        weight: sample weights; None weighs every row 1.
 
     Returns:
         The error in the label's unit, from 0; lower is better.
 
     Raises:
         Undefined: no rows.
-        DataError: shapes differ, or a value is not finite.
 
     Shape:
         label (rows,), prediction (rows,), weight (rows,)
@@ -37,24 +35,35 @@ def rmse(label: ArrayLike, prediction: ArrayLike, weight: ArrayLike | None = Non
         >>> rmse([1.0, 2.0], [1.0, 4.0], weight=[3.0, 1.0])
         1.0
     """
-    y, p, w = checked(label, prediction, weight)
-    return sqrt(mean((p - y) ** 2, w))
+    return RMSE(label, prediction, weight)
+
+
+def squared_error(rows: Rows) -> np.ndarray:
+    """Return the squared error of each row."""
+    return (rows.prediction - rows.label) ** 2
+
+
+RMSE = Metric(
+    name="rmse",
+    title="RMSE",
+    note=UNIT,
+    kinds=KINDS,
+    higher_is_better=False,
+    sums=(squared_error, one),
+    value=lambda square, rows: np.sqrt(square / rows),
+    scale="log",
+    roles=("compared",),
+)
 
 
 def mae(label: ArrayLike, prediction: ArrayLike, weight: ArrayLike | None = None) -> float:
     """Return the mean absolute error.
-
-    Args:
-        label: observed values.
-        prediction: predicted values, in the same unit.
-        weight: sample weights; None weighs every row 1.
 
     Returns:
         The error in the label's unit, from 0; lower is better.
 
     Raises:
         Undefined: no rows.
-        DataError: shapes differ, or a value is not finite.
 
     Shape:
         label (rows,), prediction (rows,), weight (rows,)
@@ -63,17 +72,22 @@ def mae(label: ArrayLike, prediction: ArrayLike, weight: ArrayLike | None = None
         >>> mae([1.0, 2.0], [0.0, 5.0])
         2.0
     """
-    y, p, w = checked(label, prediction, weight)
-    return mean(np.abs(p - y), w)
+    return MAE(label, prediction, weight)
+
+
+MAE = Metric(
+    name="mae",
+    title="MAE",
+    note=UNIT,
+    kinds=KINDS,
+    higher_is_better=False,
+    sums=(lambda rows: np.abs(rows.prediction - rows.label), one),
+    scale="log",
+)
 
 
 def r2(label: ArrayLike, prediction: ArrayLike, weight: ArrayLike | None = None) -> float:
     """Return the share of the label's variance that the prediction explains.
-
-    Args:
-        label: observed values.
-        prediction: predicted values, in the same unit.
-        weight: sample weights; None weighs every row 1.
 
     Returns:
         The coefficient of determination, up to 1; 0 is worth as much as the mean of these labels,
@@ -81,7 +95,6 @@ def r2(label: ArrayLike, prediction: ArrayLike, weight: ArrayLike | None = None)
 
     Raises:
         Undefined: every label is the same, or no rows.
-        DataError: shapes differ, or a value is not finite.
 
     Shape:
         label (rows,), prediction (rows,), weight (rows,)
@@ -90,31 +103,61 @@ def r2(label: ArrayLike, prediction: ArrayLike, weight: ArrayLike | None = None)
         >>> r2([1.0, 2.0, 3.0], [1.0, 2.0, 4.0])
         0.5
     """
-    y, p, w = checked(label, prediction, weight)
+    return R2(label, prediction, weight)
+
+
+def _label(rows: Rows) -> np.ndarray:
+    return rows.label
+
+
+def _centred(rows: Rows) -> np.ndarray:
+    # About the mean of all rows, so that the square of a far mean costs no digits.
+    return rows.label - rows.total(_label) / rows.total(one)
+
+
+def _centred_square(rows: Rows) -> np.ndarray:
+    return _centred(rows) ** 2
+
+
+def _needs_variance(rows: Rows) -> str | None:
+    y = rows.label
     # Compared exactly: the variance of equal labels is only nearly 0 in floating point.
     if (y == y[0]).all():
-        raise Undefined(f"zero variance: the label is {y[0]:g} in all {counted(len(y))}")
-    variance = mean((y - mean(y, w)) ** 2, w)
-    unexplained = mean((p - y) ** 2, w) / variance if variance else float("inf")
-    if not isfinite(unexplained):
-        raise Undefined("zero variance: the labels differ by too little for float64")
-    return 1 - unexplained
+        return f"zero variance: the label is {y[0]:g} in all {rows.count}"
+    spread, error = rows.total(_centred_square), rows.total(squared_error)
+    with np.errstate(over="ignore"):
+        if spread > 0 and isfinite(error / spread):
+            return None
+    return "zero variance: the labels differ by too little for float64"
+
+
+def _explained(
+    square: np.ndarray, centred: np.ndarray, centred_square: np.ndarray, rows: np.ndarray
+) -> np.ndarray:
+    return 1 - square / (centred_square - centred**2 / rows)
+
+
+R2 = Metric(
+    name="r2",
+    title="R²",
+    note="1 at most",
+    kinds=KINDS,
+    higher_is_better=True,
+    sums=(squared_error, _centred, _centred_square, one),
+    value=_explained,
+    needs=_needs_variance,
+    scale="log of the rest",
+)
 
 
 def bias(label: ArrayLike, prediction: ArrayLike, weight: ArrayLike | None = None) -> float:
     """Return the mean prediction minus the mean label.
-
-    Args:
-        label: observed values.
-        prediction: predicted values, in the same unit.
-        weight: sample weights; None weighs every row 1.
 
     Returns:
         The bias in the label's unit; 0 is best, above 0 is too much predicted.
 
     Raises:
         Undefined: no rows.
-        DataError: shapes differ, or a value is not finite.
 
     Shape:
         label (rows,), prediction (rows,), weight (rows,)
@@ -123,5 +166,18 @@ def bias(label: ArrayLike, prediction: ArrayLike, weight: ArrayLike | None = Non
         >>> bias([1.0, 2.0], [2.0, 2.0])
         0.5
     """
-    y, p, w = checked(label, prediction, weight)
-    return mean(p - y, w)
+    return BIAS(label, prediction, weight)
+
+
+BIAS = Metric(
+    name="bias",
+    title="bias",
+    note=UNIT,
+    kinds=KINDS,
+    higher_is_better=None,
+    best=0,
+    sums=(lambda rows: rows.prediction - rows.label, one),
+    scale="plain",
+)
+
+METRICS = (RMSE, MAE, R2, BIAS)

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Any
+
+import polars as pl
 
 from polyrank import spec
 from polyrank.errors import ConfigError, did_you_mean
-from polyrank.metrics.registry import METRICS, metric
+from polyrank.labels import LABELS
+from polyrank.metrics.metric import Role
+from polyrank.metrics.registry import metric, metrics_of
 from polyrank.metrics.undefined import Undefined
-from polyrank.text import aligned
+from polyrank.text import aligned, html_table
 
 FORMAT = 1
-RAW_METRICS = ("auc", "log_loss", "ne", "pcoc", "ece")
-BEFORE_AND_AFTER = ("auc", "pcoc", "ece")
 TRUTH_COLUMNS = {"oracle_auc": "oracle auc", "mae": "|p − truth|"}
+COLUMNS = {
+    **dict.fromkeys(("score", "task", "kind", "given", "space"), pl.String),
+    "rows": pl.Int64,
+    "positives": pl.Int64,
+    "metric": pl.String,
+    **dict.fromkeys(("value", "low", "high", "raw"), pl.Float64),
+    "reason": pl.String,
+}
 
 
 @dataclass(frozen=True)
@@ -25,10 +36,11 @@ class Score:
     Args:
         name: `buy|click @ click`; the name of the term that supervises the same population.
         task: whose outcome it is.
+        kind: name of the kind of its label.
         given: the event conditioned on; None for a joint.
         space: the rows: "all", or the task whose joint label is 1 there.
         rows: how many rows; None where the score is of probabilities instead of labels.
-        positives: how many of them have label 1; None for a regression.
+        positives: how many of them have label 1; None where the label is no event.
         label_mean: weighted; None without rows.
         prediction_mean: weighted; None without rows.
         metrics: {name: {"value": number}}, with "low" and "high" where there is an interval.
@@ -36,12 +48,13 @@ class Score:
             "auc interval" why all metrics, or one, have none.
         truth: `mae` and `rmse` from the true probability, and the AUC that it reaches itself
             (`oracle_auc`); None where the truth is not known.
-        raw: {name: number} of the same predictions before calibration, as far as these rows
-            support `RAW_METRICS`; None where no calibrated head is on the score's path.
+        raw: {name: number} of the same predictions before calibration: the diagnosed metrics that
+            these rows support; None where no calibrated head is on the score's path.
     """
 
     name: str
     task: str
+    kind: str
     given: str | None
     space: str
     rows: int | None
@@ -52,11 +65,6 @@ class Score:
     absent: Mapping[str, str]
     truth: Mapping[str, float] | None = None
     raw: Mapping[str, float] | None = None
-
-    @property
-    def kind(self) -> str:
-        """The kind of its label, which its counts tell: a regression has rows and no positives."""
-        return "regression" if self.rows is not None and self.positives is None else "binary"
 
     def value(self, name: str) -> float:
         """Return a metric's value.
@@ -71,11 +79,16 @@ class Score:
         reason = self.absent.get(name, "it was not measured")
         raise Undefined(f"{self.name} has no {name}: {reason}")
 
+    def shown(self, name: str) -> str:
+        """Return a metric's value with four decimals, or a dash."""
+        return _number(self.metrics.get(name, {}).get("value"))
+
     def to_json(self) -> dict[str, Any]:
         """Return plain tables; `truth` only where it is known, `raw` only where it differs."""
         table: dict[str, Any] = {
             "name": self.name,
             "task": self.task,
+            "kind": self.kind,
             "given": self.given,
             "space": self.space,
             "rows": self.rows,
@@ -91,7 +104,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Fused:
-    """How well one fused score ranks each binary task's outcome, on all rows.
+    """How well one fused score ranks the outcome of each task that is an event, on all rows.
 
     Args:
         weights: of the fused score, by name.
@@ -124,20 +137,31 @@ class Fused:
         scores = (spec.from_table(Score, each, f"{where} score") for each in table["scores"])
         return cls(dict(table["weights"]), tuple(scores))
 
+    @property
+    def metrics(self) -> list[str]:
+        """The metrics that any of its scores has."""
+        names = metric_names(self.scores)
+        return [name for name in names if any(name in score.metrics for score in self.scores)]
+
     def __str__(self) -> str:
+        return "\n".join([aligned(*self.table), *self.notes])
+
+    @property
+    def table(self) -> Grid:
+        """What it prints: header, lines, and which columns align right."""
+        names = self.metrics
+        header = ["fused score, by outcome", "rows", "positives", *names]
+        lines = [
+            [score.task, f"{score.rows:,}", f"{score.positives:,}", *map(score.shown, names)]
+            for score in self.scores
+        ]
+        return header, lines, range(1, len(header))
+
+    @property
+    def notes(self) -> list[str]:
+        """The weights, and why what is absent is absent."""
         declared = ", ".join(f"{name} = {weight:g}" for name, weight in self.weights.items())
-        ranked = [name for name in METRICS["binary"] if any(name in s.metrics for s in self.scores)]
-        header = ["fused score, by outcome", "rows", "positives", *ranked]
-        table = aligned(
-            header,
-            [
-                [score.task, f"{score.rows:,}", f"{score.positives:,}"]
-                + [_shown(score.metrics.get(name, {}).get("value")) for name in ranked]
-                for score in self.scores
-            ],
-            right=range(1, len(header)),
-        )
-        return "\n".join([table, f"– weights: {declared}", *_reasons(self.scores)])
+        return [f"– weights: {declared}", *reasons(self.scores)]
 
 
 @dataclass(frozen=True)
@@ -209,7 +233,7 @@ class Scorecard:
                 "upgrade polyrank"
             )
         if found != FORMAT:
-            raise ConfigError(f"scorecard: format {FORMAT} is expected, however: {found!r}")
+            raise ConfigError(f"scorecard: expected format {FORMAT}, got {found!r}")
         spec.check_keys(table, ["format", "split", "scores", "fusion"], "scorecard")
         for key in ("split", "scores"):
             if key not in table:
@@ -220,68 +244,129 @@ class Scorecard:
             Fused.from_json(table["fusion"]) if "fusion" in table else None,
         )
 
+    def to_frame(self) -> pl.DataFrame:
+        """Return a line per score and metric, for a table or a chart of one's own.
+
+        Returns:
+            The columns `score`, `task`, `kind`, `given`, `space`, `rows`, `positives`, `metric`,
+            `value`, the interval's `low` and `high`, `raw` (the value before calibration) and
+            `reason` (why the value or else its interval is null).
+
+        Example:
+            >>> from polyrank.metrics.scorecard import scorecard
+            >>> from polyrank.schema import DenseFeature, Schema, Task
+            >>> schema = Schema([DenseFeature("x")], [Task("click")])
+            >>> card = scorecard(schema, {"p_click": [0.1, 0.6]}, {"click": [0, 1]}, split="test")
+            >>> card.to_frame().select("score", "metric", "value", "reason").rows()[:2]
+            [('click @ all', 'auc', 1.0, None), ('click @ all', 'gauc', None, 'no user key')]
+        """
+        lines = []
+        for score in self.scores:
+            about = {name: getattr(score, name) for name in ("task", "kind", "given", "space")}
+            about |= {"score": score.name, "rows": score.rows, "positives": score.positives}
+            for name, each in metrics_of(score.kind).items():
+                if name not in score.metrics and name not in score.absent:
+                    continue
+                found = score.metrics.get(name, {})
+                keys = [name] if not found else [f"{name} interval", "interval"]
+                reason = next((score.absent[key] for key in keys if key in score.absent), None)
+                if found and ("low" in found or each.scale is None):
+                    reason = None
+                raw = (score.raw or {}).get(name)
+                lines.append({**about, "metric": name, **found, "raw": raw, "reason": reason})
+        return pl.DataFrame(lines, schema=COLUMNS)
+
     def __str__(self) -> str:
-        parts = [f"scores of the {self.split} split"]
-        for kind in METRICS:
+        blocks = [f"scores of the {self.split} split"]
+        for tables, notes in self._parts():
+            texts = [aligned(*table) for table in tables]
+            gap = "\n" if len(texts) == 1 else "\n\n"
+            blocks.append(gap.join(filter(None, ["\n\n".join(texts), "\n".join(notes)])))
+        blocks += [f"{title}\n{aligned(*table)}" for title, table in self._calibrations()]
+        return "\n\n".join(blocks if self.fusion is None else [*blocks, str(self.fusion)])
+
+    def _repr_html_(self) -> str:
+        parts = [*self._parts()]
+        parts += [([table], [title]) for title, table in self._calibrations()]
+        if self.fusion is not None:
+            parts.append(([self.fusion.table], self.fusion.notes))
+        blocks = [f"<p>scores of the {escape(self.split)} split</p>"]
+        for tables, notes in parts:
+            blocks += [html_table(header, lines) for header, lines, _ in tables]
+            blocks += [f"<p>{'<br>'.join(map(escape, notes))}</p>"] if notes else []
+        return "".join(blocks)
+
+    def _parts(self) -> Iterator[tuple[list[Grid], list[str]]]:
+        """Yield the tables of each kind of label, and why what is absent is absent."""
+        for kind in LABELS:
             scores = [score for score in self.scores if score.kind == kind]
             if scores:
                 tables = [_table(kind, scores), _lists(kind, scores), _intervals(kind, scores)]
-                tables = [table for table in tables if table]
-                reasons = "\n".join(_reasons(scores))
-                gap = "\n" if len(tables) == 1 else "\n\n"
-                parts.append(gap.join(filter(None, ["\n\n".join(tables), reasons])))
-        calibrated = [score for score in self.scores if score.raw is not None]
-        if calibrated:
-            parts.append(f"before → after calibration\n{_before_and_after(calibrated)}")
-        if self.fusion is not None:
-            parts.append(str(self.fusion))
-        return "\n\n".join(parts)
+                yield [table for table in tables if table is not None], reasons(scores)
+
+    def _calibrations(self) -> Iterator[tuple[str, Grid]]:
+        """Yield what calibration did to each score, where it did anything."""
+        scores = [score for score in self.scores if score.raw is not None]
+        if scores:
+            names = metric_names(scores, "calibration table")
+            lines = [[score.name, *(_change(score, name) for name in names)] for score in scores]
+            yield (
+                "before → after calibration",
+                (["score", *names], lines, range(1, len(names) + 1)),
+            )
 
 
-def _table(kind: str, scores: Sequence[Score]) -> str:
-    counts = ["rows", "positives"] if kind == "binary" else ["rows"]
+Grid = tuple[list[str], list[list[str]], Sequence[int]]  # header, lines, columns that align right
+
+
+def metric_names(scores: Sequence[Score], role: Role | None = None) -> list[str]:
+    """Return the metrics of the scores' kinds of label, or those with a role."""
+    kinds = dict.fromkeys(score.kind for score in scores)
+    return list(dict.fromkeys(name for kind in kinds for name in metrics_of(kind, role)))
+
+
+def by_request(kind: str, scores: Sequence[Score]) -> tuple[list[str], list[Score]]:
+    """Return the metrics of ranked lists of a kind, and the scores that have any."""
+    names = [name for name, each in metrics_of(kind).items() if each.key == "request"]
+    return names, [score for score in scores if score.metrics.keys() & set(names)]
+
+
+def _table(kind: str, scores: Sequence[Score]) -> Grid:
+    counts = LABELS[kind].counts
     known = TRUTH_COLUMNS if any(score.truth for score in scores) else {}
-    names = [name for name, each in METRICS[kind].items() if each.key != "request"]
+    names = [name for name, each in metrics_of(kind).items() if each.key != "request"]
     header = ["score", *counts, *names, *known.values()]
-    lines = []
-    for score in scores:
-        truth = score.truth or {}
-        numbers = [score.metrics.get(name, {}).get("value") for name in names]
-        numbers += [truth.get(name) for name in known]
-        lines.append(
-            [
-                score.name,
-                *("–" if (n := getattr(score, each)) is None else f"{n:,}" for each in counts),
-                *map(_shown, numbers),
-            ]
-        )
-    return aligned(header, lines, right=range(1, len(header)))
+    lines = [
+        [
+            score.name,
+            *("–" if (n := getattr(score, each)) is None else f"{n:,}" for each in counts),
+            *map(score.shown, names),
+            *(_number((score.truth or {}).get(name)) for name in known),
+        ]
+        for score in scores
+    ]
+    return header, lines, range(1, len(header))
 
 
-def _shown(number: float | None) -> str:
+def _number(number: float | None) -> str:
     return "–" if number is None else f"{number:z.4f}"
 
 
-def _lists(kind: str, scores: Sequence[Score]) -> str:
-    """Return a table of the metrics of ranked lists; empty where there is none."""
-    names = [name for name, each in METRICS[kind].items() if each.key == "request"]
-    scores = [score for score in scores if score.metrics.keys() & set(names)]
+def _lists(kind: str, scores: Sequence[Score]) -> Grid | None:
+    names, scores = by_request(kind, scores)
     if not scores:
-        return ""
-    lines = [
-        [s.name, *(_shown(s.metrics.get(name, {}).get("value")) for name in names)] for s in scores
-    ]
-    return aligned(["by request", *names], lines, right=range(1, len(names) + 1))
+        return None
+    lines = [[score.name, *map(score.shown, names)] for score in scores]
+    return ["by request", *names], lines, range(1, len(names) + 1)
 
 
-def _intervals(kind: str, scores: Sequence[Score]) -> str:
-    """Return a table of the intervals there are; empty where there is none."""
+def _intervals(kind: str, scores: Sequence[Score]) -> Grid | None:
     scores = [s for s in scores if any("low" in parts for parts in s.metrics.values())]
     names = [
-        name for name in METRICS[kind] if any("low" in s.metrics.get(name, {}) for s in scores)
+        name for name in metrics_of(kind) if any("low" in s.metrics.get(name, {}) for s in scores)
     ]
     if not scores:
-        return ""
+        return None
     lines = [
         [
             score.name,
@@ -292,31 +377,34 @@ def _intervals(kind: str, scores: Sequence[Score]) -> str:
         ]
         for score in scores
     ]
-    return aligned(["95 % interval", *names], lines, right=range(1, len(names) + 1))
+    return ["95 % interval", *names], lines, range(1, len(names) + 1)
 
 
-def _before_and_after(scores: Sequence[Score]) -> str:
-    """Return a table of what calibration did to each score."""
-
-    def cell(score: Score, name: str) -> str:
-        before = (score.raw or {}).get(name)
-        after = score.metrics.get(name, {}).get("value")
-        return "–" if before is None or after is None else f"{before:z.4f} → {after:z.4f}"
-
-    lines = [[score.name, *(cell(score, name) for name in BEFORE_AND_AFTER)] for score in scores]
-    header = ["score", *BEFORE_AND_AFTER]
-    return aligned(header, lines, right=range(1, len(header)))
+def _change(score: Score, name: str) -> str:
+    before = (score.raw or {}).get(name)
+    after = score.metrics.get(name, {}).get("value")
+    return "–" if before is None or after is None else f"{before:z.4f} → {after:z.4f}"
 
 
-def _reasons(scores: Sequence[Score]) -> list[str]:
-    """Return a line for each distinct reason: which metrics it explains, and of which scores."""
+def reasons(scores: Sequence[Score], title: Callable[[Score, str], str] | None = None) -> list[str]:
+    """Return a line for each distinct reason: which metrics it explains, and of which scores.
+
+    Args:
+        scores: whose.
+        title: of what is absent from a score; by default as the printed tables name it.
+    """
+    title = title or _absent_name
     found: dict[str, tuple[dict[str, None], dict[str, None]]] = {}
     for score in scores:
         for name, reason in score.absent.items():
             names, where = found.setdefault(reason, ({}, {}))
-            own = name in METRICS[score.kind]  # a regression's mae is no distance to a truth
-            names[name if own else TRUTH_COLUMNS.get(name, name)] = where[score.name] = None
+            names[title(score, name)] = where[score.name] = None
     return [
         f"– {', '.join(names)} of {', '.join(where)}: {reason}"
         for reason, (names, where) in found.items()
     ]
+
+
+def _absent_name(score: Score, name: str) -> str:
+    own = name in metrics_of(score.kind)  # a regression's mae is no distance to a truth
+    return name if own else TRUTH_COLUMNS.get(name, name)

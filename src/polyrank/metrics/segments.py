@@ -1,7 +1,7 @@
 """The metrics of one score by the values of columns, the worst segment first.
 
-A model that is right on the whole may be wrong on the new users; what it says of them is lost in
-the mean. Here every value of a column is a population of its own.
+A model that is right on average may be wrong for new users, and the mean of all rows hides it. Here
+every value of a column is a population of its own.
 """
 
 from __future__ import annotations
@@ -15,8 +15,12 @@ import polars as pl
 from numpy.typing import ArrayLike
 
 from polyrank.errors import DataError
-from polyrank.metrics import binary
-from polyrank.metrics.inputs import column, mean, refuse_beyond_one, refuse_values, weighing
+from polyrank.labels import Binary
+from polyrank.metrics.binary import EPSILON
+from polyrank.metrics.inputs import column, mean, refuse_beyond_one, refuse_other_labels, weighing
+from polyrank.metrics.intervals import Z
+from polyrank.metrics.metric import Metric, Rows
+from polyrank.metrics.registry import METRICS, Kind, metrics_of
 from polyrank.metrics.undefined import Undefined
 from polyrank.text import aligned
 
@@ -25,27 +29,29 @@ BINS = 10  # of equal count, for numbers of more distinct values than that
 JUDGED = 50  # positives and negatives, seen or predicted: the least that a line is judged by
 SHOWN = 20  # lines that `as_text` prints
 WIDEST = 37  # of what names a segment, in characters: the other columns take 83
-METRICS = {
-    "auc": binary.auc,
-    "log_loss": binary.log_loss,
-    "ne": binary.normalized_entropy,
-    "pcoc": binary.pcoc,
-    "ece": binary.ece,
-}
-SCHEMA = {
-    "dimension": pl.String,
-    "value": pl.String,
-    "rows": pl.Int64,
-    "positives": pl.Int64,
-    "label_mean": pl.Float64,
-    "prediction_mean": pl.Float64,
-    **dict.fromkeys(METRICS, pl.Float64),
-    "pcoc_low": pl.Float64,
-    "pcoc_high": pl.Float64,
-    "excess": pl.Float64,
-    "judged": pl.Boolean,
-    "reason": pl.String,
-}
+
+
+def columns(kind: Kind = Binary) -> dict[str, type[pl.DataType]]:
+    """Return the columns of segments and their types, for labels of a kind.
+
+    Example:
+        >>> list(columns())[6:11]
+        ['auc', 'log_loss', 'ne', 'pcoc', 'ece']
+    """
+    return {
+        "dimension": pl.String,
+        "value": pl.String,
+        "rows": pl.Int64,
+        "positives": pl.Int64,
+        "label_mean": pl.Float64,
+        "prediction_mean": pl.Float64,
+        **dict.fromkeys(metrics_of(kind, "diagnosed"), pl.Float64),
+        "pcoc_low": pl.Float64,
+        "pcoc_high": pl.Float64,
+        "excess": pl.Float64,
+        "judged": pl.Boolean,
+        "reason": pl.String,
+    }
 
 
 def segments(
@@ -54,28 +60,30 @@ def segments(
     by: Mapping[str, Any],
     *,
     weight: ArrayLike | None = None,
+    kind: Kind = Binary,
 ) -> pl.DataFrame:
     """Return a line for each value of each column, the worst first.
 
     The order is by `excess`: the nats that the population's log loss, per row, owes to this
     segment's mean being off, share of rows × KL(label mean ‖ prediction mean). Adding one number
     to the segment's logits would win at least that much, so a large segment that is a little off
-    comes before a small one that is far off. Lines with fewer than 50 positives (or negatives)
-    both seen and predicted come last: three freak rows are no finding.
+    comes before a small one that is far off. Lines with fewer than 50 positives (or negatives),
+    both seen and predicted, come last: three odd rows are no finding.
 
     Args:
         label: 0 or 1.
         prediction: probabilities.
         by: columns by name. Numbers of more than 10 distinct values are cut into 10 bins of equal
             count; of other columns the 50 most frequent values have a line each, and the rest
-            share one. Null and NaN are a value, which is null in the answer.
+            share one. Null and NaN are a value, which is returned as null.
         weight: sample weights; None weighs every row 1.
+        kind: of the label, an event; its diagnosed metrics are measured.
 
     Returns:
-        The columns of `SCHEMA`: `dimension` and `value`; the plain counts `rows` and `positives`;
+        The `columns` of the kind: `dimension` and `value`; the plain counts `rows` and `positives`;
         the means and the metrics; `pcoc_low` and `pcoc_high`, the 95 % interval of PCOC on the log
         scale over the sampling of the rows; `excess`; `judged`, whether the counts suffice;
-        `reason`, why what is null is null.
+        `reason`, why what is null is null, or why it is not judged.
 
     Raises:
         DataError: shapes differ, a value is out of its domain, or a column of lists.
@@ -90,27 +98,40 @@ def segments(
         ('page', 'two', 100, 1.6)
     """
     y = column("label", label)
-    refuse_values("binary labels are 0 or 1", y, lambda y: (y != 0) & (y != 1))
+    refuse_other_labels(y)
     p = column("prediction", prediction, rows=len(y))
     refuse_beyond_one("prediction", p)
     kept, relative = weighing(weight, rows=len(y))
     w = np.zeros(len(y))
     w[kept] = 1.0 if relative is None else relative
+    metrics, total = metrics_of(kind, "diagnosed"), float(w.sum())
     lines = [
-        {"dimension": name, "value": value, **_measured(y[rows], p[rows], w[rows], w.sum())}
+        {"dimension": name, "value": value, **_measured(metrics, y[rows], p[rows], w[rows], total)}
         for name, values in by.items()
         for value, rows in _groups(name, values, len(y))
     ]
-    return pl.DataFrame(lines, schema=SCHEMA).sort(
+    return pl.DataFrame(lines, schema=columns(kind)).sort(
         ["judged", "excess", "rows", "dimension", "value"],
         descending=[True, True, True, False, False],
         nulls_last=True,
     )
 
 
+def scarce(found: pl.DataFrame) -> str:
+    """Return what lines that are not judged have too few of: "under 50 positives"."""
+    few = found.filter(~pl.col("judged"))
+    counts = {"positives": few["positives"], "negatives": few["rows"] - few["positives"]}
+    names = [name for name, each in counts.items() if (each < JUDGED).any()]
+    return f"under {JUDGED} {' or '.join(names)}" if names else "no rows of weight above 0"
+
+
 def as_text(found: pl.DataFrame) -> str:
-    """Return the first lines as a table for people, and how many more there are."""
-    shown = ["auc", "ne", "pcoc"]  # in 120 columns; the frame has them all
+    """Return the first lines as a table of at most 120 columns, and how many more there are."""
+    shown = [
+        name
+        for name, each in METRICS.items()
+        if "segment table" in each.roles and name in found.columns
+    ]
     numbers = ["label_mean", "prediction_mean", *shown]
     header = ["segment", "rows", "positives", "label", "predicted", *shown, "pcoc 95 %"]
     header.append("excess")
@@ -130,7 +151,8 @@ def as_text(found: pl.DataFrame) -> str:
         parts.append(f"… and {found.height - SHOWN:,} more")
     few = found.height - int(found["judged"].sum())
     if few:
-        parts.append(f"– {few:,} of {found.height:,} have under {JUDGED} positives: at the end")
+        has = "has" if few == 1 else "have"
+        parts.append(f"– {few:,} of {found.height:,} {has} {scarce(found)}: at the end")
     return "\n".join(parts)
 
 
@@ -144,30 +166,38 @@ def _shortened(text: str, width: int) -> str:
     return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
-def _measured(y: np.ndarray, p: np.ndarray, w: np.ndarray, total: float) -> dict[str, Any]:
+def _measured(
+    metrics: Mapping[str, Metric], y: np.ndarray, p: np.ndarray, w: np.ndarray, total: float
+) -> dict[str, Any]:
     """Return the line of a segment; `total` is the weight of the whole population."""
     positives, expected = int(y.sum()), float(p.sum())
-    negatives, others = len(y) - positives, len(y) - expected
-    line: dict[str, Any] = {
-        "rows": len(y),
-        "positives": positives,
-        "judged": min(max(positives, expected), max(negatives, others)) >= JUDGED,
+    counts = {
+        "positives": (positives, expected),
+        "negatives": (len(y) - positives, len(y) - expected),
     }
-    if not w.sum() > 0:
-        return {**line, "judged": False, "reason": "no rows of weight above 0"}
-    line["label_mean"], line["prediction_mean"] = mean(y, w), mean(p, w)
+    few = [name for name, (seen, predicted) in counts.items() if max(seen, predicted) < JUDGED]
+    line: dict[str, Any] = {"rows": len(y), "positives": positives, "judged": not few}
+    try:
+        rows = Rows.of(y, p, w)
+    except Undefined as reason:
+        return {**line, "judged": False, "reason": str(reason)}
+    line["label_mean"] = mean(rows.label, rows.weight)
+    line["prediction_mean"] = mean(rows.prediction, rows.weight)
     reasons: dict[str, list[str]] = {}
-    for name, function in METRICS.items():
+    for name, each in metrics.items():
         try:
-            line[name] = function(y, p, w)
+            line[name] = each.measure(rows)
         except Undefined as reason:
             reasons.setdefault(str(reason), []).append(name)
+    bounds = ["pcoc_low", "pcoc_high"]
     if positives < JUDGED:
-        reasons[f"under {JUDGED} positives"] = ["pcoc_low", "pcoc_high"]
+        reasons[f"under {JUDGED} positives"] = bounds
     elif line.get("pcoc"):
-        line["pcoc_low"], line["pcoc_high"] = _pcoc_interval(y, p, w)
+        line |= zip(bounds, _pcoc_interval(y, p, w), strict=True)
     else:
-        reasons.setdefault("no ratio above 0", []).extend(["pcoc_low", "pcoc_high"])
+        reasons.setdefault("no ratio above 0", []).extend(bounds)
+    for name in few:
+        reasons.setdefault(f"under {JUDGED} {name}", []).append("judged")
     line["excess"] = w.sum() / total * _divergence(line["label_mean"], line["prediction_mean"])
     explained = [f"{', '.join(names)}: {reason}" for reason, names in reasons.items()]
     return {**line, "reason": "; ".join(explained) or None}
@@ -180,7 +210,7 @@ def _divergence(label: float, prediction: float) -> float:
     The logarithm is concave in p, so by Jensen that is at least n times the same with the mean of
     p for each p, and this maximum is n·KL.
     """
-    q = min(max(prediction, binary.EPSILON), 1 - binary.EPSILON)
+    q = min(max(prediction, EPSILON), 1 - EPSILON)
     parts = [(label, q), (1 - label, 1 - q)]
     return max(sum(a * np.log(a / b) for a, b in parts if a > 0), 0.0)
 
@@ -190,14 +220,14 @@ def _pcoc_interval(y: np.ndarray, p: np.ndarray, w: np.ndarray) -> tuple[float, 
     predicted, seen = float(w @ p), float(w @ y)
     deviation = float(np.sqrt(np.square(w * (p / predicted - y / seen)).sum()))
     ratio = np.log(predicted / seen)
-    return float(np.exp(ratio - 1.96 * deviation)), float(np.exp(ratio + 1.96 * deviation))
+    return float(np.exp(ratio - Z * deviation)), float(np.exp(ratio + Z * deviation))
 
 
 def _groups(name: str, values: Any, rows: int) -> Iterator[tuple[str | None, np.ndarray]]:
     """Yield each segment of a column: its value, and the numbers of its rows."""
     named = labelled(name, values)
     if len(named) != rows:
-        raise DataError(f"{name}: an array of shape ({rows},) is expected, however: {len(named)}")
+        raise DataError(f"{name}: expected an array of shape ({rows},), got ({len(named)},)")
     codes = named.rank("dense").fill_null(0).to_numpy().astype(np.int64)
     order = np.argsort(codes, kind="stable")
     starts = np.flatnonzero(np.diff(codes[order], prepend=-1))
@@ -217,7 +247,7 @@ def labelled(name: str, values: Any) -> pl.Series:
     """
     series = values if isinstance(values, pl.Series) else pl.Series(values)
     if series.dtype.is_nested() or series.dtype in (pl.Binary, pl.Object):
-        raise DataError(f"{name}: segments are of single values, however: {series.dtype}")
+        raise DataError(f"{name}: segments need single values, got {series.dtype}")
     if series.dtype.is_numeric():
         numbers = series.cast(pl.Float64).fill_nan(None)
         distinct = numbers.drop_nulls().unique()

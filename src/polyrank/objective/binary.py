@@ -31,8 +31,11 @@ class BinaryLikelihood(Likelihood):
         )
 
     def predict(self, logits: Tensor, extras: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-        """Return 1 / (1 + e^(−z))."""
-        return (logits.sigmoid(),)
+        """Return 1 / (1 + e^(−z)), accurate in both tails."""
+        # `torch.sigmoid` rounds the last elements of an array otherwise than the others: rows of
+        # one logit would not tie.
+        small = torch.exp(-logits.abs())
+        return (torch.where(logits >= 0, 1 / (1 + small), small / (1 + small)),)
 
     def constant_loss(self, term: Term, statistics: TermStatistics) -> float:
         """Return the entropy of the base rate, with positives weighted."""

@@ -14,8 +14,16 @@ Example:
     report.html <!doctype html>
 """
 
+from __future__ import annotations
+
+from datetime import datetime
+from importlib.util import find_spec
+from pathlib import Path
+
+from polyrank.errors import PolyrankError
+from polyrank.files import replacing
+from polyrank.metrics.comparison import Comparison
 from polyrank.report.evidence import Evidence, gather
-from polyrank.report.write import HOW_TO_INSTALL, installed, need_extra, write, write_comparison
 
 __all__ = [
     "HOW_TO_INSTALL",
@@ -26,3 +34,69 @@ __all__ = [
     "write",
     "write_comparison",
 ]
+
+HOW_TO_INSTALL = "the report needs the extra [report]: pip install 'polyrank[report]'"
+
+
+def installed() -> bool:
+    """Whether the libraries that draw a page are there."""
+    return find_spec("altair") is not None and find_spec("vl_convert") is not None
+
+
+def need_extra() -> None:
+    """Refuse where the libraries that draw a page are missing.
+
+    Raises:
+        PolyrankError: they are, and how to install them.
+    """
+    if not installed():
+        raise PolyrankError(HOW_TO_INSTALL)
+
+
+def write(evidence: Evidence, path: str | Path) -> Path:
+    """Write the page, whole or not at all.
+
+    Args:
+        evidence: of `gather`.
+        path: of the HTML file; what is there is replaced.
+
+    Returns:
+        The path.
+
+    Raises:
+        PolyrankError: the extra is not installed, or the file cannot be written.
+    """
+    need_extra()
+    from polyrank.report.page import page
+
+    return _put(page(evidence, written=datetime.now().astimezone()), path)
+
+
+def write_comparison(found: Comparison, path: str | Path) -> Path:
+    """Write the page of compared runs, whole or not at all.
+
+    Args:
+        found: of `polyrank.report.compare.compare`.
+        path: of the HTML file; what is there is replaced.
+
+    Returns:
+        The path.
+
+    Raises:
+        PolyrankError: the extra is not installed, or the file cannot be written.
+    """
+    need_extra()
+    from polyrank.report.differences import comparison_page
+
+    return _put(comparison_page(found, written=datetime.now().astimezone()), path)
+
+
+def _put(text: str, path: str | Path) -> Path:
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise PolyrankError(f"the report {path} could not be written: {error}") from error
+    return path

@@ -6,22 +6,67 @@ and print. Colours come from Okabe and Ito's palette, moved to a lightness that 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import altair as alt
 import numpy as np
 import polars as pl
 
-BLUE, ORANGE, GREEN, PURPLE, OCHRE, SKY = PALETTE = (
-    "#2b7bba", "#d5652a", "#1b9277", "#a66fc4", "#b8901c", "#4fa8d8",
+from polyrank.schema import Schema
+from polyrank.terms import populations
+
+BLUE, ORANGE, *_ = PALETTE = (
+    "#2b7bba", "#d5652a", "#1b9277", "#a66fc4", "#b8901c", "#4fa8d8", "#c2497f", "#76862b",
+    "#8f6a4a", "#5b63b5",
 )  # fmt: skip
+DASHES = ([1, 0], [7, 3], [2, 2], [9, 2, 2, 2])
 GREY = "#8a8f96"
 FONT = "system-ui, sans-serif"
 HEIGHT = 220  # pixels
 AXIS_WIDTH = 46  # pixels, of y axes that stand above each other
 STROKE: dict[str, Any] = {"symbolType": "stroke", "symbolSize": 260}  # of a line's key
 EXTENT: dict[str, Any] = {"minExtent": AXIS_WIDTH, "maxExtent": AXIS_WIDTH}
+
+
+class Style(NamedTuple):
+    """How one series is drawn."""
+
+    colour: str
+    dash: list[int]
+
+
+def hues(schema: Schema) -> dict[str, str]:
+    """Return the colour of each task, the same in all charts."""
+    tasks = enumerate(task.name for task in schema.tasks)
+    return {name: PALETTE[index % len(PALETTE)] for index, name in tasks}
+
+
+def styles(schema: Schema, names: Iterable[str]) -> dict[str, Style]:
+    """Return how the lines of scores are drawn: in the task's colour, told apart by dashes.
+
+    A name that is no score takes a colour that no task has.
+
+    Example:
+        >>> from polyrank.schema import DenseFeature, Task
+        >>> schema = Schema([DenseFeature("x")], [Task("click"), Task("buy", given="click")])
+        >>> styles(schema, ["buy @ all", "buy|click @ click"])["buy|click @ click"]
+        Style(colour='#d5652a', dash=[7, 3])
+    """
+    owners = {
+        name: where.task
+        for where in populations(schema)
+        for name in (where.name, where.on_all_rows)
+    }
+    colours, drawn = hues(schema), {}
+    left = [each for each in PALETTE if each not in colours.values()] or PALETTE
+    lines: dict[str, int] = {}
+    for name in names:
+        owner = owners.get(name, name)
+        hue = colours.setdefault(owner, left[len(lines) % len(left)])
+        drawn[name] = Style(hue, DASHES[lines.setdefault(owner, 0) % len(DASHES)])
+        lines[owner] += 1
+    return drawn
 
 
 def drawn_on(frame: pl.DataFrame) -> alt.Chart:
@@ -99,10 +144,12 @@ def _scale(domain: tuple[float, float], logarithmic: bool) -> dict[str, Any]:
     return {**kind, "domain": list(domain), "nice": False, "clamp": True}
 
 
-def square(low: float, *values: np.ndarray) -> tuple[float, float]:
-    """Return one domain for both axes, with a little room above the largest value."""
-    largest = max(float(each.max()) for each in values)
-    return low, max(largest * 1.08, low * 1.08, 1e-12)
+def square(*values: np.ndarray, floor: float | None = None) -> tuple[float, float]:
+    """Return one domain for both axes, with a little room; it begins at a floor if one is given."""
+    low = min(float(each.min()) for each in values) if floor is None else floor
+    high = max(float(each.max()) for each in values)
+    room = 0.04 * (high - low) if floor is None else 0.08 * abs(high)
+    return low - (room if floor is None else 0.0), max(high + room, low * 1.08, low + 1e-12)
 
 
 def diagonal(domain: tuple[float, float], x: alt.X, y: alt.Y) -> alt.Chart:
@@ -125,14 +172,26 @@ def decades(values: pl.Series) -> list[int]:
     return [10**power for power in range(len(str(largest)) + 1)]
 
 
-def colour(
-    field: str, names: Sequence[str], colours: Sequence[str] = PALETTE, *, line: bool = False
-) -> alt.Color:
-    """Return the colours of a series; beyond the palette they begin anew. Lines are their keys."""
-    chosen = [colours[index % len(colours)] for index in range(len(names))]
-    columns = len(names) if sum(len(name) for name in names) < 30 else 1
-    legend = alt.Legend(columns=columns, **(STROKE if line else {}))
-    return alt.Color(f"{field}:N", legend=legend).scale(domain=list(names), range=chosen)
+def colour(field: str, names: Sequence[str], colours: Sequence[str]) -> alt.Color:
+    """Return the colours of a series."""
+    legend = alt.Legend(columns=_columns(names))
+    return alt.Color(f"{field}:N", legend=legend).scale(domain=list(names), range=list(colours))
+
+
+def lines(field: str, drawn: Mapping[str, Style]) -> dict[str, Any]:
+    """Return the colours and dashes of series that are lines; a line is its key."""
+    legend = alt.Legend(columns=_columns(list(drawn)), **STROKE)
+    parts = zip(*drawn.values(), strict=True)
+    return {
+        channel: each(f"{field}:N", legend=legend).scale(domain=list(drawn), range=list(values))
+        for (channel, each), values in zip(
+            (("color", alt.Color), ("strokeDash", alt.StrokeDash)), parts, strict=True
+        )
+    }
+
+
+def _columns(names: Sequence[str]) -> int:
+    return len(names) if sum(map(len, names)) < 30 else 1
 
 
 def tip(field: str, title: str, format: str) -> alt.Tooltip:

@@ -127,7 +127,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Table:
+class ReportTable:
     """A table whose rows become cards on a narrow screen.
 
     Args:
@@ -181,22 +181,25 @@ class Figure:
         title: what is shown.
         caption: the sentence; what figures that follow each other share, stands above them.
         charts: one, or several that stand above each other.
+        wide: whether it takes the whole width of the page.
     """
 
     title: str
     caption: str
     charts: tuple[alt.LayerChart, ...]
+    wide: bool = False
 
     def html(self) -> str:
         """Return the figure as HTML; each chart's specification follows its place."""
         label = escape(f"{self.title}: {self.caption}")
+        kind = ' class="wide"' if self.wide else ""
         charts = "".join(
             f'<div class="chart" role="img" aria-label="{label}"></div>'
             f'<script type="application/json">{embedded(spec(chart))}</script>'
             for chart in self.charts
         )
         return (
-            f"<figure><h3>{escape(self.title)}</h3>{charts}"
+            f"<figure{kind}><h3>{escape(self.title)}</h3>{charts}"
             f"<figcaption>{escape(self.caption)}</figcaption></figure>"
         )
 

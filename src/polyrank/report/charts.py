@@ -5,7 +5,7 @@ No chart leans on colour alone where a dash or a direct label can tell as well.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import altair as alt
 import numpy as np
@@ -14,50 +14,53 @@ import polars as pl
 from polyrank.report.axes import (
     BLUE,
     EXTENT,
-    GREEN,
     GREY,
     HEIGHT,
-    ORANGE,
-    PURPLE,
+    STROKE,
+    Style,
     colour,
     decades,
     diagonal,
     drawn_on,
     finished,
     floor_of,
+    lines,
     square,
     tip,
     x_axis,
     y_axis,
 )
-from polyrank.report.curves import Agreement, Histogram, Reliability
+from polyrank.report.curves import Agreement, Histogram, Reliability, Residuals
 
 LABEL_ROOM = 0.09  # of a chart's width, which a short number takes
+WRITTEN_COLUMNS = 10  # of a grid; in more of them there is no room for numbers
+NARROWEST = 270  # pixels that a grid's columns share on a narrow screen
+LETTER = 6.5  # pixels
+ENTROPIES = ("one row", "all rows together")
 Curves = Mapping[str, tuple[np.ndarray, np.ndarray]]
 
 
-def training(losses: pl.DataFrame, title: str, best: int | None) -> alt.LayerChart:
+def training(losses: pl.DataFrame, title: str, best: int | None, hue: str) -> alt.LayerChart:
     """Return a term's loss over the epochs.
 
     Args:
         losses: `epoch`, `rows` ("training" or "validation"), `loss`.
         title: of the y axis, with its unit.
         best: the epoch that was kept.
+        hue: colour of the task.
     """
-    lines = epoch_lines(losses, "loss", title).encode(
-        color=colour("rows", ["training", "validation"], [GREY, BLUE], line=True),
-        strokeDash=alt.StrokeDash("rows:N").scale(
-            domain=["training", "validation"], range=[[5, 3], [1, 0]]
-        ),
-        tooltip=["rows:N", "epoch:Q", tip("loss", "loss", ".5f")],
+    drawn = {"training": Style(GREY, [5, 3]), "validation": Style(hue, [1, 0])}
+    curves = epoch_lines(losses, "loss", title).encode(
+        **lines("rows", drawn), tooltip=["rows:N", "epoch:Q", tip("loss", "loss", ".5f")]
     )
-    return finished(*kept_epoch(best), lines)
+    return finished(*kept_epoch(best), curves)
 
 
 def by_epoch(
     values: pl.DataFrame,
     title: str,
-    best: int | None = None,
+    best: int | None,
+    drawn: Mapping[str, Style],
     domain: tuple[float, float] | None = None,
 ) -> alt.LayerChart:
     """Return one line a series over the epochs.
@@ -66,18 +69,18 @@ def by_epoch(
         values: `epoch`, `series`, `value`.
         title: of the y axis, with its unit.
         best: the epoch that was kept.
+        drawn: how each series is.
         domain: of the y axis; that of the values by default.
     """
-    names = values["series"].unique(maintain_order=True).to_list()
-    lines = epoch_lines(values, "value", title, domain).encode(
-        color=colour("series", names, line=True),
+    curves = epoch_lines(values, "value", title, domain).encode(
+        **lines("series", drawn),
         tooltip=["series:N", "epoch:Q", tip("value", title, ".5f")],
     )
-    return finished(*kept_epoch(best), lines)
+    return finished(*kept_epoch(best), curves)
 
 
 def reliability(
-    bins: Reliability, before: Reliability | None = None, *, logarithmic: bool
+    bins: Reliability, before: Reliability | None = None, *, logarithmic: bool, hue: str
 ) -> alt.LayerChart:
     """Return what happened against what was predicted, with intervals and the diagonal.
 
@@ -85,6 +88,7 @@ def reliability(
         bins: of the probabilities.
         before: of the same rows before calibration; a muted line without intervals.
         logarithmic: both axes.
+        hue: colour of the task.
     """
     low, _ = domain = _reach(bins, before, logarithmic)
     x = x_axis("predicted", "predicted, mean of the bin", domain, logarithmic)
@@ -98,16 +102,16 @@ def reliability(
         tip("rows", "rows", ","),
         tip("positives", "positives", ","),
     ]
-    layers, series = [diagonal(domain, x, y)], alt.value(BLUE)
+    layers, series = [diagonal(domain, x, y)], alt.value(hue)
     names = ("before calibration", "calibrated")
     if before is not None:
-        series = colour("of", names, [GREY, BLUE])
+        series = colour("of", names, [GREY, hue])
         line = drawn_on(_reliability_frame(names[0], before, low)).mark_line(
             strokeWidth=1.5, opacity=0.85, point={"filled": True, "size": 18}
         )
         layers.append(line.encode(x=x, y=y, color=series, tooltip=["of:N", *tips]))
     base = drawn_on(_reliability_frame(names[1], bins, low)).encode(x=x)
-    whiskers = base.mark_rule(color=BLUE, opacity=0.5, strokeWidth=1.5).encode(
+    whiskers = base.mark_rule(color=hue, opacity=0.5, strokeWidth=1.5).encode(
         y=y_axis("low", title, domain, logarithmic), y2="high:Q"
     )
     points = base.mark_point(filled=True, size=42, opacity=1)
@@ -115,7 +119,7 @@ def reliability(
 
 
 def counts(
-    bins: Reliability, before: Reliability | None = None, *, logarithmic: bool
+    bins: Reliability, before: Reliability | None = None, *, logarithmic: bool, hue: str
 ) -> alt.LayerChart:
     """Return how many rows and positives stand behind each point of `reliability`.
 
@@ -123,6 +127,7 @@ def counts(
         bins: of the probabilities.
         before: what `reliability` was given, so that the axes agree.
         logarithmic: the x axis.
+        hue: colour of the task.
     """
     low, _ = domain = _reach(bins, before, logarithmic)
     kinds = {"rows": bins.rows, "positives": bins.positives}
@@ -138,7 +143,7 @@ def counts(
             y=alt.Y("count:Q", title="count")
             .scale(type="log", domainMin=1, nice=True)
             .axis(format="~s", values=decades(frame["count"]), **EXTENT),
-            color=colour("of", list(kinds), [GREY, BLUE]),
+            color=colour("of", list(kinds), [GREY, hue]),
             tooltip=["of:N", tip("count", "count", ",")],
         )
     )
@@ -150,7 +155,7 @@ def _reach(bins: Reliability, before: Reliability | None, logarithmic: bool) -> 
     parts = [bins] if before is None else [bins, before]
     drawn = [each for part in parts for each in (part.prediction, part.observed)]
     low = floor_of(*drawn) if logarithmic else 0.0
-    return square(low, *drawn, bins.high)
+    return square(*drawn, bins.high, floor=low)
 
 
 def _reliability_frame(name: str, bins: Reliability, low: float) -> pl.DataFrame:
@@ -167,71 +172,85 @@ def _reliability_frame(name: str, bins: Reliability, low: float) -> pl.DataFrame
     )
 
 
-def agreement(bins: Agreement, *, logarithmic: bool) -> alt.LayerChart:
-    """Return true probabilities against estimated ones: means, and the spread in each bin."""
-    low = floor_of(bins.estimate, bins.truth) if logarithmic else 0.0
+def agreement(
+    bins: Agreement,
+    *,
+    hue: str,
+    logarithmic: bool = False,
+    titles: tuple[str, str] = ("estimated, mean of the bin", "true probability"),
+    floor: float | None = 0.0,
+) -> alt.LayerChart:
+    """Return what is true against what was estimated: means, and the spread in each bin.
+
+    Args:
+        bins: what to draw.
+        hue: colour of the task.
+        logarithmic: both axes.
+        titles: of the x and the y axis.
+        floor: where linear axes begin; None is at the smallest value.
+    """
     drawn = {"estimate": bins.estimate, "truth": bins.truth, "low": bins.low, "high": bins.high}
-    frame = pl.DataFrame(
-        {**{name: np.maximum(each, low) for name, each in drawn.items()}, "rows": bins.rows}
-    )
-    domain = square(low, *drawn.values())
-    x = x_axis("estimate", "estimated, mean of the bin", domain, logarithmic)
-    title = "true probability"
-    y = y_axis("truth", title, domain, logarithmic)
+    if logarithmic:
+        floor = floor_of(bins.estimate, bins.truth)
+        drawn = {name: np.maximum(each, floor) for name, each in drawn.items()}
+    frame = pl.DataFrame({**drawn, "rows": bins.rows})
+    domain = square(*drawn.values(), floor=floor)
+    x = x_axis("estimate", titles[0], domain, logarithmic)
+    y = y_axis("truth", titles[1], domain, logarithmic)
     base = drawn_on(frame).encode(x=x)
-    spread = base.mark_area(color=GREEN, opacity=0.2).encode(
-        y=y_axis("low", title, domain, logarithmic), y2="high:Q"
+    spread = base.mark_area(color=hue, opacity=0.2).encode(
+        y=y_axis("low", titles[1], domain, logarithmic), y2="high:Q"
     )
-    means = base.mark_line(color=GREEN, point={"size": 36, "filled": True, "color": GREEN}).encode(
+    means = base.mark_line(color=hue, point={"size": 36, "filled": True, "color": hue}).encode(
         y=y,
         tooltip=[
-            tip("estimate", "estimated", ".4~g"),
-            tip("truth", "true, mean", ".4~g"),
-            tip("low", "true, 10 %", ".4~g"),
-            tip("high", "true, 90 %", ".4~g"),
+            tip("estimate", titles[0], ".4~g"),
+            tip("truth", f"{titles[1]}, mean", ".4~g"),
+            tip("low", "10 % are below", ".4~g"),
+            tip("high", "10 % are above", ".4~g"),
             tip("rows", "rows", ","),
         ],
     )
     return finished(spread, diagonal(domain, x, y), means)
 
 
-def roc(curves: Curves) -> alt.LayerChart:
+def roc(curves: Curves, drawn: Mapping[str, Style]) -> alt.LayerChart:
     """Return the ROC curves of several scores."""
     frame = _curves_frame(curves, "false", "true")
     x = x_axis("false", "false positive rate", (0.0, 1.0))
     y = y_axis("true", "true positive rate", (0.0, 1.0))
-    lines = drawn_on(frame).mark_line(strokeWidth=2).encode(
-        x=x, y=y, color=colour("score", list(curves)), order="order:Q", tooltip=["score:N"]
-    )  # fmt: skip
-    return finished(diagonal((0.0, 1.0), x, y), lines)
+    paths = drawn_on(frame).mark_line(strokeWidth=2)
+    paths = paths.encode(x=x, y=y, **lines("score", drawn), order="order:Q", tooltip=["score:N"])
+    return finished(diagonal((0.0, 1.0), x, y), paths)
 
 
-def precision_recall(curves: Curves, base_rates: Mapping[str, float]) -> alt.LayerChart:
+def precision_recall(
+    curves: Curves, base_rates: Mapping[str, float], drawn: Mapping[str, Style]
+) -> alt.LayerChart:
     """Return precision against recall of several scores, on a logarithmic precision axis.
 
     Args:
         curves: recall and precision, by score.
-        base_rates: what a random order would reach, by score; dashed.
+        base_rates: what a random order would reach, by score; thin.
+        drawn: how each score is.
     """
     # Where nothing is found yet, precision is 0: a logarithmic axis has no place for it.
     frame = _curves_frame(curves, "recall", "precision").filter(pl.col("precision") > 0)
     smallest = min([*base_rates.values(), *frame["precision"].to_list()])
     x, domain = x_axis("recall", "recall", (0.0, 1.0)), (smallest / 1.5, 1.0)
-    series = colour("score", list(curves))
-    lines = drawn_on(frame).mark_line(strokeWidth=2).encode(
-        x=x, y=y_axis("precision", "precision", domain, logarithmic=True), color=series,
-        order="order:Q", tooltip=["score:N", tip("recall", "recall", ".3f"),
-                                  tip("precision", "precision", ".4~g")],
-    )  # fmt: skip
+    y, series = y_axis("precision", "precision", domain, logarithmic=True), lines("score", drawn)
+    rate = tip("precision", "base rate", ".4~g")
+    tips = ["score:N", tip("recall", "recall", ".3f"), tip("precision", "precision", ".4~g")]
+    paths = drawn_on(frame).mark_line(strokeWidth=2)
+    paths = paths.encode(x=x, y=y, **series, order="order:Q", tooltip=tips)
     rates = pl.DataFrame({"score": list(base_rates), "precision": list(base_rates.values())})
-    rules = drawn_on(rates).mark_rule(strokeDash=[3, 3], opacity=0.7).encode(
-        y=y_axis("precision", "precision", domain, logarithmic=True), color=series,
-        tooltip=["score:N", tip("precision", "base rate", ".4~g")],
-    )  # fmt: skip
-    return finished(rules, lines, height=HEIGHT + 40)
+    rules = drawn_on(rates).mark_rule(opacity=0.6, strokeWidth=1)
+    return finished(
+        rules.encode(y=y, **series, tooltip=["score:N", rate]), paths, height=HEIGHT + 40
+    )
 
 
-def histogram(bins: Histogram, *, logarithmic: bool) -> alt.LayerChart:
+def histogram(bins: Histogram, *, logarithmic: bool, hue: str) -> alt.LayerChart:
     """Return how predictions spread, as each label's own shares."""
     parts = {"label 0": bins.negatives, "label 1": bins.positives}
     frame = pl.concat(
@@ -252,18 +271,50 @@ def histogram(bins: Histogram, *, logarithmic: bool) -> alt.LayerChart:
         x2="to:Q",
         y=alt.Y("share:Q", title="share of the label's rows").axis(format="~%", **EXTENT),
         y2=alt.datum(0),
-        color=colour("label", list(parts), [GREY, ORANGE]),
+        color=colour("label", list(parts), [GREY, hue]),
         tooltip=["label:N", tip("from", "from", ".4~g"), tip("to", "to", ".4~g"),
                  tip("rows", "rows", ",")],
     )  # fmt: skip
     return finished(bars)
 
 
-def trade_off(points: pl.DataFrame) -> alt.LayerChart:
+def residuals(bins: Residuals, *, hue: str) -> alt.LayerChart:
+    """Return how observed values spread around predicted ones."""
+    frame = pl.DataFrame(
+        {
+            "from": bins.edges[:-1],
+            "to": bins.edges[1:],
+            "share": bins.rows / max(int(bins.rows.sum()), 1),
+            "rows": bins.rows,
+        }
+    )
+    domain = (float(bins.edges[0]), float(bins.edges[-1]))
+    tips = [tip("from", "from", ".4~g"), tip("to", "to", ".4~g"), tip("rows", "rows", ",")]
+    bars = drawn_on(frame).mark_rect(color=hue, opacity=0.5).encode(
+        x=x_axis("from", "observed − predicted", domain),
+        x2="to:Q",
+        y=alt.Y("share:Q", title="share of the rows").axis(format="~%", **EXTENT),
+        y2=alt.datum(0),
+        tooltip=tips,
+    )  # fmt: skip
+    marks = {"no error": 0.0, "mean": bins.mean}
+    rules = drawn_on(pl.DataFrame({"what": list(marks), "at": list(marks.values())}))
+    rules = rules.mark_rule(color="currentColor", opacity=0.6).encode(
+        x=x_axis("at", "observed − predicted", domain),
+        strokeDash=alt.StrokeDash("what:N", legend=alt.Legend(columns=2, **STROKE)).scale(
+            domain=list(marks), range=[[4, 4], [1, 0]]
+        ),
+        tooltip=["what:N", tip("at", "at", ".4~g")],
+    )
+    return finished(bars, rules)
+
+
+def trade_off(points: pl.DataFrame, *, hue: str) -> alt.LayerChart:
     """Return one metric against another while a weight moves.
 
     Args:
         points: `weight`, then the two metrics, each named as its axis should be.
+        hue: colour of what the weight is of.
     """
     weight, first, second = points.columns[:3]
     # Names of metrics have brackets and dots, which a field of Vega would read as a path.
@@ -276,7 +327,7 @@ def trade_off(points: pl.DataFrame) -> alt.LayerChart:
         y=alt.Y("y:Q", title=second).scale(zero=False, padding=14).axis(tickCount=5, **EXTENT),
         order="weight:Q",
     )
-    line = base.mark_line(color=PURPLE, point={"filled": True, "color": PURPLE}).encode(
+    line = base.mark_line(color=hue, point={"filled": True, "color": hue}).encode(
         tooltip=[tip("weight", weight, ".3~g"), tip("x", first, ".4f"), tip("y", second, ".4f")]
     )
     labels = base.transform_filter("datum.written").mark_text(
@@ -327,3 +378,101 @@ def _curves_frame(curves: Curves, x: str, y: str) -> pl.DataFrame:
         )
         for name, (first, second) in curves.items()
     )
+
+
+def grid(
+    values: Sequence[Sequence[float | None]],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    *,
+    titles: tuple[str, str],
+    measure: str,
+) -> alt.LayerChart:
+    """Return shares from 0 to 1, written and coloured; a cell of None is empty.
+
+    Args:
+        values: a line a row.
+        rows: names.
+        columns: names.
+        titles: of the y and the x axis.
+        measure: what a number is.
+    """
+    frame = pl.DataFrame(
+        [
+            {"row": row, "column": column, "value": value}
+            for row, line in zip(rows, values, strict=True)
+            for column, value in zip(columns, line, strict=True)
+            if value is not None
+        ],
+        schema={"row": pl.String, "column": pl.String, "value": pl.Float64},
+    )
+    turned = max(map(len, columns)) * LETTER > NARROWEST / len(columns)
+    quiet = {"domain": False, "ticks": False, "labelOverlap": False}
+    base = drawn_on(frame).encode(
+        x=alt.X("column:N", title=titles[1]).scale(domain=list(columns)).axis(
+            labelAngle=-40 if turned else 0, labelLimit=110, **quiet
+        ),
+        y=alt.Y("row:N", title=titles[0]).scale(domain=list(rows)).axis(labelLimit=110, **quiet),
+    )  # fmt: skip
+    cells = base.mark_rect().encode(
+        color=alt.Color("value:Q", title=measure, legend=None).scale(
+            scheme="blues", domain=[0, 1], clamp=True
+        ),
+        tooltip=["row:N", "column:N", tip("value", measure, ".4f")],
+    )
+    height = max(30 * len(rows), 40)
+    if len(columns) > WRITTEN_COLUMNS:
+        return finished(cells, height=height)
+    dark = alt.condition(alt.datum.value > 0.5, alt.value("#ffffff"), alt.value("#1b1f23"))
+    numbers = base.mark_text(fontSize=11).encode(text=alt.Text("value:Q", format=".2f"), color=dark)
+    return finished(cells, numbers, height=height)
+
+
+def by_expert(
+    values: Sequence[float],
+    names: Sequence[str],
+    title: str,
+    reference: Sequence[float] | None = None,
+) -> alt.LayerChart:
+    """Return a bar an expert, such as how much each is used.
+
+    Args:
+        values: shares of 1.
+        names: of the experts.
+        title: of the axis.
+        reference: what each would be if all were alike; a mark across the bar.
+    """
+    frame = pl.DataFrame({"name": list(names), "share": list(map(float, values))})
+    y = alt.Y("name:N", title="expert", sort=list(names)).axis(labelLimit=110, ticks=False)
+    x = alt.X("share:Q", title=title).axis(format="~%", tickCount=5, labelOverlap="greedy")
+    bars = drawn_on(frame).mark_bar(color=BLUE, height=14).encode(
+        x=x, y=y, tooltip=["name:N", tip("share", title, ".2%")]
+    )  # fmt: skip
+    height = max(26 * len(names), 40)
+    if reference is None:
+        return finished(bars, height=height)
+    even = pl.DataFrame({"name": list(names), "share": list(map(float, reference))})
+    marks = drawn_on(even).mark_tick(color="currentColor", thickness=2, size=20).encode(
+        x=x, y=y, tooltip=["name:N", tip("share", "if all were used alike", ".2%")]
+    )  # fmt: skip
+    return finished(bars, marks, height=height)
+
+
+def entropies(values: pl.DataFrame, best: int | None, colours: Mapping[str, str]) -> alt.LayerChart:
+    """Return each gate's entropies over the epochs: of a row's weights, and of their mean.
+
+    Args:
+        values: `epoch`, `gate`, `of` (one of `ENTROPIES`), `value` (share of the largest).
+        best: the epoch that was kept.
+        colours: of the gates.
+    """
+    curves = epoch_lines(values, "value", "entropy, share of the largest", (0.0, 1.0)).encode(
+        color=alt.Color("gate:N", legend=alt.Legend(columns=1, **STROKE)).scale(
+            domain=list(colours), range=list(colours.values())
+        ),
+        strokeDash=alt.StrokeDash("of:N", legend=None).scale(  # the caption tells
+            domain=list(ENTROPIES), range=[[1, 0], [5, 3]]
+        ),
+        tooltip=["gate:N", "of:N", "epoch:Q", tip("value", "entropy", ".4f")],
+    )
+    return finished(*kept_epoch(best), curves)

@@ -16,9 +16,9 @@ import polars as pl
 from polyrank.bundle.model import Bundle
 from polyrank.errors import ConfigError, DataError
 from polyrank.metrics.comparison import Comparison
-from polyrank.metrics.observed import population_label, predicted
+from polyrank.metrics.observed import predicted
 from polyrank.metrics.paired import Sample, paired
-from polyrank.terms import Population, populations
+from polyrank.terms import Population, population_label, populations
 
 # What may differ between the runs of one group: files may have moved. That the rows which are
 # compared are the same is checked on the rows.
@@ -27,12 +27,12 @@ _WHERE_ROWS_ARE = frozenset({"train", "valid", "test", "source", "cache"})
 
 
 @dataclass(frozen=True, eq=False)
-class Run:
+class ComparedRun:
     """A run to compare.
 
     Args:
         path: by which it was named.
-        bundle: what it learnt.
+        bundle: what it learned.
         rows: what to compare on, as in `Bundle.evaluate`; the same rows for every run.
     """
 
@@ -51,7 +51,7 @@ class Run:
         return int(self.bundle.config.get("seed", 0))
 
 
-def compare(runs: Sequence[Run], *, split: str = "test") -> Comparison:
+def compare(runs: Sequence[ComparedRun], *, split: str = "test") -> Comparison:
     """Compare runs on the same labelled rows; the name of the first is the baseline.
 
     The first run's user key says which rows are drawn together, and its weights are used.
@@ -65,14 +65,14 @@ def compare(runs: Sequence[Run], *, split: str = "test") -> Comparison:
         DataError: rows of another number, or with other labels.
     """
     if len(runs) < 2:
-        raise ConfigError(f"compare takes two runs or more, however: {len(runs)}")
+        raise ConfigError(f"compare needs at least two runs, got {len(runs)}")
     paths = [run.path for run in runs]
     for path in paths:
         if paths.count(path) > 1:
             raise ConfigError(f"the run {path} is given twice: a run does not differ from itself")
     names, notes = _names(runs)
     shared = _shared(runs)
-    scored = [_scored(run, shared, split) for run in runs]
+    scored = [_predicted(run, shared, split) for run in runs]
     first = scored[0]
     for run, each in zip(runs, scored, strict=True):
         _refuse_other_rows(runs[0], first, run, each)
@@ -108,7 +108,7 @@ def compare(runs: Sequence[Run], *, split: str = "test") -> Comparison:
 
 
 @dataclass(frozen=True, eq=False)
-class _Scored:
+class _Predicted:
     """What one run makes of the rows: by score, labels (NaN outside its rows) and predictions."""
 
     rows: int
@@ -118,12 +118,12 @@ class _Scored:
     weight: np.ndarray | None
 
 
-def _scored(run: Run, shared: Sequence[Population], split: str) -> _Scored:
+def _predicted(run: ComparedRun, shared: Sequence[Population], split: str) -> _Predicted:
     bundle = run.bundle
     table = bundle.encode(run.rows, split=split)
     outputs = {column.name: column.to_numpy() for column in bundle.score(table)}
     labels = table.labels_by_task
-    return _Scored(
+    return _Predicted(
         len(table),
         {where.name: population_label(labels, where) for where in shared},
         {where.name: predicted(bundle.schema, outputs, where) for where in shared},
@@ -132,7 +132,9 @@ def _scored(run: Run, shared: Sequence[Population], split: str) -> _Scored:
     )
 
 
-def _refuse_other_rows(one: Run, first: _Scored, other: Run, each: _Scored) -> None:
+def _refuse_other_rows(
+    one: ComparedRun, first: _Predicted, other: ComparedRun, each: _Predicted
+) -> None:
     if each.rows != first.rows:
         raise DataError(
             f"{one.path} keeps {first.rows:,} of the rows and {other.path} {each.rows:,}: they are "
@@ -148,7 +150,7 @@ def _refuse_other_rows(one: Run, first: _Scored, other: Run, each: _Scored) -> N
             )
 
 
-def _shared(runs: Sequence[Run]) -> list[Population]:
+def _shared(runs: Sequence[ComparedRun]) -> list[Population]:
     """Return the scores that mean the same in every run, in the order of the first."""
     each = [{where.name: where for where in populations(run.bundle.schema)} for run in runs]
     shared = [
@@ -164,12 +166,12 @@ def _shared(runs: Sequence[Run]) -> list[Population]:
     return shared
 
 
-def _names(runs: Sequence[Run]) -> tuple[dict[str, str], tuple[str, ...]]:
+def _names(runs: Sequence[ComparedRun]) -> tuple[dict[str, str], tuple[str, ...]]:
     """Return each run's group by its path, and what to say of the grouping.
 
     Runs of one name are seeds of one experiment only if nothing but the seed differs.
     """
-    by_name: dict[str, list[Run]] = {}
+    by_name: dict[str, list[ComparedRun]] = {}
     for run in runs:
         by_name.setdefault(run.name, []).append(run)
     names, notes = {}, []

@@ -85,6 +85,24 @@ class Histogram:
     positives: np.ndarray
 
 
+@dataclass(frozen=True, eq=False)
+class Residuals:
+    """How observed values spread around predicted ones.
+
+    Args:
+        edges: of the bins; the first and the last hold all rows beyond them too.
+        rows: in each bin.
+        mean: of observed − predicted, over all rows.
+
+    Shape:
+        edges (B + 1,), rows (B,)
+    """
+
+    edges: np.ndarray
+    rows: np.ndarray
+    mean: float
+
+
 def reliability(
     label: ArrayLike, prediction: ArrayLike, weight: ArrayLike | None = None, bins: int = ECE_BINS
 ) -> Reliability:
@@ -255,6 +273,35 @@ def histogram(
         np.histogram(inside[y == 0], edges)[0],
         np.histogram(inside[y == 1], edges)[0],
     )
+
+
+def residuals(
+    label: ArrayLike, prediction: ArrayLike, weight: ArrayLike | None = None, bins: int = 40
+) -> Residuals:
+    """Return how many rows are off by how much; 1 % at either end share the outermost bins.
+
+    Args:
+        label: observed values.
+        prediction: predicted values.
+        weight: sample weights; a row of weight 0 is not counted, any other once.
+        bins: their number.
+
+    Shape:
+        label (N,), prediction (N,), weight (N,)
+
+    Example:
+        >>> found = residuals([1.0, 2.0, 3.0], [1.0, 1.0, 1.0], bins=2)
+        >>> found.rows.tolist(), found.mean
+        ([1, 2], 1.0)
+    """
+    y, p, w = _sorted(label, prediction, weight)
+    error = y - p
+    low, high = np.quantile(error, (0.01, 0.99))
+    if not high > low:
+        low, high = low - 0.5, low + 0.5
+    edges = np.linspace(low, high, bins + 1)
+    rows = np.histogram(np.clip(error, low, high), edges)[0]
+    return Residuals(edges, rows, float(np.average(error, weights=w)))
 
 
 def wilson(share: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -11,14 +11,15 @@ import polars as pl
 
 from polyrank.metrics.comparison import Comparison
 from polyrank.metrics.paired import Difference, Group, Spread
-from polyrank.metrics.registry import direction
+from polyrank.metrics.registry import METRICS
 from polyrank.report.axes import BLUE, ORANGE, drawn_on, finished, tip
-from polyrank.report.blocks import Cell, Figure, Note, Paragraph, Section, Table
+from polyrank.report.blocks import Cell, Figure, Note, Paragraph, ReportTable, Section
 from polyrank.report.page import document
-from polyrank.report.sections.scores import TITLES, number
+from polyrank.report.sections.scores import number, title
+from polyrank.text import counted
 
 ROW_HEIGHT = 34  # pixels of a line of the forest plot
-SOURCES = {"rows": "test rows", "seeds": "seeds"}
+SOURCES = ("test rows", "seeds")
 
 
 def comparison_page(found: Comparison, *, written: datetime) -> str:
@@ -29,15 +30,15 @@ def comparison_page(found: Comparison, *, written: datetime) -> str:
         written: when, for the footer.
     """
     baseline, *others = found.runs
-    title = f"{', '.join(others)} against {baseline}" if others else f"seeds of {baseline}"
+    name = f"{', '.join(others)} against {baseline}" if others else f"seeds of {baseline}"
     facts = [f"{found.rows:,} {found.split} rows"]
-    facts += [f"{name}: {len(runs)} run{'s'[: len(runs) > 1]}" for name, runs in found.runs.items()]
+    facts += [f"{run}: {counted(len(seeds), 'run')}" for run, seeds in found.runs.items()]
     headline = (
-        f'<p class="kind">polyrank comparison</p><h1>{escape(title)}</h1>'
+        f'<p class="kind">polyrank comparison</p><h1>{escape(name)}</h1>'
         f"<p>{escape(' · '.join(facts))}</p>"
     )
     sections = [_conclusion(found), *_by_metric(found), _values(found), _runs(found)]
-    return document(f"{title} · polyrank comparison", headline, sections, written=written)
+    return document(f"{name} · polyrank comparison", headline, sections, written=written)
 
 
 def forest(differences: Sequence[Difference], *, higher_is_better: bool) -> alt.LayerChart:
@@ -56,12 +57,12 @@ def forest(differences: Sequence[Difference], *, higher_is_better: bool) -> alt.
             "high": spread.high,
         }
         for each in differences
-        for source, spread in (("test rows", each.rows), ("seeds", each.seeds))
+        for source, spread in zip(SOURCES, (each.rows, each.seeds), strict=True)
         if spread is not None
     ]
     frame = pl.DataFrame(lines)
     names = frame["line"].unique(maintain_order=True).to_list()
-    sources = [each for each in SOURCES.values() if each in frame["source"].to_list()]
+    sources = [each for each in SOURCES if each in frame["source"].to_list()]
     sides = ("worse", "better") if higher_is_better else ("better", "worse")
     title = f"← {sides[0]} · difference from the baseline · {sides[1]} →"
     base = drawn_on(frame).encode(
@@ -96,23 +97,23 @@ def _by_metric(found: Comparison) -> list[Section]:
     sections = []
     for metric in dict.fromkeys(each.metric for each in found.differences):
         differences = [each for each in found.differences if each.metric == metric]
-        up = direction(found.kinds[differences[0].score], metric)
+        up = bool(METRICS[metric].higher_is_better)
         judged = [each for each in differences if each.rows is not None]
-        blocks: list[Figure | Table] = []
+        blocks: list[Figure | ReportTable] = []
         if judged:
             reading = (
                 f"{'Higher' if up else 'Lower'} is better. A line that crosses the dashed one may "
                 "be no difference at all."
             )
             chart = forest(judged, higher_is_better=up)
-            blocks.append(Figure("Differences with 95 % intervals", reading, (chart,)))
+            blocks.append(Figure("Differences with 95 % intervals", reading, (chart,), wide=True))
         blocks.append(_differences(found, differences))
-        sections.append(Section(TITLES[metric], tuple(blocks)))
+        sections.append(Section(title(metric), tuple(blocks)))
     return sections
 
 
-def _differences(found: Comparison, differences: Sequence[Difference]) -> Table:
-    return Table(
+def _differences(found: Comparison, differences: Sequence[Difference]) -> ReportTable:
+    return ReportTable(
         ("score", "runs", "difference", "95 % over rows", "95 % over seeds", "verdict"),
         tuple(
             (
@@ -131,11 +132,11 @@ def _differences(found: Comparison, differences: Sequence[Difference]) -> Table:
 
 def _values(found: Comparison) -> Section:
     rows = tuple(
-        (Cell(each.score), Cell(TITLES[each.metric]), Cell(each.name), _mean(each))
+        (Cell(each.score), Cell(title(each.metric)), Cell(each.name), _mean(each))
         for each in found.groups
     )
     header = ("score", "metric", "runs", "mean ± sd over seeds")
-    return Section("Values", (Table(header, rows, text_columns=(0, 1, 2)),))
+    return Section("Values", (ReportTable(header, rows, text_columns=(0, 1, 2)),))
 
 
 def _runs(found: Comparison) -> Section:
@@ -144,7 +145,7 @@ def _runs(found: Comparison) -> Section:
         for name, runs in found.runs.items()
         for path, seed in runs.items()
     )
-    return Section("Runs", (Table(("name", "run", "seed"), rows, text_columns=(0, 1)),))
+    return Section("Runs", (ReportTable(("name", "run", "seed"), rows, text_columns=(0, 1)),))
 
 
 def _mean(group: Group) -> Cell:

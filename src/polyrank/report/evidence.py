@@ -1,4 +1,4 @@
-"""What a page is written from, gathered once: a section reads it and computes nothing heavy."""
+"""What a page is written from, gathered once: sections read it and compute nothing heavy."""
 
 from __future__ import annotations
 
@@ -19,14 +19,51 @@ from polyrank.data.read import column_names, read
 from polyrank.data.table import Table
 from polyrank.metrics.dimensions import columns_needed, dimensions, score_segments
 from polyrank.metrics.fusion import trade_off
+from polyrank.metrics.observed import predicted, true_probability
 from polyrank.metrics.scorecard import Scorecard
 from polyrank.metrics.undefined import Undefined
 from polyrank.models.expert_use import ExpertUse, experts_of
-from polyrank.report.scored import ScoredRows, differences, scored_rows
 from polyrank.schema import Schema
-from polyrank.terms import ALL, populations
+from polyrank.terms import ALL, population_label, populations
 
 LIBRARIES = ("polyrank", "torch", "numpy", "numba", "polars", "pyarrow", "altair")
+
+
+@dataclass(frozen=True, eq=False)
+class ScoredRows:
+    """The rows that one score of the scorecard saw.
+
+    Args:
+        name: the score's.
+        task: whose outcome it is.
+        is_event: whether its label happens or not, so that it is predicted by a probability.
+        prediction: the model's probability or value.
+        label: None where only the truth is known, as of `buy|click @ all`.
+        truth: the true probability, where it is known.
+        weight: sample weights, if any.
+        raw: the prediction before calibration; None where no calibration changes it.
+
+    Shape:
+        every array (rows,)
+    """
+
+    name: str
+    task: str
+    is_event: bool
+    prediction: np.ndarray
+    label: np.ndarray | None
+    truth: np.ndarray | None
+    weight: np.ndarray | None
+    raw: np.ndarray | None = None
+
+    @property
+    def both(self) -> bool:
+        """Whether both labels of an event are there, so that a curve can be drawn."""
+        return self.is_event and self.label is not None and 0 < self.label.sum() < len(self.label)
+
+    def mean(self, values: np.ndarray) -> float:
+        """Return the weighted mean of something of these rows."""
+        return float(np.average(values, weights=self.weight))
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,12 +109,9 @@ class Evidence:
 
     @property
     def labelled(self) -> tuple[tuple[ScoredRows, np.ndarray], ...]:
-        """The scores that have both labels, with these: what a curve can be drawn of."""
-        return tuple(
-            (rows, rows.label)
-            for rows in self.rows.values()
-            if rows.label is not None and 0 < rows.label.sum() < len(rows.label)
-        )
+        """The scores of events that have both labels, with these: what a curve can be drawn of."""
+        both = (rows for rows in self.rows.values() if rows.both)
+        return tuple((rows, rows.label) for rows in both if rows.label is not None)
 
 
 def gather(
@@ -160,6 +194,65 @@ def _with_rows(about: Evidence, bundle: Bundle, rows: Any, split: str | None) ->
     )
 
 
+def scored_rows(
+    schema: Schema,
+    predictions: Mapping[str, np.ndarray],
+    table: Table,
+    raw: Mapping[str, np.ndarray] | None = None,
+) -> dict[str, ScoredRows]:
+    """Return the rows of each score, as the scorecard chooses them.
+
+    Args:
+        schema: the tasks.
+        predictions: the output columns.
+        table: labels, weights and the known truth of the same rows.
+        raw: the output columns before calibration; None where nothing is calibrated.
+
+    Shape:
+        every array (N,)
+    """
+    labels, found = table.labels_by_task, {}
+    counts = np.ones(len(table), bool) if table.weight is None else table.weight > 0
+    for where in populations(schema):
+        label = population_label(labels, where)
+        truth = true_probability(schema, table.truth, where)
+        estimate = predicted(schema, predictions, where)
+        before = None if raw is None else predicted(schema, raw, where)
+        if before is not None and np.array_equal(before, estimate):
+            before = None
+        seen = [(where.name, label, counts & ~np.isnan(label))]
+        if where.given and truth is not None:
+            seen.append((where.on_all_rows, None, counts))
+        for name, outcome, rows in seen:
+            columns = (estimate, outcome, truth, table.weight, before)
+            kept = [None if each is None else each[rows].astype(np.float64) for each in columns]
+            found[name] = ScoredRows(name, where.task, where.label_kind.is_event, *kept)
+    return found
+
+
+def differences(card: Scorecard, scored: Mapping[str, ScoredRows]) -> tuple[str, ...]:
+    """Say where the rows are no longer those that the scorecard is of."""
+    for score in card:
+        rows = scored.get(score.name)
+        if rows is None or rows.label is None or score.rows is None or not len(rows.label):
+            continue
+        counts = [f"{len(rows.label):,} rows"]
+        expected = [f"{score.rows:,} rows"]
+        if score.positives is not None:
+            counts.append(f"{int(rows.label.sum()):,} positives")
+            expected.append(f"{score.positives:,} positives")
+        mean = rows.mean(rows.prediction)
+        same = score.prediction_mean is not None and abs(mean / score.prediction_mean - 1) < 1e-3
+        if (rows.weight is None and counts != expected) or not same:
+            return (
+                f"The {card.split} rows have changed since the run was scored: {score.name} now "
+                f"has {' and '.join(counts)}, predicted at {mean:.4g}; the scorecard is of "
+                f"{' and '.join(expected)}, at {score.prediction_mean:.4g}. The charts show the "
+                "rows as they are now.",
+            )
+    return ()
+
+
 def joint_scores(schema: Schema) -> tuple[str, ...]:
     """Return the scores of outcomes on all rows, which every row is ranked by.
 
@@ -171,7 +264,7 @@ def joint_scores(schema: Schema) -> tuple[str, ...]:
     return tuple(
         where.name
         for where in populations(schema)
-        if where.kind == "binary" and where.space == ALL and where.given is None
+        if where.label_kind.is_event and where.space == ALL and where.given is None
     )
 
 

@@ -10,13 +10,14 @@ from importlib.resources import files
 
 import vl_convert
 
+from polyrank.labels import LABELS
+from polyrank.metrics.registry import metrics_of
 from polyrank.metrics.score import Score
 from polyrank.report.blocks import Section
 from polyrank.report.evidence import Evidence
 from polyrank.report.sections import SECTIONS
 from polyrank.report.sections.scores import interval, number
 
-MOST_HEADLINES = 6
 # The page may use what it carries and nothing else: a browser refuses any load from elsewhere.
 # Vega compiles its expressions, hence 'unsafe-eval'.
 POLICY = (
@@ -72,8 +73,7 @@ def _headline(evidence: Evidence) -> str:
     if card is not None:
         rows = max((score.rows or 0 for score in card), default=0)
         facts.append(f"{rows:,} {card.split} rows")
-    shown = [score for score in card or () if score.rows is not None][:MOST_HEADLINES]
-    figures = "".join(_figure(score) for score in shown)
+    figures = "".join(map(_figure, card or ()))
     line = " · ".join(escape(fact) for fact in facts)
     return f'<p class="kind">polyrank report</p><h1>{escape(evidence.name)}</h1><p>{line}</p>' + (
         f'<ul class="headlines">{figures}</ul>' if figures else ""
@@ -81,20 +81,23 @@ def _headline(evidence: Evidence) -> str:
 
 
 def _figure(score: Score) -> str:
-    """Return one score as its first metric, with what stands behind it."""
-    first = "auc" if score.kind == "binary" else "rmse"
-    metric = score.metrics.get(first)
-    if metric is None:
+    """Return one score as the metric that its kind of label looks at first, and its counts."""
+    first, metrics = LABELS[score.kind].default_metric, metrics_of(score.kind)
+    measured = score.metrics.get(first)
+    if measured is None:
         value, detail = "–", score.absent.get(first, "not measured")
     else:
-        value, detail = number(metric["value"]), interval(metric)
-    facts = [f"{score.rows:,} rows"]
-    if score.positives is not None:
-        facts.append(f"{score.positives:,} positives")
-    if "pcoc" in score.metrics:
-        facts.append(f"PCOC {number(score.metrics['pcoc']['value'])}")
+        value, detail = number(measured["value"]), interval(measured)
+    counts = {name: getattr(score, name) for name in LABELS[score.kind].counts}
+    facts = [f"{count:,} {name}" for name, count in counts.items() if count is not None]
+    facts = facts or ["true probabilities"]
+    facts += [
+        f"{metrics[name].title} {number(parts['value'])}"
+        for name, parts in score.metrics.items()
+        if metrics[name].best is not None
+    ]
     line = " · ".join(fact.replace(" ", "\N{NO-BREAK SPACE}") for fact in facts)
-    name, what = escape(score.name), {"auc": "AUC", "rmse": "RMSE"}[first]
+    name, what = escape(score.name), escape(metrics[first].title)
     return (
         f'<li><span class="name">{name}</span><span class="value"><small>{what}</small> {value} '
         f'<small class="detail">{escape(detail)}</small></span>'
@@ -116,7 +119,7 @@ def _packaged(name: str) -> str:
 def _runtime() -> str:
     """Return Vega, Vega-Lite and Vega-Embed as one script, which puts `vegaEmbed` on `window`.
 
-    Bundling takes seconds, so a process that writes several pages does it once.
+    Bundling takes seconds: a process that writes several pages does it once.
     """
     script = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
     return script.replace("</script", "<\\/script")

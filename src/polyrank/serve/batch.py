@@ -1,16 +1,18 @@
-"""Scoring of files a chunk at a time, in the order of the rows, into a file or a folder of parts.
+"""Scoring of files, a chunk at a time in the order of the rows, into one file or a folder of parts.
 
-Whatever the number of threads, a chunk is answered by one of them: the same rows give the same
-bits. While a chunk is answered the next is read and the one before is written.
+Whatever the number of threads, one of them predicts a whole chunk: the same rows give the same
+bits. Meanwhile the next chunk is read and the last one written.
 """
 
 from __future__ import annotations
 
+import json
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -24,44 +26,45 @@ from polyrank.data.read import collect, collect_chunks, column_names, files, rea
 from polyrank.errors import DataError
 from polyrank.files import replacing, writing
 from polyrank.schema import Schema
-from polyrank.serve.answer import Answer
-from polyrank.serve.parts import PartsFolder
+from polyrank.serve.engine import Predictions
 from polyrank.terms import output_columns
 
 CHUNK_ROWS = 100_000
 PART_CHUNKS = 10
+MANIFEST = "parts.json"
+FORMAT = 2  # of the manifest
 _FAILURES = (pl.exceptions.PolarsError, pa.ArrowException)
 Write = Callable[[pl.DataFrame], None]
 Opened = Callable[[BinaryIO], AbstractContextManager[Write]]
 
 
 @dataclass(frozen=True, eq=False)
-class Scorer:
-    """Who answers.
+class Predictor:
+    """A model that predicts frames.
 
     Args:
         schema: features, tasks and keys.
-        answer: what it says of a frame with a column for each feature.
-        threads: that may ask at the same time.
-        identity: what a later process must have in common with this one to go on with its parts,
-            such as the checksum of the bundle.
+        predict: from a frame with a column for each feature to its predictions.
+        threads: that may call it at the same time.
+        identity: what a later process must share with this one to resume its parts, such as the
+            checksum of the bundle.
     """
 
     schema: Schema
-    answer: Callable[[pl.DataFrame], Answer]
+    predict: Callable[[pl.DataFrame], Predictions]
     threads: int = 1
     identity: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Scored:
-    """What was scored.
+class Counts:
+    """The counts of scored files.
 
     Args:
-        rows: their number.
-        unseen: ids that training did not see, by feature.
+        rows: number of rows.
+        unseen: ids not seen in training, by feature.
         nulls: missing values, by feature.
-        resumed: how many of the rows were there already.
+        resumed: rows that an earlier run had finished.
     """
 
     rows: int
@@ -70,59 +73,61 @@ class Scored:
     resumed: int = 0
 
 
-def predict_file(scorer: Scorer, source: Any, out: str | Path) -> Scored:
-    """Score a source into a Parquet or CSV file: its key columns, then the outputs.
+def predict_file(predictor: Predictor, source: Any, out: str | Path) -> Counts:
+    """Score a source into a Parquet, CSV or TSV file: its key columns, then the outputs.
 
     The file is written beside its place and renamed at the end.
 
     Args:
-        scorer: the model.
-        source: a path or glob, a polars or pandas frame, a pyarrow table, or a dict of arrays;
-            labels need not be there.
-        out: a path that ends in .parquet or .csv.
+        predictor: the model.
+        source: a path or glob, a polars or pandas frame, a pyarrow table, or a dict of arrays, with
+            or without labels.
+        out: a path that ends in .parquet, .csv or .tsv.
 
     Raises:
-        DataError: a source that cannot be read or scored, an `out` of another extension or that
-            cannot be written.
+        DataError: a source that cannot be read or scored, or an `out` with another extension or
+            that cannot be written.
 
     Example:
         >>> import numpy as np
         >>> from tempfile import TemporaryDirectory
         >>> from polyrank import Keys, Schema, SparseFeature, Task
         >>> schema = Schema([SparseFeature("item")], [Task("click")], Keys(user="user"))
-        >>> half = Scorer(schema, lambda rows: Answer({"p_click": np.full(len(rows), 0.5)}, {}, {}))
+        >>> def half(rows):
+        ...     return Predictions({"p_click": np.full(len(rows), 0.5)}, {}, {})
         >>> with TemporaryDirectory() as folder:
         ...     out = Path(folder) / "scored.csv"
-        ...     scored = predict_file(half, {"item": [3, 4], "user": ["a", "b"]}, out)
-        ...     scored.rows, out.read_text().split()
-        (2, ['user,p_click', 'a,0.5', 'b,0.5'])
+        ...     found = predict_file(Predictor(schema, half), {"item": [3], "user": ["a"]}, out)
+        ...     found.rows, out.read_text().split()
+        (1, ['user,p_click', 'a,0.5'])
     """
     out = Path(out)
     opened = _writer(out)
     _check_apart(source, out)
-    frame = read(source, scorer.schema)
-    keys = _keys(scorer, frame)
-    with writing(out, DataError, *_FAILURES), closing(_scored(scorer, frame, keys)) as chunks:
+    frame = read(source, predictor.schema)
+    keys = _keys(predictor, frame)
+    chunks = _predicted(predictor, frame, keys)
+    with writing(out, DataError, *_FAILURES), closing(chunks):
         out.parent.mkdir(parents=True, exist_ok=True)
         with replacing(out) as temporary:
             return _write(chunks, temporary, opened)
 
 
 def predict_parts(
-    scorer: Scorer, source: str, out: str | Path, *, resume: bool = False, force: bool = False
-) -> Scored:
-    """Score files into a folder of Parquet parts of 1,000,000 rows, which can be gone on with.
+    predictor: Predictor, source: str, out: str | Path, *, resume: bool = False, force: bool = False
+) -> Counts:
+    """Score files into a folder of Parquet parts of 1,000,000 rows, which can be resumed.
 
-    A part is written beside its place and renamed. `parts.json` says what was scored by whom and
-    which parts are finished; an interrupted run that is gone on with gives the parts of one that
-    was not interrupted, to the byte.
+    A part is written beside its place and renamed. `parts.json` records the source, the model and
+    the finished parts; a run that is interrupted and resumed gives the parts of one that was not
+    interrupted, to the byte.
 
     Args:
-        scorer: the model.
+        predictor: the model.
         source: a path or glob.
-        out: a folder; it is made.
-        resume: go on after the last finished part, if there is one.
-        force: remove the parts that are there.
+        out: a folder, created if needed.
+        resume: continue after the last finished part, if there is one.
+        force: remove existing parts.
 
     Raises:
         DataError: a source that cannot be read or scored, a folder that is not empty without
@@ -131,76 +136,78 @@ def predict_parts(
     out = Path(out)
     folder = PartsFolder(out, resume=resume, force=force)
     _check_apart(source, out)
-    frame = read(source, scorer.schema)
-    keys = _keys(scorer, frame)
-    head = _head(scorer, source, frame, keys)
+    frame = read(source, predictor.schema)
+    keys = _keys(predictor, frame)
+    head = _head(predictor, source, frame, keys)
     with writing(out, DataError, *_FAILURES):
         folder.open(head)
         before = folder.rows
         if not folder.finished:
-            with closing(_scored(scorer, frame, keys, before)) as chunks:
+            with closing(_predicted(predictor, frame, keys, before)) as chunks:
                 for first in chunks:
                     with folder.part() as temporary:
                         rest = islice(chunks, PART_CHUNKS - 1)
                         found = _write(chain([first], rest), temporary, _parquet)
-                    folder.add(found.rows, found.unseen, found.nulls)
+                    folder.add(found)
             folder.finish()
-    return Scored(folder.rows, dict(folder.unseen), dict(folder.nulls), before)
+    return Counts(folder.rows, dict(folder.unseen), dict(folder.nulls), before)
 
 
-def _keys(scorer: Scorer, frame: pl.LazyFrame) -> list[str]:
-    """Return the key columns that the data has, if it has the features and a row."""
+def _keys(predictor: Predictor, frame: pl.LazyFrame) -> list[str]:
+    """Return the key columns in the data; refuse data without the features or without rows."""
     known = column_names(frame)
-    if not collect(frame.head(1), scorer.schema.inputs).height:
+    if not collect(frame.head(1), predictor.schema.inputs).height:
         raise DataError("there are no rows to score")
-    return [name for name in scorer.schema.keys.columns if name in known]
+    return [name for name in predictor.schema.keys.columns if name in known]
 
 
-def _head(scorer: Scorer, source: str, frame: pl.LazyFrame, keys: list[str]) -> dict[str, Any]:
+def _head(
+    predictor: Predictor, source: str, frame: pl.LazyFrame, keys: list[str]
+) -> dict[str, Any]:
     """Return what all parts have in common."""
     paths, types = files(source), frame.collect_schema()
     try:
         found = checksums.of_files(paths)
     except OSError as error:
         raise DataError(f"{source} cannot be read: {error}") from error
-    outputs = [name for task in scorer.schema.tasks for name in output_columns(task)]
+    outputs = [name for task in predictor.schema.tasks for name in output_columns(task)]
     return {
-        **scorer.identity,
+        **predictor.identity,
         "source": [
             {"file": Path(path).name, "sha256": each}
             for path, each in zip(paths, found, strict=True)
         ],
         "columns": {name: str(types[name]) for name in keys} | dict.fromkeys(outputs, "Float64"),
-        "rows a part": CHUNK_ROWS * PART_CHUNKS,
+        "rows per part": CHUNK_ROWS * PART_CHUNKS,
     }
 
 
-def _scored(
-    scorer: Scorer, frame: pl.LazyFrame, keys: list[str], start: int = 0
-) -> Generator[tuple[pl.DataFrame, Answer]]:
-    """Yield what is written of each chunk from a row on, and the answer that it is of."""
-    inputs = scorer.schema.inputs
+def _predicted(
+    predictor: Predictor, frame: pl.LazyFrame, keys: list[str], start: int = 0
+) -> Generator[tuple[pl.DataFrame, Predictions]]:
+    """Yield the columns to write and the predictions of each chunk from a row on."""
+    inputs = predictor.schema.inputs
     chunks = collect_chunks(frame.slice(start) if start else frame, [*keys, *inputs], CHUNK_ROWS)
-    waiting: deque[Future[tuple[pl.DataFrame, Answer]]] = deque()
+    waiting: deque[Future[tuple[pl.DataFrame, Predictions]]] = deque()
 
-    def answered(chunk: pl.DataFrame, first: int) -> tuple[pl.DataFrame, Answer]:
+    def one(chunk: pl.DataFrame, first: int) -> tuple[pl.DataFrame, Predictions]:
         try:
-            answer = scorer.answer(chunk.select(inputs))
-            # A frame of series and arrays is in one piece: how the rows were read does not show in
-            # the bytes of what is written.
-            return pl.DataFrame({**chunk.select(keys).to_dict(), **answer.outputs}), answer
+            found = predictor.predict(chunk.select(inputs))
+            # Series and arrays make a frame in one piece: the bytes of the file do not depend on
+            # how the rows were read.
+            return pl.DataFrame({**chunk.select(keys).to_dict(), **found.outputs}), found
         except DataError as error:
             if not first:
                 raise
             last = first + chunk.height - 1
-            raise DataError(f"of the rows from {first:,} to {last:,}: {error}") from None
+            raise DataError(f"in rows {first:,} to {last:,}: {error}") from None
 
-    pool = ThreadPoolExecutor(scorer.threads)
+    pool = ThreadPoolExecutor(predictor.threads)
     try:
         for chunk in chunks:
-            waiting.append(pool.submit(answered, chunk, start))
+            waiting.append(pool.submit(one, chunk, start))
             start += chunk.height
-            if len(waiting) > scorer.threads:
+            if len(waiting) > predictor.threads:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
@@ -208,36 +215,201 @@ def _scored(
         pool.shutdown(cancel_futures=True)
 
 
-def _write(chunks: Iterable[tuple[pl.DataFrame, Answer]], path: Path, opened: Opened) -> Scored:
-    """Write chunks into a file and return what was counted."""
+def _write(
+    chunks: Iterable[tuple[pl.DataFrame, Predictions]], path: Path, opened: Opened
+) -> Counts:
+    """Write chunks into a file and return their counts."""
     rows, unseen, nulls = 0, Counter[str](), Counter[str]()
-    # A file of our own opening: what cannot be written names no temporary path.
+    # Opened here, so that the error of a failed write does not name a temporary path.
     with path.open("wb") as file, opened(file) as write:
-        for frame, answer in chunks:
+        for frame, found in chunks:
             write(frame)
             rows += frame.height
-            unseen.update(answer.unseen)
-            nulls.update(answer.nulls)
-    return Scored(rows, dict(unseen), dict(nulls))
+            unseen.update(found.unseen)
+            nulls.update(found.nulls)
+    return Counts(rows, dict(unseen), dict(nulls))
+
+
+class PartsFolder:
+    """A folder of parts of one source, each written whole or not at all.
+
+    The constructor only checks the folder; `open` begins to write.
+
+    parts.json            the source, the model, the finished parts, and whether all are finished
+    part-00000.parquet    the first rows; every part but the last has the same number
+    """
+
+    def __init__(self, path: Path, *, resume: bool, force: bool) -> None:
+        if resume and force:
+            raise DataError(
+                "resume continues after existing parts and force removes them: give one of the two"
+            )
+        if path.exists() and not path.is_dir():
+            raise DataError(f"{path} is a file: parts need a folder")
+        self.path, self._resumes = path, resume
+        self.parts: dict[str, dict[str, int]] = {}
+        self.unseen, self.nulls = Counter[str](), Counter[str]()
+        self.finished = False
+        self._head: Mapping[str, Any] = {}
+        self._found = self._read()
+        if self._found and not (resume or force):
+            raise DataError(
+                f"{path} already has parts: continue with --resume, replace them with --force, or "
+                "choose another --out"
+            )
+
+    @property
+    def rows(self) -> int:
+        """Rows in the finished parts."""
+        return sum(part["rows"] for part in self.parts.values())
+
+    def open(self, head: Mapping[str, Any]) -> None:
+        """Create the folder with its manifest, or resume the one that is there.
+
+        Args:
+            head: what all parts have in common, as JSON tables; parts with another are refused.
+
+        Raises:
+            DataError: the parts are those of something else, or not as they were written.
+            OSError: it cannot be written.
+        """
+        self._head = json.loads(json.dumps(head))
+        if self._found and self._resumes:
+            self._resume(self._found)
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._sweep()
+        self._write()
+
+    @contextmanager
+    def part(self) -> Iterator[Path]:
+        """Give a path to write the next part to, which gets its name at the end."""
+        with replacing(self.path / _part(len(self.parts))) as temporary:
+            yield temporary
+
+    def add(self, counts: Counts) -> None:
+        """Record in the manifest that the next part is finished."""
+        name = _part(len(self.parts))
+        self.parts[name] = {"rows": counts.rows, "bytes": (self.path / name).stat().st_size}
+        self.unseen.update(counts.unseen)
+        self.nulls.update(counts.nulls)
+        self._write()
+
+    def finish(self) -> None:
+        """Record in the manifest that there are no more rows."""
+        self.finished = True
+        self._write()
+
+    def _read(self) -> dict[str, Any]:
+        """Return the manifest of a folder that has more than a killed process left of its first."""
+        if not self.path.is_dir() or all(
+            each.match(f".{MANIFEST}.????????") for each in self.path.iterdir()
+        ):
+            return {}
+        try:
+            found = json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))
+            if found["format"] != FORMAT:
+                raise ValueError(f"format {found['format']}; this polyrank has format {FORMAT}")
+            sizes = [(int(each["rows"]), int(each["bytes"])) for each in found["parts"].values()]
+            # These names are removed later: none may point elsewhere.
+            if [*found["parts"]] != [_part(number) for number in range(len(sizes))]:
+                raise ValueError("its parts are not numbered from 0")
+            _ = dict(found["head"]), Counter(found["unseen"]), Counter(found["nulls"])
+            _ = bool(found["finished"])
+        except FileNotFoundError:
+            raise DataError(
+                f"{self.path} is not empty and has no parts of polyrank (no {MANIFEST}): it is "
+                "left as it is; choose another --out"
+            ) from None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DataError(
+                f"{self.path / MANIFEST} cannot be read ({error}): {self.path} is left as it is; "
+                "choose another --out"
+            ) from None
+        return found
+
+    def _resume(self, found: Mapping[str, Any]) -> None:
+        for key in {**found["head"], **self._head}:
+            before, now = found["head"].get(key), self._head.get(key)
+            if before != now:
+                raise DataError(
+                    f"{self.path} has parts with another {key} ({_change(before, now)}): --resume "
+                    "needs the same; use --force or another --out"
+                )
+        for name, each in found["parts"].items():
+            part = self.path / name
+            size = part.stat().st_size if part.is_file() else None
+            if size != each["bytes"]:
+                what = "is missing"
+                if size is not None:
+                    what = f"has {size:,} bytes and was written with {each['bytes']:,}"
+                raise DataError(f"{part} {what}: start again with --force")
+        self.parts, self.finished = dict(found["parts"]), bool(found["finished"])
+        self.unseen, self.nulls = Counter(found["unseen"]), Counter(found["nulls"])
+
+    def _sweep(self) -> None:
+        """Remove the parts that are not resumed, and what a killed process left of one."""
+        listed = [*self._found.get("parts", ())]
+        written = [*listed, _part(len(listed))]  # the last may be whole, but without its entry
+        for name in set(written) - self.parts.keys():
+            (self.path / name).unlink(missing_ok=True)
+        for name in (MANIFEST, *written):
+            for left in self.path.glob(f".{name}.????????"):
+                left.unlink(missing_ok=True)
+
+    def _write(self) -> None:
+        manifest = {
+            "format": FORMAT,
+            "finished": self.finished,
+            "rows": self.rows,
+            "head": self._head,
+            "parts": self.parts,
+            "unseen": self.unseen,
+            "nulls": self.nulls,
+        }
+        with replacing(self.path / MANIFEST) as temporary:
+            text = json.dumps(manifest, ensure_ascii=False, indent=1)
+            temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def _part(number: int) -> str:
+    return f"part-{number:05d}.parquet"
+
+
+def _change(before: Any, now: Any) -> str:
+    """Describe the first difference, within a table or a list that of one entry."""
+    if isinstance(before, list) and isinstance(now, list):
+        if len(before) != len(now):
+            return f"{len(before)} files before and {len(now)} now"
+        number = next(n for n in range(len(now)) if before[n] != now[n])
+        return f"file {number + 1} of {len(now)}: {_change(before[number], now[number])}"
+    if isinstance(before, dict) and isinstance(now, dict):
+        key = next(key for key in {**before, **now} if before.get(key) != now.get(key))
+        return f"{key} {_change(before.get(key), now.get(key))}"
+    was, has = ("missing" if each is None else repr(each) for each in (before, now))
+    return f"was {_short(was)}, is {_short(has)}"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 40 else f"{text[:12]}…'"
 
 
 def _check_apart(source: Any, out: Path) -> None:
-    """Refuse to write over what is read."""
+    """Refuse to write over the source."""
     if not isinstance(source, str | Path):
         return
     for path in files(str(source)):
         found, place = Path(path).resolve(), out.resolve()
         if found == place:
-            raise DataError(f"{out} is what is scored: it would be replaced; choose another")
+            raise DataError(f"{out} is also the source, which it would replace: choose another")
         if place in found.parents:
-            raise DataError(f"{out} holds what is scored, {path}: choose another folder")
+            raise DataError(f"{out} contains the source {path}: choose another folder")
 
 
 def _writer(out: Path) -> Opened:
     if out.suffix.lower() not in _WRITERS:
         known = ", ".join(_WRITERS)
         raise DataError(
-            f"{out}: unknown extension {out.suffix!r} (known: {known}; a folder of parts has none)"
+            f"{out}: unknown extension {out.suffix!r} (known: {known}; none for a folder of parts)"
         )
     return _WRITERS[out.suffix.lower()]
 
@@ -261,15 +433,19 @@ def _parquet(file: BinaryIO) -> Iterator[Write]:
 
 
 @contextmanager
-def _csv(file: BinaryIO) -> Iterator[Write]:
+def _separated(file: BinaryIO, *, by: str) -> Iterator[Write]:
     first = True
 
     def write(frame: pl.DataFrame) -> None:
         nonlocal first
-        frame.write_csv(file, include_header=first)
+        frame.write_csv(file, include_header=first, separator=by)
         first = False
 
     yield write
 
 
-_WRITERS: Mapping[str, Opened] = {".parquet": _parquet, ".csv": _csv}
+_WRITERS: Mapping[str, Opened] = {
+    ".parquet": _parquet,
+    ".csv": partial(_separated, by=","),
+    ".tsv": partial(_separated, by="\t"),
+}

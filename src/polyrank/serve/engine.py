@@ -1,8 +1,9 @@
-"""A bundle that answers without torch: onnxruntime and the bundle's vocabularies."""
+"""Predictions without torch: onnxruntime and the bundle's vocabularies."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -10,34 +11,51 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from polyrank import spec
 from polyrank.bundle import format
 from polyrank.bundle.encodings import vocab_of
 from polyrank.data.arrays import from_arrays
 from polyrank.data.read import collect, read
-from polyrank.errors import BundleError, ConfigError, DataError, PolyrankError, did_you_mean
+from polyrank.errors import BundleError, DataError, PolyrankError, did_you_mean
 from polyrank.features.kind import Encoded
 from polyrank.metrics.fusion import Fusion
 from polyrank.schema import Schema
-from polyrank.serve.answer import Answer
-from polyrank.serve.extra import need
-from polyrank.serve.inputs import ROWS_FILE, Columns, Inputs, repeated
+from polyrank.serve.extra import require
+from polyrank.serve.inputs import ROWS_FILE, Columns, Feeds, Inputs, repeated
 from polyrank.serve.lookup import FEW_ROWS, Lookups
 
 RUN_ROWS = 8192  # of one run of the graph: what is computed between stays in the cache
 
 
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """The predictions of a model for some rows, in torch or without it.
+
+    Args:
+        outputs: the columns of `predict`: float64 (N,) each.
+        unseen: ids not seen in training, by feature.
+        nulls: missing values, by feature.
+        ids: ids looked up, by feature; an engine counts them, a bundle does not.
+    """
+
+    outputs: Mapping[str, np.ndarray]
+    unseen: Mapping[str, int]
+    nulls: Mapping[str, int]
+    ids: Mapping[str, int] = field(default_factory=dict)
+
+
 class Engine:
     """Predictions of an exported bundle in any process: no torch, no numba, no server.
 
-    It answers as `Bundle.predict` does, within 1e-6 of a probability, which export has checked on
+    They equal those of `Bundle.predict` within 1e-6 of a probability, which export has checked on
     real rows. One engine may be called from many threads.
 
     Args:
-        path: a run folder or a bundle folder that `polyrank export` was run on.
+        path: a run folder or a bundle folder that `polyrank export` has written to.
         threads: of one run of the graph.
 
     Raises:
-        BundleError: no bundle, one that is damaged, or one that was not exported.
+        BundleError: not a bundle, a damaged one, or one that was not exported.
         ConfigError: fewer than 1 thread.
         PolyrankError: onnxruntime is not installed.
 
@@ -58,11 +76,8 @@ class Engine:
     """
 
     def __init__(self, path: str | Path, *, threads: int = 1) -> None:
-        if threads < 1:  # onnxruntime would take every core
-            raise ConfigError(f"threads must be at least 1, got {threads}")
-        need("onnxruntime", what="the engine")
-        from polyrank.serve.session import Session
-
+        spec.whole("threads", threads)  # of 0, onnxruntime would take every core
+        require("onnxruntime", what="the engine")
         self.folder = format.find(Path(path))
         parts = format.read(self.folder, weights=False)
         self.manifest: Mapping[str, Any] = parts.manifest
@@ -95,57 +110,59 @@ class Engine:
         """Return the output columns of raw rows, in their order.
 
         Args:
-            rows: a path or glob, a polars or pandas frame, a pyarrow table, or a dict of arrays;
-                labels need not be there.
+            rows: a path or glob, a polars or pandas frame, a pyarrow table, or a dict of arrays,
+                with or without labels.
 
         Raises:
-            DataError: a feature that is missing or of a wrong type, or no rows.
+            DataError: a feature that is missing or has the wrong type, or no rows.
         """
-        return pl.DataFrame(self._answer(self._columns(rows)).outputs)
+        return pl.DataFrame(self._predict(self._columns(rows)).outputs)
 
-    def answer_frame(self, frame: pl.DataFrame) -> Answer:
-        """Return what the model says of a frame with a column for each of `inputs`."""
-        return self._answer({name: frame[name] for name in self.inputs})
+    def predict_frame(self, frame: pl.DataFrame) -> Predictions:
+        """Return the predictions for a frame with a column for each of `inputs`."""
+        return self._predict({name: frame[name] for name in self.inputs})
 
-    def answer(
+    def predict_columns(
         self, columns: Mapping[str, Sequence[Any]], shared: Mapping[str, Any] | None = None
-    ) -> Answer:
-        """Return what the model says of plain lists, the fastest way for a few rows.
+    ) -> Predictions:
+        """Return the predictions for plain lists, the fastest way for a few rows.
 
         Args:
             columns: a list of values for each of `inputs` that is not in `shared`; others are
-                ignored. Values are those of JSON: numbers, texts, booleans, None, lists.
+                ignored. Values are those of JSON: numbers, strings, booleans, None, lists.
             shared: a value for each of `inputs` that is the same in all rows.
 
         Raises:
-            DataError: a feature that is missing or of a wrong type, columns of unequal length, or
-                no rows.
+            DataError: a feature that is missing or has the wrong type, columns of unequal length,
+                or no rows.
         """
-        return self._answer(columns, shared or {})
+        return self._predict(columns, shared or {})
 
-    def score(self, answer: Answer, columns: Mapping[str, pl.Series]) -> np.ndarray | None:
-        """Return the fused score of answered rows, or None where none is declared.
+    def score(
+        self, predictions: Predictions, columns: Mapping[str, pl.Series]
+    ) -> np.ndarray | None:
+        """Return the fused score, or None if the bundle declares no fusion.
 
         Args:
-            answer: of `answer` or `answer_frame`.
-            columns: the raw columns `fusion_columns`, as many rows.
+            predictions: of the rows.
+            columns: the raw columns `fusion_columns` of the same rows.
 
         Raises:
-            DataError: a column that cannot be added up.
+            DataError: a column that is not numeric.
 
         Shape:
             float64 (N,)
         """
         if self.fusion is None:
             return None
-        return self.fusion.score(self.schema, answer.outputs, columns)
+        return self.fusion.score(self.schema, predictions.outputs, columns)
 
     def _columns(self, rows: Any) -> Mapping[str, Sequence[Any] | pl.Series]:
-        """Return raw rows as a column per input; lists stay lists."""
+        """Return one column per input; lists stay lists."""
         if isinstance(rows, Mapping):
             rows = {str(name): values for name, values in rows.items()}
             if any(name not in rows for name in self.inputs):
-                return rows  # refused with the names that are there
+                return rows  # refused later, with the names given
             chosen = {name: _as_list(rows[name]) for name in self.inputs}
             if all(type(values) is list for values in chosen.values()):
                 return chosen
@@ -155,11 +172,11 @@ class Engine:
             frame = collect(frame, self.inputs)
         return {name: frame[name] for name in self.inputs}
 
-    def _answer(
+    def _predict(
         self,
         columns: Mapping[str, Sequence[Any] | pl.Series],
         shared: Mapping[str, Any] = MappingProxyType({}),
-    ) -> Answer:
+    ) -> Predictions:
         for name in self.inputs:
             if name not in columns and name not in shared:
                 given = [*columns, *shared]
@@ -171,7 +188,7 @@ class Engine:
             if name not in shared:
                 every[name] = columns[name]
             elif name in self._lookups.together:
-                every[name] = [shared[name]] * rows  # cheaper than a look-up of its own
+                every[name] = [shared[name]] * rows  # cheaper than a separate look-up
             else:
                 once[name] = [shared[name]]
         found = self._lookups(every)
@@ -179,7 +196,7 @@ class Engine:
             found[name] = Encoded(repeated(values, rows), ids * rows, unseen * rows, nulls * rows)
         return self._run(self._inputs.columns(rows, found))
 
-    def _run(self, columns: Columns) -> Answer:
+    def _run(self, columns: Columns) -> Predictions:
         parts = [self._session.run(feeds) for feeds in columns.batches(RUN_ROWS)]
         outputs = parts[0]
         if len(parts) > 1:
@@ -189,25 +206,21 @@ class Engine:
         if any(np.isnan(each).any() for each in outputs.values()):
             broken = np.any([np.isnan(each) for each in outputs.values()], axis=0)
             raise DataError(
-                f"{int(broken.sum()):,} of {columns.rows:,} rows, the first of them row "
-                f"{int(broken.argmax())}, get no finite prediction: a dense feature is too far "
-                "from what training saw; clip such values"
+                f"{int(broken.sum()):,} of {columns.rows:,} rows have no finite prediction (the "
+                f"first is row {int(broken.argmax())}): a dense feature is too far from its "
+                "training values; clip such values"
             )
-        return Answer(outputs, columns.unseen, columns.nulls, columns.ids)
+        return Predictions(outputs, columns.unseen, columns.nulls, columns.ids)
 
 
 def _as_list(values: Any) -> Any:
-    """Return a short array of numbers as a list, which is looked up faster; all else as it is."""
+    """Return a short array of numbers as a list, which is looked up faster."""
     plain = isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind in "biuf"
     return values.tolist() if plain and len(values) <= FEW_ROWS else values
 
 
 def _rows(columns: Mapping[str, Sequence[Any] | pl.Series]) -> int:
-    """Return the length of all columns.
-
-    Raises:
-        DataError: no rows, or columns of different lengths.
-    """
+    """Return the length of all columns; refuse different lengths and no rows."""
     lengths = {len(values) for values in columns.values()}
     if len(lengths) > 1:
         shown = ", ".join(f"{name!r}: {len(values):,}" for name, values in columns.items())
@@ -215,3 +228,36 @@ def _rows(columns: Mapping[str, Sequence[Any] | pl.Series]) -> int:
     if not lengths or lengths == {0}:
         raise DataError("there are no rows to predict")
     return lengths.pop()
+
+
+class Session:
+    """An exported file, or its bytes, in onnxruntime on the CPU; threads may share it.
+
+    Raises:
+        BundleError: a file that onnxruntime cannot load.
+    """
+
+    def __init__(self, source: Path | bytes, threads: int = 1) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+        options.log_severity_level = 3  # errors only; they are raised as well
+        loaded = source if isinstance(source, bytes) else str(source)
+        try:
+            self._session = onnxruntime.InferenceSession(
+                loaded, options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # noqa: BLE001  onnxruntime's errors have no common base
+            where = "the exported model" if isinstance(source, bytes) else str(source)
+            raise BundleError(f"{where} cannot be loaded by onnxruntime: {error}") from None
+        self.inputs = tuple(each.name for each in self._session.get_inputs())
+        self.outputs = tuple(each.name for each in self._session.get_outputs())
+
+    def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
+        """Return the outputs by name, in order: float64 (B,) each."""
+        found = self._session.run(None, dict(feeds))
+        return {name: np.asarray(each) for name, each in zip(self.outputs, found, strict=True)}

@@ -7,8 +7,8 @@ from importlib.util import find_spec
 from polyrank.errors import PolyrankError
 
 
-def need(*modules: str, what: str) -> None:
-    """Refuse where a library of the extra [serve] is missing.
+def require(*modules: str, what: str) -> None:
+    """Refuse to go on without a library of the extra [serve].
 
     Args:
         modules: top-level names of what is imported.

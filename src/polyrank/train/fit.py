@@ -367,7 +367,7 @@ def check_valid(stop: Stop | None, valid: Table) -> None:
     label = term_labels(valid, where)
     seen = ~np.isnan(label)
     watched = metric(where.kind, stop.metric)
-    keys = []
+    key = None
     if watched.key is not None:
         key = {"user": valid.user, "request": valid.request}[watched.key]
         if key is None:
@@ -375,10 +375,10 @@ def check_valid(stop: Stop | None, valid: Table) -> None:
                 f"stop watches {stop.metric!r}, and valid has no {watched.key} key: "
                 f"declare {watched.key} in [keys], or watch another metric"
             )
-        keys = [key.filter(seen)]
+        key = key.filter(seen)
     weight = None if valid.weight is None else valid.weight[seen]
     try:
-        watched.function(label[seen], np.full(int(seen.sum()), 0.5), *keys, weight)
+        watched(label[seen], np.full(int(seen.sum()), 0.5), weight, key=key)
     except Undefined as reason:
         counts = f"{int(seen.sum()):,} rows"
         if where.label_kind.is_event:

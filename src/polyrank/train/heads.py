@@ -11,7 +11,7 @@ from polyrank.calibration.fitting import Calibrator, calibrate
 from polyrank.data.sampling import Sampling
 from polyrank.data.statistics import term_labels
 from polyrank.data.table import Table
-from polyrank.metrics.inputs import user_codes
+from polyrank.metrics.inputs import key_codes
 from polyrank.models.outputs import inputs
 from polyrank.models.ranker import Ranker
 from polyrank.terms import own_population
@@ -72,7 +72,7 @@ def calibrators(bundle: Bundle, valid: Table, *, seed: int) -> dict[str, Calibra
         seed: of the folds.
     """
     logits = bundle.logits(valid)
-    groups = None if valid.user is None else user_codes(valid.user)
+    groups = None if valid.user is None else key_codes("user", valid.user)
     found = {}
     for task in bundle.schema.tasks:
         if not task.label_kind.calibrated:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from polyrank.metrics.metric import one
 
 import polyrank as pr
 from polyrank.features.dense import NumberCodec, NumberFeature
 from polyrank.features.kind import Slot
+from polyrank.metrics.metric import one
 from polyrank.terms import Summand, term_of
 
 

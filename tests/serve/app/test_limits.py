@@ -11,20 +11,20 @@ from polyrank.serve.app.limits import Limits
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"rows": 0}, "limit rows: a whole number of at least 1 is expected, however: 0"),
-        ({"queue": 2.5}, "limit queue: a whole number of at least 1 is expected, however: 2.5"),
+        ({"rows": 0}, "limit rows must be a whole number of at least 1, got 0"),
+        ({"queue": 2.5}, "limit queue must be a whole number of at least 1, got 2.5"),
         (
             {"workers": True},
-            "limit workers: a whole number of at least 1 is expected",
+            "limit workers must be a whole number of at least 1, got True",
         ),
-        ({"body_mb": 0}, "limit body_mb: a number above 0 is expected, however: 0"),
+        ({"body_mb": 0}, "limit body_mb must be a number above 0, got 0"),
         (
             {"timeout_s": float("nan")},
-            "limit timeout_s: a number above 0 is expected",
+            "limit timeout_s must be a number above 0, got nan",
         ),
-        ({"timeout_s": "5"}, "limit timeout_s: a number above 0 is expected, however: '5'"),
-        ({"at_once_kb": -1}, "limit at_once_kb: a number of at least 0 is expected, however: -1"),
-        ({"drain_s": -1}, "limit drain_s: a number of at least 0 is expected, however: -1"),
+        ({"timeout_s": "5"}, "limit timeout_s must be a number above 0, got '5'"),
+        ({"inline_kb": -1}, "limit inline_kb must be a number of at least 0, got -1"),
+        ({"drain_s": -1}, "limit drain_s must be a number of at least 0, got -1"),
     ],
 )
 def test_a_wrong_limit_is_refused(given, message):

@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 
 from polyrank.schema import Schema
-from polyrank.serve.app.front import State
-from polyrank.serve.app.limits import Limits
-from polyrank.serve.app.queue import Queue
+from polyrank.serve.app.limits import Limits, Queue
+from polyrank.serve.app.middleware import State
 
 SMALL = Limits(body_mb=0.25, rows=300, timeout_s=30)
 
@@ -53,10 +52,10 @@ class Held:
     def __getattr__(self, name):
         return getattr(self._engine, name)
 
-    def answer(self, columns, shared):
+    def predict_columns(self, columns, shared):
         assert self.go.wait(60)
         self.cities += columns["city"]
-        return self._engine.answer(columns, shared)
+        return self._engine.predict_columns(columns, shared)
 
 
 def test_records_columns_and_candidates_have_one_answer(web, good):
@@ -92,7 +91,7 @@ def test_equal_scores_keep_the_order_of_the_rows(web, good):
     assert [each["row"] for each in found["top"]] == [0, 1, 2]
 
 
-def test_unseen_and_ignored_columns_are_told(web, good):
+def test_unseen_ids_and_ignored_columns_are_in_the_answer(web, good):
     record = good.records[0] | {"city": "Atlantis", "request": "r1"}
     found = web.score({"rows": [record] * 2}).json
     assert found["unseen"]["city"] == 2
@@ -103,16 +102,16 @@ def test_unseen_and_ignored_columns_are_told(web, good):
 @pytest.mark.parametrize(
     ("body", "status", "message"),
     [
-        (b'{"rows": [{"user": 1}', 400, "the body is no JSON in UTF-8"),
-        (b'{"rows": [{"user": "\xe9"}]}', 400, "the body is no JSON in UTF-8"),
-        (b"", 400, "the body is no JSON in UTF-8"),
+        (b'{"rows": [{"user": 1}', 400, "the body is not JSON in UTF-8"),
+        (b'{"rows": [{"user": "\xe9"}]}', 400, "the body is not JSON in UTF-8"),
+        (b"", 400, "the body is not JSON in UTF-8"),
         ({"rows": []}, 422, "no rows to score"),
         ({"rowz": []}, 422, "unknown key 'rowz'; did you mean 'rows'?"),
-        ({"rows": [{"user": 1}]}, 422, "column 'city' is not in row 0 of rows"),
-        ({"rows": [{}] * 301}, 413, "301 rows, and a request may have 300"),
+        ({"rows": [{"user": 1}]}, 422, "column 'city' is missing from row 0 of rows"),
+        ({"rows": [{}] * 301}, 413, "a request may have 300 rows, got 301"),
     ],
 )
-def test_a_wrong_body_is_told_what_is_wrong(web, good, body, status, message):
+def test_a_wrong_body_gets_an_error_that_says_why(web, good, body, status, message):
     answer = web.score(body, {"X-Request-ID": "mine-7"})
     assert answer.status == status
     assert message in answer.json["error"]
@@ -132,7 +131,10 @@ def test_a_wrong_body_is_told_what_is_wrong(web, good, body, status, message):
         ({"seen": "a/b"}, "seen"),
         ({"seen": [["a/b"]]}, "seen"),
         ({"seen": {"a": 1}}, "seen"),
-        ({"margin": "x"}, "fusion: column 'margin' is added up, and row 1 is no number"),
+        (
+            {"margin": "x"},
+            "fusion: column 'margin' must be a number in every row, got a string in row 1",
+        ),
         ({"margin": None}, "fusion: 1 of 3 values of column 'margin' are missing or infinite"),
         ({"margin": 1e309}, "fusion: 1 of 3 values of column 'margin' are missing or infinite"),
         ({"margin": 10**400}, "fusion: 1 of 3 values of column 'margin' are missing or infinite"),
@@ -163,7 +165,7 @@ def test_a_text_of_10_mb(serving, engine, good):
     web = serving(engine, SMALL)
     answer = web.score(long)
     assert answer.status == 413
-    assert "the body is larger than 0.25 MiB: send fewer rows" in answer.json["error"]
+    assert "the body is larger than 0.25 MiB: send fewer rows per request" in answer.json["error"]
     good(web)
 
 
@@ -194,7 +196,7 @@ def test_a_million_rows_are_413(serving, engine, good):
     web = serving(engine, Limits(body_mb=64))
     answer = web.score({"rows": {name: [1] * 10**6 for name in good.records[0]}})
     assert answer.status == 413
-    assert "1,000,000 rows, and a request may have 10,000" in answer.json["error"]
+    assert "a request may have 10,000 rows, got 1,000,000" in answer.json["error"]
     good(web)
 
 
@@ -205,8 +207,8 @@ def test_a_long_list_for_many_candidates_is_413(web, good):
     answer = web.score({"context": context, "candidates": {"price": prices}})
     assert answer.status == 413
     assert answer.json["error"] == (
-        "column 'seen' of the context has 20,000 ids, for 2 rows each, and a request may have "
-        "30,000: send fewer candidates, or the last ids alone"
+        "column 'seen' of the context has 20,000 ids for each of 2 rows, more than the 30,000 ids "
+        "that a request may have: send fewer candidates, or only the last ids"
     )
     few = {"context": context, "candidates": {"price": prices[:1]}}
     assert web.score(few).status == 200
@@ -233,7 +235,7 @@ def test_a_client_that_goes_away_in_the_middle_is_counted(web, good):
 
 def test_a_full_queue_is_429(serving, engine, good):
     held = Held(engine)
-    web = serving(held, Limits(queue=2, timeout_s=60, at_once_kb=0))
+    web = serving(held, Limits(queue=2, timeout_s=60, inline_kb=0))
     answers = []
     waiting = [Thread(target=lambda: answers.append(good(web))) for _ in range(2)]
     for each in waiting:
@@ -242,7 +244,7 @@ def test_a_full_queue_is_429(serving, engine, good):
     refused = web.score({"rows": good.records})
     assert refused.status == 429
     assert refused.headers["Retry-After"] == "1"
-    assert refused.json["error"] == "2 requests wait already, which is the most: try again"
+    assert refused.json["error"] == "the queue of 2 requests is full: try again"
     assert web.get("/healthz").status == 200  # the loop is free meanwhile
     held.go.set()
     for each in waiting:
@@ -269,42 +271,40 @@ def test_a_line_of_small_bodies_has_its_length_too():
 
 @pytest.mark.parametrize("kib", [0, 64])
 def test_a_body_has_one_answer_whoever_gives_it(serving, engine, good, kib):
-    good(serving(engine, Limits(at_once_kb=kib)))
+    good(serving(engine, Limits(inline_kb=kib)))
 
 
 def test_an_answer_that_takes_too_long_is_503(serving, engine, good):
     held = Held(engine)
-    web = serving(held, Limits(timeout_s=1, workers=1, at_once_kb=0))
+    web = serving(held, Limits(timeout_s=1, workers=1, inline_kb=0))
     for city in ("begun", "waits"):
         late = web.score({"rows": [good.records[0] | {"city": city}]})
         assert late.status == 503
         assert late.headers["Retry-After"] == "1"
-        assert late.json["error"] == (
-            "there was no answer within 1 s: try again later, with fewer rows"
-        )
+        assert late.json["error"] == "no answer within 1 s: try again later, with fewer rows"
     held.go.set()
     good(web)
     assert "begun" in held.cities  # it could not be stopped, and held nobody up
     assert "waits" not in held.cities
 
 
-def test_something_unexpected_is_500_with_its_id(serving, engine, good, caplog):
+def test_an_unexpected_error_is_500_with_its_id(serving, engine, good, caplog):
     class Broken(Held):
-        def answer(self, columns, shared):
+        def predict_columns(self, columns, shared):
             raise RuntimeError("a secret of the house")
 
     web = serving(Broken(engine))
     answer = web.score({"rows": good.records}, {"X-Request-ID": "a1"})
     assert answer.status == 500
     assert answer.json == {
-        "error": "something unexpected happened; the log has it",
+        "error": "unexpected error; the server's log has it under this request_id",
         "request_id": "a1",
     }
     web.get("/healthz")  # a line is written after its answer, and before the next one
     logged = [each for each in caplog.records if each.exc_info]
     assert len(logged) == 1
-    assert logged[0].about == {"request_id": "a1"}
-    line = next(each.about for each in caplog.records if "status" in getattr(each, "about", {}))
+    assert logged[0].fields == {"request_id": "a1"}
+    line = next(each.fields for each in caplog.records if "status" in getattr(each, "fields", {}))
     assert (line["status"], line["error"]) == (500, "RuntimeError('a secret of the house')")
 
 
@@ -319,7 +319,7 @@ def test_a_line_in_the_log_says_what_happened(web, good, caplog):
     good(web, headers={"X-Request-ID": "r7"})
     web.score({"rows": []}, {"X-Request-ID": "r8"})
     web.get("/healthz")  # a line is written after its answer, and before the next one
-    lines = {each.about["request_id"]: each.about for each in caplog.records}
+    lines = {each.fields["request_id"]: each.fields for each in caplog.records}
     assert lines["r7"].pop("ms") > 0
     assert lines["r7"] == {
         "request_id": "r7",
@@ -335,8 +335,8 @@ def test_top_k_needs_a_fusion(serving, engine, good):
     class Plain(Held):
         fusion, fusion_columns = None, ()
 
-        def answer(self, columns, shared):
-            return self._engine.answer(columns, shared)
+        def predict_columns(self, columns, shared):
+            return self._engine.predict_columns(columns, shared)
 
         def score(self, answer, columns):
             return None
@@ -344,7 +344,7 @@ def test_top_k_needs_a_fusion(serving, engine, good):
     web = serving(Plain(engine))
     answer = web.score({"rows": good.records, "top_k": 1})
     assert answer.status == 422
-    assert "this bundle declares none: add a [fusion] table" in answer.json["error"]
+    assert "this bundle declares no fusion: add a [fusion] table" in answer.json["error"]
     found = web.score({"rows": good.records}).json
     assert list(found) == ["rows", "outputs", "unseen", "ignored"]
     assert found["ignored"] == ["margin"]
@@ -358,8 +358,11 @@ def test_other_routes(web):
     assert "no route '/v1/scor'; did you mean '/v1/score'?" in answer.json["error"]
     answer = web.get("/v1/score")
     assert (answer.status, answer.headers["Allow"]) == (405, "POST")
-    assert answer.json["error"] == "/v1/score is not asked with GET but with POST"
+    assert answer.json["error"] == "/v1/score takes POST, got GET"
     assert web.get("/docs").status == 404
+    answer = web.ask("DELETE", "/healthz")
+    assert (answer.status, answer.headers["Allow"]) == (405, "GET, HEAD")
+    assert answer.json["error"] == "/healthz takes GET or HEAD, got DELETE"
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import pytest
 
 from polyrank.cli.app import run
 from polyrank.errors import PolyrankError
-from polyrank.serve.app.server import address, listening
+from polyrank.serve.app.server import listen, url
 
 CLIENTS, ENOUGH = 6, 5
 
@@ -123,7 +123,7 @@ def test_a_body_that_is_half_there_at_sigterm_is_answered(process, exported, bod
         head = f"POST /v1/score HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
         half.sendall(head.encode() + body[:10])
         server.send_signal(signal.SIGTERM)
-        while web.get("/readyz").status != 503:  # the door is open still, and says that it closes
+        while web.get("/readyz").status != 503:  # connections are still accepted
             pass
         half.sendall(body[10:])
         headers, _, answer = half.makefile("rb").read().partition(b"\r\n\r\n")
@@ -146,13 +146,13 @@ def test_a_second_signal_ends_it_at_once(process, exported):
 
 
 def test_a_port_in_use_is_refused(exported, command):
-    with listening("127.0.0.1", 0) as taken:
+    with listen("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]
         code, out, err = command("serve", exported, "--port", port)
     assert (code, out) == (1, "")
     assert err == (
-        f"error: cannot listen at '127.0.0.1', port {port}: Address already in use; --host and "
-        "--port name another address, and port 0 is a free one\n"
+        f"error: cannot listen on '127.0.0.1', port {port}: Address already in use; choose another "
+        "with --host and --port (0 takes any free port)\n"
     )
 
 
@@ -182,34 +182,39 @@ def test_what_the_server_needs_is_named(exported, command, monkeypatch):
     code, _, err = command("serve", exported)
     assert code == 1
     assert err == (
-        "error: the server needs fastapi, msgspec, onnxruntime, prometheus_client, uvicorn: "
+        "error: the server needs msgspec, onnxruntime, prometheus_client, starlette, uvicorn: "
         "pip install 'polyrank[serve]'\n"
     )
 
 
 def test_no_thread_is_refused(exported, command):
     code, _, err = command("serve", exported, "--threads", 0)
-    assert (code, err) == (1, "error: threads must be at least 1, however: 0\n")
+    assert (code, err) == (1, "error: threads must be a whole number of at least 1, got 0\n")
 
 
-def test_a_limit_that_is_none_is_refused(exported, command):
+def test_an_invalid_limit_is_refused(exported, command):
     code, _, err = command("serve", exported, "--queue", 0)
     assert code == 1
-    assert "limit queue: a whole number of at least 1 is expected, however: 0" in err
+    assert "limit queue must be a whole number of at least 1, got 0" in err
 
 
-def test_an_address_that_is_none_is_refused(monkeypatch):
-    with pytest.raises(PolyrankError, match="from 0 to 65535, however: 70000"):
-        listening("127.0.0.1", 70_000)
+def test_an_invalid_address_is_refused(monkeypatch):
+    with pytest.raises(
+        PolyrankError,
+        match=r"port must be a whole number of at least 0 and at most 65,535, got 70000",
+    ):
+        listen("127.0.0.1", 70_000)
 
     def unknown(*_, **__):
         raise socket.gaierror(-2, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
-    with pytest.raises(PolyrankError, match="at 'nowhere', port 1: Name or service not known; --"):
-        listening("nowhere", 1)
+    with pytest.raises(
+        PolyrankError, match="cannot listen on 'nowhere', port 1: Name or service not known; choose"
+    ):
+        listen("nowhere", 1)
 
 
 def test_an_address_is_written_as_a_url():
-    with listening("127.0.0.1", 0) as found:
-        assert address(found) == f"http://127.0.0.1:{found.getsockname()[1]}"
+    with listen("127.0.0.1", 0) as found:
+        assert url(found) == f"http://127.0.0.1:{found.getsockname()[1]}"

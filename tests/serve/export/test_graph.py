@@ -15,9 +15,9 @@ from polyrank.data.vocab import Vocab
 from polyrank.errors import ExportError
 from polyrank.features.sparse import NULL, PADDING, UNSEEN
 from polyrank.features.vocabulary import Vocabulary
+from polyrank.serve.engine import Session
 from polyrank.serve.export import graph
 from polyrank.serve.inputs import Inputs, matrix
-from polyrank.serve.session import Session
 
 few = settings(max_examples=60)
 

@@ -19,12 +19,12 @@ import polyrank as pr
 from polyrank.bundle import format
 from polyrank.errors import BundleError, ExportError
 from polyrank.features.sparse import NULL, PADDING
+from polyrank.serve.engine import Session
 from polyrank.serve.export import write as module
 from polyrank.serve.export.parity import Parity
 from polyrank.serve.export.twin import Twin
 from polyrank.serve.export.write import captured, export
 from polyrank.serve.inputs import RAW_FILE, ROWS_FILE, Inputs
-from polyrank.serve.session import Session
 
 
 @dataclass(frozen=True, eq=False)
@@ -333,8 +333,8 @@ def test_no_rows_are_refused(exported, saved, chunks, monkeypatch):
 
 def test_another_answer_is_refused_and_leaves_the_bundle_as_it_was(exported, copied, monkeypatch):
     class Wrong(Twin):
-        def _outputs(self, logits, extras):
-            return super()._outputs({name: z + 1e-3 for name, z in logits.items()}, extras)
+        def forward(self, inputs):
+            return tuple(each + 2e-4 for each in super().forward(inputs))
 
     before = content(copied)
     monkeypatch.setattr(module, "Twin", Wrong)

@@ -9,12 +9,17 @@ from collections.abc import Callable
 
 from polyrank.report.blocks import Section
 from polyrank.report.evidence import Evidence
-from polyrank.report.sections.epochs import training
-from polyrank.report.sections.gates import experts
-from polyrank.report.sections.probabilities import calibration, known_truth, ranking, spread
+from polyrank.report.sections.epochs import experts, training
+from polyrank.report.sections.predictions import (
+    calibration,
+    known_truth,
+    ranking,
+    spread,
+    values,
+)
 from polyrank.report.sections.record import configuration, environment, missing
-from polyrank.report.sections.rows import audit, fusion, segments
-from polyrank.report.sections.scores import scorecard
+from polyrank.report.sections.rows import audit, segments
+from polyrank.report.sections.scores import fusion, scorecard
 
 SECTIONS: tuple[Callable[[Evidence], Section | None], ...] = (
     missing,
@@ -22,6 +27,7 @@ SECTIONS: tuple[Callable[[Evidence], Section | None], ...] = (
     calibration,
     ranking,
     spread,
+    values,
     known_truth,
     segments,
     fusion,

@@ -1,4 +1,4 @@
-"""How training went: losses a term and validation metrics, over the epochs."""
+"""How training went: losses and metrics over the epochs, and whether experts specialise."""
 
 from __future__ import annotations
 
@@ -6,35 +6,47 @@ import re
 
 import polars as pl
 
+from polyrank.metrics.registry import METRICS
+from polyrank.models.expert_use import ExpertUse
 from polyrank.report import charts
-from polyrank.report.blocks import Figure, Paragraph, Section
+from polyrank.report.axes import hues, styles
+from polyrank.report.blocks import Block, Figure, Note, Paragraph, Section
 from polyrank.report.evidence import Evidence
 from polyrank.report.sections.scores import number
-from polyrank.terms import populations
+from polyrank.text import counted
 
 LOSS = re.compile(r"^(?P<split>train|valid) (?P<term>.+ @ .+) loss$")
 SPLITS = {"train": "training", "valid": "validation"}
+ENTROPY = re.compile(r"^(?:(?P<level>.+?) )?gate (?P<gate>.+) (?P<of>row|mean) entropy$")
+DEAD = re.compile(r"^(?P<level>.*?) ?largest dead rate$")
+HOW = dict(zip(("row", "mean"), charts.ENTROPIES, strict=True))
 
 
 def training(evidence: Evidence) -> Section | None:
-    """Return a loss curve a term and the validation AUC of every score."""
+    """Return a loss curve per term, and the validation metrics of every score."""
     history = evidence.history
     if "epoch" not in history.columns or history.is_empty():
         return None
-    best, kinds = best_epoch(history), {p.name: p.kind for p in populations(evidence.schema)}
-    figures = []
+    best, colours = best_epoch(history), hues(evidence.schema)
+    terms, figures = {term.name: term.population for term in evidence.schema.objective}, []
     for term, losses in _losses(history).items():
-        picture = charts.training(losses, _unit(kinds.get(term)), best)
-        figures.append(Figure(term, _lowest(losses), (picture,)))
-    auc = series(history, re.compile(r"^valid (?P<name>.+) auc$"))
-    if auc is not None:
-        caption = "Ranking on the validation rows; .5 is chance, and higher is better."
-        figures.append(Figure("Validation AUC", caption, (charts.by_epoch(auc, "AUC", best),)))
-    epochs = history.height
+        if term in terms:
+            title, hue = terms[term].label_kind.loss_title, colours[terms[term].task]
+            figures.append(
+                Figure(term, _lowest(losses), (charts.training(losses, title, best, hue),))
+            )
+    for name, metric in METRICS.items():
+        found = series(history, re.compile(rf"^valid (?P<name>.+ @ .+) {re.escape(name)}$"))
+        if found is not None:
+            better = {True: "higher is better", False: "lower is better", None: "best in between"}
+            caption = f"Of the validation rows; {better[metric.higher_is_better]}."
+            drawn = styles(evidence.schema, found["series"].unique(maintain_order=True))
+            picture = charts.by_epoch(found, metric.title, best, drawn)
+            figures.append(Figure(f"Validation {metric.title}", caption, (picture,)))
     kept = f"; the weights of epoch {best} were kept (dotted line)" if best is not None else ""
     text = (
-        f"{epochs} epoch{'s' if epochs > 1 else ''}{kept}. While both losses fall, the model still "
-        "learns; where validation rises and training falls, it learns the training rows by heart."
+        f"{counted(history.height, 'epoch')}{kept}. While both losses fall, the model still "
+        "learns; where validation rises and training falls, it memorises the training rows."
     )
     return Section("Training", (Paragraph(text), *figures))
 
@@ -74,13 +86,107 @@ def _losses(history: pl.DataFrame) -> dict[str, pl.DataFrame]:
 
 
 def _lowest(losses: pl.DataFrame) -> str:
-    """Say where a term was best."""
+    """Say in which epoch a term was best."""
     valid = losses.filter(pl.col("rows") == "validation")
     if valid.is_empty():
-        return "There are no validation rows: this is the loss of the rows that it learns from."
+        return "There are no validation rows: this is the loss of the training rows."
     lowest = valid.sort("loss").row(0, named=True)
     return f"Lowest on the validation rows in epoch {lowest['epoch']}: {number(lowest['loss'])}."
 
 
-def _unit(kind: str | None) -> str:
-    return "squared error, standardised" if kind == "regression" else "log loss, nats"
+def experts(evidence: Evidence) -> Section | None:
+    """Return what each gate listens to, how different experts are, and the entropy over epochs."""
+    blocks: list[Block] = [
+        Note(f"{each[0].upper()}{each[1:]}.", "warning")
+        for use in evidence.experts
+        for each in use.warnings()
+    ]
+    for use in evidence.experts:
+        blocks += [Paragraph(_summary(use)), *_figures(use)]
+    blocks += _epochs(evidence)
+    return Section("Gates and experts", tuple(blocks)) if blocks else None
+
+
+def _summary(use: ExpertUse) -> str:
+    where = f"In {use.level}, the" if use.level else "The"
+    return (
+        f"{where} gates spread their weight as widely as {use.effective_experts:.1f} experts of "
+        f"{len(use.experts)} used alike would, on {use.rows:,} of the rows."
+    )
+
+
+def _figures(use: ExpertUse) -> list[Figure]:
+    of = f" of {use.level}" if use.level else ""
+    names, gates = use.experts, [gate.name for gate in use.gates]
+    weights = [[gate.weights.get(name) for name in names] for gate in use.gates]
+    reading = (
+        "Mean weight that each gate gives to each expert. Equal rows of the grid share everything; "
+        "one dark cell a row specialises; a pale column is an expert that nobody uses."
+    )
+    if any(None in line for line in weights):
+        reading += " An empty cell is an expert that the gate does not see."
+    picture = charts.grid(weights, gates, names, titles=("gate", "expert"), measure="mean weight")
+    figures = [Figure(f"Gate weights{of}", reading, (picture,))]
+    reading = (
+        "Each expert's mean weight over rows and gates. The mark across a bar: what it would be if "
+        "every gate weighed all that it sees alike."
+    )
+    picture = charts.by_expert(use.utilisation, names, "mean weight", use.even)
+    figures.append(Figure(f"Utilisation{of}", reading, (picture,)))
+    if any(use.dead_rate):
+        reading = f"Share of an expert's units that are 0 on all {use.rows:,} rows: lost capacity."
+        picture = charts.by_expert(use.dead_rate, names, "dead units")
+        figures.append(Figure(f"Dead units{of}", reading, (picture,)))
+    if len(names) > 1:
+        reading = (
+            "Linear CKA of two experts' outputs. 1: they are the same up to rotation and scale, "
+            "and one of them is superfluous; 0: nothing in common."
+        )
+        if any(None in line for line in use.similarity):
+            reading += " An empty cell: one of the two gives every row the same output."
+        picture = charts.grid(
+            use.similarity, names, names, titles=("expert", "expert"), measure="linear CKA"
+        )
+        figures.append(Figure(f"Similarity{of}", reading, (picture,)))
+    return figures
+
+
+def _epochs(evidence: Evidence) -> list[Figure]:
+    """Return each level's entropies, and the dead rate where a unit ever died."""
+    history, found = evidence.history, []
+    best = best_epoch(history)
+    reading = (
+        "0: one expert; 1, log of the number of experts: all alike. Solid: how a single row is "
+        "weighed; dashed: the mean weights of all rows. Dashed far above solid: rows take "
+        "different experts, the gate routes. Both near 0: all rows take the same one, the gate has "
+        "collapsed."
+    )
+    for level, values in _entropies(history).items():
+        of = f" of {level}" if level else ""
+        drawn = styles(evidence.schema, values["gate"].unique(maintain_order=True))
+        hues = {gate: style.colour for gate, style in drawn.items()}
+        picture = charts.entropies(values, best, hues)
+        found.append(Figure(f"Entropy of the gates{of}", reading, (picture,)))
+    dead = series(history, DEAD)
+    if dead is not None and dead["value"].max():
+        dead = dead.with_columns(pl.col("series").replace("", "all experts"))
+        reading = "The expert with the largest share of units that are 0 on all rows looked at."
+        drawn = styles(evidence.schema, dead["series"].unique(maintain_order=True))
+        picture = charts.by_epoch(dead, "dead units, share", best, drawn, (0.0, 1.0))
+        found.append(Figure("Dead units over the epochs", reading, (picture,)))
+    return found
+
+
+def _entropies(history: pl.DataFrame) -> dict[str, pl.DataFrame]:
+    """Return `epoch`, `gate`, `of`, `value` of each level."""
+    found: dict[str, list[pl.DataFrame]] = {}
+    for column in history.columns:
+        if match := ENTROPY.match(column):
+            frame = history.select(
+                "epoch",
+                gate=pl.lit(match["gate"]),
+                of=pl.lit(HOW[match["of"]]),
+                value=pl.col(column).cast(pl.Float64),
+            ).drop_nulls()
+            found.setdefault(match["level"] or "", []).append(frame)
+    return {level: pl.concat(frames) for level, frames in found.items()}

@@ -13,8 +13,9 @@ def missing(evidence: Evidence) -> Section | None:
     gaps = []
     if evidence.missing is not None:
         gaps.append(
-            "Reliability and ranking curves, predictions by label, the truth, segments, trade-offs "
-            f"and what the experts do need the scored rows: {evidence.missing}."
+            "Reliability and ranking curves, predictions by label, predicted values, the truth, "
+            "segments, trade-offs and what the experts do need the scored rows: "
+            f"{evidence.missing}."
         )
     elif not evidence.labelled:
         gaps.append("No score has rows of both labels: no curve can be drawn.")

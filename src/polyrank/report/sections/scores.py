@@ -1,32 +1,18 @@
-"""The headline and the scorecard."""
+"""The scorecard and the fused score, in figures."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from polyrank.metrics.registry import METRICS
-from polyrank.metrics.score import TRUTH_COLUMNS, Score
-from polyrank.report.blocks import Block, Cell, Note, Paragraph, Section, Table
-from polyrank.report.evidence import Evidence
+import polars as pl
 
-TITLES = {
-    "auc": "AUC", "gauc": "grouped AUC", "pr_auc": "PR-AUC", "log_loss": "log loss", "ne": "NE",
-    "pcoc": "PCOC", "ece": "ECE", "rmse": "RMSE", "mae": "MAE", "r2": "R²", "bias": "bias",
-    "oracle_auc": "oracle AUC", "ndcg@10": "NDCG@10", "recall@10": "recall@10", "mrr": "MRR",
-    "interval": "intervals",
-}  # fmt: skip
-CALIBRATED = ("auc", "pcoc", "ece", "log_loss")  # what calibration is to mend, and to leave alone
-READING = {
-    "binary": (
-        "AUC, grouped AUC and PR-AUC: higher is better. Log loss, NE (log loss relative to knowing "
-        "the base rate) and ECE (mean gap of 15 bins): lower is better. PCOC, mean prediction / "
-        "mean label, is best at 1."
-    ),
-    "regression": (
-        "RMSE, MAE and bias are in the label's own unit; lower RMSE and MAE are better, bias is "
-        "best at 0, and R² is better the higher, 1 at most."
-    ),
-}
+from polyrank.labels import LABELS
+from polyrank.metrics.registry import METRICS, metrics_of
+from polyrank.metrics.score import TRUTH_COLUMNS, Score, by_request, metric_names, reasons
+from polyrank.report import charts
+from polyrank.report.axes import BLUE, hues
+from polyrank.report.blocks import Block, Cell, Figure, Note, Paragraph, ReportTable, Section
+from polyrank.report.evidence import Evidence
 
 
 def scorecard(evidence: Evidence) -> Section | None:
@@ -38,10 +24,10 @@ def scorecard(evidence: Evidence) -> Section | None:
             (Note("Nothing was scored: the run had neither validation nor test rows.", "warning"),),
         )
     blocks: list[Block] = [Note(text, "warning") for text in evidence.notes]
-    for kind in METRICS:
+    for kind in LABELS:
         scores = [score for score in card if score.kind == kind]
         if scores:
-            blocks += [_table(kind, scores), Paragraph(READING[kind])]
+            blocks += [_table(kind, scores), Paragraph(_reading(kind))]
     if any(_has_interval(score.metrics) for score in card):
         blocks.append(
             Paragraph(
@@ -49,7 +35,8 @@ def scorecard(evidence: Evidence) -> Section | None:
                 "training again with another seed would change."
             )
         )
-    blocks += _by_request(list(card))
+    for kind in LABELS:
+        blocks += _by_request(kind, [score for score in card if score.kind == kind])
     calibrated = [score for score in card if score.raw]
     if calibrated:
         blocks += [Paragraph("Before → after calibration:"), _before_and_after(calibrated)]
@@ -92,96 +79,147 @@ def interval(metric: Mapping[str, float]) -> str:
     return f"[{number(metric['low'])}, {number(metric['high'])}]"
 
 
-def count(value: int | None) -> Cell:
-    """Return a number of rows, or a dash where it means nothing."""
-    return (
-        Cell("–", reason="a score of probabilities, not of labels")
-        if value is None
-        else Cell(f"{value:,}")
-    )
+def title(name: str) -> str:
+    """Return the title of a metric, of its interval, or of all intervals.
+
+    Example:
+        >>> title("gauc"), title("gauc interval"), title("interval")
+        ('grouped AUC', 'grouped AUC interval', 'intervals')
+    """
+    if name == "interval":
+        return "intervals"
+    first, _, rest = name.partition(" ")
+    return f"{METRICS[first].title} {rest}".strip() if first in METRICS else name
+
+
+def cell(value: float | None, reason: str | None = None, detail: str = "") -> Cell:
+    """Return a figure, or a dash that says why there is none."""
+    if value is None:
+        return Cell("–", reason=reason or "it cannot be computed on these rows")
+    return Cell(f"{value:,}" if isinstance(value, int) else number(value), detail)
+
+
+def _measured(score: Score, name: str) -> Cell:
+    found, reason = score.metrics.get(name, {}), score.absent.get(name, "it was not measured")
+    return cell(found.get("value"), reason, interval(found))
 
 
 def _has_interval(metrics: Mapping[str, Mapping[str, float]]) -> bool:
     return any(interval(each) for each in metrics.values())
 
 
-def _table(kind: str, scores: Sequence[Score]) -> Table:
+def _table(kind: str, scores: Sequence[Score]) -> ReportTable:
     known = TRUTH_COLUMNS if any(score.truth for score in scores) else {}
-    counted = ["rows", "positives"] if kind == "binary" else ["rows"]
-    names = [name for name, each in METRICS[kind].items() if each.key != "request"]
+    counts = LABELS[kind].counts
+    names = [name for name, each in metrics_of(kind).items() if each.key != "request"]
     rows = tuple(
         (
             Cell(score.name),
-            *(count(getattr(score, each)) for each in counted),
-            *(_cell(score.metrics, score.absent, name) for name in names),
-            *(
-                _cell({each: {"value": v} for each, v in (score.truth or {}).items()},
-                      score.absent, name)
-                for name in known
-            ),
+            *(cell(getattr(score, each), "true probabilities, not labels") for each in counts),
+            *(_measured(score, name) for name in names),
+            *(cell((score.truth or {}).get(name), score.absent.get(name)) for name in known),
         )
         for score in scores
-    )  # fmt: skip
-    titles = [TITLES.get(name, name) for name in names]
-    titles += [
-        TITLES.get(name, shown) if name == "oracle_auc" else shown for name, shown in known.items()
-    ]
-    return Table(("score", *counted, *titles), rows, notes=_reasons(scores))
+    )
+    header = ("score", *counts, *map(title, names), *map(_truth_title, known))
+    notes = reasons(scores, _absent_title)
+    return ReportTable(header, rows, notes=tuple(notes))
 
 
-def _by_request(scores: Sequence[Score]) -> list[Block]:
+def _truth_title(name: str) -> str:
+    return TRUTH_COLUMNS[name].replace("auc", METRICS["auc"].title)
+
+
+def _absent_title(score: Score, name: str) -> str:
+    """Return the title of what is absent; a regression's mae is no distance to a truth."""
+    own = name in metrics_of(score.kind) or name not in TRUTH_COLUMNS
+    return title(name) if own else _truth_title(name)
+
+
+def _reading(kind: str) -> str:
+    """Say how to read the metrics of a kind of label."""
+    groups: dict[str, list[str]] = {}
+    for each in metrics_of(kind).values():
+        if each.key != "request":
+            how = (
+                f"best at {each.best:g}"
+                if each.best is not None
+                else f"{'higher' if each.higher_is_better else 'lower'} is better"
+            )
+            noted = f"{each.title} ({each.note})" if each.note else each.title
+            groups.setdefault(how, []).append(noted)
+    texts = (f"{listed(names)}: {how}." for how, names in groups.items())
+    return " ".join(f"{text[0].upper()}{text[1:]}" for text in texts)
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names as running text.
+
+    Example:
+        >>> listed(["AUC", "NE", "ECE"])
+        'AUC, NE and ECE'
+    """
+    *most, last = names
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def _by_request(kind: str, scores: Sequence[Score]) -> list[Block]:
     """Return the metrics of ranked lists, where there are requests."""
-    names = [name for name, each in METRICS["binary"].items() if each.key == "request"]
-    scores = [score for score in scores if score.metrics.keys() & set(names)]
+    names, scores = by_request(kind, scores)
     if not scores:
         return []
     text = "Within each request, over those with a positive: higher is better."
-    rows = tuple(
-        (Cell(score.name), *(_cell(score.metrics, score.absent, name) for name in names))
-        for score in scores
-    )
-    header = ("by request", *(TITLES.get(name, name) for name in names))
-    return [Table(header, rows), Paragraph(text)]
+    rows = tuple((Cell(s.name), *(_measured(s, name) for name in names)) for s in scores)
+    return [ReportTable(("by request", *map(title, names)), rows), Paragraph(text)]
 
 
-def _before_and_after(scores: Sequence[Score]) -> Table:
-    def cell(score: Score, name: str) -> Cell:
+def _before_and_after(scores: Sequence[Score]) -> ReportTable:
+    names = metric_names(scores, "diagnosed")
+
+    def change(score: Score, name: str) -> Cell:
         before, after = (score.raw or {}).get(name), score.metrics.get(name)
         if before is None or after is None:
-            return Cell("–", reason=score.absent.get(name, "it was not measured"))
+            return cell(None, score.absent.get(name, "it was not measured"))
         return Cell(f"{number(before)} → {number(after['value'])}")
 
+    rows = tuple((Cell(score.name), *(change(score, name) for name in names)) for score in scores)
+    return ReportTable(("score", *map(title, names)), rows)
+
+
+def fusion(evidence: Evidence) -> Section | None:
+    """Return how a fused score ranks each outcome, and what each of its weights trades off."""
+    fused = None if evidence.scorecard is None else evidence.scorecard.fusion
+    if fused is None:
+        return None
+    weights = ", ".join(f"{name} = {weight:g}" for name, weight in fused.weights.items())
+    text = (
+        f"Σ weight · log p or column, with {weights}. Only the order matters: it is measured "
+        "against each outcome on all rows."
+    )
     rows = tuple(
-        (Cell(score.name), *(cell(score, name) for name in CALIBRATED)) for score in scores
+        (
+            Cell(each.name),
+            cell(each.rows),
+            cell(each.positives),
+            *(_measured(each, name) for name in fused.metrics),
+        )
+        for each in fused.scores
     )
-    return Table(("score", *(TITLES[name] for name in CALIBRATED)), rows)
+    table = ReportTable(("outcome", "rows", "positives", *map(title, fused.metrics)), rows)
+    colours = hues(evidence.schema)
+    figures = [
+        _trade_off(name, points, colours.get(name, BLUE))
+        for name, points in evidence.trade_offs.items()
+    ]
+    return Section("Fused score", (Paragraph(text), table, *figures))
 
 
-def _cell(metrics: Mapping[str, Mapping[str, float]], absent: Mapping[str, str], name: str) -> Cell:
-    if name not in metrics:
-        return Cell("–", reason=absent.get(name, "it was not measured"))
-    return Cell(number(metrics[name]["value"]), detail=interval(metrics[name]))
-
-
-def _title(name: str) -> str:
-    """Return a metric's title, or that of its interval.
-
-    Example:
-        >>> _title("gauc"), _title("gauc interval"), _title("interval")
-        ('grouped AUC', 'grouped AUC interval', 'intervals')
-    """
-    metric, _, rest = name.partition(" ")
-    return " ".join(filter(None, (TITLES.get(metric, metric), rest)))
-
-
-def _reasons(scores: Sequence[Score]) -> tuple[str, ...]:
-    """Return a line a reason: which metrics it explains, and of which scores."""
-    found: dict[str, tuple[dict[str, None], dict[str, None]]] = {}
-    for score in scores:
-        for name, reason in score.absent.items():
-            names, where = found.setdefault(reason, ({}, {}))
-            names[_title(name)] = where[score.name] = None
-    return tuple(
-        f"– {', '.join(names)} of {', '.join(where)}: {reason}"
-        for reason, (names, where) in found.items()
+def _trade_off(name: str, points: pl.DataFrame, hue: str) -> Figure:
+    points = points.rename(lambda column: column.replace("auc of ", "AUC of "))
+    _, first, second = points.columns
+    reading = (
+        f"Each point is one weight of {name}, written beside it; the others are as declared. Right "
+        f"is better by {first}, up is better by {second}. A point that has another both above and "
+        "to the right of it is a bad bargain."
     )
+    return Figure(f"Weight of {name}", reading, (charts.trade_off(points, hue=hue),))

@@ -1,12 +1,22 @@
-"""What one request may ask of the server, and how long everything may take."""
+"""The bounds of a request, and what enforces them: its size, its time, its place in the queue."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from math import isfinite
-from numbers import Real
+import asyncio
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from math import ceil
+from typing import Generic, TypeVar
 
-from polyrank.errors import ConfigError
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from polyrank import spec
+from polyrank.errors import PolyrankError
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,24 +24,24 @@ class Limits:
     """The bounds within which the server answers.
 
     Args:
-        body_mb: largest body in MiB. Python stands still while a body is parsed: 16 MiB are a
-            tenth of a second.
-        rows: most rows of a request. So many with 31 columns fit into `body_mb`; more of them are
-            the work of `polyrank predict`.
+        body_mb: largest body in MiB. Nothing else runs while Python parses a body, which takes a
+            tenth of a second for 16 MiB.
+        rows: most rows per request. That many with 31 columns fit into `body_mb`; larger jobs are
+            for `polyrank predict`.
         timeout_s: for a body to arrive, and again for its answer. A caller who ranks has given up
             long before.
-        queue: scoring requests that wait or run; one more is answered 429. At a millisecond each,
-            the last of them waits as long as a person does not notice.
-        at_once_kb: a body up to so many KiB is answered by the event loop itself, which takes a
-            quarter less time than a thread; 0 for none. 64 KiB of rows are a millisecond or two,
-            and 20 at the worst (10,000 candidates that differ in one column), for which a health
-            check can wait.
-        workers: threads that answer larger bodies. With two, a request of thousands of rows does
-            not hold up another; parsing holds Python's lock, so more of them add nothing.
-        drain_s: after a signal, how long the door stays open with the sign that it closes.
+        queue: scoring requests that wait or run; one more gets 429. At a millisecond each, the last
+            in the queue waits less than a person notices.
+        inline_kb: a body up to this many KiB is scored on the event loop itself, which takes a
+            quarter less time than a thread; 0 turns it off. 64 KiB of rows take a millisecond or
+            two, at worst 20 (10,000 candidates that differ in one column): short enough for a
+            health check to wait.
+        workers: threads that score larger bodies. With two, a request of thousands of rows does not
+            hold up another; parsing holds Python's lock, so more threads add nothing.
+        drain_s: seconds of accepting with `Connection: close` after a signal.
 
     Raises:
-        ConfigError: a value that is no number above 0, or no whole number where it counts.
+        ConfigError: a value that is not a positive number, or not a whole one where it counts.
 
     Example:
         >>> Limits(rows=100).body_bytes
@@ -42,23 +52,171 @@ class Limits:
     rows: int = 10_000
     timeout_s: float = 5.0
     queue: int = 64
-    at_once_kb: float = 64.0
+    inline_kb: float = 64.0
     workers: int = 2
     drain_s: float = 1.0
 
     def __post_init__(self) -> None:
-        for each in fields(self):
-            value = getattr(self, each.name)
-            number = isinstance(value, Real) and not isinstance(value, bool) and isfinite(value)
-            if each.type == "int" and not isinstance(value, int):
-                number = False
-            may_be_0 = each.name in ("at_once_kb", "drain_s")
-            if not number or value < 0 or (value == 0 and not may_be_0):
-                kind = "a whole number of at least 1" if each.type == "int" else "a number above 0"
-                kind = "a number of at least 0" if may_be_0 else kind
-                raise ConfigError(f"limit {each.name}: {kind} is expected, however: {value!r}")
+        for name in ("rows", "queue", "workers"):
+            spec.whole(f"limit {name}", getattr(self, name))
+        for name in ("body_mb", "timeout_s"):
+            spec.number(f"limit {name}", getattr(self, name), above=0)
+        for name in ("inline_kb", "drain_s"):
+            spec.number(f"limit {name}", getattr(self, name), least=0)
 
     @property
     def body_bytes(self) -> int:
         """Largest body in bytes."""
         return int(self.body_mb * 2**20)
+
+
+class Refused(PolyrankError):
+    """A request that gets an error instead of scores, with its HTTP status and extra headers."""
+
+    def __init__(
+        self, message: str, status: int = 422, headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.headers = dict(headers or {})
+
+
+async def read_body(scope: Scope, receive: Receive, limits: Limits) -> bytes:
+    """Return the whole body of a request.
+
+    Raises:
+        Refused: 413 or 408.
+        ClientDisconnect: the client has gone.
+    """
+    for name, value in scope["headers"]:
+        if name == b"content-length" and value.isdigit() and int(value) > limits.body_bytes:
+            raise _too_large(limits)
+    parts, size = [], 0
+    try:
+        async with asyncio.timeout(limits.timeout_s):
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientDisconnect
+                part = message.get("body", b"")
+                size += len(part)
+                if size > limits.body_bytes:
+                    raise _too_large(limits)
+                parts.append(part)
+                if not message.get("more_body", False):
+                    return parts[0] if len(parts) == 1 else b"".join(parts)
+    except TimeoutError:
+        raise Refused(
+            f"the body did not arrive within {limits.timeout_s:g} s", 408, {"Connection": "close"}
+        ) from None
+
+
+def _too_large(limits: Limits) -> Refused:
+    return Refused(
+        f"the body is larger than {limits.body_mb:g} MiB: send fewer rows per request, or score a "
+        "file with `polyrank predict`",
+        413,
+        {"Connection": "close"},
+    )
+
+
+class Lingering:
+    """A response sent before the whole request has arrived.
+
+    Closing a connection while the client is still sending resets it, and the response is lost. So
+    the response goes out first, and the rest of the request is read and dropped, for so many
+    seconds at most.
+    """
+
+    def __init__(self, response: ASGIApp, seconds: float) -> None:
+        self.response, self.seconds = response, seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the response, read the rest of the request, and end."""
+
+        async def send_without_end(message: Message) -> None:
+            more = {"more_body": True} if message["type"] == "http.response.body" else {}
+            await send({**message, **more})
+
+        await self.response(scope, receive, send_without_end)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self.seconds):
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect" or not message.get("more_body", False):
+                        break
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+class Queue(Generic[Result]):
+    """A queue of limited length: small bodies are scored at once, others by worker threads.
+
+    While a thread works, the event loop stays free for health checks and for refusing what is too
+    much. Only the event loop's thread may call it.
+
+    Args:
+        work: from a body to its result.
+        limits: of the queue, the wait and the threads.
+    """
+
+    def __init__(self, work: Callable[[bytes], Result], limits: Limits) -> None:
+        self.length = 0  # requests that wait or run
+        self._work, self._limits = work, limits
+        self._pool = ThreadPoolExecutor(limits.workers, thread_name_prefix="score")
+
+    def check(self) -> None:
+        """Refuse one more request if the queue is full.
+
+        Raises:
+            Refused: 429.
+        """
+        if self.length >= self._limits.queue:
+            raise Refused(
+                f"the queue of {self.length} requests is full: try again", 429, {"Retry-After": "1"}
+            )
+
+    async def run(self, body: bytes) -> Result:
+        """Return the result of a body.
+
+        Raises:
+            Refused: 429 if the queue is full, 503 if the result takes too long, and whatever the
+                work refuses.
+        """
+        self.check()
+        if len(body) <= self._limits.inline_kb * 1024:
+            return await self._inline(body)
+        job = self._pool.submit(self._work, body)
+        self.length += 1
+        loop = asyncio.get_running_loop()
+
+        def done_elsewhere(_: Future[Result]) -> None:
+            with suppress(RuntimeError):  # the loop is closed: the process ends
+                loop.call_soon_threadsafe(self._leave)
+
+        try:
+            async with asyncio.timeout(self._limits.timeout_s):
+                return await asyncio.wrap_future(job)
+        except TimeoutError:
+            seconds = self._limits.timeout_s
+            raise Refused(
+                f"no answer within {seconds:g} s: try again later, with fewer rows",
+                503,
+                {"Retry-After": str(ceil(seconds))},
+            ) from None
+        finally:
+            # A running job cannot be stopped: it keeps its place until it ends.
+            if job.done():
+                self._leave()
+            else:
+                job.add_done_callback(done_elsewhere)
+
+    async def _inline(self, body: bytes) -> Result:
+        self.length += 1
+        try:
+            await asyncio.sleep(0)  # requests that have arrived take their places first
+            return self._work(body)
+        finally:
+            self._leave()
+
+    def _leave(self) -> None:
+        self.length -= 1

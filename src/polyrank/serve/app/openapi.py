@@ -1,4 +1,4 @@
-"""The request and the answer as JSON Schema, written from what the bundle needs."""
+"""The request and the answer of a bundle as JSON Schema."""
 
 from __future__ import annotations
 
@@ -8,26 +8,22 @@ from polyrank.serve.engine import Engine
 
 Json = dict[str, Any]
 _COUNT: Json = {"type": "integer", "minimum": 0}
-_NUMBERS: Json = {"type": "array", "items": {"type": "number"}}
-_ERROR: Json = {
-    "type": "object",
-    "required": ["error", "request_id"],
-    "properties": {"error": {"type": "string"}, "request_id": {"type": "string"}},
-    "additionalProperties": False,
-}
+_STRING: Json = {"type": "string"}
+_NUMBER: Json = {"type": "number"}
+_NUMBERS: Json = {"type": "array", "items": _NUMBER}
 _STATUSES = {
-    400: "The body is no JSON in UTF-8.",
+    400: "The body is not JSON in UTF-8.",
     408: "The body did not arrive in time.",
-    413: "The body, or the number of its rows, is above the limit.",
-    422: "The rows are not what the bundle needs; the message says what is wrong.",
-    429: "Too many requests wait.",
-    500: "Something unexpected happened; the server's log has it under the request's id.",
+    413: "The body or its number of rows is over the limit.",
+    422: "The bundle cannot score the rows; the error says why.",
+    429: "The queue of requests is full.",
+    500: "Unexpected error; the server's log has it under the request's id.",
     503: "The answer took too long.",
 }
 
 
 def request_schema(engine: Engine) -> Json:
-    """Return what `POST /v1/score` takes."""
+    """Return the schema of a body of `POST /v1/score`."""
     columns = _columns(engine)
     every = {"type": "object", "required": list(columns), "properties": columns}
     some = {"type": "object", "properties": columns}
@@ -38,13 +34,7 @@ def request_schema(engine: Engine) -> Json:
     }
     return {
         "oneOf": [
-            {
-                "title": title,
-                "type": "object",
-                "required": list(keys),
-                "properties": {**keys, **more},
-                "additionalProperties": False,
-            }
+            {"title": title, **_closed({**keys, **more}, optional="top_k")}
             for title, keys in shapes.items()
         ],
         "example": {"rows": [_example(engine)]},
@@ -52,43 +42,37 @@ def request_schema(engine: Engine) -> Json:
 
 
 def answer_schema(engine: Engine) -> Json:
-    """Return what `POST /v1/score` answers."""
+    """Return the schema of an answer of `POST /v1/score`."""
     counted = {
         "rows": {"type": "integer", "minimum": 1},
         "unseen": {"type": "object", "additionalProperties": _COUNT},
-        "ignored": {"type": "array", "items": {"type": "string"}},
+        "ignored": {"type": "array", "items": _STRING},
     }
     outputs = dict.fromkeys(engine.outputs, _NUMBERS)
     all_rows: Json = {"outputs": {"type": "object", "properties": outputs}}
     if engine.fusion is None:
         return _closed({**counted, **all_rows}, optional="ignored")
     all_rows |= {"score": _NUMBERS, "order": {"type": "array", "items": _COUNT}}
-    best = {
-        "row": _COUNT,
-        "score": {"type": "number"},
-        **{name: {"type": "number"} for name in engine.outputs},
-    }
+    best = {"row": _COUNT, **dict.fromkeys(["score", *engine.outputs], _NUMBER)}
     top = {"top": {"type": "array", "items": _closed(best)}}
+    shapes = ({**counted, **all_rows}, {**counted, **top})
+    return {"oneOf": [_closed(each, optional="ignored") for each in shapes]}
+
+
+def responses(engine: Engine) -> dict[int, Json]:
+    """Return the responses of `POST /v1/score`, by status."""
+    error = _closed(dict.fromkeys(["error", "request_id"], _STRING))
+    texts = {200: "The rows' outputs.", **_STATUSES}
+    schemas = {200: answer_schema(engine), **dict.fromkeys(_STATUSES, error)}
     return {
-        "oneOf": [
-            _closed({**counted, **all_rows}, optional="ignored"),
-            _closed({**counted, **top}, optional="ignored"),
-        ]
+        status: {"description": text, "content": {"application/json": {"schema": schemas[status]}}}
+        for status, text in texts.items()
     }
-
-
-def responses(engine: Engine) -> dict[int | str, Json]:
-    """Return the documented answers of `POST /v1/score`, by status."""
-    good = {"description": "The rows' outputs.", "content": _json(answer_schema(engine))}
-    found: dict[int | str, Json] = {200: good}
-    for status, text in _STATUSES.items():
-        found[status] = {"description": text, "content": _json(_ERROR)}
-    return found
 
 
 def _columns(engine: Engine) -> Json:
     found: Json = {name: codec.json for name, codec in engine.codecs.items()}
-    return found | {name: {"type": "number"} for name in engine.fusion_columns if name not in found}
+    return found | {name: _NUMBER for name in engine.fusion_columns if name not in found}
 
 
 def _example(engine: Engine) -> Json:
@@ -114,7 +98,3 @@ def _closed(properties: Json, optional: str | None = None) -> Json:
         "properties": properties,
         "additionalProperties": False,
     }
-
-
-def _json(schema: Json) -> Json:
-    return {"application/json": {"schema": schema}}

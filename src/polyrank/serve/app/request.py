@@ -1,10 +1,10 @@
-"""The body of a scoring request: parsed once, into columns. No object a row outlives the parser.
+"""The body of a scoring request, parsed once, into columns: no object per row outlives the parser.
 
 One of three shapes, of which the first two are the same rows:
 
     {"rows": [{"item": 1, "price": 2.5}, …]}
     {"rows": {"item": [1, …], "price": [2.5, …]}}
-    {"context": {"user": 7}, "candidates": …}          candidates are written as rows are
+    {"context": {"user": 7}, "candidates": …}          candidates in either form
 """
 
 from __future__ import annotations
@@ -20,33 +20,34 @@ import msgspec
 from pydantic_core import from_json
 
 from polyrank.errors import did_you_mean
-from polyrank.serve.app.refused import Refused
+from polyrank.serve.app.limits import Refused
 
 KEYS = ("rows", "context", "candidates", "top_k")
-_KINDS = {
+_TYPES = {
     dict: "an object",
     list: "a list",
-    str: "a text",
+    str: "a string",
     bool: "true or false",
     int: "a number",
     float: "a number",
     type(None): "null",
 }
-# What a client sends may be of any size; what is compared with it and told to it is not.
+# A client may send names of any size and number; what they are compared with, and its error, is
+# bounded.
 _NAME_LETTERS = 100
 _NAMES = 200
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
+class ScoreRequest:
     """The rows of a request, as columns.
 
     Args:
-        rows: their number.
-        columns: a list of values for each needed column that differs between rows.
-        shared: a value for each needed column that all rows have in common.
-        top_k: how many of the best rows are wanted, None for all rows in their order.
-        ignored: columns that were given and are not needed, sorted.
+        rows: number of rows.
+        columns: a list of values for each needed column of the rows.
+        shared: a value for each needed column of the context.
+        top_k: how many of the best rows to return; None for all rows in their order.
+        ignored: columns given and not needed, sorted.
     """
 
     rows: int
@@ -56,14 +57,14 @@ class Asked:
     ignored: Sequence[str]
 
     def values(self, name: str) -> list[Any]:
-        """Return a needed column, whether shared or not."""
+        """Return a needed column, shared or not."""
         return self.columns[name] if name in self.columns else [self.shared[name]] * self.rows
 
 
-def read(body: bytes, needed: Sequence[str], most_rows: int) -> Asked:
-    """Return what a body asks.
+def read(body: bytes, needed: Sequence[str], most_rows: int) -> ScoreRequest:
+    """Parse a body.
 
-    NaN is taken as JSON's null is: a missing value.
+    NaN is a missing value, as null is.
 
     Args:
         body: JSON, in UTF-8.
@@ -71,7 +72,7 @@ def read(body: bytes, needed: Sequence[str], most_rows: int) -> Asked:
         most_rows: of one request.
 
     Raises:
-        Refused: 400 for what is no JSON, 413 for too many rows, 422 for the rest.
+        Refused: 400 if it is not JSON, 413 for too many rows, 422 for the rest.
 
     Example:
         >>> body = b'{"context": {"user": 7}, "candidates": [{"item": 1}]}'
@@ -81,61 +82,57 @@ def read(body: bytes, needed: Sequence[str], most_rows: int) -> Asked:
     """
     given = _parsed(body)
     if type(given) is not dict:
-        raise Refused(422, f"the body is {_kind(given)}, and an object is expected: {_SHAPES}")
+        raise Refused(f"the body must be an object, got {json_type(given)}: {_SHAPES}")
     for key in given:
         if key not in KEYS:
-            raise Refused(
-                422, f"unknown key {_quoted(key)}{did_you_mean(key[:_NAME_LETTERS], KEYS)}"
-            )
+            raise Refused(f"unknown key {_quoted(key)}{did_you_mean(key[:_NAME_LETTERS], KEYS)}")
     if "rows" in given and ("context" in given or "candidates" in given):
-        raise Refused(422, f"rows are given, and so is a context or candidates: {_SHAPES}")
+        raise Refused(f"got both rows and a context or candidates: {_SHAPES}")
     if "rows" in given:
         where, rows, context = "rows", given["rows"], {}
     elif "context" in given and "candidates" in given:
         where, rows, context = "candidates", given["candidates"], given["context"]
         if type(context) is not dict:
-            raise Refused(422, f"context is {_kind(context)}, and an object is expected")
+            raise Refused(f"context must be an object, got {json_type(context)}")
     else:
         lacking = {"context", "candidates"} - given.keys()
-        what = f"{lacking.pop()} is missing" if len(lacking) == 1 else "there are no rows"
-        raise Refused(422, f"{what}: {_SHAPES}")
+        what = f"{lacking.pop()} is missing" if len(lacking) == 1 else "rows are missing"
+        raise Refused(f"{what}: {_SHAPES}")
     take = {list: _of_records, dict: _of_columns}.get(type(rows))
     if take is None:
         raise Refused(
-            422, f"{where}: a list of records or an object of columns, however: {_kind(rows)}"
+            f"{where} must be a list of records or an object of columns, got {json_type(rows)}"
         )
     own = [name for name in needed if name not in context] if context else needed
     count, columns, extra = take(rows, _Wanted(where, needed, own, context), most_rows)
     shared = {name: context[name] for name in needed if name in context} if context else {}
     if both := sorted(extra & context.keys()):
         raise Refused(
-            422,
-            f"column {_quoted(both[0])} is in the context and in the candidates: leave one of "
-            "them out",
+            f"column {_quoted(both[0])} is both in the context and in the candidates: leave one "
+            "out",
         )
     ignored = extra if len(shared) == len(context) else extra | (context.keys() - shared.keys())
-    return Asked(count, columns, shared, _top_k(given), sorted(ignored))
+    return ScoreRequest(count, columns, shared, _top_k(given), sorted(ignored))
 
 
 def _parsed(body: bytes) -> Any:
-    """Return what a body says, NaN being a number."""
     try:
         return msgspec.json.decode(body)
     except (ValueError, RecursionError):
-        pass  # it is strict, and a third faster
+        pass  # a third faster, and stricter: it refuses NaN
     try:
         return from_json(body)
     except ValueError as error:
-        raise Refused(400, f"the body is no JSON in UTF-8: {error}") from None
+        raise Refused(f"the body is not JSON in UTF-8: {error}", 400) from None
 
 
 _SHAPES = 'send {"rows": …} or {"context": {…}, "candidates": …}'
-_Taken = tuple[int, dict[str, list[Any]], set[str]]  # rows, columns, names that are not needed
+_Taken = tuple[int, dict[str, list[Any]], set[str]]  # rows, columns, names not needed
 
 
 @dataclass(frozen=True, eq=False)
 class _Wanted:
-    """What the rows must have: `own` is `needed` without what the context has."""
+    """The columns that the rows must have: `own` is `needed` without those of the context."""
 
     where: str
     needed: Sequence[str]
@@ -143,14 +140,15 @@ class _Wanted:
     context: Mapping[str, Any]
 
     def missing(self, name: str, place: str, given: Mapping[str, Any]) -> Refused:
-        """Return what is told of a column that is not there."""
-        both = f"neither in the context nor in {place}" if self.context else f"not in {place}"
+        """Return the error for a column that is not there."""
+        both = f"both the context and {place}" if self.context else place
         known = {each for names in (given, self.context) for each in islice(names, _NAMES)}
         others = [each[:_NAME_LETTERS] for each in known.difference(self.needed)]
         nearest = get_close_matches(name[:_NAME_LETTERS], sorted(others), n=1)
-        hint = f" (it has {_quoted(nearest[0])}: is that meant?)" if nearest else ""
+        hint = f" (misspelled as {_quoted(nearest[0])}?)" if nearest else ""
         return Refused(
-            422, f"column {_quoted(name)} is {both}{hint}; where a feature has no value, write null"
+            f"column {_quoted(name)} is missing from {both}{hint}; write null where a feature has "
+            "no value",
         )
 
 
@@ -173,12 +171,10 @@ def _of_records(records: list[Any], wanted: _Wanted, most: int) -> _Taken:
 
 
 def _faulty(records: list[Any], wanted: _Wanted) -> Refused:
-    """Return what is wrong with the first record that has not every name."""
+    """Return the error for the first record that lacks a column."""
     for row, record in enumerate(records):
         if type(record) is not dict:
-            return Refused(
-                422, f"{wanted.where}: row {row} is {_kind(record)}, and a record is an object"
-            )
+            return Refused(f"{wanted.where}: row {row} must be an object, got {json_type(record)}")
         for name in wanted.own:
             if name not in record:
                 return wanted.missing(name, f"row {row} of {wanted.where}", record)
@@ -191,18 +187,18 @@ def _of_columns(table: dict[str, Any], wanted: _Wanted, most: int) -> _Taken:
         if name not in table:
             raise wanted.missing(name, where, table)
     lengths = {}
-    for name in own or table:  # where all is shared, the others say how many rows there are
+    for name in own or table:  # if all is shared, the ignored columns say how many rows there are
         if type(table[name]) is not list:
-            kind = _kind(table[name])
-            raise Refused(422, f"{where}: column {_quoted(name)} is {kind}, not a list")
+            raise Refused(
+                f"{where}: column {_quoted(name)} must be a list, got {json_type(table[name])}",
+            )
         lengths[name] = len(table[name])
     first, count = next(iter(lengths.items()), ("", 0))
     for name, length in lengths.items():
         if length != count:
             raise Refused(
-                422,
-                f"{where}: column {_quoted(name)} has {length:,} values, and {_quoted(first)} has "
-                f"{count:,}: every column has one a row",
+                f"{where}: column {_quoted(name)} has length {length:,} and {_quoted(first)} has "
+                f"length {count:,}: each column needs one value per row",
             )
     _check_count(count, most)
     extra = set() if len(table) == len(own) else table.keys() - set(own)
@@ -211,12 +207,12 @@ def _of_columns(table: dict[str, Any], wanted: _Wanted, most: int) -> _Taken:
 
 def _check_count(rows: int, most: int) -> None:
     if not rows:
-        raise Refused(422, "no rows to score")
+        raise Refused("no rows to score")
     if rows > most:
         raise Refused(
+            f"a request may have {most:,} rows, got {rows:,}: split it, or score a file with "
+            "`polyrank predict`",
             413,
-            f"{rows:,} rows, and a request may have {most:,}: send several requests, or score a "
-            "file with `polyrank predict`",
         )
 
 
@@ -225,14 +221,25 @@ def _top_k(given: Mapping[str, Any]) -> int | None:
         return None
     value = given["top_k"]
     if type(value) is not int or value < 1:
-        shown = str(value)[:20] if type(value) in (int, float) else _kind(value)
-        raise Refused(422, f"top_k: a whole number of at least 1 is expected, however: {shown}")
+        shown = str(value)[:20] if type(value) in (int, float) else json_type(value)
+        raise Refused(f"top_k must be a whole number of at least 1, got {shown}")
     return value
 
 
-def _kind(value: Any) -> str:
-    return _KINDS[type(value)]
+def json_type(value: Any) -> str:
+    """Return the type of a parsed value, with its article.
+
+    Example:
+        >>> json_type([1]), json_type(None)
+        ('a list', 'null')
+    """
+    return _TYPES[type(value)]
+
+
+def shortened(text: str, letters: int) -> str:
+    """Return a text of at most so many letters and an ellipsis."""
+    return text if len(text) <= letters else text[:letters] + "…"
 
 
 def _quoted(name: str) -> str:
-    return repr(name if len(name) <= _NAME_LETTERS else name[:_NAME_LETTERS] + "…")
+    return repr(shortened(name, _NAME_LETTERS))

@@ -1,153 +1,199 @@
-"""The routes: an engine as a FastAPI application, in any ASGI server or in a test."""
+"""The routes: one list that gives the router, the OpenAPI document and the names in the metrics."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 
-from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
-from starlette.datastructures import Headers
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.responses import Response
-from starlette.routing import Route
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route as Routed
+from starlette.types import ASGIApp
 
 from polyrank import __version__
 from polyrank.errors import did_you_mean
-from polyrank.serve.app.body import Lingering, body_of
-from polyrank.serve.app.front import ROUTES, SCORE, Front, State, refusal, told
-from polyrank.serve.app.limits import Limits
-from polyrank.serve.app.openapi import request_schema, responses
-from polyrank.serve.app.queue import Queue
-from polyrank.serve.app.refused import Refused
+from polyrank.serve.app.limits import Limits, Lingering, Queue, Refused, read_body
+from polyrank.serve.app.middleware import RequestMiddleware, State, error_response
+from polyrank.serve.app.openapi import Json, request_schema, responses
 from polyrank.serve.app.scorer import Scorer
 from polyrank.serve.app.telemetry import Telemetry
 from polyrank.serve.engine import Engine
 from polyrank.serve.inputs import ROWS_FILE
 
 
-def app(engine: Engine, limits: Limits | None = None, state: State | None = None) -> FastAPI:
-    """Return the application that answers with an engine.
+@dataclass(frozen=True)
+class Route:
+    """A route, and how the OpenAPI document describes it.
 
     Args:
-        engine: of an exported bundle.
-        limits: of a request; None takes the defaults.
-        state: what says that the server stops; None for one that nobody stops.
+        method: GET includes HEAD.
+        body: JSON Schema of the request's body; None if it has none.
+        responses: OpenAPI responses by status.
+        timed: whether its requests are in the histogram of seconds.
     """
-    limits, state = limits or Limits(), state or State()
-    scorer = Scorer(engine, limits.rows)
-    queue = Queue(scorer, limits)
-    telemetry = Telemetry(
-        (each.name for each in engine.schema.features if each.id_tables),
-        engine.inputs,
-    )
 
-    found = FastAPI(
-        title="polyrank",
-        summary="Outcomes of impressions, and the order in which to show them.",
-        version=__version__,
-        docs_url=None,  # those pages load their scripts from elsewhere
-        redoc_url=None,
-        redirect_slashes=False,  # a redirect would name the host that the client wrote
+    path: str
+    endpoint: Callable[[Request], Awaitable[ASGIApp]]
+    summary: str
+    method: str = "GET"
+    body: Json | None = None
+    responses: Mapping[int, Json] = field(
+        default_factory=lambda: {200: _response("As JSON.", "application/json")}
     )
-    found.add_middleware(Front, telemetry=telemetry, state=state)
-    found.add_exception_handler(HTTPException, _no_route)
+    timed: bool = False
 
-    async def score(request: Request) -> Response:
-        about = request.scope["state"]["about"]
+    def operation(self) -> Json:
+        """Return the route in OpenAPI."""
+        content = {"application/json": {"schema": self.body}}
+        body = {"requestBody": {"required": True, "content": content}} if self.body else {}
+        statuses = {str(status): each for status, each in self.responses.items()}
+        return {
+            "operationId": self.endpoint.__name__,
+            "summary": self.summary,
+            **body,
+            "responses": statuses,
+        }
+
+
+class Service:
+    """The endpoints of an engine."""
+
+    def __init__(self, engine: Engine, limits: Limits, state: State) -> None:
+        self.engine, self.limits, self.state = engine, limits, state
+        self.scorer = Scorer(engine, limits.rows)
+        self.queue = Queue(self.scorer, limits)
+        self.telemetry = Telemetry(
+            (each.name for each in engine.schema.features if each.id_tables), engine.inputs
+        )
+        self.routes = (
+            Route(
+                "/v1/score",
+                self.score,
+                "Score rows, or rank candidates.",
+                method="POST",
+                body=request_schema(engine),
+                responses=responses(engine),
+                timed=True,
+            ),
+            Route("/v1/metadata", self.metadata, "What is served, and within which limits."),
+            Route("/healthz", self.alive, "Whether the process is alive."),
+            Route(
+                "/readyz",
+                self.ready,
+                "Whether to send requests here.",
+                responses={
+                    200: _response("Ready.", "application/json"),
+                    503: _response("The server is stopping.", "application/json"),
+                },
+            ),
+            Route(
+                "/metrics",
+                self.metrics,
+                "Counts for Prometheus.",
+                responses={200: _response("In the text format of Prometheus.", "text/plain")},
+            ),
+            Route("/openapi.json", self.openapi, "This document."),
+        )
+
+    async def score(self, request: Request) -> ASGIApp:
+        """Score rows, or rank candidates."""
+        fields = request.scope["state"]["fields"]
         try:
-            queue.check()  # a body that nobody will look at is not read
-            body = await body_of(request.scope, request.receive, limits)
-            answer = await queue.run(body)
+            self.queue.check()  # a body that will not be scored is not read
+            body = await read_body(request.scope, request.receive, self.limits)
+            scored = await self.queue.run(body)
         except Refused as error:
             if error.status == 429:
-                telemetry.rejected += 1
-            if error.status == 413 and "Connection" in error.headers:
-                return Lingering(
-                    told(str(error), about),
-                    status_code=413,
-                    headers=error.headers,
-                    seconds=limits.timeout_s,
-                )
-            return refusal(error.status, str(error), about, error.headers)
-        telemetry.scored(answer)
-        about["rows"] = answer.rows
-        return Response(answer.body, media_type="application/json")
+                self.telemetry.rejected += 1
+            response = error_response(error.status, str(error), fields, error.headers)
+            too_large = error.status == 413 and "Connection" in error.headers
+            return Lingering(response, self.limits.timeout_s) if too_large else response
+        self.telemetry.scored(scored)
+        fields["rows"] = scored.rows
+        return Response(scored.body, media_type="application/json")
 
-    content = {"application/json": {"schema": request_schema(engine)}}
-    found.post(
-        SCORE,
-        summary="Score rows, or rank candidates.",
-        response_class=Response,
-        responses=responses(engine),
-        openapi_extra={"requestBody": {"required": True, "content": content}},
-    )(score)
-    # FastAPI documents it, and the plain route in front answers it: what FastAPI does for arguments
-    # that there are none of here takes as long as looking up 800 ids.
-    found.router.routes.insert(0, Route(SCORE, score, methods=["POST"]))
+    async def metadata(self, _: Request) -> Response:
+        """Say what is served."""
+        engine = self.engine
+        return JSONResponse(
+            {
+                "polyrank": __version__,
+                "bundle": {key: engine.manifest[key] for key in ("polyrank", "format")},
+                "schema": engine.schema.to_table(),
+                "columns": list(self.scorer.needed),
+                "outputs": list(engine.outputs),
+                "fusion": None if engine.fusion is None else engine.fusion.to_table(),
+                "parity": engine.manifest["onnx"][ROWS_FILE],
+                "limits": asdict(self.limits),
+            }
+        )
 
-    @found.get("/healthz", summary="Whether the process lives.")
-    async def alive() -> JSONResponse:
+    async def alive(self, _: Request) -> Response:
+        """Say that the process is alive."""
         return JSONResponse({"status": "alive"})
 
-    stopping = {"description": "The server stops.", "content": {"application/json": {}}}
-
-    @found.get("/readyz", summary="Whether requests are wanted.", responses={503: stopping})
-    async def ready() -> JSONResponse:
-        if state.draining:
+    async def ready(self, _: Request) -> Response:
+        """Say whether to send requests here."""
+        if self.state.draining:
             return JSONResponse({"status": "draining"}, 503)
         return JSONResponse({"status": "ready"})
 
-    about_bundle = _metadata(engine, scorer, limits)
+    async def metrics(self, _: Request) -> Response:
+        """Return the counts."""
+        exposition = self.telemetry.exposition()
+        return Response(exposition, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
-    @found.get("/v1/metadata", summary="What is served, and within which limits.")
-    async def metadata() -> JSONResponse:
-        return JSONResponse(about_bundle)
+    async def openapi(self, _: Request) -> Response:
+        """Return the document that the routes make."""
+        return JSONResponse(document(self.routes))
 
-    text = {"description": "In its text format.", "content": {"text/plain": {}}}
+    async def no_route(self, request: Request, error: Exception) -> Response:
+        """Answer a path or a method that no route has."""
+        assert isinstance(error, HTTPException)
+        path, headers = request.url.path[:100], dict(error.headers or {})
+        message = str(error.detail)
+        if error.status_code == 404:
+            message = f"no route {path!r}{did_you_mean(path, (each.path for each in self.routes))}"
+        elif error.status_code == 405:
+            methods = sorted(headers["Allow"].split(", "))
+            headers["Allow"] = ", ".join(methods)
+            message = f"{path} takes {' or '.join(methods)}, got {request.method}"
+        fields = request.scope["state"]["fields"]
+        return error_response(error.status_code, message, fields, headers)
 
-    @found.get(
-        "/metrics",
-        summary="Counts for Prometheus.",
-        response_class=Response,
-        responses={200: text},
+
+def app(engine: Engine, limits: Limits | None = None, state: State | None = None) -> Starlette:
+    """Return an engine as an application for any ASGI server, which may stop it by its state."""
+    state = state or State()
+    service = Service(engine, limits or Limits(), state)
+    timed = {each.path: each.timed for each in service.routes}
+    found = Starlette(
+        routes=[Routed(each.path, each.endpoint, methods=[each.method]) for each in service.routes],
+        middleware=[
+            Middleware(RequestMiddleware, telemetry=service.telemetry, state=state, timed=timed)
+        ],
+        exception_handlers={HTTPException: service.no_route},
     )
-    async def metrics() -> Response:
-        return Response(telemetry.exposition(), headers={"Content-Type": CONTENT_TYPE_LATEST})
-
-    # Whoever only wants to know whether something answers asks with HEAD.
-    for path, answer in {
-        "/healthz": alive,
-        "/readyz": ready,
-        "/metrics": metrics,
-        "/v1/metadata": metadata,
-    }.items():
-        found.head(path, include_in_schema=False)(answer)
+    found.router.redirect_slashes = False  # a redirect would name the host that the client wrote
     return found
 
 
-def _metadata(engine: Engine, scorer: Scorer, limits: Limits) -> dict[str, Any]:
+def document(routes: Sequence[Route]) -> Json:
+    """Return the OpenAPI document of some routes."""
     return {
-        "polyrank": __version__,
-        "bundle": {"polyrank": engine.manifest["polyrank"], "format": engine.manifest["format"]},
-        "schema": engine.schema.to_table(),
-        "columns": list(scorer.needed),
-        "outputs": list(engine.outputs),
-        "fusion": None if engine.fusion is None else engine.fusion.to_table(),
-        "parity": engine.manifest["onnx"][ROWS_FILE],
-        "limits": asdict(limits),
+        "openapi": "3.1.0",
+        "info": {
+            "title": "polyrank",
+            "summary": "Outcomes of impressions, and the order in which to show them.",
+            "version": __version__,
+        },
+        "paths": {each.path: {each.method.lower(): each.operation()} for each in routes},
     }
 
 
-async def _no_route(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    about = request.scope["state"]["about"]
-    path, headers = request.url.path[:100], Headers(error.headers)
-    if error.status_code == 404:
-        message = f"no route {path!r}{did_you_mean(path, ROUTES)}"
-    elif error.status_code == 405:
-        message = f"{path} is not asked with {request.method} but with {headers.get('allow')}"
-    else:
-        message = str(error.detail)
-    return refusal(error.status_code, message, about, dict(headers))
+def _response(description: str, media_type: str) -> Json:
+    return {"description": description, "content": {media_type: {}}}

@@ -1,4 +1,4 @@
-"""From the bytes of a request to the bytes of its answer, wholly in one thread."""
+"""From the bytes of a request to the bytes of its answer, all in one thread."""
 
 from __future__ import annotations
 
@@ -8,29 +8,21 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from pydantic_core import to_json
 
 from polyrank.errors import DataError
-from polyrank.serve.answer import Answer
-from polyrank.serve.app import request, response
-from polyrank.serve.app.refused import Refused
-from polyrank.serve.app.request import Asked
-from polyrank.serve.engine import Engine
+from polyrank.serve.app import request
+from polyrank.serve.app.limits import Refused
+from polyrank.serve.app.request import ScoreRequest, json_type, shortened
+from polyrank.serve.engine import Engine, Predictions
 
-MOST_IDS = 100  # of a list of the context, for each row that a request may have
-_MESSAGE_LETTERS = 1000  # of an error that may quote what the client sent
+MOST_IDS = 100  # times the most rows: ids that a list of the context may have over all rows
+_MESSAGE_LETTERS = 1000  # an error may quote what the client sent
 
 
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """An answer, and what is counted of it.
-
-    Args:
-        body: JSON.
-        rows: their number.
-        ids: that were looked up, by feature.
-        unseen: ids that training did not see, by feature.
-        nulls: missing values, by feature.
-    """
+    """The answer to a request in JSON, and its counts: those of ids and values by feature."""
 
     body: bytes
     rows: int
@@ -40,74 +32,65 @@ class Scored:
 
 
 class Scorer:
-    """An engine that takes and gives JSON.
-
-    Args:
-        engine: that answers.
-        most_rows: of one request.
-    """
+    """An engine that takes and gives JSON, at most so many rows per request."""
 
     def __init__(self, engine: Engine, most_rows: int) -> None:
         self.engine, self.most_rows = engine, most_rows
         self.needed = tuple(dict.fromkeys([*engine.inputs, *engine.fusion_columns]))
 
     def __call__(self, body: bytes) -> Scored:
-        """Return the answer of a request.
+        """Score a request's body.
 
         Raises:
-            Refused: a request that cannot be answered.
+            Refused: a request that cannot be scored.
         """
         asked = request.read(body, self.needed, self.most_rows)
         if asked.top_k is not None and self.engine.fusion is None:
             raise Refused(
-                422,
-                "top_k needs a score to rank by, and this bundle declares none: add a [fusion] "
-                "table with a weight for each outcome to the experiment, train and export again, "
-                "or leave top_k out and sort by an output",
+                "top_k needs a score to rank by, and this bundle declares no fusion: add a "
+                "[fusion] table with a weight for each outcome to the experiment, train and export "
+                "again; or leave top_k out and sort by an output",
             )
         try:
-            answer = self._answer(asked)
-            score = self._score(asked, answer)
+            predicted = self._predict(asked)
+            score = self._score(asked, predicted)
         except DataError as error:
-            message = str(error)
-            if len(message) > _MESSAGE_LETTERS:
-                message = message[:_MESSAGE_LETTERS] + "…"
-            raise Refused(422, message) from None
+            raise Refused(shortened(str(error), _MESSAGE_LETTERS)) from None
         return Scored(
-            response.body(asked, answer, score),
+            _body(asked, predicted, score),
             asked.rows,
-            answer.ids,
-            answer.unseen,
-            answer.nulls,
+            predicted.ids,
+            predicted.unseen,
+            predicted.nulls,
         )
 
-    def _answer(self, asked: Asked) -> Answer:
+    def _predict(self, asked: ScoreRequest) -> Predictions:
         inputs = self.engine.inputs
         columns = {name: asked.columns[name] for name in inputs if name in asked.columns}
         shared = {name: asked.shared[name] for name in inputs if name in asked.shared}
         self._check_lists(shared, asked.rows)
-        if not columns:  # the number of rows is that of some column
+        if not columns:  # a column must say how many rows there are
             columns = {inputs[0]: asked.values(inputs[0])}
             shared.pop(inputs[0])
-        return self.engine.answer(columns, shared)
+        return self.engine.predict_columns(columns, shared)
 
     def _check_lists(self, shared: Mapping[str, Any], rows: int) -> None:
-        """Refuse a list of the context that is looked up for too many rows: the body is small."""
+        """Refuse a list of the context for too many rows: a small body, and much to look up."""
         for name, values in shared.items():
             if isinstance(values, list) and len(values) * rows > self.most_rows * MOST_IDS:
                 raise Refused(
+                    f"column {name!r} of the context has {len(values):,} ids for each of "
+                    f"{rows:,} rows, more than the {self.most_rows * MOST_IDS:,} ids that a "
+                    "request may have: send fewer candidates, or only the last ids",
                     413,
-                    f"column {name!r} of the context has {len(values):,} ids, for {rows:,} "
-                    f"rows each, and a request may have {self.most_rows * MOST_IDS:,}: send fewer "
-                    "candidates, or the last ids alone",
                 )
 
-    def _score(self, asked: Asked, answer: Answer) -> np.ndarray | None:
+    def _score(self, asked: ScoreRequest, predicted: Predictions) -> np.ndarray | None:
         columns = {name: _numbers(name, asked.values(name)) for name in self.engine.fusion_columns}
-        score = self.engine.score(answer, columns)
+        score = self.engine.score(predicted, columns)
         if score is not None and not np.isfinite(score).all():
             row = int(np.argmin(np.isfinite(score)))
-            raise DataError(f"fusion: the score of row {row} is too large for a number")
+            raise DataError(f"fusion: the score of row {row} is too large to represent")
         return score
 
 
@@ -115,6 +98,31 @@ def _numbers(name: str, values: Sequence[Any]) -> pl.Series:
     for row, value in enumerate(values):
         if not isinstance(value, int | float | None):
             raise DataError(
-                f"fusion: column {name!r} is added up, and row {row} is no number: write it as one"
+                f"fusion: column {name!r} must be a number in every row, got {json_type(value)} in "
+                f"row {row}"
             )
     return pl.Series(name, values, dtype=pl.Float64, strict=False)
+
+
+def _body(asked: ScoreRequest, predicted: Predictions, score: np.ndarray | None) -> bytes:
+    """Return an answer as JSON: the outputs in the order of the rows, or the best rows."""
+    found: dict[str, Any] = {"rows": asked.rows}
+    outputs = predicted.outputs
+    if score is None:
+        found["outputs"] = {name: values.tolist() for name, values in outputs.items()}
+    else:
+        order = np.argsort(-score, kind="stable")  # of equal scores, the lower row number first
+        if asked.top_k is None:
+            found["outputs"] = {name: values.tolist() for name, values in outputs.items()}
+            found["score"] = score.tolist()
+            found["order"] = order.tolist()
+        else:
+            best = order[: asked.top_k]
+            chosen = {name: values[best] for name, values in outputs.items()}
+            columns = {"row": best, "score": score[best], **chosen}
+            rows = zip(*(values.tolist() for values in columns.values()), strict=True)
+            found["top"] = [dict(zip(columns, row, strict=True)) for row in rows]
+    found["unseen"] = {name: count for name, count in predicted.unseen.items() if count}
+    if asked.ignored:
+        found["ignored"] = asked.ignored
+    return to_json(found)

@@ -1,4 +1,4 @@
-"""The process that serves: a socket, signals, and an end without a lost answer."""
+"""The process that serves: a socket, signals, and a stop that loses no answer."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from types import FrameType
 
 import uvicorn
 
+from polyrank import spec
 from polyrank.errors import PolyrankError
-from polyrank.serve.app.front import State
 from polyrank.serve.app.limits import Limits
-from polyrank.serve.app.log import to_stderr
+from polyrank.serve.app.middleware import State
 from polyrank.serve.app.routes import app
+from polyrank.serve.app.telemetry import log_to_stderr
 from polyrank.serve.engine import Engine
 
 logger = logging.getLogger(__name__)
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-_BACKLOG = 2048  # connections that wait to be taken
+_BACKLOG = 2048  # connections that wait to be accepted
 
 
 def serve(
@@ -34,57 +35,50 @@ def serve(
     port: int,
     started: Callable[[str], None],
 ) -> None:
-    """Serve until SIGTERM or SIGINT, and then answer everything that was accepted.
+    """Serve until SIGTERM or SIGINT, then answer everything that was accepted.
 
-    The process is the server's: it takes its signals and its log.
-
-    Args:
-        engine: that answers.
-        limits: of requests, and of the end.
-        host: name or address of one's own to listen at.
-        port: 0 takes a free one.
-        started: called with the address as soon as requests are answered.
+    It takes over the signals and the log of the process, and calls `started` with the URL as soon
+    as requests are answered.
 
     Raises:
-        PolyrankError: an address or a port that cannot be listened at.
+        PolyrankError: an address or a port that cannot be listened on.
     """
     state = State()
-    answering = app(engine, limits, state)
-    # The first run of a graph allocates what the others use, and a bundle that cannot answer at all
-    # is found before anybody asks.
-    engine.answer({name: [None] for name in engine.inputs})
-    listener = listening(host, port)
-    to_stderr()
+    application = app(engine, limits, state)
+    # The first run of a graph allocates what the others use, and a bundle that cannot predict at
+    # all is found before the first request.
+    engine.predict_columns({name: [None] for name in engine.inputs})
+    listener = listen(host, port)
+    log_to_stderr()
     config = uvicorn.Config(
-        answering,
+        application,
         log_config=None,
         access_log=False,
         server_header=False,
-        proxy_headers=False,  # nothing here depends on who asks
+        proxy_headers=False,  # nothing here depends on the client's address
         lifespan="off",
         ws="none",
-        # Longer than a proxy keeps a connection that nobody uses (60 s and more), so that it is the
-        # proxy who closes, and never both at once with a request under way.
+        # Longer than proxies keep an idle connection (60 s and more), so that the proxy closes it,
+        # and never the server while a request is under way.
         timeout_keep_alive=75,
         backlog=_BACKLOG,
-        timeout_graceful_shutdown=int(2 * limits.timeout_s + 1),  # a body, its answer
+        timeout_graceful_shutdown=int(2 * limits.timeout_s + 1),  # a body and its answer
     )
-    server = _Server(config, state, limits.drain_s, lambda: started(address(listener)))
-    # What was loaded stays: the collector need not go through it again while requests wait.
+    server = _Server(config, state, limits.drain_s, lambda: started(url(listener)))
+    # What is loaded stays: the collector must not go through it while requests wait.
     gc.collect()
     gc.freeze()
     server.run([listener])
     logger.info("stopped")
 
 
-def listening(host: str, port: int) -> socket.socket:
-    """Return a socket that is bound and takes connections.
+def listen(host: str, port: int) -> socket.socket:
+    """Return a bound socket that accepts connections; port 0 takes a free one.
 
     Raises:
-        PolyrankError: an address or a port that cannot be listened at.
+        PolyrankError: an address or a port that cannot be listened on.
     """
-    if not 0 <= port < 2**16:  # a resolver would take the rest of a division by it
-        raise PolyrankError(f"a port is a number from 0 to 65535, however: {port}")
+    spec.whole("port", port, least=0, most=2**16 - 1)  # a resolver would wrap it around
     found = None
     try:
         family, kind, protocol, _, where = socket.getaddrinfo(
@@ -100,22 +94,20 @@ def listening(host: str, port: int) -> socket.socket:
             found.close()
         reason = error.strerror or error
         raise PolyrankError(
-            f"cannot listen at {host!r}, port {port}: {reason}; --host and --port name another "
-            "address, and port 0 is a free one"
+            f"cannot listen on {host!r}, port {port}: {reason}; choose another with --host and "
+            "--port (0 takes any free port)"
         ) from None
     return found
 
 
-def address(listener: socket.socket) -> str:
+def url(listener: socket.socket) -> str:
     """Return the URL of a listening socket."""
     host, port = listener.getsockname()[:2]
-    return (
-        f"http://[{host}]:{port}" if listener.family == socket.AF_INET6 else f"http://{host}:{port}"
-    )
+    return f"http://{f'[{host}]' if listener.family == socket.AF_INET6 else host}:{port}"
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, but a signal first says that the end is near, and then lets it come."""
+    """uvicorn, but a signal first announces the stop, and then stops."""
 
     def __init__(
         self, config: uvicorn.Config, state: State, drain_s: float, started: Callable[[], None]
@@ -129,13 +121,13 @@ class _Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Take the signals while serving; none is raised again, since an end asked for is good."""
+        """Handle the signals while serving, and raise none again: a requested stop is a success."""
         loop = asyncio.get_running_loop()
 
-        def told(number: int, _: FrameType | None) -> None:
+        def handle(number: int, _: FrameType | None) -> None:
             loop.call_soon_threadsafe(self._stop, signal.Signals(number).name)
 
-        before = {each: signal.signal(each, told) for each in _SIGNALS}
+        before = {each: signal.signal(each, handle) for each in _SIGNALS}
         try:
             yield
         finally:
@@ -147,8 +139,8 @@ class _Server(uvicorn.Server):
             logger.warning("%s again: stopping at once", name)
             self.should_exit = self.force_exit = True
             return
-        # A listener that closes resets what nobody has read yet, and so does a connection. So for
-        # a while everything is answered as before, and says that it was the last on its connection.
+        # Closing a listener or a connection resets what nobody has read yet. So for a while
+        # everything is answered as before, with the word that it is the last on its connection.
         self._state.draining = True
         logger.info("%s: draining for %g s", name, self._drain_s)
         asyncio.get_running_loop().call_later(self._drain_s, self._close)

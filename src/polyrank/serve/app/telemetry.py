@@ -1,10 +1,13 @@
-"""What is counted, in plain numbers, and written out for Prometheus when it asks."""
+"""What an operator sees: counts for Prometheus, and one JSON object per line of the log."""
 
 from __future__ import annotations
 
+import json
+import logging
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import (
@@ -18,34 +21,15 @@ from prometheus_client.registry import Collector
 
 from polyrank.serve.app.scorer import Scored
 
-BUCKETS_S = (
-    0.0005,
-    0.001,
-    0.002,
-    0.003,
-    0.005,
-    0.01,
-    0.025,
-    0.05,
-    0.1,
-    0.25,
-    0.5,
-    1.0,
-    2.5,
-    5.0,
-    10.0,
-)
+_MS = (0.5, 1, 2, 3, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000)
+BUCKETS_S = tuple(each / 1000 for each in _MS)
 
 
 class Telemetry(Collector):
     """The server's counts since it started.
 
-    A request costs a few additions; labels are made when somebody reads. It belongs to the event
-    loop's thread.
-
-    Args:
-        id_features: names of the features whose ids are looked up.
-        features: names of all features.
+    A request costs a few additions; labels are made when the counts are read. Only the event loop's
+    thread may use it.
     """
 
     def __init__(self, id_features: Iterable[str], features: Iterable[str]) -> None:
@@ -60,23 +44,20 @@ class Telemetry(Collector):
         self._registry.register(self)
 
     def scored(self, found: Scored) -> None:
-        """Count an answer."""
+        """Count the rows, ids and missing values of a scored request."""
         self.rows += found.rows
-        for total, more in (
-            (self.ids, found.ids),
-            (self.unseen, found.unseen),
-            (self.nulls, found.nulls),
-        ):
+        totals = (self.ids, self.unseen, self.nulls)
+        for total, more in zip(totals, (found.ids, found.unseen, found.nulls), strict=True):
             for name, count in more.items():
                 if count:
                     total[name] += count
 
     def answered(self, route: str, status: int) -> None:
-        """Count a request."""
+        """Count a request by its route and status."""
         self.requests[route, status] += 1
 
     def took(self, seconds: float) -> None:
-        """Count the time of a scoring request."""
+        """Count a request in the histogram of seconds."""
         self._buckets[bisect_left(BUCKETS_S, seconds)] += 1
         self._seconds += seconds
 
@@ -87,36 +68,71 @@ class Telemetry(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics."""
         requests = CounterMetricFamily(
-            "polyrank_requests", "Answered requests.", labels=["route", "status"]
+            "polyrank_requests", "Requests answered.", labels=["route", "status"]
         )
         for (route, status), count in sorted(self.requests.items()):
             requests.add_metric([route, str(status)], count)
         yield requests
-        yield CounterMetricFamily("polyrank_rows", "Scored rows.", value=self.rows)
+        yield CounterMetricFamily("polyrank_rows", "Rows scored.", value=self.rows)
         running, buckets = 0, []
         for bound, count in zip([*map(str, BUCKETS_S), "+Inf"], self._buckets, strict=True):
             running += count
             buckets.append((bound, running))
         yield HistogramMetricFamily(
             "polyrank_request_seconds",
-            "Time of a scoring request, from its headers to the end of its answer.",
+            "Seconds of a scoring request, from its headers to the end of its answer.",
             buckets=buckets,
             sum_value=self._seconds,
         )
         for name, what, counts in (
-            ("polyrank_ids", "Ids that were looked up.", self.ids),
-            ("polyrank_unseen_ids", "Ids that training did not see.", self.unseen),
-            ("polyrank_missing_values", "Nulls, and NaN of a number.", self.nulls),
+            ("polyrank_ids", "Ids looked up.", self.ids),
+            ("polyrank_unseen_ids", "Ids not seen in training.", self.unseen),
+            ("polyrank_missing_values", "Nulls, and NaN in numbers.", self.nulls),
         ):
             family = CounterMetricFamily(name, what, labels=["feature"])
             for feature, count in counts.items():
                 family.add_metric([feature], count)
             yield family
-        yield GaugeMetricFamily(
-            "polyrank_in_flight", "Requests that are being answered.", value=self.in_flight
-        )
+        yield GaugeMetricFamily("polyrank_in_flight", "Requests in flight.", value=self.in_flight)
         yield CounterMetricFamily(
             "polyrank_queue_rejected",
-            "Requests that were turned away because too many waited.",
+            "Requests refused because the queue was full.",
             value=self.rejected,
         )
+
+
+# In ASCII: a path that a client chose may hold a line separator or a terminal's control sequence.
+_ENCODER = json.JSONEncoder(ensure_ascii=True, default=str)
+
+
+class JsonLines(logging.Formatter):
+    """A formatter whose lines are JSON: time, level, logger, message, and `extra={"fields": {…}}`.
+
+    Example:
+        >>> record = logging.LogRecord("web", logging.INFO, "", 0, "%d rows", (3,), None)
+        >>> record.fields = {"status": 200}
+        >>> JsonLines().format(record)[37:]
+        '"level": "info", "logger": "web", "message": "3 rows", "status": 200}'
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return a record as one line."""
+        when = datetime.fromtimestamp(record.created, UTC)
+        line = {
+            "time": when.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return _ENCODER.encode(line)
+
+
+def log_to_stderr() -> None:
+    """Log to standard error as JSON: polyrank's loggers from INFO, all others from WARNING."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonLines())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    logging.getLogger("polyrank").setLevel(logging.INFO)

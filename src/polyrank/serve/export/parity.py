@@ -23,8 +23,8 @@ from polyrank.bundle.model import Bundle
 from polyrank.data.table import Table
 from polyrank.errors import ExportError
 from polyrank.models.outputs import logits_of
+from polyrank.serve.engine import Session
 from polyrank.serve.inputs import RAW_FILE, Columns, Inputs
-from polyrank.serve.session import Session
 from polyrank.terms import output_columns
 
 logger = logging.getLogger(__name__)

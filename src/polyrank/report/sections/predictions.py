@@ -1,4 +1,4 @@
-"""What the probabilities are worth: calibrated, ranked, spread, and against the truth."""
+"""What predictions are worth: calibrated, ranked, spread, against the truth and the observed."""
 
 from __future__ import annotations
 
@@ -9,46 +9,48 @@ import numpy as np
 from polyrank.calibration import Isotonic, Platt
 from polyrank.calibration.fitting import NONE, Calibrator
 from polyrank.report import charts, curves
+from polyrank.report.axes import hues, styles
 from polyrank.report.blocks import Block, Figure, Listing, Paragraph, Section
-from polyrank.report.evidence import Evidence
-from polyrank.report.scored import ScoredRows
+from polyrank.report.evidence import Evidence, ScoredRows
 from polyrank.report.sections.scores import number
 
 
 def calibration(evidence: Evidence) -> Section | None:
     """Return each head's map, and a reliability curve a score with the counts of its points."""
-    figures = [_reliability(rows, label) for rows, label in evidence.labelled]
+    colours = hues(evidence.schema)
+    figures = [_reliability(rows, label, colours[rows.task]) for rows, label in evidence.labelled]
     if not figures and not evidence.calibrators:
         return None
     blocks: list[Block] = [Listing(tuple(_maps(evidence)))]
     if figures:
         text = (
-            "Points on the dashed line are calibrated; below it too much is promised, above it too "
-            "little. Bars are 95 % Wilson intervals: a bar that reaches the line is no evidence "
-            "against it. Beneath each chart: the rows and positives behind each point. Rows are "
-            "cut into 15 bins of equal count by their prediction, whose mean gap is the "
-            "scorecard's ECE."
+            "Points on the dashed line are calibrated; below it predictions are too high, above "
+            "it too low. Bars are 95 % Wilson intervals: a bar that reaches the line is no "
+            "evidence against calibration. Beneath each chart: the rows and positives behind each "
+            "point. Rows are cut into 15 bins of equal count by their prediction, whose mean gap "
+            "is the scorecard's ECE."
         )
         blocks += [Paragraph(text), *figures]
     return Section("Calibration", tuple(blocks))
 
 
-def _reliability(rows: ScoredRows, label: np.ndarray) -> Figure:
+def _reliability(rows: ScoredRows, label: np.ndarray, hue: str) -> Figure:
     bins = curves.reliability(label, rows.prediction, rows.weight)
     before = None if rows.raw is None else curves.reliability(label, rows.raw, rows.weight)
-    rate, logarithmic = _mean(label, rows), _rare(label, rows)
-    predicted = _mean(rows.prediction, rows)
-    raw = "" if rows.raw is None else f" ({number(_mean(rows.raw, rows))} before calibration)"
-    means = f"Predicted on average {number(predicted)}{raw}, observed {number(rate)}."
-    pictures = (
-        charts.reliability(bins, before, logarithmic=logarithmic),
-        charts.counts(bins, before, logarithmic=logarithmic),
+    rate = rows.mean(label)
+    raw = "" if rows.raw is None else f" ({number(rows.mean(rows.raw))} before calibration)"
+    predicted = number(rows.mean(rows.prediction))
+    means = f"Predicted on average {predicted}{raw}, observed {number(rate)}."
+    logarithmic = curves.rare(rate)
+    pictures = tuple(
+        chart(bins, before, logarithmic=logarithmic, hue=hue)
+        for chart in (charts.reliability, charts.counts)
     )
     return Figure(rows.name, means + _axes(logarithmic), pictures)
 
 
 def _maps(evidence: Evidence) -> Iterator[tuple[str, str]]:
-    """Yield each binary head with the map that it got, or why it has none."""
+    """Yield each calibrated head with the map that it got, or why it has none."""
     for task in evidence.schema.tasks:
         if task.label_kind.calibrated:
             head = f"{task.name}|{task.given}" if task.given else task.name
@@ -79,21 +81,22 @@ def ranking(evidence: Evidence) -> Section | None:
     for rows, label in evidence.labelled:
         roc[rows.name] = curves.roc(label, rows.prediction, rows.weight)
         precision[rows.name] = curves.precision_recall(label, rows.prediction, rows.weight)
-        rates[rows.name] = _mean(label, rows)
+        rates[rows.name] = rows.mean(label)
+    drawn = styles(evidence.schema, roc)
     return Section(
         "Ranking",
         (
             Figure(
                 "ROC",
                 "The nearer to the upper left, the better positives are told from negatives; the "
-                "dashed line is chance. The area beneath is the AUC.",
-                (charts.roc(roc),),
+                "diagonal is chance. The area beneath is the AUC.",
+                (charts.roc(roc, drawn),),
             ),
             Figure(
                 "Precision and recall",
                 "Of the rows above a threshold, how many are positive, against how many of the "
-                "positives are found. Dashed: the base rate, which a random order reaches.",
-                (charts.precision_recall(precision, rates),),
+                "positives are found. Thin and level: the base rate, which a random order reaches.",
+                (charts.precision_recall(precision, rates, drawn),),
             ),
         ),
     )
@@ -101,15 +104,15 @@ def ranking(evidence: Evidence) -> Section | None:
 
 def spread(evidence: Evidence) -> Section | None:
     """Return how predictions spread for positives and negatives."""
-    figures = []
+    figures, colours = [], hues(evidence.schema)
     for rows, label in evidence.labelled:
-        logarithmic = _rare(label, rows)
+        logarithmic = curves.rare(rows.mean(label))
         bins = curves.histogram(label, rows.prediction, rows.weight, logarithmic=logarithmic)
         caption = (
             f"{bins.negatives.sum():,} rows with label 0 and {bins.positives.sum():,} with label "
             f"1.{_axes(logarithmic)}"
         )
-        picture = charts.histogram(bins, logarithmic=logarithmic)
+        picture = charts.histogram(bins, logarithmic=logarithmic, hue=colours[rows.task])
         figures.append(Figure(rows.name, caption, (picture,)))
     if not figures:
         return None
@@ -122,15 +125,15 @@ def spread(evidence: Evidence) -> Section | None:
 
 def known_truth(evidence: Evidence) -> Section | None:
     """Return estimated against true probabilities, where a log knows them."""
-    figures = []
+    figures, colours = [], hues(evidence.schema)
     for rows in evidence.rows.values():
         if rows.truth is None or not len(rows.truth):
             continue
-        logarithmic = curves.rare(_mean(rows.truth, rows))
+        logarithmic = curves.rare(rows.mean(rows.truth))
         bins = curves.agreement(rows.truth, rows.prediction, rows.weight)
-        gap = _mean(np.abs(rows.truth - rows.prediction), rows)
+        gap = rows.mean(np.abs(rows.truth - rows.prediction))
         caption = f"Mean distance from the truth {number(gap)}.{_axes(logarithmic)}"
-        picture = charts.agreement(bins, logarithmic=logarithmic)
+        picture = charts.agreement(bins, logarithmic=logarithmic, hue=colours[rows.task])
         figures.append(Figure(rows.name, caption, (picture,)))
     if not figures:
         return None
@@ -143,13 +146,36 @@ def known_truth(evidence: Evidence) -> Section | None:
     return Section("Estimate and truth", (Paragraph(text), *figures))
 
 
+def values(evidence: Evidence) -> Section | None:
+    """Return predicted against observed values and the residuals of each score of no event."""
+    figures, colours = [], hues(evidence.schema)
+    for rows in evidence.rows.values():
+        if rows.is_event or rows.label is None or not len(rows.label):
+            continue
+        hue, weight = colours[rows.task], rows.weight
+        bins = curves.agreement(rows.label, rows.prediction, weight)
+        picture = charts.agreement(
+            bins, hue=hue, titles=("predicted, mean of the bin", "observed"), floor=None
+        )
+        predicted, observed = number(rows.mean(rows.prediction)), number(rows.mean(rows.label))
+        caption = f"Predicted on average {predicted}, observed {observed}."
+        figures.append(Figure(f"{rows.name}: predicted and observed", caption, (picture,)))
+        errors = curves.residuals(rows.label, rows.prediction, weight)
+        caption = (
+            f"Mean residual {number(errors.mean)}. The outermost bars hold the rows beyond them: 1 "
+            "% on either side."
+        )
+        picture = charts.residuals(errors, hue=hue)
+        figures.append(Figure(f"{rows.name}: residuals", caption, (picture,)))
+    if not figures:
+        return None
+    text = (
+        "Line: the mean observed value of the rows in a bin of equal count, by their prediction; "
+        "on the dashed line the prediction is right on average. Band: the middle 80 % of the "
+        "observed values. A residual is the observed value less the predicted one."
+    )
+    return Section("Predicted values", (Paragraph(text), *figures))
+
+
 def _axes(logarithmic: bool) -> str:
     return " Logarithmic axes." if logarithmic else ""
-
-
-def _mean(values: np.ndarray, rows: ScoredRows) -> float:
-    return float(np.average(values, weights=rows.weight))
-
-
-def _rare(label: np.ndarray, rows: ScoredRows) -> bool:
-    return curves.rare(_mean(label, rows))

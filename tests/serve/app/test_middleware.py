@@ -5,10 +5,11 @@ import logging
 
 import pytest
 
-from polyrank.serve.app.front import Front, State
+from polyrank.serve.app.middleware import RequestMiddleware, State
 from polyrank.serve.app.telemetry import Telemetry
 
 SCOPE = {"type": "http", "method": "GET", "path": "/healthz", "headers": []}
+PATHS = {"/healthz": False}
 
 
 async def begins_and_breaks(_scope, _receive, send):
@@ -23,7 +24,9 @@ def test_an_answer_that_has_begun_is_broken_off():
         sent.append(message)
 
     with pytest.raises(RuntimeError, match="half way"):
-        asyncio.run(Front(begins_and_breaks, telemetry, State())(dict(SCOPE), None, send))
+        asyncio.run(
+            RequestMiddleware(begins_and_breaks, telemetry, State(), PATHS)(dict(SCOPE), None, send)
+        )
     assert [message["type"] for message in sent] == ["http.response.start"]
     assert telemetry.in_flight == 0
     assert telemetry.requests == {("/healthz", 200): 1}
@@ -40,11 +43,11 @@ def test_a_client_who_resets_the_connection_is_no_fault(caplog):
 
     telemetry = Telemetry([], [])
     caplog.set_level(logging.INFO, "polyrank")
-    asyncio.run(Front(answers, telemetry, State())(dict(SCOPE), None, send))
+    asyncio.run(RequestMiddleware(answers, telemetry, State(), PATHS)(dict(SCOPE), None, send))
     assert telemetry.requests == {("/healthz", 499): 1}
     assert telemetry.in_flight == 0
     (line,) = caplog.records
-    assert (line.levelname, line.about["status"]) == ("INFO", 499)
+    assert (line.levelname, line.fields["status"]) == ("INFO", 499)
 
 
 def test_a_message_out_of_turn_is_a_fault():
@@ -52,4 +55,6 @@ def test_a_message_out_of_turn_is_a_fault():
         raise RuntimeError("Unexpected ASGI message")
 
     with pytest.raises(RuntimeError, match="Unexpected ASGI message"):
-        asyncio.run(Front(answers, Telemetry([], []), State())(dict(SCOPE), None, send))
+        asyncio.run(
+            RequestMiddleware(answers, Telemetry([], []), State(), PATHS)(dict(SCOPE), None, send)
+        )

@@ -4,7 +4,7 @@ import json
 import logging
 import sys
 
-from polyrank.serve.app.log import JsonLines
+from polyrank.serve.app.telemetry import JsonLines
 
 
 def test_a_traceback_is_in_the_line():
@@ -21,8 +21,8 @@ def test_a_traceback_is_in_the_line():
 
 def test_what_a_client_chose_ends_no_line_and_moves_no_cursor():
     record = logging.LogRecord("web", logging.INFO, "", 0, "request", (), None)
-    record.about = {"path": "/\n\x85\u2028\x9b2J\x7f/北京"}
+    record.fields = {"path": "/\n\x85\u2028\x9b2J\x7f/北京"}
     line = JsonLines().format(record)
     assert line.isascii()
     assert len(line.splitlines()) == 1
-    assert json.loads(line)["path"] == record.about["path"]
+    assert json.loads(line)["path"] == record.fields["path"]
