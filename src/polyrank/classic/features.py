@@ -145,7 +145,11 @@ hash=None)
 
 def vocab_of(features: Sequence[Feature]) -> Vocab:
     """Return identity vocabularies and the encoding `none`: nothing is fitted."""
-    tables = {table: owner.fixed(table) for table, owner in id_owners(features).items()}
+    tables = {
+        table: fixed
+        for table, owner in id_owners(features).items()
+        if (fixed := owner.fixed(table)) is not None
+    }
     return Vocab(features, tables, {f.name: DenseEncoding("none") for f in features if f.numeric})
 
 

@@ -181,7 +181,7 @@ class ClassicModel(nn.Module):
             self._rows(slot.table, x[slot.name].to(device).flatten(), offset)
             for slot, offset in zip(self.schema.fields, self.layout.offsets.tolist(), strict=True)
         ]
-        sequences = (feature for feature in self.schema.features if feature.lists)
+        sequences = (each for each in self.schema.features if isinstance(each, SequenceFeature))
         bags = [
             self._bag(feature, x[feature.name].to(device), offset)
             for feature, offset in zip(sequences, self.layout.bag_offsets.tolist(), strict=True)

@@ -226,7 +226,7 @@ class NumberCodec(Codec):
             found = self.read_values(list(chain.from_iterable(columns.values())))
             if found is None:
                 return None
-            numbers = np.reshape(found.values, (len(columns), -1))
+            numbers = np.asarray(found.values).reshape(len(columns), -1)
             nulls = [0] * len(numbers)
             if found.nulls:
                 nulls = np.count_nonzero(np.isnan(numbers), axis=1).tolist()
@@ -234,7 +234,7 @@ class NumberCodec(Codec):
 
         return tuple(alike), read
 
-    def place(self, values: np.ndarray | Bag) -> Mapping[str, np.ndarray | Bag]:
+    def place(self, values: Any) -> Mapping[str, np.ndarray | Bag]:
         return {}
 
     @property
@@ -316,7 +316,7 @@ class DenseCodec(NumberCodec):
     def columns(self) -> Mapping[str, int]:
         return {} if self.feature.tables else {self.feature.name: self.encoding.columns}
 
-    def place(self, values: np.ndarray | Bag) -> Mapping[str, np.ndarray | Bag]:
+    def place(self, values: Any) -> Mapping[str, np.ndarray | Bag]:
         encode = self.encoding.ids if self.feature.tables else self.encoding.apply
         return {self.feature.name: encode(values)}
 

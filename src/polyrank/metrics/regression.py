@@ -16,7 +16,6 @@ from numpy.typing import ArrayLike
 from polyrank.metrics.metric import Metric, Rows, one
 
 KINDS = ("regression",)
-UNIT = "in the label's own unit"
 
 
 def rmse(label: ArrayLike, prediction: ArrayLike, weight: ArrayLike | None = None) -> float:
@@ -46,7 +45,7 @@ def squared_error(rows: Rows) -> np.ndarray:
 RMSE = Metric(
     name="rmse",
     title="RMSE",
-    note=UNIT,
+    note="in the label's own unit",
     kinds=KINDS,
     higher_is_better=False,
     sums=(squared_error, one),
@@ -78,7 +77,7 @@ def mae(label: ArrayLike, prediction: ArrayLike, weight: ArrayLike | None = None
 MAE = Metric(
     name="mae",
     title="MAE",
-    note=UNIT,
+    note="likewise",
     kinds=KINDS,
     higher_is_better=False,
     sums=(lambda rows: np.abs(rows.prediction - rows.label), one),
@@ -172,7 +171,7 @@ def bias(label: ArrayLike, prediction: ArrayLike, weight: ArrayLike | None = Non
 BIAS = Metric(
     name="bias",
     title="bias",
-    note=UNIT,
+    note="mean prediction − mean label",
     kinds=KINDS,
     higher_is_better=None,
     best=0,

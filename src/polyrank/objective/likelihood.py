@@ -45,9 +45,11 @@ class Labels:
     def of(cls, schema: Schema, labels: Tensor, extras: Tensor | None = None) -> Labels:
         """Read the columns (B, L) and (B, E); a comparison with NaN is false."""
         tasks = [task.name for task in schema.tasks]
-        columns = (labels, labels == 1, labels == 0)
-        found = (dict(zip(tasks, each.unbind(1), strict=True)) for each in columns)
-        return cls(*found, named_extras(schema, extras))
+        value, yes, no = (
+            dict(zip(tasks, each.unbind(1), strict=True))
+            for each in (labels, labels == 1, labels == 0)
+        )
+        return cls(value, yes, no, named_extras(schema, extras))
 
     def within(self, where: Population, rows: Tensor) -> Tensor:
         """Return the rows for which the population's conditions happened."""

@@ -120,8 +120,10 @@ def y_axis(field: str, title: str, domain: tuple[float, float], logarithmic: boo
 
 
 def _axis(domain: tuple[float, float], logarithmic: bool) -> dict[str, Any]:
-    ticks: dict[str, Any] = {"values": ticks_of(*domain)} if logarithmic else {"tickCount": 5}
-    return {**ticks, "format": "~g", "labelOverlap": "greedy"}
+    ticks: dict[str, Any] = {"tickCount": 5, "format": "~r"}
+    if logarithmic:
+        ticks = {"values": ticks_of(*domain), "format": "~g"}
+    return {**ticks, "labelOverlap": "greedy"}
 
 
 def ticks_of(low: float, high: float) -> list[float]:

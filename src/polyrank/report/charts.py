@@ -245,9 +245,8 @@ def precision_recall(
     paths = paths.encode(x=x, y=y, **series, order="order:Q", tooltip=tips)
     rates = pl.DataFrame({"score": list(base_rates), "precision": list(base_rates.values())})
     rules = drawn_on(rates).mark_rule(opacity=0.6, strokeWidth=1)
-    return finished(
-        rules.encode(y=y, **series, tooltip=["score:N", rate]), paths, height=HEIGHT + 40
-    )
+    rules = rules.encode(y=y, **series, tooltip=["score:N", rate])
+    return finished(paths, rules, height=HEIGHT + 40)
 
 
 def histogram(bins: Histogram, *, logarithmic: bool, hue: str) -> alt.LayerChart:

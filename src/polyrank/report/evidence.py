@@ -135,7 +135,7 @@ def gather(
             a scorecard of their own.
         missing: why there are no rows, in words; of interest where `rows` is None.
         trained: when the bundle was written.
-        audit: of the log that the bundle was learnt from; see `polyrank.data.check.check`.
+        audit: of the log that the bundle was trained on; see `polyrank.data.check.check`.
         unaudited: why there is none, in words; of interest where `audit` is None.
 
     Raises:

@@ -37,12 +37,17 @@ def training(evidence: Evidence) -> Section | None:
             )
     for name, metric in METRICS.items():
         found = series(history, re.compile(rf"^valid (?P<name>.+ @ .+) {re.escape(name)}$"))
-        if found is not None:
-            better = {True: "higher is better", False: "lower is better", None: "best in between"}
-            caption = f"Of the validation rows; {better[metric.higher_is_better]}."
-            drawn = styles(evidence.schema, found["series"].unique(maintain_order=True))
-            picture = charts.by_epoch(found, metric.title, best, drawn)
-            figures.append(Figure(f"Validation {metric.title}", caption, (picture,)))
+        if found is None:
+            continue
+        how = {True: "higher is better", False: "lower is better", None: "best in between"}
+        caption = f"Of the validation rows; {how[metric.higher_is_better]}."
+        drawn = styles(evidence.schema, found["series"].unique(maintain_order=True))
+        # Areas and losses share an axis; an error in the label's own unit has one to itself.
+        for names in [list(drawn)] if metric.of_events else [[each] for each in drawn]:
+            of = "" if metric.of_events else f" of {names[0]}"
+            lines, shown = found.filter(pl.col("series").is_in(names)), {n: drawn[n] for n in names}
+            picture = charts.by_epoch(lines, metric.title, best, shown)
+            figures.append(Figure(f"Validation {metric.title}{of}", caption, (picture,)))
     kept = f"; the weights of epoch {best} were kept (dotted line)" if best is not None else ""
     text = (
         f"{counted(history.height, 'epoch')}{kept}. While both losses fall, the model still "

@@ -152,27 +152,25 @@ def values(evidence: Evidence) -> Section | None:
     for rows in evidence.rows.values():
         if rows.is_event or rows.label is None or not len(rows.label):
             continue
-        hue, weight = colours[rows.task], rows.weight
-        bins = curves.agreement(rows.label, rows.prediction, weight)
-        picture = charts.agreement(
-            bins, hue=hue, titles=("predicted, mean of the bin", "observed"), floor=None
+        bins = curves.agreement(rows.label, rows.prediction, rows.weight)
+        errors = curves.residuals(rows.label, rows.prediction, rows.weight)
+        titles, hue = ("predicted, mean of the bin", "observed"), colours[rows.task]
+        pictures = (
+            charts.agreement(bins, hue=hue, titles=titles, floor=None),
+            charts.residuals(errors, hue=hue),
         )
-        predicted, observed = number(rows.mean(rows.prediction)), number(rows.mean(rows.label))
-        caption = f"Predicted on average {predicted}, observed {observed}."
-        figures.append(Figure(f"{rows.name}: predicted and observed", caption, (picture,)))
-        errors = curves.residuals(rows.label, rows.prediction, weight)
         caption = (
-            f"Mean residual {number(errors.mean)}. The outermost bars hold the rows beyond them: 1 "
-            "% on either side."
+            f"Predicted on average {number(rows.mean(rows.prediction))}, observed "
+            f"{number(rows.mean(rows.label))}."
         )
-        picture = charts.residuals(errors, hue=hue)
-        figures.append(Figure(f"{rows.name}: residuals", caption, (picture,)))
+        figures.append(Figure(rows.name, caption, pictures))
     if not figures:
         return None
     text = (
-        "Line: the mean observed value of the rows in a bin of equal count, by their prediction; "
+        "Above: the mean observed value of the rows in a bin of equal count, by their prediction; "
         "on the dashed line the prediction is right on average. Band: the middle 80 % of the "
-        "observed values. A residual is the observed value less the predicted one."
+        "observed values. Beneath: the residuals, observed less predicted; the outermost bars "
+        "hold the 1 % beyond them."
     )
     return Section("Predicted values", (Paragraph(text), *figures))
 
