@@ -65,7 +65,6 @@ class ExactRowsEngine(EmbeddingEngine):
     def step(
         self, ids: Tensor, gradient: Tensor, lr: float, bags: Sequence[TensorBag] = ()
     ) -> None:
-        """Update every row."""
         pairs = self.embed.row_gradients(ids, gradient, bags)
         for pack, (rows, each) in zip(self.embed.pack, pairs, strict=True):
             pack.grad = torch.zeros_like(pack).index_add_(0, rows, each)
@@ -74,11 +73,9 @@ class ExactRowsEngine(EmbeddingEngine):
         self.optimizer.zero_grad(set_to_none=True)
 
     def state(self) -> dict[str, Tensor]:
-        """Return torch's state of each pack."""
         return optimizer_state(self.optimizer)
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Take over what `state` returned."""
         load_optimizer_state(self.optimizer, state)
 
 
@@ -93,11 +90,7 @@ class Penalty:
 
     @classmethod
     def of(cls, params: Mapping[str, float] | None) -> Penalty:
-        """Return the penalty of `regularization_params`.
-
-        Raises:
-            ConfigError: an unknown key, or a negative value.
-        """
+        """Return the penalty of `regularization_params`."""
         params, where = params or {}, "regularization_params"
         spec.check_keys(params, [each.name for each in fields(cls)], where)
         return cls(**{key: spec.number(f"{where}: {key}", params[key], least=0) for key in params})
@@ -139,11 +132,7 @@ class Penalty:
 class EpochSchedule:
     """A torch scheduler of any class, stepped after each epoch on a stand-in optimiser.
 
-    Args:
-        optimizer: the optimiser's class, whose defaults the scheduler may read.
-        options: its arguments.
-        function: the scheduler's class; None keeps the rate constant.
-        params: its arguments.
+    The scheduler may read the optimiser's defaults; without one, the rate is constant.
     """
 
     def __init__(
@@ -202,9 +191,6 @@ def chosen(
     """Return the optimisers of the dense part and of the rows, and the torch class they stand for.
 
     Without a class, the engine's own: Adam, and Adam on the rows that a batch touches.
-
-    Raises:
-        ConfigError: an optimiser that works otherwise, or an option that the default lacks.
     """
     options: dict[str, Any] = dict(DEFAULTS if params is None else params)
     for name, reason in (
