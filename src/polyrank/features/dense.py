@@ -13,9 +13,9 @@ import numpy as np
 import polars as pl
 
 from polyrank.errors import DataError, SchemaError, did_you_mean
-from polyrank.features.bags import Bag
+from polyrank.features.bags import Bag, packed
 from polyrank.features.ids import EXACT
-from polyrank.features.kind import Codec, Encoded, Feature, Slot, Together, packed
+from polyrank.features.kind import Codec, Encoded, Feature, Slot, Together
 from polyrank.features.vocabulary import NoneType, Vocabulary
 from polyrank.spec import whole
 
