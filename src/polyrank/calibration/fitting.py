@@ -81,9 +81,10 @@ def calibrate(
     """
     rows = _rows(logit, label, weight, groups)
     positives = int(rows.label.sum())
-    refused = _refusal(rows, positives)
-    if refused is not None:
-        return Calibrator(None, len(rows.label), positives, {}, refused)
+    for name, count in (("positives", positives), ("negatives", len(rows.label) - positives)):
+        if count < LEAST:
+            reason = f"{count:,} {name}, and at least {LEAST} are needed"
+            return Calibrator(None, len(rows.label), positives, {}, reason)
     losses = {NONE: log_loss(rows.logit, rows.label)}
     losses |= {
         name: loss
@@ -134,13 +135,6 @@ def _rows(
         w / w.max(initial=0) if len(w) else w,
         np.arange(len(order)) if groups is None else groups[order],
     )
-
-
-def _refusal(rows: _Rows, positives: int) -> str | None:
-    for name, count in (("positives", positives), ("negatives", len(rows.label) - positives)):
-        if count < LEAST:
-            return f"{count:,} {name}, and at least {LEAST} are needed"
-    return None
 
 
 def _cross_fit(kind: type[CalibrationMap], rows: _Rows, seed: int) -> np.ndarray | None:

@@ -25,6 +25,10 @@ from polyrank.train.optim import (
 )
 
 DEFAULTS = {"lr": 1e-3, "weight_decay": 1e-5}
+_UNSUPPORTED: Mapping[Any, str] = {
+    torch.optim.LBFGS: "evaluates the loss several times a step",
+    torch.optim.SparseAdam: "takes sparse gradients only",
+}
 _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)  # noqa: SLF001  the only common base
 
 
@@ -95,38 +99,33 @@ class Penalty:
         spec.check_keys(params, [each.name for each in fields(cls)], where)
         return cls(**{key: spec.number(f"{where}: {key}", params[key], least=0) for key in params})
 
-    @property
-    def of_rows(self) -> bool:
-        """Whether embeddings are penalised."""
-        return self.embedding_l1 > 0 or self.embedding_l2 > 0
-
     def attach(self, model: nn.Module, trainer: Trainer) -> None:
         """Add the penalty's gradient before each step of the trainer's optimisers."""
-        norms = {id(p) for m in model.modules() if isinstance(m, _NORMS) for p in m.parameters()}
-        tables = {
-            id(weight)
-            for module in model.modules()
-            if isinstance(module, nn.Embedding | nn.EmbeddingBag | PackedEmbedder)
-            for weight in module.parameters()
-        }
-        balance = {id(parameter) for parameter in trainer.balance.parameters()}
+        if self == Penalty():
+            return
 
+        def ids(*kinds: type[nn.Module]) -> set[int]:
+            found = (module for module in model.modules() if isinstance(module, kinds))
+            return {id(weight) for module in found for weight in module.parameters()}
+
+        tables = ids(nn.Embedding, nn.EmbeddingBag, PackedEmbedder)
+        spared = ids(*_NORMS) | {id(weight) for weight in trainer.balance.parameters()}
+
+        @torch.no_grad()
         def pull(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-            with torch.no_grad():
-                for group in optimizer.param_groups:
-                    for weight in group["params"]:
-                        if id(weight) in norms or id(weight) in balance:
-                            continue
-                        rows = id(weight) in tables
-                        l1 = self.embedding_l1 if rows else self.dense_l1
-                        l2 = self.embedding_l2 if rows else self.dense_l2
-                        if l1 or l2:
-                            added = l1 * weight.sign() + 2 * l2 * weight
-                            weight.grad = added if weight.grad is None else weight.grad + added
+            weights = (weight for group in optimizer.param_groups for weight in group["params"])
+            for weight in weights:
+                if id(weight) in spared:
+                    continue
+                rows = id(weight) in tables
+                l1 = self.embedding_l1 if rows else self.dense_l1
+                l2 = self.embedding_l2 if rows else self.dense_l2
+                if l1 or l2:
+                    added = l1 * weight.sign() + 2 * l2 * weight
+                    weight.grad = added if weight.grad is None else weight.grad + added
 
-        if self != Penalty():
-            for optimizer in _torch_optimizers(trainer):
-                optimizer.register_step_pre_hook(pull)
+        for optimizer in _torch_optimizers(trainer):
+            optimizer.register_step_pre_hook(pull)
 
 
 class EpochSchedule:
@@ -155,15 +154,13 @@ class EpochSchedule:
         if self.scheduler is None:
             return
         self.optimizer.step()  # changes nothing; without it torch warns of the scheduler's step
-        if not isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
-            self.scheduler.step()
-            return
-        watched = loss if self.scheduler.mode == "min" else goodness
-        if watched is None:
-            raise ConfigError(
-                "ReduceLROnPlateau needs validation rows: give fit a validation loader"
-            )
-        self.scheduler.step(watched)
+        watched = ()
+        if isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            watched = (loss if self.scheduler.mode == "min" else goodness,)
+        if None in watched:
+            message = "ReduceLROnPlateau needs validation rows: give fit a validation loader"
+            raise ConfigError(message)
+        self.scheduler.step(*watched)
 
     def follow(self, trainer: Trainer) -> None:
         """Pass on the momentum, which a cyclic scheduler changes as well."""
@@ -193,15 +190,12 @@ def chosen(
     Without a class, the engine's own: Adam, and Adam on the rows that a batch touches.
     """
     options: dict[str, Any] = dict(DEFAULTS if params is None else params)
-    for name, reason in (
-        ("LBFGS", "evaluates the loss several times a step"),
-        ("SparseAdam", "takes sparse gradients only"),
-    ):
-        if function is getattr(torch.optim, name):
-            raise ConfigError(
-                f"optimizer_fn {name} {reason}, which this trainer does not support: leave "
-                "optimizer_fn out, to update only the rows that a batch touches, or use Adam"
-            )
+    if function in _UNSUPPORTED:
+        raise ConfigError(
+            f"optimizer_fn {function.__name__} {_UNSUPPORTED[function]}, which this trainer does "
+            "not support: leave optimizer_fn out, to update only the rows that a batch touches, or "
+            "use Adam"
+        )
     if function is not None:
         decay = {"weight_decay": 0.0, "lr": None}
         exact = {"function": function, "options": options}
@@ -213,9 +207,8 @@ def chosen(
                 f"optimizer_params: unknown key {key!r}{did_you_mean(str(key), known)}; other "
                 "options of torch.optim.Adam need optimizer_fn=torch.optim.Adam"
             )
-    dense = Adam(**options)
     moments = {key: options[key] for key in ("betas", "eps") if key in options}
-    rows: EmbeddingOptimizer = LazyAdam(**moments)
-    if penalty.of_rows:  # which changes every row
-        rows = ExactRows(function=torch.optim.Adam, options=options)
-    return dense, rows, torch.optim.Adam, options
+    exact = ExactRows(function=torch.optim.Adam, options=options)
+    every_row = penalty.embedding_l1 or penalty.embedding_l2  # which no batch leaves alone
+    rows = exact if every_row else LazyAdam(**moments)
+    return Adam(**options), rows, torch.optim.Adam, options
