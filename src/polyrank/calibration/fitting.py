@@ -38,18 +38,15 @@ class Calibrator:
         return NONE if self.map is None else self.map.name
 
     def apply(self, logits: np.ndarray) -> np.ndarray:
-        """Return calibrated logits, float64."""
         return logits if self.map is None else self.map.apply(logits)
 
     def to_table(self) -> dict[str, Any]:
-        """Return what `bundle.json` holds of it."""
         found = {"kind": NONE} if self.map is None else spec.chosen(MAPS, self.map)
         evidence = {name: spec.to_table(getattr(self, name)) for name in _EVIDENCE}
         return found | {name: each for name, each in evidence.items() if each is not None}
 
     @classmethod
     def from_table(cls, table: Mapping[str, Any], where: str = "calibrator") -> Calibrator:
-        """Read what `to_table` wrote."""
         kept = {key: table[key] for key in table if key in _EVIDENCE}
         rest = {key: table[key] for key in table if key not in _EVIDENCE}
         evidence = spec.from_table(_Evidence, kept, where)

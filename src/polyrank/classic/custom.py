@@ -80,12 +80,10 @@ class CustomModel(nn.Module):
 
     @property
     def ranker(self) -> CustomModel:
-        """What the engine trains: this."""
-        return self
+        return self  # is what the engine trains
 
     @property
     def feature_names(self) -> list[str]:
-        """The columns of x, any of which may be read."""
         return list(self._store)
 
     @property

@@ -77,11 +77,9 @@ class ClassicModel(nn.Module):
 
     @property
     def feature_names(self) -> list[str]:
-        """The columns of x that are read."""
         return [feature.name for feature in self.features]
 
     def check_task_types(self, kinds: Sequence[LabelKind]) -> None:
-        """Refuse task types that are not the model's."""
         if tuple(kinds) != self.kinds:
             raise ConfigError(
                 f"the trainer's task_types are {_task_types(kinds)}, but the model was built for "

@@ -24,6 +24,8 @@ from polyrank.train.optim import (
     set_lr,
 )
 
+Options = Mapping[str, Any]
+Optimizer = Callable[..., torch.optim.Optimizer]  # a class of torch.optim
 DEFAULTS = {"lr": 1e-3, "weight_decay": 1e-5}
 _UNSUPPORTED: Mapping[Any, str] = {
     torch.optim.LBFGS: "evaluates the loss several times a step",
@@ -36,8 +38,8 @@ _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)  # noqa: S
 class ExactDense(Adam):
     """A torch optimiser of any class, for the dense part."""
 
-    function: Callable[..., torch.optim.Optimizer] = torch.optim.Adam
-    options: Mapping[str, Any] = field(default_factory=dict)
+    function: Optimizer = torch.optim.Adam
+    options: Options = field(default_factory=dict)
 
     def build(self, groups: Sequence[dict], lr: float) -> torch.optim.Optimizer:
         """Return the optimiser; parameters of a balance are not decayed."""
@@ -50,8 +52,8 @@ class ExactDense(Adam):
 class ExactRows(EmbeddingOptimizer):
     """A torch optimiser of any class, on every row of every table at every step."""
 
-    function: Callable[..., torch.optim.Optimizer] = torch.optim.Adam
-    options: Mapping[str, Any] = field(default_factory=dict)
+    function: Optimizer = torch.optim.Adam
+    options: Options = field(default_factory=dict)
 
     def build(self, embed: PackedEmbedder, l2: float) -> EmbeddingEngine:
         """Return the engine; without tables, one that does nothing."""
@@ -94,13 +96,11 @@ class Penalty:
 
     @classmethod
     def of(cls, params: Mapping[str, float] | None) -> Penalty:
-        """Return the penalty of `regularization_params`."""
         params, where = params or {}, "regularization_params"
         spec.check_keys(params, [each.name for each in fields(cls)], where)
         return cls(**{key: spec.number(f"{where}: {key}", params[key], least=0) for key in params})
 
     def attach(self, model: nn.Module, trainer: Trainer) -> None:
-        """Add the penalty's gradient before each step of the trainer's optimisers."""
         if self == Penalty():
             return
 
@@ -135,18 +135,13 @@ class EpochSchedule:
     """
 
     def __init__(
-        self,
-        optimizer: Callable[..., torch.optim.Optimizer],
-        options: Mapping[str, Any],
-        function: Callable[..., Any] | None,
-        params: Mapping[str, Any] | None,
+        self, optimizer: Optimizer, options: Options, function: Any, params: Options | None
     ) -> None:
         self.optimizer = optimizer([nn.Parameter(torch.zeros(1, 1))], **options)
         self.lr = float(self.optimizer.param_groups[0]["lr"])
         self.scheduler = function(self.optimizer, **(params or {})) if function else None
 
     def factor(self, step: int, steps: int) -> float:
-        """Return this epoch's factor of the learning rate."""
         return float(self.optimizer.param_groups[0]["lr"]) / self.lr
 
     def step(self, loss: float | None, goodness: float | None) -> None:
@@ -181,10 +176,8 @@ def _torch_optimizers(trainer: Trainer) -> list[torch.optim.Optimizer]:
 
 
 def chosen(
-    function: Callable[..., torch.optim.Optimizer] | None,
-    params: Mapping[str, Any] | None,
-    penalty: Penalty,
-) -> tuple[Adam, EmbeddingOptimizer, Callable[..., torch.optim.Optimizer], dict[str, Any]]:
+    function: Optimizer | None, params: Options | None, penalty: Penalty
+) -> tuple[Adam, EmbeddingOptimizer, Optimizer, Options]:
     """Return the optimisers of the dense part and of the rows, and the torch class they stand for.
 
     Without a class, the engine's own: Adam, and Adam on the rows that a batch touches.
