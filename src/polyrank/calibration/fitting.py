@@ -38,18 +38,15 @@ class Calibrator:
         return NONE if self.map is None else self.map.name
 
     def apply(self, logits: np.ndarray) -> np.ndarray:
-        """Return calibrated logits, float64."""
         return logits if self.map is None else self.map.apply(logits)
 
     def to_table(self) -> dict[str, Any]:
-        """Return what `bundle.json` holds of it."""
         found = {"kind": NONE} if self.map is None else spec.chosen(MAPS, self.map)
         evidence = {name: spec.to_table(getattr(self, name)) for name in _EVIDENCE}
         return found | {name: each for name, each in evidence.items() if each is not None}
 
     @classmethod
     def from_table(cls, table: Mapping[str, Any], where: str = "calibrator") -> Calibrator:
-        """Read what `to_table` wrote."""
         kept = {key: table[key] for key in table if key in _EVIDENCE}
         rest = {key: table[key] for key in table if key not in _EVIDENCE}
         evidence = spec.from_table(_Evidence, kept, where)
@@ -81,9 +78,10 @@ def calibrate(
     """
     rows = _rows(logit, label, weight, groups)
     positives = int(rows.label.sum())
-    refused = _refusal(rows, positives)
-    if refused is not None:
-        return Calibrator(None, len(rows.label), positives, {}, refused)
+    for name, count in (("positives", positives), ("negatives", len(rows.label) - positives)):
+        if count < LEAST:
+            reason = f"{count:,} {name}, and at least {LEAST} are needed"
+            return Calibrator(None, len(rows.label), positives, {}, reason)
     losses = {NONE: log_loss(rows.logit, rows.label)}
     losses |= {
         name: loss
@@ -134,13 +132,6 @@ def _rows(
         w / w.max(initial=0) if len(w) else w,
         np.arange(len(order)) if groups is None else groups[order],
     )
-
-
-def _refusal(rows: _Rows, positives: int) -> str | None:
-    for name, count in (("positives", positives), ("negatives", len(rows.label) - positives)):
-        if count < LEAST:
-            return f"{count:,} {name}, and at least {LEAST} are needed"
-    return None
 
 
 def _cross_fit(kind: type[CalibrationMap], rows: _Rows, seed: int) -> np.ndarray | None:

@@ -9,6 +9,7 @@ import logging
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import combinations
 from math import isfinite
 from pathlib import Path
@@ -101,18 +102,14 @@ class MTLTrainer:
         self.model, self.task_types, self.n_epoch = model, list(task_types), n_epoch
         self.device, self.model_path = _device(device), Path(model_path)
         self.penalty = Penalty.of(regularization_params)
-        self.dense, self.rows, self._optimizer_fn, self._options = chosen(
-            optimizer_fn, optimizer_params, self.penalty
-        )
-        self._scheduler = (scheduler_fn, scheduler_params)
+        self.dense, self.rows, *of_torch = chosen(optimizer_fn, optimizer_params, self.penalty)
+        self._schedule = partial(EpochSchedule, *of_torch, scheduler_fn, scheduler_params)
         self._schedule()  # refused now, not after an epoch
         self.balance = _balance(adaptive_params)
         self._kinds = kinds_of(task_types)
         if isinstance(model, ClassicModel):
-            note = model.check_task_types(self._kinds)
+            model.check_task_types(self._kinds)
             self._kinds = model.kinds
-            if note:
-                logger.warning("%s", note)
         self.earlystop_taskid = spec.whole(
             "earlystop_taskid", earlystop_taskid, least=0, most=len(self._kinds) - 1
         )
@@ -159,7 +156,11 @@ class MTLTrainer:
         warn_of_leaks(name, source, rows, learner.feature_names, self._kinds)
         supervision = Supervision.of(train)
         schedule = self._schedule()
-        training = self._training(schedule, batch_size_of(train_dataloader, rows))
+        training = Training(
+            epochs=self.n_epoch, batch_size=batch_size_of(train_dataloader, rows), lr=schedule.lr,
+            dense=self.dense, embeddings=self.rows, balance=self.balance, schedule=schedule,
+            threads=torch.get_num_threads(), device=str(self.device), unseen_rate=0.0,
+        )  # fmt: skip
         self._run_of = training, int(seed)
         judge = _Judge(learner, valid_rows, self._kinds, self.earlystop_taskid)
         with isolated(int(seed), training):
@@ -173,10 +174,8 @@ class MTLTrainer:
             loop.keep_best()
         self.history = pl.DataFrame(list(loop.position.history), infer_schema_length=None)
         self.model.eval()
-        self.scorecard = None
-        if valid_rows is not None:
-            self.scorecard = _scorecard(learner, valid_rows, "valid")
-        self._fitted_scorecard = self.scorecard
+        card = None if valid_rows is None else _scorecard(learner, valid_rows, "valid")
+        self.scorecard = self._fitted_scorecard = card
         torch.save(self.model.state_dict(), path)
         return log
 
@@ -209,9 +208,8 @@ class MTLTrainer:
         for index, kind in enumerate(self._kinds):
             score, reason = column_score(kind, labels[:, index], predicted[:, index])
             if reason:
-                warnings.warn(
-                    f"label column {index} has no score: {reason}", UserWarning, stacklevel=2
-                )
+                message = f"label column {index} has no score: {reason}"
+                warnings.warn(message, UserWarning, stacklevel=2)
             scores.append(score)
         return scores
 
@@ -236,34 +234,20 @@ class MTLTrainer:
     def _learner(self, model: nn.Module) -> Any:
         return model if isinstance(model, ClassicModel) else CustomModel(model, self._kinds)
 
-    def _schedule(self) -> EpochSchedule:
-        return EpochSchedule(self._optimizer_fn, self._options, *self._scheduler)
-
-    def _training(self, schedule: Any, batch_size: int) -> Training:
-        return Training(
-            epochs=self.n_epoch, batch_size=batch_size, lr=schedule.lr, dense=self.dense,
-            embeddings=self.rows, balance=self.balance, schedule=schedule,
-            threads=torch.get_num_threads(), device=str(self.device), unseen_rate=0.0,
-        )  # fmt: skip
-
     def _encoded(self, learner: Any, rows: Rows, split: str) -> Any:
         table = learner.encode(rows, split)
         log_counts(table, split)
         self.unseen[split] = dict(table.unseen)
         return table
 
-    def _run(
-        self, loop: Trainer, schedule: EpochSchedule, judge: _Judge
-    ) -> list[list[float | None]]:
+    def _run(self, loop: Trainer, schedule: EpochSchedule, judge: _Judge) -> list[Any]:
         log: list[list[float | None]] = []
         for each in loop.run():
             if each.event != "epoch":
                 continue
             log.append([*each.losses.values(), *judge.scores])
-            shown = ", ".join("–" if s is None else f"{s:.4f}" for s in judge.scores)
-            logger.info(
-                "epoch %d of %d: validation scores %s", each.epoch, each.epochs, shown or "none"
-            )
+            shown = ", ".join("–" if s is None else f"{s:.4f}" for s in judge.scores) or "none"
+            logger.info("epoch %d of %d: validation scores %s", each.epoch, each.epochs, shown)
             if each.epoch < each.epochs:  # some schedulers end with the last epoch
                 loss = each.valid.get("total loss")
                 schedule.step(loss, None if judge.value is None else -judge.value)

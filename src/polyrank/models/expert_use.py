@@ -48,7 +48,6 @@ class GateUse:
 
     @property
     def favourite(self) -> str:
-        """The expert with the largest mean weight."""
         return max(self.weights, key=lambda each: self.weights[each])
 
 
@@ -180,10 +179,8 @@ class ExpertUse:
     def _most_similar(self, index: int) -> tuple[str, float | None]:
         pairs = enumerate(zip(self.experts, self.similarity[index], strict=True))
         known = {name: cka for at, (name, cka) in pairs if cka is not None and at != index}
-        if not known:
-            return "", None
-        name = max(known, key=lambda each: known[each])
-        return name, known[name]
+        name = max(known, key=lambda each: known[each], default="")
+        return name, known.get(name)
 
 
 def experts_of(ranker: Ranker, table: Table, device: str = "cpu") -> tuple[ExpertUse, ...]:

@@ -35,7 +35,6 @@ class Tensors(NamedTuple):
 
     @classmethod
     def of(cls, batch: Batch, device: str) -> Tensors:
-        """Move a batch to a device."""
 
         def moved(array: np.ndarray) -> Tensor:
             return torch.from_numpy(array).to(device)

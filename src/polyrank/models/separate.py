@@ -1,16 +1,13 @@
-"""Separate: tasks share the embeddings and nothing else.
-
-Letters: B rows, W columns of x.
-"""
+"""Separate: tasks share the embeddings and nothing else."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from polyrank.layout import Layout
-from polyrank.models.trunk import Trunk, TrunkModule
+from polyrank.models.shared_bottom import SharedBottomTrunk
+from polyrank.models.trunk import Trunk
+from polyrank.nn.mlp import MLP
 from polyrank.schema import Task
 
 
@@ -26,16 +23,5 @@ class Separate(Trunk):
         Ma et al., SIGIR 2018, figure 2.
     """
 
-    def build(self, layout: Layout, tasks: tuple[Task, ...]) -> SeparateTrunk:
-        return SeparateTrunk(tasks)
-
-
-class SeparateTrunk(TrunkModule):
-    """Hands x to every task: (B, W) → {task: (B, W)}."""
-
-    def __init__(self, tasks: tuple[Task, ...]) -> None:
-        super().__init__()
-        self.tasks = [task.name for task in tasks]
-
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
-        return dict.fromkeys(self.tasks, x)
+    def build(self, layout: Layout, tasks: tuple[Task, ...]) -> SharedBottomTrunk:
+        return SharedBottomTrunk(MLP(layout.width, []), tasks)  # without layers: x for each task

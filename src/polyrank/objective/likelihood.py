@@ -59,7 +59,6 @@ class BatchScores:
         return cls(logits, log_outcomes(logits, events))
 
     def log_probability(self, paths: Sequence[Path]) -> Tensor:
-        """Return log P(any of the paths): (B,)."""
         return log_union(paths, self.outcomes)
 
     def cross_entropy(self, term: Term, target: Tensor) -> Tensor:
