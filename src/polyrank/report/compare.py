@@ -15,9 +15,8 @@ import polars as pl
 
 from polyrank.bundle.model import Bundle
 from polyrank.errors import ConfigError, DataError
-from polyrank.metrics.comparison import Comparison
+from polyrank.metrics.comparison import Comparison, Sample, paired
 from polyrank.metrics.observed import predicted
-from polyrank.metrics.paired import Sample, paired
 from polyrank.terms import Population, population_label, populations
 
 # What may differ between the runs of one group: files may have moved. That the rows which are

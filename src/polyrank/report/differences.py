@@ -9,8 +9,7 @@ from html import escape
 import altair as alt
 import polars as pl
 
-from polyrank.metrics.comparison import Comparison
-from polyrank.metrics.paired import Difference, Group, Spread
+from polyrank.metrics.comparison import Comparison, Difference, Group, Spread
 from polyrank.metrics.registry import METRICS
 from polyrank.report.blocks import Cell, Figure, Note, Paragraph, ReportTable, Section
 from polyrank.report.charts import BLUE, ORANGE, finished, tip
