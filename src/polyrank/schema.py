@@ -102,7 +102,7 @@ class Schema(Forest):
     """
 
     features: Sequence[Feature]
-    tasks: Sequence[Task]
+    tasks: Sequence[Task]  # pyrefly: ignore  (frozen here, and read only there)
     keys: Keys = Keys()
 
     def __post_init__(self) -> None:

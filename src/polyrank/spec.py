@@ -19,18 +19,11 @@ from typing import Any, get_args, get_origin, get_type_hints
 from polyrank.errors import ConfigError, PolyrankError, did_you_mean
 from polyrank.registry import Registry
 
+_HOLDS = {"of at least": ge, "above": gt, "at most": le, "below": lt}
+
 
 def to_table(spec: Any) -> Any:
-    """Return a dataclass (or a list, a tuple, a mapping of them) as plain tables, without None.
-
-    Example:
-        >>> @dataclasses.dataclass(frozen=True)
-        ... class Point:
-        ...     at: tuple[int, ...] = (1, 2)
-        ...     name: str | None = None
-        >>> to_table(Point())
-        {'at': [1, 2]}
-    """
+    """Return a dataclass (or a list, a tuple, a mapping of them) as plain tables, without None."""
     if dataclasses.is_dataclass(spec) and not isinstance(spec, type):
         pairs = ((field.name, getattr(spec, field.name)) for field in dataclasses.fields(spec))
         return {name: to_table(value) for name, value in pairs if value is not None}
@@ -78,15 +71,7 @@ def check_keys(table: Mapping[str, Any], known: list[str], where: str) -> None:
 
 
 def choose(registry: Mapping[str, type], table: Mapping[str, Any], where: str) -> Any:
-    """Read the spec that a table's `kind` names in a registry.
-
-    Example:
-        >>> @dataclasses.dataclass(frozen=True)
-        ... class Sum:
-        ...     normalize: bool = False
-        >>> choose({"sum": Sum}, {"kind": "sum", "normalize": True}, "balance")
-        Sum(normalize=True)
-    """
+    """Read the spec that a table's `kind` names in a registry."""
     if isinstance(table, Mapping) and "class" in table:
         raise ConfigError(
             f"{where}: {table['class']!r} is a class of your own, which a file cannot name: "
@@ -123,12 +108,9 @@ def whole(
 ) -> int:
     """Return a whole number, numpy's as a plain one; a boolean is none.
 
-    Raises:
-        PolyrankError: `error`, which begins with `where` and gives the limits and the value.
+    The message begins with `where` and gives the limits and the value.
 
     Example:
-        >>> whole("bins", 32)
-        32
         >>> whole("bins", 2.5)
         Traceback (most recent call last):
         polyrank.errors.ConfigError: bins must be a whole number of at least 1, got 2.5
@@ -155,12 +137,9 @@ def number(
 ) -> float:
     """Return a finite number as a float; a boolean is none.
 
-    Raises:
-        PolyrankError: `error`, which begins with `where` and gives the limits and the value.
+    The message begins with `where` and gives the limits and the value.
 
     Example:
-        >>> number("lr", 1, above=0)
-        1.0
         >>> number("dropout", 1, least=0, below=1)
         Traceback (most recent call last):
         polyrank.errors.ConfigError: dropout must be a number of at least 0 and below 1, got 1
@@ -169,12 +148,12 @@ def number(
         found = float(value) if isinstance(value, Real) and not isinstance(value, bool) else nan
     except OverflowError:  # an integer beyond any float
         found = inf
-    known = (("of at least", least, ge), ("above", above, gt), ("at most", most, le))
-    given = [each for each in (*known, ("below", below, lt)) if each[1] is not None]
-    if isfinite(found) and all(holds(found, limit) for _, limit, holds in given):
+    known = {"of at least": least, "above": above, "at most": most, "below": below}
+    limits = {word: limit for word, limit in known.items() if limit is not None}
+    if isfinite(found) and all(_HOLDS[word](found, limit) for word, limit in limits.items()):
         return found
-    limits = " and ".join(f"{word} {limit:g}" for word, limit, _ in given)
-    what = f"number {limits}" if limits else "finite number"
+    shown = " and ".join(f"{word} {limit:g}" for word, limit in limits.items())
+    what = f"number {shown}" if limits else "finite number"
     raise error(f"{where} must be a {what}, got {value!r}")
 
 

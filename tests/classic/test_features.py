@@ -109,8 +109,8 @@ def test_features_are_the_native_ones():
         (lambda: SequenceFeature("a", 3, initializer=len), "into model.ranker.embed.tables"),
         (lambda: SequenceFeature("a", 3, pooling="concat"), "a SparseFeature per place"),
         (lambda: SequenceFeature("a", 3, pooling="max"), "unknown pooling 'max'"),
-        (lambda: SequenceFeature("a", 3, padding_idx="0"), "padding_idx is an integer"),
-        (lambda: SparseFeature("a", 0), "vocab_size must be at least 1"),
+        (lambda: SequenceFeature("a", 3, padding_idx="0"), "padding_idx must be a whole number"),
+        (lambda: SparseFeature("a", 0), "vocab_size must be a whole number of at least 1"),
         (lambda: DenseFeature("a", 3), "'a' has 3 numbers: give each its own"),
         (
             lambda: SharedBottom([SequenceFeature("a")], TWO, {}, TOWERS),

@@ -88,8 +88,8 @@ def test_rows_in_memory_are_named_with_data(trained, command):
     ("frame", "message"),
     [
         (pl.DataFrame({"item": ["a"]}), "column 'price' is not in the data"),
-        (pl.DataFrame({"item": ["a"], "price": ["dear"]}), "column 'price' must hold numbers"),
-        (pl.DataFrame({"item": ["a"], "price": [1e39]}), "column 'price' has 1 infinite"),
+        (pl.DataFrame({"item": ["a"], "price": ["dear"]}), "column 'price' must hold numbers, got"),
+        (pl.DataFrame({"item": ["a"], "price": [1e39]}), "column 'price' has 1 infinite value"),
         (pl.DataFrame({"item": [], "price": []}, schema={"item": pl.String, "price": pl.Float64}),
          "there were no rows to compare"),
     ],

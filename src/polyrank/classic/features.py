@@ -127,25 +127,20 @@ class DenseFeature(native.DenseFeature):
 def raw(features: Sequence[Any]) -> list[Feature]:
     """Return native features whose ids are rows and whose numbers are not encoded.
 
-    The default width is floor(6 · vocab_size^¼).
-
-    Raises:
-        SchemaError: ids without vocab_size, or an encoding that would be fitted.
-
     Example:
-        >>> raw([SparseFeature("item", vocab_size=16), DenseFeature("price")])[0]
-        SparseFeature(name='item', vocab_size=16, embed_dim=12, min_count=1, shared_with=None, \
-hash=None)
-
-    Reference:
-        Wang et al., ADKDD 2017, section 4.2 (the width).
+        >>> raw([SparseFeature("item", vocab_size=16), DenseFeature("price")])[0].embed_dim
+        12
     """
     return [_native(each) for each in features]
 
 
 def vocab_of(features: Sequence[Feature]) -> Vocab:
     """Return identity vocabularies and the encoding `none`: nothing is fitted."""
-    tables = {table: owner.fixed(table) for table, owner in id_owners(features).items()}
+    tables = {
+        table: fixed
+        for table, owner in id_owners(features).items()
+        if (fixed := owner.fixed(table)) is not None
+    }
     return Vocab(features, tables, {f.name: DenseEncoding("none") for f in features if f.numeric})
 
 

@@ -167,7 +167,7 @@ class _Notes(logging.Handler):
 def noted() -> Iterator[list[tuple[str, int, str]]]:
     """Give a list that collects the warnings which encoding logs inside."""
     messages: list[tuple[str, int, str]] = []
-    handler, source = _Notes(messages), logging.getLogger("polyrank.data")
+    handler, source = _Notes(messages), logging.getLogger("polyrank")
     source.addHandler(handler)
     try:
         yield messages

@@ -27,18 +27,10 @@ def split(
 ) -> Splits:
     """Return training, validation and test rows, each in the order of the log.
 
-    Args:
-        frame: the log.
-        by: `random` permutes row numbers, so it depends on the order of rows. `user` keeps all
-            rows of a user together and `time` trains on the earliest rows; neither depends on the
-            order. Equal times stay together.
-        fractions: of rows, or of users, for training, validation and test.
-        column: the user, or the time: numbers, dates, datetimes, or text as in `ordered`.
-        seed: of `random` and `user`.
-
-    Raises:
-        DataError: fractions that are not three parts of 1, a column that is missing or that gives
-            a row no time, or no training rows.
+    `random` permutes row numbers, so it depends on the order of rows. `user` keeps all rows of a
+    user together and `time` trains on the earliest rows; neither depends on the order. Equal times
+    stay together. Fractions are of rows, or of users. The column is the user, or the time: numbers,
+    dates, datetimes, or text as in `ordered`.
 
     Example:
         >>> log = pl.LazyFrame({"day": [3, 1, 2, 1, 1], "click": [0, 1, 0, 1, 0]})
@@ -132,12 +124,6 @@ def ordered(times: pl.Series) -> pl.Series:
 
     Text is ordered as numbers where it is all numbers; else it must be ISO 8601, all in one format
     and with one UTC offset, so that its order is that of the times; other text is a DataError.
-
-    Example:
-        >>> ordered(pl.Series(["9", "10"])).to_list()
-        [9, 10]
-        >>> ordered(pl.Series(["2024-05-31T09:30Z"])).to_list()
-        ['2024-05-31T09:30']
     """
     if times.dtype != pl.String:
         return times

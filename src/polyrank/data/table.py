@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -115,11 +116,11 @@ class Table:
             unseen_rate: probability with which an id is replaced by row 0, so that this row is
                 trained; never for `bins`, whose missing values have a row of their own.
         """
-        blocks = self.blocks(
-            layout, size, shuffle=shuffle, seed=seed, epoch=epoch, unseen_rate=unseen_rate
+        return chain.from_iterable(
+            self.blocks(
+                layout, size, shuffle=shuffle, seed=seed, epoch=epoch, unseen_rate=unseen_rate
+            )
         )
-        for block in blocks:
-            yield from block
 
     def blocks(
         self,
@@ -304,17 +305,36 @@ def sample_weights(series: pl.Series, split: str) -> np.ndarray:
     Shape:
         (rows,)
     """
-    if not (series.dtype.is_numeric() or series.dtype == pl.Boolean):
-        raise DataError(
-            f"{split}: the weight {series.name!r} must hold numbers, got {series.dtype}"
-        )
-    values = series.cast(pl.Float32).to_numpy(writable=True)
-    bad = ~(np.isfinite(values) & (values >= 0))
+    return _checked(
+        series, f"{split}: the weight {series.name!r}", pl.Float32(),
+        "finite numbers of at least 0", lambda values: np.isfinite(values) & (values >= 0),
+    )  # fmt: skip
+
+
+def _true_values(series: pl.Series, split: str) -> np.ndarray:
+    return _checked(
+        series, f"{split}: the truth {series.name!r}", pl.Float64(),
+        "probabilities", lambda values: (values >= 0) & (values <= 1),
+    )  # fmt: skip
+
+
+def _checked(
+    series: pl.Series,
+    where: str,
+    dtype: pl.DataType,
+    rule: str,
+    allowed: Callable[[np.ndarray], np.ndarray],
+) -> np.ndarray:
+    """Return a column as numbers, each of which a rule allows."""
+    if not (series.dtype.is_numeric() or series.dtype in (pl.Boolean, pl.Null)):
+        raise DataError(f"{where} must hold numbers, got {series.dtype}")
+    values = series.cast(dtype).to_numpy(writable=True)
+    bad = ~allowed(values)
     if bad.any():
         first = int(np.flatnonzero(bad)[0])
         raise DataError(
-            f"{split}: {int(bad.sum()):,} values of the weight {series.name!r} are negative, null "
-            f"or not finite, the first {series[first]} in row {first}: weights must be at least 0"
+            f"{where} must hold {rule}, but {int(bad.sum()):,} of its values are not, the first "
+            f"{series[first]} in row {first}: correct them, or rename the column"
         )
     return values
 
@@ -331,19 +351,3 @@ def _truth_columns(schema: Schema, known: list[str], split: str) -> dict[str, st
             else:
                 logger.info("%s: %r is no probability: not read", split, TRUE + output)
     return truth
-
-
-def _true_values(series: pl.Series, split: str) -> np.ndarray:
-    where = f"{split}: the truth {series.name!r}"
-    if not (series.dtype.is_numeric() or series.dtype in (pl.Boolean, pl.Null)):
-        raise DataError(f"{where} must hold numbers, got {series.dtype}")
-    values = series.cast(pl.Float64).to_numpy()
-    bad = ~((values >= 0) & (values <= 1))
-    if bad.any():
-        first = int(np.flatnonzero(bad)[0])
-        raise DataError(
-            f"{where} must hold probabilities, but {int(bad.sum()):,} of its values are null or "
-            f"outside 0 to 1, the first {series[first]} in row {first}: correct them, or rename "
-            "the column"
-        )
-    return values

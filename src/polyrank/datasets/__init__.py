@@ -25,21 +25,16 @@ __all__ = ["DATASETS", "Dataset", "find", "load"]
 class Dataset:
     """A data set that `load`, and the command line, know by name.
 
-    Args:
-        name: also its function, in the module of that name.
-        summary: one line.
-        licence: of the rows.
-        rows: of all splits; of a generated set, by default.
-        fetch: comes over the network, once; otherwise it is generated, or read from files of your
-            own where its function has a `source`.
-        training: of the experiment that is written with it, where the usual will not do.
+    One that is not fetched, once, over the network is generated, or read from files of your own
+    where its function has a `source`.
     """
 
-    name: str
+    name: str  # also its function, in the module of that name
     summary: str
-    licence: str
-    rows: int
+    licence: str  # of the rows
+    rows: int  # of all splits; of a generated set, by default
     fetch: bool = False
+    # Of the experiment that is written with it, where the usual will not do.
     training: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -67,52 +62,44 @@ class Dataset:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""
-        shown = {name: getattr(self, name) for name in ("rows", "licence", "summary")}
-        return {"name": self.name, "verb": self.verb, **shown}
+        shown = ("name", "verb", "rows", "licence", "summary")
+        return {name: getattr(self, name) for name in shown}
 
 
-DATASETS: Mapping[str, Dataset] = MappingProxyType(
-    {
-        each.name: each
-        for each in (
-            Dataset(
-                "synthetic",
-                summary="clicks and purchases whose true probabilities are known",
-                licence="generated; none",
-                rows=1_000_000,
-            ),
-            Dataset(
-                "census",
-                summary="Census-Income (KDD): income and marital status, the MMoE paper's data",
-                licence="CC BY 4.0",
-                rows=299_285,
-                fetch=True,
-            ),
-            Dataset(
-                "ali_ccp",
-                summary="clicks and purchases in the processed Ali-CCP's columns, truth known",
-                licence="generated; none",
-                rows=1_000_000,
-            ),
-            Dataset(
-                "movielens_100k",
-                summary="MovieLens 100K: a rating, and whether it is 4 or more",
-                licence="GroupLens: acknowledge; no redistribution, no commercial use unasked",
-                rows=100_000,
-                fetch=True,
-                training={"epochs": 6, "batch_size": 1024, "lr": 2e-3},
-            ),
-        )
-    }
+_ALL = (
+    Dataset(
+        "synthetic",
+        summary="clicks and purchases whose true probabilities are known",
+        licence="generated; none",
+        rows=1_000_000,
+    ),
+    Dataset(
+        "census",
+        summary="Census-Income (KDD): income and marital status, the MMoE paper's data",
+        licence="CC BY 4.0",
+        rows=299_285,
+        fetch=True,
+    ),
+    Dataset(
+        "ali_ccp",
+        summary="clicks and purchases in the processed Ali-CCP's columns, truth known",
+        licence="generated; none",
+        rows=1_000_000,
+    ),
+    Dataset(
+        "movielens_100k",
+        summary="MovieLens 100K: a rating, and whether it is 4 or more",
+        licence="GroupLens: acknowledge; no redistribution, no commercial use unasked",
+        rows=100_000,
+        fetch=True,
+        training={"epochs": 6, "batch_size": 1024, "lr": 2e-3},
+    ),
 )
+DATASETS: Mapping[str, Dataset] = MappingProxyType({each.name: each for each in _ALL})
 
 
 def find(name: str) -> Dataset:
-    """Return the data set of this name.
-
-    Raises:
-        ConfigError: an unknown name, with the nearest.
-    """
+    """Return the data set of this name."""
     if name not in DATASETS:
         raise ConfigError(f"unknown data set {name!r}{did_you_mean(name, DATASETS)}")
     return DATASETS[name]

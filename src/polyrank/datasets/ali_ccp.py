@@ -136,19 +136,7 @@ def write_tutorial(
     """Write a generated log as the three CSV files that the classic tutorial reads.
 
     They have the tutorial's columns and no others, since it takes every unknown column for an id.
-
-    Args:
-        folder: made if it is not there.
-        rows: of all three; half are for training and a quarter each for the other two, as in the
-            tutorial's sample.
-        seed: of the log.
-
-    Returns:
-        The paths of `ali_ccp_train_sample.csv`, `ali_ccp_val_sample.csv` and
-        `ali_ccp_test_sample.csv`.
-
-    Raises:
-        ConfigError: too few rows.
+    Half of the rows are for training and a quarter each for the other two, as in its sample.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -219,8 +207,7 @@ def _made(world: World, rows: int, rng: np.random.Generator) -> pl.LazyFrame:
 
 def _chunk(world: World, rows: int, rng: np.random.Generator) -> pl.DataFrame:
     draw = _without_crosses(world.draw(rows, rng))
-    a, b = world.logits(draw)
-    truth = marginal(a, b, 0.0)
+    truth = marginal(*world.logits(draw), hidden=0.0)
     click = rng.random(rows) < truth.p_click
     buy = click & (rng.random(rows) < truth.p_buy_given_click)
     ids = {USER: draw.owners["user"], ITEM: draw.owners["item"], **draw.columns}

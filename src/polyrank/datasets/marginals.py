@@ -15,19 +15,12 @@ LARGEST = 4.0  # the quadrature is tested up to here
 
 @dataclass(frozen=True, eq=False)
 class Marginals:
-    """What is true of each impression given its features: float64[rows] each.
+    """What is true of each impression given its features: float64 (rows,) each."""
 
-    Args:
-        p_click: E[σ(a + hU)].
-        p_buy: E[σ(a + hU)·σ(b + hU)], click and buy together.
-        p_buy_given_click: their ratio, P(buy | click): what a log can teach.
-        do_buy: E[σ(b + hU)], P(buy | do(click)): what a forced click would give.
-    """
-
-    p_click: np.ndarray
-    p_buy: np.ndarray
-    p_buy_given_click: np.ndarray
-    do_buy: np.ndarray
+    p_click: np.ndarray  # E[σ(a + hU)]
+    p_buy: np.ndarray  # E[σ(a + hU)·σ(b + hU)], click and buy together
+    p_buy_given_click: np.ndarray  # their ratio, P(buy | click): what a log can teach
+    do_buy: np.ndarray  # E[σ(b + hU)], P(buy | do(click)): what a forced click would give
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
@@ -47,15 +40,11 @@ def check_hidden(hidden: float) -> float:
 def nodes(hidden: float, most: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Return Gauss–Hermite points and weights for a standard-normal U, the weights summing to 1.
 
-    The poles of σ(a + hU) come nearer to the real line as h grows, so more points are needed.
+    The poles of σ(a + hU) come nearer to the real line as h grows, so more points are needed; at
+    `most` so many where less exactness will do.
 
-    Args:
-        hidden: the coefficient h of U in a logit.
-        most: number of points where less exactness will do.
-
-    Example:
-        >>> [len(nodes(hidden)[0]) for hidden in (0.0, 1.0, 2.0)]
-        [1, 24, 60]
+    >>> [len(nodes(hidden)[0]) for hidden in (0.0, 1.0, 2.0)]
+    [1, 24, 60]
     """
     count = 1 if hidden == 0 else ceil(12 + 12 * hidden**2)
     count = min(count, most or count)
@@ -64,23 +53,10 @@ def nodes(hidden: float, most: int | None = None) -> tuple[np.ndarray, np.ndarra
 
 
 def marginal(a: np.ndarray, b: np.ndarray, hidden: float) -> Marginals:
-    """Return the marginal probabilities of click and buy.
+    """Return the marginal probabilities from the logits of click and of buy given click at U = 0.
 
-    U is independent of the features and enters both logits with the coefficient `hidden`. Without
-    it the closed forms are exact; with it the quadrature's error is below 1e-6.
-
-    Args:
-        a: logit of click at U = 0, float[rows].
-        b: logit of buy given click at U = 0, float[rows].
-        hidden: coefficient of U.
-
-    Raises:
-        ConfigError: `hidden` is beyond ±4.
-
-    Example:
-        >>> truth = marginal(np.array([0.0]), np.array([0.0]), 2.0)
-        >>> truth.p_click.round(6), truth.do_buy.round(6), truth.p_buy_given_click.round(3)
-        (array([0.5]), array([0.5]), array([0.697]))
+    U is independent of the features and enters both logits with the coefficient `hidden`, within
+    ±4. Without it the closed forms are exact; with it the quadrature's error is below 1e-6.
     """
     check_hidden(hidden)
     a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)

@@ -98,14 +98,7 @@ def schema_of() -> Schema:
 
 
 def parse(content: bytes, name: str) -> pl.DataFrame:
-    r"""Return one file in the atomic format (a header of `name:type`, tabs between) by its name.
-
-    Args:
-        content: of the file.
-        name: one of `COLUMNS`.
-
-    Raises:
-        DataError: other columns, or text where a number belongs.
+    r"""Return one of the files of `COLUMNS`, in the atomic format: a header of `name:type`, tabs.
 
     Example:
         >>> header = b"user_id:token\titem_id:token\trating:float\ttimestamp:float\n"
@@ -122,16 +115,7 @@ def parse(content: bytes, name: str) -> pl.DataFrame:
 
 
 def joined(files: dict[str, bytes], where: str) -> pl.DataFrame:
-    """Return the ratings in time order with their people and films, if all is as expected.
-
-    Args:
-        files: content by name, of all of `COLUMNS`.
-        where: they came from, for messages.
-
-    Raises:
-        DataError: a file is missing or in another format, counts differ, or a rating's user or
-            item has no line.
-    """
+    """Return the ratings in time order with their people and films, if all is as expected."""
     if missing := [name for name in COLUMNS if name not in files]:
         raise DataError(f"{where} holds no {' and no '.join(missing)}")
     frames = {name: parse(files[name], name) for name in COLUMNS}
@@ -161,18 +145,14 @@ def joined(files: dict[str, bytes], where: str) -> pl.DataFrame:
 
 def _check(ratings: pl.DataFrame, people: pl.DataFrame, films: pl.DataFrame, where: str) -> None:
     counts = (ratings.height, people.height, films.height, (ratings["rating"] >= LIKED).sum())
-    for (what, wanted), number in zip(EXPECTED.items(), counts, strict=True):
-        if number != wanted:
-            raise DataError(
-                f"{where} is not the whole MovieLens 100K: {number:,} {what}, expected {wanted:,}; "
-                "fetch it again"
-            )
+    whole = f"{where} is not the whole MovieLens 100K"
+    fetch.check_counts(dict(zip(EXPECTED, counts, strict=True)), EXPECTED.values(), whole)
     for key, known in (("user_id", people), ("item_id", films)):
         strangers = ratings.join(known, on=key, how="anti")
         if strangers.height or known[key].n_unique() != known.height:
             raise DataError(
-                f"{where} is not the whole MovieLens 100K: {strangers.height:,} ratings have a "
-                f"{key} without a line, or a {key} has two; fetch it again"
+                f"{whole}: {strangers.height:,} ratings have a {key} without a line, or a {key} "
+                "has two; fetch it again"
             )
 
 

@@ -21,61 +21,37 @@ CLICK_RATE, BUY_RATE = 0.04, 0.10  # buy is given click
 
 @dataclass(frozen=True)
 class Field:
-    """A categorical column: whose attribute it is, and how many values it takes.
+    """A categorical column: whose attribute it is, and how many values it takes."""
 
-    Args:
-        owner: `user`, `item`, `request` or `row`.
-        values: number of values.
-        share: of the variance of each logit that its values explain.
-    """
-
-    owner: str
+    owner: str  # `user`, `item`, `request` or `row`
     values: int
-    share: float
+    share: float  # of the variance of each logit that its values explain
 
 
 @dataclass(frozen=True)
 class Number:
-    """A skewed numeric column, log-normal, whose logarithm moves the logits in a line.
-
-    Args:
-        owner: as in `Field`.
-        scale: median.
-        spread: standard deviation of the logarithm.
-        missing: share of owners without a value; for them the effect is 0.
-        share: as in `Field`.
-    """
+    """A skewed numeric column, log-normal, whose logarithm moves the logits in a line."""
 
     owner: str
-    scale: float
-    spread: float
-    missing: float
+    scale: float  # median
+    spread: float  # standard deviation of the logarithm
+    missing: float  # share of owners without a value; for them the effect is 0
     share: float
 
 
 @dataclass(frozen=True)
 class Preset:
-    """What a world is made of; the shares of a logit's variance add up to 1.
-
-    Args:
-        fields: categorical columns by name.
-        numbers: numeric columns by name.
-        ids: share of each user's and each item's own effect.
-        factors: share of the product of user and item factors.
-        known: part of a factor's variance that the owner's fields explain.
-        click: standard deviation of the click logit.
-        buy: standard deviation of the logit of buy given click.
-        alike: correlation between the effects on the two logits.
-    """
+    """What a world is made of; the shares of a logit's variance add up to 1."""
 
     fields: Mapping[str, Field]
     numbers: Mapping[str, Number] = field(default_factory=dict)
-    ids: float = 0.0
-    factors: float = 0.0
+    ids: float = 0.0  # share of each user's and each item's own effect
+    factors: float = 0.0  # share of the product of user and item factors
+    # Parts of a factor's variance that the owner's fields explain, by field.
     known: Mapping[str, float] = field(default_factory=dict)
-    click: float = 0.8
-    buy: float = 0.75
-    alike: float = 0.2
+    click: float = 0.8  # standard deviation of the click logit
+    buy: float = 0.75  # standard deviation of the logit of buy given click
+    alike: float = 0.2  # correlation between the effects on the two logits
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,25 +68,13 @@ class Draw:
 
 
 class World:
-    """Users, items and effects.
-
-    Args:
-        preset: what it is made of.
-        users: number of users.
-        items: number of items.
-        hidden: coefficient of the hidden cause in both logits; the intercepts make up for it.
-        rng: consumed while building.
-    """
+    """Users, items and effects; the intercepts make up for the hidden cause."""
 
     @classmethod
     def seeded(
         cls, preset: Preset, users: int, items: int, hidden: float, seed: int
     ) -> tuple[World, np.random.Generator]:
-        """Return a world, and the generator of what is drawn from it.
-
-        Raises:
-            ConfigError: a size or a coefficient out of range.
-        """
+        """Return a world, and the generator of what is drawn from it."""
         whole("users", users)
         whole("items", items)
         to_world, to_log = map(np.random.default_rng, np.random.SeedSequence(seed).spawn(2))
@@ -122,14 +86,10 @@ class World:
         self.preset, self.sizes = preset, {"user": users, "item": items}
         self.popularity = {"user": _zipf(users, 0.6, rng), "item": _zipf(items, 0.8, rng)}
         self.frequencies = {n: _zipf(f.values, 0.8, rng) for n, f in preset.fields.items()}
+        self.columns = {**preset.fields, **preset.numbers}
         self.attributes = {
-            name: _choose(self.frequencies[name], self.sizes[each.owner], rng)
-            for name, each in preset.fields.items()
-            if each.owner in self.sizes
-        }
-        self.attributes |= {
-            name: _lognormal(each, self.sizes[each.owner], rng)
-            for name, each in preset.numbers.items()
+            name: self._values(name, self.sizes[each.owner], rng)
+            for name, each in self.columns.items()
             if each.owner in self.sizes
         }
         self.effects = self._field_effects(rng)
@@ -137,8 +97,9 @@ class World:
             name: _pair(rng, preset.alike)[:, 0] * np.sqrt(each.share)
             for name, each in preset.numbers.items()
         }
+        share = np.sqrt(preset.ids / 2)
         self.own = {
-            owner: self._scaled(_pair(rng, preset.alike, size), owner, preset.ids / 2)
+            owner: _standard(_pair(rng, preset.alike, size), self.popularity[owner]) * share
             for owner, size in self.sizes.items()
         }
         self.factors = {owner: self._owner_factors(owner, rng) for owner in self.sizes}
@@ -147,13 +108,7 @@ class World:
         self._calibrate(hidden, rng)
 
     def draw(self, rows: int, rng: np.random.Generator, request_rows: int = REQUEST_ROWS) -> Draw:
-        """Return impressions of whole requests, the last one cut to make the rows exact.
-
-        Args:
-            rows: number of impressions.
-            rng: consumed.
-            request_rows: mean number of impressions a request.
-        """
+        """Return impressions of whole requests, the last one cut to make the rows exact."""
         # Twice as many requests as are needed on average, so that they always suffice.
         sizes = 1 + rng.poisson(request_rows - 1, size=2 * rows // request_rows + 10)
         request = np.repeat(np.arange(len(sizes)), sizes)[:rows]
@@ -164,17 +119,22 @@ class World:
             "request": request,
         }
         columns = {}
-        for name, each in (*self.preset.fields.items(), *self.preset.numbers.items()):
+        for name, each in self.columns.items():
             if each.owner in self.sizes:
                 columns[name] = self.attributes[name][owners[each.owner]]
-                continue
-            size = requests if each.owner == "request" else rows
-            if isinstance(each, Field):
-                values = _choose(self.frequencies[name], size, rng)
+            elif each.owner == "request":
+                columns[name] = self._values(name, requests, rng)[request]
             else:
-                values = _lognormal(each, size, rng)
-            columns[name] = values[request] if each.owner == "request" else values
+                columns[name] = self._values(name, rows, rng)
         return Draw(owners, columns)
+
+    def _values(self, name: str, size: int, rng: np.random.Generator) -> np.ndarray:
+        column = self.columns[name]
+        if isinstance(column, Field):
+            return _choose(self.frequencies[name], size, rng)
+        values = column.scale * np.exp(column.spread * rng.standard_normal(size))
+        values[rng.random(size) < column.missing] = np.nan
+        return values.astype(np.float32)
 
     def logits(self, draw: Draw) -> np.ndarray:
         """Return the logits of click and of buy given click at U = 0: float64[2, rows]."""
@@ -208,9 +168,6 @@ class World:
             effects[name] = _standard(_pair(rng, self.preset.alike, each.values), weights)
             effects[name] *= np.sqrt(each.share)
         return effects
-
-    def _scaled(self, effect: np.ndarray, owner: str, share: float) -> np.ndarray:
-        return _standard(effect, self.popularity[owner]) * np.sqrt(share)
 
     def _owner_factors(self, owner: str, rng: np.random.Generator) -> np.ndarray:
         """Return factors, float32[2, size, FACTORS], in part a sum over the owner's fields."""
@@ -254,14 +211,8 @@ def intercept(logits: np.ndarray, weights: np.ndarray, rate: float) -> float:
     Newton's method on the logarithm of the mean, which is concave: started left of the root, where
     it is nearly a line, it goes up to the root and never past it.
 
-    Args:
-        logits: of any shape.
-        weights: of the same shape.
-        rate: between 0 and 1.
-
-    Example:
-        >>> round(intercept(np.zeros(3), np.ones(3), 0.2), 6) == round(float(np.log(0.25)), 6)
-        True
+    >>> round(intercept(np.zeros(3), np.ones(3), 0.2), 6) == round(float(np.log(0.25)), 6)
+    True
     """
     total, constant = weights.sum(), -10.0
     for _ in range(50):
@@ -286,12 +237,6 @@ def _zipf(size: int, power: float, rng: np.random.Generator) -> np.ndarray:
 def _choose(frequencies: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
     edges = np.cumsum(frequencies)
     return np.searchsorted(edges[:-1], rng.random(size), side="right").astype(np.int32)
-
-
-def _lognormal(number: Number, size: int, rng: np.random.Generator) -> np.ndarray:
-    values = number.scale * np.exp(number.spread * rng.standard_normal(size))
-    values[rng.random(size) < number.missing] = np.nan
-    return values.astype(np.float32)
 
 
 def _pair(rng: np.random.Generator, alike: float, size: int = 1) -> np.ndarray:

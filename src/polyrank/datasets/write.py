@@ -34,16 +34,8 @@ def write(
     """Write a data set's splits and its experiment, and return the path of the experiment.
 
     The files appear together, once all are written: a folder with an experiment is complete, and
-    one that cannot be written is left as it was.
-
-    Args:
-        frames: what `polyrank.datasets.load` gives.
-        folder: made if it is not there; gets train.parquet, valid.parquet, test.parquet and
-            experiment.toml, whose paths are relative.
-        name: of the experiment.
-        seed: of the experiment's training.
-        training: of its table [train], where the default of 2 epochs of large batches will not do.
-        force: replace an experiment that is there.
+    one that cannot be written is left as it was. `training` is of its table [train], where the
+    default of 2 epochs of large batches will not do.
 
     Raises:
         ConfigError: the folder holds an experiment and `force` is not set.
@@ -97,11 +89,7 @@ def _whole(folder: Path) -> Iterator[None]:
 
 
 def experiment_table(
-    schema: Schema,
-    *,
-    name: str,
-    seed: int = 1,
-    training: Mapping[str, Any] | None = None,
+    schema: Schema, *, name: str, seed: int = 1, training: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """Return the tables of an experiment on files beside it, without options at their defaults."""
     features: dict[str, Any] = {**names_by_kind(schema.features)}
@@ -129,15 +117,6 @@ def as_toml(table: Mapping[str, Any]) -> str:
     """Return an experiment's tables as text, with a heading for each task.
 
     tomli_w would put short tasks in one line, where nobody would add a key to them.
-
-    Example:
-        >>> print(as_toml({"task": [{"name": "click"}], "train": {"epochs": 2}}))
-        [[task]]
-        name = "click"
-        <BLANKLINE>
-        [train]
-        epochs = 2
-        <BLANKLINE>
     """
     blocks: list[str] = []
     for tasks, group in groupby(table.items(), key=lambda item: item[0] == "task"):

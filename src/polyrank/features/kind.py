@@ -161,14 +161,17 @@ class Codec(ABC):
     """A feature as fitted on the training rows.
 
     Attributes:
-        feature: whose it is.
+        feature: whose it is, a `Feature` of the codec's own kind.
         filler: what fills up lists in a matrix of `read`.
-        raw_filler: likewise of `raw`.
     """
 
-    feature: Feature
-    filler: Any = -1
-    raw_filler: Any = -1
+    feature: Any
+    filler: ClassVar[int] = -1
+
+    @property
+    def raw_filler(self) -> Any:
+        """What fills up lists in a matrix of `raw`."""
+        return self.filler
 
     @property
     def rows(self) -> Mapping[str, int]:
@@ -203,7 +206,7 @@ class Codec(ABC):
         return None
 
     @abstractmethod
-    def place(self, values: np.ndarray | Bag) -> Mapping[str, np.ndarray | Bag]:
+    def place(self, values: Any) -> Mapping[str, np.ndarray | Bag]:
         """Return what `read` gave as the parts of x, by slot.
 
         Shape:

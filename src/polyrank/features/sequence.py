@@ -78,8 +78,6 @@ class SequenceFeature(IdFeature):
 class SequenceCodec(IdCodec):
     """Lists of ids."""
 
-    feature: SequenceFeature
-
     def read_values(self, values: Sequence[Any]) -> Encoded | None:
         if self.feature.padding_idx is not None or not set(map(type, values)) <= {list, NoneType}:
             return None

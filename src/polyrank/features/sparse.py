@@ -176,7 +176,7 @@ class IdCodec(Codec):
         values = rows if offsets is None else Bag(rows, offsets)
         return Encoded(values, len(rows) - nulls, unseen, nulls + null_lists)
 
-    def place(self, values: np.ndarray | Bag) -> Mapping[str, np.ndarray | Bag]:
+    def place(self, values: Any) -> Mapping[str, np.ndarray | Bag]:
         return {self.feature.name: values}
 
     def raw(self, column: pl.Series) -> np.ndarray | Bag:

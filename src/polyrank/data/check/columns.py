@@ -10,9 +10,9 @@ import numpy as np
 import polars as pl
 
 from polyrank.data.check.audit import Finding, finding
-from polyrank.data.check.one_feature import BINS, suspicion
+from polyrank.data.check.one_feature import fine_bins, suspicion
 from polyrank.data.labels import HiddenLabel, find_leak
-from polyrank.features import DenseFeature, Feature
+from polyrank.features import Feature
 from polyrank.features.bags import Elements
 from polyrank.features.dense import DenseEncoding
 from polyrank.features.vocabulary import Vocabulary
@@ -116,11 +116,9 @@ def coding(feature: Feature, train: pl.Series) -> Coding:
     found: Any = feature.values(train)
     if isinstance(found, Elements):
         return Ids(Vocabulary.fit([found.ids]), feature.values)
-    missing = int(np.isnan(found).any())
-    if np.isnan(found).all():
-        return Numbers(DenseEncoding("bins"), missing, feature.values)
-    encoding = DenseEncoding.fit(DenseFeature("number", "bins", BINS), found)
-    return Numbers(encoding, len(encoding.edges) + 1 + missing, feature.values)
+    encoding, missing = fine_bins(found), np.isnan(found)
+    distinct = len(encoding.edges) + int(not missing.all()) + int(missing.any())
+    return Numbers(encoding, distinct, feature.values)
 
 
 def mix(state: np.ndarray) -> np.ndarray:
@@ -200,11 +198,6 @@ def stability_index(train: np.ndarray, later: np.ndarray) -> tuple[float, float]
     finite share. If both are drawn from one distribution, the index is distributed like
     (1/n + 1/m) χ² with B − 1 degrees of freedom, so noise is taken as its mean and 3 deviations:
     (1/n + 1/m) · (B − 1 + 3 √(2 (B − 1))). Both are 0 where one side has no row.
-
-    Example:
-        >>> index, noise = stability_index(np.array([500, 500]), np.array([800, 200]))
-        >>> round(index, 2), round(noise, 4)
-        (0.41, 0.0105)
 
     Reference:
         Yurdakul and Naranjo, "Statistical properties of the population stability index", Journal

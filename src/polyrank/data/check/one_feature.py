@@ -65,12 +65,6 @@ def one_feature_auc(
     Codes (rows,) are small enough to count in an array. With offsets (rows + 1,), rows hold lists
     and codes is (elements,): a list scores the mean of its elements, an empty one the overall mean.
 
-    Example:
-        >>> rng = np.random.default_rng(0)
-        >>> label = rng.random(1000) < 0.2
-        >>> one_feature_auc(3 - label, label), one_feature_auc(np.arange(1000), label)
-        (1.0, 0.5)
-
     Reference:
         Micci-Barreca, "A preprocessing scheme for high-cardinality categorical attributes",
         SIGKDD Explorations 2001, eq. 4: the smoothed mean; Hanley and McNeil, Radiology 1982: the
@@ -167,13 +161,15 @@ def _coded(
             elif values.ndim == 1:
                 yield slot.name, values[rows], None
             else:
-                yield slot.name, _binned(codec.ordered(values[rows])), None
+                numbers = codec.ordered(values[rows])
+                yield slot.name, fine_bins(numbers).ids(numbers), None
 
 
-def _binned(values: np.ndarray) -> np.ndarray:
+def fine_bins(values: np.ndarray) -> DenseEncoding:
+    """Return the quantile bins of numbers; without any, only missing ones have a code."""
     if np.isnan(values).all():
-        return np.zeros(len(values), dtype=np.int32)
-    return DenseEncoding.fit(DenseFeature("number", "bins", BINS), values).ids(values)
+        return DenseEncoding("bins")
+    return DenseEncoding.fit(DenseFeature("number", "bins", BINS), values)
 
 
 def _in_sample_auc(codes: np.ndarray, label: np.ndarray, offsets: np.ndarray | None) -> float:
