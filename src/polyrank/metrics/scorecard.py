@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 
 from polyrank.errors import ConfigError, DataError, did_you_mean
 from polyrank.metrics.binary import AUC, auc, soft_auc
+from polyrank.metrics.bootstrap import intervals
 from polyrank.metrics.inputs import (
     coded,
     column,
@@ -25,7 +26,6 @@ from polyrank.metrics.inputs import (
     shaped,
     weighing,
 )
-from polyrank.metrics.intervals import intervals
 from polyrank.metrics.metric import Metric, Rows
 from polyrank.metrics.observed import predicted, scored_columns, true_probability, used_columns
 from polyrank.metrics.registry import METRICS, metrics_of

@@ -17,10 +17,10 @@ from polyrank.calibration.fitting import Calibrator
 from polyrank.data.check import Audit
 from polyrank.data.read import column_names, read
 from polyrank.data.table import Table
-from polyrank.metrics.dimensions import columns_needed, dimensions, score_segments
 from polyrank.metrics.fusion import trade_off
 from polyrank.metrics.observed import predicted, true_probability
 from polyrank.metrics.scorecard import Scorecard
+from polyrank.metrics.segments import columns_needed, dimensions, score_segments
 from polyrank.metrics.undefined import Undefined
 from polyrank.models.expert_use import ExpertUse, experts_of
 from polyrank.schema import Schema
