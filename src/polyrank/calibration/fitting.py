@@ -22,13 +22,8 @@ _EVIDENCE = ("rows", "positives", "log_loss", "reason")
 class Calibrator:
     """The map that a head's validation rows support, with the evidence.
 
-    Args:
-        map: None leaves the logit as it is.
-        rows: that were fitted on.
-        positives: among them.
-        log_loss: of each candidate, "none" among them, on rows it was not fitted on; empty where
-            nothing was compared.
-        reason: why there is no map; None where there is one.
+    `log_loss` is of each candidate, "none" among them, on rows it was not fitted on; it is empty
+    where nothing was compared. `reason` says why there is no map, and the logit stays as it is.
     """
 
     map: CalibrationMap | None
@@ -47,26 +42,14 @@ class Calibrator:
         return logits if self.map is None else self.map.apply(logits)
 
     def to_table(self) -> dict[str, Any]:
-        """Return what `bundle.json` holds of it.
-
-        Example:
-            >>> from polyrank.calibration import Platt
-            >>> Calibrator(Platt(1.0, -2.0), 900, 60, {"none": 0.4, "platt": 0.3}).to_table()
-            ... # doctest: +NORMALIZE_WHITESPACE
-            {'kind': 'platt', 'slope': 1.0, 'intercept': -2.0, 'rows': 900, 'positives': 60,
-             'log_loss': {'none': 0.4, 'platt': 0.3}}
-        """
+        """Return what `bundle.json` holds of it."""
         found = {"kind": NONE} if self.map is None else spec.chosen(MAPS, self.map)
         evidence = {name: spec.to_table(getattr(self, name)) for name in _EVIDENCE}
         return found | {name: each for name, each in evidence.items() if each is not None}
 
     @classmethod
     def from_table(cls, table: Mapping[str, Any], where: str = "calibrator") -> Calibrator:
-        """Read what `to_table` wrote.
-
-        Raises:
-            ConfigError: an unknown kind or key, with the nearest, or one that is missing.
-        """
+        """Read what `to_table` wrote."""
         kept = {key: table[key] for key in table if key in _EVIDENCE}
         rest = {key: table[key] for key in table if key not in _EVIDENCE}
         evidence = spec.from_table(_Evidence, kept, where)
@@ -89,30 +72,14 @@ def calibrate(
     groups: np.ndarray | None = None,
     seed: int = 0,
 ) -> Calibrator:
-    """Return the map of a head's logit that its rows support, fitted on all of them.
+    """Return the map of a head's finite logit that its rows support, fitted on all of them.
 
     Candidates are compared by 5-fold cross-fit on log loss. The best of them is taken only where
-    its gain over the logit as it is exceeds the gain's standard error.
-
-    Args:
-        logit: of the head, finite.
-        label: 0 or 1.
-        weight: sample weights; a row of weight 0 is no row.
-        groups: an integer of each row that is equal where the users are: a user is in one fold,
-            and the standard error counts users. None takes each row as its own.
-        seed: of the folds.
-
-    Shape:
-        every array (rows,)
-
-    Example:
-        >>> rng = np.random.default_rng(0)
-        >>> z = rng.normal(size=4_000)
-        >>> label = (rng.random(4_000) < 1 / (1 + np.exp(-z))).astype(float)
-        >>> calibrate(z + 2, label).kind, calibrate(z, label).kind
-        ('platt', 'none')
+    its gain over the logit as it is exceeds the gain's standard error. A row of weight 0 is no row.
+    `groups` is an integer of each row that is equal where the users are: a user is in one fold, and
+    the standard error counts users. None takes each row as its own.
     """
-    rows = _Rows.of(logit, label, weight, groups)
+    rows = _rows(logit, label, weight, groups)
     positives = int(rows.label.sum())
     refused = _refusal(rows, positives)
     if refused is not None:
@@ -153,28 +120,23 @@ class _Rows:
     weight: np.ndarray
     groups: np.ndarray
 
-    @classmethod
-    def of(
-        cls,
-        logit: np.ndarray,
-        label: np.ndarray,
-        weight: np.ndarray | None,
-        groups: np.ndarray | None,
-    ) -> _Rows:
-        order = np.argsort(logit)  # once: the sorts of the folds are then linear
-        if weight is not None:
-            order = order[weight[order] > 0]
-        w = np.ones(len(order)) if weight is None else weight[order].astype(np.float64)
-        return cls(
-            logit[order].astype(np.float64),
-            label[order].astype(np.float64),
-            w / w.max(initial=0) if len(w) else w,
-            np.arange(len(order)) if groups is None else groups[order],
-        )
+
+def _rows(
+    logit: np.ndarray, label: np.ndarray, weight: np.ndarray | None, groups: np.ndarray | None
+) -> _Rows:
+    order = np.argsort(logit)  # once: the sorts of the folds are then linear
+    if weight is not None:
+        order = order[weight[order] > 0]
+    w = np.ones(len(order)) if weight is None else weight[order].astype(np.float64)
+    return _Rows(
+        logit[order].astype(np.float64),
+        label[order].astype(np.float64),
+        w / w.max(initial=0) if len(w) else w,
+        np.arange(len(order)) if groups is None else groups[order],
+    )
 
 
 def _refusal(rows: _Rows, positives: int) -> str | None:
-    """Return why nothing can be fitted, if so."""
     for name, count in (("positives", positives), ("negatives", len(rows.label) - positives)):
         if count < LEAST:
             return f"{count:,} {name}, and at least {LEAST} are needed"

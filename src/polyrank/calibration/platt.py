@@ -57,24 +57,10 @@ class Platt(CalibrationMap):
         infinite slopes; here at least 50 of each label determine two numbers, and without
         smoothing the mean prediction is the mean label, the first aim of calibration.
 
-        Args:
-            logit: finite.
-            label: 0 or 1.
-            weight: sample weights above 0; None weighs every row 1.
-
-        Returns:
-            The map, or None where there is no maximum (one label only, or a logit that separates
-            them). Equal logits can only be moved: slope 1. Where the best line falls or is level,
-            the best of those that rise by at least .01 per standard deviation: all but the base
-            rate, which is the most that a head which cannot rank its rows can tell.
-
-        Shape:
-            (rows,), (rows,), (rows,)
-
-        Example:
-            >>> found = Platt.fit(np.array([0.0, 0.0, 2.0, 2.0, 2.0]), np.array([0, 1, 0, 1, 1]))
-            >>> round(found.slope, 6), round(abs(found.intercept), 6)
-            (0.346574, 0.0)
+        None where there is no maximum: one label only, or a logit that separates them. Equal logits
+        can only be moved: slope 1. Where the best line falls or is level, the best of those that
+        rise by at least .01 per standard deviation: all but the base rate, which is the most that a
+        head which cannot rank its rows can tell.
 
         Reference:
             Platt, Probabilistic outputs for support vector machines, 1999, eq. 2 and 3; Lin, Lin
@@ -101,7 +87,6 @@ class Platt(CalibrationMap):
         return cls(slope, float(found[1]) - slope * center)
 
     def apply(self, logits: Any) -> Any:
-        """Return calibrated logits."""
         return self.slope * logits + self.intercept
 
 

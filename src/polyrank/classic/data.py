@@ -21,15 +21,10 @@ Side = Literal["pre", "post"]
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Columns of one length, and their labels.
+    """Columns of one length, (N,) or for padded lists (N, length), and their labels.
 
-    Args:
-        x: columns by name; a padded sequence has a second axis.
-        y: labels, or None for rows to predict.
-        batch: rows of the loader's first batch, if they came from one.
-
-    Shape:
-        each column (N,) or (N, length) · y: (N, C) or (N,)
+    `y` is (N, C) or (N,), and None for rows to predict; `batch` are the rows of the loader's first
+    batch, if they came from one.
     """
 
     x: Mapping[str, np.ndarray]
@@ -47,11 +42,7 @@ class Rows:
 
     @classmethod
     def of(cls, x: Any, y: Any = None) -> Rows:
-        """Return rows from a dict (or a frame) of array-likes.
-
-        Raises:
-            DataError: no columns, or columns of different lengths.
-        """
+        """Return rows from a dict (or a frame) of array-likes."""
         if not hasattr(x, "items"):
             raise DataError(f"x must be a dict of arrays, {{name: array}}, got {type(x).__name__}")
         columns = {str(name): np.asarray(column) for name, column in x.items()}
@@ -65,17 +56,12 @@ class Rows:
         return x if self.y is None else (x, self.y[index])
 
     def take(self, index: np.ndarray) -> Rows:
-        """Return some of the rows."""
         found = self[index]
         return Rows(found, None) if self.y is None else Rows(*found)
 
     @property
     def labels(self) -> np.ndarray:
-        """Labels as float64 (N, C).
-
-        Raises:
-            DataError: there are none, or they are not numeric.
-        """
+        """Labels as float64 (N, C)."""
         if self.y is None:
             raise DataError("these rows have no labels: give the loader y as well")
         try:
@@ -86,18 +72,10 @@ class Rows:
 
 
 class Loader:
-    """Rows in batches, cut from whole columns; no process is started.
+    """Rows in batches, the last of which may be short, cut from whole columns without any process.
 
-    Args:
-        dataset: the rows.
-        batch_size: rows of a batch; the last may be short.
-        shuffle: draw a new order from torch's generator at each iteration. `MTLTrainer.fit`
-            shuffles by its own seed.
-
-    Example:
-        >>> loader = Loader(Rows.of({"item": [3, 1, 2]}, [[1.0], [0.0], [0.0]]), batch_size=2)
-        >>> len(loader), [x["item"].tolist() for x, y in loader]
-        (2, [[3, 1], [2]])
+    `shuffle` draws a new order from torch's generator at each iteration; `MTLTrainer.fit` shuffles
+    by its own seed.
     """
 
     def __init__(self, dataset: Rows, batch_size: int, *, shuffle: bool = False) -> None:
@@ -187,11 +165,7 @@ class DataGenerator:
 
 
 def rows_of(loader: Iterable[Any]) -> Rows:
-    """Return all rows of a loader: ours without iterating, any other by one pass over it.
-
-    Raises:
-        DataError: it yields neither (dict, labels) nor a dict, or lists of varying length.
-    """
+    """Return all rows of a loader: ours without iterating, any other by one pass over it."""
     if isinstance(loader, Loader):
         return loader.dataset
     columns: dict[str, list[np.ndarray]] = {}
@@ -226,17 +200,13 @@ def batch_size_of(loader: Any, rows: Rows) -> int:
 
 
 def tensor_of(name: str, column: np.ndarray) -> Tensor:
-    """Return a column as a tensor of its own type.
-
-    Raises:
-        DataError: text or objects, which no tensor holds.
-    """
+    """Return a column as a tensor of its own type."""
     if column.dtype.kind not in "biuf":
         raise DataError(
             f"column {name!r} holds {column.dtype}, and the classic API takes numbers only: encode "
             "it (LabelEncoder), or use `polyrank.fit`, which takes ids of any type"
         )
-    wide = {"u": np.int64}.get(column.dtype.kind) if column.dtype.itemsize > 1 else None
+    wide = np.int64 if column.dtype.kind == "u" and column.dtype.itemsize > 1 else None
     return torch.from_numpy(np.array(column, dtype=wide))
 
 

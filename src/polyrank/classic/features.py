@@ -127,18 +127,9 @@ class DenseFeature(native.DenseFeature):
 def raw(features: Sequence[Any]) -> list[Feature]:
     """Return native features whose ids are rows and whose numbers are not encoded.
 
-    The default width is floor(6 · vocab_size^¼).
-
-    Raises:
-        SchemaError: ids without vocab_size, or an encoding that would be fitted.
-
     Example:
-        >>> raw([SparseFeature("item", vocab_size=16), DenseFeature("price")])[0]
-        SparseFeature(name='item', vocab_size=16, embed_dim=12, min_count=1, shared_with=None, \
-hash=None)
-
-    Reference:
-        Wang et al., ADKDD 2017, section 4.2 (the width).
+        >>> raw([SparseFeature("item", vocab_size=16), DenseFeature("price")])[0].embed_dim
+        12
     """
     return [_native(each) for each in features]
 

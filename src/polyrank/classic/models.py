@@ -37,13 +37,9 @@ TASK_TYPES: Mapping[str, LabelKind] = {"classification": Binary(), "regression":
 
 
 class ClassicModel(nn.Module):
-    """A native ranker behind a dict of tensors.
+    """A native ranker behind a dict of tensors, whose tasks get their labels here.
 
-    Args:
-        features: sparse and sequence ones with `vocab_size`, and dense ones.
-        tasks: their label is filled in.
-        model: the native spec.
-        columns: the output for each label column.
+    `columns` are the outputs for the label columns.
 
     Shape:
         - input: {name: (B,)}, raw ids and numbers; {name: (B, length)}, padded lists of ids
@@ -71,7 +67,6 @@ class ClassicModel(nn.Module):
 
     @property
     def kinds(self) -> tuple[LabelKind, ...]:
-        """The kind of each label column."""
         kinds = {
             name: task.label_kind for task in self.schema.tasks for name in output_columns(task)
         }
@@ -92,16 +87,11 @@ class ClassicModel(nn.Module):
         )
 
     def labels(self, y: np.ndarray) -> dict[str, np.ndarray]:
-        """Return each task's label from the label columns (N, C).
-
-        Raises:
-            DataError: another number of columns.
-        """
+        """Return each task's label from the label columns (N, C)."""
         self._check_width(y)
         return {task.name: y[:, index] for index, task in enumerate(self.schema.tasks)}
 
     def forward(self, x: Mapping[str, Tensor]) -> Tensor:
-        """Return the predictions of a batch."""
         return predictions_of(self, self.ranker(self.embed(x)).logits).float()
 
     def embed(self, x: Mapping[str, Tensor]) -> Tensor:
@@ -109,11 +99,7 @@ class ClassicModel(nn.Module):
         return self.ranker.embed(*self._inputs(x))
 
     def encode(self, rows: Rows, split: str, *, labels: bool = True) -> Table:
-        """Return rows as a native table; ids out of range go to row 0 and are counted.
-
-        Raises:
-            DataError: a missing column, or invalid labels.
-        """
+        """Return rows as a native table; ids out of range go to row 0 and are counted."""
         self._check_columns(rows.x, f"{split}: ")
         arrays = {each.name: _shaped(each, rows.x[each.name]) for each in self.features}
         if labels:
@@ -125,17 +111,17 @@ class ClassicModel(nn.Module):
 
     def predictions(self, rows: Rows) -> np.ndarray:
         """Return the predictions for rows, float64 (N, C): the bits of `Bundle.predict`."""
-        device = str(next(self.parameters()).device)
+        device = str(self.target_mean.device)
         table = self.encode(rows, "rows", labels=False)
         return predictions_of(self, logits_of(self.ranker, table, device)).numpy()
 
     @property
     def fitted(self) -> dict[str, dict[str, float]]:
         """Mean and deviation of each regression's target, as its kind of label fits them."""
-        pairs = zip(self.target_mean.tolist(), self.target_deviation.tolist(), strict=True)
+        means, deviations = self.target_mean.tolist(), self.target_deviation.tolist()
         return {
             task.name: {"mean": mean, "deviation": deviation}
-            for task, (mean, deviation) in zip(self.schema.tasks, pairs, strict=True)
+            for task, mean, deviation in zip(self.schema.tasks, means, deviations, strict=True)
             if not task.label_kind.is_event
         }
 
@@ -154,7 +140,6 @@ class ClassicModel(nn.Module):
     def bundle(
         self, training: Training, seed: int, history: pl.DataFrame, scorecard: Scorecard | None
     ) -> Bundle:
-        """Return the native bundle, with a copy of the weights."""
         config = config_tables("classic", seed, {}, self.schema, self.spec, training)
         ranker = deepcopy(self.ranker).cpu().eval()
         return Bundle(
@@ -195,7 +180,6 @@ class ClassicModel(nn.Module):
         return stacked.int(), dense.T, bags
 
     def _rows(self, table: str, given: Tensor, offset: int) -> Tensor:
-        """Return rows of a packed table; ids out of range get the table's first."""
         row = given.long()
         known = (row == given) & (row >= 0) & (row < self.vocab.rows[table])
         return torch.where(known, row, 0) + offset
@@ -269,11 +253,7 @@ class ESMM(ClassicModel):
         )
 
     def labels(self, y: np.ndarray) -> dict[str, np.ndarray]:
-        """Return click and purchase from the columns [cvr, ctr, ctcvr].
-
-        Raises:
-            DataError: another number of columns, or a third that is not the product of the others.
-        """
+        """Return click and purchase from the columns [cvr, ctr, ctcvr], which must agree."""
         self._check_width(y)
         cvr, ctr, both = y.T
         wrong = (both != cvr * ctr) & ~np.isnan(y).any(axis=1)
@@ -325,11 +305,9 @@ class MMOE(IndependentTasks):
     """Multi-gate mixture of experts.
 
     Args:
-        features: sparse, sequence and dense.
-        task_types: "classification" or "regression", one per label column.
+        features, task_types, tower_params_list: as in `IndependentTasks`.
         n_expert: number of experts.
         expert_params: {"dims": [...], "dropout": p} of each expert.
-        tower_params_list: likewise, of each task's tower.
 
     Reference:
         Ma et al., KDD 2018, eq. 6-7.
@@ -351,10 +329,8 @@ class SharedBottom(IndependentTasks):
     """One bottom for all tasks, then a tower each.
 
     Args:
-        features: sparse, sequence and dense.
-        task_types: "classification" or "regression", one per label column.
+        features, task_types, tower_params_list: as in `IndependentTasks`.
         bottom_params: {"dims": [...], "dropout": p} of the bottom.
-        tower_params_list: likewise, of each task's tower.
 
     Reference:
         Caruana, Machine Learning 1997.
@@ -375,13 +351,11 @@ class PLE(IndependentTasks):
     """Progressive layered extraction.
 
     Args:
-        features: sparse, sequence and dense.
-        task_types: "classification" or "regression", one per label column.
+        features, task_types, tower_params_list: as in `IndependentTasks`.
         n_level: number of extraction levels.
         n_expert_specific: experts of each task in a level.
         n_expert_shared: experts of all tasks in a level.
         expert_params: {"dims": [...], "dropout": p} of each expert.
-        tower_params_list: likewise, of each task's tower.
 
     Reference:
         Tang et al., RecSys 2020, eq. 4-8.
@@ -410,10 +384,9 @@ class AITM(IndependentTasks):
     """Adaptive information transfer along a chain of binary tasks.
 
     Args:
-        features: sparse, sequence and dense.
+        features, tower_params_list: as in `IndependentTasks`.
         n_task: number of tasks; each follows the one before it.
         bottom_params: {"dims": [...], "dropout": p} of each task's bottom.
-        tower_params_list: likewise, of each task's tower.
 
     Reference:
         Xi et al., KDD 2021, eq. 4-9.
@@ -439,11 +412,7 @@ def predictions_of(learner: Any, logits: Mapping[str, Tensor]) -> Tensor:
 
 
 def kinds_of(task_types: Sequence[str]) -> tuple[LabelKind, ...]:
-    """Return the kind of label for each task type.
-
-    Raises:
-        ConfigError: an unknown one, with the nearest.
-    """
+    """Return the kind of label for each task type."""
     if not task_types:
         raise ConfigError("task_types is empty: name at least one task type")
     for each in task_types:
@@ -459,7 +428,6 @@ def tasks_of(kinds: Sequence[LabelKind]) -> list[Task]:
 
 
 def _task_types(kinds: Sequence[LabelKind]) -> list[str]:
-    """Return kinds of label in upstream's words."""
     names = {kind: name for name, kind in TASK_TYPES.items()}
     return [names[kind] for kind in kinds]
 
@@ -478,7 +446,6 @@ def _towers(params: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _layers(params: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Return the native options for upstream's parameters of an MLP."""
     spec.check_keys(params, ["dims", "dropout", "activation", "output_layer"], where)
     activation = params.get("activation", "relu")
     if str(activation).lower() != "relu":

@@ -49,9 +49,9 @@ class ExactRows(EmbeddingOptimizer):
     function: Callable[..., torch.optim.Optimizer] = torch.optim.Adam
     options: Mapping[str, Any] = field(default_factory=dict)
 
-    def build(self, embed: PackedEmbedder, l2: float) -> ExactRowsEngine:
-        """Return the engine."""
-        return ExactRowsEngine(self, embed)
+    def build(self, embed: PackedEmbedder, l2: float) -> EmbeddingEngine:
+        """Return the engine; without tables, one that does nothing."""
+        return ExactRowsEngine(self, embed) if len(embed.pack) else LazyAdam().build(embed, l2)
 
 
 class ExactRowsEngine(EmbeddingEngine):
@@ -59,16 +59,12 @@ class ExactRowsEngine(EmbeddingEngine):
 
     def __init__(self, spec: ExactRows, embed: PackedEmbedder) -> None:
         self.embed = embed
-        packs = list(embed.pack)
-        self.optimizer = spec.function(packs, **spec.options) if packs else None
+        self.optimizer = spec.function(list(embed.pack), **spec.options)
 
     @torch.no_grad()
     def step(
         self, ids: Tensor, gradient: Tensor, lr: float, bags: Sequence[TensorBag] = ()
     ) -> None:
-        """Update every row."""
-        if self.optimizer is None:
-            return
         pairs = self.embed.row_gradients(ids, gradient, bags)
         for pack, (rows, each) in zip(self.embed.pack, pairs, strict=True):
             pack.grad = torch.zeros_like(pack).index_add_(0, rows, each)
@@ -77,13 +73,10 @@ class ExactRowsEngine(EmbeddingEngine):
         self.optimizer.zero_grad(set_to_none=True)
 
     def state(self) -> dict[str, Tensor]:
-        """Return torch's state of each pack."""
-        return {} if self.optimizer is None else optimizer_state(self.optimizer)
+        return optimizer_state(self.optimizer)
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Take over what `state` returned."""
-        if self.optimizer is not None:
-            load_optimizer_state(self.optimizer, state)
+        load_optimizer_state(self.optimizer, state)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,11 +90,7 @@ class Penalty:
 
     @classmethod
     def of(cls, params: Mapping[str, float] | None) -> Penalty:
-        """Return the penalty of `regularization_params`.
-
-        Raises:
-            ConfigError: an unknown key, or a negative value.
-        """
+        """Return the penalty of `regularization_params`."""
         params, where = params or {}, "regularization_params"
         spec.check_keys(params, [each.name for each in fields(cls)], where)
         return cls(**{key: spec.number(f"{where}: {key}", params[key], least=0) for key in params})
@@ -136,19 +125,14 @@ class Penalty:
                             weight.grad = added if weight.grad is None else weight.grad + added
 
         if self != Penalty():
-            trainer.dense.register_step_pre_hook(pull)
-            if isinstance(trainer.embeddings, ExactRowsEngine) and trainer.embeddings.optimizer:
-                trainer.embeddings.optimizer.register_step_pre_hook(pull)
+            for optimizer in _torch_optimizers(trainer):
+                optimizer.register_step_pre_hook(pull)
 
 
 class EpochSchedule:
     """A torch scheduler of any class, stepped after each epoch on a stand-in optimiser.
 
-    Args:
-        optimizer: the optimiser's class, whose defaults the scheduler may read.
-        options: its arguments.
-        function: the scheduler's class; None keeps the rate constant.
-        params: its arguments.
+    The scheduler may read the optimiser's defaults; without one, the rate is constant.
     """
 
     def __init__(
@@ -187,14 +171,16 @@ class EpochSchedule:
             return
         group, engine = self.optimizer.param_groups[0], trainer.embeddings
         moved = {key: group[key] for key in ("momentum", "betas") if key in group}
-        followers = [trainer.dense]
-        if isinstance(engine, ExactRowsEngine) and engine.optimizer is not None:
-            followers.append(engine.optimizer)
-        for follower in followers:
-            for each in follower.param_groups:
+        for optimizer in _torch_optimizers(trainer):
+            for each in optimizer.param_groups:
                 each.update(moved)
         if isinstance(engine, RowEngine) and isinstance(engine.spec, LazyAdam) and "betas" in moved:
             engine.spec = replace(engine.spec, betas=tuple(moved["betas"]))
+
+
+def _torch_optimizers(trainer: Trainer) -> list[torch.optim.Optimizer]:
+    rows = trainer.embeddings
+    return [trainer.dense, *([rows.optimizer] if isinstance(rows, ExactRowsEngine) else [])]
 
 
 def chosen(
@@ -205,9 +191,6 @@ def chosen(
     """Return the optimisers of the dense part and of the rows, and the torch class they stand for.
 
     Without a class, the engine's own: Adam, and Adam on the rows that a batch touches.
-
-    Raises:
-        ConfigError: an optimiser that works otherwise, or an option that the default lacks.
     """
     options: dict[str, Any] = dict(DEFAULTS if params is None else params)
     for name, reason in (

@@ -8,10 +8,12 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import combinations
 from math import isfinite
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 import polars as pl
@@ -23,10 +25,10 @@ from polyrank.balance import BALANCES, Balance, Sum
 from polyrank.bundle.model import Bundle, log_counts
 from polyrank.classic.custom import CustomModel
 from polyrank.classic.data import Rows, batch_size_of, rows_of
-from polyrank.classic.leaks import warn_of_leaks
 from polyrank.classic.models import ClassicModel, kinds_of, predictions_of
 from polyrank.classic.optimizers import EpochSchedule, Penalty, chosen
-from polyrank.errors import ConfigError, did_you_mean
+from polyrank.data.labels import HiddenLabel, find_leak
+from polyrank.errors import ConfigError, LeakageWarning, did_you_mean
 from polyrank.labels import LabelKind
 from polyrank.metrics.binary import auc
 from polyrank.metrics.scorecard import Scorecard, scorecard
@@ -39,6 +41,7 @@ from polyrank.train.training import Training
 
 logger = logging.getLogger(__name__)
 
+_warned: WeakSet[Any] = WeakSet()  # data sets, of features that equal a label
 METHODS = {"uwl": "uncertainty", "gradnorm": "gradnorm", "metabalance": "metabalance"}
 
 
@@ -144,10 +147,6 @@ class MTLTrainer:
 
         Returns:
             For each epoch, the training loss of each term and the score of each label column.
-
-        Raises:
-            DataError: rows that cannot be learned from.
-            TrainingError: a loss that is not finite.
         """
         path = self._path(mode, seed)
         rows = rows_of(train_dataloader)
@@ -222,21 +221,13 @@ class MTLTrainer:
 
     @property
     def bundle(self) -> Bundle:
-        """The native bundle: predicts from raw rows, saves without pickle.
-
-        Raises:
-            ConfigError: before `fit`, or for a custom module.
-        """
+        """The native bundle: predicts from raw rows, saves without pickle."""
         if self._run_of is None:
             raise ConfigError("there is no bundle yet: call fit first")
         return self._learner(self.model).bundle(*self._run_of, self.history, self._fitted_scorecard)
 
     def export_onnx(self, *args: Any, **kwargs: Any) -> None:
-        """Refuse: a bundle is exported.
-
-        Raises:
-            ConfigError: always.
-        """
+        """Refuse: a bundle is exported."""
         raise ConfigError(
             "export_onnx is not supported: save trainer.bundle, and export that folder by "
             "`polyrank export`"
@@ -329,9 +320,6 @@ def column_score(
 
     Rows whose label is NaN are left out.
 
-    Shape:
-        both (N,)
-
     Example:
         >>> from polyrank.labels import Binary, Regression
         >>> column_score(Binary(), np.array([0.0, 1.0]), np.array([0.2, 0.1]))
@@ -348,6 +336,50 @@ def column_score(
         return auc(label[seen], prediction[seen]), None
     except Undefined as reason:
         return None, str(reason)
+
+
+def warn_of_leaks(
+    model: str, source: Any, rows: Rows, names: Iterable[str], kinds: Sequence[LabelKind]
+) -> None:
+    """Warn of features that equal a label, or a joint label of two, once for each data set."""
+    try:
+        if source in _warned:
+            return
+    except TypeError:  # a list of batches cannot be remembered: it is warned of again
+        source = None
+    found = list(leaks(rows, names, kinds))
+    if found:
+        if source is not None:
+            _warned.add(source)
+        equal = "; ".join(f"feature {name!r} equals {label}" for name, label in found)
+        remove = ", ".join(repr(name) for name in dict.fromkeys(name for name, _ in found))
+        warnings.warn(
+            f"{model}: {equal} on all {len(rows):,} training rows. The model reads the answer, so "
+            f"its scores mean nothing; remove {remove} from the features",
+            LeakageWarning,
+            stacklevel=3,
+        )
+
+
+def leaks(
+    rows: Rows, names: Iterable[str], kinds: Sequence[LabelKind]
+) -> Iterator[tuple[str, str]]:
+    """Yield each feature that equals a label, with the first such label in words."""
+    labels = rows.labels
+    columns = {f"label column {index}": labels[:, index] for index in range(labels.shape[1])}
+    events = [index for index, kind in enumerate(kinds) if kind.is_event]
+    columns |= {
+        f"the joint label of columns {i} and {j}": labels[:, i] * labels[:, j]
+        for i, j in combinations(events, 2)
+    }
+    hidden = [HiddenLabel(words, "", label, event=False) for words, label in columns.items()]
+    for name in names:
+        column = np.asarray(rows.x[name])
+        if column.dtype.kind in "biuf" and column.ndim == 1:
+            feature = pl.Series(name, column)
+            found = next((each for each in hidden if find_leak(feature, each)), None)
+            if found is not None:
+                yield name, found.words
 
 
 def _scorecard(

@@ -92,9 +92,8 @@ class Model:
 
     def layout(self, schema: Schema, vocab: VocabularySizes) -> Layout:
         """Return where each feature lies in x."""
-        widths = {
-            table: owner.width(table) or self.embed_dim for table, owner in schema.tables.items()
-        }
+        tables = schema.tables.items()
+        widths = {table: owner.width(table) or self.embed_dim for table, owner in tables}
         return Layout(schema, vocab, widths)
 
     def build(self, layout: Layout) -> Ranker:
@@ -117,11 +116,7 @@ class Model:
 
     @classmethod
     def from_table(cls, table: Mapping[str, Any], trunk: BuildsTrunk | None = None) -> Model:
-        """Read what `to_table` wrote; `trunk` replaces an unregistered one.
-
-        Raises:
-            ConfigError: an unknown key, or a trunk that is not registered and not given.
-        """
+        """Read what `to_table` wrote; `trunk` replaces an unregistered one."""
         spec.check_keys(table, [each.name for each in fields(cls)], "model")
         found = table.get("trunk", {"kind": "mmoe"})
         own = found.get("class") if isinstance(found, Mapping) else None

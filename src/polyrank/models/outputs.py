@@ -60,15 +60,8 @@ def logits_of(
 ) -> dict[str, Tensor]:
     """Return the logits of every head on every row, in evaluation mode, on the CPU.
 
-    Args:
-        ranker: on the device.
-        table: N rows.
-        device: a torch device.
-        chunks: take only the first so many, of `CHUNK_ROWS` rows each.
-        dtype: of trunk and heads.
-
-    Shape:
-        {head: (N,) or (N, outputs)}
+    {head: (N,) or (N, outputs)}; `chunks` takes only the first so many, of `CHUNK_ROWS` rows each;
+    `dtype` is that of trunk and heads.
     """
     rows = len(table) if chunks is None else min(len(table), chunks * CHUNK_ROWS)
     found: dict[str, Tensor] = {}
@@ -101,15 +94,7 @@ def outputs(
 
     A joint is the product of its head and its parent's joint, so that a probability never exceeds
     its parent's. The only way from logits to outputs: an exported graph is traced through it.
-
-    Args:
-        schema: the tasks.
-        logits: float64, calibrated where they are.
-        likelihoods: of each task.
-        extras: raw columns that kinds of label read, by name.
-
-    Shape:
-        logits (N,) or (N, outputs), extras (N,) → {column: float64 (N,)}
+    Logits are float64 and calibrated where they are; every column is float64 (N,).
 
     Example:
         >>> from polyrank.objective.likelihood import likelihoods

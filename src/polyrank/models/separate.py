@@ -27,22 +27,15 @@ class Separate(Trunk):
     """
 
     def build(self, layout: Layout, tasks: tuple[Task, ...]) -> SeparateTrunk:
-        """Return the module."""
         return SeparateTrunk(tasks)
 
 
 class SeparateTrunk(TrunkModule):
-    """Hands x to every task.
-
-    Shape:
-        - input: (B, W)
-        - output: {task: (B, W)}
-    """
+    """Hands x to every task: (B, W) → {task: (B, W)}."""
 
     def __init__(self, tasks: tuple[Task, ...]) -> None:
         super().__init__()
         self.tasks = [task.name for task in tasks]
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Return x for each task."""
         return dict.fromkeys(self.tasks, x)

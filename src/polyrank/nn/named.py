@@ -38,7 +38,6 @@ class Named(nn.Module, Generic[M]):
         return iter(self.names)
 
     def items(self) -> Iterator[tuple[str, M]]:
-        """Iterate over names and modules."""
         return ((name, self[name]) for name in self.names)
 
 

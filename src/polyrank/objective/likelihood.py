@@ -24,22 +24,12 @@ from polyrank.terms import Path, Population, Summand, Term
 
 @dataclass(frozen=True)
 class Labels:
-    """A batch's labels by task, and the columns that kinds of label read.
+    """A batch's labels by task, each (B,), and the columns that kinds of label read."""
 
-    Args:
-        value: the label; NaN where it was not observed.
-        yes: whether it is 1.
-        no: whether it is 0.
-        extras: raw columns by name.
-
-    Shape:
-        every tensor (B,)
-    """
-
-    value: Mapping[str, Tensor]
-    yes: Mapping[str, Tensor]
-    no: Mapping[str, Tensor]
-    extras: Mapping[str, Tensor] = field(default_factory=dict)
+    value: Mapping[str, Tensor]  # NaN where it was not observed
+    yes: Mapping[str, Tensor]  # whether it is 1
+    no: Mapping[str, Tensor]  # whether it is 0
+    extras: Mapping[str, Tensor] = field(default_factory=dict)  # raw columns by name
 
     @classmethod
     def of(cls, schema: Schema, labels: Tensor, extras: Tensor | None = None) -> Labels:
@@ -58,18 +48,13 @@ class Labels:
 
 @dataclass(frozen=True)
 class BatchScores:
-    """Logits of all heads, auxiliary ones too, and the log-probabilities of the tasks' events.
+    """Logits of all heads, auxiliary ones too, and the log-probabilities of the tasks' events."""
 
-    Shape:
-        every tensor (B,), or (B, outputs) for the logits of a head with several
-    """
-
-    logits: Mapping[str, Tensor]
+    logits: Mapping[str, Tensor]  # (B,), or (B, outputs) of a head with several
     outcomes: Outcomes
 
     @classmethod
     def of(cls, schema: Schema, logits: Mapping[str, Tensor]) -> BatchScores:
-        """Return the scores of a batch."""
         events = [task.name for task in schema.tasks if task.label_kind.is_event]
         return cls(logits, log_outcomes(logits, events))
 

@@ -29,50 +29,32 @@ from polyrank.terms import Summand, Term
 
 @dataclass(frozen=True)
 class TermLoss:
-    """The sums of one term over a batch, of which validation takes what it needs.
+    """The sums of one term over a batch, each (), of which validation takes what it needs."""
 
-    Args:
-        total: Σ w·loss over the term's rows: ().
-        weight: Σ w over the term's rows: ().
-        rows: number of the term's rows: ().
-    """
-
-    total: Tensor
-    weight: Tensor
-    rows: Tensor
+    total: Tensor  # Σ w·loss over the term's rows
+    weight: Tensor  # Σ w
+    rows: Tensor  # their number
 
 
 @dataclass(frozen=True)
 class Supervision:
-    """The terms of a schema with what was measured on the training rows.
-
-    Args:
-        schema: names the label columns, in task order.
-        statistics: of each term, on the training rows.
-        fitted: of each task, what its kind of label fitted on the training rows.
-        sampling: of the training rows' negatives. It shifts and weighs training losses; `sums`
-            are of rows whose weights are already those of the whole log.
-    """
+    """The terms of a schema with what was measured on the training rows."""
 
     schema: Schema
-    statistics: Mapping[str, TermStatistics]
-    fitted: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    statistics: Mapping[str, TermStatistics]  # of each term
+    fitted: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # by each task's kind
+    # It shifts and weighs training losses; `sums` are of rows weighted as the whole log already.
     sampling: Sampling | None = None
 
     @classmethod
     def of(cls, train: Table, sampling: Sampling | None = None) -> Supervision:
-        """Measure the training rows; `sampling` is that of their negatives.
-
-        Raises:
-            DataError: a term that these rows cannot teach, with the counts.
-        """
+        """Measure the training rows; DataError, with the counts, for a term they cannot teach."""
         statistics = term_statistics(train, sampling)
         refuse_unusable(statistics, train.schema, "train")
         return cls(train.schema, statistics, fitted_labels(train, sampling), sampling)
 
     @cached_property
     def likelihoods(self) -> Mapping[str, Likelihood]:
-        """Of each task."""
         return likelihoods(self.schema, self.fitted)
 
     def losses(
@@ -89,9 +71,8 @@ class Supervision:
         gives 0 with zero gradient. Where negatives were sampled, see docs/sampling.md.
 
         Shape:
-            - logits: {head: (B,)}; labels: (B, L), NaN where not observed; weight: (B,) or None;
-              extras: (B, E), the columns of `schema.extras`
-            - returns: {term: ()}, {term: ()}
+            logits: {head: (B,)}; labels: (B, L), NaN where not observed; weight: (B,) or None;
+            extras: (B, E), the columns of `schema.extras`
         """
         parts = self._summands(self._in_sample(logits, labels), labels, extras)
         rows = torch.stack([part.rows for _, part in parts])
@@ -120,7 +101,6 @@ class Supervision:
     def _summands(
         self, logits: Mapping[str, Tensor], labels: Tensor, extras: Tensor | None
     ) -> list[tuple[Term, Summand]]:
-        """Return the summands of all terms, each with its term."""
         found = Labels.of(self.schema, labels, extras)
         scores = BatchScores.of(self.schema, logits)
         return [

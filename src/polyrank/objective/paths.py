@@ -18,9 +18,7 @@ from polyrank.terms import Path
 Outcomes = Mapping[tuple[str, bool], Tensor]
 
 
-def log_outcomes(
-    logits: Mapping[str, Tensor], heads: Sequence[str]
-) -> dict[tuple[str, bool], Tensor]:
+def log_outcomes(logits: Mapping[str, Tensor], heads: Sequence[str]) -> Outcomes:
     """Return log P(happened) and log P(not happened) of each head: {(head, happened): (B,)}.
 
     Both are computed from the logit: one as the other minus the logit would lose its tail.
@@ -37,26 +35,12 @@ def log_union(paths: Sequence[Path], outcomes: Outcomes) -> Tensor:
     """Return log P(any of the paths), for disjoint paths, from what `log_outcomes` returned.
 
     log p = logsumexp over paths of Σ log P(outcome).
-    """
-    summed = [reduce(torch.add, [outcomes[step] for step in path]) for path in paths]
-    return reduce(torch.logaddexp, summed)
-
-
-def log_probability(paths: Sequence[Path], logits: Mapping[str, Tensor]) -> Tensor:
-    """Return log P(any of the paths), for disjoint paths.
-
-    Args:
-        paths: unions of conjunctions of (head, happened).
-        logits: {head: (B,)}.
-
-    Returns:
-        (B,), at most 0 up to rounding.
 
     Example:
         >>> no = ((("click", False),), (("click", True), ("buy", False)))
         >>> logits = {"click": torch.zeros(1), "buy": torch.zeros(1)}
-        >>> log_probability(no, logits).exp()
+        >>> log_union(no, log_outcomes(logits, ["click", "buy"])).exp()
         tensor([0.7500])
     """
-    heads = list(dict.fromkeys(head for path in paths for head, _ in path))
-    return log_union(paths, log_outcomes(logits, heads))
+    summed = [reduce(torch.add, [outcomes[step] for step in path]) for path in paths]
+    return reduce(torch.logaddexp, summed)
