@@ -139,8 +139,8 @@ class DataGenerator:
             valid, test = (None if x is None else Rows.of(x, y) for x, y in given)
         else:
             train, valid, test = self._split(split_ratio)
-        loaders = (None if each is None else Loader(each, batch_size) for each in (valid, test))
-        return Loader(train, batch_size, shuffle=True), *loaders
+        others = [None if each is None else Loader(each, batch_size) for each in (valid, test)]
+        return Loader(train, batch_size, shuffle=True), others[0], others[1]
 
     def _split(self, ratio: Sequence[float]) -> tuple[Rows, Rows | None, Rows | None]:
         if len(ratio) < 2 or min(ratio) < 0 or sum(ratio) > 1 + 1e-9 or not ratio[0] > 0:

@@ -102,8 +102,10 @@ class MTLTrainer:
         self.model, self.task_types, self.n_epoch = model, list(task_types), n_epoch
         self.device, self.model_path = _device(device), Path(model_path)
         self.penalty = Penalty.of(regularization_params)
-        self.dense, self.rows, *of_torch = chosen(optimizer_fn, optimizer_params, self.penalty)
-        self._schedule = partial(EpochSchedule, *of_torch, scheduler_fn, scheduler_params)
+        self.dense, self.rows, function, options = chosen(
+            optimizer_fn, optimizer_params, self.penalty
+        )
+        self._schedule = partial(EpochSchedule, function, options, scheduler_fn, scheduler_params)
         self._schedule()  # refused now, not after an epoch
         self.balance = _balance(adaptive_params)
         self._kinds = kinds_of(task_types)
@@ -155,7 +157,7 @@ class MTLTrainer:
         name = type(self.model).__name__
         warn_of_leaks(name, source, rows, learner.feature_names, self._kinds)
         supervision = Supervision.of(train)
-        schedule = self._schedule()
+        schedule: Any = self._schedule()
         training = Training(
             epochs=self.n_epoch, batch_size=batch_size_of(train_dataloader, rows), lr=schedule.lr,
             dense=self.dense, embeddings=self.rows, balance=self.balance, schedule=schedule,

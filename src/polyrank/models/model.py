@@ -99,14 +99,12 @@ class Model:
     def build(self, layout: Layout) -> Ranker:
         """Return the network, with weights drawn from torch's generator."""
         tasks = tuple(layout.schema.tasks)
-        layers: dict[str, Any] = {"norm": self.norm, "dropout": self.dropout}
+        each = self.tower
+        towers = each if isinstance(each, Mapping) else {task.name: each for task in tasks}
         embed = PackedEmbedder(layout)
         trunk = self._trunk().build(layout, tasks)
-        towers = {
-            task.name: self.tower[task.name] if isinstance(self.tower, Mapping) else self.tower
-            for task in tasks
-        }
-        return Ranker(layout, embed, trunk, build_heads(trunk, layout, towers, **layers))
+        head = build_heads(trunk, layout, towers, norm=self.norm, dropout=self.dropout)
+        return Ranker(layout, embed, trunk, head)
 
     def to_table(self) -> dict[str, Any]:
         """Return plain tables; an unregistered trunk is written as its class's name."""
