@@ -190,8 +190,7 @@ def rows_of(loader: Iterable[Any]) -> Rows:
 
 def batch_size_of(loader: Any, rows: Rows) -> int:
     """Return the batch size that a loader declares, or the length of its first batch."""
-    size = getattr(loader, "batch_size", None) or rows.batch or len(rows)
-    return min(int(size), len(rows))
+    return min(int(getattr(loader, "batch_size", None) or rows.batch or len(rows)), len(rows))
 
 
 def tensor_of(name: str, column: np.ndarray) -> Tensor:

@@ -98,7 +98,16 @@ class MTLTrainer:
         model_logger: Any = None,
         earlystop_mode: str | None = None,
     ) -> None:
-        _refuse(gpus, model_logger)
+        if gpus is not None and len(gpus) > 1:
+            raise ConfigError(
+                f"gpus={list(gpus)}: several GPUs are not supported (torch itself has deprecated "
+                'nn.DataParallel): leave gpus out, and name one, device="cuda:0"'
+            )
+        if model_logger is not None:
+            raise ConfigError(
+                "model_logger is not supported: trainer.history has one row per epoch, for any "
+                "logger; or use polyrank.fit(…, out=…), which writes log.jsonl"
+            )
         self.model, self.task_types, self.n_epoch = model, list(task_types), n_epoch
         self.device, self.model_path = _device(device), Path(model_path)
         self.penalty = Penalty.of(regularization_params)
@@ -395,16 +404,3 @@ def _device(device: str | torch.device) -> torch.device:
     except (RuntimeError, AssertionError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"device {device!r} cannot be used here: {reason}") from None
-
-
-def _refuse(gpus: Sequence[int] | None, model_logger: Any) -> None:
-    if gpus is not None and len(gpus) > 1:
-        raise ConfigError(
-            f"gpus={list(gpus)}: several GPUs are not supported (torch itself has deprecated "
-            'nn.DataParallel): leave gpus out, and name one, device="cuda:0"'
-        )
-    if model_logger is not None:
-        raise ConfigError(
-            "model_logger is not supported: trainer.history has one row per epoch, for any logger; "
-            "or use polyrank.fit(…, out=…), which writes log.jsonl"
-        )

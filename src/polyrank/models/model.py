@@ -15,8 +15,7 @@ from polyrank.models.aitm import AITM
 from polyrank.models.mmoe import MMoE
 from polyrank.models.ple import PLE
 from polyrank.models.ranker import Ranker, build_heads
-from polyrank.models.separate import Separate
-from polyrank.models.shared_bottom import SharedBottom
+from polyrank.models.shared_bottom import Separate, SharedBottom
 from polyrank.models.trunk import Trunk, check_layers, check_sizes
 from polyrank.nn.embed import PackedEmbedder
 from polyrank.nn.mlp import Norm

@@ -135,12 +135,6 @@ def log_union(paths: Sequence[Path], outcomes: Outcomes) -> Tensor:
     """Return log P(any of the paths), for disjoint paths, from what `log_outcomes` returned.
 
     log p = logsumexp over paths of Σ log P(outcome).
-
-    Example:
-        >>> no = ((("click", False),), (("click", True), ("buy", False)))
-        >>> logits = {"click": torch.zeros(1), "buy": torch.zeros(1)}
-        >>> log_union(no, log_outcomes(logits, ["click", "buy"])).exp()
-        tensor([0.7500])
     """
     summed = [reduce(torch.add, [outcomes[step] for step in path]) for path in paths]
     return reduce(torch.logaddexp, summed)
