@@ -278,14 +278,12 @@ class _Judge:
         self.labels = None if rows is None else rows.labels
         self.scores: list[float | None] = []
         self.value: float | None = None
-        self.by_loss = False
         if self.labels is None:
             logger.warning("no validation rows: the last epoch is kept")
             return
         label = self.labels[:, column]
         _, reason = column_score(kinds[column], label, np.zeros(len(label)))
         if reason:
-            self.by_loss = True
             warnings.warn(
                 f"label column {column} has no score on the validation rows ({reason}): the "
                 "validation loss decides which epoch is better",
@@ -296,12 +294,10 @@ class _Judge:
     def __call__(self, logits: Mapping[str, Tensor], valid: Mapping[str, float]) -> float:
         assert self.labels is not None
         predicted = predictions_of(self.learner, logits).numpy()
-        self.scores = [
-            column_score(kind, self.labels[:, index], predicted[:, index])[0]
-            for index, kind in enumerate(self.kinds)
-        ]
+        columns = zip(self.kinds, self.labels.T, predicted.T, strict=True)
+        self.scores = [column_score(*each)[0] for each in columns]
         score = self.scores[self.column]
-        if self.by_loss or score is None or not isfinite(score):
+        if score is None or not isfinite(score):
             self.value = valid["total loss"]
         else:
             self.value = -score if self.kinds[self.column].is_event else score

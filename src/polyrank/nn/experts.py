@@ -132,8 +132,9 @@ class _Unnamed(nn.Module):
     def _save_to_state_dict(self, destination: Any, prefix: Any, keep_vars: Any) -> None:
         pass
 
-    def _load_from_state_dict(self, state_dict: Any, prefix: Any, *rest: Any) -> None:
-        _, strict, _, unexpected_keys, _ = rest
+    def _load_from_state_dict(
+        self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+    ) -> None:
         if strict:
             unexpected_keys += [name for name in state_dict if name.startswith(prefix)]
 
