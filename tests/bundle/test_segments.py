@@ -64,7 +64,7 @@ def test_users_that_a_bundle_does_not_hold_are_no_dimension(rows, caplog):
     with caplog.at_level(logging.INFO, "polyrank.metrics.dimensions"):
         found = small.segments(rows)
     assert set(found["dimension"]) == {"price", "score decile"}
-    assert "no segments of new and seen users: the bundle does not know" in caplog.text
+    assert "no segments of new and seen users: the bundle does not hold" in caplog.text
 
 
 def test_an_unknown_column_is_refused_with_the_nearest(bundle, rows):
@@ -75,7 +75,7 @@ def test_an_unknown_column_is_refused_with_the_nearest(bundle, rows):
 
 
 def test_one_name_is_no_list(bundle, rows):
-    with pytest.raises(ConfigError, match=r"by must be a list of columns such as \['city'\], got"):
+    with pytest.raises(ConfigError, match=r"by must be a list of columns, such as \['city'\], got"):
         bundle.segments(rows, by="city")
 
 
@@ -85,5 +85,5 @@ def test_an_unknown_score_is_refused_with_the_nearest(bundle, rows):
 
 
 def test_the_score_of_a_regression_is_refused(bundle, rows):
-    with pytest.raises(ConfigError, match="segments are of a binary task's score, however: 'spend"):
+    with pytest.raises(ConfigError, match="segments need the score of an event, got 'spend"):
         bundle.segments(rows, ["city"], score="spend|buy @ buy")

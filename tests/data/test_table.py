@@ -240,7 +240,8 @@ def test_missing_key_is_logged_once_labels_are_read(caplog):
 
 @pytest.mark.parametrize("value", [-1.0, None, float("nan"), float("inf")])
 def test_weights_that_cannot_be_are_refused(value):
-    with pytest.raises(DataError, match="train: 1 values of the weight 'weight' are") as caught:
+    message = r"train: the weight 'weight' must hold finite numbers of at least 0, but 1 of"
+    with pytest.raises(DataError, match=message) as caught:
         encoded(weight=[1.0, 0.0, value, 1.0])
     assert f"the first {value} in row 2" in str(caught.value)
 
@@ -265,11 +266,11 @@ def test_infinite_dense_value_is_refused():
         ),
         (
             [0.1, 0.2, 1.5, 1.0],
-            "1 of its values are null or outside 0 to 1, the first 1.5 in row 2",
+            "1 of its values are not, the first 1.5 in row 2",
         ),
         ([0.1, 0.2, 0.3, float("nan")], "the first nan in row 3"),
         ([-0.1, 0.2, 0.3, 0.4], "the first -0.1 in row 0"),
-        ([None] * 4, "4 of its values are null"),
+        ([None] * 4, "4 of its values are not"),
     ],
 )
 def test_truth_that_is_no_probability_is_refused(values, message):

@@ -88,7 +88,7 @@ class Bundle:
     @property
     def kept_epoch(self) -> int:
         """The epoch of these weights."""
-        return int(self.history.filter("best")["epoch"].max())
+        return self.history.filter("best")["epoch"].to_list()[-1]
 
     def __repr__(self) -> str:
         facts = aligned(["", ""], list(self._facts().items())).strip("\n")

@@ -44,23 +44,15 @@ def bootstrap(
         prediction: as the metrics take it.
         user: keys; users are drawn whole, and a row whose user is missing on its own. None draws
             rows.
-        weight: sample weights; None weighs every row 1.
+        weight: sample weights.
         metrics: names. `ece` is not among them: it is a mean of absolute gaps, each of which
             resampling widens, so its replicates lie above its value.
         replicates: how many.
         seed: of the draws.
 
     Returns:
-        By name, values that equal the metric with each row's weight times its count; NaN for a
-        replicate that does not support the metric.
-
-    Raises:
-        Undefined: no rows.
-        ConfigError: a metric that has no replicates, or `gauc` without users.
-        DataError: shapes differ, or a value is out of its domain.
-
-    Shape:
-        (rows,) each -> (replicates,) each
+        By name, (replicates,) values that equal the metric with each row's weight times its count;
+        NaN for a replicate that does not support the metric.
 
     Example:
         >>> random = np.random.default_rng(0)
@@ -78,11 +70,7 @@ def bootstrap(
     cluster = clusters_of(user, len(column("label", label)))
     rows = Rows.of(label, prediction, weight, {"user": cluster})
     clusters = int(cluster.max()) + 1
-    possible = {
-        name: each
-        for name, each in wanted.items()
-        if each.needs is None or each.needs(rows) is None
-    }
+    possible = {name: e for name, e in wanted.items() if e.needs is None or e.needs(rows) is None}
     sums, places = _sums(possible, rows, clusters)
     ranks = None
     if any(each.ranked for each in possible.values()):
@@ -100,24 +88,12 @@ def bootstrap(
                     found[name].append(each.value(*totals[:, places[name]].T))
     values = {name: np.concatenate(parts) for name, parts in found.items()}
     undefined = np.full(replicates, np.nan)
-    return {
-        name: np.where(np.isfinite(values[name]), values[name], np.nan)
-        if name in values
-        else undefined
-        for name in metrics
-    }
+    known = {name: np.where(np.isfinite(v), v, np.nan) for name, v in values.items()}
+    return {name: known.get(name, undefined) for name in metrics}
 
 
 def draws(clusters: int, replicates: int, seed: int, step: int) -> Iterator[np.ndarray]:
-    """Yield the Poisson(1) counts of all replicates, `step` at a time, which decides no draw.
-
-    Shape:
-        uint8 (up to step, clusters) each time
-
-    Example:
-        >>> [counts.shape for counts in draws(10, 3, seed=0, step=2)]
-        [(2, 10), (1, 10)]
-    """
+    """Yield the Poisson(1) counts of all replicates, `step` at a time, which decides no draw."""
     words = -(-clusters // 4)  # of 64 bits, for four draws each
     generator = np.random.SFC64(seed)
     for first in range(0, replicates, step):

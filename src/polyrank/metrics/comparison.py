@@ -16,27 +16,16 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Comparison:
-    """Groups of runs on the same rows; prints as a table and writes JSON.
-
-    Args:
-        split: which rows they are.
-        rows: how many.
-        runs: paths and seeds by group, the baseline first.
-        kinds: of each score that all runs share, the name of the kind of its label.
-        groups: every group's values, by score and metric.
-        differences: from the baseline, likewise.
-        absent: why a metric of a score is not compared.
-        notes: on how the runs were grouped.
-    """
+    """Groups of runs on the same rows; prints as a table and writes JSON."""
 
     split: str
     rows: int
-    runs: Mapping[str, Mapping[str, int]]
-    kinds: Mapping[str, str]
-    groups: tuple[Group, ...]
-    differences: tuple[Difference, ...]
-    absent: Mapping[str, Mapping[str, str]]
-    notes: tuple[str, ...] = ()
+    runs: Mapping[str, Mapping[str, int]]  # paths and seeds by group, the baseline first
+    kinds: Mapping[str, str]  # the name of the kind of label of each score that all runs share
+    groups: tuple[Group, ...]  # by score and metric
+    differences: tuple[Difference, ...]  # likewise
+    absent: Mapping[str, Mapping[str, str]]  # by score and metric, why it is not compared
+    notes: tuple[str, ...] = ()  # on how the runs were grouped
 
     @property
     def judged(self) -> tuple[Difference, ...]:
@@ -67,10 +56,9 @@ class Comparison:
                 "the rows are too few for an interval, so no difference can be called significant"
             )
         count, found = len(self.judged), len(self.significant)
-        by_chance = f"{count / 20:.2g}"
         chance = (
             f"{counted(count, 'comparison')} {'was' if count == 1 else 'were'} made, and where "
-            f"nothing differs about 1 in 20 (here {by_chance}) looks significant by chance"
+            f"nothing differs about 1 in 20 (here {count / 20:.2g}) looks significant by chance"
         )
         if not found:
             return f"no difference is significant at 95 %; {chance}"
@@ -102,10 +90,7 @@ class Comparison:
         for each in self.differences:
             if each.reason is not None:
                 few.setdefault(each.reason, {})[each.score] = None
-        found += [
-            f"no interval over rows, {', '.join(scores)}: {reason}"
-            for reason, scores in few.items()
-        ]
+        found += [f"no interval over rows, {', '.join(few[reason])}: {reason}" for reason in few]
         return tuple(found)
 
     def to_json(self) -> dict[str, Any]:
@@ -146,16 +131,9 @@ class Comparison:
         }  # fmt: skip
 
     def __str__(self) -> str:
-        return "\n".join(
-            [
-                self._rows,
-                "",
-                aligned(*self._table, right=range(3, 7)),
-                "",
-                self.conclusion,
-                *(f"– {remark}" for remark in self.remarks),
-            ]
-        )
+        table = aligned(*self._table, right=range(3, 7))
+        remarks = (f"– {remark}" for remark in self.remarks)
+        return "\n".join([self._rows, "", table, "", self.conclusion, *remarks])
 
     def _repr_html_(self) -> str:
         notes = [self.conclusion, *(f"– {remark}" for remark in self.remarks)]

@@ -25,15 +25,8 @@ DECILE = "score decile"
 def columns_needed(schema: Schema, known: Sequence[str], by: Sequence[str] | None) -> list[str]:
     """Return the raw columns that segments read: those of `by`, or all features but sequences.
 
-    Args:
-        schema: of the bundle.
-        known: columns of the data.
-        by: columns, "new or seen user" or "score decile"; None takes these two and every feature
-            of at most 50 values, dense ones being binned.
-
-    Raises:
-        ConfigError: no list of columns.
-        DataError: a name that is neither, with the nearest.
+    `known` holds the data's columns, and `by` some of them, "new or seen user" or "score decile";
+    None takes these two and every feature of at most 50 values, dense ones being binned.
     """
     if isinstance(by, str):
         raise ConfigError(f"by must be a list of columns, such as [{by!r}], got {by!r}")
@@ -49,12 +42,8 @@ def columns_needed(schema: Schema, known: Sequence[str], by: Sequence[str] | Non
 def dimensions(table: Table, vocab: Vocab, by: Sequence[str] | None) -> dict[str, pl.Series]:
     """Return each column by which rows are cut, except the score's decile, which differs by score.
 
-    Ids that are numbers come as text; other numbers are binned.
-
-    Args:
-        table: encoded rows that carry the `columns_needed`.
-        vocab: which tells the users that training has seen.
-        by: as in `columns_needed`.
+    The table carries the `columns_needed`. Ids that are numbers come as text; other numbers are
+    binned.
     """
     features = {feature.name for feature in table.schema.features}
     texts = {each.name for each in table.schema.features if not (each.numeric or each.lists)}
@@ -82,25 +71,9 @@ def score_segments(
     deciles: bool = True,
     weight: np.ndarray | None = None,
 ) -> pl.DataFrame:
-    """Return the segments of one score, or of every score of an event.
+    """Return the segments of one score, or of every score of an event, after a column `score`.
 
-    Args:
-        schema: the tasks.
-        predictions: the output columns.
-        labels: each task's label, NaN where it is not observed.
-        by: columns by name.
-        score: such as `click @ all`; None takes every score of an event.
-        deciles: whether the score's own deciles are a dimension as well.
-        weight: sample weights.
-
-    Returns:
-        The column `score`, and those of `segments`; scores in their order.
-
-    Raises:
-        ConfigError: no such score, with the nearest, or one of no event.
-
-    Shape:
-        every array (rows,)
+    The score's own deciles are a dimension as well, unless told otherwise.
     """
     found = [where for where in populations(schema) if where.label_kind.is_event]
     if score is not None:

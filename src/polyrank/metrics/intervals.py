@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -16,6 +15,7 @@ from polyrank.text import counted
 
 NEEDED = 50  # of each class, and of the users where users are drawn
 Z = 1.96  # standard errors that hold 95 % of a normal distribution
+_Map = Callable[[np.ndarray], np.ndarray]
 
 
 def intervals(
@@ -39,7 +39,7 @@ def intervals(
         label: as the metrics take it.
         prediction: as the metrics take it.
         user: keys; users are drawn whole. None draws rows.
-        weight: sample weights; None weighs every row 1.
+        weight: sample weights.
         replicates: how many times the rows are drawn, at least 2.
         seed: of the draws.
 
@@ -47,9 +47,6 @@ def intervals(
         `{name: (low, high)}`, and reasons: under "interval" the one of all metrics, else under
         "auc interval" that of the AUC. There is no interval below 50 positives, negatives or
         users, nor where the value is the end of its scale.
-
-    Raises:
-        DataError: shapes differ, or a value is out of its domain.
 
     Example:
         >>> random = np.random.default_rng(0)
@@ -91,15 +88,7 @@ def intervals(
 def interval(
     metric: Metric, value: float, samples: np.ndarray
 ) -> tuple[tuple[float, float] | None, str | None]:
-    """Return low and high, or None and the reason.
-
-    Args:
-        metric: one with a scale.
-        value: on all rows.
-        samples: its replicates, as `bootstrap` returns them.
-
-    Shape:
-        samples (replicates,)
+    """Return low and high, or None and the reason, by a value and its replicates.
 
     Example:
         >>> ends, _ = interval(METRICS["pcoc"], 1.0, np.array([0.5, 1.0, 2.0]))
@@ -112,7 +101,7 @@ def interval(
         return None, f"{len(samples) - fit} of {len(samples)} replicates are at its scale's end"
     assert metric.scale is not None
     ends = _scaled(metric, value) + Z * scaled.std(ddof=1) * np.array([-1.0, 1.0])
-    low, high = sorted(_SCALES[metric.scale].back(ends).tolist())
+    low, high = sorted(_SCALES[metric.scale][1](ends).tolist())
     return (low, high), None
 
 
@@ -136,31 +125,22 @@ def too_few(
             return f"{counted(count, name)}; an interval takes {NEEDED}", {}
     reasons = {}
     for each in metrics:
-        if each.groups is not None:
-            count = len(each.groups(rows).value)
-            if count < NEEDED:
-                who = f"{counted(count, str(each.key))} {each.groups_are}"
-                reasons[each.name] = f"{who}; an interval takes {NEEDED}"
+        if each.groups is not None and (count := len(each.groups(rows).value)) < NEEDED:
+            who = f"{counted(count, str(each.key))} {each.groups_are}"
+            reasons[each.name] = f"{who}; an interval takes {NEEDED}"
     return None, reasons
 
 
-@dataclass(frozen=True)
-class _Scale:
-    """A scale without ends, and the way back."""
-
-    forth: Callable[[np.ndarray], np.ndarray]
-    back: Callable[[np.ndarray], np.ndarray]
-
-
-_SCALES: Mapping[str, _Scale] = {
-    "logit": _Scale(lambda x: np.log(x) - np.log1p(-x), sigmoid),
-    "log": _Scale(np.log, np.exp),
-    "log of the rest": _Scale(lambda x: np.log(1 - x), lambda z: 1 - np.exp(z)),
-    "plain": _Scale(lambda x: x, lambda z: z),
+# To each scale, and the way back.
+_SCALES: Mapping[str, tuple[_Map, _Map]] = {
+    "logit": (lambda x: np.log(x) - np.log1p(-x), sigmoid),
+    "log": (np.log, np.exp),
+    "log of the rest": (lambda x: np.log(1 - x), lambda z: 1 - np.exp(z)),
+    "plain": (lambda x: x, lambda z: z),
 }
 
 
 def _scaled(metric: Metric, values: ArrayLike) -> np.ndarray:
     assert metric.scale is not None
     with np.errstate(divide="ignore", invalid="ignore"):
-        return _SCALES[metric.scale].forth(np.asarray(values, dtype=np.float64))
+        return _SCALES[metric.scale][0](np.asarray(values, dtype=np.float64))

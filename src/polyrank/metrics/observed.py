@@ -14,21 +14,11 @@ from polyrank.terms import Population, output_columns, population_label, populat
 
 @dataclass(frozen=True, eq=False)
 class Observed:
-    """The rows that one score sees.
-
-    Args:
-        where: the score's population.
-        rows: which rows of the log they are.
-        label: of these rows; nothing is missing.
-        prediction: likewise.
-
-    Shape:
-        rows bool (N,) · label, prediction float64 (rows,)
-    """
+    """The rows that one score sees."""
 
     where: Population
-    rows: np.ndarray
-    label: np.ndarray
+    rows: np.ndarray  # bool (N,), which rows of the log they are
+    label: np.ndarray  # of these; nothing is missing
     prediction: np.ndarray
 
 
@@ -38,16 +28,7 @@ def observed(
     labels: Mapping[str, np.ndarray],
     score: str,
 ) -> Observed:
-    """Return the rows of a score by its name.
-
-    Args:
-        schema: the tasks.
-        predictions: the output columns.
-        labels: each task's label, NaN where it is not observed.
-        score: such as `buy|click @ click`.
-
-    Raises:
-        ConfigError: no such score, with the nearest.
+    """Return the rows of a score by its name, from the output columns and each task's label.
 
     Example:
         >>> from polyrank.schema import DenseFeature, Task
@@ -68,11 +49,7 @@ def observed(
 
 
 def named_population(schema: Schema, score: str) -> Population:
-    """Return the population of a score.
-
-    Raises:
-        ConfigError: no such score, with the nearest.
-    """
+    """Return the population of a score; an unknown one raises ConfigError with the nearest."""
     known = {where.name: where for where in populations(schema)}
     if score not in known:
         raise ConfigError(f"unknown score {score!r}{did_you_mean(str(score), known)}")
@@ -89,13 +66,7 @@ def predicted(
 def true_probability(
     schema: Schema, truth: Mapping[str, np.ndarray], where: Population
 ) -> np.ndarray | None:
-    """Return the true P(heads | conditions) of every row of the log; None where it is not known.
-
-    Args:
-        schema: the tasks.
-        truth: true probabilities by output column, as many as are known.
-        where: the population.
-    """
+    """Return the true P(heads | conditions) of every row of the log; None where it is not known."""
     if not where.label_kind.is_event:
         return None
     for columns in (used_columns(schema, where), _factors(schema, where)):

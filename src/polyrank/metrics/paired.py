@@ -29,17 +29,11 @@ REPLICATES = 200
 
 @dataclass(frozen=True)
 class Spread:
-    """A 95 % interval of a difference, and where its width comes from.
-
-    Args:
-        low: lower end.
-        high: upper end.
-        source: "rows", of a bootstrap; "paired seeds" or "seeds", of Student's t.
-    """
+    """A 95 % interval of a difference, and where its width comes from."""
 
     low: float
     high: float
-    source: Literal["rows", "paired seeds", "seeds"]
+    source: Literal["rows", "paired seeds", "seeds"]  # of a bootstrap, or of Student's t
 
     @property
     def excludes_zero(self) -> bool:
@@ -49,37 +43,21 @@ class Spread:
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """What one run predicted.
+    """What one run predicted."""
 
-    Args:
-        name: of the run; runs of one name differ in their seed.
-        seed: of the run.
-        prediction: of the rows that are compared.
-
-    Shape:
-        prediction (N,)
-    """
-
-    name: str
+    name: str  # runs of one name differ in their seed
     seed: int
-    prediction: np.ndarray
+    prediction: np.ndarray  # (N,), of the rows that are compared
 
 
 @dataclass(frozen=True)
 class Group:
-    """One metric of the runs of one name.
-
-    Args:
-        score: whose.
-        metric: its name.
-        name: of the runs.
-        values: by seed.
-    """
+    """One metric of the runs of one name."""
 
     score: str
     metric: str
-    name: str
-    values: Mapping[int, float]
+    name: str  # of the runs
+    values: Mapping[int, float]  # by seed
 
     @property
     def mean(self) -> float:
@@ -94,27 +72,16 @@ class Group:
 
 @dataclass(frozen=True)
 class Difference:
-    """A group's mean less the baseline's.
-
-    Args:
-        score: whose.
-        metric: its name.
-        baseline: what is subtracted.
-        name: what it is subtracted from.
-        value: the difference.
-        rows: over the sampling of the test rows; None where these are too few.
-        seeds: over retraining; None without two seeds on either side.
-        reason: why `rows` is None.
-    """
+    """A group's mean less the baseline's."""
 
     score: str
     metric: str
-    baseline: str
-    name: str
+    baseline: str  # what is subtracted
+    name: str  # what it is subtracted from
     value: float
-    rows: Spread | None
-    seeds: Spread | None
-    reason: str | None = None
+    rows: Spread | None  # over the sampling of the test rows; None where these are too few
+    seeds: Spread | None  # over retraining; None without two seeds on either side
+    reason: str | None = None  # why `rows` is None
 
     @property
     def significant(self) -> bool:
@@ -147,21 +114,15 @@ def paired(
     Args:
         score: its name.
         kind: of its label, or its name; metrics with the role "compared" are compared.
-        label: nothing is missing.
-        samples: one a run.
-        user: keys; users are drawn whole, and grouped AUC is compared.
-        weight: sample weights.
+        label: (N,), nothing is missing.
+        samples: one a run; two of one name and one seed are refused.
+        user: keys (N,); users are drawn whole, and grouped AUC is compared.
+        weight: sample weights (N,).
         replicates: how many times the rows are drawn.
         seed: of the draws.
 
     Returns:
         The groups, the differences, and the metrics that cannot be compared with the reason.
-
-    Raises:
-        ConfigError: two runs of one name and one seed.
-
-    Shape:
-        label, user, weight (N,)
 
     Example:
         >>> random = np.random.default_rng(0)
@@ -249,9 +210,7 @@ def student_t(freedom: float) -> float:
     """Return t such that Student's distribution lies within ±t with 95 %.
 
     With t = √ν·tan θ the density is proportional to cos θ to the power ν − 1, on a finite range.
-
-    Args:
-        freedom: ν, at least 1; need not be whole.
+    The freedom ν is at least 1 and need not be whole.
 
     Example:
         >>> [round(student_t(freedom), 3) for freedom in (1, 4, 30)]

@@ -117,18 +117,11 @@ class Fused:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain tables."""
-        return {
-            "weights": dict(self.weights),
-            "scores": [score.to_json() for score in self.scores],
-        }
+        return {"weights": dict(self.weights), "scores": [each.to_json() for each in self.scores]}
 
     @classmethod
     def from_json(cls, table: Mapping[str, Any]) -> Fused:
-        """Read what `to_json` wrote.
-
-        Raises:
-            ConfigError: a table of another shape.
-        """
+        """Read what `to_json` wrote."""
         where = "scorecard fusion"
         spec.check_keys(table, ["weights", "scores"], where)
         for key in ("weights", "scores"):
@@ -389,9 +382,7 @@ def _change(score: Score, name: str) -> str:
 def reasons(scores: Sequence[Score], title: Callable[[Score, str], str] | None = None) -> list[str]:
     """Return a line for each distinct reason: which metrics it explains, and of which scores.
 
-    Args:
-        scores: whose.
-        title: of what is absent from a score; by default as the printed tables name it.
+    `title` names what is absent from a score; by default as the printed tables do.
     """
     title = title or _absent_name
     found: dict[str, tuple[dict[str, None], dict[str, None]]] = {}

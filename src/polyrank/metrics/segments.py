@@ -32,12 +32,7 @@ WIDEST = 37  # of what names a segment, in characters: the other columns take 83
 
 
 def columns(kind: Kind = Binary) -> dict[str, type[pl.DataType]]:
-    """Return the columns of segments and their types, for labels of a kind.
-
-    Example:
-        >>> list(columns())[6:11]
-        ['auc', 'log_loss', 'ne', 'pcoc', 'ece']
-    """
+    """Return the columns of segments and their types, for labels of a kind."""
     return {
         "dimension": pl.String,
         "value": pl.String,
@@ -71,12 +66,12 @@ def segments(
     both seen and predicted, come last: three odd rows are no finding.
 
     Args:
-        label: 0 or 1.
-        prediction: probabilities.
-        by: columns by name. Numbers of more than 10 distinct values are cut into 10 bins of equal
-            count; of other columns the 50 most frequent values have a line each, and the rest
-            share one. Null and NaN are a value, which is returned as null.
-        weight: sample weights; None weighs every row 1.
+        label: 0 or 1, (rows,).
+        prediction: probabilities (rows,).
+        by: columns (rows,) by name. Numbers of more than 10 distinct values are cut into 10 bins
+            of equal count; of other columns the 50 most frequent values have a line each, and the
+            rest share one. Null and NaN are a value, which is returned as null.
+        weight: sample weights (rows,).
         kind: of the label, an event; its diagnosed metrics are measured.
 
     Returns:
@@ -84,12 +79,6 @@ def segments(
         the means and the metrics; `pcoc_low` and `pcoc_high`, the 95 % interval of PCOC on the log
         scale over the sampling of the rows; `excess`; `judged`, whether the counts suffice;
         `reason`, why what is null is null, or why it is not judged.
-
-    Raises:
-        DataError: shapes differ, a value is out of its domain, or a column of lists.
-
-    Shape:
-        label (rows,), prediction (rows,), each of `by` (rows,), weight (rows,)
 
     Example:
         >>> page = ["one"] * 100 + ["two"] * 100
@@ -171,11 +160,9 @@ def _measured(
 ) -> dict[str, Any]:
     """Return the line of a segment; `total` is the weight of the whole population."""
     positives, expected = int(y.sum()), float(p.sum())
-    counts = {
-        "positives": (positives, expected),
-        "negatives": (len(y) - positives, len(y) - expected),
-    }
-    few = [name for name, (seen, predicted) in counts.items() if max(seen, predicted) < JUDGED]
+    negatives = max(len(y) - positives, len(y) - expected)
+    counts = {"positives": max(positives, expected), "negatives": negatives}
+    few = [name for name, count in counts.items() if count < JUDGED]
     line: dict[str, Any] = {"rows": len(y), "positives": positives, "judged": not few}
     try:
         rows = Rows.of(y, p, w)
@@ -236,15 +223,7 @@ def _groups(name: str, values: Any, rows: int) -> Iterator[tuple[str | None, np.
 
 
 def labelled(name: str, values: Any) -> pl.Series:
-    """Return a column as the text of each row's segment; null where the value is missing.
-
-    Raises:
-        DataError: a column of lists, structs or bytes.
-
-    Example:
-        >>> labelled("price", np.arange(21.0))[0], labelled("city", ["a", None])[0]
-        ('[0, 2)', 'a')
-    """
+    """Return a column as the text of each row's segment, such as "[0, 2)"; null where missing."""
     series = values if isinstance(values, pl.Series) else pl.Series(values)
     if series.dtype.is_nested() or series.dtype in (pl.Binary, pl.Object):
         raise DataError(f"{name}: segments need single values, got {series.dtype}")
@@ -266,10 +245,8 @@ def _binned(numbers: pl.Series) -> pl.Series:
     cuts = np.quantile(present, np.arange(1, BINS) / BINS, method="inverted_cdf")
     cuts = np.unique(cuts[cuts > lowest])
     edges = [lowest, *cuts.tolist(), highest]
-    names = _intervals(edges)
     codes = np.searchsorted(cuts, numbers.fill_null(lowest).to_numpy(), side="right")
-    found = pl.Series(names).gather(codes)
-    return found.set(numbers.is_null(), None)
+    return pl.Series(_intervals(edges)).gather(codes).set(numbers.is_null(), None)
 
 
 def _intervals(edges: list[float]) -> list[str]:
@@ -286,11 +263,8 @@ def _intervals(edges: list[float]) -> list[str]:
 
 def _pooled(texts: pl.Series) -> pl.Series:
     """Keep the most frequent values; the others are one."""
-    counts = (
-        texts.drop_nulls()
-        .value_counts(name="rows")
-        .sort(["rows", texts.name], descending=[True, False])
-    )
+    counts = texts.drop_nulls().value_counts(name="rows")
+    counts = counts.sort(["rows", texts.name], descending=[True, False])
     if counts.height <= VALUES:
         return texts
     kept = counts.head(VALUES)[texts.name]

@@ -6,11 +6,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import altair as alt
-
-from polyrank.report.axes import spec
 
 
 class Block(Protocol):
@@ -202,6 +200,15 @@ class Figure:
             f"<figure{kind}><h3>{escape(self.title)}</h3>{charts}"
             f"<figcaption>{escape(self.caption)}</figcaption></figure>"
         )
+
+
+def spec(chart: alt.LayerChart) -> dict[str, Any]:
+    """Return a chart as JSON tables, without the address of its schema: a page loads nothing.
+
+    They are not validated, which takes most of a page's time; the tests do.
+    """
+    table = chart.to_dict(validate=False)
+    return {key: value for key, value in table.items() if key != "$schema"}
 
 
 def embedded(value: object) -> str:

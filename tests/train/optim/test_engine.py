@@ -204,7 +204,7 @@ def test_an_id_that_is_no_row_is_refused():
     ids, dense, bags, _ = batch(where, 3, 0)
     for wrong in (-1, 10_000):
         ids[0, 1] = wrong
-        with pytest.raises(IndexError, match="1 ids of the batch are no rows of their tables"):
+        with pytest.raises(IndexError, match="1 ids of the batch are outside their tables"):
             embed.look_up(ids, dense, bags)
 
 

@@ -9,7 +9,6 @@ import polars as pl
 from polyrank.metrics.registry import METRICS
 from polyrank.models.expert_use import ExpertUse
 from polyrank.report import charts
-from polyrank.report.axes import hues, styles
 from polyrank.report.blocks import Block, Figure, Note, Paragraph, Section
 from polyrank.report.evidence import Evidence
 from polyrank.report.sections.scores import number
@@ -27,7 +26,7 @@ def training(evidence: Evidence) -> Section | None:
     history = evidence.history
     if "epoch" not in history.columns or history.is_empty():
         return None
-    best, colours = best_epoch(history), hues(evidence.schema)
+    best, colours = best_epoch(history), charts.hues(evidence.schema)
     terms, figures = {term.name: term.population for term in evidence.schema.objective}, []
     for term, losses in _losses(history).items():
         if term in terms:
@@ -41,7 +40,7 @@ def training(evidence: Evidence) -> Section | None:
             continue
         how = {True: "higher is better", False: "lower is better", None: "best in between"}
         caption = f"Of the validation rows; {how[metric.higher_is_better]}."
-        drawn = styles(evidence.schema, found["series"].unique(maintain_order=True))
+        drawn = charts.styles(evidence.schema, found["series"].unique(maintain_order=True))
         # Areas and losses share an axis; an error in the label's own unit has one to itself.
         for names in [list(drawn)] if metric.of_events else [[each] for each in drawn]:
             of = "" if metric.of_events else f" of {names[0]}"
@@ -168,7 +167,7 @@ def _epochs(evidence: Evidence) -> list[Figure]:
     )
     for level, values in _entropies(history).items():
         of = f" of {level}" if level else ""
-        drawn = styles(evidence.schema, values["gate"].unique(maintain_order=True))
+        drawn = charts.styles(evidence.schema, values["gate"].unique(maintain_order=True))
         hues = {gate: style.colour for gate, style in drawn.items()}
         picture = charts.entropies(values, best, hues)
         found.append(Figure(f"Entropy of the gates{of}", reading, (picture,)))
@@ -176,7 +175,7 @@ def _epochs(evidence: Evidence) -> list[Figure]:
     if dead is not None and dead["value"].max():
         dead = dead.with_columns(pl.col("series").replace("", "all experts"))
         reading = "The expert with the largest share of units that are 0 on all rows looked at."
-        drawn = styles(evidence.schema, dead["series"].unique(maintain_order=True))
+        drawn = charts.styles(evidence.schema, dead["series"].unique(maintain_order=True))
         picture = charts.by_epoch(dead, "dead units, share", best, drawn, (0.0, 1.0))
         found.append(Figure("Dead units over the epochs", reading, (picture,)))
     return found

@@ -10,7 +10,6 @@ from polyrank.labels import LABELS
 from polyrank.metrics.registry import METRICS, metrics_of
 from polyrank.metrics.score import TRUTH_COLUMNS, Score, by_request, metric_names, reasons
 from polyrank.report import charts
-from polyrank.report.axes import BLUE, hues
 from polyrank.report.blocks import Block, Cell, Figure, Note, Paragraph, ReportTable, Section
 from polyrank.report.evidence import Evidence
 
@@ -206,9 +205,9 @@ def fusion(evidence: Evidence) -> Section | None:
         for each in fused.scores
     )
     table = ReportTable(("outcome", "rows", "positives", *map(title, fused.metrics)), rows)
-    colours = hues(evidence.schema)
+    colours = charts.hues(evidence.schema)
     figures = [
-        _trade_off(name, points, colours.get(name, BLUE))
+        _trade_off(name, points, colours.get(name, charts.BLUE))
         for name, points in evidence.trade_offs.items()
     ]
     return Section("Fused score", (Paragraph(text), table, *figures))
