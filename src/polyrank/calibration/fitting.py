@@ -89,24 +89,19 @@ def calibrate(
         if positives >= kind.least_positives and (loss := _cross_fit(kind, rows, seed)) is not None
     }
     means = {name: float(rows.weight @ each / rows.weight.sum()) for name, each in losses.items()}
-
-    def result(found: CalibrationMap | None, reason: str | None = None) -> Calibrator:
-        return Calibrator(found, len(rows.label), positives, means, reason)
-
     best = min(means, key=lambda name: means[name])
+    gain, error = means[NONE] - means[best], _standard_error(losses[NONE] - losses[best], rows)
+    found, reason = None, None
     if len(means) == 1:
         what = "one label is missing or the logit separates the two, so no map has a best fit"
-        return result(None, f"in some of the {FOLDS} folds {what}")
-    if best == NONE:
-        return result(None, "no candidate has a lower log loss on rows that it was not fitted on")
-    gain = means[NONE] - means[best]
-    error = _standard_error(losses[NONE] - losses[best], rows)
-    if not gain > error:
-        return result(
-            None, f"the gain of {best}, {gain:.2g} of log loss, is within its error of {error:.2g}"
-        )
-    found = MAPS[best].fit(rows.logit, rows.label, rows.weight)
-    return result(found, None if found else f"{best} has no solution that rises on all rows")
+        reason = f"in some of the {FOLDS} folds {what}"
+    elif best == NONE:
+        reason = "no candidate has a lower log loss on rows that it was not fitted on"
+    elif not gain > error:
+        reason = f"the gain of {best}, {gain:.2g} of log loss, is within its error of {error:.2g}"
+    elif not (found := MAPS[best].fit(rows.logit, rows.label, rows.weight)):
+        reason = f"{best} has no solution that rises on all rows"
+    return Calibrator(found, len(rows.label), positives, means, reason)
 
 
 @dataclass(frozen=True, eq=False)

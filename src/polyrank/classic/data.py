@@ -139,8 +139,8 @@ class DataGenerator:
             valid, test = (None if x is None else Rows.of(x, y) for x, y in given)
         else:
             train, valid, test = self._split(split_ratio)
-        loaders = (None if each is None else Loader(each, batch_size) for each in (valid, test))
-        return Loader(train, batch_size, shuffle=True), *loaders
+        others = [None if each is None else Loader(each, batch_size) for each in (valid, test)]
+        return Loader(train, batch_size, shuffle=True), others[0], others[1]
 
     def _split(self, ratio: Sequence[float]) -> tuple[Rows, Rows | None, Rows | None]:
         if len(ratio) < 2 or min(ratio) < 0 or sum(ratio) > 1 + 1e-9 or not ratio[0] > 0:
@@ -190,8 +190,7 @@ def rows_of(loader: Iterable[Any]) -> Rows:
 
 def batch_size_of(loader: Any, rows: Rows) -> int:
     """Return the batch size that a loader declares, or the length of its first batch."""
-    size = getattr(loader, "batch_size", None) or rows.batch or len(rows)
-    return min(int(size), len(rows))
+    return min(int(getattr(loader, "batch_size", None) or rows.batch or len(rows)), len(rows))
 
 
 def tensor_of(name: str, column: np.ndarray) -> Tensor:

@@ -157,7 +157,7 @@ def _native(feature: Any) -> Feature:
     }
     padding = getattr(feature, "padding_idx", None)
     if isinstance(feature, native.SequenceFeature) or padding is not None:
-        pooling = getattr(feature, "pooling", "sum")
+        pooling: Any = getattr(feature, "pooling", "sum")
         return native.SequenceFeature(**table, pooling=pooling, padding_idx=padding)
     return native.SparseFeature(**table)
 

@@ -368,11 +368,9 @@ class PLE(IndependentTasks):
         expert_params: Mapping[str, Any],
         tower_params_list: Sequence[Mapping[str, Any]],
     ) -> None:
+        layers = _layers(expert_params, "expert_params")
         trunk = native.PLE(
-            levels=n_level,
-            shared_experts=n_expert_shared,
-            task_experts=n_expert_specific,
-            **_layers(expert_params, "expert_params"),
+            levels=n_level, shared_experts=n_expert_shared, task_experts=n_expert_specific, **layers
         )
         super().__init__(features, task_types, trunk, tower_params_list)
 
@@ -434,9 +432,8 @@ def _towers(params: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     read = {name: _layers(each, f"tower of {name!r}") for name, each in params.items()}
     dropouts = {each["dropout"] for each in read.values()}
     if len(dropouts) > 1:
-        raise ConfigError(
-            f"towers have different dropouts ({sorted(dropouts)}): give all the same one"
-        )
+        message = f"towers have different dropouts ({sorted(dropouts)}): give all the same one"
+        raise ConfigError(message)
     towers = {name: each["hidden"] for name, each in read.items()}
     alike = len(set(towers.values())) == 1
     return {"tower": next(iter(towers.values())) if alike else towers, "dropout": dropouts.pop()}

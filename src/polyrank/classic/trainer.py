@@ -98,12 +98,23 @@ class MTLTrainer:
         model_logger: Any = None,
         earlystop_mode: str | None = None,
     ) -> None:
-        _refuse(gpus, model_logger)
+        if gpus is not None and len(gpus) > 1:
+            raise ConfigError(
+                f"gpus={list(gpus)}: several GPUs are not supported (torch itself has deprecated "
+                'nn.DataParallel): leave gpus out, and name one, device="cuda:0"'
+            )
+        if model_logger is not None:
+            raise ConfigError(
+                "model_logger is not supported: trainer.history has one row per epoch, for any "
+                "logger; or use polyrank.fit(…, out=…), which writes log.jsonl"
+            )
         self.model, self.task_types, self.n_epoch = model, list(task_types), n_epoch
         self.device, self.model_path = _device(device), Path(model_path)
         self.penalty = Penalty.of(regularization_params)
-        self.dense, self.rows, *of_torch = chosen(optimizer_fn, optimizer_params, self.penalty)
-        self._schedule = partial(EpochSchedule, *of_torch, scheduler_fn, scheduler_params)
+        self.dense, self.rows, function, options = chosen(
+            optimizer_fn, optimizer_params, self.penalty
+        )
+        self._schedule = partial(EpochSchedule, function, options, scheduler_fn, scheduler_params)
         self._schedule()  # refused now, not after an epoch
         self.balance = _balance(adaptive_params)
         self._kinds = kinds_of(task_types)
@@ -155,7 +166,7 @@ class MTLTrainer:
         name = type(self.model).__name__
         warn_of_leaks(name, source, rows, learner.feature_names, self._kinds)
         supervision = Supervision.of(train)
-        schedule = self._schedule()
+        schedule: Any = self._schedule()
         training = Training(
             epochs=self.n_epoch, batch_size=batch_size_of(train_dataloader, rows), lr=schedule.lr,
             dense=self.dense, embeddings=self.rows, balance=self.balance, schedule=schedule,
@@ -267,14 +278,12 @@ class _Judge:
         self.labels = None if rows is None else rows.labels
         self.scores: list[float | None] = []
         self.value: float | None = None
-        self.by_loss = False
         if self.labels is None:
             logger.warning("no validation rows: the last epoch is kept")
             return
         label = self.labels[:, column]
         _, reason = column_score(kinds[column], label, np.zeros(len(label)))
         if reason:
-            self.by_loss = True
             warnings.warn(
                 f"label column {column} has no score on the validation rows ({reason}): the "
                 "validation loss decides which epoch is better",
@@ -285,12 +294,10 @@ class _Judge:
     def __call__(self, logits: Mapping[str, Tensor], valid: Mapping[str, float]) -> float:
         assert self.labels is not None
         predicted = predictions_of(self.learner, logits).numpy()
-        self.scores = [
-            column_score(kind, self.labels[:, index], predicted[:, index])[0]
-            for index, kind in enumerate(self.kinds)
-        ]
+        columns = zip(self.kinds, self.labels.T, predicted.T, strict=True)
+        self.scores = [column_score(*each)[0] for each in columns]
         score = self.scores[self.column]
-        if self.by_loss or score is None or not isfinite(score):
+        if score is None or not isfinite(score):
             self.value = valid["total loss"]
         else:
             self.value = -score if self.kinds[self.column].is_event else score
@@ -393,16 +400,3 @@ def _device(device: str | torch.device) -> torch.device:
     except (RuntimeError, AssertionError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"device {device!r} cannot be used here: {reason}") from None
-
-
-def _refuse(gpus: Sequence[int] | None, model_logger: Any) -> None:
-    if gpus is not None and len(gpus) > 1:
-        raise ConfigError(
-            f"gpus={list(gpus)}: several GPUs are not supported (torch itself has deprecated "
-            'nn.DataParallel): leave gpus out, and name one, device="cuda:0"'
-        )
-    if model_logger is not None:
-        raise ConfigError(
-            "model_logger is not supported: trainer.history has one row per epoch, for any logger; "
-            "or use polyrank.fit(…, out=…), which writes log.jsonl"
-        )

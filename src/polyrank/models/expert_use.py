@@ -48,6 +48,7 @@ class GateUse:
 
     @property
     def favourite(self) -> str:
+        """The expert with the largest mean weight."""
         return max(self.weights, key=lambda each: self.weights[each])
 
 
@@ -110,6 +111,7 @@ class ExpertUse:
         return tuple(self._where + each for each in self._faults())
 
     def to_json(self) -> dict[str, Any]:
+        """Return plain tables."""
         return {
             "level": self.level,
             "rows": self.rows,

@@ -250,9 +250,7 @@ class PackLookups:
         )
 
     def order(self, threads: int) -> np.ndarray:
-        """Return the tables of each thread, the costly ones dealt out first: int64 (T, U).
-
-        A row is ended by −1 where it is shorter than the longest.
+        """Return the tables of each thread, then −1, the costly ones dealt out first: int64 (T, U).
 
         Example:
             >>> lookups = PackLookups(np.zeros((3, 3), np.int64), np.arange(4),
