@@ -18,7 +18,7 @@ from polyrank.data.check import Audit
 from polyrank.data.read import column_names, read
 from polyrank.data.table import Table
 from polyrank.metrics.fusion import trade_off
-from polyrank.metrics.observed import predicted, true_probability
+from polyrank.metrics.predicted import predicted, true_probability
 from polyrank.metrics.scorecard import Scorecard
 from polyrank.metrics.segments import columns_needed, dimensions, score_segments
 from polyrank.metrics.undefined import Undefined
