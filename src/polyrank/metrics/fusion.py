@@ -178,7 +178,7 @@ def fused(
             Score(
                 name=where.name,
                 task=task.name,
-                kind=task.kind,
+                kind=where.kind,
                 given=None,
                 space=ALL,
                 rows=len(seen.label),

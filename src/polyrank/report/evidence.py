@@ -177,9 +177,10 @@ def scored_rows(
         if where.given and truth is not None:
             seen.append((where.on_all_rows, None, counts))
         for name, outcome, rows in seen:
-            columns = (estimate, outcome, truth, table.weight, before)
+            columns = (outcome, truth, table.weight, before)
             kept = [None if each is None else each[rows].astype(np.float64) for each in columns]
-            found[name] = ScoredRows(name, where.task, where.label_kind.is_event, *kept)
+            prediction, is_event = estimate[rows].astype(np.float64), where.label_kind.is_event
+            found[name] = ScoredRows(name, where.task, is_event, prediction, *kept)
     return found
 
 
