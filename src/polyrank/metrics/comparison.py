@@ -9,7 +9,7 @@ Letters: N rows, R replicates.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from html import escape
 from statistics import mean, stdev
 from typing import Any, Literal
@@ -346,7 +346,8 @@ class Comparison:
             "differences": [
                 {
                     "score": each.score, "metric": each.metric, "name": each.name,
-                    "value": each.value, "rows": _spread(each.rows), "seeds": _spread(each.seeds),
+                    "value": each.value, "rows": each.rows and asdict(each.rows),
+                    "seeds": each.seeds and asdict(each.seeds),
                     "significant": each.significant, "verdict": self.verdict(each),
                 }
                 for each in self.differences
@@ -399,9 +400,3 @@ class Comparison:
 
 def _interval(spread: Spread | None) -> str:
     return "–" if spread is None else f"{spread.low:+z.4f} … {spread.high:+z.4f}"
-
-
-def _spread(spread: Spread | None) -> dict[str, Any] | None:
-    if spread is None:
-        return None
-    return {"low": spread.low, "high": spread.high, "source": spread.source}

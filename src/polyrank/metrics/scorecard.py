@@ -27,7 +27,7 @@ from polyrank.metrics.inputs import (
     weighing,
 )
 from polyrank.metrics.metric import Metric, Rows
-from polyrank.metrics.observed import predicted, scored_columns, true_probability, used_columns
+from polyrank.metrics.predicted import predicted, scored_columns, true_probability, used_columns
 from polyrank.metrics.registry import METRICS, metrics_of
 from polyrank.metrics.regression import MAE, RMSE
 from polyrank.metrics.score import Score, Scorecard

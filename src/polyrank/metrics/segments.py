@@ -23,11 +23,11 @@ from polyrank.metrics.binary import EPSILON
 from polyrank.metrics.bootstrap import Z
 from polyrank.metrics.inputs import column, mean, refuse_beyond_one, refuse_other_labels, weighing
 from polyrank.metrics.metric import Metric, Rows
-from polyrank.metrics.observed import named_population, observed
+from polyrank.metrics.predicted import named_population, predicted
 from polyrank.metrics.registry import METRICS, Kind, metrics_of
 from polyrank.metrics.undefined import Undefined
 from polyrank.schema import Schema
-from polyrank.terms import populations
+from polyrank.terms import population_label, populations
 from polyrank.text import aligned
 
 logger = logging.getLogger(__name__)
@@ -346,12 +346,14 @@ def score_segments(
             raise ConfigError(f"segments need the score of an event, got {score!r}")
     frames = [pl.DataFrame(schema={"score": pl.String, **columns()})]  # without events, no line
     for where in found:
-        seen = observed(schema, predictions, labels, where.name)
-        cut = {dimension: column.filter(seen.rows) for dimension, column in by.items()}
+        label = population_label(labels, where)
+        rows = ~np.isnan(label)
+        prediction = predicted(schema, predictions, where)[rows]
+        cut = {dimension: column.filter(rows) for dimension, column in by.items()}
         if deciles:
-            cut[DECILE] = pl.Series(seen.prediction)
-        kept = None if weight is None else weight[seen.rows]
-        lines = segments(seen.label, seen.prediction, cut, weight=kept, kind=where.label_kind)
+            cut[DECILE] = pl.Series(prediction)
+        kept = None if weight is None else weight[rows]
+        lines = segments(label[rows], prediction, cut, weight=kept, kind=where.label_kind)
         frames.append(lines.select(pl.lit(where.name).alias("score"), pl.all()))
     return pl.concat(frames, how="diagonal")
 

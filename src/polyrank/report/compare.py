@@ -16,7 +16,7 @@ import polars as pl
 from polyrank.bundle.model import Bundle
 from polyrank.errors import ConfigError, DataError
 from polyrank.metrics.comparison import Comparison, Sample, paired
-from polyrank.metrics.observed import predicted
+from polyrank.metrics.predicted import predicted
 from polyrank.terms import Population, population_label, populations
 
 # What may differ between the runs of one group: files may have moved. That the rows which are

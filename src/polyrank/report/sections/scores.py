@@ -291,7 +291,7 @@ def _segments(frame: pl.DataFrame) -> ReportTable | Paragraph:
 
 def _metric(line: Mapping[str, Any], name: str) -> Cell:
     bounds = {end: line.get(f"{name}_{end}") for end in ("low", "high")}
-    detail = "" if None in bounds.values() else interval(bounds)
+    detail = interval({end: value for end, value in bounds.items() if value is not None})
     shown = cell(line[name], line["reason"], detail)
     return shown if detail or f"{name}_low" not in line else replace(shown, reason=line["reason"])
 
