@@ -1,6 +1,6 @@
 """The loop: a generator of Progress that branches on no model's and no task's type.
 
-Bar, run log, checkpoints and early stopping only consume it; which epoch is the best is its own.
+Bar, run log and checkpoints only consume it; which epoch is the best, and the last, is its own.
 """
 
 from __future__ import annotations
@@ -110,12 +110,11 @@ class Trainer:
         return ceil(len(self.train) / self.training.batch_size)
 
     def run(self) -> Iterator[Progress]:
-        """Train all epochs that are left, from wherever the position is.
-
-        Raises:
-            TrainingError: a loss, a weight or a validation figure that is not finite.
-        """
+        """Train the epochs that are left at the position, until early stopping loses patience."""
+        stop = self.training.stop
         while self.position.epoch < self.training.epochs:
+            if stop is not None and self.position.stale_epochs >= stop.patience:
+                return
             yield from self._epoch(self.position.epoch + 1)
 
     def state(self) -> dict[str, Tensor]:
