@@ -171,13 +171,13 @@ def test_the_entries_used_last_are_kept(tmp_path):
 
 
 def test_what_a_killed_run_left_is_removed_after_a_day(tmp_path):
-    old, new = tmp_path / ".writing-old", tmp_path / ".writing-new"
+    old, new = (tmp_path / f".{KEY}.{end * 8}" for end in "ab")
     for folder in (old, new, tmp_path / "someone-elses"):
         folder.mkdir()
         os.utime(folder, (0, 0) if folder != new else None)
     cache.store(tmp_path, KEY, entry())
     names = {path.name for path in tmp_path.iterdir()}
-    assert names == {KEY, ".writing-new", "someone-elses"}
+    assert names == {KEY, new.name, "someone-elses"}
 
 
 def write_often(folder, barrier):

@@ -29,7 +29,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 from zlib import crc32
 
 import numpy as np
@@ -39,6 +38,7 @@ from polyrank.data.table import Table
 from polyrank.data.vocab import Vocab
 from polyrank.features.bags import Bag
 from polyrank.features.vocabulary import Vocabulary
+from polyrank.files import locked, replacing_folder
 from polyrank.schema import Schema
 
 logger = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ NAME = ".polyrank-cache"
 KEPT = 4
 MANIFEST = "manifest.json"
 _KEY = re.compile(r"[0-9a-f]{32}")
-_LEFT_OVER = ".writing-"
+_LEFT_OVER = re.compile(r"\.[0-9a-f]{32}\.[0-9a-f]{8}")
 _DAY_SECONDS = 86_400
 _CHUNK_BYTES = 1 << 20
 # Options that say what a model does with a Table, and nothing about how it is encoded.
@@ -135,18 +135,13 @@ def store(folder: Path, key: str, entry: Entry) -> int:
     Raises:
         OSError: it cannot be written, on a full disk for example.
     """
-    temporary = folder / f"{_LEFT_OVER}{uuid4().hex[:8]}"
-    try:
-        temporary.mkdir(parents=True)
+    with locked(folder), replacing_folder(folder / key) as temporary:
         try:
             body = _write(temporary, entry)
         except pl.exceptions.PolarsError as error:
             raise OSError(str(error)) from error
         text = json.dumps({"body": body, "checksum": _text_checksum(body)}, ensure_ascii=False)
         (temporary / MANIFEST).write_text(text, encoding="utf-8")
-        _put(temporary, folder / key)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     _drop_oldest(folder)
     return sum(size for size, _ in body["files"].values())
 
@@ -276,37 +271,18 @@ def _text_checksum(body: Any) -> int:
     return crc32(json.dumps(body, sort_keys=True).encode())
 
 
-def _put(temporary: Path, path: Path) -> None:
-    """Rename a finished entry; whatever is at its place is moved away first and removed after."""
-    old = path.with_name(f"{_LEFT_OVER}{uuid4().hex[:8]}")
-    try:
-        path.rename(old)
-    except FileNotFoundError:
-        pass
-    else:
-        shutil.rmtree(old, ignore_errors=True)
-    try:
-        temporary.rename(path)
-    except OSError:
-        if not path.is_dir():  # else another run was faster, with the same rows
-            raise
-
-
 def _drop_oldest(folder: Path) -> None:
     """Keep the entries that were used last, and nothing that a killed run left."""
     used: list[tuple[float, Path]] = []
+    yesterday = time.time() - _DAY_SECONDS
     for path in folder.iterdir():
         try:
             if _KEY.fullmatch(path.name):
                 used.append(((path / MANIFEST).stat().st_mtime, path))
-            elif path.name.startswith(_LEFT_OVER) and _age(path) > _DAY_SECONDS:
+            elif _LEFT_OVER.fullmatch(path.name) and path.stat().st_mtime < yesterday:
                 shutil.rmtree(path, ignore_errors=True)
         except OSError:
             continue  # another run removes it at this moment
     for _, path in sorted(used, reverse=True)[KEPT:]:
         logger.info("the cache keeps %d entries: %s, unused for longest, is removed", KEPT, path)
         shutil.rmtree(path, ignore_errors=True)
-
-
-def _age(path: Path) -> float:
-    return time.time() - path.stat().st_mtime
