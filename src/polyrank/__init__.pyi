@@ -58,8 +58,8 @@ from .train.optim import Constant as Constant
 from .train.optim import Cosine as Cosine
 from .train.optim import DenseAdam as DenseAdam
 from .train.optim import LazyAdam as LazyAdam
+from .train.optim import RowOptimizer as RowOptimizer
 from .train.optim import RowwiseAdagrad as RowwiseAdagrad
-from .train.optim.engine import RowOptimizer as RowOptimizer
 from .train.training import Stop as Stop
 from .train.training import Training as Training
 

@@ -58,6 +58,18 @@ def starts(changed: np.ndarray) -> np.ndarray:
     return np.concatenate([[True], changed])
 
 
+def bins_of(score: np.ndarray, mass: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first row of each run of equal scores, and which bin of equal mass it falls in.
+
+    The rows are sorted by score. A share of the mass that is a multiple of 1/bins up to rounding
+    starts its bin, whatever the order in which equal weights were added.
+    """
+    ties = np.flatnonzero(starts(score[1:] != score[:-1]))
+    share = np.add.reduceat(mass, ties) / mass.sum()
+    before = np.cumsum(share) - share
+    return ties, np.floor(bins * before + 1e-9).astype(np.int64)
+
+
 def _in_mixed_group(positive: np.ndarray, codes: np.ndarray) -> np.ndarray:
     """Return which rows are of a group with both classes."""
     if codes.min() < 0:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from polyrank.metrics.areas import DrawnRanks, areas_by_group, starts, weighted_auc
+from polyrank.metrics.areas import DrawnRanks, areas_by_group, bins_of, starts, weighted_auc
 from polyrank.metrics.inputs import mean, refuse_beyond_one
 from polyrank.metrics.metric import Groups, Metric, Rows, one
 from polyrank.metrics.undefined import Undefined
@@ -309,12 +309,7 @@ def _mean_gap(rows: Rows) -> float:
     order = np.argsort(p)
     p, positive = p[order], positive[order]
     mass = np.ones(len(p)) if w is None else w[order]
-    ties = np.flatnonzero(starts(p[1:] != p[:-1]))
-    share = np.add.reduceat(mass, ties) / mass.sum()
-    before = np.cumsum(share) - share
-    # A share that is a multiple of 1/15 up to rounding starts its bin, whatever the order in which
-    # equal weights were added.
-    bins = np.floor(ECE_BINS * before + 1e-9).astype(np.int64)
+    ties, bins = bins_of(p, mass, ECE_BINS)
     gap = np.add.reduceat(mass * (p - positive), ties)
     return float(np.abs(np.bincount(bins, gap)).sum() / mass.sum())
 

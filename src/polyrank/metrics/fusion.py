@@ -18,7 +18,7 @@ from polyrank import spec
 from polyrank.errors import ConfigError, DataError, did_you_mean
 from polyrank.metrics.inputs import coded, mean
 from polyrank.metrics.metric import Metric, Rows
-from polyrank.metrics.observed import named_population, scored_columns
+from polyrank.metrics.predicted import named_population, scored_columns
 from polyrank.metrics.registry import metric as metric_of
 from polyrank.metrics.registry import metrics_of
 from polyrank.metrics.score import Fused, Score
@@ -178,7 +178,7 @@ def fused(
             Score(
                 name=where.name,
                 task=task.name,
-                kind=task.kind,
+                kind=where.kind,
                 given=None,
                 space=ALL,
                 rows=len(seen.label),

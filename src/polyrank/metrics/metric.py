@@ -234,7 +234,7 @@ class Metric:
         Shape:
             every array (N,)
         """
-        codes = {}
+        codes: dict[str, np.ndarray] = {}
         if self.key is not None and key is not None:
             codes[self.key] = coded(self.key, key, rows=len(column("label", label)))
         return self.measure(Rows.of(label, prediction, weight, codes))

@@ -140,20 +140,20 @@ def _first_places(rows: Rows) -> Groups:
     # Only the run of ties that holds the first positive decides.
     holding = np.flatnonzero(lists.positive)
     firsts = holding[starts(lists.owner[holding][1:] != lists.owner[holding][:-1])]
-    place, rows, hits = (each[firsts] for each in (lists.place, lists.length, lists.positive))
+    place, size, hits = (each[firsts] for each in (lists.place, lists.length, lists.positive))
     # Within it, `before` negatives come first with probability
-    # C(rows - 1 - before, hits - 1) / C(rows, hits).
-    options = rows - hits + 1
+    # C(size - 1 - before, hits - 1) / C(size, hits).
+    options = size - hits + 1
     start = np.cumsum(options) - options
     run = np.repeat(np.arange(len(firsts)), options)
     before = np.arange(len(run)) - start[run]
-    factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, rows.max() + 1)))])
+    factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, size.max() + 1)))])
 
     def log_choices(n: np.ndarray, k: np.ndarray) -> np.ndarray:
         return factorial[n] - factorial[k] - factorial[n - k]
 
     chance = np.exp(
-        log_choices(rows[run] - 1 - before, hits[run] - 1) - log_choices(rows, hits)[run]
+        log_choices(size[run] - 1 - before, hits[run] - 1) - log_choices(size, hits)[run]
     )
     expected = np.add.reduceat(chance / (place[run] + before + 1), start)
     return lists.groups(expected)

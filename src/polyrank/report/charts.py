@@ -205,6 +205,9 @@ def tip(field: str, title: str, format: str) -> alt.Tooltip:
     return alt.Tooltip(f"{field}:Q", title=title, format=format)
 
 
+BIN_TIPS = [tip("from", "from", ".4~g"), tip("to", "to", ".4~g"), tip("rows", "rows", ",")]
+
+
 def training(losses: pl.DataFrame, title: str, best: int | None, hue: str) -> alt.LayerChart:
     """Return a term's loss over the epochs: `epoch`, `rows`, `loss`; `best` is the one kept."""
     drawn = {"training": Style(GREY, [5, 3]), "validation": Style(hue, [1, 0])}
@@ -384,53 +387,38 @@ def histogram(bins: Histogram, *, logarithmic: bool, hue: str) -> alt.LayerChart
     """Return how predictions spread, as each label's own shares."""
     parts = {"label 0": bins.negatives, "label 1": bins.positives}
     frame = pl.concat(
-        pl.DataFrame(
-            {
-                "from": bins.edges[:-1],
-                "to": bins.edges[1:],
-                "share": counted / max(int(counted.sum()), 1),
-                "rows": counted,
-                "label": name,
-            }
-        )
-        for name, counted in parts.items()
+        _shares(bins.edges, rows).with_columns(label=pl.lit(name)) for name, rows in parts.items()
     )
-    domain = (float(bins.edges[0]), float(bins.edges[-1]))
-    bars = alt.Chart(frame).mark_rect(opacity=0.5).encode(
-        x=x_axis("from", "predicted", domain, logarithmic),
+    bars = _bars(frame, ("predicted", "share of the label's rows"), logarithmic)
+    legend = colour("label", list(parts), [GREY, hue])
+    return finished(bars.encode(color=legend, tooltip=["label:N", *BIN_TIPS]))
+
+
+def _shares(edges: np.ndarray, rows: np.ndarray) -> pl.DataFrame:
+    share = rows / max(int(rows.sum()), 1)
+    return pl.DataFrame({"from": edges[:-1], "to": edges[1:], "share": share, "rows": rows})
+
+
+def _bars(frame: pl.DataFrame, titles: tuple[str, str], logarithmic: bool = False) -> alt.Chart:
+    """Return bars of `_shares`; the titles are those of the x and the y axis."""
+    domain = (float(frame["from"].min()), float(frame["to"].max()))  # type: ignore[arg-type]
+    return alt.Chart(frame).mark_rect(opacity=0.5).encode(
+        x=x_axis("from", titles[0], domain, logarithmic),
         x2="to:Q",
-        y=alt.Y("share:Q", title="share of the label's rows").axis(format="~%", **EXTENT),
+        y=alt.Y("share:Q", title=titles[1]).axis(format="~%", **EXTENT),
         y2=alt.datum(0),
-        color=colour("label", list(parts), [GREY, hue]),
-        tooltip=["label:N", tip("from", "from", ".4~g"), tip("to", "to", ".4~g"),
-                 tip("rows", "rows", ",")],
     )  # fmt: skip
-    return finished(bars)
 
 
 def residuals(bins: Residuals, *, hue: str) -> alt.LayerChart:
     """Return how observed values spread around predicted ones."""
-    frame = pl.DataFrame(
-        {
-            "from": bins.edges[:-1],
-            "to": bins.edges[1:],
-            "share": bins.rows / max(int(bins.rows.sum()), 1),
-            "rows": bins.rows,
-        }
-    )
-    domain = (float(bins.edges[0]), float(bins.edges[-1]))
-    tips = [tip("from", "from", ".4~g"), tip("to", "to", ".4~g"), tip("rows", "rows", ",")]
-    bars = alt.Chart(frame).mark_rect(color=hue, opacity=0.5).encode(
-        x=x_axis("from", "observed − predicted", domain),
-        x2="to:Q",
-        y=alt.Y("share:Q", title="share of the rows").axis(format="~%", **EXTENT),
-        y2=alt.datum(0),
-        tooltip=tips,
-    )  # fmt: skip
+    x, domain = "observed − predicted", (float(bins.edges[0]), float(bins.edges[-1]))
+    bars = _bars(_shares(bins.edges, bins.rows), (x, "share of the rows"))
+    bars = bars.encode(color=alt.value(hue), tooltip=BIN_TIPS)
     marks = {"no error": 0.0, "mean": bins.mean}
     rules = alt.Chart(pl.DataFrame({"what": list(marks), "at": list(marks.values())}))
     rules = rules.mark_rule(color="currentColor", opacity=0.6).encode(
-        x=x_axis("at", "observed − predicted", domain),
+        x=x_axis("at", x, domain),
         strokeDash=alt.StrokeDash("what:N", legend=alt.Legend(columns=2, **STROKE)).scale(
             domain=list(marks), range=[[4, 4], [1, 0]]
         ),

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from polyrank.metrics.areas import bins_of, starts
 from polyrank.metrics.binary import ECE_BINS
 
 MOST_POINTS = 300
@@ -75,18 +76,18 @@ def reliability(
         (array([0.25, 0.75]), array([0.5, 0.5]), array([2, 2]))
     """
     y, p, w = _sorted(label, prediction, weight)
-    starts = _bins(p, w, bins)
-    mass = np.add.reduceat(w, starts)
-    observed = np.add.reduceat(w * y, starts) / mass
-    effective = mass**2 / np.add.reduceat(w * w, starts)
+    first = _bins(p, w, bins)
+    mass = np.add.reduceat(w, first)
+    observed = np.add.reduceat(w * y, first) / mass
+    effective = mass**2 / np.add.reduceat(w * w, first)
     low, high = wilson(observed, effective)
     return Reliability(
-        prediction=np.add.reduceat(w * p, starts) / mass,
+        prediction=np.add.reduceat(w * p, first) / mass,
         observed=observed,
         low=low,
         high=high,
-        rows=np.diff(starts, append=len(p)),
-        positives=np.add.reduceat((y == 1).astype(np.int64), starts),
+        rows=np.diff(first, append=len(p)),
+        positives=np.add.reduceat((y == 1).astype(np.int64), first),
         weight=mass,
     )
 
@@ -96,14 +97,15 @@ def agreement(
 ) -> Agreement:
     """Return how true values lie in bins of equal count of the estimate."""
     true, p, w = _sorted(truth, estimate, weight)
-    starts = _bins(p, w, bins)
-    mass = np.add.reduceat(w, starts)
-    spread = [np.quantile(part, (0.1, 0.9)) for part in np.split(true, starts[1:])]
+    first = _bins(p, w, bins)
+    mass = np.add.reduceat(w, first)
+    low, high = np.array([np.quantile(each, (0.1, 0.9)) for each in np.split(true, first[1:])]).T
     return Agreement(
-        np.add.reduceat(w * p, starts) / mass,
-        np.add.reduceat(w * true, starts) / mass,
-        *np.array(spread).T,
-        rows=np.diff(starts, append=len(p)),
+        estimate=np.add.reduceat(w * p, first) / mass,
+        truth=np.add.reduceat(w * true, first) / mass,
+        low=low,
+        high=high,
+        rows=np.diff(first, append=len(p)),
     )
 
 
@@ -223,12 +225,8 @@ def _sorted(
 
 def _bins(p: np.ndarray, w: np.ndarray, bins: int) -> np.ndarray:
     """Return the first row of each bin that holds one, of rows sorted by prediction."""
-    ties = np.flatnonzero(np.concatenate([[True], p[1:] != p[:-1]]))
-    mass = np.add.reduceat(w, ties)
-    before = (np.cumsum(mass) - mass) / mass.sum()
-    # As in `metrics.binary.ece`: what starts at k/15 up to rounding starts its bin.
-    number = np.floor(bins * before + 1e-9).astype(np.int64)
-    return ties[np.concatenate([[True], number[1:] != number[:-1]])]
+    ties, number = bins_of(p, w, bins)
+    return ties[starts(number[1:] != number[:-1])]
 
 
 def _counts(

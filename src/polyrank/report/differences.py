@@ -9,8 +9,7 @@ from html import escape
 import altair as alt
 import polars as pl
 
-from polyrank.metrics.comparison import Comparison
-from polyrank.metrics.paired import Difference, Group, Spread
+from polyrank.metrics.comparison import Comparison, Difference, Group, Spread
 from polyrank.metrics.registry import METRICS
 from polyrank.report.blocks import Cell, Figure, Note, Paragraph, ReportTable, Section
 from polyrank.report.charts import BLUE, ORANGE, finished, tip
@@ -23,12 +22,7 @@ SOURCES = ("test rows", "seeds")
 
 
 def comparison_page(found: Comparison, *, written: datetime) -> str:
-    """Return the page as HTML that needs nothing beside it.
-
-    Args:
-        found: what it shows.
-        written: when, for the footer.
-    """
+    """Return the page as HTML that needs nothing beside it."""
     baseline, *others = found.runs
     name = f"{', '.join(others)} against {baseline}" if others else f"seeds of {baseline}"
     facts = [f"{found.rows:,} {found.split} rows"]
@@ -42,12 +36,7 @@ def comparison_page(found: Comparison, *, written: datetime) -> str:
 
 
 def forest(differences: Sequence[Difference], *, higher_is_better: bool) -> alt.LayerChart:
-    """Return one line a score and run: the difference, its intervals, and 0.
-
-    Args:
-        differences: of one metric; each has an interval.
-        higher_is_better: which side of 0 is called better.
-    """
+    """Return one line a score and run, of one metric: the difference, its intervals, and 0."""
     lines = [
         {
             "line": f"{each.score} · {each.name}",
@@ -149,8 +138,7 @@ def _runs(found: Comparison) -> Section:
 
 
 def _mean(group: Group) -> Cell:
-    sd = "" if group.sd is None else f" ± {number(group.sd)}"
-    return Cell(f"{number(group.mean)}{sd}")
+    return Cell(number(group.mean) + ("" if group.sd is None else f" ± {number(group.sd)}"))
 
 
 def _interval(spread: Spread | None, reason: str) -> Cell:

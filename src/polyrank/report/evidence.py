@@ -17,10 +17,10 @@ from polyrank.calibration.fitting import Calibrator
 from polyrank.data.check import Audit
 from polyrank.data.read import column_names, read
 from polyrank.data.table import Table
-from polyrank.metrics.dimensions import columns_needed, dimensions, score_segments
 from polyrank.metrics.fusion import trade_off
-from polyrank.metrics.observed import predicted, true_probability
+from polyrank.metrics.predicted import predicted, true_probability
 from polyrank.metrics.scorecard import Scorecard
+from polyrank.metrics.segments import columns_needed, dimensions, score_segments
 from polyrank.metrics.undefined import Undefined
 from polyrank.models.expert_use import ExpertUse, experts_of
 from polyrank.schema import Schema
@@ -177,9 +177,10 @@ def scored_rows(
         if where.given and truth is not None:
             seen.append((where.on_all_rows, None, counts))
         for name, outcome, rows in seen:
-            columns = (estimate, outcome, truth, table.weight, before)
+            columns = (outcome, truth, table.weight, before)
             kept = [None if each is None else each[rows].astype(np.float64) for each in columns]
-            found[name] = ScoredRows(name, where.task, where.label_kind.is_event, *kept)
+            prediction, is_event = estimate[rows].astype(np.float64), where.label_kind.is_event
+            found[name] = ScoredRows(name, where.task, is_event, prediction, *kept)
     return found
 
 

@@ -1,51 +1,14 @@
-"""The rows of one score: which they are, what was predicted there and what happened."""
+"""What was predicted for one score, by the output columns, and what was true."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 
 from polyrank.errors import ConfigError, did_you_mean
 from polyrank.schema import Schema, Task
-from polyrank.terms import Population, output_columns, population_label, populations
-
-
-@dataclass(frozen=True, eq=False)
-class Observed:
-    """The rows that one score sees."""
-
-    where: Population
-    rows: np.ndarray  # bool (N,), which rows of the log they are
-    label: np.ndarray  # of these; nothing is missing
-    prediction: np.ndarray
-
-
-def observed(
-    schema: Schema,
-    predictions: Mapping[str, np.ndarray],
-    labels: Mapping[str, np.ndarray],
-    score: str,
-) -> Observed:
-    """Return the rows of a score by its name, from the output columns and each task's label.
-
-    Example:
-        >>> from polyrank.schema import DenseFeature, Task
-        >>> schema = Schema([DenseFeature("x")], [Task("click"), Task("buy", given="click")])
-        >>> found = observed(
-        ...     schema,
-        ...     {"p_buy_given_click": np.array([0.5, 0.4, 0.6])},
-        ...     {"click": np.array([0.0, 1, 1]), "buy": np.array([np.nan, 0, 1])},
-        ...     "buy|click @ click",
-        ... )
-        >>> found.rows.tolist(), found.label.tolist(), found.prediction.tolist()
-        ([False, True, True], [0.0, 1.0], [0.4, 0.6])
-    """
-    where = named_population(schema, score)
-    label = population_label(labels, where)
-    rows = ~np.isnan(label)
-    return Observed(where, rows, label[rows], predicted(schema, predictions, where)[rows])
+from polyrank.terms import Population, output_columns, populations
 
 
 def named_population(schema: Schema, score: str) -> Population:
