@@ -8,11 +8,22 @@ from threading import Barrier
 
 import pytest
 
-from polyrank.files import locked, replacing_folder
+from polyrank.files import locked, replacing, replacing_folder
 
 
 def names(folder):
     return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_file_takes_the_place_of_another_and_leaves_nothing_beside_it(tmp_path):
+    for text in ("old", "new"):
+        with replacing(tmp_path / "note") as temporary:
+            temporary.write_text(text)
+        assert (tmp_path / "note").read_text() == text
+    with pytest.raises(ZeroDivisionError), replacing(tmp_path / "note") as temporary:
+        temporary.write_text(str(1 // 0))
+    assert (tmp_path / "note").read_text() == "new"
+    assert names(tmp_path) == ["note"]
 
 
 def test_a_folder_takes_the_place_of_another(tmp_path):

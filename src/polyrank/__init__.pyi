@@ -36,7 +36,7 @@ from .models.mmoe import MMoE as MMoE
 from .models.model import ESMM as ESMM
 from .models.model import Model as Model
 from .models.ple import PLE as PLE
-from .models.separate import Separate as Separate
+from .models.shared_bottom import Separate as Separate
 from .models.shared_bottom import SharedBottom as SharedBottom
 from .models.trunk import Mixing as Mixing
 from .models.trunk import Trunk as Trunk
@@ -58,8 +58,8 @@ from .train.optim import Constant as Constant
 from .train.optim import Cosine as Cosine
 from .train.optim import DenseAdam as DenseAdam
 from .train.optim import LazyAdam as LazyAdam
+from .train.optim import RowOptimizer as RowOptimizer
 from .train.optim import RowwiseAdagrad as RowwiseAdagrad
-from .train.optim.engine import RowOptimizer as RowOptimizer
 from .train.training import Stop as Stop
 from .train.training import Training as Training
 

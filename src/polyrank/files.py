@@ -16,14 +16,6 @@ def replacing(path: Path) -> Iterator[Path]:
 
     A reader sees the old file or the new one, never half of one. After an exception the old one
     is left, and nothing else.
-
-    Example:
-        >>> from tempfile import TemporaryDirectory
-        >>> with TemporaryDirectory() as folder:
-        ...     with replacing(Path(folder) / "note.txt") as temporary:
-        ...         _ = temporary.write_text("whole")
-        ...     print([path.name for path in Path(folder).iterdir()])
-        ['note.txt']
     """
     temporary = _beside(path)
     try:
@@ -71,16 +63,9 @@ def writing(what: object, error: type[Exception], *causes: type[Exception]) -> I
 def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
     """Keep every other process (and thread) that locks `path` out meanwhile.
 
-    The system releases the lock when its holder dies, however that happens. Where the system or
-    its disk has no such locks, nobody is kept out.
-
-    Args:
-        path: a folder that exists, or a file that is made for the lock and removed after.
-        wait: wait for the holder, if any.
-
-    Raises:
-        BlockingIOError: somebody holds the lock, and `wait` is false.
-        OSError: the file cannot be made.
+    `path` is a folder that exists, or a file that is made for the lock and removed after. Unless
+    told to wait, a BlockingIOError says that it is held. The system releases the lock when its
+    holder dies; where the system or its disk has no such locks, nobody is kept out.
     """
     try:
         from fcntl import LOCK_EX, LOCK_NB, flock

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from polyrank.data.statistics import fitted_labels, term_statistics
 from polyrank.data.table import encode
 from polyrank.data.vocab import Vocab
+from polyrank.objective.likelihood import log_outcomes, log_union
 from polyrank.objective.losses import Supervision
-from polyrank.objective.paths import log_outcomes, log_union
 from polyrank.schema import Keys, Schema, SparseFeature, Task
 from polyrank.terms import joint_label
 

@@ -24,7 +24,7 @@ import polyrank as pr
 from polyrank.balance import Balance, BalanceModule
 from polyrank.errors import ConfigError, TrainingError
 from polyrank.registry import register, unregister
-from polyrank.train import checkpoint
+from polyrank.train import run as module
 from polyrank.train.optim import RowOptimizer
 
 MODEL = pr.Model(trunk=pr.MMoE(experts=2, hidden=[8]), tower=[4], embed_dim=4, dropout=0.2)
@@ -215,7 +215,7 @@ def test_a_checkpoint_of_other_rows_is_refused(funnel, tmp_path):
 
 
 def test_a_checkpoint_of_another_format_is_refused(funnel, tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "FORMAT", 7)
+    monkeypatch.setattr(module, "FORMAT", 7)
     with pytest.raises(Interrupt):
         run(funnel, tmp_path / "run", progress=interrupt_at(2))
     monkeypatch.undo()
@@ -355,7 +355,7 @@ def test_a_damaged_checkpoint_is_refused_by_name(funnel, tmp_path):
 
 def test_a_full_disk_keeps_the_checkpoint_before(funnel, tmp_path, monkeypatch):
     out = tmp_path / "run"
-    real, calls = checkpoint.save_file, []
+    real, calls = module.save_file, []
 
     def full(*arguments, **options):
         calls.append(1)
@@ -364,7 +364,7 @@ def test_a_full_disk_keeps_the_checkpoint_before(funnel, tmp_path, monkeypatch):
             raise OSError(28, "No space left on device")
         return real(*arguments, **options)
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
+    monkeypatch.setattr(module, "save_file", full)
     with pytest.raises(TrainingError, match=r"could not be written.*No space left.*--resume"):
         run(funnel, out)
     assert position(out).epoch == 2

@@ -28,8 +28,12 @@ import tomli_w
 from safetensors import SafetensorError
 from safetensors import numpy as tensors
 
+from polyrank.data.vocab import Vocab, id_owners
 from polyrank.errors import BundleError
+from polyrank.features import hashing
+from polyrank.features.vocabulary import Vocabulary
 from polyrank.files import locked, replacing, replacing_folder, writing
+from polyrank.schema import Schema
 
 FORMAT = 2
 MANIFEST = "bundle.json"
@@ -37,31 +41,18 @@ MANIFEST = "bundle.json"
 
 @dataclass(frozen=True)
 class Parts:
-    """The content of a bundle as plain data.
-
-    Args:
-        manifest: schema, model, encodings and target scales as plain tables.
-        config: the resolved experiment as plain tables.
-        history: one row per epoch.
-        vocab: {table: columns row, value, count}.
-        weights: {name: array}.
-        scorecard: as JSON tables, or None where nothing was scored.
-    """
+    """The content of a bundle as plain data."""
 
     manifest: Mapping[str, Any]
     config: Mapping[str, Any]
     history: pl.DataFrame
     vocab: Mapping[str, pl.DataFrame]
     weights: Mapping[str, np.ndarray]
-    scorecard: Mapping[str, Any] | None
+    scorecard: Mapping[str, Any] | None  # None where nothing was scored
 
 
 def write(path: Path, parts: Parts) -> None:
-    """Write a bundle into a temporary folder beside `path`, then rename it.
-
-    Raises:
-        BundleError: `path` exists and is no bundle, or cannot be written.
-    """
+    """Write a bundle into a temporary folder beside `path`, then rename it."""
     if path.exists() and not (path / MANIFEST).is_file():
         raise BundleError(f"{path} exists and is not a bundle: it is left as it is; choose another")
     failures = (SafetensorError, pl.exceptions.PolarsError)
@@ -70,15 +61,7 @@ def write(path: Path, parts: Parts) -> None:
 
 
 def read(path: Path, *, weights: bool = True) -> Parts:
-    """Read a bundle and check each file against its checksum.
-
-    Args:
-        path: its folder.
-        weights: False leaves them on the disk, unread but for the checksum.
-
-    Raises:
-        BundleError: no bundle, one of another format, or a file that is missing or damaged.
-    """
+    """Read a bundle, with or without `weights`, and check each file against its checksum."""
     manifest = _checked(path)
     try:
         vocab = {
@@ -86,27 +69,19 @@ def read(path: Path, *, weights: bool = True) -> Parts:
             for file in (path / name for name in manifest["files"])
             if file.parent.name == "vocab"
         }
-        scorecard = path / "scorecard.json"
-        return Parts(
-            manifest=manifest,
-            config=tomllib.loads((path / "config.toml").read_text(encoding="utf-8")),
-            history=pl.read_parquet(path / "history.parquet"),
-            vocab=vocab,
-            weights=tensors.load_file(path / "weights.safetensors") if weights else {},
-            scorecard=json.loads(scorecard.read_text(encoding="utf-8"))
-            if "scorecard.json" in manifest["files"]
-            else None,
-        )
+        scorecard = None
+        if "scorecard.json" in manifest["files"]:
+            scorecard = json.loads((path / "scorecard.json").read_text(encoding="utf-8"))
+        config = tomllib.loads((path / "config.toml").read_text(encoding="utf-8"))
+        history = pl.read_parquet(path / "history.parquet")
+        arrays = tensors.load_file(path / "weights.safetensors") if weights else {}
+        return Parts(manifest, config, history, vocab, arrays, scorecard)
     except (OSError, ValueError, SafetensorError, pl.exceptions.PolarsError) as error:
         raise BundleError(f"the bundle {path} cannot be read: {error}") from error
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """Return the manifest of a bundle's folder; the files that it lists are not looked at.
-
-    Raises:
-        BundleError: no bundle, one of another format, or a manifest that is damaged.
-    """
+    """Return the manifest of a bundle's folder; the files that it lists are not looked at."""
     if not (path / MANIFEST).is_file():
         raise BundleError(f"{path} is no bundle: {MANIFEST} is missing")
     try:
@@ -114,16 +89,16 @@ def read_manifest(path: Path) -> dict[str, Any]:
         found = int(manifest["format"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BundleError(f"the bundle {path} is damaged: {MANIFEST}: {error!r}") from error
+    writer = manifest.get("polyrank", "?")
     if found > FORMAT:
         raise BundleError(
-            f"the bundle {path} has format {found}, written by polyrank "
-            f"{manifest.get('polyrank', '?')}; this polyrank reads up to format {FORMAT}: upgrade"
+            f"the bundle {path} has format {found}, written by polyrank {writer}; this polyrank "
+            f"reads up to format {FORMAT}: upgrade"
         )
     if found < FORMAT:
         raise BundleError(
             f"the bundle {path} has format {found}, and this polyrank reads format {FORMAT}: train "
-            "again, or load it with the polyrank that wrote it "
-            f"({manifest.get('polyrank', '?')})"
+            f"again, or load it with the polyrank that wrote it ({writer})"
         )
     if not isinstance(manifest.get("files"), dict):
         raise BundleError(f"the bundle {path} is damaged: {MANIFEST} does not list its files")
@@ -143,26 +118,31 @@ def add(
     kill, it sees the bundle without them. Files that are there already, to the byte, stay
     throughout. Of two processes that add to one bundle, one waits for the other.
 
-    Args:
-        path: the bundle's folder.
-        files: {name in the bundle: where it is now, on the same disk}; they are moved.
-        entries: keys of the manifest.
-        instead_of: names of files to remove, unless they are among `files`.
-
-    Raises:
-        BundleError: no bundle, or a file that cannot be written.
+    `files` are moved from where they are now, on the same disk, to their names in the bundle;
+    `entries` are keys of the manifest; the files `instead_of` are removed, unless they are added.
     """
     read_manifest(path)  # where there is none, nothing is opened
     with writing(f"the bundle {path}", BundleError), locked(path):
-        _add(path, files, entries, instead_of)
+        manifest = read_manifest(path)
+        sums = {name: _checksum(file) for name, file in files.items()}
+        touched = {*sums, *instead_of}
+        kept = {
+            name: each
+            for name, each in manifest["files"].items()
+            if name not in touched or sums.get(name) == each
+        }
+        if kept != manifest["files"]:
+            others = {key: each for key, each in manifest.items() if key not in entries}
+            _put(path, {**others, "files": kept})
+        for name in touched - sums.keys():
+            (path / name).unlink(missing_ok=True)
+        for name in files.keys() - kept.keys():
+            files[name].replace(path / name)
+        _put(path, {**manifest, **entries, "files": dict(sorted((kept | sums).items()))})
 
 
 def find(path: Path) -> Path:
-    """Return the bundle's folder of a run folder or a bundle folder.
-
-    Raises:
-        BundleError: neither.
-    """
+    """Return the bundle's folder of a run folder or a bundle folder."""
     for candidate in (path, path / "bundle"):
         if (candidate / MANIFEST).is_file():
             return candidate
@@ -176,25 +156,31 @@ def find(path: Path) -> Path:
     raise BundleError(f"{path} does not exist")
 
 
-def _add(
-    path: Path, files: Mapping[str, Path], entries: Mapping[str, Any], instead_of: Collection[str]
-) -> None:
-    manifest = read_manifest(path)
-    sums = {name: _checksum(file) for name, file in files.items()}
-    touched = {*sums, *instead_of}
-    kept = {
-        name: each
-        for name, each in manifest["files"].items()
-        if name not in touched or sums.get(name) == each
+def vocab_of(schema: Schema, parts: Parts) -> Vocab:
+    """Return how a bundle's ids become rows and its numbers columns.
+
+    Raises:
+        KeyError: a table or an encoding that is missing.
+    """
+    tables = {
+        table: owner.fixed(table) or Vocabulary.from_frame(parts.vocab[table])
+        for table, owner in id_owners(schema.features).items()
     }
-    if kept != manifest["files"]:
-        others = {key: each for key, each in manifest.items() if key not in entries}
-        _put(path, {**others, "files": kept})
-    for name in touched - sums.keys():
-        (path / name).unlink(missing_ok=True)
-    for name in files.keys() - kept.keys():
-        files[name].replace(path / name)
-    _put(path, {**manifest, **entries, "files": dict(sorted((kept | sums).items()))})
+    states = Vocab.states_of(schema.features, parts.manifest["encodings"])
+    vocab = Vocab(schema.features, tables, states)
+    if hash_version(vocab) and (found := int(parts.manifest["hash_version"])) != hashing.VERSION:
+        table = next(name for name, each in tables.items() if each.dtype == "hash")
+        raise BundleError(
+            f"feature {table!r} was hashed by version {found} of the hash, and this polyrank has "
+            f"version {hashing.VERSION}: upgrade"
+        )
+    return vocab
+
+
+def hash_version(vocab: Vocab) -> dict[str, int]:
+    """Return the manifest's entry on the hash, where ids are hashed."""
+    hashed = any(table.dtype == "hash" for table in vocab.tables.values())
+    return {"hash_version": hashing.VERSION} if hashed else {}
 
 
 def _fill(folder: Path, parts: Parts) -> None:
@@ -229,9 +215,8 @@ def _checked(path: Path) -> dict[str, Any]:
     """Return the manifest with every file checked; again where it is replaced meanwhile."""
     manifest = read_manifest(path)
     for name, expected in manifest["files"].items():
-        file = path / name
         try:
-            found = _checksum(file)
+            found = _checksum(path / name)
         except FileNotFoundError:
             found = None
         except OSError as error:

@@ -16,7 +16,6 @@ import torch
 
 from polyrank import spec
 from polyrank.bundle import format
-from polyrank.bundle.encodings import hash_version, vocab_of
 from polyrank.calibration.fitting import Calibrator
 from polyrank.data.labels import Orphans
 from polyrank.data.read import column_names, read
@@ -105,7 +104,6 @@ class Bundle:
         return html_table(head, list(self._facts().items())) + html_table(names, epochs)
 
     def _facts(self) -> dict[str, str]:
-        """Return the facts that `print` shows, by name."""
         tasks = (
             f"{task.name} given {task.given}" if task.given else task.name
             for task in self.schema.tasks
@@ -140,19 +138,9 @@ class Bundle:
         return self.score(self.encode(rows), raw=raw)
 
     def predict_frame(self, frame: pl.DataFrame, *, raw: bool = False) -> Predictions:
-        """Return the predictions of a frame, as an exported bundle's engine does.
-
-        Args:
-            frame: with a column for each feature.
-            raw: as in `predict`.
-
-        Raises:
-            DataError: as in `predict`.
-        """
+        """Return the predictions of a frame, as an exported bundle's engine does."""
         table = self.encode(frame)
-        return Predictions(
-            self.columns(table, self.logits(table), raw=raw), table.unseen, table.nulls
-        )
+        return Predictions(self._predicted(table, raw=raw), table.unseen, table.nulls)
 
     def evaluate(
         self, rows: Any, *, split: str = "test", orphans: Orphans | None = None
@@ -257,14 +245,7 @@ class Bundle:
         orphans: Orphans | None = None,
         carried: Sequence[str] = (),
     ) -> Table:
-        """Return raw rows as a Table, which counts unseen ids and nulls.
-
-        Args:
-            rows: as in `predict`.
-            split: a name of labelled rows; None leaves labels out.
-            orphans: as in `evaluate`.
-            carried: raw columns that the table keeps.
-        """
+        """Return raw rows as a Table that keeps `carried` columns; without a `split`, no labels."""
         frame = read(rows, self.schema)
         if split is not None and self.fusion is not None:
             self.fusion.check(self.schema, column_names(frame), split)
@@ -281,7 +262,7 @@ class Bundle:
 
     def score(self, table: Table, *, raw: bool = False) -> pl.DataFrame:
         """Return the output columns of encoded rows; `raw` as in `predict`."""
-        return pl.DataFrame(self.columns(table, self.logits(table), raw=raw))
+        return pl.DataFrame(self._predicted(table, raw=raw))
 
     def score_labelled(self, table: Table, split: str) -> Scorecard:
         """Return the scorecard of encoded, labelled rows, with intervals."""
@@ -320,18 +301,11 @@ class Bundle:
             deciles=by is None or DECILE in by, weight=table.weight,
         )  # fmt: skip
 
-    def _predicted(self, table: Table) -> dict[str, np.ndarray]:
-        return self.columns(table, self.logits(table))
+    def _predicted(self, table: Table, *, raw: bool = False) -> dict[str, np.ndarray]:
+        return self.columns(table, self.logits(table), raw=raw)
 
     def logits(self, table: Table) -> dict[str, np.ndarray]:
-        """Return the uncalibrated logits of each task's head, of encoded rows.
-
-        Raises:
-            DataError: a row whose logit is not finite, with the feature that is furthest out.
-
-        Shape:
-            {task: float64 (rows,) or (rows, outputs)}
-        """
+        """Return uncalibrated, finite logits: {task: float64 (rows,) or (rows, outputs)}."""
         found = logits_of(self.ranker, table)
         logits = {name: found[name].numpy().astype(np.float64) for name in self.schema.by_name}
         finite = [np.isfinite(each).reshape(len(table), -1).all(1) for each in logits.values()]
@@ -346,10 +320,7 @@ class Bundle:
     def columns(
         self, table: Table, logits: Mapping[str, np.ndarray], *, raw: bool = False
     ) -> dict[str, np.ndarray]:
-        """Return the output columns of rows from their `logits`, calibrated unless `raw`.
-
-        Maps act on conditional logits, and products are formed after them.
-        """
+        """Return the output columns from `logits`: maps act on them, products come after."""
         maps = {} if raw else self.calibrators
         calibrated = {
             task: torch.from_numpy(maps[task].apply(each) if task in maps else each)
@@ -371,17 +342,14 @@ class Bundle:
             BundleError: `path` is something else, or cannot be written.
         """
         weights = {name: each.numpy() for name, each in self.ranker.named_weights().items()}
-        vocab = {
-            name: table.to_frame()
-            for name, table in self.vocab.tables.items()
-            if table.size is None
-        }
+        listed = {name: each for name, each in self.vocab.tables.items() if each.size is None}
+        vocab = {name: table.to_frame() for name, table in listed.items()}
         card = self.scorecard.to_json() if self.scorecard is not None else None
         parts = format.Parts(self._manifest(), self.config, self.history, vocab, weights, card)
         format.write(Path(path), parts)
 
     def _changed_columns(self) -> list[str]:
-        """Return the output columns that a map changes: its head's, and joints below."""
+        """Output columns that a map changes: its head's, and joints below."""
         mapped = {task for task, each in self.calibrators.items() if each.map is not None}
         found = []
         for task in self.schema.tasks:
@@ -391,14 +359,13 @@ class Bundle:
         return found
 
     def _manifest(self) -> dict[str, Any]:
-        tables = {slot.name: slot.table for slot in self.schema.lookups}
         return {
-            **hash_version(self.vocab),
+            **format.hash_version(self.vocab),
             "schema": self.schema.to_table(),
             "model": self.model.to_table(),
             "encodings": self.vocab.saved_states(),
             "targets": {task: dict(each) for task, each in self.targets.items()},
-            "tables": tables,
+            "tables": {slot.name: slot.table for slot in self.schema.lookups},
             "calibrators": {task: each.to_table() for task, each in self.calibrators.items()},
         }
 
@@ -418,8 +385,7 @@ def _figures(epoch: Mapping[str, Any]) -> dict[str, str]:
         for name, value in epoch.items()
         if name == "valid total loss" or (name.startswith("valid ") and name[-5:] != " loss")
     }
-    train = {name: value for name, value in epoch.items() if name.endswith(" loss")}
-    found = valid or train
+    found = valid or {name: value for name, value in epoch.items() if name.endswith(" loss")}
     return {name: f"{value:.4f}" for name, value in found.items() if value is not None}
 
 
@@ -432,7 +398,7 @@ def _extreme(table: Table, rows: np.ndarray) -> str:
     }
     if not reach:
         return "the weights are too large"
-    name = max(reach, key=lambda each: reach[each])
+    name = max(reach, key=reach.__getitem__)
     return (
         f"dense feature {name!r} reaches {reach[name]:.3g} after its encoding; clip such values, "
         "or encode it as bins"
@@ -454,7 +420,7 @@ def load(path: str | Path, *, trunk: BuildsTrunk | None = None) -> Bundle:
     try:
         schema = Schema.from_table(parts.manifest["schema"])
         model = Model.from_table(parts.manifest["model"], trunk)
-        vocab = vocab_of(schema, parts)
+        vocab = format.vocab_of(schema, parts)
         targets = {task: dict(each) for task, each in parts.manifest["targets"].items()}
         likelihoods(schema, targets)  # refuses what is damaged
         calibrators = {
@@ -468,10 +434,8 @@ def load(path: str | Path, *, trunk: BuildsTrunk | None = None) -> Bundle:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BundleError(f"the bundle {folder} is damaged: bundle.json: {error!r}") from error
     ranker.load_named_weights({name: torch.from_numpy(w) for name, w in parts.weights.items()})
-    ranker.eval()
-    return Bundle(
-        schema, model, vocab, targets, ranker, parts.config, parts.history, card, calibrators
-    )
+    record = parts.config, parts.history, card
+    return Bundle(schema, model, vocab, targets, ranker.eval(), *record, calibrators)
 
 
 def _built(model: Model, layout: Layout) -> Ranker:

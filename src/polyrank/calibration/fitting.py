@@ -38,18 +38,15 @@ class Calibrator:
         return NONE if self.map is None else self.map.name
 
     def apply(self, logits: np.ndarray) -> np.ndarray:
-        """Return calibrated logits, float64."""
         return logits if self.map is None else self.map.apply(logits)
 
     def to_table(self) -> dict[str, Any]:
-        """Return what `bundle.json` holds of it."""
         found = {"kind": NONE} if self.map is None else spec.chosen(MAPS, self.map)
         evidence = {name: spec.to_table(getattr(self, name)) for name in _EVIDENCE}
         return found | {name: each for name, each in evidence.items() if each is not None}
 
     @classmethod
     def from_table(cls, table: Mapping[str, Any], where: str = "calibrator") -> Calibrator:
-        """Read what `to_table` wrote."""
         kept = {key: table[key] for key in table if key in _EVIDENCE}
         rest = {key: table[key] for key in table if key not in _EVIDENCE}
         evidence = spec.from_table(_Evidence, kept, where)
@@ -81,9 +78,10 @@ def calibrate(
     """
     rows = _rows(logit, label, weight, groups)
     positives = int(rows.label.sum())
-    refused = _refusal(rows, positives)
-    if refused is not None:
-        return Calibrator(None, len(rows.label), positives, {}, refused)
+    for name, count in (("positives", positives), ("negatives", len(rows.label) - positives)):
+        if count < LEAST:
+            reason = f"{count:,} {name}, and at least {LEAST} are needed"
+            return Calibrator(None, len(rows.label), positives, {}, reason)
     losses = {NONE: log_loss(rows.logit, rows.label)}
     losses |= {
         name: loss
@@ -91,24 +89,19 @@ def calibrate(
         if positives >= kind.least_positives and (loss := _cross_fit(kind, rows, seed)) is not None
     }
     means = {name: float(rows.weight @ each / rows.weight.sum()) for name, each in losses.items()}
-
-    def result(found: CalibrationMap | None, reason: str | None = None) -> Calibrator:
-        return Calibrator(found, len(rows.label), positives, means, reason)
-
     best = min(means, key=lambda name: means[name])
+    gain, error = means[NONE] - means[best], _standard_error(losses[NONE] - losses[best], rows)
+    found, reason = None, None
     if len(means) == 1:
         what = "one label is missing or the logit separates the two, so no map has a best fit"
-        return result(None, f"in some of the {FOLDS} folds {what}")
-    if best == NONE:
-        return result(None, "no candidate has a lower log loss on rows that it was not fitted on")
-    gain = means[NONE] - means[best]
-    error = _standard_error(losses[NONE] - losses[best], rows)
-    if not gain > error:
-        return result(
-            None, f"the gain of {best}, {gain:.2g} of log loss, is within its error of {error:.2g}"
-        )
-    found = MAPS[best].fit(rows.logit, rows.label, rows.weight)
-    return result(found, None if found else f"{best} has no solution that rises on all rows")
+        reason = f"in some of the {FOLDS} folds {what}"
+    elif best == NONE:
+        reason = "no candidate has a lower log loss on rows that it was not fitted on"
+    elif not gain > error:
+        reason = f"the gain of {best}, {gain:.2g} of log loss, is within its error of {error:.2g}"
+    elif not (found := MAPS[best].fit(rows.logit, rows.label, rows.weight)):
+        reason = f"{best} has no solution that rises on all rows"
+    return Calibrator(found, len(rows.label), positives, means, reason)
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,13 +127,6 @@ def _rows(
         w / w.max(initial=0) if len(w) else w,
         np.arange(len(order)) if groups is None else groups[order],
     )
-
-
-def _refusal(rows: _Rows, positives: int) -> str | None:
-    for name, count in (("positives", positives), ("negatives", len(rows.label) - positives)):
-        if count < LEAST:
-            return f"{count:,} {name}, and at least {LEAST} are needed"
-    return None
 
 
 def _cross_fit(kind: type[CalibrationMap], rows: _Rows, seed: int) -> np.ndarray | None:

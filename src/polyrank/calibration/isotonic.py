@@ -149,7 +149,6 @@ def pooled(groups: Blocks) -> Blocks:
 
 
 def _bounded(blocks: Blocks) -> Blocks:
-    """Return at most `KNOTS` blocks, of about as many of the given ones each."""
     if len(blocks) <= KNOTS:
         return blocks
     return blocks.merged(np.unique(np.arange(KNOTS) * len(blocks) // KNOTS))

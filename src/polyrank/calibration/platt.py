@@ -102,6 +102,10 @@ def log_loss(logit: np.ndarray, label: np.ndarray) -> np.ndarray:
 
 def _newton(u: np.ndarray, label: np.ndarray, weight: np.ndarray) -> np.ndarray | None:
     """Return the best (slope, intercept) of a standardised logit, or None if it is not found."""
+
+    def loss(where: np.ndarray) -> float:
+        return float(weight @ log_loss(where[0] * u + where[1], label))
+
     rate = float(weight @ label)
     # The base rate: from the logit as it is, where it is extreme, the loss would look flat.
     at = np.array([0.0, np.log(rate / (1 - rate))])
@@ -120,7 +124,11 @@ def _newton(u: np.ndarray, label: np.ndarray, weight: np.ndarray) -> np.ndarray 
         decrement = float(gradient @ step)
         if decrement <= DECREMENT:
             return at - step
-        at = _descended(u, label, weight, at, step, decrement)
+        # A whole step, or half of it until the loss falls enough (Armijo).
+        now, share = loss(at), 1.0
+        while share > 1e-6 and not loss(at - share * step) <= now - share * decrement / 4 + 1e-15:
+            share /= 2
+        at = at - share * step
     return None
 
 
@@ -135,22 +143,3 @@ def _moved(z: np.ndarray, label: np.ndarray, weight: np.ndarray) -> np.ndarray:
         if abs(step) <= DECREMENT**0.5:
             break
     return np.array([FLATTEST, shift])
-
-
-def _descended(
-    u: np.ndarray,
-    label: np.ndarray,
-    weight: np.ndarray,
-    at: np.ndarray,
-    step: np.ndarray,
-    decrement: float,
-) -> np.ndarray:
-    """Return the next point: a whole step, or half of it until the loss falls enough (Armijo)."""
-
-    def loss(where: np.ndarray) -> float:
-        return float(weight @ log_loss(where[0] * u + where[1], label))
-
-    before, share = loss(at), 1.0
-    while share > 1e-6 and not loss(at - share * step) <= before - share * decrement / 4 + 1e-15:
-        share /= 2
-    return at - share * step

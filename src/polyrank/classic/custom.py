@@ -76,16 +76,14 @@ class CustomModel(nn.Module):
         self.fitted: dict[str, Mapping[str, float]] = {}
         self.embed = RowNumbers()
         self._store: dict[str, Tensor] = {}
-        self._shared: list[nn.Parameter] | None = None
+        self._shared: list[nn.Parameter] = []
 
     @property
     def ranker(self) -> CustomModel:
-        """What the engine trains: this."""
-        return self
+        return self  # is what the engine trains
 
     @property
     def feature_names(self) -> list[str]:
-        """The columns of x, any of which may be read."""
         return list(self._store)
 
     @property
@@ -117,7 +115,7 @@ class CustomModel(nn.Module):
         )  # fmt: skip
 
     def forward(self, x: Tensor) -> Scores:
-        predicted = self._checked(self.module(self._batch(self.embed.current)), len(x))
+        predicted = self._predicted(self.embed.current)
         logits = {}
         for task, value in zip(self.schema.tasks, predicted.unbind(1), strict=True):
             if task.label_kind.is_event:
@@ -135,11 +133,9 @@ class CustomModel(nn.Module):
         self.fitted = dict(fitted)
         training = self.module.training
         self.module.eval()
-        probed = min(self.rows, _PROBED)
-        predicted = self._checked(self.module(self._batch(torch.arange(probed))), probed)
+        predicted = self._predicted(torch.arange(min(self.rows, _PROBED)))
         self.module.train(training)
-        for index, kind in enumerate(self.kinds):
-            column = predicted[:, index]
+        for index, (kind, column) in enumerate(zip(self.kinds, predicted.unbind(1), strict=True)):
             if kind.is_event and not ((column >= 0) & (column <= 1)).all():
                 raise ConfigError(
                     f"{type(self.module).__name__}: column {index} is a classification and must "
@@ -161,7 +157,7 @@ class CustomModel(nn.Module):
 
     def shared_parameters(self) -> list[nn.Parameter]:
         """Return the parameters that every column depends on."""
-        return self._shared or []
+        return self._shared
 
     def mixing(self, x: Tensor) -> tuple[Mixing, ...]:
         return ()
@@ -189,11 +185,9 @@ class CustomModel(nn.Module):
         first = next(self.module.parameters(), None)
         return torch.device("cpu") if first is None else first.device
 
-    def _batch(self, rows: Tensor) -> dict[str, Tensor]:
-        return {name: column[rows].to(self._device) for name, column in self._store.items()}
-
-    def _checked(self, predicted: Any, rows: int) -> Tensor:
-        expected = (rows, len(self.kinds))
+    def _predicted(self, rows: Tensor) -> Tensor:
+        batch = {name: column[rows].to(self._device) for name, column in self._store.items()}
+        predicted, expected = self.module(batch), (len(rows), len(self.kinds))
         if not isinstance(predicted, Tensor) or tuple(predicted.shape) != expected:
             found = tuple(getattr(predicted, "shape", ())) or type(predicted).__name__
             raise ConfigError(

@@ -16,8 +16,6 @@ from torch import Tensor
 from polyrank import spec
 from polyrank.errors import ConfigError, DataError
 
-Side = Literal["pre", "post"]
-
 
 @dataclass(frozen=True, eq=False)
 class Rows:
@@ -136,16 +134,13 @@ class DataGenerator:
             num_workers: accepted and not needed: batches are cut from whole columns.
         """
         if split_ratio is None:
+            given = ((x_val, y_val), (x_test, y_test))
             train = self.dataset
-            valid = None if x_val is None else Rows.of(x_val, y_val)
-            test = None if x_test is None else Rows.of(x_test, y_test)
+            valid, test = (None if x is None else Rows.of(x, y) for x, y in given)
         else:
             train, valid, test = self._split(split_ratio)
-        return (
-            Loader(train, batch_size, shuffle=True),
-            Loader(valid, batch_size) if valid is not None else None,
-            Loader(test, batch_size) if test is not None else None,
-        )
+        others = [None if each is None else Loader(each, batch_size) for each in (valid, test)]
+        return Loader(train, batch_size, shuffle=True), others[0], others[1]
 
     def _split(self, ratio: Sequence[float]) -> tuple[Rows, Rows | None, Rows | None]:
         if len(ratio) < 2 or min(ratio) < 0 or sum(ratio) > 1 + 1e-9 or not ratio[0] > 0:
@@ -195,8 +190,7 @@ def rows_of(loader: Iterable[Any]) -> Rows:
 
 def batch_size_of(loader: Any, rows: Rows) -> int:
     """Return the batch size that a loader declares, or the length of its first batch."""
-    size = getattr(loader, "batch_size", None) or rows.batch or len(rows)
-    return min(int(size), len(rows))
+    return min(int(getattr(loader, "batch_size", None) or rows.batch or len(rows)), len(rows))
 
 
 def tensor_of(name: str, column: np.ndarray) -> Tensor:
@@ -225,8 +219,8 @@ def pad_sequences(
     sequences: Sequence[Sequence[Any]],
     maxlen: int | None = None,
     dtype: str = "int32",
-    padding: Side = "pre",
-    truncating: Side = "pre",
+    padding: Literal["pre", "post"] = "pre",
+    truncating: Literal["pre", "post"] = "pre",
     value: float = 0.0,
 ) -> np.ndarray:
     """Return lists of different lengths as one array (lists, maxlen).
@@ -254,8 +248,6 @@ def pad_sequences(
     out = np.full((len(sequences), width), value, dtype=dtype)
     for row, each in zip(out, sequences, strict=True):
         kept = list(each)
-        if len(kept) > width:
-            kept = kept[len(kept) - width :] if truncating == "pre" else kept[:width]
-        if kept:
-            row[slice(width - len(kept), None) if padding == "pre" else slice(len(kept))] = kept
+        kept = kept[max(len(kept) - width, 0) :] if truncating == "pre" else kept[:width]
+        row[slice(width - len(kept), None) if padding == "pre" else slice(len(kept))] = kept
     return out

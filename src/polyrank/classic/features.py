@@ -65,10 +65,8 @@ class SequenceFeature(native.SequenceFeature):
 
     Args:
         name: column, an array (N, length).
-        vocab_size: as in `SparseFeature`.
-        embed_dim: as in `SparseFeature`.
+        vocab_size, embed_dim, shared_with: as in `SparseFeature`.
         pooling: `mean` or `sum` of a list's embeddings, or its `last` one.
-        shared_with: as in `SparseFeature`.
         padding_idx: fills a list up to its length and is no id; None leaves nothing out.
         initializer: not supported.
 
@@ -125,12 +123,7 @@ class DenseFeature(native.DenseFeature):
 
 
 def raw(features: Sequence[Any]) -> list[Feature]:
-    """Return native features whose ids are rows and whose numbers are not encoded.
-
-    Example:
-        >>> raw([SparseFeature("item", vocab_size=16), DenseFeature("price")])[0].embed_dim
-        12
-    """
+    """Return native features whose ids are rows and whose numbers are not encoded."""
     return [_native(each) for each in features]
 
 
@@ -163,10 +156,9 @@ def _native(feature: Any) -> Feature:
         "shared_with": feature.shared_with,
     }
     padding = getattr(feature, "padding_idx", None)
-    if isinstance(feature, native.SequenceFeature):
-        return native.SequenceFeature(**table, pooling=feature.pooling, padding_idx=padding)
-    if padding is not None:
-        return native.SequenceFeature(**table, pooling="sum", padding_idx=padding)
+    if isinstance(feature, native.SequenceFeature) or padding is not None:
+        pooling: Any = getattr(feature, "pooling", "sum")
+        return native.SequenceFeature(**table, pooling=pooling, padding_idx=padding)
     return native.SparseFeature(**table)
 
 

@@ -5,6 +5,7 @@ Letters: N rows, B rows of a batch, C label columns.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
@@ -32,6 +33,8 @@ from polyrank.schema import Feature, Schema, SequenceFeature, Task
 from polyrank.terms import output_columns
 from polyrank.train.fit import config_tables
 from polyrank.train.training import Training
+
+logger = logging.getLogger(__name__)
 
 TASK_TYPES: Mapping[str, LabelKind] = {"classification": Binary(), "regression": Regression()}
 
@@ -74,17 +77,14 @@ class ClassicModel(nn.Module):
 
     @property
     def feature_names(self) -> list[str]:
-        """The columns of x that are read."""
         return [feature.name for feature in self.features]
 
-    def check_task_types(self, kinds: Sequence[LabelKind]) -> str | None:
-        """Refuse task types that are not the model's; return a note if they still can be used."""
-        if tuple(kinds) == self.kinds:
-            return None
-        raise ConfigError(
-            f"the trainer's task_types are {_task_types(kinds)}, but the model was built for "
-            f"{_task_types(self.kinds)}: give both the same list"
-        )
+    def check_task_types(self, kinds: Sequence[LabelKind]) -> None:
+        if tuple(kinds) != self.kinds:
+            raise ConfigError(
+                f"the trainer's task_types are {_task_types(kinds)}, but the model was built for "
+                f"{_task_types(self.kinds)}: give both the same list"
+            )
 
     def labels(self, y: np.ndarray) -> dict[str, np.ndarray]:
         """Return each task's label from the label columns (N, C)."""
@@ -105,9 +105,8 @@ class ClassicModel(nn.Module):
         if labels:
             of_task = self.labels(rows.labels)
             arrays |= {task.column: of_task[task.name] for task in self.schema.tasks}
-        return encode(
-            read(arrays), self.schema, self.vocab, split=split, orphans="zero", labels=labels
-        )
+        raw_rows = read(arrays)
+        return encode(raw_rows, self.schema, self.vocab, split=split, orphans="zero", labels=labels)
 
     def predictions(self, rows: Rows) -> np.ndarray:
         """Return the predictions for rows, float64 (N, C): the bits of `Bundle.predict`."""
@@ -238,19 +237,17 @@ class ESMM(ClassicModel):
             ["p_cvr_given_ctr", "p_ctr", "p_cvr"],
         )
 
-    def check_task_types(self, kinds: Sequence[LabelKind]) -> str | None:
-        """Refuse a regression; return a note if the third task is left out."""
+    def check_task_types(self, kinds: Sequence[LabelKind]) -> None:
         if not all(kind.is_event for kind in kinds) or len(kinds) not in (2, 3):
             raise ConfigError(
                 'ESMM has three classification tasks: task_types must be ["classification"] * 3, '
                 f"got {_task_types(kinds)}"
             )
-        if len(kinds) == 3:
-            return None
-        return (
-            "two task types for the three label columns [cvr, ctr, ctcvr] of ESMM: CTR and CTCVR "
-            "are trained all the same, and evaluate returns three scores"
-        )
+        if len(kinds) == 2:
+            logger.warning(
+                "two task types for the three label columns [cvr, ctr, ctcvr] of ESMM: CTR and "
+                "CTCVR are trained all the same, and evaluate returns three scores"
+            )
 
     def labels(self, y: np.ndarray) -> dict[str, np.ndarray]:
         """Return click and purchase from the columns [cvr, ctr, ctcvr], which must agree."""
@@ -371,11 +368,9 @@ class PLE(IndependentTasks):
         expert_params: Mapping[str, Any],
         tower_params_list: Sequence[Mapping[str, Any]],
     ) -> None:
+        layers = _layers(expert_params, "expert_params")
         trunk = native.PLE(
-            levels=n_level,
-            shared_experts=n_expert_shared,
-            task_experts=n_expert_specific,
-            **_layers(expert_params, "expert_params"),
+            levels=n_level, shared_experts=n_expert_shared, task_experts=n_expert_specific, **layers
         )
         super().__init__(features, task_types, trunk, tower_params_list)
 
@@ -437,9 +432,8 @@ def _towers(params: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     read = {name: _layers(each, f"tower of {name!r}") for name, each in params.items()}
     dropouts = {each["dropout"] for each in read.values()}
     if len(dropouts) > 1:
-        raise ConfigError(
-            f"towers have different dropouts ({sorted(dropouts)}): give all the same one"
-        )
+        message = f"towers have different dropouts ({sorted(dropouts)}): give all the same one"
+        raise ConfigError(message)
     towers = {name: each["hidden"] for name, each in read.items()}
     alike = len(set(towers.values())) == 1
     return {"tower": next(iter(towers.values())) if alike else towers, "dropout": dropouts.pop()}

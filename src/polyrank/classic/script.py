@@ -53,8 +53,26 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-class _Filler(Loader):
-    """Fills a module with its names."""
+class _Module(ModuleType):
+    """A module that refuses an unknown name with the nearest."""
+
+    def __getattr__(self, name: str) -> Any:
+        # Python's own, or a submodule that is not imported yet.
+        if name.startswith("__") or f"{self.__name__}.{name}" in MODULES:
+            raise AttributeError(name)
+        raise UnknownImportError(_message(f"{self.__name__}.{name}"))
+
+
+class Finder(MetaPathFinder, Loader):
+    """Finds `torch_rechub` here, whether it is installed or not, and fills its modules."""
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        """Return the spec of a module of `torch_rechub`; None leaves others to the next finder."""
+        if not _of_root(fullname):
+            return None
+        if fullname not in MODULES:
+            raise UnknownImportError(_message(fullname))
+        return ModuleSpec(fullname, self, is_package=True)
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         return _Module(spec.name)
@@ -62,31 +80,7 @@ class _Filler(Loader):
     def exec_module(self, module: ModuleType) -> None:
         names = MODULES[module.__name__]
         vars(module).update({name: getattr(classic, name) for name in names})
-        vars(module)["__all__"] = names
-        vars(module)["__version__"] = UPSTREAM
-
-
-class _Module(ModuleType):
-    """A module that refuses an unknown name with the nearest."""
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        if f"{self.__name__}.{name}" in MODULES:  # a submodule that is not imported yet
-            raise AttributeError(name)
-        raise UnknownImportError(_message(f"{self.__name__}.{name}"))
-
-
-class Finder(MetaPathFinder):
-    """Finds `torch_rechub` here, whether it is installed or not."""
-
-    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        """Return the spec of a module of `torch_rechub`; None leaves others to the next finder."""
-        if fullname != ROOT and not fullname.startswith(f"{ROOT}."):
-            return None
-        if fullname not in MODULES:
-            raise UnknownImportError(_message(fullname))
-        return ModuleSpec(fullname, _Filler(), is_package=True)
+        vars(module).update(__all__=names, __version__=UPSTREAM)
 
 
 def run(path: str | Path, arguments: Sequence[str] = ()) -> dict[str, Any]:

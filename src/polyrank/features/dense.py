@@ -13,9 +13,9 @@ import numpy as np
 import polars as pl
 
 from polyrank.errors import DataError, SchemaError, did_you_mean
-from polyrank.features.bags import Bag
+from polyrank.features.bags import Bag, packed
 from polyrank.features.ids import EXACT
-from polyrank.features.kind import Codec, Encoded, Feature, Slot, Together, packed
+from polyrank.features.kind import Codec, Encoded, Feature, Slot, Together
 from polyrank.features.vocabulary import NoneType, Vocabulary
 from polyrank.spec import whole
 
@@ -77,9 +77,8 @@ class DenseEncoding:
         kind = feature.encoding
         if not len(present):
             logger.warning("dense feature %r has no value in training", feature.name)
-            return cls(
-                kind, edges=(0.0, 1.0) if kind == "piecewise_linear" else (), missing=missing
-            )
+            ends = (0.0, 1.0) if kind == "piecewise_linear" else ()
+            return cls(kind, edges=ends, missing=missing)
         if kind == "log":
             present = np.sort(_signed_log(present))
         exact = present.astype(np.float64)
@@ -87,8 +86,8 @@ class DenseEncoding:
         # A constant column may have a deviation of 1e-17 by rounding, so it is told by its range.
         sd = _rounded(exact.std()) if present[-1] - present[0] > _NARROWEST else 1.0
         cut = {"piecewise_linear": _linear_edges, "bins": _cuts}.get(kind)
-        found = () if cut is None else tuple(cut(present, feature.bins).tolist())
-        return cls(kind, mean, sd, found, missing)
+        edges = () if cut is None else tuple(cut(present, feature.bins).tolist())
+        return cls(kind, mean, sd, edges, missing)
 
     @property
     def columns(self) -> int:

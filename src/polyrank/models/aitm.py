@@ -173,7 +173,6 @@ def predecessors(tasks: Sequence[Task], chain: Sequence[str]) -> dict[str, str]:
 
 
 def _path(before: Mapping[str, str | None], name: str) -> tuple[str, ...]:
-    """Return all tasks before a task, in order."""
     path: list[str] = []
     earlier = before[name]
     while earlier is not None:

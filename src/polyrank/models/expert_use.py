@@ -111,6 +111,7 @@ class ExpertUse:
         return tuple(self._where + each for each in self._faults())
 
     def to_json(self) -> dict[str, Any]:
+        """Return plain tables."""
         return {
             "level": self.level,
             "rows": self.rows,
@@ -180,10 +181,8 @@ class ExpertUse:
     def _most_similar(self, index: int) -> tuple[str, float | None]:
         pairs = enumerate(zip(self.experts, self.similarity[index], strict=True))
         known = {name: cka for at, (name, cka) in pairs if cka is not None and at != index}
-        if not known:
-            return "", None
-        name = max(known, key=lambda each: known[each])
-        return name, known[name]
+        name = max(known, key=lambda each: known[each], default="")
+        return name, known.get(name)
 
 
 def experts_of(ranker: Ranker, table: Table, device: str = "cpu") -> tuple[ExpertUse, ...]:

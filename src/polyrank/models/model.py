@@ -15,8 +15,7 @@ from polyrank.models.aitm import AITM
 from polyrank.models.mmoe import MMoE
 from polyrank.models.ple import PLE
 from polyrank.models.ranker import Ranker, build_heads
-from polyrank.models.separate import Separate
-from polyrank.models.shared_bottom import SharedBottom
+from polyrank.models.shared_bottom import Separate, SharedBottom
 from polyrank.models.trunk import Trunk, check_layers, check_sizes
 from polyrank.nn.embed import PackedEmbedder
 from polyrank.nn.mlp import Norm
@@ -99,14 +98,12 @@ class Model:
     def build(self, layout: Layout) -> Ranker:
         """Return the network, with weights drawn from torch's generator."""
         tasks = tuple(layout.schema.tasks)
-        layers: dict[str, Any] = {"norm": self.norm, "dropout": self.dropout}
+        each = self.tower
+        towers = each if isinstance(each, Mapping) else {task.name: each for task in tasks}
         embed = PackedEmbedder(layout)
         trunk = self._trunk().build(layout, tasks)
-        towers = {
-            task.name: self.tower[task.name] if isinstance(self.tower, Mapping) else self.tower
-            for task in tasks
-        }
-        return Ranker(layout, embed, trunk, build_heads(trunk, layout, towers, **layers))
+        head = build_heads(trunk, layout, towers, norm=self.norm, dropout=self.dropout)
+        return Ranker(layout, embed, trunk, head)
 
     def to_table(self) -> dict[str, Any]:
         """Return plain tables; an unregistered trunk is written as its class's name."""

@@ -35,7 +35,6 @@ class Tensors(NamedTuple):
 
     @classmethod
     def of(cls, batch: Batch, device: str) -> Tensors:
-        """Move a batch to a device."""
 
         def moved(array: np.ndarray) -> Tensor:
             return torch.from_numpy(array).to(device)
@@ -95,15 +94,6 @@ def outputs(
     A joint is the product of its head and its parent's joint, so that a probability never exceeds
     its parent's. The only way from logits to outputs: an exported graph is traced through it.
     Logits are float64 and calibrated where they are; every column is float64 (N,).
-
-    Example:
-        >>> from polyrank.objective.likelihood import likelihoods
-        >>> from polyrank.schema import DenseFeature, Task
-        >>> schema = Schema([DenseFeature("x")], [Task("click"), Task("buy", given="click")])
-        >>> zero = torch.zeros(1, dtype=torch.float64)
-        >>> columns = outputs(schema, {"click": zero, "buy": zero}, likelihoods(schema, {}), {})
-        >>> {name: float(column) for name, column in columns.items()}
-        {'p_click': 0.5, 'p_buy_given_click': 0.5, 'p_buy': 0.25}
     """
     columns: dict[str, dict[str, Tensor]] = {}
     joints: dict[str, Tensor] = {}

@@ -158,9 +158,12 @@ def build_heads(
     def width(head: HeadSpec) -> int:
         found = hidden.get(head.task) if isinstance(hidden, Mapping) else None
         if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != 2:
+            shown: object = type(hidden).__name__
+            if isinstance(hidden, Mapping):
+                shown = {name: tuple(getattr(x, "shape", ())) for name, x in hidden.items()}
             raise ConfigError(
                 f"trunk {type(trunk).__name__} must return a tensor (B, H) for task "
-                f"{head.task!r}, got {_shapes(hidden)}"
+                f"{head.task!r}, got {shown}"
             )
         return found.shape[1]
 
@@ -180,9 +183,3 @@ def _outputs(trunk: nn.Module, layout: Layout) -> Mapping[str, Tensor]:
             trunk.mixing(torch.zeros(2, layout.width))  # refused now, not after an epoch
     trunk.train(training)
     return hidden
-
-
-def _shapes(hidden: object) -> object:
-    if not isinstance(hidden, Mapping):
-        return type(hidden).__name__
-    return {name: tuple(getattr(value, "shape", ())) for name, value in hidden.items()}

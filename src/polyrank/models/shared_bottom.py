@@ -1,4 +1,4 @@
-"""Shared bottom: one MLP for all tasks, then their towers.
+"""Shared bottom: one MLP for all tasks, then their towers; and separate towers, without it.
 
 Letters: B rows, W columns of x, H columns of the bottom.
 """
@@ -50,3 +50,19 @@ class SharedBottomTrunk(TrunkModule):
 
     def shared_parameters(self) -> list[nn.Parameter]:
         return list(self.bottom.parameters())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Separate(Trunk):
+    """Each task's tower reads x itself; with entire-space supervision this is ESMM.
+
+    Example:
+        >>> Separate()
+        Separate(norm=None, dropout=None)
+
+    Reference:
+        Ma et al., SIGIR 2018, figure 2.
+    """
+
+    def build(self, layout: Layout, tasks: tuple[Task, ...]) -> SharedBottomTrunk:
+        return SharedBottomTrunk(MLP(layout.width, []), tasks)  # without layers: x for each task

@@ -200,14 +200,13 @@ def pooled_padded(ids: Tensor, pooling: Pooling, weight: Tensor) -> Tensor:
 
 
 def _last(bag: TensorBag) -> TensorBag:
-    """The last id of each row that has any."""
     ids, offsets = bag
     some = offsets.diff() > 0
     return ids[offsets[1:][some] - 1], torch.cat([offsets[:1], some.cumsum(0)])
 
 
 def _spread(bag: TensorBag, pooling: Pooling, gradient: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the ids of a bag that were looked up, and each one's gradient."""
+    """The ids of a bag that were looked up, and each one's gradient."""
     ids, offsets = _last(bag) if pooling == "last" else bag
     lengths = offsets.diff()
     if pooling == "mean":
@@ -234,7 +233,6 @@ class PackLookups:
 
     @classmethod
     def of(cls, layout: Layout, pack: Pack, column: int) -> PackLookups:
-        """Return the look-ups of a pack whose first column of x is given."""
         schema = layout.schema
         found: dict[str, list[tuple[int, int, int]]] = {table: [] for table in pack.offsets}
         for field in pack.fields:
@@ -252,9 +250,7 @@ class PackLookups:
         )
 
     def order(self, threads: int) -> np.ndarray:
-        """Return the tables of each thread, the costly ones dealt out first: int64 (T, U).
-
-        A row is ended by −1 where it is shorter than the longest.
+        """Return the tables of each thread, then −1, the costly ones dealt out first: int64 (T, U).
 
         Example:
             >>> lookups = PackLookups(np.zeros((3, 3), np.int64), np.arange(4),

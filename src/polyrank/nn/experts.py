@@ -5,7 +5,7 @@ Letters: B rows, W columns of x, E experts, H columns of a layer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Self
 
 import torch
@@ -89,9 +89,7 @@ class ExpertBank(nn.Module):
         return self
 
     def _expert(self, number: int) -> MLP:
-        expert = self._modules[str(number)]
-        assert isinstance(expert, MLP)
-        return expert
+        return self._modules[str(number)]  # pyrefly: ignore[bad-return]
 
     def _pairs(self) -> Iterator[tuple[nn.Module, list[nn.Module]]]:
         """Each packed layer with the experts' layers that view it."""
@@ -135,14 +133,7 @@ class _Unnamed(nn.Module):
         pass
 
     def _load_from_state_dict(
-        self,
-        state_dict: Mapping[str, Any],
-        prefix: str,
-        local_metadata: Any,
-        strict: bool,
-        missing_keys: list[str],
-        unexpected_keys: list[str],
-        error_msgs: list[str],
+        self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
     ) -> None:
         if strict:
             unexpected_keys += [name for name in state_dict if name.startswith(prefix)]

@@ -1,5 +1,9 @@
 """The loss and the prediction of a task: the torch part of its kind of label.
 
+The log-probability of a union of paths comes from logits alone. A probability is never formed,
+subtracted or clamped before its logarithm: for p = a·b, the loss on the product computed as
+log(a·b) underflows, and its gradient with it, where logits are far from 0.
+
 Letters: B rows of a batch, N rows.
 """
 
@@ -13,13 +17,15 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 from polyrank.data.statistics import TermStatistics
 from polyrank.labels import LabelKind
-from polyrank.objective.paths import Outcomes, log_outcomes, log_union
 from polyrank.registry import resolved
 from polyrank.schema import Schema
 from polyrank.terms import Path, Population, Summand, Term
+
+Outcomes = Mapping[tuple[str, bool], Tensor]
 
 
 @dataclass(frozen=True)
@@ -59,7 +65,6 @@ class BatchScores:
         return cls(logits, log_outcomes(logits, events))
 
     def log_probability(self, paths: Sequence[Path]) -> Tensor:
-        """Return log P(any of the paths): (B,)."""
         return log_union(paths, self.outcomes)
 
     def cross_entropy(self, term: Term, target: Tensor) -> Tensor:
@@ -111,6 +116,28 @@ class Likelihood(ABC):
     def tolerance(self) -> float:
         """The largest difference of a prediction that an exported graph may make."""
         return 1e-6
+
+
+def log_outcomes(logits: Mapping[str, Tensor], heads: Sequence[str]) -> Outcomes:
+    """Return log P(happened) and log P(not happened) of each head: {(head, happened): (B,)}.
+
+    Both are computed from the logit: one as the other minus the logit would lose its tail.
+    """
+    if not heads:
+        return {}
+    stacked = torch.stack([logits[head] for head in heads])
+    logs = logsigmoid(torch.cat([stacked, -stacked])).unbind(0)
+    names = [(head, happened) for happened in (True, False) for head in heads]
+    return dict(zip(names, logs, strict=True))
+
+
+def log_union(paths: Sequence[Path], outcomes: Outcomes) -> Tensor:
+    """Return log P(any of the paths), for disjoint paths, from what `log_outcomes` returned.
+
+    log p = logsumexp over paths of Σ log P(outcome).
+    """
+    summed = [reduce(torch.add, [outcomes[step] for step in path]) for path in paths]
+    return reduce(torch.logaddexp, summed)
 
 
 def likelihoods(schema: Schema, fitted: Mapping[str, Mapping[str, Any]]) -> dict[str, Likelihood]:

@@ -41,5 +41,4 @@ class RegressionLikelihood(Likelihood):
 
     @property
     def tolerance(self) -> float:
-        """1e-5 deviations of the training target."""
         return 1e-5 * self.deviation

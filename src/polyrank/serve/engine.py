@@ -13,7 +13,6 @@ import polars as pl
 
 from polyrank import spec
 from polyrank.bundle import format
-from polyrank.bundle.encodings import vocab_of
 from polyrank.data.arrays import from_arrays
 from polyrank.data.read import collect, read
 from polyrank.errors import BundleError, DataError, PolyrankError, did_you_mean
@@ -88,7 +87,7 @@ class Engine:
             )
         try:
             self.schema = Schema.from_table(self.manifest["schema"])
-            self.vocab = vocab_of(self.schema, parts)
+            self.vocab = format.vocab_of(self.schema, parts)
             weights = parts.config.get("fusion")
             self.fusion = None if weights is None else Fusion(weights)
             self.fusion_columns = tuple(self.fusion.columns(self.schema) if self.fusion else ())

@@ -24,26 +24,14 @@ from polyrank.train.training import Training
 
 @dataclass(frozen=True)
 class RunPlan:
-    """What a run would do; prints as tables.
-
-    Args:
-        schema: of the rows.
-        rows: of each split.
-        statistics: of each term on the training rows.
-        parameters: of each part: `embed.TABLE`, `trunk`, `head.TASK`.
-        memory_bytes: of the encoded rows, of the parameters and of the optimisers' state.
-        steps: per epoch.
-        epochs: of the run.
-        sampling: of negatives; rows and positives are those of the log as it is.
-        fusion: the weights of the fused score that will be measured.
-    """
+    """What a run would do; prints as tables."""
 
     schema: Schema
-    rows: Mapping[str, int]
-    statistics: Mapping[str, TermStatistics]
-    parameters: Mapping[str, int]
+    rows: Mapping[str, int]  # of each split, as the log has them
+    statistics: Mapping[str, TermStatistics]  # of each term on the training rows
+    parameters: Mapping[str, int]  # of each part: `embed.TABLE`, `trunk`, `head.TASK`
     memory_bytes: Mapping[str, int]
-    steps: int
+    steps: int  # per epoch
     epochs: int
     sampling: Sampling | None = None
     fusion: Fusion | None = None
@@ -62,36 +50,28 @@ class RunPlan:
             positives = "–" if found.positives is None else f"{found.positives:,}"
             counts = [f"{found.rows:,}", positives, f"{found.mean:.4g}"]
             terms.append([term.name, term.probability, *counts])
+        titles = ["term", "probability", "usable rows", "positives", "mean"]
+        parameters = _with_total(["part", "parameters"], self.parameters, ",")
         memory = {name: count / 2**20 for name, count in self.memory_bytes.items()}
-        return "\n\n".join(
-            [
-                str(self.schema.objective),
-                rows,
-                aligned(
-                    ["term", "probability", "usable rows", "positives", "mean"], terms, [2, 3, 4]
-                ),
-                _with_total(["part", "parameters"], self.parameters, ","),
-                _with_total(["memory", "MiB"], memory, ",.1f"),
-            ]
-        )
+        tables = [aligned(titles, terms, [2, 3, 4]), parameters]
+        tables.append(_with_total(["memory", "MiB"], memory, ",.1f"))
+        return "\n\n".join([str(self.schema.objective), rows, *tables])
 
     def to_json(self) -> dict[str, Any]:
         """Return plain tables."""
-        objective = []
-        for term in self.schema.objective:
-            found = self.statistics[term.name]
-            objective.append(
-                {
-                    "term": term.name,
-                    "probability": term.probability,
-                    "label": term.label,
-                    "rows": term.population.space,
-                    "kind": term.population.kind,
-                    "usable_rows": found.rows,
-                    "positives": found.positives,
-                    "mean": found.mean,
-                }
-            )
+        objective = [
+            {
+                "term": term.name,
+                "probability": term.probability,
+                "label": term.label,
+                "rows": term.population.space,
+                "kind": term.population.kind,
+                "usable_rows": self.statistics[term.name].rows,
+                "positives": self.statistics[term.name].positives,
+                "mean": self.statistics[term.name].mean,
+            }
+            for term in self.schema.objective
+        ]
         return {
             "objective": objective,
             "rows": dict(self.rows),
@@ -114,19 +94,19 @@ def explain(
     """Return the plan of a run; reads the data, trains nothing."""
     model.check(schema)
     vocab, tables = encoded(schema, sources)
-    train = tables["train"]
-    sampling = sources.train_sampling
-    supervision = Supervision.of(train, sampling)  # refuses what training would
-    training.balance.build(balance_terms(supervision))  # refuses what training would
+    supervision = Supervision.of(
+        tables["train"], sources.train_sampling
+    )  # refuses as training does
+    training.balance.build(balance_terms(supervision))
     layout = model.layout(schema, vocab)
     with torch.device("meta"):  # counts without allocating
         ranker = model.build(layout)
     parameters = {
-        f"embed.{table}": vocab.rows[table] * layout.widths[table] for table in layout.widths
+        f"embed.{name}": vocab.rows[name] * width for name, width in layout.widths.items()
     }
-    parameters["trunk"] = sum(each.numel() for each in ranker.trunk.parameters())
-    for name in ranker.head:
-        parameters[f"head.{name}"] = sum(each.numel() for each in ranker.head[name].parameters())
+    networks = {"trunk": ranker.trunk} | {f"head.{name}": ranker.head[name] for name in ranker.head}
+    for name, network in networks.items():
+        parameters[name] = sum(each.numel() for each in network.parameters())
     weights = 4 * sum(parameters.values())
     memory = {f"{split} rows": _bytes(table) for split, table in tables.items()}
     memory |= {"parameters and the best ones": 2 * weights, "optimiser state": 2 * weights}
@@ -136,7 +116,7 @@ def explain(
         statistics=supervision.statistics,
         parameters=parameters,
         memory_bytes=memory,
-        steps=-(-len(train) // training.batch_size),
+        steps=-(-len(tables["train"]) // training.batch_size),
         epochs=training.epochs,
         sampling=sources.sampling,
         fusion=fusion,

@@ -7,7 +7,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,6 @@ from polyrank.data.labels import Orphans
 from polyrank.data.sampling import Sampling
 from polyrank.data.statistics import term_labels, term_statistics
 from polyrank.data.table import Table
-from polyrank.data.vocab import Vocab
 from polyrank.errors import ConfigError, DataError, LeakageWarning, did_you_mean
 from polyrank.features import names_by_kind
 from polyrank.metrics.fusion import Fusion
@@ -38,7 +37,7 @@ from polyrank.terms import populations
 from polyrank.train.heads import calibrators, start
 from polyrank.train.loop import Trainer
 from polyrank.train.optim import Adam, Constant, Cosine, EmbeddingOptimizer, LazyAdam
-from polyrank.train.progress import Observer, Profile, Progress, progress_bar
+from polyrank.train.progress import Observer, Profile, progress_bar
 from polyrank.train.run import run_folder
 from polyrank.train.sources import Sources, encoded, fingerprint
 from polyrank.train.training import Stop, Training
@@ -176,9 +175,8 @@ def config_tables(
     """Return an experiment as the plain tables of its TOML file, every default shown."""
     features: dict[str, Any] = {**names_by_kind(schema.features)}
     for feature in schema.features:
-        options = spec.to_table(feature)
-        del options["name"]
-        features[feature.name] = options
+        features[feature.name] = spec.to_table(feature)
+        del features[feature.name]["name"]
     tables = {
         "name": name,
         "seed": spec.to_table(seed),
@@ -214,10 +212,12 @@ def train_model(
         if out is not None:
             folder = run_folder(out, config, resume=resume, force=force)
             run = stack.enter_context(folder)
-        observe = stack.enter_context(_observer(progress, config["name"]))
+        bar = progress is True or (progress is None and sys.stderr.isatty())
+        observe = stack.enter_context(progress_bar(config["name"])) if bar else progress or None
         vocab, tables = encoded(schema, sources, beside=None if out is None else Path(out).parent)
-        train, valid, test = tables["train"], tables.get("valid"), tables.get("test")
-        scored = valid if test is None else test
+        train, valid = tables["train"], tables.get("valid")
+        split = "test" if "test" in tables else "valid"
+        scored = tables.get(split)
         if fusion is not None and scored is not None:  # before hours of training, not after
             fusion.check_values(schema, scored.carried.to_dict())
         sampling = sources.train_sampling
@@ -225,7 +225,9 @@ def train_model(
         if valid is not None:
             check_valid(training.stop, valid)
         _announce(schema, training, valid)
-        _warn_of_leaks(train, vocab)
+        for found in suspicions(train, vocab):
+            advice = "if it is written after the outcome, remove it from the features"
+            warnings.warn(f"{found}; {advice}", LeakageWarning, stacklevel=2)
         with isolated(seed, training):
             ranker = model.build(model.layout(schema, vocab)).to(training.device)
             start(ranker, train, training.device, sampling)
@@ -235,7 +237,7 @@ def train_model(
             if run is not None:
                 run.open(fingerprint(vocab, tables))
                 run.restore(trainer)
-            for each in until(training.stop, trainer):
+            for each in trainer.run():
                 if run is not None:
                     run.record(each, trainer)
                 if each.event == "epoch":
@@ -252,29 +254,10 @@ def train_model(
             _warn_of_divergence(trainer, valid)
             bundle = replace(bundle, calibrators=calibrators(bundle, valid, seed=seed))
         if scored is not None:
-            split = "valid" if test is None else "test"
             bundle = replace(bundle, scorecard=bundle.score_labelled(scored, split))
         if run is not None:
             run.finish(bundle)
         return bundle
-
-
-def _observer(
-    progress: Observer | bool | None, name: str
-) -> AbstractContextManager[Observer | None]:
-    if progress is None:
-        progress = sys.stderr.isatty()
-    return progress_bar(name) if progress is True else nullcontext(progress or None)
-
-
-def until(stop: Stop | None, trainer: Trainer) -> Iterator[Progress]:
-    """Yield a trainer's progress until early stopping has run out of patience."""
-    progress = trainer.run()
-    while stop is None or trainer.position.stale_epochs < stop.patience:
-        each = next(progress, None)
-        if each is None:
-            return
-        yield each
 
 
 def _warn_of_divergence(trainer: Trainer, valid: Table) -> None:
@@ -314,15 +297,6 @@ def _announce(schema: Schema, training: Training, valid: Table | None) -> None:
         logger.warning(
             "no validation rows: the last of %d epochs is kept, and nothing is calibrated",
             training.epochs,
-        )
-
-
-def _warn_of_leaks(train: Table, vocab: Vocab) -> None:
-    for found in suspicions(train, vocab):
-        warnings.warn(
-            f"{found}; if it is written after the outcome, remove it from the features",
-            LeakageWarning,
-            stacklevel=3,
         )
 
 

@@ -65,11 +65,6 @@ def calibrators(bundle: Bundle, valid: Table, *, seed: int) -> dict[str, Calibra
 
     A head learns P(task | given), whatever its space, so it is held to its own label on the rows
     where `given` happened; a root to all rows.
-
-    Args:
-        bundle: with the weights that are kept.
-        valid: labelled rows.
-        seed: of the folds.
     """
     logits = bundle.logits(valid)
     groups = None if valid.user is None else key_codes("user", valid.user)
@@ -79,23 +74,15 @@ def calibrators(bundle: Bundle, valid: Table, *, seed: int) -> dict[str, Calibra
             continue
         label = term_labels(valid, own_population(bundle.schema, task))
         kept = ~np.isnan(label)
-        found[task.name] = calibrate(
-            logits[task.name][kept],
-            label[kept],
-            None if valid.weight is None else valid.weight[kept],
-            None if groups is None else groups[kept],
-            seed,
-        )
-        _log(task.name, found[task.name])
+        weight, group = (None if each is None else each[kept] for each in (valid.weight, groups))
+        fitted = calibrate(logits[task.name][kept], label[kept], weight, group, seed)
+        found[task.name] = fitted
+        where = f"{fitted.rows:,} validation rows with {fitted.positives:,} positives"
+        if fitted.map is None:
+            logger.info("task %r is not calibrated on %s: %s", task.name, where, fitted.reason)
+            continue
+        logger.info(
+            "task %r is calibrated (%s) on %s: log loss %.6f → %.6f by cross-fit",
+            task.name, fitted.kind, where, fitted.log_loss["none"], fitted.log_loss[fitted.kind],
+        )  # fmt: skip
     return found
-
-
-def _log(task: str, found: Calibrator) -> None:
-    where = f"{found.rows:,} validation rows with {found.positives:,} positives"
-    if found.map is None:
-        logger.info("task %r is not calibrated on %s: %s", task, where, found.reason)
-        return
-    logger.info(
-        "task %r is calibrated (%s) on %s: log loss %.6f → %.6f by cross-fit",
-        task, found.kind, where, found.log_loss["none"], found.log_loss[found.kind],
-    )  # fmt: skip

@@ -1,16 +1,17 @@
 """The loop: a generator of Progress that branches on no model's and no task's type.
 
-Bar, run log, checkpoints and early stopping only consume it; which epoch is the best is its own.
+Bar, run log and checkpoints only consume it; which epoch is the best, and the last, is its own.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import chain
 from math import ceil, isfinite
 from time import perf_counter
@@ -31,7 +32,6 @@ from polyrank.models.ranker import Ranker
 from polyrank.objective.likelihood import named_extras
 from polyrank.objective.losses import Supervision
 from polyrank.terms import populations
-from polyrank.train.checkpoint import Position, named, part
 from polyrank.train.optim import load_optimizer_state, optimizer_state, parameter_groups
 from polyrank.train.progress import REMEDY, Profile, Progress, Tally
 from polyrank.train.step import CompiledStep, EagerStep, Parts
@@ -45,21 +45,26 @@ PREFETCH_ROWS = 16384  # rows of a batch from which a thread gathers the next on
 Monitor = Callable[[Mapping[str, Tensor], Mapping[str, float]], float]
 
 
+@dataclass(frozen=True)
+class Position:
+    """Where a run is after an epoch."""
+
+    epoch: int = 0  # epochs done
+    best_epoch: int = 0  # whose weights are kept; 0 before the first
+    best_value: float | None = None  # oriented so that lower is better
+    history: tuple[dict[str, Any], ...] = ()  # one record per epoch
+
+    @property
+    def stale_epochs(self) -> int:
+        """Epochs since the best."""
+        return self.epoch - self.best_epoch
+
+
 class Trainer:
-    """Trains a ranker on tables.
+    """Trains a ranker, which is on its device, on tables.
 
-    Args:
-        ranker: on its device.
-        training: how.
-        supervision: the terms, with their statistics on the training rows.
-        train: learned from.
-        valid: chooses the best epoch; without it, that is the last.
-        seed: of shuffling, id dropout and dropout.
-        monitor: what is compared between epochs, in place of `training.stop`.
-        profile: collects where each step's time goes.
-
-    Raises:
-        ConfigError: `compile` with what one graph cannot do.
+    `valid` chooses the best epoch; without it, that is the last. A `monitor` says what is compared
+    between epochs, in place of `training.stop`.
     """
 
     def __init__(
@@ -105,34 +110,37 @@ class Trainer:
         return ceil(len(self.train) / self.training.batch_size)
 
     def run(self) -> Iterator[Progress]:
-        """Train all epochs that are left, from wherever the position is.
-
-        Raises:
-            TrainingError: a loss, a weight or a validation figure that is not finite.
-        """
+        """Train the epochs that are left at the position, until early stopping loses patience."""
+        stop = self.training.stop
         while self.position.epoch < self.training.epochs:
+            if stop is not None and self.position.stale_epochs >= stop.patience:
+                return
             yield from self._epoch(self.position.epoch + 1)
 
     def state(self) -> dict[str, Tensor]:
         """Return every tensor that a later run needs to continue to the same bits."""
-        return {
-            **named("model", self.ranker.state_dict()),
-            **named("best", self.best),
-            **named("embeddings", self.embeddings.state()),
-            **named("dense", optimizer_state(self.dense)),
-            **named("balance", self.balance.state_dict()),
+        owned = {
+            "model": self.ranker.state_dict(),
+            "best": self.best,
+            "embeddings": self.embeddings.state(),
+            "dense": optimizer_state(self.dense),
+            "balance": self.balance.state_dict(),
         }
+        return {f"{owner}.{name}": t for owner, each in owned.items() for name, t in each.items()}
 
     def load(self, position: Position, tensors: Mapping[str, Tensor]) -> None:
         """Continue from a position with the state that was saved there."""
-        self.position = position
-        self.ranker.load_state_dict(part("model", tensors))
-        self.best = part("best", tensors)
-        self.embeddings.load(part("embeddings", tensors))
-        load_optimizer_state(self.dense, part("dense", tensors))
+        owned: dict[str, dict[str, Tensor]] = defaultdict(dict)
+        for key, tensor in tensors.items():
+            owner, name = key.split(".", 1)
+            owned[owner][name] = tensor
+        self.position, self.best = position, owned["best"]
+        self.ranker.load_state_dict(owned["model"])
+        self.embeddings.load(owned["embeddings"])
+        load_optimizer_state(self.dense, owned["dense"])
         if self._compiled is not None:
             self._compiled.rebind()
-        self.balance.load_state_dict(part("balance", tensors))
+        self.balance.load_state_dict(owned["balance"])
 
     def keep_best(self) -> None:
         """Put the best epoch's weights into the ranker, and log what is wrong with its gates."""
@@ -142,10 +150,7 @@ class Trainer:
                 logger.warning("%s", warning)
 
     def experts(self) -> tuple[ExpertUse, ...]:
-        """Return how the gates use the experts now, on validation rows or, without, training rows.
-
-        Empty where the trunk mixes nothing.
-        """
+        """Return how the gates use the experts now, on validation rows or, without, training."""
         table = self.train if self.valid is None else self.valid
         return experts_of(self.ranker, table, self.training.device)
 
@@ -156,6 +161,13 @@ class Trainer:
         self.ranker.train()
         tally = Tally([term.name for term in self.supervision.schema.objective])
         started, rows, step, before = perf_counter(), 0, 0, (epoch - 1) * self.steps - 1
+
+        def report(event: Literal["step", "epoch"]) -> Progress:
+            tally.flush(self._names, epoch, step)
+            done = step, self.steps, rows, perf_counter() - started
+            losses = tally.mean(), tally.empty()
+            return Progress(event, epoch, self.training.epochs, *done, *losses)
+
         with closing(self._blocks(epoch)) as blocks:
             self._mark("")
             for step, batch in enumerate(chain.from_iterable(blocks), start=1):
@@ -163,9 +175,9 @@ class Trainer:
                 tally.add(*self._step(batch, before + step))
                 rows += len(batch)
                 if step % REPORT_STEPS == 0 and step < self.steps:
-                    yield self._progress("step", epoch, step, rows, started, tally)
+                    yield report("step")
                     self._mark("")
-        progress = self._progress("epoch", epoch, step, rows, started, tally)
+        progress = report("epoch")
         logits = self._finite_logits(epoch, step)
         valid = self._validate(logits, epoch) if self.valid is not None else {}
         monitor = self.monitor if self.valid is not None else None
@@ -182,17 +194,12 @@ class Trainer:
         machine, with 1 thread of torch, epochs were 1.01, 0.98 and 1.22 (MMoE) and 1.01, 0.99 and
         0.99 (ESMM) times as fast with it at 1024, 4096 and 16384 rows.
         """
-        training = self.training
+        layout, size, rate = self.ranker.layout, self.training.batch_size, self.training.unseen_rate
         blocks = self.train.blocks(
-            self.ranker.layout,
-            training.batch_size,
-            shuffle=True,
-            seed=self.seed,
-            epoch=epoch,
-            unseen_rate=training.unseen_rate,
+            layout, size, shuffle=True, seed=self.seed, epoch=epoch, unseen_rate=rate
         )
-        idle = (os.cpu_count() or 1) > training.threads
-        return ahead(blocks) if idle and training.batch_size >= PREFETCH_ROWS else blocks
+        idle = (os.cpu_count() or 1) > self.training.threads
+        return ahead(blocks) if idle and size >= PREFETCH_ROWS else blocks
 
     def _step(self, batch: Batch, done: int) -> tuple[Tensor, Tensor]:
         """Train on a batch; return the losses and the rows of each term."""
@@ -211,11 +218,7 @@ class Trainer:
         return losses, rows
 
     def _finite_logits(self, epoch: int, step: int) -> dict[str, Tensor]:
-        """Return the logits of the validation rows, or of some training rows where there are none.
-
-        Raises:
-            TrainingError: one is not finite, because the last step broke the weights.
-        """
+        """Return logits of the validation rows, or of some training rows; all must be finite."""
         table, chunks = (self.train, 1) if self.valid is None else (self.valid, None)
         logits = logits_of(self.ranker, table, self.training.device, chunks=chunks)
         for task, each in logits.items():
@@ -223,22 +226,6 @@ class Trainer:
                 where = f"after epoch {epoch}, step {step}"
                 raise TrainingError(f"the logits of {task!r} are not finite {where}: {REMEDY}")
         return logits
-
-    def _progress(
-        self,
-        event: Literal["step", "epoch"],
-        epoch: int,
-        step: int,
-        rows: int,
-        started: float,
-        tally: Tally,
-    ) -> Progress:
-        tally.flush(self._names, epoch, step)
-        seconds = perf_counter() - started
-        return Progress(
-            event, epoch, self.training.epochs, step, self.steps, rows, seconds,
-            tally.mean(), tally.empty(),
-        )  # fmt: skip
 
     def _validate(self, logits: Mapping[str, Tensor], epoch: int) -> dict[str, float]:
         """Return validation losses and metrics by name."""
@@ -301,11 +288,9 @@ class Trainer:
         stop = self.training.stop
         if stop is None:
             return valid["total loss"]
+        kinds = {each.name: each.kind for each in populations(self.supervision.schema)}
         value = valid[f"{stop.score} {stop.metric}"]
-        kind = next(
-            each.kind for each in populations(self.supervision.schema) if each.name == stop.score
-        )
-        return -value if direction(kind, stop.metric) else value
+        return -value if direction(kinds[stop.score], stop.metric) else value
 
 
 def _unmarked(part: str) -> None:
@@ -338,10 +323,6 @@ def ahead(items: Iterator[Item]) -> Generator[Item]:
     """Yield items in order; one thread makes the next while the caller uses this one.
 
     The thread ends with the generator, however that ends, and what an item raises is raised here.
-
-    Example:
-        >>> list(ahead(iter([1, 2, 3])))
-        [1, 2, 3]
     """
     with ThreadPoolExecutor(1, thread_name_prefix="polyrank-prefetch") as pool:
         coming = pool.submit(next, items, _END)

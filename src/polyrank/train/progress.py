@@ -27,33 +27,21 @@ REMEDY = (
 
 @dataclass(frozen=True)
 class Progress:
-    """What the loop reports while it runs.
+    """What the loop reports now and then within an epoch ("step"), and after each ("epoch").
 
-    Args:
-        event: "step" now and then within an epoch, "epoch" after each.
-        epoch: from 1.
-        epochs: of the run.
-        step: done in this epoch, as are rows and seconds.
-        steps: per epoch.
-        rows: seen.
-        seconds: of its steps.
-        losses: mean training loss of each term in this epoch.
-        empty: batches of this epoch without a row of each term.
-        valid: after an epoch, validation losses (`click @ all loss`, `total loss`) and metrics
-            (`click @ all auc`).
-        best: after an epoch, whether it is the best so far.
-        experts: after an epoch, `ExpertUse.figures`; empty where the trunk mixes nothing.
+    `valid`, `best` (so far) and `experts` are of an epoch: losses (`click @ all loss`,
+    `total loss`) and metrics (`click @ all auc`), and the figures of `ExpertUse`.
     """
 
     event: Literal["step", "epoch"]
-    epoch: int
+    epoch: int  # from 1
     epochs: int
-    step: int
-    steps: int
+    step: int  # done in this epoch, as are rows and seconds
+    steps: int  # per epoch
     rows: int
     seconds: float
-    losses: Mapping[str, float]
-    empty: Mapping[str, int]
+    losses: Mapping[str, float]  # mean training loss of each term in this epoch
+    empty: Mapping[str, int]  # batches of this epoch without a row of each term
     valid: Mapping[str, float] = field(default_factory=dict)
     best: bool = False
     experts: Mapping[str, float] = field(default_factory=dict)
@@ -94,11 +82,7 @@ Observer = Callable[[Progress], None]
 
 
 class Tally:
-    """Sums the losses of an epoch; reads them from the device only when it is flushed.
-
-    Args:
-        terms: the first of the names, those that count rows.
-    """
+    """Sums the losses of an epoch; reads them from the device only when it is flushed."""
 
     def __init__(self, terms: Sequence[str]) -> None:
         self.terms = terms
@@ -115,11 +99,7 @@ class Tally:
         self.rows.append(rows)
 
     def flush(self, names: Sequence[str], epoch: int, step: int) -> None:
-        """Add what is pending to the sums; `names` are those of the losses.
-
-        Raises:
-            TrainingError: a loss that is not finite.
-        """
+        """Add what is pending, which must be finite, to the sums; `names` are of the losses."""
         if not self.losses:
             return
         values = torch.stack(self.losses).cpu().double().numpy()
@@ -148,21 +128,9 @@ class Profile:
     """Where a step's time goes; the trainer marks the end of each of its parts.
 
     On a GPU, work that was only queued counts where its result is waited for.
-
-    Attributes:
-        seconds: of each part, in order of first use.
-        steps: how many.
-        rows: in these.
-
-    Example:
-        >>> profile = Profile()
-        >>> for part in ("", "forward", "backward", "", "forward"):
-        ...     profile.mark(part)
-        >>> list(profile.seconds)
-        ['forward', 'backward']
     """
 
-    seconds: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)  # of each part, in order of first use
     steps: int = 0
     rows: int = 0
     _last: float = 0.0
@@ -222,8 +190,7 @@ def progress_bar(name: str) -> Iterator[Observer]:
             rate=f"{each.rows_per_second:,.0f} rows/s",
         )
         if each.event == "epoch":
-            line = f"{name} {each}"
-            bar.console.print(line, highlight=False, markup=False, soft_wrap=True)
+            bar.console.print(f"{name} {each}", highlight=False, markup=False, soft_wrap=True)
 
     with bar:
         # Rich has put a stream in stderr's place; handlers still hold the one beneath the bar.

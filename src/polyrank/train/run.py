@@ -1,44 +1,42 @@
 """The run folder: readable at every moment, one process's at a time, and resumable.
 
 config.toml  log.jsonl  checkpoint/state.safetensors  bundle/  scorecard.json
+
+A checkpoint's tensors are named by their owner (`model.…`, `best.…`, `embeddings.…`, `dense.…`,
+`balance.…`); the rest is JSON in the file's header. Nothing is pickled.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import tomli_w
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
 
 from polyrank.bundle.model import Bundle
 from polyrank.errors import ConfigError, TrainingError
 from polyrank.files import locked, replacing, replacing_folder, writing
-from polyrank.train import checkpoint
-from polyrank.train.loop import Trainer
+from polyrank.train.loop import Position, Trainer
 from polyrank.train.progress import Progress
 
 CONFIG = "config.toml"
+FORMAT = 1  # of a checkpoint
 
 
 @contextmanager
 def run_folder(
     path: str | Path, config: Mapping[str, Any], *, resume: bool = False, force: bool = False
 ) -> Iterator[RunFolder]:
-    """Give a run's folder, and keep every other process out of it meanwhile.
-
-    Args:
-        path: the folder.
-        config: the resolved experiment as plain tables.
-        resume: continue the run in it, if any.
-        force: replace the run in it, if any.
-
-    Raises:
-        ConfigError: the folder exists, holds a run of another configuration, or is in use.
-    """
+    """Give a run's folder, and keep every other process out of it meanwhile."""
     path = Path(path)
     lock = path.parent / f".{path.name}.lock"
     with ExitStack() as stack:
@@ -56,7 +54,7 @@ def run_folder(
 class RunFolder:
     """One run's folder; constructing it checks the options, `open` creates it.
 
-    The arguments are those of `run_folder`.
+    `resume` continues the run in it, if any, and `force` replaces it.
     """
 
     def __init__(
@@ -77,11 +75,7 @@ class RunFolder:
             raise ConfigError(f"{path} is no run folder (no {CONFIG}): it is not replaced")
 
     def open(self, data: str) -> None:
-        """Create the folder with its configuration, unless its run is resumed.
-
-        Args:
-            data: the fingerprint of the rows.
-        """
+        """Create the folder, unless its run is resumed; `data` is the fingerprint of the rows."""
         self.data = data
         if self.resume and self.path.exists():
             return
@@ -91,7 +85,7 @@ class RunFolder:
     def restore(self, trainer: Trainer) -> None:
         """Bring a trainer to the last checkpoint, if any, and cut the log there."""
         if self._checkpoint.is_file():
-            trainer.load(*checkpoint.read(self._checkpoint, self.data))
+            trainer.load(*_read_checkpoint(self._checkpoint, self.data))
         if self._log.is_file():
             kept = [
                 line
@@ -106,7 +100,7 @@ class RunFolder:
         with writing(self._log, TrainingError), self._log.open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry, ensure_ascii=False, allow_nan=False) + "\n")
         if progress.event == "epoch":
-            checkpoint.write(self._checkpoint, trainer.position, trainer.state(), self.data)
+            _write_checkpoint(self._checkpoint, trainer.position, trainer.state(), self.data)
 
     def finish(self, bundle: Bundle) -> None:
         """Write the bundle and, beside it, the scorecard."""
@@ -127,6 +121,55 @@ class RunFolder:
                 f"{self.path} holds a run of another configuration ({difference}): --resume needs "
                 "the same one; use --force or another --out"
             )
+
+
+def _write_checkpoint(
+    path: Path, position: Position, tensors: Mapping[str, Tensor], data: str
+) -> None:
+    header = {"format": str(FORMAT), "data": data, "position": json.dumps(asdict(position))}
+    # Cloned where two names share storage (tied weights), which the file format refuses.
+    seen: set[int] = set()
+    whole = {}
+    for name, tensor in tensors.items():
+        whole[name] = tensor.detach().cpu().contiguous()
+        if whole[name].data_ptr() in seen:
+            whole[name] = whole[name].clone()
+        seen.add(whole[name].data_ptr())
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary:
+            save_file(whole, temporary, metadata=header)
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+    except (OSError, SafetensorError) as error:
+        raise TrainingError(
+            f"the checkpoint {path} could not be written: {error}. The previous epoch's is kept; "
+            "free some space and continue with --resume"
+        ) from error
+
+
+def _read_checkpoint(path: Path, data: str) -> tuple[Position, dict[str, Tensor]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata()
+            found, rows = int(header["format"]), header["data"]
+            position = Position(**json.loads(header["position"]))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise TrainingError(
+            f"the checkpoint {path} is damaged ({error}); start again with --force"
+        ) from error
+    if found != FORMAT:
+        raise TrainingError(
+            f"the checkpoint {path} has format {found}, and this polyrank resumes format {FORMAT}: "
+            "start again with --force, or resume it with the polyrank that wrote it"
+        )
+    if rows != data:
+        raise TrainingError(
+            f"the checkpoint {path} is of a run on other rows ({rows}; now {data}): "
+            "start again with --force"
+        )
+    return replace(position, history=tuple(position.history)), tensors
 
 
 def _replace(path: Path, text: str) -> None:

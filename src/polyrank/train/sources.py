@@ -30,40 +30,26 @@ logger = logging.getLogger(__name__)
 
 NOT_CACHED = "the encoded rows are not cached for the next run: %s"
 
-Encoded = tuple[Vocab, dict[str, Table]]
-
 
 @dataclass(frozen=True)
 class Sources:
-    """What `read` accepts, for each split.
+    """What `read` accepts, for each split, and what happens to the rows.
 
-    Args:
-        train: the only rows that vocabularies and encodings see.
-        valid: chooses the epoch.
-        test: scored once, after training.
-        orphans: what happens to a child label without its parent.
-        cache: whether the encoded rows of files may be kept beside the run.
-        origin: for frames that are parts of files, the path or glob of the files, and plain data
-            that says which parts.
-        sampling: of the negatives, in the splits that it names.
-        carried: raw columns that the scored splits keep, for a fused score.
+    For frames that are parts of files, `origin` is the path or glob of the files, and plain data
+    that says which parts.
     """
 
     train: Any
     valid: Any = None
     test: Any = None
     orphans: Orphans = "error"
-    cache: bool = True
+    cache: bool = True  # of the encoded rows of files, beside the run
     origin: tuple[str, Any] | None = None
     sampling: Sampling | None = None
-    carried: tuple[str, ...] = ()
+    carried: tuple[str, ...] = ()  # raw columns that the scored splits keep, for a fused score
 
     def carrying(self, fusion: Fusion, schema: Schema) -> Sources:
-        """Return sources whose scored splits keep the columns of a fused score.
-
-        Raises:
-            ConfigError: a name that is no task, output or column of theirs.
-        """
+        """Return sources whose scored splits keep the columns of a fused score."""
         for split, source in self.scored.items():
             fusion.check(schema, column_names(read(source, schema)), split)
         return replace(self, carried=tuple(fusion.columns(schema)))
@@ -94,16 +80,13 @@ class Sources:
         return {split: files(str(each)) for split, each in patterns.items()}
 
 
-def encoded(schema: Schema, sources: Sources, *, beside: Path | None = None) -> Encoded:
+def encoded(
+    schema: Schema, sources: Sources, *, beside: Path | None = None
+) -> tuple[Vocab, dict[str, Table]]:
     """Return the vocabulary of the training rows, and the tables of the given splits.
 
     Sampled validation and test rows are weighted to stand for the whole log; the loss does that for
-    training rows. The cache keeps rows without these weights.
-
-    Args:
-        schema: names the columns.
-        sources: the rows.
-        beside: a folder for a cache of the rows of files, which the next run reads.
+    training rows. The folder `beside` is for a cache of the rows of files, without these weights.
     """
     paths = sources.paths if beside is not None and sources.cache else None
     if beside is None or paths is None:
@@ -131,7 +114,11 @@ def _cached(
         logger.warning(NOT_CACHED, error)
         return _encoded(schema, sources)
     by_split = {split: [sums[path] for path in each] for split, each in paths.items()}
-    key = cache.key_of(schema, [by_split, *_recipe(sources)])
+    # What decides the encoded rows beside the files' content and the schema.
+    parts = None if sources.origin is None else sources.origin[1]
+    versions = [version("polyrank"), hashing.VERSION, pl.__version__]
+    recipe = [by_split, sources.orphans, parts, list(sources.carried), *versions]
+    key = cache.key_of(schema, recipe)
     entry = cache.load(folder, key, schema)
     if entry is not None:
         logger.info("encoded rows of an earlier run are used: %s", folder / key)
@@ -139,8 +126,17 @@ def _cached(
             logging.getLogger(name).log(level, "%s", text)
         return entry
     entry = _encoded(schema, sources)
-    if before == [checksums.state(path) for path in flat]:  # else they are another key's rows
-        _keep(folder, key, entry)
+    if before != [checksums.state(path) for path in flat]:  # they are another key's rows
+        return entry
+    try:
+        size = cache.store(folder, key, entry)
+    except OSError as error:
+        logger.warning(NOT_CACHED, error)
+        return entry
+    logger.info(
+        "the encoded rows are cached for the next run: %s (%.1f MB; remove it at any time, or set "
+        "cache = false)", folder / key, size / 1e6,
+    )  # fmt: skip
     return entry
 
 
@@ -156,13 +152,8 @@ def fingerprint(vocab: Vocab, tables: Mapping[str, Table]) -> str:
     parts = [f"vocabulary {entries:08x}"]
     for split, table in tables.items():
         step = max(len(table) // 100_000, 1)
-        checksum = 0
-        for array in (
-            table.ids[:, ::step],
-            table.dense[::step],
-            table.labels[::step],
-            table.extras[::step],
-        ):
+        checksum, rows = 0, (each[::step] for each in (table.dense, table.labels, table.extras))
+        for array in (table.ids[:, ::step], *rows):
             checksum = crc32(np.ascontiguousarray(array).tobytes(), checksum)
         for bag in table.bags:
             some = bag.take(np.arange(0, len(table), step))
@@ -205,22 +196,3 @@ def _one_warning_of_orphans() -> Iterator[None]:
         source.removeFilter(keep)
         if found:
             source.warning("%s", "\n  ".join(found))
-
-
-def _recipe(sources: Sources) -> list[Any]:
-    """Return what decides the encoded rows beside the files' content and the schema."""
-    parts = None if sources.origin is None else sources.origin[1]
-    versions = [version("polyrank"), hashing.VERSION, pl.__version__]
-    return [sources.orphans, parts, list(sources.carried), *versions]
-
-
-def _keep(folder: Path, key: str, entry: cache.Entry) -> None:
-    try:
-        size = cache.store(folder, key, entry)
-    except OSError as error:
-        logger.warning(NOT_CACHED, error)
-        return
-    logger.info(
-        "the encoded rows are cached for the next run: %s (%.1f MB; remove it at any time, or set "
-        "cache = false)", folder / key, size / 1e6,
-    )  # fmt: skip

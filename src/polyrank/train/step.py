@@ -31,35 +31,21 @@ Graph = Callable[..., Sequence[Tensor]]
 
 @dataclass(frozen=True)
 class Parts:
-    """What a step works with.
-
-    Args:
-        ranker: trunk and heads.
-        supervision: the terms.
-        balance: losses to gradients.
-        dense: the optimiser of the dense part and of the balance.
-        mark: called at the end of each part of the step.
-    """
+    """What a step works with."""
 
     ranker: Ranker
     supervision: Supervision
     balance: BalanceModule
-    dense: torch.optim.Optimizer
-    mark: Callable[[str], None]
+    dense: torch.optim.Optimizer  # of the dense part and of the balance
+    mark: Callable[[str], None]  # called at the end of each part of the step
 
 
 class Stepped(NamedTuple):
-    """What a step returns.
+    """What a step returns."""
 
-    Args:
-        gradient: of x: (B, W).
-        losses: of each term, then each penalty: (T + penalties,).
-        rows: of each term in the batch: (T,).
-    """
-
-    gradient: Tensor
-    losses: Tensor
-    rows: Tensor
+    gradient: Tensor  # of x: (B, W)
+    losses: Tensor  # of each term, then each penalty: (T + penalties,)
+    rows: Tensor  # of each term in the batch: (T,)
 
     @classmethod
     def of(
@@ -125,11 +111,7 @@ def _gradients(
     """Return the leaves that penalties depend on, with the gradients of their sum."""
     total = torch.stack(list(penalties.values())).sum()
     found = torch.autograd.grad(total, leaves, retain_graph=True, allow_unused=True)
-    return [
-        (leaf, gradient)
-        for leaf, gradient in zip(leaves, found, strict=True)
-        if gradient is not None
-    ]
+    return [(leaf, each) for leaf, each in zip(leaves, found, strict=True) if each is not None]
 
 
 class CompiledStep:
@@ -139,13 +121,6 @@ class CompiledStep:
     the parameters and Adam's state in place. The state is that of the run's `torch.optim.Adam`, so
     an eager step (of the last, ragged batch) and a checkpoint see the same one. The first call
     traces and compiles, which takes some 10 seconds; no other does.
-
-    Args:
-        parts: with a balance that is one scalar function of the losses, and torch's Adam.
-        training: names them in messages.
-
-    Raises:
-        ConfigError: another balance, or another optimiser.
     """
 
     def __init__(self, parts: Parts, training: Training) -> None:
@@ -173,11 +148,7 @@ class CompiledStep:
         self._state: list[Tensor] | None = None
 
     def __call__(self, x: Tensor, batch: Tensors, lr: float) -> Stepped:
-        """Step on a batch; x is (B, W).
-
-        Raises:
-            TrainingError: at the first call, what cannot be compiled here.
-        """
+        """Step on a batch; x is (B, W)."""
         given = [x, batch.labels, *(t for t in (batch.weight, batch.extras) if t is not None)]
         self._given = batch.weight is not None, batch.extras is not None
         if self._graph is None:
@@ -291,14 +262,8 @@ def adam(
 ) -> None:
     """Update a parameter and its moments in place, as `torch.optim.Adam` does.
 
-    Args:
-        weight: the parameter.
-        gradient: of the loss.
-        first: moving mean of the gradients.
-        second: moving mean of their squares.
-        step: counted from 1: float64 ().
-        lr: float64 ().
-        group: betas, eps and weight_decay.
+    `first` and `second` are the moving means of gradients and of their squares; the step, counted
+    from 1, and lr are float64 (). A group has betas, eps and weight_decay.
 
     Reference:
         Kingma and Ba, ICLR 2015, algorithm 1.

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polyrank.objective.paths import log_outcomes, log_union
+from polyrank.objective.likelihood import log_outcomes, log_union
 from polyrank.schema import DenseFeature, Schema, Task
 
 LOGITS = st.lists(st.floats(-80, 80), min_size=1, max_size=4)
