@@ -149,9 +149,9 @@ def fit(
     )  # fmt: skip
     sources = Sources(train, valid, test, orphans, cache=cache, sampling=sampling)
     paths = {
-        name: str(Path(source).absolute())
-        for name in ("train", "valid", "test")
-        if isinstance(source := getattr(sources, name), str | Path)
+        split: str(Path(source).absolute())
+        for split, source in sources.splits.items()
+        if isinstance(source, str | Path)
     }
     data = {**paths, "orphans": orphans, "cache": cache, "sampling": sampling}
     config = config_tables("fit", seed, spec.to_table(data), schema, model, training, fusion)

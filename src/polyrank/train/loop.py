@@ -180,8 +180,7 @@ class Trainer:
         progress = report("epoch")
         logits = self._finite_logits(epoch, step)
         valid = self._validate(logits, epoch) if self.valid is not None else {}
-        monitor = self.monitor if self.valid is not None else None
-        best = self._advance(epoch, monitor(logits, valid) if monitor else self._value(valid))
+        best = self._advance(epoch, self._value(logits, valid))
         gates = {name: value for each in self.experts() for name, value in each.figures().items()}
         progress = replace(progress, valid=valid, best=best, experts=gates)
         self.position = replace(self.position, history=(*self.position.history, progress.record()))
@@ -281,10 +280,12 @@ class Trainer:
             self.best = _copied(self.ranker.state_dict())
         return improved
 
-    def _value(self, valid: Mapping[str, float]) -> float | None:
+    def _value(self, logits: Mapping[str, Tensor], valid: Mapping[str, float]) -> float | None:
         """Return what is compared between epochs, lower being better; None without validation."""
         if self.valid is None:
             return None
+        if self.monitor is not None:
+            return self.monitor(logits, valid)
         stop = self.training.stop
         if stop is None:
             return valid["total loss"]

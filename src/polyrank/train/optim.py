@@ -107,7 +107,6 @@ class RowOptimizer(EmbeddingOptimizer):
     state_columns: ClassVar[Mapping[str, int | None]] = {}
 
     def build(self, embed: PackedEmbedder, l2: float) -> RowEngine:
-        """Return the engine."""
         return RowEngine(self, embed, l2)
 
     @abstractmethod
@@ -155,7 +154,6 @@ class RowEngine(EmbeddingEngine):
     def step(
         self, ids: Tensor, gradient: Tensor, lr: float, bags: Sequence[TensorBag] = ()
     ) -> None:
-        """Update the rows of one batch."""
         self.steps += 1
         numbers = self.spec.numbers(lr, self.steps)
         if not self.compiled:
@@ -194,11 +192,9 @@ class RowEngine(EmbeddingEngine):
                 whole[touched] = part
 
     def state(self) -> dict[str, Tensor]:
-        """Return the state of each pack and the step count."""
         return {"steps": torch.tensor(self.steps)} | dict(self._named())
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Restore what `state` returned."""
         self.steps = int(state["steps"])
         for name, tensor in self._named():
             tensor.copy_(state[name])
@@ -265,7 +261,6 @@ class LazyAdam(RowOptimizer):
     def step(
         self, weight: Tensor, gradient: Tensor, state: Sequence[Tensor], numbers: Sequence[float]
     ) -> None:
-        """Step rows in place."""
         add1, keep2, add2, size, correction, eps = numbers
         m, v = state
         m.lerp_(gradient, add1)
@@ -277,11 +272,8 @@ class LazyAdam(RowOptimizer):
 class DenseAdam(LazyAdam):
     """Adam on every row at every step, by the maths of `torch.optim.Adam`: slow on large tables.
 
-    l2 is coupled, so that a row that no batch touches shrinks at every step.
-
-    Args:
-        betas: decay rates of the two moments.
-        eps: added to the root of the second moment.
+    l2 is coupled, so that a row that no batch touches shrinks at every step. Its options are those
+    of `LazyAdam`.
 
     Reference:
         Kingma and Ba, ICLR 2015, algorithm 1.
@@ -311,13 +303,11 @@ class Adagrad(RowOptimizer):
     state_columns = {"total": None}  # noqa: RUF012 (read only)
 
     def numbers(self, lr: float, steps: int) -> tuple[float, ...]:
-        """Return lr and eps."""
         return lr, self.eps
 
     def step(
         self, weight: Tensor, gradient: Tensor, state: Sequence[Tensor], numbers: Sequence[float]
     ) -> None:
-        """Step rows in place."""
         lr, eps = numbers
         (total,) = state
         total.addcmul_(gradient, gradient)
@@ -329,10 +319,7 @@ class RowwiseAdagrad(Adagrad):
     """Adagrad with one step size per row: w ← w − lr · g ÷ (√Σ mean(g²) + eps).
 
     The mean is over the row, so that its state is one number per row, where Adam has two per
-    weight. l2 and lr are as in `Adagrad`.
-
-    Args:
-        eps: added to the root of the sum of mean squares.
+    weight. l2, lr and eps are as in `Adagrad`.
 
     Reference:
         Duchi, Hazan and Singer, JMLR 12, 2011; the mean over a row as in Mudigere et al., ISCA
@@ -345,7 +332,6 @@ class RowwiseAdagrad(Adagrad):
     def step(
         self, weight: Tensor, gradient: Tensor, state: Sequence[Tensor], numbers: Sequence[float]
     ) -> None:
-        """Step rows in place."""
         lr, eps = numbers
         (total,) = state
         total.add_(gradient.square().mean(dim=1, keepdim=True))
@@ -365,13 +351,11 @@ class SGD(RowOptimizer):
     rule = kernels.SGD
 
     def numbers(self, lr: float, steps: int) -> tuple[float, ...]:
-        """Return lr."""
         return (lr,)
 
     def step(
         self, weight: Tensor, gradient: Tensor, state: Sequence[Tensor], numbers: Sequence[float]
     ) -> None:
-        """Step rows in place."""
         weight.sub_(gradient, alpha=numbers[0])
 
 

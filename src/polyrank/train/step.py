@@ -217,12 +217,10 @@ class CompiledStep:
 
     def _step(self, *tensors: Tensor) -> Stepped:
         """The whole step as a function of tensors, some of which it updates: what is traced."""
-        count, fixed = len(self._parameters), 2 * len(self._parameters)
-        start = len(tensors) - len(self._buffers) - 3 * count
-        *batch, lr, steps = tensors[:start]
-        weights, buffers = tensors[start : start + count], tensors[start + 3 * count :]
-        first = tensors[start + count : start + fixed]
-        second = tensors[start + fixed : start + 3 * count]
+        count, end = len(self._parameters), len(tensors) - len(self._buffers)
+        *batch, lr, steps = tensors[: end - 3 * count]
+        weights, first, second = (tensors[end - i * count :][:count] for i in (3, 2, 1))
+        buffers = tensors[end:]
         with torch.enable_grad():
             x, *leaves = (each.detach().requires_grad_() for each in (batch[0], *weights))
             stands_for = dict(
