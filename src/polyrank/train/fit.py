@@ -130,14 +130,13 @@ def fit(
         >>> bundle.predict({"item": [2]}).columns
         ['p_click', 'p_buy_given_click', 'p_buy']
     """
-    if not isinstance(schema, Schema):
-        raise ConfigError(f"schema must be a Schema(features, tasks), got {type(schema).__name__}")
-    if not isinstance(model, Model):
-        raise ConfigError(
-            f"model must be ESMM(…) or Model(trunk=MMoE(…)), got {type(model).__name__}"
-        )
-    if fusion is not None and not isinstance(fusion, Fusion):
-        raise ConfigError(f"fusion must be a Fusion(weights), got {type(fusion).__name__}")
+    for name, given, wanted, form in (
+        ("schema", schema, Schema, "a Schema(features, tasks)"),
+        ("model", model, Model, "ESMM(…) or Model(trunk=MMoE(…))"),
+        ("fusion", fusion, Fusion | None, "a Fusion(weights)"),
+    ):
+        if not isinstance(given, wanted):
+            raise ConfigError(f"{name} must be {form}, got {type(given).__name__}")
     if sampling is not None:
         if not isinstance(sampling, Sampling):
             raise ConfigError(f"sampling must be a Sampling(task, keep), got {sampling!r}")

@@ -34,7 +34,7 @@ from polyrank.objective.losses import Supervision
 from polyrank.terms import populations
 from polyrank.train.optim import load_optimizer_state, optimizer_state, parameter_groups
 from polyrank.train.progress import REMEDY, Profile, Progress, Tally
-from polyrank.train.step import CompiledStep, EagerStep, Parts
+from polyrank.train.step import CompiledStep, EagerStep, StepParts
 from polyrank.train.training import Training
 
 logger = logging.getLogger(__name__)
@@ -95,7 +95,7 @@ class Trainer:
         self.dense = training.dense.build(groups, self.dense_lr)
         self.embeddings = rows.build(ranker.embed, rows.l2)
         self._profile, self._mark = profile, _unmarked if profile is None else profile.mark
-        parts = Parts(ranker, supervision, self.balance, self.dense, self._mark)
+        parts = StepParts(ranker, supervision, self.balance, self.dense, self._mark)
         self._eager = EagerStep(parts)
         self._compiled = CompiledStep(parts, training) if training.compile else None
         self._names: tuple[str, ...] = ()

@@ -27,10 +27,11 @@ from polyrank.train.training import Training
 logger = logging.getLogger(__name__)
 
 Graph = Callable[..., Sequence[Tensor]]
+Named = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Parts:
+class StepParts:
     """What a step works with."""
 
     ranker: Ranker
@@ -48,13 +49,7 @@ class Stepped(NamedTuple):
     rows: Tensor  # of each term in the batch: (T,)
 
     @classmethod
-    def of(
-        cls,
-        gradient: Tensor,
-        losses: Mapping[str, Tensor],
-        penalties: Mapping[str, Tensor],
-        rows: Mapping[str, Tensor],
-    ) -> Stepped:
+    def of(cls, gradient: Tensor, losses: Named, penalties: Named, rows: Named) -> Stepped:
         """Stack what was computed by name."""
         each = [loss.detach() for loss in (*losses.values(), *penalties.values())]
         return cls(gradient, torch.stack(each), torch.stack(list(rows.values())))
@@ -66,7 +61,7 @@ class EagerStep:
     What is the same at every step (lists of parameters, the learning rate) is not done again.
     """
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: StepParts) -> None:
         self.parts = parts
         self.names: tuple[str, ...] = ()
         self._behind_x = parts.ranker.dense_parameters()
@@ -101,13 +96,11 @@ class EagerStep:
         return Stepped.of(x.grad, losses, scores.penalties, rows)
 
 
-def _names(losses: Mapping[str, Tensor], penalties: Mapping[str, Tensor]) -> tuple[str, ...]:
+def _names(losses: Named, penalties: Named) -> tuple[str, ...]:
     return (*losses, *(f"penalty {name}" for name in penalties))
 
 
-def _gradients(
-    penalties: Mapping[str, Tensor], leaves: list[Tensor]
-) -> list[tuple[Tensor, Tensor]]:
+def _gradients(penalties: Named, leaves: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
     """Return the leaves that penalties depend on, with the gradients of their sum."""
     total = torch.stack(list(penalties.values())).sum()
     found = torch.autograd.grad(total, leaves, retain_graph=True, allow_unused=True)
@@ -123,7 +116,7 @@ class CompiledStep:
     traces and compiles, which takes some 10 seconds; no other does.
     """
 
-    def __init__(self, parts: Parts, training: Training) -> None:
+    def __init__(self, parts: StepParts, training: Training) -> None:
         ranker, balance, dense = parts.ranker, parts.balance, parts.dense
         if not isinstance(balance, ScalarBalance):
             raise ConfigError(
