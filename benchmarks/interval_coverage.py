@@ -20,8 +20,7 @@ import numpy as np
 
 from polyrank.metrics.areas import weighted_auc
 from polyrank.metrics.binary import grouped_auc, row_losses
-from polyrank.metrics.bootstrap import bootstrap
-from polyrank.metrics.intervals import interval
+from polyrank.metrics.bootstrap import bootstrap, interval
 from polyrank.metrics.registry import METRICS
 from polyrank.text import aligned
 

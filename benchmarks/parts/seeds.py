@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import mean, stdev
 
-from polyrank.metrics.paired import student_t
+from polyrank.metrics.comparison import student_t
 
 
 def difference(one: Sequence[float], other: Sequence[float]) -> tuple[float, float]:

@@ -36,7 +36,7 @@ from .models.mmoe import MMoE as MMoE
 from .models.model import ESMM as ESMM
 from .models.model import Model as Model
 from .models.ple import PLE as PLE
-from .models.separate import Separate as Separate
+from .models.shared_bottom import Separate as Separate
 from .models.shared_bottom import SharedBottom as SharedBottom
 from .models.trunk import Mixing as Mixing
 from .models.trunk import Trunk as Trunk

@@ -3,7 +3,7 @@
 PolyrankError
 ├── SchemaError     features, tasks and keys that contradict each other
 ├── ConfigError     a table or an option that cannot be read
-│   └── NotAnsweredError  a torch_rechub name that classic lacks; an ImportError too
+│   └── UnknownImportError  a torch_rechub name that classic lacks; an ImportError too
 ├── DataError       rows that contradict the schema
 ├── TrainingError   a run that cannot start or continue
 ├── BundleError     a saved model that cannot be loaded
@@ -32,7 +32,7 @@ class ConfigError(PolyrankError, ValueError):
     """A table or an option that cannot be read."""
 
 
-class NotAnsweredError(ConfigError, ImportError):
+class UnknownImportError(ConfigError, ImportError):
     """A name of `torch_rechub` that `polyrank.classic` does not have."""
 
 

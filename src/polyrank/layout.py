@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from typing import Protocol
 
 import numpy as np
@@ -90,28 +91,20 @@ class Layout:
 
     @cached_property
     def packs(self) -> tuple[Pack, ...]:
-        """One pack a width, in order of first use."""
-        tables: dict[int, dict[str, int]] = {}
-        fields: dict[int, list[int]] = {}
-        rows: dict[int, int] = {}
-        for index, slot in enumerate(self.schema.lookups):
-            width = self.widths[slot.table]
-            offsets = tables.setdefault(width, {})
-            fields.setdefault(width, []).append(index)
-            if slot.table not in offsets:
-                offsets[slot.table] = rows.get(width, 0)
-                rows[width] = rows.get(width, 0) + self.vocab.rows[slot.table]
-        count = len(self.schema.fields)
-        return tuple(
-            Pack(
-                width,
-                rows[width],
-                tables[width],
-                tuple(index for index in fields[width] if index < count),
-                tuple(index - count for index in fields[width] if index >= count),
-            )
-            for width in tables
-        )
+        """One pack per width, in order of first use."""
+        slots, count = self.schema.lookups, len(self.schema.fields)
+        by_width: dict[int, list[int]] = {}
+        for index, slot in enumerate(slots):
+            by_width.setdefault(self.widths[slot.table], []).append(index)
+        packs = []
+        for width, members in by_width.items():
+            tables = dict.fromkeys(slots[index].table for index in members)
+            ends = list(accumulate(self.vocab.rows[table] for table in tables))
+            offsets = dict(zip(tables, [0, *ends], strict=False))
+            fields = tuple(index for index in members if index < count)
+            bags = tuple(index - count for index in members if index >= count)
+            packs.append(Pack(width, ends[-1], offsets, fields, bags))
+        return tuple(packs)
 
     @cached_property
     def offsets(self) -> np.ndarray:
@@ -126,26 +119,22 @@ class Layout:
     @cached_property
     def slices(self) -> Mapping[str, slice]:
         """Columns of x that hold each slot, by its name: the feature's for its first."""
-        start, slices = 0, {}
-        for name, width in self._widths_in_order():
-            slices[name] = slice(start, start + width)
-            start += width
-        return slices
+        schema = self.schema
+        widths = []
+        for pack in self.packs:
+            widths += [(schema.fields[index].name, pack.width) for index in pack.fields]
+            widths += [(schema.bags[index].name, pack.width) for index in pack.bags]
+        widths += [(slot.name, self.vocab.columns[slot.name]) for slot in schema.dense]
+        ends = accumulate(width for _, width in widths)
+        return {
+            name: slice(end - width, end) for (name, width), end in zip(widths, ends, strict=True)
+        }
 
-    @cached_property
+    @property
     def width(self) -> int:
         """Number of columns of x."""
-        return sum(width for _, width in self._widths_in_order())
+        return max((each.stop for each in self.slices.values()), default=0)
 
     def _first_rows(self, slots: Sequence[Slot]) -> np.ndarray:
         first = {table: row for pack in self.packs for table, row in pack.offsets.items()}
         return np.array([first[slot.table] for slot in slots], dtype=np.int64)
-
-    def _widths_in_order(self) -> Iterator[tuple[str, int]]:
-        for pack in self.packs:
-            for index in pack.fields:
-                yield self.schema.fields[index].name, pack.width
-            for index in pack.bags:
-                yield self.schema.bags[index].name, pack.width
-        for slot in self.schema.dense:
-            yield slot.name, self.vocab.columns[slot.name]

@@ -19,6 +19,8 @@ from typing import Any, get_args, get_origin, get_type_hints
 from polyrank.errors import ConfigError, PolyrankError, did_you_mean
 from polyrank.registry import Registry
 
+_HOLDS = {"of at least": ge, "above": gt, "at most": le, "below": lt}
+
 
 def to_table(spec: Any) -> Any:
     """Return a dataclass (or a list, a tuple, a mapping of them) as plain tables, without None."""
@@ -146,12 +148,12 @@ def number(
         found = float(value) if isinstance(value, Real) and not isinstance(value, bool) else nan
     except OverflowError:  # an integer beyond any float
         found = inf
-    known = (("of at least", least, ge), ("above", above, gt), ("at most", most, le))
-    given = [each for each in (*known, ("below", below, lt)) if each[1] is not None]
-    if isfinite(found) and all(holds(found, limit) for _, limit, holds in given):
+    known = {"of at least": least, "above": above, "at most": most, "below": below}
+    limits = {word: limit for word, limit in known.items() if limit is not None}
+    if isfinite(found) and all(_HOLDS[word](found, limit) for word, limit in limits.items()):
         return found
-    limits = " and ".join(f"{word} {limit:g}" for word, limit, _ in given)
-    what = f"number {limits}" if limits else "finite number"
+    shown = " and ".join(f"{word} {limit:g}" for word, limit in limits.items())
+    what = f"number {shown}" if limits else "finite number"
     raise error(f"{where} must be a {what}, got {value!r}")
 
 

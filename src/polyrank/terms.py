@@ -1,7 +1,7 @@
 """Tasks compile to terms: names, paths, label rule, rows. Plain Python, printable, no torch.
 
 A *path* is a conjunction of head outcomes, `(("click", True), ("buy", False))`; a term's event is a
-union of disjoint paths. The probabilities themselves are evaluated in `polyrank.objective.paths`.
+union of disjoint paths. `polyrank.objective.likelihood` evaluates the probabilities.
 """
 
 from __future__ import annotations

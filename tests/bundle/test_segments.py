@@ -61,7 +61,7 @@ def test_the_ids_of_a_sparse_feature_are_names_and_no_numbers(bundle, rows):
 def test_users_that_a_bundle_does_not_hold_are_no_dimension(rows, caplog):
     schema = pr.Schema([pr.DenseFeature("price")], [pr.Task("click")], pr.Keys(user="user"))
     small = pr.fit(schema, pr.Model(), train=rows, epochs=1)
-    with caplog.at_level(logging.INFO, "polyrank.metrics.dimensions"):
+    with caplog.at_level(logging.INFO, "polyrank.metrics.segments"):
         found = small.segments(rows)
     assert set(found["dimension"]) == {"price", "score decile"}
     assert "no segments of new and seen users: the bundle does not hold" in caplog.text

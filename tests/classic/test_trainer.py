@@ -97,7 +97,7 @@ def test_a_leaked_label_is_warned_of_once_per_data_set_and_training_goes_on(data
 
 def test_a_joint_label_among_the_features_is_a_leak_too():
     from polyrank.classic.data import Rows
-    from polyrank.classic.leaks import leaks
+    from polyrank.classic.trainer import leaks
 
     first, second = np.array([1, 1, 0, 0]), np.array([1, 0, 1, 0])
     rows = Rows.of({"both": first * second, "id": [3, 1, 2, 0]}, np.stack([first, second], axis=1))

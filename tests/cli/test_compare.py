@@ -207,7 +207,9 @@ def test_refusals(command):
     pr.fit(schema, pr.Model(), train=rows, epochs=1, out="memory")
     code, _, err = command("compare", "a-1", "memory")
     assert code == 1
-    assert "memory names no file of test or validation rows: it was trained on rows in" in err
+    assert (
+        "memory names no file of test or validation rows: it was trained on rows in memory" in err
+    )
     code, _, err = command("compare", "a-1", "memory", "--data", "test.parquet")
     assert code == 1
     assert "the runs have no score in common: a-1 has click @ all, " in err

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import polyrank as pr
-from polyrank.data import batches as module
+from polyrank.data import table as module
 from polyrank.data.read import read
 from polyrank.data.table import encode
 from polyrank.data.vocab import Vocab

@@ -13,7 +13,7 @@ from sklearn.metrics import roc_auc_score
 
 from polyrank.data.check import Audit, Finding, check
 from polyrank.data.check.audit import RULES
-from polyrank.data.check.columns import stability_index
+from polyrank.data.check.columns import coding, stability_index
 from polyrank.data.check.one_feature import one_feature_auc
 from polyrank.data.read import read
 from polyrank.datasets import load
@@ -458,6 +458,25 @@ def test_the_stability_index_of_one_distribution_is_noise():
     free = 10
     assert index.mean() == pytest.approx((1 / 4000 + 1 / 500) * free, rel=0.1)
     assert (index > noise).mean() < 0.02
+
+
+def test_the_stability_index_sums_over_bins_with_half_a_row_added():
+    index, noise = stability_index(np.array([500, 500]), np.array([800, 200]))
+    q = 800.5 / 1001
+    assert index == pytest.approx((q - 0.5) * np.log(q / 0.5) + (0.5 - q) * np.log((1 - q) / 0.5))
+    assert noise == pytest.approx(2 / 1000 * (1 + 3 * np.sqrt(2)))
+    assert stability_index(np.array([1, 1]), np.zeros(2)) == (0, 0)
+
+
+def test_drift_is_measured_in_coarse_bins():
+    ids = coding(SparseFeature("x"), pl.Series("x", range(30)))
+    (counts,) = ids.bins(np.array([3, *[2] * 30]))
+    assert counts.tolist() == [*[2] * 20, 3 + 2 * 10]
+    numbers = coding(DenseFeature("x"), pl.Series("x", [float(each) for each in range(20)]))
+    fine, later = np.array([7, *[1] * 20]), np.array([0, *[0] * 18, 4, 5])
+    train_counts, later_counts = numbers.bins(fine, later)
+    assert train_counts.tolist() == [7, *[2] * 10]
+    assert later_counts.tolist() == [*[0] * 10, 9]
 
 
 def test_the_page_lists_every_rule_with_its_severity():

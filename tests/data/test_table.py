@@ -1,5 +1,7 @@
 """Encoding of whole rows, and the batches cut from them."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import polars as pl
 import pytest
@@ -9,9 +11,11 @@ from hypothesis import strategies as st
 from polyrank.data.read import read
 from polyrank.data.table import encode
 from polyrank.data.vocab import Vocab
-from polyrank.errors import DataError
+from polyrank.errors import DataError, SchemaError
+from polyrank.labels import Regression
 from polyrank.layout import Layout
 from polyrank.metrics.inputs import key_codes
+from polyrank.registry import register, unregister
 from polyrank.schema import DenseFeature, Keys, Schema, SparseFeature, Task
 
 SCHEMA = Schema(
@@ -240,7 +244,8 @@ def test_missing_key_is_logged_once_labels_are_read(caplog):
 
 @pytest.mark.parametrize("value", [-1.0, None, float("nan"), float("inf")])
 def test_weights_that_cannot_be_are_refused(value):
-    with pytest.raises(DataError, match="train: 1 values of the weight 'weight' are") as caught:
+    message = r"train: the weight 'weight' must hold finite numbers of at least 0, but 1 of"
+    with pytest.raises(DataError, match=message) as caught:
         encoded(weight=[1.0, 0.0, value, 1.0])
     assert f"the first {value} in row 2" in str(caught.value)
 
@@ -265,11 +270,11 @@ def test_infinite_dense_value_is_refused():
         ),
         (
             [0.1, 0.2, 1.5, 1.0],
-            "1 of its values are null or outside 0 to 1, the first 1.5 in row 2",
+            "1 of its values are not, the first 1.5 in row 2",
         ),
         ([0.1, 0.2, 0.3, float("nan")], "the first nan in row 3"),
         ([-0.1, 0.2, 0.3, 0.4], "the first -0.1 in row 0"),
-        ([None] * 4, "4 of its values are null"),
+        ([None] * 4, "4 of its values are not"),
     ],
 )
 def test_truth_that_is_no_probability_is_refused(values, message):
@@ -408,3 +413,77 @@ def test_tables_and_batches_are_compared_as_objects():
     assert table != encoded()  # arrays would have no truth value
     first, second = table.batches(LAYOUT, 2)
     assert first != second
+
+
+# ---------------------------------------------------------------- columns that labels are read with
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watched(Regression):
+    """Seconds, read with how long the video is."""
+
+    name = "watched"
+
+    @property
+    def reads(self):
+        return ("length",)
+
+
+WATCHED = Task("seconds", kind=Watched())
+
+
+@pytest.fixture
+def watched():
+    register("label", "watched", Watched)
+    yield
+    unregister("label", "watched")
+
+
+VIDEOS = pl.DataFrame({"item": [1, 2, 1], "length": [9, None, 30], "seconds": [3.5, None, 0.0]})
+
+
+@pytest.mark.usefixtures("watched")
+@pytest.mark.parametrize("labels", [True, False])
+def test_a_column_that_a_label_is_read_with_is_in_tables_and_batches(labels):
+    schema = Schema([SparseFeature("item")], [WATCHED])
+    vocab = Vocab.fit(VIDEOS, schema)
+    table = encode(VIDEOS if labels else VIDEOS.drop("seconds"), schema, vocab, labels=labels)
+    np.testing.assert_array_equal(table.extras, np.array([[9], [np.nan], [30]], np.float32))
+    layout = Layout(schema, vocab, {"item": 2})
+    order = np.random.default_rng([1, 0]).permutation(3)
+    batches = list(table.batches(layout, 2, shuffle=True, seed=1))
+    found = np.concatenate([batch.extras for batch in batches])
+    np.testing.assert_array_equal(found, table.extras[order])
+
+
+def test_without_such_a_column_batches_have_none():
+    (batch,) = encoded().batches(LAYOUT, 9)
+    assert batch.extras is None
+
+
+@pytest.mark.usefixtures("watched")
+def test_such_a_column_must_hold_numbers():
+    schema = Schema([SparseFeature("item")], [WATCHED])
+    vocab = Vocab.fit(VIDEOS, schema)
+    with pytest.raises(DataError, match="column 'length' must hold numbers, got String"):
+        encode(VIDEOS.with_columns(length=pl.lit("long")), schema, vocab, labels=False)
+
+
+@pytest.mark.usefixtures("watched")
+def test_such_a_column_may_be_a_feature_of_numbers_too():
+    schema = Schema([SparseFeature("item"), DenseFeature("length")], [WATCHED])
+    assert schema.inputs == ("item", "length")
+    assert Schema([SparseFeature("item")], [WATCHED]).inputs == ("item", "length")
+
+
+@pytest.mark.usefixtures("watched")
+@pytest.mark.parametrize(
+    ("features", "tasks", "message"),
+    [
+        (["length"], [WATCHED], "'length' is a sparse feature, and a kind of label reads it"),
+        (["item"], [WATCHED, Task("length")], "'length' is read at prediction by a kind of label"),
+    ],
+)
+def test_such_a_column_is_no_id_and_no_label(features, tasks, message):
+    with pytest.raises(SchemaError, match=message):
+        Schema([SparseFeature(name) for name in features], tasks)

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from polyrank.errors import DataError
 from polyrank.metrics import binary
 from polyrank.metrics.registry import metrics_of
-from polyrank.metrics.segments import SHOWN, as_text, columns, labelled, segments
+from polyrank.metrics.segments import SHOWN, as_text, columns, labelled, score_segments, segments
+from polyrank.schema import DenseFeature, Schema, Task
 
 ROWS = 4000
 
@@ -200,3 +201,11 @@ def test_columns_of_another_length_are_refused():
 def test_a_prediction_that_is_no_probability_is_refused():
     with pytest.raises(DataError, match="a probability lies within 0 and 1"):
         segments([0, 1], [0.1, 1.2], {"x": [1, 2]})
+
+
+def test_a_schema_of_regressions_has_no_segments():
+    schema = Schema([DenseFeature("x")], [Task("spend", kind="regression")])
+    column = {"spend": np.ones(3)}
+    found = score_segments(schema, column, column, {"x": pl.Series("x", [1.0, 2.0, 3.0])})
+    assert found.height == 0
+    assert found.schema == {"score": pl.String, **columns()}

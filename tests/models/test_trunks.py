@@ -8,8 +8,7 @@ import torch
 from polyrank.errors import ConfigError
 from polyrank.layout import Layout
 from polyrank.models.mmoe import MMoE
-from polyrank.models.separate import Separate
-from polyrank.models.shared_bottom import SharedBottom
+from polyrank.models.shared_bottom import Separate, SharedBottom
 from polyrank.schema import DenseFeature, Schema, Task
 
 TASKS = (Task("click"), Task("buy", given="click"))

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from polyrank.data.statistics import fitted_labels, term_statistics
 from polyrank.data.table import encode
 from polyrank.data.vocab import Vocab
+from polyrank.objective.likelihood import log_outcomes, log_union
 from polyrank.objective.losses import Supervision
-from polyrank.objective.paths import log_probability
 from polyrank.schema import Keys, Schema, SparseFeature, Task
 from polyrank.terms import joint_label
 
@@ -213,7 +213,8 @@ def test_losses_are_the_plain_loop_over_joint_labels(labels, weighted):
             mean, deviation = found.fitted["spend"].values()
             each = (z["spend"] - torch.where(mask, (y - mean) / deviation, 0.0)).square()
         else:
-            yes, no = (log_probability(paths, z) for paths in (term.yes, term.no))
+            outcomes = log_outcomes(z, list(z))
+            yes, no = (log_union(paths, outcomes) for paths in (term.yes, term.no))
             each = -(y * yes * term.positive_weight + (1 - y) * no)
         kept = mask if weight is None else mask * weight
         expected = (each * kept).sum() / (len(labels) * statistics.weight_share)

@@ -5,7 +5,8 @@ import polars as pl
 import pytest
 
 import polyrank as pr
-from polyrank.report import axes, charts, curves
+from polyrank.report import charts, curves
+from polyrank.report.blocks import spec
 
 EPOCHS = pl.DataFrame({"epoch": [1, 2], "series": ["a.b[0]", "c"], "value": [0.5, 0.6]})
 LOSSES = pl.DataFrame(
@@ -19,13 +20,13 @@ ENTROPIES = pl.DataFrame(
     {"epoch": [1, 2], "gate": ["click"] * 2, "of": charts.ENTROPIES, "value": [0.9, 1.0]}
 )
 BINS = curves.reliability(LABEL, P)
-HUE = axes.BLUE
+HUE = charts.BLUE
 SCHEMA = pr.Schema([pr.DenseFeature("x")], [pr.Task("click"), pr.Task("buy", given="click")])
-CLICK = axes.styles(SCHEMA, ["click @ all"])
+CLICK = charts.styles(SCHEMA, ["click @ all"])
 CHARTS = {
     "training": lambda: charts.training(LOSSES, "log loss, nats", 2, HUE),
     "training without a best epoch": lambda: charts.training(LOSSES, "log loss, nats", None, HUE),
-    "by epoch": lambda: charts.by_epoch(EPOCHS, "AUC", 1, axes.styles(SCHEMA, ["a.b[0]", "c"])),
+    "by epoch": lambda: charts.by_epoch(EPOCHS, "AUC", 1, charts.styles(SCHEMA, ["a.b[0]", "c"])),
     "reliability": lambda: charts.reliability(BINS, logarithmic=False, hue=HUE),
     "reliability of a rare event": lambda: charts.reliability(BINS, logarithmic=True, hue=HUE),
     "counts": lambda: charts.counts(BINS, logarithmic=True, hue=HUE),
@@ -65,14 +66,14 @@ CHARTS = {
 def test_a_chart_is_valid_and_fits_its_place(name):
     chart = CHARTS[name]()
     chart.to_dict(validate=True)
-    spec = axes.spec(chart)
-    assert spec["width"] == "container"
-    assert "$schema" not in spec
-    assert "http" not in str(spec)
+    table = spec(chart)
+    assert table["width"] == "container"
+    assert "$schema" not in table
+    assert "http" not in str(table)
 
 
 def values(chart):
-    return [row for rows in axes.spec(chart)["datasets"].values() for row in rows]
+    return [row for rows in spec(chart)["datasets"].values() for row in rows]
 
 
 def test_a_bin_without_positives_stands_at_the_floor_of_a_logarithmic_axis():
@@ -87,7 +88,7 @@ def test_a_bin_without_positives_stands_at_the_floor_of_a_logarithmic_axis():
 def test_precision_of_zero_has_no_place_on_a_logarithmic_axis():
     curve = curves.precision_recall([0, 1, 0, 1], [0.9, 0.8, 0.3, 0.2])
     assert curve[1][0] == 0
-    drawn = values(charts.precision_recall({"a": curve}, {"a": 0.5}, axes.styles(SCHEMA, "a")))
+    drawn = values(charts.precision_recall({"a": curve}, {"a": 0.5}, charts.styles(SCHEMA, "a")))
     assert min(row["precision"] for row in drawn) > 0
 
 
@@ -104,30 +105,30 @@ def test_a_grid_writes_every_number_and_leaves_what_is_none_empty():
     assert [(row["row"], row["column"], row["value"]) for row in drawn] == [
         ("click", "0", 0.2), ("click", "1", 0.8), ("buy", "1", 1.0)
     ]  # fmt: skip
-    assert len(axes.spec(CHARTS["grid"]())["layer"]) == 2
-    assert len(axes.spec(CHARTS["grid without numbers"]())["layer"]) == 1
+    assert len(spec(CHARTS["grid"]())["layer"]) == 2
+    assert len(spec(CHARTS["grid without numbers"]())["layer"]) == 1
 
 
 def test_a_task_has_one_colour_and_its_scores_differ_in_dashes():
-    drawn = axes.styles(SCHEMA, ["click @ all", "buy @ all", "buy|click @ all", "shared"])
-    hues = axes.hues(SCHEMA)
+    drawn = charts.styles(SCHEMA, ["click @ all", "buy @ all", "buy|click @ all", "shared"])
+    hues = charts.hues(SCHEMA)
     assert [each.colour for each in drawn.values()][:3] == [hues["click"], hues["buy"], hues["buy"]]
     assert drawn["shared"].colour not in hues.values()
     assert drawn["buy @ all"].dash != drawn["buy|click @ all"].dash
     curve = (np.array([0.0, 1.0]), np.array([0.0, 1.0]))
-    encoding = axes.spec(charts.roc(dict.fromkeys(drawn, curve), drawn))["layer"][1]["encoding"]
+    encoding = spec(charts.roc(dict.fromkeys(drawn, curve), drawn))["layer"][1]["encoding"]
     assert encoding["color"]["scale"]["range"] == [each.colour for each in drawn.values()]
 
 
 def test_more_tasks_than_colours_begin_anew():
     tasks = [pr.Task(f"t{number}") for number in range(12)]
-    hues = axes.hues(pr.Schema([pr.DenseFeature("x")], tasks))
-    assert hues["t10"] == hues["t0"] == axes.BLUE
+    hues = charts.hues(pr.Schema([pr.DenseFeature("x")], tasks))
+    assert hues["t10"] == hues["t0"] == charts.BLUE
 
 
 @pytest.mark.parametrize("low", [1e-9, 3e-4, 0.02, 0.5])
 @pytest.mark.parametrize("ratio", [3, 30, 1000, 1e6])
 def test_a_logarithmic_axis_has_a_few_ticks(low, ratio):
-    found = axes.ticks_of(low, low * ratio)
+    found = charts.ticks_of(low, low * ratio)
     assert 1 <= len(found) <= 9
     assert all(low <= each <= low * ratio for each in found)

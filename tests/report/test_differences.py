@@ -7,8 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from polyrank.metrics.comparison import Comparison
-from polyrank.metrics.paired import Difference, Group, Spread
+from polyrank.metrics.comparison import Comparison, Difference, Group, Spread
 from polyrank.report import write_comparison
 from polyrank.report.differences import comparison_page, forest
 

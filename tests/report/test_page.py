@@ -18,7 +18,6 @@ from polyrank.metrics.score import Scorecard
 from polyrank.report import Evidence, curves, gather, write
 from polyrank.report.page import page
 from polyrank.report.sections import epochs, predictions, record, scores
-from polyrank.report.sections import rows as parts
 
 NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
 TITLES = [
@@ -265,18 +264,18 @@ def test_entropies_are_told_by_level(schema):
 def test_segments_are_of_the_joint_outcomes_and_of_lines_that_can_be_judged(evidence):
     assert list(evidence.segments) == ["click @ all", "buy @ all"]
     frame = evidence.segments["click @ all"]
-    text = parts.segments(evidence).html()
+    text = scores.segments(evidence).html()
     worst = frame.filter("judged").row(0, named=True)
     assert escape(f"{worst['dimension']} = {worst['value']}") in text
     few = frame.with_columns(judged=pl.lit(False))
-    text = parts.segments(replace(evidence, segments={"click @ all": few})).html()
+    text = scores.segments(replace(evidence, segments={"click @ all": few})).html()
     assert f"None of {frame.height} segments can be judged: they have under 50 positives" in text
-    assert parts.segments(replace(evidence, segments={})) is None
+    assert scores.segments(replace(evidence, segments={})) is None
 
 
 def test_a_column_that_cuts_nothing_is_no_segment(evidence):
     one = evidence.segments["click @ all"].head(1)
-    text = parts.segments(replace(evidence, segments={"click @ all": one})).html()
+    text = scores.segments(replace(evidence, segments={"click @ all": one})).html()
     assert "None of 0 segments" in text
 
 
@@ -305,7 +304,7 @@ def test_every_weight_of_a_fused_score_but_the_first_is_swept(evidence):
 
 
 def test_an_audit_that_was_not_made_says_why(evidence):
-    text = parts.audit(replace(evidence, unaudited="the log is gone")).html()
+    text = record.audit(replace(evidence, unaudited="the log is gone")).html()
     assert "The log was not audited: the log is gone." in text
 
 
@@ -363,11 +362,11 @@ def test_scored_rows_are_those_of_the_scorecard(evidence):
 
 
 def test_the_audit_puts_errors_first(full):
-    text = parts.audit(full).html()
+    text = record.audit(full).html()
     assert text.index("label-equal") < text.index("constant")
     assert "1 error, 0 warnings, 1 note in 4,000 train rows." in text
     clean = replace(full, audit=Audit((), {"train": 4000}))
-    assert "The audit of 4,000 train rows found nothing." in parts.audit(clean).html()
+    assert "The audit of 4,000 train rows found nothing." in record.audit(clean).html()
 
 
 def test_write_replaces_the_file_and_returns_its_path(evidence, tmp_path):

@@ -11,12 +11,7 @@ from polyrank.registry import Registry
 
 BALANCES: Registry[type[Balance]] = Registry(
     "balance",
-    {
-        "sum": Sum,
-        "uncertainty": Uncertainty,
-        "gradnorm": GradNorm,
-        "metabalance": MetaBalance,
-    },
+    {"sum": Sum, "uncertainty": Uncertainty, "gradnorm": GradNorm, "metabalance": MetaBalance},
 )
 
 __all__ = [

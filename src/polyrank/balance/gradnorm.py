@@ -57,15 +57,11 @@ class GradNorm(Balance):
             spec.number(f"GradNorm: {name}", getattr(self, name), least=0)
 
     def build(self, terms: Sequence[BalanceTerm]) -> GradNormModule:
-        """Return the module, with its state."""
         return GradNormModule(terms, self.alpha, self.lr)
 
 
 class GradNormModule(BalanceModule):
-    """Holds w and the first loss of each term, in the terms' order.
-
-    They are buffers: w has a rule and a step size of its own, and no optimiser steps it.
-    """
+    """w and the first loss of each term: buffers, since w has a rule and a step size of its own."""
 
     weight: Tensor
     first_loss: Tensor
@@ -81,7 +77,6 @@ class GradNormModule(BalanceModule):
         self.register_buffer("importance", importance, persistent=False)
 
     def backward(self, losses: Mapping[str, Tensor], shared: Sequence[Tensor]) -> Tensor:
-        """Add the gradients of Σ weight · w · loss, then move w."""
         stacked = torch.stack([losses[name] for name in self.terms])
         norms = torch.stack([_norm(losses[name], shared) for name in self.terms])
         # The step is taken with the w that it was measured with (algorithm 1).

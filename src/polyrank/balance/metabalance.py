@@ -62,7 +62,6 @@ class MetaBalance(Balance):
         spec.number("MetaBalance: beta", self.beta, least=0, below=1)
 
     def build(self, terms: Sequence[BalanceTerm]) -> MetaBalanceModule:
-        """Return the module, with its state."""
         names = [term.name for term in terms]
         if self.target is not None and self.target not in names:
             hint = did_you_mean(self.target, names)

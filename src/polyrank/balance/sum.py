@@ -33,12 +33,9 @@ class Sum(Balance):
     normalize: bool = True
 
     def build(self, terms: Sequence[BalanceTerm]) -> SumModule:
-        """Return the module."""
-        return SumModule({each.name: each.weight / self._scale(each) for each in terms})
-
-    def _scale(self, term: BalanceTerm) -> float:
         # A constant target has loss 0 whatever is done: nothing to divide by.
-        return term.constant_loss if self.normalize and term.constant_loss > 0 else 1.0
+        scales = [t.constant_loss if self.normalize and t.constant_loss > 0 else 1.0 for t in terms]
+        return SumModule({t.name: t.weight / s for t, s in zip(terms, scales, strict=True)})
 
 
 class SumModule(ScalarBalance):
@@ -49,5 +46,4 @@ class SumModule(ScalarBalance):
         self.factors = dict(factors)
 
     def total(self, losses: Mapping[str, Tensor]) -> Tensor:
-        """Return Σ factor · loss."""
         return torch.stack([loss * self.factors[name] for name, loss in losses.items()]).sum()

@@ -29,7 +29,6 @@ class Uncertainty(Balance):
     """
 
     def build(self, terms: Sequence[BalanceTerm]) -> UncertaintyModule:
-        """Return the module."""
         return UncertaintyModule(terms)
 
 
@@ -42,7 +41,6 @@ class UncertaintyModule(ScalarBalance):
         self.log_variance = nn.Parameter(torch.zeros(len(terms)))
 
     def total(self, losses: Mapping[str, Tensor]) -> Tensor:
-        """Return Σ weight · (c·e^(−s)·loss + s/2)."""
         return torch.stack(
             [
                 term.weight * (term.exponent * torch.exp(-s) * losses[term.name] + s / 2)

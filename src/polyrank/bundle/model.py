@@ -24,9 +24,9 @@ from polyrank.data.table import Table, encode
 from polyrank.data.vocab import Vocab
 from polyrank.errors import BundleError, ConfigError, DataError, PolyrankError
 from polyrank.layout import Layout
-from polyrank.metrics.dimensions import DECILE, columns_needed, dimensions, score_segments
 from polyrank.metrics.fusion import FACTORS, Fusion, fused, trade_off
 from polyrank.metrics.scorecard import Scorecard, scorecard
+from polyrank.metrics.segments import DECILE, columns_needed, dimensions, score_segments
 from polyrank.models.expert_use import ExpertUse, experts_of
 from polyrank.models.model import BuildsTrunk, Model
 from polyrank.models.outputs import logits_of, outputs

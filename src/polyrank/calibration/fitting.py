@@ -22,13 +22,8 @@ _EVIDENCE = ("rows", "positives", "log_loss", "reason")
 class Calibrator:
     """The map that a head's validation rows support, with the evidence.
 
-    Args:
-        map: None leaves the logit as it is.
-        rows: that were fitted on.
-        positives: among them.
-        log_loss: of each candidate, "none" among them, on rows it was not fitted on; empty where
-            nothing was compared.
-        reason: why there is no map; None where there is one.
+    `log_loss` is of each candidate, "none" among them, on rows it was not fitted on; it is empty
+    where nothing was compared. `reason` says why there is no map, and the logit stays as it is.
     """
 
     map: CalibrationMap | None
@@ -43,30 +38,15 @@ class Calibrator:
         return NONE if self.map is None else self.map.name
 
     def apply(self, logits: np.ndarray) -> np.ndarray:
-        """Return calibrated logits, float64."""
         return logits if self.map is None else self.map.apply(logits)
 
     def to_table(self) -> dict[str, Any]:
-        """Return what `bundle.json` holds of it.
-
-        Example:
-            >>> from polyrank.calibration import Platt
-            >>> Calibrator(Platt(1.0, -2.0), 900, 60, {"none": 0.4, "platt": 0.3}).to_table()
-            ... # doctest: +NORMALIZE_WHITESPACE
-            {'kind': 'platt', 'slope': 1.0, 'intercept': -2.0, 'rows': 900, 'positives': 60,
-             'log_loss': {'none': 0.4, 'platt': 0.3}}
-        """
         found = {"kind": NONE} if self.map is None else spec.chosen(MAPS, self.map)
         evidence = {name: spec.to_table(getattr(self, name)) for name in _EVIDENCE}
         return found | {name: each for name, each in evidence.items() if each is not None}
 
     @classmethod
     def from_table(cls, table: Mapping[str, Any], where: str = "calibrator") -> Calibrator:
-        """Read what `to_table` wrote.
-
-        Raises:
-            ConfigError: an unknown kind or key, with the nearest, or one that is missing.
-        """
         kept = {key: table[key] for key in table if key in _EVIDENCE}
         rest = {key: table[key] for key in table if key not in _EVIDENCE}
         evidence = spec.from_table(_Evidence, kept, where)
@@ -89,34 +69,19 @@ def calibrate(
     groups: np.ndarray | None = None,
     seed: int = 0,
 ) -> Calibrator:
-    """Return the map of a head's logit that its rows support, fitted on all of them.
+    """Return the map of a head's finite logit that its rows support, fitted on all of them.
 
     Candidates are compared by 5-fold cross-fit on log loss. The best of them is taken only where
-    its gain over the logit as it is exceeds the gain's standard error.
-
-    Args:
-        logit: of the head, finite.
-        label: 0 or 1.
-        weight: sample weights; a row of weight 0 is no row.
-        groups: an integer of each row that is equal where the users are: a user is in one fold,
-            and the standard error counts users. None takes each row as its own.
-        seed: of the folds.
-
-    Shape:
-        every array (rows,)
-
-    Example:
-        >>> rng = np.random.default_rng(0)
-        >>> z = rng.normal(size=4_000)
-        >>> label = (rng.random(4_000) < 1 / (1 + np.exp(-z))).astype(float)
-        >>> calibrate(z + 2, label).kind, calibrate(z, label).kind
-        ('platt', 'none')
+    its gain over the logit as it is exceeds the gain's standard error. A row of weight 0 is no row.
+    `groups` is an integer of each row that is equal where the users are: a user is in one fold, and
+    the standard error counts users. None takes each row as its own.
     """
-    rows = _Rows.of(logit, label, weight, groups)
+    rows = _rows(logit, label, weight, groups)
     positives = int(rows.label.sum())
-    refused = _refusal(rows, positives)
-    if refused is not None:
-        return Calibrator(None, len(rows.label), positives, {}, refused)
+    for name, count in (("positives", positives), ("negatives", len(rows.label) - positives)):
+        if count < LEAST:
+            reason = f"{count:,} {name}, and at least {LEAST} are needed"
+            return Calibrator(None, len(rows.label), positives, {}, reason)
     losses = {NONE: log_loss(rows.logit, rows.label)}
     losses |= {
         name: loss
@@ -124,24 +89,19 @@ def calibrate(
         if positives >= kind.least_positives and (loss := _cross_fit(kind, rows, seed)) is not None
     }
     means = {name: float(rows.weight @ each / rows.weight.sum()) for name, each in losses.items()}
-
-    def result(found: CalibrationMap | None, reason: str | None = None) -> Calibrator:
-        return Calibrator(found, len(rows.label), positives, means, reason)
-
     best = min(means, key=lambda name: means[name])
+    gain, error = means[NONE] - means[best], _standard_error(losses[NONE] - losses[best], rows)
+    found, reason = None, None
     if len(means) == 1:
         what = "one label is missing or the logit separates the two, so no map has a best fit"
-        return result(None, f"in some of the {FOLDS} folds {what}")
-    if best == NONE:
-        return result(None, "no candidate has a lower log loss on rows that it was not fitted on")
-    gain = means[NONE] - means[best]
-    error = _standard_error(losses[NONE] - losses[best], rows)
-    if not gain > error:
-        return result(
-            None, f"the gain of {best}, {gain:.2g} of log loss, is within its error of {error:.2g}"
-        )
-    found = MAPS[best].fit(rows.logit, rows.label, rows.weight)
-    return result(found, None if found else f"{best} has no solution that rises on all rows")
+        reason = f"in some of the {FOLDS} folds {what}"
+    elif best == NONE:
+        reason = "no candidate has a lower log loss on rows that it was not fitted on"
+    elif not gain > error:
+        reason = f"the gain of {best}, {gain:.2g} of log loss, is within its error of {error:.2g}"
+    elif not (found := MAPS[best].fit(rows.logit, rows.label, rows.weight)):
+        reason = f"{best} has no solution that rises on all rows"
+    return Calibrator(found, len(rows.label), positives, means, reason)
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,32 +113,20 @@ class _Rows:
     weight: np.ndarray
     groups: np.ndarray
 
-    @classmethod
-    def of(
-        cls,
-        logit: np.ndarray,
-        label: np.ndarray,
-        weight: np.ndarray | None,
-        groups: np.ndarray | None,
-    ) -> _Rows:
-        order = np.argsort(logit)  # once: the sorts of the folds are then linear
-        if weight is not None:
-            order = order[weight[order] > 0]
-        w = np.ones(len(order)) if weight is None else weight[order].astype(np.float64)
-        return cls(
-            logit[order].astype(np.float64),
-            label[order].astype(np.float64),
-            w / w.max(initial=0) if len(w) else w,
-            np.arange(len(order)) if groups is None else groups[order],
-        )
 
-
-def _refusal(rows: _Rows, positives: int) -> str | None:
-    """Return why nothing can be fitted, if so."""
-    for name, count in (("positives", positives), ("negatives", len(rows.label) - positives)):
-        if count < LEAST:
-            return f"{count:,} {name}, and at least {LEAST} are needed"
-    return None
+def _rows(
+    logit: np.ndarray, label: np.ndarray, weight: np.ndarray | None, groups: np.ndarray | None
+) -> _Rows:
+    order = np.argsort(logit)  # once: the sorts of the folds are then linear
+    if weight is not None:
+        order = order[weight[order] > 0]
+    w = np.ones(len(order)) if weight is None else weight[order].astype(np.float64)
+    return _Rows(
+        logit[order].astype(np.float64),
+        label[order].astype(np.float64),
+        w / w.max(initial=0) if len(w) else w,
+        np.arange(len(order)) if groups is None else groups[order],
+    )
 
 
 def _cross_fit(kind: type[CalibrationMap], rows: _Rows, seed: int) -> np.ndarray | None:

@@ -67,22 +67,6 @@ class Isotonic(CalibrationMap):
         does not. At most 256 knots are kept. An end block of one label only gets the share
         (positives + ½) / (rows + 1), so that no finite log promises a probability of 0 or 1.
 
-        Args:
-            logit: finite.
-            label: 0 or 1.
-            weight: sample weights above 0; None weighs every row 1.
-
-        Returns:
-            The map, or None where there is one label only.
-
-        Shape:
-            (rows,), (rows,), (rows,)
-
-        Example:
-            >>> found = Isotonic.fit(np.array([0.0, 1.0, 2.0, 3.0]), np.array([0, 1, 0, 1]))
-            >>> found.x, [round(1 / (1 + float(np.exp(-y))), 2) for y in found.y]
-            ((0.0, 1.5, 3.0), [0.25, 0.5, 0.75])
-
         Reference:
             Ayer et al., Annals of Mathematical Statistics 1955 (pool adjacent violators);
             Krichevsky and Trofimov, IEEE Transactions on Information Theory 1981 (the ½).
@@ -98,7 +82,6 @@ class Isotonic(CalibrationMap):
         return Isotonic(tuple(x[rising].tolist()), tuple(y[rising].tolist()))
 
     def apply(self, logits: np.ndarray) -> np.ndarray:
-        """Return calibrated logits."""
         inside = np.clip(logits, self.x[0], self.x[-1])
         return np.interp(inside, self.x, self.y) + (logits - inside)
 
@@ -107,14 +90,7 @@ class Isotonic(CalibrationMap):
 class Blocks:
     """Neighbouring rows that share a prediction, from the lowest logit to the highest.
 
-    Args:
-        logit: weighted mean.
-        label: weighted mean.
-        weight: sum.
-        rows: their number.
-
-    Shape:
-        all (blocks,)
+    Weighted means of logit and label, the sum of weights and the number of rows: each (blocks,).
     """
 
     logit: np.ndarray
@@ -140,11 +116,6 @@ def grouped(logit: np.ndarray, label: np.ndarray, weight: np.ndarray | None = No
     """Return the rows of each logit as a block; of more than 10,000 logits, groups of equal counts.
 
     Rows with one logit are never parted.
-
-    Example:
-        >>> found = grouped(np.array([1.0, 0.0, 1.0]), np.array([1.0, 0.0, 0.0]))
-        >>> found.logit.tolist(), found.label.tolist(), found.rows.tolist()
-        ([0.0, 1.0], [0.0, 0.5], [1, 2])
     """
     order = np.argsort(logit, kind="stable")  # linear where the rows are sorted already
     logit = logit[order]
@@ -158,13 +129,7 @@ def grouped(logit: np.ndarray, label: np.ndarray, weight: np.ndarray | None = No
 
 
 def pooled(groups: Blocks) -> Blocks:
-    """Return the blocks of the isotonic regression of label on logit: their labels rise.
-
-    Example:
-        >>> groups = grouped(np.array([0.0, 1.0, 2.0]), np.array([0.0, 1.0, 0.0]))
-        >>> pooled(groups).label.tolist()
-        [0.0, 0.5]
-    """
+    """Return the blocks of the isotonic regression of label on logit: their labels rise."""
     starts: list[int] = []
     means: list[float] = []
     weights: list[float] = []
@@ -184,7 +149,6 @@ def pooled(groups: Blocks) -> Blocks:
 
 
 def _bounded(blocks: Blocks) -> Blocks:
-    """Return at most `KNOTS` blocks, of about as many of the given ones each."""
     if len(blocks) <= KNOTS:
         return blocks
     return blocks.merged(np.unique(np.arange(KNOTS) * len(blocks) // KNOTS))

@@ -57,24 +57,10 @@ class Platt(CalibrationMap):
         infinite slopes; here at least 50 of each label determine two numbers, and without
         smoothing the mean prediction is the mean label, the first aim of calibration.
 
-        Args:
-            logit: finite.
-            label: 0 or 1.
-            weight: sample weights above 0; None weighs every row 1.
-
-        Returns:
-            The map, or None where there is no maximum (one label only, or a logit that separates
-            them). Equal logits can only be moved: slope 1. Where the best line falls or is level,
-            the best of those that rise by at least .01 per standard deviation: all but the base
-            rate, which is the most that a head which cannot rank its rows can tell.
-
-        Shape:
-            (rows,), (rows,), (rows,)
-
-        Example:
-            >>> found = Platt.fit(np.array([0.0, 0.0, 2.0, 2.0, 2.0]), np.array([0, 1, 0, 1, 1]))
-            >>> round(found.slope, 6), round(abs(found.intercept), 6)
-            (0.346574, 0.0)
+        None where there is no maximum: one label only, or a logit that separates them. Equal logits
+        can only be moved: slope 1. Where the best line falls or is level, the best of those that
+        rise by at least .01 per standard deviation: all but the base rate, which is the most that a
+        head which cannot rank its rows can tell.
 
         Reference:
             Platt, Probabilistic outputs for support vector machines, 1999, eq. 2 and 3; Lin, Lin
@@ -101,7 +87,6 @@ class Platt(CalibrationMap):
         return cls(slope, float(found[1]) - slope * center)
 
     def apply(self, logits: Any) -> Any:
-        """Return calibrated logits."""
         return self.slope * logits + self.intercept
 
 
@@ -117,6 +102,10 @@ def log_loss(logit: np.ndarray, label: np.ndarray) -> np.ndarray:
 
 def _newton(u: np.ndarray, label: np.ndarray, weight: np.ndarray) -> np.ndarray | None:
     """Return the best (slope, intercept) of a standardised logit, or None if it is not found."""
+
+    def loss(where: np.ndarray) -> float:
+        return float(weight @ log_loss(where[0] * u + where[1], label))
+
     rate = float(weight @ label)
     # The base rate: from the logit as it is, where it is extreme, the loss would look flat.
     at = np.array([0.0, np.log(rate / (1 - rate))])
@@ -135,7 +124,11 @@ def _newton(u: np.ndarray, label: np.ndarray, weight: np.ndarray) -> np.ndarray 
         decrement = float(gradient @ step)
         if decrement <= DECREMENT:
             return at - step
-        at = _descended(u, label, weight, at, step, decrement)
+        # A whole step, or half of it until the loss falls enough (Armijo).
+        now, share = loss(at), 1.0
+        while share > 1e-6 and not loss(at - share * step) <= now - share * decrement / 4 + 1e-15:
+            share /= 2
+        at = at - share * step
     return None
 
 
@@ -150,22 +143,3 @@ def _moved(z: np.ndarray, label: np.ndarray, weight: np.ndarray) -> np.ndarray:
         if abs(step) <= DECREMENT**0.5:
             break
     return np.array([FLATTEST, shift])
-
-
-def _descended(
-    u: np.ndarray,
-    label: np.ndarray,
-    weight: np.ndarray,
-    at: np.ndarray,
-    step: np.ndarray,
-    decrement: float,
-) -> np.ndarray:
-    """Return the next point: a whole step, or half of it until the loss falls enough (Armijo)."""
-
-    def loss(where: np.ndarray) -> float:
-        return float(weight @ log_loss(where[0] * u + where[1], label))
-
-    before, share = loss(at), 1.0
-    while share > 1e-6 and not loss(at - share * step) <= before - share * decrement / 4 + 1e-15:
-        share /= 2
-    return at - share * step

@@ -38,45 +38,32 @@ _PROBED = 64  # rows of the first check
 
 
 class RowNumbers(nn.Module):
-    """An embedder without tables, which remembers the rows of a batch.
-
-    Shape:
-        - ids: (1, B), dense: (B, 0)
-        - output: x (B, 1), zeros
-    """
+    """An embedder without tables: it remembers the rows of a batch, and gives x (B, 1) of zeros."""
 
     def __init__(self) -> None:
         super().__init__()
         self.pack = nn.ParameterList()
-        self.current: Tensor = torch.empty(0, dtype=torch.long)
+        self.current = torch.empty(0, dtype=torch.long)
 
     def forward(self, ids: Tensor, dense: Tensor, bags: Sequence[TensorBag] = ()) -> Tensor:
-        """Return zeros; the batch is in `current`."""
         self.current = ids[0].cpu().long()
         return torch.zeros(len(dense), 1, device=dense.device)
 
     def look_up(
         self, ids: Tensor, dense: Tensor, bags: Sequence[TensorBag] = (), out: Tensor | None = None
     ) -> Tensor:
-        """Return the same."""
         return self(ids, dense, bags)
 
     def row_gradients(
         self, ids: Tensor, gradient: Tensor, bags: Sequence[TensorBag] = ()
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield nothing: there are no tables."""
         return iter(())
 
 
 class CustomModel(nn.Module):
-    """A user's module with what training needs of a ranker.
+    """A user's module, {name: (B,)} → (B, C), with what training needs of a ranker.
 
-    Args:
-        module: {name: (B,)} → (B, C).
-        kinds: of each label column.
-
-    Shape:
-        - forward: x (B, 1) → Scores
+    `kinds` are those of its columns; `forward` takes the x of `embed`.
     """
 
     def __init__(self, module: nn.Module, kinds: Sequence[LabelKind]) -> None:
@@ -84,38 +71,28 @@ class CustomModel(nn.Module):
         self.module = module
         self.kinds = tuple(kinds)
         self.rows = 0
-        feature = SparseFeature(_ROW, embed_dim=1)
-        self.schema = Schema([feature], tasks_of(self.kinds))
+        self.schema = Schema([SparseFeature(_ROW, embed_dim=1)], tasks_of(self.kinds))
         self.columns = [output_columns(task)[0] for task in self.schema.tasks]
         self.fitted: dict[str, Mapping[str, float]] = {}
         self.embed = RowNumbers()
         self._store: dict[str, Tensor] = {}
-        self._shared: list[nn.Parameter] | None = None
+        self._shared: list[nn.Parameter] = []
 
     @property
     def ranker(self) -> CustomModel:
-        """The ranker that the engine trains: this."""
-        return self
+        return self  # is what the engine trains
 
     @property
     def feature_names(self) -> list[str]:
-        """The columns of x, any of which may be read."""
         return list(self._store)
 
     @property
     def layout(self) -> Layout:
-        """One feature, the row number."""
-        vocab = Vocab(
-            self.schema.features, {_ROW: Vocabulary("identity", size=max(self.rows, 1))}, {}
-        )
-        return Layout(self.schema, vocab, {_ROW: 1})
+        tables = {_ROW: Vocabulary("identity", size=max(self.rows, 1))}
+        return Layout(self.schema, Vocab(self.schema.features, tables, {}), {_ROW: 1})
 
     def encode(self, rows: Rows, split: str) -> Table:
-        """Return row numbers and labels as a table, and keep the columns for `embed`.
-
-        Raises:
-            DataError: invalid labels.
-        """
+        """Return row numbers and labels as a table, and keep the columns for `embed`."""
         labels = rows.labels
         if labels.shape[1] != len(self.kinds):
             raise DataError(
@@ -138,12 +115,10 @@ class CustomModel(nn.Module):
         )  # fmt: skip
 
     def forward(self, x: Tensor) -> Scores:
-        """Return the logits of the rows that `embed` was given."""
-        predicted = self._checked(self.module(self._batch(self.embed.current)), len(x))
+        predicted = self._predicted(self.embed.current)
         logits = {}
-        for index, task in enumerate(self.schema.tasks):
-            value = predicted[:, index]
-            if self.kinds[index].is_event:
+        for task, value in zip(self.schema.tasks, predicted.unbind(1), strict=True):
+            if task.label_kind.is_event:
                 logit = torch.logit(value, eps=_MARGIN)
             else:
                 fitted = self.fitted[task.name]
@@ -154,48 +129,37 @@ class CustomModel(nn.Module):
     def prepare(
         self, fitted: Mapping[str, Mapping[str, float]], rates: Mapping[str, float]
     ) -> None:
-        """Take over the scales of the targets, and check a first batch.
-
-        Raises:
-            ConfigError: predictions of another shape, or probabilities outside [0, 1].
-        """
+        """Take over the scales of the targets, and check the predictions of a first batch."""
         self.fitted = dict(fitted)
         training = self.module.training
         self.module.eval()
-        probed = min(self.rows, _PROBED)
-        predicted = self._checked(self.module(self._batch(torch.arange(probed))), probed)
+        predicted = self._predicted(torch.arange(min(self.rows, _PROBED)))
         self.module.train(training)
-        for index, kind in enumerate(self.kinds):
-            column = predicted[:, index]
+        for index, (kind, column) in enumerate(zip(self.kinds, predicted.unbind(1), strict=True)):
             if kind.is_event and not ((column >= 0) & (column <= 1)).all():
                 raise ConfigError(
                     f"{type(self.module).__name__}: column {index} is a classification and must "
                     f"hold probabilities, got {column[:3].tolist()}: end with a sigmoid"
                 )
         parameters = [each for each in self.module.parameters() if each.requires_grad]
-        touched = [
-            torch.autograd.grad(
-                predicted[:, index].sum(), parameters, retain_graph=True, allow_unused=True
-            )
-            for index in range(len(self.kinds))
-        ]
+        touched = (
+            torch.autograd.grad(column.sum(), parameters, retain_graph=True, materialize_grads=True)
+            for column in predicted.unbind(1)
+        )
         self._shared = [
             parameter
             for parameter, *gradients in zip(parameters, *touched, strict=True)
-            # zero, not None, where columns are only put side by side
-            if all(gradient is not None and bool(gradient.any()) for gradient in gradients)
+            if all(bool(gradient.any()) for gradient in gradients)
         ]
 
     def dense_parameters(self) -> list[nn.Parameter]:
-        """Return the module's parameters, embeddings included."""
         return list(self.module.parameters())
 
     def shared_parameters(self) -> list[nn.Parameter]:
         """Return the parameters that every column depends on."""
-        return self._shared or []
+        return self._shared
 
     def mixing(self, x: Tensor) -> tuple[Mixing, ...]:
-        """Return nothing: a user's module does not report its gates."""
         return ()
 
     def predictions(self, rows: Rows) -> np.ndarray:
@@ -210,11 +174,7 @@ class CustomModel(nn.Module):
         return torch.cat(parts).double().numpy()
 
     def bundle(self, *parts: Any) -> Any:
-        """Refuse: a bundle rebuilds a network from plain data.
-
-        Raises:
-            ConfigError: always.
-        """
+        """Refuse: a bundle rebuilds a network from plain data."""
         raise ConfigError(
             f"{type(self.module).__name__} is your own module, which a bundle cannot rebuild: keep "
             "its state_dict (the .pth file), or write it as a trunk for `polyrank.fit`"
@@ -225,11 +185,9 @@ class CustomModel(nn.Module):
         first = next(self.module.parameters(), None)
         return torch.device("cpu") if first is None else first.device
 
-    def _batch(self, rows: Tensor) -> dict[str, Tensor]:
-        return {name: column[rows].to(self._device) for name, column in self._store.items()}
-
-    def _checked(self, predicted: Any, rows: int) -> Tensor:
-        expected = (rows, len(self.kinds))
+    def _predicted(self, rows: Tensor) -> Tensor:
+        batch = {name: column[rows].to(self._device) for name, column in self._store.items()}
+        predicted, expected = self.module(batch), (len(rows), len(self.kinds))
         if not isinstance(predicted, Tensor) or tuple(predicted.shape) != expected:
             found = tuple(getattr(predicted, "shape", ())) or type(predicted).__name__
             raise ConfigError(

@@ -16,20 +16,13 @@ from torch import Tensor
 from polyrank import spec
 from polyrank.errors import ConfigError, DataError
 
-Side = Literal["pre", "post"]
-
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Columns of one length, and their labels.
+    """Columns of one length, (N,) or for padded lists (N, length), and their labels.
 
-    Args:
-        x: columns by name; a padded sequence has a second axis.
-        y: labels, or None for rows to predict.
-        batch: rows of the loader's first batch, if they came from one.
-
-    Shape:
-        each column (N,) or (N, length) · y: (N, C) or (N,)
+    `y` is (N, C) or (N,), and None for rows to predict; `batch` are the rows of the loader's first
+    batch, if they came from one.
     """
 
     x: Mapping[str, np.ndarray]
@@ -47,11 +40,7 @@ class Rows:
 
     @classmethod
     def of(cls, x: Any, y: Any = None) -> Rows:
-        """Return rows from a dict (or a frame) of array-likes.
-
-        Raises:
-            DataError: no columns, or columns of different lengths.
-        """
+        """Return rows from a dict (or a frame) of array-likes."""
         if not hasattr(x, "items"):
             raise DataError(f"x must be a dict of arrays, {{name: array}}, got {type(x).__name__}")
         columns = {str(name): np.asarray(column) for name, column in x.items()}
@@ -65,17 +54,12 @@ class Rows:
         return x if self.y is None else (x, self.y[index])
 
     def take(self, index: np.ndarray) -> Rows:
-        """Return some of the rows."""
         found = self[index]
         return Rows(found, None) if self.y is None else Rows(*found)
 
     @property
     def labels(self) -> np.ndarray:
-        """Labels as float64 (N, C).
-
-        Raises:
-            DataError: there are none, or they are not numeric.
-        """
+        """Labels as float64 (N, C)."""
         if self.y is None:
             raise DataError("these rows have no labels: give the loader y as well")
         try:
@@ -86,18 +70,10 @@ class Rows:
 
 
 class Loader:
-    """Rows in batches, cut from whole columns; no process is started.
+    """Rows in batches, the last of which may be short, cut from whole columns without any process.
 
-    Args:
-        dataset: the rows.
-        batch_size: rows of a batch; the last may be short.
-        shuffle: draw a new order from torch's generator at each iteration. `MTLTrainer.fit`
-            shuffles by its own seed.
-
-    Example:
-        >>> loader = Loader(Rows.of({"item": [3, 1, 2]}, [[1.0], [0.0], [0.0]]), batch_size=2)
-        >>> len(loader), [x["item"].tolist() for x, y in loader]
-        (2, [[3, 1], [2]])
+    `shuffle` draws a new order from torch's generator at each iteration; `MTLTrainer.fit` shuffles
+    by its own seed.
     """
 
     def __init__(self, dataset: Rows, batch_size: int, *, shuffle: bool = False) -> None:
@@ -158,16 +134,13 @@ class DataGenerator:
             num_workers: accepted and not needed: batches are cut from whole columns.
         """
         if split_ratio is None:
+            given = ((x_val, y_val), (x_test, y_test))
             train = self.dataset
-            valid = None if x_val is None else Rows.of(x_val, y_val)
-            test = None if x_test is None else Rows.of(x_test, y_test)
+            valid, test = (None if x is None else Rows.of(x, y) for x, y in given)
         else:
             train, valid, test = self._split(split_ratio)
-        return (
-            Loader(train, batch_size, shuffle=True),
-            Loader(valid, batch_size) if valid is not None else None,
-            Loader(test, batch_size) if test is not None else None,
-        )
+        others = [None if each is None else Loader(each, batch_size) for each in (valid, test)]
+        return Loader(train, batch_size, shuffle=True), others[0], others[1]
 
     def _split(self, ratio: Sequence[float]) -> tuple[Rows, Rows | None, Rows | None]:
         if len(ratio) < 2 or min(ratio) < 0 or sum(ratio) > 1 + 1e-9 or not ratio[0] > 0:
@@ -187,11 +160,7 @@ class DataGenerator:
 
 
 def rows_of(loader: Iterable[Any]) -> Rows:
-    """Return all rows of a loader: ours without iterating, any other by one pass over it.
-
-    Raises:
-        DataError: it yields neither (dict, labels) nor a dict, or lists of varying length.
-    """
+    """Return all rows of a loader: ours without iterating, any other by one pass over it."""
     if isinstance(loader, Loader):
         return loader.dataset
     columns: dict[str, list[np.ndarray]] = {}
@@ -221,22 +190,17 @@ def rows_of(loader: Iterable[Any]) -> Rows:
 
 def batch_size_of(loader: Any, rows: Rows) -> int:
     """Return the batch size that a loader declares, or the length of its first batch."""
-    size = getattr(loader, "batch_size", None) or rows.batch or len(rows)
-    return min(int(size), len(rows))
+    return min(int(getattr(loader, "batch_size", None) or rows.batch or len(rows)), len(rows))
 
 
 def tensor_of(name: str, column: np.ndarray) -> Tensor:
-    """Return a column as a tensor of its own type.
-
-    Raises:
-        DataError: text or objects, which no tensor holds.
-    """
+    """Return a column as a tensor of its own type."""
     if column.dtype.kind not in "biuf":
         raise DataError(
             f"column {name!r} holds {column.dtype}, and the classic API takes numbers only: encode "
             "it (LabelEncoder), or use `polyrank.fit`, which takes ids of any type"
         )
-    wide = {"u": np.int64}.get(column.dtype.kind) if column.dtype.itemsize > 1 else None
+    wide = np.int64 if column.dtype.kind == "u" and column.dtype.itemsize > 1 else None
     return torch.from_numpy(np.array(column, dtype=wide))
 
 
@@ -255,8 +219,8 @@ def pad_sequences(
     sequences: Sequence[Sequence[Any]],
     maxlen: int | None = None,
     dtype: str = "int32",
-    padding: Side = "pre",
-    truncating: Side = "pre",
+    padding: Literal["pre", "post"] = "pre",
+    truncating: Literal["pre", "post"] = "pre",
     value: float = 0.0,
 ) -> np.ndarray:
     """Return lists of different lengths as one array (lists, maxlen).
@@ -284,8 +248,6 @@ def pad_sequences(
     out = np.full((len(sequences), width), value, dtype=dtype)
     for row, each in zip(out, sequences, strict=True):
         kept = list(each)
-        if len(kept) > width:
-            kept = kept[len(kept) - width :] if truncating == "pre" else kept[:width]
-        if kept:
-            row[slice(width - len(kept), None) if padding == "pre" else slice(len(kept))] = kept
+        kept = kept[max(len(kept) - width, 0) :] if truncating == "pre" else kept[:width]
+        row[slice(width - len(kept), None) if padding == "pre" else slice(len(kept))] = kept
     return out

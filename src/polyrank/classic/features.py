@@ -65,10 +65,8 @@ class SequenceFeature(native.SequenceFeature):
 
     Args:
         name: column, an array (N, length).
-        vocab_size: as in `SparseFeature`.
-        embed_dim: as in `SparseFeature`.
+        vocab_size, embed_dim, shared_with: as in `SparseFeature`.
         pooling: `mean` or `sum` of a list's embeddings, or its `last` one.
-        shared_with: as in `SparseFeature`.
         padding_idx: fills a list up to its length and is no id; None leaves nothing out.
         initializer: not supported.
 
@@ -125,21 +123,7 @@ class DenseFeature(native.DenseFeature):
 
 
 def raw(features: Sequence[Any]) -> list[Feature]:
-    """Return native features whose ids are rows and whose numbers are not encoded.
-
-    The default width is floor(6 · vocab_size^¼).
-
-    Raises:
-        SchemaError: ids without vocab_size, or an encoding that would be fitted.
-
-    Example:
-        >>> raw([SparseFeature("item", vocab_size=16), DenseFeature("price")])[0]
-        SparseFeature(name='item', vocab_size=16, embed_dim=12, min_count=1, shared_with=None, \
-hash=None)
-
-    Reference:
-        Wang et al., ADKDD 2017, section 4.2 (the width).
-    """
+    """Return native features whose ids are rows and whose numbers are not encoded."""
     return [_native(each) for each in features]
 
 
@@ -172,10 +156,9 @@ def _native(feature: Any) -> Feature:
         "shared_with": feature.shared_with,
     }
     padding = getattr(feature, "padding_idx", None)
-    if isinstance(feature, native.SequenceFeature):
-        return native.SequenceFeature(**table, pooling=feature.pooling, padding_idx=padding)
-    if padding is not None:
-        return native.SequenceFeature(**table, pooling="sum", padding_idx=padding)
+    if isinstance(feature, native.SequenceFeature) or padding is not None:
+        pooling: Any = getattr(feature, "pooling", "sum")
+        return native.SequenceFeature(**table, pooling=pooling, padding_idx=padding)
     return native.SparseFeature(**table)
 
 

@@ -5,6 +5,7 @@ Letters: N rows, B rows of a batch, C label columns.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
@@ -33,17 +34,15 @@ from polyrank.terms import output_columns
 from polyrank.train.fit import config_tables
 from polyrank.train.training import Training
 
+logger = logging.getLogger(__name__)
+
 TASK_TYPES: Mapping[str, LabelKind] = {"classification": Binary(), "regression": Regression()}
 
 
 class ClassicModel(nn.Module):
-    """A native ranker behind a dict of tensors.
+    """A native ranker behind a dict of tensors, whose tasks get their labels here.
 
-    Args:
-        features: sparse and sequence ones with `vocab_size`, and dense ones.
-        tasks: their label is filled in.
-        model: the native spec.
-        columns: the output for each label column.
+    `columns` are the outputs for the label columns.
 
     Shape:
         - input: {name: (B,)}, raw ids and numbers; {name: (B, length)}, padded lists of ids
@@ -71,7 +70,6 @@ class ClassicModel(nn.Module):
 
     @property
     def kinds(self) -> tuple[LabelKind, ...]:
-        """The kind of each label column."""
         kinds = {
             name: task.label_kind for task in self.schema.tasks for name in output_columns(task)
         }
@@ -79,29 +77,21 @@ class ClassicModel(nn.Module):
 
     @property
     def feature_names(self) -> list[str]:
-        """The columns of x that are read."""
         return [feature.name for feature in self.features]
 
-    def check_task_types(self, kinds: Sequence[LabelKind]) -> str | None:
-        """Refuse task types that are not the model's; return a note if they still can be used."""
-        if tuple(kinds) == self.kinds:
-            return None
-        raise ConfigError(
-            f"the trainer's task_types are {_task_types(kinds)}, but the model was built for "
-            f"{_task_types(self.kinds)}: give both the same list"
-        )
+    def check_task_types(self, kinds: Sequence[LabelKind]) -> None:
+        if tuple(kinds) != self.kinds:
+            raise ConfigError(
+                f"the trainer's task_types are {_task_types(kinds)}, but the model was built for "
+                f"{_task_types(self.kinds)}: give both the same list"
+            )
 
     def labels(self, y: np.ndarray) -> dict[str, np.ndarray]:
-        """Return each task's label from the label columns (N, C).
-
-        Raises:
-            DataError: another number of columns.
-        """
+        """Return each task's label from the label columns (N, C)."""
         self._check_width(y)
         return {task.name: y[:, index] for index, task in enumerate(self.schema.tasks)}
 
     def forward(self, x: Mapping[str, Tensor]) -> Tensor:
-        """Return the predictions of a batch."""
         return predictions_of(self, self.ranker(self.embed(x)).logits).float()
 
     def embed(self, x: Mapping[str, Tensor]) -> Tensor:
@@ -109,33 +99,28 @@ class ClassicModel(nn.Module):
         return self.ranker.embed(*self._inputs(x))
 
     def encode(self, rows: Rows, split: str, *, labels: bool = True) -> Table:
-        """Return rows as a native table; ids out of range go to row 0 and are counted.
-
-        Raises:
-            DataError: a missing column, or invalid labels.
-        """
+        """Return rows as a native table; ids out of range go to row 0 and are counted."""
         self._check_columns(rows.x, f"{split}: ")
         arrays = {each.name: _shaped(each, rows.x[each.name]) for each in self.features}
         if labels:
             of_task = self.labels(rows.labels)
             arrays |= {task.column: of_task[task.name] for task in self.schema.tasks}
-        return encode(
-            read(arrays), self.schema, self.vocab, split=split, orphans="zero", labels=labels
-        )
+        raw_rows = read(arrays)
+        return encode(raw_rows, self.schema, self.vocab, split=split, orphans="zero", labels=labels)
 
     def predictions(self, rows: Rows) -> np.ndarray:
         """Return the predictions for rows, float64 (N, C): the bits of `Bundle.predict`."""
-        device = str(next(self.parameters()).device)
+        device = str(self.target_mean.device)
         table = self.encode(rows, "rows", labels=False)
         return predictions_of(self, logits_of(self.ranker, table, device)).numpy()
 
     @property
     def fitted(self) -> dict[str, dict[str, float]]:
         """Mean and deviation of each regression's target, as its kind of label fits them."""
-        pairs = zip(self.target_mean.tolist(), self.target_deviation.tolist(), strict=True)
+        means, deviations = self.target_mean.tolist(), self.target_deviation.tolist()
         return {
             task.name: {"mean": mean, "deviation": deviation}
-            for task, (mean, deviation) in zip(self.schema.tasks, pairs, strict=True)
+            for task, mean, deviation in zip(self.schema.tasks, means, deviations, strict=True)
             if not task.label_kind.is_event
         }
 
@@ -154,7 +139,6 @@ class ClassicModel(nn.Module):
     def bundle(
         self, training: Training, seed: int, history: pl.DataFrame, scorecard: Scorecard | None
     ) -> Bundle:
-        """Return the native bundle, with a copy of the weights."""
         config = config_tables("classic", seed, {}, self.schema, self.spec, training)
         ranker = deepcopy(self.ranker).cpu().eval()
         return Bundle(
@@ -195,7 +179,6 @@ class ClassicModel(nn.Module):
         return stacked.int(), dense.T, bags
 
     def _rows(self, table: str, given: Tensor, offset: int) -> Tensor:
-        """Return rows of a packed table; ids out of range get the table's first."""
         row = given.long()
         known = (row == given) & (row >= 0) & (row < self.vocab.rows[table])
         return torch.where(known, row, 0) + offset
@@ -254,26 +237,20 @@ class ESMM(ClassicModel):
             ["p_cvr_given_ctr", "p_ctr", "p_cvr"],
         )
 
-    def check_task_types(self, kinds: Sequence[LabelKind]) -> str | None:
-        """Refuse a regression; return a note if the third task is left out."""
+    def check_task_types(self, kinds: Sequence[LabelKind]) -> None:
         if not all(kind.is_event for kind in kinds) or len(kinds) not in (2, 3):
             raise ConfigError(
                 'ESMM has three classification tasks: task_types must be ["classification"] * 3, '
                 f"got {_task_types(kinds)}"
             )
-        if len(kinds) == 3:
-            return None
-        return (
-            "two task types for the three label columns [cvr, ctr, ctcvr] of ESMM: CTR and CTCVR "
-            "are trained all the same, and evaluate returns three scores"
-        )
+        if len(kinds) == 2:
+            logger.warning(
+                "two task types for the three label columns [cvr, ctr, ctcvr] of ESMM: CTR and "
+                "CTCVR are trained all the same, and evaluate returns three scores"
+            )
 
     def labels(self, y: np.ndarray) -> dict[str, np.ndarray]:
-        """Return click and purchase from the columns [cvr, ctr, ctcvr].
-
-        Raises:
-            DataError: another number of columns, or a third that is not the product of the others.
-        """
+        """Return click and purchase from the columns [cvr, ctr, ctcvr], which must agree."""
         self._check_width(y)
         cvr, ctr, both = y.T
         wrong = (both != cvr * ctr) & ~np.isnan(y).any(axis=1)
@@ -325,11 +302,9 @@ class MMOE(IndependentTasks):
     """Multi-gate mixture of experts.
 
     Args:
-        features: sparse, sequence and dense.
-        task_types: "classification" or "regression", one per label column.
+        features, task_types, tower_params_list: as in `IndependentTasks`.
         n_expert: number of experts.
         expert_params: {"dims": [...], "dropout": p} of each expert.
-        tower_params_list: likewise, of each task's tower.
 
     Reference:
         Ma et al., KDD 2018, eq. 6-7.
@@ -351,10 +326,8 @@ class SharedBottom(IndependentTasks):
     """One bottom for all tasks, then a tower each.
 
     Args:
-        features: sparse, sequence and dense.
-        task_types: "classification" or "regression", one per label column.
+        features, task_types, tower_params_list: as in `IndependentTasks`.
         bottom_params: {"dims": [...], "dropout": p} of the bottom.
-        tower_params_list: likewise, of each task's tower.
 
     Reference:
         Caruana, Machine Learning 1997.
@@ -375,13 +348,11 @@ class PLE(IndependentTasks):
     """Progressive layered extraction.
 
     Args:
-        features: sparse, sequence and dense.
-        task_types: "classification" or "regression", one per label column.
+        features, task_types, tower_params_list: as in `IndependentTasks`.
         n_level: number of extraction levels.
         n_expert_specific: experts of each task in a level.
         n_expert_shared: experts of all tasks in a level.
         expert_params: {"dims": [...], "dropout": p} of each expert.
-        tower_params_list: likewise, of each task's tower.
 
     Reference:
         Tang et al., RecSys 2020, eq. 4-8.
@@ -397,11 +368,9 @@ class PLE(IndependentTasks):
         expert_params: Mapping[str, Any],
         tower_params_list: Sequence[Mapping[str, Any]],
     ) -> None:
+        layers = _layers(expert_params, "expert_params")
         trunk = native.PLE(
-            levels=n_level,
-            shared_experts=n_expert_shared,
-            task_experts=n_expert_specific,
-            **_layers(expert_params, "expert_params"),
+            levels=n_level, shared_experts=n_expert_shared, task_experts=n_expert_specific, **layers
         )
         super().__init__(features, task_types, trunk, tower_params_list)
 
@@ -410,10 +379,9 @@ class AITM(IndependentTasks):
     """Adaptive information transfer along a chain of binary tasks.
 
     Args:
-        features: sparse, sequence and dense.
+        features, tower_params_list: as in `IndependentTasks`.
         n_task: number of tasks; each follows the one before it.
         bottom_params: {"dims": [...], "dropout": p} of each task's bottom.
-        tower_params_list: likewise, of each task's tower.
 
     Reference:
         Xi et al., KDD 2021, eq. 4-9.
@@ -439,11 +407,7 @@ def predictions_of(learner: Any, logits: Mapping[str, Tensor]) -> Tensor:
 
 
 def kinds_of(task_types: Sequence[str]) -> tuple[LabelKind, ...]:
-    """Return the kind of label for each task type.
-
-    Raises:
-        ConfigError: an unknown one, with the nearest.
-    """
+    """Return the kind of label for each task type."""
     if not task_types:
         raise ConfigError("task_types is empty: name at least one task type")
     for each in task_types:
@@ -459,7 +423,6 @@ def tasks_of(kinds: Sequence[LabelKind]) -> list[Task]:
 
 
 def _task_types(kinds: Sequence[LabelKind]) -> list[str]:
-    """Return kinds of label in upstream's words."""
     names = {kind: name for name, kind in TASK_TYPES.items()}
     return [names[kind] for kind in kinds]
 
@@ -469,16 +432,14 @@ def _towers(params: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     read = {name: _layers(each, f"tower of {name!r}") for name, each in params.items()}
     dropouts = {each["dropout"] for each in read.values()}
     if len(dropouts) > 1:
-        raise ConfigError(
-            f"towers have different dropouts ({sorted(dropouts)}): give all the same one"
-        )
+        message = f"towers have different dropouts ({sorted(dropouts)}): give all the same one"
+        raise ConfigError(message)
     towers = {name: each["hidden"] for name, each in read.items()}
     alike = len(set(towers.values())) == 1
     return {"tower": next(iter(towers.values())) if alike else towers, "dropout": dropouts.pop()}
 
 
 def _layers(params: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Return the native options for upstream's parameters of an MLP."""
     spec.check_keys(params, ["dims", "dropout", "activation", "output_layer"], where)
     activation = params.get("activation", "relu")
     if str(activation).lower() != "relu":

@@ -24,7 +24,13 @@ from polyrank.train.optim import (
     set_lr,
 )
 
+Options = Mapping[str, Any]
+Optimizer = Callable[..., torch.optim.Optimizer]  # a class of torch.optim
 DEFAULTS = {"lr": 1e-3, "weight_decay": 1e-5}
+_UNSUPPORTED: Mapping[Any, str] = {
+    torch.optim.LBFGS: "evaluates the loss several times a step",
+    torch.optim.SparseAdam: "takes sparse gradients only",
+}
 _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)  # noqa: SLF001  the only common base
 
 
@@ -32,8 +38,8 @@ _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)  # noqa: S
 class ExactDense(Adam):
     """A torch optimiser of any class, for the dense part."""
 
-    function: Callable[..., torch.optim.Optimizer] = torch.optim.Adam
-    options: Mapping[str, Any] = field(default_factory=dict)
+    function: Optimizer = torch.optim.Adam
+    options: Options = field(default_factory=dict)
 
     def build(self, groups: Sequence[dict], lr: float) -> torch.optim.Optimizer:
         """Return the optimiser; parameters of a balance are not decayed."""
@@ -46,12 +52,12 @@ class ExactDense(Adam):
 class ExactRows(EmbeddingOptimizer):
     """A torch optimiser of any class, on every row of every table at every step."""
 
-    function: Callable[..., torch.optim.Optimizer] = torch.optim.Adam
-    options: Mapping[str, Any] = field(default_factory=dict)
+    function: Optimizer = torch.optim.Adam
+    options: Options = field(default_factory=dict)
 
-    def build(self, embed: PackedEmbedder, l2: float) -> ExactRowsEngine:
-        """Return the engine."""
-        return ExactRowsEngine(self, embed)
+    def build(self, embed: PackedEmbedder, l2: float) -> EmbeddingEngine:
+        """Return the engine; without tables, one that does nothing."""
+        return ExactRowsEngine(self, embed) if len(embed.pack) else LazyAdam().build(embed, l2)
 
 
 class ExactRowsEngine(EmbeddingEngine):
@@ -59,16 +65,12 @@ class ExactRowsEngine(EmbeddingEngine):
 
     def __init__(self, spec: ExactRows, embed: PackedEmbedder) -> None:
         self.embed = embed
-        packs = list(embed.pack)
-        self.optimizer = spec.function(packs, **spec.options) if packs else None
+        self.optimizer = spec.function(list(embed.pack), **spec.options)
 
     @torch.no_grad()
     def step(
         self, ids: Tensor, gradient: Tensor, lr: float, bags: Sequence[TensorBag] = ()
     ) -> None:
-        """Update every row."""
-        if self.optimizer is None:
-            return
         pairs = self.embed.row_gradients(ids, gradient, bags)
         for pack, (rows, each) in zip(self.embed.pack, pairs, strict=True):
             pack.grad = torch.zeros_like(pack).index_add_(0, rows, each)
@@ -77,13 +79,10 @@ class ExactRowsEngine(EmbeddingEngine):
         self.optimizer.zero_grad(set_to_none=True)
 
     def state(self) -> dict[str, Tensor]:
-        """Return torch's state of each pack."""
-        return {} if self.optimizer is None else optimizer_state(self.optimizer)
+        return optimizer_state(self.optimizer)
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Take over what `state` returned."""
-        if self.optimizer is not None:
-            load_optimizer_state(self.optimizer, state)
+        load_optimizer_state(self.optimizer, state)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,73 +96,52 @@ class Penalty:
 
     @classmethod
     def of(cls, params: Mapping[str, float] | None) -> Penalty:
-        """Return the penalty of `regularization_params`.
-
-        Raises:
-            ConfigError: an unknown key, or a negative value.
-        """
         params, where = params or {}, "regularization_params"
         spec.check_keys(params, [each.name for each in fields(cls)], where)
         return cls(**{key: spec.number(f"{where}: {key}", params[key], least=0) for key in params})
 
-    @property
-    def of_rows(self) -> bool:
-        """Whether embeddings are penalised."""
-        return self.embedding_l1 > 0 or self.embedding_l2 > 0
-
     def attach(self, model: nn.Module, trainer: Trainer) -> None:
-        """Add the penalty's gradient before each step of the trainer's optimisers."""
-        norms = {id(p) for m in model.modules() if isinstance(m, _NORMS) for p in m.parameters()}
-        tables = {
-            id(weight)
-            for module in model.modules()
-            if isinstance(module, nn.Embedding | nn.EmbeddingBag | PackedEmbedder)
-            for weight in module.parameters()
-        }
-        balance = {id(parameter) for parameter in trainer.balance.parameters()}
+        if self == Penalty():
+            return
 
+        def ids(*kinds: type[nn.Module]) -> set[int]:
+            found = (module for module in model.modules() if isinstance(module, kinds))
+            return {id(weight) for module in found for weight in module.parameters()}
+
+        tables = ids(nn.Embedding, nn.EmbeddingBag, PackedEmbedder)
+        spared = ids(*_NORMS) | {id(weight) for weight in trainer.balance.parameters()}
+
+        @torch.no_grad()
         def pull(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-            with torch.no_grad():
-                for group in optimizer.param_groups:
-                    for weight in group["params"]:
-                        if id(weight) in norms or id(weight) in balance:
-                            continue
-                        rows = id(weight) in tables
-                        l1 = self.embedding_l1 if rows else self.dense_l1
-                        l2 = self.embedding_l2 if rows else self.dense_l2
-                        if l1 or l2:
-                            added = l1 * weight.sign() + 2 * l2 * weight
-                            weight.grad = added if weight.grad is None else weight.grad + added
+            weights = (weight for group in optimizer.param_groups for weight in group["params"])
+            for weight in weights:
+                if id(weight) in spared:
+                    continue
+                rows = id(weight) in tables
+                l1 = self.embedding_l1 if rows else self.dense_l1
+                l2 = self.embedding_l2 if rows else self.dense_l2
+                if l1 or l2:
+                    added = l1 * weight.sign() + 2 * l2 * weight
+                    weight.grad = added if weight.grad is None else weight.grad + added
 
-        if self != Penalty():
-            trainer.dense.register_step_pre_hook(pull)
-            if isinstance(trainer.embeddings, ExactRowsEngine) and trainer.embeddings.optimizer:
-                trainer.embeddings.optimizer.register_step_pre_hook(pull)
+        for optimizer in _torch_optimizers(trainer):
+            optimizer.register_step_pre_hook(pull)
 
 
 class EpochSchedule:
     """A torch scheduler of any class, stepped after each epoch on a stand-in optimiser.
 
-    Args:
-        optimizer: the optimiser's class, whose defaults the scheduler may read.
-        options: its arguments.
-        function: the scheduler's class; None keeps the rate constant.
-        params: its arguments.
+    The scheduler may read the optimiser's defaults; without one, the rate is constant.
     """
 
     def __init__(
-        self,
-        optimizer: Callable[..., torch.optim.Optimizer],
-        options: Mapping[str, Any],
-        function: Callable[..., Any] | None,
-        params: Mapping[str, Any] | None,
+        self, optimizer: Optimizer, options: Options, function: Any, params: Options | None
     ) -> None:
         self.optimizer = optimizer([nn.Parameter(torch.zeros(1, 1))], **options)
         self.lr = float(self.optimizer.param_groups[0]["lr"])
         self.scheduler = function(self.optimizer, **(params or {})) if function else None
 
     def factor(self, step: int, steps: int) -> float:
-        """Return this epoch's factor of the learning rate."""
         return float(self.optimizer.param_groups[0]["lr"]) / self.lr
 
     def step(self, loss: float | None, goodness: float | None) -> None:
@@ -171,15 +149,13 @@ class EpochSchedule:
         if self.scheduler is None:
             return
         self.optimizer.step()  # changes nothing; without it torch warns of the scheduler's step
-        if not isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
-            self.scheduler.step()
-            return
-        watched = loss if self.scheduler.mode == "min" else goodness
-        if watched is None:
-            raise ConfigError(
-                "ReduceLROnPlateau needs validation rows: give fit a validation loader"
-            )
-        self.scheduler.step(watched)
+        watched = ()
+        if isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            watched = (loss if self.scheduler.mode == "min" else goodness,)
+        if None in watched:
+            message = "ReduceLROnPlateau needs validation rows: give fit a validation loader"
+            raise ConfigError(message)
+        self.scheduler.step(*watched)
 
     def follow(self, trainer: Trainer) -> None:
         """Pass on the momentum, which a cyclic scheduler changes as well."""
@@ -187,38 +163,32 @@ class EpochSchedule:
             return
         group, engine = self.optimizer.param_groups[0], trainer.embeddings
         moved = {key: group[key] for key in ("momentum", "betas") if key in group}
-        followers = [trainer.dense]
-        if isinstance(engine, ExactRowsEngine) and engine.optimizer is not None:
-            followers.append(engine.optimizer)
-        for follower in followers:
-            for each in follower.param_groups:
+        for optimizer in _torch_optimizers(trainer):
+            for each in optimizer.param_groups:
                 each.update(moved)
         if isinstance(engine, RowEngine) and isinstance(engine.spec, LazyAdam) and "betas" in moved:
             engine.spec = replace(engine.spec, betas=tuple(moved["betas"]))
 
 
+def _torch_optimizers(trainer: Trainer) -> list[torch.optim.Optimizer]:
+    rows = trainer.embeddings
+    return [trainer.dense, *([rows.optimizer] if isinstance(rows, ExactRowsEngine) else [])]
+
+
 def chosen(
-    function: Callable[..., torch.optim.Optimizer] | None,
-    params: Mapping[str, Any] | None,
-    penalty: Penalty,
-) -> tuple[Adam, EmbeddingOptimizer, Callable[..., torch.optim.Optimizer], dict[str, Any]]:
+    function: Optimizer | None, params: Options | None, penalty: Penalty
+) -> tuple[Adam, EmbeddingOptimizer, Optimizer, Options]:
     """Return the optimisers of the dense part and of the rows, and the torch class they stand for.
 
     Without a class, the engine's own: Adam, and Adam on the rows that a batch touches.
-
-    Raises:
-        ConfigError: an optimiser that works otherwise, or an option that the default lacks.
     """
     options: dict[str, Any] = dict(DEFAULTS if params is None else params)
-    for name, reason in (
-        ("LBFGS", "evaluates the loss several times a step"),
-        ("SparseAdam", "takes sparse gradients only"),
-    ):
-        if function is getattr(torch.optim, name):
-            raise ConfigError(
-                f"optimizer_fn {name} {reason}, which this trainer does not support: leave "
-                "optimizer_fn out, to update only the rows that a batch touches, or use Adam"
-            )
+    if function in _UNSUPPORTED:
+        raise ConfigError(
+            f"optimizer_fn {function.__name__} {_UNSUPPORTED[function]}, which this trainer does "
+            "not support: leave optimizer_fn out, to update only the rows that a batch touches, or "
+            "use Adam"
+        )
     if function is not None:
         decay = {"weight_decay": 0.0, "lr": None}
         exact = {"function": function, "options": options}
@@ -230,9 +200,8 @@ def chosen(
                 f"optimizer_params: unknown key {key!r}{did_you_mean(str(key), known)}; other "
                 "options of torch.optim.Adam need optimizer_fn=torch.optim.Adam"
             )
-    dense = Adam(**options)
     moments = {key: options[key] for key in ("betas", "eps") if key in options}
-    rows: EmbeddingOptimizer = LazyAdam(**moments)
-    if penalty.of_rows:  # which changes every row
-        rows = ExactRows(function=torch.optim.Adam, options=options)
-    return dense, rows, torch.optim.Adam, options
+    exact = ExactRows(function=torch.optim.Adam, options=options)
+    every_row = penalty.embedding_l1 or penalty.embedding_l2  # which no batch leaves alone
+    rows = exact if every_row else LazyAdam(**moments)
+    return Adam(**options), rows, torch.optim.Adam, options

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import runpy
 import sys
 from collections.abc import Sequence
@@ -12,9 +13,10 @@ from types import ModuleType
 from typing import Any
 
 from polyrank import classic
-from polyrank.errors import ConfigError, NotAnsweredError, did_you_mean
+from polyrank.errors import ConfigError, PolyrankError, UnknownImportError, did_you_mean
 
 ROOT = "torch_rechub"
+USAGE = "usage: python -m polyrank.classic script.py [arguments]"
 UPSTREAM = "0.9.0"  # the version whose calls are spoken
 MODELS = ["AITM", "ESMM", "MMOE", "PLE", "SharedBottom"]
 FEATURES = ["DenseFeature", "SequenceFeature", "SparseFeature"]
@@ -34,8 +36,43 @@ MODULES = {
 }
 
 
-class _Filler(Loader):
-    """Fills a module with its names."""
+def main(arguments: list[str]) -> int:
+    """Run a script; exit code 1 with a message for an error, 2 for wrong usage."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        sys.stderr.write(f"{USAGE}\n")
+        return 0 if arguments else 2
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("polyrank").setLevel(logging.INFO)
+    try:
+        run(arguments[0], arguments[1:])
+    except PolyrankError as error:
+        sys.stderr.write(f"polyrank: {error}\n")
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+class _Module(ModuleType):
+    """A module that refuses an unknown name with the nearest."""
+
+    def __getattr__(self, name: str) -> Any:
+        # Python's own, or a submodule that is not imported yet.
+        if name.startswith("__") or f"{self.__name__}.{name}" in MODULES:
+            raise AttributeError(name)
+        raise UnknownImportError(_message(f"{self.__name__}.{name}"))
+
+
+class Finder(MetaPathFinder, Loader):
+    """Finds `torch_rechub` here, whether it is installed or not, and fills its modules."""
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        """Return the spec of a module of `torch_rechub`; None leaves others to the next finder."""
+        if not _of_root(fullname):
+            return None
+        if fullname not in MODULES:
+            raise UnknownImportError(_message(fullname))
+        return ModuleSpec(fullname, self, is_package=True)
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         return _Module(spec.name)
@@ -43,43 +80,11 @@ class _Filler(Loader):
     def exec_module(self, module: ModuleType) -> None:
         names = MODULES[module.__name__]
         vars(module).update({name: getattr(classic, name) for name in names})
-        vars(module)["__all__"] = names
-        vars(module)["__version__"] = UPSTREAM
-
-
-class _Module(ModuleType):
-    """A module that refuses an unknown name with the nearest."""
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        if f"{self.__name__}.{name}" in MODULES:  # a submodule that is not imported yet
-            raise AttributeError(name)
-        raise NotAnsweredError(_message(f"{self.__name__}.{name}"))
-
-
-class Finder(MetaPathFinder):
-    """Finds `torch_rechub` here, whether it is installed or not."""
-
-    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        """Return the spec of a module of `torch_rechub`; None leaves others to the next finder.
-
-        Raises:
-            NotAnsweredError: a module that classic does not have.
-        """
-        if fullname != ROOT and not fullname.startswith(f"{ROOT}."):
-            return None
-        if fullname not in MODULES:
-            raise NotAnsweredError(_message(fullname))
-        return ModuleSpec(fullname, _Filler(), is_package=True)
+        vars(module).update(__all__=names, __version__=UPSTREAM)
 
 
 def run(path: str | Path, arguments: Sequence[str] = ()) -> dict[str, Any]:
-    """Run a script as `python script.py arguments` would, and return its namespace.
-
-    Raises:
-        ConfigError: no such file, or a name of `torch_rechub` that classic does not have.
-    """
+    """Run a script as `python script.py arguments` would, and return its namespace."""
     script = Path(path)
     if not script.is_file():
         raise ConfigError(f"no such script: {str(path)!r} (looked in {str(Path.cwd())!r})")

@@ -8,10 +8,13 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import combinations
 from math import isfinite
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 import polars as pl
@@ -23,10 +26,10 @@ from polyrank.balance import BALANCES, Balance, Sum
 from polyrank.bundle.model import Bundle, log_counts
 from polyrank.classic.custom import CustomModel
 from polyrank.classic.data import Rows, batch_size_of, rows_of
-from polyrank.classic.leaks import warn_of_leaks
 from polyrank.classic.models import ClassicModel, kinds_of, predictions_of
 from polyrank.classic.optimizers import EpochSchedule, Penalty, chosen
-from polyrank.errors import ConfigError, did_you_mean
+from polyrank.data.labels import HiddenLabel, find_leak
+from polyrank.errors import ConfigError, LeakageWarning, did_you_mean
 from polyrank.labels import LabelKind
 from polyrank.metrics.binary import auc
 from polyrank.metrics.scorecard import Scorecard, scorecard
@@ -39,6 +42,7 @@ from polyrank.train.training import Training
 
 logger = logging.getLogger(__name__)
 
+_warned: WeakSet[Any] = WeakSet()  # data sets, of features that equal a label
 METHODS = {"uwl": "uncertainty", "gradnorm": "gradnorm", "metabalance": "metabalance"}
 
 
@@ -94,22 +98,29 @@ class MTLTrainer:
         model_logger: Any = None,
         earlystop_mode: str | None = None,
     ) -> None:
-        _refuse(gpus, model_logger)
+        if gpus is not None and len(gpus) > 1:
+            raise ConfigError(
+                f"gpus={list(gpus)}: several GPUs are not supported (torch itself has deprecated "
+                'nn.DataParallel): leave gpus out, and name one, device="cuda:0"'
+            )
+        if model_logger is not None:
+            raise ConfigError(
+                "model_logger is not supported: trainer.history has one row per epoch, for any "
+                "logger; or use polyrank.fit(…, out=…), which writes log.jsonl"
+            )
         self.model, self.task_types, self.n_epoch = model, list(task_types), n_epoch
         self.device, self.model_path = _device(device), Path(model_path)
         self.penalty = Penalty.of(regularization_params)
-        self.dense, self.rows, self._optimizer_fn, self._options = chosen(
+        self.dense, self.rows, function, options = chosen(
             optimizer_fn, optimizer_params, self.penalty
         )
-        self._scheduler = (scheduler_fn, scheduler_params)
+        self._schedule = partial(EpochSchedule, function, options, scheduler_fn, scheduler_params)
         self._schedule()  # refused now, not after an epoch
         self.balance = _balance(adaptive_params)
         self._kinds = kinds_of(task_types)
         if isinstance(model, ClassicModel):
-            note = model.check_task_types(self._kinds)
+            model.check_task_types(self._kinds)
             self._kinds = model.kinds
-            if note:
-                logger.warning("%s", note)
         self.earlystop_taskid = spec.whole(
             "earlystop_taskid", earlystop_taskid, least=0, most=len(self._kinds) - 1
         )
@@ -144,10 +155,6 @@ class MTLTrainer:
 
         Returns:
             For each epoch, the training loss of each term and the score of each label column.
-
-        Raises:
-            DataError: rows that cannot be learned from.
-            TrainingError: a loss that is not finite.
         """
         path = self._path(mode, seed)
         rows = rows_of(train_dataloader)
@@ -159,8 +166,12 @@ class MTLTrainer:
         name = type(self.model).__name__
         warn_of_leaks(name, source, rows, learner.feature_names, self._kinds)
         supervision = Supervision.of(train)
-        schedule = self._schedule()
-        training = self._training(schedule, batch_size_of(train_dataloader, rows))
+        schedule: Any = self._schedule()
+        training = Training(
+            epochs=self.n_epoch, batch_size=batch_size_of(train_dataloader, rows), lr=schedule.lr,
+            dense=self.dense, embeddings=self.rows, balance=self.balance, schedule=schedule,
+            threads=torch.get_num_threads(), device=str(self.device), unseen_rate=0.0,
+        )  # fmt: skip
         self._run_of = training, int(seed)
         judge = _Judge(learner, valid_rows, self._kinds, self.earlystop_taskid)
         with isolated(int(seed), training):
@@ -174,10 +185,8 @@ class MTLTrainer:
             loop.keep_best()
         self.history = pl.DataFrame(list(loop.position.history), infer_schema_length=None)
         self.model.eval()
-        self.scorecard = None
-        if valid_rows is not None:
-            self.scorecard = _scorecard(learner, valid_rows, "valid")
-        self._fitted_scorecard = self.scorecard
+        card = None if valid_rows is None else _scorecard(learner, valid_rows, "valid")
+        self.scorecard = self._fitted_scorecard = card
         torch.save(self.model.state_dict(), path)
         return log
 
@@ -210,9 +219,8 @@ class MTLTrainer:
         for index, kind in enumerate(self._kinds):
             score, reason = column_score(kind, labels[:, index], predicted[:, index])
             if reason:
-                warnings.warn(
-                    f"label column {index} has no score: {reason}", UserWarning, stacklevel=2
-                )
+                message = f"label column {index} has no score: {reason}"
+                warnings.warn(message, UserWarning, stacklevel=2)
             scores.append(score)
         return scores
 
@@ -222,21 +230,13 @@ class MTLTrainer:
 
     @property
     def bundle(self) -> Bundle:
-        """The native bundle: predicts from raw rows, saves without pickle.
-
-        Raises:
-            ConfigError: before `fit`, or for a custom module.
-        """
+        """The native bundle: predicts from raw rows, saves without pickle."""
         if self._run_of is None:
             raise ConfigError("there is no bundle yet: call fit first")
         return self._learner(self.model).bundle(*self._run_of, self.history, self._fitted_scorecard)
 
     def export_onnx(self, *args: Any, **kwargs: Any) -> None:
-        """Refuse: a bundle is exported.
-
-        Raises:
-            ConfigError: always.
-        """
+        """Refuse: a bundle is exported."""
         raise ConfigError(
             "export_onnx is not supported: save trainer.bundle, and export that folder by "
             "`polyrank export`"
@@ -245,34 +245,20 @@ class MTLTrainer:
     def _learner(self, model: nn.Module) -> Any:
         return model if isinstance(model, ClassicModel) else CustomModel(model, self._kinds)
 
-    def _schedule(self) -> EpochSchedule:
-        return EpochSchedule(self._optimizer_fn, self._options, *self._scheduler)
-
-    def _training(self, schedule: Any, batch_size: int) -> Training:
-        return Training(
-            epochs=self.n_epoch, batch_size=batch_size, lr=schedule.lr, dense=self.dense,
-            embeddings=self.rows, balance=self.balance, schedule=schedule,
-            threads=torch.get_num_threads(), device=str(self.device), unseen_rate=0.0,
-        )  # fmt: skip
-
     def _encoded(self, learner: Any, rows: Rows, split: str) -> Any:
         table = learner.encode(rows, split)
         log_counts(table, split)
         self.unseen[split] = dict(table.unseen)
         return table
 
-    def _run(
-        self, loop: Trainer, schedule: EpochSchedule, judge: _Judge
-    ) -> list[list[float | None]]:
+    def _run(self, loop: Trainer, schedule: EpochSchedule, judge: _Judge) -> list[Any]:
         log: list[list[float | None]] = []
         for each in loop.run():
             if each.event != "epoch":
                 continue
             log.append([*each.losses.values(), *judge.scores])
-            shown = ", ".join("–" if s is None else f"{s:.4f}" for s in judge.scores)
-            logger.info(
-                "epoch %d of %d: validation scores %s", each.epoch, each.epochs, shown or "none"
-            )
+            shown = ", ".join("–" if s is None else f"{s:.4f}" for s in judge.scores) or "none"
+            logger.info("epoch %d of %d: validation scores %s", each.epoch, each.epochs, shown)
             if each.epoch < each.epochs:  # some schedulers end with the last epoch
                 loss = each.valid.get("total loss")
                 schedule.step(loss, None if judge.value is None else -judge.value)
@@ -292,14 +278,12 @@ class _Judge:
         self.labels = None if rows is None else rows.labels
         self.scores: list[float | None] = []
         self.value: float | None = None
-        self.by_loss = False
         if self.labels is None:
             logger.warning("no validation rows: the last epoch is kept")
             return
         label = self.labels[:, column]
         _, reason = column_score(kinds[column], label, np.zeros(len(label)))
         if reason:
-            self.by_loss = True
             warnings.warn(
                 f"label column {column} has no score on the validation rows ({reason}): the "
                 "validation loss decides which epoch is better",
@@ -310,12 +294,10 @@ class _Judge:
     def __call__(self, logits: Mapping[str, Tensor], valid: Mapping[str, float]) -> float:
         assert self.labels is not None
         predicted = predictions_of(self.learner, logits).numpy()
-        self.scores = [
-            column_score(kind, self.labels[:, index], predicted[:, index])[0]
-            for index, kind in enumerate(self.kinds)
-        ]
+        columns = zip(self.kinds, self.labels.T, predicted.T, strict=True)
+        self.scores = [column_score(*each)[0] for each in columns]
         score = self.scores[self.column]
-        if self.by_loss or score is None or not isfinite(score):
+        if score is None or not isfinite(score):
             self.value = valid["total loss"]
         else:
             self.value = -score if self.kinds[self.column].is_event else score
@@ -328,9 +310,6 @@ def column_score(
     """Return the AUC of an event, else the mean squared error; or None and the reason why.
 
     Rows whose label is NaN are left out.
-
-    Shape:
-        both (N,)
 
     Example:
         >>> from polyrank.labels import Binary, Regression
@@ -348,6 +327,50 @@ def column_score(
         return auc(label[seen], prediction[seen]), None
     except Undefined as reason:
         return None, str(reason)
+
+
+def warn_of_leaks(
+    model: str, source: Any, rows: Rows, names: Iterable[str], kinds: Sequence[LabelKind]
+) -> None:
+    """Warn of features that equal a label, or a joint label of two, once for each data set."""
+    try:
+        if source in _warned:
+            return
+    except TypeError:  # a list of batches cannot be remembered: it is warned of again
+        source = None
+    found = list(leaks(rows, names, kinds))
+    if found:
+        if source is not None:
+            _warned.add(source)
+        equal = "; ".join(f"feature {name!r} equals {label}" for name, label in found)
+        remove = ", ".join(repr(name) for name in dict.fromkeys(name for name, _ in found))
+        warnings.warn(
+            f"{model}: {equal} on all {len(rows):,} training rows. The model reads the answer, so "
+            f"its scores mean nothing; remove {remove} from the features",
+            LeakageWarning,
+            stacklevel=3,
+        )
+
+
+def leaks(
+    rows: Rows, names: Iterable[str], kinds: Sequence[LabelKind]
+) -> Iterator[tuple[str, str]]:
+    """Yield each feature that equals a label, with the first such label in words."""
+    labels = rows.labels
+    columns = {f"label column {index}": labels[:, index] for index in range(labels.shape[1])}
+    events = [index for index, kind in enumerate(kinds) if kind.is_event]
+    columns |= {
+        f"the joint label of columns {i} and {j}": labels[:, i] * labels[:, j]
+        for i, j in combinations(events, 2)
+    }
+    hidden = [HiddenLabel(words, "", label, event=False) for words, label in columns.items()]
+    for name in names:
+        column = np.asarray(rows.x[name])
+        if column.dtype.kind in "biuf" and column.ndim == 1:
+            feature = pl.Series(name, column)
+            found = next((each for each in hidden if find_leak(feature, each)), None)
+            if found is not None:
+                yield name, found.words
 
 
 def _scorecard(
@@ -377,16 +400,3 @@ def _device(device: str | torch.device) -> torch.device:
     except (RuntimeError, AssertionError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"device {device!r} cannot be used here: {reason}") from None
-
-
-def _refuse(gpus: Sequence[int] | None, model_logger: Any) -> None:
-    if gpus is not None and len(gpus) > 1:
-        raise ConfigError(
-            f"gpus={list(gpus)}: several GPUs are not supported (torch itself has deprecated "
-            'nn.DataParallel): leave gpus out, and name one, device="cuda:0"'
-        )
-    if model_logger is not None:
-        raise ConfigError(
-            "model_logger is not supported: trainer.history has one row per epoch, for any logger; "
-            "or use polyrank.fit(…, out=…), which writes log.jsonl"
-        )

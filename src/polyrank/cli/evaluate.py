@@ -31,8 +31,7 @@ def evaluate(
     from polyrank.cli.show import print_counts, print_json
     from polyrank.data.read import column_names, read
     from polyrank.errors import ConfigError
-    from polyrank.metrics.dimensions import columns_needed
-    from polyrank.metrics.segments import as_text
+    from polyrank.metrics.segments import as_text, columns_needed
 
     if score is not None and not by:
         raise ConfigError("--score chooses segments: name their column by --by")

@@ -43,10 +43,8 @@ def export(
     split, chunks = _rows(bundle, data)
     found = write(bundle, folder, chunks, vocabulary=with_vocabulary)
     if json:
-        keys = ("rows", "differences", "rounding", "allowed")
         files = {
-            str(folder / name): {"split": split, **{key: getattr(each, key) for key in keys}}
-            for name, each in found.items()
+            str(folder / name): {"split": split, **each.to_json()} for name, each in found.items()
         }
         print_json({"files": files})
         return

@@ -1,16 +1,20 @@
-"""Encoded rows in columns, and the batches cut from them."""
+"""Encoded rows in columns, and the batches cut from them, a block of batches at once.
+
+Letters: F fields of ids, S bags, B rows of a batch, D dense columns, L labels, E columns that kinds
+of label read, N rows of the table.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from polyrank.data.batches import Batch, Drop, Gather
 from polyrank.data.labels import Orphans, apply_orphans, check_labels
 from polyrank.data.read import by_column, collect, column_names
 from polyrank.data.vocab import Vocab
@@ -22,6 +26,159 @@ from polyrank.schema import Schema
 from polyrank.terms import TRUE, output_columns
 
 logger = logging.getLogger(__name__)
+BLOCK_ROWS = 16384
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Some rows, ready for a model.
+
+    Args:
+        ids: rows of the packed tables, field-major, so that one table's ids are contiguous.
+        dense: dense columns.
+        labels: in task order; NaN = not observed.
+        weight: sample weights, or None where all are 1.
+        bags: rows of the packed tables for each bag, in order.
+        extras: the raw numbers that kinds of label read, NaN = missing.
+
+    Shape:
+        ids: int32 (F, B) · dense: float32 (B, D) · labels: float32 (B, L) · weight: float32 (B,) ·
+        extras: float32 (B, E)
+    """
+
+    ids: np.ndarray
+    dense: np.ndarray
+    labels: np.ndarray
+    weight: np.ndarray | None
+    bags: tuple[Bag, ...] = ()
+    extras: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.dense)
+
+
+class Gather:
+    """Cuts batches from columns of N rows.
+
+    A random row of 23 fields took 0.24 µs among 1 M rows and 0.32 µs among 20 M, of steps that took
+    4.1 µs a row: each field is one cache miss at either size, and sorting a block's rows first
+    gained nothing.
+
+    Args:
+        table: the rows, whose ids are rows of each field's own table.
+        layout: where each table begins in its pack.
+        size: rows per batch.
+    """
+
+    def __init__(self, table: Table, layout: Layout, size: int) -> None:
+        self.table, self.size = table, size
+        self.offsets = layout.offsets.astype(np.int32)
+        self.bag_offsets = layout.bag_offsets.astype(np.int32)
+        self.block_rows = max(BLOCK_ROWS // size, 1) * size
+
+    def block(self, rows: slice | np.ndarray) -> list[Batch]:
+        """Return the batches of a range of rows, or of row numbers in any order."""
+        table, size = self.table, self.size
+        dense, labels = table.dense[rows], table.labels[rows]
+        weight = None if table.weight is None else table.weight[rows]
+        extras = table.extras[rows] if table.schema.extras else None
+        whole = len(dense) // size
+        ids = list(self._ids(rows, 0, whole)) if whole else []
+        if len(dense) % size:
+            ids.extend(self._ids(rows, whole * size, 1))
+        return [
+            Batch(
+                each,
+                dense[start : start + size],
+                labels[start : start + size],
+                None if weight is None else weight[start : start + size],
+                self._bags(rows, start) if table.bags else (),
+                None if extras is None else extras[start : start + size],
+            )
+            for each, start in zip(ids, range(0, len(dense), size), strict=True)
+        ]
+
+    def _ids(self, rows: slice | np.ndarray, start: int, batches: int) -> np.ndarray:
+        """Return the rows of the packs: (batches, F, B), so that each batch lies together."""
+        part = _part(rows, start, batches * self.size)
+        length = part.stop - part.start if isinstance(part, slice) else len(part)
+        ids = np.empty((batches, len(self.table.ids), length // batches), dtype=np.int32)
+        for place, (column, offset) in enumerate(zip(self.table.ids, self.offsets, strict=True)):
+            found = column[part] if isinstance(part, slice) else column.take(part)
+            np.add(found.reshape(batches, -1), offset, out=ids[:, place])
+        return ids
+
+    def _bags(self, rows: slice | np.ndarray, start: int) -> tuple[Bag, ...]:
+        bags = tuple(bag.take(_part(rows, start, self.size)) for bag in self.table.bags)
+        for bag, offset in zip(bags, self.bag_offsets, strict=True):
+            bag.ids[:] += offset
+        return bags
+
+
+class Drop:
+    """Replaces ids of a batch by row 0 of their table, with one probability for each.
+
+    Args:
+        layout: where each table begins in its pack, and in which of them row 0 is for unseen ids.
+        rate: the probability.
+        seed: of the run and the epoch.
+    """
+
+    def __init__(self, layout: Layout, rate: float, seed: tuple[int, ...]) -> None:
+        self.rate, self.seed = rate, _words(*seed)
+        schema = layout.schema
+        self.fields = np.flatnonzero([slot.unseen for slot in schema.fields])
+        self.bags = [index for index, slot in enumerate(schema.bags) if slot.unseen]
+        self.rows = layout.offsets.astype(np.int32)
+        self.bag_rows = layout.bag_offsets.astype(np.int32)
+
+    def __call__(self, batch: Batch, number: int) -> None:
+        """Replace ids of the batch of a number, in place."""
+        seed = [*self.seed, *_words(number)]
+        if len(self.fields):
+            size = batch.ids.shape[1]
+            where = self._cells(len(self.fields) * size, [*seed, 1])
+            if len(where):
+                fields = self.fields[where // size]
+                batch.ids[fields, where % size] = self.rows[fields]
+        for index in self.bags:
+            bag = batch.bags[index]
+            bag.ids[self._cells(len(bag.ids), [*seed, 2, index])] = self.bag_rows[index]
+
+    def _cells(self, cells: int, seed: list[int]) -> np.ndarray:
+        """Draw the number of cells first, then the cells.
+
+        A uniform for each cell would cost more than gathering it.
+        """
+        generator = np.random.default_rng(np.array(seed, dtype=np.uint32))
+        dropped = generator.binomial(cells, self.rate)
+        if not dropped:
+            return np.empty(0, dtype=np.int64)
+        return generator.choice(cells, dropped, replace=False, shuffle=False)
+
+
+def _words(*numbers: int) -> list[int]:
+    """Return the 32-bit words of which numpy makes a seed; it is slower at finding them itself.
+
+    Example:
+        >>> words = np.array(_words(7, 2**32), dtype=np.uint32)
+        >>> words
+        array([7, 0, 1], dtype=uint32)
+        >>> np.random.default_rng(words).random() == np.random.default_rng([7, 2**32]).random()
+        True
+    """
+    words = []
+    for number in map(int, numbers):
+        words.append(number & 0xFFFFFFFF)
+        while number := number >> 32:
+            words.append(number & 0xFFFFFFFF)
+    return words
+
+
+def _part(rows: slice | np.ndarray, start: int, length: int) -> slice | np.ndarray:
+    if isinstance(rows, slice):
+        return slice(rows.start + start, min(rows.start + start + length, rows.stop))
+    return rows[start : start + length]
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,11 +272,11 @@ class Table:
             unseen_rate: probability with which an id is replaced by row 0, so that this row is
                 trained; never for `bins`, whose missing values have a row of their own.
         """
-        blocks = self.blocks(
-            layout, size, shuffle=shuffle, seed=seed, epoch=epoch, unseen_rate=unseen_rate
+        return chain.from_iterable(
+            self.blocks(
+                layout, size, shuffle=shuffle, seed=seed, epoch=epoch, unseen_rate=unseen_rate
+            )
         )
-        for block in blocks:
-            yield from block
 
     def blocks(
         self,
@@ -304,17 +461,36 @@ def sample_weights(series: pl.Series, split: str) -> np.ndarray:
     Shape:
         (rows,)
     """
-    if not (series.dtype.is_numeric() or series.dtype == pl.Boolean):
-        raise DataError(
-            f"{split}: the weight {series.name!r} must hold numbers, got {series.dtype}"
-        )
-    values = series.cast(pl.Float32).to_numpy(writable=True)
-    bad = ~(np.isfinite(values) & (values >= 0))
+    return _checked(
+        series, f"{split}: the weight {series.name!r}", pl.Float32(),
+        "finite numbers of at least 0", lambda values: np.isfinite(values) & (values >= 0),
+    )  # fmt: skip
+
+
+def _true_values(series: pl.Series, split: str) -> np.ndarray:
+    return _checked(
+        series, f"{split}: the truth {series.name!r}", pl.Float64(),
+        "probabilities", lambda values: (values >= 0) & (values <= 1),
+    )  # fmt: skip
+
+
+def _checked(
+    series: pl.Series,
+    where: str,
+    dtype: pl.DataType,
+    rule: str,
+    allowed: Callable[[np.ndarray], np.ndarray],
+) -> np.ndarray:
+    """Return a column as numbers, each of which a rule allows."""
+    if not (series.dtype.is_numeric() or series.dtype in (pl.Boolean, pl.Null)):
+        raise DataError(f"{where} must hold numbers, got {series.dtype}")
+    values = series.cast(dtype).to_numpy(writable=True)
+    bad = ~allowed(values)
     if bad.any():
         first = int(np.flatnonzero(bad)[0])
         raise DataError(
-            f"{split}: {int(bad.sum()):,} values of the weight {series.name!r} are negative, null "
-            f"or not finite, the first {series[first]} in row {first}: weights must be at least 0"
+            f"{where} must hold {rule}, but {int(bad.sum()):,} of its values are not, the first "
+            f"{series[first]} in row {first}: correct them, or rename the column"
         )
     return values
 
@@ -331,19 +507,3 @@ def _truth_columns(schema: Schema, known: list[str], split: str) -> dict[str, st
             else:
                 logger.info("%s: %r is no probability: not read", split, TRUE + output)
     return truth
-
-
-def _true_values(series: pl.Series, split: str) -> np.ndarray:
-    where = f"{split}: the truth {series.name!r}"
-    if not (series.dtype.is_numeric() or series.dtype in (pl.Boolean, pl.Null)):
-        raise DataError(f"{where} must hold numbers, got {series.dtype}")
-    values = series.cast(pl.Float64).to_numpy()
-    bad = ~((values >= 0) & (values <= 1))
-    if bad.any():
-        first = int(np.flatnonzero(bad)[0])
-        raise DataError(
-            f"{where} must hold probabilities, but {int(bad.sum()):,} of its values are null or "
-            f"outside 0 to 1, the first {series[first]} in row {first}: correct them, or rename "
-            "the column"
-        )
-    return values

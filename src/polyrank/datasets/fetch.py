@@ -16,7 +16,7 @@ import urllib.request
 import zipfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import polars as pl
 
@@ -106,7 +106,7 @@ def typed(rows: pl.DataFrame, types: Mapping[str, pl.DataType], name: str) -> pl
         raise DataError(f"{name} has text where a number belongs: {reason}") from error
 
 
-def check_counts(found: Mapping[str, int], expected: Iterable[int], where: str) -> None:
+def check_counts(found: Mapping[str, Any], expected: Iterable[int], where: str) -> None:
     """Refuse rows of which there are not as many as in the official data set."""
     for (what, number), wanted in zip(found.items(), expected, strict=True):
         if number != wanted:

@@ -13,9 +13,9 @@ import numpy as np
 import polars as pl
 
 from polyrank.errors import DataError, SchemaError, did_you_mean
-from polyrank.features.bags import Bag
+from polyrank.features.bags import Bag, packed
 from polyrank.features.ids import EXACT
-from polyrank.features.kind import Codec, Encoded, Feature, Slot, Together, packed
+from polyrank.features.kind import Codec, Encoded, Feature, Slot, Together
 from polyrank.features.vocabulary import NoneType, Vocabulary
 from polyrank.spec import whole
 
@@ -74,22 +74,20 @@ class DenseEncoding:
         values = np.sort(np.asarray(values, dtype=np.float32))
         present = values[: len(values) - int(np.isnan(values).sum())]
         missing = len(present) < len(values)
+        kind = feature.encoding
         if not len(present):
             logger.warning("dense feature %r has no value in training", feature.name)
-            edges = (0.0, 1.0) if feature.encoding == "piecewise_linear" else ()
-            return cls(feature.encoding, edges=edges, missing=missing)
-        if feature.encoding == "log":
+            ends = (0.0, 1.0) if kind == "piecewise_linear" else ()
+            return cls(kind, edges=ends, missing=missing)
+        if kind == "log":
             present = np.sort(_signed_log(present))
         exact = present.astype(np.float64)
         mean = _rounded(exact.mean())
         # A constant column may have a deviation of 1e-17 by rounding, so it is told by its range.
         sd = _rounded(exact.std()) if present[-1] - present[0] > _NARROWEST else 1.0
-        edges: tuple[float, ...] = ()
-        if feature.encoding == "piecewise_linear":
-            edges = _linear_edges(present, feature.bins)
-        elif feature.encoding == "bins":
-            edges = _bin_edges(present, feature.bins)
-        return cls(feature.encoding, mean, sd, edges, missing)
+        cut = {"piecewise_linear": _linear_edges, "bins": _cuts}.get(kind)
+        edges = () if cut is None else tuple(cut(present, feature.bins).tolist())
+        return cls(kind, mean, sd, edges, missing)
 
     @property
     def columns(self) -> int:
@@ -369,19 +367,15 @@ def _rounded(value: float) -> float:
     return float(np.float32(value))
 
 
-def _linear_edges(present: np.ndarray, bins: int) -> tuple[float, ...]:
+def _linear_edges(present: np.ndarray, bins: int) -> np.ndarray:
     edges = np.unique(np.concatenate([present[:1], _cuts(present, bins), present[-1:]]))
     edges = edges[np.diff(edges, prepend=-np.inf) > _NARROWEST]
     if len(edges) == 1:
         # A bin has a width; towards zero, so that no constant overflows.
         only = float(edges[0])
         width = max(1.0, abs(only))
-        return tuple(sorted((only, _rounded(only - width if only > 0 else only + width))))
-    return tuple(edges.tolist())
-
-
-def _bin_edges(present: np.ndarray, bins: int) -> tuple[float, ...]:
-    return tuple(_cuts(present, bins).tolist())
+        return np.array(sorted((only, _rounded(only - width if only > 0 else only + width))))
+    return edges
 
 
 def _cuts(present: np.ndarray, bins: int) -> np.ndarray:

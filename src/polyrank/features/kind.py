@@ -11,7 +11,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from struct import pack
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -238,16 +237,3 @@ class Codec(ABC):
     @abstractmethod
     def described(self, *, with_vocabulary: bool) -> dict[str, Any]:
         """Return the input of an exported file as its metadata describes it, the name aside."""
-
-
-def packed(kind: str, values: Sequence[Any]) -> np.ndarray:
-    """Return plain values as a read-only array, the fastest way for a few.
-
-    Args:
-        kind: `q` for integers and booleans of 64 bits, `d` for numbers.
-        values: of any length.
-
-    Raises:
-        struct.error: a value of another type; as an OverflowError, one that is too large.
-    """
-    return np.frombuffer(pack(f"{len(values)}{kind}", *values), dtype=np.dtype(kind))

@@ -17,9 +17,9 @@ import numpy as np
 import polars as pl
 
 from polyrank.errors import SchemaError, did_you_mean
-from polyrank.features.bags import Bag, Elements
+from polyrank.features.bags import Bag, Elements, packed
 from polyrank.features.ids import IdType, as_type, plain_ids, spellings
-from polyrank.features.kind import Codec, Encoded, Feature, Slot, Together, packed
+from polyrank.features.kind import Codec, Encoded, Feature, Slot, Together
 from polyrank.features.vocabulary import Vocabulary
 from polyrank.spec import whole
 

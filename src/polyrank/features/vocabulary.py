@@ -12,9 +12,9 @@ import numpy as np
 import polars as pl
 
 from polyrank.errors import DataError
+from polyrank.features.bags import packed
 from polyrank.features.hashing import buckets
 from polyrank.features.ids import IdType, as_type, id_type, plain_ids, spellings
-from polyrank.features.kind import packed
 
 _TYPES: dict[IdType, type[pl.DataType]] = {
     "int": pl.Int64,

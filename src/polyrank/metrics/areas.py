@@ -21,14 +21,7 @@ def areas_by_group(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the code, the AUC and the summed weight of each group with both classes.
 
-    Args:
-        positive: booleans.
-        score: any score that rises with the probability.
-        codes: integers that are equal where the groups are; below 0 is of no group.
-        weight: above 0; None weighs every row 1.
-
-    Shape:
-        (rows,) each -> (groups with both classes,) each
+    Codes are equal where the groups are; below 0 is of no group. Weights are above 0.
     """
     kept = _in_mixed_group(positive, codes)
     if not kept.all():
@@ -40,8 +33,7 @@ def areas_by_group(
     positive, score = positive[order], score[order]
     mass = np.ones(len(order)) if weight is None else weight[order]
     new_group = starts(codes[1:] != codes[:-1])
-    new_score = new_group | starts(score[1:] != score[:-1])
-    ties = np.flatnonzero(new_score)
+    ties = np.flatnonzero(new_group | starts(score[1:] != score[:-1]))
     groups = np.flatnonzero(new_group)
     areas = _areas(mass * positive, mass * ~positive, ties, np.searchsorted(ties, groups))
     return codes[groups], areas, np.add.reduceat(mass, groups)
@@ -66,6 +58,18 @@ def starts(changed: np.ndarray) -> np.ndarray:
     return np.concatenate([[True], changed])
 
 
+def bins_of(score: np.ndarray, mass: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first row of each run of equal scores, and which bin of equal mass it falls in.
+
+    The rows are sorted by score. A share of the mass that is a multiple of 1/bins up to rounding
+    starts its bin, whatever the order in which equal weights were added.
+    """
+    ties = np.flatnonzero(starts(score[1:] != score[:-1]))
+    share = np.add.reduceat(mass, ties) / mass.sum()
+    before = np.cumsum(share) - share
+    return ties, np.floor(bins * before + 1e-9).astype(np.int64)
+
+
 def _in_mixed_group(positive: np.ndarray, codes: np.ndarray) -> np.ndarray:
     """Return which rows are of a group with both classes."""
     if codes.min() < 0:
@@ -80,11 +84,8 @@ def _areas(
 ) -> np.ndarray:
     """Return the AUC of each group of rows sorted by group, then score.
 
-    Args:
-        positive: each row's weight as a positive.
-        negative: each row's weight as a negative.
-        ties: the first row of each run of rows with one group and one score.
-        groups: the first run of each group.
+    `ties` is the first row of each run of rows with one group and one score, `groups` the first run
+    of each group.
     """
     lengths = np.diff(groups, append=len(ties))
     p, n = np.add.reduceat(positive, ties), np.add.reduceat(negative, ties)
@@ -97,45 +98,28 @@ def _areas(
 
 
 class DrawnRanks(NamedTuple):
-    """Replicates of ranked rows, by runs of positives with one score, the lowest first.
-
-    Args:
-        gained: weight of the run's positives.
-        hits: weight of the positives that score at least as much.
-        below: weight of the negatives that score less.
-        upto: weight of the negatives that score no more.
-        negatives: weight of all negatives.
+    """Replicates of ranked rows, by runs of positives with one score, the lowest first: weights.
 
     Shape:
         negatives (replicates,), the others (replicates, runs)
     """
 
-    gained: np.ndarray
-    hits: np.ndarray
-    below: np.ndarray
-    upto: np.ndarray
-    negatives: np.ndarray
+    gained: np.ndarray  # of the run's positives
+    hits: np.ndarray  # of the positives that score at least as much
+    below: np.ndarray  # of the negatives that score less
+    upto: np.ndarray  # of the negatives that score no more
+    negatives: np.ndarray  # of all negatives
 
 
 @dataclass(frozen=True, eq=False)
 class Ranks:
-    """Positives and negatives sorted by score once, and where each positive stands.
+    """Positives and negatives sorted by score once, and where each positive stands."""
 
-    Args:
-        positives: the cluster of each positive, by score.
-        negatives: the cluster of each negative, by score.
-        runs: the first positive of each run of equal scores.
-        below: how many negatives score less than the run.
-        upto: how many negatives score no more than the run.
-        positive_weight: of each positive, or None.
-        negative_weight: of each negative, or None.
-    """
-
-    positives: np.ndarray
-    negatives: np.ndarray
-    runs: np.ndarray
-    below: np.ndarray
-    upto: np.ndarray
+    positives: np.ndarray  # the cluster of each, by score
+    negatives: np.ndarray  # likewise
+    runs: np.ndarray  # the first positive of each run of equal scores
+    below: np.ndarray  # how many negatives score less than the run
+    upto: np.ndarray  # how many score no more
     positive_weight: np.ndarray | None
     negative_weight: np.ndarray | None
 
@@ -153,22 +137,12 @@ class Ranks:
         under = under[np.argsort(score[under])]
         ranked, negative = score[above], score[under]
         runs = np.flatnonzero(starts(ranked[1:] != ranked[:-1]))
-        return cls(
-            cluster[above],
-            cluster[under],
-            runs,
-            np.searchsorted(negative, ranked[runs], side="left"),
-            np.searchsorted(negative, ranked[runs], side="right"),
-            None if weight is None else weight[above],
-            None if weight is None else weight[under],
-        )
+        below, upto = (np.searchsorted(negative, ranked[runs], side=s) for s in ("left", "right"))
+        weights = (None, None) if weight is None else (weight[above], weight[under])
+        return cls(cluster[above], cluster[under], runs, below, upto, *weights)
 
     def drawn(self, counts: np.ndarray) -> DrawnRanks:
-        """Return the weights of each replicate, whose clusters have these counts.
-
-        Shape:
-            counts (replicates, clusters)
-        """
+        """Return the weights of each replicate, by the counts (replicates, clusters)."""
         negative = _weighed(counts, self.negatives, self.negative_weight)
         # Integers, where there are no weights, keep the ranks exact.
         kind = np.int64 if self.negative_weight is None else np.float64

@@ -1,9 +1,10 @@
 """How well a probability ranks and how well it is calibrated: pure numpy, in float64.
 
-Every function takes labels of 0 and 1, predictions, and optionally sample weights; without them
-every row weighs 1. A weight of 2 is the same as the row twice, and a weight of 0 as no row. What
-the rows cannot support raises `Undefined` with the reason; columns of different shapes and values
-out of their domain raise `DataError`. Beside each function stands the definition that it calls.
+Every function takes labels of 0 and 1, predictions, and optionally sample weights, each (rows,);
+without weights every row weighs 1. A weight of 2 is the same as the row twice, and a weight of 0 as
+no row. What the rows cannot support, such as an area of one class only, raises `Undefined` with the
+reason; columns of different shapes and values out of their domain raise `DataError`. Beside each
+function stands the definition that it calls: what it needs, and whether higher is better.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from polyrank.metrics.areas import DrawnRanks, areas_by_group, starts, weighted_auc
+from polyrank.metrics.areas import DrawnRanks, areas_by_group, bins_of, starts, weighted_auc
 from polyrank.metrics.inputs import mean, refuse_beyond_one
 from polyrank.metrics.metric import Groups, Metric, Rows, one
 from polyrank.metrics.undefined import Undefined
@@ -21,14 +22,12 @@ EPSILON = float(np.finfo(np.float64).eps)
 KINDS = ("binary",)
 
 
-def needs_positive(rows: Rows) -> str | None:
-    """Return that no label is 1, or None where one is."""
+def _needs_positive(rows: Rows) -> str | None:
     return None if rows.positive.any() else f"no positive among {rows.count}"
 
 
-def needs_both(rows: Rows) -> str | None:
-    """Return which of the two labels is missing, or None where neither is."""
-    return needs_positive(rows) or (
+def _needs_both(rows: Rows) -> str | None:
+    return _needs_positive(rows) or (
         f"no negative among {rows.count}" if rows.positive.all() else None
     )
 
@@ -37,15 +36,6 @@ def auc(label: ArrayLike, prediction: ArrayLike, weight: ArrayLike | None = None
     """Return the probability that a positive outranks a negative; a tie counts one half.
 
     The prediction may be any score that rises with the probability.
-
-    Returns:
-        The area under the ROC curve, within 0 and 1; higher is better.
-
-    Raises:
-        Undefined: one class only, or no rows.
-
-    Shape:
-        label (rows,), prediction (rows,), weight (rows,)
 
     Example:
         >>> auc([0, 1, 0, 1], [0.1, 0.3, 0.3, 0.8])
@@ -80,7 +70,7 @@ AUC = Metric(
     higher_is_better=True,
     whole=_area,
     ranked=_drawn_area,
-    needs=needs_both,
+    needs=_needs_both,
     scale="logit",
     ranks=True,
     roles=("compared", "diagnosed", "segment table", "calibration table"),
@@ -103,15 +93,6 @@ def grouped_auc(
         prediction: any score that rises with the probability.
         user: keys of one type: integers, strings …; null and NaN are missing.
         weight: sample weights.
-
-    Returns:
-        The grouped AUC, within 0 and 1; higher is better.
-
-    Raises:
-        Undefined: no user with both classes, or no rows.
-
-    Shape:
-        label (rows,), prediction (rows,), user (rows,), weight (rows,)
 
     Example:
         >>> grouped_auc([0, 1, 0, 1], [0.1, 0.2, 0.8, 0.7], ["ann", "ann", "bob", "bob"])
@@ -149,16 +130,8 @@ def average_precision(
 ) -> float:
     """Return the mean precision at each positive's rank: the area under the step PR curve.
 
-    The prediction may be any score that rises with the probability.
-
-    Returns:
-        The average precision, above 0 and up to 1; a random order gives the base rate.
-
-    Raises:
-        Undefined: one class only, or no rows.
-
-    Shape:
-        label (rows,), prediction (rows,), weight (rows,)
+    The prediction may be any score that rises with the probability. A random order gives the base
+    rate.
 
     Example:
         >>> round(average_precision([0, 0, 1, 1], [0.1, 0.4, 0.35, 0.8]), 4)
@@ -201,7 +174,7 @@ PR_AUC = Metric(
     higher_is_better=True,
     whole=_precision,
     ranked=_drawn_precision,
-    needs=needs_both,
+    needs=_needs_both,
     scale="logit",
     ranks=True,
     roles=("compared",),
@@ -214,15 +187,6 @@ def log_loss(label: ArrayLike, prediction: ArrayLike, weight: ArrayLike | None =
     Probabilities are clipped to [ε, 1 − ε] with the ε of float64, as scikit-learn does, so that one
     certain error does not make the mean infinite.
 
-    Returns:
-        The log loss, from 0; lower is better.
-
-    Raises:
-        Undefined: no rows.
-
-    Shape:
-        label (rows,), prediction (rows,), weight (rows,)
-
     Example:
         >>> round(log_loss([1, 0], [0.8, 0.2]), 6)
         0.223144
@@ -231,18 +195,13 @@ def log_loss(label: ArrayLike, prediction: ArrayLike, weight: ArrayLike | None =
 
 
 def row_losses(positive: np.ndarray, p: np.ndarray) -> np.ndarray:
-    """Return the negative log-likelihood of each row; probabilities are clipped as in `log_loss`.
-
-    Raises:
-        DataError: a prediction that is no probability.
-    """
+    """Return the negative log-likelihood of each row, clipped as in `log_loss`."""
     refuse_beyond_one("prediction", p)
     clipped = np.clip(p, EPSILON, 1 - EPSILON)
     return -np.log(np.where(positive, clipped, 1 - clipped))
 
 
-def loss(rows: Rows) -> np.ndarray:
-    """Return the negative log-likelihood of each row."""
+def _loss(rows: Rows) -> np.ndarray:
     return row_losses(rows.positive, rows.prediction)
 
 
@@ -251,7 +210,7 @@ LOG_LOSS = Metric(
     title="log loss",
     kinds=KINDS,
     higher_is_better=False,
-    sums=(loss, one),
+    sums=(_loss, one),
     scale="log",
     roles=("diagnosed",),
 )
@@ -262,16 +221,7 @@ def normalized_entropy(
 ) -> float:
     """Return the log loss relative to always predicting the base rate of the same rows.
 
-    Probabilities are clipped as in `log_loss`.
-
-    Returns:
-        The normalised entropy: 1 is worth as much as knowing the base rate; lower is better.
-
-    Raises:
-        Undefined: one class only, or no rows.
-
-    Shape:
-        label (rows,), prediction (rows,), weight (rows,)
+    Probabilities are clipped as in `log_loss`; 1 is worth as much as knowing the base rate.
 
     Example:
         >>> round(normalized_entropy([1, 0, 0, 0], [0.25, 0.25, 0.25, 0.25]), 6)
@@ -283,13 +233,11 @@ def normalized_entropy(
     return NE(label, prediction, weight)
 
 
-def positive(rows: Rows) -> np.ndarray:
-    """Return 1 for each positive."""
+def _positive(rows: Rows) -> np.ndarray:
     return rows.positive.astype(np.float64)
 
 
-def negative(rows: Rows) -> np.ndarray:
-    """Return 1 for each negative."""
+def _negative(rows: Rows) -> np.ndarray:
     return (~rows.positive).astype(np.float64)
 
 
@@ -305,9 +253,9 @@ NE = Metric(
     note="log loss relative to knowing the base rate",
     kinds=KINDS,
     higher_is_better=False,
-    sums=(loss, positive, negative),
+    sums=(_loss, _positive, _negative),
     value=_over_entropy,
-    needs=needs_both,
+    needs=_needs_both,
     scale="log",
     roles=("compared", "diagnosed", "segment table"),
 )
@@ -316,14 +264,7 @@ NE = Metric(
 def pcoc(label: ArrayLike, prediction: ArrayLike, weight: ArrayLike | None = None) -> float:
     """Return predicted clicks over clicks: the mean prediction divided by the mean label.
 
-    Returns:
-        The ratio; 1 is best, above 1 is too many predicted.
-
-    Raises:
-        Undefined: no positive, or no rows.
-
-    Shape:
-        label (rows,), prediction (rows,), weight (rows,)
+    1 is best; above it, too many are predicted.
 
     Example:
         >>> pcoc([1, 0, 0, 1], [0.5, 0.25, 0.25, 0.5])
@@ -339,27 +280,18 @@ PCOC = Metric(
     kinds=KINDS,
     higher_is_better=None,
     best=1,
-    sums=(lambda rows: rows.prediction, positive),
-    needs=needs_positive,
+    sums=(lambda rows: rows.prediction, _positive),
+    needs=_needs_positive,
     scale="log",
     roles=("diagnosed", "segment table", "calibration table"),
 )
 
 
 def ece(label: ArrayLike, prediction: ArrayLike, weight: ArrayLike | None = None) -> float:
-    """Return the expected calibration error over 15 bins of equal count.
+    """Return the expected calibration error: the mean |prediction − label| of 15 bins.
 
-    Rows are cut at quantiles of the prediction, so rows with one prediction share a bin and the
-    order of the rows decides nothing; with weights the bins hold equal weight.
-
-    Returns:
-        The mean over bins, by their weight, of |mean prediction − mean label|; lower is better.
-
-    Raises:
-        Undefined: no rows.
-
-    Shape:
-        label (rows,), prediction (rows,), weight (rows,)
+    Rows are cut into bins of equal count, or weight, at quantiles of the prediction, so rows with
+    one prediction share a bin and the order of the rows decides nothing.
 
     Example:
         >>> round(ece([0, 1, 0, 1], [0.25, 0.25, 0.75, 0.75]), 6)
@@ -377,12 +309,7 @@ def _mean_gap(rows: Rows) -> float:
     order = np.argsort(p)
     p, positive = p[order], positive[order]
     mass = np.ones(len(p)) if w is None else w[order]
-    ties = np.flatnonzero(starts(p[1:] != p[:-1]))
-    share = np.add.reduceat(mass, ties) / mass.sum()
-    before = np.cumsum(share) - share
-    # A share that is a multiple of 1/15 up to rounding starts its bin, whatever the order in which
-    # equal weights were added.
-    bins = np.floor(ECE_BINS * before + 1e-9).astype(np.int64)
+    ties, bins = bins_of(p, mass, ECE_BINS)
     gap = np.add.reduceat(mass * (p - positive), ties)
     return float(np.abs(np.bincount(bins, gap)).sum() / mass.sum())
 
@@ -404,16 +331,7 @@ def soft_auc(p_true: ArrayLike, prediction: ArrayLike, weight: ArrayLike | None 
     """Return the AUC expected of labels drawn with the true probabilities.
 
     Each row is a positive of weight p and a negative of weight 1 − p. The prediction may be any
-    score that rises with the probability.
-
-    Returns:
-        The area, within 0 and 1; the best possible value is `soft_auc(p_true, p_true)`, below 1.
-
-    Raises:
-        Undefined: every true probability is 0, or every one is 1, or no rows.
-
-    Shape:
-        p_true (rows,), prediction (rows,), weight (rows,)
+    score that rises with the probability; the best value is `soft_auc(p_true, p_true)`, below 1.
 
     Example:
         >>> round(soft_auc([0.25, 0.75], [0.1, 0.9]), 6)

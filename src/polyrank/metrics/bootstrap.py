@@ -1,4 +1,4 @@
-"""What a metric would have been on other test rows: a Poisson bootstrap, one sort for all of it.
+"""Where a metric would lie on other test rows: a Poisson bootstrap, one sort for all of it.
 
 A replicate gives each cluster, a user or a row, a Poisson(1) count that multiplies the weights of
 its rows. Most metrics are functions of sums, which are taken once per cluster; one matrix product
@@ -7,20 +7,25 @@ then gives all replicates. AUC and PR-AUC take a pass over rows that were sorted
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import exp, factorial
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from polyrank.errors import ConfigError, did_you_mean
+from polyrank.labels.binary import sigmoid
 from polyrank.metrics.areas import Ranks
 from polyrank.metrics.inputs import column, key_codes
 from polyrank.metrics.metric import Metric, Rows
 from polyrank.metrics.registry import METRICS
+from polyrank.text import counted
 
 BLOCK = 1 << 22  # rows times replicates in memory at a time
 SLICE = 1 << 14  # clusters that are multiplied at a time
+NEEDED = 50  # of each class, and of the users where users are drawn
+Z = 1.96  # standard errors that hold 95 % of a normal distribution
+_Map = Callable[[np.ndarray], np.ndarray]
 
 
 def bootstrap(
@@ -44,23 +49,15 @@ def bootstrap(
         prediction: as the metrics take it.
         user: keys; users are drawn whole, and a row whose user is missing on its own. None draws
             rows.
-        weight: sample weights; None weighs every row 1.
+        weight: sample weights.
         metrics: names. `ece` is not among them: it is a mean of absolute gaps, each of which
             resampling widens, so its replicates lie above its value.
         replicates: how many.
         seed: of the draws.
 
     Returns:
-        By name, values that equal the metric with each row's weight times its count; NaN for a
-        replicate that does not support the metric.
-
-    Raises:
-        Undefined: no rows.
-        ConfigError: a metric that has no replicates, or `gauc` without users.
-        DataError: shapes differ, or a value is out of its domain.
-
-    Shape:
-        (rows,) each -> (replicates,) each
+        By name, (replicates,) values that equal the metric with each row's weight times its count;
+        NaN for a replicate that does not support the metric.
 
     Example:
         >>> random = np.random.default_rng(0)
@@ -78,11 +75,7 @@ def bootstrap(
     cluster = clusters_of(user, len(column("label", label)))
     rows = Rows.of(label, prediction, weight, {"user": cluster})
     clusters = int(cluster.max()) + 1
-    possible = {
-        name: each
-        for name, each in wanted.items()
-        if each.needs is None or each.needs(rows) is None
-    }
+    possible = {name: e for name, e in wanted.items() if e.needs is None or e.needs(rows) is None}
     sums, places = _sums(possible, rows, clusters)
     ranks = None
     if any(each.ranked for each in possible.values()):
@@ -100,24 +93,12 @@ def bootstrap(
                     found[name].append(each.value(*totals[:, places[name]].T))
     values = {name: np.concatenate(parts) for name, parts in found.items()}
     undefined = np.full(replicates, np.nan)
-    return {
-        name: np.where(np.isfinite(values[name]), values[name], np.nan)
-        if name in values
-        else undefined
-        for name in metrics
-    }
+    known = {name: np.where(np.isfinite(v), v, np.nan) for name, v in values.items()}
+    return {name: known.get(name, undefined) for name in metrics}
 
 
 def draws(clusters: int, replicates: int, seed: int, step: int) -> Iterator[np.ndarray]:
-    """Yield the Poisson(1) counts of all replicates, `step` at a time, which decides no draw.
-
-    Shape:
-        uint8 (up to step, clusters) each time
-
-    Example:
-        >>> [counts.shape for counts in draws(10, 3, seed=0, step=2)]
-        [(2, 10), (1, 10)]
-    """
+    """Yield the Poisson(1) counts of all replicates, `step` at a time, which decides no draw."""
     words = -(-clusters // 4)  # of 64 bits, for four draws each
     generator = np.random.SFC64(seed)
     for first in range(0, replicates, step):
@@ -197,3 +178,131 @@ def _product(counts: np.ndarray, sums: np.ndarray) -> np.ndarray:
         some = slice(first, first + SLICE)
         total += counts[:, some].astype(np.float64) @ sums[some]
     return total
+
+
+def intervals(
+    values: Mapping[str, float],
+    label: ArrayLike,
+    prediction: ArrayLike,
+    user: ArrayLike | None = None,
+    weight: ArrayLike | None = None,
+    *,
+    replicates: int = 200,
+    seed: int = 0,
+) -> tuple[dict[str, tuple[float, float]], dict[str, str]]:
+    """Return the 95 % interval of each metric, and why others have none.
+
+    An interval is the value ± 1.96 standard errors, which are the standard deviation of `bootstrap`
+    replicates, on a scale without ends: logit for areas, log for losses and ratios. It covers the
+    sampling of the test rows, not what another training would give: seeds show that.
+
+    Args:
+        values: each metric's value on all rows; metrics that have a scale.
+        label: as the metrics take it.
+        prediction: as the metrics take it.
+        user: keys; users are drawn whole. None draws rows.
+        weight: sample weights.
+        replicates: how many times the rows are drawn, at least 2.
+        seed: of the draws.
+
+    Returns:
+        `{name: (low, high)}`, and reasons: under "interval" the one of all metrics, else under
+        "auc interval" that of the AUC. There is no interval below 50 positives, negatives or
+        users, nor where the value is the end of its scale.
+
+    Example:
+        >>> random = np.random.default_rng(0)
+        >>> p = random.random(2_000)
+        >>> clicked = random.random(2_000) < p
+        >>> from polyrank.metrics.binary import auc
+        >>> found, reasons = intervals({"auc": auc(clicked, p)}, clicked, p)
+        >>> [round(end, 2) for end in found["auc"]], reasons
+        ([0.82, 0.86], {})
+
+    Reference:
+        Efron and Tibshirani, An introduction to the bootstrap, 1993, sections 12.6 and 13.3:
+        intervals on a transformed scale.
+    """
+    if not values:
+        return {}, {}
+    known = [METRICS[name] for name in values]
+    few, reasons = too_few(known, label, prediction, user, weight)
+    if few is not None:
+        return {}, {"interval": few}
+    for each in known:
+        if not np.isfinite(_scaled(each, values[each.name])):
+            reasons[each.name] = f"{values[each.name]:g} is the end of its scale"
+    measured = [name for name in values if name not in reasons]
+    found = {}
+    if measured:
+        samples = bootstrap(
+            label, prediction, user, weight, measured, replicates=replicates, seed=seed
+        )
+        for name in measured:
+            ends, reason = interval(METRICS[name], values[name], samples[name])
+            if ends is None:
+                reasons[name] = str(reason)
+            else:
+                found[name] = ends
+    return found, {f"{name} interval": reasons[name] for name in values if name in reasons}
+
+
+def interval(
+    metric: Metric, value: float, samples: np.ndarray
+) -> tuple[tuple[float, float] | None, str | None]:
+    """Return low and high, or None and the reason, by a value and its replicates.
+
+    Example:
+        >>> ends, _ = interval(METRICS["pcoc"], 1.0, np.array([0.5, 1.0, 2.0]))
+        >>> [round(end, 2) for end in ends]
+        [0.26, 3.89]
+    """
+    scaled = _scaled(metric, samples)
+    fit = int(np.isfinite(scaled).sum())
+    if fit < len(samples):
+        return None, f"{len(samples) - fit} of {len(samples)} replicates are at its scale's end"
+    assert metric.scale is not None
+    ends = _scaled(metric, value) + Z * scaled.std(ddof=1) * np.array([-1.0, 1.0])
+    low, high = sorted(_SCALES[metric.scale][1](ends).tolist())
+    return (low, high), None
+
+
+def too_few(
+    metrics: Sequence[Metric],
+    label: ArrayLike,
+    prediction: ArrayLike,
+    user: ArrayLike | None,
+    weight: ArrayLike | None,
+) -> tuple[str | None, dict[str, str]]:
+    """Return why these rows are too few for any interval, or None, and why for some metrics."""
+    rows = Rows.of(label, prediction, weight, {"user": clusters_of(user, len(np.asarray(label)))})
+    if any(each.of_events for each in metrics):
+        counts = {"positive": (rows.label == 1).sum(), "negative": (rows.label == 0).sum()}
+    else:
+        counts = {"row": len(rows.label)}
+    if user is not None:
+        counts["user"] = len(np.unique(rows.codes["user"]))
+    for name, count in counts.items():
+        if count < NEEDED:
+            return f"{counted(count, name)}; an interval takes {NEEDED}", {}
+    reasons = {}
+    for each in metrics:
+        if each.groups is not None and (count := len(each.groups(rows).value)) < NEEDED:
+            who = f"{counted(count, str(each.key))} {each.groups_are}"
+            reasons[each.name] = f"{who}; an interval takes {NEEDED}"
+    return None, reasons
+
+
+# To each scale, and the way back.
+_SCALES: Mapping[str, tuple[_Map, _Map]] = {
+    "logit": (lambda x: np.log(x) - np.log1p(-x), sigmoid),
+    "log": (np.log, np.exp),
+    "log of the rest": (lambda x: np.log(1 - x), lambda z: 1 - np.exp(z)),
+    "plain": (lambda x: x, lambda z: z),
+}
+
+
+def _scaled(metric: Metric, values: ArrayLike) -> np.ndarray:
+    assert metric.scale is not None
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return _SCALES[metric.scale][0](np.asarray(values, dtype=np.float64))

@@ -1,42 +1,259 @@
-"""What a comparison of runs found: frozen numbers that print as a table and write JSON."""
+"""Differences between runs that scored the same rows, with what chance alone could make of them.
+
+Two things vary: the test rows, which a bootstrap resamples alike for every run; and the seed, in
+which runs of one name differ. Each has an interval of its own.
+
+Letters: N rows, R replicates.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from html import escape
-from typing import Any
+from statistics import mean, stdev
+from typing import Any, Literal
 
-from polyrank.metrics.paired import Difference, Group, Spread
-from polyrank.metrics.registry import direction
+import numpy as np
+import polars as pl
+
+from polyrank.errors import ConfigError
+from polyrank.metrics.bootstrap import Z, bootstrap, too_few
+from polyrank.metrics.inputs import key_codes
+from polyrank.metrics.metric import Rows
+from polyrank.metrics.registry import Kind, direction, metrics_of
+from polyrank.metrics.undefined import Undefined
 from polyrank.text import aligned, counted, html_table
 
+REPLICATES = 200
 FORMAT = 1
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Groups of runs on the same rows; prints as a table and writes JSON.
+class Spread:
+    """A 95 % interval of a difference, and where its width comes from."""
+
+    low: float
+    high: float
+    source: Literal["rows", "paired seeds", "seeds"]  # of a bootstrap, or of Student's t
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether no difference lies outside it."""
+        return self.low > 0 or self.high < 0
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """What one run predicted."""
+
+    name: str  # runs of one name differ in their seed
+    seed: int
+    prediction: np.ndarray  # (N,), of the rows that are compared
+
+
+@dataclass(frozen=True)
+class Group:
+    """One metric of the runs of one name."""
+
+    score: str
+    metric: str
+    name: str  # of the runs
+    values: Mapping[int, float]  # by seed
+
+    @property
+    def mean(self) -> float:
+        """Over the seeds."""
+        return mean(self.values.values())
+
+    @property
+    def sd(self) -> float | None:
+        """Over the seeds; None of a single one."""
+        return stdev(self.values.values()) if len(self.values) > 1 else None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A group's mean less the baseline's."""
+
+    score: str
+    metric: str
+    baseline: str  # what is subtracted
+    name: str  # what it is subtracted from
+    value: float
+    rows: Spread | None  # over the sampling of the test rows; None where these are too few
+    seeds: Spread | None  # over retraining; None without two seeds on either side
+    reason: str | None = None  # why `rows` is None
+
+    @property
+    def significant(self) -> bool:
+        """Whether neither interval holds 0; never without one over rows.
+
+        Seeds that agree on a few rows say nothing of others.
+        """
+        if self.rows is None or not self.rows.excludes_zero:
+            return False
+        return self.seeds is None or self.seeds.excludes_zero
+
+
+def paired(
+    score: str,
+    kind: Kind,
+    label: np.ndarray,
+    samples: Sequence[Sample],
+    *,
+    user: pl.Series | None = None,
+    weight: np.ndarray | None = None,
+    replicates: int = REPLICATES,
+    seed: int = 0,
+) -> tuple[list[Group], list[Difference], dict[str, str]]:
+    """Compare runs on the rows of one score; the name of the first is the baseline.
+
+    The interval over rows is ± 1.96 standard deviations of the replicates' differences: all runs
+    share the draws, so what the rows have in common cancels. That over seeds is Student's t of the
+    differences seed by seed where both have the same seeds, else Welch's.
 
     Args:
-        split: which rows they are.
-        rows: how many.
-        runs: paths and seeds by group, the baseline first.
-        kinds: of each score that all runs share, the name of the kind of its label.
-        groups: every group's values, by score and metric.
-        differences: from the baseline, likewise.
-        absent: why a metric of a score is not compared.
-        notes: on how the runs were grouped.
+        score: its name.
+        kind: of its label, or its name; metrics with the role "compared" are compared.
+        label: (N,), nothing is missing.
+        samples: one a run; two of one name and one seed are refused.
+        user: keys (N,); users are drawn whole, and grouped AUC is compared.
+        weight: sample weights (N,).
+        replicates: how many times the rows are drawn.
+        seed: of the draws.
+
+    Returns:
+        The groups, the differences, and the metrics that cannot be compared with the reason.
+
+    Example:
+        >>> random = np.random.default_rng(0)
+        >>> p = random.random(2_000)
+        >>> label = (random.random(2_000) < p).astype(float)
+        >>> runs = [Sample("noisy", 0, (p + random.random(2_000)) / 2), Sample("true", 0, p)]
+        >>> _, differences, _ = paired("click @ all", "binary", label, runs)
+        >>> differences[0].metric, differences[0].value > 0, differences[0].significant
+        ('auc', True, True)
+
+    Reference:
+        Welch, Biometrika 1947: degrees of freedom of means with unequal variances.
     """
+    by_name = _by_name(samples)
+    compared = metrics_of(kind, "compared")
+    codes = {} if user is None else {"user": key_codes("user", user)}
+    try:
+        rows = {
+            name: [Rows.of(label, run.prediction, weight, codes) for run in runs]
+            for name, runs in by_name.items()
+        }
+    except Undefined as reason:
+        return [], [], dict.fromkeys(compared, str(reason))
+    groups, absent = {}, {}
+    for name, each in compared.items():
+        try:
+            for group, runs in by_name.items():
+                pairs = zip(runs, rows[group], strict=True)
+                values = {run.seed: each.measure(seen) for run, seen in pairs}
+                groups[name, group] = Group(score, name, group, values)
+        except Undefined as reason:
+            absent[name] = str(reason)
+    known = {name: each for name, each in compared.items() if name not in absent}
+    few, reasons = too_few(list(known.values()), label, samples[0].prediction, user, weight)
+    drawn = [name for name in known if few is None and name not in reasons]
+    replicated: dict[str, dict[str, np.ndarray]] = {}
+    for group, runs in by_name.items() if drawn and len(by_name) > 1 else ():
+        of_runs = [
+            bootstrap(label, each.prediction, user, weight, drawn, replicates=replicates, seed=seed)
+            for each in runs
+        ]
+        replicated[group] = {
+            name: np.mean([each[name] for each in of_runs], axis=0) for name in drawn
+        }
+    baseline, *others = by_name
+    differences = []
+    for other in others:
+        for name in known:
+            base, group = groups[name, baseline], groups[name, other]
+            value, spread, reason = group.mean - base.mean, None, few or reasons.get(name)
+            if reason is None:
+                spread, reason = _over_rows(
+                    value, replicated[other][name] - replicated[baseline][name]
+                )
+            differences.append(
+                Difference(
+                    score, name, baseline, other, value, spread, over_seeds(base, group), reason
+                )
+            )
+    kept = [each for (name, _), each in groups.items() if name in known]
+    return kept, differences, absent
+
+
+def over_seeds(baseline: Group, other: Group) -> Spread | None:
+    """Return the interval of the difference of means over retraining, or None of single runs."""
+    one, two = baseline.values, other.values
+    if len(one) < 2 or len(two) < 2:
+        return None
+    value = other.mean - baseline.mean
+    if one.keys() == two.keys():
+        differences = [two[seed] - one[seed] for seed in one]
+        freedom = len(differences) - 1.0
+        error = stdev(differences) / len(differences) ** 0.5
+        source: Literal["paired seeds", "seeds"] = "paired seeds"
+    else:
+        parts = [stdev(each.values()) ** 2 / len(each) for each in (one, two)]
+        error, source = sum(parts) ** 0.5, "seeds"
+        squares = [part**2 / (len(e) - 1) for part, e in zip(parts, (one, two), strict=True)]
+        freedom = sum(parts) ** 2 / sum(squares) if error > 0 else 1.0
+    reach = student_t(freedom) * error
+    return Spread(value - reach, value + reach, source)
+
+
+def student_t(freedom: float) -> float:
+    """Return t such that Student's distribution lies within ±t with 95 %.
+
+    With t = √ν·tan θ the density is proportional to cos θ to the power ν − 1, on a finite range.
+    The freedom ν is at least 1 and need not be whole.
+
+    Example:
+        >>> [round(student_t(freedom), 3) for freedom in (1, 4, 30)]
+        [12.706, 2.776, 2.042]
+    """
+    angle = np.linspace(0.0, np.pi / 2, 200_001)
+    density = np.cos(angle) ** (freedom - 1)
+    below = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])
+    return float(np.sqrt(freedom) * np.tan(np.interp(0.95, below / below[-1], angle)))
+
+
+def _by_name(samples: Sequence[Sample]) -> dict[str, list[Sample]]:
+    found: dict[str, list[Sample]] = {}
+    for each in samples:
+        runs = found.setdefault(each.name, [])
+        if any(run.seed == each.seed for run in runs):
+            raise ConfigError(f"two runs have the name {each.name!r} and the seed {each.seed}")
+        runs.append(each)
+    return found
+
+
+def _over_rows(value: float, differences: np.ndarray) -> tuple[Spread | None, str | None]:
+    lost = int(np.isnan(differences).sum())
+    if lost:
+        return None, f"{lost} of {len(differences)} replicates cannot be measured"
+    reach = Z * float(differences.std(ddof=1))
+    return Spread(value - reach, value + reach, "rows"), None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Groups of runs on the same rows; prints as a table and writes JSON."""
 
     split: str
     rows: int
-    runs: Mapping[str, Mapping[str, int]]
-    kinds: Mapping[str, str]
-    groups: tuple[Group, ...]
-    differences: tuple[Difference, ...]
-    absent: Mapping[str, Mapping[str, str]]
-    notes: tuple[str, ...] = ()
+    runs: Mapping[str, Mapping[str, int]]  # paths and seeds by group, the baseline first
+    kinds: Mapping[str, str]  # the name of the kind of label of each score that all runs share
+    groups: tuple[Group, ...]  # by score and metric
+    differences: tuple[Difference, ...]  # likewise
+    absent: Mapping[str, Mapping[str, str]]  # by score and metric, why it is not compared
+    notes: tuple[str, ...] = ()  # on how the runs were grouped
 
     @property
     def judged(self) -> tuple[Difference, ...]:
@@ -67,10 +284,9 @@ class Comparison:
                 "the rows are too few for an interval, so no difference can be called significant"
             )
         count, found = len(self.judged), len(self.significant)
-        by_chance = f"{count / 20:.2g}"
         chance = (
             f"{counted(count, 'comparison')} {'was' if count == 1 else 'were'} made, and where "
-            f"nothing differs about 1 in 20 (here {by_chance}) looks significant by chance"
+            f"nothing differs about 1 in 20 (here {count / 20:.2g}) looks significant by chance"
         )
         if not found:
             return f"no difference is significant at 95 %; {chance}"
@@ -102,10 +318,7 @@ class Comparison:
         for each in self.differences:
             if each.reason is not None:
                 few.setdefault(each.reason, {})[each.score] = None
-        found += [
-            f"no interval over rows, {', '.join(scores)}: {reason}"
-            for reason, scores in few.items()
-        ]
+        found += [f"no interval over rows, {', '.join(few[reason])}: {reason}" for reason in few]
         return tuple(found)
 
     def to_json(self) -> dict[str, Any]:
@@ -133,7 +346,8 @@ class Comparison:
             "differences": [
                 {
                     "score": each.score, "metric": each.metric, "name": each.name,
-                    "value": each.value, "rows": _spread(each.rows), "seeds": _spread(each.seeds),
+                    "value": each.value, "rows": each.rows and asdict(each.rows),
+                    "seeds": each.seeds and asdict(each.seeds),
                     "significant": each.significant, "verdict": self.verdict(each),
                 }
                 for each in self.differences
@@ -146,16 +360,9 @@ class Comparison:
         }  # fmt: skip
 
     def __str__(self) -> str:
-        return "\n".join(
-            [
-                self._rows,
-                "",
-                aligned(*self._table, right=range(3, 7)),
-                "",
-                self.conclusion,
-                *(f"– {remark}" for remark in self.remarks),
-            ]
-        )
+        table = aligned(*self._table, right=range(3, 7))
+        remarks = (f"– {remark}" for remark in self.remarks)
+        return "\n".join([self._rows, "", table, "", self.conclusion, *remarks])
 
     def _repr_html_(self) -> str:
         notes = [self.conclusion, *(f"– {remark}" for remark in self.remarks)]
@@ -193,9 +400,3 @@ class Comparison:
 
 def _interval(spread: Spread | None) -> str:
     return "–" if spread is None else f"{spread.low:+z.4f} … {spread.high:+z.4f}"
-
-
-def _spread(spread: Spread | None) -> dict[str, Any] | None:
-    if spread is None:
-        return None
-    return {"low": spread.low, "high": spread.high, "source": spread.source}

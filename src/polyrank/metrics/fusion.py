@@ -18,7 +18,7 @@ from polyrank import spec
 from polyrank.errors import ConfigError, DataError, did_you_mean
 from polyrank.metrics.inputs import coded, mean
 from polyrank.metrics.metric import Metric, Rows
-from polyrank.metrics.observed import named_population, scored_columns
+from polyrank.metrics.predicted import named_population, scored_columns
 from polyrank.metrics.registry import metric as metric_of
 from polyrank.metrics.registry import metrics_of
 from polyrank.metrics.score import Fused, Score
@@ -80,11 +80,7 @@ class Fusion:
         return spec.to_table(self.weights)
 
     def columns(self, schema: Schema) -> list[str]:
-        """Return the raw columns that it reads.
-
-        Raises:
-            ConfigError: a label, which nobody knows when rows are ranked.
-        """
+        """Return the raw columns that it reads; a label, unknown in time to rank, is refused."""
         outputs = _outputs(schema)
         found = [name for name in self.weights if name not in outputs]
         for task in schema.tasks:
@@ -96,16 +92,7 @@ class Fusion:
         return found
 
     def check(self, schema: Schema, known: Iterable[str], split: str) -> None:
-        """Refuse a name that is neither a task, an output nor a column of these rows.
-
-        Args:
-            schema: the tasks.
-            known: columns of the data.
-            split: name of the rows in the message.
-
-        Raises:
-            ConfigError: that name, with the nearest; or a label.
-        """
+        """Refuse a name that is neither a task, an output nor a known column of the split."""
         columns = list(known)
         for name in self.columns(schema):
             if name not in columns:
@@ -132,14 +119,11 @@ class Fusion:
 
         Args:
             schema: the tasks.
-            outputs: the output columns of `predict`.
+            outputs: the output columns of `predict`, (N,) each.
             columns: the raw columns.
 
         Raises:
             DataError: a column that holds no numbers, or a null, NaN or infinite value, counted.
-
-        Shape:
-            every array (N,)
         """
         parts = self.parts(schema, outputs, columns)
         return np.sum([self.weights[name] * each for name, each in parts.items()], axis=0)
@@ -150,10 +134,7 @@ class Fusion:
         outputs: Mapping[str, np.ndarray],
         columns: Mapping[str, pl.Series],
     ) -> dict[str, np.ndarray]:
-        """Return what each weight multiplies, by name: log-probabilities and numbers.
-
-        Args and Raises as of `score`.
-        """
+        """Return what each weight multiplies, by name: log-probabilities and numbers."""
         known = _outputs(schema)
         parts = {}
         for name in self.weights:
@@ -177,16 +158,7 @@ def fused(
 ) -> Fused:
     """Return how well a fused score ranks the joint outcome of each event's task, on all rows.
 
-    Args:
-        schema: the tasks.
-        fusion: the weights, which are repeated in what is returned.
-        score: as `Fusion.score` returns it.
-        labels: each task's label, NaN where it is not observed.
-        keys: the user and the request of each row, by these names.
-        weight: sample weights.
-
-    Shape:
-        every array (N,)
+    Keys are the user and the request of each row, by these names.
     """
     scores = []
     for task in schema.tasks:
@@ -206,7 +178,7 @@ def fused(
             Score(
                 name=where.name,
                 task=task.name,
-                kind=task.kind,
+                kind=where.kind,
                 given=None,
                 space=ALL,
                 rows=len(seen.label),
@@ -239,27 +211,23 @@ def trade_off(
     Args:
         schema: the tasks.
         fusion: the declared weights.
-        outputs: the output columns of `predict`.
+        outputs: the output columns of `predict`, (N,) each.
         columns: the raw columns of the fused score.
-        labels: each task's label, NaN where it is not observed.
+        labels: each task's label (N,), NaN where it is not observed.
         name: whose weight is swept.
         scores: the two scores that it is traded between, such as `click @ all` and `buy @ all`.
         metric: one that depends on the order alone.
         factors: by which the declared weight is multiplied, one after the other.
         keys: the user and the request of each row, by these names.
-        weight: sample weights.
+        weight: sample weights (N,).
 
     Returns:
         The points of the curve in order: `weight`, and the metric of either score, such as
         `auc of buy @ all`.
 
     Raises:
-        ConfigError: an unknown name, score or metric, with the nearest; no two scores; no factors,
-            or one that is no finite number.
+        ConfigError: an argument is unknown, with the nearest, or not of the kind above.
         Undefined: rows that cannot support the metric.
-
-    Shape:
-        every array (N,)
     """
     if name not in fusion.weights:
         raise ConfigError(f"fusion has no weight {name!r}{did_you_mean(str(name), fusion.weights)}")

@@ -16,11 +16,7 @@ LARGEST = 1e140  # its square, times any number of rows, stays within float64
 
 
 def column(name: str, values: ArrayLike, *, rows: int | None = None) -> np.ndarray:
-    """Return one float64 column of finite values.
-
-    Raises:
-        DataError: another shape than (rows,), or a value that is NaN, infinite or beyond ±1e140.
-    """
+    """Return one float64 column (rows,) of finite values within ±1e140; refuse any other."""
     array = shaped(name, values, rows=rows)
     finite = np.abs(array) <= LARGEST
     if not finite.all():
@@ -32,11 +28,7 @@ def column(name: str, values: ArrayLike, *, rows: int | None = None) -> np.ndarr
 
 
 def shaped(name: str, values: ArrayLike, *, rows: int | None = None) -> np.ndarray:
-    """Return one float64 column, which may hold NaN.
-
-    Raises:
-        DataError: another shape than (rows,).
-    """
+    """Return one float64 column (rows,), which may hold NaN."""
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1 or (rows is not None and len(array) != rows):
         expected = "(rows,)" if rows is None else f"({rows},)"
@@ -52,9 +44,6 @@ def weighing(
     A row of weight 0 is not there: it decides neither which classes exist nor where a bin ends. So
     is one 200 orders of magnitude below the largest: no sum notices it, and dividing by it would
     leave float64.
-
-    Raises:
-        DataError: another shape than (rows,), or a weight that is not finite or is below 0.
     """
     if weight is None:
         return slice(None), None
@@ -89,12 +78,7 @@ def refuse_beyond_one(name: str, values: np.ndarray) -> None:
 
 
 def mean(values: np.ndarray, weight: np.ndarray | None) -> float:
-    """Return the weighted mean of at least one row.
-
-    Example:
-        >>> mean(np.array([1.0, 4.0]), np.array([2.0, 1.0]))
-        2.0
-    """
+    """Return the weighted mean of at least one row."""
     if weight is None:
         return float(values.mean())
     return float(np.dot(values, weight) / weight.sum())
@@ -104,21 +88,8 @@ def key_codes(name: str, keys: Any, *, rows: int | None = None) -> np.ndarray:
     """Return an integer for each row that is equal where the keys are.
 
     A missing key (null, None, NaN) is a key of its own in every row, so that rows nobody can
-    attribute are never ranked against one another.
-
-    Args:
-        name: what they are keys of, for messages.
-        keys: a polars Series, an array or a list of integers, strings, floats, booleans …
-        rows: how many are expected; None takes any number.
-
-    Returns:
-        int64 codes from 0; not necessarily dense, and below 5·rows + 1024.
-
-    Raises:
-        DataError: keys of mixed types, or another shape than (rows,).
-
-    Shape:
-        (rows,) -> (rows,)
+    attribute are never ranked against one another. The int64 codes begin at 0, are not necessarily
+    dense, and lie below 5·rows + 1024. Keys of mixed types are refused.
 
     Example:
         >>> key_codes("request", [7, 9, 7, None]).tolist()
@@ -132,12 +103,7 @@ def key_codes(name: str, keys: Any, *, rows: int | None = None) -> np.ndarray:
 
 
 def coded(name: str, keys: Any, *, rows: int | None = None) -> np.ndarray:
-    """Return the same as `key_codes`, but for missing keys, which are −1.
-
-    Example:
-        >>> coded("request", [7, None, 9]).tolist()
-        [0, -1, 2]
-    """
+    """Return the same as `key_codes`, but for missing keys, which are −1."""
     series = _series(name, keys)
     if series.dtype.is_float():
         series = series.fill_nan(None)
@@ -176,7 +142,6 @@ def _series(name: str, keys: Any) -> pl.Series:
     try:
         if array is not None and array.dtype != object:
             return pl.Series(array)
-        nan_is_missing = [None if value != value else value for value in keys]
-        return pl.Series(nan_is_missing)
+        return pl.Series([None if value != value else value for value in keys])  # NaN is missing
     except (TypeError, ValueError) as error:
         raise DataError(f"{name}: keys must be of one type ({error})") from None

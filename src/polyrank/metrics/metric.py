@@ -27,7 +27,7 @@ Role = Literal["compared", "diagnosed", "segment table", "calibration table"]
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """The rows of weight above 0 that a metric is measured on, checked.
+    """The rows of weight above 0 that a metric is measured on, checked; every array (N,).
 
     Args:
         label: finite.
@@ -35,9 +35,6 @@ class Rows:
         weight: relative to the largest; None weighs every row 1.
         codes: by the key's name, integers that are equal where the keys are, below 0 where the key
             is missing.
-
-    Shape:
-        every array (N,)
     """
 
     label: np.ndarray
@@ -54,12 +51,7 @@ class Rows:
         weight: ArrayLike | None = None,
         codes: Mapping[str, np.ndarray] | None = None,
     ) -> Rows:
-        """Check columns, and leave out rows of weight 0.
-
-        Raises:
-            DataError: shapes differ, a value is not finite, or a weight is below 0.
-            Undefined: no row is left.
-        """
+        """Check columns, and leave out rows of weight 0; raise Undefined where no row is left."""
         y = column("label", label)
         p = column("prediction", prediction, rows=len(y))
         kept, w = weighing(weight, rows=len(y))
@@ -71,11 +63,7 @@ class Rows:
 
     @cached_property
     def positive(self) -> np.ndarray:
-        """Whether the label is 1.
-
-        Raises:
-            DataError: a label is neither 0 nor 1.
-        """
+        """Whether the label is 1; any other than 0 and 1 raises DataError."""
         refuse_other_labels(self.label)
         return self.label == 1
 
@@ -102,20 +90,11 @@ def one(rows: Rows) -> np.ndarray:
 
 
 class Groups(NamedTuple):
-    """Groups of rows with a value each.
-
-    Args:
-        value: of the group.
-        weight: of the group in the mean; None weighs all alike.
-        code: of its key.
-
-    Shape:
-        every array (G,)
-    """
+    """Groups of rows with a value each; every array (G,)."""
 
     value: np.ndarray
-    weight: np.ndarray | None
-    code: np.ndarray
+    weight: np.ndarray | None  # in the mean; None weighs all alike
+    code: np.ndarray  # of the key
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,7 +234,7 @@ class Metric:
         Shape:
             every array (N,)
         """
-        codes = {}
+        codes: dict[str, np.ndarray] = {}
         if self.key is not None and key is not None:
             codes[self.key] = coded(self.key, key, rows=len(column("label", label)))
         return self.measure(Rows.of(label, prediction, weight, codes))

@@ -6,9 +6,10 @@ and are left out, and so are rows whose request is missing. A row of weight 0 is
 list; a request counts with the mean weight of its rows.
 
 Every function takes labels of 0 and 1, any score that rises with the probability, keys of one type
-(null and NaN are missing), and optionally sample weights. What the rows cannot support raises
-`Undefined` with the reason; columns of different shapes and values out of their domain raise
-`DataError`. Beside each function stands the definition that it calls.
+(null and NaN are missing), and optionally sample weights, each (rows,). What the rows cannot
+support, such as no positive in any request, raises `Undefined` with the reason; columns of
+different shapes and values out of their domain raise `DataError`, and k below 1 `ConfigError`.
+Higher is better. Beside each function stands the definition that it calls.
 """
 
 from __future__ import annotations
@@ -59,16 +60,6 @@ def ndcg(
 ) -> float:
     """Return the mean over requests of the discounted gain of the first k places ÷ the best one.
 
-    Returns:
-        The normalised discounted cumulative gain, within 0 and 1; higher is better.
-
-    Raises:
-        Undefined: no request with a positive, or no rows.
-        ConfigError: k below 1.
-
-    Shape:
-        label (rows,), prediction (rows,), request (rows,), weight (rows,)
-
     Example:
         >>> round(ndcg([0, 1, 0, 1], [0.9, 0.8, 0.1, 0.3], [7, 7, 8, 8]), 4)
         0.8155
@@ -103,16 +94,7 @@ def recall(
 ) -> float:
     """Return the mean over requests of the share of their positives in the first k places.
 
-    Returns:
-        The recall, within 0 and 1; higher is better. A request with more than k positives cannot
-        reach 1.
-
-    Raises:
-        Undefined: no request with a positive, or no rows.
-        ConfigError: k below 1.
-
-    Shape:
-        label (rows,), prediction (rows,), request (rows,), weight (rows,)
+    A request with more than k positives cannot reach 1.
 
     Example:
         >>> recall([0, 1, 0, 1], [0.9, 0.8, 0.1, 0.3], [7, 7, 8, 8], k=1)
@@ -143,15 +125,6 @@ def reciprocal_rank(
 ) -> float:
     """Return the mean over requests of 1 ÷ the place of the first positive (MRR).
 
-    Returns:
-        The mean reciprocal rank, above 0 and up to 1; higher is better.
-
-    Raises:
-        Undefined: no request with a positive, or no rows.
-
-    Shape:
-        label (rows,), prediction (rows,), request (rows,), weight (rows,)
-
     Example:
         >>> reciprocal_rank([0, 1, 0, 1], [0.9, 0.8, 0.1, 0.3], [7, 7, 8, 8])
         0.75
@@ -167,20 +140,20 @@ def _first_places(rows: Rows) -> Groups:
     # Only the run of ties that holds the first positive decides.
     holding = np.flatnonzero(lists.positive)
     firsts = holding[starts(lists.owner[holding][1:] != lists.owner[holding][:-1])]
-    place, rows, hits = (each[firsts] for each in (lists.place, lists.length, lists.positive))
+    place, size, hits = (each[firsts] for each in (lists.place, lists.length, lists.positive))
     # Within it, `before` negatives come first with probability
-    # C(rows - 1 - before, hits - 1) / C(rows, hits).
-    options = rows - hits + 1
+    # C(size - 1 - before, hits - 1) / C(size, hits).
+    options = size - hits + 1
     start = np.cumsum(options) - options
     run = np.repeat(np.arange(len(firsts)), options)
     before = np.arange(len(run)) - start[run]
-    factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, rows.max() + 1)))])
+    factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, size.max() + 1)))])
 
     def log_choices(n: np.ndarray, k: np.ndarray) -> np.ndarray:
         return factorial[n] - factorial[k] - factorial[n - k]
 
     chance = np.exp(
-        log_choices(rows[run] - 1 - before, hits[run] - 1) - log_choices(rows, hits)[run]
+        log_choices(size[run] - 1 - before, hits[run] - 1) - log_choices(size, hits)[run]
     )
     expected = np.add.reduceat(chance / (place[run] + before + 1), start)
     return lists.groups(expected)
@@ -193,27 +166,16 @@ METRICS = (ndcg_at(10), recall_at(10), MRR)
 
 @dataclass(frozen=True, eq=False)
 class _Lists:
-    """Runs of rows with one request and one score, the best first, of requests with a positive.
+    """Runs of rows with one request and one score, the best first, of requests with a positive."""
 
-    Args:
-        place: how many rows of the request stand before the run.
-        length: how many rows the run has.
-        positive: how many of them are positives.
-        owner: the number of the run's request.
-        first: the first run of each request.
-        positives: of each request.
-        weight: of each request; None where all weigh the same.
-        code: of each request.
-    """
-
-    place: np.ndarray
+    place: np.ndarray  # how many rows of the request stand before each run
     length: np.ndarray
-    positive: np.ndarray
-    owner: np.ndarray
-    first: np.ndarray
-    positives: np.ndarray
-    weight: np.ndarray | None
-    code: np.ndarray
+    positive: np.ndarray  # how many rows of each run
+    owner: np.ndarray  # the number of each run's request
+    first: np.ndarray  # the first run of each request
+    positives: np.ndarray  # of each request
+    weight: np.ndarray | None  # of each request; None where all weigh the same
+    code: np.ndarray  # of each request
 
     def groups(self, value: np.ndarray) -> Groups:
         return Groups(value, self.weight, self.code)

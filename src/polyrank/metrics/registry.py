@@ -26,12 +26,7 @@ METRICS: Registry[Metric] = Registry(
 def metrics_of(kind: Kind, role: Role | None = None) -> Mapping[str, Metric]:
     """Return the metrics of a kind of label by name, in the order of its tables.
 
-    Args:
-        kind: a kind, or its name.
-        role: where they are shown; None takes all.
-
-    Raises:
-        ConfigError: an unknown kind, with the nearest.
+    A role takes those that are shown there alone.
 
     Example:
         >>> list(metrics_of("regression"))
@@ -46,15 +41,7 @@ def metrics_of(kind: Kind, role: Role | None = None) -> Mapping[str, Metric]:
 
 
 def metric(kind: Kind, name: str) -> Metric:
-    """Return a metric of a kind of label.
-
-    Raises:
-        ConfigError: an unknown kind or name, with the nearest.
-
-    Example:
-        >>> metric("binary", "gauc").key
-        'user'
-    """
+    """Return a metric of a kind of label; an unknown one raises ConfigError with the nearest."""
     known = metrics_of(kind)
     if name not in known:
         hint = did_you_mean(name, known)
@@ -63,22 +50,11 @@ def metric(kind: Kind, name: str) -> Metric:
 
 
 def direction(kind: Kind, name: str) -> bool:
-    """Return whether a higher value of a metric is better.
-
-    Raises:
-        ConfigError: an unknown kind or name, with the nearest, or a metric without a direction.
-
-    Example:
-        >>> direction("binary", "log_loss")
-        False
-    """
+    """Return whether a higher value of a metric is better; one without a direction is refused."""
     found = metric(kind, name)
     if found.higher_is_better is None:
-        directed = [
-            repr(name)
-            for name, each in metrics_of(kind).items()
-            if each.higher_is_better is not None
-        ]
+        known = metrics_of(kind).items()
+        directed = [repr(name) for name, each in known if each.higher_is_better is not None]
         raise ConfigError(
             f"metric {name!r} is best near {found.best:g}, neither high nor low, so it cannot tell "
             f"a better epoch; use one of {', '.join(directed)}"

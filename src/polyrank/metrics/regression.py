@@ -1,9 +1,10 @@
 """How far predicted values lie from observed ones, in the label's own unit: pure numpy, float64.
 
-Every function takes labels, predictions, and optionally sample weights; without them every row
-weighs 1. A weight of 2 is the same as the row twice, and a weight of 0 as no row. What the rows
-cannot support raises `Undefined` with the reason; columns of different shapes and values that are
-not finite raise `DataError`. Beside each function stands the definition that it calls.
+Every function takes labels, predictions, and optionally sample weights, each (rows,); without
+weights every row weighs 1. A weight of 2 is the same as the row twice, and a weight of 0 as no row.
+What the rows cannot support raises `Undefined` with the reason; columns of different shapes and
+values that are not finite raise `DataError`. Beside each function stands the definition that it
+calls: what it needs, and whether higher is better.
 """
 
 from __future__ import annotations
@@ -21,15 +22,6 @@ KINDS = ("regression",)
 def rmse(label: ArrayLike, prediction: ArrayLike, weight: ArrayLike | None = None) -> float:
     """Return the root of the mean squared error.
 
-    Returns:
-        The error in the label's unit, from 0; lower is better.
-
-    Raises:
-        Undefined: no rows.
-
-    Shape:
-        label (rows,), prediction (rows,), weight (rows,)
-
     Example:
         >>> rmse([1.0, 2.0], [1.0, 4.0], weight=[3.0, 1.0])
         1.0
@@ -37,8 +29,7 @@ def rmse(label: ArrayLike, prediction: ArrayLike, weight: ArrayLike | None = Non
     return RMSE(label, prediction, weight)
 
 
-def squared_error(rows: Rows) -> np.ndarray:
-    """Return the squared error of each row."""
+def _squared_error(rows: Rows) -> np.ndarray:
     return (rows.prediction - rows.label) ** 2
 
 
@@ -48,7 +39,7 @@ RMSE = Metric(
     note="in the label's own unit",
     kinds=KINDS,
     higher_is_better=False,
-    sums=(squared_error, one),
+    sums=(_squared_error, one),
     value=lambda square, rows: np.sqrt(square / rows),
     scale="log",
     roles=("compared",),
@@ -57,15 +48,6 @@ RMSE = Metric(
 
 def mae(label: ArrayLike, prediction: ArrayLike, weight: ArrayLike | None = None) -> float:
     """Return the mean absolute error.
-
-    Returns:
-        The error in the label's unit, from 0; lower is better.
-
-    Raises:
-        Undefined: no rows.
-
-    Shape:
-        label (rows,), prediction (rows,), weight (rows,)
 
     Example:
         >>> mae([1.0, 2.0], [0.0, 5.0])
@@ -86,17 +68,9 @@ MAE = Metric(
 
 
 def r2(label: ArrayLike, prediction: ArrayLike, weight: ArrayLike | None = None) -> float:
-    """Return the share of the label's variance that the prediction explains.
+    """Return the share of the label's variance that the prediction explains, 1 at most.
 
-    Returns:
-        The coefficient of determination, up to 1; 0 is worth as much as the mean of these labels,
-        and below 0 is worse than it.
-
-    Raises:
-        Undefined: every label is the same, or no rows.
-
-    Shape:
-        label (rows,), prediction (rows,), weight (rows,)
+    0 is worth as much as the mean of these labels, and below 0 is worse than it.
 
     Example:
         >>> r2([1.0, 2.0, 3.0], [1.0, 2.0, 4.0])
@@ -123,7 +97,7 @@ def _needs_variance(rows: Rows) -> str | None:
     # Compared exactly: the variance of equal labels is only nearly 0 in floating point.
     if (y == y[0]).all():
         return f"zero variance: the label is {y[0]:g} in all {rows.count}"
-    spread, error = rows.total(_centred_square), rows.total(squared_error)
+    spread, error = rows.total(_centred_square), rows.total(_squared_error)
     with np.errstate(over="ignore"):
         if spread > 0 and isfinite(error / spread):
             return None
@@ -142,7 +116,7 @@ R2 = Metric(
     note="1 at most",
     kinds=KINDS,
     higher_is_better=True,
-    sums=(squared_error, _centred, _centred_square, one),
+    sums=(_squared_error, _centred, _centred_square, one),
     value=_explained,
     needs=_needs_variance,
     scale="log of the rest",
@@ -150,16 +124,7 @@ R2 = Metric(
 
 
 def bias(label: ArrayLike, prediction: ArrayLike, weight: ArrayLike | None = None) -> float:
-    """Return the mean prediction minus the mean label.
-
-    Returns:
-        The bias in the label's unit; 0 is best, above 0 is too much predicted.
-
-    Raises:
-        Undefined: no rows.
-
-    Shape:
-        label (rows,), prediction (rows,), weight (rows,)
+    """Return the mean prediction minus the mean label: above 0, too much is predicted.
 
     Example:
         >>> bias([1.0, 2.0], [2.0, 2.0])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from html import escape
 from typing import Any
 
@@ -85,21 +85,9 @@ class Score:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain tables; `truth` only where it is known, `raw` only where it differs."""
-        table: dict[str, Any] = {
-            "name": self.name,
-            "task": self.task,
-            "kind": self.kind,
-            "given": self.given,
-            "space": self.space,
-            "rows": self.rows,
-            "positives": self.positives,
-            "label_mean": self.label_mean,
-            "prediction_mean": self.prediction_mean,
-            "metrics": {name: dict(parts) for name, parts in self.metrics.items()},
-            "absent": dict(self.absent),
-        }
-        known = {"truth": self.truth, "raw": self.raw}
-        return table | {name: dict(each) for name, each in known.items() if each is not None}
+        optional = ("truth", "raw")
+        known = asdict(self).items()
+        return {name: each for name, each in known if each is not None or name not in optional}
 
 
 @dataclass(frozen=True)
@@ -117,18 +105,11 @@ class Fused:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain tables."""
-        return {
-            "weights": dict(self.weights),
-            "scores": [score.to_json() for score in self.scores],
-        }
+        return {"weights": dict(self.weights), "scores": [each.to_json() for each in self.scores]}
 
     @classmethod
     def from_json(cls, table: Mapping[str, Any]) -> Fused:
-        """Read what `to_json` wrote.
-
-        Raises:
-            ConfigError: a table of another shape.
-        """
+        """Read what `to_json` wrote."""
         where = "scorecard fusion"
         spec.check_keys(table, ["weights", "scores"], where)
         for key in ("weights", "scores"):
@@ -144,18 +125,18 @@ class Fused:
         return [name for name in names if any(name in score.metrics for score in self.scores)]
 
     def __str__(self) -> str:
-        return "\n".join([aligned(*self.table), *self.notes])
+        return "\n".join([_aligned(self.table), *self.notes])
 
     @property
     def table(self) -> Grid:
-        """What it prints: header, lines, and which columns align right."""
+        """What it prints: header and lines."""
         names = self.metrics
         header = ["fused score, by outcome", "rows", "positives", *names]
         lines = [
             [score.task, f"{score.rows:,}", f"{score.positives:,}", *map(score.shown, names)]
             for score in self.scores
         ]
-        return header, lines, range(1, len(header))
+        return header, lines
 
     @property
     def notes(self) -> list[str]:
@@ -279,10 +260,10 @@ class Scorecard:
     def __str__(self) -> str:
         blocks = [f"scores of the {self.split} split"]
         for tables, notes in self._parts():
-            texts = [aligned(*table) for table in tables]
+            texts = [*map(_aligned, tables)]
             gap = "\n" if len(texts) == 1 else "\n\n"
             blocks.append(gap.join(filter(None, ["\n\n".join(texts), "\n".join(notes)])))
-        blocks += [f"{title}\n{aligned(*table)}" for title, table in self._calibrations()]
+        blocks += [f"{title}\n{_aligned(table)}" for title, table in self._calibrations()]
         return "\n\n".join(blocks if self.fusion is None else [*blocks, str(self.fusion)])
 
     def _repr_html_(self) -> str:
@@ -292,7 +273,7 @@ class Scorecard:
             parts.append(([self.fusion.table], self.fusion.notes))
         blocks = [f"<p>scores of the {escape(self.split)} split</p>"]
         for tables, notes in parts:
-            blocks += [html_table(header, lines) for header, lines, _ in tables]
+            blocks += [html_table(*table) for table in tables]
             blocks += [f"<p>{'<br>'.join(map(escape, notes))}</p>"] if notes else []
         return "".join(blocks)
 
@@ -310,13 +291,15 @@ class Scorecard:
         if scores:
             names = metric_names(scores, "calibration table")
             lines = [[score.name, *(_change(score, name) for name in names)] for score in scores]
-            yield (
-                "before → after calibration",
-                (["score", *names], lines, range(1, len(names) + 1)),
-            )
+            yield "before → after calibration", (["score", *names], lines)
 
 
-Grid = tuple[list[str], list[list[str]], Sequence[int]]  # header, lines, columns that align right
+Grid = tuple[list[str], list[list[str]]]  # header, lines
+
+
+def _aligned(grid: Grid) -> str:
+    header, lines = grid
+    return aligned(header, lines, right=range(1, len(header)))
 
 
 def metric_names(scores: Sequence[Score], role: Role | None = None) -> list[str]:
@@ -345,7 +328,7 @@ def _table(kind: str, scores: Sequence[Score]) -> Grid:
         ]
         for score in scores
     ]
-    return header, lines, range(1, len(header))
+    return header, lines
 
 
 def _number(number: float | None) -> str:
@@ -357,27 +340,20 @@ def _lists(kind: str, scores: Sequence[Score]) -> Grid | None:
     if not scores:
         return None
     lines = [[score.name, *map(score.shown, names)] for score in scores]
-    return ["by request", *names], lines, range(1, len(names) + 1)
+    return ["by request", *names], lines
 
 
 def _intervals(kind: str, scores: Sequence[Score]) -> Grid | None:
     scores = [s for s in scores if any("low" in parts for parts in s.metrics.values())]
-    names = [
-        name for name in metrics_of(kind) if any("low" in s.metrics.get(name, {}) for s in scores)
-    ]
     if not scores:
         return None
-    lines = [
-        [
-            score.name,
-            *(
-                f"{parts['low']:z.4f}…{parts['high']:z.4f}" if "low" in parts else "–"
-                for parts in (score.metrics.get(name, {}) for name in names)
-            ),
-        ]
-        for score in scores
-    ]
-    return ["95 % interval", *names], lines, range(1, len(names) + 1)
+    names = [n for n in metrics_of(kind) if any("low" in s.metrics.get(n, {}) for s in scores)]
+
+    def shown(parts: Mapping[str, float]) -> str:
+        return f"{parts['low']:z.4f}…{parts['high']:z.4f}" if "low" in parts else "–"
+
+    lines = [[s.name, *(shown(s.metrics.get(name, {})) for name in names)] for s in scores]
+    return ["95 % interval", *names], lines
 
 
 def _change(score: Score, name: str) -> str:
@@ -389,9 +365,7 @@ def _change(score: Score, name: str) -> str:
 def reasons(scores: Sequence[Score], title: Callable[[Score, str], str] | None = None) -> list[str]:
     """Return a line for each distinct reason: which metrics it explains, and of which scores.
 
-    Args:
-        scores: whose.
-        title: of what is absent from a score; by default as the printed tables name it.
+    `title` names what is absent from a score; by default as the printed tables do.
     """
     title = title or _absent_name
     found: dict[str, tuple[dict[str, None], dict[str, None]]] = {}

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 
 from polyrank.errors import ConfigError, DataError, did_you_mean
 from polyrank.metrics.binary import AUC, auc, soft_auc
+from polyrank.metrics.bootstrap import intervals
 from polyrank.metrics.inputs import (
     coded,
     column,
@@ -25,9 +26,8 @@ from polyrank.metrics.inputs import (
     shaped,
     weighing,
 )
-from polyrank.metrics.intervals import intervals
 from polyrank.metrics.metric import Metric, Rows
-from polyrank.metrics.observed import predicted, scored_columns, true_probability, used_columns
+from polyrank.metrics.predicted import predicted, scored_columns, true_probability, used_columns
 from polyrank.metrics.registry import METRICS, metrics_of
 from polyrank.metrics.regression import MAE, RMSE
 from polyrank.metrics.score import Score, Scorecard

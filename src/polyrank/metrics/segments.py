@@ -1,4 +1,4 @@
-"""The metrics of one score by the values of columns, the worst segment first.
+"""The metrics of scores by the values of columns, the worst segment first.
 
 A model that is right on average may be wrong for new users, and the mean of all rows hides it. Here
 every value of a column is a population of its own.
@@ -6,7 +6,8 @@ every value of a column is a population of its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -14,30 +15,34 @@ import numpy as np
 import polars as pl
 from numpy.typing import ArrayLike
 
-from polyrank.errors import DataError
+from polyrank.data.table import Table
+from polyrank.data.vocab import Vocab
+from polyrank.errors import ConfigError, DataError, did_you_mean
 from polyrank.labels import Binary
 from polyrank.metrics.binary import EPSILON
+from polyrank.metrics.bootstrap import Z
 from polyrank.metrics.inputs import column, mean, refuse_beyond_one, refuse_other_labels, weighing
-from polyrank.metrics.intervals import Z
 from polyrank.metrics.metric import Metric, Rows
+from polyrank.metrics.predicted import named_population, predicted
 from polyrank.metrics.registry import METRICS, Kind, metrics_of
 from polyrank.metrics.undefined import Undefined
+from polyrank.schema import Schema
+from polyrank.terms import population_label, populations
 from polyrank.text import aligned
+
+logger = logging.getLogger(__name__)
 
 VALUES = 50  # most frequent values of a column that have a line of their own
 BINS = 10  # of equal count, for numbers of more distinct values than that
 JUDGED = 50  # positives and negatives, seen or predicted: the least that a line is judged by
 SHOWN = 20  # lines that `as_text` prints
+USER = "new or seen user"
+DECILE = "score decile"
 WIDEST = 37  # of what names a segment, in characters: the other columns take 83
 
 
 def columns(kind: Kind = Binary) -> dict[str, type[pl.DataType]]:
-    """Return the columns of segments and their types, for labels of a kind.
-
-    Example:
-        >>> list(columns())[6:11]
-        ['auc', 'log_loss', 'ne', 'pcoc', 'ece']
-    """
+    """Return the columns of segments and their types, for labels of a kind."""
     return {
         "dimension": pl.String,
         "value": pl.String,
@@ -71,12 +76,12 @@ def segments(
     both seen and predicted, come last: three odd rows are no finding.
 
     Args:
-        label: 0 or 1.
-        prediction: probabilities.
-        by: columns by name. Numbers of more than 10 distinct values are cut into 10 bins of equal
-            count; of other columns the 50 most frequent values have a line each, and the rest
-            share one. Null and NaN are a value, which is returned as null.
-        weight: sample weights; None weighs every row 1.
+        label: 0 or 1, (rows,).
+        prediction: probabilities (rows,).
+        by: columns (rows,) by name. Numbers of more than 10 distinct values are cut into 10 bins
+            of equal count; of other columns the 50 most frequent values have a line each, and the
+            rest share one. Null and NaN are a value, which is returned as null.
+        weight: sample weights (rows,).
         kind: of the label, an event; its diagnosed metrics are measured.
 
     Returns:
@@ -84,12 +89,6 @@ def segments(
         the means and the metrics; `pcoc_low` and `pcoc_high`, the 95 % interval of PCOC on the log
         scale over the sampling of the rows; `excess`; `judged`, whether the counts suffice;
         `reason`, why what is null is null, or why it is not judged.
-
-    Raises:
-        DataError: shapes differ, a value is out of its domain, or a column of lists.
-
-    Shape:
-        label (rows,), prediction (rows,), each of `by` (rows,), weight (rows,)
 
     Example:
         >>> page = ["one"] * 100 + ["two"] * 100
@@ -171,11 +170,9 @@ def _measured(
 ) -> dict[str, Any]:
     """Return the line of a segment; `total` is the weight of the whole population."""
     positives, expected = int(y.sum()), float(p.sum())
-    counts = {
-        "positives": (positives, expected),
-        "negatives": (len(y) - positives, len(y) - expected),
-    }
-    few = [name for name, (seen, predicted) in counts.items() if max(seen, predicted) < JUDGED]
+    negatives = max(len(y) - positives, len(y) - expected)
+    counts = {"positives": max(positives, expected), "negatives": negatives}
+    few = [name for name, count in counts.items() if count < JUDGED]
     line: dict[str, Any] = {"rows": len(y), "positives": positives, "judged": not few}
     try:
         rows = Rows.of(y, p, w)
@@ -236,15 +233,7 @@ def _groups(name: str, values: Any, rows: int) -> Iterator[tuple[str | None, np.
 
 
 def labelled(name: str, values: Any) -> pl.Series:
-    """Return a column as the text of each row's segment; null where the value is missing.
-
-    Raises:
-        DataError: a column of lists, structs or bytes.
-
-    Example:
-        >>> labelled("price", np.arange(21.0))[0], labelled("city", ["a", None])[0]
-        ('[0, 2)', 'a')
-    """
+    """Return a column as the text of each row's segment, such as "[0, 2)"; null where missing."""
     series = values if isinstance(values, pl.Series) else pl.Series(values)
     if series.dtype.is_nested() or series.dtype in (pl.Binary, pl.Object):
         raise DataError(f"{name}: segments need single values, got {series.dtype}")
@@ -266,10 +255,8 @@ def _binned(numbers: pl.Series) -> pl.Series:
     cuts = np.quantile(present, np.arange(1, BINS) / BINS, method="inverted_cdf")
     cuts = np.unique(cuts[cuts > lowest])
     edges = [lowest, *cuts.tolist(), highest]
-    names = _intervals(edges)
     codes = np.searchsorted(cuts, numbers.fill_null(lowest).to_numpy(), side="right")
-    found = pl.Series(names).gather(codes)
-    return found.set(numbers.is_null(), None)
+    return pl.Series(_intervals(edges)).gather(codes).set(numbers.is_null(), None)
 
 
 def _intervals(edges: list[float]) -> list[str]:
@@ -286,11 +273,8 @@ def _intervals(edges: list[float]) -> list[str]:
 
 def _pooled(texts: pl.Series) -> pl.Series:
     """Keep the most frequent values; the others are one."""
-    counts = (
-        texts.drop_nulls()
-        .value_counts(name="rows")
-        .sort(["rows", texts.name], descending=[True, False])
-    )
+    counts = texts.drop_nulls().value_counts(name="rows")
+    counts = counts.sort(["rows", texts.name], descending=[True, False])
     if counts.height <= VALUES:
         return texts
     kept = counts.head(VALUES)[texts.name]
@@ -300,3 +284,103 @@ def _pooled(texts: pl.Series) -> pl.Series:
 
 def _short(number: float) -> str:
     return f"{number:.6g}"
+
+
+def columns_needed(schema: Schema, known: Sequence[str], by: Sequence[str] | None) -> list[str]:
+    """Return the raw columns that segments read: those of `by`, or all features but sequences.
+
+    `known` holds the data's columns, and `by` some of them, "new or seen user" or "score decile";
+    None takes these two and every feature of at most 50 values, dense ones being binned.
+    """
+    if isinstance(by, str):
+        raise ConfigError(f"by must be a list of columns, such as [{by!r}], got {by!r}")
+    if by is None:
+        return [each.name for each in schema.features if not each.lists and each.name in known]
+    for name in by:
+        if name not in (*known, USER, DECILE):
+            possible = [*known, USER, DECILE]
+            raise DataError(f"by: column {name!r} is not in the data{did_you_mean(name, possible)}")
+    return [name for name in dict.fromkeys(by) if name in known and name not in (USER, DECILE)]
+
+
+def dimensions(table: Table, vocab: Vocab, by: Sequence[str] | None) -> dict[str, pl.Series]:
+    """Return each column by which rows are cut, except the score's decile, which differs by score.
+
+    The table carries the `columns_needed`. Ids that are numbers come as text; other numbers are
+    binned.
+    """
+    features = {feature.name for feature in table.schema.features}
+    texts = {each.name for each in table.schema.features if not (each.numeric or each.lists)}
+    found = {
+        column.name: column.cast(pl.String) if column.name in texts else column
+        for column in table.carried
+        if column.name in (features if by is None else by)
+    }
+    if by is None:
+        found = {name: each for name, each in found.items() if _tells(table.schema, each)}
+    if by is None or USER in by:
+        users = _users(table, vocab)
+        if users is not None:
+            found[USER] = users
+    return found
+
+
+def score_segments(
+    schema: Schema,
+    predictions: Mapping[str, np.ndarray],
+    labels: Mapping[str, np.ndarray],
+    by: Mapping[str, pl.Series],
+    *,
+    score: str | None = None,
+    deciles: bool = True,
+    weight: np.ndarray | None = None,
+) -> pl.DataFrame:
+    """Return the segments of one score, or of every score of an event, after a column `score`.
+
+    The score's own deciles are a dimension as well, unless told otherwise.
+    """
+    found = [where for where in populations(schema) if where.label_kind.is_event]
+    if score is not None:
+        found = [named_population(schema, score)]
+        if not found[0].label_kind.is_event:
+            raise ConfigError(f"segments need the score of an event, got {score!r}")
+    frames = [pl.DataFrame(schema={"score": pl.String, **columns()})]  # without events, no line
+    for where in found:
+        label = population_label(labels, where)
+        rows = ~np.isnan(label)
+        prediction = predicted(schema, predictions, where)[rows]
+        cut = {dimension: column.filter(rows) for dimension, column in by.items()}
+        if deciles:
+            cut[DECILE] = pl.Series(prediction)
+        kept = None if weight is None else weight[rows]
+        lines = segments(label[rows], prediction, cut, weight=kept, kind=where.label_kind)
+        frames.append(lines.select(pl.lit(where.name).alias("score"), pl.all()))
+    return pl.concat(frames, how="diagonal")
+
+
+def _tells(schema: Schema, column: pl.Series) -> bool:
+    """Whether a column has few values, and more than one; a number is binned to few.
+
+    Where nearly all numbers are alike, all bins are one.
+    """
+    if any(each.numeric and each.name == column.name for each in schema.features):
+        return labelled(column.name, column).n_unique() > 1
+    return 1 < column.n_unique() <= VALUES
+
+
+def _users(table: Table, vocab: Vocab) -> pl.Series | None:
+    """Return "seen" or "new" for each row, where the vocabulary of the users tells."""
+    key = table.schema.keys.user
+    feature = next((each for each in table.schema.features if each.name == key), None)
+    tables = () if feature is None or feature.ragged else feature.id_tables
+    if feature is None or not tables or vocab.tables[tables[0]].size is not None:
+        logger.info(
+            "no segments of new and seen users: the bundle does not hold its training users, "
+            "because the user key (%s) is not a sparse feature with a vocabulary", key,
+        )  # fmt: skip
+        return None
+    least = feature.least_count(tables[0])
+    unknown = "new" if least == 1 else f"new, or in under {least} rows"
+    rows = table.columns()[feature.name]
+    found = pl.Series(USER, np.where(rows == 0, unknown, "seen"))
+    return found if table.user is None else found.set(table.user.is_null(), None)

@@ -78,90 +78,55 @@ class AITM(Trunk):
 
     @property
     def sizes(self) -> tuple[str, ...]:
-        """The fields that are widths."""
         return ("hidden",) if self.dim is None else ("hidden", "dim")
 
     def build(self, layout: Layout, tasks: tuple[Task, ...]) -> AITMTrunk:
-        """Return the module."""
-        before = predecessors(tasks, self.chain or ())
-        tower = {task.name: MLP(layout.width, self.hidden, **self.layers) for task in tasks}
-        width = tower[tasks[0].name].width
-        dim = self.dim or width
-        transfer, attention = {}, {}
-        for name, earlier in before.items():
-            inputs = dim if earlier in before else width  # a root's z is its tower's output
-            transfer[name] = MLP(inputs, [width], **self.layers)
-            attention[name] = Attention(width, dim)
-        events = {task.name for task in tasks if task.label_kind.is_event}
-        given = {task.name: task.given for task in tasks}
-        watched = {
-            name: (*_path(given, earlier), earlier)
-            for name, earlier in before.items()
-            if self.penalty and given[name] is None and {name, earlier} <= events
-        }
-        return AITMTrunk(
-            Named(tower), Named(transfer), Named(attention), before, watched, self.penalty
-        )
+        return AITMTrunk(self, layout.width, tasks)
 
 
 class Attention(nn.Module):
-    """AIT(p, q) = Σ_u w_u · h1(u) over u in {p, q}, with w_u ∝ exp(⟨h2(u), h3(u)⟩ / √D).
-
-    Shape:
-        - input: (B, H), (B, H)
-        - output: (B, D)
-    """
+    """AIT(p, q) = Σ_u w_u · h1(u), w_u ∝ exp(⟨h2(u), h3(u)⟩ / √D): (B, H) twice → (B, D)."""
 
     def __init__(self, inputs: int, dim: int) -> None:
         super().__init__()
-        self.h1 = nn.Linear(inputs, dim, bias=False)
-        self.h2 = nn.Linear(inputs, dim, bias=False)
-        self.h3 = nn.Linear(inputs, dim, bias=False)
+        self.h1, self.h2, self.h3 = (nn.Linear(inputs, dim, bias=False) for _ in range(3))
 
     def forward(self, p: Tensor, q: Tensor) -> Tensor:
-        """Return the mixture of what is transferred and the task's own."""
         u = torch.stack([p, q], dim=1)
         scores = (self.h2(u) * self.h3(u)).sum(dim=2) / sqrt(self.h1.out_features)
         return mixture(scores.softmax(dim=1), self.h1(u))
 
 
 class AITMTrunk(TrunkModule):
-    """Towers, and for each task with a predecessor a transfer and an attention.
+    """Towers f_k, and for each task with a predecessor a transfer g_k and an attention AIT_k.
 
-    `shared_parameters` is empty: a tower belongs to its task, though later tasks read it.
-
-    Args:
-        tower: f_k by task.
-        transfer: g_k by task with a predecessor.
-        attention: AIT_k likewise.
-        before: the predecessor of each such task, in the order of the path.
-        watched: for each task with a calibrator, the heads whose product is P(before).
-        penalty: λ.
-
-    Shape:
-        - input: (B, W)
-        - output: {task: (B, H)} for a root, {task: (B, D)} for another
+    (B, W) → {task: (B, H)} of a root, {task: (B, D)} of another. `shared_parameters` is empty: a
+    tower belongs to its task, though later tasks read it.
     """
 
-    def __init__(
-        self,
-        tower: Named[MLP],
-        transfer: Named[MLP],
-        attention: Named[Attention],
-        before: Mapping[str, str],
-        watched: Mapping[str, tuple[str, ...]],
-        penalty: float,
-    ) -> None:
+    def __init__(self, spec: AITM, inputs: int, tasks: Sequence[Task]) -> None:
         super().__init__()
-        self.tower = tower
-        self.transfer = transfer
-        self.attention = attention
-        self.before = dict(before)
-        self.watched = dict(watched)
-        self.penalty = penalty
+        self.penalty = spec.penalty
+        self.before = before = predecessors(tasks, spec.chain or ())
+        self.tower = Named({task.name: MLP(inputs, spec.hidden, **spec.layers) for task in tasks})
+        width = self.tower[tasks[0].name].width
+        dim = spec.dim or width
+        transfer, attention = {}, {}
+        for name, earlier in before.items():
+            read = dim if earlier in before else width  # a root's z is its tower's output
+            transfer[name] = MLP(read, [width], **spec.layers)
+            attention[name] = Attention(width, dim)
+        self.transfer, self.attention = Named(transfer), Named(attention)
+        events = {task.name for task in tasks if task.label_kind.is_event}
+        given = {task.name: task.given for task in tasks}
+        # For each task with a calibrator, the heads whose product is P(before).
+        self.watched = {
+            name: (*_path(given, earlier), earlier)
+            for name, earlier in before.items()
+            if spec.penalty and given[name] is None and {name, earlier} <= events
+        }
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Return z of each task."""
         towers = dict(self.tower.items())
         first = first_layers(towers, dict.fromkeys(towers, x))
         z = {name: tower(x, first.get(name)) for name, tower in towers.items()}
@@ -171,18 +136,16 @@ class AITMTrunk(TrunkModule):
 
     def penalties(self, logits: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return λ · mean max(P(k) − P(before), 0) of each pair that `chain` alone links."""
-        return {
-            f"{name} above {heads[-1]}": self.penalty
-            * (logits[name].sigmoid() - _joint(logits, heads)).clamp(min=0).mean()
-            for name, heads in self.watched.items()
-        }
+        found = {}
+        for name, heads in self.watched.items():
+            joint = torch.stack([logsigmoid(logits[head]) for head in heads]).sum(0).exp()
+            above = (logits[name].sigmoid() - joint).clamp(min=0).mean()
+            found[f"{name} above {heads[-1]}"] = self.penalty * above
+        return found
 
 
 def predecessors(tasks: Sequence[Task], chain: Sequence[str]) -> dict[str, str]:
     """Return each task's predecessor, if it has one; a predecessor's own entry comes first.
-
-    Raises:
-        ConfigError: a chain that names an unknown task, contradicts `given` or closes a cycle.
 
     Example:
         >>> tasks = [Task("buy"), Task("cart", given="click"), Task("click")]
@@ -210,7 +173,6 @@ def predecessors(tasks: Sequence[Task], chain: Sequence[str]) -> dict[str, str]:
 
 
 def _path(before: Mapping[str, str | None], name: str) -> tuple[str, ...]:
-    """Return all tasks before a task, in order."""
     path: list[str] = []
     earlier = before[name]
     while earlier is not None:
@@ -220,8 +182,3 @@ def _path(before: Mapping[str, str | None], name: str) -> tuple[str, ...]:
         path.append(earlier)
         earlier = before[earlier]
     return tuple(reversed(path))
-
-
-def _joint(logits: Mapping[str, Tensor], heads: Sequence[str]) -> Tensor:
-    """Return the probability that every head's event happens: (B,)."""
-    return torch.stack([logsigmoid(logits[head]) for head in heads]).sum(0).exp()

@@ -181,10 +181,8 @@ class ExpertUse:
     def _most_similar(self, index: int) -> tuple[str, float | None]:
         pairs = enumerate(zip(self.experts, self.similarity[index], strict=True))
         known = {name: cka for at, (name, cka) in pairs if cka is not None and at != index}
-        if not known:
-            return "", None
-        name = max(known, key=lambda each: known[each])
-        return name, known[name]
+        name = max(known, key=lambda each: known[each], default="")
+        return name, known.get(name)
 
 
 def experts_of(ranker: Ranker, table: Table, device: str = "cpu") -> tuple[ExpertUse, ...]:
@@ -202,46 +200,30 @@ def experts_of(ranker: Ranker, table: Table, device: str = "cpu") -> tuple[Exper
 
 
 def expert_use(mixing: Mixing) -> ExpertUse:
-    """Return how the gates of a level use its experts.
-
-    Example:
-        >>> weights = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
-        >>> outputs = torch.tensor([[[1.0], [0.0]], [[3.0], [0.0]]])
-        >>> use = expert_use(Mixing(experts=("a", "b"), outputs=outputs, gates={"click": weights}))
-        >>> use.gates[0].row_entropy, use.gates[0].mean_entropy, use.dead_rate
-        (0.0, 1.0, (0.0, 1.0))
-    """
+    """Return how the gates of a level use its experts."""
     gates = tuple(_gate_use(mixing, name) for name in mixing.gates)
-    used = {
-        name: sum(gate.weights.get(name, 0.0) for gate in gates) / len(gates)
-        for name in mixing.experts
-    }
-    even = {
-        name: sum(1 / len(gate.weights) for gate in gates if name in gate.weights) / len(gates)
-        for name in mixing.experts
-    }
+    used, even = [], []
+    for name in mixing.experts:
+        seeing = [gate.weights for gate in gates if name in gate.weights]
+        used.append(sum(weights[name] for weights in seeing) / len(gates))
+        even.append(sum(1 / len(weights) for weights in seeing) / len(gates))
     return ExpertUse(
         level=mixing.level,
         rows=len(mixing.outputs),
         experts=mixing.experts,
         gates=gates,
-        utilisation=tuple(used.values()),
-        even=tuple(even.values()),
-        effective_experts=exp(_entropy(torch.tensor(list(used.values()), dtype=torch.float64))),
+        utilisation=tuple(used),
+        even=tuple(even),
+        effective_experts=exp(_entropy(torch.tensor(used, dtype=torch.float64))),
         dead_rate=tuple((mixing.outputs.abs().amax(dim=0) == 0).double().mean(dim=1).tolist()),
         similarity=linear_cka(mixing.outputs[:SIMILARITY_ROWS]),
     )
 
 
 def linear_cka(outputs: Tensor) -> tuple[tuple[float | None, ...], ...]:
-    """Return ‖Yᵀ X‖² / (‖Xᵀ X‖ · ‖Yᵀ Y‖) of each pair of experts, their columns centred.
+    """Return ‖Yᵀ X‖² / (‖Xᵀ X‖ · ‖Yᵀ Y‖) of each pair of experts, centred: (N, E, H) → (E, E).
 
-    Returns:
-        within 0 and 1; None if an expert is the same for all rows.
-
-    Shape:
-        - outputs: (N, E, H)
-        - output: (E, E)
+    Within 0 and 1; None if an expert is the same for all rows.
 
     Reference:
         Kornblith et al., ICML 2019, section 3, table 1.
@@ -272,12 +254,8 @@ def _gate_use(mixing: Mixing, name: str) -> GateUse:
         largest = log(len(seen))
         row_entropy = min(1.0, float(torch.special.entr(weights).sum(dim=1).mean()) / largest)
         mean_entropy = min(1.0, _entropy(mean) / largest)
-    return GateUse(
-        name=name,
-        weights=dict(zip(seen, mean.tolist(), strict=True)),
-        row_entropy=row_entropy,
-        mean_entropy=mean_entropy,
-    )
+    shares = dict(zip(seen, mean.tolist(), strict=True))
+    return GateUse(name=name, weights=shares, row_entropy=row_entropy, mean_entropy=mean_entropy)
 
 
 def _entropy(weights: Tensor) -> float:

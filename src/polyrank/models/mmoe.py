@@ -37,39 +37,25 @@ class MMoE(Trunk):
     hidden: Sequence[int] = (16,)
 
     def build(self, layout: Layout, tasks: tuple[Task, ...]) -> MMoETrunk:
-        """Return the module."""
         expert = ExpertBank(layout.width, self.experts, self.hidden, **self.layers)
         gate = {task.name: Gate(layout.width, self.experts) for task in tasks}
         return MMoETrunk(expert, Named(gate))
 
 
 class MMoETrunk(TrunkModule):
-    """A mixture of the same experts for each task, weighted by its own gate.
-
-    Shape:
-        - input: (B, W)
-        - output: {task: (B, H)}
-    """
+    """Each task's mixture of the same experts, by its own gate: (B, W) → {task: (B, H)}."""
 
     def __init__(self, expert: ExpertBank, gate: Named[Gate]) -> None:
         super().__init__()
-        self.expert = expert
-        self.gate = gate
+        self.expert, self.gate = expert, gate
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Return each task's mixture."""
         return mixtures(self.gate, x, self.expert(x))
 
     def shared_parameters(self) -> list[nn.Parameter]:
-        """Return the experts' parameters; a gate belongs to its task."""
-        return list(self.expert.parameters())
+        return list(self.expert.parameters())  # a gate belongs to its task
 
     def mixing(self, x: Tensor) -> tuple[Mixing, ...]:
-        """Return what each task's gate does with the experts."""
-        return (
-            Mixing(
-                experts=tuple(str(number) for number in range(len(self.expert))),
-                outputs=self.expert(x),
-                gates={name: gate(x) for name, gate in self.gate.items()},
-            ),
-        )
+        experts = tuple(str(number) for number in range(len(self.expert)))
+        gates = {name: gate(x) for name, gate in self.gate.items()}
+        return (Mixing(experts=experts, outputs=self.expert(x), gates=gates),)

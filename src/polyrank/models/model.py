@@ -15,8 +15,7 @@ from polyrank.models.aitm import AITM
 from polyrank.models.mmoe import MMoE
 from polyrank.models.ple import PLE
 from polyrank.models.ranker import Ranker, build_heads
-from polyrank.models.separate import Separate
-from polyrank.models.shared_bottom import SharedBottom
+from polyrank.models.shared_bottom import Separate, SharedBottom
 from polyrank.models.trunk import Trunk, check_layers, check_sizes
 from polyrank.nn.embed import PackedEmbedder
 from polyrank.nn.mlp import Norm
@@ -92,22 +91,19 @@ class Model:
 
     def layout(self, schema: Schema, vocab: VocabularySizes) -> Layout:
         """Return where each feature lies in x."""
-        widths = {
-            table: owner.width(table) or self.embed_dim for table, owner in schema.tables.items()
-        }
+        tables = schema.tables.items()
+        widths = {table: owner.width(table) or self.embed_dim for table, owner in tables}
         return Layout(schema, vocab, widths)
 
     def build(self, layout: Layout) -> Ranker:
         """Return the network, with weights drawn from torch's generator."""
         tasks = tuple(layout.schema.tasks)
-        layers: dict[str, Any] = {"norm": self.norm, "dropout": self.dropout}
+        each = self.tower
+        towers = each if isinstance(each, Mapping) else {task.name: each for task in tasks}
         embed = PackedEmbedder(layout)
         trunk = self._trunk().build(layout, tasks)
-        towers = {
-            task.name: self.tower[task.name] if isinstance(self.tower, Mapping) else self.tower
-            for task in tasks
-        }
-        return Ranker(layout, embed, trunk, build_heads(trunk, layout, towers, **layers))
+        head = build_heads(trunk, layout, towers, norm=self.norm, dropout=self.dropout)
+        return Ranker(layout, embed, trunk, head)
 
     def to_table(self) -> dict[str, Any]:
         """Return plain tables; an unregistered trunk is written as its class's name."""
@@ -117,11 +113,7 @@ class Model:
 
     @classmethod
     def from_table(cls, table: Mapping[str, Any], trunk: BuildsTrunk | None = None) -> Model:
-        """Read what `to_table` wrote; `trunk` replaces an unregistered one.
-
-        Raises:
-            ConfigError: an unknown key, or a trunk that is not registered and not given.
-        """
+        """Read what `to_table` wrote; `trunk` replaces an unregistered one."""
         spec.check_keys(table, [each.name for each in fields(cls)], "model")
         found = table.get("trunk", {"kind": "mmoe"})
         own = found.get("class") if isinstance(found, Mapping) else None

@@ -35,7 +35,6 @@ class Tensors(NamedTuple):
 
     @classmethod
     def of(cls, batch: Batch, device: str) -> Tensors:
-        """Move a batch to a device."""
 
         def moved(array: np.ndarray) -> Tensor:
             return torch.from_numpy(array).to(device)
@@ -60,15 +59,8 @@ def logits_of(
 ) -> dict[str, Tensor]:
     """Return the logits of every head on every row, in evaluation mode, on the CPU.
 
-    Args:
-        ranker: on the device.
-        table: N rows.
-        device: a torch device.
-        chunks: take only the first so many, of `CHUNK_ROWS` rows each.
-        dtype: of trunk and heads.
-
-    Shape:
-        {head: (N,) or (N, outputs)}
+    {head: (N,) or (N, outputs)}; `chunks` takes only the first so many, of `CHUNK_ROWS` rows each;
+    `dtype` is that of trunk and heads.
     """
     rows = len(table) if chunks is None else min(len(table), chunks * CHUNK_ROWS)
     found: dict[str, Tensor] = {}
@@ -101,24 +93,7 @@ def outputs(
 
     A joint is the product of its head and its parent's joint, so that a probability never exceeds
     its parent's. The only way from logits to outputs: an exported graph is traced through it.
-
-    Args:
-        schema: the tasks.
-        logits: float64, calibrated where they are.
-        likelihoods: of each task.
-        extras: raw columns that kinds of label read, by name.
-
-    Shape:
-        logits (N,) or (N, outputs), extras (N,) → {column: float64 (N,)}
-
-    Example:
-        >>> from polyrank.objective.likelihood import likelihoods
-        >>> from polyrank.schema import DenseFeature, Task
-        >>> schema = Schema([DenseFeature("x")], [Task("click"), Task("buy", given="click")])
-        >>> zero = torch.zeros(1, dtype=torch.float64)
-        >>> columns = outputs(schema, {"click": zero, "buy": zero}, likelihoods(schema, {}), {})
-        >>> {name: float(column) for name, column in columns.items()}
-        {'p_click': 0.5, 'p_buy_given_click': 0.5, 'p_buy': 0.25}
+    Logits are float64 and calibrated where they are; every column is float64 (N,).
     """
     columns: dict[str, dict[str, Tensor]] = {}
     joints: dict[str, Tensor] = {}

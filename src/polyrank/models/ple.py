@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -56,77 +57,49 @@ class PLE(Trunk):
     hidden: Sequence[int] = (16,)
 
     def build(self, layout: Layout, tasks: tuple[Task, ...]) -> PLETrunk:
-        """Return the module."""
         names = [task.name for task in tasks]
-        levels: list[PLELevel] = []
-        for number in range(1, self.levels + 1):
-            inputs = levels[-1].width if levels else layout.width
-            levels.append(self._level(inputs, names, last=number == self.levels))
+        after = self.hidden[-1] if self.hidden else layout.width
+        levels = [
+            PLELevel(self, after if number else layout.width, names, last=number + 1 == self.levels)
+            for number in range(self.levels)
+        ]
         return PLETrunk(levels, names)
-
-    def _level(self, inputs: int, names: list[str], *, last: bool) -> PLELevel:
-        expert = {
-            name: ExpertBank(inputs, self.task_experts, self.hidden, **self.layers)
-            for name in names
-        }
-        shared = ExpertBank(inputs, self.shared_experts, self.hidden, **self.layers)
-        gate = {name: Gate(inputs, self.task_experts + self.shared_experts) for name in names}
-        shared_gate = None if last else SharedGate(inputs, expert, self.shared_experts)
-        width = self.hidden[-1] if self.hidden else inputs
-        return PLELevel(Named(expert), shared, Named(gate), shared_gate, width)
 
 
 class SharedGate(nn.Module):
-    """softmax(W_s·x) over all experts of a level, with the rows of W_s by task.
+    """softmax(W_s·x) over all experts of a level, (B, W) → (B, E): the tasks', then the shared.
 
-    In one matrix over all experts, the place of a task's rows would depend on the order of tasks.
-
-    Shape:
-        - input: (B, W)
-        - output: (B, E), the tasks' experts in the tasks' order, then the shared ones
+    The rows of W_s are kept by task: in one matrix, their place would depend on the order of tasks.
     """
 
-    def __init__(self, inputs: int, expert: Mapping[str, ExpertBank], shared: int) -> None:
+    def __init__(self, inputs: int, spec: PLE, names: Sequence[str]) -> None:
         super().__init__()
         self.task = Named(
-            {name: nn.Linear(inputs, len(bank), bias=False) for name, bank in expert.items()}
+            {name: nn.Linear(inputs, spec.task_experts, bias=False) for name in names}
         )
-        self.shared = nn.Linear(inputs, shared, bias=False)
+        self.shared = nn.Linear(inputs, spec.shared_experts, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the weight of each expert."""
         scores = [*(task(x) for _, task in self.task.items()), self.shared(x)]
         return torch.cat(scores, dim=1).softmax(dim=1)
 
 
 class PLELevel(nn.Module):
-    """One level of extraction.
+    """One level of extraction: {task: (B, W)}, (B, W) → {task: (B, H)}, (B, H) or None."""
 
-    Shape:
-        - input: {task: (B, W)}, (B, W)
-        - output: {task: (B, H)}, and (B, H) or, from the last level, None
-    """
-
-    def __init__(
-        self,
-        expert: Named[ExpertBank],
-        shared: ExpertBank,
-        gate: Named[Gate],
-        shared_gate: SharedGate | None,
-        width: int,
-    ) -> None:
+    def __init__(self, spec: PLE, inputs: int, names: Sequence[str], *, last: bool) -> None:
         super().__init__()
+        bank = partial(ExpertBank, inputs, hidden=spec.hidden, **spec.layers)
         # The shared group is beside the tasks, not among them: a task may be called "shared".
-        self.expert = expert
-        self.shared = shared
-        self.gate = gate
-        self.shared_gate = shared_gate
-        self.width = width
+        self.expert = Named({name: bank(experts=spec.task_experts) for name in names})
+        self.shared = bank(experts=spec.shared_experts)
+        seen = spec.task_experts + spec.shared_experts
+        self.gate = Named({name: Gate(inputs, seen) for name in names})
+        self.shared_gate = None if last else SharedGate(inputs, spec, names)
 
     def forward(
         self, own: Mapping[str, Tensor], common: Tensor
     ) -> tuple[dict[str, Tensor], Tensor | None]:
-        """Return each task's and the shared group's mixture."""
         shared = self.shared(common)
         expert = {name: bank(own[name]) for name, bank in self.expert.items()}
         mixed = {
@@ -166,12 +139,7 @@ class PLELevel(nn.Module):
 
 
 class PLETrunk(TrunkModule):
-    """The levels one after the other.
-
-    Shape:
-        - input: (B, W)
-        - output: {task: (B, H)}
-    """
+    """The levels one after the other: (B, W) → {task: (B, H)}."""
 
     def __init__(self, levels: Sequence[PLELevel], tasks: Sequence[str]) -> None:
         super().__init__()
@@ -179,26 +147,21 @@ class PLETrunk(TrunkModule):
         self.tasks = list(tasks)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Return each task's mixture of the last level."""
         own, common = dict.fromkeys(self.tasks, x), x
         for level in self.level:
             own, common = level(own, common)
         return own
 
     def mixing(self, x: Tensor) -> tuple[Mixing, ...]:
-        """Return what the gates of each level do with its experts."""
         own, common = dict.fromkeys(self.tasks, x), x
         found: list[Mixing] = []
         for number, level in enumerate(self.level):
             assert isinstance(level, PLELevel)
             name = f"level {number}" if len(self.level) > 1 else ""
             found.append(level.mixing(own, common, name))
-            mixed = {
-                gate: mixture(weights, found[-1].outputs)
-                for gate, weights in found[-1].gates.items()
-            }
-            common = mixed.pop(SHARED, common)
-            own = mixed
+            outputs, gates = found[-1].outputs, found[-1].gates
+            own = {gate: mixture(weights, outputs) for gate, weights in gates.items()}
+            common = own.pop(SHARED, common)
         return tuple(found)
 
     def shared_parameters(self) -> list[nn.Parameter]:
@@ -212,6 +175,5 @@ class PLETrunk(TrunkModule):
         for level in self.level:
             assert isinstance(level, PLELevel)
             found += level.shared.parameters()
-            if level.shared_gate is not None:
-                found += level.shared_gate.parameters()
+            found += level.shared_gate.parameters() if level.shared_gate is not None else ()
         return found

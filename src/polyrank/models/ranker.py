@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from inspect import ismethod
 from math import log
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,24 +27,15 @@ REDRAWS = 100
 
 @dataclass(frozen=True)
 class Scores:
-    """The output of a ranker for a batch.
+    """The output of a ranker for a batch."""
 
-    Args:
-        logits: {head: (B,) or (B, outputs)}; a task's head is the task given its parent.
-        penalties: named scalars of the trunk.
-    """
-
+    # {head: (B,) or (B, outputs)}; a task's head is the task given its parent.
     logits: Mapping[str, Tensor]
-    penalties: Mapping[str, Tensor]
+    penalties: Mapping[str, Tensor]  # named scalars of the trunk
 
 
 class Head(nn.Module):
-    """A task's tower and its last linear layer.
-
-    Shape:
-        - input: (B, H)
-        - output: (B,) for one output, else (B, outputs)
-    """
+    """A task's tower and its last linear layer: (B, H) → (B,) for one output, else (B, outputs)."""
 
     def __init__(self, tower: MLP, outputs: int) -> None:
         super().__init__()
@@ -51,18 +43,12 @@ class Head(nn.Module):
         self.output = nn.Linear(tower.width, outputs)
 
     def forward(self, x: Tensor, first: Tensor | None = None) -> Tensor:
-        """Return the logits; `first` is the tower's first linear map of x, if known."""
         logits = self.output(self.tower(x, first))
         return logits.squeeze(1) if logits.shape[1] == 1 else logits
 
 
 class Ranker(nn.Module):
-    """Embedder, trunk and heads of one layout.
-
-    Shape:
-        - embed: ids int32 (F, B), dense (B, D), bags of the sequences → x (B, W)
-        - forward: x (B, W) → Scores
-    """
+    """Embedder, trunk and heads of one layout; `embed` gives x, (B, W), that `forward` takes."""
 
     def __init__(
         self, layout: Layout, embed: PackedEmbedder, trunk: nn.Module, head: Mapping[str, Head]
@@ -81,7 +67,6 @@ class Ranker(nn.Module):
         self.head: Named[Head] = Named(head)
 
     def forward(self, x: Tensor) -> Scores:
-        """Return the scores of x."""
         hidden = self.hidden(x)
         first = first_layers(self._towers(), hidden)
         logits = {name: self.head[name](hidden[name], first.get(name)) for name in self.head}
@@ -94,11 +79,9 @@ class Ranker(nn.Module):
         return {head.name: of_task[head.task] for head in self.layout.schema.heads}
 
     def shared_parameters(self) -> list[nn.Parameter]:
-        """Return the trunk's shared parameters."""
         return self.trunk.shared_parameters() if isinstance(self.trunk, TrunkModule) else []
 
     def mixing(self, x: Tensor) -> tuple[Mixing, ...]:
-        """Return what the trunk's gates do with its experts on x (B, W), level by level."""
         return self.trunk.mixing(x) if isinstance(self.trunk, TrunkModule) else ()
 
     def dense_parameters(self) -> list[nn.Parameter]:
@@ -112,19 +95,14 @@ class Ranker(nn.Module):
         """
         with torch.no_grad():
             for task, rate in rates.items():
-                head = self.head[task]
-                assert isinstance(head, Head)
-                head.output.bias.fill_(log(rate / (1 - rate)))
+                self.head[task].output.bias.fill_(log(rate / (1 - rate)))
 
     @torch.no_grad()
     def redraw_dead(self, x: Tensor) -> dict[str, bool]:
         """Draw dead towers again, up to `REDRAWS` times; return whether each is alive now.
 
         About one narrow tower in a hundred models is dead before the first step, and its task would
-        predict a constant forever.
-
-        Args:
-            x: (B, W), of training rows.
+        predict a constant forever. x, (B, W), is of training rows.
         """
         self.eval()
         hidden, found = self.hidden(x), {}
@@ -138,12 +116,7 @@ class Ranker(nn.Module):
         return found
 
     def _towers(self) -> dict[str, MLP]:
-        found = {}
-        for task in self.head:
-            head = self.head[task]
-            assert isinstance(head, Head)
-            found[task] = head.tower
-        return found
+        return {name: head.tower for name, head in self.head.items()}
 
     def named_weights(self) -> dict[str, Tensor]:
         """Return the weights by their lasting names: `embed.TABLE`, `trunk.…`, `head.TASK.…`."""
@@ -156,11 +129,7 @@ class Ranker(nn.Module):
         return tables | rest
 
     def load_named_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Copy weights by name.
-
-        Raises:
-            BundleError: a weight that is missing, unknown or of another shape.
-        """
+        """Copy weights by name; BundleError for one missing, unknown or of another shape."""
         own = self.named_weights()
         missing, unknown = own.keys() - weights.keys(), weights.keys() - own.keys()
         if missing or unknown:
@@ -178,34 +147,28 @@ class Ranker(nn.Module):
 
 
 def build_heads(
-    trunk: nn.Module,
-    layout: Layout,
-    towers: Mapping[str, Sequence[int]],
-    **layers: object,
+    trunk: nn.Module, layout: Layout, towers: Mapping[str, Sequence[int]], **layers: Any
 ) -> dict[str, Head]:
     """Return the modules of the schema's heads, as wide as what the trunk gives them.
 
     `towers` are the columns of each task's layers, `layers` their norm and dropout.
-
-    Raises:
-        ConfigError: the trunk's output is not {task: (B, H)} with every task.
     """
     hidden = _outputs(trunk, layout)
 
     def width(head: HeadSpec) -> int:
         found = hidden.get(head.task) if isinstance(hidden, Mapping) else None
         if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != 2:
+            shown: object = type(hidden).__name__
+            if isinstance(hidden, Mapping):
+                shown = {name: tuple(getattr(x, "shape", ())) for name, x in hidden.items()}
             raise ConfigError(
                 f"trunk {type(trunk).__name__} must return a tensor (B, H) for task "
-                f"{head.task!r}, got {_shapes(hidden)}"
+                f"{head.task!r}, got {shown}"
             )
         return found.shape[1]
 
     return {
-        head.name: Head(
-            MLP(width(head), towers[head.task], **layers),  # pyrefly: ignore
-            head.outputs,
-        )
+        head.name: Head(MLP(width(head), towers[head.task], **layers), head.outputs)
         for head in layout.schema.heads
     }
 
@@ -220,9 +183,3 @@ def _outputs(trunk: nn.Module, layout: Layout) -> Mapping[str, Tensor]:
             trunk.mixing(torch.zeros(2, layout.width))  # refused now, not after an epoch
     trunk.train(training)
     return hidden
-
-
-def _shapes(hidden: object) -> object:
-    if not isinstance(hidden, Mapping):
-        return type(hidden).__name__
-    return {name: tuple(getattr(value, "shape", ())) for name, value in hidden.items()}

@@ -1,4 +1,4 @@
-"""Shared bottom: one MLP for all tasks, then their towers.
+"""Shared bottom: one MLP for all tasks, then their towers; and separate towers, without it.
 
 Letters: B rows, W columns of x, H columns of the bottom.
 """
@@ -34,18 +34,11 @@ class SharedBottom(Trunk):
     hidden: Sequence[int] = (64,)
 
     def build(self, layout: Layout, tasks: tuple[Task, ...]) -> SharedBottomTrunk:
-        """Return the module."""
-        bottom = MLP(layout.width, self.hidden, **self.layers)
-        return SharedBottomTrunk(bottom, tasks)
+        return SharedBottomTrunk(MLP(layout.width, self.hidden, **self.layers), tasks)
 
 
 class SharedBottomTrunk(TrunkModule):
-    """One representation for every task.
-
-    Shape:
-        - input: (B, W)
-        - output: {task: (B, H)}
-    """
+    """One representation for every task: (B, W) → {task: (B, H)}."""
 
     def __init__(self, bottom: MLP, tasks: tuple[Task, ...]) -> None:
         super().__init__()
@@ -53,9 +46,23 @@ class SharedBottomTrunk(TrunkModule):
         self.tasks = [task.name for task in tasks]
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Return f(x) for each task."""
         return dict.fromkeys(self.tasks, self.bottom(x))
 
     def shared_parameters(self) -> list[nn.Parameter]:
-        """Return the bottom's parameters."""
         return list(self.bottom.parameters())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Separate(Trunk):
+    """Each task's tower reads x itself; with entire-space supervision this is ESMM.
+
+    Example:
+        >>> Separate()
+        Separate(norm=None, dropout=None)
+
+    Reference:
+        Ma et al., SIGIR 2018, figure 2.
+    """
+
+    def build(self, layout: Layout, tasks: tuple[Task, ...]) -> SharedBottomTrunk:
+        return SharedBottomTrunk(MLP(layout.width, []), tasks)  # without layers: x for each task

@@ -81,11 +81,8 @@ class Mixing:
 
     Example:
         >>> import torch
-        >>> Mixing(
-        ...     experts=("0", "1"),
-        ...     outputs=torch.zeros(3, 2, 4),
-        ...     gates={"click": torch.full((3, 2), 0.5)},
-        ... ).choice("click")
+        >>> outputs, gates = torch.zeros(3, 2, 4), {"click": torch.full((3, 2), 0.5)}
+        >>> Mixing(experts=("0", "1"), outputs=outputs, gates=gates).choice("click")
         ('0', '1')
     """
 

@@ -14,17 +14,22 @@ Letters: F id features, S sequences, B rows, W columns of x.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding, embedding_bag
 
 from polyrank.features.kind import Pooling
-from polyrank.layout import Layout
+from polyrank.layout import Layout, Pack
 from polyrank.nn import kernels
-from polyrank.nn.lookups import Bags, PackLookups
 
+POOLINGS = {"sum": kernels.SUM, "mean": kernels.MEAN, "last": kernels.LAST}
+# Look-ups in a table that no cache holds take about four times as long as in one that fits.
+_CACHED_ROWS, _MISS = 2**14, 4
 INITIAL_STD = 0.01  # standard deviation of the initial embeddings
 # The ids of all rows and where each row's begin: (total,) and int64 (B + 1,), from 0 to total.
 TensorBag = tuple[Tensor, Tensor]
@@ -34,10 +39,9 @@ class PackedEmbedder(nn.Module):
     """One matrix a width; ids are rows of it.
 
     Shape:
-        - ids: int32 (F, B), rows of the packs
-        - dense: (B, D)
+        - ids: int32 (F, B), rows of the packs; dense: (B, D)
         - bags: S times ids int32 (total,), rows of the packs, and offsets int64 (B + 1,)
-        - output: (B, W), in the order of `Layout.slices`
+        - output: x (B, W), in the order of `Layout.slices`
     """
 
     def __init__(self, layout: Layout) -> None:
@@ -60,9 +64,6 @@ class PackedEmbedder(nn.Module):
 
         Where `out` is an earlier x of the same shape, the kernels write into its memory: allocating
         pages at every step costs a sixth of a step of 4,096 rows.
-
-        Raises:
-            IndexError: an id that is no row of its pack.
         """
         if dense.device.type != "cpu":
             with torch.no_grad():
@@ -85,7 +86,6 @@ class PackedEmbedder(nn.Module):
         return x
 
     def forward(self, ids: Tensor, dense: Tensor, bags: Sequence[TensorBag] = ()) -> Tensor:
-        """Return x."""
         sequences = _with_pooling(self.layout, bags)
         batch = dense.shape[0]
         looked_up = []
@@ -99,11 +99,9 @@ class PackedEmbedder(nn.Module):
     def row_gradients(
         self, ids: Tensor, gradient: Tensor, bags: Sequence[TensorBag] = ()
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield for each pack the rows looked up and the gradient of each look-up.
+        """Yield the rows looked up in each pack, (n,), and the gradients of each, (n, width).
 
-        Shape:
-            - ids: (F, B); gradient: (B, W), of x; bags: as in `forward`
-            - yields: (looked up,), (looked up, width); a row may occur many times
+        `gradient` is that of x, (B, W); a row may occur many times.
         """
         sequences = _with_pooling(self.layout, bags)
         start = 0
@@ -134,12 +132,8 @@ class LocalEmbedder(nn.Module):
     comparisons alone, which an exported graph has too. An id that is no row of its own table is
     looked up behind the end of the pack, and is refused there: it never meets another table.
 
-    Args:
-        embed: whose weights these are.
-
     Shape:
-        - ids: int64 (F, B), rows of each feature's own table
-        - dense: (B, D)
+        - ids: int64 (F, B), rows of each feature's own table; dense: (B, D)
         - sequences: S times int64 (B, L), rows of the feature's own table; below 0 is no id
         - output: (B, W), up to the rounding of a pooled sum equal to `PackedEmbedder`
     """
@@ -164,11 +158,6 @@ class LocalEmbedder(nn.Module):
             self.register_buffer(name, torch.tensor(values, dtype=torch.int64)[:, None])
 
     def forward(self, ids: Tensor, dense: Tensor, sequences: Sequence[Tensor] = ()) -> Tensor:
-        """Return x.
-
-        Raises:
-            IndexError: an id that is no row of its table.
-        """
         schema = self.layout.schema
         fields = len(schema.fields)
         if fields:
@@ -192,34 +181,14 @@ class LocalEmbedder(nn.Module):
 
 
 def pooled(bag: TensorBag, pooling: Pooling, weight: Tensor) -> Tensor:
-    """Return the pooled embeddings of each row's ids, zeros where it has none.
-
-    Shape:
-        - bag: (total,), (B + 1,); weight: (rows, width)
-        - output: (B, width)
-
-    Example:
-        >>> bag = torch.tensor([0, 1, 1]), torch.tensor([0, 2, 2, 3])
-        >>> pooled(bag, "mean", torch.tensor([[1.0], [3.0]])).tolist()
-        [[2.0], [0.0], [3.0]]
-    """
+    """Return the pooled embeddings of each row's ids, zeros where it has none: (B, width)."""
     ids, offsets = _last(bag) if pooling == "last" else bag
     mode = "mean" if pooling == "mean" else "sum"  # of one id at most, for the last
     return embedding_bag(ids, weight, offsets, mode=mode, include_last_offset=True)
 
 
 def pooled_padded(ids: Tensor, pooling: Pooling, weight: Tensor) -> Tensor:
-    """Return what `pooled` does, of ids in a matrix that −1 fills up.
-
-    Shape:
-        - ids: (B, L); weight: (rows, width)
-        - output: (B, width)
-
-    Example:
-        >>> ids = torch.tensor([[0, -1, 1], [-1, -1, -1]])
-        >>> pooled_padded(ids, "mean", torch.tensor([[1.0], [3.0]])).tolist()
-        [[2.0], [0.0]]
-    """
+    """Return what `pooled` does, of ids in a matrix (B, L) that −1 fills up."""
     there = ids >= 0
     if pooling == "last":
         after = there.flip(1).long().cumsum(1).flip(1)
@@ -231,14 +200,13 @@ def pooled_padded(ids: Tensor, pooling: Pooling, weight: Tensor) -> Tensor:
 
 
 def _last(bag: TensorBag) -> TensorBag:
-    """The last id of each row that has any."""
     ids, offsets = bag
     some = offsets.diff() > 0
     return ids[offsets[1:][some] - 1], torch.cat([offsets[:1], some.cumsum(0)])
 
 
 def _spread(bag: TensorBag, pooling: Pooling, gradient: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the ids of a bag that were looked up, and each one's gradient."""
+    """The ids of a bag that were looked up, and each one's gradient."""
     ids, offsets = _last(bag) if pooling == "last" else bag
     lengths = offsets.diff()
     if pooling == "mean":
@@ -247,8 +215,90 @@ def _spread(bag: TensorBag, pooling: Pooling, gradient: Tensor) -> tuple[Tensor,
 
 
 def _with_pooling(layout: Layout, bags: Sequence[TensorBag]) -> list[tuple[TensorBag, Pooling]]:
-    """Each bag with its pooling."""
     slots = layout.schema.bags
     if len(bags) != len(slots):
         raise ValueError(f"expected {len(slots)} bags, one for each sequence, got {len(bags)}")
     return [(bag, slot.pooling) for bag, slot in zip(bags, slots, strict=True)]
+
+
+@dataclass(frozen=True, eq=False)
+class PackLookups:
+    """The look-ups of one pack, those of a table together."""
+
+    # int64 (K, 3): a row of the batch's ids or of `Bags.starts`, a first column of x, a pooling
+    lookups: np.ndarray
+    starts: np.ndarray  # int64 (U + 1,): the look-ups of each table
+    first_rows: np.ndarray  # int64 (U + 1,): where each table begins in the pack
+    sequences: tuple[int, ...]  # the bags that are looked up in it, by place in `schema.bags`
+
+    @classmethod
+    def of(cls, layout: Layout, pack: Pack, column: int) -> PackLookups:
+        schema = layout.schema
+        found: dict[str, list[tuple[int, int, int]]] = {table: [] for table in pack.offsets}
+        for field in pack.fields:
+            found[schema.fields[field].table].append((field, column, kernels.ONE))
+            column += pack.width
+        for place, index in enumerate(pack.bags):
+            slot = schema.bags[index]
+            found[slot.table].append((place, column, POOLINGS[slot.pooling]))
+            column += pack.width
+        return cls(
+            np.array([each for lines in found.values() for each in lines], dtype=np.int64),
+            np.cumsum([0, *map(len, found.values())]),
+            np.array([*pack.offsets.values(), pack.rows], dtype=np.int64),
+            pack.bags,
+        )
+
+    def order(self, threads: int) -> np.ndarray:
+        """Return the tables of each thread, then −1, the costly ones dealt out first: int64 (T, U).
+
+        Example:
+            >>> lookups = PackLookups(np.zeros((3, 3), np.int64), np.arange(4),
+            ...                       np.array([0, 9, 900_000, 900_009]), ())
+            >>> lookups.order(2)
+            array([[ 1, -1],
+                   [ 0,  2]])
+        """
+        large = np.diff(self.first_rows) > _CACHED_ROWS
+        costs = np.diff(self.starts) * np.where(large, _MISS, 1)
+        lists: list[list[int]] = [[] for _ in range(threads)]
+        loads = [0] * threads
+        for table in np.argsort(-costs, kind="stable").tolist():
+            thread = loads.index(min(loads))
+            lists[thread].append(table)
+            loads[thread] += int(costs[table])
+        longest = max(map(len, lists))
+        return np.array([each + [-1] * (longest - len(each)) for each in lists], dtype=np.int64)
+
+    def most(self, size: int, bags: Bags) -> int:
+        """Return how many look-ups one table has at most in a batch of some size."""
+        if not self.sequences:
+            return size * self._most_fields
+        lengths = np.full(len(self.lookups), size)
+        bag = self.lookups[:, 2] != kernels.ONE
+        lengths[bag] = (bags.starts[:, -1] - bags.starts[:, 0])[self.lookups[bag, 0]]
+        return int(np.add.reduceat(lengths, self.starts[:-1]).max())
+
+    @cached_property
+    def _most_fields(self) -> int:
+        return int(np.diff(self.starts).max())
+
+
+@dataclass(frozen=True, eq=False)
+class Bags:
+    """The sequences of one pack, one after the other."""
+
+    ids: np.ndarray  # int32 (total,): rows of the pack
+    starts: np.ndarray  # int64 (S, B + 1): where each bag begins and ends among them
+
+    @classmethod
+    def of(cls, bags: Sequence[tuple[Tensor, Tensor]], sequences: tuple[int, ...]) -> Bags:
+        if not sequences:
+            return NO_BAGS
+        ids = [bags[index][0].numpy() for index in sequences]
+        begins = np.cumsum([0, *map(len, ids[:-1])])
+        starts = [bags[i][1].numpy() + begin for i, begin in zip(sequences, begins, strict=True)]
+        return cls(np.concatenate(ids), np.stack(starts))
+
+
+NO_BAGS = Bags(np.empty(0, dtype=np.int32), np.zeros((0, 1), dtype=np.int64))

@@ -5,7 +5,7 @@ Letters: B rows, W columns of x, E experts, H columns of a layer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Self
 
 import torch
@@ -17,16 +17,12 @@ from polyrank.nn.named import Named
 
 
 class ExpertBank(nn.Module):
-    """MLPs of one shape, each with its own initial weights: one matmul per layer for all of them.
+    """MLPs of one shape, (B, W) → (B, E, H), with initial weights of their own: one matmul a layer.
 
     The packed tensors `linear` and `norm` are the parameters. Each expert is there under its number
     as well, as an MLP whose weights are views into them: a state dict has the experts' names and
     shapes, loading one fills the packed tensors, and so does any write in place. An expert that is
     read by its number carries its slice of the gradient; what it computes alone has none.
-
-    Shape:
-        - input: (B, W), read by every expert
-        - output: (B, E, H)
     """
 
     def __init__(
@@ -50,7 +46,6 @@ class ExpertBank(nn.Module):
         self.register_load_state_dict_post_hook(_take)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return every expert's output."""
         rows, experts = x.shape[0], self.experts
         if not len(self.linear):
             return x.unsqueeze(1).expand(-1, experts, -1)
@@ -94,9 +89,7 @@ class ExpertBank(nn.Module):
         return self
 
     def _expert(self, number: int) -> MLP:
-        expert = self._modules[str(number)]
-        assert isinstance(expert, MLP)
-        return expert
+        return self._modules[str(number)]  # pyrefly: ignore[bad-return]
 
     def _pairs(self) -> Iterator[tuple[nn.Module, list[nn.Module]]]:
         """Each packed layer with the experts' layers that view it."""
@@ -140,14 +133,7 @@ class _Unnamed(nn.Module):
         pass
 
     def _load_from_state_dict(
-        self,
-        state_dict: Mapping[str, Any],
-        prefix: str,
-        local_metadata: Any,
-        strict: bool,
-        missing_keys: list[str],
-        unexpected_keys: list[str],
-        error_msgs: list[str],
+        self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
     ) -> None:
         if strict:
             unexpected_keys += [name for name in state_dict if name.startswith(prefix)]
@@ -170,11 +156,7 @@ class _Norm(_Unnamed, RowNorm):
 
 
 class Gate(nn.Module):
-    """softmax(W·x): weights of experts; no bias, no normalisation, no dropout.
-
-    Shape:
-        - input: (B, W)
-        - output: (B, E), rows sum to 1
+    """softmax(W·x), (B, W) → (B, E): weights of experts; no bias, no normalisation, no dropout.
 
     Reference:
         Ma et al., KDD 2018, eq. 7.
@@ -185,7 +167,6 @@ class Gate(nn.Module):
         self.weight = nn.Linear(inputs, experts, bias=False).weight
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the weight of each expert."""
         return linear(x, self.weight).softmax(dim=-1)
 
 
@@ -195,10 +176,9 @@ def mixture(weights: Tensor, outputs: Tensor) -> Tensor:
 
 
 def mixtures(gate: Named[Gate], x: Tensor, outputs: Tensor) -> dict[str, Tensor]:
-    """Return each gate's mixture of the same experts: (B, W), (B, E, H) → {name: (B, H)}.
+    """Return `mixture(gate[name](x), outputs)` of each name: (B, W), (B, E, H) → {name: (B, H)}.
 
-    The same as `mixture(gate[name](x), outputs)` for each name, in one matmul for all gates and one
-    for all mixtures.
+    It is one matmul for all gates, and one for all mixtures.
     """
     weight = torch.cat([gate[name].weight for name in gate])
     scores = linear(x, weight).view(x.shape[0], -1, outputs.shape[1])

@@ -116,15 +116,9 @@ _ask_for: Any = intrinsic(_prefetch)
 def look_up(ids, bag_ids, bag_starts, lookups, weight, out, threads, width):
     """Write the embeddings of a pack into its columns of x; return how many ids are no rows.
 
-    Args:
-        ids: rows of the pack, for the fields that lie in it.
-        bag_ids: those of the sequences that lie in it, one after the other.
-        bag_starts: where each bag begins and ends among them.
-        lookups: of each one its row of `ids` or `bag_starts`, its first column of x, its pooling.
-        weight: the pack.
-        out: x.
-        threads: that share the batch's rows.
-        width: of the pack, as `constant` gives it.
+    `lookups` has of each one its row of `ids` or `bag_starts`, its first column of x and its
+    pooling, `bag_starts` where each bag begins and ends in `bag_ids`, `width` what `constant`
+    returned.
 
     Shape:
         ids: int32 (F, B) · bag_ids: int32 (total,) · bag_starts: int64 (S, B + 1) · lookups: int64
@@ -227,27 +221,13 @@ def update(
     ids, bag_ids, bag_starts, lookups, starts, order, first_rows,
     gradient, slot, touched, sums, weight, first, second, rule, numbers, every_row, width,
 ):  # fmt: skip
-    """Step the rows of a pack that the batch looked up, or every row of it.
+    """Step the rows of a pack that the batch looked up, or `every_row`, by a gradient of 0.
 
-    Args:
-        ids: as in `look_up`.
-        bag_ids: as there.
-        bag_starts: as there.
-        lookups: as there, with those of a table together.
-        starts: the look-ups of each table.
-        order: the tables of each thread, ended by −1.
-        first_rows: where each table begins in the pack.
-        gradient: of x.
-        slot: −1 everywhere, before and after.
-        touched: scratch of each thread.
-        sums: likewise, with a last line of zeros.
-        weight: the pack.
-        first: the optimiser's state, of as many columns as the rule needs.
-        second: likewise.
-        rule: ADAM, ADAGRAD, ROWWISE_ADAGRAD or SGD.
-        numbers: of the rule, whose function names them.
-        every_row: whether rows outside the batch are stepped too, by a gradient of 0.
-        width: of the pack, as `constant` gives it.
+    The first arguments are those of `look_up`, with the look-ups of a table together. `starts` has
+    the look-ups of each table, `first_rows` where it begins in the pack, `order` the tables of each
+    thread, ended by −1. `slot` is −1 everywhere, before and after; `touched` and `sums` are scratch
+    of each thread, the latter with a last line of zeros; `first` and `second` are the optimiser's
+    state, of as many columns as the rule needs, and `numbers` what its function names.
 
     Shape:
         starts: int64 (U + 1,) · order: int64 (T, U) · first_rows: int64 (U + 1,) · gradient:

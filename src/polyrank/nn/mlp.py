@@ -21,7 +21,6 @@ class RowNorm(_BatchNorm):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        """Return the normalised input: (B, columns)."""
         training = self.training and input.shape[0] > 1
         if training:
             assert self.num_batches_tracked is not None
@@ -37,22 +36,9 @@ class BatchNorm(RowNorm, nn.BatchNorm1d):
 
 
 class MLP(nn.Module):
-    """Layers of linear → (batch norm) → ReLU → (dropout); without layers, the identity.
+    """Layers of linear → (batch norm) → ReLU → (dropout), (B, inputs) → (B, width).
 
-    Args:
-        inputs: columns of the input.
-        hidden: columns after each layer.
-        norm: "none" or "batch".
-        dropout: probability of a zero after each activation.
-
-    Shape:
-        - input: (B, inputs)
-        - output: (B, width)
-
-    Example:
-        >>> import torch
-        >>> MLP(4, [8, 2])(torch.zeros(3, 4)).shape
-        torch.Size([3, 2])
+    `hidden` are the columns after each layer; without layers it is the identity.
     """
 
     def __init__(
@@ -80,7 +66,6 @@ class MLP(nn.Module):
         return bool((out == out[:1]).all()) and not bool((x == x[:1]).all())
 
     def redraw(self) -> None:
-        """Draw new initial weights."""
         for layer in self.linear:
             assert isinstance(layer, nn.Linear)
             layer.reset_parameters()
@@ -102,24 +87,15 @@ def first_layers(mlps: Mapping[str, MLP], inputs: Mapping[str, Tensor]) -> dict[
     """Return the first linear map of each MLP that shares its input with another.
 
     One matmul for all that read the same tensor reads it once, and so does its gradient.
-
-    Returns:
-        {name: (B, columns of its first layer)}, for `MLP.forward`.
     """
-    groups: list[tuple[Tensor, dict[str, nn.Linear]]] = []
+    groups: dict[int, tuple[Tensor, dict[str, nn.Linear]]] = {}  # by the identity of the input
     for name, mlp in mlps.items():
-        if not len(mlp.linear):
-            continue
-        layer, x = mlp.linear[0], inputs[name]
-        assert isinstance(layer, nn.Linear)
-        for shared, group in groups:
-            if shared is x:
-                group[name] = layer
-                break
-        else:
-            groups.append((x, {name: layer}))
+        if len(mlp.linear):
+            layer, x = mlp.linear[0], inputs[name]
+            assert isinstance(layer, nn.Linear)
+            groups.setdefault(id(x), (x, {}))[1][name] = layer
     found = {}
-    for x, group in groups:
+    for x, group in groups.values():
         if len(group) > 1:
             layers = group.values()
             weight = torch.cat([layer.weight for layer in layers])

@@ -16,10 +16,6 @@ class Named(nn.Module, Generic[M]):
 
     A submodule is an attribute of its parent, and a task may well be called `forward`: each is kept
     under a key that is no attribute's. A state dict has the names themselves.
-
-    Example:
-        >>> list(Named({"forward": nn.Linear(1, 1, bias=False)}).state_dict())
-        ['forward.weight']
     """
 
     def __init__(self, modules: Mapping[str, M]) -> None:
@@ -38,7 +34,6 @@ class Named(nn.Module, Generic[M]):
         return iter(self.names)
 
     def items(self) -> Iterator[tuple[str, M]]:
-        """Iterate over names and modules."""
         return ((name, self[name]) for name in self.names)
 
 

@@ -21,7 +21,6 @@ class BinaryLikelihood(Likelihood):
     """
 
     def summands(self, term: Term, scores: BatchScores, labels: Labels) -> tuple[Summand, ...]:
-        """Return one part for the positives and one for the negatives."""
         where = term.population
         yes = reduce(torch.Tensor.__and__, [labels.yes[head] for head in where.heads])
         no = reduce(torch.Tensor.__or__, [labels.no[head] for head in where.heads])
@@ -31,7 +30,6 @@ class BinaryLikelihood(Likelihood):
         )
 
     def predict(self, logits: Tensor, extras: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-        """Return 1 / (1 + e^(−z)), accurate in both tails."""
         # `torch.sigmoid` rounds the last elements of an array otherwise than the others: rows of
         # one logit would not tie.
         small = torch.exp(-logits.abs())

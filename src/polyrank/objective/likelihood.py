@@ -1,5 +1,9 @@
 """The loss and the prediction of a task: the torch part of its kind of label.
 
+The log-probability of a union of paths comes from logits alone. A probability is never formed,
+subtracted or clamped before its logarithm: for p = a·b, the loss on the product computed as
+log(a·b) underflows, and its gradient with it, where logits are far from 0.
+
 Letters: B rows of a batch, N rows.
 """
 
@@ -13,33 +17,25 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 from polyrank.data.statistics import TermStatistics
 from polyrank.labels import LabelKind
-from polyrank.objective.paths import Outcomes, log_outcomes, log_union
 from polyrank.registry import resolved
 from polyrank.schema import Schema
 from polyrank.terms import Path, Population, Summand, Term
 
+Outcomes = Mapping[tuple[str, bool], Tensor]
+
 
 @dataclass(frozen=True)
 class Labels:
-    """A batch's labels by task, and the columns that kinds of label read.
+    """A batch's labels by task, each (B,), and the columns that kinds of label read."""
 
-    Args:
-        value: the label; NaN where it was not observed.
-        yes: whether it is 1.
-        no: whether it is 0.
-        extras: raw columns by name.
-
-    Shape:
-        every tensor (B,)
-    """
-
-    value: Mapping[str, Tensor]
-    yes: Mapping[str, Tensor]
-    no: Mapping[str, Tensor]
-    extras: Mapping[str, Tensor] = field(default_factory=dict)
+    value: Mapping[str, Tensor]  # NaN where it was not observed
+    yes: Mapping[str, Tensor]  # whether it is 1
+    no: Mapping[str, Tensor]  # whether it is 0
+    extras: Mapping[str, Tensor] = field(default_factory=dict)  # raw columns by name
 
     @classmethod
     def of(cls, schema: Schema, labels: Tensor, extras: Tensor | None = None) -> Labels:
@@ -58,23 +54,17 @@ class Labels:
 
 @dataclass(frozen=True)
 class BatchScores:
-    """Logits of all heads, auxiliary ones too, and the log-probabilities of the tasks' events.
+    """Logits of all heads, auxiliary ones too, and the log-probabilities of the tasks' events."""
 
-    Shape:
-        every tensor (B,), or (B, outputs) for the logits of a head with several
-    """
-
-    logits: Mapping[str, Tensor]
+    logits: Mapping[str, Tensor]  # (B,), or (B, outputs) of a head with several
     outcomes: Outcomes
 
     @classmethod
     def of(cls, schema: Schema, logits: Mapping[str, Tensor]) -> BatchScores:
-        """Return the scores of a batch."""
         events = [task.name for task in schema.tasks if task.label_kind.is_event]
         return cls(logits, log_outcomes(logits, events))
 
     def log_probability(self, paths: Sequence[Path]) -> Tensor:
-        """Return log P(any of the paths): (B,)."""
         return log_union(paths, self.outcomes)
 
     def cross_entropy(self, term: Term, target: Tensor) -> Tensor:
@@ -126,6 +116,28 @@ class Likelihood(ABC):
     def tolerance(self) -> float:
         """The largest difference of a prediction that an exported graph may make."""
         return 1e-6
+
+
+def log_outcomes(logits: Mapping[str, Tensor], heads: Sequence[str]) -> Outcomes:
+    """Return log P(happened) and log P(not happened) of each head: {(head, happened): (B,)}.
+
+    Both are computed from the logit: one as the other minus the logit would lose its tail.
+    """
+    if not heads:
+        return {}
+    stacked = torch.stack([logits[head] for head in heads])
+    logs = logsigmoid(torch.cat([stacked, -stacked])).unbind(0)
+    names = [(head, happened) for happened in (True, False) for head in heads]
+    return dict(zip(names, logs, strict=True))
+
+
+def log_union(paths: Sequence[Path], outcomes: Outcomes) -> Tensor:
+    """Return log P(any of the paths), for disjoint paths, from what `log_outcomes` returned.
+
+    log p = logsumexp over paths of Σ log P(outcome).
+    """
+    summed = [reduce(torch.add, [outcomes[step] for step in path]) for path in paths]
+    return reduce(torch.logaddexp, summed)
 
 
 def likelihoods(schema: Schema, fitted: Mapping[str, Mapping[str, Any]]) -> dict[str, Likelihood]:

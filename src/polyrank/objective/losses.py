@@ -26,61 +26,42 @@ from polyrank.objective.likelihood import BatchScores, Labels, Likelihood, likel
 from polyrank.schema import Schema
 from polyrank.terms import Summand, Term
 
+Logits = Mapping[str, Tensor]
+Parts = Sequence[tuple[Term, Summand]]  # the summands of all terms, each with its term
+
 
 @dataclass(frozen=True)
 class TermLoss:
-    """The sums of one term over a batch, of which validation takes what it needs.
+    """The sums of one term over a batch, each (), of which validation takes what it needs."""
 
-    Args:
-        total: Σ w·loss over the term's rows: ().
-        weight: Σ w over the term's rows: ().
-        rows: number of the term's rows: ().
-    """
-
-    total: Tensor
-    weight: Tensor
-    rows: Tensor
+    total: Tensor  # Σ w·loss over the term's rows
+    weight: Tensor  # Σ w
+    rows: Tensor  # their number
 
 
 @dataclass(frozen=True)
 class Supervision:
-    """The terms of a schema with what was measured on the training rows.
-
-    Args:
-        schema: names the label columns, in task order.
-        statistics: of each term, on the training rows.
-        fitted: of each task, what its kind of label fitted on the training rows.
-        sampling: of the training rows' negatives. It shifts and weighs training losses; `sums`
-            are of rows whose weights are already those of the whole log.
-    """
+    """The terms of a schema with what was measured on the training rows."""
 
     schema: Schema
-    statistics: Mapping[str, TermStatistics]
-    fitted: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    statistics: Mapping[str, TermStatistics]  # of each term
+    fitted: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # by each task's kind
+    # It shifts and weighs training losses; `sums` are of rows weighted as the whole log already.
     sampling: Sampling | None = None
 
     @classmethod
     def of(cls, train: Table, sampling: Sampling | None = None) -> Supervision:
-        """Measure the training rows; `sampling` is that of their negatives.
-
-        Raises:
-            DataError: a term that these rows cannot teach, with the counts.
-        """
+        """Measure the training rows; DataError, with the counts, for a term they cannot teach."""
         statistics = term_statistics(train, sampling)
         refuse_unusable(statistics, train.schema, "train")
         return cls(train.schema, statistics, fitted_labels(train, sampling), sampling)
 
     @cached_property
     def likelihoods(self) -> Mapping[str, Likelihood]:
-        """Of each task."""
         return likelihoods(self.schema, self.fitted)
 
     def losses(
-        self,
-        logits: Mapping[str, Tensor],
-        labels: Tensor,
-        weight: Tensor | None,
-        extras: Tensor | None = None,
+        self, logits: Logits, labels: Tensor, weight: Tensor | None, extras: Tensor | None = None
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Return the training loss and the number of rows of each term in this batch.
 
@@ -89,9 +70,8 @@ class Supervision:
         gives 0 with zero gradient. Where negatives were sampled, see docs/sampling.md.
 
         Shape:
-            - logits: {head: (B,)}; labels: (B, L), NaN where not observed; weight: (B,) or None;
-              extras: (B, E), the columns of `schema.extras`
-            - returns: {term: ()}, {term: ()}
+            logits: {head: (B,)}; labels: (B, L), NaN where not observed; weight: (B,) or None;
+            extras: (B, E), the columns of `schema.extras`
         """
         parts = self._summands(self._in_sample(logits, labels), labels, extras)
         rows = torch.stack([part.rows for _, part in parts])
@@ -103,13 +83,8 @@ class Supervision:
         return losses, _counted(parts, rows.sum(1))
 
     def sums(
-        self,
-        logits: Mapping[str, Tensor],
-        labels: Tensor,
-        weight: Tensor | None,
-        extras: Tensor | None = None,
+        self, logits: Logits, labels: Tensor, weight: Tensor | None, extras: Tensor | None = None
     ) -> dict[str, TermLoss]:
-        """Return the sums of each term."""
         parts = self._summands(logits, labels, extras)
         rows = torch.stack([part.rows for _, part in parts])
         totals = _losses(parts, rows, weight, [1.0] * len(parts))
@@ -117,21 +92,16 @@ class Supervision:
         counts = _counted(parts, rows.sum(1))
         return {name: TermLoss(totals[name], weights[name], counts[name]) for name in totals}
 
-    def _summands(
-        self, logits: Mapping[str, Tensor], labels: Tensor, extras: Tensor | None
-    ) -> list[tuple[Term, Summand]]:
-        """Return the summands of all terms, each with its term."""
+    def _summands(self, logits: Logits, labels: Tensor, extras: Tensor | None) -> Parts:
         found = Labels.of(self.schema, labels, extras)
         scores = BatchScores.of(self.schema, logits)
-        return [
-            (term, part)
+        methods = [
+            (term, term.method or self.likelihoods[term.population.task])
             for term in self.schema.objective
-            for part in (term.method or self.likelihoods[term.population.task]).summands(
-                term, scores, found
-            )
         ]
+        return [(t, part) for t, method in methods for part in method.summands(t, scores, found)]
 
-    def _in_sample(self, logits: Mapping[str, Tensor], labels: Tensor) -> Mapping[str, Tensor]:
+    def _in_sample(self, logits: Logits, labels: Tensor) -> Logits:
         """Return logits of the training rows: the sampled root's is z − log(keep).
 
         A row whose label is null was not sampled, and keeps z.
@@ -143,9 +113,7 @@ class Supervision:
         known = (root == root).to(z.dtype)  # NaN is not equal to itself
         return {**logits, task: z - log(self.sampling.keep) * known}
 
-    def _stands_for(
-        self, parts: Sequence[tuple[Term, Summand]], labels: Tensor, weight: Tensor | None
-    ) -> Tensor | None:
+    def _stands_for(self, parts: Parts, labels: Tensor, weight: Tensor | None) -> Tensor | None:
         """Return the weights of rows for each summand, (S, B), or for all, (B,).
 
         Of a term that does not descend from the sampled root, a row with label 0 there stands for
@@ -166,10 +134,7 @@ class Supervision:
 
 
 def _losses(
-    parts: Sequence[tuple[Term, Summand]],
-    rows: Tensor,
-    weight: Tensor | None,
-    scales: Sequence[float],
+    parts: Parts, rows: Tensor, weight: Tensor | None, scales: Sequence[float]
 ) -> dict[str, Tensor]:
     """Return Σ scale · factor · weight · value over the rows, bool (S, B), of each term's summands.
 
@@ -191,9 +156,7 @@ def _losses(
     return _total(parts, (values * kept).sum(1), factors)
 
 
-def _total(
-    parts: Sequence[tuple[Term, Summand]], sums: Tensor, factors: Sequence[float] | None = None
-) -> dict[str, Tensor]:
+def _total(parts: Parts, sums: Tensor, factors: Sequence[float] | None = None) -> dict[str, Tensor]:
     """Return Σ factor · sum over each term's summands, (S,): {term: ()}."""
     total: dict[str, Tensor] = {}
     for index, ((term, _), each) in enumerate(zip(parts, sums.unbind(0), strict=True)):
@@ -202,7 +165,7 @@ def _total(
     return total
 
 
-def _counted(parts: Sequence[tuple[Term, Summand]], sums: Tensor) -> dict[str, Tensor]:
+def _counted(parts: Parts, sums: Tensor) -> dict[str, Tensor]:
     """Return the total over those of each term's summands whose rows count as its own."""
     kept = [index for index, (_, part) in enumerate(parts) if part.counts]
     if len(kept) < len(parts):

@@ -24,7 +24,6 @@ class RegressionLikelihood(Likelihood):
         self.mean, self.deviation = float(fitted["mean"]), float(fitted["deviation"])
 
     def summands(self, term: Term, scores: BatchScores, labels: Labels) -> tuple[Summand, ...]:
-        """Return the squared errors of the rows whose label is observed."""
         task = term.population.task
         label = labels.value[task]
         rows = labels.within(term.population, label == label)  # NaN is not equal to itself
@@ -34,7 +33,6 @@ class RegressionLikelihood(Likelihood):
         return (Summand(rows, 1.0, (scores.logits[task] - target).square()),)
 
     def predict(self, logits: Tensor, extras: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-        """Return mean + deviation · head."""
         return (logits * self.deviation + self.mean,)
 
     def constant_loss(self, term: Term, statistics: TermStatistics) -> float:
@@ -43,5 +41,4 @@ class RegressionLikelihood(Likelihood):
 
     @property
     def tolerance(self) -> float:
-        """1e-5 deviations of the training target."""
         return 1e-5 * self.deviation

@@ -44,24 +44,13 @@ def installed() -> bool:
 
 
 def need_extra() -> None:
-    """Refuse where the libraries that draw a page are missing.
-
-    Raises:
-        PolyrankError: they are, and how to install them.
-    """
+    """Raise PolyrankError with how to install them where the libraries that draw are missing."""
     if not installed():
         raise PolyrankError(HOW_TO_INSTALL)
 
 
 def write(evidence: Evidence, path: str | Path) -> Path:
-    """Write the page, whole or not at all.
-
-    Args:
-        evidence: of `gather`.
-        path: of the HTML file; what is there is replaced.
-
-    Returns:
-        The path.
+    """Write the page of `gather`'s evidence, whole or not at all, and return its path.
 
     Raises:
         PolyrankError: the extra is not installed, or the file cannot be written.
@@ -73,18 +62,7 @@ def write(evidence: Evidence, path: str | Path) -> Path:
 
 
 def write_comparison(found: Comparison, path: str | Path) -> Path:
-    """Write the page of compared runs, whole or not at all.
-
-    Args:
-        found: of `polyrank.report.compare.compare`.
-        path: of the HTML file; what is there is replaced.
-
-    Returns:
-        The path.
-
-    Raises:
-        PolyrankError: the extra is not installed, or the file cannot be written.
-    """
+    """Write the page of what `polyrank.report.compare.compare` found, as `write` does."""
     need_extra()
     from polyrank.report.differences import comparison_page
 

@@ -6,11 +6,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import altair as alt
-
-from polyrank.report.axes import spec
 
 
 class Block(Protocol):
@@ -23,15 +21,10 @@ class Block(Protocol):
 
 @dataclass(frozen=True)
 class Section:
-    """One headed part of a page.
+    """One headed part of a page."""
 
-    Args:
-        title: the heading; also the entry in the contents.
-        blocks: in order; figures that follow each other stand side by side where there is room.
-    """
-
-    title: str
-    blocks: tuple[Block, ...]
+    title: str  # also the entry in the contents
+    blocks: tuple[Block, ...]  # figures that follow each other stand side by side if there is room
 
     @property
     def anchor(self) -> str:
@@ -113,34 +106,21 @@ class Code:
 
 @dataclass(frozen=True)
 class Cell:
-    """One value of a table.
-
-    Args:
-        text: the value as it is shown.
-        detail: beneath it and smaller, such as an interval.
-        reason: why there is none; shown on hovering, and told in the table's notes.
-    """
+    """One value of a table."""
 
     text: str
-    detail: str = ""
-    reason: str = ""
+    detail: str = ""  # beneath it and smaller, such as an interval
+    reason: str = ""  # why there is none; shown on hovering, and told in the table's notes
 
 
 @dataclass(frozen=True)
 class ReportTable:
-    """A table whose rows become cards on a narrow screen.
-
-    Args:
-        header: one name a column; the first column names the row.
-        rows: cells, as many as the header has names.
-        text_columns: indices of the columns that hold words; the others hold numbers.
-        notes: beneath the table.
-    """
+    """A table whose rows become cards on a narrow screen; the first column names the row."""
 
     header: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
-    text_columns: tuple[int, ...] = (0,)
-    notes: tuple[str, ...] = ()
+    text_columns: tuple[int, ...] = (0,)  # those that hold words; the others hold numbers
+    notes: tuple[str, ...] = ()  # beneath the table
 
     def html(self) -> str:
         """Return the table and its notes as HTML."""
@@ -175,19 +155,12 @@ class ReportTable:
 
 @dataclass(frozen=True, eq=False)
 class Figure:
-    """Charts under one title, with a sentence on what they say or how to read them.
-
-    Args:
-        title: what is shown.
-        caption: the sentence; what figures that follow each other share, stands above them.
-        charts: one, or several that stand above each other.
-        wide: whether it takes the whole width of the page.
-    """
+    """Charts under one title, with a sentence on what they say or how to read them."""
 
     title: str
-    caption: str
-    charts: tuple[alt.LayerChart, ...]
-    wide: bool = False
+    caption: str  # what figures that follow each other share, stands above them
+    charts: tuple[alt.LayerChart, ...]  # above each other
+    wide: bool = False  # takes the whole width of the page
 
     def html(self) -> str:
         """Return the figure as HTML; each chart's specification follows its place."""
@@ -202,6 +175,15 @@ class Figure:
             f"<figure{kind}><h3>{escape(self.title)}</h3>{charts}"
             f"<figcaption>{escape(self.caption)}</figcaption></figure>"
         )
+
+
+def spec(chart: alt.LayerChart) -> dict[str, Any]:
+    """Return a chart as JSON tables, without the address of its schema: a page loads nothing.
+
+    They are not validated, which takes most of a page's time; the tests do.
+    """
+    table = chart.to_dict(validate=False)
+    return {key: value for key, value in table.items() if key != "$schema"}
 
 
 def embedded(value: object) -> str:

@@ -1,37 +1,35 @@
 """Charts: small plain data in, a Vega-Lite chart out. Nothing here reads a bundle or a row.
 
-No chart leans on colour alone where a dash or a direct label can tell as well.
+First how every chart looks: axes, colours, legends, scales and ticks that a person can read. Texts
+and lines take the page's own colour (`currentColor`), so that one chart serves light, dark and
+print. Colours come from Okabe and Ito's palette, moved to a lightness that reads on both; no chart
+leans on colour alone where a dash or a direct label can tell as well.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import altair as alt
 import numpy as np
 import polars as pl
 
-from polyrank.report.axes import (
-    BLUE,
-    EXTENT,
-    GREY,
-    HEIGHT,
-    STROKE,
-    Style,
-    colour,
-    decades,
-    diagonal,
-    drawn_on,
-    finished,
-    floor_of,
-    lines,
-    square,
-    tip,
-    x_axis,
-    y_axis,
-)
 from polyrank.report.curves import Agreement, Histogram, Reliability, Residuals
+from polyrank.schema import Schema
+from polyrank.terms import populations
 
+BLUE, ORANGE, *_ = PALETTE = (
+    "#2b7bba", "#d5652a", "#1b9277", "#a66fc4", "#b8901c", "#4fa8d8", "#c2497f", "#76862b",
+    "#8f6a4a", "#5b63b5",
+)  # fmt: skip
+DASHES = ([1, 0], [7, 3], [2, 2], [9, 2, 2, 2])
+GREY = "#8a8f96"
+FONT = "system-ui, sans-serif"
+HEIGHT = 220  # pixels
+AXIS_WIDTH = 46  # pixels, of y axes that stand above each other
+STROKE: dict[str, Any] = {"symbolType": "stroke", "symbolSize": 260}  # of a line's key
+EXTENT: dict[str, Any] = {"minExtent": AXIS_WIDTH, "maxExtent": AXIS_WIDTH}
 LABEL_ROOM = 0.09  # of a chart's width, which a short number takes
 WRITTEN_COLUMNS = 10  # of a grid; in more of them there is no room for numbers
 NARROWEST = 270  # pixels that a grid's columns share on a narrow screen
@@ -40,15 +38,178 @@ ENTROPIES = ("one row", "all rows together")
 Curves = Mapping[str, tuple[np.ndarray, np.ndarray]]
 
 
-def training(losses: pl.DataFrame, title: str, best: int | None, hue: str) -> alt.LayerChart:
-    """Return a term's loss over the epochs.
+class Style(NamedTuple):
+    """How one series is drawn."""
 
-    Args:
-        losses: `epoch`, `rows` ("training" or "validation"), `loss`.
-        title: of the y axis, with its unit.
-        best: the epoch that was kept.
-        hue: colour of the task.
+    colour: str
+    dash: list[int]
+
+
+def hues(schema: Schema) -> dict[str, str]:
+    """Return the colour of each task, the same in all charts."""
+    tasks = enumerate(task.name for task in schema.tasks)
+    return {name: PALETTE[index % len(PALETTE)] for index, name in tasks}
+
+
+def styles(schema: Schema, names: Iterable[str]) -> dict[str, Style]:
+    """Return how the lines of scores are drawn: in the task's colour, told apart by dashes.
+
+    A name that is no score takes a colour that no task has.
+
+    Example:
+        >>> from polyrank.schema import DenseFeature, Task
+        >>> schema = Schema([DenseFeature("x")], [Task("click"), Task("buy", given="click")])
+        >>> styles(schema, ["buy @ all", "buy|click @ click"])["buy|click @ click"]
+        Style(colour='#d5652a', dash=[7, 3])
     """
+    owners = {
+        name: where.task
+        for where in populations(schema)
+        for name in (where.name, where.on_all_rows)
+    }
+    colours, drawn = hues(schema), {}
+    left = [each for each in PALETTE if each not in colours.values()] or PALETTE
+    lines: dict[str, int] = {}
+    for name in names:
+        owner = owners.get(name, name)
+        hue = colours.setdefault(owner, left[len(lines) % len(left)])
+        drawn[name] = Style(hue, DASHES[lines.setdefault(owner, 0) % len(DASHES)])
+        lines[owner] += 1
+    return drawn
+
+
+def finished(*layers: alt.Chart, height: int = HEIGHT) -> alt.LayerChart:
+    """Stack layers into one chart that is as wide as its place on the page."""
+    text: dict[str, Any] = {"labelColor": "currentColor", "titleColor": "currentColor"}
+    small: dict[str, Any] = {"labelFontSize": 11, "titleFontSize": 11, "titleFontWeight": "normal"}
+    return (
+        alt.LayerChart(layer=list(layers))
+        .properties(width="container", height=height)
+        .configure(
+            background="transparent",
+            autosize=alt.AutoSizeParams(type="fit-x", contains="padding"),
+            padding=alt.Padding(left=0, right=8, top=6, bottom=0),
+            font=FONT,
+        )
+        .configure_view(stroke=None)
+        .configure_axis(
+            **text, **small, domainColor="currentColor", domainOpacity=0.4, titlePadding=8,
+            gridColor="currentColor", gridOpacity=0.1, tickColor="currentColor", tickOpacity=0.4,
+            titleOpacity=0.85, labelOpacity=0.85,
+        )
+        .configure_legend(
+            **text, **small, orient="top", title=None, labelLimit=260,
+            symbolStrokeWidth=2, symbolSize=60, offset=6, rowPadding=1,
+        )
+    )  # fmt: skip
+
+
+def x_axis(
+    field: str,
+    title: str | None,
+    domain: tuple[float, float],
+    logarithmic: bool = False,
+    *,
+    labels: bool = True,
+) -> alt.X:
+    """Return a horizontal axis of numbers; without labels where another chart beneath has them."""
+    axis = _axis(domain, logarithmic) | {"labels": labels, "ticks": labels}
+    return alt.X(f"{field}:Q", title=title).scale(**_scale(domain, logarithmic)).axis(**axis)
+
+
+def y_axis(field: str, title: str, domain: tuple[float, float], logarithmic: bool = False) -> alt.Y:
+    """Return a vertical axis of numbers, as wide as those above and beneath it."""
+    axis = _axis(domain, logarithmic) | EXTENT
+    return alt.Y(f"{field}:Q", title=title).scale(**_scale(domain, logarithmic)).axis(**axis)
+
+
+def _axis(domain: tuple[float, float], logarithmic: bool) -> dict[str, Any]:
+    ticks: dict[str, Any] = {"tickCount": 5, "format": "~r"}
+    if logarithmic:
+        ticks = {"values": ticks_of(*domain), "format": "~g"}
+    return {**ticks, "labelOverlap": "greedy"}
+
+
+def ticks_of(low: float, high: float) -> list[float]:
+    """Return where a logarithmic axis is labelled: few numbers, whatever it spans.
+
+    Example:
+        >>> ticks_of(0.004, 0.3), ticks_of(0.02, 0.06), ticks_of(2e-6, 0.7)
+        ([0.01, 0.03, 0.1, 0.3], [0.02, 0.05], [1e-05, 0.0001, 0.001, 0.01, 0.1])
+    """
+    span = np.log10(high / low)
+    steps = (1, 2, 5) if span < 1.3 else (1, 3) if span < 3 else (1,)
+    powers = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
+    # rounded to the digits that a person would write
+    found = [float(f"{step}e{power}") for power in powers for step in steps]
+    return [value for value in found if low <= value <= high]
+
+
+def _scale(domain: tuple[float, float], logarithmic: bool) -> dict[str, Any]:
+    kind: dict[str, Any] = {"type": "log"} if logarithmic else {}
+    return {**kind, "domain": list(domain), "nice": False, "clamp": True}
+
+
+def square(*values: np.ndarray, floor: float | None = None) -> tuple[float, float]:
+    """Return one domain for both axes, with a little room; it begins at a floor if one is given."""
+    low = min(float(each.min()) for each in values) if floor is None else floor
+    high = max(float(each.max()) for each in values)
+    room = 0.04 * (high - low) if floor is None else 0.08 * abs(high)
+    return low - (room if floor is None else 0.0), max(high + room, low * 1.08, low + 1e-12)
+
+
+def diagonal(domain: tuple[float, float], x: alt.X, y: alt.Y) -> alt.Chart:
+    """Return the line on which both axes agree."""
+    ends = pl.DataFrame({str(axis["shorthand"]).partition(":")[0]: domain for axis in (x, y)})
+    line = alt.Chart(ends).mark_line(color="currentColor", opacity=0.45, strokeDash=[4, 4])
+    return line.encode(x=x, y=y)
+
+
+def floor_of(*values: np.ndarray) -> float:
+    """Return where a logarithmic axis begins: a little below the smallest value above 0."""
+    above = np.concatenate(values)
+    above = above[above > 0]
+    return float(above.min()) / 1.6 if len(above) else 1e-6
+
+
+def decades(values: pl.Series) -> list[int]:
+    """Return the powers of ten up to the largest value, so that few labels stand on the axis."""
+    largest = max(int(values.max() or 1), 1)  # type: ignore[arg-type]
+    return [10**power for power in range(len(str(largest)) + 1)]
+
+
+def colour(field: str, names: Sequence[str], colours: Sequence[str]) -> alt.Color:
+    """Return the colours of a series."""
+    legend = alt.Legend(columns=_columns(names))
+    return alt.Color(f"{field}:N", legend=legend).scale(domain=list(names), range=list(colours))
+
+
+def lines(field: str, drawn: Mapping[str, Style]) -> dict[str, Any]:
+    """Return the colours and dashes of series that are lines; a line is its key."""
+    legend = alt.Legend(columns=_columns(list(drawn)), **STROKE)
+    parts = zip(*drawn.values(), strict=True)
+    return {
+        channel: each(f"{field}:N", legend=legend).scale(domain=list(drawn), range=list(values))
+        for (channel, each), values in zip(
+            (("color", alt.Color), ("strokeDash", alt.StrokeDash)), parts, strict=True
+        )
+    }
+
+
+def _columns(names: Sequence[str]) -> int:
+    return len(names) if sum(map(len, names)) < 30 else 1
+
+
+def tip(field: str, title: str, format: str) -> alt.Tooltip:
+    """Return one number of what is shown on hovering."""
+    return alt.Tooltip(f"{field}:Q", title=title, format=format)
+
+
+BIN_TIPS = [tip("from", "from", ".4~g"), tip("to", "to", ".4~g"), tip("rows", "rows", ",")]
+
+
+def training(losses: pl.DataFrame, title: str, best: int | None, hue: str) -> alt.LayerChart:
+    """Return a term's loss over the epochs: `epoch`, `rows`, `loss`; `best` is the one kept."""
     drawn = {"training": Style(GREY, [5, 3]), "validation": Style(hue, [1, 0])}
     curves = epoch_lines(losses, "loss", title).encode(
         **lines("rows", drawn), tooltip=["rows:N", "epoch:Q", tip("loss", "loss", ".5f")]
@@ -63,15 +224,7 @@ def by_epoch(
     drawn: Mapping[str, Style],
     domain: tuple[float, float] | None = None,
 ) -> alt.LayerChart:
-    """Return one line a series over the epochs.
-
-    Args:
-        values: `epoch`, `series`, `value`.
-        title: of the y axis, with its unit.
-        best: the epoch that was kept.
-        drawn: how each series is.
-        domain: of the y axis; that of the values by default.
-    """
+    """Return one line a series over the epochs: `epoch`, `series`, `value`."""
     curves = epoch_lines(values, "value", title, domain).encode(
         **lines("series", drawn),
         tooltip=["series:N", "epoch:Q", tip("value", title, ".5f")],
@@ -84,11 +237,7 @@ def reliability(
 ) -> alt.LayerChart:
     """Return what happened against what was predicted, with intervals and the diagonal.
 
-    Args:
-        bins: of the probabilities.
-        before: of the same rows before calibration; a muted line without intervals.
-        logarithmic: both axes.
-        hue: colour of the task.
+    The same rows before calibration are a muted line without intervals.
     """
     low, _ = domain = _reach(bins, before, logarithmic)
     x = x_axis("predicted", "predicted, mean of the bin", domain, logarithmic)
@@ -106,11 +255,11 @@ def reliability(
     names = ("before calibration", "calibrated")
     if before is not None:
         series = colour("of", names, [GREY, hue])
-        line = drawn_on(_reliability_frame(names[0], before, low)).mark_line(
+        line = alt.Chart(_reliability_frame(names[0], before, low)).mark_line(
             strokeWidth=1.5, opacity=0.85, point={"filled": True, "size": 18}
         )
         layers.append(line.encode(x=x, y=y, color=series, tooltip=["of:N", *tips]))
-    base = drawn_on(_reliability_frame(names[1], bins, low)).encode(x=x)
+    base = alt.Chart(_reliability_frame(names[1], bins, low)).encode(x=x)
     whiskers = base.mark_rule(color=hue, opacity=0.5, strokeWidth=1.5).encode(
         y=y_axis("low", title, domain, logarithmic), y2="high:Q"
     )
@@ -121,14 +270,7 @@ def reliability(
 def counts(
     bins: Reliability, before: Reliability | None = None, *, logarithmic: bool, hue: str
 ) -> alt.LayerChart:
-    """Return how many rows and positives stand behind each point of `reliability`.
-
-    Args:
-        bins: of the probabilities.
-        before: what `reliability` was given, so that the axes agree.
-        logarithmic: the x axis.
-        hue: colour of the task.
-    """
+    """Return how many rows and positives stand behind each point of `reliability`, on its axis."""
     low, _ = domain = _reach(bins, before, logarithmic)
     kinds = {"rows": bins.rows, "positives": bins.positives}
     frame = pl.concat(
@@ -136,7 +278,7 @@ def counts(
         for name, values in kinds.items()
     ).filter(pl.col("count") > 0)
     lines = (
-        drawn_on(frame)
+        alt.Chart(frame)
         .mark_line(point={"size": 22, "filled": True}, strokeWidth=1.5)
         .encode(
             x=x_axis("predicted", None, domain, logarithmic, labels=False),
@@ -182,12 +324,7 @@ def agreement(
 ) -> alt.LayerChart:
     """Return what is true against what was estimated: means, and the spread in each bin.
 
-    Args:
-        bins: what to draw.
-        hue: colour of the task.
-        logarithmic: both axes.
-        titles: of the x and the y axis.
-        floor: where linear axes begin; None is at the smallest value.
+    Linear axes begin at `floor`; None is at the smallest value.
     """
     drawn = {"estimate": bins.estimate, "truth": bins.truth, "low": bins.low, "high": bins.high}
     if logarithmic:
@@ -197,7 +334,7 @@ def agreement(
     domain = square(*drawn.values(), floor=floor)
     x = x_axis("estimate", titles[0], domain, logarithmic)
     y = y_axis("truth", titles[1], domain, logarithmic)
-    base = drawn_on(frame).encode(x=x)
+    base = alt.Chart(frame).encode(x=x)
     spread = base.mark_area(color=hue, opacity=0.2).encode(
         y=y_axis("low", titles[1], domain, logarithmic), y2="high:Q"
     )
@@ -219,7 +356,7 @@ def roc(curves: Curves, drawn: Mapping[str, Style]) -> alt.LayerChart:
     frame = _curves_frame(curves, "false", "true")
     x = x_axis("false", "false positive rate", (0.0, 1.0))
     y = y_axis("true", "true positive rate", (0.0, 1.0))
-    paths = drawn_on(frame).mark_line(strokeWidth=2)
+    paths = alt.Chart(frame).mark_line(strokeWidth=2)
     paths = paths.encode(x=x, y=y, **lines("score", drawn), order="order:Q", tooltip=["score:N"])
     return finished(diagonal((0.0, 1.0), x, y), paths)
 
@@ -229,10 +366,7 @@ def precision_recall(
 ) -> alt.LayerChart:
     """Return precision against recall of several scores, on a logarithmic precision axis.
 
-    Args:
-        curves: recall and precision, by score.
-        base_rates: what a random order would reach, by score; thin.
-        drawn: how each score is.
+    Thin and level: the base rates, which a random order would reach.
     """
     # Where nothing is found yet, precision is 0: a logarithmic axis has no place for it.
     frame = _curves_frame(curves, "recall", "precision").filter(pl.col("precision") > 0)
@@ -241,10 +375,10 @@ def precision_recall(
     y, series = y_axis("precision", "precision", domain, logarithmic=True), lines("score", drawn)
     rate = tip("precision", "base rate", ".4~g")
     tips = ["score:N", tip("recall", "recall", ".3f"), tip("precision", "precision", ".4~g")]
-    paths = drawn_on(frame).mark_line(strokeWidth=2)
+    paths = alt.Chart(frame).mark_line(strokeWidth=2)
     paths = paths.encode(x=x, y=y, **series, order="order:Q", tooltip=tips)
     rates = pl.DataFrame({"score": list(base_rates), "precision": list(base_rates.values())})
-    rules = drawn_on(rates).mark_rule(opacity=0.6, strokeWidth=1)
+    rules = alt.Chart(rates).mark_rule(opacity=0.6, strokeWidth=1)
     rules = rules.encode(y=y, **series, tooltip=["score:N", rate])
     return finished(paths, rules, height=HEIGHT + 40)
 
@@ -253,53 +387,38 @@ def histogram(bins: Histogram, *, logarithmic: bool, hue: str) -> alt.LayerChart
     """Return how predictions spread, as each label's own shares."""
     parts = {"label 0": bins.negatives, "label 1": bins.positives}
     frame = pl.concat(
-        pl.DataFrame(
-            {
-                "from": bins.edges[:-1],
-                "to": bins.edges[1:],
-                "share": counted / max(int(counted.sum()), 1),
-                "rows": counted,
-                "label": name,
-            }
-        )
-        for name, counted in parts.items()
+        _shares(bins.edges, rows).with_columns(label=pl.lit(name)) for name, rows in parts.items()
     )
-    domain = (float(bins.edges[0]), float(bins.edges[-1]))
-    bars = drawn_on(frame).mark_rect(opacity=0.5).encode(
-        x=x_axis("from", "predicted", domain, logarithmic),
+    bars = _bars(frame, ("predicted", "share of the label's rows"), logarithmic)
+    legend = colour("label", list(parts), [GREY, hue])
+    return finished(bars.encode(color=legend, tooltip=["label:N", *BIN_TIPS]))
+
+
+def _shares(edges: np.ndarray, rows: np.ndarray) -> pl.DataFrame:
+    share = rows / max(int(rows.sum()), 1)
+    return pl.DataFrame({"from": edges[:-1], "to": edges[1:], "share": share, "rows": rows})
+
+
+def _bars(frame: pl.DataFrame, titles: tuple[str, str], logarithmic: bool = False) -> alt.Chart:
+    """Return bars of `_shares`; the titles are those of the x and the y axis."""
+    domain = (float(frame["from"].min()), float(frame["to"].max()))  # type: ignore[arg-type]
+    return alt.Chart(frame).mark_rect(opacity=0.5).encode(
+        x=x_axis("from", titles[0], domain, logarithmic),
         x2="to:Q",
-        y=alt.Y("share:Q", title="share of the label's rows").axis(format="~%", **EXTENT),
+        y=alt.Y("share:Q", title=titles[1]).axis(format="~%", **EXTENT),
         y2=alt.datum(0),
-        color=colour("label", list(parts), [GREY, hue]),
-        tooltip=["label:N", tip("from", "from", ".4~g"), tip("to", "to", ".4~g"),
-                 tip("rows", "rows", ",")],
     )  # fmt: skip
-    return finished(bars)
 
 
 def residuals(bins: Residuals, *, hue: str) -> alt.LayerChart:
     """Return how observed values spread around predicted ones."""
-    frame = pl.DataFrame(
-        {
-            "from": bins.edges[:-1],
-            "to": bins.edges[1:],
-            "share": bins.rows / max(int(bins.rows.sum()), 1),
-            "rows": bins.rows,
-        }
-    )
-    domain = (float(bins.edges[0]), float(bins.edges[-1]))
-    tips = [tip("from", "from", ".4~g"), tip("to", "to", ".4~g"), tip("rows", "rows", ",")]
-    bars = drawn_on(frame).mark_rect(color=hue, opacity=0.5).encode(
-        x=x_axis("from", "observed − predicted", domain),
-        x2="to:Q",
-        y=alt.Y("share:Q", title="share of the rows").axis(format="~%", **EXTENT),
-        y2=alt.datum(0),
-        tooltip=tips,
-    )  # fmt: skip
+    x, domain = "observed − predicted", (float(bins.edges[0]), float(bins.edges[-1]))
+    bars = _bars(_shares(bins.edges, bins.rows), (x, "share of the rows"))
+    bars = bars.encode(color=alt.value(hue), tooltip=BIN_TIPS)
     marks = {"no error": 0.0, "mean": bins.mean}
-    rules = drawn_on(pl.DataFrame({"what": list(marks), "at": list(marks.values())}))
+    rules = alt.Chart(pl.DataFrame({"what": list(marks), "at": list(marks.values())}))
     rules = rules.mark_rule(color="currentColor", opacity=0.6).encode(
-        x=x_axis("at", "observed − predicted", domain),
+        x=x_axis("at", x, domain),
         strokeDash=alt.StrokeDash("what:N", legend=alt.Legend(columns=2, **STROKE)).scale(
             domain=list(marks), range=[[4, 4], [1, 0]]
         ),
@@ -309,19 +428,14 @@ def residuals(bins: Residuals, *, hue: str) -> alt.LayerChart:
 
 
 def trade_off(points: pl.DataFrame, *, hue: str) -> alt.LayerChart:
-    """Return one metric against another while a weight moves.
-
-    Args:
-        points: `weight`, then the two metrics, each named as its axis should be.
-        hue: colour of what the weight is of.
-    """
+    """Return one metric against another while a weight moves: columns named as their axes."""
     weight, first, second = points.columns[:3]
     # Names of metrics have brackets and dots, which a field of Vega would read as a path.
     frame = points.select(
         pl.col(weight).alias("weight"), pl.col(first).alias("x"), pl.col(second).alias("y")
     )
     frame = frame.with_columns(written=_apart(frame["x"].to_numpy(), frame["y"].to_numpy()))
-    base = drawn_on(frame).encode(
+    base = alt.Chart(frame).encode(
         x=alt.X("x:Q", title=first).scale(zero=False, padding=14).axis(tickCount=5),
         y=alt.Y("y:Q", title=second).scale(zero=False, padding=14).axis(tickCount=5, **EXTENT),
         order="weight:Q",
@@ -355,7 +469,7 @@ def epoch_lines(
     x = x.scale(domain=[epochs[0] - 0.3, epochs[-1] + 0.3], nice=False, zero=False)
     y = alt.Y(f"{value}:Q", title=title)
     y = y.scale(domain=domain, nice=False) if domain else y.scale(zero=False, padding=8)
-    mark = drawn_on(frame).mark_line(point={"size": 36, "filled": True}, strokeWidth=2)
+    mark = alt.Chart(frame).mark_line(point={"size": 36, "filled": True}, strokeWidth=2)
     return mark.encode(x=x, y=y.axis(tickCount=5, **EXTENT))
 
 
@@ -364,7 +478,7 @@ def kept_epoch(epoch: int | None) -> list[alt.Chart]:
     if epoch is None:
         return []
     frame = pl.DataFrame({"epoch": [epoch], "what": ["kept"]})
-    rule = drawn_on(frame).mark_rule(color="currentColor", opacity=0.35, strokeDash=[2, 3])
+    rule = alt.Chart(frame).mark_rule(color="currentColor", opacity=0.35, strokeDash=[2, 3])
     return [
         rule.encode(x=alt.X("epoch:Q").scale(zero=False), tooltip=[tip("epoch", "kept epoch", "d")])
     ]
@@ -389,12 +503,7 @@ def grid(
 ) -> alt.LayerChart:
     """Return shares from 0 to 1, written and coloured; a cell of None is empty.
 
-    Args:
-        values: a line a row.
-        rows: names.
-        columns: names.
-        titles: of the y and the x axis.
-        measure: what a number is.
+    The titles are those of the y and the x axis; `measure` says what a number is.
     """
     frame = pl.DataFrame(
         [
@@ -407,7 +516,7 @@ def grid(
     )
     turned = max(map(len, columns)) * LETTER > NARROWEST / len(columns)
     quiet = {"domain": False, "ticks": False, "labelOverlap": False}
-    base = drawn_on(frame).encode(
+    base = alt.Chart(frame).encode(
         x=alt.X("column:N", title=titles[1]).scale(domain=list(columns)).axis(
             labelAngle=-40 if turned else 0, labelLimit=110, **quiet
         ),
@@ -433,25 +542,21 @@ def by_expert(
     title: str,
     reference: Sequence[float] | None = None,
 ) -> alt.LayerChart:
-    """Return a bar an expert, such as how much each is used.
+    """Return a bar an expert, such as how much each is used, in shares of 1.
 
-    Args:
-        values: shares of 1.
-        names: of the experts.
-        title: of the axis.
-        reference: what each would be if all were alike; a mark across the bar.
+    The reference, what each would be if all were alike, is a mark across the bar.
     """
     frame = pl.DataFrame({"name": list(names), "share": list(map(float, values))})
     y = alt.Y("name:N", title="expert", sort=list(names)).axis(labelLimit=110, ticks=False)
     x = alt.X("share:Q", title=title).axis(format="~%", tickCount=5, labelOverlap="greedy")
-    bars = drawn_on(frame).mark_bar(color=BLUE, height=14).encode(
+    bars = alt.Chart(frame).mark_bar(color=BLUE, height=14).encode(
         x=x, y=y, tooltip=["name:N", tip("share", title, ".2%")]
     )  # fmt: skip
     height = max(26 * len(names), 40)
     if reference is None:
         return finished(bars, height=height)
     even = pl.DataFrame({"name": list(names), "share": list(map(float, reference))})
-    marks = drawn_on(even).mark_tick(color="currentColor", thickness=2, size=20).encode(
+    marks = alt.Chart(even).mark_tick(color="currentColor", thickness=2, size=20).encode(
         x=x, y=y, tooltip=["name:N", tip("share", "if all were used alike", ".2%")]
     )  # fmt: skip
     return finished(bars, marks, height=height)
@@ -460,10 +565,7 @@ def by_expert(
 def entropies(values: pl.DataFrame, best: int | None, colours: Mapping[str, str]) -> alt.LayerChart:
     """Return each gate's entropies over the epochs: of a row's weights, and of their mean.
 
-    Args:
-        values: `epoch`, `gate`, `of` (one of `ENTROPIES`), `value` (share of the largest).
-        best: the epoch that was kept.
-        colours: of the gates.
+    The columns are `epoch`, `gate`, `of` (one of `ENTROPIES`), `value` (share of the largest).
     """
     curves = epoch_lines(values, "value", "entropy, share of the largest", (0.0, 1.0)).encode(
         color=alt.Color("gate:N", legend=alt.Legend(columns=1, **STROKE)).scale(

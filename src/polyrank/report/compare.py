@@ -15,9 +15,8 @@ import polars as pl
 
 from polyrank.bundle.model import Bundle
 from polyrank.errors import ConfigError, DataError
-from polyrank.metrics.comparison import Comparison
-from polyrank.metrics.observed import predicted
-from polyrank.metrics.paired import Sample, paired
+from polyrank.metrics.comparison import Comparison, Sample, paired
+from polyrank.metrics.predicted import predicted
 from polyrank.terms import Population, population_label, populations
 
 # What may differ between the runs of one group: files may have moved. That the rows which are
@@ -28,17 +27,11 @@ _WHERE_ROWS_ARE = frozenset({"train", "valid", "test", "source", "cache"})
 
 @dataclass(frozen=True, eq=False)
 class ComparedRun:
-    """A run to compare.
+    """A run to compare."""
 
-    Args:
-        path: by which it was named.
-        bundle: what it learned.
-        rows: what to compare on, as in `Bundle.evaluate`; the same rows for every run.
-    """
-
-    path: str
+    path: str  # by which it was named
     bundle: Bundle
-    rows: Any
+    rows: Any  # as in `Bundle.evaluate`; the same rows for every run
 
     @property
     def name(self) -> str:
@@ -55,14 +48,6 @@ def compare(runs: Sequence[ComparedRun], *, split: str = "test") -> Comparison:
     """Compare runs on the same labelled rows; the name of the first is the baseline.
 
     The first run's user key says which rows are drawn together, and its weights are used.
-
-    Args:
-        runs: at least two.
-        split: what these rows are called.
-
-    Raises:
-        ConfigError: fewer than two runs, one given twice, or no score that all share.
-        DataError: rows of another number, or with other labels.
     """
     if len(runs) < 2:
         raise ConfigError(f"compare needs at least two runs, got {len(runs)}")

@@ -1,8 +1,9 @@
 """What the charts of a probability draw: bins and curves of at most a few hundred points.
 
-Pure numpy, in float64. However many rows there are, no row itself is ever drawn.
+Pure numpy, in float64. However many rows there are, no row itself is ever drawn. A row of weight 0
+is no row; bins and curves weigh the others, and histograms count them.
 
-Letters: N rows, B bins, P points.
+Letters: N rows, B bins, P points. Labels, predictions and weights are (N,).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from polyrank.metrics.areas import bins_of, starts
 from polyrank.metrics.binary import ECE_BINS
 
 MOST_POINTS = 300
@@ -21,104 +23,52 @@ Z_95 = 1.959963984540054  # the standard normal's 97.5 % quantile
 
 @dataclass(frozen=True, eq=False)
 class Reliability:
-    """Rows binned by their prediction, with what happened in each bin.
+    """Rows binned by their prediction, with what happened in each bin; every array (B,)."""
 
-    Args:
-        prediction: mean of each bin.
-        observed: share of positives.
-        low: of the Wilson 95 % interval of `observed`.
-        high: likewise.
-        rows: how many.
-        positives: how many of them have label 1.
-        weight: their sum; `rows` where rows have no weights.
-
-    Shape:
-        every array (B,)
-    """
-
-    prediction: np.ndarray
-    observed: np.ndarray
-    low: np.ndarray
+    prediction: np.ndarray  # mean
+    observed: np.ndarray  # share of positives
+    low: np.ndarray  # of the Wilson 95 % interval of `observed`
     high: np.ndarray
     rows: np.ndarray
-    positives: np.ndarray
-    weight: np.ndarray
+    positives: np.ndarray  # how many of the rows have label 1
+    weight: np.ndarray  # summed; `rows` where rows have no weights
 
 
 @dataclass(frozen=True, eq=False)
 class Agreement:
-    """Rows binned by their estimate, with the true probabilities in each bin.
+    """Rows binned by their estimate, with the true values in each bin; every array (B,)."""
 
-    Args:
-        estimate: mean of each bin.
-        truth: mean true probability.
-        low: its 10 % quantile over the bin's rows.
-        high: its 90 % quantile.
-        rows: how many.
-
-    Shape:
-        every array (B,)
-    """
-
-    estimate: np.ndarray
-    truth: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
+    estimate: np.ndarray  # mean
+    truth: np.ndarray  # mean
+    low: np.ndarray  # the truth's 10 % quantile
+    high: np.ndarray  # its 90 % quantile
     rows: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
 class Histogram:
-    """How predictions spread, by label.
+    """How predictions spread, by label."""
 
-    Args:
-        edges: of the bins, equally wide on the axis they are meant for.
-        negatives: rows with label 0 in each bin.
-        positives: rows with label 1.
-
-    Shape:
-        edges (B + 1,), negatives (B,), positives (B,)
-    """
-
-    edges: np.ndarray
-    negatives: np.ndarray
-    positives: np.ndarray
+    edges: np.ndarray  # (B + 1,), equally far apart on the axis they are meant for
+    negatives: np.ndarray  # (B,), rows with label 0
+    positives: np.ndarray  # (B,)
 
 
 @dataclass(frozen=True, eq=False)
 class Residuals:
-    """How observed values spread around predicted ones.
+    """How observed values spread around predicted ones."""
 
-    Args:
-        edges: of the bins; the first and the last hold all rows beyond them too.
-        rows: in each bin.
-        mean: of observed − predicted, over all rows.
-
-    Shape:
-        edges (B + 1,), rows (B,)
-    """
-
-    edges: np.ndarray
-    rows: np.ndarray
-    mean: float
+    edges: np.ndarray  # (B + 1,); the first and the last bin hold all rows beyond them too
+    rows: np.ndarray  # (B,)
+    mean: float  # of observed − predicted, over all rows
 
 
 def reliability(
     label: ArrayLike, prediction: ArrayLike, weight: ArrayLike | None = None, bins: int = ECE_BINS
 ) -> Reliability:
-    """Return bins of equal count: the ones whose mean gap is the ECE.
+    """Return bins of equal count, by rising prediction: the ones whose mean gap is the ECE.
 
-    Args:
-        label: 0 or 1.
-        prediction: probabilities.
-        weight: sample weights; None weighs every row 1.
-        bins: their number; rows with one prediction share a bin, so there may be fewer.
-
-    Returns:
-        The bins that hold a row, by rising prediction.
-
-    Shape:
-        label (N,), prediction (N,), weight (N,)
+    Rows with one prediction share a bin, so there may be fewer.
 
     Example:
         >>> found = reliability([0, 1, 0, 1], [0.25, 0.25, 0.75, 0.75], bins=2)
@@ -126,18 +76,18 @@ def reliability(
         (array([0.25, 0.75]), array([0.5, 0.5]), array([2, 2]))
     """
     y, p, w = _sorted(label, prediction, weight)
-    starts = _bins(p, w, bins)
-    mass = np.add.reduceat(w, starts)
-    observed = np.add.reduceat(w * y, starts) / mass
-    effective = mass**2 / np.add.reduceat(w * w, starts)
+    first = _bins(p, w, bins)
+    mass = np.add.reduceat(w, first)
+    observed = np.add.reduceat(w * y, first) / mass
+    effective = mass**2 / np.add.reduceat(w * w, first)
     low, high = wilson(observed, effective)
     return Reliability(
-        prediction=np.add.reduceat(w * p, starts) / mass,
+        prediction=np.add.reduceat(w * p, first) / mass,
         observed=observed,
         low=low,
         high=high,
-        rows=np.diff(starts, append=len(p)),
-        positives=np.add.reduceat((y == 1).astype(np.int64), starts),
+        rows=np.diff(first, append=len(p)),
+        positives=np.add.reduceat((y == 1).astype(np.int64), first),
         weight=mass,
     )
 
@@ -145,32 +95,17 @@ def reliability(
 def agreement(
     truth: ArrayLike, estimate: ArrayLike, weight: ArrayLike | None = None, bins: int = ECE_BINS
 ) -> Agreement:
-    """Return how true probabilities lie in bins of equal count of the estimate.
-
-    Args:
-        truth: the true probability of each row.
-        estimate: the model's.
-        weight: sample weights; None weighs every row 1.
-        bins: their number, as in `reliability`.
-
-    Shape:
-        truth (N,), estimate (N,), weight (N,)
-
-    Example:
-        >>> found = agreement([0.1, 0.3, 0.7, 0.9], [0.2, 0.2, 0.8, 0.8], bins=2)
-        >>> found.estimate.round(6).tolist(), found.truth.round(6).tolist()
-        ([0.2, 0.8], [0.2, 0.8])
-    """
+    """Return how true values lie in bins of equal count of the estimate."""
     true, p, w = _sorted(truth, estimate, weight)
-    starts = _bins(p, w, bins)
-    mass = np.add.reduceat(w, starts)
-    spread = [np.quantile(part, (0.1, 0.9)) for part in np.split(true, starts[1:])]
+    first = _bins(p, w, bins)
+    mass = np.add.reduceat(w, first)
+    low, high = np.array([np.quantile(each, (0.1, 0.9)) for each in np.split(true, first[1:])]).T
     return Agreement(
-        estimate=np.add.reduceat(w * p, starts) / mass,
-        truth=np.add.reduceat(w * true, starts) / mass,
-        low=np.array([low for low, _ in spread]),
-        high=np.array([high for _, high in spread]),
-        rows=np.diff(starts, append=len(p)),
+        estimate=np.add.reduceat(w * p, first) / mass,
+        truth=np.add.reduceat(w * true, first) / mass,
+        low=low,
+        high=high,
+        rows=np.diff(first, append=len(p)),
     )
 
 
@@ -180,16 +115,7 @@ def roc(
     weight: ArrayLike | None = None,
     points: int = MOST_POINTS,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the false and true positive rates, thinned evenly along the curve.
-
-    Args:
-        label: 0 or 1, both of which occur.
-        prediction: any score that rises with the probability.
-        weight: sample weights; None weighs every row 1.
-        points: at most so many; both ends are kept.
-
-    Shape:
-        (N,), (N,), (N,) -> (P,), (P,)
+    """Return at most so many false and true positive rates, spaced evenly along the curve.
 
     Example:
         >>> false, true = roc([0, 1, 0, 1], [0.1, 0.3, 0.2, 0.8])
@@ -209,16 +135,7 @@ def precision_recall(
     weight: ArrayLike | None = None,
     points: int = MOST_POINTS,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return recall and precision from the highest threshold on, thinned evenly in recall.
-
-    Args:
-        label: 0 or 1, both of which occur.
-        prediction: any score that rises with the probability.
-        weight: sample weights; None weighs every row 1.
-        points: at most so many; both ends are kept.
-
-    Shape:
-        (N,), (N,), (N,) -> (P,), (P,)
+    """Return recall and precision from the highest threshold on, spaced evenly in recall.
 
     Example:
         >>> recall, precision = precision_recall([0, 1, 0, 1], [0.1, 0.3, 0.2, 0.8])
@@ -241,20 +158,7 @@ def histogram(
 ) -> Histogram:
     """Return how many rows of each label have which prediction.
 
-    Args:
-        label: 0 or 1.
-        prediction: probabilities.
-        weight: sample weights; a row of weight 0 is not counted, any other once.
-        bins: their number.
-        logarithmic: bins equally wide in the logarithm; predictions of 0 fall into the first.
-
-    Shape:
-        label (N,), prediction (N,), weight (N,)
-
-    Example:
-        >>> found = histogram([0, 0, 1], [0.1, 0.2, 0.9], bins=2)
-        >>> found.negatives, found.positives
-        (array([2, 0]), array([0, 1]))
+    Logarithmic bins are equally wide in the logarithm, and predictions of 0 fall into the first.
     """
     y, p, _ = _sorted(label, prediction, weight)
     low, high = float(p.min()), float(p.max())
@@ -262,38 +166,20 @@ def histogram(
         above = p[p > 0]
         low = float(above.min()) if len(above) else 1e-12
         high = max(high, low)
-        edges = np.geomspace(low, high * (1 + 1e-9), bins + 1) if high > low else None
-    else:
-        edges = np.linspace(low, high, bins + 1) if high > low else None
-    if edges is None:  # one value: a bin around it
+    if not high > low:  # one value: a bin around it
         edges = np.array([low * 0.9, max(high * 1.1, low * 0.9 + 1e-12)])
+    elif logarithmic:
+        edges = np.geomspace(low, high * (1 + 1e-9), bins + 1)
+    else:
+        edges = np.linspace(low, high, bins + 1)
     inside = np.clip(p, edges[0], edges[-1])
-    return Histogram(
-        edges,
-        np.histogram(inside[y == 0], edges)[0],
-        np.histogram(inside[y == 1], edges)[0],
-    )
+    return Histogram(edges, *(np.histogram(inside[y == each], edges)[0] for each in (0, 1)))
 
 
 def residuals(
     label: ArrayLike, prediction: ArrayLike, weight: ArrayLike | None = None, bins: int = 40
 ) -> Residuals:
-    """Return how many rows are off by how much; 1 % at either end share the outermost bins.
-
-    Args:
-        label: observed values.
-        prediction: predicted values.
-        weight: sample weights; a row of weight 0 is not counted, any other once.
-        bins: their number.
-
-    Shape:
-        label (N,), prediction (N,), weight (N,)
-
-    Example:
-        >>> found = residuals([1.0, 2.0, 3.0], [1.0, 1.0, 1.0], bins=2)
-        >>> found.rows.tolist(), found.mean
-        ([1, 2], 1.0)
-    """
+    """Return how many rows are off by how much; 1 % at either end share the outermost bins."""
     y, p, w = _sorted(label, prediction, weight)
     error = y - p
     low, high = np.quantile(error, (0.01, 0.99))
@@ -305,14 +191,7 @@ def residuals(
 
 
 def wilson(share: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the Wilson 95 % interval of a share.
-
-    Args:
-        share: observed.
-        rows: of how many, or of what many equally weighted rows are worth.
-
-    Shape:
-        (B,), (B,) -> (B,), (B,)
+    """Return the Wilson 95 % interval of a share of rows, or of what many equal rows are worth.
 
     Example:
         >>> low, high = wilson(np.array([0.0, 0.5]), np.array([10, 10]))
@@ -346,12 +225,8 @@ def _sorted(
 
 def _bins(p: np.ndarray, w: np.ndarray, bins: int) -> np.ndarray:
     """Return the first row of each bin that holds one, of rows sorted by prediction."""
-    ties = np.flatnonzero(np.concatenate([[True], p[1:] != p[:-1]]))
-    mass = np.add.reduceat(w, ties)
-    before = (np.cumsum(mass) - mass) / mass.sum()
-    # As in `metrics.binary.ece`: what starts at k/15 up to rounding starts its bin.
-    number = np.floor(bins * before + 1e-9).astype(np.int64)
-    return ties[np.concatenate([[True], number[1:] != number[:-1]])]
+    ties, number = bins_of(p, w, bins)
+    return ties[starts(number[1:] != number[:-1])]
 
 
 def _counts(

@@ -9,11 +9,10 @@ from html import escape
 import altair as alt
 import polars as pl
 
-from polyrank.metrics.comparison import Comparison
-from polyrank.metrics.paired import Difference, Group, Spread
+from polyrank.metrics.comparison import Comparison, Difference, Group, Spread
 from polyrank.metrics.registry import METRICS
-from polyrank.report.axes import BLUE, ORANGE, drawn_on, finished, tip
 from polyrank.report.blocks import Cell, Figure, Note, Paragraph, ReportTable, Section
+from polyrank.report.charts import BLUE, ORANGE, finished, tip
 from polyrank.report.page import document
 from polyrank.report.sections.scores import number, title
 from polyrank.text import counted
@@ -23,12 +22,7 @@ SOURCES = ("test rows", "seeds")
 
 
 def comparison_page(found: Comparison, *, written: datetime) -> str:
-    """Return the page as HTML that needs nothing beside it.
-
-    Args:
-        found: what it shows.
-        written: when, for the footer.
-    """
+    """Return the page as HTML that needs nothing beside it."""
     baseline, *others = found.runs
     name = f"{', '.join(others)} against {baseline}" if others else f"seeds of {baseline}"
     facts = [f"{found.rows:,} {found.split} rows"]
@@ -42,12 +36,7 @@ def comparison_page(found: Comparison, *, written: datetime) -> str:
 
 
 def forest(differences: Sequence[Difference], *, higher_is_better: bool) -> alt.LayerChart:
-    """Return one line a score and run: the difference, its intervals, and 0.
-
-    Args:
-        differences: of one metric; each has an interval.
-        higher_is_better: which side of 0 is called better.
-    """
+    """Return one line a score and run, of one metric: the difference, its intervals, and 0."""
     lines = [
         {
             "line": f"{each.score} · {each.name}",
@@ -65,7 +54,7 @@ def forest(differences: Sequence[Difference], *, higher_is_better: bool) -> alt.
     sources = [each for each in SOURCES if each in frame["source"].to_list()]
     sides = ("worse", "better") if higher_is_better else ("better", "worse")
     title = f"← {sides[0]} · difference from the baseline · {sides[1]} →"
-    base = drawn_on(frame).encode(
+    base = alt.Chart(frame).encode(
         y=alt.Y("line:N", title=None, sort=names).axis(labelLimit=190, grid=False, ticks=False),
         yOffset=alt.YOffset("source:N", sort=sources),
         color=alt.Color("source:N", legend=alt.Legend(columns=len(sources))).scale(
@@ -79,7 +68,7 @@ def forest(differences: Sequence[Difference], *, higher_is_better: bool) -> alt.
     reach = alt.X("low:Q", title=title).axis(tickCount=5, format="~g", labelOverlap="greedy")
     whiskers = base.mark_rule(strokeWidth=2).encode(x=reach, x2="high:Q")
     points = base.mark_point(size=50, filled=True, opacity=1).encode(x="value:Q")
-    nothing = drawn_on(pl.DataFrame({"zero": [0.0]})).mark_rule(
+    nothing = alt.Chart(pl.DataFrame({"zero": [0.0]})).mark_rule(
         color="currentColor", opacity=0.45, strokeDash=[4, 4]
     )
     height = max(ROW_HEIGHT * len(names), 60)
@@ -149,8 +138,7 @@ def _runs(found: Comparison) -> Section:
 
 
 def _mean(group: Group) -> Cell:
-    sd = "" if group.sd is None else f" ± {number(group.sd)}"
-    return Cell(f"{number(group.mean)}{sd}")
+    return Cell(number(group.mean) + ("" if group.sd is None else f" ± {number(group.sd)}"))
 
 
 def _interval(spread: Spread | None, reason: str) -> Cell:

@@ -17,10 +17,10 @@ from polyrank.calibration.fitting import Calibrator
 from polyrank.data.check import Audit
 from polyrank.data.read import column_names, read
 from polyrank.data.table import Table
-from polyrank.metrics.dimensions import columns_needed, dimensions, score_segments
 from polyrank.metrics.fusion import trade_off
-from polyrank.metrics.observed import predicted, true_probability
+from polyrank.metrics.predicted import predicted, true_probability
 from polyrank.metrics.scorecard import Scorecard
+from polyrank.metrics.segments import columns_needed, dimensions, score_segments
 from polyrank.metrics.undefined import Undefined
 from polyrank.models.expert_use import ExpertUse, experts_of
 from polyrank.schema import Schema
@@ -31,30 +31,16 @@ LIBRARIES = ("polyrank", "torch", "numpy", "numba", "polars", "pyarrow", "altair
 
 @dataclass(frozen=True, eq=False)
 class ScoredRows:
-    """The rows that one score of the scorecard saw.
-
-    Args:
-        name: the score's.
-        task: whose outcome it is.
-        is_event: whether its label happens or not, so that it is predicted by a probability.
-        prediction: the model's probability or value.
-        label: None where only the truth is known, as of `buy|click @ all`.
-        truth: the true probability, where it is known.
-        weight: sample weights, if any.
-        raw: the prediction before calibration; None where no calibration changes it.
-
-    Shape:
-        every array (rows,)
-    """
+    """The rows that one score of the scorecard saw; every array (rows,)."""
 
     name: str
     task: str
     is_event: bool
     prediction: np.ndarray
-    label: np.ndarray | None
-    truth: np.ndarray | None
+    label: np.ndarray | None  # None where only the truth is known, as of `buy|click @ all`
+    truth: np.ndarray | None  # the true probability, where it is known
     weight: np.ndarray | None
-    raw: np.ndarray | None = None
+    raw: np.ndarray | None = None  # before calibration; None where no calibration changes it
 
     @property
     def both(self) -> bool:
@@ -68,44 +54,26 @@ class ScoredRows:
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """Everything that a page shows.
+    """Everything that a page shows."""
 
-    Args:
-        name: the page's title.
-        schema: features, tasks and keys.
-        config: the resolved experiment as plain tables.
-        history: one line an epoch.
-        scorecard: of the rows; None where nothing was scored.
-        rows: by score; empty where no rows could be read.
-        missing: why there are no rows, in a sentence; None where there are.
-        unaudited: why there is no audit, likewise.
-        notes: what a reviewer should know of the figures, a sentence each.
-        trained: when the bundle was written.
-        calibrators: of each head's logit, by task; empty where calibration was not asked for.
-        experts: how gates use experts, a level each; empty where no gate mixes.
-        segments: of each joint outcome on all rows, by the score's name, worst first.
-        trade_offs: by the name whose weight in the fused score is swept: that weight, then the
-            metric of one outcome and of another.
-        audit: of the log; None where it was not audited.
-        environment: libraries and machine, by name.
-    """
-
-    name: str
+    name: str  # the page's title
     schema: Schema
-    config: Mapping[str, Any]
-    history: pl.DataFrame
-    scorecard: Scorecard | None
-    rows: Mapping[str, ScoredRows]
-    missing: str | None
-    unaudited: str | None = None
-    notes: tuple[str, ...] = ()
-    trained: datetime | None = None
-    calibrators: Mapping[str, Calibrator] = field(default_factory=dict)
-    experts: tuple[ExpertUse, ...] = ()
-    segments: Mapping[str, pl.DataFrame] = field(default_factory=dict)
+    config: Mapping[str, Any]  # the resolved experiment as plain tables
+    history: pl.DataFrame  # one line an epoch
+    scorecard: Scorecard | None  # None where nothing was scored
+    rows: Mapping[str, ScoredRows]  # by score; empty where no rows could be read
+    missing: str | None  # why there are no rows, in a sentence
+    unaudited: str | None = None  # why there is no audit, likewise
+    notes: tuple[str, ...] = ()  # what a reviewer should know of the figures, a sentence each
+    trained: datetime | None = None  # when the bundle was written
+    calibrators: Mapping[str, Calibrator] = field(default_factory=dict)  # by task
+    experts: tuple[ExpertUse, ...] = ()  # a level each; empty where no gate mixes
+    segments: Mapping[str, pl.DataFrame] = field(default_factory=dict)  # by joint score
+    # By the name whose weight in the fused score is swept: that weight, then the metric of one
+    # outcome and of another.
     trade_offs: Mapping[str, pl.DataFrame] = field(default_factory=dict)
     audit: Audit | None = None
-    environment: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)  # libraries and machine
 
     @property
     def labelled(self) -> tuple[tuple[ScoredRows, np.ndarray], ...]:
@@ -135,19 +103,11 @@ def gather(
             a scorecard of their own.
         missing: why there are no rows, in words; of interest where `rows` is None.
         trained: when the bundle was written.
-        audit: of the log that the bundle was trained on; see `polyrank.data.check.check`.
+        audit: of the log that the bundle learned from; see `polyrank.data.check.check`.
         unaudited: why there is none, in words; of interest where `audit` is None.
 
     Raises:
         DataError: rows that cannot be read or scored.
-
-    Example:
-        >>> import polyrank as pr
-        >>> schema = pr.Schema([pr.SparseFeature("item")], [pr.Task("click")])
-        >>> log = {"item": [1, 2] * 8, "click": [1, 0, 1, 1] * 4}
-        >>> bundle = pr.fit(schema, pr.Model(), train=log, valid=log, epochs=1)
-        >>> gather(bundle, log).rows["click @ all"].label.mean()
-        np.float64(0.75)
     """
     about = Evidence(
         name=name or str(bundle.config.get("name", "run")),
@@ -202,14 +162,7 @@ def scored_rows(
 ) -> dict[str, ScoredRows]:
     """Return the rows of each score, as the scorecard chooses them.
 
-    Args:
-        schema: the tasks.
-        predictions: the output columns.
-        table: labels, weights and the known truth of the same rows.
-        raw: the output columns before calibration; None where nothing is calibrated.
-
-    Shape:
-        every array (N,)
+    `raw` holds the output columns before calibration, where something is calibrated.
     """
     labels, found = table.labels_by_task, {}
     counts = np.ones(len(table), bool) if table.weight is None else table.weight > 0
@@ -224,9 +177,10 @@ def scored_rows(
         if where.given and truth is not None:
             seen.append((where.on_all_rows, None, counts))
         for name, outcome, rows in seen:
-            columns = (estimate, outcome, truth, table.weight, before)
+            columns = (outcome, truth, table.weight, before)
             kept = [None if each is None else each[rows].astype(np.float64) for each in columns]
-            found[name] = ScoredRows(name, where.task, where.label_kind.is_event, *kept)
+            prediction, is_event = estimate[rows].astype(np.float64), where.label_kind.is_event
+            found[name] = ScoredRows(name, where.task, is_event, prediction, *kept)
     return found
 
 
@@ -236,8 +190,7 @@ def differences(card: Scorecard, scored: Mapping[str, ScoredRows]) -> tuple[str,
         rows = scored.get(score.name)
         if rows is None or rows.label is None or score.rows is None or not len(rows.label):
             continue
-        counts = [f"{len(rows.label):,} rows"]
-        expected = [f"{score.rows:,} rows"]
+        counts, expected = [f"{len(rows.label):,} rows"], [f"{score.rows:,} rows"]
         if score.positives is not None:
             counts.append(f"{int(rows.label.sum()):,} positives")
             expected.append(f"{score.positives:,} positives")
@@ -254,13 +207,7 @@ def differences(card: Scorecard, scored: Mapping[str, ScoredRows]) -> tuple[str,
 
 
 def joint_scores(schema: Schema) -> tuple[str, ...]:
-    """Return the scores of outcomes on all rows, which every row is ranked by.
-
-    Example:
-        >>> from polyrank.schema import DenseFeature, Task
-        >>> joint_scores(Schema([DenseFeature("x")], [Task("click"), Task("buy", given="click")]))
-        ('click @ all', 'buy @ all')
-    """
+    """Return the scores of outcomes on all rows, such as `buy @ all`, which every row has."""
     return tuple(
         where.name
         for where in populations(schema)

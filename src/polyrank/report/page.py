@@ -27,26 +27,14 @@ POLICY = (
 
 
 def page(evidence: Evidence, *, written: datetime) -> str:
-    """Return the page as HTML that needs nothing beside it.
-
-    Args:
-        evidence: what it shows.
-        written: when, for the footer.
-    """
+    """Return the page as HTML that needs nothing beside it."""
     sections = [found for section in SECTIONS if (found := section(evidence)) is not None]
     title = f"{evidence.name} · polyrank report"
     return document(title, _headline(evidence), sections, written=written)
 
 
 def document(title: str, headline: str, sections: Sequence[Section], *, written: datetime) -> str:
-    """Return HTML that needs nothing beside it: a headline, the contents and the sections.
-
-    Args:
-        title: of the window.
-        headline: HTML of the page's head.
-        sections: in order.
-        written: when, for the footer.
-    """
+    """Return HTML that needs nothing beside it: a headline in HTML, the contents, the sections."""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'

@@ -24,8 +24,7 @@ from torch import Tensor, nn
 from polyrank import spec
 from polyrank.errors import ConfigError
 from polyrank.nn import kernels
-from polyrank.nn.embed import PackedEmbedder, TensorBag
-from polyrank.nn.lookups import Bags
+from polyrank.nn.embed import Bags, PackedEmbedder, TensorBag
 from polyrank.registry import Registry
 
 logger = logging.getLogger(__name__)

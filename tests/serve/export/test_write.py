@@ -309,7 +309,7 @@ def test_a_folder_with_other_weights_is_refused(exported, saved):
     """A run that was begun again meanwhile would be served by the former's model."""
     other = fitted(exported.rows.head(64))
     before = content(saved)
-    with pytest.raises(ExportError, match=r"bundle has other weights than what is exported: it wa"):
+    with pytest.raises(ExportError, match=r"bundle has other weights than the exported one: it wa"):
         export(other, saved, [exported.rows])
     assert content(saved) == before
 
@@ -340,7 +340,7 @@ def test_another_answer_is_refused_and_leaves_the_bundle_as_it_was(exported, cop
     monkeypatch.setattr(module, "Twin", Wrong)
     with pytest.raises(
         ExportError,
-        match=r"model.onnx does not answer as the bundle does: 'p_\w+' differs by up to 0.000\d+ "
+        match=r"model.onnx differs from the bundle: 'p_\w+' by up to 0.000\d+ "
         r"on 120 rows, and at most 1e-06 is allowed: nothing was exported",
     ):
         export(exported.bundle, copied, [exported.rows])

@@ -17,9 +17,8 @@ from polyrank.report.sections.predictions import (
     spread,
     values,
 )
-from polyrank.report.sections.record import configuration, environment, missing
-from polyrank.report.sections.rows import audit, segments
-from polyrank.report.sections.scores import fusion, scorecard
+from polyrank.report.sections.record import audit, configuration, environment, missing
+from polyrank.report.sections.scores import fusion, scorecard, segments
 
 SECTIONS: tuple[Callable[[Evidence], Section | None], ...] = (
     missing,

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 import polars as pl
 
 from polyrank.metrics.registry import METRICS
 from polyrank.models.expert_use import ExpertUse
 from polyrank.report import charts
-from polyrank.report.axes import hues, styles
 from polyrank.report.blocks import Block, Figure, Note, Paragraph, Section
 from polyrank.report.evidence import Evidence
 from polyrank.report.sections.scores import number
 from polyrank.text import counted
 
-LOSS = re.compile(r"^(?P<split>train|valid) (?P<term>.+ @ .+) loss$")
-SPLITS = {"train": "training", "valid": "validation"}
+LOSS = re.compile(r"^(?P<rows>train|valid) (?P<term>.+ @ .+) loss$")
 ENTROPY = re.compile(r"^(?:(?P<level>.+?) )?gate (?P<gate>.+) (?P<of>row|mean) entropy$")
-DEAD = re.compile(r"^(?P<level>.*?) ?largest dead rate$")
+DEAD = re.compile(r"^(?P<series>.*?) ?largest dead rate$")
 HOW = dict(zip(("row", "mean"), charts.ENTROPIES, strict=True))
 
 
@@ -27,21 +26,23 @@ def training(evidence: Evidence) -> Section | None:
     history = evidence.history
     if "epoch" not in history.columns or history.is_empty():
         return None
-    best, colours = best_epoch(history), hues(evidence.schema)
+    best, colours = best_epoch(history), charts.hues(evidence.schema)
     terms, figures = {term.name: term.population for term in evidence.schema.objective}, []
-    for term, losses in _losses(history).items():
+    for term, found in _parts(_matching(history, LOSS), "term"):
         if term in terms:
+            rows = pl.col("rows").replace({"train": "training", "valid": "validation"})
+            losses = found.select("epoch", rows, loss="value")
             title, hue = terms[term].label_kind.loss_title, colours[terms[term].task]
             figures.append(
                 Figure(term, _lowest(losses), (charts.training(losses, title, best, hue),))
             )
     for name, metric in METRICS.items():
-        found = series(history, re.compile(rf"^valid (?P<name>.+ @ .+) {re.escape(name)}$"))
-        if found is None:
+        found = _matching(history, re.compile(rf"^valid (?P<series>.+ @ .+) {re.escape(name)}$"))
+        if found.is_empty():
             continue
         how = {True: "higher is better", False: "lower is better", None: "best in between"}
         caption = f"Of the validation rows; {how[metric.higher_is_better]}."
-        drawn = styles(evidence.schema, found["series"].unique(maintain_order=True))
+        drawn = charts.styles(evidence.schema, found["series"].unique(maintain_order=True))
         # Areas and losses share an axis; an error in the label's own unit has one to itself.
         for names in [list(drawn)] if metric.of_events else [[each] for each in drawn]:
             of = "" if metric.of_events else f" of {names[0]}"
@@ -64,30 +65,25 @@ def best_epoch(history: pl.DataFrame) -> int | None:
     return None if kept.is_empty() else int(kept[-1])
 
 
-def series(history: pl.DataFrame, pattern: re.Pattern[str]) -> pl.DataFrame | None:
-    """Return `epoch`, `series`, `value` of the columns that match; the group names the series."""
-    found = {match[1]: name for name in history.columns if (match := pattern.match(name))}
+def _matching(history: pl.DataFrame, pattern: re.Pattern[str]) -> pl.DataFrame:
+    """Return `epoch`, `value` and the pattern's groups, of the columns that match, where finite."""
     frames = [
-        history.select("epoch", series=pl.lit(name), value=pl.col(column).cast(pl.Float64))
-        for name, column in found.items()
+        history.select(
+            "epoch",
+            value=pl.col(column).cast(pl.Float64),
+            **{name: pl.lit(text) for name, text in match.groupdict("").items()},
+        ).filter(pl.col("value").is_finite())
+        for column in history.columns
+        if (match := pattern.match(column))
     ]
-    if not frames:
-        return None
-    finite = pl.concat(frames).filter(pl.col("value").is_finite())
-    return None if finite.is_empty() else finite
+    return pl.concat(frames) if frames else pl.DataFrame()
 
 
-def _losses(history: pl.DataFrame) -> dict[str, pl.DataFrame]:
-    """Return `epoch`, `rows`, `loss` of each term."""
-    found: dict[str, list[pl.DataFrame]] = {}
-    for column in history.columns:
-        if match := LOSS.match(column):
-            frame = history.select(
-                "epoch", rows=pl.lit(SPLITS[match["split"]]), loss=pl.col(column).cast(pl.Float64)
-            ).filter(pl.col("loss").is_finite())
-            if not frame.is_empty():
-                found.setdefault(match["term"], []).append(frame)
-    return {term: pl.concat(frames) for term, frames in found.items()}
+def _parts(frame: pl.DataFrame, by: str) -> Iterator[tuple[str, pl.DataFrame]]:
+    """Yield each value of a column and its lines."""
+    if not frame.is_empty():
+        for part in frame.partition_by(by, maintain_order=True):
+            yield part[by][0], part
 
 
 def _lowest(losses: pl.DataFrame) -> str:
@@ -166,32 +162,18 @@ def _epochs(evidence: Evidence) -> list[Figure]:
         "different experts, the gate routes. Both near 0: all rows take the same one, the gate has "
         "collapsed."
     )
-    for level, values in _entropies(history).items():
+    for level, lines in _parts(_matching(history, ENTROPY), "level"):
+        values = lines.select("epoch", "gate", pl.col("of").replace(HOW), "value")
         of = f" of {level}" if level else ""
-        drawn = styles(evidence.schema, values["gate"].unique(maintain_order=True))
+        drawn = charts.styles(evidence.schema, values["gate"].unique(maintain_order=True))
         hues = {gate: style.colour for gate, style in drawn.items()}
         picture = charts.entropies(values, best, hues)
         found.append(Figure(f"Entropy of the gates{of}", reading, (picture,)))
-    dead = series(history, DEAD)
-    if dead is not None and dead["value"].max():
+    dead = _matching(history, DEAD)
+    if not dead.is_empty() and dead["value"].max():
         dead = dead.with_columns(pl.col("series").replace("", "all experts"))
         reading = "The expert with the largest share of units that are 0 on all rows looked at."
-        drawn = styles(evidence.schema, dead["series"].unique(maintain_order=True))
+        drawn = charts.styles(evidence.schema, dead["series"].unique(maintain_order=True))
         picture = charts.by_epoch(dead, "dead units, share", best, drawn, (0.0, 1.0))
         found.append(Figure("Dead units over the epochs", reading, (picture,)))
     return found
-
-
-def _entropies(history: pl.DataFrame) -> dict[str, pl.DataFrame]:
-    """Return `epoch`, `gate`, `of`, `value` of each level."""
-    found: dict[str, list[pl.DataFrame]] = {}
-    for column in history.columns:
-        if match := ENTROPY.match(column):
-            frame = history.select(
-                "epoch",
-                gate=pl.lit(match["gate"]),
-                of=pl.lit(HOW[match["of"]]),
-                value=pl.col(column).cast(pl.Float64),
-            ).drop_nulls()
-            found.setdefault(match["level"] or "", []).append(frame)
-    return {level: pl.concat(frames) for level, frames in found.items()}

@@ -9,7 +9,6 @@ import numpy as np
 from polyrank.calibration import Isotonic, Platt
 from polyrank.calibration.fitting import NONE, Calibrator
 from polyrank.report import charts, curves
-from polyrank.report.axes import hues, styles
 from polyrank.report.blocks import Block, Figure, Listing, Paragraph, Section
 from polyrank.report.evidence import Evidence, ScoredRows
 from polyrank.report.sections.scores import number
@@ -17,7 +16,7 @@ from polyrank.report.sections.scores import number
 
 def calibration(evidence: Evidence) -> Section | None:
     """Return each head's map, and a reliability curve a score with the counts of its points."""
-    colours = hues(evidence.schema)
+    colours = charts.hues(evidence.schema)
     figures = [_reliability(rows, label, colours[rows.task]) for rows, label in evidence.labelled]
     if not figures and not evidence.calibrators:
         return None
@@ -82,7 +81,7 @@ def ranking(evidence: Evidence) -> Section | None:
         roc[rows.name] = curves.roc(label, rows.prediction, rows.weight)
         precision[rows.name] = curves.precision_recall(label, rows.prediction, rows.weight)
         rates[rows.name] = rows.mean(label)
-    drawn = styles(evidence.schema, roc)
+    drawn = charts.styles(evidence.schema, roc)
     return Section(
         "Ranking",
         (
@@ -104,7 +103,7 @@ def ranking(evidence: Evidence) -> Section | None:
 
 def spread(evidence: Evidence) -> Section | None:
     """Return how predictions spread for positives and negatives."""
-    figures, colours = [], hues(evidence.schema)
+    figures, colours = [], charts.hues(evidence.schema)
     for rows, label in evidence.labelled:
         logarithmic = curves.rare(rows.mean(label))
         bins = curves.histogram(label, rows.prediction, rows.weight, logarithmic=logarithmic)
@@ -125,7 +124,7 @@ def spread(evidence: Evidence) -> Section | None:
 
 def known_truth(evidence: Evidence) -> Section | None:
     """Return estimated against true probabilities, where a log knows them."""
-    figures, colours = [], hues(evidence.schema)
+    figures, colours = [], charts.hues(evidence.schema)
     for rows in evidence.rows.values():
         if rows.truth is None or not len(rows.truth):
             continue
@@ -148,7 +147,7 @@ def known_truth(evidence: Evidence) -> Section | None:
 
 def values(evidence: Evidence) -> Section | None:
     """Return predicted against observed values and the residuals of each score of no event."""
-    figures, colours = [], hues(evidence.schema)
+    figures, colours = [], charts.hues(evidence.schema)
     for rows in evidence.rows.values():
         if rows.is_event or rows.label is None or not len(rows.label):
             continue

@@ -1,11 +1,17 @@
-"""How to get the same again: what is missing, the configuration, the environment."""
+"""How to get the same again: what is missing, the log's audit, configuration and environment."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import tomli_w
 
-from polyrank.report.blocks import Code, Listing, Note, Paragraph, Section
+from polyrank.data.check.audit import Severity
+from polyrank.report.blocks import Cell, Code, Listing, Note, Paragraph, ReportTable, Section
 from polyrank.report.evidence import Evidence
+from polyrank.text import counted
+
+SEVERITIES: Mapping[Severity, str] = {"error": "error", "warning": "warning", "info": "note"}
 
 
 def missing(evidence: Evidence) -> Section | None:
@@ -38,3 +44,24 @@ def environment(evidence: Evidence) -> Section | None:
         return None
     text = "Of the process that wrote this page."
     return Section("Environment", (Paragraph(text), Listing(tuple(evidence.environment.items()))))
+
+
+def audit(evidence: Evidence) -> Section:
+    """Return what the audit of the log found, errors first, or why there was none."""
+    found = evidence.audit
+    if found is None:
+        text = f"The log was not audited: {evidence.unaudited}."
+        return Section("Audit of the log", (Note(text, "warning"),))
+    rows = ", ".join(f"{count:,} {split}" for split, count in found.rows.items())
+    if not found.findings:
+        return Section("Audit of the log", (Note(f"The audit of {rows} rows found nothing."),))
+    counts = {name: len(found.of(severity)) for severity, name in SEVERITIES.items()}
+    summary = ", ".join(counted(count, name) for name, count in counts.items())
+    level = found.findings[0].severity  # the worst comes first
+    header = ("severity", "check", "what was found", "what to do")
+    lines = tuple(
+        (Cell(each.severity), Cell(each.check), Cell(each.message), Cell(each.remedy or "–"))
+        for each in found.findings
+    )
+    note = Note(f"{summary} in {rows} rows.", level)
+    return Section("Audit of the log", (note, ReportTable(header, lines, tuple(range(4)))))

@@ -1,18 +1,32 @@
-"""The scorecard and the fused score, in figures."""
+"""The scorecard, segments and the fused score, in figures."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import polars as pl
 
 from polyrank.labels import LABELS
 from polyrank.metrics.registry import METRICS, metrics_of
 from polyrank.metrics.score import TRUTH_COLUMNS, Score, by_request, metric_names, reasons
+from polyrank.metrics.segments import scarce
 from polyrank.report import charts
-from polyrank.report.axes import BLUE, hues
-from polyrank.report.blocks import Block, Cell, Figure, Note, Paragraph, ReportTable, Section
+from polyrank.report.blocks import (
+    Block,
+    Cell,
+    Figure,
+    Heading,
+    Note,
+    Paragraph,
+    ReportTable,
+    Section,
+)
 from polyrank.report.evidence import Evidence
+from polyrank.text import counted
+
+MOST_SEGMENTS = 15  # of a score
 
 
 def scorecard(evidence: Evidence) -> Section | None:
@@ -206,9 +220,9 @@ def fusion(evidence: Evidence) -> Section | None:
         for each in fused.scores
     )
     table = ReportTable(("outcome", "rows", "positives", *map(title, fused.metrics)), rows)
-    colours = hues(evidence.schema)
+    colours = charts.hues(evidence.schema)
     figures = [
-        _trade_off(name, points, colours.get(name, BLUE))
+        _trade_off(name, points, colours.get(name, charts.BLUE))
         for name, points in evidence.trade_offs.items()
     ]
     return Section("Fused score", (Paragraph(text), table, *figures))
@@ -223,3 +237,64 @@ def _trade_off(name: str, points: pl.DataFrame, hue: str) -> Figure:
         "to the right of it is a bad bargain."
     )
     return Figure(f"Weight of {name}", reading, (charts.trade_off(points, hue=hue),))
+
+
+def segments(evidence: Evidence) -> Section | None:
+    """Return the metrics of the worst segments of each joint outcome."""
+    tables = [
+        block
+        for score, frame in evidence.segments.items()
+        for block in (Heading(score), _segments(frame))
+    ]
+    if not tables:
+        return None
+    text = (
+        "The rows are cut by one column at a time, and ordered by the nats that the log loss of "
+        "all rows owes to a segment's mean being off: a large segment that is a little off comes "
+        "before a small one that is far off. PCOC, mean prediction / mean label, has a 95 % "
+        "interval: where that holds 1, the gap may be chance. AUC is not comparable between "
+        "segments of different spread."
+    )
+    return Section("Segments", (Paragraph(text), *tables))
+
+
+def _segments(frame: pl.DataFrame) -> ReportTable | Paragraph:
+    """Return the worst of the segments that have the rows to be judged by."""
+    frame = frame.filter(pl.len().over("dimension") > 1)  # what cuts nothing is no segment
+    judged = frame.filter("judged")
+    few = frame.height - judged.height
+    if judged.is_empty():
+        why = f": they have {scarce(frame)}, seen or predicted" if few else ""
+        return Paragraph(f"None of {counted(frame.height, 'segment')} can be judged{why}.")
+    metrics = [name for name in METRICS if name in frame.columns]
+    header = ("segment", "rows", "positives", "observed", "predicted", *map(title, metrics))
+    lines = judged.head(MOST_SEGMENTS).to_dicts()
+    rows = tuple(
+        (
+            Cell(f"{line['dimension']} = {'(null)' if line['value'] is None else line['value']}"),
+            cell(line["rows"]),
+            cell(line["positives"]),
+            *(cell(line[name], line["reason"]) for name in ("label_mean", "prediction_mean")),
+            *(_metric(line, name) for name in metrics),
+            Cell("–" if line["excess"] is None else _power(line["excess"])),
+        )
+        for line in lines
+    )
+    notes = []
+    if judged.height > MOST_SEGMENTS:
+        notes.append(f"The first {MOST_SEGMENTS} of {judged.height:,} segments.")
+    if few:
+        left = f"{few:,} more {'is' if few == 1 else 'are'} left out"
+        notes.append(f"{left}: {scarce(frame)}, seen or predicted.")
+    return ReportTable((*header, "nats owed"), rows, notes=tuple(notes))
+
+
+def _metric(line: Mapping[str, Any], name: str) -> Cell:
+    bounds = {end: line.get(f"{name}_{end}") for end in ("low", "high")}
+    detail = interval({end: value for end, value in bounds.items() if value is not None})
+    shown = cell(line[name], line["reason"], detail)
+    return shown if detail or f"{name}_low" not in line else replace(shown, reason=line["reason"])
+
+
+def _power(value: float) -> str:
+    return f"{value:.1e}".replace("-", "−") if value else "0"

@@ -1,9 +1,8 @@
-"""Whether an exported file answers as its bundle does, within what float32 can tell.
+"""Parity: whether an exported file predicts what its bundle does, within float32 rounding.
 
-A bundle's network computes in float32, and so does its export, in another order. How far rounding
-alone may take a row's answer is measured: by the same network in float64, which says how far it
-takes logits, and by moving each row's logits as far. Where a calibration map is steep, the rows of
-one computation may miss the step that those of another hit.
+Both compute in float32, in different orders. How far rounding alone may move a prediction is
+measured with the same network in float64: it shows how far rounding moves logits, and each row's
+logits are then moved as far. Where a calibration map is steep, that can be a whole step of the map.
 """
 
 from __future__ import annotations
@@ -29,8 +28,7 @@ from polyrank.terms import output_columns
 
 logger = logging.getLogger(__name__)
 
-# Two computations in float32 differ by up to twice what one of them is off; and one more for luck.
-ROUNDINGS = 3
+ROUNDINGS = 3  # two float32 computations differ by up to twice the rounding of one; and a margin
 T = TypeVar("T")
 _RUN_ROWS = 8192  # lists are filled up to the longest of so many rows
 
@@ -40,11 +38,11 @@ class Parity:
     """How far an exported file is from the bundle on the same rows.
 
     Args:
-        bars: the largest difference that is let through, by output, if float32 can tell it.
-        rows: that were compared.
-        differences: the largest of each output from the bundle's, in its own unit.
-        rounding: what float32 rounding of the logits does at most to each output; empty where the
-            network does not compute in float64, and then the bars alone hold.
+        bars: the largest difference allowed, by output, unless rounding alone exceeds it.
+        rows: compared so far.
+        differences: the largest from the bundle, by output, in its own unit.
+        rounding: the largest effect of float32 rounding, by output; empty where the network does
+            not compute in float64, so that the bars alone hold.
     """
 
     bars: Mapping[str, float]
@@ -55,14 +53,19 @@ class Parity:
 
     @property
     def allowed(self) -> dict[str, float]:
-        """The largest difference that is let through, by output.
-
-        A steep calibration map, a wide network or a number far from training make more of float32
-        rounding than the bar: no other float32 network could be held to it.
-        """
+        """The largest difference allowed, by output: the bar, or three times the rounding."""
         return {
             name: max(bar, ROUNDINGS * self.rounding.get(name, 0.0))
             for name, bar in self.bars.items()
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what a manifest and `--json` hold."""
+        return {
+            "rows": self.rows,
+            "differences": self.differences,
+            "rounding": self.rounding,
+            "allowed": self.allowed,
         }
 
     def compare(
@@ -71,16 +74,7 @@ class Parity:
         expected: Mapping[str, np.ndarray],
         rounding: Mapping[str, np.ndarray] | None,
     ) -> None:
-        """Take more rows into account.
-
-        Args:
-            found: answers of the file.
-            expected: the bundle's.
-            rounding: of `Exact.rounding`, if the network computes in float64.
-
-        Shape:
-            every array (N,)
-        """
+        """Add rows: the file's outputs, the bundle's, and `Exact.rounding`; (N,) by output."""
         self.rows += len(next(iter(expected.values())))
         for name in self.bars:
             difference = self._enlarge(self.differences, name, found[name] - expected[name])
@@ -89,13 +83,10 @@ class Parity:
             self._sums[name] = sums[0] + difference, sums[1] + off
 
     def check(self, what: str) -> None:
-        """Refuse answers that are further off than is allowed.
+        """Refuse predictions that differ by more than is allowed, naming the worst output.
 
-        What is allowed for the sake of a few rows, such as one with a number far from training, is
-        not allowed to all: their mean difference is held to the mean rounding in the same way.
-
-        Raises:
-            ExportError: the worst output, or no rows.
+        A few rows, such as one with a number far from training, may raise the limit of all: so the
+        mean difference is held to the mean rounding in the same way.
         """
         if not self.rows:
             raise ExportError(f"{what}: there were no rows to compare")
@@ -103,7 +94,7 @@ class Parity:
         worst = max(allowed, key=lambda name: self.differences[name] / allowed[name])
         if self.differences[worst] > allowed[worst]:
             raise ExportError(
-                f"{what} does not answer as the bundle does: {worst!r} differs by up to "
+                f"{what} differs from the bundle: {worst!r} by up to "
                 f"{self.differences[worst]:.3g} on {self.rows:,} rows, and at most "
                 f"{allowed[worst]:.3g} is allowed: nothing was exported"
             )
@@ -112,17 +103,13 @@ class Parity:
             limit = max(self.bars[name], ROUNDINGS * rounding)
             if difference > limit:
                 raise ExportError(
-                    f"{what} does not answer as the bundle does: {name!r} differs by "
-                    f"{difference:.3g} in the mean of {self.rows:,} rows, and at most {limit:.3g} "
-                    "is allowed: nothing was exported"
+                    f"{what} differs from the bundle: {name!r} by {difference:.3g} in the mean of "
+                    f"{self.rows:,} rows, and at most {limit:.3g} is allowed: nothing was exported"
                 )
 
     @staticmethod
     def _enlarge(largest: dict[str, float], name: str, off: np.ndarray) -> float:
-        """Take differences into account, and return their sum.
-
-        Of a NaN there is no difference, and it is one.
-        """
+        """Add differences, of which NaN is an infinite one; return their sum."""
         size = np.where(np.isnan(off), np.inf, np.abs(off))
         largest[name] = max(largest.get(name, 0.0), float(size.max(initial=0)))
         return float(size.sum())
@@ -131,15 +118,10 @@ class Parity:
 def compared(
     bundle: Bundle, files: Mapping[str, Path], chunks: Iterable[pl.DataFrame]
 ) -> dict[str, Parity]:
-    """Return the parity of each file.
-
-    Args:
-        bundle: that they were exported from.
-        files: by their names in a bundle.
-        chunks: raw rows.
+    """Return the parity of each file by its name, on chunks of raw rows.
 
     Raises:
-        ExportError: answers that differ by more than is allowed, or no rows.
+        ExportError: predictions that differ by more than is allowed, or no rows.
     """
     sessions = {name: Session(path) for name, path in files.items()}
     parity = {name: Parity(_bars(bundle)) for name in files}
@@ -172,20 +154,10 @@ class Exact:
             part.double()
 
     def rounding(self, table: Table, logits: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Return how far float32 rounding of the logits may take each output of each row.
+        """Return how far float32 rounding of the logits may move each output: (N,) by output.
 
-        The largest rounding of a head's logits on these rows, relative to the logit where that is
-        above 1, is given to every row, upwards and downwards.
-
-        Args:
-            table: encoded rows.
-            logits: the bundle's of them.
-
-        Raises:
-            ArithmeticError: a logit that is not finite, which the bundle's are.
-
-        Shape:
-            (N,) by output
+        The largest rounding of a head's logits on these rows, relative to logits above 1, is
+        applied to every row, upwards and downwards. `logits` are the bundle's.
         """
         exact = self.logits(table)
         step = {}
@@ -206,7 +178,7 @@ class Exact:
         """Return the uncalibrated logits of encoded rows, as `Bundle.logits` does.
 
         Raises:
-            ArithmeticError: one that is not finite, which the bundle's are.
+            ArithmeticError: one is not finite, although the bundle's are.
         """
         logits = logits_of(self.ranker, table, dtype=torch.float64)
         found = {task: logits[task].numpy() for task in self.bundle.schema.by_name}
@@ -216,7 +188,7 @@ class Exact:
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of what went wrong, or what it is called."""
+    """Return the first line of an error's message, or its class."""
     lines = [line for line in str(error).splitlines() if line.strip()]
     return lines[0].strip() if lines else type(error).__name__
 
@@ -225,10 +197,10 @@ def _tried(bundle: Bundle, call: Callable[..., T], *arguments: Any) -> T | None:
     """Return what a call gives, or None where the network does not compute in float64."""
     try:
         return call(*arguments)
-    except Exception as error:  # noqa: BLE001  whatever a trunk of one's own makes of it
+    except Exception as error:  # noqa: BLE001  whatever a custom trunk raises
         logger.warning(
-            "trunk %s does not compute in float64 (%s): what float32 rounding does to it is not "
-            "measured, and the bar holds as it is; constants of a trunk are buffers",
+            "trunk %s does not compute in float64 (%s): the effect of float32 rounding is not "
+            "measured, and the bar holds as it is; register a trunk's constants as buffers",
             type(bundle.ranker.trunk).__name__, first_line(error),
         )  # fmt: skip
         return None

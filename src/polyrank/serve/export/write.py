@@ -1,4 +1,4 @@
-"""From a bundle to ONNX: one capture, held to the bundle's own answers on real rows."""
+"""From a bundle to ONNX: one capture, compared with the bundle's predictions on real rows."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def export(
     *,
     vocabulary: bool = False,
 ) -> dict[str, Parity]:
-    """Write a bundle's ONNX files into its folder, if they answer as the bundle does.
+    """Write a bundle's ONNX files into its folder, if their predictions are the bundle's.
 
     `model.onnx` takes rows of the vocabularies and raw numbers. Encodings, calibrators and products
     are inside; a correction for down-sampled negatives belongs to the loss, so there is none.
@@ -47,17 +47,12 @@ def export(
         vocabulary: write `model-with-vocabulary.onnx` too, which takes the ids themselves.
 
     Returns:
-        The parity of each file by name, which the bundle's manifest has as well.
+        The parity of each file by name, as in the bundle's manifest.
 
     Raises:
-        ExportError: a trunk that cannot be captured, a hashed feature where the vocabulary is to be
-            inside, an output that a feature is named like, a folder with other weights, or answers
-            that differ.
-        DataError: rows that cannot be read.
+        ExportError: a trunk that cannot be captured, a hashed feature with `vocabulary`, a column
+            with the name of an output, a folder with other weights, or predictions that differ.
         BundleError: a folder that cannot be written to.
-
-    Reference:
-        PyTorch, `torch.export` and its ONNX exporter; the operators are those of onnx.ai.
     """
     names = bundle.schema.inputs
     outputs = [column for task in bundle.schema.tasks for column in output_columns(task)]
@@ -68,21 +63,13 @@ def export(
                 "rename the column or the task"
             )
     try:
-        # In the folder: where another bundle takes its place meanwhile, nothing can be moved there.
+        # Inside the folder: if another bundle takes its place meanwhile, nothing is moved there.
         with TemporaryDirectory(dir=folder, prefix=".export-") as temporary:
             _check_same(bundle, folder)
             files = _written(bundle, Path(temporary), vocabulary=vocabulary)
             sessions = {name: files[name] for name in FILES if name in files}
             parity = compared(bundle, sessions, chunks)
-            entries = {
-                name: {
-                    "rows": each.rows,
-                    "differences": each.differences,
-                    "rounding": each.rounding,
-                    "allowed": each.allowed,
-                }
-                for name, each in parity.items()
-            }
+            entries = {name: each.to_json() for name, each in parity.items()}
             former = [name for each in FILES for name in (each, _beside(each))]
             format.add(folder, files, {"onnx": entries}, instead_of=former)
     except OSError as error:
@@ -91,11 +78,7 @@ def export(
 
 
 def captured(bundle: Bundle) -> ModelProto:
-    """Return the graph of `model.onnx`.
-
-    Raises:
-        ExportError: a trunk that `torch.export` or the ONNX exporter refuses.
-    """
+    """Return the graph of `model.onnx`, if `torch.export` and the ONNX exporter take the trunk."""
     twin, schema = Twin(bundle), bundle.schema
     batch = torch.export.Dim("batch")
     ragged = {feature.name for feature in schema.features if feature.ragged}
@@ -116,7 +99,7 @@ def captured(bundle: Bundle) -> ModelProto:
             exported = torch.onnx.export(
                 program, dynamo=True, verbose=False, optimize=False, opset_version=OPSET
             )
-    except Exception as error:  # whatever a trunk of one's own makes of it
+    except Exception as error:  # whatever a custom trunk raises
         kind = type(bundle.ranker.trunk).__name__
         raise ExportError(f"trunk {kind} cannot be exported: {first_line(error)}") from error
     finally:
@@ -130,7 +113,7 @@ def captured(bundle: Bundle) -> ModelProto:
 
 
 def _check_same(bundle: Bundle, folder: Path) -> None:
-    """Refuse to put a model beside the weights of another, such as those of a run begun again."""
+    """Refuse a folder with other weights, such as those of a run that was started again."""
     weights = bundle.ranker.named_weights()
     with safe_open(folder / "weights.safetensors", framework="pt") as stored:
         same = {*stored.keys()} == weights.keys() and all(
@@ -138,8 +121,8 @@ def _check_same(bundle: Bundle, folder: Path) -> None:
         )
     if not same:
         raise ExportError(
-            f"the bundle {folder} has other weights than what is exported: it was replaced, or "
-            "this one was never saved there; export what is there now, or save this one first"
+            f"the bundle {folder} has other weights than the exported one: it was replaced, or "
+            "this one was never saved there; load it again, or save this one first"
         )
 
 

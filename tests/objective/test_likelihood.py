@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polyrank.objective.paths import log_probability
+from polyrank.objective.likelihood import log_outcomes, log_union
 from polyrank.schema import DenseFeature, Schema, Task
 
 LOGITS = st.lists(st.floats(-80, 80), min_size=1, max_size=4)
@@ -16,6 +16,10 @@ def chain(depth):
     """A funnel of tasks t0 → t1 → …, and the term of its last one on all rows."""
     tasks = [Task(f"t{i}", given=f"t{i - 1}" if i else None) for i in range(depth)]
     return list(Schema([DenseFeature("x")], tasks).objective)[-1]
+
+
+def log_probability(paths, logits):
+    return log_union(paths, log_outcomes(logits, list(logits)))
 
 
 def tensors(values, dtype=torch.float32):
