@@ -142,6 +142,11 @@ class RowEngine(EmbeddingEngine):
             ]
             for pack in embed.pack
         ]
+        self._named = {
+            f"{index}.{name}": tensor
+            for index, state in enumerate(self.packs)
+            for name, tensor in zip(optimizer.state_columns, state, strict=True)
+        }
         on_cpu = all(pack.device.type == "cpu" for pack in embed.pack)
         self.compiled = on_cpu and optimizer.rule is not None
         if on_cpu and not self.compiled:
@@ -191,19 +196,12 @@ class RowEngine(EmbeddingEngine):
                 whole[touched] = part
 
     def state(self) -> dict[str, Tensor]:
-        return {"steps": torch.tensor(self.steps)} | dict(self._named())
+        return {"steps": torch.tensor(self.steps), **self._named}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         self.steps = int(state["steps"])
-        for name, tensor in self._named():
+        for name, tensor in self._named.items():
             tensor.copy_(state[name])
-
-    def _named(self) -> list[tuple[str, Tensor]]:
-        return [
-            (f"{index}.{name}", tensor)
-            for index, state in enumerate(self.packs)
-            for name, tensor in zip(self.spec.state_columns, state, strict=True)
-        ]
 
 
 _NONE = np.zeros((1, 1), dtype=np.float32)  # in the place of a state that the rule does not have
@@ -425,7 +423,6 @@ class Constant:
     """The learning rate stays."""
 
     def factor(self, step: int, steps: int) -> float:
-        """Return 1."""
         return 1.0
 
 

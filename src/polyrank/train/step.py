@@ -165,8 +165,7 @@ class CompiledStep:
         steps = torch.zeros(len(self._parameters), device=self._lr.device)
         first, second = [], []
         for index, parameter in enumerate(self._parameters):
-            old = self.parts.dense.state.get(parameter)
-            state = dict(old) if old else {}
+            state = dict(self.parts.dense.state.get(parameter) or {})
             steps[index] = state.get("step", 0.0)
             # One tensor of all counts, of which Adam has views.
             state["step"] = steps[index]
