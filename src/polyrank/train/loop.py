@@ -94,7 +94,7 @@ class Trainer:
         self.dense_lr, self.embedding_lr = training.dense.lr, rows.lr
         self.dense = training.dense.build(groups, self.dense_lr)
         self.embeddings = rows.build(ranker.embed, rows.l2)
-        self._profile, self._mark = profile, _unmarked if profile is None else profile.mark
+        self._profile, self._mark = profile, profile.mark if profile else lambda _: None
         parts = StepParts(ranker, supervision, self.balance, self.dense, self._mark)
         self._eager = EagerStep(parts)
         self._compiled = CompiledStep(parts, training) if training.compile else None
@@ -163,10 +163,9 @@ class Trainer:
         started, rows, step, before = perf_counter(), 0, 0, (epoch - 1) * self.steps - 1
 
         def report(event: Literal["step", "epoch"]) -> Progress:
-            tally.flush(self._names, epoch, step)
+            losses, empty = tally.flush(self._names, epoch, step)
             done = step, self.steps, rows, perf_counter() - started
-            losses = tally.mean(), tally.empty()
-            return Progress(event, epoch, self.training.epochs, *done, *losses)
+            return Progress(event, epoch, self.training.epochs, *done, losses, empty)
 
         with closing(self._blocks(epoch)) as blocks:
             self._mark("")
@@ -292,10 +291,6 @@ class Trainer:
         kinds = {each.name: each.kind for each in populations(self.supervision.schema)}
         value = valid[f"{stop.score} {stop.metric}"]
         return -value if direction(kinds[stop.score], stop.metric) else value
-
-
-def _unmarked(part: str) -> None:
-    """Measure nothing."""
 
 
 def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
