@@ -156,11 +156,7 @@ def find(path: Path) -> Path:
 
 
 def vocab_of(schema: Schema, parts: Parts) -> Vocab:
-    """Return how a bundle's ids become rows and its numbers columns.
-
-    Raises:
-        KeyError: a table or an encoding that is missing.
-    """
+    """Return how a bundle's ids become rows and its numbers columns."""
     tables = {
         table: owner.fixed(table) or Vocabulary.from_frame(parts.vocab[table])
         for table, owner in id_owners(schema.features).items()

@@ -366,8 +366,8 @@ def check_valid(stop: Stop | None, valid: Table) -> None:
 def isolated(seed: int, training: Training) -> Iterator[None]:
     """Seed torch and set its threads, type and gradients inside; leave all as they were."""
     threads, device = torch.get_num_threads(), torch.device(training.device)
-    others = [] if device.type == "cpu" else [device]
-    dtype, kind = torch.get_default_dtype(), "cuda" if device.type == "cpu" else device.type
+    others, kind = ([], "cuda") if device.type == "cpu" else ([device], device.type)
+    dtype = torch.get_default_dtype()
     with (
         torch.random.fork_rng(devices=others, device_type=kind),
         torch.inference_mode(mode=False),

@@ -181,15 +181,14 @@ class CompiledStep:
     def _built(self, batch: list[Tensor]) -> Graph:
         """Trace and compile, on copies: nothing of the run moves, its random numbers included."""
         logger.info("compiling the step of %d rows", len(batch[0]))
-        self._lr = self._lr.to(batch[0].device)
-        count = len(self._parameters)
-        steps = torch.zeros(count, device=batch[0].device)
+        device = batch[0].device
+        self._lr = self._lr.to(device)
+        steps = torch.zeros(len(self._parameters), device=device)
         weights = [parameter.detach().clone() for parameter in self._parameters]
         moments = [torch.zeros_like(weight) for weight in [*weights, *weights]]
         buffers = [buffer.clone() for buffer in self._buffers]
         inputs = [*batch, torch.ones_like(self._lr), steps, *weights, *moments, *buffers]
-        devices = [] if batch[0].device.type == "cpu" else [batch[0].device]
-        kind = "cuda" if batch[0].device.type == "cpu" else batch[0].device.type
+        devices, kind = ([], "cuda") if device.type == "cpu" else ([device], device.type)
         try:
             with (
                 torch.random.fork_rng(devices, device_type=kind),
