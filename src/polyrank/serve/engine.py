@@ -28,19 +28,12 @@ RUN_ROWS = 8192  # of one run of the graph: what is computed between stays in th
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """The predictions of a model for some rows, in torch or without it.
+    """The predictions of a model for some rows, in torch or without it, and counts by feature."""
 
-    Args:
-        outputs: the columns of `predict`: float64 (N,) each.
-        unseen: ids not seen in training, by feature.
-        nulls: missing values, by feature.
-        ids: ids looked up, by feature; an engine counts them, a bundle does not.
-    """
-
-    outputs: Mapping[str, np.ndarray]
-    unseen: Mapping[str, int]
+    outputs: Mapping[str, np.ndarray]  # the columns of `predict`: float64 (N,) each
+    unseen: Mapping[str, int]  # ids not seen in training
     nulls: Mapping[str, int]
-    ids: Mapping[str, int] = field(default_factory=dict)
+    ids: Mapping[str, int] = field(default_factory=dict)  # looked up; a bundle does not count them
 
 
 class Engine:
@@ -140,7 +133,7 @@ class Engine:
     def score(
         self, predictions: Predictions, columns: Mapping[str, pl.Series]
     ) -> np.ndarray | None:
-        """Return the fused score, or None if the bundle declares no fusion.
+        """Return the fused score, float64 (N,), or None if the bundle declares no fusion.
 
         Args:
             predictions: of the rows.
@@ -148,9 +141,6 @@ class Engine:
 
         Raises:
             DataError: a column that is not numeric.
-
-        Shape:
-            float64 (N,)
         """
         if self.fusion is None:
             return None
@@ -196,12 +186,7 @@ class Engine:
         return self._run(self._inputs.columns(rows, found))
 
     def _run(self, columns: Columns) -> Predictions:
-        parts = [self._session.run(feeds) for feeds in columns.batches(RUN_ROWS)]
-        outputs = parts[0]
-        if len(parts) > 1:
-            outputs = {
-                name: np.concatenate([part[name] for part in parts]) for name in self.outputs
-            }
+        outputs = self._session.run_columns(columns)
         if any(np.isnan(each).any() for each in outputs.values()):
             broken = np.any([np.isnan(each) for each in outputs.values()], axis=0)
             raise DataError(
@@ -213,13 +198,12 @@ class Engine:
 
 
 def _as_list(values: Any) -> Any:
-    """Return a short array of numbers as a list, which is looked up faster."""
+    """Turn a short array of numbers into a list, which is looked up faster."""
     plain = isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind in "biuf"
     return values.tolist() if plain and len(values) <= FEW_ROWS else values
 
 
 def _rows(columns: Mapping[str, Sequence[Any] | pl.Series]) -> int:
-    """Return the length of all columns; refuse different lengths and no rows."""
     lengths = {len(values) for values in columns.values()}
     if len(lengths) > 1:
         shown = ", ".join(f"{name!r}: {len(values):,}" for name, values in columns.items())
@@ -230,11 +214,7 @@ def _rows(columns: Mapping[str, Sequence[Any] | pl.Series]) -> int:
 
 
 class Session:
-    """An exported file, or its bytes, in onnxruntime on the CPU; threads may share it.
-
-    Raises:
-        BundleError: a file that onnxruntime cannot load.
-    """
+    """An exported file, or its bytes, in onnxruntime on the CPU; threads may share it."""
 
     def __init__(self, source: Path | bytes, threads: int = 1) -> None:
         import onnxruntime
@@ -260,3 +240,10 @@ class Session:
         """Return the outputs by name, in order: float64 (B,) each."""
         found = self._session.run(None, dict(feeds))
         return {name: np.asarray(each) for name, each in zip(self.outputs, found, strict=True)}
+
+    def run_columns(self, columns: Columns) -> dict[str, np.ndarray]:
+        """Return the outputs of all rows, some thousand at a time."""
+        parts = [self.run(feeds) for feeds in columns.batches(RUN_ROWS)]
+        if len(parts) == 1:
+            return parts[0]
+        return {name: np.concatenate([part[name] for part in parts]) for name in self.outputs}

@@ -41,11 +41,7 @@ Feeds = Mapping[str, np.ndarray]
 
 
 class Inputs:
-    """What reads raw columns as the inputs of an exported file.
-
-    Attributes:
-        codecs: of each input, by its name in `schema.inputs`.
-    """
+    """What reads raw columns as the inputs of an exported file; `codecs` are by input."""
 
     def __init__(self, schema: Schema, vocab: Vocab) -> None:
         self.codecs: dict[str, Codec] = {
@@ -56,11 +52,7 @@ class Inputs:
         self._fillers = {name: each.filler for name, each in self.codecs.items()}
 
     def encoded(self, frame: pl.DataFrame) -> Columns:
-        """Return raw rows as the inputs of `model.onnx`.
-
-        Raises:
-            DataError: a column that can hold no ids, lists or numbers, or an infinite number.
-        """
+        """Return raw rows as the inputs of `model.onnx`."""
         found = {name: codec.read(frame[name]) for name, codec in self.codecs.items()}
         return self.columns(frame.height, found)
 
@@ -76,11 +68,7 @@ class Inputs:
         )
 
     def raw(self, frame: pl.DataFrame) -> Columns:
-        """Return raw rows as the inputs of `model-with-vocabulary.onnx`.
-
-        Raises:
-            DataError: as `encoded`.
-        """
+        """Return raw rows as the inputs of `model-with-vocabulary.onnx`."""
         return Columns(
             frame.height,
             {name: codec.raw(frame[name]) for name, codec in self.codecs.items()},
@@ -90,22 +78,13 @@ class Inputs:
 
 @dataclass(frozen=True, eq=False)
 class Columns:
-    """One column per input, in their order, before lists become matrices.
-
-    Args:
-        rows: their number.
-        values: arrays (N,), or a Bag of lists; a Bag of one list is the list of every row.
-        filler: what fills up the lists, by name.
-        ids: that were looked up and are not null, by feature.
-        unseen: how many of these are not in the vocabulary, by feature.
-        nulls: missing values, by name.
-    """
+    """One column per input, in their order, before lists become matrices; counts by name."""
 
     rows: int
-    values: Mapping[str, np.ndarray | Bag]
-    filler: Mapping[str, Any]
-    ids: Mapping[str, int] = field(default_factory=dict)
-    unseen: Mapping[str, int] = field(default_factory=dict)
+    values: Mapping[str, np.ndarray | Bag]  # (N,), or lists; one list is that of every row
+    filler: Mapping[str, Any]  # what fills up the lists
+    ids: Mapping[str, int] = field(default_factory=dict)  # looked up and not null
+    unseen: Mapping[str, int] = field(default_factory=dict)  # of these, not in the vocabulary
     nulls: Mapping[str, int] = field(default_factory=dict)
 
     def batches(self, size: int) -> Iterator[Feeds]:
@@ -130,14 +109,12 @@ class Columns:
             start = stop
 
     def _longest(self, bags: Sequence[Bag], start: int, stop: int) -> int:
-        """Return the length of the longest list of some rows."""
         offsets = (
             bag.offsets[start : stop + 1] if self._each(bag) else bag.offsets for bag in bags
         )
         return max((int(np.diff(each).max()) for each in offsets), default=0)
 
     def _lists(self, bag: Bag, rows: slice) -> Bag:
-        """Return the lists of some rows."""
         same = np.zeros(rows.stop - rows.start, dtype=np.int64)
         return bag.take(rows if self._each(bag) else same)
 
@@ -147,10 +124,7 @@ class Columns:
 
 
 def matrix(bag: Bag, filler: Any) -> np.ndarray:
-    """Return lists as rows of a matrix, filled up to the longest; at least one column.
-
-    Shape:
-        N lists → (N, max(1, longest))
+    """Return N lists as rows of a matrix, filled up to the longest: (N, max(1, longest)).
 
     Example:
         >>> matrix(Bag(np.array([7, 8, 9], np.int32), np.array([0, 2, 2, 3])), -1)
@@ -166,12 +140,7 @@ def matrix(bag: Bag, filler: Any) -> np.ndarray:
 
 
 def repeated(values: np.ndarray | Bag, rows: int) -> np.ndarray | Bag:
-    """Return one row's value as that of many, for `Columns`.
-
-    Example:
-        >>> repeated(np.array([7]), 3)
-        array([7, 7, 7])
-    """
+    """Return one row's value as that of many, for `Columns`."""
     return values if isinstance(values, Bag) else np.full(rows, values[0])
 
 

@@ -24,11 +24,7 @@ FEW_ROWS = 1024  # from here on a column is encoded faster as it is than as a li
 class Lookups:
     """What encodes columns of plain values as `Codec.read` does each of them.
 
-    Args:
-        codecs: of each input, by name.
-
-    Attributes:
-        together: the inputs that are looked up at once where they are lists of such values.
+    The inputs `together` are looked up at once where they are lists of such values.
     """
 
     def __init__(self, codecs: Mapping[str, Codec]) -> None:
@@ -41,14 +37,7 @@ class Lookups:
         self.together = frozenset(name for names, _ in self._groups for name in names)
 
     def __call__(self, columns: Mapping[str, Sequence[Any] | pl.Series]) -> dict[str, Encoded]:
-        """Return the inputs by name.
-
-        Args:
-            columns: of one length, lists or Series.
-
-        Raises:
-            DataError: values that a feature cannot have.
-        """
+        """Return the inputs by name, from columns of one length."""
         found: dict[str, Encoded] = {}
         for group, look_up in self._groups:
             lists = {name: values for name in group if type(values := columns.get(name)) is list}

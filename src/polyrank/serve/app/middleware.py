@@ -35,12 +35,7 @@ class RequestMiddleware:
     """ASGI middleware around all routes.
 
     The fields of a request's line in the log are a dict in the scope, to which endpoints may add.
-
-    Args:
-        app: the routes.
-        telemetry: their counts.
-        state: whether the server is stopping.
-        timed: every path, and whether its requests are in the histogram of seconds.
+    `timed` has every path, and whether its requests are in the histogram of seconds.
     """
 
     def __init__(
