@@ -26,7 +26,7 @@ class Limits:
     body_mb: float = 16.0  # MiB; Python parses that in a tenth of a second, and runs nothing else
     rows: int = 10_000  # per request; that many with 31 columns fit into `body_mb`
     timeout_s: float = 5.0  # for a body to arrive, and again for its answer
-    queue: int = 64  # scoring requests that wait or run; at a millisecond each, nobody notices
+    queue: int = 64  # requests that wait or run, at a millisecond each; one more gets 429
     # A body up to so many KiB is scored on the event loop itself, a quarter faster than by a
     # thread; 0 turns it off. 64 KiB take a millisecond or two, at worst 20 (10,000 candidates that
     # differ in one column): short enough for a health check to wait.

@@ -110,7 +110,7 @@ class RequestMiddleware:
 def error_response(
     status: int, message: str, fields: dict[str, Any], headers: Mapping[str, str] | None = None
 ) -> Response:
-    """Return an error in the form of all of them, and note it in the fields for the log."""
+    """Return an error in JSON, and note it in the fields for the log."""
     fields["error"] = message
     body = to_json({"error": message, "request_id": fields["request_id"]})
     return Response(body, status, headers, media_type="application/json")

@@ -24,9 +24,12 @@ _STATUSES = {
 
 def request_schema(engine: Engine) -> Json:
     """Return the schema of a body of `POST /v1/score`."""
-    columns = _columns(engine)
-    every = {"type": "object", "required": list(columns), "properties": columns}
+    columns: Json = {name: codec.json for name, codec in engine.codecs.items()}
+    columns |= {name: _NUMBER for name in engine.fusion_columns if name not in columns}
+    example = {name: codec.example for name, codec in engine.codecs.items()}
+    example |= dict.fromkeys(engine.fusion_columns, 1.0)
     some = {"type": "object", "properties": columns}
+    every = {**some, "required": list(columns)}
     more = {} if engine.fusion is None else {"top_k": {"type": "integer", "minimum": 1}}
     shapes = {
         "rows": {"rows": {"oneOf": _tables(every)}},
@@ -37,7 +40,7 @@ def request_schema(engine: Engine) -> Json:
             {"title": title, **_closed({**keys, **more}, optional="top_k")}
             for title, keys in shapes.items()
         ],
-        "example": {"rows": [_example(engine)]},
+        "example": {"rows": [example]},
     }
 
 
@@ -68,16 +71,6 @@ def responses(engine: Engine) -> dict[int, Json]:
         status: {"description": text, "content": {"application/json": {"schema": schemas[status]}}}
         for status, text in texts.items()
     }
-
-
-def _columns(engine: Engine) -> Json:
-    found: Json = {name: codec.json for name, codec in engine.codecs.items()}
-    return found | {name: _NUMBER for name in engine.fusion_columns if name not in found}
-
-
-def _example(engine: Engine) -> Json:
-    found = {name: codec.example for name, codec in engine.codecs.items()}
-    return found | dict.fromkeys(engine.fusion_columns, 1.0)
 
 
 def _tables(record: Json) -> list[Json]:

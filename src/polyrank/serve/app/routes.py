@@ -27,35 +27,25 @@ from polyrank.serve.inputs import ROWS_FILE
 
 @dataclass(frozen=True)
 class Route:
-    """A route, and how the OpenAPI document describes it.
-
-    Args:
-        method: GET includes HEAD.
-        body: JSON Schema of the request's body; None if it has none.
-        responses: OpenAPI responses by status.
-        timed: whether its requests are in the histogram of seconds.
-    """
+    """A route, and how the OpenAPI document describes it."""
 
     path: str
     endpoint: Callable[[Request], Awaitable[ASGIApp]]
     summary: str
-    method: str = "GET"
-    body: Json | None = None
-    responses: Mapping[int, Json] = field(
-        default_factory=lambda: {200: _response("As JSON.", "application/json")}
-    )
-    timed: bool = False
+    method: str = "GET"  # includes HEAD
+    body: Json | None = None  # JSON Schema
+    responses: Mapping[int, Json] = field(default_factory=lambda: {200: _response("As JSON.")})
+    timed: bool = False  # whether its requests are in the histogram of seconds
 
     def operation(self) -> Json:
         """Return the route in OpenAPI."""
         content = {"application/json": {"schema": self.body}}
         body = {"requestBody": {"required": True, "content": content}} if self.body else {}
-        statuses = {str(status): each for status, each in self.responses.items()}
         return {
             "operationId": self.endpoint.__name__,
             "summary": self.summary,
             **body,
-            "responses": statuses,
+            "responses": {str(status): each for status, each in self.responses.items()},
         }
 
 
@@ -85,10 +75,7 @@ class Service:
                 "/readyz",
                 self.ready,
                 "Whether to send requests here.",
-                responses={
-                    200: _response("Ready.", "application/json"),
-                    503: _response("The server is stopping.", "application/json"),
-                },
+                responses={200: _response("Ready."), 503: _response("The server is stopping.")},
             ),
             Route(
                 "/metrics",
@@ -195,5 +182,5 @@ def document(routes: Sequence[Route]) -> Json:
     }
 
 
-def _response(description: str, media_type: str) -> Json:
+def _response(description: str, media_type: str = "application/json") -> Json:
     return {"description": description, "content": {media_type: {}}}

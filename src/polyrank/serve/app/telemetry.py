@@ -26,10 +26,9 @@ BUCKETS_S = tuple(each / 1000 for each in _MS)
 
 
 class Telemetry(Collector):
-    """The server's counts since it started.
+    """The server's counts since it started; only the event loop's thread may use it.
 
-    A request costs a few additions; labels are made when the counts are read. Only the event loop's
-    thread may use it.
+    A request costs a few additions: labels are made when the counts are read.
     """
 
     def __init__(self, id_features: Iterable[str], features: Iterable[str]) -> None:
@@ -106,14 +105,7 @@ _ENCODER = json.JSONEncoder(ensure_ascii=True, default=str)
 
 
 class JsonLines(logging.Formatter):
-    """A formatter whose lines are JSON: time, level, logger, message, and `extra={"fields": {…}}`.
-
-    Example:
-        >>> record = logging.LogRecord("web", logging.INFO, "", 0, "%d rows", (3,), None)
-        >>> record.fields = {"status": 200}
-        >>> JsonLines().format(record)[37:]
-        '"level": "info", "logger": "web", "message": "3 rows", "status": 200}'
-    """
+    """A formatter whose lines are JSON: time, level, logger, message, `extra={"fields": {…}}`."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return a record as one line."""

@@ -45,11 +45,7 @@ class Parts(NamedTuple):
 
 
 class FeatureGraph(nn.Module):
-    """The features of one kind in an exported graph.
-
-    Args:
-        codecs: of these features, by name.
-    """
+    """The features of one kind in an exported graph; `codecs` are theirs, by name."""
 
     def __init__(self, codecs: Mapping[str, Any]) -> None:
         super().__init__()
@@ -68,19 +64,12 @@ class FeatureGraph(nn.Module):
 
         Returns:
             The element type of the raw input; None where the graph takes it already.
-
-        Raises:
-            ExportError: a feature that cannot be looked up in a graph, by name.
         """
         return None
 
 
 def graphs_of(vocab: Vocab) -> list[FeatureGraph]:
-    """Return the module of each kind, in the order of the features.
-
-    Raises:
-        ExportError: a kind without one, by name.
-    """
+    """Return the module of each kind, in the order of the features."""
     kinds: dict[str, dict[str, Codec]] = {}
     for feature in vocab.features:
         if feature.graph is None:
@@ -96,15 +85,10 @@ def graphs_of(vocab: Vocab) -> list[FeatureGraph]:
 
 @dataclass
 class Nodes:
-    """The nodes from a feature's ids to its rows, the last of which gives `rows`.
+    """The nodes from a feature's ids to its rows, the last of which gives `rows`."""
 
-    Args:
-        ids: the input.
-        own: how the names of all others begin.
-    """
-
-    ids: str
-    own: str
+    ids: str  # the input
+    own: str  # how the names of all others begin
     nodes: list[NodeProto] = field(default_factory=list)
     constants: list[TensorProto] = field(default_factory=list)
 
@@ -194,7 +178,6 @@ def _fitted(found: Nodes, codec: IdCodec, kind: IdType) -> None:
 
 
 def _labels(found: Nodes, kind: IdType, rows: Mapping[Any, int], output: str) -> str:
-    """Look up rows by their ids."""
     keys = (
         helper.make_tensor("keys", TensorProto.STRING, [len(rows)], [k.encode() for k in rows])
         if kind == "string"
@@ -229,7 +212,10 @@ class DenseGraph(FeatureGraph):
         self.others = [name for name in codecs if name not in self.binned]
         encodings = [codecs[name].encoding for name in self.binned]
         self.bins = Bins(encodings) if encodings else None
-        self.columns = nn.ModuleList(_columns(codecs[name].encoding) for name in self.others)
+        plain = [codecs[name].encoding for name in self.others]
+        self.columns = nn.ModuleList(
+            (Linear if each.kind == "piecewise_linear" else Columns)(each) for each in plain
+        )
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Parts:
         """Return the rows of bins and the columns."""
@@ -239,11 +225,7 @@ class DenseGraph(FeatureGraph):
 
 
 class Columns(nn.Module):
-    """Float columns of a number: `DenseEncoding.apply`, operation by operation.
-
-    Shape:
-        float32 (B,) → float32 (B, columns)
-    """
+    """Float columns of a number, (B,) → (B, columns): `DenseEncoding.apply` step by step."""
 
     mean: Tensor
     sd: Tensor
@@ -292,13 +274,10 @@ class Linear(Columns):
 
 
 class Bins(nn.Module):
-    """Table rows of numbers: `DenseEncoding.ids` of several features at once.
+    """Table rows of numbers, (features, B) each way: `DenseEncoding.ids` of several features.
 
     Up to 64 edges are all compared with, the edges first: what onnxruntime adds up then lies
     together. Of more, which would take memory for each, the place is searched by halves.
-
-    Shape:
-        float32 (features, B) → int64 (features, B)
     """
 
     edges: Tensor
@@ -315,23 +294,15 @@ class Bins(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         """Return the rows."""
-        below = self._searched(values) if self.halvings else self._counted(values)
+        if self.halvings:
+            below = torch.zeros_like(values, dtype=torch.int64)
+            for halving in reversed(range(self.halvings)):
+                further = below + 2**halving
+                below = torch.where(self.edges.gather(1, further) < values, further, below)
+        else:
+            # In float32, which is exact here and which onnxruntime adds up much faster than int64.
+            below = (values[None] > self.edges).float().sum(0).long()
         return torch.where(values.isnan(), 0, below + 1)
-
-    def _counted(self, values: Tensor) -> Tensor:
-        # In float32, which is exact here and which onnxruntime adds up much faster than int64.
-        return (values[None] > self.edges).float().sum(0).long()
-
-    def _searched(self, values: Tensor) -> Tensor:
-        below = torch.zeros_like(values, dtype=torch.int64)
-        for halving in reversed(range(self.halvings)):
-            further = below + 2**halving
-            below = torch.where(self.edges.gather(1, further) < values, further, below)
-        return below
-
-
-def _columns(encoding: DenseEncoding) -> Columns:
-    return Linear(encoding) if encoding.kind == "piecewise_linear" else Columns(encoding)
 
 
 def _side_by_side(by_name: Mapping[str, Tensor], names: Sequence[str]) -> Tensor:
