@@ -66,7 +66,12 @@ def predict_file(predictor: Predictor, source: Any, out: str | Path) -> Counts:
     written beside its place and renamed at the end.
     """
     out = Path(out)
-    opened = _writer(out)
+    opened = _WRITERS.get(out.suffix.lower())
+    if opened is None:
+        raise DataError(
+            f"{out}: unknown extension {out.suffix!r} (known: {', '.join(_WRITERS)}; none for a "
+            "folder of parts)"
+        )
     _check_apart(source, out)
     frame = read(source, predictor.schema)
     keys = _keys(predictor, frame)
@@ -124,12 +129,10 @@ def _head(
     except OSError as error:
         raise DataError(f"{source} cannot be read: {error}") from error
     outputs = [name for task in predictor.schema.tasks for name in output_columns(task)]
+    hashed = zip(paths, found, strict=True)
     return {
         **predictor.identity,
-        "source": [
-            {"file": Path(path).name, "sha256": each}
-            for path, each in zip(paths, found, strict=True)
-        ],
+        "source": [{"file": Path(path).name, "sha256": each} for path, each in hashed],
         "columns": {name: str(types[name]) for name in keys} | dict.fromkeys(outputs, "Float64"),
         "rows per part": CHUNK_ROWS * PART_CHUNKS,
     }
@@ -330,12 +333,9 @@ def _change(before: Any, now: Any) -> str:
     if isinstance(before, dict) and isinstance(now, dict):
         key = next(key for key in {**before, **now} if before.get(key) != now.get(key))
         return f"{key} {_change(before.get(key), now.get(key))}"
-    was, has = ("missing" if each is None else repr(each) for each in (before, now))
-    return f"was {_short(was)}, is {_short(has)}"
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 40 else f"{text[:12]}…'"
+    texts = ("missing" if each is None else repr(each) for each in (before, now))
+    was, has = (text if len(text) <= 40 else f"{text[:12]}…'" for text in texts)
+    return f"was {was}, is {has}"
 
 
 def _check_apart(source: Any, out: Path) -> None:
@@ -348,15 +348,6 @@ def _check_apart(source: Any, out: Path) -> None:
             raise DataError(f"{out} is also the source, which it would replace: choose another")
         if place in found.parents:
             raise DataError(f"{out} contains the source {path}: choose another folder")
-
-
-def _writer(out: Path) -> Opened:
-    if out.suffix.lower() not in _WRITERS:
-        known = ", ".join(_WRITERS)
-        raise DataError(
-            f"{out}: unknown extension {out.suffix!r} (known: {known}; none for a folder of parts)"
-        )
-    return _WRITERS[out.suffix.lower()]
 
 
 @contextmanager

@@ -20,8 +20,7 @@ from polyrank.features.kind import Encoded
 from polyrank.metrics.fusion import Fusion
 from polyrank.schema import Schema
 from polyrank.serve.extra import require
-from polyrank.serve.inputs import ROWS_FILE, Columns, Feeds, Inputs, repeated
-from polyrank.serve.lookup import FEW_ROWS, Lookups
+from polyrank.serve.inputs import FEW_ROWS, ROWS_FILE, Columns, Feeds, Inputs, Lookups, repeated
 
 RUN_ROWS = 8192  # of one run of the graph: what is computed between stays in the cache
 

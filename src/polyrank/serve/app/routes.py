@@ -30,8 +30,7 @@ class Route:
     """A route, and how the OpenAPI document describes it."""
 
     path: str
-    endpoint: Callable[[Request], Awaitable[ASGIApp]]
-    summary: str
+    endpoint: Callable[[Request], Awaitable[ASGIApp]]  # its docstring is the route's summary
     method: str = "GET"  # includes HEAD
     body: Json | None = None  # JSON Schema
     responses: Mapping[int, Json] = field(default_factory=lambda: {200: _response("As JSON.")})
@@ -43,7 +42,7 @@ class Route:
         body = {"requestBody": {"required": True, "content": content}} if self.body else {}
         return {
             "operationId": self.endpoint.__name__,
-            "summary": self.summary,
+            "summary": self.endpoint.__doc__,
             **body,
             "responses": {str(status): each for status, each in self.responses.items()},
         }
@@ -63,27 +62,24 @@ class Service:
             Route(
                 "/v1/score",
                 self.score,
-                "Score rows, or rank candidates.",
                 method="POST",
                 body=request_schema(engine),
                 responses=responses(engine),
                 timed=True,
             ),
-            Route("/v1/metadata", self.metadata, "What is served, and within which limits."),
-            Route("/healthz", self.alive, "Whether the process is alive."),
+            Route("/v1/metadata", self.metadata),
+            Route("/healthz", self.alive),
             Route(
                 "/readyz",
                 self.ready,
-                "Whether to send requests here.",
                 responses={200: _response("Ready."), 503: _response("The server is stopping.")},
             ),
             Route(
                 "/metrics",
                 self.metrics,
-                "Counts for Prometheus.",
                 responses={200: _response("In the text format of Prometheus.", "text/plain")},
             ),
-            Route("/openapi.json", self.openapi, "This document."),
+            Route("/openapi.json", self.openapi),
         )
 
     async def score(self, request: Request) -> ASGIApp:
@@ -104,7 +100,7 @@ class Service:
         return Response(scored.body, media_type="application/json")
 
     async def metadata(self, _: Request) -> Response:
-        """Say what is served."""
+        """What is served, and within which limits."""
         engine = self.engine
         return JSONResponse(
             {
@@ -120,22 +116,22 @@ class Service:
         )
 
     async def alive(self, _: Request) -> Response:
-        """Say that the process is alive."""
+        """Whether the process is alive."""
         return JSONResponse({"status": "alive"})
 
     async def ready(self, _: Request) -> Response:
-        """Say whether to send requests here."""
+        """Whether to send requests here."""
         if self.state.draining:
             return JSONResponse({"status": "draining"}, 503)
         return JSONResponse({"status": "ready"})
 
     async def metrics(self, _: Request) -> Response:
-        """Return the counts."""
+        """Counts for Prometheus."""
         exposition = self.telemetry.exposition()
         return Response(exposition, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def openapi(self, _: Request) -> Response:
-        """Return the document that the routes make."""
+        """This document."""
         return JSONResponse(document(self.routes))
 
     async def no_route(self, request: Request, error: Exception) -> Response:

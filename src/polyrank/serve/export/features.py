@@ -113,17 +113,14 @@ class IdGraph(FeatureGraph):
         self.single = [name for name in codecs if name not in self.lists]
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Parts:
-        """Return the rows as they are."""
         fields = _side_by_side(inputs, self.single) if self.single else None
         return Parts(fields, [inputs[name] for name in self.lists])
 
     def example(self, name: str, rows: int, length: int, generator: torch.Generator) -> Tensor:
-        """Return some rows of the vocabulary."""
         shape = (rows, length) if name in self.lists else (rows,)
         return torch.randint(self.codecs[name].vocabulary.rows, shape, generator=generator)
 
     def look_up(self, name: str, nodes: Nodes) -> int | None:
-        """Look ids up in the vocabulary."""
         codec = self.codecs[name]
         table = codec.vocabulary
         if table.dtype == "hash":
@@ -218,7 +215,6 @@ class DenseGraph(FeatureGraph):
         )
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Parts:
-        """Return the rows of bins and the columns."""
         fields = None if self.bins is None else self.bins(_side_by_side(inputs, self.binned))
         each = zip(self.others, self.columns, strict=True)
         return Parts(fields, columns=[columns(inputs[name]) for name, columns in each])
@@ -237,7 +233,6 @@ class Columns(nn.Module):
         self.register_buffer("sd", torch.tensor(encoding.sd, dtype=torch.float32))
 
     def forward(self, values: Tensor) -> Tensor:
-        """Return the columns."""
         absent = values.isnan()
         body = self.body(values, absent)
         return torch.cat([body, absent.float()[:, None]], dim=1) if self.missing else body
@@ -267,7 +262,6 @@ class Linear(Columns):
             self.register_buffer(name, each)
 
     def body(self, values: Tensor, absent: Tensor) -> Tensor:
-        """Return a column a bin."""
         filled = torch.where(absent, self.mean, values)
         body = (filled[:, None] - self.edges[:-1]) / (self.edges[1:] - self.edges[:-1])
         return torch.minimum(torch.maximum(body, self.lower), self.upper)
@@ -293,7 +287,6 @@ class Bins(nn.Module):
         self.register_buffer("edges", edges if self.halvings else edges[:, 1:].T[:, :, None])
 
     def forward(self, values: Tensor) -> Tensor:
-        """Return the rows."""
         if self.halvings:
             below = torch.zeros_like(values, dtype=torch.int64)
             for halving in reversed(range(self.halvings)):

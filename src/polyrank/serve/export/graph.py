@@ -23,9 +23,19 @@ def named(model: ModelProto, inputs: Iterable[str], outputs: Iterable[str]) -> N
     inputs, outputs = list(inputs), list(outputs)
     new = dict(zip((each.name for each in graph.input), inputs, strict=True))
     new |= dict(zip((each.name for each in graph.output), outputs, strict=True))
-    _rename(graph, new, _free_prefix([*inputs, *outputs]))
+    free = _free_prefix([*inputs, *outputs])
     graph.name = "polyrank"
-    for each in (model, graph):
+    traced: list[Any] = [model, graph]
+    for each in _graphs(graph):
+        for node in each.node:
+            node.name = ""
+            for names in (node.input, node.output):
+                names[:] = [name and new.get(name, free + name) for name in names]
+        values = [*each.initializer, *each.value_info, *each.input, *each.output]
+        for value in values:
+            value.name = new.get(value.name, free + value.name)
+        traced += [*each.node, *values]
+    for each in traced:
         each.ClearField("metadata_props")
         each.ClearField("doc_string")
 
@@ -73,21 +83,6 @@ def with_metadata(model: ModelProto, entries: Mapping[str, Any]) -> None:
     """Write into a model what a reader of the file alone needs to know, as JSON a key."""
     texts = {key: json.dumps(each, ensure_ascii=False) for key, each in entries.items()}
     helper.set_model_props(model, texts)
-
-
-def _rename(graph: GraphProto, new: Mapping[str, str], free: str) -> None:
-    """Rename all values: as `new` says, or with a prefix that is free."""
-    for each in _graphs(graph):
-        for node in each.node:
-            node.ClearField("metadata_props")
-            node.ClearField("doc_string")
-            node.name = ""
-            for names in (node.input, node.output):
-                names[:] = [name and new.get(name, free + name) for name in names]
-        for value in (*each.initializer, *each.value_info, *each.input, *each.output):
-            value.name = new.get(value.name, free + value.name)
-            value.ClearField("metadata_props")
-            value.ClearField("doc_string")
 
 
 def _graphs(graph: GraphProto) -> Iterator[GraphProto]:

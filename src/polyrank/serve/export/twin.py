@@ -48,7 +48,6 @@ class Twin(nn.Module):
         self.eval()
 
     def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Return the outputs."""
         by_name = dict(zip(self.schema.inputs, inputs, strict=True))
         parts = [features(by_name) for features in self.features]
         fields = [each.fields for each in parts if each.fields is not None]
@@ -86,7 +85,6 @@ class Applied(nn.Module):
         self.map = found
 
     def forward(self, z: Tensor) -> Tensor:
-        """Return calibrated logits."""
         return self.map.apply(z)
 
 
@@ -106,7 +104,6 @@ class Knots(nn.Module):
             self.register_buffer(name, torch.from_numpy(each))
 
     def forward(self, z: Tensor) -> Tensor:
-        """Return calibrated logits."""
         inside = z.clamp(self.low, self.high)
         at = (inside >= self.x[:, None]).float().sum(0).long() - 1  # as bins are counted
         at = at.clamp(min=0)  # where z is NaN

@@ -131,16 +131,10 @@ def _written(bundle: Bundle, folder: Path, *, vocabulary: bool) -> dict[str, Pat
             for each, codec in Inputs(schema, vocab).codecs.items()
         ]
         graph.with_metadata(model, about | {"polyrank.inputs": inputs})
-        files |= _saved(model, folder, name)
+        beside, large = _beside(name), model.ByteSize() > _LARGEST_BYTES
+        onnx.save(model, folder / name, save_as_external_data=large, location=beside)
+        files |= {each: folder / each for each in (name, beside) if (folder / each).is_file()}
     return files
-
-
-def _saved(model: ModelProto, folder: Path, name: str) -> dict[str, Path]:
-    """Write a model; return its files by name: two if its tensors are too large for one."""
-    beside = _beside(name)
-    large = model.ByteSize() > _LARGEST_BYTES
-    onnx.save(model, folder / name, save_as_external_data=large, location=beside)
-    return {each: folder / each for each in (name, beside) if (folder / each).is_file()}
 
 
 def _beside(name: str) -> str:
