@@ -16,11 +16,12 @@ from polyrank.bundle import format
 from polyrank.data.arrays import from_arrays
 from polyrank.data.read import collect, read
 from polyrank.errors import BundleError, DataError, PolyrankError, did_you_mean
+from polyrank.features.bags import Bag
 from polyrank.features.kind import Encoded
 from polyrank.metrics.fusion import Fusion
 from polyrank.schema import Schema
 from polyrank.serve.extra import require
-from polyrank.serve.inputs import FEW_ROWS, ROWS_FILE, Columns, Feeds, Inputs, Lookups, repeated
+from polyrank.serve.inputs import FEW_ROWS, ROWS_FILE, Columns, Feeds, Inputs, Lookups
 
 RUN_ROWS = 8192  # of one run of the graph: what is computed between stays in the cache
 
@@ -181,19 +182,18 @@ class Engine:
                 once[name] = [shared[name]]
         found = self._lookups(every)
         for name, (values, ids, unseen, nulls) in self._lookups(once).items():
-            found[name] = Encoded(repeated(values, rows), ids * rows, unseen * rows, nulls * rows)
-        return self._run(self._inputs.columns(rows, found))
-
-    def _run(self, columns: Columns) -> Predictions:
-        outputs = self._session.run_columns(columns)
+            every_row = values if isinstance(values, Bag) else np.full(rows, values[0])
+            found[name] = Encoded(every_row, ids * rows, unseen * rows, nulls * rows)
+        inputs = self._inputs.columns(rows, found)
+        outputs = self._session.run_columns(inputs)
         if any(np.isnan(each).any() for each in outputs.values()):
             broken = np.any([np.isnan(each) for each in outputs.values()], axis=0)
             raise DataError(
-                f"{int(broken.sum()):,} of {columns.rows:,} rows have no finite prediction (the "
+                f"{int(broken.sum()):,} of {rows:,} rows have no finite prediction (the "
                 f"first is row {int(broken.argmax())}): a dense feature is too far from its "
                 "training values; clip such values"
             )
-        return Predictions(outputs, columns.unseen, columns.nulls, columns.ids)
+        return Predictions(outputs, inputs.unseen, inputs.nulls, inputs.ids)
 
 
 def _as_list(values: Any) -> Any:

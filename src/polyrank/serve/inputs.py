@@ -143,11 +143,6 @@ def matrix(bag: Bag, filler: Any) -> np.ndarray:
     return found
 
 
-def repeated(values: np.ndarray | Bag, rows: int) -> np.ndarray | Bag:
-    """Return one row's value as that of many, for `Columns`."""
-    return values if isinstance(values, Bag) else np.full(rows, values[0])
-
-
 def _wide(values: np.ndarray) -> np.ndarray:
     """Rows of tables are int64 in a graph."""
     return values.astype(np.int64) if values.dtype == np.int32 else values
@@ -172,6 +167,7 @@ class Lookups:
         self.together = frozenset(name for names, _ in self._groups for name in names)
 
     def __call__(self, columns: Mapping[str, Sequence[Any] | pl.Series]) -> dict[str, Encoded]:
+        """Return the inputs by name, from columns of one length."""
         found: dict[str, Encoded] = {}
         for group, look_up in self._groups:
             lists = {name: values for name in group if type(values := columns.get(name)) is list}

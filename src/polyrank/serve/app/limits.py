@@ -106,6 +106,8 @@ class Lingering:
         self.response, self.seconds = response, seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the response, read the rest of the request, and end."""
+
         async def send_without_end(message: Message) -> None:
             more = {"more_body": True} if message["type"] == "http.response.body" else {}
             await send({**message, **more})

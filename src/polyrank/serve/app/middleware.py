@@ -44,6 +44,7 @@ class RequestMiddleware:
         self.app, self.telemetry, self.state, self.timed = app, telemetry, state, timed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, whatever happens."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return

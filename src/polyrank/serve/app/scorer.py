@@ -39,6 +39,7 @@ class Scorer:
         self.needed = tuple(dict.fromkeys([*engine.inputs, *engine.fusion_columns]))
 
     def __call__(self, body: bytes) -> Scored:
+        """Score a request's body."""
         asked = request.read(body, self.needed, self.most_rows)
         if asked.top_k is not None and self.engine.fusion is None:
             raise Refused(

@@ -29,11 +29,7 @@ _LARGEST_BYTES = 1_500_000_000  # a protobuf holds 2 GiB; above, tensors lie in 
 
 
 def export(
-    bundle: Bundle,
-    folder: Path,
-    chunks: Iterable[pl.DataFrame],
-    *,
-    vocabulary: bool = False,
+    bundle: Bundle, folder: Path, chunks: Iterable[pl.DataFrame], *, vocabulary: bool = False
 ) -> dict[str, Parity]:
     """Write a bundle's ONNX files into its folder, if their predictions are the bundle's.
 
@@ -42,10 +38,9 @@ def export(
     `vocabulary`, `model-with-vocabulary.onnx` takes the ids themselves. Both are compared with the
     bundle on chunks of real rows, raw; returned is the parity of each file by name.
     """
-    names = bundle.schema.inputs
     outputs = [column for task in bundle.schema.tasks for column in output_columns(task)]
     for name in outputs:
-        if name in names:
+        if name in bundle.schema.inputs:
             raise ExportError(
                 f"column {name!r} has the name of an output, and a graph has each name once: "
                 "rename the column or the task"
