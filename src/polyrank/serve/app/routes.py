@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
@@ -18,11 +19,25 @@ from polyrank import __version__
 from polyrank.errors import did_you_mean
 from polyrank.serve.app.limits import Limits, Lingering, Queue, Refused, read_body
 from polyrank.serve.app.middleware import RequestMiddleware, State, error_response
-from polyrank.serve.app.openapi import Json, request_schema, responses
 from polyrank.serve.app.scorer import Scorer
 from polyrank.serve.app.telemetry import Telemetry
 from polyrank.serve.engine import Engine
 from polyrank.serve.inputs import ROWS_FILE
+
+Json = dict[str, Any]
+_COUNT: Json = {"type": "integer", "minimum": 0}
+_STRING: Json = {"type": "string"}
+_NUMBER: Json = {"type": "number"}
+_NUMBERS: Json = {"type": "array", "items": _NUMBER}
+_STATUSES = {
+    400: "The body is not JSON in UTF-8.",
+    408: "The body did not arrive in time.",
+    413: "The body or its number of rows is over the limit.",
+    422: "The bundle cannot score the rows; the error says why.",
+    429: "The queue of requests is full.",
+    500: "Unexpected error; the server's log has it under the request's id.",
+    503: "The answer took too long.",
+}
 
 
 @dataclass(frozen=True)
@@ -64,7 +79,7 @@ class Service:
                 self.score,
                 method="POST",
                 body=request_schema(engine),
-                responses=responses(engine),
+                responses=_responses(engine),
                 timed=True,
             ),
             Route("/v1/metadata", self.metadata),
@@ -77,7 +92,7 @@ class Service:
             Route(
                 "/metrics",
                 self.metrics,
-                responses={200: _response("In the text format of Prometheus.", "text/plain")},
+                responses={200: _response("In the text format of Prometheus.", None, "text/plain")},
             ),
             Route("/openapi.json", self.openapi),
         )
@@ -132,7 +147,13 @@ class Service:
 
     async def openapi(self, _: Request) -> Response:
         """This document."""
-        return JSONResponse(document(self.routes))
+        info = {
+            "title": "polyrank",
+            "summary": "Outcomes of impressions, and the order in which to show them.",
+            "version": __version__,
+        }
+        paths = {each.path: {each.method.lower(): each.operation()} for each in self.routes}
+        return JSONResponse({"openapi": "3.1.0", "info": info, "paths": paths})
 
     async def no_route(self, request: Request, error: Exception) -> Response:
         """Answer a path or a method that no route has."""
@@ -165,18 +186,74 @@ def app(engine: Engine, limits: Limits | None = None, state: State | None = None
     return found
 
 
-def document(routes: Sequence[Route]) -> Json:
-    """Return the OpenAPI document of some routes."""
+def request_schema(engine: Engine) -> Json:
+    """Return the schema of a body of `POST /v1/score`."""
+    columns: Json = {name: codec.json for name, codec in engine.codecs.items()}
+    columns |= {name: _NUMBER for name in engine.fusion_columns if name not in columns}
+    example = {name: codec.example for name, codec in engine.codecs.items()}
+    example |= dict.fromkeys(engine.fusion_columns, 1.0)
+    some = {"type": "object", "properties": columns}
+    every = {**some, "required": list(columns)}
+    more = {} if engine.fusion is None else {"top_k": {"type": "integer", "minimum": 1}}
+    shapes = {
+        "rows": {"rows": {"oneOf": _tables(every)}},
+        "ranking": {"context": some, "candidates": {"oneOf": _tables(some)}},
+    }
     return {
-        "openapi": "3.1.0",
-        "info": {
-            "title": "polyrank",
-            "summary": "Outcomes of impressions, and the order in which to show them.",
-            "version": __version__,
-        },
-        "paths": {each.path: {each.method.lower(): each.operation()} for each in routes},
+        "oneOf": [
+            {"title": title, **_closed({**keys, **more}, optional="top_k")}
+            for title, keys in shapes.items()
+        ],
+        "example": {"rows": [example]},
     }
 
 
-def _response(description: str, media_type: str = "application/json") -> Json:
-    return {"description": description, "content": {media_type: {}}}
+def answer_schema(engine: Engine) -> Json:
+    """Return the schema of an answer of `POST /v1/score`."""
+    counted = {
+        "rows": {"type": "integer", "minimum": 1},
+        "unseen": {"type": "object", "additionalProperties": _COUNT},
+        "ignored": {"type": "array", "items": _STRING},
+    }
+    outputs = dict.fromkeys(engine.outputs, _NUMBERS)
+    all_rows: Json = {"outputs": {"type": "object", "properties": outputs}}
+    if engine.fusion is None:
+        return _closed({**counted, **all_rows}, optional="ignored")
+    all_rows |= {"score": _NUMBERS, "order": {"type": "array", "items": _COUNT}}
+    best = {"row": _COUNT, **dict.fromkeys(["score", *engine.outputs], _NUMBER)}
+    top = {"top": {"type": "array", "items": _closed(best)}}
+    shapes = ({**counted, **all_rows}, {**counted, **top})
+    return {"oneOf": [_closed(each, optional="ignored") for each in shapes]}
+
+
+def _responses(engine: Engine) -> dict[int, Json]:
+    error = _closed(dict.fromkeys(["error", "request_id"], _STRING))
+    refused = {status: _response(text, error) for status, text in _STATUSES.items()}
+    return {200: _response("The rows' outputs.", answer_schema(engine)), **refused}
+
+
+def _tables(record: Json) -> list[Json]:
+    properties = {
+        name: {"type": "array", "items": each, "minItems": 1}
+        for name, each in record["properties"].items()
+    }
+    return [
+        {"type": "array", "items": record, "minItems": 1},
+        {**record, "properties": properties},
+    ]
+
+
+def _closed(properties: Json, optional: str | None = None) -> Json:
+    return {
+        "type": "object",
+        "required": [name for name in properties if name != optional],
+        "properties": properties,
+        "additionalProperties": False,
+    }
+
+
+def _response(
+    description: str, schema: Json | None = None, media_type: str = "application/json"
+) -> Json:
+    content = {} if schema is None else {"schema": schema}
+    return {"description": description, "content": {media_type: content}}

@@ -59,22 +59,18 @@ class Scorer:
         inputs = self.engine.inputs
         columns = {name: asked.columns[name] for name in inputs if name in asked.columns}
         shared = {name: asked.shared[name] for name in inputs if name in asked.shared}
-        self._check_lists(shared, asked.rows)
+        for name, values in shared.items():  # a small body, and much to look up
+            if isinstance(values, list) and len(values) * asked.rows > self.most_rows * MOST_IDS:
+                raise Refused(
+                    f"column {name!r} of the context has {len(values):,} ids for each of "
+                    f"{asked.rows:,} rows, more than the {self.most_rows * MOST_IDS:,} ids that a "
+                    "request may have: send fewer candidates, or only the last ids",
+                    413,
+                )
         if not columns:  # a column must say how many rows there are
             columns = {inputs[0]: asked.values(inputs[0])}
             shared.pop(inputs[0])
         return self.engine.predict_columns(columns, shared)
-
-    def _check_lists(self, shared: Mapping[str, Any], rows: int) -> None:
-        """Refuse a long list of the context for many rows: a small body, and much to look up."""
-        for name, values in shared.items():
-            if isinstance(values, list) and len(values) * rows > self.most_rows * MOST_IDS:
-                raise Refused(
-                    f"column {name!r} of the context has {len(values):,} ids for each of "
-                    f"{rows:,} rows, more than the {self.most_rows * MOST_IDS:,} ids that a "
-                    "request may have: send fewer candidates, or only the last ids",
-                    413,
-                )
 
     def _score(self, asked: ScoreRequest, predicted: Predictions) -> np.ndarray | None:
         columns = {name: _numbers(name, asked.values(name)) for name in self.engine.fusion_columns}

@@ -64,6 +64,9 @@ class FeatureGraph(nn.Module):
 
         Returns:
             The element type of the raw input; None where the graph takes it already.
+
+        Raises:
+            ExportError: a feature that cannot be looked up in a graph, by name.
         """
         return None
 
