@@ -133,7 +133,7 @@ class Engine:
     def score(
         self, predictions: Predictions, columns: Mapping[str, pl.Series]
     ) -> np.ndarray | None:
-        """Return the fused score, float64 (N,), or None if the bundle declares no fusion.
+        """Return the fused score, or None if the bundle declares no fusion.
 
         Args:
             predictions: of the rows.
@@ -141,6 +141,9 @@ class Engine:
 
         Raises:
             DataError: a column that is not numeric.
+
+        Shape:
+            float64 (N,)
         """
         if self.fusion is None:
             return None

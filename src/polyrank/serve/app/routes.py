@@ -142,8 +142,7 @@ class Service:
 
     async def metrics(self, _: Request) -> Response:
         """Counts for Prometheus."""
-        exposition = self.telemetry.exposition()
-        return Response(exposition, headers={"Content-Type": CONTENT_TYPE_LATEST})
+        return Response(self.telemetry.exposition(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def openapi(self, _: Request) -> Response:
         """This document."""

@@ -8,6 +8,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
+from itertools import accumulate
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import (
@@ -73,10 +74,8 @@ class Telemetry(Collector):
             requests.add_metric([route, str(status)], count)
         yield requests
         yield CounterMetricFamily("polyrank_rows", "Rows scored.", value=self.rows)
-        running, buckets = 0, []
-        for bound, count in zip([*map(str, BUCKETS_S), "+Inf"], self._buckets, strict=True):
-            running += count
-            buckets.append((bound, running))
+        bounds = [*map(str, BUCKETS_S), "+Inf"]
+        buckets = list(zip(bounds, accumulate(self._buckets), strict=True))
         yield HistogramMetricFamily(
             "polyrank_request_seconds",
             "Seconds of a scoring request, from its headers to the end of its answer.",

@@ -34,15 +34,15 @@ T = TypeVar("T")
 
 @dataclass
 class Parity:
-    """How far an exported file is from the bundle on the same rows: the largest by output.
+    """The largest differences of an exported file from its bundle on the same rows, by output.
 
     `rounding` is empty where the network does not compute in float64: the bars alone hold then.
     """
 
     bars: Mapping[str, float]  # the largest difference allowed, unless rounding alone exceeds it
-    rows: int = 0
+    rows: int = 0  # compared so far
     differences: dict[str, float] = field(default_factory=dict)
-    rounding: dict[str, float] = field(default_factory=dict)  # the effect of float32
+    rounding: dict[str, float] = field(default_factory=dict)  # the largest effect of float32
     _sums: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     @property
@@ -170,7 +170,7 @@ class Exact:
         return found
 
     def logits(self, table: Table) -> dict[str, np.ndarray]:
-        """Return the uncalibrated logits of encoded rows, as `Bundle.logits` does."""
+        """Return uncalibrated logits as `Bundle.logits` does; ArithmeticError if not finite."""
         logits = logits_of(self.ranker, table, dtype=torch.float64)
         found = {task: logits[task].numpy() for task in self.bundle.schema.by_name}
         if not all(np.isfinite(each).all() for each in found.values()):
