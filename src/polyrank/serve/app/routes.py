@@ -191,8 +191,8 @@ def request_schema(engine: Engine) -> Json:
     columns |= {name: _NUMBER for name in engine.fusion_columns if name not in columns}
     example = {name: codec.example for name, codec in engine.codecs.items()}
     example |= dict.fromkeys(engine.fusion_columns, 1.0)
+    every = {"type": "object", "required": list(columns), "properties": columns}
     some = {"type": "object", "properties": columns}
-    every = {**some, "required": list(columns)}
     more = {} if engine.fusion is None else {"top_k": {"type": "integer", "minimum": 1}}
     shapes = {
         "rows": {"rows": {"oneOf": _tables(every)}},
