@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from polyrank.errors import ConfigError
-from polyrank.metrics.binary import auc, normalized_entropy
+from polyrank.metrics.binary import auc, ne
 from polyrank.metrics.comparison import (
     Comparison,
     Difference,
@@ -56,9 +56,7 @@ def test_the_value_is_the_difference_of_the_metrics():
     )
     found = {each.metric: each for each in differences}
     assert found["auc"].value == pytest.approx(auc(label, p) - auc(label, worse))
-    assert found["ne"].value == pytest.approx(
-        normalized_entropy(label, p) - normalized_entropy(label, worse)
-    )
+    assert found["ne"].value == pytest.approx(ne(label, p) - ne(label, worse))
     assert found["auc"].value > 0 > found["ne"].value
     assert found["auc"].significant
     assert found["ne"].significant
