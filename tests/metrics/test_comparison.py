@@ -287,3 +287,10 @@ def test_its_json_is_plain():
     ]  # fmt: skip
     assert table["absent"] == {"click @ all": {"gauc": "no user key"}}
     assert table["baseline"] == "base"
+
+
+def test_a_notebook_shows_the_table():
+    html = _comparison(_difference("auc", 0.1, 0.2), names=("base", "<other>"))._repr_html_()
+    assert "&lt;other&gt; (1 run)" in html
+    assert "<th>95 % over rows</th>" in html
+    assert "1 comparison was made" in html
