@@ -147,7 +147,7 @@ def pr_auc(rows: Rows) -> float:
         above, below = np.sort(score[positive]), np.sort(score[~positive])
         hits = len(above) - np.searchsorted(above, above, side="left")
         false = len(below) - np.searchsorted(below, above, side="left")
-        return np.mean(hits / (hits + false))
+        return float(np.mean(hits / (hits + false)))
     order = np.argsort(-score)
     score = score[order]
     ties = np.flatnonzero(starts(score[1:] != score[:-1]))

@@ -99,20 +99,20 @@ def mrr(rows: Rows) -> Groups:
     # Only the run of ties that holds the first positive decides.
     holding = np.flatnonzero(lists.positive)
     firsts = holding[starts(lists.owner[holding][1:] != lists.owner[holding][:-1])]
-    place, rows, hits = (each[firsts] for each in (lists.place, lists.length, lists.positive))
+    place, size, hits = (each[firsts] for each in (lists.place, lists.length, lists.positive))
     # Within it, `before` negatives come first with probability
-    # C(rows - 1 - before, hits - 1) / C(rows, hits).
-    options = rows - hits + 1
+    # C(size - 1 - before, hits - 1) / C(size, hits).
+    options = size - hits + 1
     start = np.cumsum(options) - options
     run = np.repeat(np.arange(len(firsts)), options)
     before = np.arange(len(run)) - start[run]
-    factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, rows.max() + 1)))])
+    factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, size.max() + 1)))])
 
     def log_choices(n: np.ndarray, k: np.ndarray) -> np.ndarray:
         return factorial[n] - factorial[k] - factorial[n - k]
 
     chance = np.exp(
-        log_choices(rows[run] - 1 - before, hits[run] - 1) - log_choices(rows, hits)[run]
+        log_choices(size[run] - 1 - before, hits[run] - 1) - log_choices(size, hits)[run]
     )
     expected = np.add.reduceat(chance / (place[run] + before + 1), start)
     return lists.groups(expected)
@@ -123,27 +123,16 @@ METRICS = (ndcg_at(10), recall_at(10), mrr)
 
 @dataclass(frozen=True, eq=False)
 class _Lists:
-    """Runs of rows with one request and one score, the best first, of requests with a positive.
+    """Runs of rows with one request and one score, the best first, of requests with a positive."""
 
-    Args:
-        place: how many rows of the request stand before the run.
-        length: how many rows the run has.
-        positive: how many of them are positives.
-        owner: the number of the run's request.
-        first: the first run of each request.
-        positives: of each request.
-        weight: of each request; None where all weigh the same.
-        code: of each request.
-    """
-
-    place: np.ndarray
+    place: np.ndarray  # how many rows of the request stand before each run
     length: np.ndarray
-    positive: np.ndarray
-    owner: np.ndarray
-    first: np.ndarray
-    positives: np.ndarray
-    weight: np.ndarray | None
-    code: np.ndarray
+    positive: np.ndarray  # how many rows of each run
+    owner: np.ndarray  # the number of each run's request
+    first: np.ndarray  # the first run of each request
+    positives: np.ndarray  # of each request
+    weight: np.ndarray | None  # of each request; None where all weigh the same
+    code: np.ndarray  # of each request
 
     def groups(self, value: np.ndarray) -> Groups:
         return Groups(self.code, value, self.weight)
