@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from polyrank.metrics.areas import weighted_auc
-from polyrank.metrics.binary import grouped_auc, row_losses
+from polyrank.metrics.binary import gauc
 from polyrank.metrics.bootstrap import bootstrap, interval
 from polyrank.metrics.registry import METRICS
 from polyrank.text import aligned
@@ -70,13 +70,12 @@ def population(random: np.random.Generator) -> tuple[dict[str, float], float]:
     p = np.interp(INTERCEPT + spread * z, POINTS, SEEN)
     q = np.minimum(INFLATION * p, 0.999)
     rate = float(mass @ p)
-    loss = float(
-        mass @ (p * row_losses(np.array(True), q) + (1 - p) * row_losses(np.array(False), q))
-    )
+    loss = float(-mass @ (p * np.log(q) + (1 - p) * np.log1p(-q)))
     hits, false = (np.cumsum((mass * share)[::-1])[::-1] for share in (p, 1 - p))
+    label, prediction, user = draw(4_000_000, USER_ROWS, random)
     return {
         "auc": weighted_auc(mass * p, mass * (1 - p), q),
-        "gauc": grouped_auc(*draw(4_000_000, USER_ROWS, random)),
+        "gauc": gauc(label, prediction, key=user),
         "pr_auc": float((mass * p) @ (hits / (hits + false)) / rate),
         "log_loss": loss,
         "ne": loss / -(rate * np.log(rate) + (1 - rate) * np.log(1 - rate)),

@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from polyrank.metrics.binary import auc, average_precision, ece, grouped_auc
+from polyrank.metrics.binary import auc, ece, gauc, pr_auc
 from polyrank.metrics.scorecard import scorecard
 from polyrank.schema import DenseFeature, Schema, Task
 
@@ -70,10 +70,10 @@ def main() -> None:
     )
     measure("auc", lambda: auc(label, score))
     measure("auc, weighted", lambda: auc(label, score, weight))
-    measure("grouped auc", lambda: grouped_auc(label, score, user))
-    measure("grouped auc, hashed users", lambda: grouped_auc(label, score, hashed))
-    measure("grouped auc, weighted", lambda: grouped_auc(label, score, user, weight))
-    measure("average precision", lambda: average_precision(label, score))
+    measure("grouped auc", lambda: gauc(label, score, key=user))
+    measure("grouped auc, hashed users", lambda: gauc(label, score, key=hashed))
+    measure("grouped auc, weighted", lambda: gauc(label, score, weight, key=user))
+    measure("average precision", lambda: pr_auc(label, score))
     measure("ece", lambda: ece(label, score))
     few, some = min(options.rows, 1_000_000), min(options.users, 50_000)
     print(f"{few:,} rows, {some:,} users, 3 scores:")

@@ -9,17 +9,17 @@ from sklearn import metrics as reference
 from polyrank.errors import DataError
 from polyrank.metrics.binary import (
     auc,
-    average_precision,
     ece,
-    grouped_auc,
+    gauc,
     log_loss,
-    normalized_entropy,
+    ne,
     pcoc,
+    pr_auc,
     soft_auc,
 )
 from polyrank.metrics.undefined import Undefined
 
-ALL = [auc, average_precision, log_loss, normalized_entropy, pcoc, ece]
+ALL = [auc, pr_auc, log_loss, ne, pcoc, ece]
 CLOSE = {"rel": 1e-9, "abs": 1e-9}
 
 
@@ -64,10 +64,10 @@ def test_auc_equals_scikit_learn(data):
 @given(rows())
 def test_average_precision_equals_scikit_learn(data):
     label, prediction, weight, _ = data
-    assert average_precision(label, prediction) == pytest.approx(
+    assert pr_auc(label, prediction) == pytest.approx(
         reference.average_precision_score(label, prediction), **CLOSE
     )
-    assert average_precision(label, prediction, weight) == pytest.approx(
+    assert pr_auc(label, prediction, weight) == pytest.approx(
         reference.average_precision_score(label, prediction, sample_weight=weight), **CLOSE
     )
 
@@ -92,7 +92,7 @@ def test_many_rows_equal_scikit_learn(rate, weighted):
     weight = random.exponential(size=20_000) if weighted else None
     for ours, theirs in [
         (auc, reference.roc_auc_score),
-        (average_precision, reference.average_precision_score),
+        (pr_auc, reference.average_precision_score),
         (log_loss, reference.log_loss),
     ]:
         expected = theirs(label, prediction, sample_weight=weight)
@@ -104,10 +104,10 @@ def test_grouped_auc_equals_a_loop_over_users(data):
     label, prediction, weight, user = data
     user[:2] = 0
     ones = np.ones(len(label))
-    assert grouped_auc(label, prediction, user) == pytest.approx(
+    assert gauc(label, prediction, key=user) == pytest.approx(
         plain_grouped_auc(label, prediction, user, ones), **CLOSE
     )
-    assert grouped_auc(label, prediction, user, weight) == pytest.approx(
+    assert gauc(label, prediction, weight, key=user) == pytest.approx(
         plain_grouped_auc(label, prediction, user, weight), **CLOSE
     )
 
@@ -118,7 +118,7 @@ def test_grouped_auc_of_thousands_of_users_with_weights_of_every_size():
     prediction = random.random(20_000).round(2)
     label = (random.random(20_000) < 0.3).astype(float)
     weight = random.random(20_000) * 10.0 ** random.integers(-6, 6, 3_000)[user]
-    assert grouped_auc(label, prediction, user, weight) == pytest.approx(
+    assert gauc(label, prediction, weight, key=user) == pytest.approx(
         plain_grouped_auc(label, prediction, user, weight), **CLOSE
     )
 
@@ -127,7 +127,7 @@ def test_grouped_auc_of_thousands_of_users_with_weights_of_every_size():
 def test_grouped_auc_of_one_user_is_the_auc(data):
     label, prediction, weight, _ = data
     user = np.full(len(label), "ann")
-    assert grouped_auc(label, prediction, user, weight) == pytest.approx(
+    assert gauc(label, prediction, weight, key=user) == pytest.approx(
         auc(label, prediction, weight), **CLOSE
     )
 
@@ -142,8 +142,8 @@ def test_the_order_of_rows_decides_nothing(data, random):
         for w in (None, weight):
             permuted = metric(label[order], prediction[order], None if w is None else w[order])
             assert permuted == pytest.approx(metric(label, prediction, w), **CLOSE)
-    assert grouped_auc(label[order], prediction[order], user[order], weight[order]) == (
-        pytest.approx(grouped_auc(label, prediction, user, weight), **CLOSE)
+    assert gauc(label[order], prediction[order], weight[order], key=user[order]) == (
+        pytest.approx(gauc(label, prediction, weight, key=user), **CLOSE)
     )
 
 
@@ -157,8 +157,8 @@ def test_an_integer_weight_is_a_repeated_row(data, times):
     for metric in ALL:
         repeated = metric(label[again], prediction[again])
         assert metric(label, prediction, times) == pytest.approx(repeated, **CLOSE)
-    assert grouped_auc(label, prediction, user, times) == pytest.approx(
-        grouped_auc(label[again], prediction[again], user[again]), **CLOSE
+    assert gauc(label, prediction, times, key=user) == pytest.approx(
+        gauc(label[again], prediction[again], key=user[again]), **CLOSE
     )
 
 
@@ -216,14 +216,14 @@ def test_normalized_entropy_of_the_base_rate_is_one(data):
     label, _, weight, _ = data
     base = np.full(len(label), np.average(label, weights=weight))
     assume(1e-9 < base[0] < 1 - 1e-9)
-    assert normalized_entropy(label, base, weight) == pytest.approx(1, **CLOSE)
+    assert ne(label, base, weight) == pytest.approx(1, **CLOSE)
 
 
 def test_normalized_entropy_divides_by_the_entropy_of_the_scored_rows():
     label, prediction = [1, 0, 0, 0], [0.4, 0.1, 0.2, 0.3]
     entropy = -(0.25 * np.log(0.25) + 0.75 * np.log(0.75))
     expected = reference.log_loss(label, prediction) / entropy
-    assert normalized_entropy(label, prediction) == pytest.approx(expected)
+    assert ne(label, prediction) == pytest.approx(expected)
 
 
 def test_pcoc_is_weighted():
@@ -259,7 +259,7 @@ def test_a_row_of_weight_zero_is_no_row():
         assert metric(label, prediction, [1, 1, 0, 1]) == pytest.approx(
             metric([0, 1, 1], [0.1, 0.2, 0.3])
         )
-    assert grouped_auc(label, prediction, user, [1, 1, 0, 1]) == 1.0
+    assert gauc(label, prediction, [1, 1, 0, 1], key=user) == 1.0
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -271,7 +271,7 @@ def test_other_number_types_are_read(dtype):
 
 
 def test_one_class_is_undefined_with_the_count():
-    for metric in (auc, average_precision, normalized_entropy):
+    for metric in (auc, pr_auc, ne):
         with pytest.raises(Undefined, match=r"^no negative among 12 rows$"):
             metric(np.ones(12), np.linspace(0, 1, 12))
         with pytest.raises(Undefined, match=r"^no positive among 1,200 rows$"):
@@ -295,17 +295,17 @@ def test_no_rows_are_undefined():
         with pytest.raises(Undefined, match=r"^no rows of weight above 0$"):
             metric([1, 0], [0.5, 0.5], [0, 0])
     with pytest.raises(Undefined, match=r"^no rows$"):
-        grouped_auc([], [], [])
+        gauc([], [], key=[])
 
 
 def test_no_user_with_both_classes_is_undefined():
     with pytest.raises(Undefined, match=r"^no user with both classes among 4 rows$"):
-        grouped_auc([0, 1, 0, 1], [0.1, 0.2, 0.3, 0.4], ["a", "b", "a", "b"])
+        gauc([0, 1, 0, 1], [0.1, 0.2, 0.3, 0.4], key=["a", "b", "a", "b"])
 
 
 def test_rows_without_a_user_are_left_out_of_the_grouped_auc():
     user = ["a", "a", None, None]
-    assert grouped_auc([0, 1, 1, 0], [0.1, 0.2, 0.3, 0.4], user) == 1.0
+    assert gauc([0, 1, 1, 0], [0.1, 0.2, 0.3, 0.4], key=user) == 1.0
 
 
 def test_a_certain_truth_is_undefined():
@@ -326,7 +326,7 @@ def test_other_labels_are_refused_with_their_values():
 
 def test_other_probabilities_are_refused_with_their_values():
     message = r"prediction: a probability lies within 0 and 1, got 1\.5 in 1 row"
-    for metric in (log_loss, normalized_entropy, ece):
+    for metric in (log_loss, ne, ece):
         with pytest.raises(DataError, match=message):
             metric([0, 1], [0.5, 1.5])
     with pytest.raises(DataError, match="p_true: a probability lies within 0 and 1, got -1"):
@@ -352,7 +352,7 @@ def test_arrays_of_another_shape_are_refused():
     with pytest.raises(DataError, match=r"weight: expected an array of shape \(2,\), got \(1,\)"):
         auc([0, 1], [0.1, 0.2], [1])
     with pytest.raises(DataError, match=r"user: expected an array of shape \(2,\), got \(1,\)"):
-        grouped_auc([0, 1], [0.1, 0.2], [1])
+        gauc([0, 1], [0.1, 0.2], key=[1])
 
 
 def test_weights_below_zero_are_refused():

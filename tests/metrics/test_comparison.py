@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from polyrank.errors import ConfigError
-from polyrank.metrics.binary import auc, normalized_entropy
+from polyrank.metrics.binary import auc, ne
 from polyrank.metrics.comparison import (
     Comparison,
     Difference,
@@ -56,9 +56,7 @@ def test_the_value_is_the_difference_of_the_metrics():
     )
     found = {each.metric: each for each in differences}
     assert found["auc"].value == pytest.approx(auc(label, p) - auc(label, worse))
-    assert found["ne"].value == pytest.approx(
-        normalized_entropy(label, p) - normalized_entropy(label, worse)
-    )
+    assert found["ne"].value == pytest.approx(ne(label, p) - ne(label, worse))
     assert found["auc"].value > 0 > found["ne"].value
     assert found["auc"].significant
     assert found["ne"].significant
@@ -289,3 +287,10 @@ def test_its_json_is_plain():
     ]  # fmt: skip
     assert table["absent"] == {"click @ all": {"gauc": "no user key"}}
     assert table["baseline"] == "base"
+
+
+def test_a_notebook_shows_the_table():
+    html = _comparison(_difference("auc", 0.1, 0.2), names=("base", "<other>"))._repr_html_()
+    assert "&lt;other&gt; (1 run)" in html
+    assert "<th>95 % over rows</th>" in html
+    assert "1 comparison was made" in html

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from polyrank.errors import ConfigError, DataError
-from polyrank.metrics.binary import auc, average_precision, grouped_auc
+from polyrank.metrics.binary import auc, gauc, pr_auc
 from polyrank.metrics.fusion import Fusion, fused, trade_off
-from polyrank.metrics.ranking import ndcg
+from polyrank.metrics.ranking import ndcg_at
 from polyrank.metrics.score import Scorecard
 from polyrank.metrics.scorecard import scorecard
 from polyrank.metrics.undefined import Undefined
@@ -84,9 +84,11 @@ def test_it_is_measured_by_the_metrics_of_an_order_alone(log):
     bought = np.nan_to_num(labels["buy"])  # no click, no purchase
     metrics = found.scores[1].metrics
     assert metrics["auc"]["value"] == pytest.approx(auc(bought, score, weight))
-    assert metrics["pr_auc"]["value"] == pytest.approx(average_precision(bought, score, weight))
-    assert metrics["gauc"]["value"] == pytest.approx(grouped_auc(bought, score, user, weight))
-    assert metrics["ndcg@10"]["value"] == pytest.approx(ndcg(bought, score, request, weight))
+    assert metrics["pr_auc"]["value"] == pytest.approx(pr_auc(bought, score, weight))
+    assert metrics["gauc"]["value"] == pytest.approx(gauc(bought, score, weight, key=user))
+    assert metrics["ndcg@10"]["value"] == pytest.approx(
+        ndcg_at(10)(bought, score, weight, key=request)
+    )
     assert not {"log_loss", "ne", "pcoc", "ece"} & {*metrics, *found.scores[1].absent}
     assert found.scores[1].label_mean == pytest.approx(np.average(bought, weights=weight))
     assert found.scores[1].prediction_mean is None

@@ -9,8 +9,21 @@ from hypothesis import strategies as st
 from sklearn.metrics import ndcg_score
 
 from polyrank.errors import ConfigError, DataError
-from polyrank.metrics.ranking import ndcg, recall, reciprocal_rank
+from polyrank.metrics.ranking import mrr, ndcg_at, recall_at
 from polyrank.metrics.undefined import Undefined
+
+
+def ndcg(label, score, request, weight=None, k=10):
+    return ndcg_at(k)(label, score, weight, key=request)
+
+
+def recall(label, score, request, weight=None, k=10):
+    return recall_at(k)(label, score, weight, key=request)
+
+
+def reciprocal_rank(label, score, request, weight=None):
+    return mrr(label, score, weight, key=request)
+
 
 EVERY = [ndcg, recall, reciprocal_rank]
 
@@ -113,10 +126,10 @@ def test_a_row_of_weight_zero_is_no_row_of_its_list(metric):
     assert metric(label, score, request, [0, 1, 1, 1]) == 1
 
 
-@pytest.mark.parametrize("metric", [ndcg, recall])
+@pytest.mark.parametrize("metric", [ndcg_at, recall_at])
 def test_a_list_has_places(metric):
     with pytest.raises(ConfigError, match="k must be at least 1 place, got 0"):
-        metric([1], [0.5], [1], k=0)
+        metric(0)
 
 
 def test_requests_have_the_shape_of_the_rows():

@@ -5,8 +5,8 @@ import pytest
 
 from polyrank.errors import ConfigError
 from polyrank.labels import LABELS, Binary
-from polyrank.metrics.binary import log_loss
-from polyrank.metrics.metric import Metric
+from polyrank.metrics.bootstrap import intervals
+from polyrank.metrics.metric import Metric, one
 from polyrank.metrics.registry import METRICS, direction, metric, metrics_of
 from polyrank.registry import register, unregister
 
@@ -55,12 +55,20 @@ def test_the_truth_is_better_than_its_opposite(kind, each):
     assert (good > bad) == direction(kind, each.name)
 
 
+def mean_label(total, rows):
+    return total / rows
+
+
+ABOUT = {
+    "title": "mean label", "kinds": ("binary",), "higher_is_better": True,
+    "sums": (lambda rows: rows.label, one), "scale": "log",
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("changes", "rule"),
     [
-        ({"sums": ()}, "one of sums, groups and whole says what it is"),
-        ({"whole": len}, "one of sums, groups and whole says what it is"),
-        ({"sums": (), "whole": len, "scale": "log"}, "an interval on a scale needs"),
+        ({"sums": ()}, "a scale needs replicates"),
         ({"best": 1}, "it has either a direction or a best value"),
         ({"higher_is_better": None}, "it has either a direction or a best value"),
         (
@@ -70,27 +78,22 @@ def test_the_truth_is_better_than_its_opposite(kind, each):
     ],
 )
 def test_a_definition_that_contradicts_itself_is_refused(changes, rule):
-    whole = {
-        "name": "mean", "title": "mean", "kinds": ("binary",), "higher_is_better": True,
-        "sums": (lambda rows: rows.label,),
-    }  # fmt: skip
-    with pytest.raises(ConfigError, match=f"metric 'mean': {rule}"):
-        Metric(**{**whole, **changes})
+    with pytest.raises(ConfigError, match=f"metric 'mean_label': {rule}"):
+        Metric(mean_label, **{**ABOUT, **changes})
 
 
 def test_a_metric_of_another_package_is_one_like_ours():
-    halved = Metric(
-        name="half_loss", title="½ log loss", kinds=("binary",), higher_is_better=False,
-        sums=METRICS["log_loss"].sums, value=lambda loss, rows: loss / rows / 2, scale="log",
-    )  # fmt: skip
-    register("metric", "half_loss", halved)
+    register("metric", "mean_label", Metric(mean_label, **ABOUT))
     try:
-        assert list(metrics_of("binary"))[-1] == "half_loss"
-        assert direction("binary", "half_loss") is False
-        label, p = [0, 1, 1], [0.1, 0.8, 0.6]
-        assert metric("binary", "half_loss")(label, p) == pytest.approx(log_loss(label, p) / 2)
+        assert list(metrics_of("binary"))[-1] == "mean_label"
+        assert direction("binary", "mean_label") is True
+        label, p = np.array([0, 1, 1, 0, 1] * 40), np.linspace(0.1, 0.9, 200)
+        assert metric("binary", "mean_label")(label, p) == pytest.approx(0.6)
+        found, reasons = intervals({"mean_label": 0.6}, label, p)
+        assert reasons == {}
+        assert found["mean_label"][0] < 0.6 < found["mean_label"][1]
     finally:
-        unregister("metric", "half_loss")
+        unregister("metric", "mean_label")
 
 
 def test_a_kind_of_label_has_metrics_of_other_kinds_too():

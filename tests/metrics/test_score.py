@@ -243,3 +243,32 @@ def test_a_regression_that_cannot_be_measured_names_its_own_metrics():
         {}, dict.fromkeys(("rmse", "mae"), reason),
     )  # fmt: skip
     assert f"– rmse, mae of watch|click @ click: {reason}" in str(Scorecard("test", (score,)))
+
+
+def test_a_frame_has_a_line_a_metric_with_its_interval_or_the_reason():
+    sure = {**CLICK.metrics, "auc": {"value": 0.7, "low": 0.6, "high": 0.8}}
+    absent = {**CLICK.absent, "interval": "3 positives; an interval takes 50"}
+    known = replace(CLICK, metrics=sure, absent=absent, raw={"pcoc": 1.2})
+    frame = Scorecard("test", (known, SPEND)).to_frame()
+    lines = {(line["score"], line["metric"]): line for line in frame.iter_rows(named=True)}
+    assert list(lines)[:3] == [("click @ all", name) for name in ("auc", "gauc", "pr_auc")]
+    auc = lines["click @ all", "auc"]
+    assert (auc["value"], auc["low"], auc["high"], auc["reason"]) == (0.7, 0.6, 0.8, None)
+    assert lines["click @ all", "gauc"]["reason"] == "no user key"
+    assert lines["click @ all", "gauc"]["value"] is None
+    assert lines["click @ all", "pcoc"]["raw"] == 1.2
+    assert lines["click @ all", "pcoc"]["reason"] == "3 positives; an interval takes 50"
+    assert lines["click @ all", "ece"]["reason"] is None
+    spend = lines["spend|buy @ buy", "rmse"]
+    assert (spend["kind"], spend["rows"], spend["positives"]) == ("regression", 204, None)
+    assert Scorecard("test", ()).to_frame().columns == frame.columns
+
+
+def test_a_notebook_shows_the_tables_with_every_text_escaped():
+    card = Scorecard("<test>", (replace(CLICK, raw={"auc": 0.7, "pcoc": 1, "ece": 0}), SPEND))
+    html = card._repr_html_()
+    assert html.startswith("<p>scores of the &lt;test&gt; split</p><table>")
+    assert html.count("<table>") == 3
+    assert "<td>0.7123</td>" in html
+    assert "– gauc of click @ all: no user key" in html
+    assert "before → after calibration" in html

@@ -106,15 +106,15 @@ def test_each_score_is_of_its_rows_labels_and_product():
         assert {each: parts["value"] for each, parts in score.metrics.items()} == pytest.approx(
             {
                 "auc": binary.auc(y, q, w),
-                "gauc": binary.grouped_auc(y, q, u, w),
-                "pr_auc": binary.average_precision(y, q, w),
+                "gauc": binary.gauc(y, q, w, key=u),
+                "pr_auc": binary.pr_auc(y, q, w),
                 "log_loss": binary.log_loss(y, q, w),
-                "ne": binary.normalized_entropy(y, q, w),
+                "ne": binary.ne(y, q, w),
                 "pcoc": binary.pcoc(y, q, w),
                 "ece": binary.ece(y, q, w),
-                "ndcg@10": ranking.ndcg(y, q, r, w),
-                "recall@10": ranking.recall(y, q, r, w),
-                "mrr": ranking.reciprocal_rank(y, q, r, w),
+                "ndcg@10": ranking.ndcg_at(10)(y, q, w, key=r),
+                "recall@10": ranking.recall_at(10)(y, q, w, key=r),
+                "mrr": ranking.mrr(y, q, w, key=r),
             }
         )
 
@@ -484,7 +484,7 @@ def test_rows_without_a_request_are_in_no_list():
     named = pl.Series([f"r{each}" if each < 30 else None for each in data["request"]])
     card = scorecard(FUNNEL, **{**data, "request": named}, split="test")
     label, p = data["labels"]["buy"][known], data["predictions"]["p_buy"][known]
-    expected = ranking.ndcg(label, p, data["request"][known], data["weight"][known])
+    expected = ranking.ndcg_at(10)(label, p, data["weight"][known], key=data["request"][known])
     assert card.value("buy @ all", "ndcg@10") == pytest.approx(expected)
 
 
@@ -513,10 +513,9 @@ def test_raw_predictions_are_measured_where_a_score_uses_them():
     card = calibrated({"p_click": before, "p_buy": [p / 2 for p in before]})
     assert card["buy|click @ click"].raw is None
     assert card["click @ all"].raw == {
-        name: getattr(binary, function)(OBSERVED["click"], before)
-        for name, function in [("auc", "auc"), ("log_loss", "log_loss"),
-                               ("ne", "normalized_entropy"), ("pcoc", "pcoc"), ("ece", "ece")]
-    }  # fmt: skip
+        each.name: each(OBSERVED["click"], before)
+        for each in (binary.auc, binary.log_loss, binary.ne, binary.pcoc, binary.ece)
+    }
     assert card["buy @ all"].raw["pcoc"] == pytest.approx(1.3)
     assert card.value("click @ all", "pcoc") == pytest.approx(0.95)
     assert Scorecard.from_json(json.loads(json.dumps(card.to_json()))) == card

@@ -151,17 +151,12 @@ def find(path: Path) -> Path:
             f"{path} is a run without a bundle: it has not finished; continue it with "
             "`polyrank train … --resume`"
         )
-    if path.exists():
-        raise BundleError(f"{path} is no bundle: {MANIFEST} is missing")
-    raise BundleError(f"{path} does not exist")
+    reason = f"is no bundle: {MANIFEST} is missing" if path.exists() else "does not exist"
+    raise BundleError(f"{path} {reason}")
 
 
 def vocab_of(schema: Schema, parts: Parts) -> Vocab:
-    """Return how a bundle's ids become rows and its numbers columns.
-
-    Raises:
-        KeyError: a table or an encoding that is missing.
-    """
+    """Return how a bundle's ids become rows and its numbers columns."""
     tables = {
         table: owner.fixed(table) or Vocabulary.from_frame(parts.vocab[table])
         for table, owner in id_owners(schema.features).items()

@@ -231,9 +231,6 @@ class Bundle:
 
         They are measured on at most 16,384 rows, drawn from all; on the validation rows the history
         has the same figures for the kept epoch.
-
-        Args:
-            rows: as in `predict`.
         """
         return experts_of(self.ranker, self.encode(rows))
 
@@ -266,8 +263,7 @@ class Bundle:
 
     def score_labelled(self, table: Table, split: str) -> Scorecard:
         """Return the scorecard of encoded, labelled rows, with intervals."""
-        logits = self.logits(table)
-        changed = self._changed_columns()
+        logits, changed = self.logits(table), self._changed_columns()
         raw = self.columns(table, logits, raw=True) if changed else {}
         found = self.columns(table, logits)
         card = scorecard(

@@ -131,7 +131,7 @@ class Penalty:
 class EpochSchedule:
     """A torch scheduler of any class, stepped after each epoch on a stand-in optimiser.
 
-    The scheduler may read the optimiser's defaults; without one, the rate is constant.
+    The scheduler may read the optimiser's defaults. Without a scheduler the rate is constant.
     """
 
     def __init__(
@@ -202,6 +202,6 @@ def chosen(
             )
     moments = {key: options[key] for key in ("betas", "eps") if key in options}
     exact = ExactRows(function=torch.optim.Adam, options=options)
-    every_row = penalty.embedding_l1 or penalty.embedding_l2  # which no batch leaves alone
+    every_row = penalty.embedding_l1 or penalty.embedding_l2  # a penalty moves them all
     rows = exact if every_row else LazyAdam(**moments)
     return Adam(**options), rows, torch.optim.Adam, options

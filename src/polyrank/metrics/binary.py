@@ -1,13 +1,14 @@
 """How well a probability ranks and how well it is calibrated: pure numpy, in float64.
 
-Every function takes labels of 0 and 1, predictions, and optionally sample weights, each (rows,);
-without weights every row weighs 1. A weight of 2 is the same as the row twice, and a weight of 0 as
-no row. What the rows cannot support, such as an area of one class only, raises `Undefined` with the
-reason; columns of different shapes and values out of their domain raise `DataError`. Beside each
-function stands the definition that it calls: what it needs, and whether higher is better.
+Each formula is a `Metric`, which takes labels of 0 and 1, predictions, and optionally sample
+weights, all (rows,): without weights every row weighs 1; a weight of 2 is the same as the row
+twice, and a weight of 0 as no row. What the rows cannot support raises `Undefined` with the reason;
+columns of different shapes and values out of their domain raise `DataError`.
 """
 
 from __future__ import annotations
+
+from functools import partial
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -19,7 +20,7 @@ from polyrank.metrics.undefined import Undefined
 
 ECE_BINS = 15
 EPSILON = float(np.finfo(np.float64).eps)
-KINDS = ("binary",)
+BinaryMetric = partial(Metric, kinds=("binary",))
 
 
 def _needs_positive(rows: Rows) -> str | None:
@@ -27,15 +28,44 @@ def _needs_positive(rows: Rows) -> str | None:
 
 
 def _needs_both(rows: Rows) -> str | None:
-    return _needs_positive(rows) or (
-        f"no negative among {rows.count}" if rows.positive.all() else None
-    )
+    missing = f"no negative among {rows.count}" if rows.positive.all() else None
+    return _needs_positive(rows) or missing
 
 
-def auc(label: ArrayLike, prediction: ArrayLike, weight: ArrayLike | None = None) -> float:
+def _positive(rows: Rows) -> np.ndarray:
+    return rows.positive.astype(np.float64)
+
+
+def _negative(rows: Rows) -> np.ndarray:
+    return (~rows.positive).astype(np.float64)
+
+
+def _loss(rows: Rows) -> np.ndarray:
+    refuse_beyond_one("prediction", rows.prediction)
+    p = np.clip(rows.prediction, EPSILON, 1 - EPSILON)
+    return -np.log(np.where(rows.positive, p, 1 - p))
+
+
+def _drawn_area(drawn: DrawnRanks) -> np.ndarray:
+    gained = np.sum(drawn.gained * (drawn.below + drawn.upto), axis=1)
+    return gained / (2.0 * drawn.hits[:, 0] * drawn.negatives)
+
+
+@partial(
+    BinaryMetric,
+    title="AUC",
+    higher_is_better=True,
+    needs=_needs_both,
+    ranked=_drawn_area,
+    scale="logit",
+    ranks=True,
+    roles=("compared", "diagnosed", "segment table", "calibration table"),
+)
+def auc(rows: Rows) -> float:
     """Return the probability that a positive outranks a negative; a tie counts one half.
 
-    The prediction may be any score that rises with the probability.
+    It is the area under the ROC curve. The prediction may be any score that rises with the
+    probability. Undefined with one class only.
 
     Example:
         >>> auc([0, 1, 0, 1], [0.1, 0.3, 0.3, 0.8])
@@ -44,10 +74,6 @@ def auc(label: ArrayLike, prediction: ArrayLike, weight: ArrayLike | None = None
     Reference:
         Hanley and McNeil, Radiology 1982: the area is the Mann-Whitney statistic.
     """
-    return AUC(label, prediction, weight)
-
-
-def _area(rows: Rows) -> float:
     positive, score, w = rows.positive, rows.prediction, rows.weight
     if w is not None:
         return weighted_auc(w * positive, w * ~positive, score)
@@ -55,95 +81,67 @@ def _area(rows: Rows) -> float:
     above, below = np.sort(score[positive]), np.sort(score[~positive])
     beaten = np.searchsorted(below, above, side="left").sum()
     not_lost = np.searchsorted(below, above, side="right").sum()
-    return float((int(beaten) + int(not_lost)) / (2 * len(above) * len(below)))
+    return (int(beaten) + int(not_lost)) / (2 * len(above) * len(below))
 
 
-def _drawn_area(drawn: DrawnRanks) -> np.ndarray:
-    gained = np.sum(drawn.gained * (drawn.below + drawn.upto), axis=1)
-    return gained / (2.0 * drawn.hits[:, 0] * drawn.negatives)
-
-
-AUC = Metric(
-    name="auc",
-    title="AUC",
-    kinds=KINDS,
-    higher_is_better=True,
-    whole=_area,
-    ranked=_drawn_area,
-    needs=_needs_both,
-    scale="logit",
-    ranks=True,
-    roles=("compared", "diagnosed", "segment table", "calibration table"),
-)
-
-
-def grouped_auc(
-    label: ArrayLike,
-    prediction: ArrayLike,
-    user: ArrayLike,
-    weight: ArrayLike | None = None,
-) -> float:
-    """Return the mean of each user's AUC, weighted by the user's impressions.
-
-    Users without both classes say nothing about ranking and are left out, and so are rows whose
-    user is missing. With sample weights a user counts with the sum of theirs.
-
-    Args:
-        label: 0 or 1.
-        prediction: any score that rises with the probability.
-        user: keys of one type: integers, strings …; null and NaN are missing.
-        weight: sample weights.
-
-    Example:
-        >>> grouped_auc([0, 1, 0, 1], [0.1, 0.2, 0.8, 0.7], ["ann", "ann", "bob", "bob"])
-        0.5
-
-    Reference:
-        Zhou et al., Deep Interest Network, KDD 2018: the user-weighted AUC.
-    """
-    return GAUC(label, prediction, weight, key=user)
-
-
-def _areas_of_users(rows: Rows) -> Groups:
-    users, areas, weights = areas_by_group(
-        rows.positive, rows.prediction, rows.codes["user"], rows.weight
-    )
-    return Groups(areas, weights, users)
-
-
-GAUC = Metric(
-    name="gauc",
+@partial(
+    BinaryMetric,
     title="grouped AUC",
-    kinds=KINDS,
     higher_is_better=True,
-    groups=_areas_of_users,
     key="user",
     groups_are="with both classes",
     scale="logit",
     ranks=True,
     roles=("compared",),
 )
+def gauc(rows: Rows) -> Groups:
+    """Return the mean of each user's AUC, weighted by the user's impressions.
 
-
-def average_precision(
-    label: ArrayLike, prediction: ArrayLike, weight: ArrayLike | None = None
-) -> float:
-    """Return the mean precision at each positive's rank: the area under the step PR curve.
-
-    The prediction may be any score that rises with the probability. A random order gives the base
-    rate.
+    Users without both classes say nothing about ranking and are left out, and so are rows whose
+    user is missing. With sample weights a user counts with the sum of theirs. Undefined where no
+    user has both classes.
 
     Example:
-        >>> round(average_precision([0, 0, 1, 1], [0.1, 0.4, 0.35, 0.8]), 4)
+        >>> gauc([0, 1, 0, 1], [0.1, 0.2, 0.8, 0.7], key=["ann", "ann", "bob", "bob"])
+        0.5
+
+    Reference:
+        Zhou et al., Deep Interest Network, KDD 2018: the user-weighted AUC.
+    """
+    return Groups(*areas_by_group(rows.positive, rows.prediction, rows.codes["user"], rows.weight))
+
+
+def _drawn_precision(drawn: DrawnRanks) -> np.ndarray:
+    gained, hits, negatives = drawn.gained, drawn.hits, drawn.negatives
+    precision = hits / (hits + (negatives[:, None] - drawn.below))
+    # A replicate may hold none of a run and nothing above it.
+    found = np.where(gained > 0, gained * precision, 0.0).sum(axis=1) / hits[:, 0]
+    return np.where(negatives > 0, found, np.nan)
+
+
+@partial(
+    BinaryMetric,
+    title="PR-AUC",
+    higher_is_better=True,
+    needs=_needs_both,
+    ranked=_drawn_precision,
+    scale="logit",
+    ranks=True,
+    roles=("compared",),
+)
+def pr_auc(rows: Rows) -> float:
+    """Return the mean precision at each positive's rank: the area under the step PR curve.
+
+    Also called average precision. The prediction may be any score that rises with the probability;
+    a random order gives the base rate. Undefined with one class only.
+
+    Example:
+        >>> round(pr_auc([0, 0, 1, 1], [0.1, 0.4, 0.35, 0.8]), 4)
         0.8333
 
     Reference:
         Davis and Goadrich, ICML 2006: precision is not interpolated linearly between ranks.
     """
-    return PR_AUC(label, prediction, weight)
-
-
-def _precision(rows: Rows) -> float:
     positive, score, w = rows.positive, rows.prediction, rows.weight
     if w is None:
         above, below = np.sort(score[positive]), np.sort(score[~positive])
@@ -159,29 +157,15 @@ def _precision(rows: Rows) -> float:
     return mean(hits / (hits + false), gained)
 
 
-def _drawn_precision(drawn: DrawnRanks) -> np.ndarray:
-    gained, hits, negatives = drawn.gained, drawn.hits, drawn.negatives
-    precision = hits / (hits + (negatives[:, None] - drawn.below))
-    # A replicate may hold none of a run and nothing above it.
-    found = np.where(gained > 0, gained * precision, 0.0).sum(axis=1) / hits[:, 0]
-    return np.where(negatives > 0, found, np.nan)
-
-
-PR_AUC = Metric(
-    name="pr_auc",
-    title="PR-AUC",
-    kinds=KINDS,
-    higher_is_better=True,
-    whole=_precision,
-    ranked=_drawn_precision,
-    needs=_needs_both,
-    scale="logit",
-    ranks=True,
-    roles=("compared",),
+@partial(
+    BinaryMetric,
+    title="log loss",
+    higher_is_better=False,
+    sums=(_loss, one),
+    scale="log",
+    roles=("diagnosed",),
 )
-
-
-def log_loss(label: ArrayLike, prediction: ArrayLike, weight: ArrayLike | None = None) -> float:
+def log_loss(losses: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Return the mean negative log-likelihood in nats.
 
     Probabilities are clipped to [ε, 1 − ε] with the ε of float64, as scikit-learn does, so that one
@@ -191,93 +175,40 @@ def log_loss(label: ArrayLike, prediction: ArrayLike, weight: ArrayLike | None =
         >>> round(log_loss([1, 0], [0.8, 0.2]), 6)
         0.223144
     """
-    return LOG_LOSS(label, prediction, weight)
+    return losses / rows
 
 
-def row_losses(positive: np.ndarray, p: np.ndarray) -> np.ndarray:
-    """Return the negative log-likelihood of each row, clipped as in `log_loss`."""
-    refuse_beyond_one("prediction", p)
-    clipped = np.clip(p, EPSILON, 1 - EPSILON)
-    return -np.log(np.where(positive, clipped, 1 - clipped))
-
-
-def _loss(rows: Rows) -> np.ndarray:
-    return row_losses(rows.positive, rows.prediction)
-
-
-LOG_LOSS = Metric(
-    name="log_loss",
-    title="log loss",
-    kinds=KINDS,
+@partial(
+    BinaryMetric,
+    title="NE",
+    note="log loss relative to knowing the base rate",
     higher_is_better=False,
-    sums=(_loss, one),
+    sums=(_loss, _positive, _negative),
+    needs=_needs_both,
     scale="log",
-    roles=("diagnosed",),
+    roles=("compared", "diagnosed", "segment table"),
 )
+def ne(losses: np.ndarray, positives: np.ndarray, negatives: np.ndarray) -> np.ndarray:
+    """Return the normalised entropy: log loss relative to predicting the rows' base rate.
 
-
-def normalized_entropy(
-    label: ArrayLike, prediction: ArrayLike, weight: ArrayLike | None = None
-) -> float:
-    """Return the log loss relative to always predicting the base rate of the same rows.
-
-    Probabilities are clipped as in `log_loss`; 1 is worth as much as knowing the base rate.
+    1 is worth as much as knowing the base rate. Undefined with one class only.
 
     Example:
-        >>> round(normalized_entropy([1, 0, 0, 0], [0.25, 0.25, 0.25, 0.25]), 6)
+        >>> round(ne([1, 0, 0, 0], [0.25, 0.25, 0.25, 0.25]), 6)
         1.0
 
     Reference:
         He et al., Practical lessons from predicting clicks on ads at Facebook, ADKDD 2014, eq. 1.
     """
-    return NE(label, prediction, weight)
-
-
-def _positive(rows: Rows) -> np.ndarray:
-    return rows.positive.astype(np.float64)
-
-
-def _negative(rows: Rows) -> np.ndarray:
-    return (~rows.positive).astype(np.float64)
-
-
-def _over_entropy(loss: np.ndarray, positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
     # Both shares are summed on their own: 1 − share would round a rare class away.
-    total = positive + negative
-    return loss / -(positive * np.log(positive / total) + negative * np.log(negative / total))
+    rows = positives + negatives
+    return losses / -(positives * np.log(positives / rows) + negatives * np.log(negatives / rows))
 
 
-NE = Metric(
-    name="ne",
-    title="NE",
-    note="log loss relative to knowing the base rate",
-    kinds=KINDS,
-    higher_is_better=False,
-    sums=(_loss, _positive, _negative),
-    value=_over_entropy,
-    needs=_needs_both,
-    scale="log",
-    roles=("compared", "diagnosed", "segment table"),
-)
-
-
-def pcoc(label: ArrayLike, prediction: ArrayLike, weight: ArrayLike | None = None) -> float:
-    """Return predicted clicks over clicks: the mean prediction divided by the mean label.
-
-    1 is best; above it, too many are predicted.
-
-    Example:
-        >>> pcoc([1, 0, 0, 1], [0.5, 0.25, 0.25, 0.5])
-        0.75
-    """
-    return PCOC(label, prediction, weight)
-
-
-PCOC = Metric(
-    name="pcoc",
+@partial(
+    BinaryMetric,
     title="PCOC",
     note="mean prediction / mean label",
-    kinds=KINDS,
     higher_is_better=None,
     best=1,
     sums=(lambda rows: rows.prediction, _positive),
@@ -285,13 +216,31 @@ PCOC = Metric(
     scale="log",
     roles=("diagnosed", "segment table", "calibration table"),
 )
+def pcoc(predicted: np.ndarray, positives: np.ndarray) -> np.ndarray:
+    """Return predicted clicks over clicks: the mean prediction divided by the mean label.
+
+    Above 1 is too many predicted. Undefined without a positive.
+
+    Example:
+        >>> pcoc([1, 0, 0, 1], [0.5, 0.25, 0.25, 0.5])
+        0.75
+    """
+    return predicted / positives
 
 
-def ece(label: ArrayLike, prediction: ArrayLike, weight: ArrayLike | None = None) -> float:
-    """Return the expected calibration error: the mean |prediction − label| of 15 bins.
+@partial(  # without replicates: resampling widens each of the absolute gaps that it is the mean of
+    BinaryMetric,
+    title="ECE",
+    note=f"mean gap of {ECE_BINS} bins",
+    higher_is_better=False,
+    roles=("diagnosed", "calibration table"),
+)
+def ece(rows: Rows) -> float:
+    """Return the expected calibration error over 15 bins of equal count.
 
-    Rows are cut into bins of equal count, or weight, at quantiles of the prediction, so rows with
-    one prediction share a bin and the order of the rows decides nothing.
+    It is the mean over bins, by their weight, of |mean prediction − mean label|. Rows are cut at
+    quantiles of the prediction, so rows with one prediction share a bin and the order of the rows
+    decides nothing; with weights the bins hold equal weight.
 
     Example:
         >>> round(ece([0, 1, 0, 1], [0.25, 0.25, 0.75, 0.75]), 6)
@@ -300,10 +249,6 @@ def ece(label: ArrayLike, prediction: ArrayLike, weight: ArrayLike | None = None
     Reference:
         Nguyen and O'Connor, EMNLP 2015: bins of equal count.
     """
-    return ECE(label, prediction, weight)
-
-
-def _mean_gap(rows: Rows) -> float:
     positive, p, w = rows.positive, rows.prediction, rows.weight
     refuse_beyond_one("prediction", p)
     order = np.argsort(p)
@@ -311,27 +256,21 @@ def _mean_gap(rows: Rows) -> float:
     mass = np.ones(len(p)) if w is None else w[order]
     ties, bins = bins_of(p, mass, ECE_BINS)
     gap = np.add.reduceat(mass * (p - positive), ties)
-    return float(np.abs(np.bincount(bins, gap)).sum() / mass.sum())
+    return np.abs(np.bincount(bins, gap)).sum() / mass.sum()
 
 
-ECE = Metric(  # a mean of absolute gaps, each of which resampling widens: it has no replicates
-    name="ece",
-    title="ECE",
-    note=f"mean gap of {ECE_BINS} bins",
-    kinds=KINDS,
-    higher_is_better=False,
-    whole=_mean_gap,
-    roles=("diagnosed", "calibration table"),
-)
-
-METRICS = (AUC, GAUC, PR_AUC, LOG_LOSS, NE, PCOC, ECE)
+METRICS = (auc, gauc, pr_auc, log_loss, ne, pcoc, ece)
 
 
 def soft_auc(p_true: ArrayLike, prediction: ArrayLike, weight: ArrayLike | None = None) -> float:
     """Return the AUC expected of labels drawn with the true probabilities.
 
     Each row is a positive of weight p and a negative of weight 1 − p. The prediction may be any
-    score that rises with the probability; the best value is `soft_auc(p_true, p_true)`, below 1.
+    score that rises with the probability. The best possible value is `soft_auc(p_true, p_true)`,
+    below 1. Undefined where every true probability is 0, or every one is 1.
+
+    Shape:
+        p_true (rows,), prediction (rows,), weight (rows,)
 
     Example:
         >>> round(soft_auc([0.25, 0.75], [0.1, 0.9]), 6)

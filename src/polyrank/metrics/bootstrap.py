@@ -90,7 +90,8 @@ def bootstrap(
                 if each.ranked is not None and ranked is not None:
                     found[name].append(each.ranked(ranked))
                 else:
-                    found[name].append(each.value(*totals[:, places[name]].T))
+                    value = each.formula if each.sums else np.divide
+                    found[name].append(value(*totals[:, places[name]].T))
     values = {name: np.concatenate(parts) for name, parts in found.items()}
     undefined = np.full(replicates, np.nan)
     known = {name: np.where(np.isfinite(v), v, np.nan) for name, v in values.items()}
@@ -153,8 +154,8 @@ def _sums(
     """
     cluster, columns, places = rows.codes["user"], {}, {}
     for name, each in metrics.items():
-        if each.groups is not None:
-            found = each.groups(rows)
+        if each.key is not None:
+            found = each.formula(rows)
             weight = np.ones(len(found.value)) if found.weight is None else found.weight
             for part, values in (("value", found.value * weight), ("weight", weight)):
                 columns[name, part] = np.bincount(found.code, values, minlength=clusters)
@@ -287,7 +288,7 @@ def too_few(
             return f"{counted(count, name)}; an interval takes {NEEDED}", {}
     reasons = {}
     for each in metrics:
-        if each.groups is not None and (count := len(each.groups(rows).value)) < NEEDED:
+        if each.key is not None and (count := len(each.formula(rows).value)) < NEEDED:
             who = f"{counted(count, str(each.key))} {each.groups_are}"
             reasons[each.name] = f"{who}; an interval takes {NEEDED}"
     return None, reasons

@@ -3,7 +3,7 @@
 Two things vary: the test rows, which a bootstrap resamples alike for every run; and the seed, in
 which runs of one name differ. Each has an interval of its own.
 
-Letters: N rows, R replicates.
+Letters: N rows.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ Letters: N rows, G groups, R replicates.
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
@@ -92,33 +92,33 @@ def one(rows: Rows) -> np.ndarray:
 class Groups(NamedTuple):
     """Groups of rows with a value each; every array (G,)."""
 
+    code: np.ndarray  # of the key
     value: np.ndarray
     weight: np.ndarray | None  # in the mean; None weighs all alike
-    code: np.ndarray  # of the key
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Metric:
     """A metric: what it measures, and how it is read.
 
-    It is a function of `sums` over rows, the mean of `groups`, or what `whole` returns; one of
-    these is given. The first two are resampled by their sums, and `whole` by `ranked`.
+    It decorates its formula: `@partial(Metric, title=…)`. The formula is a function of `sums` over
+    rows, elementwise; or, of a metric with a `key`, a function of `Rows` to `Groups`, whose mean it
+    is; or else one of `Rows` to a number. The first, and groups of users, are resampled by their
+    sums, and the last by `ranked`.
 
     Args:
-        name: as in JSON, tables and `stop`.
+        formula: see above.
         title: as in charts and pages.
-        note: what a reader of the title may want to know, in a few words.
         kinds: names of the kinds of label that have it.
         higher_is_better: None where the best value lies in between, as 1 does for `pcoc`.
+        name: as in JSON, tables and `stop`; the formula's by default.
         best: the best value of a metric without a direction.
+        note: what a reader of the title may want to know, in a few words.
         sums: what is summed, each a function of the rows to a number per row.
-        value: (sum, sum, …) -> value, elementwise.
-        groups: the groups of rows whose mean it is; those of the user key, if it has replicates.
-        whole: a function of the rows, where neither fits.
-        ranked: its replicates from drawn counts of ranked positives and negatives.
-        needs: why rows cannot support it, or None where they can.
         key: which key groups its rows; None for a metric of single rows.
         groups_are: what a group must have, to name what is missing: "with both classes".
+        needs: why rows cannot support it, or None where they can.
+        ranked: its replicates from drawn counts of ranked positives and negatives.
         scale: on which its interval is symmetric; None for a metric without intervals.
         ranks: whether it depends on the order of the predictions alone, so that it measures any
             score, and not only a probability.
@@ -128,49 +128,48 @@ class Metric:
             "calibration table": those of the diagnosed that printed tables have room for.
 
     Raises:
-        ConfigError: none or several of `sums`, `groups` and `whole`; a scale without replicates;
-            neither a direction nor a best value; compared without a direction.
+        ConfigError: a scale without replicates; neither a direction nor a best value; compared
+            without a direction.
 
     Example:
+        >>> from functools import partial
         >>> def squared_gap(rows):
         ...     return (rows.prediction - rows.label) ** 2
-        >>> brier = Metric(
-        ...     name="brier", title="Brier score", kinds=("binary",), higher_is_better=False,
+        >>> @partial(
+        ...     Metric, title="Brier score", kinds=("binary",), higher_is_better=False,
         ...     sums=(squared_gap, one), scale="log",
         ... )
-        >>> brier([0, 1], [0.5, 0.5])
-        0.25
+        ... def brier(gaps, rows):
+        ...     return gaps / rows
+        >>> brier.name, brier([0, 1], [0.5, 0.5])
+        ('brier', 0.25)
     """
 
-    name: str
+    formula: Callable[..., Any]
+    _: KW_ONLY
     title: str
     kinds: tuple[str, ...]
     higher_is_better: bool | None
-    note: str = ""
+    name: str = ""
     best: float | None = None
+    note: str = ""
     sums: tuple[Summand, ...] = ()
-    value: Callable[..., Any] = np.divide
-    groups: Callable[[Rows], Groups] | None = None
-    whole: Callable[[Rows], float] | None = None
-    ranked: Callable[[DrawnRanks], np.ndarray] | None = None
-    needs: Callable[[Rows], str | None] | None = None
     key: Key | None = None
     groups_are: str = ""
+    needs: Callable[[Rows], str | None] | None = None
+    ranked: Callable[[DrawnRanks], np.ndarray] | None = None
     scale: Scale | None = None
     ranks: bool = False
     roles: tuple[Role, ...] = ()
 
     def __post_init__(self) -> None:
+        about = {name: getattr(self.formula, name, None) for name in ("__doc__", "__module__")}
+        about |= {"name": self.name or self.formula.__name__, "__wrapped__": self.formula}
+        for name, value in about.items():
+            object.__setattr__(self, name, value)
         directed = self.higher_is_better is not None
         for broken, rule in (
-            (
-                sum(map(bool, (self.sums, self.groups, self.whole))) != 1,
-                "one of sums, groups and whole says what it is",
-            ),
-            (
-                self.scale is not None and not self.has_replicates,
-                "an interval on a scale needs sums, groups of users, or ranked",
-            ),
+            (self.scale is not None and not self.has_replicates, "a scale needs replicates"),
             (directed == (self.best is not None), "it has either a direction or a best value"),
             ("compared" in self.roles and not directed, "what is compared has a direction"),
         ):
@@ -180,8 +179,7 @@ class Metric:
     @property
     def has_replicates(self) -> bool:
         """Whether `bootstrap` can resample it."""
-        by_user = self.groups is not None and self.key == "user"
-        return bool(self.sums) or by_user or self.ranked is not None
+        return bool(self.sums) or self.key == "user" or self.ranked is not None
 
     @property
     def of_events(self) -> bool:
@@ -202,11 +200,11 @@ class Metric:
         reason = self.lacks(rows.codes) or (self.needs and self.needs(rows))
         if reason:
             raise Undefined(reason)
-        if self.whole is not None:
-            return self.whole(rows)
-        if self.groups is None:
-            return float(self.value(*(rows.total(each) for each in self.sums)))
-        found = self.groups(rows)
+        if self.sums:
+            return float(self.formula(*(rows.total(each) for each in self.sums)))
+        if self.key is None:
+            return float(self.formula(rows))
+        found = self.formula(rows)
         if not len(found.value):
             raise Undefined(f"no {self.key} {self.groups_are} among {rows.count}")
         return mean(found.value, found.weight)
@@ -225,7 +223,7 @@ class Metric:
             label: as its kind of label takes it.
             prediction: likewise.
             weight: sample weights; None weighs every row 1.
-            key: of each row, for a metric with a key; null and NaN are missing.
+            key: of each row, of one type, for a metric with a key; null and NaN are missing.
 
         Raises:
             Undefined: these rows cannot support it; the message is the reason.

@@ -5,39 +5,22 @@ closed form: a constant prediction gets what chance gives. Requests without a po
 and are left out, and so are rows whose request is missing. A row of weight 0 is no row of its
 list; a request counts with the mean weight of its rows.
 
-Every function takes labels of 0 and 1, any score that rises with the probability, keys of one type
-(null and NaN are missing), and optionally sample weights, each (rows,). What the rows cannot
-support, such as no positive in any request, raises `Undefined` with the reason; columns of
-different shapes and values out of their domain raise `DataError`, and k below 1 `ConfigError`.
-Higher is better. Beside each function stands the definition that it calls.
+Each formula is a `Metric`, which takes labels of 0 and 1, any score that rises with the
+probability, optionally sample weights, and the requests as `key`, all (rows,). Where no request has
+a positive it raises `Undefined`; for columns of different shapes and values out of their domain,
+`DataError`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from polyrank.errors import ConfigError
 from polyrank.metrics.areas import by_group_and_score, starts
 from polyrank.metrics.metric import Groups, Metric, Rows
-
-
-def _of_requests(name: str, title: str, groups: Callable[[Rows], Groups]) -> Metric:
-    return Metric(
-        name=name,
-        title=title,
-        kinds=("binary",),
-        higher_is_better=True,
-        groups=groups,
-        needs=_needs_hit,
-        key="request",
-        groups_are="with a positive",
-        ranks=True,
-    )
 
 
 def _needs_hit(rows: Rows) -> str | None:
@@ -45,97 +28,73 @@ def _needs_hit(rows: Rows) -> str | None:
     return None if hit else f"no request with a positive among {rows.count}"
 
 
-def _places(k: int) -> int:
+def _check_places(k: int) -> None:
     if k < 1:
         raise ConfigError(f"k must be at least 1 place, got {k}")
-    return k
 
 
-def ndcg(
-    label: ArrayLike,
-    prediction: ArrayLike,
-    request: ArrayLike,
-    weight: ArrayLike | None = None,
-    k: int = 10,
-) -> float:
-    """Return the mean over requests of the discounted gain of the first k places ÷ the best one.
+RankingMetric = partial(
+    Metric, kinds=("binary",), higher_is_better=True, key="request", needs=_needs_hit, ranks=True
+)
+
+
+def ndcg_at(k: int) -> Metric:
+    """Return NDCG@k: the mean over requests of the discounted gain of k places ÷ the best one.
 
     Example:
-        >>> round(ndcg([0, 1, 0, 1], [0.9, 0.8, 0.1, 0.3], [7, 7, 8, 8]), 4)
+        >>> round(ndcg_at(10)([0, 1, 0, 1], [0.9, 0.8, 0.1, 0.3], key=[7, 7, 8, 8]), 4)
         0.8155
 
     Reference:
         Järvelin and Kekäläinen, TOIS 2002; ties as in McSherry and Najork, ECIR 2008, section 2.6.
     """
-    return ndcg_at(k)(label, prediction, weight, key=request)
+    _check_places(k)
+
+    def gains(rows: Rows) -> Groups:
+        lists = _lists(rows)
+        discount = 1 / np.log2(np.arange(2, k + 2))
+        summed = np.concatenate([[0.0], np.cumsum(discount)])
+        end = lists.place + lists.length
+        share = (summed[np.minimum(end, k)] - summed[np.minimum(lists.place, k)]) / lists.length
+        gain = np.add.reduceat(lists.positive * share, lists.first)
+        return lists.groups(gain / summed[np.minimum(lists.positives, k)])
+
+    return RankingMetric(gains, name=f"ndcg@{k}", title=f"NDCG@{k}")
 
 
-def _gains(rows: Rows, k: int) -> Groups:
-    lists = _lists(rows)
-    discount = 1 / np.log2(np.arange(2, k + 2))
-    summed = np.concatenate([[0.0], np.cumsum(discount)])
-    end = lists.place + lists.length
-    share = (summed[np.minimum(end, k)] - summed[np.minimum(lists.place, k)]) / lists.length
-    gain = np.add.reduceat(lists.positive * share, lists.first)
-    return lists.groups(gain / summed[np.minimum(lists.positives, k)])
-
-
-def ndcg_at(k: int) -> Metric:
-    """Return the definition of NDCG of the first k places."""
-    return _of_requests(f"ndcg@{k}", f"NDCG@{k}", partial(_gains, k=_places(k)))
-
-
-def recall(
-    label: ArrayLike,
-    prediction: ArrayLike,
-    request: ArrayLike,
-    weight: ArrayLike | None = None,
-    k: int = 10,
-) -> float:
-    """Return the mean over requests of the share of their positives in the first k places.
+def recall_at(k: int) -> Metric:
+    """Return recall@k: the mean over requests of the share of positives in the first k places.
 
     A request with more than k positives cannot reach 1.
 
     Example:
-        >>> recall([0, 1, 0, 1], [0.9, 0.8, 0.1, 0.3], [7, 7, 8, 8], k=1)
+        >>> recall_at(1)([0, 1, 0, 1], [0.9, 0.8, 0.1, 0.3], key=[7, 7, 8, 8])
         0.5
 
     Reference:
         McSherry and Najork, ECIR 2008, section 2.3: recall over the orders of ties.
     """
-    return recall_at(k)(label, prediction, weight, key=request)
+    _check_places(k)
+
+    def found(rows: Rows) -> Groups:
+        lists = _lists(rows)
+        share = np.clip(k - lists.place, 0, lists.length) / lists.length
+        return lists.groups(np.add.reduceat(lists.positive * share, lists.first) / lists.positives)
+
+    return RankingMetric(found, name=f"recall@{k}", title=f"recall@{k}")
 
 
-def _found(rows: Rows, k: int) -> Groups:
-    lists = _lists(rows)
-    share = np.clip(k - lists.place, 0, lists.length) / lists.length
-    return lists.groups(np.add.reduceat(lists.positive * share, lists.first) / lists.positives)
-
-
-def recall_at(k: int) -> Metric:
-    """Return the definition of recall in the first k places."""
-    return _of_requests(f"recall@{k}", f"recall@{k}", partial(_found, k=_places(k)))
-
-
-def reciprocal_rank(
-    label: ArrayLike,
-    prediction: ArrayLike,
-    request: ArrayLike,
-    weight: ArrayLike | None = None,
-) -> float:
-    """Return the mean over requests of 1 ÷ the place of the first positive (MRR).
+@partial(RankingMetric, title="MRR")
+def mrr(rows: Rows) -> Groups:
+    """Return the mean reciprocal rank: over requests, 1 ÷ the place of the first positive.
 
     Example:
-        >>> reciprocal_rank([0, 1, 0, 1], [0.9, 0.8, 0.1, 0.3], [7, 7, 8, 8])
+        >>> mrr([0, 1, 0, 1], [0.9, 0.8, 0.1, 0.3], key=[7, 7, 8, 8])
         0.75
 
     Reference:
         Voorhees, TREC-8 1999; ties as in McSherry and Najork, ECIR 2008, section 2.4.
     """
-    return MRR(label, prediction, weight, key=request)
-
-
-def _first_places(rows: Rows) -> Groups:
     lists = _lists(rows)
     # Only the run of ties that holds the first positive decides.
     holding = np.flatnonzero(lists.positive)
@@ -159,9 +118,7 @@ def _first_places(rows: Rows) -> Groups:
     return lists.groups(expected)
 
 
-MRR = _of_requests("mrr", "MRR", _first_places)
-
-METRICS = (ndcg_at(10), recall_at(10), MRR)
+METRICS = (ndcg_at(10), recall_at(10), mrr)
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,7 +135,7 @@ class _Lists:
     code: np.ndarray  # of each request
 
     def groups(self, value: np.ndarray) -> Groups:
-        return Groups(value, self.weight, self.code)
+        return Groups(self.code, value, self.weight)
 
 
 def _lists(rows: Rows) -> _Lists:

@@ -14,7 +14,7 @@ import polars as pl
 from numpy.typing import ArrayLike
 
 from polyrank.errors import ConfigError, DataError, did_you_mean
-from polyrank.metrics.binary import AUC, auc, soft_auc
+from polyrank.metrics.binary import auc, soft_auc
 from polyrank.metrics.bootstrap import intervals
 from polyrank.metrics.inputs import (
     coded,
@@ -29,7 +29,7 @@ from polyrank.metrics.inputs import (
 from polyrank.metrics.metric import Metric, Rows
 from polyrank.metrics.predicted import predicted, scored_columns, true_probability, used_columns
 from polyrank.metrics.registry import METRICS, metrics_of
-from polyrank.metrics.regression import MAE, RMSE
+from polyrank.metrics.regression import mae, rmse
 from polyrank.metrics.score import Score, Scorecard
 from polyrank.metrics.undefined import Undefined
 from polyrank.schema import Schema, Task
@@ -277,16 +277,16 @@ def _soft_score(
 ) -> Score:
     """Measure a conditional probability on all rows, where only its truth is known."""
     prediction, before = predicted(log.schema, log.predictions, where), log.before(where)
-    absent = dict.fromkeys(wanted, f"{SOFT}: {AUC.title} only")
+    absent = dict.fromkeys(wanted, f"{SOFT}: {auc.title} only")
     metrics, raw, truth = {}, {}, None
-    if AUC.name in wanted:
+    if auc.name in wanted:
         try:
-            metrics[AUC.name] = {"value": soft_auc(p_true, prediction, log.weight)}
-            del absent[AUC.name]
+            metrics[auc.name] = {"value": soft_auc(p_true, prediction, log.weight)}
+            del absent[auc.name]
             if before is not None:
-                raw[AUC.name] = soft_auc(p_true, before, log.weight)
+                raw[auc.name] = soft_auc(p_true, before, log.weight)
         except Undefined as reason:
-            absent[AUC.name] = str(reason)
+            absent[auc.name] = str(reason)
     kept, weight = weighing(log.weight, rows=len(prediction))
     some = bool(len(prediction[kept]))
     if some:
@@ -317,7 +317,7 @@ def _against(
 ) -> tuple[dict[str, float], dict[str, str]]:
     """Return the distance from the true probability and its own AUC, or why that has none."""
     rows = Rows.of(p_true, prediction, weight)
-    distance = {each.name: each.measure(rows) for each in (MAE, RMSE)}
+    distance = {each.name: each.measure(rows) for each in (mae, rmse)}
     try:
         ranked = soft_auc(p_true, p_true, weight) if label is None else auc(label, p_true, weight)
     except Undefined as reason:

@@ -40,69 +40,38 @@ Opened = Callable[[BinaryIO], AbstractContextManager[Write]]
 
 @dataclass(frozen=True, eq=False)
 class Predictor:
-    """A model that predicts frames.
-
-    Args:
-        schema: features, tasks and keys.
-        predict: from a frame with a column for each feature to its predictions.
-        threads: that may call it at the same time.
-        identity: what a later process must share with this one to resume its parts, such as the
-            checksum of the bundle.
-    """
+    """A model that predicts frames with a column for each feature."""
 
     schema: Schema
     predict: Callable[[pl.DataFrame], Predictions]
-    threads: int = 1
+    threads: int = 1  # that may call `predict` at the same time
+    # What a later process must share to resume the parts, such as the checksum of the bundle.
     identity: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Counts:
-    """The counts of scored files.
-
-    Args:
-        rows: number of rows.
-        unseen: ids not seen in training, by feature.
-        nulls: missing values, by feature.
-        resumed: rows that an earlier run had finished.
-    """
+    """The counts of scored files: rows, unseen ids and missing values by feature."""
 
     rows: int
     unseen: dict[str, int]
     nulls: dict[str, int]
-    resumed: int = 0
+    resumed: int = 0  # rows that an earlier run had finished
 
 
 def predict_file(predictor: Predictor, source: Any, out: str | Path) -> Counts:
     """Score a source into a Parquet, CSV or TSV file: its key columns, then the outputs.
 
-    The file is written beside its place and renamed at the end.
-
-    Args:
-        predictor: the model.
-        source: a path or glob, a polars or pandas frame, a pyarrow table, or a dict of arrays, with
-            or without labels.
-        out: a path that ends in .parquet, .csv or .tsv.
-
-    Raises:
-        DataError: a source that cannot be read or scored, or an `out` with another extension or
-            that cannot be written.
-
-    Example:
-        >>> import numpy as np
-        >>> from tempfile import TemporaryDirectory
-        >>> from polyrank import Keys, Schema, SparseFeature, Task
-        >>> schema = Schema([SparseFeature("item")], [Task("click")], Keys(user="user"))
-        >>> def half(rows):
-        ...     return Predictions({"p_click": np.full(len(rows), 0.5)}, {}, {})
-        >>> with TemporaryDirectory() as folder:
-        ...     out = Path(folder) / "scored.csv"
-        ...     found = predict_file(Predictor(schema, half), {"item": [3], "user": ["a"]}, out)
-        ...     found.rows, out.read_text().split()
-        (1, ['user,p_click', 'a,0.5'])
+    The source is a path, a glob or whatever `read` takes, with or without labels. The file is
+    written beside its place and renamed at the end.
     """
     out = Path(out)
-    opened = _writer(out)
+    opened = _WRITERS.get(out.suffix.lower())
+    if opened is None:
+        raise DataError(
+            f"{out}: unknown extension {out.suffix!r} (known: {', '.join(_WRITERS)}; none for a "
+            "folder of parts)"
+        )
     _check_apart(source, out)
     frame = read(source, predictor.schema)
     keys = _keys(predictor, frame)
@@ -120,18 +89,7 @@ def predict_parts(
 
     A part is written beside its place and renamed. `parts.json` records the source, the model and
     the finished parts; a run that is interrupted and resumed gives the parts of one that was not
-    interrupted, to the byte.
-
-    Args:
-        predictor: the model.
-        source: a path or glob.
-        out: a folder, created if needed.
-        resume: continue after the last finished part, if there is one.
-        force: remove existing parts.
-
-    Raises:
-        DataError: a source that cannot be read or scored, a folder that is not empty without
-            `resume` or `force`, one with parts of something else, or one that cannot be written.
+    interrupted, to the byte. `force` removes existing parts.
     """
     out = Path(out)
     folder = PartsFolder(out, resume=resume, force=force)
@@ -155,9 +113,9 @@ def predict_parts(
 
 def _keys(predictor: Predictor, frame: pl.LazyFrame) -> list[str]:
     """Return the key columns in the data; refuse data without the features or without rows."""
-    known = column_names(frame)
     if not collect(frame.head(1), predictor.schema.inputs).height:
         raise DataError("there are no rows to score")
+    known = column_names(frame)
     return [name for name in predictor.schema.keys.columns if name in known]
 
 
@@ -171,12 +129,10 @@ def _head(
     except OSError as error:
         raise DataError(f"{source} cannot be read: {error}") from error
     outputs = [name for task in predictor.schema.tasks for name in output_columns(task)]
+    hashed = zip(paths, found, strict=True)
     return {
         **predictor.identity,
-        "source": [
-            {"file": Path(path).name, "sha256": each}
-            for path, each in zip(paths, found, strict=True)
-        ],
+        "source": [{"file": Path(path).name, "sha256": each} for path, each in hashed],
         "columns": {name: str(types[name]) for name in keys} | dict.fromkeys(outputs, "Float64"),
         "rows per part": CHUNK_ROWS * PART_CHUNKS,
     }
@@ -218,7 +174,6 @@ def _predicted(
 def _write(
     chunks: Iterable[tuple[pl.DataFrame, Predictions]], path: Path, opened: Opened
 ) -> Counts:
-    """Write chunks into a file and return their counts."""
     rows, unseen, nulls = 0, Counter[str](), Counter[str]()
     # Opened here, so that the error of a failed write does not name a temporary path.
     with path.open("wb") as file, opened(file) as write:
@@ -266,12 +221,7 @@ class PartsFolder:
     def open(self, head: Mapping[str, Any]) -> None:
         """Create the folder with its manifest, or resume the one that is there.
 
-        Args:
-            head: what all parts have in common, as JSON tables; parts with another are refused.
-
-        Raises:
-            DataError: the parts are those of something else, or not as they were written.
-            OSError: it cannot be written.
+        `head` is what all parts have in common; parts with another are refused.
         """
         self._head = json.loads(json.dumps(head))
         if self._found and self._resumes:
@@ -280,11 +230,9 @@ class PartsFolder:
         self._sweep()
         self._write()
 
-    @contextmanager
-    def part(self) -> Iterator[Path]:
+    def part(self) -> AbstractContextManager[Path]:
         """Give a path to write the next part to, which gets its name at the end."""
-        with replacing(self.path / _part(len(self.parts))) as temporary:
-            yield temporary
+        return replacing(self.path / _part(len(self.parts)))
 
     def add(self, counts: Counts) -> None:
         """Record in the manifest that the next part is finished."""
@@ -385,12 +333,9 @@ def _change(before: Any, now: Any) -> str:
     if isinstance(before, dict) and isinstance(now, dict):
         key = next(key for key in {**before, **now} if before.get(key) != now.get(key))
         return f"{key} {_change(before.get(key), now.get(key))}"
-    was, has = ("missing" if each is None else repr(each) for each in (before, now))
-    return f"was {_short(was)}, is {_short(has)}"
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 40 else f"{text[:12]}…'"
+    texts = ("missing" if each is None else repr(each) for each in (before, now))
+    was, has = (text if len(text) <= 40 else f"{text[:12]}…'" for text in texts)
+    return f"was {was}, is {has}"
 
 
 def _check_apart(source: Any, out: Path) -> None:
@@ -403,15 +348,6 @@ def _check_apart(source: Any, out: Path) -> None:
             raise DataError(f"{out} is also the source, which it would replace: choose another")
         if place in found.parents:
             raise DataError(f"{out} contains the source {path}: choose another folder")
-
-
-def _writer(out: Path) -> Opened:
-    if out.suffix.lower() not in _WRITERS:
-        known = ", ".join(_WRITERS)
-        raise DataError(
-            f"{out}: unknown extension {out.suffix!r} (known: {known}; none for a folder of parts)"
-        )
-    return _WRITERS[out.suffix.lower()]
 
 
 @contextmanager

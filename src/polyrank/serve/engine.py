@@ -16,31 +16,24 @@ from polyrank.bundle import format
 from polyrank.data.arrays import from_arrays
 from polyrank.data.read import collect, read
 from polyrank.errors import BundleError, DataError, PolyrankError, did_you_mean
+from polyrank.features.bags import Bag
 from polyrank.features.kind import Encoded
 from polyrank.metrics.fusion import Fusion
 from polyrank.schema import Schema
 from polyrank.serve.extra import require
-from polyrank.serve.inputs import ROWS_FILE, Columns, Feeds, Inputs, repeated
-from polyrank.serve.lookup import FEW_ROWS, Lookups
+from polyrank.serve.inputs import FEW_ROWS, ROWS_FILE, Columns, Feeds, Inputs, Lookups
 
 RUN_ROWS = 8192  # of one run of the graph: what is computed between stays in the cache
 
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """The predictions of a model for some rows, in torch or without it.
+    """The predictions of a model for some rows, in torch or without it, and counts by feature."""
 
-    Args:
-        outputs: the columns of `predict`: float64 (N,) each.
-        unseen: ids not seen in training, by feature.
-        nulls: missing values, by feature.
-        ids: ids looked up, by feature; an engine counts them, a bundle does not.
-    """
-
-    outputs: Mapping[str, np.ndarray]
-    unseen: Mapping[str, int]
+    outputs: Mapping[str, np.ndarray]  # the columns of `predict`: float64 (N,) each
+    unseen: Mapping[str, int]  # ids not seen in training
     nulls: Mapping[str, int]
-    ids: Mapping[str, int] = field(default_factory=dict)
+    ids: Mapping[str, int] = field(default_factory=dict)  # looked up; a bundle does not count them
 
 
 class Engine:
@@ -192,34 +185,27 @@ class Engine:
                 once[name] = [shared[name]]
         found = self._lookups(every)
         for name, (values, ids, unseen, nulls) in self._lookups(once).items():
-            found[name] = Encoded(repeated(values, rows), ids * rows, unseen * rows, nulls * rows)
-        return self._run(self._inputs.columns(rows, found))
-
-    def _run(self, columns: Columns) -> Predictions:
-        parts = [self._session.run(feeds) for feeds in columns.batches(RUN_ROWS)]
-        outputs = parts[0]
-        if len(parts) > 1:
-            outputs = {
-                name: np.concatenate([part[name] for part in parts]) for name in self.outputs
-            }
+            every_row = values if isinstance(values, Bag) else np.full(rows, values[0])
+            found[name] = Encoded(every_row, ids * rows, unseen * rows, nulls * rows)
+        inputs = self._inputs.columns(rows, found)
+        outputs = self._session.run_columns(inputs)
         if any(np.isnan(each).any() for each in outputs.values()):
             broken = np.any([np.isnan(each) for each in outputs.values()], axis=0)
             raise DataError(
-                f"{int(broken.sum()):,} of {columns.rows:,} rows have no finite prediction (the "
+                f"{int(broken.sum()):,} of {rows:,} rows have no finite prediction (the "
                 f"first is row {int(broken.argmax())}): a dense feature is too far from its "
                 "training values; clip such values"
             )
-        return Predictions(outputs, columns.unseen, columns.nulls, columns.ids)
+        return Predictions(outputs, inputs.unseen, inputs.nulls, inputs.ids)
 
 
 def _as_list(values: Any) -> Any:
-    """Return a short array of numbers as a list, which is looked up faster."""
+    """Turn a short array of numbers into a list, which is looked up faster."""
     plain = isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind in "biuf"
     return values.tolist() if plain and len(values) <= FEW_ROWS else values
 
 
 def _rows(columns: Mapping[str, Sequence[Any] | pl.Series]) -> int:
-    """Return the length of all columns; refuse different lengths and no rows."""
     lengths = {len(values) for values in columns.values()}
     if len(lengths) > 1:
         shown = ", ".join(f"{name!r}: {len(values):,}" for name, values in columns.items())
@@ -230,11 +216,7 @@ def _rows(columns: Mapping[str, Sequence[Any] | pl.Series]) -> int:
 
 
 class Session:
-    """An exported file, or its bytes, in onnxruntime on the CPU; threads may share it.
-
-    Raises:
-        BundleError: a file that onnxruntime cannot load.
-    """
+    """An exported file, or its bytes, in onnxruntime on the CPU; threads may share it."""
 
     def __init__(self, source: Path | bytes, threads: int = 1) -> None:
         import onnxruntime
@@ -260,3 +242,10 @@ class Session:
         """Return the outputs by name, in order: float64 (B,) each."""
         found = self._session.run(None, dict(feeds))
         return {name: np.asarray(each) for name, each in zip(self.outputs, found, strict=True)}
+
+    def run_columns(self, columns: Columns) -> dict[str, np.ndarray]:
+        """Return the outputs of all rows, some thousand at a time."""
+        parts = [self.run(feeds) for feeds in columns.batches(RUN_ROWS)]
+        if len(parts) == 1:
+            return parts[0]
+        return {name: np.concatenate([part[name] for part in parts]) for name in self.outputs}

@@ -8,15 +8,7 @@ from polyrank.errors import PolyrankError
 
 
 def require(*modules: str, what: str) -> None:
-    """Refuse to go on without a library of the extra [serve].
-
-    Args:
-        modules: top-level names of what is imported.
-        what: the beginning of the message, such as "the engine".
-
-    Raises:
-        PolyrankError: which are missing, and how to install them.
-    """
+    """Refuse to go on without a library of the extra [serve]; `what` begins the message."""
     missing = [name for name in modules if find_spec(name) is None]
     if missing:
         raise PolyrankError(f"{what} needs {', '.join(missing)}: pip install 'polyrank[serve]'")

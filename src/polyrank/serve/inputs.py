@@ -21,19 +21,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import polars as pl
 
+from polyrank.data.arrays import from_arrays
 from polyrank.data.vocab import Vocab
+from polyrank.errors import DataError
 from polyrank.features.bags import Bag
 from polyrank.features.dense import NumberFeature
-from polyrank.features.kind import Codec, Encoded
+from polyrank.features.kind import Codec, Encoded, Feature, Together
 from polyrank.schema import Schema
 
 ROWS_FILE = "model.onnx"
 RAW_FILE = "model-with-vocabulary.onnx"
+FEW_ROWS = 1024  # from here on a column is encoded faster as it is than as a list
 # Ids of one list after another, filled up to the longest, in one run of a graph: so many vectors
 # are in memory at once, three times over.
 _CELLS = 524_288
@@ -41,11 +45,7 @@ Feeds = Mapping[str, np.ndarray]
 
 
 class Inputs:
-    """What reads raw columns as the inputs of an exported file.
-
-    Attributes:
-        codecs: of each input, by its name in `schema.inputs`.
-    """
+    """What reads raw columns as the inputs of an exported file; `codecs` are by input."""
 
     def __init__(self, schema: Schema, vocab: Vocab) -> None:
         self.codecs: dict[str, Codec] = {
@@ -56,11 +56,7 @@ class Inputs:
         self._fillers = {name: each.filler for name, each in self.codecs.items()}
 
     def encoded(self, frame: pl.DataFrame) -> Columns:
-        """Return raw rows as the inputs of `model.onnx`.
-
-        Raises:
-            DataError: a column that can hold no ids, lists or numbers, or an infinite number.
-        """
+        """Return raw rows as the inputs of `model.onnx`."""
         found = {name: codec.read(frame[name]) for name, codec in self.codecs.items()}
         return self.columns(frame.height, found)
 
@@ -76,11 +72,7 @@ class Inputs:
         )
 
     def raw(self, frame: pl.DataFrame) -> Columns:
-        """Return raw rows as the inputs of `model-with-vocabulary.onnx`.
-
-        Raises:
-            DataError: as `encoded`.
-        """
+        """Return raw rows as the inputs of `model-with-vocabulary.onnx`."""
         return Columns(
             frame.height,
             {name: codec.raw(frame[name]) for name, codec in self.codecs.items()},
@@ -90,22 +82,13 @@ class Inputs:
 
 @dataclass(frozen=True, eq=False)
 class Columns:
-    """One column per input, in their order, before lists become matrices.
-
-    Args:
-        rows: their number.
-        values: arrays (N,), or a Bag of lists; a Bag of one list is the list of every row.
-        filler: what fills up the lists, by name.
-        ids: that were looked up and are not null, by feature.
-        unseen: how many of these are not in the vocabulary, by feature.
-        nulls: missing values, by name.
-    """
+    """One column per input, in their order, before lists become matrices; counts by name."""
 
     rows: int
-    values: Mapping[str, np.ndarray | Bag]
-    filler: Mapping[str, Any]
-    ids: Mapping[str, int] = field(default_factory=dict)
-    unseen: Mapping[str, int] = field(default_factory=dict)
+    values: Mapping[str, np.ndarray | Bag]  # (N,), or lists; one list is that of every row
+    filler: Mapping[str, Any]  # what fills up the lists
+    ids: Mapping[str, int] = field(default_factory=dict)  # looked up and not null
+    unseen: Mapping[str, int] = field(default_factory=dict)  # of these, not in the vocabulary
     nulls: Mapping[str, int] = field(default_factory=dict)
 
     def batches(self, size: int) -> Iterator[Feeds]:
@@ -130,14 +113,12 @@ class Columns:
             start = stop
 
     def _longest(self, bags: Sequence[Bag], start: int, stop: int) -> int:
-        """Return the length of the longest list of some rows."""
         offsets = (
             bag.offsets[start : stop + 1] if self._each(bag) else bag.offsets for bag in bags
         )
         return max((int(np.diff(each).max()) for each in offsets), default=0)
 
     def _lists(self, bag: Bag, rows: slice) -> Bag:
-        """Return the lists of some rows."""
         same = np.zeros(rows.stop - rows.start, dtype=np.int64)
         return bag.take(rows if self._each(bag) else same)
 
@@ -147,10 +128,7 @@ class Columns:
 
 
 def matrix(bag: Bag, filler: Any) -> np.ndarray:
-    """Return lists as rows of a matrix, filled up to the longest; at least one column.
-
-    Shape:
-        N lists → (N, max(1, longest))
+    """Return N lists as rows of a matrix, filled up to the longest: (N, max(1, longest)).
 
     Example:
         >>> matrix(Bag(np.array([7, 8, 9], np.int32), np.array([0, 2, 2, 3])), -1)
@@ -165,16 +143,75 @@ def matrix(bag: Bag, filler: Any) -> np.ndarray:
     return found
 
 
-def repeated(values: np.ndarray | Bag, rows: int) -> np.ndarray | Bag:
-    """Return one row's value as that of many, for `Columns`.
-
-    Example:
-        >>> repeated(np.array([7]), 3)
-        array([7, 7, 7])
-    """
-    return values if isinstance(values, Bag) else np.full(rows, values[0])
-
-
 def _wide(values: np.ndarray) -> np.ndarray:
     """Rows of tables are int64 in a graph."""
     return values.astype(np.int64) if values.dtype == np.int32 else values
+
+
+class Lookups:
+    """What encodes columns of plain values as `Codec.read` does each of them, a few rows at a time.
+
+    A frame costs microseconds per column whatever it holds; a request of a hundred rows has a
+    hundred values. What the types of the values alone tell apart is looked up in plain Python and
+    numpy by the codec of its feature, the inputs `together` at once. Everything else (texts among
+    integers, 7.0 for 7, booleans, hashes) is read as a column of a file is.
+    """
+
+    def __init__(self, codecs: Mapping[str, Codec]) -> None:
+        self._codecs = codecs
+        kinds: dict[type[Codec], dict[str, Codec]] = {}
+        for name, codec in codecs.items():
+            kinds.setdefault(type(codec), {})[name] = codec
+        groups = (next(iter(alike.values())).together(alike) for alike in kinds.values())
+        self._groups: list[tuple[Sequence[str], Together]] = [each for each in groups if each]
+        self.together = frozenset(name for names, _ in self._groups for name in names)
+
+    def __call__(self, columns: Mapping[str, Sequence[Any] | pl.Series]) -> dict[str, Encoded]:
+        """Return the inputs by name, from columns of one length."""
+        found: dict[str, Encoded] = {}
+        for group, look_up in self._groups:
+            lists = {name: values for name in group if type(values := columns.get(name)) is list}
+            if lists:
+                found |= look_up(lists) or {}
+        for name, values in columns.items():
+            if name not in found:
+                found[name] = _one(self._codecs[name], values)
+        return found
+
+
+def _one(codec: Codec, values: Sequence[Any] | pl.Series) -> Encoded:
+    if isinstance(values, pl.Series):
+        found = codec.read_values(values.to_list()) if len(values) <= FEW_ROWS else None
+        return codec.read(values) if found is None else found
+    found = codec.read_values(values)
+    return codec.read(_column(codec.feature, values)) if found is None else found
+
+
+def _column(feature: Feature, values: Sequence[Any]) -> pl.Series:
+    name = feature.name
+    if type(values) is list:
+        _check_flat(feature, values)
+    try:
+        return from_arrays({name: values})[name]
+    except DataError:
+        kinds = sorted({type(each).__name__ for each in values if each is not None})
+        raise DataError(
+            f"column {name!r} must hold values of one type, got {', '.join(kinds)}: convert them, "
+            "and write null where a value is missing"
+        ) from None
+
+
+def _check_flat(feature: Feature, values: list[Any]) -> None:
+    """Refuse lists and objects where ids and numbers belong.
+
+    A frame would refuse them too, after it has found a type for each level: those of 800 letters
+    took it half a second.
+    """
+    kinds = set(map(type, values))
+    if feature.lists:
+        lists = (value for value in values if type(value) is list)
+        kinds = (kinds - {list}) | set(map(type, chain.from_iterable(lists)))
+    for kind, what in ((dict, "objects"), (list, "lists")):
+        if kind in kinds:
+            where = " in lists" if feature.lists and kind is list else ""
+            raise DataError(f"feature {feature.name!r} holds {what}{where}, and {feature.expects}")

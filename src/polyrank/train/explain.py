@@ -94,16 +94,13 @@ def explain(
     """Return the plan of a run; reads the data, trains nothing."""
     model.check(schema)
     vocab, tables = encoded(schema, sources)
-    supervision = Supervision.of(
-        tables["train"], sources.train_sampling
-    )  # refuses as training does
+    # These two refuse what training would.
+    supervision = Supervision.of(tables["train"], sources.train_sampling)
     training.balance.build(balance_terms(supervision))
     layout = model.layout(schema, vocab)
     with torch.device("meta"):  # counts without allocating
         ranker = model.build(layout)
-    parameters = {
-        f"embed.{name}": vocab.rows[name] * width for name, width in layout.widths.items()
-    }
+    parameters = {f"embed.{table}": vocab.rows[table] * w for table, w in layout.widths.items()}
     networks = {"trunk": ranker.trunk} | {f"head.{name}": ranker.head[name] for name in ranker.head}
     for name, network in networks.items():
         parameters[name] = sum(each.numel() for each in network.parameters())

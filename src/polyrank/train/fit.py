@@ -130,14 +130,13 @@ def fit(
         >>> bundle.predict({"item": [2]}).columns
         ['p_click', 'p_buy_given_click', 'p_buy']
     """
-    if not isinstance(schema, Schema):
-        raise ConfigError(f"schema must be a Schema(features, tasks), got {type(schema).__name__}")
-    if not isinstance(model, Model):
-        raise ConfigError(
-            f"model must be ESMM(…) or Model(trunk=MMoE(…)), got {type(model).__name__}"
-        )
-    if fusion is not None and not isinstance(fusion, Fusion):
-        raise ConfigError(f"fusion must be a Fusion(weights), got {type(fusion).__name__}")
+    for name, given, wanted, form in (
+        ("schema", schema, Schema, "a Schema(features, tasks)"),
+        ("model", model, Model, "ESMM(…) or Model(trunk=MMoE(…))"),
+        ("fusion", fusion, Fusion | None, "a Fusion(weights)"),
+    ):
+        if not isinstance(given, wanted):
+            raise ConfigError(f"{name} must be {form}, got {type(given).__name__}")
     if sampling is not None:
         if not isinstance(sampling, Sampling):
             raise ConfigError(f"sampling must be a Sampling(task, keep), got {sampling!r}")
@@ -149,9 +148,9 @@ def fit(
     )  # fmt: skip
     sources = Sources(train, valid, test, orphans, cache=cache, sampling=sampling)
     paths = {
-        name: str(Path(source).absolute())
-        for name in ("train", "valid", "test")
-        if isinstance(source := getattr(sources, name), str | Path)
+        split: str(Path(source).absolute())
+        for split, source in sources.splits.items()
+        if isinstance(source, str | Path)
     }
     data = {**paths, "orphans": orphans, "cache": cache, "sampling": sampling}
     config = config_tables("fit", seed, spec.to_table(data), schema, model, training, fusion)
@@ -367,8 +366,8 @@ def check_valid(stop: Stop | None, valid: Table) -> None:
 def isolated(seed: int, training: Training) -> Iterator[None]:
     """Seed torch and set its threads, type and gradients inside; leave all as they were."""
     threads, device = torch.get_num_threads(), torch.device(training.device)
-    others = [] if device.type == "cpu" else [device]
-    dtype, kind = torch.get_default_dtype(), "cuda" if device.type == "cpu" else device.type
+    others, kind = ([], "cuda") if device.type == "cpu" else ([device], device.type)
+    dtype = torch.get_default_dtype()
     with (
         torch.random.fork_rng(devices=others, device_type=kind),
         torch.inference_mode(mode=False),

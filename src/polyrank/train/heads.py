@@ -38,10 +38,8 @@ def start(ranker: Ranker, train: Table, device: str, sampling: Sampling | None =
 def base_rates(table: Table, sampling: Sampling | None = None) -> dict[str, float]:
     """Return the rate of each event on the rows where its parent happened, smoothed.
 
-    For a sample it is the rate in the whole log: heads give true probabilities from the start.
-
-    (rate · rows + 1) / (rows + 2) with the weighted rate, so that the unit of the weights does not
-    matter and a head without rows starts at ½.
+    It is (rate · rows + 1) / (rows + 2) with the weighted rate, so that the weights' unit does not
+    matter and a head without rows starts at ½; for a sample, the rate in the whole log.
     """
     rates = {}
     for task in table.schema.tasks:

@@ -34,7 +34,7 @@ from polyrank.objective.losses import Supervision
 from polyrank.terms import populations
 from polyrank.train.optim import load_optimizer_state, optimizer_state, parameter_groups
 from polyrank.train.progress import REMEDY, Profile, Progress, Tally
-from polyrank.train.step import CompiledStep, EagerStep, Parts
+from polyrank.train.step import CompiledStep, EagerStep, StepParts
 from polyrank.train.training import Training
 
 logger = logging.getLogger(__name__)
@@ -94,8 +94,8 @@ class Trainer:
         self.dense_lr, self.embedding_lr = training.dense.lr, rows.lr
         self.dense = training.dense.build(groups, self.dense_lr)
         self.embeddings = rows.build(ranker.embed, rows.l2)
-        self._profile, self._mark = profile, _unmarked if profile is None else profile.mark
-        parts = Parts(ranker, supervision, self.balance, self.dense, self._mark)
+        self._profile, self._mark = profile, profile.mark if profile else lambda _: None
+        parts = StepParts(ranker, supervision, self.balance, self.dense, self._mark)
         self._eager = EagerStep(parts)
         self._compiled = CompiledStep(parts, training) if training.compile else None
         self._names: tuple[str, ...] = ()
@@ -163,10 +163,9 @@ class Trainer:
         started, rows, step, before = perf_counter(), 0, 0, (epoch - 1) * self.steps - 1
 
         def report(event: Literal["step", "epoch"]) -> Progress:
-            tally.flush(self._names, epoch, step)
+            losses, empty = tally.flush(self._names, epoch, step)
             done = step, self.steps, rows, perf_counter() - started
-            losses = tally.mean(), tally.empty()
-            return Progress(event, epoch, self.training.epochs, *done, *losses)
+            return Progress(event, epoch, self.training.epochs, *done, losses, empty)
 
         with closing(self._blocks(epoch)) as blocks:
             self._mark("")
@@ -180,8 +179,7 @@ class Trainer:
         progress = report("epoch")
         logits = self._finite_logits(epoch, step)
         valid = self._validate(logits, epoch) if self.valid is not None else {}
-        monitor = self.monitor if self.valid is not None else None
-        best = self._advance(epoch, monitor(logits, valid) if monitor else self._value(valid))
+        best = self._advance(epoch, self._value(logits, valid))
         gates = {name: value for each in self.experts() for name, value in each.figures().items()}
         progress = replace(progress, valid=valid, best=best, experts=gates)
         self.position = replace(self.position, history=(*self.position.history, progress.record()))
@@ -281,20 +279,18 @@ class Trainer:
             self.best = _copied(self.ranker.state_dict())
         return improved
 
-    def _value(self, valid: Mapping[str, float]) -> float | None:
+    def _value(self, logits: Mapping[str, Tensor], valid: Mapping[str, float]) -> float | None:
         """Return what is compared between epochs, lower being better; None without validation."""
         if self.valid is None:
             return None
+        if self.monitor is not None:
+            return self.monitor(logits, valid)
         stop = self.training.stop
         if stop is None:
             return valid["total loss"]
         kinds = {each.name: each.kind for each in populations(self.supervision.schema)}
         value = valid[f"{stop.score} {stop.metric}"]
         return -value if direction(kinds[stop.score], stop.metric) else value
-
-
-def _unmarked(part: str) -> None:
-    """Measure nothing."""
 
 
 def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -106,7 +106,6 @@ class RowOptimizer(EmbeddingOptimizer):
     state_columns: ClassVar[Mapping[str, int | None]] = {}
 
     def build(self, embed: PackedEmbedder, l2: float) -> RowEngine:
-        """Return the engine."""
         return RowEngine(self, embed, l2)
 
     @abstractmethod
@@ -143,6 +142,11 @@ class RowEngine(EmbeddingEngine):
             ]
             for pack in embed.pack
         ]
+        self._named = {
+            f"{index}.{name}": tensor
+            for index, state in enumerate(self.packs)
+            for name, tensor in zip(optimizer.state_columns, state, strict=True)
+        }
         on_cpu = all(pack.device.type == "cpu" for pack in embed.pack)
         self.compiled = on_cpu and optimizer.rule is not None
         if on_cpu and not self.compiled:
@@ -154,7 +158,6 @@ class RowEngine(EmbeddingEngine):
     def step(
         self, ids: Tensor, gradient: Tensor, lr: float, bags: Sequence[TensorBag] = ()
     ) -> None:
-        """Update the rows of one batch."""
         self.steps += 1
         numbers = self.spec.numbers(lr, self.steps)
         if not self.compiled:
@@ -193,21 +196,12 @@ class RowEngine(EmbeddingEngine):
                 whole[touched] = part
 
     def state(self) -> dict[str, Tensor]:
-        """Return the state of each pack and the step count."""
-        return {"steps": torch.tensor(self.steps)} | dict(self._named())
+        return {"steps": torch.tensor(self.steps), **self._named}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Restore what `state` returned."""
         self.steps = int(state["steps"])
-        for name, tensor in self._named():
+        for name, tensor in self._named.items():
             tensor.copy_(state[name])
-
-    def _named(self) -> list[tuple[str, Tensor]]:
-        return [
-            (f"{index}.{name}", tensor)
-            for index, state in enumerate(self.packs)
-            for name, tensor in zip(self.spec.state_columns, state, strict=True)
-        ]
 
 
 _NONE = np.zeros((1, 1), dtype=np.float32)  # in the place of a state that the rule does not have
@@ -264,7 +258,6 @@ class LazyAdam(RowOptimizer):
     def step(
         self, weight: Tensor, gradient: Tensor, state: Sequence[Tensor], numbers: Sequence[float]
     ) -> None:
-        """Step rows in place."""
         add1, keep2, add2, size, correction, eps = numbers
         m, v = state
         m.lerp_(gradient, add1)
@@ -276,11 +269,8 @@ class LazyAdam(RowOptimizer):
 class DenseAdam(LazyAdam):
     """Adam on every row at every step, by the maths of `torch.optim.Adam`: slow on large tables.
 
-    l2 is coupled, so that a row that no batch touches shrinks at every step.
-
-    Args:
-        betas: decay rates of the two moments.
-        eps: added to the root of the second moment.
+    l2 is coupled, so that a row that no batch touches shrinks at every step. Its options are those
+    of `LazyAdam`.
 
     Reference:
         Kingma and Ba, ICLR 2015, algorithm 1.
@@ -310,13 +300,11 @@ class Adagrad(RowOptimizer):
     state_columns = {"total": None}  # noqa: RUF012 (read only)
 
     def numbers(self, lr: float, steps: int) -> tuple[float, ...]:
-        """Return lr and eps."""
         return lr, self.eps
 
     def step(
         self, weight: Tensor, gradient: Tensor, state: Sequence[Tensor], numbers: Sequence[float]
     ) -> None:
-        """Step rows in place."""
         lr, eps = numbers
         (total,) = state
         total.addcmul_(gradient, gradient)
@@ -328,10 +316,7 @@ class RowwiseAdagrad(Adagrad):
     """Adagrad with one step size per row: w ← w − lr · g ÷ (√Σ mean(g²) + eps).
 
     The mean is over the row, so that its state is one number per row, where Adam has two per
-    weight. l2 and lr are as in `Adagrad`.
-
-    Args:
-        eps: added to the root of the sum of mean squares.
+    weight. l2, lr and eps are as in `Adagrad`.
 
     Reference:
         Duchi, Hazan and Singer, JMLR 12, 2011; the mean over a row as in Mudigere et al., ISCA
@@ -344,7 +329,6 @@ class RowwiseAdagrad(Adagrad):
     def step(
         self, weight: Tensor, gradient: Tensor, state: Sequence[Tensor], numbers: Sequence[float]
     ) -> None:
-        """Step rows in place."""
         lr, eps = numbers
         (total,) = state
         total.add_(gradient.square().mean(dim=1, keepdim=True))
@@ -364,13 +348,11 @@ class SGD(RowOptimizer):
     rule = kernels.SGD
 
     def numbers(self, lr: float, steps: int) -> tuple[float, ...]:
-        """Return lr."""
         return (lr,)
 
     def step(
         self, weight: Tensor, gradient: Tensor, state: Sequence[Tensor], numbers: Sequence[float]
     ) -> None:
-        """Step rows in place."""
         weight.sub_(gradient, alpha=numbers[0])
 
 
@@ -441,7 +423,6 @@ class Constant:
     """The learning rate stays."""
 
     def factor(self, step: int, steps: int) -> float:
-        """Return 1."""
         return 1.0
 
 

@@ -86,7 +86,6 @@ class Tally:
 
     def __init__(self, terms: Sequence[str]) -> None:
         self.terms = terms
-        self.names: Sequence[str] = ()
         self.losses: list[Tensor] = []
         self.rows: list[Tensor] = []
         self.steps = 0
@@ -98,29 +97,23 @@ class Tally:
         self.losses.append(losses)
         self.rows.append(rows)
 
-    def flush(self, names: Sequence[str], epoch: int, step: int) -> None:
-        """Add what is pending, which must be finite, to the sums; `names` are of the losses."""
-        if not self.losses:
-            return
-        values = torch.stack(self.losses).cpu().double().numpy()
-        for row, column in np.argwhere(~np.isfinite(values)):
-            raise TrainingError(
-                f"the loss of {names[column]!r} is {values[row, column]} at epoch {epoch}, "
-                f"step {step - len(values) + 1 + row}: {REMEDY}"
-            )
-        self.names = names
-        self.totals = values.sum(axis=0) + (self.totals if len(self.totals) else 0)
-        self.empty_batches += (torch.stack(self.rows).cpu().numpy() == 0).sum(axis=0)
-        self.steps += len(self.losses)
-        self.losses, self.rows = [], []
-
-    def mean(self) -> dict[str, float]:
-        """Return the mean of each loss."""
-        return dict(zip(self.names, (self.totals / max(self.steps, 1)).tolist(), strict=True))
-
-    def empty(self) -> dict[str, int]:
-        """Return the number of batches without a row of each term."""
-        return dict(zip(self.terms, self.empty_batches.tolist(), strict=True))
+    def flush(
+        self, names: Sequence[str], epoch: int, step: int
+    ) -> tuple[dict[str, float], dict[str, int]]:
+        """Return the mean of each loss, and each term's number of batches without a row."""
+        if self.losses:
+            values = torch.stack(self.losses).cpu().double().numpy()
+            for row, column in np.argwhere(~np.isfinite(values)):
+                raise TrainingError(
+                    f"the loss of {names[column]!r} is {values[row, column]} at epoch {epoch}, "
+                    f"step {step - len(values) + 1 + row}: {REMEDY}"
+                )
+            self.totals = values.sum(axis=0) + (self.totals if len(self.totals) else 0)
+            self.empty_batches += (torch.stack(self.rows).cpu().numpy() == 0).sum(axis=0)
+            self.steps += len(self.losses)
+            self.losses, self.rows = [], []
+        means, empty = (self.totals / max(self.steps, 1)).tolist(), self.empty_batches.tolist()
+        return dict(zip(names, means, strict=True)), dict(zip(self.terms, empty, strict=True))
 
 
 @dataclass

@@ -36,7 +36,10 @@ FORMAT = 1  # of a checkpoint
 def run_folder(
     path: str | Path, config: Mapping[str, Any], *, resume: bool = False, force: bool = False
 ) -> Iterator[RunFolder]:
-    """Give a run's folder, and keep every other process out of it meanwhile."""
+    """Give a run's folder, and keep every other process out of it meanwhile.
+
+    `resume` continues the run in it, if any, and `force` replaces it.
+    """
     path = Path(path)
     lock = path.parent / f".{path.name}.lock"
     with ExitStack() as stack:
@@ -48,24 +51,10 @@ def run_folder(
                 raise ConfigError(
                     f"another process is training in {path}: wait for it, or choose another --out"
                 ) from None
-        yield RunFolder(path, config, resume=resume, force=force)
-
-
-class RunFolder:
-    """One run's folder; constructing it checks the options, `open` creates it.
-
-    `resume` continues the run in it, if any, and `force` replaces it.
-    """
-
-    def __init__(
-        self, path: Path, config: Mapping[str, Any], *, resume: bool = False, force: bool = False
-    ) -> None:
-        self.path, self.config, self.resume, self.data = path, config, resume, ""
-        self._log, self._checkpoint = path / "log.jsonl", path / "checkpoint" / "state.safetensors"
         if resume and force:
             raise ConfigError("resume continues a run and force replaces it: give one of them")
         if path.exists() and resume:
-            self._check()
+            _check(path, config)
         elif path.exists() and not force:
             raise ConfigError(
                 f"{path} exists: resume it with --resume, replace it with --force, or choose "
@@ -73,6 +62,15 @@ class RunFolder:
             )
         elif path.exists() and not (path / CONFIG).is_file():
             raise ConfigError(f"{path} is no run folder (no {CONFIG}): it is not replaced")
+        yield RunFolder(path, config, resume)
+
+
+class RunFolder:
+    """One run's folder; `open` creates it."""
+
+    def __init__(self, path: Path, config: Mapping[str, Any], resume: bool) -> None:
+        self.path, self.config, self.resume, self.data = path, config, resume, ""
+        self._log, self._checkpoint = path / "log.jsonl", path / "checkpoint" / "state.safetensors"
 
     def open(self, data: str) -> None:
         """Create the folder, unless its run is resumed; `data` is the fingerprint of the rows."""
@@ -109,18 +107,19 @@ class RunFolder:
             text = json.dumps(bundle.scorecard.to_json(), ensure_ascii=False, indent=1)
             _replace(self.path / "scorecard.json", f"{text}\n")
 
-    def _check(self) -> None:
-        try:
-            found = tomllib.loads((self.path / CONFIG).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"{self.path} holds no run that can be resumed: {error}") from error
-        # The same round trip for both: TOML knows no tuple and no None.
-        difference = _difference(found, tomllib.loads(tomli_w.dumps(dict(self.config))))
-        if difference:
-            raise ConfigError(
-                f"{self.path} holds a run of another configuration ({difference}): --resume needs "
-                "the same one; use --force or another --out"
-            )
+
+def _check(path: Path, config: Mapping[str, Any]) -> None:
+    try:
+        found = tomllib.loads((path / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} holds no run that can be resumed: {error}") from error
+    # The same round trip for both: TOML knows no tuple and no None.
+    difference = _difference(found, tomllib.loads(tomli_w.dumps(dict(config))))
+    if difference:
+        raise ConfigError(
+            f"{path} holds a run of another configuration ({difference}): --resume needs "
+            "the same one; use --force or another --out"
+        )
 
 
 def _write_checkpoint(

@@ -27,10 +27,11 @@ from polyrank.train.training import Training
 logger = logging.getLogger(__name__)
 
 Graph = Callable[..., Sequence[Tensor]]
+Named = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Parts:
+class StepParts:
     """What a step works with."""
 
     ranker: Ranker
@@ -48,13 +49,7 @@ class Stepped(NamedTuple):
     rows: Tensor  # of each term in the batch: (T,)
 
     @classmethod
-    def of(
-        cls,
-        gradient: Tensor,
-        losses: Mapping[str, Tensor],
-        penalties: Mapping[str, Tensor],
-        rows: Mapping[str, Tensor],
-    ) -> Stepped:
+    def of(cls, gradient: Tensor, losses: Named, penalties: Named, rows: Named) -> Stepped:
         """Stack what was computed by name."""
         each = [loss.detach() for loss in (*losses.values(), *penalties.values())]
         return cls(gradient, torch.stack(each), torch.stack(list(rows.values())))
@@ -66,7 +61,7 @@ class EagerStep:
     What is the same at every step (lists of parameters, the learning rate) is not done again.
     """
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: StepParts) -> None:
         self.parts = parts
         self.names: tuple[str, ...] = ()
         self._behind_x = parts.ranker.dense_parameters()
@@ -101,13 +96,11 @@ class EagerStep:
         return Stepped.of(x.grad, losses, scores.penalties, rows)
 
 
-def _names(losses: Mapping[str, Tensor], penalties: Mapping[str, Tensor]) -> tuple[str, ...]:
+def _names(losses: Named, penalties: Named) -> tuple[str, ...]:
     return (*losses, *(f"penalty {name}" for name in penalties))
 
 
-def _gradients(
-    penalties: Mapping[str, Tensor], leaves: list[Tensor]
-) -> list[tuple[Tensor, Tensor]]:
+def _gradients(penalties: Named, leaves: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
     """Return the leaves that penalties depend on, with the gradients of their sum."""
     total = torch.stack(list(penalties.values())).sum()
     found = torch.autograd.grad(total, leaves, retain_graph=True, allow_unused=True)
@@ -123,7 +116,7 @@ class CompiledStep:
     traces and compiles, which takes some 10 seconds; no other does.
     """
 
-    def __init__(self, parts: Parts, training: Training) -> None:
+    def __init__(self, parts: StepParts, training: Training) -> None:
         ranker, balance, dense = parts.ranker, parts.balance, parts.dense
         if not isinstance(balance, ScalarBalance):
             raise ConfigError(
@@ -172,8 +165,7 @@ class CompiledStep:
         steps = torch.zeros(len(self._parameters), device=self._lr.device)
         first, second = [], []
         for index, parameter in enumerate(self._parameters):
-            old = self.parts.dense.state.get(parameter)
-            state = dict(old) if old else {}
+            state = dict(self.parts.dense.state.get(parameter) or {})
             steps[index] = state.get("step", 0.0)
             # One tensor of all counts, of which Adam has views.
             state["step"] = steps[index]
@@ -189,15 +181,14 @@ class CompiledStep:
     def _built(self, batch: list[Tensor]) -> Graph:
         """Trace and compile, on copies: nothing of the run moves, its random numbers included."""
         logger.info("compiling the step of %d rows", len(batch[0]))
-        self._lr = self._lr.to(batch[0].device)
-        count = len(self._parameters)
-        steps = torch.zeros(count, device=batch[0].device)
+        device = batch[0].device
+        self._lr = self._lr.to(device)
+        steps = torch.zeros(len(self._parameters), device=device)
         weights = [parameter.detach().clone() for parameter in self._parameters]
         moments = [torch.zeros_like(weight) for weight in [*weights, *weights]]
         buffers = [buffer.clone() for buffer in self._buffers]
         inputs = [*batch, torch.ones_like(self._lr), steps, *weights, *moments, *buffers]
-        devices = [] if batch[0].device.type == "cpu" else [batch[0].device]
-        kind = "cuda" if batch[0].device.type == "cpu" else batch[0].device.type
+        devices, kind = ([], "cuda") if device.type == "cpu" else ([device], device.type)
         try:
             with (
                 torch.random.fork_rng(devices, device_type=kind),
@@ -217,12 +208,10 @@ class CompiledStep:
 
     def _step(self, *tensors: Tensor) -> Stepped:
         """The whole step as a function of tensors, some of which it updates: what is traced."""
-        count, fixed = len(self._parameters), 2 * len(self._parameters)
-        start = len(tensors) - len(self._buffers) - 3 * count
-        *batch, lr, steps = tensors[:start]
-        weights, buffers = tensors[start : start + count], tensors[start + 3 * count :]
-        first = tensors[start + count : start + fixed]
-        second = tensors[start + fixed : start + 3 * count]
+        count, end = len(self._parameters), len(tensors) - len(self._buffers)
+        *batch, lr, steps = tensors[: end - 3 * count]
+        weights, first, second = (tensors[end - i * count :][:count] for i in (3, 2, 1))
+        buffers = tensors[end:]
         with torch.enable_grad():
             x, *leaves = (each.detach().requires_grad_() for each in (batch[0], *weights))
             stands_for = dict(

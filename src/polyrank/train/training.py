@@ -9,16 +9,7 @@ from typing import Any
 from polyrank import spec
 from polyrank.balance import BALANCES, Balance, Sum
 from polyrank.errors import ConfigError
-from polyrank.train.optim import (
-    DENSE,
-    EMBEDDINGS,
-    SCHEDULES,
-    Adam,
-    Constant,
-    Cosine,
-    EmbeddingOptimizer,
-    LazyAdam,
-)
+from polyrank.train import optim
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,11 +60,11 @@ class Training:
     epochs: int = 5
     batch_size: int = 1024
     lr: float = 3e-3
-    embeddings: EmbeddingOptimizer = field(default_factory=LazyAdam)
-    dense: Adam = field(default_factory=Adam)
+    embeddings: optim.EmbeddingOptimizer = field(default_factory=optim.LazyAdam)
+    dense: optim.Adam = field(default_factory=optim.Adam)
     balance: Balance = field(default_factory=Sum)
     stop: Stop | None = None
-    schedule: Constant | Cosine = field(default_factory=Constant)
+    schedule: optim.Constant | optim.Cosine = field(default_factory=optim.Constant)
     threads: int = 1
     device: str = "cpu"
     unseen_rate: float = 0.001
@@ -121,8 +112,8 @@ class Training:
 
 
 _REGISTRIES: dict[str, Mapping[str, type]] = {
-    "embeddings": EMBEDDINGS,
-    "dense": DENSE,
+    "embeddings": optim.EMBEDDINGS,
+    "dense": optim.DENSE,
     "balance": BALANCES,
-    "schedule": SCHEDULES,
+    "schedule": optim.SCHEDULES,
 }

@@ -6,8 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from schemathesis import GenerationMode, checks
 
 from polyrank.serve.app.limits import Limits
-from polyrank.serve.app.openapi import answer_schema
-from polyrank.serve.app.routes import app
+from polyrank.serve.app.routes import answer_schema, app
 
 SCORE = "/v1/score"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -113,13 +113,11 @@ def spread(evidence: Evidence) -> Section | None:
         )
         picture = charts.histogram(bins, logarithmic=logarithmic, hue=colours[rows.task])
         figures.append(Figure(rows.name, caption, (picture,)))
-    if not figures:
-        return None
     text = (
         "Each label's rows add up to 100 %: the less the two overlap, the better they are told "
         "apart. A lone spike is many rows with one prediction."
     )
-    return Section("Predictions by label", (Paragraph(text), *figures))
+    return _drawn("Predictions by label", text, figures)
 
 
 def known_truth(evidence: Evidence) -> Section | None:
@@ -134,15 +132,13 @@ def known_truth(evidence: Evidence) -> Section | None:
         caption = f"Mean distance from the truth {number(gap)}.{_axes(logarithmic)}"
         picture = charts.agreement(bins, logarithmic=logarithmic, hue=colours[rows.task])
         figures.append(Figure(rows.name, caption, (picture,)))
-    if not figures:
-        return None
     text = (
         "The log knows each row's true probability; no label enters these figures. Line: the mean "
         "true probability of the rows in a bin; on the dashed line the estimate is right on "
         "average. Band: the middle 80 % of their true probabilities; the narrower, the more the "
         "model tells rows apart."
     )
-    return Section("Estimate and truth", (Paragraph(text), *figures))
+    return _drawn("Estimate and truth", text, figures)
 
 
 def values(evidence: Evidence) -> Section | None:
@@ -163,15 +159,17 @@ def values(evidence: Evidence) -> Section | None:
             f"{number(rows.mean(rows.label))}."
         )
         figures.append(Figure(rows.name, caption, pictures))
-    if not figures:
-        return None
     text = (
         "Above: the mean observed value of the rows in a bin of equal count, by their prediction; "
         "on the dashed line the prediction is right on average. Band: the middle 80 % of the "
         "observed values. Beneath: the residuals, observed less predicted; the outermost bars "
         "hold the 1 % beyond them."
     )
-    return Section("Predicted values", (Paragraph(text), *figures))
+    return _drawn("Predicted values", text, figures)
+
+
+def _drawn(title: str, text: str, figures: Sequence[Figure]) -> Section | None:
+    return Section(title, (Paragraph(text), *figures)) if figures else None
 
 
 def _axes(logarithmic: bool) -> str:

@@ -21,40 +21,20 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """The bounds within which the server answers.
+    """The bounds within which the server answers."""
 
-    Args:
-        body_mb: largest body in MiB. Nothing else runs while Python parses a body, which takes a
-            tenth of a second for 16 MiB.
-        rows: most rows per request. That many with 31 columns fit into `body_mb`; larger jobs are
-            for `polyrank predict`.
-        timeout_s: for a body to arrive, and again for its answer. A caller who ranks has given up
-            long before.
-        queue: scoring requests that wait or run; one more gets 429. At a millisecond each, the last
-            in the queue waits less than a person notices.
-        inline_kb: a body up to this many KiB is scored on the event loop itself, which takes a
-            quarter less time than a thread; 0 turns it off. 64 KiB of rows take a millisecond or
-            two, at worst 20 (10,000 candidates that differ in one column): short enough for a
-            health check to wait.
-        workers: threads that score larger bodies. With two, a request of thousands of rows does not
-            hold up another; parsing holds Python's lock, so more threads add nothing.
-        drain_s: seconds of accepting with `Connection: close` after a signal.
-
-    Raises:
-        ConfigError: a value that is not a positive number, or not a whole one where it counts.
-
-    Example:
-        >>> Limits(rows=100).body_bytes
-        16777216
-    """
-
-    body_mb: float = 16.0
-    rows: int = 10_000
-    timeout_s: float = 5.0
-    queue: int = 64
+    body_mb: float = 16.0  # MiB; Python parses that in a tenth of a second, and runs nothing else
+    rows: int = 10_000  # per request; that many with 31 columns fit into `body_mb`
+    timeout_s: float = 5.0  # for a body to arrive, and again for its answer
+    queue: int = 64  # requests that wait or run, at a millisecond each; one more gets 429
+    # A body up to so many KiB is scored on the event loop itself, a quarter faster than by a
+    # thread; 0 turns it off. 64 KiB take a millisecond or two, at worst 20 (10,000 candidates that
+    # differ in one column): short enough for a health check to wait.
     inline_kb: float = 64.0
+    # Threads for larger bodies. With two, a request of thousands of rows does not hold up another;
+    # parsing holds Python's lock, so more add nothing.
     workers: int = 2
-    drain_s: float = 1.0
+    drain_s: float = 1.0  # seconds of accepting with `Connection: close` after a signal
 
     def __post_init__(self) -> None:
         for name in ("rows", "queue", "workers"):
@@ -82,12 +62,7 @@ class Refused(PolyrankError):
 
 
 async def read_body(scope: Scope, receive: Receive, limits: Limits) -> bytes:
-    """Return the whole body of a request.
-
-    Raises:
-        Refused: 413 or 408.
-        ClientDisconnect: the client has gone.
-    """
+    """Return the whole body of a request, or refuse it: 413 or 408."""
     for name, value in scope["headers"]:
         if name == b"content-length" and value.isdigit() and int(value) > limits.body_bytes:
             raise _too_large(limits)
@@ -124,8 +99,7 @@ class Lingering:
     """A response sent before the whole request has arrived.
 
     Closing a connection while the client is still sending resets it, and the response is lost. So
-    the response goes out first, and the rest of the request is read and dropped, for so many
-    seconds at most.
+    the rest of the request is read and dropped after it, for so many seconds at most.
     """
 
     def __init__(self, response: ASGIApp, seconds: float) -> None:
@@ -153,10 +127,6 @@ class Queue(Generic[Result]):
 
     While a thread works, the event loop stays free for health checks and for refusing what is too
     much. Only the event loop's thread may call it.
-
-    Args:
-        work: from a body to its result.
-        limits: of the queue, the wait and the threads.
     """
 
     def __init__(self, work: Callable[[bytes], Result], limits: Limits) -> None:
@@ -165,26 +135,22 @@ class Queue(Generic[Result]):
         self._pool = ThreadPoolExecutor(limits.workers, thread_name_prefix="score")
 
     def check(self) -> None:
-        """Refuse one more request if the queue is full.
-
-        Raises:
-            Refused: 429.
-        """
+        """Refuse one more request with 429 if the queue is full."""
         if self.length >= self._limits.queue:
             raise Refused(
                 f"the queue of {self.length} requests is full: try again", 429, {"Retry-After": "1"}
             )
 
     async def run(self, body: bytes) -> Result:
-        """Return the result of a body.
-
-        Raises:
-            Refused: 429 if the queue is full, 503 if the result takes too long, and whatever the
-                work refuses.
-        """
+        """Return the result of a body; 429 if the queue is full, 503 if it takes too long."""
         self.check()
         if len(body) <= self._limits.inline_kb * 1024:
-            return await self._inline(body)
+            self.length += 1
+            try:
+                await asyncio.sleep(0)  # requests that have arrived take their places first
+                return self._work(body)
+            finally:
+                self._leave()
         job = self._pool.submit(self._work, body)
         self.length += 1
         loop = asyncio.get_running_loop()
@@ -209,14 +175,6 @@ class Queue(Generic[Result]):
                 self._leave()
             else:
                 job.add_done_callback(done_elsewhere)
-
-    async def _inline(self, body: bytes) -> Result:
-        self.length += 1
-        try:
-            await asyncio.sleep(0)  # requests that have arrived take their places first
-            return self._work(body)
-        finally:
-            self._leave()
 
     def _leave(self) -> None:
         self.length -= 1

@@ -35,12 +35,7 @@ class RequestMiddleware:
     """ASGI middleware around all routes.
 
     The fields of a request's line in the log are a dict in the scope, to which endpoints may add.
-
-    Args:
-        app: the routes.
-        telemetry: their counts.
-        state: whether the server is stopping.
-        timed: every path, and whether its requests are in the histogram of seconds.
+    `timed` has every path, and whether its requests are in the histogram of seconds.
     """
 
     def __init__(
@@ -115,7 +110,7 @@ class RequestMiddleware:
 def error_response(
     status: int, message: str, fields: dict[str, Any], headers: Mapping[str, str] | None = None
 ) -> Response:
-    """Return an error in the form of all of them, and note it in the fields for the log."""
+    """Return an error in JSON, and note it in the fields for the log."""
     fields["error"] = message
     body = to_json({"error": message, "request_id": fields["request_id"]})
     return Response(body, status, headers, media_type="application/json")

@@ -40,21 +40,13 @@ _NAMES = 200
 
 @dataclass(frozen=True, eq=False)
 class ScoreRequest:
-    """The rows of a request, as columns.
-
-    Args:
-        rows: number of rows.
-        columns: a list of values for each needed column of the rows.
-        shared: a value for each needed column of the context.
-        top_k: how many of the best rows to return; None for all rows in their order.
-        ignored: columns given and not needed, sorted.
-    """
+    """The rows of a request, as columns: those needed of the rows, and of the context."""
 
     rows: int
     columns: Mapping[str, list[Any]]
     shared: Mapping[str, Any]
-    top_k: int | None
-    ignored: Sequence[str]
+    top_k: int | None  # of the best rows; None for all in their order
+    ignored: Sequence[str]  # columns given and not needed, sorted
 
     def values(self, name: str) -> list[Any]:
         """Return a needed column, shared or not."""
@@ -62,17 +54,9 @@ class ScoreRequest:
 
 
 def read(body: bytes, needed: Sequence[str], most_rows: int) -> ScoreRequest:
-    """Parse a body.
+    """Parse a body, or refuse it: 400 if it is not JSON, 413 for too many rows, 422 for the rest.
 
-    NaN is a missing value, as null is.
-
-    Args:
-        body: JSON, in UTF-8.
-        needed: the columns that every row must have.
-        most_rows: of one request.
-
-    Raises:
-        Refused: 400 if it is not JSON, 413 for too many rows, 422 for the rest.
+    NaN is a missing value, as null is. `needed` are the columns that every row must have.
 
     Example:
         >>> body = b'{"context": {"user": 7}, "candidates": [{"item": 1}]}'
@@ -140,7 +124,6 @@ class _Wanted:
     context: Mapping[str, Any]
 
     def missing(self, name: str, place: str, given: Mapping[str, Any]) -> Refused:
-        """Return the error for a column that is not there."""
         both = f"both the context and {place}" if self.context else place
         known = {each for names in (given, self.context) for each in islice(names, _NAMES)}
         others = [each[:_NAME_LETTERS] for each in known.difference(self.needed)]
@@ -171,7 +154,6 @@ def _of_records(records: list[Any], wanted: _Wanted, most: int) -> _Taken:
 
 
 def _faulty(records: list[Any], wanted: _Wanted) -> Refused:
-    """Return the error for the first record that lacks a column."""
     for row, record in enumerate(records):
         if type(record) is not dict:
             return Refused(f"{wanted.where}: row {row} must be an object, got {json_type(record)}")
@@ -227,12 +209,7 @@ def _top_k(given: Mapping[str, Any]) -> int | None:
 
 
 def json_type(value: Any) -> str:
-    """Return the type of a parsed value, with its article.
-
-    Example:
-        >>> json_type([1]), json_type(None)
-        ('a list', 'null')
-    """
+    """Return the type of a parsed value, with its article."""
     return _TYPES[type(value)]
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
@@ -18,44 +19,47 @@ from polyrank import __version__
 from polyrank.errors import did_you_mean
 from polyrank.serve.app.limits import Limits, Lingering, Queue, Refused, read_body
 from polyrank.serve.app.middleware import RequestMiddleware, State, error_response
-from polyrank.serve.app.openapi import Json, request_schema, responses
 from polyrank.serve.app.scorer import Scorer
 from polyrank.serve.app.telemetry import Telemetry
 from polyrank.serve.engine import Engine
 from polyrank.serve.inputs import ROWS_FILE
 
+Json = dict[str, Any]
+_COUNT: Json = {"type": "integer", "minimum": 0}
+_STRING: Json = {"type": "string"}
+_NUMBER: Json = {"type": "number"}
+_NUMBERS: Json = {"type": "array", "items": _NUMBER}
+_STATUSES = {
+    400: "The body is not JSON in UTF-8.",
+    408: "The body did not arrive in time.",
+    413: "The body or its number of rows is over the limit.",
+    422: "The bundle cannot score the rows; the error says why.",
+    429: "The queue of requests is full.",
+    500: "Unexpected error; the server's log has it under the request's id.",
+    503: "The answer took too long.",
+}
+
 
 @dataclass(frozen=True)
 class Route:
-    """A route, and how the OpenAPI document describes it.
-
-    Args:
-        method: GET includes HEAD.
-        body: JSON Schema of the request's body; None if it has none.
-        responses: OpenAPI responses by status.
-        timed: whether its requests are in the histogram of seconds.
-    """
+    """A route, and how the OpenAPI document describes it."""
 
     path: str
-    endpoint: Callable[[Request], Awaitable[ASGIApp]]
-    summary: str
-    method: str = "GET"
-    body: Json | None = None
-    responses: Mapping[int, Json] = field(
-        default_factory=lambda: {200: _response("As JSON.", "application/json")}
-    )
-    timed: bool = False
+    endpoint: Callable[[Request], Awaitable[ASGIApp]]  # its docstring is the route's summary
+    method: str = "GET"  # includes HEAD
+    body: Json | None = None  # JSON Schema
+    responses: Mapping[int, Json] = field(default_factory=lambda: {200: _response("As JSON.")})
+    timed: bool = False  # whether its requests are in the histogram of seconds
 
     def operation(self) -> Json:
         """Return the route in OpenAPI."""
         content = {"application/json": {"schema": self.body}}
         body = {"requestBody": {"required": True, "content": content}} if self.body else {}
-        statuses = {str(status): each for status, each in self.responses.items()}
         return {
             "operationId": self.endpoint.__name__,
-            "summary": self.summary,
+            "summary": self.endpoint.__doc__,
             **body,
-            "responses": statuses,
+            "responses": {str(status): each for status, each in self.responses.items()},
         }
 
 
@@ -73,30 +77,24 @@ class Service:
             Route(
                 "/v1/score",
                 self.score,
-                "Score rows, or rank candidates.",
                 method="POST",
                 body=request_schema(engine),
-                responses=responses(engine),
+                responses=_responses(engine),
                 timed=True,
             ),
-            Route("/v1/metadata", self.metadata, "What is served, and within which limits."),
-            Route("/healthz", self.alive, "Whether the process is alive."),
+            Route("/v1/metadata", self.metadata),
+            Route("/healthz", self.alive),
             Route(
                 "/readyz",
                 self.ready,
-                "Whether to send requests here.",
-                responses={
-                    200: _response("Ready.", "application/json"),
-                    503: _response("The server is stopping.", "application/json"),
-                },
+                responses={200: _response("Ready."), 503: _response("The server is stopping.")},
             ),
             Route(
                 "/metrics",
                 self.metrics,
-                "Counts for Prometheus.",
-                responses={200: _response("In the text format of Prometheus.", "text/plain")},
+                responses={200: _response("In the text format of Prometheus.", None, "text/plain")},
             ),
-            Route("/openapi.json", self.openapi, "This document."),
+            Route("/openapi.json", self.openapi),
         )
 
     async def score(self, request: Request) -> ASGIApp:
@@ -117,7 +115,7 @@ class Service:
         return Response(scored.body, media_type="application/json")
 
     async def metadata(self, _: Request) -> Response:
-        """Say what is served."""
+        """What is served, and within which limits."""
         engine = self.engine
         return JSONResponse(
             {
@@ -133,23 +131,28 @@ class Service:
         )
 
     async def alive(self, _: Request) -> Response:
-        """Say that the process is alive."""
+        """Whether the process is alive."""
         return JSONResponse({"status": "alive"})
 
     async def ready(self, _: Request) -> Response:
-        """Say whether to send requests here."""
+        """Whether to send requests here."""
         if self.state.draining:
             return JSONResponse({"status": "draining"}, 503)
         return JSONResponse({"status": "ready"})
 
     async def metrics(self, _: Request) -> Response:
-        """Return the counts."""
-        exposition = self.telemetry.exposition()
-        return Response(exposition, headers={"Content-Type": CONTENT_TYPE_LATEST})
+        """Counts for Prometheus."""
+        return Response(self.telemetry.exposition(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def openapi(self, _: Request) -> Response:
-        """Return the document that the routes make."""
-        return JSONResponse(document(self.routes))
+        """This document."""
+        info = {
+            "title": "polyrank",
+            "summary": "Outcomes of impressions, and the order in which to show them.",
+            "version": __version__,
+        }
+        paths = {each.path: {each.method.lower(): each.operation()} for each in self.routes}
+        return JSONResponse({"openapi": "3.1.0", "info": info, "paths": paths})
 
     async def no_route(self, request: Request, error: Exception) -> Response:
         """Answer a path or a method that no route has."""
@@ -182,18 +185,74 @@ def app(engine: Engine, limits: Limits | None = None, state: State | None = None
     return found
 
 
-def document(routes: Sequence[Route]) -> Json:
-    """Return the OpenAPI document of some routes."""
+def request_schema(engine: Engine) -> Json:
+    """Return the schema of a body of `POST /v1/score`."""
+    columns: Json = {name: codec.json for name, codec in engine.codecs.items()}
+    columns |= {name: _NUMBER for name in engine.fusion_columns if name not in columns}
+    example = {name: codec.example for name, codec in engine.codecs.items()}
+    example |= dict.fromkeys(engine.fusion_columns, 1.0)
+    every = {"type": "object", "required": list(columns), "properties": columns}
+    some = {"type": "object", "properties": columns}
+    more = {} if engine.fusion is None else {"top_k": {"type": "integer", "minimum": 1}}
+    shapes = {
+        "rows": {"rows": {"oneOf": _tables(every)}},
+        "ranking": {"context": some, "candidates": {"oneOf": _tables(some)}},
+    }
     return {
-        "openapi": "3.1.0",
-        "info": {
-            "title": "polyrank",
-            "summary": "Outcomes of impressions, and the order in which to show them.",
-            "version": __version__,
-        },
-        "paths": {each.path: {each.method.lower(): each.operation()} for each in routes},
+        "oneOf": [
+            {"title": title, **_closed({**keys, **more}, optional="top_k")}
+            for title, keys in shapes.items()
+        ],
+        "example": {"rows": [example]},
     }
 
 
-def _response(description: str, media_type: str) -> Json:
-    return {"description": description, "content": {media_type: {}}}
+def answer_schema(engine: Engine) -> Json:
+    """Return the schema of an answer of `POST /v1/score`."""
+    counted = {
+        "rows": {"type": "integer", "minimum": 1},
+        "unseen": {"type": "object", "additionalProperties": _COUNT},
+        "ignored": {"type": "array", "items": _STRING},
+    }
+    outputs = dict.fromkeys(engine.outputs, _NUMBERS)
+    all_rows: Json = {"outputs": {"type": "object", "properties": outputs}}
+    if engine.fusion is None:
+        return _closed({**counted, **all_rows}, optional="ignored")
+    all_rows |= {"score": _NUMBERS, "order": {"type": "array", "items": _COUNT}}
+    best = {"row": _COUNT, **dict.fromkeys(["score", *engine.outputs], _NUMBER)}
+    top = {"top": {"type": "array", "items": _closed(best)}}
+    shapes = ({**counted, **all_rows}, {**counted, **top})
+    return {"oneOf": [_closed(each, optional="ignored") for each in shapes]}
+
+
+def _responses(engine: Engine) -> dict[int, Json]:
+    error = _closed(dict.fromkeys(["error", "request_id"], _STRING))
+    refused = {status: _response(text, error) for status, text in _STATUSES.items()}
+    return {200: _response("The rows' outputs.", answer_schema(engine)), **refused}
+
+
+def _tables(record: Json) -> list[Json]:
+    properties = {
+        name: {"type": "array", "items": each, "minItems": 1}
+        for name, each in record["properties"].items()
+    }
+    return [
+        {"type": "array", "items": record, "minItems": 1},
+        {**record, "properties": properties},
+    ]
+
+
+def _closed(properties: Json, optional: str | None = None) -> Json:
+    return {
+        "type": "object",
+        "required": [name for name in properties if name != optional],
+        "properties": properties,
+        "additionalProperties": False,
+    }
+
+
+def _response(
+    description: str, schema: Json | None = None, media_type: str = "application/json"
+) -> Json:
+    content = {} if schema is None else {"schema": schema}
+    return {"description": description, "content": {media_type: content}}

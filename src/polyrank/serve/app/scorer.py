@@ -39,11 +39,7 @@ class Scorer:
         self.needed = tuple(dict.fromkeys([*engine.inputs, *engine.fusion_columns]))
 
     def __call__(self, body: bytes) -> Scored:
-        """Score a request's body.
-
-        Raises:
-            Refused: a request that cannot be scored.
-        """
+        """Score a request's body."""
         asked = request.read(body, self.needed, self.most_rows)
         if asked.top_k is not None and self.engine.fusion is None:
             raise Refused(
@@ -56,34 +52,25 @@ class Scorer:
             score = self._score(asked, predicted)
         except DataError as error:
             raise Refused(shortened(str(error), _MESSAGE_LETTERS)) from None
-        return Scored(
-            _body(asked, predicted, score),
-            asked.rows,
-            predicted.ids,
-            predicted.unseen,
-            predicted.nulls,
-        )
+        answer = _body(asked, predicted, score)
+        return Scored(answer, asked.rows, predicted.ids, predicted.unseen, predicted.nulls)
 
     def _predict(self, asked: ScoreRequest) -> Predictions:
         inputs = self.engine.inputs
         columns = {name: asked.columns[name] for name in inputs if name in asked.columns}
         shared = {name: asked.shared[name] for name in inputs if name in asked.shared}
-        self._check_lists(shared, asked.rows)
+        for name, values in shared.items():  # a small body, and much to look up
+            if isinstance(values, list) and len(values) * asked.rows > self.most_rows * MOST_IDS:
+                raise Refused(
+                    f"column {name!r} of the context has {len(values):,} ids for each of "
+                    f"{asked.rows:,} rows, more than the {self.most_rows * MOST_IDS:,} ids that a "
+                    "request may have: send fewer candidates, or only the last ids",
+                    413,
+                )
         if not columns:  # a column must say how many rows there are
             columns = {inputs[0]: asked.values(inputs[0])}
             shared.pop(inputs[0])
         return self.engine.predict_columns(columns, shared)
-
-    def _check_lists(self, shared: Mapping[str, Any], rows: int) -> None:
-        """Refuse a list of the context for too many rows: a small body, and much to look up."""
-        for name, values in shared.items():
-            if isinstance(values, list) and len(values) * rows > self.most_rows * MOST_IDS:
-                raise Refused(
-                    f"column {name!r} of the context has {len(values):,} ids for each of "
-                    f"{rows:,} rows, more than the {self.most_rows * MOST_IDS:,} ids that a "
-                    "request may have: send fewer candidates, or only the last ids",
-                    413,
-                )
 
     def _score(self, asked: ScoreRequest, predicted: Predictions) -> np.ndarray | None:
         columns = {name: _numbers(name, asked.values(name)) for name in self.engine.fusion_columns}
@@ -107,19 +94,16 @@ def _numbers(name: str, values: Sequence[Any]) -> pl.Series:
 def _body(asked: ScoreRequest, predicted: Predictions, score: np.ndarray | None) -> bytes:
     """Return an answer as JSON: the outputs in the order of the rows, or the best rows."""
     found: dict[str, Any] = {"rows": asked.rows}
-    outputs = predicted.outputs
-    if score is None:
-        found["outputs"] = {name: values.tolist() for name, values in outputs.items()}
-    else:
+    if asked.top_k is None:
+        found["outputs"] = {name: values.tolist() for name, values in predicted.outputs.items()}
+    if score is not None:
         order = np.argsort(-score, kind="stable")  # of equal scores, the lower row number first
         if asked.top_k is None:
-            found["outputs"] = {name: values.tolist() for name, values in outputs.items()}
-            found["score"] = score.tolist()
-            found["order"] = order.tolist()
+            found |= {"score": score.tolist(), "order": order.tolist()}
         else:
             best = order[: asked.top_k]
-            chosen = {name: values[best] for name, values in outputs.items()}
-            columns = {"row": best, "score": score[best], **chosen}
+            columns = {"row": best, "score": score[best]}
+            columns |= {name: values[best] for name, values in predicted.outputs.items()}
             rows = zip(*(values.tolist() for values in columns.values()), strict=True)
             found["top"] = [dict(zip(columns, row, strict=True)) for row in rows]
     found["unseen"] = {name: count for name, count in predicted.unseen.items() if count}

@@ -28,20 +28,12 @@ _BACKLOG = 2048  # connections that wait to be accepted
 
 
 def serve(
-    engine: Engine,
-    limits: Limits,
-    *,
-    host: str,
-    port: int,
-    started: Callable[[str], None],
+    engine: Engine, limits: Limits, *, host: str, port: int, started: Callable[[str], None]
 ) -> None:
     """Serve until SIGTERM or SIGINT, then answer everything that was accepted.
 
     It takes over the signals and the log of the process, and calls `started` with the URL as soon
     as requests are answered.
-
-    Raises:
-        PolyrankError: an address or a port that cannot be listened on.
     """
     state = State()
     application = app(engine, limits, state)
@@ -73,11 +65,7 @@ def serve(
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Return a bound socket that accepts connections; port 0 takes a free one.
-
-    Raises:
-        PolyrankError: an address or a port that cannot be listened on.
-    """
+    """Return a bound socket that accepts connections; port 0 takes a free one."""
     spec.whole("port", port, least=0, most=2**16 - 1)  # a resolver would wrap it around
     found = None
     try:
@@ -92,10 +80,9 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         if found is not None:
             found.close()
-        reason = error.strerror or error
         raise PolyrankError(
-            f"cannot listen on {host!r}, port {port}: {reason}; choose another with --host and "
-            "--port (0 takes any free port)"
+            f"cannot listen on {host!r}, port {port}: {error.strerror or error}; choose another "
+            "with --host and --port (0 takes any free port)"
         ) from None
     return found
 

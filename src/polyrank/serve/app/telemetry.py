@@ -8,6 +8,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
+from itertools import accumulate
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import (
@@ -26,10 +27,9 @@ BUCKETS_S = tuple(each / 1000 for each in _MS)
 
 
 class Telemetry(Collector):
-    """The server's counts since it started.
+    """The server's counts since it started; only the event loop's thread may use it.
 
-    A request costs a few additions; labels are made when the counts are read. Only the event loop's
-    thread may use it.
+    A request costs a few additions: labels are made when the counts are read.
     """
 
     def __init__(self, id_features: Iterable[str], features: Iterable[str]) -> None:
@@ -74,10 +74,8 @@ class Telemetry(Collector):
             requests.add_metric([route, str(status)], count)
         yield requests
         yield CounterMetricFamily("polyrank_rows", "Rows scored.", value=self.rows)
-        running, buckets = 0, []
-        for bound, count in zip([*map(str, BUCKETS_S), "+Inf"], self._buckets, strict=True):
-            running += count
-            buckets.append((bound, running))
+        bounds = [*map(str, BUCKETS_S), "+Inf"]
+        buckets = list(zip(bounds, accumulate(self._buckets), strict=True))
         yield HistogramMetricFamily(
             "polyrank_request_seconds",
             "Seconds of a scoring request, from its headers to the end of its answer.",
@@ -106,14 +104,7 @@ _ENCODER = json.JSONEncoder(ensure_ascii=True, default=str)
 
 
 class JsonLines(logging.Formatter):
-    """A formatter whose lines are JSON: time, level, logger, message, and `extra={"fields": {…}}`.
-
-    Example:
-        >>> record = logging.LogRecord("web", logging.INFO, "", 0, "%d rows", (3,), None)
-        >>> record.fields = {"status": 200}
-        >>> JsonLines().format(record)[37:]
-        '"level": "info", "logger": "web", "message": "3 rows", "status": 200}'
-    """
+    """A formatter whose lines are JSON: time, level, logger, message, `extra={"fields": {…}}`."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return a record as one line."""

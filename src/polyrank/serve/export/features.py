@@ -45,11 +45,7 @@ class Parts(NamedTuple):
 
 
 class FeatureGraph(nn.Module):
-    """The features of one kind in an exported graph.
-
-    Args:
-        codecs: of these features, by name.
-    """
+    """The features of one kind in an exported graph; `codecs` are theirs, by name."""
 
     def __init__(self, codecs: Mapping[str, Any]) -> None:
         super().__init__()
@@ -76,11 +72,7 @@ class FeatureGraph(nn.Module):
 
 
 def graphs_of(vocab: Vocab) -> list[FeatureGraph]:
-    """Return the module of each kind, in the order of the features.
-
-    Raises:
-        ExportError: a kind without one, by name.
-    """
+    """Return the module of each kind, in the order of the features."""
     kinds: dict[str, dict[str, Codec]] = {}
     for feature in vocab.features:
         if feature.graph is None:
@@ -96,15 +88,10 @@ def graphs_of(vocab: Vocab) -> list[FeatureGraph]:
 
 @dataclass
 class Nodes:
-    """The nodes from a feature's ids to its rows, the last of which gives `rows`.
+    """The nodes from a feature's ids to its rows, the last of which gives `rows`."""
 
-    Args:
-        ids: the input.
-        own: how the names of all others begin.
-    """
-
-    ids: str
-    own: str
+    ids: str  # the input
+    own: str  # how the names of all others begin
     nodes: list[NodeProto] = field(default_factory=list)
     constants: list[TensorProto] = field(default_factory=list)
 
@@ -129,17 +116,14 @@ class IdGraph(FeatureGraph):
         self.single = [name for name in codecs if name not in self.lists]
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Parts:
-        """Return the rows as they are."""
         fields = _side_by_side(inputs, self.single) if self.single else None
         return Parts(fields, [inputs[name] for name in self.lists])
 
     def example(self, name: str, rows: int, length: int, generator: torch.Generator) -> Tensor:
-        """Return some rows of the vocabulary."""
         shape = (rows, length) if name in self.lists else (rows,)
         return torch.randint(self.codecs[name].vocabulary.rows, shape, generator=generator)
 
     def look_up(self, name: str, nodes: Nodes) -> int | None:
-        """Look ids up in the vocabulary."""
         codec = self.codecs[name]
         table = codec.vocabulary
         if table.dtype == "hash":
@@ -194,7 +178,6 @@ def _fitted(found: Nodes, codec: IdCodec, kind: IdType) -> None:
 
 
 def _labels(found: Nodes, kind: IdType, rows: Mapping[Any, int], output: str) -> str:
-    """Look up rows by their ids."""
     keys = (
         helper.make_tensor("keys", TensorProto.STRING, [len(rows)], [k.encode() for k in rows])
         if kind == "string"
@@ -229,21 +212,19 @@ class DenseGraph(FeatureGraph):
         self.others = [name for name in codecs if name not in self.binned]
         encodings = [codecs[name].encoding for name in self.binned]
         self.bins = Bins(encodings) if encodings else None
-        self.columns = nn.ModuleList(_columns(codecs[name].encoding) for name in self.others)
+        plain = [codecs[name].encoding for name in self.others]
+        self.columns = nn.ModuleList(
+            (Linear if each.kind == "piecewise_linear" else Columns)(each) for each in plain
+        )
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Parts:
-        """Return the rows of bins and the columns."""
         fields = None if self.bins is None else self.bins(_side_by_side(inputs, self.binned))
         each = zip(self.others, self.columns, strict=True)
         return Parts(fields, columns=[columns(inputs[name]) for name, columns in each])
 
 
 class Columns(nn.Module):
-    """Float columns of a number: `DenseEncoding.apply`, operation by operation.
-
-    Shape:
-        float32 (B,) → float32 (B, columns)
-    """
+    """Float columns of a number, (B,) → (B, columns): `DenseEncoding.apply` step by step."""
 
     mean: Tensor
     sd: Tensor
@@ -255,7 +236,6 @@ class Columns(nn.Module):
         self.register_buffer("sd", torch.tensor(encoding.sd, dtype=torch.float32))
 
     def forward(self, values: Tensor) -> Tensor:
-        """Return the columns."""
         absent = values.isnan()
         body = self.body(values, absent)
         return torch.cat([body, absent.float()[:, None]], dim=1) if self.missing else body
@@ -285,20 +265,16 @@ class Linear(Columns):
             self.register_buffer(name, each)
 
     def body(self, values: Tensor, absent: Tensor) -> Tensor:
-        """Return a column a bin."""
         filled = torch.where(absent, self.mean, values)
         body = (filled[:, None] - self.edges[:-1]) / (self.edges[1:] - self.edges[:-1])
         return torch.minimum(torch.maximum(body, self.lower), self.upper)
 
 
 class Bins(nn.Module):
-    """Table rows of numbers: `DenseEncoding.ids` of several features at once.
+    """Table rows of numbers, (features, B) each way: `DenseEncoding.ids` of several features.
 
     Up to 64 edges are all compared with, the edges first: what onnxruntime adds up then lies
     together. Of more, which would take memory for each, the place is searched by halves.
-
-    Shape:
-        float32 (features, B) → int64 (features, B)
     """
 
     edges: Tensor
@@ -314,24 +290,15 @@ class Bins(nn.Module):
         self.register_buffer("edges", edges if self.halvings else edges[:, 1:].T[:, :, None])
 
     def forward(self, values: Tensor) -> Tensor:
-        """Return the rows."""
-        below = self._searched(values) if self.halvings else self._counted(values)
+        if self.halvings:
+            below = torch.zeros_like(values, dtype=torch.int64)
+            for halving in reversed(range(self.halvings)):
+                further = below + 2**halving
+                below = torch.where(self.edges.gather(1, further) < values, further, below)
+        else:
+            # In float32, which is exact here and which onnxruntime adds up much faster than int64.
+            below = (values[None] > self.edges).float().sum(0).long()
         return torch.where(values.isnan(), 0, below + 1)
-
-    def _counted(self, values: Tensor) -> Tensor:
-        # In float32, which is exact here and which onnxruntime adds up much faster than int64.
-        return (values[None] > self.edges).float().sum(0).long()
-
-    def _searched(self, values: Tensor) -> Tensor:
-        below = torch.zeros_like(values, dtype=torch.int64)
-        for halving in reversed(range(self.halvings)):
-            further = below + 2**halving
-            below = torch.where(self.edges.gather(1, further) < values, further, below)
-        return below
-
-
-def _columns(encoding: DenseEncoding) -> Columns:
-    return Linear(encoding) if encoding.kind == "piecewise_linear" else Columns(encoding)
 
 
 def _side_by_side(by_name: Mapping[str, Tensor], names: Sequence[str]) -> Tensor:

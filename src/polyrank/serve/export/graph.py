@@ -23,9 +23,19 @@ def named(model: ModelProto, inputs: Iterable[str], outputs: Iterable[str]) -> N
     inputs, outputs = list(inputs), list(outputs)
     new = dict(zip((each.name for each in graph.input), inputs, strict=True))
     new |= dict(zip((each.name for each in graph.output), outputs, strict=True))
-    _rename(graph, new, _free_prefix([*inputs, *outputs]))
+    free = _free_prefix([*inputs, *outputs])
     graph.name = "polyrank"
-    for each in (model, graph):
+    traced: list[Any] = [model, graph]
+    for each in _graphs(graph):
+        for node in each.node:
+            node.name = ""
+            for names in (node.input, node.output):
+                names[:] = [name and new.get(name, free + name) for name in names]
+        values = [*each.initializer, *each.value_info, *each.input, *each.output]
+        for value in values:
+            value.name = new.get(value.name, free + value.name)
+        traced += [*each.node, *values]
+    for each in traced:
         each.ClearField("metadata_props")
         each.ClearField("doc_string")
 
@@ -42,18 +52,14 @@ def with_shapes(model: ModelProto, schema: Schema) -> None:
 
 
 def with_vocabulary(model: ModelProto, vocab: Vocab) -> None:
-    """Make a graph on rows of vocabularies take the ids themselves.
-
-    Raises:
-        ExportError: a feature that is hashed, or whose vocabulary holds a value that stands for
-            something else in the file, by name.
-    """
-    graph, free = model.graph, _free_prefix(_io(model))
+    """Make a graph on rows of vocabularies take the ids themselves."""
+    graph = model.graph
     inputs = {each.name: each for each in graph.input}
+    free = _free_prefix([*inputs, *(each.name for each in graph.output)])
     first: list[NodeProto] = []
     rows: dict[str, str] = {}
-    looked_up = ((name, graph) for graph in graphs_of(vocab) for name in graph.codecs)
-    for name, kind in looked_up:
+    kinds = {name: kind for kind in graphs_of(vocab) for name in kind.codecs}
+    for name, kind in kinds.items():
         found = Nodes(name, f"{free}{name}.")
         element = kind.look_up(name, found)
         if element is None:
@@ -63,7 +69,9 @@ def with_vocabulary(model: ModelProto, vocab: Vocab) -> None:
         graph.initializer.extend(found.constants)
         inputs[name].type.tensor_type.elem_type = element
     # What read the rows under the feature's name reads them under a name of their own.
-    _replace(graph, rows)
+    for each in _graphs(graph):
+        for node in each.node:
+            node.input[:] = [rows.get(name, name) for name in node.input]
     later = list(graph.node)
     graph.ClearField("node")
     graph.node.extend([*first, *later])
@@ -77,28 +85,6 @@ def with_metadata(model: ModelProto, entries: Mapping[str, Any]) -> None:
     helper.set_model_props(model, texts)
 
 
-def _rename(graph: GraphProto, new: Mapping[str, str], free: str) -> None:
-    """Rename all values: as `new` says, or with a prefix that is free."""
-    for each in _graphs(graph):
-        for node in each.node:
-            node.ClearField("metadata_props")
-            node.ClearField("doc_string")
-            node.name = ""
-            for names in (node.input, node.output):
-                names[:] = [name and new.get(name, free + name) for name in names]
-        for value in (*each.initializer, *each.value_info, *each.input, *each.output):
-            value.name = new.get(value.name, free + value.name)
-            value.ClearField("metadata_props")
-            value.ClearField("doc_string")
-
-
-def _replace(graph: GraphProto, new: Mapping[str, str]) -> None:
-    """Make nodes read other values."""
-    for each in _graphs(graph):
-        for node in each.node:
-            node.input[:] = [new.get(name, name) for name in node.input]
-
-
 def _graphs(graph: GraphProto) -> Iterator[GraphProto]:
     """A graph and those inside its nodes, which a branch of a trunk of one's own becomes."""
     yield graph
@@ -106,10 +92,6 @@ def _graphs(graph: GraphProto) -> Iterator[GraphProto]:
         for attribute in node.attribute:
             if attribute.HasField("g"):
                 yield from _graphs(attribute.g)
-
-
-def _io(model: ModelProto) -> list[str]:
-    return [each.name for each in (*model.graph.input, *model.graph.output)]
 
 
 def _free_prefix(names: Iterable[str]) -> str:

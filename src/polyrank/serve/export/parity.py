@@ -23,37 +23,31 @@ from polyrank.data.table import Table
 from polyrank.errors import ExportError
 from polyrank.models.outputs import logits_of
 from polyrank.serve.engine import Session
-from polyrank.serve.inputs import RAW_FILE, Columns, Inputs
+from polyrank.serve.inputs import RAW_FILE, Inputs
 from polyrank.terms import output_columns
 
 logger = logging.getLogger(__name__)
 
 ROUNDINGS = 3  # two float32 computations differ by up to twice the rounding of one; and a margin
 T = TypeVar("T")
-_RUN_ROWS = 8192  # lists are filled up to the longest of so many rows
 
 
 @dataclass
 class Parity:
-    """How far an exported file is from the bundle on the same rows.
+    """The largest differences of an exported file from its bundle on the same rows, by output.
 
-    Args:
-        bars: the largest difference allowed, by output, unless rounding alone exceeds it.
-        rows: compared so far.
-        differences: the largest from the bundle, by output, in its own unit.
-        rounding: the largest effect of float32 rounding, by output; empty where the network does
-            not compute in float64, so that the bars alone hold.
+    `rounding` is empty where the network does not compute in float64: the bars alone hold then.
     """
 
-    bars: Mapping[str, float]
-    rows: int = 0
+    bars: Mapping[str, float]  # the largest difference allowed, unless rounding alone exceeds it
+    rows: int = 0  # compared so far
     differences: dict[str, float] = field(default_factory=dict)
-    rounding: dict[str, float] = field(default_factory=dict)
+    rounding: dict[str, float] = field(default_factory=dict)  # the largest effect of float32
     _sums: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     @property
     def allowed(self) -> dict[str, float]:
-        """The largest difference allowed, by output: the bar, or three times the rounding."""
+        """The bar of each output, or three times the rounding."""
         return {
             name: max(bar, ROUNDINGS * self.rounding.get(name, 0.0))
             for name, bar in self.bars.items()
@@ -109,7 +103,7 @@ class Parity:
 
     @staticmethod
     def _enlarge(largest: dict[str, float], name: str, off: np.ndarray) -> float:
-        """Add differences, of which NaN is an infinite one; return their sum."""
+        """Add differences, of which NaN is an infinite one, and return their sum."""
         size = np.where(np.isnan(off), np.inf, np.abs(off))
         largest[name] = max(largest.get(name, 0.0), float(size.max(initial=0)))
         return float(size.sum())
@@ -118,13 +112,14 @@ class Parity:
 def compared(
     bundle: Bundle, files: Mapping[str, Path], chunks: Iterable[pl.DataFrame]
 ) -> dict[str, Parity]:
-    """Return the parity of each file by its name, on chunks of raw rows.
-
-    Raises:
-        ExportError: predictions that differ by more than is allowed, or no rows.
-    """
+    """Return the parity of each file by its name, on chunks of raw rows, or refuse it."""
     sessions = {name: Session(path) for name, path in files.items()}
-    parity = {name: Parity(_bars(bundle)) for name in files}
+    bars = {
+        column: bundle.likelihoods[task.name].tolerance
+        for task in bundle.schema.tasks
+        for column in output_columns(task)
+    }
+    parity = {name: Parity(bars) for name in files}
     inputs = Inputs(bundle.schema, bundle.vocab)
     exact: Exact | None = _tried(bundle, Exact, bundle)
     for chunk in chunks:
@@ -137,7 +132,7 @@ def compared(
         exact = None if rounding is None else exact
         for name, session in sessions.items():
             columns = inputs.raw(chunk) if name == RAW_FILE else inputs.encoded(chunk)
-            parity[name].compare(_answers(session, columns), expected, rounding)
+            parity[name].compare(session.run_columns(columns), expected, rounding)
     for name, each in parity.items():
         each.check(name)
     return parity
@@ -175,11 +170,7 @@ class Exact:
         return found
 
     def logits(self, table: Table) -> dict[str, np.ndarray]:
-        """Return the uncalibrated logits of encoded rows, as `Bundle.logits` does.
-
-        Raises:
-            ArithmeticError: one is not finite, although the bundle's are.
-        """
+        """Return uncalibrated logits as `Bundle.logits` does; ArithmeticError if not finite."""
         logits = logits_of(self.ranker, table, dtype=torch.float64)
         found = {task: logits[task].numpy() for task in self.bundle.schema.by_name}
         if not all(np.isfinite(each).all() for each in found.values()):
@@ -204,16 +195,3 @@ def _tried(bundle: Bundle, call: Callable[..., T], *arguments: Any) -> T | None:
             type(bundle.ranker.trunk).__name__, first_line(error),
         )  # fmt: skip
         return None
-
-
-def _answers(session: Session, columns: Columns) -> dict[str, np.ndarray]:
-    parts = [session.run(feeds) for feeds in columns.batches(_RUN_ROWS)]
-    return {name: np.concatenate([part[name] for part in parts]) for name in session.outputs}
-
-
-def _bars(bundle: Bundle) -> dict[str, float]:
-    return {
-        column: bundle.likelihoods[task.name].tolerance
-        for task in bundle.schema.tasks
-        for column in output_columns(task)
-    }

@@ -30,23 +30,15 @@ class Twin(nn.Module):
     """A fitted bundle as one module, in evaluation mode.
 
     It has the weights of the bundle's ranker, without a copy. A row whose logit is not finite has
-    NaN in every output of that head and of those below it.
-
-    Args:
-        bundle: what is captured.
-
-    Shape:
-        - inputs: one tensor per name in `schema.inputs`: int64 (B,) of a sparse feature, int64
-          (B, L) of a sequence, −1 where there is no id, float32 (B,) of numbers, NaN = missing
-        - output: float64 (B,) each, in the order of the columns of `Bundle.predict`
+    NaN in every output of that head and of those below it. The inputs are those of `model.onnx`
+    (see `polyrank.serve.inputs`), the outputs the columns of `Bundle.predict`, float64 (B,) each.
     """
 
     def __init__(self, bundle: Bundle) -> None:
         super().__init__()
         self.schema = bundle.schema
-        ranker: Ranker = bundle.ranker
-        self.embed = LocalEmbedder(ranker.embed)
-        self.ranker = ranker
+        self.embed = LocalEmbedder(bundle.ranker.embed)
+        self.ranker: Ranker = bundle.ranker
         self.features = nn.ModuleList(graphs_of(bundle.vocab))
         self.calibrator = Named(
             {task: _calibrator(each.map) for task, each in bundle.calibrators.items()}
@@ -56,7 +48,6 @@ class Twin(nn.Module):
         self.eval()
 
     def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Return the outputs."""
         by_name = dict(zip(self.schema.inputs, inputs, strict=True))
         parts = [features(by_name) for features in self.features]
         fields = [each.fields for each in parts if each.fields is not None]
@@ -77,7 +68,7 @@ class Twin(nn.Module):
 
 
 def example(schema: Schema, vocab: Vocab, rows: int, length: int) -> list[Tensor]:
-    """Return inputs of `Twin` of the right shapes and types, to trace it with."""
+    """Return inputs to trace `Twin` with."""
     generator = torch.Generator().manual_seed(0)
     graphs = {name: graph for graph in graphs_of(vocab) for name in graph.codecs}
     number = FeatureGraph({})  # for a column that a kind of label reads
@@ -94,7 +85,6 @@ class Applied(nn.Module):
         self.map = found
 
     def forward(self, z: Tensor) -> Tensor:
-        """Return calibrated logits."""
         return self.map.apply(z)
 
 
@@ -114,7 +104,6 @@ class Knots(nn.Module):
             self.register_buffer(name, torch.from_numpy(each))
 
     def forward(self, z: Tensor) -> Tensor:
-        """Return calibrated logits."""
         inside = z.clamp(self.low, self.high)
         at = (inside >= self.x[:, None]).float().sum(0).long() - 1  # as bins are counted
         at = at.clamp(min=0)  # where z is NaN

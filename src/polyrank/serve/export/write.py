@@ -29,35 +29,18 @@ _LARGEST_BYTES = 1_500_000_000  # a protobuf holds 2 GiB; above, tensors lie in 
 
 
 def export(
-    bundle: Bundle,
-    folder: Path,
-    chunks: Iterable[pl.DataFrame],
-    *,
-    vocabulary: bool = False,
+    bundle: Bundle, folder: Path, chunks: Iterable[pl.DataFrame], *, vocabulary: bool = False
 ) -> dict[str, Parity]:
     """Write a bundle's ONNX files into its folder, if their predictions are the bundle's.
 
     `model.onnx` takes rows of the vocabularies and raw numbers. Encodings, calibrators and products
-    are inside; a correction for down-sampled negatives belongs to the loss, so there is none.
-
-    Args:
-        bundle: what is exported.
-        folder: of the bundle.
-        chunks: real rows, raw, on which both are compared.
-        vocabulary: write `model-with-vocabulary.onnx` too, which takes the ids themselves.
-
-    Returns:
-        The parity of each file by name, as in the bundle's manifest.
-
-    Raises:
-        ExportError: a trunk that cannot be captured, a hashed feature with `vocabulary`, a column
-            with the name of an output, a folder with other weights, or predictions that differ.
-        BundleError: a folder that cannot be written to.
+    are inside; a correction for down-sampled negatives belongs to the loss, so there is none. With
+    `vocabulary`, `model-with-vocabulary.onnx` takes the ids themselves. Both are compared with the
+    bundle on chunks of real rows, raw; returned is the parity of each file by name.
     """
-    names = bundle.schema.inputs
     outputs = [column for task in bundle.schema.tasks for column in output_columns(task)]
     for name in outputs:
-        if name in names:
+        if name in bundle.schema.inputs:
             raise ExportError(
                 f"column {name!r} has the name of an output, and a graph has each name once: "
                 "rename the column or the task"
@@ -143,16 +126,10 @@ def _written(bundle: Bundle, folder: Path, *, vocabulary: bool) -> dict[str, Pat
             for each, codec in Inputs(schema, vocab).codecs.items()
         ]
         graph.with_metadata(model, about | {"polyrank.inputs": inputs})
-        files |= _saved(model, folder, name)
+        beside, large = _beside(name), model.ByteSize() > _LARGEST_BYTES
+        onnx.save(model, folder / name, save_as_external_data=large, location=beside)
+        files |= {each: folder / each for each in (name, beside) if (folder / each).is_file()}
     return files
-
-
-def _saved(model: ModelProto, folder: Path, name: str) -> dict[str, Path]:
-    """Write a model; return its files by name: two where its tensors are too large for one."""
-    beside = _beside(name)
-    large = model.ByteSize() > _LARGEST_BYTES
-    onnx.save(model, folder / name, save_as_external_data=large, location=beside)
-    return {each: folder / each for each in (name, beside) if (folder / each).is_file()}
 
 
 def _beside(name: str) -> str:

@@ -15,9 +15,8 @@ from polyrank.features.bags import Bag
 from polyrank.features.dense import DenseEncoding
 from polyrank.features.vocabulary import Vocabulary
 from polyrank.schema import DenseFeature, Schema, SequenceFeature, SparseFeature, Task
-from polyrank.serve import lookup
-from polyrank.serve.inputs import Inputs
-from polyrank.serve.lookup import Lookups
+from polyrank.serve import inputs as module
+from polyrank.serve.inputs import Inputs, Lookups
 
 SCHEMA = Schema(
     [
@@ -184,7 +183,7 @@ def test_what_is_nested_is_refused_before_a_frame_is_made(name, value, message, 
     def made(*_):
         raise AssertionError("a frame takes half a second for 250 levels")
 
-    monkeypatch.setattr(lookup, "from_arrays", made)
+    monkeypatch.setattr(module, "from_arrays", made)
     with pytest.raises(DataError, match=message):
         LOOKUPS({name: [None, value]})
 
