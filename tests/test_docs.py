@@ -10,6 +10,7 @@
 
 import re
 import shlex
+import sys
 import tomllib
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import pytest
 
 from polyrank.cli.app import run
 from polyrank.config import Experiment
+from polyrank.registry import unregister
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("README*.md"), ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md")])
@@ -52,11 +54,21 @@ REST = {
 ORIGINALS = [page for page in PAGES if str(page.relative_to(ROOT)) not in TRANSLATED]
 
 
+@pytest.fixture
+def plugin():
+    """What a page's plugin has registered is taken back, also where a block fails."""
+    yield
+    module = sys.modules.pop("my_plugin", None)
+    for axis, name in module.NAMES if module else ():
+        unregister(axis, name)
+
+
 def named(page):
     return str(page.relative_to(ROOT))
 
 
 @pytest.mark.parametrize("page", ORIGINALS, ids=named)
+@pytest.mark.usefixtures("plugin")
 def test_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)

@@ -155,6 +155,11 @@ class Schema(Forest):
         return {slot.table: owners[slot.table] for slot in self.lookups}
 
     @cached_property
+    def outputs(self) -> tuple[str, ...]:
+        """The columns of `predict`, in task order."""
+        return tuple(column for task in self.tasks for column in output_columns(task))
+
+    @cached_property
     def inputs(self) -> tuple[str, ...]:
         """The raw columns that a prediction needs: the features, then other `extras`."""
         return tuple(dict.fromkeys([*(each.name for each in self.features), *self.extras]))
@@ -265,7 +270,7 @@ def _check_spaces(schema: Schema) -> None:
 
 def _check_columns(schema: Schema) -> None:
     features = {feature.name for feature in schema.features}
-    outputs = [column for task in schema.tasks for column in output_columns(task)]
+    outputs = schema.outputs
     refuse_duplicates("label", schema.labels)
     for task in schema.tasks:
         if task.column in features:

@@ -59,15 +59,6 @@ def test_what_bundle_json_says(bundle, tmp_path):
     assert manifest["format"] == 2
 
 
-def test_a_bundle_from_before_calibration_loads(plain, rows, tmp_path):
-    plain.save(tmp_path / "b")
-    path = tmp_path / "b" / "bundle.json"
-    manifest = json.loads(path.read_text(encoding="utf-8"))
-    del manifest["calibrators"]
-    path.write_text(json.dumps(manifest), encoding="utf-8")
-    assert pr.load(tmp_path / "b").predict(rows).equals(plain.predict(rows))
-
-
 def test_a_calibrator_that_cannot_be_read_is_refused_by_task(calibrated, tmp_path):
     calibrated.save(tmp_path / "b")
     path = tmp_path / "b" / "bundle.json"

@@ -421,7 +421,7 @@ def load(path: str | Path, *, trunk: BuildsTrunk | None = None) -> Bundle:
         likelihoods(schema, targets)  # refuses what is damaged
         calibrators = {
             task: Calibrator.from_table(each, f"calibrators.{task}")
-            for task, each in parts.manifest.get("calibrators", {}).items()
+            for task, each in parts.manifest["calibrators"].items()
         }
         card = None if parts.scorecard is None else Scorecard.from_json(parts.scorecard)
         ranker = _built(model, model.layout(schema, vocab))

@@ -33,7 +33,7 @@ from polyrank.metrics.regression import mae, rmse
 from polyrank.metrics.score import Score, Scorecard
 from polyrank.metrics.undefined import Undefined
 from polyrank.schema import Schema, Task
-from polyrank.terms import ALL, TRUE, Population, output_columns, population_label, populations
+from polyrank.terms import ALL, TRUE, Population, population_label, populations
 
 __all__ = ["Score", "Scorecard", "scorecard"]
 
@@ -176,7 +176,7 @@ def _read(
                 possible.append(TRUE + name)
                 if TRUE + name in truth:
                     known[name] = checked(TRUE + name, truth[TRUE + name])
-    outputs = [name for task in schema.tasks for name in output_columns(task)]
+    outputs = schema.outputs
     for what, given, expected in (("raw", raw, outputs), ("truth", truth, possible)):
         for name in given:
             if name not in expected:

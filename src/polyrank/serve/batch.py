@@ -27,7 +27,6 @@ from polyrank.errors import DataError
 from polyrank.files import replacing, writing
 from polyrank.schema import Schema
 from polyrank.serve.engine import Predictions
-from polyrank.terms import output_columns
 
 CHUNK_ROWS = 100_000
 PART_CHUNKS = 10
@@ -128,7 +127,7 @@ def _head(
         found = checksums.of_files(paths)
     except OSError as error:
         raise DataError(f"{source} cannot be read: {error}") from error
-    outputs = [name for task in predictor.schema.tasks for name in output_columns(task)]
+    outputs = predictor.schema.outputs
     hashed = zip(paths, found, strict=True)
     return {
         **predictor.identity,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -104,14 +105,16 @@ def squared_error(rows):
     return (rows.prediction - rows.label) ** 2
 
 
-BRIER = pr.Metric(
-    name="brier",
+@partial(
+    pr.Metric,
     title="Brier score",
     kinds=("binary",),
     higher_is_better=False,
     sums=(squared_error, one),
     scale="log",
 )
+def brier(errors, rows):
+    return errors / rows
 
 
 @dataclass(frozen=True)
@@ -140,7 +143,7 @@ NAMES = {
     ("feature", "cyclic"): Cyclic,
     ("label", "watched"): Watched,
     ("debias", "weighted"): Weighted,
-    ("metric", "brier"): BRIER,
+    ("metric", "brier"): brier,
     ("calibration", "shift"): Shift,
 }
 for (axis, name), what in NAMES.items():

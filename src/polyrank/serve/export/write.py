@@ -21,7 +21,6 @@ from polyrank.serve.export import graph
 from polyrank.serve.export.parity import Parity, compared, first_line
 from polyrank.serve.export.twin import Twin, example
 from polyrank.serve.inputs import RAW_FILE, ROWS_FILE, Inputs
-from polyrank.terms import output_columns
 
 OPSET = 18  # of the operators: what every torch ≥ 2.6 writes and onnxruntime ≥ 1.20 reads
 FILES = (ROWS_FILE, RAW_FILE)
@@ -38,7 +37,7 @@ def export(
     `vocabulary`, `model-with-vocabulary.onnx` takes the ids themselves. Both are compared with the
     bundle on chunks of real rows, raw; returned is the parity of each file by name.
     """
-    outputs = [column for task in bundle.schema.tasks for column in output_columns(task)]
+    outputs = bundle.schema.outputs
     for name in outputs:
         if name in bundle.schema.inputs:
             raise ExportError(
@@ -88,7 +87,7 @@ def captured(bundle: Bundle) -> ModelProto:
     finally:
         noisy.setLevel(level)
     assert exported is not None
-    outputs = [column for task in schema.tasks for column in output_columns(task)]
+    outputs = schema.outputs
     model = exported.model_proto
     graph.named(model, schema.inputs, outputs)
     graph.with_shapes(model, schema)
@@ -112,8 +111,8 @@ def _check_same(bundle: Bundle, folder: Path) -> None:
 def _written(bundle: Bundle, folder: Path, *, vocabulary: bool) -> dict[str, Path]:
     """Write the models; return their files by name, those of large tensors too."""
     schema, vocab = bundle.schema, bundle.vocab
-    outputs = [column for task in schema.tasks for column in output_columns(task)]
-    about = {"polyrank.schema": schema.to_table(), "polyrank.outputs": outputs}
+    outputs = schema.outputs
+    about = {"polyrank.schema": schema.to_table(), "polyrank.outputs": list(outputs)}
     model = captured(bundle)
     files: dict[str, Path] = {}
     for name in FILES[: 1 + vocabulary]:
