@@ -31,9 +31,8 @@ class BinaryLikelihood(Likelihood):
 
     def predict(self, logits: Tensor, extras: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         # `torch.sigmoid` rounds the last elements of an array otherwise than the others: rows of
-        # one logit would not tie.
-        small = torch.exp(-logits.abs())
-        return (torch.where(logits >= 0, 1 / (1 + small), small / (1 + small)),)
+        # one logit would not tie. e^(−z) may be infinite, and then the probability is 0.
+        return (1 / (1 + torch.exp(-logits)),)
 
     def constant_loss(self, term: Term, statistics: TermStatistics) -> float:
         """Return the entropy of the base rate, with positives weighted."""
