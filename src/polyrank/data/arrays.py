@@ -19,17 +19,10 @@ _NO_VALUE = {"NAType", "NaTType"}
 
 
 def from_arrays(source: Mapping[str, Any]) -> pl.DataFrame:
-    """Return arrays, lists or tensors by column as a frame.
+    """Return arrays, lists or tensors by column as a frame; DataError if one cannot be read.
 
     Integers stay integers where one is missing. The rows of a 2-D array, and the lists in a list or
     in an array of objects, are lists.
-
-    Raises:
-        DataError: arrays of unequal length, or one that cannot be read.
-
-    Example:
-        >>> from_arrays({"item": [3, None], "seen": np.array([[1, 2], [3, 0]])}).rows()
-        [(3, [1, 2]), (None, [3, 0])]
     """
     columns = [_series(str(name), values) for name, values in source.items()]
     lengths = {series.name: len(series) for series in columns}

@@ -59,13 +59,7 @@ _FAILURES = (OSError, ValueError, KeyError, TypeError, AttributeError, pl.except
 
 @dataclass(frozen=True)
 class Entry:
-    """What one encoding gave.
-
-    Args:
-        vocab: fitted on the training rows.
-        tables: by split.
-        messages: warnings on the way: logger, level and text.
-    """
+    """What one encoding gave: tables by split, and messages as (logger, level, text)."""
 
     vocab: Vocab
     tables: Mapping[str, Table]
@@ -73,12 +67,7 @@ class Entry:
 
 
 def key_of(schema: Schema, rows: Any) -> str:
-    """Return the key of an encoding.
-
-    Args:
-        schema: of the rows; options that only a model reads do not count.
-        rows: plain data that says which rows, and by what they were read.
-    """
+    """Return the key of an encoding; options that only a model reads do not count."""
     table = schema.to_table()
     options = [*(each.model_options for each in schema.features), *[_OF_MODEL] * len(schema.tasks)]
     for each, names in zip((*table["features"], *table["tasks"]), options, strict=True):
@@ -89,11 +78,7 @@ def key_of(schema: Schema, rows: Any) -> str:
 
 
 def prepare(folder: Path) -> None:
-    """Make the cache's folder, which no version control takes in.
-
-    Raises:
-        OSError: it cannot be made.
-    """
+    """Make the cache's folder, which no version control takes in."""
     folder.mkdir(parents=True, exist_ok=True)
     ignored = folder / ".gitignore"
     if not ignored.exists():
@@ -130,11 +115,7 @@ def load(folder: Path, key: str, schema: Schema) -> Entry | None:
 
 
 def store(folder: Path, key: str, entry: Entry) -> int:
-    """Write an entry, whole or not at all, and drop the oldest; return its bytes.
-
-    Raises:
-        OSError: it cannot be written, on a full disk for example.
-    """
+    """Write an entry, whole or not at all, and drop the oldest; return its bytes."""
     with locked(folder), replacing_folder(folder / key) as temporary:
         try:
             body = _write(temporary, entry)

@@ -77,11 +77,7 @@ class Orphan:
 
 
 def check_labels(frame: pl.DataFrame, schema: Schema, split: str = "data") -> None:
-    """Refuse labels that no task of the schema can mean; null and NaN mean not observed.
-
-    Raises:
-        DataError: a label column that is not numeric, or values that its kind does not allow.
-    """
+    """Refuse labels that no task of the schema can mean; null and NaN mean not observed."""
     for reason in bad_labels(frame, schema, split).values():
         raise DataError(reason)
 
@@ -201,9 +197,6 @@ def find_leaks(
 
     A feature that is 1 − an event's label states it as well. Only labels that vary can leak. All
     features are read for the first rows only; those that state a label there are then read whole.
-
-    Raises:
-        DataError: as `check_labels`.
     """
     features = [feature.name for feature in schema.features]
     head = collect(frame.lazy().head(_FIRST_ROWS), [*features, *schema.labels])
@@ -232,11 +225,7 @@ def find_leak(feature: pl.Series, label: HiddenLabel) -> Leak | None:
 
 
 def check_leaks(frame: pl.LazyFrame | pl.DataFrame, schema: Schema, split: str = "train") -> None:
-    """Refuse a feature that states a label or a joint label: a model would read the label.
-
-    Raises:
-        DataError: the features and the labels; or as `check_labels`.
-    """
+    """Refuse a feature that states a label or a joint label: a model would read the label."""
     leaks = find_leaks(frame, schema, split)
     if leaks:
         raise DataError(

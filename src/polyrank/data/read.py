@@ -101,10 +101,6 @@ def read(source: Source, schema: Schema | None = None) -> pl.LazyFrame:
         DataError: no such file, an unknown extension, a file or a frame that cannot be read, a
             column that a file has twice, arrays of unequal length, or sequence features of a CSV
             file, which has no lists.
-
-    Example:
-        >>> read({"item": [3, 1], "click": [0.0, 1.0]}).collect().shape
-        (2, 2)
     """
     if isinstance(source, pl.LazyFrame):
         return source
@@ -123,11 +119,7 @@ def read(source: Source, schema: Schema | None = None) -> pl.LazyFrame:
 
 
 def files(pattern: str) -> list[str]:
-    """Return the files of a path or a glob in the order in which they are read.
-
-    Raises:
-        DataError: no such file.
-    """
+    """Return the files of a path or a glob in the order in which they are read."""
     # A file may have a bracket in its name, so a path that exists is never taken for a glob.
     paths = [pattern] if Path(pattern).exists() else sorted(glob(pattern, recursive=True))  # noqa: PTH207  an absolute pattern
     if not paths:
@@ -138,16 +130,7 @@ def files(pattern: str) -> list[str]:
 
 
 def collect(frame: pl.LazyFrame | pl.DataFrame, columns: Iterable[str]) -> pl.DataFrame:
-    """Return the named columns in memory, each once.
-
-    Raises:
-        DataError: a column that is not in the data, with the nearest, or a value that cannot be
-            parsed, with its column and the fix.
-
-    Example:
-        >>> collect(pl.LazyFrame({"click": [0], "buy": [0]}), ["buy"]).columns
-        ['buy']
-    """
+    """Return the named columns in memory, each once; a DataError names the column and the fix."""
     wanted = _known(frame, columns)
     try:
         return frame.lazy().select(wanted).collect()
@@ -180,13 +163,6 @@ def by_column(
 
     Parquet files are left as they are, so that no more columns are in memory than are in use.
     Anything else would be parsed or computed anew for each, so the columns are collected here.
-
-    Raises:
-        DataError: as `collect`.
-
-    Example:
-        >>> by_column(pl.LazyFrame({"click": [0], "buy": [0]}), ["buy"])["buy"].to_list()
-        [0]
     """
     if isinstance(frame, pl.LazyFrame) and _is_parquet(frame):
         _known(frame, columns)
@@ -195,11 +171,7 @@ def by_column(
 
 
 def column_names(frame: pl.LazyFrame | pl.DataFrame) -> list[str]:
-    """Return the columns of a frame in order.
-
-    Raises:
-        DataError: a file that cannot be read.
-    """
+    """Return the columns of a frame in order; DataError if its file cannot be read."""
     try:
         return frame.lazy().collect_schema().names()
     except (pl.exceptions.PolarsError, OSError) as error:

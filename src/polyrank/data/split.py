@@ -31,12 +31,6 @@ def split(
     user together and `time` trains on the earliest rows; neither depends on the order. Equal times
     stay together. Fractions are of rows, or of users. The column is the user, or the time: numbers,
     dates, datetimes, or text as in `ordered`.
-
-    Example:
-        >>> log = pl.LazyFrame({"day": [3, 1, 2, 1, 1], "click": [0, 1, 0, 1, 0]})
-        >>> train, valid, test = split(log, "time", (0.6, 0.2, 0.2), "day")
-        >>> [part.collect()["day"].to_list() for part in (train, valid, test)]
-        [[1, 1, 1], [2], [3]]
     """
     cuts = _cuts(fractions)
     log = frame.lazy()

@@ -43,21 +43,8 @@ class TermStatistics:
 def term_statistics(table: Table, sampling: Sampling | None = None) -> dict[str, TermStatistics]:
     """Return the statistics of each term by its name, in order.
 
-    Args:
-        table: labelled rows.
-        sampling: of these rows, where the weights do not say it already: terms that do not descend
-            from the sampled root are weighted to be those of the whole log.
-
-    Example:
-        >>> import polars as pl
-        >>> from polyrank.data.table import encode
-        >>> from polyrank.data.vocab import Vocab
-        >>> from polyrank.schema import SparseFeature, Task
-        >>> schema = Schema([SparseFeature("item")], [Task("click"), Task("buy", given="click")])
-        >>> log = pl.LazyFrame({"item": [1, 2, 3], "click": [0, 1, 1], "buy": [None, 1, 0]})
-        >>> statistics = term_statistics(encode(log, schema, Vocab.fit(log, schema)))
-        >>> statistics["buy @ all"].rows, statistics["buy @ all"].positives
-        (3, 1)
+    `sampling` is given where the weights do not say it already: terms that do not descend from the
+    sampled root are weighted to be those of the whole log.
     """
     found = {}
     for term in table.schema.objective:
@@ -69,12 +56,7 @@ def term_statistics(table: Table, sampling: Sampling | None = None) -> dict[str,
 
 
 def fitted_labels(table: Table, sampling: Sampling | None = None) -> dict[str, dict[str, Any]]:
-    """Return what each kind of label fits on its task's own rows, of the tasks where it does.
-
-    Args:
-        table: labelled training rows.
-        sampling: as in `term_statistics`.
-    """
+    """Return what each kind of label fits on its task's own training rows, where it does."""
     found = {}
     for task in table.schema.tasks:
         where = own_population(table.schema, task)
@@ -91,11 +73,7 @@ def fitted_labels(table: Table, sampling: Sampling | None = None) -> dict[str, d
 
 
 def term_labels(table: Table, population: Population) -> np.ndarray:
-    """Return a population's label for each row of a table; NaN outside its space too.
-
-    Shape:
-        float64 (rows,)
-    """
+    """Return a population's label for each row of a table; NaN outside its space too."""
     columns = {
         task.name: table.labels[:, index].astype(np.float64)
         for index, task in enumerate(table.schema.tasks)
@@ -107,12 +85,7 @@ def term_labels(table: Table, population: Population) -> np.ndarray:
 def refuse_unusable(
     statistics: Mapping[str, TermStatistics], schema: Schema, split: str = "train"
 ) -> None:
-    """Refuse a term that these rows cannot teach.
-
-    Raises:
-        DataError: a term without usable rows, or a binary one without both labels, with the counts;
-            rows of weight 0 are as none.
-    """
+    """Refuse a term without rows of weight above 0, or a binary one without both labels there."""
     for term in schema.objective:
         found, space = statistics[term.name], term.population.space
         if not found.weighing_rows:

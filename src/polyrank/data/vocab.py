@@ -25,15 +25,6 @@ class Vocab:
         features: whose these are.
         tables: vocabularies of ids by embedding table.
         states: what else a feature's kind fits, by feature, such as the encodings of numbers.
-
-    Example:
-        >>> from polyrank.schema import DenseFeature, SparseFeature, Task
-        >>> features = [SparseFeature("item"), DenseFeature("price", encoding="log")]
-        >>> schema = Schema(features, [Task("click")])
-        >>> log = pl.LazyFrame({"item": ["a", "b", "a"], "price": [1, None, 3]})
-        >>> vocab = Vocab.fit(log, schema)
-        >>> vocab.rows, vocab.columns, vocab.tables["item"].values.to_list()
-        ({'item': 3}, {'price': 2}, ['a', 'b'])
     """
 
     features: Sequence[Feature]

@@ -102,21 +102,7 @@ def finding(
 
 @dataclass(frozen=True)
 class Audit:
-    """All findings about a log, errors first, and the rows of each split; prints as a list.
-
-    Example:
-        >>> constant = Finding("info", "constant", "feature 'country' has one value")
-        >>> broken = Finding("error", "no-rows", "valid has no rows", remedy="leave valid out")
-        >>> print(Audit((constant, broken), {"train": 800, "valid": 0}))
-        rows: train 800, valid 0
-        <BLANKLINE>
-        error    no-rows: valid has no rows
-                 → leave valid out
-        <BLANKLINE>
-        info     constant: feature 'country' has one value
-        <BLANKLINE>
-        1 error, 0 warnings, 1 note
-    """
+    """All findings about a log, errors first, and the rows of each split; prints as a list."""
 
     findings: tuple[Finding, ...]
     rows: Mapping[str, int]

@@ -57,19 +57,6 @@ def check(
     Raises:
         DataError: a split that is unknown or missing, an unknown rule, or a log that cannot be
             read, such as one without a column.
-
-    Example:
-        >>> from polyrank.schema import SparseFeature, Task
-        >>> schema = Schema([SparseFeature("item"), SparseFeature("clicked")], [Task("click")])
-        >>> log = pl.DataFrame({"item": [1, 2] * 4, "clicked": [0, 0, 1, 1] * 2})
-        >>> print(check(schema, {"train": log.with_columns(click="clicked")}))
-        rows: train 8
-        <BLANKLINE>
-        error    label-equal: feature 'clicked' equals the label 'click' of task 'click' on all 8 \
-labelled rows: a model would read the label
-                 → remove 'clicked' from the features
-        <BLANKLINE>
-        1 error, 0 warnings, 0 notes
     """
     for split in frames:
         if split not in SPLITS:
