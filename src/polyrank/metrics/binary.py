@@ -268,13 +268,6 @@ def soft_auc(p_true: ArrayLike, prediction: ArrayLike, weight: ArrayLike | None 
     Each row is a positive of weight p and a negative of weight 1 − p. The prediction may be any
     score that rises with the probability. The best possible value is `soft_auc(p_true, p_true)`,
     below 1. Undefined where every true probability is 0, or every one is 1.
-
-    Shape:
-        p_true (rows,), prediction (rows,), weight (rows,)
-
-    Example:
-        >>> round(soft_auc([0.25, 0.75], [0.1, 0.9]), 6)
-        0.75
     """
     rows = Rows.of(p_true, prediction, weight)
     truth, mass = rows.label, one(rows) if rows.weight is None else rows.weight

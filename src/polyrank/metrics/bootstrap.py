@@ -38,34 +38,15 @@ def bootstrap(
     replicates: int = 200,
     seed: int = 0,
 ) -> dict[str, np.ndarray]:
-    """Return each metric's value on resampled test rows.
+    """Return each metric's values on resampled test rows, (replicates,) by name.
 
     The draws depend on the seed, the number of rows and which of them share a user, never on the
     prediction: of two models that scored the same rows, the differences of their replicates are
     the replicates of their difference.
 
-    Args:
-        label: as the metrics take it.
-        prediction: as the metrics take it.
-        user: keys; users are drawn whole, and a row whose user is missing on its own. None draws
-            rows.
-        weight: sample weights.
-        metrics: names. `ece` is not among them: it is a mean of absolute gaps, each of which
-            resampling widens, so its replicates lie above its value.
-        replicates: how many.
-        seed: of the draws.
-
-    Returns:
-        By name, (replicates,) values that equal the metric with each row's weight times its count;
-        NaN for a replicate that does not support the metric.
-
-    Example:
-        >>> random = np.random.default_rng(0)
-        >>> p = random.random(2_000)
-        >>> clicked = random.random(2_000) < p
-        >>> found = bootstrap(clicked, p, metrics=["auc", "pcoc"])
-        >>> found["auc"].shape, round(float(found["auc"].std()), 3)
-        ((200,), 0.008)
+    Users are drawn whole, and a row whose user is missing on its own. A replicate that does not
+    support the metric is NaN. `ece` is refused: it is a mean of absolute gaps, each of which
+    resampling widens, so its replicates lie above its value.
 
     Reference:
         Chamandy et al., Estimating uncertainty for massive data streams, Google 2012: counts that
@@ -109,12 +90,7 @@ def draws(clusters: int, replicates: int, seed: int, step: int) -> Iterator[np.n
 
 
 def clusters_of(user: ArrayLike | None, rows: int) -> np.ndarray:
-    """Return each row's cluster: its user, numbered as they first appear, or the row itself.
-
-    Example:
-        >>> clusters_of(["bob", "ann", None, "bob"], 4).tolist()
-        [0, 1, 2, 0]
-    """
+    """Return each row's cluster: its user, numbered as they first appear, or the row itself."""
     number = np.arange(rows)
     if user is None or not rows:
         return number
@@ -191,34 +167,15 @@ def intervals(
     replicates: int = 200,
     seed: int = 0,
 ) -> tuple[dict[str, tuple[float, float]], dict[str, str]]:
-    """Return the 95 % interval of each metric, and why others have none.
+    """Return the 95 % interval of each metric, `{name: (low, high)}`, and why others have none.
 
     An interval is the value ± 1.96 standard errors, which are the standard deviation of `bootstrap`
     replicates, on a scale without ends: logit for areas, log for losses and ratios. It covers the
     sampling of the test rows, not what another training would give: seeds show that.
 
-    Args:
-        values: each metric's value on all rows; metrics that have a scale.
-        label: as the metrics take it.
-        prediction: as the metrics take it.
-        user: keys; users are drawn whole. None draws rows.
-        weight: sample weights.
-        replicates: how many times the rows are drawn, at least 2.
-        seed: of the draws.
-
-    Returns:
-        `{name: (low, high)}`, and reasons: under "interval" the one of all metrics, else under
-        "auc interval" that of the AUC. There is no interval below 50 positives, negatives or
-        users, nor where the value is the end of its scale.
-
-    Example:
-        >>> random = np.random.default_rng(0)
-        >>> p = random.random(2_000)
-        >>> clicked = random.random(2_000) < p
-        >>> from polyrank.metrics.binary import auc
-        >>> found, reasons = intervals({"auc": auc(clicked, p)}, clicked, p)
-        >>> [round(end, 2) for end in found["auc"]], reasons
-        ([0.82, 0.86], {})
+    `values` are the metrics on all rows. A reason is under "interval" if it is that of all, else
+    under "auc interval". There is no interval below 50 positives, negatives or users, nor where the
+    value is the end of its scale.
 
     Reference:
         Efron and Tibshirani, An introduction to the bootstrap, 1993, sections 12.6 and 13.3:

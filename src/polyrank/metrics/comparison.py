@@ -111,29 +111,10 @@ def paired(
 
     The interval over rows is ± 1.96 standard deviations of the replicates' differences: all runs
     share the draws, so what the rows have in common cancels. That over seeds is Student's t of the
-    differences seed by seed where both have the same seeds, else Welch's.
+    differences seed by seed where both have the same seeds, else Welch's. Two samples of one name
+    and one seed are refused.
 
-    Args:
-        score: its name.
-        kind: of its label, or its name; metrics with the role "compared" are compared.
-        label: (N,), nothing is missing.
-        samples: one a run; two of one name and one seed are refused.
-        user: keys (N,); users are drawn whole, and grouped AUC is compared.
-        weight: sample weights (N,).
-        replicates: how many times the rows are drawn.
-        seed: of the draws.
-
-    Returns:
-        The groups, the differences, and the metrics that cannot be compared with the reason.
-
-    Example:
-        >>> random = np.random.default_rng(0)
-        >>> p = random.random(2_000)
-        >>> label = (random.random(2_000) < p).astype(float)
-        >>> runs = [Sample("noisy", 0, (p + random.random(2_000)) / 2), Sample("true", 0, p)]
-        >>> _, differences, _ = paired("click @ all", "binary", label, runs)
-        >>> differences[0].metric, differences[0].value > 0, differences[0].significant
-        ('auc', True, True)
+    Returned are the groups, the differences, and the reasons of metrics that cannot be compared.
 
     Reference:
         Welch, Biometrika 1947: degrees of freedom of means with unequal variances.
@@ -213,10 +194,6 @@ def student_t(freedom: float) -> float:
 
     With t = √ν·tan θ the density is proportional to cos θ to the power ν − 1, on a finite range.
     The freedom ν is at least 1 and need not be whole.
-
-    Example:
-        >>> [round(student_t(freedom), 3) for freedom in (1, 4, 30)]
-        [12.706, 2.776, 2.042]
     """
     angle = np.linspace(0.0, np.pi / 2, 200_001)
     density = np.cos(angle) ** (freedom - 1)

@@ -208,26 +208,9 @@ def trade_off(
 ) -> pl.DataFrame:
     """Return what one weight of a fused score gives to one outcome and takes from another.
 
-    Args:
-        schema: the tasks.
-        fusion: the declared weights.
-        outputs: the output columns of `predict`, (N,) each.
-        columns: the raw columns of the fused score.
-        labels: each task's label (N,), NaN where it is not observed.
-        name: whose weight is swept.
-        scores: the two scores that it is traded between, such as `click @ all` and `buy @ all`.
-        metric: one that depends on the order alone.
-        factors: by which the declared weight is multiplied, one after the other.
-        keys: the user and the request of each row, by these names.
-        weight: sample weights (N,).
-
-    Returns:
-        The points of the curve in order: `weight`, and the metric of either score, such as
-        `auc of buy @ all`.
-
-    Raises:
-        ConfigError: an argument is unknown, with the nearest, or not of the kind above.
-        Undefined: rows that cannot support the metric.
+    The declared weight of `name` is multiplied by one factor after the other. `scores` are the two
+    that it is traded between, such as `click @ all` and `buy @ all`; the metric must depend on the
+    order alone. A line of the curve has `weight` and each score's metric: `auc of buy @ all`.
     """
     if name not in fusion.weights:
         raise ConfigError(f"fusion has no weight {name!r}{did_you_mean(str(name), fusion.weights)}")

@@ -90,10 +90,6 @@ def key_codes(name: str, keys: Any, *, rows: int | None = None) -> np.ndarray:
     A missing key (null, None, NaN) is a key of its own in every row, so that rows nobody can
     attribute are never ranked against one another. The int64 codes begin at 0, are not necessarily
     dense, and lie below 5·rows + 1024. Keys of mixed types are refused.
-
-    Example:
-        >>> key_codes("request", [7, 9, 7, None]).tolist()
-        [0, 2, 0, 3]
     """
     codes = coded(name, keys, rows=rows)
     missing = codes < 0

@@ -27,14 +27,10 @@ Role = Literal["compared", "diagnosed", "segment table", "calibration table"]
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """The rows of weight above 0 that a metric is measured on, checked; every array (N,).
+    """The rows of weight above 0 that a metric is measured on, checked, finite; every array (N,).
 
-    Args:
-        label: finite.
-        prediction: finite.
-        weight: relative to the largest; None weighs every row 1.
-        codes: by the key's name, integers that are equal where the keys are, below 0 where the key
-            is missing.
+    Weights are relative to the largest; None weighs every row 1. Codes, by the key's name, are
+    integers that are equal where the keys are, below 0 where the key is missing.
     """
 
     label: np.ndarray

@@ -24,16 +24,7 @@ METRICS: Registry[Metric] = Registry(
 
 
 def metrics_of(kind: Kind, role: Role | None = None) -> Mapping[str, Metric]:
-    """Return the metrics of a kind of label by name, in the order of its tables.
-
-    A role takes those that are shown there alone.
-
-    Example:
-        >>> list(metrics_of("regression"))
-        ['rmse', 'mae', 'r2', 'bias']
-        >>> list(metrics_of("binary", "compared"))
-        ['auc', 'gauc', 'pr_auc', 'ne']
-    """
+    """Return the metrics of a kind of label, or those of one role, in the order of its tables."""
     of = _kind(kind)
     own = {name: each for name, each in METRICS.items() if of.name in each.kinds}
     own |= {name: METRICS[name] for name in of.metrics}

@@ -60,7 +60,7 @@ def scorecard(
         schema: the tasks.
         predictions: each output column of `terms.output_columns`; the joint of a conditional
             regression is not measured and may be left out.
-        labels: each task's label, by the task's name; NaN is not observed.
+        labels: by the task's name; NaN is not observed.
         split: which rows these are.
         user: keys for grouped AUC, and what intervals resample in place of rows.
         weight: sample weights.
@@ -70,33 +70,8 @@ def scorecard(
             no label could give: its AUC is `soft_auc`.
         raw: uncalibrated values of those output columns that a calibration changed. A score on such
             a column measures both.
-        only: names of the metrics to compute, of any kind of label; the others are neither
-            measured nor absent. None computes all.
+        only: names of the metrics to compute; the others are neither measured nor absent.
         replicates: how many times the rows are resampled for intervals; 0 measures none.
-
-    Returns:
-        The scores in task order.
-
-    Raises:
-        ConfigError: `only` has a name that no metric has, with the nearest; or `replicates` is
-            negative or 1.
-        DataError: a column is missing, has another shape, or holds a value out of its domain.
-
-    Shape:
-        every array (rows,)
-
-    Example:
-        >>> from polyrank.schema import DenseFeature, Task
-        >>> schema = Schema([DenseFeature("x")], [Task("click"), Task("buy", given="click")])
-        >>> card = scorecard(
-        ...     schema,
-        ...     {"p_click": [0.2, 0.5, 0.5], "p_buy_given_click": [0.5, 0.4, 0.6],
-        ...      "p_buy": [0.1, 0.2, 0.3]},
-        ...     {"click": [0, 1, 1], "buy": [float("nan"), 0, 1]},
-        ...     split="test",
-        ... )
-        >>> [(score.name, score.rows, score.positives) for score in card]
-        [('click @ all', 3, 2), ('buy @ all', 3, 1), ('buy|click @ click', 2, 1)]
     """
     for name in only or ():
         if name not in METRICS:

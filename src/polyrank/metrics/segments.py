@@ -75,26 +75,12 @@ def segments(
     comes before a small one that is far off. Lines with fewer than 50 positives (or negatives),
     both seen and predicted, come last: three odd rows are no finding.
 
-    Args:
-        label: 0 or 1, (rows,).
-        prediction: probabilities (rows,).
-        by: columns (rows,) by name. Numbers of more than 10 distinct values are cut into 10 bins
-            of equal count; of other columns the 50 most frequent values have a line each, and the
-            rest share one. Null and NaN are a value, which is returned as null.
-        weight: sample weights (rows,).
-        kind: of the label, an event; its diagnosed metrics are measured.
+    Numbers of more than 10 distinct values are cut into 10 bins of equal count; of other columns
+    the 50 most frequent values have a line each, and the rest share one. Null and NaN are a value.
 
-    Returns:
-        The `columns` of the kind: `dimension` and `value`; the plain counts `rows` and `positives`;
-        the means and the metrics; `pcoc_low` and `pcoc_high`, the 95 % interval of PCOC on the log
-        scale over the sampling of the rows; `excess`; `judged`, whether the counts suffice;
-        `reason`, why what is null is null, or why it is not judged.
-
-    Example:
-        >>> page = ["one"] * 100 + ["two"] * 100
-        >>> worst = segments([0, 1] * 100, [0.5] * 100 + [0.8] * 100, {"page": page})
-        >>> worst.select("dimension", "value", "rows", "pcoc").row(0)
-        ('page', 'two', 100, 1.6)
+    Beside counts, means and metrics a line has `pcoc_low` and `pcoc_high`, the 95 % interval of
+    PCOC on the log scale over the sampling of the rows; `judged`, whether the counts suffice; and
+    `reason`, why what is null is null, or why it is not judged.
     """
     y = column("label", label)
     refuse_other_labels(y)

@@ -6,12 +6,4 @@ from polyrank.errors import PolyrankError
 
 
 class Undefined(PolyrankError, ValueError):
-    """A metric has no value on these rows; the message is the reason.
-
-    Example:
-        >>> from polyrank.metrics.binary import auc
-        >>> auc([1, 1, 1], [0.2, 0.4, 0.9])
-        Traceback (most recent call last):
-        ...
-        polyrank.metrics.undefined.Undefined: no negative among 3 rows
-    """
+    """A metric has no value on these rows; the message is the reason."""

@@ -50,11 +50,7 @@ def need_extra() -> None:
 
 
 def write(evidence: Evidence, path: str | Path) -> Path:
-    """Write the page of `gather`'s evidence, whole or not at all, and return its path.
-
-    Raises:
-        PolyrankError: the extra is not installed, or the file cannot be written.
-    """
+    """Write the page of `gather`'s evidence, whole or not at all, and return its path."""
     need_extra()
     from polyrank.report.page import page
 

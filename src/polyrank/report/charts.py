@@ -55,12 +55,6 @@ def styles(schema: Schema, names: Iterable[str]) -> dict[str, Style]:
     """Return how the lines of scores are drawn: in the task's colour, told apart by dashes.
 
     A name that is no score takes a colour that no task has.
-
-    Example:
-        >>> from polyrank.schema import DenseFeature, Task
-        >>> schema = Schema([DenseFeature("x")], [Task("click"), Task("buy", given="click")])
-        >>> styles(schema, ["buy @ all", "buy|click @ click"])["buy|click @ click"]
-        Style(colour='#d5652a', dash=[7, 3])
     """
     owners = {
         name: where.task
@@ -131,12 +125,7 @@ def _axis(domain: tuple[float, float], logarithmic: bool) -> dict[str, Any]:
 
 
 def ticks_of(low: float, high: float) -> list[float]:
-    """Return where a logarithmic axis is labelled: few numbers, whatever it spans.
-
-    Example:
-        >>> ticks_of(0.004, 0.3), ticks_of(0.02, 0.06), ticks_of(2e-6, 0.7)
-        ([0.01, 0.03, 0.1, 0.3], [0.02, 0.05], [1e-05, 0.0001, 0.001, 0.01, 0.1])
-    """
+    """Return where a logarithmic axis is labelled: few numbers, whatever it spans."""
     span = np.log10(high / low)
     steps = (1, 2, 5) if span < 1.3 else (1, 3) if span < 3 else (1,)
     powers = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)

@@ -69,11 +69,6 @@ def reliability(
     """Return bins of equal count, by rising prediction: the ones whose mean gap is the ECE.
 
     Rows with one prediction share a bin, so there may be fewer.
-
-    Example:
-        >>> found = reliability([0, 1, 0, 1], [0.25, 0.25, 0.75, 0.75], bins=2)
-        >>> found.prediction, found.observed, found.rows
-        (array([0.25, 0.75]), array([0.5, 0.5]), array([2, 2]))
     """
     y, p, w = _sorted(label, prediction, weight)
     first = _bins(p, w, bins)
@@ -115,13 +110,7 @@ def roc(
     weight: ArrayLike | None = None,
     points: int = MOST_POINTS,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return at most so many false and true positive rates, spaced evenly along the curve.
-
-    Example:
-        >>> false, true = roc([0, 1, 0, 1], [0.1, 0.3, 0.2, 0.8])
-        >>> false.tolist(), true.tolist()
-        ([0.0, 0.0, 0.0, 0.5, 1.0], [0.0, 0.5, 1.0, 1.0, 1.0])
-    """
+    """Return at most so many false and true positive rates, spaced evenly along the curve."""
     hits, false = _counts(label, prediction, weight)
     x = np.concatenate([[0.0], false / false[-1]])
     y = np.concatenate([[0.0], hits / hits[-1]])
@@ -135,13 +124,7 @@ def precision_recall(
     weight: ArrayLike | None = None,
     points: int = MOST_POINTS,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return recall and precision from the highest threshold on, spaced evenly in recall.
-
-    Example:
-        >>> recall, precision = precision_recall([0, 1, 0, 1], [0.1, 0.3, 0.2, 0.8])
-        >>> recall.tolist(), precision.round(2).tolist()
-        ([0.5, 1.0, 1.0, 1.0], [1.0, 1.0, 0.67, 0.5])
-    """
+    """Return recall and precision from the highest threshold on, spaced evenly in recall."""
     hits, false = _counts(label, prediction, weight)
     recall, precision = hits / hits[-1], hits / (hits + false)
     kept = _spread(recall, points)

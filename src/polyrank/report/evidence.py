@@ -95,19 +95,9 @@ def gather(
 ) -> Evidence:
     """Return the evidence of a bundle: predict the rows, and keep what the page draws.
 
-    Args:
-        bundle: the fitted model.
-        rows: labelled rows, as in `Bundle.evaluate`; None shows the bundle's own scorecard alone.
-        name: the page's title; the experiment's by default.
-        split: the rows' name where they are others than those of the bundle's scorecard: they get
-            a scorecard of their own.
-        missing: why there are no rows, in words; of interest where `rows` is None.
-        trained: when the bundle was written.
-        audit: of the log that the bundle learned from; see `polyrank.data.check.check`.
-        unaudited: why there is none, in words; of interest where `audit` is None.
-
-    Raises:
-        DataError: rows that cannot be read or scored.
+    Without rows it is the bundle's own scorecard alone. `split` names rows that are others than
+    that scorecard's: they get one of their own. `missing` says why there are no rows, `unaudited`
+    why there is no audit of the log that the bundle learned from; `trained` is when it was written.
     """
     about = Evidence(
         name=name or str(bundle.config.get("name", "run")),

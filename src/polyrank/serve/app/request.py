@@ -57,12 +57,6 @@ def read(body: bytes, needed: Sequence[str], most_rows: int) -> ScoreRequest:
     """Parse a body, or refuse it: 400 if it is not JSON, 413 for too many rows, 422 for the rest.
 
     NaN is a missing value, as null is. `needed` are the columns that every row must have.
-
-    Example:
-        >>> body = b'{"context": {"user": 7}, "candidates": [{"item": 1}]}'
-        >>> asked = read(body, ["user", "item"], most_rows=9)
-        >>> asked.rows, asked.columns, asked.shared
-        (1, {'item': [1]}, {'user': 7})
     """
     given = _parsed(body)
     if type(given) is not dict:
