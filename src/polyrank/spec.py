@@ -109,11 +109,6 @@ def whole(
     """Return a whole number, numpy's as a plain one; a boolean is none.
 
     The message begins with `where` and gives the limits and the value.
-
-    Example:
-        >>> whole("bins", 2.5)
-        Traceback (most recent call last):
-        polyrank.errors.ConfigError: bins must be a whole number of at least 1, got 2.5
     """
     if isinstance(value, Integral) and not isinstance(value, bool):
         found = int(value)
@@ -138,11 +133,6 @@ def number(
     """Return a finite number as a float; a boolean is none.
 
     The message begins with `where` and gives the limits and the value.
-
-    Example:
-        >>> number("dropout", 1, least=0, below=1)
-        Traceback (most recent call last):
-        polyrank.errors.ConfigError: dropout must be a number of at least 0 and below 1, got 1
     """
     try:
         found = float(value) if isinstance(value, Real) and not isinstance(value, bool) else nan

@@ -171,11 +171,7 @@ class Forest:
         return tuple(reversed(chain))
 
     def check(self) -> None:
-        """Refuse tasks that contradict each other.
-
-        Raises:
-            SchemaError: no task, a duplicate name, an unknown `given` or a cycle.
-        """
+        """Refuse no task at all, a duplicate name, an unknown `given` and a cycle."""
         if not self.tasks:
             raise SchemaError("a schema needs at least one task")
         refuse_duplicates("task", [task.name for task in self.tasks])

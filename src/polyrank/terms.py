@@ -21,14 +21,10 @@ TRUE = "true_"  # before the name of an output column: its known truth
 
 @dataclass(frozen=True)
 class Head:
-    """A named part of the ranker.
+    """A named part of the ranker: the task's, or `TASK#NAME` for an auxiliary head.
 
-    Args:
-        name: the task's, or `TASK#NAME` for an auxiliary head.
-        task: whose representation it reads.
-        outputs: numbers per row.
-        auxiliary: trained and checkpointed for a method's sake; never predicted, calibrated,
-            scored or exported.
+    It reads the representation of `task` and gives `outputs` numbers per row. An auxiliary head is
+    trained and checkpointed for a method's sake; never predicted, calibrated, scored or exported.
     """
 
     name: str
@@ -42,8 +38,6 @@ class Population:
     """One probability or value on one population: the unit of the objective and the scorecard.
 
     Args:
-        task: whose outcome it is.
-        label_kind: of the task.
         given: the event conditioned on; None for a joint.
         space: the rows: "all", or the task whose joint label is 1 there.
         heads: the tasks on the path from `given` (excluded) down to `task`.
@@ -88,11 +82,7 @@ class Term:
     what is no event, whose head is the value.
 
     Args:
-        population: the rows and the label.
-        weight: in the balance.
         positive_weight: of positives in the training loss.
-        yes: paths of the event.
-        no: paths of its opposite.
         probability: the event in symbols, for tables.
         method: the debiased loss that it belongs to; None for the likelihood of its label.
         part: which of the method's terms of one population it is, where it has several.
@@ -125,7 +115,7 @@ class Summand:
     """A part of a term's loss: Σ factor · value over some of the batch's rows.
 
     Args:
-        rows: which: bool tensor (B,).
+        rows: bool tensor (B,).
         factor: a number, or a weight per row (B,) without a gradient; without the weight of
             positives, which is of training alone.
         value: tensor (B,), finite in all rows.
@@ -275,10 +265,6 @@ def joint_label(factors: Sequence[Any]) -> Any:
 
 def population_label(labels: Mapping[str, Any], where: Population) -> Any:
     """Return a population's label for each row; NaN outside its space too.
-
-    Args:
-        labels: of each task, a float array or tensor (rows,), NaN where it was not observed.
-        where: whose label it is.
 
     Example:
         >>> import numpy as np

@@ -1,7 +1,4 @@
-"""Ragged columns of ids: all lists as one array, and where each begins.
-
-N rows are the `ids` of all of them, and N + 1 `offsets`.
-"""
+"""Ragged columns of ids: the `ids` of all N rows as one array, and N + 1 `offsets`."""
 
 from __future__ import annotations
 
@@ -19,21 +16,7 @@ from polyrank.features.ids import as_type, plain_ids
 
 @dataclass(frozen=True, eq=False)
 class Bag:
-    """The ids of some rows of one sequence feature.
-
-    Args:
-        ids: those of the first row, then those of the second, …
-        offsets: row i has ids[offsets[i] : offsets[i + 1]].
-
-    Shape:
-        ids: int32 (total,) · offsets: int64 (N + 1,), the first of them 0
-
-    Example:
-        >>> bag = Bag(np.array([7, 8, 9], np.int32), np.array([0, 2, 2, 3]))
-        >>> taken = bag.take(np.array([2, 1, 0]))
-        >>> len(taken), taken.ids, taken.offsets
-        (3, array([9, 7, 8], dtype=int32), array([0, 1, 1, 3]))
-    """
+    """int32 ids of some rows of a sequence feature; row i has ids[offsets[i] : offsets[i + 1]]."""
 
     ids: np.ndarray
     offsets: np.ndarray
@@ -78,32 +61,14 @@ class Elements(NamedTuple):
 
 
 def offsets_of(lengths: np.ndarray) -> np.ndarray:
-    """Return where lists of some lengths begin, and where the last one ends.
-
-    Example:
-        >>> offsets_of(np.array([2, 0, 1]))
-        array([0, 2, 2, 3])
-    """
+    """Return where lists of some lengths begin, and where the last one ends."""
     offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
     np.cumsum(lengths, out=offsets[1:])
     return offsets
 
 
 def flattened(column: pl.Series, padding: int | None = None) -> Elements:
-    """Return the elements of all lists.
-
-    Args:
-        column: lists or fixed-size arrays; a null list is like an empty one.
-        padding: an integer that is no element, in whatever type it is written.
-
-    Raises:
-        DataError: a column without lists.
-
-    Example:
-        >>> found = flattened(pl.Series([[3, 4, 0], None, [0], [5]]), padding=0)
-        >>> found.ids.to_list(), found.offsets, found.nulls
-        ([3, 4, 5], array([0, 2, 2, 2, 3]), 1)
-    """
+    """Return the elements of all lists without `padding`; a null list is like an empty one."""
     name, dtype = column.name, column.dtype
     if dtype == pl.Null:
         column = column.cast(pl.List(pl.Int64))
@@ -128,11 +93,6 @@ def flattened(column: pl.Series, padding: int | None = None) -> Elements:
 def packed(kind: str, values: Sequence[Any]) -> np.ndarray:
     """Return plain values as a read-only array, the fastest way for a few.
 
-    Args:
-        kind: `q` for integers and booleans of 64 bits, `d` for numbers.
-        values: of any length.
-
-    Raises:
-        struct.error: a value of another type; as an OverflowError, one that is too large.
+    A value of another type is a struct.error, one that is too large may be an OverflowError.
     """
     return np.frombuffer(pack(f"{len(values)}{kind}", *values), dtype=np.dtype(kind))

@@ -38,19 +38,10 @@ class DenseEncoding:
     logarithm, which libraries round differently in float32, is one of float64, rounded.
 
     Args:
-        kind: `standard`, `log`, `bins`, `piecewise_linear` or `none`.
-        mean: training mean, of log values for `log`; stands in for a missing value.
-        sd: training deviation, 1 for a constant column.
-        edges: for `piecewise_linear` the T + 1 bin edges, for `bins` the largest value of each
-            bin but the last.
+        mean: of log values for `log`; stands in for a missing value.
+        sd: 1 for a constant column.
+        edges: T + 1 for `piecewise_linear`; for `bins` the largest value of each but the last.
         missing: training had a missing value, so an indicator column is appended.
-
-    Example:
-        >>> training = np.array([1, 3, np.nan], np.float32)
-        >>> encoding = DenseEncoding.fit(DenseFeature("x", encoding="standard"), training)
-        >>> encoding.apply(np.array([3, np.nan], np.float32))
-        array([[1., 0.],
-               [0., 1.]], dtype=float32)
     """
 
     kind: Encoding
@@ -61,15 +52,7 @@ class DenseEncoding:
 
     @classmethod
     def fit(cls, feature: DenseFeature, values: np.ndarray) -> DenseEncoding:
-        """Return the encoding of a feature fitted on its training values.
-
-        Args:
-            feature: names the encoding and its number of bins.
-            values: float32, NaN = missing. Their order does not matter.
-
-        Shape:
-            values: (rows,)
-        """
+        """Return the encoding of a feature fitted on its training values, in any order."""
         # Sorted, so that the sums behind mean and deviation do not depend on the order of rows.
         values = np.sort(np.asarray(values, dtype=np.float32))
         present = values[: len(values) - int(np.isnan(values).sum())]
@@ -104,18 +87,11 @@ class DenseEncoding:
 
     @np.errstate(over="ignore")  # a value beyond reach becomes ±inf, which prediction refuses
     def apply(self, values: np.ndarray) -> np.ndarray:
-        """Return values as float columns, none for `bins`.
+        """Return values, NaN = missing, as float columns (rows, columns); none for `bins`.
 
-        The last column says "missing" where training had missing values.
-
-        Piecewise-linear column t is 0 below its bin, 1 above it and linear inside; the first has
-        no lower and the last no upper clamp.
-
-        Args:
-            values: float32, NaN = missing.
-
-        Shape:
-            values: (rows,) → (rows, columns)
+        The last column says "missing" where training had missing values. Piecewise-linear column t
+        is 0 below its bin, 1 above it and linear inside; the first has no lower and the last no
+        upper clamp.
 
         Reference:
             Gorishniy et al., "On Embeddings for Numerical Features", NeurIPS 2022, eq. 1.
@@ -145,16 +121,7 @@ class DenseEncoding:
         return out
 
     def ids(self, values: np.ndarray) -> np.ndarray:
-        """Return the table row of each value: 0 for a missing one, then one row a bin.
-
-        Shape:
-            values: (rows,) → int32 (rows,)
-
-        Example:
-            >>> encoding = DenseEncoding("bins", edges=(1.0, 5.0))
-            >>> encoding.ids(np.array([1, 4, 9, np.nan], np.float32)), encoding.rows
-            (array([1, 2, 3, 0], dtype=int32), 4)
-        """
+        """Return the table row of each value: 0 for a missing one, then one row a bin."""
         values = np.asarray(values, dtype=np.float32)
         edges = np.array(self.edges, dtype=np.float32)
         if len(edges) > _FEW_EDGES:
@@ -328,14 +295,7 @@ class DenseCodec(NumberCodec):
 
 
 def float32_of(column: pl.Series) -> np.ndarray:
-    """Return a column as float32 with NaN for null.
-
-    Raises:
-        DataError: a column that is not numeric, or infinite values, with their count.
-
-    Shape:
-        (rows,)
-    """
+    """Return a numeric column as float32 with NaN for null, or a DataError, as for infinity."""
     name, dtype = column.name, column.dtype
     if not (dtype.is_numeric() or dtype in (pl.Boolean, pl.Null)):
         raise DataError(

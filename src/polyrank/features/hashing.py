@@ -32,30 +32,14 @@ _FIRST, _SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
 
 def buckets(plain: pl.Series, count: int) -> np.ndarray:
-    """Return the bucket, 0 … count − 1, of each plain id; −1 where it is null.
-
-    Args:
-        plain: ids as `polyrank.features.ids.plain_ids` gives them.
-        count: of buckets.
-
-    Shape:
-        (rows,) → int32 (rows,)
-
-    Example:
-        >>> buckets(pl.Series(["7", "x", None]), 1000), buckets(pl.Series([7.0]), 1000)
-        (array([487, 340,  -1], dtype=int32), array([487], dtype=int32))
-    """
+    """Return the bucket, 0 … count − 1, of each plain id; −1 where it is null."""
     found = (stable64(plain) % np.uint64(count)).astype(np.int32)
     found[plain.is_null().to_numpy()] = -1
     return found
 
 
 def stable64(plain: pl.Series) -> np.ndarray:
-    """Return the hash of each plain id; that of a null means nothing.
-
-    Shape:
-        (rows,) → uint64 (rows,)
-    """
+    """Return the uint64 hash of each plain id; that of a null means nothing."""
     parts = [
         _hashed(plain.slice(start, _CHUNK_ROWS)) for start in range(0, len(plain), _CHUNK_ROWS)
     ]

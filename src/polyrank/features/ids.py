@@ -67,12 +67,6 @@ def id_type(columns: Sequence[pl.Series]) -> IdType:
 
     Floats that are all whole numbers (pandas' way to write integers with nulls) are integers, and
     so is text that is all plain integers within 64 bits.
-
-    Example:
-        >>> id_type([pl.Series([1.0, None, 2.0])]), id_type([pl.Series([0.5]), pl.Series(["a"])])
-        ('int', 'string')
-        >>> id_type([pl.Series(["7", "8.0"])]), id_type([pl.Series(["7", "008"])])
-        ('int', 'string')
     """
     types = {_type(column) for column in columns}
     if types <= {"int"}:
@@ -86,12 +80,6 @@ def as_type(ids: pl.Series, target: IdType) -> pl.Series:
     """Return plain ids as one type; an id with no such form becomes null.
 
     Text that names a boolean is 1 or 0 among integers, as a boolean is.
-
-    Example:
-        >>> as_type(pl.Series(["7", "7.0", "07", "x"]), "int").to_list()
-        [7, 7, None, None]
-        >>> as_type(pl.Series([3.0, 3.5]), "string").to_list()
-        ['3', '3.5']
     """
     source = ids.dtype
     if target == "int":
@@ -115,15 +103,9 @@ def as_type(ids: pl.Series, target: IdType) -> pl.Series:
 
 
 def spellings(ids: pl.Series) -> Iterator[pl.Series]:
-    """Yield the texts that may stand for plain ids where text is taken to the letter.
+    """Yield the texts that may stand for plain ids where text is to the letter, likeliest first.
 
-    The likeliest first: a number may have been written with ".0", a boolean with a capital.
-
-    Example:
-        >>> [texts.to_list() for texts in spellings(pl.Series([7, None]))]
-        [['7', None], ['7.0', None]]
-        >>> [texts.to_list() for texts in spellings(pl.Series(["007"]))]
-        [['007']]
+    A number may have been written with ".0", a boolean with a capital.
     """
     texts = as_type(ids, "string")
     yield texts

@@ -239,10 +239,7 @@ class SparseCodec(IdCodec):
 
 
 class _Direct:
-    """Vocabularies of integers that lie close together, as one array: the rows from id to id.
-
-    Letters: F columns of N values.
-    """
+    """Vocabularies of integers that lie close together, as one array: F columns of N values."""
 
     def __init__(self, tables: Mapping[str, tuple[int, np.ndarray]]) -> None:
         parts: dict[int, int] = {}  # where the array of a vocabulary begins; sharers have one

@@ -34,16 +34,11 @@ class Vocabulary:
     """The entries of one embedding table; row 0 is for unseen and rare ids.
 
     Args:
-        dtype: the type that ids are brought to before they are looked up, or `identity`, where
-            the id itself is the row, or `hash`, where its hash says the row.
+        dtype: the type in which ids are looked up; or `identity`, where the id itself is the row,
+            or `hash`, where its hash says the row.
         values: entries of rows 1, 2, …, the most frequent first; may hold one null.
         counts: training occurrences of each entry.
         size: rows of an identity or a hashed table.
-
-    Example:
-        >>> vocabulary = Vocabulary("int", pl.Series([7, 3]), pl.Series([5, 2]))
-        >>> vocabulary.rows, vocabulary.encode(pl.Series(["3", "x", None, "7"]))
-        (3, (array([2, 0, 0, 1], dtype=int32), 1, 1))
     """
 
     dtype: IdType | Literal["identity", "hash"]
@@ -53,12 +48,7 @@ class Vocabulary:
 
     @classmethod
     def fit(cls, columns: Sequence[pl.Series], min_count: int = 1) -> Self:
-        """Return the vocabulary of all ids of some columns together.
-
-        Args:
-            columns: training values of the features that share the table.
-            min_count: ids with fewer occurrences in all columns together are left out.
-        """
+        """Return the vocabulary of columns that share a table; `min_count` counts in them all."""
         return cls.of_counts([counts_of(column) for column in columns], min_count)
 
     @classmethod
@@ -89,22 +79,13 @@ class Vocabulary:
         return "int" if self.dtype == "identity" else self.dtype
 
     def encode(self, series: pl.Series) -> tuple[np.ndarray, int, int]:
-        """Return the row of each id, the number of unseen ids and the number of nulls.
+        """Return the int32 row of each id, the number of unseen ids and the number of nulls.
 
         An id of another type is converted where it names the same id. Among integers 7, 7.0, "7"
         and "7.0" are one id, and "07" is unseen; among texts a number is looked up as its decimal
         text, and where there is none with ".0" behind it. NaN is null. A null has a row where
-        training had enough of them, else row 0; unseen counts the ids that are not in the
-        vocabulary and not null. A hashed table knows every id, and has null in row 0.
-
-        Args:
-            series: a column of any type that can hold ids.
-
-        Raises:
-            DataError: a column of lists, structs or bytes.
-
-        Shape:
-            (rows,) → int32 (rows,), int, int
+        training had enough of them, else row 0, and is never unseen. A hashed table knows every id,
+        and has null in row 0.
         """
         plain = plain_ids(series)
         rows, nulls = self._found(plain), plain.null_count()
@@ -118,11 +99,8 @@ class Vocabulary:
     def encode_values(self, values: Sequence[Any]) -> tuple[np.ndarray, int, int] | None:
         """Return what `encode` does of a few plain values, without making a column of them.
 
-        Looked up are integers among integers, texts among texts, and None. Anything else (texts
-        among integers, 7.0 for 7, hashes) is None here, and left to `encode`.
-
-        Shape:
-            (N,) → int64 (N,), int, int
+        The rows are int64. Looked up are integers among integers, texts among texts, and None.
+        Anything else (texts among integers, 7.0 for 7, hashes) is None here, and left to `encode`.
         """
         if self.dtype == "string":
             return self._texts_found(values)
@@ -135,11 +113,7 @@ class Vocabulary:
 
     @classmethod
     def from_frame(cls, frame: pl.DataFrame) -> Self:
-        """Read what `to_frame` wrote; its type is that of the values.
-
-        Raises:
-            DataError: columns or a type that `to_frame` does not write.
-        """
+        """Read what `to_frame` wrote, and refuse anything else; its type is that of the values."""
         if set(frame.columns) != {"row", "value", "count"}:
             raise DataError(
                 f"a vocabulary must have the columns row, value and count, got {frame.columns}"
