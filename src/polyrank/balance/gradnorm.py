@@ -102,7 +102,6 @@ class GradNormModule(BalanceModule):
 
 
 def _norm(loss: Tensor, shared: Sequence[Tensor]) -> Tensor:
-    """Return the norm of a loss's gradient at all shared tensors together: ()."""
     found = torch.autograd.grad(loss, shared, retain_graph=True, materialize_grads=True)
     return torch.stack([gradient.norm() for gradient in found]).norm()
 

@@ -20,10 +20,9 @@ _EVIDENCE = ("rows", "positives", "log_loss", "reason")
 
 @dataclass(frozen=True)
 class Calibrator:
-    """The map that a head's validation rows support, with the evidence.
+    """The map that a head's validation rows support, or the `reason` why there is none.
 
-    `log_loss` is of each candidate, "none" among them, on rows it was not fitted on; it is empty
-    where nothing was compared. `reason` says why there is no map, and the logit stays as it is.
+    `log_loss` is of each candidate, "none" among them, on rows it was not fitted on, if any.
     """
 
     map: CalibrationMap | None
@@ -71,10 +70,9 @@ def calibrate(
 ) -> Calibrator:
     """Return the map of a head's finite logit that its rows support, fitted on all of them.
 
-    Candidates are compared by 5-fold cross-fit on log loss. The best of them is taken only where
-    its gain over the logit as it is exceeds the gain's standard error. A row of weight 0 is no row.
-    `groups` is an integer of each row that is equal where the users are: a user is in one fold, and
-    the standard error counts users. None takes each row as its own.
+    The best of a 5-fold cross-fit on log loss is taken only where its gain over the logit as it is
+    exceeds the gain's standard error. A row of weight 0 is no row. Rows of equal `groups` are one
+    user's: they are in one fold, and the standard error counts users.
     """
     rows = _rows(logit, label, weight, groups)
     positives = int(rows.label.sum())

@@ -19,18 +19,7 @@ KNOTS = 256
 
 @dataclass(frozen=True)
 class Isotonic(CalibrationMap):
-    """Knots from logit to logit: linear between them, and of slope 1 beyond the ends.
-
-    Args:
-        x: logits, rising.
-        y: calibrated logits, rising; as many.
-
-    Raises:
-        ConfigError: no knot, a number of y other than that of x, or values that do not rise.
-
-    Example:
-        >>> Isotonic(x=(-1.0, 1.0), y=(-4.0, 0.0)).apply(np.array([-2.0, 0.0, 3.0]))
-        array([-5., -2.,  2.])
+    """Knots from rising logits to rising logits: linear between, and of slope 1 beyond the ends.
 
     Reference:
         Zadrozny and Elkan, Transforming classifier scores into accurate multiclass probability
@@ -88,10 +77,7 @@ class Isotonic(CalibrationMap):
 
 @dataclass(frozen=True, eq=False)
 class Blocks:
-    """Neighbouring rows that share a prediction, from the lowest logit to the highest.
-
-    Weighted means of logit and label, the sum of weights and the number of rows: each (blocks,).
-    """
+    """Neighbouring rows that share a prediction, from the lowest logit: each field is (blocks,)."""
 
     logit: np.ndarray
     label: np.ndarray
@@ -113,10 +99,7 @@ class Blocks:
 
 
 def grouped(logit: np.ndarray, label: np.ndarray, weight: np.ndarray | None = None) -> Blocks:
-    """Return the rows of each logit as a block; of more than 10,000 logits, groups of equal counts.
-
-    Rows with one logit are never parted.
-    """
+    """Return the rows of each logit as a block; of more than 10,000, groups that part no logit."""
     order = np.argsort(logit, kind="stable")  # linear where the rows are sorted already
     logit = logit[order]
     w = np.ones(len(logit)) if weight is None else weight[order]
@@ -155,10 +138,7 @@ def _bounded(blocks: Blocks) -> Blocks:
 
 
 def _ends_off_zero_and_one(blocks: Blocks) -> tuple[Blocks, np.ndarray]:
-    """Return blocks and their shares of positives, none of which is 0 or 1.
-
-    An end of so few rows that its smoothed share would not keep the order joins its neighbour.
-    """
+    """Return blocks and their shares; an end whose smoothed share breaks the order is merged."""
     share = _smoothed(blocks)
     while len(blocks) > 1 and not share[0] < share[1]:
         blocks = blocks.merged(np.array([0, *range(2, len(blocks))]))

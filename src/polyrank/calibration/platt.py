@@ -21,18 +21,7 @@ FLATTEST = 0.01
 
 @dataclass(frozen=True)
 class Platt(CalibrationMap):
-    """A line on the logit: slope · z + intercept, by maximum likelihood.
-
-    Args:
-        slope: above 0; below 1 it takes back overconfidence.
-        intercept: moves every prediction, as the weight of positives in training did.
-
-    Raises:
-        ConfigError: a slope that is not above 0, or a number that is not finite.
-
-    Example:
-        >>> Platt(slope=0.5, intercept=-1.0).apply(np.array([0.0, 2.0]))
-        array([-1.,  0.])
+    """A line on the logit, slope · z + intercept; a slope below 1 takes back overconfidence.
 
     Reference:
         Platt, Probabilistic outputs for support vector machines, 1999, eq. 2.
@@ -53,14 +42,11 @@ class Platt(CalibrationMap):
     ) -> Platt | None:
         """Return the line on the logit of the highest likelihood, by Newton's method.
 
-        Labels are taken as they are. Platt's smoothed targets guard a handful of examples against
-        infinite slopes; here at least 50 of each label determine two numbers, and without
-        smoothing the mean prediction is the mean label, the first aim of calibration.
+        Labels are taken without Platt's smoothing, so that the mean prediction is the mean label.
 
         None where there is no maximum: one label only, or a logit that separates them. Equal logits
         can only be moved: slope 1. Where the best line falls or is level, the best of those that
-        rise by at least .01 per standard deviation: all but the base rate, which is the most that a
-        head which cannot rank its rows can tell.
+        rise by at least .01 per standard deviation: all but the base rate.
 
         Reference:
             Platt, Probabilistic outputs for support vector machines, 1999, eq. 2 and 3; Lin, Lin

@@ -61,10 +61,7 @@ class RowNumbers(nn.Module):
 
 
 class CustomModel(nn.Module):
-    """A user's module, {name: (B,)} → (B, C), with what training needs of a ranker.
-
-    `kinds` are those of its columns; `forward` takes the x of `embed`.
-    """
+    """A user's module, {name: (B,)} → (B, C), with what training needs of a ranker."""
 
     def __init__(self, module: nn.Module, kinds: Sequence[LabelKind]) -> None:
         super().__init__()

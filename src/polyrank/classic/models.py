@@ -42,11 +42,8 @@ TASK_TYPES: Mapping[str, LabelKind] = {"classification": Binary(), "regression":
 class ClassicModel(nn.Module):
     """A native ranker behind a dict of tensors, whose tasks get their labels here.
 
-    `columns` are the outputs for the label columns.
-
-    Shape:
-        - input: {name: (B,)}, raw ids and numbers; {name: (B, length)}, padded lists of ids
-        - output: (B, C), probabilities, and values in the label's unit
+    {name: (B,) ids or numbers, (B, length) lists} → (B, C): probabilities, and values in the
+    label's unit. `columns` are the outputs for the label columns.
     """
 
     def __init__(
@@ -209,14 +206,6 @@ class ESMM(ClassicModel):
 
     Shape:
         - output: (B, 3): P(purchase | click), P(click), P(click and purchase)
-
-    Example:
-        >>> import torch
-        >>> from polyrank.classic import SparseFeature
-        >>> user, item = SparseFeature("user", 9), SparseFeature("item", 5)
-        >>> model = ESMM([user], [item], cvr_params={"dims": [8]}, ctr_params={"dims": [8]})
-        >>> model({"user": torch.tensor([1, 2]), "item": torch.tensor([0, 4])}).shape
-        torch.Size([2, 3])
 
     Reference:
         Ma et al., SIGIR 2018, eq. 1-4.

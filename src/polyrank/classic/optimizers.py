@@ -129,10 +129,7 @@ class Penalty:
 
 
 class EpochSchedule:
-    """A torch scheduler of any class, stepped after each epoch on a stand-in optimiser.
-
-    The scheduler may read the optimiser's defaults. Without a scheduler the rate is constant.
-    """
+    """A torch scheduler, or a constant rate, stepped after each epoch on a stand-in optimiser."""
 
     def __init__(
         self, optimizer: Optimizer, options: Options, function: Any, params: Options | None
@@ -180,7 +177,7 @@ def chosen(
 ) -> tuple[Adam, EmbeddingOptimizer, Optimizer, Options]:
     """Return the optimisers of the dense part and of the rows, and the torch class they stand for.
 
-    Without a class, the engine's own: Adam, and Adam on the rows that a batch touches.
+    Without a class, the engine's own Adam.
     """
     options: dict[str, Any] = dict(DEFAULTS if params is None else params)
     if function in _UNSUPPORTED:

@@ -147,14 +147,9 @@ class MTLTrainer:
     ) -> list[list[float | None]]:
         """Train, keep the best epoch, and save its weights as `model_{mode}_{seed}.pth`.
 
-        Args:
-            train_dataloader: yields (dict of tensors, labels).
-            val_dataloader: likewise; None keeps the last epoch.
-            mode: part of the file's name.
-            seed: of shuffling and dropout; torch's own generator is left as it was.
-
-        Returns:
-            For each epoch, the training loss of each term and the score of each label column.
+        Returns each epoch's training losses by term and scores by label column. Without validation
+        rows the last epoch is kept. `seed` is of shuffling and dropout; torch's generator is left
+        as it was.
         """
         path = self._path(mode, seed)
         rows = rows_of(train_dataloader)
@@ -202,10 +197,9 @@ class MTLTrainer:
         return path
 
     def evaluate(self, model: nn.Module, data_loader: Iterable[Any]) -> list[float | None]:
-        """Return a score for each label column: prediction i against column i on all rows.
+        """Return a score for each label column on all rows: AUC, or the mean squared error.
 
-        AUC for a classification, the mean squared error for a regression; None, with a warning, if
-        it cannot be computed. `scorecard` then holds these rows' scores in named spaces.
+        None, with a warning, if it cannot be computed. `scorecard` then holds these rows' scores.
         """
         rows = rows_of(data_loader)
         learner = self._learner(model)

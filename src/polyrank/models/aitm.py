@@ -98,10 +98,9 @@ class Attention(nn.Module):
 
 
 class AITMTrunk(TrunkModule):
-    """Towers f_k, and for each task with a predecessor a transfer g_k and an attention AIT_k.
+    """Towers, and for each task with a predecessor a transfer g_k and an attention AIT_k.
 
-    (B, W) → {task: (B, H)} of a root, {task: (B, D)} of another. `shared_parameters` is empty: a
-    tower belongs to its task, though later tasks read it.
+    `shared_parameters` is empty: a tower belongs to its task, though later tasks read it.
     """
 
     def __init__(self, spec: AITM, inputs: int, tasks: Sequence[Task]) -> None:

@@ -186,10 +186,9 @@ class ExpertUse:
 
 
 def experts_of(ranker: Ranker, table: Table, device: str = "cpu") -> tuple[ExpertUse, ...]:
-    """Return how a ranker's gates use its experts, level by level, in evaluation mode.
+    """Return how a ranker's gates use its experts, level by level; empty if it has no gates.
 
-    On at most `CHUNK_ROWS` rows, the same ones at every call, drawn from the whole table, which may
-    be sorted by user or time. Empty if the trunk has no gates.
+    In evaluation mode, on rows drawn from the whole table, which may be sorted: always the same.
     """
     ranker.eval()
     with torch.inference_mode():

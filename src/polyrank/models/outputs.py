@@ -89,11 +89,10 @@ def outputs(
     likelihoods: Mapping[str, Likelihood],
     extras: Mapping[str, Tensor],
 ) -> dict[str, Tensor]:
-    """Return the output columns in task order: each head given its parent, then each joint.
+    """Return float64 output columns in task order: each head given its parent, then each joint.
 
-    A joint is the product of its head and its parent's joint, so that a probability never exceeds
-    its parent's. The only way from logits to outputs: an exported graph is traced through it.
-    Logits are float64 and calibrated where they are; every column is float64 (N,).
+    A joint is a product with its parent's joint, so that it never exceeds it. The only way from
+    logits to outputs: an exported graph is traced through it.
     """
     columns: dict[str, dict[str, Tensor]] = {}
     joints: dict[str, Tensor] = {}

@@ -69,7 +69,7 @@ class PLE(Trunk):
 class SharedGate(nn.Module):
     """softmax(W_s·x) over all experts of a level, (B, W) → (B, E): the tasks', then the shared.
 
-    The rows of W_s are kept by task: in one matrix, their place would depend on the order of tasks.
+    W_s is kept by task: in one matrix, the rows would depend on the order of tasks.
     """
 
     def __init__(self, inputs: int, spec: PLE, names: Sequence[str]) -> None:
@@ -167,9 +167,8 @@ class PLETrunk(TrunkModule):
     def shared_parameters(self) -> list[nn.Parameter]:
         """Return the parameters of the shared experts and the shared gates.
 
-        A task's own experts get gradients of other tasks too, through the shared gates of lower
-        levels. They still belong to their task: a balance that scaled them to the little that
-        another task leaves there would starve them.
+        Other tasks' gradients reach a task's own experts too, through shared gates of lower levels,
+        but so little that a balance which scaled the experts to them would starve them.
         """
         found: list[nn.Parameter] = []
         for level in self.level:

@@ -89,10 +89,7 @@ class Ranker(nn.Module):
         return [*self.trunk.parameters(), *self.head.parameters()]
 
     def start_at(self, rates: Mapping[str, float]) -> None:
-        """Set each named head's bias to the log-odds of a base rate.
-
-        A rare outcome then starts at its rate, and no step is spent on learning it.
-        """
+        """Set each named head's bias to the log-odds of a base rate, which it need not learn."""
         with torch.no_grad():
             for task, rate in rates.items():
                 self.head[task].output.bias.fill_(log(rate / (1 - rate)))
@@ -101,8 +98,7 @@ class Ranker(nn.Module):
     def redraw_dead(self, x: Tensor) -> dict[str, bool]:
         """Draw dead towers again, up to `REDRAWS` times; return whether each is alive now.
 
-        About one narrow tower in a hundred models is dead before the first step, and its task would
-        predict a constant forever. x, (B, W), is of training rows.
+        About one narrow tower in a hundred models is dead at first, and would stay constant.
         """
         self.eval()
         hidden, found = self.hidden(x), {}
@@ -149,10 +145,7 @@ class Ranker(nn.Module):
 def build_heads(
     trunk: nn.Module, layout: Layout, towers: Mapping[str, Sequence[int]], **layers: Any
 ) -> dict[str, Head]:
-    """Return the modules of the schema's heads, as wide as what the trunk gives them.
-
-    `towers` are the columns of each task's layers, `layers` their norm and dropout.
-    """
+    """Return the modules of the schema's heads, as wide as what the trunk gives them."""
     hidden = _outputs(trunk, layout)
 
     def width(head: HeadSpec) -> int:

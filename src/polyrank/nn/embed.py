@@ -36,12 +36,9 @@ TensorBag = tuple[Tensor, Tensor]
 
 
 class PackedEmbedder(nn.Module):
-    """One matrix a width; ids are rows of it.
+    """One matrix a width, whose rows are the ids: (F, B), dense (B, D), bags → x (B, W).
 
-    Shape:
-        - ids: int32 (F, B), rows of the packs; dense: (B, D)
-        - bags: S times ids int32 (total,), rows of the packs, and offsets int64 (B + 1,)
-        - output: x (B, W), in the order of `Layout.slices`
+    A bag is its int32 ids and the int64 offsets (B + 1,); x is in the order of `Layout.slices`.
     """
 
     def __init__(self, layout: Layout) -> None:
@@ -62,8 +59,7 @@ class PackedEmbedder(nn.Module):
     ) -> Tensor:
         """Return x without a graph: on the CPU by kernels, and up to rounding that of `forward`.
 
-        Where `out` is an earlier x of the same shape, the kernels write into its memory: allocating
-        pages at every step costs a sixth of a step of 4,096 rows.
+        The kernels reuse an `out` of that shape: allocating costs a sixth of a step of 4,096 rows.
         """
         if dense.device.type != "cpu":
             with torch.no_grad():
@@ -99,10 +95,7 @@ class PackedEmbedder(nn.Module):
     def row_gradients(
         self, ids: Tensor, gradient: Tensor, bags: Sequence[TensorBag] = ()
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the rows looked up in each pack, (n,), and the gradients of each, (n, width).
-
-        `gradient` is that of x, (B, W); a row may occur many times.
-        """
+        """Yield each pack's rows looked up, (n,), with repeats, and their gradients, (n, width)."""
         sequences = _with_pooling(self.layout, bags)
         start = 0
         for pack in self.layout.packs:

@@ -19,10 +19,9 @@ from polyrank.nn.named import Named
 class ExpertBank(nn.Module):
     """MLPs of one shape, (B, W) → (B, E, H), with initial weights of their own: one matmul a layer.
 
-    The packed tensors `linear` and `norm` are the parameters. Each expert is there under its number
-    as well, as an MLP whose weights are views into them: a state dict has the experts' names and
-    shapes, loading one fills the packed tensors, and so does any write in place. An expert that is
-    read by its number carries its slice of the gradient; what it computes alone has none.
+    The packed tensors `linear` and `norm` are the parameters. Each expert is there by number too,
+    an MLP whose weights are views into them: a state dict has the experts' names and shapes, and
+    loading one fills the packed tensors. What such an expert computes alone has no gradient.
     """
 
     def __init__(
@@ -176,10 +175,7 @@ def mixture(weights: Tensor, outputs: Tensor) -> Tensor:
 
 
 def mixtures(gate: Named[Gate], x: Tensor, outputs: Tensor) -> dict[str, Tensor]:
-    """Return `mixture(gate[name](x), outputs)` of each name: (B, W), (B, E, H) → {name: (B, H)}.
-
-    It is one matmul for all gates, and one for all mixtures.
-    """
+    """Return `mixture(gate[name](x), outputs)` of each name, (B, H), by one matmul for all."""
     weight = torch.cat([gate[name].weight for name in gate])
     scores = linear(x, weight).view(x.shape[0], -1, outputs.shape[1])
     mixed = torch.bmm(scores.softmax(dim=2), outputs)

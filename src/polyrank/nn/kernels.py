@@ -70,11 +70,9 @@ _UNCACHED: list[str] = []
 
 
 def constant(width: int) -> Any:
-    """Return a width such that the compiler knows it, where that makes whole vectors.
+    """Return a width that the compiler knows, as a tuple's length, where that makes whole vectors.
 
-    The length of a tuple is part of its type: a loop over 16 columns becomes one or two
-    instructions, and one over a number of columns only known at run time a loop of single ones. Odd
-    widths share one compilation.
+    Its loops become one or two instructions. Odd widths share one compilation.
     """
     return (0,) * width if width % 4 == 0 else width
 
@@ -262,7 +260,6 @@ def update(
 
 @_compiled()
 def _step(weight, first, second, row, sums, s, rule, numbers, width):
-    """Step one row by the sum of its gradients, sums[s]."""
     if rule == ADAM:
         _adam(weight, first, second, row, sums, s, numbers, width)
     elif rule == ADAGRAD:

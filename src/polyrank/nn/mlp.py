@@ -15,10 +15,7 @@ Norm = Literal["none", "batch"]
 
 
 class RowNorm(_BatchNorm):
-    """Batch norm that normalises a batch of one row by its running statistics.
-
-    One row has no variance; the last batch of an epoch may be one row long.
-    """
+    """Batch norm; by the running statistics for a batch of one row, which has no variance."""
 
     def forward(self, input: Tensor) -> Tensor:
         training = self.training and input.shape[0] > 1
@@ -36,10 +33,7 @@ class BatchNorm(RowNorm, nn.BatchNorm1d):
 
 
 class MLP(nn.Module):
-    """Layers of linear → (batch norm) → ReLU → (dropout), (B, inputs) → (B, width).
-
-    `hidden` are the columns after each layer; without layers it is the identity.
-    """
+    """Linear → (batch norm) → ReLU → (dropout) for each of `hidden`; without, the identity."""
 
     def __init__(
         self, inputs: int, hidden: Sequence[int], norm: Norm = "none", dropout: float = 0.0
@@ -55,10 +49,9 @@ class MLP(nn.Module):
         self.normed, self.drops = norm == "batch", dropout > 0  # a call that does nothing costs too
 
     def is_dead(self, x: Tensor) -> bool:
-        """Return whether the output is one constant for rows that differ.
+        """Return whether the output is one constant for rows that differ: no gradient ever passes.
 
-        If no unit of a layer is on, no gradient ever passes. Batch norm, which centres every unit,
-        rules that out.
+        Batch norm, which centres every unit, rules that out.
         """
         if not self.linear or any(isinstance(norm, BatchNorm) for norm in self.norm):
             return False
@@ -84,10 +77,7 @@ class MLP(nn.Module):
 
 
 def first_layers(mlps: Mapping[str, MLP], inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the first linear map of each MLP that shares its input with another.
-
-    One matmul for all that read the same tensor reads it once, and so does its gradient.
-    """
+    """Return the first linear map of each MLP that shares its input: one matmul reads it once."""
     groups: dict[int, tuple[Tensor, dict[str, nn.Linear]]] = {}  # by the identity of the input
     for name, mlp in mlps.items():
         if len(mlp.linear):

@@ -12,10 +12,9 @@ MARK = ":"  # begins no attribute of a module
 
 
 class Named(nn.Module, Generic[M]):
-    """Modules by name, whatever the name.
+    """Modules by name, whatever the name: a task may well be called `forward`.
 
-    A submodule is an attribute of its parent, and a task may well be called `forward`: each is kept
-    under a key that is no attribute's. A state dict has the names themselves.
+    Each is kept under a key that is no attribute's; a state dict has the names themselves.
     """
 
     def __init__(self, modules: Mapping[str, M]) -> None:

@@ -119,10 +119,7 @@ class Likelihood(ABC):
 
 
 def log_outcomes(logits: Mapping[str, Tensor], heads: Sequence[str]) -> Outcomes:
-    """Return log P(happened) and log P(not happened) of each head: {(head, happened): (B,)}.
-
-    Both are computed from the logit: one as the other minus the logit would lose its tail.
-    """
+    """Return {(head, happened): log P}, each from the logit: a difference would lose its tail."""
     if not heads:
         return {}
     stacked = torch.stack([logits[head] for head in heads])
@@ -132,10 +129,7 @@ def log_outcomes(logits: Mapping[str, Tensor], heads: Sequence[str]) -> Outcomes
 
 
 def log_union(paths: Sequence[Path], outcomes: Outcomes) -> Tensor:
-    """Return log P(any of the paths), for disjoint paths, from what `log_outcomes` returned.
-
-    log p = logsumexp over paths of Σ log P(outcome).
-    """
+    """Return log P(any of the disjoint paths): logsumexp over them of Σ log P(outcome)."""
     summed = [reduce(torch.add, [outcomes[step] for step in path]) for path in paths]
     return reduce(torch.logaddexp, summed)
 

@@ -67,11 +67,8 @@ class Supervision:
 
         The loss is Σ w·loss over the term's rows ÷ (B × the term's share of the training weight):
         its expectation over batches is the term's mean loss, and a batch without a row of the term
-        gives 0 with zero gradient. Where negatives were sampled, see docs/sampling.md.
-
-        Shape:
-            logits: {head: (B,)}; labels: (B, L), NaN where not observed; weight: (B,) or None;
-            extras: (B, E), the columns of `schema.extras`
+        gives 0 with zero gradient. Labels are (B, L), NaN where not observed. For sampled negatives
+        see docs/sampling.md.
         """
         parts = self._summands(self._in_sample(logits, labels), labels, extras)
         rows = torch.stack([part.rows for _, part in parts])
@@ -102,10 +99,7 @@ class Supervision:
         return [(t, part) for t, method in methods for part in method.summands(t, scores, found)]
 
     def _in_sample(self, logits: Logits, labels: Tensor) -> Logits:
-        """Return logits of the training rows: the sampled root's is z − log(keep).
-
-        A row whose label is null was not sampled, and keeps z.
-        """
+        """Return logits of the training rows: z − log(keep) at the sampled root, if labelled."""
         if self.sampling is None:
             return logits
         task, z = self.sampling.task, logits[self.sampling.task]
@@ -116,8 +110,7 @@ class Supervision:
     def _stands_for(self, parts: Parts, labels: Tensor, weight: Tensor | None) -> Tensor | None:
         """Return the weights of rows for each summand, (S, B), or for all, (B,).
 
-        Of a term that does not descend from the sampled root, a row with label 0 there stands for
-        1/keep rows.
+        Where the sampled root is 0, a row stands for 1/keep rows of the terms outside its descent.
         """
         if self.sampling is None:
             return weight
