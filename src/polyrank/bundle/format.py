@@ -112,14 +112,11 @@ def add(
     *,
     instead_of: Collection[str] = (),
 ) -> None:
-    """Put more files into a bundle, replacing those of their names, and list them in its manifest.
+    """Move `files` into a bundle, from the same disk, and add `entries` to its manifest.
 
     A reader sees the bundle before or after; while files of these names are replaced, and after a
-    kill, it sees the bundle without them. Files that are there already, to the byte, stay
-    throughout. Of two processes that add to one bundle, one waits for the other.
-
-    `files` are moved from where they are now, on the same disk, to their names in the bundle;
-    `entries` are keys of the manifest; the files `instead_of` are removed, unless they are added.
+    kill, it sees the bundle without them. Files that are there already, to the byte, stay. Of two
+    processes, one waits. The files `instead_of` are removed, unless they are added.
     """
     read_manifest(path)  # where there is none, nothing is opened
     with writing(f"the bundle {path}", BundleError), locked(path):

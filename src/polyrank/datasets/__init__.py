@@ -23,11 +23,7 @@ __all__ = ["DATASETS", "Dataset", "find", "load"]
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set that `load`, and the command line, know by name.
-
-    One that is not fetched, once, over the network is generated, or read from files of your own
-    where its function has a `source`.
-    """
+    """A data set known by name: fetched once, generated, or read from the files of a `source`."""
 
     name: str  # also its function, in the module of that name
     summary: str
@@ -106,23 +102,9 @@ def find(name: str) -> Dataset:
 
 
 def load(name: str, **options: Any) -> Frames:
-    """Return a data set by name as (train, valid, test, schema).
+    """Return a data set of `DATASETS` by name as (train, valid, test, schema).
 
-    Args:
-        name: one of `DATASETS`.
-        options: of its function: `rows`, `seed`, `hidden` … of `synthetic`; `source`, `rows`,
-            `seed` … of `ali_ccp`; `cache`, `source`, `education` of `census`; `cache`, `source`
-            of `movielens_100k`.
-
-    Raises:
-        ConfigError: an unknown name or option, with the nearest.
-        DataError: it cannot be fetched, or what came is not the official data.
-
-    Example:
-        >>> train, valid, test, schema = load("synthetic", rows=1_000, seed=1)
-        >>> print(schema.objective)
-        term         probability            label        rows  kind
-        click @ all  P(click)               click        all   binary
-        buy @ all    P(click)·P(buy|click)  click & buy  all   binary
+    `options` are its function's; an unknown one is a ConfigError, and rows that cannot be fetched
+    or are not the official ones a DataError.
     """
     return find(name).load(**options)

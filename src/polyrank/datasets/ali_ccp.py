@@ -61,38 +61,15 @@ def ali_ccp(
 ) -> Frames:
     """Return a log with the columns of the processed Ali-CCP as (train, valid, test, schema).
 
-    Without a source the log is generated, with its truth: 4 % of the impressions are clicked and
-    10 % of the clicks are purchases. The original has 3.9 % and 0.5 %, which leaves a log that fits
-    on a laptop without purchases to score. Ids count from 0, as the processed files have them,
-    and a cross of user and item that never happened has the id 0 and the value 0.
+    A source is a folder with `ali_ccp_train*.csv`, `ali_ccp_val*.csv` and `ali_ccp_test*.csv`, and
+    takes none of the other options. Without one the log is generated, with its truth in `true_p_…`:
+    4 % of the impressions are clicked and 10 % of the clicks are purchases. The original has 3.9 %
+    and 0.5 %, which leaves a log that fits on a laptop without purchases to score.
 
-    Args:
-        source: a folder with `ali_ccp_train*.csv`, `ali_ccp_val*.csv` and `ali_ccp_test*.csv`; the
-            other options belong to a generated log.
-        rows: impressions in all; None is 1,000,000.
-        seed: of the world and of the draw.
-        users: number of users; None keeps the full log's impressions per user, at least 200.
-        items: number of items, likewise, at least 400; the vocabularies that depend on the item
-            keep the full log's proportions to it.
-        fractions: of the rows for train, valid and test, each of its own requests.
-
-    Returns:
-        Three frames with `click`, `purchase`, 23 columns of ids and 8 of numbers, and for a
-        generated log `true_p_click`, `true_p_buy_given_click` and `true_p_buy`; and their schema:
-        tasks `click` and `buy` given `click`, label `purchase`; key `101`, the user.
-
-    Raises:
-        ConfigError: a size or fraction out of range, or options that a source does not take.
-        DataError: a file of the folder is missing, ambiguous, or lacks columns.
-
-    Example:
-        >>> train, valid, test, schema = ali_ccp(rows=1_000, seed=1)
-        >>> train.collect().height, len(schema.features), schema.keys.user
-        (800, 31, '101')
-        >>> print(schema.objective)
-        term         probability            label        rows  kind
-        click @ all  P(click)               click        all   binary
-        buy @ all    P(click)·P(buy|click)  click & buy  all   binary
+    Ids count from 0, as in the processed files, and a cross of user and item that never happened
+    has the id 0 and the value 0. By default `rows` is 1,000,000, and
+    `users` (200 or more) and `items` (400 or more) keep the full log's proportions. `fractions` are
+    of the rows, each split having requests of its own.
     """
     if source is not None:
         changed = {
@@ -137,14 +114,6 @@ def write_tutorial(
 
     They have the tutorial's columns and no others, since it takes every unknown column for an id.
     Half of the rows are for training and a quarter each for the other two, as in its sample.
-
-    Example:
-        >>> from tempfile import TemporaryDirectory
-        >>> with TemporaryDirectory() as folder:
-        ...     paths = write_tutorial(folder)
-        ...     [path.name for path in paths], paths[0].read_text()[:22]
-        (['ali_ccp_train_sample.csv', 'ali_ccp_val_sample.csv', 'ali_ccp_test_sample.csv'], \
-'click,purchase,101,121')
     """
     folder = Path(folder).expanduser()
     *frames, _ = ali_ccp(rows=rows, seed=seed, fractions=(0.5, 0.25, 0.25))

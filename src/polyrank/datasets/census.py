@@ -94,28 +94,12 @@ def census(
 
     The official training file is the training rows; the official test file is halved at random
     into validation and test, as the MMoE paper does, the same halves each time. It is fetched
-    once, checked, and kept as Parquet; after that no network is used.
+    once, checked, and kept as Parquet in `cache` (else `POLYRANK_CACHE`, else `~/.cache/polyrank`).
 
-    Args:
-        cache: root of all data sets; None takes `POLYRANK_CACHE`, else `~/.cache/polyrank`.
-        source: files that you already have, read in place of the cache and the network: the archive
-            of either source, or a folder with `census-income.data` and `.test`.
-        education: adds the task `college` (at least some college) and takes the feature
-            `education` out.
-        progress: called as `progress(done_bytes, total_bytes or None)` while fetching.
-
-    Returns:
-        Three frames with the features and the 0/1 labels `income` (above 50,000 dollars),
-        `never_married` and, if asked for, `college`; and their schema.
-
-    Raises:
-        DataError: no source can be reached, a file is not the official one, or the cache cannot
-            be written.
-
-    Example:
-        >>> schema = schema_of(education=True)
-        >>> [task.name for task in schema.tasks], len(schema.features)
-        (['income', 'never_married', 'college'], 38)
+    `source`, the archive or a folder with `census-income.data` and `.test`, is read in place of
+    cache and network. `education` adds the task `college` and takes the feature `education` out.
+    `progress` is called with (done_bytes, total_bytes or None). The label `income` is 1 above
+    50,000 dollars.
 
     Reference:
         Ma et al., *Modeling Task Relationships in Multi-task Learning with Multi-gate
@@ -151,10 +135,7 @@ def schema_of(*, education: bool = False) -> Schema:
 
 
 def parse(content: bytes, name: str) -> pl.DataFrame:
-    """Return one file in the original format (no header, separator `, `) with named columns.
-
-    `?` is a value like any other.
-    """
+    """Return one file of the original format as named columns; `?` is a value like any other."""
     people = fetch.parsed(tidy(content), name, "Census-Income", header=False)
     if people.width != len(COLUMNS):
         raise DataError(f"{name} has {people.width} columns; Census-Income has {len(COLUMNS)}")

@@ -114,11 +114,7 @@ def check_counts(found: Mapping[str, Any], expected: Iterable[int], where: str) 
 
 
 def download(url: str, *, timeout_s: float = 10.0, progress: Progress | None = None) -> bytes:
-    """Return the bytes at an address.
-
-    The timeout, of the connection and of each read, is short, since another source may follow;
-    the total of `progress` is None where the server does not give it.
-    """
+    """Return the bytes at an address; the timeout is short, since another source may follow."""
     chunks, done = [], 0
     try:
         with urllib.request.urlopen(url, timeout=timeout_s) as answer:
@@ -137,10 +133,9 @@ def download(url: str, *, timeout_s: float = 10.0, progress: Progress | None = N
 
 
 def sdist(name: str, version: str, sha256: str, *, progress: Progress | None = None) -> bytes:
-    """Return a source archive from the package index that pip is configured for, without building.
+    """Return a source archive that pip fetches, with its own index and proxy, without building.
 
-    pip fetches it, with its own index, proxy and certificates, and compares the checksum before it
-    opens the archive.
+    pip compares the checksum before it opens the archive.
     """
     with tempfile.TemporaryDirectory(prefix="polyrank-") as place:
         folder = Path(place)
@@ -159,11 +154,7 @@ def sdist(name: str, version: str, sha256: str, *, progress: Progress | None = N
 
 
 def wheel(name: str, version: str, sha256: str, *, progress: Progress | None = None) -> bytes:
-    """Return a wheel from the package index that pip is configured for, without installing it.
-
-    Nothing of a wheel runs when it is downloaded, and its dependencies are not fetched. The
-    checksum chooses between wheels for several machines.
-    """
+    """Return a wheel that pip fetches, alone; the checksum chooses between those of machines."""
     with tempfile.TemporaryDirectory(prefix="polyrank-") as place:
         options = ["--only-binary", ":all:"]
         return _from_pip(Path(place), f"{name}=={version}", sha256, options, {}, progress)
@@ -202,9 +193,8 @@ def _from_pip(
 def members(source: Path | bytes, wanted: Collection[str]) -> dict[str, bytes]:
     """Return the files named in `wanted` that a folder, a file or an archive holds.
 
-    Archives (.zip, .tar.gz, .gz) are searched through, one inside the other, by base name; no path
-    of an archive is ever written to. A plain file stands for its folder. A file that is compressed
-    alone (`NAME.gz`) is found too.
+    Archives, also one inside the other, are searched by base name; no path of theirs is written
+    to. A plain file stands for its folder, and `NAME.gz` for NAME.
     """
     if isinstance(source, bytes):
         return _search(io.BytesIO(source), "archive", wanted)

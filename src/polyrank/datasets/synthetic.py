@@ -40,36 +40,17 @@ def synthetic(
 
     4 % of the impressions are clicked, and 10 % of the clicks are purchases. A hidden cause U,
     standard normal and unknown to every feature, enters both logits of an impression:
-    click ~ σ(a + hidden·U), and buy given click ~ σ(b + hidden·U).
+    click ~ σ(a + hidden·U), and buy given click ~ σ(b + hidden·U). At `hidden` = 1, P(buy | click)
+    is about twice what a forced click would give; beyond ±4 it is refused.
 
     Beside the schema's columns each frame has the truth of every impression, U averaged out:
     `true_p_click`, `true_p_buy` (click and buy), `true_p_buy_given_click` (their ratio: what a log
     can teach) and `do_p_buy_given_click` (what a forced click would give; the same without a
     hidden cause).
 
-    Args:
-        rows: impressions in all.
-        seed: of the world and of the draw; the world does not depend on `rows`.
-        preset: `latent` has user and item factors, ids, fields and skewed numbers, and no model
-            reaches its oracle; `additive` has eight fields of few values whose effects add up, so
-            a right model does.
-        hidden: coefficient of U, within ±4; 0 is off, and 1 makes P(buy | click) about
-            twice what a forced click would give.
-        users: number of users, Zipf-like in popularity.
-        items: number of items, likewise.
-        fractions: of the rows for train, valid and test, which follow each other in time.
-
-    Returns:
-        Three frames, in time order, each of whole requests, and their schema: tasks `click` and
-        `buy` given `click`; keys `101` (user), `request` and `time` (seconds).
-
-    Raises:
-        ConfigError: an unknown preset, or a size, fraction or coefficient out of range.
-
-    Example:
-        >>> train, valid, test, schema = synthetic(1_000, preset="additive")
-        >>> train.collect().height, len(schema.features), schema.keys.user
-        (800, 8, '101')
+    The preset `latent` has user and item factors, ids, fields and skewed numbers, and no model
+    reaches its oracle; `additive` has eight fields whose effects add up, so a right model does. The
+    world does not depend on `rows`. The splits follow each other in time, in whole requests.
     """
     if preset not in PRESETS:
         raise ConfigError(f"unknown preset {preset!r}{did_you_mean(preset, PRESETS)}")

@@ -186,8 +186,7 @@ class World:
     def _calibrate(self, hidden: float, rng: np.random.Generator) -> None:
         """Fix spread, correlation and mean of the logits on a pilot sample.
 
-        With few values per field, the effects of one world stray; this gives every world the same
-        rates, and oracles of about the same AUC.
+        With few values per field, worlds would stray in their rates and in their oracles' AUC.
         """
         pilot = self.draw(PILOT_ROWS, rng, request_rows=1)
         effect = self._effect(pilot)
@@ -226,10 +225,7 @@ def intercept(logits: np.ndarray, weights: np.ndarray, rate: float) -> float:
 
 
 def _zipf(size: int, power: float, rng: np.random.Generator) -> np.ndarray:
-    """Return frequencies that fall with a power of the rank, in random order, summing to 1.
-
-    A few ranks are added so that the first value does not stand alone.
-    """
+    """Return Zipf-like frequencies, shuffled; some ranks are added, lest the first stand out."""
     weights = (np.arange(size) + 3.0) ** -power
     return rng.permutation(weights / weights.sum())
 

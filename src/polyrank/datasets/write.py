@@ -34,24 +34,8 @@ def write(
     """Write a data set's splits and its experiment, and return the path of the experiment.
 
     The files appear together, once all are written: a folder with an experiment is complete, and
-    one that cannot be written is left as it was. `training` is of its table [train], where the
-    default of 2 epochs of large batches will not do.
-
-    Raises:
-        ConfigError: the folder holds an experiment and `force` is not set.
-        DataError: the folder cannot be written (a file is in the way, or the disk is full), or a
-            file that the rows come from holds a value of another type.
-
-    Example:
-        >>> from tempfile import TemporaryDirectory
-        >>> from polyrank.datasets import load
-        >>> with TemporaryDirectory() as folder:
-        ...     path = write(load("synthetic", rows=1_000, preset="additive"), folder, name="tiny")
-        ...     print(path.read_text().split("[data]")[0])
-        name = "tiny"
-        seed = 1
-        <BLANKLINE>
-        <BLANKLINE>
+    is refused without `force`; one that cannot be written is left as it was. `training` is of the
+    table [train], where the default of 2 epochs of large batches will not do.
     """
     *splits, schema = frames
     folder = Path(folder).expanduser()
@@ -114,10 +98,7 @@ def experiment_table(
 
 
 def as_toml(table: Mapping[str, Any]) -> str:
-    """Return an experiment's tables as text, with a heading for each task.
-
-    tomli_w would put short tasks in one line, where nobody would add a key to them.
-    """
+    """Return an experiment as text with a heading for each task; tomli_w would write one line."""
     blocks: list[str] = []
     for tasks, group in groupby(table.items(), key=lambda item: item[0] == "task"):
         if tasks:

@@ -63,8 +63,7 @@ class Position:
 class Trainer:
     """Trains a ranker, which is on its device, on tables.
 
-    `valid` chooses the best epoch; without it, that is the last. A `monitor` says what is compared
-    between epochs, in place of `training.stop`.
+    `valid` chooses the best epoch, else it is the last; `monitor` stands in for `training.stop`.
     """
 
     def __init__(
@@ -188,9 +187,8 @@ class Trainer:
     def _blocks(self, epoch: int) -> Generator[list[Batch]]:
         """Return the epoch's batches by the block, with the next one prefetched where that pays.
 
-        It pays for large batches, and where torch leaves the thread a core. On 2 cores of a shared
-        machine, with 1 thread of torch, epochs were 1.01, 0.98 and 1.22 (MMoE) and 1.01, 0.99 and
-        0.99 (ESMM) times as fast with it at 1024, 4096 and 16384 rows.
+        It pays for large batches and a spare core: on 2 cores, with 1 thread of torch, MMoE was
+        1.22 times as fast at 16384 rows, and no faster at 4096; ESMM at neither.
         """
         layout, size, rate = self.ranker.layout, self.training.batch_size, self.training.unseen_rate
         blocks = self.train.blocks(

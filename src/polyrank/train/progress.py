@@ -118,10 +118,7 @@ class Tally:
 
 @dataclass
 class Profile:
-    """Where a step's time goes; the trainer marks the end of each of its parts.
-
-    On a GPU, work that was only queued counts where its result is waited for.
-    """
+    """Where a step's time goes, part by part; queued GPU work counts where it is waited for."""
 
     seconds: dict[str, float] = field(default_factory=dict)  # of each part, in order of first use
     steps: int = 0
@@ -153,11 +150,7 @@ class Profile:
 
 @contextmanager
 def progress_bar(name: str) -> Iterator[Observer]:
-    """Give an observer that prints a line per epoch on stderr, and draws a bar on a terminal.
-
-    The bar shows rows per second and the time left, and goes at the end. What is logged or warned
-    meanwhile stands on lines of its own above it.
-    """
+    """Give an observer that prints a line per epoch on stderr, with a bar below on a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar

@@ -36,10 +36,7 @@ FORMAT = 1  # of a checkpoint
 def run_folder(
     path: str | Path, config: Mapping[str, Any], *, resume: bool = False, force: bool = False
 ) -> Iterator[RunFolder]:
-    """Give a run's folder, and keep every other process out of it meanwhile.
-
-    `resume` continues the run in it, if any, and `force` replaces it.
-    """
+    """Give a run's folder and keep others out; `resume` continues its run, `force` replaces it."""
     path = Path(path)
     lock = path.parent / f".{path.name}.lock"
     with ExitStack() as stack:

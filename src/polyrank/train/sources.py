@@ -141,10 +141,7 @@ def _cached(
 
 
 def fingerprint(vocab: Vocab, tables: Mapping[str, Table]) -> str:
-    """Return counts and checksums that tell whether a checkpoint belongs to these rows.
-
-    The checksums cover the vocabularies, and up to 100,000 rows per split, evenly spaced.
-    """
+    """Return checksums of the vocabularies and of up to 100,000 rows per split, for checkpoints."""
     entries = 0
     for name, table in vocab.tables.items():
         values = table.values.cast(pl.String).fill_null("").str.join("\n").item()

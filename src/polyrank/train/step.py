@@ -56,10 +56,7 @@ class Stepped(NamedTuple):
 
 
 class EagerStep:
-    """The step as torch runs it, operation by operation: any balance, any optimiser, any batch.
-
-    What is the same at every step (lists of parameters, the learning rate) is not done again.
-    """
+    """The step as torch runs it, operation by operation: any balance, any optimiser, any batch."""
 
     def __init__(self, parts: StepParts) -> None:
         self.parts = parts
@@ -108,12 +105,10 @@ def _gradients(penalties: Named, leaves: list[Tensor]) -> list[tuple[Tensor, Ten
 
 
 class CompiledStep:
-    """The same step as `EagerStep`, for batches of one size.
+    """The same step as `EagerStep`, in one graph, for batches of one size.
 
-    From x, labels and learning rate, one graph computes the losses and all gradients, and updates
-    the parameters and Adam's state in place. The state is that of the run's `torch.optim.Adam`, so
-    an eager step (of the last, ragged batch) and a checkpoint see the same one. The first call
-    traces and compiles, which takes some 10 seconds; no other does.
+    The state is that of the run's `torch.optim.Adam`, which an eager step (of the last, ragged
+    batch) and a checkpoint see too. The first call compiles, some 10 seconds.
     """
 
     def __init__(self, parts: StepParts, training: Training) -> None:
@@ -276,8 +271,7 @@ def compiled(graph: torch.fx.GraphModule) -> Graph:
 def standing_in(module: nn.Module, tensors: Mapping[int, Tensor]) -> Iterator[None]:
     """Let tensors stand in for a module's parameters and buffers, given by identity.
 
-    `torch.func.functional_call` finds them by name through attributes, and a task may well be
-    called `apply`, as a method of every module is.
+    `torch.func.functional_call` goes by name, and a task may be called `apply`, as a method is.
     """
     swapped: list[tuple[dict[str, Any], str, Tensor]] = []
     try:
