@@ -216,7 +216,11 @@ def test_csv_without_a_schema_keeps_long_integers_too(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "content"),
-    [("a.parquet", b"hello"), ("a.csv", b""), ("a.csv.gz", gzip.compress(b"item\n1\n", mtime=0)[:12])],
+    [
+        ("a.parquet", b"hello"),
+        ("a.csv", b""),
+        ("a.csv.gz", gzip.compress(b"item\n1\n", mtime=0)[:12]),
+    ],
 )
 def test_corrupt_file(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)

@@ -19,9 +19,10 @@ from polyrank.errors import ConfigError, DataError
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Columns (N,), or (N, length) of padded lists, and labels (N, C) or (N,), None to predict.
+    """Columns of one length, (N,) or for padded lists (N, length), and their labels.
 
-    `batch` are the rows of the loader's first batch, if they came from one.
+    `y` is (N, C) or (N,), and None for rows to predict; `batch` are the rows of the loader's first
+    batch, if they came from one.
     """
 
     x: Mapping[str, np.ndarray]
@@ -69,9 +70,10 @@ class Rows:
 
 
 class Loader:
-    """Rows in batches cut from whole columns, without any process; the last may be short.
+    """Rows in batches, the last of which may be short, cut from whole columns without any process.
 
-    `shuffle` draws from torch's generator; `MTLTrainer.fit` shuffles by its own seed.
+    `shuffle` draws a new order from torch's generator at each iteration; `MTLTrainer.fit` shuffles
+    by its own seed.
     """
 
     def __init__(self, dataset: Rows, batch_size: int, *, shuffle: bool = False) -> None:
@@ -92,9 +94,17 @@ class Loader:
 
 
 class DataGenerator:
-    """Makes three loaders of columns {name: (N,)} and labels (N, C).
+    """Makes the three loaders of a data set.
 
-    `x` and `y` are the training rows, or all rows if `split_ratio` splits them.
+    Args:
+        x: {name: array (N,)} of the training rows, or of all rows if `split_ratio` splits them.
+        y: labels (N, C).
+
+    Example:
+        >>> generator = DataGenerator({"item": np.arange(10)}, np.zeros((10, 2)))
+        >>> loaders = generator.generate_dataloader(split_ratio=[0.7, 0.1], batch_size=4)
+        >>> [len(loader.dataset) for loader in loaders]
+        [7, 1, 2]
     """
 
     def __init__(self, x: Any, y: Any) -> None:
@@ -195,7 +205,13 @@ def tensor_of(name: str, column: np.ndarray) -> Tensor:
 
 
 def df_to_dict(data: Any) -> dict[str, np.ndarray]:
-    """Return the columns of a pandas or polars frame as arrays by name."""
+    """Return the columns of a pandas or polars frame as arrays by name.
+
+    Example:
+        >>> import polars as pl
+        >>> df_to_dict(pl.DataFrame({"item": [1, 2]}))
+        {'item': array([1, 2])}
+    """
     return {str(name): np.array(data[name].to_list()) for name in data.columns}
 
 
@@ -207,10 +223,23 @@ def pad_sequences(
     truncating: Literal["pre", "post"] = "pre",
     value: float = 0.0,
 ) -> np.ndarray:
-    """Return lists as one array (lists, maxlen), by default as wide as the longest list.
+    """Return lists of different lengths as one array (lists, maxlen).
 
-    `padding` and `truncating` are the end, "pre" or "post", at which a short list is filled with
-    `value` and a long one cut.
+    Args:
+        sequences: the lists.
+        maxlen: columns; None takes the longest list's length.
+        dtype: of the array.
+        padding: the end at which a short list is filled.
+        truncating: the end at which a long list is cut.
+        value: fills short lists.
+
+    Raises:
+        DataError: an end other than "pre" and "post".
+
+    Example:
+        >>> pad_sequences([[1], [2, 3, 4]], maxlen=2)
+        array([[0, 1],
+               [3, 4]], dtype=int32)
     """
     for name, side in (("padding", padding), ("truncating", truncating)):
         if side not in ("pre", "post"):

@@ -20,7 +20,7 @@ DEFAULT_ENCODING = native.DenseFeature("any").encoding
 
 @dataclass(frozen=True, init=False)
 class SparseFeature(native.SparseFeature):
-    """A column of ids, by the classic arguments in their order; `initializer` is refused.
+    """A column of ids, by the classic arguments in their order.
 
     Args:
         name: column.
@@ -30,6 +30,13 @@ class SparseFeature(native.SparseFeature):
         padding_idx: an id whose embedding stays zero; natively, a list of one id that may be
             padding.
         initializer: not supported.
+
+    Raises:
+        SchemaError: as natively, and for an initializer.
+
+    Example:
+        >>> SparseFeature("item", 16).embed_dim, SparseFeature("seen", 16, 8, "item").table
+        (12, 'item')
 
     Reference:
         Wang et al., ADKDD 2017, section 4.2 (the width).
@@ -54,10 +61,21 @@ class SparseFeature(native.SparseFeature):
 
 @dataclass(frozen=True, init=False)
 class SequenceFeature(native.SequenceFeature):
-    """A column (N, length) of padded lists of ids; the rest as in `SparseFeature`.
+    """A column of padded lists of ids, by the classic arguments in their order.
 
-    `pooling` is `mean` or `sum` of a list's embeddings, or its `last` one; `concat` is refused.
-    `padding_idx` fills a list up to its length and is no id; None leaves nothing out.
+    Args:
+        name: column, an array (N, length).
+        vocab_size, embed_dim, shared_with: as in `SparseFeature`.
+        pooling: `mean` or `sum` of a list's embeddings, or its `last` one.
+        padding_idx: fills a list up to its length and is no id; None leaves nothing out.
+        initializer: not supported.
+
+    Raises:
+        SchemaError: as natively, and for an initializer or the pooling `concat`.
+
+    Example:
+        >>> SequenceFeature("seen", 16, 8, "sum", "item").padding_idx
+        0
     """
 
     def __init__(
@@ -87,7 +105,16 @@ class SequenceFeature(native.SequenceFeature):
 class DenseFeature(native.DenseFeature):
     """A column of numbers, taken as they are.
 
-    `embed_dim` is 1: a vector needs a feature for each of its numbers.
+    Args:
+        name: column.
+        embed_dim: 1; a vector needs a feature for each of its numbers.
+
+    Raises:
+        SchemaError: another `embed_dim`.
+
+    Example:
+        >>> DenseFeature("price").embed_dim
+        1
     """
 
     def __init__(self, name: str, embed_dim: int = 1) -> None:
