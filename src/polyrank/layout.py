@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
 from typing import Protocol
@@ -55,12 +55,13 @@ class Layout:
     """Where each slot of a feature lies: its row of `ids`, its place in a pack, its slice of x.
 
     x is the packs one after the other, each with its fields in schema order and then its pooled
-    bags in theirs, then the dense columns.
+    bags in theirs, then the dense columns, then what first stages give to be read.
 
     Args:
         schema: the features.
         vocab: rows of each table and columns of each slot of `dense`.
         widths: embedding width of each table.
+        reads: columns that each first stage gives to be read; its slice is called `#NAME`.
 
     Raises:
         DataError: a pack of more than 2^31 − 1 rows.
@@ -79,6 +80,7 @@ class Layout:
     schema: Schema
     vocab: VocabularySizes
     widths: Mapping[str, int]
+    reads: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for pack in self.packs:
@@ -125,15 +127,21 @@ class Layout:
             widths += [(schema.fields[index].name, pack.width) for index in pack.fields]
             widths += [(schema.bags[index].name, pack.width) for index in pack.bags]
         widths += [(slot.name, self.vocab.columns[slot.name]) for slot in schema.dense]
+        widths += [(f"#{name}", columns) for name, columns in self.reads.items()]
         ends = accumulate(width for _, width in widths)
         return {
             name: slice(end - width, end) for (name, width), end in zip(widths, ends, strict=True)
         }
 
-    @property
+    @cached_property
     def width(self) -> int:
         """Number of columns of x."""
         return max((each.stop for each in self.slices.values()), default=0)
+
+    @cached_property
+    def own_width(self) -> int:
+        """Number of columns of x that features fill; what first stages give comes after them."""
+        return self.width - sum(self.reads.values())
 
     def _first_rows(self, slots: Sequence[Slot]) -> np.ndarray:
         first = {table: row for pack in self.packs for table, row in pack.offsets.items()}

@@ -40,10 +40,11 @@ class Batch:
         weight: sample weights, or None where all are 1.
         bags: rows of the packed tables for each bag, in order.
         extras: the raw numbers that kinds of label read, NaN = missing.
+        rows: their numbers in the table.
 
     Shape:
         ids: int32 (F, B) · dense: float32 (B, D) · labels: float32 (B, L) · weight: float32 (B,) ·
-        extras: float32 (B, E)
+        extras: float32 (B, E) · rows: int64 (B,)
     """
 
     ids: np.ndarray
@@ -52,6 +53,7 @@ class Batch:
     weight: np.ndarray | None
     bags: tuple[Bag, ...] = ()
     extras: np.ndarray | None = None
+    rows: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.dense)
@@ -77,6 +79,7 @@ class Gather:
         dense, labels = table.dense[rows], table.labels[rows]
         weight = None if table.weight is None else table.weight[rows]
         extras = table.extras[rows] if table.schema.extras else None
+        numbers = np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
         whole = len(dense) // size
         ids = list(self._ids(rows, 0, whole)) if whole else []
         if len(dense) % size:
@@ -89,6 +92,7 @@ class Gather:
                 None if weight is None else weight[start : start + size],
                 self._bags(rows, start) if table.bags else (),
                 None if extras is None else extras[start : start + size],
+                numbers[start : start + size],
             )
             for each, start in zip(ids, range(0, len(dense), size), strict=True)
         ]

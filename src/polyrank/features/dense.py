@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from itertools import chain
 from struct import error
 from typing import Any, ClassVar, Literal, get_args
@@ -15,7 +15,7 @@ import polars as pl
 from polyrank.errors import DataError, SchemaError, did_you_mean
 from polyrank.features.bags import Bag, packed
 from polyrank.features.ids import EXACT
-from polyrank.features.kind import Codec, Encoded, Feature, Slot, Together
+from polyrank.features.kind import Codec, Encoded, Feature, Slot, Together, check_wide
 from polyrank.features.vocabulary import NoneType, Vocabulary
 from polyrank.spec import whole
 
@@ -226,6 +226,7 @@ class DenseFeature(NumberFeature):
             are chosen by docs/evidence.md.
         bins: number of quantile bins of `bins` and `piecewise_linear`; fewer where values repeat.
         embed_dim: width of the embedding of `bins`; None takes the model's.
+        wide: whether a model with wide rows has some for these bins.
 
     Raises:
         SchemaError: an unknown encoding, or a value of a wrong type or below 1.
@@ -242,9 +243,12 @@ class DenseFeature(NumberFeature):
     encoding: Encoding = "bins"
     bins: int = 32
     embed_dim: int | None = None
+    _: KW_ONLY
+    wide: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_wide(self.name, self.wide)
         if self.encoding not in get_args(Encoding):
             hint = did_you_mean(str(self.encoding), get_args(Encoding))
             raise SchemaError(f"feature {self.name!r}: unknown encoding {self.encoding!r}{hint}")
@@ -256,7 +260,7 @@ class DenseFeature(NumberFeature):
     @property
     def slots(self) -> tuple[Slot, ...]:
         if self.encoding == "bins":  # missing values have a row, so none is for unseen ones
-            return (Slot(name=self.name, place="ids", table=self.name),)
+            return (Slot(name=self.name, place="ids", table=self.name, wide=self.wide),)
         return (Slot(name=self.name, place="dense"),)
 
     def fit(self, column: pl.Series) -> DenseEncoding:

@@ -35,6 +35,7 @@ class Slot:
         table: of the embeddings that ids or a bag are looked up in.
         pooling: of a bag.
         unseen: whether row 0 of the table is for unseen ids, so that id dropout trains it.
+        wide: whether its ids may have wide rows; bags and ids only.
     """
 
     name: str
@@ -42,6 +43,13 @@ class Slot:
     table: str = ""
     pooling: Pooling = "mean"
     unseen: bool = False
+    wide: bool = True
+
+
+def check_wide(name: str, wide: object) -> None:
+    """Refuse a `wide` of a feature that is no boolean."""
+    if not isinstance(wide, bool):
+        raise SchemaError(f"feature {name!r}: wide must be true or false, got {wide!r}")
 
 
 class Encoded(NamedTuple):
@@ -84,7 +92,7 @@ class Feature(ABC):
     numeric: ClassVar[bool] = False
     lists: ClassVar[bool] = False
     expects: ClassVar[str]
-    model_options: ClassVar[tuple[str, ...]] = ("embed_dim",)
+    model_options: ClassVar[tuple[str, ...]] = ("embed_dim", "wide")
 
     name: str
 

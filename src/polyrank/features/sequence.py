@@ -34,6 +34,7 @@ class SequenceFeature(IdFeature):
         pooling: `mean` or `sum` of a list's embeddings, or its `last` one alone.
         padding_idx: an integer that only fills lists up to one length and is no id: it is left
             out wherever it stands. None leaves nothing out.
+        wide: as in `SparseFeature`.
 
     Raises:
         SchemaError: as `SparseFeature`; an unknown pooling.
@@ -46,7 +47,7 @@ class SequenceFeature(IdFeature):
     kind: ClassVar[str] = "sequence"
     lists: ClassVar[bool] = True
     expects: ClassVar[str] = f"a list of ids is expected, where {IdFeature.expects}"
-    model_options: ClassVar[tuple[str, ...]] = ("embed_dim", "pooling")
+    model_options: ClassVar[tuple[str, ...]] = ("embed_dim", "pooling", "wide")
 
     pooling: Pooling = "mean"
     padding_idx: int | None = None
@@ -64,8 +65,9 @@ class SequenceFeature(IdFeature):
     @property
     def slots(self) -> tuple[Slot, ...]:
         slot = Slot(
-            name=self.name, place="bags", table=self.table, pooling=self.pooling, unseen=True
-        )
+            name=self.name, place="bags", table=self.table, pooling=self.pooling, unseen=True,
+            wide=self.wide,
+        )  # fmt: skip
         return (slot,)
 
     def values(self, column: pl.Series) -> Elements:

@@ -8,7 +8,7 @@ integers, NaN and −∞.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from itertools import chain
 from struct import error
 from typing import Any, ClassVar
@@ -19,7 +19,7 @@ import polars as pl
 from polyrank.errors import SchemaError, did_you_mean
 from polyrank.features.bags import Bag, Elements, packed
 from polyrank.features.ids import IdType, as_type, plain_ids, spellings
-from polyrank.features.kind import Codec, Encoded, Feature, Slot, Together
+from polyrank.features.kind import Codec, Encoded, Feature, Slot, Together, check_wide
 from polyrank.features.vocabulary import Vocabulary
 from polyrank.spec import whole
 
@@ -57,9 +57,12 @@ class IdFeature(Feature):
     min_count: int = 1
     shared_with: str | None = None
     hash: int | None = None
+    _: KW_ONLY
+    wide: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_wide(self.name, self.wide)
         where = f"feature {self.name!r}"
         limits = {"min_count": None, "vocab_size": None, "embed_dim": None, "hash": _MOST_BUCKETS}
         for field, most in limits.items():
@@ -141,6 +144,7 @@ class SparseFeature(IdFeature):
         shared_with: name of another sparse or sequence feature whose table this one uses.
         hash: buckets of a hashed table, which fits no vocabulary: an id goes to row
             1 + hash mod `hash`, a null to row 0. See `polyrank.features.hashing`.
+        wide: whether a model with wide rows has some for these ids.
 
     Raises:
         SchemaError: a value of a wrong type or below 1, or options that exclude each other.
@@ -154,7 +158,7 @@ class SparseFeature(IdFeature):
 
     @property
     def slots(self) -> tuple[Slot, ...]:
-        return (Slot(name=self.name, place="ids", table=self.table, unseen=True),)
+        return (Slot(name=self.name, place="ids", table=self.table, unseen=True, wide=self.wide),)
 
     def codec(self, tables: Mapping[str, Vocabulary], state: None) -> SparseCodec:
         return SparseCodec(self, tables[self.table])

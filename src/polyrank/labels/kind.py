@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -27,6 +27,8 @@ class LabelKind(ABC):
         allowed: what its label may hold, in words.
         counts: the counts of a score that its tables show.
         loss_title: of a chart of its loss: what it is, and its unit.
+        curvature: the likelihood whose curvature lets wide rows estimate effects on its head:
+            "logistic" or "gaussian"; None has no wide rows.
     """
 
     name: ClassVar[str]
@@ -38,6 +40,7 @@ class LabelKind(ABC):
     allowed: ClassVar[str]
     counts: ClassVar[tuple[str, ...]] = ("rows",)
     loss_title: ClassVar[str]
+    curvature: ClassVar[Literal["logistic", "gaussian"] | None] = None
 
     @property
     def outputs(self) -> int:

@@ -195,7 +195,7 @@ def experts_of(ranker: Ranker, table: Table, device: str = "cpu") -> tuple[Exper
         if not ranker.mixing(torch.zeros(2, ranker.layout.width, device=device)):
             return ()  # and no row is gathered
         batch = next(table.batches(ranker.layout, CHUNK_ROWS, shuffle=True))
-        return tuple(expert_use(each) for each in ranker.mixing(inputs(ranker, batch, device)))
+        return tuple(expert_use(each) for each in ranker.mixing(inputs(ranker, batch, device).x))
 
 
 def expert_use(mixing: Mixing) -> ExpertUse:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from torch import nn
 
@@ -21,6 +21,9 @@ from polyrank.nn.embed import PackedEmbedder
 from polyrank.nn.mlp import Norm
 from polyrank.registry import Registry
 from polyrank.schema import Schema, Task
+from polyrank.stages.first import FirstStages
+from polyrank.stages.stage import Stage
+from polyrank.stages.wide import Wide
 from polyrank.terms import ALL
 
 TRUNKS: Registry[type[Trunk]] = Registry(
@@ -47,6 +50,7 @@ class Model:
         embed_dim: width of an embedding where the feature does not say.
         norm: "none" or "batch", of the layers of trunk and towers.
         dropout: probability of a zero after each activation of trunk and towers.
+        wide: wide rows under the network, or False; see docs/wide.md.
         entire_space: refuse a schema in which a conditional binary task is not supervised on
             all rows only; set by `ESMM`.
 
@@ -62,6 +66,7 @@ class Model:
     embed_dim: int = 16
     norm: Norm = "none"
     dropout: float = 0.1
+    wide: Wide | Literal[False] = False
     entire_space: bool = False
 
     def __post_init__(self) -> None:
@@ -72,6 +77,13 @@ class Model:
             object.__setattr__(self, "tower", _tower(self.tower))
         check_sizes("model: embed_dim", self.embed_dim)
         check_layers("model", self.norm, self.dropout)
+        if self.wide is not False and not isinstance(self.wide, Wide):
+            raise ConfigError(f"model: wide must be Wide(…) or False, got {self.wide!r}")
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The specs of its first stages."""
+        return (self.wide,) if self.wide else ()
 
     def check(self, schema: Schema) -> None:
         """Refuse a schema that contradicts `entire_space`, or the tasks that `tower` names."""
@@ -93,7 +105,7 @@ class Model:
         """Return where each feature lies in x."""
         tables = schema.tables.items()
         widths = {table: owner.width(table) or self.embed_dim for table, owner in tables}
-        return Layout(schema, vocab, widths)
+        return Layout(schema, vocab, widths, {s.name: s.reads(schema) for s in self.stages})
 
     def build(self, layout: Layout) -> Ranker:
         """Return the network, with weights drawn from torch's generator."""
@@ -103,7 +115,7 @@ class Model:
         embed = PackedEmbedder(layout)
         trunk = self._trunk().build(layout, tasks)
         head = build_heads(trunk, layout, towers, norm=self.norm, dropout=self.dropout)
-        return Ranker(layout, embed, trunk, head)
+        return Ranker(layout, embed, trunk, head, FirstStages.of(self.stages, layout))
 
     def to_table(self) -> dict[str, Any]:
         """Return plain tables; an unregistered trunk is written as its class's name."""
@@ -125,8 +137,11 @@ class Model:
                 f"load it with trunk={own}(…)"
             )
         trunk = trunk or spec.choose(TRUNKS, found, "model.trunk")
-        rest = {key: value for key, value in table.items() if key != "trunk"}
-        return replace(spec.from_table(cls, rest, "model"), trunk=trunk)
+        wide = table.get("wide", False)
+        if wide is not False:
+            wide = spec.from_table(Wide, wide, "model.wide")
+        rest = {key: value for key, value in table.items() if key not in ("trunk", "wide")}
+        return replace(spec.from_table(cls, rest, "model"), trunk=trunk, wide=wide)
 
     def _trunk(self) -> BuildsTrunk:
         if not isinstance(self.trunk, Trunk):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from polyrank.data.table import Batch, Table
-from polyrank.models.ranker import Ranker
+from polyrank.models.ranker import Inputs, Ranker
 from polyrank.nn.embed import TensorBag
 from polyrank.objective.likelihood import Likelihood
 from polyrank.schema import Schema
@@ -68,7 +68,8 @@ def logits_of(
     with torch.inference_mode():
         start = 0
         for batch in islice(table.batches(ranker.layout, CHUNK_ROWS), chunks):
-            logits = ranker(inputs(ranker, batch, device).to(dtype)).logits
+            given = inputs(ranker, batch, device)
+            logits = ranker(*(None if t is None else t.to(dtype) for t in given)).logits
             for head, each in logits.items():
                 if head not in found:
                     found[head] = torch.empty(rows, *each.shape[1:], dtype=each.dtype)
@@ -77,10 +78,10 @@ def logits_of(
     return found
 
 
-def inputs(ranker: Ranker, batch: Batch, device: str) -> Tensor:
-    """Return x of a batch: (B, W)."""
+def inputs(ranker: Ranker, batch: Batch, device: str) -> Inputs:
+    """Return what the network takes of a batch, as it is served."""
     found = Tensors.of(batch, device)
-    return ranker.embed(found.ids, found.dense, found.bags)
+    return ranker.inputs(found.ids, found.dense, found.bags)
 
 
 def outputs(

@@ -1,6 +1,6 @@
-"""The network: embedder → trunk → heads; no losses, files or devices.
+"""The network: embedder → trunk → heads, above first stages; no losses, files or devices.
 
-Letters: B rows, W columns of x, H columns of a task's representation.
+Letters: B rows, W columns of x, H columns of a task's representation, T heads with a margin.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from inspect import ismethod
 from math import log
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,12 +17,20 @@ from torch import Tensor, nn
 from polyrank.errors import BundleError, ConfigError
 from polyrank.layout import Layout
 from polyrank.models.trunk import Mixing, TrunkModule
-from polyrank.nn.embed import PackedEmbedder
+from polyrank.nn.embed import PackedEmbedder, TensorBag
 from polyrank.nn.mlp import MLP, first_layers
 from polyrank.nn.named import Named
+from polyrank.stages.first import FirstStages
 from polyrank.terms import Head as HeadSpec
 
 REDRAWS = 100
+
+
+class Inputs(NamedTuple):
+    """What the network takes: no part of it has a history."""
+
+    x: Tensor  # (B, W)
+    margin: Tensor | None  # of the first stages: (B, T)
 
 
 @dataclass(frozen=True)
@@ -48,10 +56,18 @@ class Head(nn.Module):
 
 
 class Ranker(nn.Module):
-    """Embedder, trunk and heads of one layout; `embed` gives x, (B, W), that `forward` takes."""
+    """First stages, embedder, trunk and heads of one layout.
+
+    `inputs` gives x, (B, W), and the margins of the first stages, (B, T), that `forward` takes.
+    """
 
     def __init__(
-        self, layout: Layout, embed: PackedEmbedder, trunk: nn.Module, head: Mapping[str, Head]
+        self,
+        layout: Layout,
+        embed: PackedEmbedder,
+        trunk: nn.Module,
+        head: Mapping[str, Head],
+        first: FirstStages | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(trunk, TrunkModule):
@@ -65,11 +81,24 @@ class Ranker(nn.Module):
         self.embed = embed
         self.trunk = trunk
         self.head: Named[Head] = Named(head)
+        self.first = first
 
-    def forward(self, x: Tensor) -> Scores:
+    def inputs(self, ids: Tensor, dense: Tensor, bags: tuple[TensorBag, ...]) -> Inputs:
+        """Return what `forward` takes of rows of the packs, as they are served."""
+        x = self.embed(ids, dense, bags)
+        if self.first is None:
+            return Inputs(x, None)
+        margin, reads = self.first(ids, bags)
+        return Inputs(torch.cat([x, reads], dim=1), margin)
+
+    def forward(self, x: Tensor, margin: Tensor | None = None) -> Scores:
         hidden = self.hidden(x)
         first = first_layers(self._towers(), hidden)
         logits = {name: self.head[name](hidden[name], first.get(name)) for name in self.head}
+        if self.first is not None:
+            assert margin is not None
+            for at, name in enumerate(self.first.heads):
+                logits[name] = logits[name] + margin[:, at]
         penalties = self.trunk.penalties(logits) if isinstance(self.trunk, TrunkModule) else {}
         return Scores(logits, penalties)
 
@@ -88,11 +117,20 @@ class Ranker(nn.Module):
         """Return the parameters behind the cut at x."""
         return [*self.trunk.parameters(), *self.head.parameters()]
 
+    @torch.no_grad()
     def start_at(self, rates: Mapping[str, float]) -> None:
-        """Set each named head's bias to the log-odds of a base rate, which it need not learn."""
-        with torch.no_grad():
-            for task, rate in rates.items():
-                self.head[task].output.bias.fill_(log(rate / (1 - rate)))
+        """Start where heads need not learn what is known.
+
+        A head with a margin starts at 0, since the margin has its base rate and more; any other
+        one that is named at the log-odds of its rate.
+        """
+        margins = () if self.first is None else self.first.heads
+        for name, head in self.head.items():
+            if name in margins:
+                head.output.weight.zero_()
+                head.output.bias.zero_()
+            elif name in rates:
+                head.output.bias.fill_(log(rates[name] / (1 - rates[name])))
 
     @torch.no_grad()
     def redraw_dead(self, x: Tensor) -> dict[str, bool]:
@@ -115,14 +153,17 @@ class Ranker(nn.Module):
         return {name: head.tower for name, head in self.head.items()}
 
     def named_weights(self) -> dict[str, Tensor]:
-        """Return the weights by their lasting names: `embed.TABLE`, `trunk.…`, `head.TASK.…`."""
+        """Return the weights by their lasting names.
+
+        `embed.TABLE`, `trunk.…`, `head.TASK.…`, and of first stages `wide.…`.
+        """
         tables = {f"embed.{name}": weight for name, weight in self.embed.tables().items()}
         rest = {
             name: weight.detach()
             for name, weight in self.state_dict().items()
-            if not name.startswith("embed.")
+            if not name.startswith(("embed.", "first."))
         }
-        return tables | rest
+        return tables | rest | ({} if self.first is None else self.first.named_weights())
 
     def load_named_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Copy weights by name; BundleError for one missing, unknown or of another shape."""

@@ -83,9 +83,12 @@ class Likelihood(ABC):
     Attributes:
         balance_exponent: c in the likelihood e^(−s)·L·c of uncertainty weighting: 1 for a
             log-likelihood, ½ for a squared error (Kendall et al., CVPR 2018, eq. 7 and 10).
+        origin, unit: the head's value stands for (label − origin) ÷ unit.
     """
 
     balance_exponent: ClassVar[float] = 1.0
+    origin: float = 0.0
+    unit: float = 1.0
 
     def __init__(self, kind: LabelKind, fitted: Mapping[str, Any]) -> None:
         self.kind, self.fitted = kind, fitted

@@ -21,24 +21,24 @@ class RegressionLikelihood(Likelihood):
 
     def __init__(self, kind: LabelKind, fitted: Mapping[str, Any]) -> None:
         super().__init__(kind, fitted)
-        self.mean, self.deviation = float(fitted["mean"]), float(fitted["deviation"])
+        self.origin, self.unit = float(fitted["mean"]), float(fitted["deviation"])
 
     def summands(self, term: Term, scores: BatchScores, labels: Labels) -> tuple[Summand, ...]:
         task = term.population.task
         label = labels.value[task]
         rows = labels.within(term.population, label == label)  # NaN is not equal to itself
         # A label that is not observed must be a number: 0 × NaN is NaN, in the gradient too.
-        scaled = (label - self.mean) / self.deviation
+        scaled = (label - self.origin) / self.unit
         target = torch.where(rows, scaled, 0.0)
         return (Summand(rows, 1.0, (scores.logits[task] - target).square()),)
 
     def predict(self, logits: Tensor, extras: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-        return (logits * self.deviation + self.mean,)
+        return (logits * self.unit + self.origin,)
 
     def constant_loss(self, term: Term, statistics: TermStatistics) -> float:
         """Return the variance of the standardised target: 1, or 0 for a constant target."""
-        return (statistics.sd / self.deviation) ** 2
+        return (statistics.sd / self.unit) ** 2
 
     @property
     def tolerance(self) -> float:
-        return 1e-5 * self.deviation
+        return 1e-5 * self.unit

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -21,11 +22,11 @@ logger = logging.getLogger(__name__)
 PROBE_ROWS = 4096  # rows used to detect dead towers
 
 
-def start(ranker: Ranker, train: Table, device: str, sampling: Sampling | None = None) -> None:
-    """Make a ranker that was just built ready to train; `sampling` is that of the rows."""
-    ranker.start_at(base_rates(train, sampling))
+def start(ranker: Ranker, train: Table, device: str, rates: Mapping[str, float]) -> None:
+    """Make a ranker that was just built ready to train; `rates` are `base_rates`."""
+    ranker.start_at(rates)
     batch = next(train.batches(ranker.layout, PROBE_ROWS))
-    for task, alive in ranker.redraw_dead(inputs(ranker, batch, device)).items():
+    for task, alive in ranker.redraw_dead(inputs(ranker, batch, device).x).items():
         if alive:
             logger.info("the tower of task %r started dead and was drawn again", task)
         else:

@@ -31,6 +31,8 @@ from polyrank.models.outputs import Tensors, logits_of, outputs
 from polyrank.models.ranker import Ranker
 from polyrank.objective.likelihood import named_extras
 from polyrank.objective.losses import Supervision
+from polyrank.stages.first import FirstStagesLearner
+from polyrank.stages.stage import StageRun
 from polyrank.terms import populations
 from polyrank.train.optim import load_optimizer_state, optimizer_state, parameter_groups
 from polyrank.train.progress import REMEDY, Profile, Progress, Tally
@@ -63,7 +65,8 @@ class Position:
 class Trainer:
     """Trains a ranker, which is on its device, on tables.
 
-    `valid` chooses the best epoch, else it is the last; `monitor` stands in for `training.stop`.
+    `valid` chooses the best epoch, else it is the last; `monitor` stands in for `training.stop`;
+    `rates` are the base rates of events, at which first stages start.
     """
 
     def __init__(
@@ -75,6 +78,7 @@ class Trainer:
         train: Table,
         valid: Table | None,
         seed: int,
+        rates: Mapping[str, float] | None = None,
         monitor: Monitor | None = None,
         profile: Profile | None = None,
     ) -> None:
@@ -100,6 +104,14 @@ class Trainer:
         self._names: tuple[str, ...] = ()
         self._x: Tensor | None = None
         self._steps_of_run = training.epochs * self.steps
+        self.first = None
+        if ranker.first is not None:
+            run = StageRun(
+                train=train, likelihoods=supervision.likelihoods, rates=rates or {},
+                sampling=supervision.sampling, seed=seed, steps=self.steps, epochs=training.epochs,
+                unseen_rate=training.unseen_rate,
+            )  # fmt: skip
+            self.first = FirstStagesLearner.of(ranker.first, ranker.layout, run)
         self.position = Position()
         self.best = _copied(ranker.state_dict())
 
@@ -124,6 +136,7 @@ class Trainer:
             "embeddings": self.embeddings.state(),
             "dense": optimizer_state(self.dense),
             "balance": self.balance.state_dict(),
+            "first": {} if self.first is None else self.first.state(),
         }
         return {f"{owner}.{name}": t for owner, each in owned.items() for name, t in each.items()}
 
@@ -140,6 +153,8 @@ class Trainer:
         if self._compiled is not None:
             self._compiled.rebind()
         self.balance.load_state_dict(owned["balance"])
+        if self.first is not None:
+            self.first.load(owned["first"])
 
     def keep_best(self) -> None:
         """Put the best epoch's weights into the ranker, and log what is wrong with its gates."""
@@ -176,6 +191,8 @@ class Trainer:
                     yield report("step")
                     self._mark("")
         progress = report("epoch")
+        if self.first is not None:
+            self.first.end_epoch()
         logits = self._finite_logits(epoch, step)
         valid = self._validate(logits, epoch) if self.valid is not None else {}
         best = self._advance(epoch, self._value(logits, valid))
@@ -202,10 +219,11 @@ class Trainer:
         factor = self.training.schedule.factor(done, self._steps_of_run)
         moved = Tensors.of(batch, self.training.device)
         self._x = x = self.ranker.embed.look_up(moved.ids, moved.dense, moved.bags, self._x)
+        margin = None if self.first is None else self.first.step(batch, x)
         self._mark("gather")
         full = len(batch) == self.training.batch_size
         step = self._compiled if self._compiled is not None and full else self._eager
-        gradient, losses, rows = step(x, moved, self.dense_lr * factor)
+        gradient, losses, rows = step(x, margin, moved, self.dense_lr * factor)
         self._names = step.names
         self.embeddings.step(moved.ids, gradient, self.embedding_lr * factor, moved.bags)
         self._mark("embedding step")

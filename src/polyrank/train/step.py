@@ -1,6 +1,7 @@
 """One step of the dense part: from x and labels to x's gradient and updated parameters.
 
-Letters: B rows of the batch, W columns of x, L labels, T terms, P parameters.
+Letters: B rows of the batch, W columns of x, L labels, T terms or heads with a margin, P
+parameters.
 """
 
 from __future__ import annotations
@@ -66,11 +67,11 @@ class EagerStep:
         self._stepped = [each for group in parts.dense.param_groups for each in group["params"]]
         self._lr: float | None = None
 
-    def __call__(self, x: Tensor, batch: Tensors, lr: float) -> Stepped:
-        """Step on a batch; x is (B, W)."""
+    def __call__(self, x: Tensor, margin: Tensor | None, batch: Tensors, lr: float) -> Stepped:
+        """Step on a batch; x is (B, W), the margins of first stages (B, T)."""
         parts = self.parts
         x.requires_grad_()
-        scores = parts.ranker(x)
+        scores = parts.ranker(x, margin)
         losses, rows = parts.supervision.losses(
             scores.logits, batch.labels, batch.weight, batch.extras
         )
@@ -131,14 +132,16 @@ class CompiledStep:
         self._buffers = [*ranker.trunk.buffers(), *ranker.head.buffers(), *balance.buffers()]
         self._moves = [True] * len(self._parameters)
         self._lr, self._lr_value = torch.tensor(0.0, dtype=torch.float64), 0.0
-        self._given = False, False  # whether batches have weights, and extras
+        # Whether batches have margins, weights and extras.
+        self._given: tuple[bool, ...] = (False, False, False)
         self._graph: Graph | None = None
         self._state: list[Tensor] | None = None
 
-    def __call__(self, x: Tensor, batch: Tensors, lr: float) -> Stepped:
-        """Step on a batch; x is (B, W)."""
-        given = [x, batch.labels, *(t for t in (batch.weight, batch.extras) if t is not None)]
-        self._given = batch.weight is not None, batch.extras is not None
+    def __call__(self, x: Tensor, margin: Tensor | None, batch: Tensors, lr: float) -> Stepped:
+        """Step on a batch; x is (B, W), the margins of first stages (B, T)."""
+        optional = margin, batch.weight, batch.extras
+        given = [x, batch.labels, *(each for each in optional if each is not None)]
+        self._given = tuple(each is not None for each in optional)
         if self._graph is None:
             self._graph = self._built(given)
         if self._state is None:
@@ -214,9 +217,9 @@ class CompiledStep:
             )
             ranker, supervision = self.parts.ranker, self.parts.supervision
             with standing_in(ranker, stands_for), standing_in(self._balance, stands_for):
-                scores = ranker(x)
                 more = iter(batch[2:])
-                weight, extras = (next(more) if given else None for given in self._given)
+                margin, weight, extras = (next(more) if given else None for given in self._given)
+                scores = ranker(x, margin)
                 losses, rows = supervision.losses(scores.logits, batch[1], weight, extras)
                 total = self._balance.total(losses)
             if scores.penalties:

@@ -52,12 +52,16 @@ class Twin(nn.Module):
         parts = [features(by_name) for features in self.features]
         fields = [each.fields for each in parts if each.fields is not None]
         columns = [column for each in parts for column in each.columns]
-        x = self.embed(
-            torch.cat(fields) if fields else torch.empty(0, 0, dtype=torch.int64),
-            torch.cat(columns, dim=1) if columns else torch.empty(inputs[0].shape[0], 0),
-            [bag for each in parts for bag in each.bags],
-        )
-        logits = self.ranker(x).logits
+        batch = inputs[0].shape[0]
+        ids = torch.cat(fields) if fields else torch.empty(0, batch, dtype=torch.int64)
+        dense = torch.cat(columns, dim=1) if columns else torch.empty(batch, 0)
+        bags = [bag for each in parts for bag in each.bags]
+        x, margin = self.embed(ids, dense, bags), None
+        if self.ranker.first is not None:
+            given = [each.local(ids, bags, batch) for _, each in self.ranker.first.stage.items()]
+            margin, reads = self.ranker.first.combined(given)
+            x = torch.cat([x, reads], dim=1)
+        logits = self.ranker(x, margin).logits
         extras = {name: by_name[name] for name in self.schema.extras}
         calibrated = {}
         for task in self.schema.by_name:

@@ -1,0 +1,230 @@
+"""Compiled loops of wide rows: one pass reads what a batch's ids say, a second one updates them.
+
+A row of the state is one id of one feature: for each of Q tables and T heads its weight, the
+curvature of the last epoch and that of this one, each filled up to P numbers, then for each head
+the sums S, H (and J where rows are weighted) of which the prior is estimated. All of a row lies
+together, since a batch touches rows in random order. A feature's rows are one thread's, so nothing
+is atomic and no result depends on the number of threads. The maths is in docs/wide.md.
+
+Letters: F id features, G bags, B rows of the batch, K slots (a feature's or a bag's rows), Q tables
+(the folds, then the full one), T heads, P ≥ Q·T, R rows of all slots, L labels, W columns of x.
+"""
+
+from __future__ import annotations
+
+from math import exp
+import numpy as np
+from numba import prange
+
+from polyrank.nn.kernels import LAST, MEAN, ONE
+from polyrank.nn.kernels import _compiled as compiled
+
+LOGISTIC, GAUSSIAN = range(2)  # likelihoods that have a curvature
+
+
+@compiled(parallel=True)
+def read(
+    ids, bag_ids, bag_starts, slots, state, bias, tables, labels, weight, folds, chains, links,
+    numbers, sampled, out, column, scale, margin, gradient, curvature, damping, own, threads,
+):  # fmt: skip
+    """Write what each row's own fold says of it, and what the row says to every table.
+
+    `slots` has of each one its row of `ids` or `bag_starts`, its pooling, and what takes an id of
+    the packs to a row of the state. `chains` has the label columns of a head, its own and then
+    those of its ancestors, ended by −1; `numbers` of a head the label's origin and unit, 1 ÷ φ of
+    a Gaussian one, the scale of its weights, what is added to its logit in the sample, and the
+    weight of a row whose sampled root is 0 (1 for heads that descend from it); `sampled` is that
+    root's column or −1. Reads are written to `out` from `column` on, times `scale`.
+
+    Shape:
+        slots: int64 (K, 3) · state: float32 (R, 3P + …) · bias: float32 (Q·T,) · labels: float32
+        (B, L) · weight: float32 (B or 0,) · folds: int32 (B,) · chains: int64 (T, D) · links: int64
+        (T,) · numbers: float32 (T, 6) · out: float32 (B, W) · margin: float32 (B, T) · gradient,
+        curvature, damping: float32 (B, P) · own: float32 (B, 3T): y − p, p(1 − p) in a row's own
+        fold and v · p(1 − p) of J
+    """
+    heads, size = chains.shape[0], labels.shape[0]
+    width = tables * heads
+    share = (size + threads - 1) // threads
+    for thread in prange(threads):
+        z = np.empty(width, np.float32)
+        for b in range(thread * share, min(size, (thread + 1) * share)):
+            z[:] = bias
+            reach = np.float32(1)  # 1 + Σ|x|, what damps simultaneous steps
+            first = folds[b] * heads
+            for k in range(slots.shape[0]):
+                source, pooling, shift = slots[k]
+                place = column + k * heads
+                if pooling == ONE:
+                    row = ids[source, b] + shift
+                    for c in range(width):
+                        z[c] += state[row, c]
+                    for t in range(heads):
+                        out[b, place + t] = scale * state[row, first + t]
+                    reach += np.float32(1)
+                    continue
+                low, high = bag_starts[source, b], bag_starts[source, b + 1]
+                if pooling == LAST:
+                    low = max(low, high - 1)
+                for t in range(heads):
+                    out[b, place + t] = 0
+                if high <= low:
+                    continue
+                x = np.float32(1)
+                if pooling == MEAN:
+                    x /= np.float32(high - low)
+                for i in range(low, high):
+                    row = bag_ids[i] + shift
+                    for c in range(width):
+                        z[c] += x * state[row, c]
+                    for t in range(heads):
+                        out[b, place + t] += scale * x * state[row, first + t]
+                    reach += x
+            for t in range(heads):
+                margin[b, t] = z[first + t]
+                label = labels[b, chains[t, 0]]
+                teaches = label == label  # false of NaN
+                for d in range(1, chains.shape[1]):
+                    if chains[t, d] < 0:
+                        break
+                    teaches = teaches and labels[b, chains[t, d]] == 1
+                v = np.float32(0)
+                if teaches:
+                    v = numbers[t, 3]
+                    if len(weight):
+                        v *= weight[b]
+                    if sampled >= 0 and labels[b, sampled] == 0:
+                        v *= numbers[t, 5]
+                if v == 0:
+                    for q in range(tables):
+                        c = q * heads + t
+                        gradient[b, c] = curvature[b, c] = damping[b, c] = 0
+                    own[b, t] = own[b, heads + t] = own[b, 2 * heads + t] = 0
+                    continue
+                y = (label - numbers[t, 0]) / numbers[t, 1]
+                for q in range(tables):
+                    c = q * heads + t
+                    if q == folds[b]:
+                        gradient[b, c] = curvature[b, c] = damping[b, c] = 0
+                    value, steep = _rest(z[c] + numbers[t, 4], y, links[t], numbers[t, 2])
+                    if q == folds[b]:
+                        own[b, t], own[b, heads + t] = v * value, v * steep
+                        own[b, 2 * heads + t] = v * v * steep
+                        continue
+                    gradient[b, c], curvature[b, c] = v * value, v * steep
+                    damping[b, c] = v * steep * reach
+
+
+@compiled()
+def _rest(z, y, link, precision):
+    """Return y − p and p(1 − p), or of a Gaussian likelihood (y − z) ÷ φ and 1 ÷ φ."""
+    if link == GAUSSIAN:
+        return (y - z) * precision, precision
+    p = np.float32(1) / (np.float32(1) + np.float32(exp(-z)))
+    return y - p, p * (np.float32(1) - p)
+
+
+@compiled(parallel=True)
+def update(
+    ids, bag_ids, bag_starts, slots, order, state, count, prior, tables, heads, padded, folds,
+    gradient, curvature, damping, own, weighted, first_epoch, decay, slot, touched, sums, merged,
+):  # fmt: skip
+    """Step the rows that a batch looked up, by what `read` found; all of the batch is one step.
+
+    `order` has the slots of each thread, ended by −1; `slot` is −1 everywhere, before and after;
+    `touched`, `sums` and `merged` are scratch of each thread.
+
+    Shape:
+        order: int64 (threads, K) · count: float32 (R,) · prior:
+        float32 (K, T) · slot: int32 (R,) · touched: int32 (threads, N) · sums: float32 (threads, N,
+        3P + 3T + 1) · merged: int32 (threads, N)
+    """
+    width, size = tables * heads, gradient.shape[0]
+    moments = 3 if weighted else 2
+    for thread in prange(order.shape[0]):
+        rows, total, often = touched[thread], sums[thread], merged[thread]
+        for k in order[thread]:
+            if k < 0:
+                break
+            source, pooling, shift = slots[k]
+            found = 0
+            for b in range(size):
+                if pooling == ONE:
+                    row = ids[source, b] + shift
+                    s = slot[row]
+                    if s < 0:
+                        s = found
+                        found += 1
+                        slot[row] = s
+                        rows[s] = row
+                        total[s, :] = 0
+                    _add(
+                        total, s, np.float32(1), 1, b, folds[b], padded, tables, heads, state, row,
+                        gradient, curvature, damping, own,
+                    )  # fmt: skip
+                    continue
+                low, high = bag_starts[source, b], bag_starts[source, b + 1]
+                if pooling == LAST:
+                    low = max(low, high - 1)
+                x = np.float32(1)
+                if pooling == MEAN and high > low:
+                    x /= np.float32(high - low)
+                for i in range(low, high):  # ids that a list holds twice count as one
+                    row = bag_ids[i] + shift
+                    s = slot[row]
+                    if s < 0:
+                        s = found
+                        found += 1
+                        slot[row] = s
+                        rows[s] = row
+                        total[s, :] = 0
+                        often[s] = 0
+                    often[s] += 1
+                for i in range(low, high):
+                    row = bag_ids[i] + shift
+                    s = slot[row]
+                    times = often[s]
+                    if times:
+                        _add(
+                            total, s, x * np.float32(times), times, b, folds[b], padded, tables,
+                            heads, state, row, gradient, curvature, damping, own,
+                        )  # fmt: skip
+                        often[s] = 0
+            for s in range(found):
+                row = rows[s]
+                slot[row] = -1
+                share = min(np.float32(1), total[s, 3 * padded + 3 * heads] / count[row])
+                for c in range(width):
+                    weight, level = state[row, c], prior[k, c % heads]
+                    g, h, least = total[s, c], total[s, padded + c], total[s, 2 * padded + c]
+                    now = state[row, 2 * padded + c] + h
+                    state[row, 2 * padded + c] = now
+                    if first_epoch:
+                        state[row, c] = weight + decay * g / max(level + now, least)
+                    else:
+                        g -= level * share * weight
+                        down = max(level + state[row, padded + c], least)
+                        state[row, c] = weight + decay * g / down
+                for c in range(moments * heads):
+                    state[row, 3 * padded + c] += total[s, 3 * padded + c]
+
+
+@compiled()
+def _add(
+    total, s, x, times, b, fold, padded, tables, heads, state, row,
+    gradient, curvature, damping, own,
+):  # fmt: skip
+    """Add a look-up with coefficient x, or as many as `times`, to the sums of its row."""
+    square = x * x
+    for c in range(tables * heads):
+        total[s, c] += x * gradient[b, c]
+        total[s, padded + c] += square * curvature[b, c]
+        total[s, 2 * padded + c] += x * damping[b, c]
+    place = 3 * padded
+    total[s, place + 3 * heads] += np.float32(times)
+    for t in range(heads):
+        steep = square * own[b, heads + t]
+        # What the look-up would say were its own weight 0.
+        total[s, place + t] += x * own[b, t] + steep * state[row, fold * heads + t]
+        total[s, place + heads + t] += steep
+        total[s, place + 2 * heads + t] += square * own[b, 2 * heads + t]

@@ -1,0 +1,112 @@
+"""The first stages of a model together: one margin a head, and all that the network reads.
+
+Letters: B rows, T heads with a margin, C columns that the network reads, W columns of x.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from polyrank.data.table import Batch
+from polyrank.layout import Layout
+from polyrank.nn.embed import TensorBag
+from polyrank.nn.named import Named
+from polyrank.stages.stage import Stage, StageLearner, StageModule, StageRun
+
+# The margins of some first stages and what each gives to be read.
+Given = Sequence[tuple[Tensor, Tensor]]
+
+
+class FirstStages(nn.Module):
+    """Fitted first stages; of each head, the margin of one is added and the others are read."""
+
+    added: Tensor  # (stages, T): 1 where a stage's margin is added to a head
+
+    def __init__(self, stage: Mapping[str, StageModule], tasks: Sequence[str]) -> None:
+        super().__init__()
+        self.stage: Named[StageModule] = Named(stage)
+        self.heads = tuple(
+            task for task in tasks if any(task in each.heads for each in stage.values())
+        )
+        self.places = {
+            name: [self.heads.index(head) for head in each.heads] for name, each in stage.items()
+        }
+        added = torch.zeros(len(stage), len(self.heads))
+        for row, places in zip(added, self.places.values(), strict=True):
+            row[places] = 1
+        first = added.cumsum(0) == 1  # until told otherwise, the first stage that has the head
+        self.register_buffer("added", added * first)
+
+    @classmethod
+    def of(cls, stages: Sequence[Stage], layout: Layout) -> FirstStages | None:
+        """Build the stages of a layout; None where no head has a margin."""
+        built = {each.name: each.build(layout) for each in stages}
+        found = cls(built, [task.name for task in layout.schema.tasks])
+        return found if found.heads else None
+
+    def forward(self, ids: Tensor, bags: tuple[TensorBag, ...]) -> tuple[Tensor, Tensor]:
+        """Return margins and reads of rows of the packs: (B, T), (B, C)."""
+        return self.combined([each(ids, bags) for _, each in self.stage.items()])
+
+    def combined(self, given: Given) -> tuple[Tensor, Tensor]:
+        reads = [read for _, read in given]
+        return self.margin([each for each, _ in given]), torch.cat(reads, dim=1)
+
+    def margin(self, margins: Sequence[Tensor]) -> Tensor:
+        """Return the margins that are added, of those of each stage: (B, T)."""
+        places = list(self.places.values())
+        if len(margins) == 1 and len(places[0]) == len(self.heads):
+            return margins[0]
+        total = margins[0].new_zeros(len(margins[0]), len(self.heads))
+        for added, own, each in zip(self.added, places, margins, strict=True):
+            total[:, own] += added[own] * each
+        return total
+
+    def named_weights(self) -> dict[str, Tensor]:
+        """Return the weights of the stages, each under its name, and which one is added."""
+        found = {
+            f"{name}.{key}": weight
+            for name, each in self.stage.items()
+            for key, weight in each.named_weights().items()
+        }
+        return found if len(self.places) == 1 else found | {"added": self.added}
+
+
+@dataclass(frozen=True, eq=False)
+class FirstStagesLearner:
+    """What fits the first stages along a run."""
+
+    stages: FirstStages
+    learners: Mapping[str, StageLearner]
+    columns: Mapping[str, int]  # of x, from which on each one's reads are written
+
+    @classmethod
+    def of(cls, stages: FirstStages, layout: Layout, run: StageRun) -> FirstStagesLearner:
+        learners = {name: each.learner(run) for name, each in stages.stage.items()}
+        return cls(stages, learners, {name: layout.slices[f"#{name}"].start for name in learners})
+
+    def step(self, batch: Batch, x: Tensor) -> Tensor:
+        """Return the margins of a training batch, (B, T), write its reads into x, and learn."""
+        return self.stages.margin(
+            [each.step(batch, x, self.columns[name]) for name, each in self.learners.items()]
+        )
+
+    def end_epoch(self) -> None:
+        for each in self.learners.values():
+            each.end_epoch()
+
+    def state(self) -> dict[str, Tensor]:
+        return {
+            f"{name}.{key}": tensor
+            for name, each in self.learners.items()
+            for key, tensor in each.state().items()
+        }
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        for name, each in self.learners.items():
+            prefix = f"{name}."
+            each.load({k.removeprefix(prefix): t for k, t in state.items() if k.startswith(prefix)})
