@@ -4,11 +4,17 @@ import numpy as np
 import polars as pl
 import pytest
 
-from polyrank.data.statistics import refuse_unusable, term_labels, term_statistics
+from polyrank.data.statistics import (
+    look_ups,
+    refuse_unusable,
+    term_labels,
+    term_statistics,
+)
 from polyrank.data.table import encode
 from polyrank.data.vocab import Vocab
 from polyrank.errors import DataError
-from polyrank.schema import Keys, Schema, SparseFeature, Task
+from polyrank.layout import Layout
+from polyrank.schema import DenseFeature, Keys, Schema, SequenceFeature, SparseFeature, Task
 from polyrank.terms import populations
 
 NAN = float("nan")
@@ -153,3 +159,65 @@ def test_one_label_is_told_whatever_the_rounding_of_its_weights(label, missing):
 
 def ones(rows, label):
     return {"click": [label] * rows, "buy": [0] * rows, "spend": [0] * rows}
+
+
+def log_of_ids(rows=600):
+    rng = np.random.default_rng(5)
+    lists = [rng.integers(0, 6, length).tolist() for length in rng.integers(0, 4, rows)]
+    frame = pl.DataFrame(
+        {
+            "item": rng.integers(0, 6, rows),
+            "seen": lists,
+            "last": lists,
+            "price": rng.random(rows),
+            "click": rng.integers(0, 2, rows),
+        }
+    )
+    schema = Schema(
+        [
+            SparseFeature("item"),
+            SequenceFeature("seen", shared_with="item"),
+            SequenceFeature("last", pooling="last"),
+            DenseFeature("price", encoding="bins", bins=4),
+        ],
+        [Task("click")],
+    )
+    vocab = Vocab.fit(frame, schema)
+    return encode(frame, schema, vocab), vocab
+
+
+def counted(table, vocab, epochs, rate):
+    """Count what batches look up, the last of a bag where it alone is."""
+    schema = table.schema
+    where = Layout(schema, vocab, dict.fromkeys(vocab.rows, 2))
+    found = {slot.name: np.zeros(vocab.rows[slot.table]) for slot in schema.lookups}
+    for epoch in range(epochs):
+        for each in table.batches(where, 50, shuffle=True, epoch=epoch, unseen_rate=rate):
+            for slot, ids, first in zip(schema.fields, each.ids, where.offsets, strict=True):
+                np.add.at(found[slot.name], ids - first, 1 / epochs)
+            for slot, bag, first in zip(schema.bags, each.bags, where.bag_offsets, strict=True):
+                for low, high in zip(bag.offsets[:-1], bag.offsets[1:], strict=True):
+                    low = max(low, high - 1) if slot.pooling == "last" else low  # noqa: PLW2901
+                    np.add.at(found[slot.name], bag.ids[low:high] - first, 1 / epochs)
+    return found
+
+
+def test_look_ups_are_those_of_an_epoch():
+    table, vocab = log_of_ids()
+    found, expected = look_ups(table, vocab.rows), counted(table, vocab, 1, 0.0)
+    assert list(found) == ["item", "price", "seen", "last"]
+    for name, count in expected.items():
+        np.testing.assert_array_equal(found[name], count)
+        assert found[name].dtype == np.float64
+
+
+def test_look_ups_expect_id_dropout_in_row_0():
+    table, vocab = log_of_ids()
+    rate, epochs = 0.2, 40
+    found, mean = look_ups(table, vocab.rows, rate), counted(table, vocab, epochs, rate)
+    for name, count in found.items():
+        assert count.sum() == pytest.approx(mean[name].sum())
+        spread = 5 * np.sqrt(count.max() * rate / epochs)  # of a binomial count's mean
+        np.testing.assert_allclose(mean[name], count, atol=spread)
+    assert found["item"][0] == pytest.approx(0.2 * 600)
+    np.testing.assert_array_equal(found["price"], look_ups(table, vocab.rows)["price"])

@@ -7,16 +7,27 @@ from math import sqrt
 from types import SimpleNamespace
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from polyrank.data.table import Table
+from polyrank.features.bags import Bag
 from polyrank.layout import Layout
 from polyrank.nn import kernels
 from polyrank.nn.embed import PackedEmbedder
 from polyrank.schema import DenseFeature, Schema, SequenceFeature, SparseFeature, Task
-from polyrank.train.optim import EMBEDDINGS, SGD, Adagrad, DenseAdam, LazyAdam, RowwiseAdagrad
+from polyrank.train.optim import (
+    EMBEDDINGS,
+    SGD,
+    Adagrad,
+    DenseAdam,
+    LazyAdam,
+    RowwiseAdagrad,
+    Visits,
+)
 
 ROWS = {"item": 7, "wide": 4, "tags": 3, "user": 9}
 SCHEMA = Schema(
@@ -64,9 +75,30 @@ def embedder(where):
     return embed
 
 
-def in_torch(kind):
+def in_torch(kind, **options):
     """The same optimiser without its compiled rule."""
-    return type(f"{kind}_in_torch", (EMBEDDINGS[kind],), {"rule": None})()
+    return type(f"{kind}_in_torch", (EMBEDDINGS[kind],), {"rule": None})(**options)
+
+
+def visits(where, rows=200, size=40, unseen_rate=0.0):
+    """An epoch of few rows: a batch's share of a row's look-ups reaches 1 and would pass it."""
+    ids, _, bags, _ = batch(where, rows, 99)
+    table = Table(
+        schema=SCHEMA,
+        ids=ids.numpy() - where.offsets[:, None],
+        dense=np.ones((rows, 1), np.float32),
+        labels=np.zeros((rows, 1), np.float32),
+        weight=None,
+        keys=pl.DataFrame(),
+        truth={},
+        unseen={},
+        nulls={},
+        bags=tuple(
+            Bag(each.numpy() - offset, offsets.numpy())
+            for (each, offsets), offset in zip(bags, where.bag_offsets, strict=True)
+        ),
+    )
+    return Visits(table, where, size, unseen_rate)
 
 
 @settings(deadline=None, max_examples=30)
@@ -90,14 +122,17 @@ def test_the_look_up_writes_into_an_earlier_answer_of_the_same_shape():
     assert embed.look_up(*shorter[:3], kept).shape == (3, where.width)
 
 
-@pytest.mark.parametrize("l2", [0.0, 0.1])
+PAID = {"prior": 3.0, "decay": 2.0}
+
+
+@pytest.mark.parametrize(("l2", "paid"), [(0.0, {}), (0.1, {}), (0.1, PAID)])
 @pytest.mark.parametrize("width", [4, 5])
 @pytest.mark.parametrize("kind", EMBEDDINGS)
-def test_kernels_step_as_torch_does(kind, width, l2):
+def test_kernels_step_as_torch_does(kind, width, l2, paid):
     where = layout(width)
     compiled, plain = embedder(where), embedder(where)
-    one = EMBEDDINGS[kind]().build(compiled, l2)
-    two = in_torch(kind).build(plain, l2)
+    one = EMBEDDINGS[kind](**paid).build(compiled, l2, visits(where))
+    two = in_torch(kind, **paid).build(plain, l2, visits(where))
     assert one.compiled
     assert not two.compiled
     for step in range(8):  # of growing and shrinking batches, with look-ups ahead of the row
@@ -153,6 +188,61 @@ def test_rowwise_adagrad_is_its_formula():
     assert engine.packs[0][0].shape == (len(weight), 1)
 
 
+def test_prior_and_decay_are_paid_by_count():
+    """Against a plain loop in float64, bags of every pooling included."""
+    where, lr, l2, size = layout(), 0.05, 0.1, 30
+    embed, epoch = embedder(where), visits(layout())
+    weights = [pack.detach().double().numpy().copy() for pack in embed.pack]
+    engine = SGD(**PAID).build(embed, l2, epoch)
+    counts = [np.zeros(len(weight)) for weight in weights]
+    whole = batch(where, 200, 99)
+    for count, (rows, _) in zip(counts, embed.row_gradients(whole[0], whole[3], whole[2])):
+        np.add.at(count, rows.numpy(), 1)
+    steps = 5  # of an epoch: 200 rows by 40
+    for step in range(200):
+        ids, _, bags, gradient = batch(where, size, step)
+        pairs = embed.row_gradients(ids, gradient, bags)
+        for weight, count, (rows, each) in zip(weights, counts, pairs, strict=True):
+            for row in set(rows.tolist()):
+                touches = int((rows == row).sum())
+                share = min(1, touches / max(count[row], 1))
+                weight[row] *= np.exp(-lr * 2.0 * steps * share)
+                pull = (l2 + 3.0 * share / size) * weight[row]
+                weight[row] -= lr * (each[rows == row].double().sum(0).numpy() + pull)
+        engine.step(ids, gradient, lr, bags)
+    for mine, expected in zip(embed.pack, weights, strict=True):
+        np.testing.assert_allclose(mine.detach().numpy(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_share_is_at_most_1():
+    """A batch may touch a row more often than an epoch is expected to."""
+    where = layout()
+    embed, epoch = embedder(where), visits(layout(), rows=1, size=1)
+    before = embed.pack[0].detach().clone()
+    ids, _, bags, gradient = batch(where, 500, 0)
+    SGD(decay=1.0).build(embed, 0.0, epoch).step(ids, 0 * gradient, 0.1, bags)
+    torch.testing.assert_close(embed.pack[0].detach(), before * np.exp(-0.1))
+
+
+def test_an_epoch_decays_each_row_as_adamw_does():
+    """Whatever its count: as many steps as the epoch has, of 1 − lr · decay each."""
+    where, epoch = layout(), visits(layout(), rows=4_000, size=50)
+    embed = embedder(where)
+    before = [pack.detach().clone() for pack in embed.pack]
+    engine = SGD(decay=0.5).build(embed, 0.0, epoch)
+    for each in epoch.train.batches(where, 50, shuffle=True):
+        bags = [(torch.from_numpy(bag.ids), torch.from_numpy(bag.offsets)) for bag in each.bags]
+        engine.step(torch.from_numpy(each.ids), torch.zeros(50, where.width), 0.01, bags)
+    for pack, old in zip(embed.pack, before, strict=True):
+        torch.testing.assert_close(pack.detach(), old * (1 - 0.01 * 0.5) ** 80, rtol=2e-3, atol=0)
+
+
+@pytest.mark.parametrize("paid", [{"prior": 1.0}, {"decay": 1.0}])
+def test_what_is_paid_by_count_needs_the_counts(paid):
+    with pytest.raises(ValueError, match="build needs the visits"):
+        LazyAdam(**paid).build(embedder(layout()), 0.0)
+
+
 @pytest.mark.parametrize("kind", EMBEDDINGS)
 def test_the_number_of_threads_changes_no_bit(kind):
     where, found = layout(), []
@@ -161,7 +251,7 @@ def test_the_number_of_threads_changes_no_bit(kind):
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
             embed = embedder(where)
-            engine = EMBEDDINGS[kind]().build(embed, 0.01)
+            engine = EMBEDDINGS[kind](**PAID).build(embed, 0.01, visits(where))
             with kernels.threads(threads):
                 for step in range(3):
                     ids, dense, bags, gradient = batch(where, 80, step)
@@ -228,7 +318,7 @@ def test_engines_of_several_threads_at_once():
 @pytest.mark.parametrize("kind", EMBEDDINGS)
 def test_a_device_without_kernels_takes_torchs_path(kind):
     embed = embedder(layout()).to("meta")
-    engine = EMBEDDINGS[kind]().build(embed, 0.0)
+    engine = EMBEDDINGS[kind](**PAID).build(embed, 0.0, visits(layout()))
     assert not engine.compiled
     assert all(each.device.type == "meta" for state in engine.packs for each in state)
 

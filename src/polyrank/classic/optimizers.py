@@ -19,6 +19,7 @@ from polyrank.train.optim import (
     EmbeddingOptimizer,
     LazyAdam,
     RowEngine,
+    Visits,
     load_optimizer_state,
     optimizer_state,
     set_lr,
@@ -55,7 +56,9 @@ class ExactRows(EmbeddingOptimizer):
     function: Optimizer = torch.optim.Adam
     options: Options = field(default_factory=dict)
 
-    def build(self, embed: PackedEmbedder, l2: float) -> EmbeddingEngine:
+    def build(
+        self, embed: PackedEmbedder, l2: float, visits: Visits | None = None
+    ) -> EmbeddingEngine:
         """Return the engine; without tables, one that does nothing."""
         return ExactRowsEngine(self, embed) if len(embed.pack) else LazyAdam().build(embed, l2)
 

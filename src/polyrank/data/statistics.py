@@ -11,6 +11,7 @@ import numpy as np
 from polyrank.data.sampling import Sampling
 from polyrank.data.table import Table
 from polyrank.errors import DataError
+from polyrank.features.bags import Bag
 from polyrank.schema import Schema
 from polyrank.terms import Population, own_population, population_label
 
@@ -69,6 +70,35 @@ def fitted_labels(table: Table, sampling: Sampling | None = None) -> dict[str, d
         fitted = task.label_kind.fit(label[usable], weight[usable], extras)
         if fitted:
             found[task.name] = fitted
+    return found
+
+
+def look_ups(
+    table: Table, rows: Mapping[str, int], unseen_rate: float = 0.0
+) -> dict[str, np.ndarray]:
+    """Return how often an epoch looks up each row of its table, by slot of ids or bags.
+
+    With id dropout these are expectations: a share of `unseen_rate` goes to row 0, of the slots
+    that drop ids at all. Slots that share a table have a count each.
+
+    Args:
+        table: the training rows.
+        rows: of each embedding table.
+        unseen_rate: of id dropout, as in `Table.batches`.
+
+    Shape:
+        float64 (rows of the slot's table,) each
+    """
+    found = {}
+    schema = table.schema
+    for slot, ids in zip(schema.lookups, [*table.ids, *table.bags], strict=True):
+        if isinstance(ids, Bag):
+            ids = ids.last if slot.pooling == "last" else ids.ids  # noqa: PLW2901
+        count = np.bincount(ids, minlength=rows[slot.table]).astype(np.float64)
+        if slot.unseen and unseen_rate > 0:
+            count *= 1 - unseen_rate
+            count[0] += unseen_rate * len(ids)
+        found[slot.name] = count
     return found
 
 

@@ -29,6 +29,11 @@ class Bag:
         """Memory of both arrays."""
         return self.ids.nbytes + self.offsets.nbytes
 
+    @property
+    def last(self) -> np.ndarray:
+        """The last id of each row that has one."""
+        return self.ids[self.offsets[1:][np.diff(self.offsets) > 0] - 1]
+
     def take(self, rows: slice | np.ndarray) -> Bag:
         """Return a copy of some rows: a slice without a step, or row numbers in any order."""
         if isinstance(rows, slice):

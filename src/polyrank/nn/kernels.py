@@ -173,11 +173,11 @@ def _place(row, slot, touched, count):
 
 @_compiled()
 def _summed(
-    ids, bag_ids, bag_starts, lookups, first, last, gradient, slot, touched, sums, width
+    ids, bag_ids, bag_starts, lookups, first, last, gradient, slot, touched, touches, sums, width
 ):  # fmt: skip
     """Add up the gradients of each row of one table; return how many rows those are.
 
-    Row touched[s] has the sum sums[s], and slot[touched[s]] = s.
+    Row touched[s] was looked up touches[s] times and has the sum sums[s]; slot[touched[s]] = s.
     """
     columns = _columns(width)
     count, size = 0, gradient.shape[0]
@@ -190,9 +190,11 @@ def _summed(
                 s = _place(ids[source, b], slot, touched, count)
                 if s == count:
                     count += 1
+                    touches[s] = 1
                     for c in range(columns):
                         sums[s, c] = gradient[b, start + c]
                 else:
+                    touches[s] += 1
                     for c in range(columns):
                         sums[s, c] += gradient[b, start + c]
             continue
@@ -207,8 +209,10 @@ def _summed(
                 s = _place(bag_ids[i], slot, touched, count)
                 if s == count:
                     count += 1
+                    touches[s] = 0
                     for c in range(columns):
                         sums[s, c] = 0
+                touches[s] += 1
                 for c in range(columns):
                     sums[s, c] += gradient[b, start + c] * factor
     return count
@@ -217,7 +221,8 @@ def _summed(
 @_compiled(parallel=True)
 def update(
     ids, bag_ids, bag_starts, lookups, starts, order, first_rows,
-    gradient, slot, touched, sums, weight, first, second, rule, numbers, every_row, width,
+    gradient, slot, touched, touches, sums, weight, first, second, rule, numbers, every_row,
+    counts, prior, decay, width,
 ):  # fmt: skip
     """Step the rows of a pack that the batch looked up, or `every_row`, by a gradient of 0.
 
@@ -229,18 +234,27 @@ def update(
 
     Shape:
         starts: int64 (U + 1,) · order: int64 (T, U) · first_rows: int64 (U + 1,) · gradient:
-        float32 (B, W) · slot: int32 (R,) · touched: int32 (T, N) · sums: float32 (T, N + 1, w) ·
-        first, second: float32 (R or 0, w or 1) · numbers: float32 (n,)
+        float32 (B, W) · slot: int32 (R,) · touched, touches: int32 (T, N) · sums: float32
+        (T, N + 1, w) · first, second: float32 (R or 0, w or 1) · numbers: float32 (n,) · counts:
+        float32 (R or 0,)
     """
+    by_count = counts.shape[0] > 0
     for thread in prange(order.shape[0]):
-        rows, sum_ = touched[thread], sums[thread]
+        rows, times, sum_ = touched[thread], touches[thread], sums[thread]
         for u in order[thread]:
             if u < 0:
                 break
             count = _summed(
                 ids, bag_ids, bag_starts, lookups, starts[u], starts[u + 1], gradient, slot, rows,
-                sum_, width,
+                times, sum_, width,
             )  # fmt: skip
+            if by_count:
+                for s in range(count):
+                    if s + AHEAD < count:
+                        _ask_for(weight, rows[s + AHEAD])
+                        _ask_for(counts, rows[s + AHEAD])
+                    share = min(np.float32(1), np.float32(times[s]) / counts[rows[s]])
+                    _pay(weight, rows[s], sum_, s, prior * share, decay * share, width)
             if every_row:
                 for row in range(first_rows[u], first_rows[u + 1]):
                     s = slot[row] if slot[row] >= 0 else len(sum_) - 1
@@ -256,6 +270,14 @@ def update(
                     _ask_for(second, row)
                 slot[rows[s]] = -1
                 _step(weight, first, second, rows[s], sum_, s, rule, numbers, width)
+
+
+@_compiled()
+def _pay(weight, row, sums, s, pull, decay, width):
+    keep = np.exp(-decay)
+    for c in range(_columns(width)):
+        weight[row, c] *= keep
+        sums[s, c] += pull * weight[row, c]
 
 
 @_compiled()

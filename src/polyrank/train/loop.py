@@ -34,7 +34,12 @@ from polyrank.objective.losses import Supervision
 from polyrank.stages.first import FirstStagesLearner
 from polyrank.stages.stage import StageRun
 from polyrank.terms import populations
-from polyrank.train.optim import load_optimizer_state, optimizer_state, parameter_groups
+from polyrank.train.optim import (
+    Visits,
+    load_optimizer_state,
+    optimizer_state,
+    parameter_groups,
+)
 from polyrank.train.progress import REMEDY, Profile, Progress, Tally
 from polyrank.train.step import CompiledStep, EagerStep, StepParts
 from polyrank.train.training import Training
@@ -96,7 +101,8 @@ class Trainer:
         assert rows.l2 is not None
         self.dense_lr, self.embedding_lr = training.dense.lr, rows.lr
         self.dense = training.dense.build(groups, self.dense_lr)
-        self.embeddings = rows.build(ranker.embed, rows.l2)
+        visits = Visits(train, ranker.layout, training.batch_size, training.unseen_rate)
+        self.embeddings = rows.build(ranker.embed, rows.l2, visits)
         self._profile, self._mark = profile, profile.mark if profile else lambda _: None
         parts = StepParts(ranker, supervision, self.balance, self.dense, self._mark)
         self._eager = EagerStep(parts)

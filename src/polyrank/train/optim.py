@@ -14,7 +14,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import cos, pi, sqrt
+from math import ceil, cos, pi, sqrt
 from typing import Any, ClassVar
 
 import numpy as np
@@ -22,12 +22,51 @@ import torch
 from torch import Tensor, nn
 
 from polyrank import spec
+from polyrank.data.statistics import look_ups
+from polyrank.data.table import Table
 from polyrank.errors import ConfigError
+from polyrank.layout import Layout
 from polyrank.nn import kernels
 from polyrank.nn.embed import Bags, PackedEmbedder, TensorBag
 from polyrank.registry import Registry
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Visits:
+    """How often an epoch of training looks up each row of the packs: read where one is paid for.
+
+    Args:
+        train: the training rows.
+        layout: where they are looked up.
+        batch_size: rows per step.
+        unseen_rate: of id dropout.
+    """
+
+    train: Table
+    layout: Layout
+    batch_size: int
+    unseen_rate: float = 0.0
+
+    @property
+    def steps(self) -> int:
+        """Steps per epoch."""
+        return ceil(len(self.train) / self.batch_size)
+
+    def counts(self) -> tuple[np.ndarray, ...]:
+        """Return the look-ups of each row, expected and at least 1: float32 (R,) a pack."""
+        schema, rows = self.train.schema, self.layout.vocab.rows
+        found = look_ups(self.train, rows, self.unseen_rate)
+        packs = []
+        for pack in self.layout.packs:
+            total = np.zeros(pack.rows)
+            for slot in schema.lookups:
+                if slot.table in pack.offsets:
+                    first = pack.offsets[slot.table]
+                    total[first : first + rows[slot.table]] += found[slot.name]
+            packs.append(np.maximum(total, 1).astype(np.float32))
+        return tuple(packs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +85,10 @@ class EmbeddingOptimizer(ABC):
         check_numbers(self, "l2")
 
     @abstractmethod
-    def build(self, embed: PackedEmbedder, l2: float) -> EmbeddingEngine:
-        """Return the engine that updates an embedder."""
+    def build(
+        self, embed: PackedEmbedder, l2: float, visits: Visits | None = None
+    ) -> EmbeddingEngine:
+        """Return the engine that updates an embedder on the rows that `visits` counts."""
 
 
 class EmbeddingEngine(ABC):
@@ -85,6 +126,17 @@ def check_numbers(optimizer: Any, decay: str) -> None:
 class RowOptimizer(EmbeddingOptimizer):
     """Base of the optimisers that step a row by the sum of its gradients in the batch.
 
+    `prior` and `decay` are paid by count: of its look-ups in an epoch (at least 1), a row pays for
+    the share in this batch. So each epoch costs a frequent id and a rare one the same, and neither
+    anything in batches without it; a row that training never looks up stays as it was drawn.
+
+    Args:
+        prior: precision of a Gaussian prior of each weight, beside the summed losses of the rows:
+            prior · share ÷ B · row is added to the gradient, with B rows in the batch.
+        decay: decoupled weight decay, as strong over an epoch as AdamW's on every row at every
+            step: a row is multiplied by e^(−lr · decay · steps of an epoch · share), before it is
+            stepped and before l2 and the prior look at it.
+
     Attributes:
         rule: the number of its compiled rule in `nn.kernels`, or None: `step` runs on the CPU too.
         every_row: whether rows outside the batch are stepped too, by a gradient of 0.
@@ -99,14 +151,25 @@ class RowOptimizer(EmbeddingOptimizer):
         ...         weight.sub_(gradient.sign(), alpha=numbers[0])
         >>> SignSGD(lr=0.1).numbers(0.1, steps=1)
         (0.1,)
+
+    Reference:
+        Loshchilov and Hutter, ICLR 2019, algorithm 2 (the decay).
     """
+
+    prior: float = 0.0
+    decay: float = 0.0
 
     rule: ClassVar[int | None] = None
     every_row: ClassVar[bool] = False
     state_columns: ClassVar[Mapping[str, int | None]] = {}
 
-    def build(self, embed: PackedEmbedder, l2: float) -> RowEngine:
-        return RowEngine(self, embed, l2)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("prior", "decay"):
+            spec.number(f"{type(self).__name__}: {name}", getattr(self, name), least=0)
+
+    def build(self, embed: PackedEmbedder, l2: float, visits: Visits | None = None) -> RowEngine:
+        return RowEngine(self, embed, l2, visits)
 
     @abstractmethod
     def numbers(self, lr: float, steps: int) -> tuple[float, ...]:
@@ -132,9 +195,24 @@ class RowOptimizer(EmbeddingOptimizer):
 class RowEngine(EmbeddingEngine):
     """The packs' state; tables are dealt out to the threads that torch has when it is built."""
 
-    def __init__(self, optimizer: RowOptimizer, embed: PackedEmbedder, l2: float) -> None:
+    def __init__(
+        self,
+        optimizer: RowOptimizer,
+        embed: PackedEmbedder,
+        l2: float,
+        visits: Visits | None = None,
+    ) -> None:
         self.spec, self.embed, self.l2 = optimizer, embed, l2
         self.steps = 0
+        self._counts: list[Tensor] | None = None
+        if optimizer.prior or optimizer.decay:
+            if visits is None:
+                raise ValueError("prior and decay are paid by count: build needs the visits")
+            self._steps_of_epoch = visits.steps
+            self._counts = [
+                torch.from_numpy(each).to(pack.device)
+                for each, pack in zip(visits.counts(), embed.pack, strict=True)
+            ]
         self.packs = [
             [
                 torch.zeros(len(pack), columns or pack.shape[1], device=pack.device)
@@ -160,40 +238,65 @@ class RowEngine(EmbeddingEngine):
     ) -> None:
         self.steps += 1
         numbers = self.spec.numbers(lr, self.steps)
+        prior, decay = self._owed(lr, len(gradient))
         if not self.compiled:
-            self._step_in_torch(ids, gradient, numbers, bags)
+            self._step_in_torch(ids, gradient, numbers, bags, prior, decay)
             return
         fields, x_gradient = ids.contiguous().numpy(), gradient.contiguous().numpy()
         of_rule = np.array([self.l2, *numbers], dtype=np.float32)
-        for weight, state, scratch in zip(self.embed.pack, self.packs, self._scratch, strict=True):
+        for weight, state, scratch, counts in zip(
+            self.embed.pack, self.packs, self._scratch, self._counts_of_packs(), strict=True
+        ):
             plan = scratch.plan
             some = Bags.of(bags, plan.sequences)
-            touched, sums = scratch.of(plan.most(len(gradient), some))
+            touched, touches, sums = scratch.of(plan.most(len(gradient), some))
             first, second = [*(each.numpy() for each in state), _NONE, _NONE][:2]
             with kernels.ONE_AT_A_TIME:
                 kernels.update(
                     fields, some.ids, some.starts, plan.lookups, plan.starts, scratch.order,
-                    plan.first_rows, x_gradient, scratch.slot, touched, sums,
+                    plan.first_rows, x_gradient, scratch.slot, touched, touches, sums,
                     weight.detach().numpy(), first, second, self.spec.rule, of_rule,
-                    self.spec.every_row, kernels.constant(weight.shape[1]),
+                    self.spec.every_row, _NO_COUNTS if counts is None else counts.numpy(),
+                    np.float32(prior), np.float32(decay), kernels.constant(weight.shape[1]),
                 )  # fmt: skip
 
+    def _owed(self, lr: float, rows: int) -> tuple[float, float]:
+        """Return what a whole share costs at this step: the prior's pull, and −log of the decay."""
+        if self._counts is None:
+            return 0.0, 0.0
+        return self.spec.prior / rows, lr * self.spec.decay * self._steps_of_epoch
+
+    def _counts_of_packs(self) -> Sequence[Tensor | None]:
+        return [None] * len(self.packs) if self._counts is None else self._counts
+
     def _step_in_torch(
-        self, ids: Tensor, gradient: Tensor, numbers: Sequence[float], bags: Sequence[TensorBag]
+        self,
+        ids: Tensor,
+        gradient: Tensor,
+        numbers: Sequence[float],
+        bags: Sequence[TensorBag],
+        prior: float,
+        decay: float,
     ) -> None:
         pairs = self.embed.row_gradients(ids, gradient, bags)
-        for pack, state, (rows, each) in zip(self.embed.pack, self.packs, pairs, strict=True):
-            if self.spec.every_row:
-                g = torch.zeros_like(pack).index_add_(0, rows, each).add_(pack, alpha=self.l2)
-                self.spec.step(pack.detach(), g, state, numbers)
-                continue
-            touched, inverse = torch.unique(rows, return_inverse=True)
-            g = torch.zeros(len(touched), each.shape[1], device=each.device)
-            g.index_add_(0, inverse, each)
+        for pack, state, counts, (rows, each) in zip(
+            self.embed.pack, self.packs, self._counts_of_packs(), pairs, strict=True
+        ):
+            touched, inverse = slice(None), rows
+            if not self.spec.every_row:
+                touched, inverse = torch.unique(rows, return_inverse=True)
             weight, some = pack[touched], [whole[touched] for whole in state]
+            g = torch.zeros_like(weight).index_add_(0, inverse, each)
+            if counts is not None:
+                times = torch.zeros(len(g), device=g.device)
+                times.index_add_(0, inverse, torch.ones_like(times[:1]).expand(len(inverse)))
+                share = (times / counts[touched]).clamp_(max=1)[:, None]
+                weight.mul_(torch.exp(-decay * share))
+                g.addcmul_(share, weight, value=prior)
             self.spec.step(weight, g.add_(weight, alpha=self.l2), some, numbers)
-            for whole, part in zip([pack, *state], [weight, *some], strict=True):
-                whole[touched] = part
+            if not self.spec.every_row:
+                for whole, part in zip([pack, *state], [weight, *some], strict=True):
+                    whole[touched] = part
 
     def state(self) -> dict[str, Tensor]:
         return {"steps": torch.tensor(self.steps), **self._named}
@@ -205,6 +308,7 @@ class RowEngine(EmbeddingEngine):
 
 
 _NONE = np.zeros((1, 1), dtype=np.float32)  # in the place of a state that the rule does not have
+_NO_COUNTS = np.zeros(0, dtype=np.float32)
 
 
 class _Scratch:
@@ -215,17 +319,18 @@ class _Scratch:
         self.order = self.plan.order(torch.get_num_threads())
         self.slot = np.full(len(embed.pack[index]), -1, dtype=np.int32)
         self.width = embed.pack[index].shape[1]
-        self._touched = np.empty((0, 0), dtype=np.int32)
+        self._touched = self._touches = np.empty((0, 0), dtype=np.int32)
         self._sums = np.empty((0, 0, self.width), dtype=np.float32)
 
-    def of(self, most: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return `touched` and `sums`, with room for the rows that one table may look up."""
+    def of(self, most: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return `touched`, `touches` and `sums`, with room for the rows that one table may look up."""
         if most > self._touched.shape[1] or not len(self._touched):
             threads = len(self.order)
             self._touched = np.empty((threads, most), dtype=np.int32)
+            self._touches = np.empty((threads, most), dtype=np.int32)
             self._sums = np.empty((threads, most + 1, self.width), dtype=np.float32)
             self._sums[:, -1] = 0
-        return self._touched, self._sums
+        return self._touched, self._touches, self._sums
 
 
 @dataclass(frozen=True, kw_only=True)
