@@ -115,7 +115,8 @@ class Model:
         each = self.tower
         towers = each if isinstance(each, Mapping) else {task.name: each for task in tasks}
         embed = PackedEmbedder(layout)
-        interaction = self.interaction and build_interaction(self.interaction, layout)
+        own = self.interaction
+        interaction = None if own is None else build_interaction(own, layout)
         trunk = self._trunk().build(layout, tasks)
         head = build_heads(trunk, layout, towers, norm=self.norm, dropout=self.dropout)
         dropped = FieldDropout(layout, self.field_dropout) if self.field_dropout else None
