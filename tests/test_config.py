@@ -92,8 +92,8 @@ def test_every_default_is_visible():
     ]  # fmt: skip
     assert table["model"]["trunk"] == {"kind": "mmoe", "experts": 8, "hidden": [16]}
     assert table["model"] | {"trunk": 0} == {
-        "trunk": 0, "tower": [16, 8], "embed_dim": 16, "norm": "none", "dropout": 0.1,
-        "entire_space": False,
+        "trunk": 0, "interaction": False, "tower": [16, 8], "embed_dim": 16, "norm": "none",
+        "dropout": 0.1, "field_dropout": 0.0, "entire_space": False,
     }  # fmt: skip
     assert table["train"]["unseen_rate"] == 0.001
 

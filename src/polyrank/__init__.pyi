@@ -30,8 +30,10 @@ from .metrics.registry import Metric as Metric
 from .metrics.scorecard import Score as Score
 from .metrics.scorecard import Scorecard as Scorecard
 from .models.aitm import AITM as AITM
+from .models.cross import Cross as Cross
 from .models.expert_use import ExpertUse as ExpertUse
 from .models.expert_use import GateUse as GateUse
+from .models.interaction import Interaction as Interaction
 from .models.mmoe import MMoE as MMoE
 from .models.model import ESMM as ESMM
 from .models.model import Model as Model

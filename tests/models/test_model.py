@@ -8,6 +8,7 @@ import torch
 import polyrank as pr
 from polyrank.balance import Balance, BalanceModule
 from polyrank.errors import BundleError, ConfigError
+from polyrank.registry import register, unregister
 
 
 @dataclass(frozen=True)
@@ -186,6 +187,25 @@ def test_heads_start_at_the_base_rate():
             "MMoE: dropout must be a number of at least 0 and below 1",
         ),
         ({"embed_dim": 0}, "embed_dim must be a whole number of at least 1"),
+        (
+            {"field_dropout": 1.0},
+            "model: field_dropout must be a number of at least 0 and below 1, got 1.0",
+        ),
+        ({"interaction": {"kind": "cros"}}, "interaction: unknown kind 'cros'; did you mean 'cro"),
+        ({"interaction": {"rank": 3}}, "model.interaction: expected a table with a kind"),
+        (
+            {"interaction": {"kind": "cross", "rnk": 3}},
+            "model.interaction: unknown key 'rnk'; did you mean 'rank'",
+        ),
+        ({"interaction": {"kind": "cross", "rank": 0}}, "Cross: rank must be a whole number of at"),
+        (
+            {"interaction": True},
+            "model.interaction: expected a table with a kind, or false for none, got True",
+        ),
+        (
+            {"interaction": {"class": "Mine"}},
+            "model.interaction: 'Mine' is a class of your own.*register it",
+        ),
     ],
 )
 def test_tables_are_checked(table, message):
@@ -204,6 +224,45 @@ def test_an_unknown_norm_is_refused_in_python_too():
 def test_a_width_alone_is_no_list(make):
     with pytest.raises(ConfigError, match=r"tower|hidden"):
         make()
+
+
+def test_an_interaction_reads_back_and_none_is_false():
+    assert pr.Model().to_table()["interaction"] is False
+    assert pr.Model.from_table({"interaction": False}).interaction is None
+    model = pr.Model(interaction=pr.Cross(rank=4, layers=2), field_dropout=0.2)
+    table = model.to_table()
+    assert table["interaction"] == {"kind": "cross", "rank": 4, "layers": 2}
+    assert pr.Model.from_table(table) == model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Narrow(pr.Interaction):
+    """An interaction from a notebook, which does not keep the width."""
+
+    def build(self, layout):
+        return torch.nn.Linear(layout.width, 5)
+
+
+@pytest.fixture
+def registered():
+    register("interaction", "narrow", Narrow)
+    yield
+    unregister("interaction", "narrow")
+
+
+def test_an_interaction_is_one_that_a_bundle_can_name():
+    with pytest.raises(ConfigError, match=r"must be an Interaction such as Cross\(\).*Doubled"):
+        pr.Model(interaction=Doubled())
+    with pytest.raises(
+        ConfigError, match=r'Narrow is not registered.*register\("interaction", "narrow", Narrow\)'
+    ):
+        pr.Model(interaction=Narrow())
+
+
+@pytest.mark.usefixtures("registered")
+def test_an_interaction_keeps_the_width():
+    with pytest.raises(ConfigError, match=r"Linear must return a tensor .*, \(2, 16\), got \(2, 5"):
+        pr.fit(SCHEMA, pr.Model(interaction=Narrow()), train=ROWS)
 
 
 def test_weights_of_another_model_are_refused():

@@ -108,6 +108,19 @@ def test_twenty_steps_equal_the_eager_ones(kind, balance, weighted):
 
 
 @pytest.mark.usefixtures("traced")
+@pytest.mark.parametrize("kind", TRUNKS)
+def test_an_interaction_and_dropped_fields_are_as_in_the_eager_step(kind):
+    model = {"interaction": pr.Cross(rank=3, layers=2), "field_dropout": 0.3}
+    found = []
+    for compile in (False, True):
+        each = trainer(TRUNKS[kind](), model=model, compile=compile)
+        assert list(each.run())
+        found.append(each.state())
+    assert_close(*found)
+    assert found[1]["model.interaction.layer.1.u.weight"].any()
+
+
+@pytest.mark.usefixtures("traced")
 def test_buffers_and_unused_parameters_are_as_in_the_eager_step():
     class Spare(pr.TrunkModule):
         def __init__(self, tasks):
@@ -155,7 +168,9 @@ def test_a_compiled_run_is_the_eager_one_and_resumes_to_the_same_bits(funnel, tm
         assert straight.history[name].to_list() == pytest.approx(expected, rel=1e-4)
     state = torch.random.get_rng_state()
     # The dropout of a resumed run, which compiles in another epoch, is the same too.
-    dropout = dataclasses.replace(model, dropout=0.2)
+    dropout = dataclasses.replace(
+        model, dropout=0.2, field_dropout=0.2, interaction=pr.Cross(rank=4)
+    )
     whole = run(dropout, "whole", compile=True)
     with pytest.raises(Interrupt):
         run(dropout, "broken", compile=True, progress=interrupt)

@@ -43,7 +43,7 @@ class BalanceModule(nn.Module, ABC):
 
         Args:
             losses: {term: ()}.
-            shared: x and the trunk's shared parameters.
+            shared: x and the ranker's shared parameters.
         """
 
 

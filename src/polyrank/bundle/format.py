@@ -4,7 +4,7 @@ bundle.json            format, versions, schema, model, encodings, checksums
 config.toml            the resolved experiment
 history.parquet        one row per epoch
 vocab/TABLE.parquet    columns row, value, count
-weights.safetensors    embed.TABLE, trunk.…, head.TASK.…
+weights.safetensors    embed.TABLE, interaction.…, trunk.…, head.TASK.…
 scorecard.json         the run's own, if rows were scored
 model.onnx             if it was exported; the manifest's entry "onnx" has its parity
 model-with-vocabulary.onnx   likewise, with the ids as inputs; tables beyond 1.5 GB in a .data file

@@ -218,11 +218,11 @@ class ESMM(ClassicModel):
         cvr_params: Mapping[str, Any],
         ctr_params: Mapping[str, Any],
     ) -> None:
-        towers = _towers({"ctr": ctr_params, "cvr": cvr_params})
+        towers = {"ctr": ctr_params, "cvr": cvr_params}
         super().__init__(
             [*user_features, *item_features],
             [Task("ctr"), Task("cvr", given="ctr")],
-            native.Model(trunk=native.Separate(), entire_space=True, norm="batch", **towers),
+            _model(native.Separate(), towers, entire_space=True),
             ["p_cvr_given_ctr", "p_ctr", "p_cvr"],
         )
 
@@ -283,7 +283,7 @@ class IndependentTasks(ClassicModel):
                 "give one per task"
             )
         named = {task.name: each for task, each in zip(tasks, tower_params_list, strict=True)}
-        model = native.Model(trunk=trunk, norm="batch", **_towers(named))
+        model = _model(trunk, named)
         super().__init__(features, tasks, model, [output_columns(task)[0] for task in tasks])
 
 
@@ -414,6 +414,20 @@ def tasks_of(kinds: Sequence[LabelKind]) -> list[Task]:
 def _task_types(kinds: Sequence[LabelKind]) -> list[str]:
     names = {kind: name for name, kind in TASK_TYPES.items()}
     return [names[kind] for kind in kinds]
+
+
+def _model(
+    trunk: native.BuildsTrunk, towers: Mapping[str, Mapping[str, Any]], **options: Any
+) -> native.Model:
+    """Return the native spec with Torch-RecHub's maths, whatever the native defaults are."""
+    return native.Model(
+        trunk=trunk,
+        interaction=None,
+        norm="batch",
+        field_dropout=0.0,
+        **_towers(towers),
+        **options,
+    )
 
 
 def _towers(params: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The Model spec: trunk, tower, widths; and the named models of the papers."""
+"""The Model spec: trunk, interaction, tower, widths; and the named models of the papers."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ from polyrank import spec
 from polyrank.errors import ConfigError
 from polyrank.layout import Layout, VocabularySizes
 from polyrank.models.aitm import AITM
+from polyrank.models.cross import Cross
+from polyrank.models.interaction import Interaction
 from polyrank.models.mmoe import MMoE
 from polyrank.models.ple import PLE
-from polyrank.models.ranker import Ranker, build_heads
+from polyrank.models.ranker import Ranker, build_heads, build_interaction
 from polyrank.models.shared_bottom import Separate, SharedBottom
 from polyrank.models.trunk import Trunk, check_layers, check_sizes
 from polyrank.nn.embed import PackedEmbedder
+from polyrank.nn.field_dropout import FieldDropout
 from polyrank.nn.mlp import Norm
 from polyrank.registry import Registry
 from polyrank.schema import Schema, Task
@@ -30,6 +33,7 @@ TRUNKS: Registry[type[Trunk]] = Registry(
     "trunk",
     {"separate": Separate, "shared_bottom": SharedBottom, "mmoe": MMoE, "ple": PLE, "aitm": AITM},
 )
+INTERACTIONS: Registry[type[Interaction]] = Registry("interaction", {"cross": Cross})
 
 
 class BuildsTrunk(Protocol):
@@ -46,13 +50,19 @@ class Model:
 
     Args:
         trunk: how tasks share parameters.
+        interaction: how the columns of x meet before the trunk, such as `Cross()`; None for
+            not at all, which a file writes as false.
         tower: columns of each layer of a task's tower; {task: columns} where they differ.
         embed_dim: width of an embedding where the feature does not say.
         norm: "none" or "batch", of the layers of trunk and towers.
         dropout: probability of a zero after each activation of trunk and towers.
+        field_dropout: probability that a row is learned from without a feature, for each feature.
         wide: wide rows under the network, or False; see docs/wide.md.
         entire_space: refuse a schema in which a conditional binary task is not supervised on
             all rows only; set by `ESMM`.
+
+    Raises:
+        ConfigError: a wrong value, or an interaction that is not registered.
 
     Example:
         >>> Model(trunk=MMoE(experts=4), tower=[16, 8]).tower
@@ -62,10 +72,12 @@ class Model:
     """
 
     trunk: BuildsTrunk = field(default_factory=MMoE)
+    interaction: Interaction | None = None
     tower: Sequence[int] | Mapping[str, Sequence[int]] = (16, 8)
     embed_dim: int = 16
     norm: Norm = "none"
     dropout: float = 0.1
+    field_dropout: float = 0.0
     wide: Wide | Literal[False] = False
     entire_space: bool = False
 
@@ -77,6 +89,8 @@ class Model:
             object.__setattr__(self, "tower", _tower(self.tower))
         check_sizes("model: embed_dim", self.embed_dim)
         check_layers("model", self.norm, self.dropout)
+        spec.number("model: field_dropout", self.field_dropout, least=0, below=1)
+        _check_interaction(self.interaction)
         if self.wide is not False and not isinstance(self.wide, Wide):
             raise ConfigError(f"model: wide must be Wide(…) or False, got {self.wide!r}")
 
@@ -113,14 +127,22 @@ class Model:
         each = self.tower
         towers = each if isinstance(each, Mapping) else {task.name: each for task in tasks}
         embed = PackedEmbedder(layout)
+        own = self.interaction
+        interaction = None if own is None else build_interaction(own, layout)
         trunk = self._trunk().build(layout, tasks)
         head = build_heads(trunk, layout, towers, norm=self.norm, dropout=self.dropout)
-        return Ranker(layout, embed, trunk, head, FirstStages.of(self.stages, layout))
+        dropped = FieldDropout(layout, self.field_dropout) if self.field_dropout else None
+        first = FirstStages.of(self.stages, layout)
+        return Ranker(
+            layout, embed, trunk, head, first=first, interaction=interaction, field_dropout=dropped
+        )
 
     def to_table(self) -> dict[str, Any]:
         """Return plain tables; an unregistered trunk is written as its class's name."""
         table = spec.to_table(replace(self, trunk=Separate()))
         table["trunk"] = spec.chosen(TRUNKS, self.trunk)
+        found = self.interaction
+        table["interaction"] = False if found is None else spec.chosen(INTERACTIONS, found)
         return table
 
     @classmethod
@@ -137,11 +159,13 @@ class Model:
                 f"load it with trunk={own}(…)"
             )
         trunk = trunk or spec.choose(TRUNKS, found, "model.trunk")
-        wide = table.get("wide", False)
-        if wide is not False:
-            wide = spec.from_table(Wide, wide, "model.wide")
-        rest = {key: value for key, value in table.items() if key not in ("trunk", "wide")}
-        return replace(spec.from_table(cls, rest, "model"), trunk=trunk, wide=wide)
+        axes: dict[str, Any] = {"trunk": trunk}
+        if "interaction" in table:
+            axes["interaction"] = _interaction(table["interaction"])
+        if table.get("wide", False) is not False:
+            axes["wide"] = spec.from_table(Wide, table["wide"], "model.wide")
+        rest = {key: value for key, value in table.items() if key not in axes}
+        return replace(spec.from_table(cls, rest, "model"), **axes)
 
     def _trunk(self) -> BuildsTrunk:
         if not isinstance(self.trunk, Trunk):
@@ -149,6 +173,33 @@ class Model:
         norm = self.norm if self.trunk.norm is None else self.trunk.norm
         dropout = self.dropout if self.trunk.dropout is None else self.trunk.dropout
         return replace(self.trunk, norm=norm, dropout=dropout)
+
+
+def _interaction(found: object) -> Interaction | None:
+    """Read what a file says: a table with a kind, or false."""
+    if found is False:
+        return None
+    if not isinstance(found, Mapping):
+        raise ConfigError(
+            f"model.interaction: expected a table with a kind, or false for none, got {found!r}"
+        )
+    return spec.choose(INTERACTIONS, found, "model.interaction")
+
+
+def _check_interaction(found: object) -> None:
+    """Refuse what no file could name: its bundle could not be loaded."""
+    if found is None:
+        return
+    if not isinstance(found, Interaction):
+        raise ConfigError(
+            f"model: interaction must be an Interaction such as Cross(), or None, got {found!r}"
+        )
+    if type(found) not in INTERACTIONS.values():
+        name = type(found).__name__
+        raise ConfigError(
+            f"model: interaction {name} is not registered, so a bundle could not name it: call "
+            f'polyrank.register("interaction", "{name.lower()}", {name}) first'
+        )
 
 
 def _tower(columns: object) -> tuple[int, ...]:
@@ -179,9 +230,11 @@ def ESMM(  # noqa: N802 (a model's name)
     """
     return Model(
         trunk=Separate(),
+        interaction=None,
         tower=tower,
         embed_dim=embed_dim,
         norm=norm,
         dropout=dropout,
+        field_dropout=0.0,
         entire_space=True,
     )

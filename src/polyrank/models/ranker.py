@@ -1,11 +1,11 @@
-"""The network: embedder → trunk → heads, above first stages; no losses, files or devices.
+"""The network: embedder → (interaction) → trunk → heads, above first stages.
 
 Letters: B rows, W columns of x, H columns of a task's representation, T heads with a margin.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import ismethod
 from math import log
@@ -16,8 +16,10 @@ from torch import Tensor, nn
 
 from polyrank.errors import BundleError, ConfigError
 from polyrank.layout import Layout
+from polyrank.models.interaction import Interaction
 from polyrank.models.trunk import Mixing, TrunkModule
 from polyrank.nn.embed import PackedEmbedder, TensorBag
+from polyrank.nn.field_dropout import FieldDropout
 from polyrank.nn.mlp import MLP, first_layers
 from polyrank.nn.named import Named
 from polyrank.stages.first import FirstStages
@@ -56,9 +58,11 @@ class Head(nn.Module):
 
 
 class Ranker(nn.Module):
-    """First stages, embedder, trunk and heads of one layout.
+    """The network of one layout, above its first stages.
 
-    `inputs` gives x, (B, W), and the margins of the first stages, (B, T), that `forward` takes.
+    `inputs` gives x, (B, W), and the margins of the first stages, (B, T), that `forward` takes. Of
+    the optional parts, `field_dropout` comes first, then `interaction`, both (B, W) → (B, W); trunk
+    and heads never see x without them.
     """
 
     def __init__(
@@ -67,7 +71,10 @@ class Ranker(nn.Module):
         embed: PackedEmbedder,
         trunk: nn.Module,
         head: Mapping[str, Head],
+        *,
         first: FirstStages | None = None,
+        interaction: nn.Module | None = None,
+        field_dropout: FieldDropout | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(trunk, TrunkModule):
@@ -79,6 +86,8 @@ class Ranker(nn.Module):
                     )
         self.layout = layout
         self.embed = embed
+        self.field_dropout = field_dropout
+        self.interaction = interaction
         self.trunk = trunk
         self.head: Named[Head] = Named(head)
         self.first = first
@@ -104,18 +113,36 @@ class Ranker(nn.Module):
 
     def hidden(self, x: Tensor) -> dict[str, Tensor]:
         """Return the representation that each head reads: {head: (B, H)}."""
-        of_task = self.trunk(x)
+        of_task = self.trunk(self._read(x))
         return {head.name: of_task[head.task] for head in self.layout.schema.heads}
 
     def shared_parameters(self) -> list[nn.Parameter]:
-        return self.trunk.shared_parameters() if isinstance(self.trunk, TrunkModule) else []
+        """Return the parameters that several tasks share; those of an interaction all of them."""
+        before = () if self.interaction is None else self.interaction.parameters()
+        trunk = self.trunk.shared_parameters() if isinstance(self.trunk, TrunkModule) else []
+        return [*before, *trunk]
 
     def mixing(self, x: Tensor) -> tuple[Mixing, ...]:
-        return self.trunk.mixing(x) if isinstance(self.trunk, TrunkModule) else ()
+        return self.trunk.mixing(self._read(x)) if isinstance(self.trunk, TrunkModule) else ()
+
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        """The modules behind the cut at x that hold weights, by the names of these."""
+        before = {} if self.interaction is None else {"interaction": self.interaction}
+        heads = {f"head.{name}": head for name, head in self.head.items()}
+        return {**before, "trunk": self.trunk, **heads}
+
+    @property
+    def kinds(self) -> str:
+        """What trunk and interaction are called in a message."""
+        before = (
+            "" if self.interaction is None else f"interaction {type(self.interaction).__name__}, "
+        )
+        return f"{before}trunk {type(self.trunk).__name__}"
 
     def dense_parameters(self) -> list[nn.Parameter]:
         """Return the parameters behind the cut at x."""
-        return [*self.trunk.parameters(), *self.head.parameters()]
+        return [each for part in self.parts.values() for each in part.parameters()]
 
     @torch.no_grad()
     def start_at(self, rates: Mapping[str, float]) -> None:
@@ -149,13 +176,19 @@ class Ranker(nn.Module):
                 found[name] = not tower.is_dead(hidden[name])
         return found
 
+    def _read(self, x: Tensor) -> Tensor:
+        """Return what the trunk reads: (B, W) → (B, W)."""
+        if self.field_dropout is not None:
+            x = self.field_dropout(x)
+        return x if self.interaction is None else self.interaction(x)
+
     def _towers(self) -> dict[str, MLP]:
         return {name: head.tower for name, head in self.head.items()}
 
     def named_weights(self) -> dict[str, Tensor]:
         """Return the weights by their lasting names.
 
-        `embed.TABLE`, `trunk.…`, `head.TASK.…`, and of first stages `wide.…`.
+        `embed.TABLE`, `interaction.…`, `trunk.…`, `head.TASK.…`, and of first stages `wide.…`.
         """
         tables = {f"embed.{name}": weight for name, weight in self.embed.tables().items()}
         rest = {
@@ -207,13 +240,32 @@ def build_heads(
     }
 
 
+def build_interaction(interaction: Interaction, layout: Layout) -> nn.Module:
+    """Return the module of an interaction; ConfigError if it does not keep the width of x."""
+    module = interaction.build(layout)
+    found = _tried(module, layout)
+    if not isinstance(found, Tensor) or found.shape != (2, layout.width):
+        shown = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        raise ConfigError(
+            f"interaction {type(module).__name__} must return a tensor of the shape that it gets, "
+            f"{(2, layout.width)}, got {shown}: trunks read a feature by its place in x"
+        )
+    return module
+
+
 def _outputs(trunk: nn.Module, layout: Layout) -> Mapping[str, Tensor]:
-    """Run two rows of zeros: a trunk need not declare its widths."""
-    training = trunk.training
-    trunk.eval()
-    with torch.no_grad():
-        hidden = trunk(torch.zeros(2, layout.width))
-        if isinstance(trunk, TrunkModule):
-            trunk.mixing(torch.zeros(2, layout.width))  # refused now, not after an epoch
-    trunk.train(training)
+    """Return what a trunk gives, which need not declare its widths."""
+    hidden = _tried(trunk, layout)
+    if isinstance(trunk, TrunkModule):
+        _tried(trunk, layout, trunk.mixing)  # refused now, not after an epoch
     return hidden
+
+
+def _tried(module: nn.Module, layout: Layout, call: Callable[[Tensor], Any] | None = None) -> Any:
+    """Return what a module, or a method of it, gives for two rows of zeros."""
+    training = module.training
+    module.eval()
+    with torch.no_grad():
+        found = (call or module)(torch.zeros(2, layout.width))
+    module.train(training)
+    return found

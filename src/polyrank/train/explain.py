@@ -29,7 +29,9 @@ class RunPlan:
     schema: Schema
     rows: Mapping[str, int]  # of each split, as the log has them
     statistics: Mapping[str, TermStatistics]  # of each term on the training rows
-    parameters: Mapping[str, int]  # of each part: `embed.TABLE`, `trunk`, `head.TASK`
+    parameters: Mapping[
+        str, int
+    ]  # of each part: `embed.TABLE`, `interaction`, `trunk`, `head.TASK`
     memory_bytes: Mapping[str, int]
     steps: int  # per epoch
     epochs: int
@@ -101,9 +103,8 @@ def explain(
     with torch.device("meta"):  # counts without allocating
         ranker = model.build(layout)
     parameters = {f"embed.{table}": vocab.rows[table] * w for table, w in layout.widths.items()}
-    networks = {"trunk": ranker.trunk} | {f"head.{name}": ranker.head[name] for name in ranker.head}
-    for name, network in networks.items():
-        parameters[name] = sum(each.numel() for each in network.parameters())
+    for name, part in ranker.parts.items():
+        parameters[name] = sum(each.numel() for each in part.parameters())
     weights = 4 * sum(parameters.values())
     memory = {f"{split} rows": _bytes(table) for split, table in tables.items()}
     memory |= {"parameters and the best ones": 2 * weights, "optimiser state": 2 * weights}

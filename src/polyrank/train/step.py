@@ -129,7 +129,8 @@ class CompiledStep:
         groups = dense.param_groups
         self._groups = [group for group in groups for _ in group["params"]]
         self._parameters: list[nn.Parameter] = [p for group in groups for p in group["params"]]
-        self._buffers = [*ranker.trunk.buffers(), *ranker.head.buffers(), *balance.buffers()]
+        updated = [*ranker.parts.values(), balance]
+        self._buffers = [buffer for each in updated for buffer in each.buffers()]
         self._moves = [True] * len(self._parameters)
         self._lr, self._lr_value = torch.tensor(0.0, dtype=torch.float64), 0.0
         # Whether batches have margins, weights and extras.
@@ -199,7 +200,7 @@ class CompiledStep:
             reason = next((line for line in str(error).splitlines() if line.strip()), repr(error))
             raise TrainingError(
                 f"the step cannot be compiled here: {reason}. torch.compile needs a C++ compiler "
-                "(such as gcc) and a trunk whose operations do not depend on the values of x; "
+                "(such as gcc) and a network whose operations do not depend on the values of x; "
                 "compile = false trains without"
             ) from error
         return graph

@@ -139,13 +139,13 @@ def compared(
 
 
 class Exact:
-    """A bundle whose trunk and heads compute in float64, on the same float32 inputs and weights."""
+    """A bundle whose network computes in float64, on the same float32 inputs and weights."""
 
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
         shared = {id(bundle.ranker.embed): bundle.ranker.embed}  # large, and not computed with
         self.ranker = deepcopy(bundle.ranker, shared)
-        for part in (self.ranker.trunk, self.ranker.head):
+        for part in self.ranker.parts.values():
             part.double()
 
     def rounding(self, table: Table, logits: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -190,8 +190,8 @@ def _tried(bundle: Bundle, call: Callable[..., T], *arguments: Any) -> T | None:
         return call(*arguments)
     except Exception as error:  # noqa: BLE001  whatever a custom trunk raises
         logger.warning(
-            "trunk %s does not compute in float64 (%s): the effect of float32 rounding is not "
-            "measured, and the bar holds as it is; register a trunk's constants as buffers",
-            type(bundle.ranker.trunk).__name__, first_line(error),
+            "%s does not compute in float64 (%s): the effect of float32 rounding is not "
+            "measured, and the bar holds as it is; register its constants as buffers",
+            bundle.ranker.kinds, first_line(error),
         )  # fmt: skip
         return None

@@ -82,8 +82,8 @@ def captured(bundle: Bundle) -> ModelProto:
                 program, dynamo=True, verbose=False, optimize=False, opset_version=OPSET
             )
     except Exception as error:  # whatever a custom trunk raises
-        kind = type(bundle.ranker.trunk).__name__
-        raise ExportError(f"trunk {kind} cannot be exported: {first_line(error)}") from error
+        kinds = bundle.ranker.kinds
+        raise ExportError(f"{kinds} cannot be exported: {first_line(error)}") from error
     finally:
         noisy.setLevel(level)
     assert exported is not None
