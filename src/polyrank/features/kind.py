@@ -34,7 +34,8 @@ class Slot:
         place: a row of a batch's `ids`, one of its `bags`, or columns of its `dense`.
         table: of the embeddings that ids or a bag are looked up in.
         pooling: of a bag.
-        unseen: whether row 0 of the table is for unseen ids, so that id dropout trains it.
+        unseen: whether row 0 of the table is for unseen ids or values, so that id dropout trains
+            it.
     """
 
     name: str
