@@ -49,6 +49,13 @@ def from_table(cls: type, table: Mapping[str, Any], where: str) -> Any:
             if inner is not None and not isinstance(value, inner):
                 values[field.name] = from_table(inner, value, place)
                 continue
+            each = _element_of(hint)
+            if each is not None and isinstance(value, list | tuple):
+                values[field.name] = tuple(
+                    part if isinstance(part, each) else from_table(each, part, f"{place}[{index}]")
+                    for index, part in enumerate(value)
+                )
+                continue
             try:
                 values[field.name] = TypeAdapter(hint).validate_python(_plain(value), strict=True)
             except ValidationError as error:
@@ -152,6 +159,12 @@ def _dataclass_of(hint: Any) -> type | None:
     options = [each for each in get_args(hint) if each is not type(None)] or [hint]
     alone = len(options) == 1 and get_origin(hint) in (None, UnionType)
     return options[0] if alone and dataclasses.is_dataclass(options[0]) else None
+
+
+def _element_of(hint: Any) -> type | None:
+    """Return the dataclass D of a field whose type is tuple[D, ...]."""
+    element = get_args(hint)[0] if get_origin(hint) is tuple else None
+    return element if dataclasses.is_dataclass(element) and isinstance(element, type) else None
 
 
 def _without_numpy(value: Any) -> Any:

@@ -12,7 +12,7 @@ import polyrank as pr
 from polyrank.config import Experiment
 from polyrank.errors import BundleError, ConfigError, ExportError
 from polyrank.features.bags import Elements, flattened
-from polyrank.features.dense import DenseCodec, DenseEncoding, NumberCodec, NumberFeature
+from polyrank.features.dense import DenseEncoding, NumberCodec, NumberFeature
 from polyrank.features.kind import Encoded, Slot
 from polyrank.features.sparse import IdFeature
 from polyrank.registry import register, unregister
@@ -105,16 +105,16 @@ class Valued(NumberFeature):
         return pl.Series(self.values(column))
 
     def fit(self, column):
-        return DenseEncoding.fit(pr.DenseFeature(self.name, bins=4), self.values(column))
+        return DenseEncoding.fit("bins", self.values(column), bins=4)
 
     def codec(self, tables, state):
         return ValuedCodec(self, state, tables[f"{self.name}#exact"])
 
 
-class ValuedCodec(DenseCodec):
+class ValuedCodec(NumberCodec):
     def __init__(self, feature, encoding, vocabulary):
-        super().__init__(feature, encoding)
-        self.vocabulary = vocabulary
+        super().__init__(feature)
+        self.encoding, self.vocabulary = encoding, vocabulary
 
     @property
     def rows(self):

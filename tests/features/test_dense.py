@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from polyrank import spec
-from polyrank.errors import DataError
+from polyrank.errors import DataError, SchemaError
 from polyrank.features import dense
-from polyrank.features.dense import DenseEncoding, float32_of
+from polyrank.features.dense import DenseEncoding, DenseEncodings, bins_for, float32_of
 from polyrank.schema import DenseFeature
 
 NAN = float("nan")
-KINDS = ["standard", "log", "none", "piecewise_linear", "bins"]
+KINDS = ["standard", "log", "none", "piecewise_linear", "bins", "values"]
 numbers = st.one_of(
     st.floats(-1e6, 1e6, width=32, allow_subnormal=False),
     st.integers(-3, 3).map(float),
@@ -25,9 +25,9 @@ numbers = st.one_of(
 columns = st.lists(numbers, min_size=1, max_size=60).map(lambda v: np.array(v, dtype=np.float32))
 
 
-def fitted(kind, values, bins=4):
-    feature = DenseFeature("x", encoding=kind, bins=bins)
-    return DenseEncoding.fit(feature, np.array(values, dtype=np.float32))
+def fitted(kind, values, bins=4, min_count=2):
+    values = np.array(values, dtype=np.float32)
+    return DenseEncoding.fit(kind, values, bins=bins, min_count=min_count)
 
 
 # --------------------------------------------------------------------------------- the encodings
@@ -82,11 +82,11 @@ def test_constant_column_has_one_piece(value):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_column_without_values_is_logged(kind, caplog):
-    encoding = fitted(kind, [NAN, NAN])
+    (encoding,) = DenseFeature("x", encoding=kind).fit(pl.Series([NAN, NAN])).parts
     assert "'x' has no value in training" in caplog.text
     values = np.array([NAN, 2], np.float32)
-    if kind == "bins":
-        assert encoding.ids(values).tolist() == [0, 1]
+    if encoding.looked_up:
+        assert encoding.ids(values).tolist() == {"bins": [0, 1], "values": [1, 0]}[kind]
     else:
         assert encoding.columns == 2
         assert encoding.apply(values)[0].tolist() == [0, 1]
@@ -190,6 +190,135 @@ def test_bins_keep_the_order_of_values(training, bins):
     assert (np.diff(ids[present][order]) >= 0).all()
 
 
+@pytest.mark.parametrize("bins", [29, 30])
+@pytest.mark.parametrize("kind", ["bins", "piecewise_linear"])
+def test_the_heaviest_values_keep_their_own_where_not_all_have_room(kind, bins):
+    # Zero has half of the rows, and 14 other values have more than a bin each.
+    heavy = np.repeat(np.arange(-70, 80, 10), 60)
+    values = np.concatenate([np.zeros(760), heavy, np.arange(-9, 12) / 2]).astype(np.float32)
+    encoding = fitted(kind, values, bins=bins)
+    assert len(encoding.edges) - 2 * (kind == "piecewise_linear") < bins
+    assert {-0.5, 0.0} <= set(encoding.edges)  # a knot at 0, and a bin from behind -.5 up to it
+    if kind == "bins":
+        ids = encoding.ids(values)
+        assert set(values[ids == encoding.ids(np.zeros(1, np.float32))]) == {0}
+
+
+def test_automatic_bins_go_by_the_rows_that_have_a_value():
+    present = np.random.default_rng(0).normal(size=1000)
+    values = np.concatenate([present, np.full(99_000, np.nan)]).astype(np.float32)
+    assert fitted("bins", values, bins="auto") == fitted("bins", values, bins=16)
+    counts = [bins_for(rows) for rows in range(0, 120_000, 7)]
+    assert counts == sorted(counts)
+    assert (counts[0], counts[-1]) == (4, 48)
+
+
+# ---------------------------------------------------------------------------------------- values
+
+
+def test_values_by_hand():
+    encoding = fitted("values", [5, 5, -1, -0.0, 0.0, 0.0, 7, NAN], min_count=2)
+    assert encoding.columns == 0
+    assert str(encoding.edges) == "(0.0, 5.0)"  # and not -0.0
+    assert encoding.rows == 4
+    ids = encoding.ids(np.array([-0.0, 0, 5, 5.0000005, 7, -1, 9, NAN], np.float32))
+    assert ids.dtype == np.int32
+    assert ids.tolist() == [1, 1, 2, 0, 0, 0, 0, 3]
+
+
+def test_a_missing_value_that_training_did_not_have_is_any_other():
+    encoding = fitted("values", [5, 5], min_count=1)
+    assert encoding.rows == 2
+    assert encoding.ids(np.array([5, 6, NAN], np.float32)).tolist() == [1, 0, 0]
+
+
+@given(columns, columns, st.integers(1, 4))
+def test_values_are_those_that_counting_keeps(training, values, least):
+    encoding = fitted("values", training, min_count=least)
+    present = training[~np.isnan(training)].tolist()
+    kept = sorted({v for v in present if present.count(v) >= least})
+    assert list(encoding.edges) == kept
+    expected = [
+        (len(kept) + 1 if encoding.missing else 0) if math.isnan(v)
+        else kept.index(v) + 1 if v in kept else 0
+        for v in values.tolist()
+    ]  # fmt: skip
+    assert encoding.ids(values).tolist() == expected
+
+
+# -------------------------------------------------------------------------------- several of them
+
+THREE = ("piecewise_linear", "bins", "values")
+
+
+def test_each_encoding_fills_a_slot_of_its_own():
+    feature = DenseFeature("x", encoding=list(THREE), bins=4, min_count=2)
+    assert feature.encoding == THREE
+    assert hash(feature) == hash(DenseFeature("x", encoding=THREE, bins=4, min_count=2))
+    assert [(s.name, s.place, s.table, s.unseen) for s in feature.slots] == [
+        ("x", "dense", "", False), ("x#bins", "ids", "x#bins", False),
+        ("x#values", "ids", "x#values", True),
+    ]  # fmt: skip
+    assert feature.tables == ("x#bins", "x#values")
+    values = np.array([1, 1, 2, 3, 4, NAN, 9], np.float32)
+    state = feature.fit(pl.Series(values))
+    assert state == DenseEncodings(tuple(fitted(kind, values) for kind in THREE))
+    codec = feature.codec({}, state)
+    assert (codec.columns, codec.rows) == ({"x": 3}, {"x#bins": 4, "x#values": 3})
+    placed = codec.place(values)
+    assert list(placed) == ["x", "x#bins", "x#values"]
+    assert np.array_equal(placed["x"], state.parts[0].apply(values))
+    assert placed["x#bins"].tolist() == [1, 1, 2, 2, 3, 0, 3]
+    assert placed["x#values"].tolist() == [1, 1, 0, 0, 0, 2, 0]
+    numbers = codec.ordered(placed["x"])
+    assert np.isnan(numbers[5])
+    assert (np.argsort(numbers[[0, 2, 3, 4, 6]]) == np.arange(5)).all()
+
+
+def test_one_encoding_is_its_name():
+    feature = DenseFeature("x", encoding=["bins"])
+    assert feature == DenseFeature("x", encoding="bins")
+    assert [slot.name for slot in feature.slots] == ["x"]
+
+
+@given(
+    st.lists(st.sampled_from(KINDS), min_size=1, unique=True), st.integers(1, 50) | st.just("auto"),
+    st.integers(1, 50), columns,
+)  # fmt: skip
+def test_a_feature_and_its_state_survive_their_tables(kinds, bins, min_count, values):
+    feature = DenseFeature("x", encoding=kinds, bins=bins, min_count=min_count)
+    table = json.loads(json.dumps(spec.to_table(feature)))
+    assert spec.from_table(DenseFeature, table, "features.x") == feature
+    state = feature.fit(pl.Series(values))
+    table = json.loads(json.dumps(spec.to_table(state)))
+    assert spec.from_table(DenseEncodings, table, "encoding 'x'") == state
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"encoding": ["bins", "valus"]}, r"'x': unknown encoding 'valus'.*values"),
+        ({"encoding": "bin"}, r"'x': unknown encoding 'bin'.*bins"),
+        ({"encoding": ["bins", "log", "bins"]}, r"encoding names 'bins' twice"),
+        ({"encoding": []}, r"encoding is empty: name at least one"),
+        ({"encoding": 3}, r"unknown encoding 3"),
+        ({"min_count": 0}, r"min_count must be a whole number of at least 1, got 0"),
+        ({"min_count": None}, r"min_count must be a whole number of at least 1, got None"),
+        (
+            {"bins": "many"},
+            r"unless it is 'auto', bins must be a whole number of at least 1, got 'many'",
+        ),
+        (
+            {"bins": None},
+            r"unless it is 'auto', bins must be a whole number of at least 1, got None",
+        ),
+    ],
+)
+def test_what_no_feature_can_be(options, message):
+    with pytest.raises(SchemaError, match=message):
+        DenseFeature("x", **options)
+
+
 # --------------------------------------------------------------------------------- all of them
 
 
@@ -202,7 +331,10 @@ def test_encoding_is_finite_independent_of_order_and_survives_its_table(kind, da
     assert fitted(kind, shuffled) == encoding
     table = json.loads(json.dumps(spec.to_table(encoding)))
     assert spec.from_table(DenseEncoding, table, "encoding") == encoding
-    if kind == "bins":
+    if encoding.looked_up:
+        ids = encoding.ids(training)
+        assert ids.min() >= 0
+        assert ids.max() < encoding.rows
         return
     out = encoding.apply(training)
     assert out.shape == (len(training), encoding.columns)
@@ -269,8 +401,10 @@ def test_heavy_values_are_found_as_by_counting_all(seed):
     size, bins = int(generator.integers(1, 300)), int(generator.integers(2, 40))
     values = np.sort(generator.zipf(1.3 + generator.random(), size).clip(0, 90).astype(np.float32))
     distinct, counts = np.unique(values, return_counts=True)
-    heavy = counts > size / bins
-    starts, ends = dense._heavy(values, bins)
+    most = int(generator.integers(1, bins))
+    heavy = np.flatnonzero(counts > size / bins)
+    heavy = np.sort(heavy[np.argsort(-counts[heavy], kind="stable")[:most]])
+    starts, ends = dense._heavy(values, bins, most)
     assert np.array_equal(values[starts], distinct[heavy])
     assert np.array_equal(ends - starts, counts[heavy])
     assert np.array_equal(dense._first_distinct(values, bins), distinct[:bins])

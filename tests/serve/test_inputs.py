@@ -12,7 +12,7 @@ from polyrank.data.arrays import from_arrays
 from polyrank.data.vocab import Vocab
 from polyrank.errors import DataError
 from polyrank.features.bags import Bag
-from polyrank.features.dense import DenseEncoding
+from polyrank.features.dense import DenseEncoding, DenseEncodings
 from polyrank.features.vocabulary import Vocabulary
 from polyrank.schema import DenseFeature, Schema, SequenceFeature, SparseFeature, Task
 from polyrank.serve import inputs as module
@@ -51,8 +51,8 @@ VOCAB = Vocab(
         "closer": Vocabulary("int", pl.Series([2**63 - 1, 2**63 - 9]), pl.Series([1, 1])),
     },
     {
-        "number": DenseEncoding("bins", edges=(0.0, 1.0), missing=True),
-        "another": DenseEncoding("none"),
+        "number": DenseEncodings((DenseEncoding("bins", edges=(0.0, 1.0), missing=True),)),
+        "another": DenseEncodings((DenseEncoding("none"),)),
     },
 )
 CODECS = Inputs(SCHEMA, VOCAB).codecs

@@ -35,7 +35,7 @@ from polyrank.features.vocabulary import Vocabulary
 from polyrank.files import locked, replacing, replacing_folder, writing
 from polyrank.schema import Schema
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST = "bundle.json"
 
 

@@ -387,11 +387,12 @@ def _figures(epoch: Mapping[str, Any]) -> dict[str, str]:
 
 def _extreme(table: Table, rows: np.ndarray) -> str:
     """Name the dense feature that is furthest out in some rows."""
-    reach = {
-        name: float(np.abs(table.dense[rows][:, columns]).max())
-        for name, columns in table.slices.items()
-        if columns.start < columns.stop
-    }
+    owner = {slot.name: each.name for each in table.schema.features for slot in each.slots}
+    reach: dict[str, float] = {}
+    for slot, columns in table.slices.items():
+        if columns.start < columns.stop:
+            most = float(np.abs(table.dense[rows][:, columns]).max())
+            reach[owner[slot]] = max(most, reach.get(owner[slot], 0.0))
     if not reach:
         return "the weights are too large"
     name = max(reach, key=reach.__getitem__)

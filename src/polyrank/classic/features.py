@@ -11,7 +11,7 @@ from polyrank import features as native
 from polyrank.data.vocab import Vocab, id_owners
 from polyrank.errors import SchemaError
 from polyrank.features import Feature, IdFeature, Pooling
-from polyrank.features.dense import DenseEncoding
+from polyrank.features.dense import DenseEncoding, DenseEncodings
 
 logger = logging.getLogger(__name__)
 
@@ -134,7 +134,8 @@ def vocab_of(features: Sequence[Feature]) -> Vocab:
         for table, owner in id_owners(features).items()
         if (fixed := owner.fixed(table)) is not None
     }
-    return Vocab(features, tables, {f.name: DenseEncoding("none") for f in features if f.numeric})
+    as_it_is = DenseEncodings((DenseEncoding("none"),))
+    return Vocab(features, tables, {f.name: as_it_is for f in features if f.numeric})
 
 
 def _native(feature: Any) -> Feature:

@@ -263,7 +263,7 @@ class Table:
             seed: of the shuffle and of the id dropout.
             epoch: 0, 1, …
             unseen_rate: probability with which an id is replaced by row 0, so that this row is
-                trained; never for `bins`, whose missing values have a row of their own.
+                trained; never for `bins`, whose row 0 is for missing values.
         """
         return chain.from_iterable(
             self.blocks(

@@ -21,7 +21,13 @@ from polyrank.spec import whole
 
 logger = logging.getLogger(__name__)
 
-Encoding = Literal["standard", "log", "bins", "piecewise_linear", "none"]
+Encoding = Literal["standard", "log", "bins", "values", "piecewise_linear", "none"]
+# Those that give rows of a table, and whether row 0 is for what training did not have: of `bins` it
+# is for missing values, which no id dropout may stand in for.
+_UNSEEN: Mapping[str, bool] = {"bins": False, "values": True}
+AUTO = "auto"
+# About 60 training rows a bin at a thousand rows; beyond 100,000 more bins gained nothing.
+_FEWEST_BINS, _MOST_BINS = 4, 48
 # A narrower spread counts as none: dividing by it would overflow float32.
 _NARROWEST = 1e-20
 # Up to here comparing with each edge, without a branch, is faster than a binary search.
@@ -40,8 +46,10 @@ class DenseEncoding:
     Args:
         mean: of log values for `log`; stands in for a missing value.
         sd: 1 for a constant column.
-        edges: T + 1 for `piecewise_linear`; for `bins` the largest value of each but the last.
-        missing: training had a missing value, so an indicator column is appended.
+        edges: T + 1 for `piecewise_linear`; for `bins` the largest value of each but the last; for
+            `values` the values themselves, in order.
+        missing: training had a missing value, so an indicator column is appended; of `values`, a
+            row.
     """
 
     kind: Encoding
@@ -51,15 +59,23 @@ class DenseEncoding:
     missing: bool = False
 
     @classmethod
-    def fit(cls, feature: DenseFeature, values: np.ndarray) -> DenseEncoding:
-        """Return the encoding of a feature fitted on its training values, in any order."""
+    def fit(
+        cls,
+        kind: Encoding,
+        values: np.ndarray,
+        *,
+        bins: int | Literal["auto"] = AUTO,
+        min_count: int = 1,
+    ) -> DenseEncoding:
+        """Return the encoding of a kind fitted on training values, in any order.
+
+        `bins` is for `bins` and `piecewise_linear`, `min_count` for `values`.
+        """
         # Sorted, so that the sums behind mean and deviation do not depend on the order of rows.
         values = np.sort(np.asarray(values, dtype=np.float32))
         present = values[: len(values) - int(np.isnan(values).sum())]
         missing = len(present) < len(values)
-        kind = feature.encoding
         if not len(present):
-            logger.warning("dense feature %r has no value in training", feature.name)
             ends = (0.0, 1.0) if kind == "piecewise_linear" else ()
             return cls(kind, edges=ends, missing=missing)
         if kind == "log":
@@ -68,26 +84,35 @@ class DenseEncoding:
         mean = _rounded(exact.mean())
         # A constant column may have a deviation of 1e-17 by rounding, so it is told by its range.
         sd = _rounded(exact.std()) if present[-1] - present[0] > _NARROWEST else 1.0
-        cut = {"piecewise_linear": _linear_edges, "bins": _cuts}.get(kind)
-        edges = () if cut is None else tuple(cut(present, feature.bins).tolist())
-        return cls(kind, mean, sd, edges, missing)
+        edges = np.empty(0, dtype=np.float32)
+        if kind == "values":
+            edges = _frequent(present, min_count)
+        elif kind in ("bins", "piecewise_linear"):
+            cut = _cuts if kind == "bins" else _linear_edges
+            edges = cut(present, bins_for(len(present)) if bins == AUTO else int(bins))
+        return cls(kind, mean, sd, tuple(edges.tolist()), missing)
+
+    @property
+    def looked_up(self) -> bool:
+        """Whether it gives rows of a table, and no float columns."""
+        return self.kind in _UNSEEN
 
     @property
     def columns(self) -> int:
-        """Number of float columns, the indicator included; 0 for `bins`."""
-        if self.kind == "bins":
+        """Number of float columns, the indicator included; 0 for rows of a table."""
+        if self.looked_up:
             return 0
         body = len(self.edges) - 1 if self.kind == "piecewise_linear" else 1
         return body + int(self.missing)
 
     @property
     def rows(self) -> int:
-        """Number of table rows of `bins`: the missing value's, then one a bin."""
-        return len(self.edges) + 2
+        """Number of table rows: a missing value's and one a bin, or as `ids` has them of values."""
+        return len(self.edges) + (1 + int(self.missing) if self.kind == "values" else 2)
 
     @np.errstate(over="ignore")  # a value beyond reach becomes ±inf, which prediction refuses
     def apply(self, values: np.ndarray) -> np.ndarray:
-        """Return values, NaN = missing, as float columns (rows, columns); none for `bins`.
+        """Return values, NaN = missing, as float columns (rows, columns); none for table rows.
 
         The last column says "missing" where training had missing values. Piecewise-linear column t
         is 0 below its bin, 1 above it and linear inside; the first has no lower and the last no
@@ -100,7 +125,7 @@ class DenseEncoding:
         absent = np.isnan(values)
         mean = np.float32(self.mean)
         out = np.empty((len(values), self.columns), dtype=np.float32)
-        if self.kind == "bins":
+        if self.looked_up:
             return out
         body = out[:, : self.columns - int(self.missing)]
         if self.kind == "piecewise_linear":
@@ -121,16 +146,50 @@ class DenseEncoding:
         return out
 
     def ids(self, values: np.ndarray) -> np.ndarray:
-        """Return the table row of each value: 0 for a missing one, then one row a bin."""
+        """Return the table row of each value.
+
+        Of `bins`, 0 for a missing value, then one row a bin. Of `values`, 0 for any other value,
+        then a row for each, in order, and one for a missing value if training had any.
+        """
         values = np.asarray(values, dtype=np.float32)
         edges = np.array(self.edges, dtype=np.float32)
         if len(edges) > _FEW_EDGES:
             rows = np.searchsorted(edges, values, side="left").astype(np.int32)
         else:
             rows = _edges_below(values, edges)
+        absent = np.isnan(values)
+        if self.kind == "values":
+            # NaN behind the last, since it equals nothing.
+            other = np.append(edges, np.float32(np.nan)).take(rows) != values
+            rows += 1
+            rows[other] = 0
+            if self.missing:
+                rows[absent] = len(edges) + 1
+            return rows
         rows += 1
-        rows[np.isnan(values)] = 0
+        rows[absent] = 0
         return rows
+
+
+@dataclass(frozen=True)
+class DenseEncodings:
+    """The fitted encodings of one dense feature, in the order of its slots."""
+
+    parts: tuple[DenseEncoding, ...]
+
+
+def bins_for(rows: int) -> int:
+    """Return the number of quantile bins that the training rows with a value allow.
+
+    16·(log₁₀ rows − 2), rounded, and within 4 … 48: 16 of a thousand rows, 32 of ten thousand and
+    48 from a hundred thousand on.
+
+    Example:
+        >>> [bins_for(rows) for rows in (100, 1_000, 10_000, 100_000, 10_000_000)]
+        [4, 16, 32, 48, 48]
+    """
+    free = round(16 * (np.log10(max(rows, 1)) - 2))
+    return min(max(free, _FEWEST_BINS), _MOST_BINS)
 
 
 @dataclass(frozen=True)
@@ -221,77 +280,125 @@ class DenseFeature(NumberFeature):
     Args:
         name: column; cast to float32 before anything is fitted or encoded.
         encoding: `standard` (mean 0, deviation 1), `log` (sign(x)·log(1+|x|), then standard),
-            `bins` (quantile bins with an embedding each), `piecewise_linear` (Gorishniy et al.,
-            2022), `none`. All are fitted on the training rows. The default and its number of bins
-            are chosen by docs/evidence.md.
-        bins: number of quantile bins of `bins` and `piecewise_linear`; fewer where values repeat.
-        embed_dim: width of the embedding of `bins`; None takes the model's.
-        wide: whether a model with wide rows has some for these bins.
+            `bins` (quantile bins with an embedding each), `values` (frequent values with an
+            embedding each), `piecewise_linear` (Gorishniy et al., 2022), `none`; or several of
+            them side by side. All are fitted on the training rows. The default and its number of
+            bins are chosen by docs/evidence.md.
+        bins: number of quantile bins of `bins` and `piecewise_linear`, fewer where values repeat;
+            `"auto"` goes by the number of training rows, from 4 to 48. A value that fills a bin by
+            itself has a bin, and a knot, of its own.
+        embed_dim: width of the embeddings of `bins` and `values`; None takes the model's.
+        min_count: how often `values` must see a value in training to give it an embedding; all
+            others share one.
+        wide: whether a model with wide rows has some for these ids.
 
     Raises:
-        SchemaError: an unknown encoding, or a value of a wrong type or below 1.
+        SchemaError: an unknown encoding, one that is named twice, or a value of a wrong type or
+            below 1.
 
     Example:
         >>> DenseFeature("price", encoding="log").encoding
         'log'
+        >>> both = DenseFeature("age", encoding=["piecewise_linear", "values"])
+        >>> [slot.name for slot in both.slots]
+        ['age', 'age#values']
     """
 
     kind: ClassVar[str] = "dense"
     graph: ClassVar[str | None] = "polyrank.serve.export.features:DenseGraph"
-    state: ClassVar[type | None] = DenseEncoding
+    state: ClassVar[type | None] = DenseEncodings
 
-    encoding: Encoding = "bins"
-    bins: int = 32
+    encoding: Encoding | Sequence[Encoding] = "bins"
+    bins: int | Literal["auto"] = 32
     embed_dim: int | None = None
+    min_count: int = 20
     _: KW_ONLY
     wide: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_wide(self.name, self.wide)
-        if self.encoding not in get_args(Encoding):
-            hint = did_you_mean(str(self.encoding), get_args(Encoding))
-            raise SchemaError(f"feature {self.name!r}: unknown encoding {self.encoding!r}{hint}")
-        for field in ("bins", "embed_dim"):
-            if (value := getattr(self, field)) is not None or field == "bins":
-                value = whole(f"feature {self.name!r}: {field}", value, error=SchemaError)
-                object.__setattr__(self, field, value)
+        where = f"feature {self.name!r}"
+        if not self.encodings:
+            raise SchemaError(
+                f"{where}: encoding is empty: name at least one, or leave the key out"
+            )
+        for each in self.encodings:
+            if each not in get_args(Encoding):
+                hint = did_you_mean(str(each), get_args(Encoding))
+                raise SchemaError(f"{where}: unknown encoding {each!r}{hint}")
+            if self.encodings.count(each) > 1:
+                raise SchemaError(f"{where}: encoding names {each!r} twice: once is enough")
+        # One encoding is its name, however it was given.
+        alone = len(self.encodings) == 1
+        object.__setattr__(self, "encoding", self.encodings[0] if alone else self.encodings)
+        if self.bins != AUTO:
+            self._set_whole("bins", f"unless it is {AUTO!r}, ")
+        if self.embed_dim is not None:
+            self._set_whole("embed_dim")
+        self._set_whole("min_count")
+
+    def _set_whole(self, field: str, unless: str = "") -> None:
+        where = f"feature {self.name!r}: {unless}{field}"
+        value = whole(where, getattr(self, field), error=SchemaError)
+        object.__setattr__(self, field, value)
+
+    @property
+    def encodings(self) -> tuple[Encoding, ...]:
+        """The names of its encodings, one a slot."""
+        if isinstance(self.encoding, list | tuple):
+            return tuple(self.encoding)
+        return (self.encoding,)  # pyrefly: ignore
 
     @property
     def slots(self) -> tuple[Slot, ...]:
-        if self.encoding == "bins":  # missing values have a row, so none is for unseen ones
-            return (Slot(name=self.name, place="ids", table=self.name, wide=self.wide),)
-        return (Slot(name=self.name, place="dense"),)
+        names = [self.name, *(f"{self.name}#{each}" for each in self.encodings[1:])]
+        return tuple(
+            Slot(name=name, place="ids", table=name, unseen=_UNSEEN[each], wide=self.wide)
+            if each in _UNSEEN
+            else Slot(name=name, place="dense")
+            for name, each in zip(names, self.encodings, strict=True)
+        )
 
-    def fit(self, column: pl.Series) -> DenseEncoding:
-        return DenseEncoding.fit(self, self.values(column))
+    def fit(self, column: pl.Series) -> DenseEncodings:
+        values = np.sort(self.values(column))
+        if np.isnan(values).all():
+            logger.warning("dense feature %r has no value in training", self.name)
+        options: Any = {"bins": self.bins, "min_count": self.min_count}
+        return DenseEncodings(
+            tuple(DenseEncoding.fit(each, values, **options) for each in self.encodings)
+        )
 
-    def codec(self, tables: Mapping[str, Vocabulary], state: DenseEncoding) -> DenseCodec:
+    def codec(self, tables: Mapping[str, Vocabulary], state: DenseEncodings) -> DenseCodec:
         return DenseCodec(self, state)
 
 
 class DenseCodec(NumberCodec):
-    """Numbers by a fitted encoding."""
+    """Numbers by fitted encodings; `encodings` are by slot."""
 
-    def __init__(self, feature: DenseFeature, encoding: DenseEncoding) -> None:
+    def __init__(self, feature: DenseFeature, state: DenseEncodings) -> None:
         super().__init__(feature)
-        self.encoding = encoding
+        self.encodings = {
+            slot.name: each for slot, each in zip(feature.slots, state.parts, strict=True)
+        }
 
     @property
     def rows(self) -> Mapping[str, int]:
-        return dict.fromkeys(self.feature.tables, self.encoding.rows)
+        return {slot: each.rows for slot, each in self.encodings.items() if each.looked_up}
 
     @property
     def columns(self) -> Mapping[str, int]:
-        return {} if self.feature.tables else {self.feature.name: self.encoding.columns}
+        return {slot: each.columns for slot, each in self.encodings.items() if not each.looked_up}
 
     def place(self, values: Any) -> Mapping[str, np.ndarray | Bag]:
-        encode = self.encoding.ids if self.feature.tables else self.encoding.apply
-        return {self.feature.name: encode(values)}
+        return {
+            slot: each.ids(values) if each.looked_up else each.apply(values)
+            for slot, each in self.encodings.items()
+        }
 
     def ordered(self, columns: np.ndarray) -> np.ndarray:
         # Parts of a piecewise linear encoding grow with the number, so their sum orders as it does.
-        missing = self.encoding.missing
+        missing = any(each.missing for each in self.encodings.values())  # all or none
         values = columns[:, : columns.shape[1] - int(missing)].sum(axis=1)
         if missing:
             values[columns[:, -1] == 1] = np.nan
@@ -352,10 +459,9 @@ def _cuts(present: np.ndarray, bins: int) -> np.ndarray:
     distinct = _first_distinct(present, bins + 1)
     if len(distinct) <= bins:
         return distinct[:-1]
-    starts, ends = _heavy(present, bins)
-    free = bins - 2 * len(starts)  # a bin each, and one more where it parts its neighbours
-    if free < 1:
-        starts, ends, free = starts[:0], ends[:0], bins
+    # A bin each, and one more where it parts its neighbours; the heaviest, if not all have room.
+    starts, ends = _heavy(present, bins, most=(bins - 1) // 2)
+    free = bins - 2 * len(starts)
     bounds = zip([0, *ends], [*starts, len(present)], strict=True)
     rest = np.concatenate([present[start:end] for start, end in bounds])
     places = np.linspace(0, 1, free + 1)[1:-1]
@@ -375,16 +481,26 @@ def _first_distinct(ordered: np.ndarray, count: int) -> np.ndarray:
     return ordered[places]
 
 
-def _heavy(ordered: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray]:
+def _heavy(ordered: np.ndarray, bins: int, most: int) -> tuple[np.ndarray, np.ndarray]:
     """Return where each run of one value longer than a bin begins and ends.
 
-    Such a run has a row at a multiple of the size of a bin.
+    Of more than `most` of them, the longest. Such a run has a row at a multiple of the size of a
+    bin.
     """
     values = np.unique(ordered[:: max(len(ordered) // bins, 1)])
     starts = np.searchsorted(ordered, values, side="left")
     ends = np.searchsorted(ordered, values, side="right")
-    heavy = ends - starts > len(ordered) / bins
+    heavy = np.flatnonzero(ends - starts > len(ordered) / bins)
+    longest = np.argsort(starts[heavy] - ends[heavy], kind="stable")[:most]
+    heavy = np.sort(heavy[longest])
     return starts[heavy], ends[heavy]
+
+
+def _frequent(ordered: np.ndarray, min_count: int) -> np.ndarray:
+    """Return each value that occurs at least `min_count` times, in order; −0 is 0."""
+    starts = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))
+    counts = np.diff(starts, append=len(ordered))
+    return ordered[starts[counts >= min_count]] + np.float32(0)
 
 
 def _edges_below(values: np.ndarray, edges: np.ndarray) -> np.ndarray:

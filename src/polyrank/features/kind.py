@@ -34,8 +34,9 @@ class Slot:
         place: a row of a batch's `ids`, one of its `bags`, or columns of its `dense`.
         table: of the embeddings that ids or a bag are looked up in.
         pooling: of a bag.
-        unseen: whether row 0 of the table is for unseen ids, so that id dropout trains it.
-        wide: whether its ids may have wide rows; bags and ids only.
+        unseen: whether row 0 of the table is for unseen ids or values, so that id dropout trains
+            it.
+        wide: whether its ids may have wide rows; of bags and ids only.
     """
 
     name: str

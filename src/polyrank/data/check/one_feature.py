@@ -14,7 +14,6 @@ import numpy as np
 
 from polyrank.data.table import Table
 from polyrank.data.vocab import Vocab
-from polyrank.features import DenseFeature
 from polyrank.features.bags import Bag
 from polyrank.features.dense import DenseEncoding
 from polyrank.schema import Schema
@@ -128,12 +127,13 @@ def suspicions(table: Table, vocab: Vocab) -> tuple[Suspicion, ...]:
         for index, task in enumerate(table.schema.tasks)
     }
     known = labels_by_task(table.schema, labels)
-    found = (
-        suspicion(name, codes, offsets, of_task)
-        for name, codes, offsets in _coded(table, vocab, rows)
-        for of_task in known.values()
-    )
-    return tuple(each for each in found if each is not None)
+    best: dict[tuple[str, str], Suspicion] = {}  # of several parts of one feature
+    for name, codes, offsets in _coded(table, vocab, rows):
+        for task, of_task in known.items():
+            found, other = suspicion(name, codes, offsets, of_task), best.get((name, task))
+            if found is not None and (other is None or found.auc > other.auc):
+                best[name, task] = found
+    return tuple(best.values())
 
 
 def labels_by_task(
@@ -157,19 +157,17 @@ def _coded(
             values = columns[slot.name]
             if isinstance(values, Bag):
                 some = values.take(rows)
-                yield slot.name, some.ids, some.offsets
+                yield feature.name, some.ids, some.offsets
             elif values.ndim == 1:
-                yield slot.name, values[rows], None
+                yield feature.name, values[rows], None
             else:
                 numbers = codec.ordered(values[rows])
-                yield slot.name, fine_bins(numbers).ids(numbers), None
+                yield feature.name, fine_bins(numbers).ids(numbers), None
 
 
 def fine_bins(values: np.ndarray) -> DenseEncoding:
     """Return the quantile bins of numbers; without any, only missing ones have a code."""
-    if np.isnan(values).all():
-        return DenseEncoding("bins")
-    return DenseEncoding.fit(DenseFeature("number", "bins", BINS), values)
+    return DenseEncoding.fit("bins", values, bins=BINS)
 
 
 def _in_sample_auc(codes: np.ndarray, label: np.ndarray, offsets: np.ndarray | None) -> float:

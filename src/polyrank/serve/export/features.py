@@ -204,22 +204,38 @@ def _filling(codec: IdCodec, kind: IdType) -> list[Any]:
 
 
 class DenseGraph(FeatureGraph):
-    """Numbers: rows of bins, and float columns."""
+    """Numbers: rows of bins and of values, and float columns, in the order of their slots."""
+
+    order: Tensor
 
     def __init__(self, codecs: Mapping[str, DenseCodec]) -> None:
         super().__init__(codecs)
-        self.binned = [name for name, each in codecs.items() if each.rows]
-        self.others = [name for name in codecs if name not in self.binned]
-        encodings = [codecs[name].encoding for name in self.binned]
-        self.bins = Bins(encodings) if encodings else None
-        plain = [codecs[name].encoding for name in self.others]
+        each = [(name, part) for name, codec in codecs.items() for part in codec.encodings.values()]
+        tables = [(name, part) for name, part in each if part.looked_up]
+        self.binned = [(name, part) for name, part in tables if part.kind == "bins"]
+        self.valued = [(name, part) for name, part in tables if part.kind == "values"]
+        self.bins = Bins([part for _, part in self.binned]) if self.binned else None
+        self.values = Values([part for _, part in self.valued]) if self.valued else None
+        found = [*self.binned, *self.valued]
+        order = torch.tensor([found.index(pair) for pair in tables], dtype=torch.int64)
+        self.register_buffer("order", order)
+        self.plain = [name for name, part in each if not part.looked_up]
         self.columns = nn.ModuleList(
-            (Linear if each.kind == "piecewise_linear" else Columns)(each) for each in plain
+            (Linear if part.kind == "piecewise_linear" else Columns)(part)
+            for _, part in each
+            if not part.looked_up
         )
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Parts:
-        fields = None if self.bins is None else self.bins(_side_by_side(inputs, self.binned))
-        each = zip(self.others, self.columns, strict=True)
+        found = [
+            module(_side_by_side(inputs, [name for name, _ in pairs]))
+            for module, pairs in ((self.bins, self.binned), (self.values, self.valued))
+            if module is not None
+        ]
+        fields = (
+            None if not found else found[0] if len(found) == 1 else torch.cat(found)[self.order]
+        )
+        each = zip(self.plain, self.columns, strict=True)
         return Parts(fields, columns=[columns(inputs[name]) for name, columns in each])
 
 
@@ -270,8 +286,8 @@ class Linear(Columns):
         return torch.minimum(torch.maximum(body, self.lower), self.upper)
 
 
-class Bins(nn.Module):
-    """Table rows of numbers, (features, B) each way: `DenseEncoding.ids` of several features.
+class Below(nn.Module):
+    """How many edges of each feature are below each of its values, (features, B) each way.
 
     Up to 64 edges are all compared with, the edges first: what onnxruntime adds up then lies
     together. Of more, which would take memory for each, the place is searched by halves.
@@ -295,10 +311,44 @@ class Bins(nn.Module):
             for halving in reversed(range(self.halvings)):
                 further = below + 2**halving
                 below = torch.where(self.edges.gather(1, further) < values, further, below)
-        else:
-            # In float32, which is exact here and which onnxruntime adds up much faster than int64.
-            below = (values[None] > self.edges).float().sum(0).long()
-        return torch.where(values.isnan(), 0, below + 1)
+            return below
+        # In float32, which is exact here and which onnxruntime adds up much faster than int64.
+        return (values[None] > self.edges).float().sum(0).long()
+
+
+class Bins(nn.Module):
+    """Table rows of binned numbers, (features, B) each way: `DenseEncoding.ids` of several."""
+
+    def __init__(self, encodings: Sequence[DenseEncoding]) -> None:
+        super().__init__()
+        self.below = Below(encodings)
+
+    def forward(self, values: Tensor) -> Tensor:
+        return torch.where(values.isnan(), 0, self.below(values) + 1)
+
+
+class Values(nn.Module):
+    """Table rows of exact values, (features, B) each way: `DenseEncoding.ids` of several."""
+
+    known: Tensor
+    missing: Tensor
+
+    def __init__(self, encodings: Sequence[DenseEncoding]) -> None:
+        super().__init__()
+        self.below = Below(encodings)
+        # Behind the last value lies NaN, which equals none.
+        most = max(len(each.edges) for each in encodings)
+        known = torch.full((len(encodings), most + 1), torch.nan)
+        for row, each in zip(known, encodings, strict=True):
+            row[: len(each.edges)] = torch.tensor(each.edges, dtype=torch.float32)
+        self.register_buffer("known", known)
+        rows = [len(each.edges) + 1 if each.missing else 0 for each in encodings]
+        self.register_buffer("missing", torch.tensor(rows, dtype=torch.int64)[:, None])
+
+    def forward(self, values: Tensor) -> Tensor:
+        below = self.below(values)
+        found = torch.where(self.known.gather(1, below) == values, below + 1, 0)
+        return torch.where(values.isnan(), self.missing, found)
 
 
 def _side_by_side(by_name: Mapping[str, Tensor], names: Sequence[str]) -> Tensor:
