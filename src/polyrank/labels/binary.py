@@ -21,6 +21,7 @@ class Binary(LabelKind):
     allowed = "0, 1 or null"
     counts = ("rows", "positives")
     loss_title = "log loss, nats"
+    curvature = "logistic"
 
     def stems(self, task: str) -> tuple[str, ...]:
         """`p_click`: a probability."""
