@@ -25,7 +25,17 @@ from polyrank.errors import ConfigError, did_you_mean
 logger = logging.getLogger(__name__)
 
 GROUP = "polyrank.plugins"
-AXES = ("trunk", "balance", "row_optimizer", "feature", "label", "debias", "metric", "calibration")
+AXES = (
+    "trunk",
+    "balance",
+    "row_optimizer",
+    "schedule",
+    "feature",
+    "label",
+    "debias",
+    "metric",
+    "calibration",
+)
 T = TypeVar("T")
 
 _added: dict[str, dict[str, Any]] = {axis: {} for axis in AXES}
