@@ -40,6 +40,13 @@ class TermStatistics:
     mean: float
     sd: float
 
+    @property
+    def mixed(self) -> bool:
+        """Whether it has rows of weight above 0, of both labels where it is an event."""
+        if self.positives is None or self.weighing_positives is None:
+            return self.weighing_rows > 0
+        return 0 < self.weighing_positives < self.weighing_rows
+
 
 def term_statistics(
     table: Table, sampling: Sampling | None = None, terms: Iterable[Term] | None = None

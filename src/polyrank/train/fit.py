@@ -270,8 +270,7 @@ def _warn_of_divergence(trainer: Trainer, valid: Table) -> None:
     found, worse = term_statistics(valid), []
     for term in valid.schema.objective:
         rows = found[term.name]
-        mixed = rows.positives is None or 0 < (rows.weighing_positives or 0) < rows.weighing_rows
-        if term.method is not None or not mixed or not rows.weight > 0:
+        if term.method is not None or not rows.mixed:
             continue
         loss = kept[f"valid {term.name} loss"]
         constant = likelihoods[term.population.task].constant_loss(term, rows)

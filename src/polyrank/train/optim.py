@@ -323,7 +323,7 @@ class _Scratch:
         self._sums = np.empty((0, 0, self.width), dtype=np.float32)
 
     def of(self, most: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return `touched`, `touches` and `sums`, with room for the rows that one table may look up."""
+        """Return `touched`, `touches` and `sums` of each thread, with room for one table's rows."""
         if most > self._touched.shape[1] or not len(self._touched):
             threads = len(self.order)
             self._touched = np.empty((threads, most), dtype=np.int32)
