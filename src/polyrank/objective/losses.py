@@ -122,11 +122,8 @@ class Supervision:
         measured, found = term_statistics(train, terms=terms), {}
         for term in terms:
             rows, task = measured[term.name], term.population.task
-            mixed = (
-                rows.positives is None or 0 < (rows.weighing_positives or 0) < rows.weighing_rows
-            )
-            known = rows.weighing_rows and mixed
-            found[task] = self.likelihoods[task].constant_loss(term, rows) if known else 0.0
+            likelihood = self.likelihoods[task]
+            found[task] = likelihood.constant_loss(term, rows) if rows.mixed else 0.0
         return found
 
     def _summands(

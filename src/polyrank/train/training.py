@@ -84,8 +84,9 @@ class Training:
         if self.stop is not None and not isinstance(self.stop, Stop):
             raise ConfigError(f"stop must be a Stop(score=…), got {self.stop!r}")
         spec.number("unseen_rate", self.unseen_rate, least=0, below=1)
-        dense = replace(self.dense, lr=self.lr if self.dense.lr is None else self.dense.lr)
-        lr = dense.lr * ROW_LR_RATIO if self.embeddings.lr is None else self.embeddings.lr
+        dense_lr = self.lr if self.dense.lr is None else self.dense.lr
+        dense = replace(self.dense, lr=dense_lr)
+        lr = dense_lr * ROW_LR_RATIO if self.embeddings.lr is None else self.embeddings.lr
         l2 = dense.l2 if self.embeddings.l2 is None else self.embeddings.l2
         object.__setattr__(self, "dense", dense)
         object.__setattr__(self, "embeddings", replace(self.embeddings, lr=lr, l2=l2))
