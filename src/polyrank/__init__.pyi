@@ -56,12 +56,16 @@ from .train.fit import fit as fit
 from .train.optim import SGD as SGD
 from .train.optim import Adagrad as Adagrad
 from .train.optim import Adam as Adam
+from .train.optim import AdamW as AdamW
 from .train.optim import Constant as Constant
 from .train.optim import Cosine as Cosine
 from .train.optim import DenseAdam as DenseAdam
 from .train.optim import LazyAdam as LazyAdam
+from .train.optim import Linear as Linear
+from .train.optim import Plateau as Plateau
 from .train.optim import RowOptimizer as RowOptimizer
 from .train.optim import RowwiseAdagrad as RowwiseAdagrad
+from .train.optim import Schedule as Schedule
 from .train.training import Stop as Stop
 from .train.training import Training as Training
 

@@ -30,6 +30,7 @@ AXES = (
     "interaction",
     "balance",
     "row_optimizer",
+    "schedule",
     "feature",
     "label",
     "debias",

@@ -7,7 +7,7 @@ union of disjoint paths. `polyrank.objective.likelihood` evaluates the probabili
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from polyrank.debias import Debias
@@ -17,6 +17,9 @@ from polyrank.text import aligned, html_table
 
 Path = tuple[tuple[str, bool], ...]
 TRUE = "true_"  # before the name of an output column: its known truth
+# In a history: `buy|click normalized loss`, a head's loss on its own rows ÷ that of the best
+# constant; without a head, the sum over heads, by which epochs are compared.
+NORMALIZED = "normalized loss"
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,11 @@ class Population:
     def name(self) -> str:
         """`buy @ all`, `buy|click @ click`."""
         return _named(self.task, self.given, self.space)
+
+    @property
+    def predicted(self) -> str:
+        """`buy`, `buy|click`: its name without the rows."""
+        return self.name.removesuffix(f" @ {self.space}")
 
     @property
     def on_all_rows(self) -> str:
@@ -223,6 +231,17 @@ def population(schema: Forest, task: Task, space: str) -> Population:
 def own_population(schema: Forest, task: Task) -> Population:
     """Return the population that a task's own head predicts: rows where its `given` happened."""
     return population(schema, task, task.given or ALL)
+
+
+def own_terms(schema: Forest) -> tuple[Term, ...]:
+    """Return each head's likelihood on its own population, whatever supervises it.
+
+    Positives weigh as the rows do: these terms compare epochs and teach nothing.
+    """
+    return tuple(
+        replace(term_of(schema, task, task.given or ALL), positive_weight=1.0)
+        for task in schema.tasks
+    )
 
 
 def output_columns(task: Task) -> tuple[str, ...]:

@@ -197,7 +197,7 @@ def counted(table, vocab, epochs, rate):
                 np.add.at(found[slot.name], ids - first, 1 / epochs)
             for slot, bag, first in zip(schema.bags, each.bags, where.bag_offsets, strict=True):
                 for low, high in zip(bag.offsets[:-1], bag.offsets[1:], strict=True):
-                    low = max(low, high - 1) if slot.pooling == "last" else low  # noqa: PLW2901
+                    low = max(low, high - 1) if slot.pooling == "last" else low
                     np.add.at(found[slot.name], bag.ids[low:high] - first, 1 / epochs)
     return found
 

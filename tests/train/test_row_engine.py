@@ -196,7 +196,8 @@ def test_prior_and_decay_are_paid_by_count():
     engine = SGD(**PAID).build(embed, l2, epoch)
     counts = [np.zeros(len(weight)) for weight in weights]
     whole = batch(where, 200, 99)
-    for count, (rows, _) in zip(counts, embed.row_gradients(whole[0], whole[3], whole[2])):
+    pairs = embed.row_gradients(whole[0], whole[3], whole[2])
+    for count, (rows, _) in zip(counts, pairs, strict=True):
         np.add.at(count, rows.numpy(), 1)
     steps = 5  # of an epoch: 200 rows by 40
     for step in range(200):

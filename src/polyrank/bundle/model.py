@@ -34,7 +34,7 @@ from polyrank.models.ranker import Ranker
 from polyrank.objective.likelihood import Likelihood, likelihoods, named_extras
 from polyrank.schema import Schema
 from polyrank.serve.engine import Predictions
-from polyrank.terms import output_columns
+from polyrank.terms import NORMALIZED, output_columns
 from polyrank.text import aligned, counted, html_table
 
 logger = logging.getLogger(__name__)
@@ -379,7 +379,8 @@ def _figures(epoch: Mapping[str, Any]) -> dict[str, str]:
     valid = {
         name.removeprefix("valid "): value
         for name, value in epoch.items()
-        if name == "valid total loss" or (name.startswith("valid ") and name[-5:] != " loss")
+        if name in ("valid total loss", f"valid {NORMALIZED}")
+        or (name.startswith("valid ") and name[-5:] != " loss")
     }
     found = valid or {name: value for name, value in epoch.items() if name.endswith(" loss")}
     return {name: f"{value:.4f}" for name, value in found.items() if value is not None}

@@ -19,6 +19,7 @@ from polyrank.train.optim import (
     EmbeddingOptimizer,
     LazyAdam,
     RowEngine,
+    Schedule,
     Visits,
     load_optimizer_state,
     optimizer_state,
@@ -131,7 +132,7 @@ class Penalty:
             optimizer.register_step_pre_hook(pull)
 
 
-class EpochSchedule:
+class EpochSchedule(Schedule):
     """A torch scheduler, or a constant rate, stepped after each epoch on a stand-in optimiser."""
 
     def __init__(
@@ -141,7 +142,7 @@ class EpochSchedule:
         self.lr = float(self.optimizer.param_groups[0]["lr"])
         self.scheduler = function(self.optimizer, **(params or {})) if function else None
 
-    def factor(self, step: int, steps: int) -> float:
+    def factor(self, step: int, steps: int, improved: Sequence[bool] = ()) -> float:
         return float(self.optimizer.param_groups[0]["lr"]) / self.lr
 
     def step(self, loss: float | None, goodness: float | None) -> None:

@@ -9,6 +9,7 @@ import logging
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import combinations
 from math import isfinite
@@ -161,11 +162,12 @@ class MTLTrainer:
         name = type(self.model).__name__
         warn_of_leaks(name, source, rows, learner.feature_names, self._kinds)
         supervision = Supervision.of(train)
-        schedule: Any = self._schedule()
+        schedule = self._schedule()
         training = Training(
             epochs=self.n_epoch, batch_size=batch_size_of(train_dataloader, rows), lr=schedule.lr,
-            dense=self.dense, embeddings=self.rows, balance=self.balance, schedule=schedule,
-            threads=torch.get_num_threads(), device=str(self.device), unseen_rate=0.0,
+            dense=self.dense, embeddings=replace(self.rows, lr=schedule.lr), balance=self.balance,
+            schedule=schedule, threads=torch.get_num_threads(), device=str(self.device),
+            unseen_rate=0.0,
         )  # fmt: skip
         self._run_of = training, int(seed)
         judge = _Judge(learner, valid_rows, self._kinds, self.earlystop_taskid)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from polyrank.data.table import Table
 from polyrank.errors import DataError
 from polyrank.features.bags import Bag
 from polyrank.schema import Schema
-from polyrank.terms import Population, own_population, population_label
+from polyrank.terms import Population, Term, own_population, population_label
 
 
 @dataclass(frozen=True)
@@ -40,15 +40,24 @@ class TermStatistics:
     mean: float
     sd: float
 
+    @property
+    def mixed(self) -> bool:
+        """Whether it has rows of weight above 0, of both labels where it is an event."""
+        if self.positives is None or self.weighing_positives is None:
+            return self.weighing_rows > 0
+        return 0 < self.weighing_positives < self.weighing_rows
 
-def term_statistics(table: Table, sampling: Sampling | None = None) -> dict[str, TermStatistics]:
-    """Return the statistics of each term by its name, in order.
+
+def term_statistics(
+    table: Table, sampling: Sampling | None = None, terms: Iterable[Term] | None = None
+) -> dict[str, TermStatistics]:
+    """Return the statistics of each term by its name, in order; None is those of the objective.
 
     `sampling` is given where the weights do not say it already: terms that do not descend from the
     sampled root are weighted to be those of the whole log.
     """
     found = {}
-    for term in table.schema.objective:
+    for term in table.schema.objective if terms is None else terms:
         weight = table.weight
         if sampling is not None:
             weight = sampling.term_weight(table, term.population)
@@ -93,7 +102,7 @@ def look_ups(
     schema = table.schema
     for slot, ids in zip(schema.lookups, [*table.ids, *table.bags], strict=True):
         if isinstance(ids, Bag):
-            ids = ids.last if slot.pooling == "last" else ids.ids  # noqa: PLW2901
+            ids = ids.last if slot.pooling == "last" else ids.ids
         count = np.bincount(ids, minlength=rows[slot.table]).astype(np.float64)
         if slot.unseen and unseen_rate > 0:
             count *= 1 - unseen_rate

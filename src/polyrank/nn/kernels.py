@@ -248,18 +248,15 @@ def update(
                 ids, bag_ids, bag_starts, lookups, starts[u], starts[u + 1], gradient, slot, rows,
                 times, sum_, width,
             )  # fmt: skip
-            if by_count:
-                for s in range(count):
-                    if s + AHEAD < count:
-                        _ask_for(weight, rows[s + AHEAD])
-                        _ask_for(counts, rows[s + AHEAD])
-                    share = min(np.float32(1), np.float32(times[s]) / counts[rows[s]])
-                    _pay(weight, rows[s], sum_, s, prior * share, decay * share, width)
             if every_row:
                 for row in range(first_rows[u], first_rows[u + 1]):
                     s = slot[row] if slot[row] >= 0 else len(sum_) - 1
+                    keep, pull = np.float32(1), numbers[0]
+                    if by_count and slot[row] >= 0:
+                        share = min(np.float32(1), np.float32(times[s]) / counts[row])
+                        keep, pull = np.exp(-decay * share), pull + prior * share
                     slot[row] = -1
-                    _step(weight, first, second, row, sum_, s, rule, numbers, width)
+                    _step(weight, first, second, row, sum_, s, rule, numbers, keep, pull, width)
                 continue
             for s in range(count):
                 if s + AHEAD < count:
@@ -268,69 +265,75 @@ def update(
                     _ask_for(weight, row)
                     _ask_for(first, row)
                     _ask_for(second, row)
-                slot[rows[s]] = -1
-                _step(weight, first, second, rows[s], sum_, s, rule, numbers, width)
+                    if by_count:
+                        _ask_for(counts, row)
+                row = rows[s]
+                slot[row] = -1
+                keep, pull = np.float32(1), numbers[0]
+                if by_count:
+                    share = min(np.float32(1), np.float32(times[s]) / counts[row])
+                    keep, pull = np.exp(-decay * share), pull + prior * share
+                _step(weight, first, second, row, sum_, s, rule, numbers, keep, pull, width)
+
+
+# `keep` is what decay leaves of the row, `pull` the coefficient of what is left in the gradient.
 
 
 @_compiled()
-def _pay(weight, row, sums, s, pull, decay, width):
-    keep = np.exp(-decay)
-    for c in range(_columns(width)):
-        weight[row, c] *= keep
-        sums[s, c] += pull * weight[row, c]
-
-
-@_compiled()
-def _step(weight, first, second, row, sums, s, rule, numbers, width):
+def _step(weight, first, second, row, sums, s, rule, numbers, keep, pull, width):
     if rule == ADAM:
-        _adam(weight, first, second, row, sums, s, numbers, width)
+        _adam(weight, first, second, row, sums, s, numbers, keep, pull, width)
     elif rule == ADAGRAD:
-        _adagrad(weight, first, row, sums, s, numbers, width)
+        _adagrad(weight, first, row, sums, s, numbers, keep, pull, width)
     elif rule == ROWWISE_ADAGRAD:
-        _rowwise_adagrad(weight, first, row, sums, s, numbers, width)
+        _rowwise_adagrad(weight, first, row, sums, s, numbers, keep, pull, width)
     else:
-        _sgd(weight, row, sums, s, numbers, width)
+        _sgd(weight, row, sums, s, numbers, keep, pull, width)
 
 
 @_compiled()
-def _adam(weight, m, v, row, sums, s, numbers, width):
-    l2, add1, keep2, add2 = numbers[0], numbers[1], numbers[2], numbers[3]
+def _adam(weight, m, v, row, sums, s, numbers, keep, pull, width):
+    add1, keep2, add2 = numbers[1], numbers[2], numbers[3]
     size, correction, eps = numbers[4], numbers[5], numbers[6]
     for c in range(_columns(width)):
-        g = sums[s, c] + l2 * weight[row, c]
+        w = keep * weight[row, c]
+        g = sums[s, c] + pull * w
         first = m[row, c] + add1 * (g - m[row, c])
         second = keep2 * v[row, c] + add2 * g * g
         m[row, c], v[row, c] = first, second
-        weight[row, c] -= size * first / (np.sqrt(second) * correction + eps)
+        weight[row, c] = w - size * first / (np.sqrt(second) * correction + eps)
 
 
 @_compiled()
-def _adagrad(weight, total, row, sums, s, numbers, width):
-    l2, lr, eps = numbers[0], numbers[1], numbers[2]
+def _adagrad(weight, total, row, sums, s, numbers, keep, pull, width):
+    lr, eps = numbers[1], numbers[2]
     for c in range(_columns(width)):
-        g = sums[s, c] + l2 * weight[row, c]
+        w = keep * weight[row, c]
+        g = sums[s, c] + pull * w
         squares = total[row, c] + g * g
         total[row, c] = squares
-        weight[row, c] -= lr * g / (np.sqrt(squares) + eps)
+        weight[row, c] = w - lr * g / (np.sqrt(squares) + eps)
 
 
 @_compiled(fastmath={"reassoc"})  # a sum in the order of rows would be one column at a time
-def _rowwise_adagrad(weight, total, row, sums, s, numbers, width):
-    l2, lr, eps = numbers[0], numbers[1], numbers[2]
+def _rowwise_adagrad(weight, total, row, sums, s, numbers, keep, pull, width):
+    lr, eps = numbers[1], numbers[2]
     columns = _columns(width)
     squares = np.float32(0)
     for c in range(columns):
-        g = sums[s, c] + l2 * weight[row, c]
+        g = sums[s, c] + pull * (keep * weight[row, c])
         squares += g * g
     squares = total[row, 0] + squares / np.float32(columns)
     total[row, 0] = squares
     size = lr / (np.sqrt(squares) + eps)
     for c in range(columns):
-        weight[row, c] -= size * (sums[s, c] + l2 * weight[row, c])
+        w = keep * weight[row, c]
+        weight[row, c] = w - size * (sums[s, c] + pull * w)
 
 
 @_compiled()
-def _sgd(weight, row, sums, s, numbers, width):
-    l2, lr = numbers[0], numbers[1]
+def _sgd(weight, row, sums, s, numbers, keep, pull, width):
+    lr = numbers[1]
     for c in range(_columns(width)):
-        weight[row, c] -= lr * (sums[s, c] + l2 * weight[row, c])
+        w = keep * weight[row, c]
+        weight[row, c] = w - lr * (sums[s, c] + pull * w)

@@ -5,8 +5,8 @@ Letters: B rows of the batch, L labels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import log
 from typing import Any
@@ -24,7 +24,7 @@ from polyrank.data.statistics import (
 from polyrank.data.table import Table
 from polyrank.objective.likelihood import BatchScores, Labels, Likelihood, likelihoods
 from polyrank.schema import Schema
-from polyrank.terms import Summand, Term
+from polyrank.terms import Summand, Term, own_terms
 
 Logits = Mapping[str, Tensor]
 Parts = Sequence[tuple[Term, Summand]]  # the summands of all terms, each with its term
@@ -48,13 +48,17 @@ class Supervision:
     fitted: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # by each task's kind
     # It shifts and weighs training losses; `sums` are of rows weighted as the whole log already.
     sampling: Sampling | None = None
+    # Of each head: the loss of the best constant on its own training rows, those of the whole log.
+    constant_losses: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(cls, train: Table, sampling: Sampling | None = None) -> Supervision:
         """Measure the training rows; DataError, with the counts, for a term they cannot teach."""
         statistics = term_statistics(train, sampling)
         refuse_unusable(statistics, train.schema, "train")
-        return cls(train.schema, statistics, fitted_labels(train, sampling), sampling)
+        found = cls(train.schema, statistics, fitted_labels(train, sampling), sampling)
+        whole = train if sampling is None else sampling.weighted(train, "train")
+        return replace(found, constant_losses=found._constant_losses(whole))
 
     @cached_property
     def likelihoods(self) -> Mapping[str, Likelihood]:
@@ -80,21 +84,60 @@ class Supervision:
         return losses, _counted(parts, rows.sum(1))
 
     def sums(
-        self, logits: Logits, labels: Tensor, weight: Tensor | None, extras: Tensor | None = None
+        self,
+        logits: Logits,
+        labels: Tensor,
+        weight: Tensor | None,
+        extras: Tensor | None = None,
+        terms: Iterable[Term] | None = None,
     ) -> dict[str, TermLoss]:
-        parts = self._summands(logits, labels, extras)
+        """Return the sums of some terms, or of the objective's, over labelled rows."""
+        parts = self._summands(logits, labels, extras, terms)
         rows = torch.stack([part.rows for _, part in parts])
         totals = _losses(parts, rows, weight, [1.0] * len(parts))
         weights = _counted(parts, (rows if weight is None else rows * weight).sum(1))
         counts = _counted(parts, rows.sum(1))
         return {name: TermLoss(totals[name], weights[name], counts[name]) for name in totals}
 
-    def _summands(self, logits: Logits, labels: Tensor, extras: Tensor | None) -> Parts:
+    def own_losses(
+        self, logits: Logits, labels: Tensor, weight: Tensor | None, extras: Tensor | None = None
+    ) -> dict[str, float]:
+        """Return each head's mean loss on its own rows ÷ that of the best constant, by task.
+
+        Own rows are those where the head's parent happened. A head without any is left out; one
+        whose constant costs nothing is not divided.
+        """
+        terms, found = own_terms(self.schema), {}
+        sums = self.sums(logits, labels, weight, extras, terms)
+        for term in terms:
+            task, each = term.population.task, sums[term.name]
+            if each.weight > 0:
+                scale = self.constant_losses.get(task, 0.0)
+                loss = float(each.total / each.weight)
+                found[task] = loss / scale if scale > 0 else loss
+        return found
+
+    def _constant_losses(self, train: Table) -> dict[str, float]:
+        terms = own_terms(self.schema)
+        measured, found = term_statistics(train, terms=terms), {}
+        for term in terms:
+            rows, task = measured[term.name], term.population.task
+            likelihood = self.likelihoods[task]
+            found[task] = likelihood.constant_loss(term, rows) if rows.mixed else 0.0
+        return found
+
+    def _summands(
+        self,
+        logits: Logits,
+        labels: Tensor,
+        extras: Tensor | None,
+        terms: Iterable[Term] | None = None,
+    ) -> Parts:
         found = Labels.of(self.schema, labels, extras)
         scores = BatchScores.of(self.schema, logits)
         methods = [
             (term, term.method or self.likelihoods[term.population.task])
-            for term in self.schema.objective
+            for term in (self.schema.objective if terms is None else terms)
         ]
         return [(t, part) for t, method in methods for part in method.summands(t, scores, found)]
 

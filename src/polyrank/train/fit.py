@@ -33,10 +33,10 @@ from polyrank.models.model import Model
 from polyrank.nn import kernels
 from polyrank.objective.losses import Supervision
 from polyrank.schema import Schema
-from polyrank.terms import populations
+from polyrank.terms import own_terms, populations
 from polyrank.train.heads import base_rates, calibrators, start
 from polyrank.train.loop import Trainer
-from polyrank.train.optim import Adam, Constant, Cosine, EmbeddingOptimizer, LazyAdam
+from polyrank.train.optim import Adam, Constant, EmbeddingOptimizer, LazyAdam, Schedule
 from polyrank.train.progress import Observer, Profile, progress_bar
 from polyrank.train.run import run_folder
 from polyrank.train.sources import Sources, encoded, fingerprint
@@ -64,7 +64,7 @@ def fit(
     dense: Adam = Adam(),  # noqa: B008 (frozen)
     balance: Balance = Sum(),  # noqa: B008 (frozen)
     stop: Stop | None = None,
-    schedule: Constant | Cosine = Constant(),  # noqa: B008 (frozen)
+    schedule: Schedule = Constant(),  # noqa: B008 (frozen)
     threads: int = 1,
     device: str = "cpu",
     unseen_rate: float = 0.001,
@@ -246,7 +246,11 @@ def train_model(
                 if observe is not None:
                     observe(each)
             trainer.keep_best()
-        logger.info("epoch %d is kept", trainer.position.best_epoch)
+        position = trainer.position
+        own = ", ".join(f"{head} {epoch}" for head, epoch in position.own_best_epochs.items())
+        logger.info(
+            "epoch %d is kept%s", position.best_epoch, own and f" (each head's own best: {own})"
+        )
         bundle = Bundle(
             schema, model, vocab, supervision.fitted, ranker.cpu().eval(), config,
             pl.DataFrame(list(trainer.position.history), infer_schema_length=None), None,
@@ -268,8 +272,7 @@ def _warn_of_divergence(trainer: Trainer, valid: Table) -> None:
     found, worse = term_statistics(valid), []
     for term in valid.schema.objective:
         rows = found[term.name]
-        mixed = rows.positives is None or 0 < (rows.weighing_positives or 0) < rows.weighing_rows
-        if term.method is not None or not mixed or not rows.weight > 0:
+        if term.method is not None or not rows.mixed:
             continue
         loss = kept[f"valid {term.name} loss"]
         constant = likelihoods[term.population.task].constant_loss(term, rows)
@@ -318,6 +321,9 @@ def check_run(
             "Use 'cpu', or install a torch that has it"
         ) from None
     stop = training.stop
+    if training.schedule.watches_validation and sources.valid is None:
+        name = type(training.schedule).__name__
+        raise ConfigError(f"schedule {name} watches validation rows: valid is missing")
     if stop is None:
         return
     if sources.valid is None:
@@ -337,6 +343,13 @@ def check_valid(stop: Stop | None, valid: Table) -> None:
     if blind:
         logger.warning("valid has no row of %s: its loss leaves it out", ", ".join(blind))
     if stop is None:
+        own = term_statistics(valid, terms=own_terms(valid.schema))
+        unseen = [name for name, each in own.items() if not each.weight > 0 and name not in blind]
+        if unseen:
+            logger.warning(
+                "valid has no row of %s: that head has no say in which epoch is kept",
+                ", ".join(unseen),
+            )
         return
     where = next(each for each in populations(valid.schema) if each.name == stop.score)
     label = term_labels(valid, where)

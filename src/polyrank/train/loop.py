@@ -33,14 +33,20 @@ from polyrank.objective.likelihood import named_extras
 from polyrank.objective.losses import Supervision
 from polyrank.stages.first import FirstStagesLearner
 from polyrank.stages.stage import StageRun
-from polyrank.terms import populations
+from polyrank.terms import NORMALIZED, own_population, populations
 from polyrank.train.optim import (
     Visits,
     load_optimizer_state,
     optimizer_state,
     parameter_groups,
 )
-from polyrank.train.progress import REMEDY, Profile, Progress, Tally
+from polyrank.train.progress import (
+    REMEDY,
+    Profile,
+    Progress,
+    Tally,
+    own_best_epochs,
+)
 from polyrank.train.step import CompiledStep, EagerStep, StepParts
 from polyrank.train.training import Training
 
@@ -65,6 +71,11 @@ class Position:
     def stale_epochs(self) -> int:
         """Epochs since the best."""
         return self.epoch - self.best_epoch
+
+    @property
+    def own_best_epochs(self) -> dict[str, int]:
+        """In which epoch each head was best on its own validation rows: {"buy|click": 3}."""
+        return own_best_epochs(self.history)
 
 
 class Trainer:
@@ -109,6 +120,7 @@ class Trainer:
         self._compiled = CompiledStep(parts, training) if training.compile else None
         self._names: tuple[str, ...] = ()
         self._x: Tensor | None = None
+        self._improved: list[bool] = []
         self._steps_of_run = training.epochs * self.steps
         self.first = None
         if ranker.first is not None:
@@ -179,6 +191,7 @@ class Trainer:
         # resumed draws what it would have drawn.
         torch.manual_seed(int(np.random.SeedSequence([self.seed, epoch]).generate_state(1)[0]))
         self.ranker.train()
+        self._improved = [record["best"] for record in self.position.history]
         tally = Tally([term.name for term in self.supervision.schema.objective])
         started, rows, step, before = perf_counter(), 0, 0, (epoch - 1) * self.steps - 1
 
@@ -222,7 +235,7 @@ class Trainer:
 
     def _step(self, batch: Batch, done: int) -> tuple[Tensor, Tensor]:
         """Train on a batch; return the losses and the rows of each term."""
-        factor = self.training.schedule.factor(done, self._steps_of_run)
+        factor = self.training.schedule.factor(done, self._steps_of_run, self._improved)
         moved = Tensors.of(batch, self.training.device)
         self._x = x = self.ranker.embed.look_up(moved.ids, moved.dense, moved.bags, self._x)
         margin = None if self.first is None else self.first.step(batch, x)
@@ -253,13 +266,22 @@ class Trainer:
         schema = self.supervision.schema
         labels = torch.from_numpy(self.valid.labels)
         weight = None if self.valid.weight is None else torch.from_numpy(self.valid.weight)
-        sums = self.supervision.sums(logits, labels, weight, torch.from_numpy(self.valid.extras))
+        rows = labels, weight, torch.from_numpy(self.valid.extras)
+        sums = self.supervision.sums(logits, *rows)
         found, total = {}, 0.0
         for term in schema.objective:
             if (each := sums[term.name]).weight > 0:
                 found[f"{term.name} loss"] = loss = float(each.total / each.weight)
                 total += term.weight * loss
         found["total loss"] = total
+        own, weighted = self.supervision.own_losses(logits, *rows), 0.0
+        for task in schema.tasks:
+            if task.name in own:
+                name = own_population(schema, task).predicted
+                found[f"{name} {NORMALIZED}"] = own[task.name]
+                weighted += task.weight * own[task.name]
+        if own:
+            found[NORMALIZED] = weighted
         for name, value in found.items():
             if not isfinite(value):
                 raise TrainingError(f"validation {name} is {value} after epoch {epoch}: {REMEDY}")
@@ -309,7 +331,7 @@ class Trainer:
             return self.monitor(logits, valid)
         stop = self.training.stop
         if stop is None:
-            return valid["total loss"]
+            return valid.get(NORMALIZED, valid["total loss"])
         kinds = {each.name: each.kind for each in populations(self.supervision.schema)}
         value = valid[f"{stop.score} {stop.metric}"]
         return -value if direction(kinds[stop.score], stop.metric) else value

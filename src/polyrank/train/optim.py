@@ -74,8 +74,8 @@ class EmbeddingOptimizer(ABC):
     """Base of the optimisers of embedding rows.
 
     Args:
-        lr: step size; None takes the dense part's.
-        l2: added to the gradient as l2 · row; None takes the dense part's weight decay.
+        lr: step size; None takes the dense part's times `training.ROW_LR_RATIO`.
+        l2: added to the gradient as l2 · row; None takes the dense part's coupled weight decay.
     """
 
     lr: float | None = None
@@ -323,7 +323,7 @@ class _Scratch:
         self._sums = np.empty((0, 0, self.width), dtype=np.float32)
 
     def of(self, most: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return `touched`, `touches` and `sums`, with room for the rows that one table may look up."""
+        """Return `touched`, `touches` and `sums` of each thread, with room for one table's rows."""
         if most > self._touched.shape[1] or not len(self._touched):
             threads = len(self.order)
             self._touched = np.empty((threads, most), dtype=np.int32)
@@ -483,9 +483,35 @@ class Adam:
     def __post_init__(self) -> None:
         check_numbers(self, "weight_decay")
 
+    @property
+    def l2(self) -> float:
+        """The coupled decay, which embedding rows inherit."""
+        return self.weight_decay
+
     def build(self, groups: Sequence[dict], lr: float) -> torch.optim.Optimizer:
         """Return the optimiser of parameter groups."""
         return torch.optim.Adam(groups, lr=lr, betas=self.betas, eps=self.eps, fused=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdamW(Adam):
+    """Adam of the dense part with decoupled weight decay, as in `torch.optim.AdamW`.
+
+    Each step multiplies a parameter by 1 − lr · weight_decay. Embedding rows do not inherit it:
+    theirs is `RowOptimizer.decay`. Its other options are those of `Adam`.
+
+    Reference:
+        Loshchilov and Hutter, ICLR 2019, algorithm 2.
+    """
+
+    weight_decay: float = 0.01
+
+    @property
+    def l2(self) -> float:
+        return 0.0
+
+    def build(self, groups: Sequence[dict], lr: float) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(groups, lr=lr, betas=self.betas, eps=self.eps, fused=True)
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
@@ -523,16 +549,106 @@ def parameter_groups(
     return groups
 
 
+class Schedule(ABC):
+    """Base of the schedules: frozen specs of what both learning rates are multiplied by.
+
+    Attributes:
+        watches_validation: whether it needs to know which epochs were better than all before.
+
+    Example:
+        >>> @dataclass(frozen=True)
+        ... class Halved(Schedule):
+        ...     def factor(self, step, steps, improved=()):
+        ...         return 0.5 ** len(improved)
+        >>> Halved().factor(7, steps=9, improved=[True, True])
+        0.25
+    """
+
+    watches_validation: ClassVar[bool] = False
+
+    @abstractmethod
+    def factor(self, step: int, steps: int, improved: Sequence[bool] = ()) -> float:
+        """Return what the learning rate is multiplied by at one step of the run.
+
+        A schedule keeps no state of its own, so that a resumed run goes on as it would have.
+
+        Args:
+            step: done so far, from 0.
+            steps: of the run.
+            improved: of each epoch done, whether its validation value was the best so far.
+        """
+
+
 @dataclass(frozen=True, kw_only=True)
-class Constant:
+class Constant(Schedule):
     """The learning rate stays."""
 
-    def factor(self, step: int, steps: int) -> float:
+    def factor(self, step: int, steps: int, improved: Sequence[bool] = ()) -> float:
         return 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cosine:
+class Linear(Schedule):
+    """The learning rate falls linearly to 0 at the end of the run, after a linear warm-up.
+
+    Args:
+        warmup: share of the steps that rise linearly from 0.
+
+    Example:
+        >>> [Linear().factor(step, 4) for step in range(5)]
+        [1.0, 0.75, 0.5, 0.25, 0.0]
+
+    Reference:
+        Defazio et al., Optimal linear decay learning rate schedules and further refinements, 2023.
+    """
+
+    warmup: float = 0.0
+
+    def __post_init__(self) -> None:
+        spec.number("Linear: warmup", self.warmup, least=0, most=1)
+
+    def factor(self, step: int, steps: int, improved: Sequence[bool] = ()) -> float:
+        rising = self.warmup * steps
+        if step < rising:
+            return _risen(step, rising)
+        return 1 - (step - rising) / max(steps - rising, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plateau(Schedule):
+    """The learning rate shrinks each time that `patience` epochs in a row were not the best so far.
+
+    What is compared is what chooses the kept epoch: the score of `stop`, else the validation loss.
+
+    Args:
+        shrink: what the learning rate is multiplied by.
+        patience: epochs without a new best before it is; then they are counted anew.
+
+    Example:
+        >>> [Plateau().factor(0, 1, [True, False, True, False, False][:done]) for done in range(4)]
+        [1.0, 1.0, 0.1, 0.1]
+    """
+
+    watches_validation = True
+
+    shrink: float = 0.1
+    patience: int = 1
+
+    def __post_init__(self) -> None:
+        spec.number("Plateau: shrink", self.shrink, above=0, below=1)
+        spec.whole("Plateau: patience", self.patience)
+
+    def factor(self, step: int, steps: int, improved: Sequence[bool] = ()) -> float:
+        stale = falls = 0
+        for better in improved:
+            stale = 0 if better else stale + 1
+            if stale == self.patience:
+                stale, falls = 0, falls + 1
+        return self.shrink**falls
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cosine(Schedule):
     """The learning rate falls to 0 along half a cosine, after a linear warm-up.
 
     Args:
@@ -551,15 +667,18 @@ class Cosine:
     def __post_init__(self) -> None:
         spec.number("Cosine: warmup", self.warmup, least=0, most=1)
 
-    def factor(self, step: int, steps: int) -> float:
-        """Return what the learning rate is multiplied by at one of `steps` steps."""
+    def factor(self, step: int, steps: int, improved: Sequence[bool] = ()) -> float:
         rising = self.warmup * steps
         if step < rising:
-            return (step + 1) / (rising + 1)
+            return _risen(step, rising)
         return (1 + cos(pi * (step - rising) / max(steps - rising, 1))) / 2
 
 
-DENSE: dict[str, type[Adam]] = {"adam": Adam}
+def _risen(step: int, rising: float) -> float:
+    return (step + 1) / (rising + 1)  # the first step does something
+
+
+DENSE: dict[str, type[Adam]] = {"adam": Adam, "adamw": AdamW}
 EMBEDDINGS: Registry[type[EmbeddingOptimizer]] = Registry(
     "row_optimizer",
     {
@@ -570,4 +689,6 @@ EMBEDDINGS: Registry[type[EmbeddingOptimizer]] = Registry(
         "adam": DenseAdam,
     },
 )
-SCHEDULES: dict[str, type[Constant] | type[Cosine]] = {"constant": Constant, "cosine": Cosine}
+SCHEDULES: Registry[type[Schedule]] = Registry(
+    "schedule", {"constant": Constant, "cosine": Cosine, "linear": Linear, "plateau": Plateau}
+)

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import inf
 from time import perf_counter
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from polyrank.errors import TrainingError
+from polyrank.terms import NORMALIZED
 
 REMEDY = (
     "lower lr, or look for extreme values in the dense features and targets. The last checkpoint, "
@@ -29,8 +31,9 @@ REMEDY = (
 class Progress:
     """What the loop reports now and then within an epoch ("step"), and after each ("epoch").
 
-    `valid`, `best` (so far) and `experts` are of an epoch: losses (`click @ all loss`,
-    `total loss`) and metrics (`click @ all auc`), and the figures of `ExpertUse`.
+    `valid`, `best` (so far) and `experts` are of an epoch: losses of terms (`click @ all loss`,
+    `total loss`), of heads on their own rows ÷ the best constant's (`buy|click normalized loss`,
+    `normalized loss`), metrics (`click @ all auc`), and the figures of `ExpertUse`.
     """
 
     event: Literal["step", "epoch"]
@@ -70,12 +73,30 @@ class Progress:
         shown = [
             f"{name} {value:.4f}"
             for name, value in self.valid.items()
-            if name == "total loss" or not name.endswith(" loss")
+            if name in ("total loss", NORMALIZED) or not name.endswith(" loss")
         ]
         rows = "validation" if self.valid else "training"
         shown = shown or [f"{term} loss {value:.4f}" for term, value in self.losses.items()]
         best = " · best so far" if self.best and self.valid else ""
         return f"epoch {self.epoch} of {self.epochs}: {rows} {', '.join(shown)}{best}"
+
+
+def own_best_epochs(history: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """Return in which epoch each head's own validation loss was lowest, of an epoch's records.
+
+    Example:
+        >>> own_best_epochs([{"epoch": 1, "valid buy|click normalized loss": 0.98},
+        ...                  {"epoch": 2, "valid buy|click normalized loss": 0.99}])
+        {'buy|click': 1}
+    """
+    lowest: dict[str, tuple[float, int]] = {}
+    for record in history:
+        for name, value in record.items():
+            if name.startswith("valid ") and name.endswith(f" {NORMALIZED}") and value is not None:
+                head = name.removeprefix("valid ").removesuffix(NORMALIZED).strip()
+                if head and value < lowest.get(head, (inf, 0))[0]:
+                    lowest[head] = value, record["epoch"]
+    return {head: epoch for head, (_, epoch) in lowest.items()}
 
 
 Observer = Callable[[Progress], None]

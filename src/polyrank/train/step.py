@@ -22,7 +22,7 @@ from polyrank.errors import ConfigError, TrainingError
 from polyrank.models.outputs import Tensors
 from polyrank.models.ranker import Ranker
 from polyrank.objective.losses import Supervision
-from polyrank.train.optim import Adam, set_lr
+from polyrank.train.optim import Adam, AdamW, set_lr
 from polyrank.train.training import Training
 
 logger = logging.getLogger(__name__)
@@ -108,7 +108,7 @@ def _gradients(penalties: Named, leaves: list[Tensor]) -> list[tuple[Tensor, Ten
 class CompiledStep:
     """The same step as `EagerStep`, in one graph, for batches of one size.
 
-    The state is that of the run's `torch.optim.Adam`, which an eager step (of the last, ragged
+    The state is that of the run's optimiser of torch, which an eager step (of the last, ragged
     batch) and a checkpoint see too. The first call compiles, some 10 seconds.
     """
 
@@ -119,12 +119,13 @@ class CompiledStep:
                 "compile = true needs a balance that is one scalar function of the losses, got "
                 f"{type(training.balance).__name__}: leave compile out, or use sum or uncertainty"
             )
-        if type(training.dense) is not Adam or not isinstance(dense, torch.optim.Adam):
+        if type(training.dense) not in (Adam, AdamW):
             raise ConfigError(
-                "compile = true needs Adam for the dense part, got "
+                "compile = true needs Adam or AdamW for the dense part, got "
                 f"{type(training.dense).__name__}: leave compile out"
             )
         self.parts, self._balance = parts, balance
+        self._decoupled = isinstance(training.dense, AdamW)
         self.names: tuple[str, ...] = ()
         groups = dense.param_groups
         self._groups = [group for group in groups for _ in group["params"]]
@@ -234,7 +235,8 @@ class CompiledStep:
             zip(weights, gradients, first, second, strict=True)
         ):
             if gradient is not None:
-                adam(weight, gradient, m, v, taken[index], lr, self._groups[index])
+                group = self._groups[index]
+                adam(weight, gradient, m, v, taken[index], lr, group, decoupled=self._decoupled)
         of_x = torch.zeros_like(x) if of_x is None else of_x
         return Stepped.of(of_x, losses, scores.penalties, rows)
 
@@ -247,17 +249,22 @@ def adam(
     step: Tensor,
     lr: Tensor,
     group: Mapping[str, Any],
+    *,
+    decoupled: bool,
 ) -> None:
-    """Update a parameter and its moments in place, as `torch.optim.Adam` does.
+    """Update a parameter and its moments in place, as `torch.optim.Adam` does, or `AdamW`.
 
     `first` and `second` are the moving means of gradients and of their squares; the step, counted
     from 1, and lr are float64 (). A group has betas, eps and weight_decay.
 
     Reference:
-        Kingma and Ba, ICLR 2015, algorithm 1.
+        Kingma and Ba, ICLR 2015, algorithm 1; Loshchilov and Hutter, ICLR 2019, algorithm 2, for
+        decoupled decay.
     """
     beta1, beta2 = group["betas"]
-    if group["weight_decay"]:
+    if group["weight_decay"] and decoupled:
+        weight.mul_((1 - lr * group["weight_decay"]).float())
+    elif group["weight_decay"]:
         gradient = gradient + group["weight_decay"] * weight
     size = (lr / (1 - beta1**step)).float()
     correction = (1 - beta2**step).sqrt().float()

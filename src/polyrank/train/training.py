@@ -11,6 +11,8 @@ from polyrank.balance import BALANCES, Balance, Sum
 from polyrank.errors import ConfigError
 from polyrank.train import optim
 
+ROW_LR_RATIO = 1.0  # of the embedding rows' step size to that of the dense part
+
 
 @dataclass(frozen=True, kw_only=True)
 class Stop:
@@ -39,18 +41,21 @@ class Training:
     Args:
         epochs: passes over the training rows.
         batch_size: rows per step.
-        lr: step size of both optimisers where they have none of their own.
+        lr: step size of the dense part, and times `ROW_LR_RATIO` of embedding rows, where they
+            have none of their own.
         embeddings: optimiser of embedding rows.
         dense: optimiser of all other parameters.
         balance: how several losses become one step.
-        stop: early stopping; without it all epochs run and the lowest validation loss is kept.
+        stop: early stopping; without it all epochs run, and the kept one has the lowest Σ over
+            heads of task weight × validation loss on the rows where the head's parent happened ÷
+            the loss of its best constant.
         schedule: of the learning rate, over all steps of the run.
         threads: of torch, while training; a small model on a busy machine is fastest with 1.
         device: a torch device.
         unseen_rate: probability with which a training id is replaced by row 0 of its table.
         compile: whether the dense part of a full batch is compiled into one graph, which takes
             some 10 seconds at the first one and pays on long runs. Needs a C++ compiler, a `Sum` or
-            `Uncertainty` balance and the `Adam` of this module.
+            `Uncertainty` balance and `Adam` or `AdamW` for the dense part.
 
     Example:
         >>> Training.from_table(Training(epochs=2).to_table()) == Training(epochs=2)
@@ -64,7 +69,7 @@ class Training:
     dense: optim.Adam = field(default_factory=optim.Adam)
     balance: Balance = field(default_factory=Sum)
     stop: Stop | None = None
-    schedule: optim.Constant | optim.Cosine = field(default_factory=optim.Constant)
+    schedule: optim.Schedule = field(default_factory=optim.Constant)
     threads: int = 1
     device: str = "cpu"
     unseen_rate: float = 0.001
@@ -79,9 +84,10 @@ class Training:
         if self.stop is not None and not isinstance(self.stop, Stop):
             raise ConfigError(f"stop must be a Stop(score=…), got {self.stop!r}")
         spec.number("unseen_rate", self.unseen_rate, least=0, below=1)
-        dense = replace(self.dense, lr=self.lr if self.dense.lr is None else self.dense.lr)
-        lr = dense.lr if self.embeddings.lr is None else self.embeddings.lr
-        l2 = dense.weight_decay if self.embeddings.l2 is None else self.embeddings.l2
+        dense_lr = self.lr if self.dense.lr is None else self.dense.lr
+        dense = replace(self.dense, lr=dense_lr)
+        lr = dense_lr * ROW_LR_RATIO if self.embeddings.lr is None else self.embeddings.lr
+        l2 = dense.l2 if self.embeddings.l2 is None else self.embeddings.l2
         object.__setattr__(self, "dense", dense)
         object.__setattr__(self, "embeddings", replace(self.embeddings, lr=lr, l2=l2))
 

@@ -13,9 +13,12 @@ from polyrank.report import charts
 from polyrank.report.blocks import Block, Figure, Note, Paragraph, Section
 from polyrank.report.evidence import Evidence
 from polyrank.report.sections.scores import number
+from polyrank.terms import NORMALIZED, own_population
 from polyrank.text import counted
+from polyrank.train.progress import own_best_epochs
 
 LOSS = re.compile(r"^(?P<rows>train|valid) (?P<term>.+ @ .+) loss$")
+OWN = re.compile(rf"^valid (?P<series>.+) {NORMALIZED}$")
 ENTROPY = re.compile(r"^(?:(?P<level>.+?) )?gate (?P<gate>.+) (?P<of>row|mean) entropy$")
 DEAD = re.compile(r"^(?P<series>.*?) ?largest dead rate$")
 HOW = dict(zip(("row", "mean"), charts.ENTROPIES, strict=True))
@@ -49,12 +52,33 @@ def training(evidence: Evidence) -> Section | None:
             lines, shown = found.filter(pl.col("series").is_in(names)), {n: drawn[n] for n in names}
             picture = charts.by_epoch(lines, metric.title, best, shown)
             figures.append(Figure(f"Validation {metric.title}{of}", caption, (picture,)))
+    figures += _own_losses(evidence, best)
     kept = f"; the weights of epoch {best} were kept (dotted line)" if best is not None else ""
     text = (
         f"{counted(history.height, 'epoch')}{kept}. While both losses fall, the model still "
         "learns; where validation rises and training falls, it memorises the training rows."
     )
     return Section("Training", (Paragraph(text), *figures))
+
+
+def _own_losses(evidence: Evidence, best: int | None) -> list[Figure]:
+    """Return each head's loss on its own rows, and in which epoch it was best."""
+    found = _matching(evidence.history, OWN)
+    if found.is_empty():
+        return []
+    schema = evidence.schema
+    owners = {own_population(schema, t).predicted: own_population(schema, t) for t in schema.tasks}
+    drawn = charts.styles(schema, [each.name for each in owners.values()])
+    shown = {head: drawn[owners[head].name] for head in found["series"].unique() if head in owners}
+    own = own_best_epochs(evidence.history.to_dicts())
+    epochs = ", ".join(f"{head} in epoch {own[head]}" for head in owners if head in own)
+    caption = (
+        "Of the validation rows where the head's parent happened; 1 is the best constant's loss on "
+        f"the training rows, lower is better. Each head's own best: {epochs}."
+    )
+    lines = found.filter(pl.col("series").is_in(list(shown)))
+    picture = charts.by_epoch(lines, "loss ÷ the constant's", best, shown)
+    return [Figure("Each head's own loss", caption, (picture,))]
 
 
 def best_epoch(history: pl.DataFrame) -> int | None:
