@@ -44,6 +44,7 @@ kind = { kind = "watched", length = "length" }
 given = "click"
 [model]
 trunk = { kind = "projection", columns = 8 }
+interaction = { kind = "gate", most = 3.0 }
 tower = [8]
 embed_dim = 4
 [train]
@@ -147,6 +148,7 @@ def test_the_scorecard_has_the_kind_its_metrics_and_the_outside_metric(folder):
 def test_the_bundle_names_kinds_and_never_modules(folder):
     bundle = folder / "runs/acme/bundle"
     manifest = json.loads((bundle / "bundle.json").read_text())
+    assert manifest["model"]["interaction"] == {"kind": "gate", "most": 3.0}
     assert manifest["targets"]["seconds"].keys() == {"share", "unit"}
     assert "acme_" not in json.dumps(manifest) + (bundle / "config.toml").read_text()
 

@@ -138,6 +138,7 @@ class Shift(pr.CalibrationMap):
 
 NAMES = {
     ("trunk", "projection"): "acme_torch:Projection",
+    ("interaction", "gate"): "acme_torch:Gate",
     ("balance", "largest"): "acme_torch:Largest",
     ("row_optimizer", "momentum"): "acme_torch:Momentum",
     ("feature", "cyclic"): Cyclic,

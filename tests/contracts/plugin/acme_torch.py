@@ -36,6 +36,25 @@ class ProjectionTrunk(pr.TrunkModule):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Gate(pr.Interaction):
+    """Each column of x, weighted by what all columns say, up to `most`."""
+
+    most: float = 2.0
+
+    def build(self, layout):
+        return GateModule(layout.width, self.most)
+
+
+class GateModule(nn.Module):
+    def __init__(self, width, most):
+        super().__init__()
+        self.linear, self.most = nn.Linear(width, width), most
+
+    def forward(self, x):
+        return self.most * self.linear(x).sigmoid() * x
+
+
+@dataclass(frozen=True, kw_only=True)
 class Largest(pr.Balance):
     """The largest of the weighted losses, and a tenth of the others."""
 
