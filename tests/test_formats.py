@@ -41,7 +41,7 @@ SCHEMA = pr.Schema(
         pr.SparseFeature("page", hash=20),
         pr.SequenceFeature("seen", shared_with="item"),
         pr.DenseFeature("price", encoding="bins", bins=4),
-        pr.DenseFeature("age", encoding="standard"),
+        pr.DenseFeature("age", encoding=["standard", "bins", "values"], bins="auto", min_count=1),
     ],
     [
         pr.Task("click"),
@@ -120,6 +120,7 @@ def write():
     with TemporaryDirectory() as folder:
         interrupted(Path(folder) / "run")
         shutil.copytree(Path(folder) / "run" / STATE.parent, FOLDER / STATE.parent)
+    (FOLDER / "cache").mkdir()
     cache.store(FOLDER / "cache", cache.key_of(SCHEMA, []), entry())
 
 

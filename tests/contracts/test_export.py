@@ -42,6 +42,14 @@ FEATURES = [
     pr.DenseFeature("tiny log", encoding="log"),
     pr.DenseFeature("tiny pieces", encoding="piecewise_linear", bins=4),
     pr.DenseFeature("tiny bins", bins=4),
+    pr.DenseFeature("few values", encoding="values", min_count=2),
+    pr.DenseFeature(
+        "three",
+        encoding=["piecewise_linear", "bins", "values"],
+        bins="auto",
+        embed_dim=3,
+        min_count=3,
+    ),
 ]
 # All of them, ids alone, numbers alone: the space is learnt on, and the graph knows nothing of it.
 SOME = {"all": FEATURES, "click": FEATURES[4:9], ("all", "click"): FEATURES[10:13]}
@@ -84,6 +92,8 @@ def drawn(generator, size, unseen=False):
             "many bins": generator.normal(size=size),
             "pieces": missing(generator.normal(size=size)),
             "plain": missing(generator.random(size)),
+            "few values": missing(generator.integers(-5, 5, size) / 2),
+            "three": missing(np.round(generator.lognormal(size=size) * spread, 1)),
             "constant": np.full(size, 3.0),
             "constant pieces": np.full(size, -3.0),
             "constant bins": np.full(size, 3.0),

@@ -23,7 +23,7 @@ SCHEMA = pr.Schema(
         pr.SparseFeature("shop", hash=8),
         pr.SequenceFeature("seen", shared_with="item"),
         pr.DenseFeature("price"),
-        pr.DenseFeature("age", encoding="standard"),
+        pr.DenseFeature("age", encoding=["standard", "bins", "values"], min_count=50),
     ],
     [pr.Task("click"), pr.Task("buy", given="click")],
     pr.Keys(user="user", weight="weight"),
@@ -207,12 +207,11 @@ def test_two_processes_may_write_the_same_entry(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == [KEY]
 
 
-def changed(index, **options):
+def changed(part, **options):
     table = json.loads(json.dumps(SCHEMA.to_table()))
-    for part, name in (("features", "item"), ("tasks", "buy")):
-        for each in table[part]:
-            if each["name"] == index == name:
-                each.update(options)
+    for each in (*table["features"], *table["tasks"]):
+        if each["name"] == part:
+            each.update(options)
     return pr.Schema.from_table(table)
 
 
@@ -220,6 +219,7 @@ def changed(index, **options):
     "other",
     [
         changed("item", min_count=2),
+        changed("age", min_count=2),
         changed("buy", label="click2"),
         changed("buy", name="cart"),
         pr.Schema(SCHEMA.features[::-1], SCHEMA.tasks, SCHEMA.keys),
