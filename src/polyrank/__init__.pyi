@@ -29,6 +29,7 @@ from .metrics.fusion import Fusion as Fusion
 from .metrics.registry import Metric as Metric
 from .metrics.scorecard import Score as Score
 from .metrics.scorecard import Scorecard as Scorecard
+from .metrics.seeds import SeedScores as SeedScores
 from .models.aitm import AITM as AITM
 from .models.expert_use import ExpertUse as ExpertUse
 from .models.expert_use import GateUse as GateUse
@@ -60,6 +61,7 @@ from .train.optim import DenseAdam as DenseAdam
 from .train.optim import LazyAdam as LazyAdam
 from .train.optim import RowOptimizer as RowOptimizer
 from .train.optim import RowwiseAdagrad as RowwiseAdagrad
+from .train.seeds import SeedRuns as SeedRuns
 from .train.training import Stop as Stop
 from .train.training import Training as Training
 
