@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from html import escape
 from typing import Any
 
 from polyrank.errors import ConfigError
 from polyrank.metrics.comparison import Group
-from polyrank.metrics.score import Score, Scorecard, metric_names
+from polyrank.metrics.score import Score, Scorecard, metric_names, reasons
 from polyrank.metrics.undefined import Undefined
-from polyrank.text import aligned, counted, html_table
+from polyrank.text import aligned, html_table
 
 
 @dataclass(frozen=True)
@@ -93,25 +93,21 @@ class SeedScores:
     def _title(self) -> str:
         split = next(iter(self.cards.values())).split
         seeds = ", ".join(map(str, self.cards))
-        return (
-            f"{split} rows: mean ± standard deviation over {counted(len(self.cards), 'seed')} "
-            f"({seeds})"
-        )
+        if len(self.cards) == 1:
+            return f"{split} rows: seed {seeds} alone, so without a deviation"
+        return f"{split} rows: mean ± standard deviation over {len(self.cards)} seeds ({seeds})"
 
     @property
     def _notes(self) -> list[str]:
-        return [
-            f"– {each.name} has no {metric}: {reason}"
-            for each in [*self._scores, *self._fused]
-            for metric, reason in each.absent.items()
-        ]
+        measured = [*self._scores, *self._fused]
+        return reasons([replace(each.first, absent=each.absent) for each in measured])
 
 
 @dataclass(frozen=True)
 class _Measured:
     """One score: the metrics that every seed has, and why it lacks the others."""
 
-    name: str
+    first: Score  # of the first seed
     metrics: Mapping[str, Group]
     absent: Mapping[str, str]
 
@@ -120,7 +116,7 @@ class _Measured:
             name: {"mean": each.mean, "deviation": each.sd, "values": list(each.values.values())}
             for name, each in self.metrics.items()
         }
-        return {"name": self.name, "metrics": metrics, "absent": dict(self.absent)}
+        return {"name": self.first.name, "metrics": metrics, "absent": dict(self.absent)}
 
 
 def _measured(scores: Mapping[int, Sequence[Score]]) -> list[_Measured]:
@@ -135,7 +131,7 @@ def _measured(scores: Mapping[int, Sequence[Score]]) -> list[_Measured]:
                 metrics[name] = _group(by_seed, name)
             except Undefined as reason:
                 absent[name] = str(reason)
-        found.append(_Measured(each[0].name, metrics, absent))
+        found.append(_Measured(each[0], metrics, absent))
     return found
 
 
@@ -164,5 +160,7 @@ def _table(scores: Sequence[_Measured]) -> tuple[list[str], list[list[str]]]:
     for each in scores:
         for place, (name, group) in enumerate(each.metrics.items()):
             spread = "" if group.sd is None else f" ± {group.sd:.4f}"
-            lines.append([each.name if place == 0 else "", name, f"{group.mean:z.4f}{spread}"])
-    return ["score", "metric", "mean ± sd"], lines
+            score = each.first.name if place == 0 else ""
+            lines.append([score, name, f"{group.mean:z.4f}{spread}"])
+    spread = any(group.sd is not None for each in scores for group in each.metrics.values())
+    return ["score", "metric", "mean ± sd" if spread else "value"], lines

@@ -188,10 +188,11 @@ def _check(folder: Path, seeds: Sequence[int], *, resume: bool, force: bool) -> 
             "another --out"
         )
     if resume and not set(known) <= set(seeds):
+        first, last = min(known), max(known)
         raise ConfigError(
-            f"{folder} holds the seeds {_listed(known)}, and {_listed(seeds)} "
-            f"{'is' if len(seeds) == 1 else 'are'} to be trained: --resume takes all that are "
-            "there and may add to them"
+            f"{folder} holds the seeds {_listed(known)}, and these are the seeds {_listed(seeds)}: "
+            "--resume needs all that are there and may add to them; give --set seed="
+            f"{first} --seeds {last - first + 1}, or choose another --out"
         )
 
 
