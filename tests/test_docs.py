@@ -31,6 +31,7 @@ TRANSLATED = {
     "docs/zh/audit.md": "docs/audit.md",
     "docs/zh/calibration.md": "docs/calibration.md",
     "docs/zh/report.md": "docs/report.md",
+    "docs/zh/compare.md": "docs/compare.md",
     "docs/zh/deploy.md": "docs/deploy.md",
 }
 FENCE = re.compile(

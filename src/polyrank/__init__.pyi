@@ -29,6 +29,7 @@ from .metrics.fusion import Fusion as Fusion
 from .metrics.registry import Metric as Metric
 from .metrics.scorecard import Score as Score
 from .metrics.scorecard import Scorecard as Scorecard
+from .metrics.seeds import SeedScores as SeedScores
 from .models.aitm import AITM as AITM
 from .models.cross import Cross as Cross
 from .models.expert_use import ExpertUse as ExpertUse
@@ -52,6 +53,8 @@ from .schema import SequenceFeature as SequenceFeature
 from .schema import SparseFeature as SparseFeature
 from .schema import Task as Task
 from .serve.engine import Engine as Engine
+from .stages.stage import Stage as Stage
+from .stages.wide import Wide as Wide
 from .train.fit import fit as fit
 from .train.optim import SGD as SGD
 from .train.optim import Adagrad as Adagrad
@@ -66,6 +69,7 @@ from .train.optim import Plateau as Plateau
 from .train.optim import RowOptimizer as RowOptimizer
 from .train.optim import RowwiseAdagrad as RowwiseAdagrad
 from .train.optim import Schedule as Schedule
+from .train.seeds import SeedRuns as SeedRuns
 from .train.training import Stop as Stop
 from .train.training import Training as Training
 

@@ -21,10 +21,12 @@ from polyrank.data.split import By, split
 from polyrank.errors import ConfigError, did_you_mean
 from polyrank.features import FEATURES
 from polyrank.metrics.fusion import Fusion
+from polyrank.metrics.scorecard import Scorecard
 from polyrank.models.model import Model
 from polyrank.schema import Feature, Keys, Schema, Task
 from polyrank.train.fit import config_tables, train_model
 from polyrank.train.progress import Observer, Profile
+from polyrank.train.seeds import SeedRuns, check_rows, finished, run_of, scorecard_of, seeds_folder
 from polyrank.train.sources import Sources
 from polyrank.train.training import Training
 
@@ -38,6 +40,11 @@ class Split:
     by: By = "random"  # rows, whole "user"s, or "time" (train earliest)
     fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)  # of train, valid and test
     column: str | None = None  # of the user or the time; None takes the key
+    seed: int | None = None  # of the rows or users drawn; None takes the experiment's
+
+    def __post_init__(self) -> None:
+        if self.seed is not None:
+            object.__setattr__(self, "seed", spec.whole("seed", self.seed, least=0))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +102,7 @@ class Data:
             return Sources(self.train, self.valid, self.test, **rules)
         by, shares = self.split.by, self.split.fractions
         column = self.split.column or {"user": schema.keys.user, "time": schema.keys.time}.get(by)
+        seed = seed if self.split.seed is None else self.split.seed
         parts = zip(split(read(self.source, schema), by, shares, column, seed), shares, strict=True)
         train, valid, test = (rows if share > 0 else None for rows, share in parts)
         origin = (self.source, [by, list(shares), column, seed])
@@ -258,6 +266,78 @@ class Experiment:
             config=self.to_table(), fusion=self.fusion, out=out, resume=resume, force=force,
             progress=progress, profile=profile,
         )  # fmt: skip
+
+    def fit_seeds(
+        self,
+        count: int,
+        *,
+        out: str | Path,
+        resume: bool = False,
+        force: bool = False,
+        progress: Observer | bool | None = None,
+    ) -> SeedRuns:
+        """Train the seeds `seed`, `seed` + 1, …, each into a run folder OUT/seed-N, on equal rows.
+
+        A source is split once, by the first seed, and its rows are encoded once. OUT/seeds.json
+        sums up what is finished.
+
+        Args:
+            count: how many seeds.
+            out: the folder of the run folders.
+            resume: continue the runs in `out`: a finished one is kept as it is, an interrupted one
+                goes on to the same bits, and with a higher count more are trained.
+            force: replace the runs in `out`.
+            progress: as in `polyrank.fit`.
+
+        Raises:
+            ConfigError: a count below 1, or a folder that holds something else.
+            TrainingError: rows that changed between two runs, or what stops a single run.
+
+        Example:
+            >>> import polars as pl
+            >>> from tempfile import TemporaryDirectory
+            >>> log = {"item": [1, 2] * 40, "click": [1, 0, 1, 1] * 20}
+            >>> with TemporaryDirectory() as folder:
+            ...     pl.DataFrame(log).write_csv(f"{folder}/log.csv")
+            ...     table = {
+            ...         "data": {"train": "log.csv", "valid": "log.csv"},
+            ...         "features": {"sparse": ["item"]},
+            ...         "task": [{"name": "click"}],
+            ...     }
+            ...     experiment = Experiment.from_table(table, folder=folder)
+            ...     found = experiment.fit_seeds(2, out=f"{folder}/runs")
+            >>> [path.name for path in found.runs.values()]
+            ['seed-0', 'seed-1']
+            >>> round(found.scores.value("click @ all", "auc").mean, 4)
+            0.8333
+        """
+        count = spec.whole("seeds", count)
+        folder, seeds = Path(out), range(self.seed, self.seed + count)
+        cards: dict[int, Scorecard | None] = {}
+        with seeds_folder(folder, seeds, resume=resume, force=force):
+            for seed in seeds:
+                one, run = self._of_seed(seed), run_of(folder, seed)
+                config = one.to_table()
+                if finished(run, config):
+                    cards[seed] = scorecard_of(run)
+                else:
+                    cards[seed] = train_model(
+                        one.schema, one.model, one.training, one.sources(), seed=seed,
+                        config=config, fusion=one.fusion, out=run, resume=resume, progress=progress,
+                        title=f"{self.name} (seed {seed})", beside=folder.parent,
+                    ).scorecard  # fmt: skip
+                found = SeedRuns(folder, dict(cards))
+                check_rows(list(found.runs.values()))
+                found.write()
+        return found
+
+    def _of_seed(self, seed: int) -> Experiment:
+        """The same experiment with another seed, on the rows that it has with its own."""
+        split = self.data.split
+        if split is None or split.by == "time" or split.seed is not None:
+            return replace(self, seed=seed)
+        data = replace(self.data, split=replace(split, seed=self.seed))
+        return replace(self, seed=seed, data=data)
 
 
 def own_rows(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,12 +1,14 @@
 """`polyrank compare` on tiny runs: groups, intervals, the same rows, refusals."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+from scipy import stats
 
 import polyrank as pr
 from polyrank.config import Experiment
@@ -119,6 +121,106 @@ def test_groups_of_seeds_are_compared_with_both_intervals(command):
     assert "800 test rows; base (2 runs); other (2 runs); the first is the baseline" in out
     assert "95 % over rows" in out
     assert "about 1 in 20 (here 0.6) looks significant by chance" in out
+
+
+@pytest.fixture(scope="module")
+def folders(trained):
+    """Folders of seeds: one name, another trunk; and other seeds."""
+    exp = trained / "exp.toml"
+    for out, count, changes in (
+        ("one", 3, []), ("two", 3, [TRUNK]), ("late", 2, [TRUNK, "seed=7", "name=late"])
+    ):  # fmt: skip
+        Experiment.load(exp, changes).fit_seeds(count, out=trained / "groups" / out, progress=False)
+    return trained
+
+
+@pytest.mark.usefixtures("folders", "runs")
+def test_folders_of_seeds_are_groups_paired_where_their_seeds_are_equal(command):
+    code, found, err = command(
+        "compare", *(f"groups/{name}" for name in ("one", "two", "late")), "--json"
+    )
+    assert code == 0, err
+    assert found["baseline"] == "groups/one"  # two folders have runs of the name "base"
+    assert [(each["name"], each["run"], each["seed"]) for each in found["runs"]] == [
+        *(("groups/one", f"groups/one/seed-{seed}", seed) for seed in (1, 2, 3)),
+        *(("groups/two", f"groups/two/seed-{seed}", seed) for seed in (1, 2, 3)),
+        *(("late", f"groups/late/seed-{seed}", seed) for seed in (7, 8)),
+    ]
+    values = {}
+    for name in ("one", "two", "late"):
+        table = json.loads(Path("groups", name, "seeds.json").read_text())
+        values[name] = table["scores"][0]["metrics"]["auc"]["values"]
+    first, second = (
+        each
+        for each in found["differences"]
+        if each["metric"] == "auc" and each["score"] == "click @ all"
+    )
+    differences = np.subtract(values["two"], values["one"])
+    reach = stats.t.ppf(0.975, 2) * differences.std(ddof=1) / 3**0.5
+    assert first["value"] == pytest.approx(differences.mean())
+    assert first["seeds"] == {
+        "low": pytest.approx(differences.mean() - reach, rel=1e-4),
+        "high": pytest.approx(differences.mean() + reach, rel=1e-4),
+        "source": "paired seeds",
+    }
+    welch = stats.ttest_ind(values["late"], values["one"], equal_var=False).confidence_interval()
+    assert second["seeds"] == {
+        "low": pytest.approx(welch.low, rel=1e-4),
+        "high": pytest.approx(welch.high, rel=1e-4),
+        "source": "seeds",
+    }
+    assert found["remarks"][0].startswith("the interval over rows")  # every group is one
+
+
+@pytest.mark.usefixtures("folders", "runs")
+def test_a_folder_of_seeds_and_single_runs(command):
+    code, out, err = command("compare", "groups/one", "b-1", "--out", "pages/seeds.html")
+    assert code == 0, err
+    assert "800 test rows; base (3 runs); other (1 run); the first is the baseline" in out
+    page = Path("pages/seeds.html").read_text()
+    assert "<h1>other against base</h1>" in page
+    assert "base: 3 runs" in page
+    # a single run of that name is not one of the folder's seeds
+    _, out, _ = command("compare", "groups/one", "a-1", "a-2")
+    assert "groups/one (3 runs); base (2 runs)" in out
+    code, out, _ = command("compare", "groups/one")
+    assert code == 0
+    assert "all runs have one name: there is nothing to compare them with" in out
+    code, _, err = command("compare", "groups/one", "groups/one/seed-2")
+    assert code == 1
+    assert "the run groups/one/seed-2 is given twice" in err
+
+
+@pytest.mark.usefixtures("runs")
+def test_a_folder_whose_runs_differ_in_more_is_no_group(command):
+    _train("mixed/seed-1", "seed=1")
+    _train("mixed/seed-2", "seed=2", TRUNK)
+    _, found, _ = command("compare", "mixed", "--json")
+    assert [each["name"] for each in found["runs"]] == ["mixed/seed-1", "mixed/seed-2"]
+    assert found["remarks"][0].startswith("the runs in mixed differ in more than their seed")
+
+
+@pytest.mark.usefixtures("runs")
+def test_a_seed_that_has_not_finished_is_refused(command):
+    _train("partly/seed-1", "seed=1")
+    _train("partly/seed-2", "seed=2")
+    shutil.rmtree("partly/seed-2/bundle")
+    code, _, err = command("compare", "partly", "a-1")
+    assert code == 1
+    assert "partly/seed-2 is a run without a bundle: it has not finished" in err
+
+
+@pytest.mark.usefixtures("runs")
+def test_seeds_on_a_random_split_are_scored_on_the_same_rows(command):
+    text = Path("exp.toml").read_text()
+    old = 'train = "train.parquet"\nvalid = "valid.csv"\ntest = "test.parquet"\n'
+    new = 'source = "test.parquet"\nsplit = { by = "random", fractions = [0.6, 0.2, 0.2] }\n'
+    Path("split.toml").write_text(text.replace(old, new))
+    Experiment.load("split.toml").fit_seeds(2, out="split-1", progress=False)
+    Experiment.load("split.toml", [TRUNK]).fit_seeds(2, out="split-2", progress=False)
+    code, found, err = command("compare", "split-1", "split-2", "--json")
+    assert (code, err) == (0, "")
+    assert {each["seeds"]["source"] for each in found["differences"]} == {"paired seeds"}
 
 
 @pytest.mark.usefixtures("runs")

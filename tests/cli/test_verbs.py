@@ -131,6 +131,58 @@ def test_train_shows_where_a_steps_time_goes_and_learns_the_same(folder, command
     assert "14 steps, " in out
 
 
+def test_train_sums_up_several_seeds(folder, command):
+    options = ["train", "exp.toml", "--seeds", 2, "--set", "train.epochs=1"]
+    code, out, err = command(*options)
+    assert code == 0
+    assert "test rows: mean ± standard deviation over 2 seeds (3, 4)\n" in out
+    assert out.endswith("\nruns: runs/tiny/seed-3 runs/tiny/seed-4\n")
+    assert "tiny (seed 3) epoch 1 of 1: " in err
+    assert "tiny (seed 4) epoch 1 of 1: " in err
+
+    code, found, err = command(*options, "--resume", "--json")
+    assert code == 0
+    assert "epoch" not in err
+    runs = [folder / "runs" / "tiny" / f"seed-{seed}" for seed in (3, 4)]
+    cards = [json.loads((run / "scorecard.json").read_text()) for run in runs]
+    assert found["runs"] == [
+        {"seed": seed, "run": f"runs/tiny/seed-{seed}", "scorecard": card}
+        for seed, card in zip((3, 4), cards, strict=True)
+    ]
+    values = [card["scores"][0]["metrics"]["gauc"]["value"] for card in cards]
+    assert found["scores"][0]["name"] == "click @ all"
+    assert found["scores"][0]["metrics"]["gauc"] == {
+        "mean": pytest.approx(sum(values) / 2),
+        "deviation": pytest.approx(abs(values[0] - values[1]) / 2**0.5),
+        "values": values,
+    }
+    written = json.loads((folder / "runs" / "tiny" / "seeds.json").read_text())
+    assert written["scores"] == found["scores"]
+
+    again = command(*options, "--force", "--set", "seed=8", "--json")[1]
+    assert [run["seed"] for run in again["runs"]] == [8, 9]
+    assert sorted(path.name for path in (folder / "runs" / "tiny").iterdir()) == [
+        "seed-8", "seed-9", "seeds.json"
+    ]  # fmt: skip
+
+
+@pytest.mark.usefixtures("folder")
+def test_seeds_and_a_single_run_do_not_mix(command):
+    quick = ["train", "exp.toml", "--set", "train.epochs=1"]
+    assert command(*quick, "--seeds", 1)[0] == 0
+    for options in ([], ["--resume"], ["--force"]):
+        code, _, err = command(*quick, *options)
+        assert code == 1
+        assert "runs/tiny holds a run of each of several seeds: give --seeds" in err
+    code, _, err = command(*quick, "--seeds", 2, "--profile")
+    assert code == 1
+    assert "--profile is of a single run: leave out --seeds" in err
+    code, _, err = command(*quick, "--seeds", 0)
+    assert code == 1
+    assert "seeds must be a whole number of at least 1, got 0" in err
+    assert command(*quick, "--seeds", "two")[0] == 2
+
+
 def test_a_saved_config_trains_again_to_the_same_scorecard(folder, command):
     command("train", "exp.toml")
     code, again, _ = command("train", "runs/tiny/config.toml", "--out", "again", "--json")

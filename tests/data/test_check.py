@@ -324,6 +324,60 @@ def test_duplicates_by_coincidence_are_a_note():
     assert [(each.severity, each.numbers["share"]) for each in found] == [("info", 1.0)] * 2
 
 
+def twins(frame, *features):
+    """The reference: rows whose features, and whose features and labels, occur more than once."""
+    labels = [each.column for each in TASKS if each.column in frame.columns]
+    texts = frame.with_columns(pl.col(pl.Float32, pl.Float64).fill_nan(None))
+    names = [each.name for each in features]
+    return tuple(int(texts.select(of).is_duplicated().sum()) for of in (names, names + labels))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_twins_and_those_that_agree_in_their_labels_are_counted(seed):
+    rng = np.random.default_rng(seed)
+    size = 2000
+    click = rng.integers(0, 2, size)
+    frame = pl.DataFrame(
+        {
+            "item": pl.Series(rng.choice(["a", "b", None], size).tolist(), dtype=pl.String),
+            "shop": rng.integers(0, 15, size),
+            "history": [rng.integers(0, 2, rng.integers(0, 3)).tolist() for _ in range(size)],
+            "age": rng.choice([0.5, 1.5, 2.5, np.nan, 1e6], size),
+            "user": rng.integers(0, 9, size),  # a key alone tells no rows apart for a model
+            "click": click,
+            "purchase": np.where(click == 1, rng.integers(0, 2, size), np.nan),
+        }
+    )
+    features = [
+        SparseFeature("item"), SparseFeature("shop"), SequenceFeature("history"),
+        DenseFeature("age"),
+    ]  # fmt: skip
+    schema = Schema(features, TASKS[:2], Keys(user="user"))
+    found = next(each for each in check(schema, {"train": frame}).findings if each.check == "twins")
+    rows, agreeing = twins(frame, *features)
+    assert 0 < agreeing < rows < size
+    assert found.numbers == {"rows": rows, "share": rows / size, "agreeing": agreeing}
+    assert (found.severity, found.split) == ("info", "train")
+    assert f"{rows:,} of 2,000 training rows ({rows / size:.2%}) have a twin" in found.message
+
+
+@pytest.mark.parametrize(("copies", "told"), [(14, False), (15, True)])
+def test_few_twins_are_not_worth_a_note(copies, told):
+    frames = clean()
+    train = frames["train"].head(3000 - copies)
+    frames["train"] = pl.concat([train, train.head(copies)])
+    found = [each for each in check(SCHEMA, frames).findings if each.check == "twins"]
+    assert [each.numbers["agreeing"] for each in found] == [2 * copies] * told
+
+
+def test_rows_that_differ_in_an_unreadable_feature_are_no_twins():
+    frame = pl.DataFrame({"x": [1] * 50, "y": ["?"] * 50, "click": [0, 1] * 25})
+    schema = Schema([SparseFeature("x"), DenseFeature("y")], [Task("click")])
+    assert {each.check for each in check(schema, {"train": frame}).findings} == {
+        "values", "constant"
+    }  # fmt: skip
+
+
 def test_duplicates_are_found_though_a_later_split_lacks_a_key():
     frames = clean()
     frames["test"] = pl.concat([frames["test"], frames["train"].head(100)]).drop("time")

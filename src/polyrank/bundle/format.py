@@ -143,6 +143,8 @@ def find(path: Path) -> Path:
     for candidate in (path, path / "bundle"):
         if (candidate / MANIFEST).is_file():
             return candidate
+    for run in seed_runs(path).values():
+        raise BundleError(f"{path} holds a run of each of several seeds: name one, such as {run}")
     if (path / "config.toml").is_file():
         raise BundleError(
             f"{path} is a run without a bundle: it has not finished; continue it with "
@@ -150,6 +152,15 @@ def find(path: Path) -> Path:
         )
     reason = f"is no bundle: {MANIFEST} is missing" if path.exists() else "does not exist"
     raise BundleError(f"{path} {reason}")
+
+
+def seed_runs(path: Path) -> dict[int, Path]:
+    """Return the runs of a folder that `train --seeds` wrote, by seed; empty of any other."""
+    if (path / MANIFEST).is_file() or (path / "config.toml").is_file():
+        return {}
+    named = {file.parent.name: file.parent for file in path.glob("seed-*/config.toml")}
+    runs = {int(name[5:]): run for name, run in named.items() if name[5:].isdecimal()}
+    return dict(sorted(runs.items()))
 
 
 def vocab_of(schema: Schema, parts: Parts) -> Vocab:

@@ -19,8 +19,9 @@ def compare(
     """Compare runs on the same test rows: differences from the first, with intervals.
 
     Args:
-        runs: run folders or bundle folders, two or more. Those that share a name are the seeds of
-            one group; the first one's name is the baseline.
+        runs: run folders, bundle folders, or folders of `train --seeds`, each of which is a group.
+            Other runs that share a name are the seeds of one group. The first group is the
+            baseline.
         data: labelled rows to compare on instead of the runs' own test (else validation) rows: a
             CSV or Parquet file, or a glob.
         out: also write a page, such as compared.html, that draws the differences.
@@ -33,13 +34,16 @@ def compare(
     from polyrank.report.compare import ComparedRun
     from polyrank.report.compare import compare as compared
 
-    if len(runs) < 2:
-        raise ConfigError(f"compare needs at least two runs, got {len(runs)}")
+    folders = {str(path): _runs_in(path) for path in runs}
+    paths = [path for each in map(str, runs) for path in folders[each]]
+    if len(paths) < 2:
+        raise ConfigError(f"compare needs at least two runs, got {len(paths)}")
     if out is not None:
         need_extra()
-    bundles = {str(path): load(path) for path in runs}
+    of = {path: folder for folder, inside in folders.items() for path in inside if path != folder}
+    bundles = {path: load(path) for path in paths}
     split, sources = _own_rows(bundles) if data is None else ("given", dict.fromkeys(bundles, data))
-    rows = [ComparedRun(path, bundles[path], sources[path]) for path in map(str, runs)]
+    rows = [ComparedRun(path, bundles[path], sources[path], of.get(path)) for path in paths]
     found = compared(rows, split=split)
     page = {} if out is None else {"page": str(write_comparison(found, out))}
     if json:
@@ -48,6 +52,13 @@ def compare(
     print(found)
     for path in page.values():
         print(f"\npage: {path}")
+
+
+def _runs_in(path: Path) -> list[str]:
+    """Return the runs of a folder of seeds, or the run itself."""
+    from polyrank.bundle.format import seed_runs
+
+    return [str(each) for each in seed_runs(path).values()] or [str(path)]
 
 
 def _own_rows(bundles: Mapping[str, Bundle]) -> tuple[str, dict[str, Any]]:
@@ -76,7 +87,7 @@ def _named_rows(path: str, config: Mapping[str, Any]) -> dict[str, Any]:
         parts = data["split"]
         split = "test" if parts["fractions"][2] > 0 else "valid"
         seed = {} if parts["by"] == "time" else {"seed": config["seed"]}
-        return {"split": split, "source": data["source"], **parts, **seed}
+        return {"split": split, "source": data["source"], **seed, **parts}
     for split in ("test", "valid"):
         if split in data:
             return {"split": split, "file": data[split]}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -13,6 +15,7 @@ def train(
     resume: bool = False,
     force: bool = False,
     set: tuple[str, ...] = (),
+    seeds: int | None = None,
     profile: bool = False,
     json: bool = False,
 ) -> None:
@@ -25,33 +28,57 @@ def train(
         force: replace the run in that folder.
         set: change a key of the file, such as train.epochs=3 or task.buy.space=click; may be
             repeated.
+        seeds: train so many seeds, from the experiment's on, each into a run folder OUT/seed-N, and
+            print the mean and the standard deviation of every score.
         profile: show where a step's time goes: load (the next batch gathered from the table),
             gather (embeddings looked up), forward, backward, dense step, embedding step. The
             weights are the same as without.
         json: print the run and its scorecard as JSON.
     """
-    from polyrank.cli.show import print_json, print_profile
+    from polyrank.bundle.format import seed_runs
+    from polyrank.cli.show import print_json, print_profile, show
     from polyrank.config import Experiment
+    from polyrank.errors import ConfigError
     from polyrank.train.progress import Profile
 
     loaded = Experiment.load(experiment, set)
-    measured = Profile() if profile else None
     folder = out or Path("runs") / loaded.name
-    try:
+    if seeds is not None:
+        if profile:
+            raise ConfigError("--profile is of a single run: leave out --seeds")
+        with _readable(folder):
+            found = loaded.fit_seeds(seeds, out=folder, resume=resume, force=force, progress=True)
+        show(found, json=json)
+        if not json:
+            print(f"\nruns: {' '.join(map(str, found.runs.values()))}")
+        return
+    if seed_runs(folder):
+        raise ConfigError(
+            f"{folder} holds a run of each of several seeds: give --seeds, or choose another --out"
+        )
+    measured = Profile() if profile else None
+    with _readable(folder):
         bundle = loaded.fit(out=folder, resume=resume, force=force, progress=True, profile=measured)
-    except KeyboardInterrupt:
-        import sys
-
-        if folder.exists():
-            sys.stderr.write(f"{folder} is readable; continue it with --resume\n")
-        raise
     card = bundle.scorecard
     if json:
-        found = {"run": str(folder), "scorecard": card.to_json() if card else None}
-        print_json(found | ({"profile": measured.record()} if measured else {}))
+        ran = {"run": str(folder), "scorecard": card.to_json() if card else None}
+        print_json(ran | ({"profile": measured.record()} if measured else {}))
         return
     print(card if card else "nothing was scored: there are neither validation nor test rows")
     if measured:
         print()
         print_profile(measured.record())
     print(f"\nepoch {bundle.kept_epoch} of {bundle.history.height} is kept\nrun: {folder}")
+
+
+@contextmanager
+def _readable(folder: Path) -> Iterator[None]:
+    """Say after Ctrl-C that what is written is of use."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        import sys
+
+        if folder.exists():
+            sys.stderr.write(f"{folder} is readable; continue it with --resume\n")
+        raise

@@ -287,7 +287,7 @@ class Comparison:
             if any(each.seeds is None for each in self.differences):
                 found.append(
                     "where a side has one seed, nothing is known of what another training would "
-                    "give: train several seeds of one name"
+                    "give: train several, with --seeds"
                 )
         for score, reasons in self.absent.items():
             found += [f"{name} of {score}: {reason}" for name, reason in reasons.items()]

@@ -1,7 +1,7 @@
 """Runs compared on the same rows: which differs from the first, and by how much more than chance.
 
-Runs that share a name and differ in their seed alone are one group; the first run's is the
-baseline.
+Runs of one folder of seeds, or that share a name, and that differ in their seed alone are one
+group; the first run's is the baseline.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ class ComparedRun:
     path: str  # by which it was named
     bundle: Bundle
     rows: Any  # as in `Bundle.evaluate`; the same rows for every run
+    folder: str | None = None  # of seeds that holds it; None of a run that stands alone
 
     @property
     def name(self) -> str:
@@ -45,7 +46,7 @@ class ComparedRun:
 
 
 def compare(runs: Sequence[ComparedRun], *, split: str = "test") -> Comparison:
-    """Compare runs on the same labelled rows; the name of the first is the baseline.
+    """Compare runs on the same labelled rows; the group of the first is the baseline.
 
     The first run's user key says which rows are drawn together, and its weights are used.
     """
@@ -154,22 +155,24 @@ def _shared(runs: Sequence[ComparedRun]) -> list[Population]:
 def _names(runs: Sequence[ComparedRun]) -> tuple[dict[str, str], tuple[str, ...]]:
     """Return each run's group by its path, and what to say of the grouping.
 
-    Runs of one name are seeds of one experiment only if nothing but the seed differs.
+    Runs of one folder, or of one name, are seeds of one experiment only if nothing but the seed
+    differs. A group is called by its name, or by its folder where several have that name.
     """
-    by_name: dict[str, list[ComparedRun]] = {}
+    groups: dict[tuple[str | None, str], list[ComparedRun]] = {}
     for run in runs:
-        by_name.setdefault(run.name, []).append(run)
+        groups.setdefault((run.folder, run.name), []).append(run)
+    shared = [name for _, name in groups]
     names, notes = {}, []
-    for name, group in by_name.items():
+    for (folder, name), group in groups.items():
         kept = [_recipe(run.bundle.config) for run in group]
         seeds = len({run.seed for run in group}) == len(group)
         one = seeds and all(each == kept[0] for each in kept)
         if not one:
             differ = "share a seed" if not seeds else "differ in more than their seed"
-            notes.append(
-                f"the runs named {name!r} {differ}, so each stands on its own, by its folder"
-            )
-        names |= {run.path: name if one else run.path for run in group}
+            which = f"named {name!r}" if folder is None else f"in {folder}"
+            notes.append(f"the runs {which} {differ}, so each stands on its own, by its folder")
+        called = name if folder is None or shared.count(name) == 1 else folder
+        names |= {run.path: called if one else run.path for run in group}
     return names, tuple(notes)
 
 

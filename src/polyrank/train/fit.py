@@ -203,8 +203,14 @@ def train_model(
     force: bool = False,
     progress: Observer | bool | None = None,
     profile: Profile | None = None,
+    title: str | None = None,
+    beside: Path | None = None,
 ) -> Bundle:
-    """Train a model as `fit` does; `config` is the experiment as plain tables, for the bundle."""
+    """Train a model as `fit` does; `config` is the experiment as plain tables, for the bundle.
+
+    `title` is the bar's instead of the experiment's name. The cache of encoded rows lies in the
+    folder `beside`: by default that of the run folder.
+    """
     check_run(schema, model, training, sources, seed)
     with ExitStack() as stack:
         run = None
@@ -212,8 +218,11 @@ def train_model(
             folder = run_folder(out, config, resume=resume, force=force)
             run = stack.enter_context(folder)
         bar = progress is True or (progress is None and sys.stderr.isatty())
-        observe = stack.enter_context(progress_bar(config["name"])) if bar else progress or None
-        vocab, tables = encoded(schema, sources, beside=None if out is None else Path(out).parent)
+        name = title or config["name"]
+        observe = stack.enter_context(progress_bar(name)) if bar else progress or None
+        if beside is None and out is not None:
+            beside = Path(out).parent
+        vocab, tables = encoded(schema, sources, beside=beside)
         train, valid = tables["train"], tables.get("valid")
         split = "test" if "test" in tables else "valid"
         scored = tables.get(split)

@@ -29,6 +29,7 @@ from polyrank.train.loop import Position, Trainer
 from polyrank.train.progress import Progress
 
 CONFIG = "config.toml"
+CHECKPOINT = Path("checkpoint") / "state.safetensors"
 FORMAT = 1  # of a checkpoint
 
 
@@ -67,7 +68,7 @@ class RunFolder:
 
     def __init__(self, path: Path, config: Mapping[str, Any], resume: bool) -> None:
         self.path, self.config, self.resume, self.data = path, config, resume, ""
-        self._log, self._checkpoint = path / "log.jsonl", path / "checkpoint" / "state.safetensors"
+        self._log, self._checkpoint = path / "log.jsonl", path / CHECKPOINT
 
     def open(self, data: str) -> None:
         """Create the folder, unless its run is resumed; `data` is the fingerprint of the rows."""

@@ -68,6 +68,7 @@ _REMEDIES: Mapping[Severity, Mapping[str, str]] = {
         "constant": "remove it: it teaches nothing",
         "nearly-unique": "remove it, or set min_count so that rare ids share a row",
         "nulls": "nothing: a null id is an id, and a missing number has its own bin or indicator",
+        "twins": "remove rows that were copied; of people or items that only look alike, nothing",
         "time-interleaved": "[data.split] by = 'time' scores on the future, which a model in use "
         "meets",
         "user-overlap": "[data.split] by = 'user' scores on new users, if those are what the model "

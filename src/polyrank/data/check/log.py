@@ -22,9 +22,11 @@ from polyrank.data.check.one_feature import labels_by_task
 from polyrank.data.check.outcomes import loss_findings, read_outcomes
 from polyrank.data.check.splits import (
     add_column,
+    add_label,
     duplicate_findings,
     no_rows_yet,
     time_findings,
+    twin_findings,
     user_findings,
 )
 from polyrank.data.labels import Orphans, hidden_labels
@@ -114,22 +116,27 @@ def _opened(
     labels, found = read_outcomes(data, schema, orphans, name, weight)
     findings += found
     for label in labels.values():
-        add_column(checksums, np.nan_to_num(label, nan=-1.5).view(np.uint64))
+        add_label(checksums, label)
     return _Split(frame, labels, checksums)
 
 
 def _check_features(schema: Schema, splits: Mapping[str, _Split], findings: list[Finding]) -> None:
     train = splits["train"]
+    rows, whole = no_rows_yet(len(train.checksums)), True
     known, by_task = hidden_labels(train.labels, schema), labels_by_task(schema, train.labels)
     for feature in schema.features:
         column = train.column(feature.name)
         found = _coded(feature, column, splits, findings)
         if found is None:
+            whole = False  # rows that differ in this feature alone would look alike
             continue
         fitted, coded = found
+        add_column(rows, coded["train"].exact)
         findings += label_findings(column, coded["train"], known, by_task)
         findings += value_findings(feature.name, fitted, coded)
         findings += drift_findings(feature.name, fitted, coded)
+    if whole:
+        findings += twin_findings(rows, train.labels.values())
 
 
 def _check_keys(schema: Schema, splits: Mapping[str, _Split], findings: list[Finding]) -> None:

@@ -1,8 +1,8 @@
-"""How the splits of a log relate: repeated rows, time order, users."""
+"""Repeated rows, within training and in later splits; how the splits relate in time and users."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import polars as pl
@@ -20,6 +20,8 @@ REPEATED_DEVIATIONS = 5.0
 MOST_REVERSED = 0.75
 # A boundary within a request leaves a smaller share of pairs out of order than this.
 LEAST_INTERLEAVED = 0.001
+# Below this share of the training rows, what a first stage learns from twins is lost in the rest.
+TWINS = 0.01
 _ROW = np.uint64(0xD1B54A32D192ED03)
 
 
@@ -34,12 +36,15 @@ def add_column(rows: np.ndarray, exact: np.ndarray) -> None:
     rows[:] = mix(rows)
 
 
+def add_label(rows: np.ndarray, label: np.ndarray) -> None:
+    """Add a label to the checksums of rows, in place; an unobserved one equals another."""
+    add_column(rows, np.nan_to_num(label, nan=-1.5).view(np.uint64))
+
+
 def duplicate_findings(rows: Mapping[str, np.ndarray]) -> Iterator[Finding]:
     """Yield how many later rows repeat training rows, by checksums, beside what chance explains."""
     train = np.sort(rows["train"])
-    again = train[1:] == train[:-1]
-    twins = int(np.count_nonzero(np.append(again, False) | np.insert(again, 0, False)))
-    natural = twins / len(train)
+    natural = _repeated(train) / len(train)
     for split, later in rows.items():
         if split == "train":
             continue
@@ -59,6 +64,33 @@ def duplicate_findings(rows: Mapping[str, np.ndarray]) -> Iterator[Finding]:
         else:
             message += ", so that is coincidence"
             yield finding("duplicates", message, None, split, numbers, note="nothing")
+
+
+def twin_findings(features: np.ndarray, labels: Iterable[np.ndarray]) -> Iterator[Finding]:
+    """Yield how many training rows have a twin, by checksums of their features, and its labels.
+
+    What is fitted on other folds (a row's effects or margins out of fold) has still seen a twin.
+    """
+    rows, twins = len(features), _repeated(np.sort(features))
+    if twins < TWINS * rows:
+        return
+    both = features.copy()
+    for label in labels:
+        add_label(both, label)
+    agreeing = _repeated(np.sort(both))
+    message = (
+        f"{twins:,} of {rows:,} training rows ({twins / rows:.2%}) have a twin, alike in every "
+        f"feature; {agreeing:,} of them ({agreeing / twins:.2%}) have one that is alike in every "
+        "label too, which tells it to a first stage that is fitted on the other folds"
+    )
+    numbers = {"rows": twins, "share": twins / rows, "agreeing": agreeing}
+    yield finding("twins", message, None, "train", numbers)
+
+
+def _repeated(ordered: np.ndarray) -> int:
+    """Return how many of sorted values occur more than once."""
+    again = ordered[1:] == ordered[:-1]
+    return int(np.count_nonzero(np.append(again, False) | np.insert(again, 0, False)))
 
 
 def time_findings(times: Mapping[str, pl.Series]) -> Iterator[Finding]:
