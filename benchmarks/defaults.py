@@ -47,7 +47,7 @@ def options() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--rows", type=int, default=240_000, help="training rows of a generated log")
+    parser.add_argument("--rows", type=int, default=240_000, help="of a generated log, in training")
     parser.add_argument("--out", type=Path, default=RESULTS / "defaults.json")
     return parser.parse_args()
 

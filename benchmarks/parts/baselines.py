@@ -77,7 +77,7 @@ Predict = Callable[[Inputs], np.ndarray]
 Learner = Callable[[bool, Rows, Rows, int], Predict]
 
 
-def logistic(event: bool, train: Rows, valid: Rows, _: int) -> Predict:  # noqa: FBT001
+def logistic(event: bool, train: Rows, valid: Rows, _: int) -> Predict:
     """Return a logistic (or ridge) regression, with its penalty chosen on validation rows."""
     from sklearn.linear_model import LogisticRegression, Ridge
 
@@ -105,7 +105,7 @@ def _linear(slopes: np.ndarray, intercept: float, inputs: Inputs) -> np.ndarray:
     return inputs.one_hot @ slopes + intercept
 
 
-def lightgbm(event: bool, train: Rows, valid: Rows, seed: int) -> Predict:  # noqa: FBT001
+def lightgbm(event: bool, train: Rows, valid: Rows, seed: int) -> Predict:
     """Return boosted trees, with their number chosen on validation rows."""
     import lightgbm as gbm
 
@@ -120,7 +120,7 @@ def lightgbm(event: bool, train: Rows, valid: Rows, seed: int) -> Predict:  # no
     return lambda inputs: np.asarray(model.predict(inputs.columns))
 
 
-def machine(event: bool, train: Rows, valid: Rows, seed: int) -> Predict:  # noqa: FBT001
+def machine(event: bool, train: Rows, valid: Rows, seed: int) -> Predict:
     """Return a factorisation machine, with its penalty and epoch chosen on validation rows."""
     found: list[tuple[float, Predict]] = []
     for priors in PRIORS:
@@ -157,7 +157,7 @@ class Machine(nn.Module):
 
 
 def _machine(
-    event: bool,  # noqa: FBT001
+    event: bool,
     train: Rows,
     valid: Rows,
     seed: int,
@@ -173,7 +173,7 @@ def _machine(
     rate, scale = float(train.label.mean()), 1.0
     if not event:
         scale = float(train.label.std())
-    label = torch.from_numpy((train.label if event else (train.label - rate) / scale)).float()
+    label = torch.from_numpy(train.label if event else (train.label - rate) / scale).float()
     rows = 1 + max(int(each.inputs.ids.max()) for each in (train, valid))
     counts = torch.bincount(ids.flatten(), minlength=rows).clamp(min=1).float()
     model = Machine(max(rows, train.inputs.one_hot.shape[1]), numbers.shape[1],
@@ -228,7 +228,7 @@ def _machine(
     return float(best), predict
 
 
-def _loss(event: bool, label: np.ndarray, prediction: np.ndarray) -> float:  # noqa: FBT001
+def _loss(event: bool, label: np.ndarray, prediction: np.ndarray) -> float:
     if not event:
         return float(np.mean((prediction - label) ** 2))
     p = np.clip(prediction, 1e-12, 1 - 1e-12)
@@ -311,7 +311,9 @@ def inputs_of(log: Log) -> dict[str, Inputs]:
     codes = [index for index, slot in enumerate(log.schema.fields) if slot.name not in numbers]
     found = {}
     for split, table in log.tables.items():
-        standard = np.nan_to_num((scaled[split] - mean) / np.where(sd > 0, sd, 1)).astype(np.float32)
+        standard = np.nan_to_num((scaled[split] - mean) / np.where(sd > 0, sd, 1)).astype(
+            np.float32
+        )
         ids = table.ids.T.astype(np.int64)
         columns = np.concatenate([ids[:, codes].astype(np.float32), raw[split]], axis=1)
         found[split] = Inputs(
@@ -328,5 +330,3 @@ def _one_hot(ids: np.ndarray, size: int, numbers: np.ndarray) -> Any:
     starts = np.arange(0, rows * fields + 1, fields)
     ones = csr_matrix((np.ones(rows * fields), ids.reshape(-1), starts), shape=(rows, size))
     return hstack([ones, csr_matrix(numbers.astype(np.float64))], format="csr")
-
-

@@ -44,9 +44,7 @@ class Setting:
             kind: {**self.schema.get(kind, {}), **other.schema.get(kind, {})}
             for kind in (*self.schema, *other.schema)
         }
-        return Setting(
-            {**self.model, **other.model}, {**self.training, **other.training}, schema
-        )
+        return Setting({**self.model, **other.model}, {**self.training, **other.training}, schema)
 
     @property
     def schema_key(self) -> str:

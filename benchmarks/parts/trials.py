@@ -24,7 +24,7 @@ from polyrank.metrics.predicted import predicted, true_probability
 from polyrank.metrics.undefined import Undefined
 from polyrank.models.outputs import logits_of, outputs
 from polyrank.schema import Schema
-from polyrank.terms import Population, populations
+from polyrank.terms import Population, own_population, populations
 from polyrank.train.fit import isolated
 from polyrank.train.sources import Sources, encoded
 from polyrank.train.training import Training
@@ -94,6 +94,7 @@ def trial(log: Log, model: pr.Model, training: Training, seed: int) -> dict[str,
     kept = trainer.position.history[trainer.position.best_epoch - 1]
     return {
         "epoch": trainer.position.best_epoch,
+        "heads": [own_population(log.schema, task).name for task in log.schema.tasks],
         "valid loss": kept["valid total loss"],
         **found,
         "seconds": round(trained, 2),
@@ -148,9 +149,7 @@ def oracle(log: Log, split: str) -> dict[str, dict[str, float]]:
     return measured(log, split, known)  # pyrefly: ignore  (none is None here)
 
 
-def target(
-    table: Table, where: Population
-) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+def target(table: Table, where: Population) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Return the rows of a score, what to predict there, and their weights.
 
     Of known truth these are all rows: the probability, and how probable it is that the row counts.
