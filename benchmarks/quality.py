@@ -88,7 +88,7 @@ def settings_of(args: argparse.Namespace) -> dict[str, Setting]:
 
 def grid() -> dict[str, Setting]:
     """Return every trunk × space of conditional events × balance."""
-    balances = {name: {"kind": name} for name in BALANCES}
+    balances: dict[str, Any] = {name: {"kind": name} for name in BALANCES}
     balances["sum, plain"] = {"kind": "sum", "normalize": False}
     return {
         f"{trunk} · {space} · {name}": Setting(
@@ -128,7 +128,7 @@ class Results:
     @classmethod
     def of(cls, kept: Kept, name: str, lines: Sequence[str], seeds: int) -> Results:
         """Read a log's lines; one fit serves all seeds where neither rows nor fit depend on it."""
-        found: dict[str, dict[int, Mapping[str, Any]]] = {}
+        found: dict[str, Mapping[int, Mapping[str, Any]]] = {}
         for line in (ORACLE, *BASELINES, *lines):
             once = line in BASELINES and not BASELINES[line].random and not LOGS[name].generated
             runs = {

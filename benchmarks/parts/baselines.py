@@ -20,9 +20,10 @@ from torch import nn
 from parts.settings import FORMER
 from parts.trials import Log, log_of, measured
 from polyrank.data.statistics import term_labels
+from polyrank.data.table import Table
 from polyrank.features import DenseFeature
 from polyrank.schema import Schema
-from polyrank.terms import own_population, populations
+from polyrank.terms import Population, own_population, populations
 
 # Inverse strengths of the L2 penalty, for a loss that is summed over rows; and the ridge's.
 STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
@@ -87,7 +88,7 @@ def logistic(event: bool, train: Rows, valid: Rows, _: int) -> Predict:
         for strength in RIDGE:
             ridge = Ridge(alpha=strength, solver="lsqr").fit(x, train.label)
             loss = _loss(event, valid.label, ridge.predict(held_out))
-            found.append((loss, partial(_linear, ridge.coef_, ridge.intercept_)))
+            found.append((loss, partial(_linear, ridge.coef_, float(ridge.intercept_))))
         return min(found, key=lambda each: each[0])[1]
     # Each penalty starts from the solution of the one before.
     model = LogisticRegression(solver="lbfgs", max_iter=300, tol=1e-5, warm_start=True)
@@ -265,15 +266,10 @@ def baseline(log: Log, learner: Learner, seed: int) -> dict[str, Any]:
     """Learn each score; return its figures as `trial` does, and those by product."""
     started = perf_counter()
     inputs = inputs_of(log)
-    train, valid = log.tables["train"], log.tables["valid"]
     found: dict[str, dict[str, np.ndarray]] = {"valid": {}, "test": {}}
     for where in populations(log.schema):
-        some = []
-        for split, table in (("train", train), ("valid", valid)):
-            label = term_labels(table, where)
-            kept = np.flatnonzero(~np.isnan(label))
-            some.append(Rows(inputs[split].rows(kept), label[kept]))
-        predict = learner(where.label_kind.is_event, *some, seed)
+        rows = [_rows(inputs[split], log.tables[split], where) for split in ("train", "valid")]
+        predict = learner(where.label_kind.is_event, rows[0], rows[1], seed)
         for split, each in found.items():
             each[where.name] = predict(inputs[split])
     seconds = round(perf_counter() - started, 2)
@@ -284,6 +280,12 @@ def baseline(log: Log, learner: Learner, seed: int) -> dict[str, Any]:
     }
     result: dict[str, Any] = {**figures, "seconds": seconds}
     return result | ({"by product": by_product} if products["test"] else {})
+
+
+def _rows(inputs: Inputs, table: Table, where: Population) -> Rows:
+    label = term_labels(table, where)
+    kept = np.flatnonzero(~np.isnan(label))
+    return Rows(inputs.rows(kept), label[kept])
 
 
 def _by_product(schema: Schema, found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -128,12 +128,17 @@ def _results(jobs: Sequence[Job], workers: int) -> Iterator[tuple[Job, dict[str,
     if not jobs:
         return
     os.environ.update(ONE_THREAD)  # which the processes to come inherit
-    with get_context("spawn").Pool(min(workers, len(jobs))) as pool:
+    with get_context("spawn").Pool(min(workers, len(jobs)), _warm) as pool:
         yield from pool.imap_unordered(_result, jobs)
 
 
-def _result(job: Job) -> tuple[Job, dict[str, Any] | str]:
+def _warm() -> None:
+    """Import and compile what a first run does, so that no run's seconds hold it."""
     torch.set_num_threads(1)
+    trial(log_of("fields", 0, 1_000), *Setting(training={"epochs": 1}).built(), 0)
+
+
+def _result(job: Job) -> tuple[Job, dict[str, Any] | str]:
     try:
         return job, job.run()
     except Exception:  # noqa: BLE001  a failed run is shown at the end and does not stop the others

@@ -61,7 +61,8 @@ def _raw(name: str, seed: int, rows: int | None, path: Path | None) -> Raw:
 def _encoded(name: str, seed: int, rows: int | None, path: Path | None, key: str) -> Log:
     raw = _raw(name, seed, rows, path)
     schema = changed(raw.schema, Setting.from_key(key))
-    return Log(name, schema, *encoded(schema, Sources(**raw.frames)), raw)
+    sources = Sources(raw.frames["train"], raw.frames["valid"], raw.frames["test"])
+    return Log(name, schema, *encoded(schema, sources), raw)
 
 
 def log_of(
