@@ -7,7 +7,7 @@ mean over logs, trunks and seeds ranks the settings. Coordinates are searched on
 each from the best of those before it, and one moves only where that gains more than a seed's noise.
 No test row is read. Writes results/defaults.json after each trial, and resumes from it.
 
-    python benchmarks/defaults.py [--seeds 1] [--rows 300000]
+    python benchmarks/defaults.py [--seeds 1] [--rows 240000]
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def options() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--rows", type=int, default=300_000, help="of a generated log")
+    parser.add_argument("--rows", type=int, default=240_000, help="of a generated log, in training")
     parser.add_argument("--out", type=Path, default=RESULTS / "defaults.json")
     return parser.parse_args()
 

@@ -1,196 +1,289 @@
-"""Every trunk × space × balance with one budget, beside logistic regression and LightGBM.
+"""The defaults, and every trunk with them, beside the strongest baseline, on every log.
 
-Five logs: sparse ids alone, fields of few values alone, and the synthetic log, new for every seed;
-Census-Income; MovieLens 100K. The budget is the default `Training(epochs=…)` and `Model(trunk=…)`,
-with 3 epochs of a generated log and 5 of the others; within each run the epoch is chosen by
-validation loss, and nothing else is chosen. The baselines learn each score separately (a joint
-label directly): logistic regression on the same encoded ids and numbers with its penalty, and
-LightGBM with its number of trees, chosen on validation rows. Each cell is compared with the
-stronger of the two on validation, by the paired difference over seeds with its 95 % interval
-(Student's t). Writes results/quality.json after each run and resumes from it; seeds are the outer
-loop, so the file is always balanced.
+Baselines learn one score at a time: logistic regression, a factorisation machine and LightGBM, each
+also "by product" (P(buy) = P(click)·P(buy|click) from two models), tuned on validation rows. For
+each score the strongest of them is the one that is best on validation rows; every line is compared
+with it by the paired difference over seeds, with the 95 % interval of Student's t. A line is
+"below" where it is worse by more than .001 and the interval excludes 0, "above" where it is better
+and the interval excludes 0, else "equal".
 
-    python benchmarks/quality.py [--seeds 5] [--sets census] [--show]
+Beside the defaults there are the former ones, pinned; the defaults with each other trunk; and by
+name the variants of variants.toml: the defaults without one thing, or with another one. `--grid`
+adds every trunk × space × balance. On generated logs, new for each seed, figures are against the
+true probabilities of 200,000 test rows, and the oracle has a line of its own.
+
+Writes results/quality.json after each run and resumes from it: a run is done again where its
+settings differ from those it was done with, or where `--again` names its line. Seeds are the outer
+loop, so the file is always nearly balanced.
+
+    python benchmarks/quality.py [--seeds 5] [--sets ids census] [--lines defaults] [--show]
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Iterator
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import isinf
 from pathlib import Path
 from statistics import mean
-from typing import Any, NamedTuple
+from typing import Any
 
-import torch
-from parts.baselines import baseline, lightgbm, logistic
-from parts.record import RESULTS, origin, write
-from parts.seeds import shown, spread
-from parts.trials import Log, log_of, trial
+from parts.baselines import BASELINES, BY_PRODUCT
+from parts.logs import LOGS, USUAL
+from parts.record import RESULTS
+from parts.runs import ORACLE, Job, Kept, finish, known, present
+from parts.seeds import difference, spread
+from parts.settings import AS_IT_IS, FORMER, Setting, read_settings
 
 import polyrank as pr
-from polyrank.balance import Balance
+from polyrank.balance import BALANCES
 from polyrank.models.model import TRUNKS
 from polyrank.text import aligned
-from polyrank.train.training import Training
 
-BALANCES: dict[str, Balance] = {
-    "sum": pr.Sum(),
-    "sum, plain": pr.Sum(normalize=False),
-    "uncertainty": pr.Uncertainty(),
-    "gradnorm": pr.GradNorm(),
-    "metabalance": pr.MetaBalance(),
-}
-# Spaces of the conditional task, and balances; ids alone are there for the trunks.
-SETS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "ids": (("all", "click"), ("sum",)),
-    "fields": (("all", "click"), ("sum",)),
-    "synthetic": (("all", "click"), tuple(BALANCES)),
-    "census": (("all",), tuple(BALANCES)),
-    "movielens_100k": (("all",), tuple(BALANCES)),
-}
-FIGURES = {
-    "ids": ("click @ all auc", "buy @ all auc", "buy|click @ click auc"),
-    "fields": ("click @ all auc", "buy @ all auc", "buy|click @ click auc"),
-    "synthetic": ("click @ all auc", "buy @ all auc", "buy|click @ click auc"),
-    "census": ("income @ all auc", "never_married @ all auc"),
-    "movielens_100k": ("like @ all auc", "rating @ all rmse"),
-}
-GENERATED = ("ids", "fields", "synthetic")  # a new log for every seed
-EPOCHS = {"ids": 3, "fields": 3, "synthetic": 3, "census": 5, "movielens_100k": 5}
-# Chooses the best cell of a trunk, on validation rows.
-PRIMARY = {
-    "ids": "buy @ all auc", "fields": "buy @ all auc", "synthetic": "buy @ all auc",
-    "census": "income @ all auc", "movielens_100k": "like @ all auc",
-}  # fmt: skip
-BASELINES = {"logistic regression": logistic, "LightGBM": lightgbm}
-
-
-class Cell(NamedTuple):
-    """One configuration: a trunk, the space of conditional tasks, and a balance."""
-
-    trunk: str
-    space: str
-    balance: str
+DEFAULTS, FORMERLY = "defaults", "former defaults"
+VARIANTS = Path(__file__).with_name("variants.toml")
+LEAST = 0.001  # by which a line must be worse to be called so
+# Metrics that compare, by preference, and whether more is better.
+METRICS = {"auc": 1, "rmse": -1}
 
 
 def options() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
-    parser.add_argument("--sets", nargs="+", choices=[*SETS], default=[*SETS])
+    parser.add_argument("--sets", nargs="+", choices=[*LOGS], default=[*USUAL])
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--rows", type=int, default=300_000, help="of a generated log")
-    parser.add_argument("--show", action="store_true", help="print what is there, train nothing")
+    parser.add_argument("--workers", type=int, default=2, help="runs at a time, a thread each")
+    parser.add_argument("--rows", type=int, help="training rows of a generated log")
+    parser.add_argument("--lines", nargs="+", help="run and show only these lines and baselines")
+    parser.add_argument("--variants", nargs="*", default=[], help="of variants.toml; 'every'")
+    parser.add_argument("--grid", action="store_true", help="every trunk × space × balance")
+    parser.add_argument("--again", nargs="+", default=[], help="lines to run anew")
+    parser.add_argument("--kuairand", type=Path, help="the sample's file")
+    parser.add_argument("--coat", type=Path, help="the folder of the Coat ratings")
+    parser.add_argument("--show", action="store_true", help="print what is there, run nothing")
     parser.add_argument("--out", type=Path, default=RESULTS / "quality.json")
     return parser.parse_args()
 
 
-def cells(name: str) -> list[Cell]:
-    """Return the cells of a data set."""
-    spaces, balances = SETS[name]
-    return [
-        Cell(trunk, space, balance) for trunk in TRUNKS for space in spaces for balance in balances
-    ]
+def settings_of(args: argparse.Namespace) -> dict[str, Setting]:
+    """Return the lines that are trained, by name."""
+    trunk = pr.Model().to_table()["trunk"]["kind"]
+    found = {FORMERLY: FORMER, DEFAULTS: AS_IT_IS}
+    found |= {
+        f"{DEFAULTS}, {name}": Setting(model={"trunk": {"kind": name}})
+        for name in TRUNKS
+        if name != trunk
+    }
+    if args.variants:
+        only = None if args.variants == ["every"] else args.variants
+        found |= read_settings(VARIANTS, only)
+    if args.grid:
+        found |= grid()
+    if args.lines:
+        found = {name: each for name, each in found.items() if name in args.lines}
+    return found
 
 
-def measured(name: str, seed: int, args: argparse.Namespace, runs: dict) -> Iterator[str]:
-    """Run what a data set and a seed still lack; yield each key when it is done."""
-    log: Log | None = None
-    wanted = [*BASELINES, *(" · ".join(cell) for cell in cells(name))]
-    by_key = {" · ".join(cell): cell for cell in cells(name)}
-    for what in wanted:
-        key = f"{name} | {what} | {seed}"
-        if key in runs:
-            continue
-        first = f"{name} | {what} | 1"
-        if what == "logistic regression" and name not in GENERATED and first in runs:
-            runs[key] = runs[first]  # the same rows and no random number: the same fit
-            yield key
-            continue
-        log = log_of(name, seed, args.rows) if log is None else log
-        if what in BASELINES:
-            runs[key] = baseline(log, BASELINES[what], seed)
-        else:
-            cell = by_key[what]
-            training = Training(epochs=EPOCHS[name], balance=BALANCES[cell.balance])
-            model = pr.Model(trunk=TRUNKS[cell.trunk]())
-            runs[key] = trial(log.supervised(cell.space), model, training, seed)
-        yield key
+def grid() -> dict[str, Setting]:
+    """Return every trunk × space of conditional events × balance."""
+    balances: dict[str, Any] = {name: {"kind": name} for name in BALANCES}
+    balances["sum, plain"] = {"kind": "sum", "normalize": False}
+    return {
+        f"{trunk} · {space} · {name}": Setting(
+            {"trunk": {"kind": trunk}}, {"balance": balance}, {"task": {"space": space}}
+        )
+        for trunk in TRUNKS
+        for space in ("all", "parent")
+        for name, balance in balances.items()
+    }
 
 
-def over_seeds(runs: dict, name: str, what: str, seeds: int) -> list[dict[str, Any]]:
-    """Return the runs of one line of the table, seed by seed."""
-    return [runs[f"{name} | {what} | {seed}"] for seed in range(1, seeds + 1)]
+def jobs_of(args: argparse.Namespace, sets: Sequence[str], lines: Mapping[str, Setting]) -> list:
+    """Return the runs, seed by seed and log by log."""
+    paths = {"kuairand": args.kuairand, "coat": args.coat}
+    found = []
+    for seed in range(1, args.seeds + 1):
+        for name in sets:
+            here = {"log": name, "seed": seed, "rows": args.rows, "path": paths.get(name)}
+            if LOGS[name].generated:
+                found.append(Job(line=ORACLE, **here))
+            found += [
+                Job(line=line, **here)
+                for line, each in BASELINES.items()
+                if seed == 1 or each.random or LOGS[name].generated
+            ]
+            found += [Job(line=line, setting=each, **here) for line, each in lines.items()]
+    return found
 
 
-def strongest(runs: dict, name: str, figure: str, seeds: int) -> str:
-    """Return the baseline that is better on validation rows."""
-    sign = -1 if figure.endswith("rmse") else 1
-    return max(
-        BASELINES,
-        key=lambda each: sign * mean(run[f"valid {figure}"]
-                                     for run in over_seeds(runs, name, each, seeds)),
-    )  # fmt: skip
+@dataclass(frozen=True)
+class Results:
+    """Figures of one log: {line: {seed: {split: {score: {metric: value}}}}}."""
+
+    name: str
+    runs: Mapping[str, Mapping[int, Mapping[str, Any]]]
+
+    @classmethod
+    def of(cls, kept: Kept, name: str, lines: Sequence[str], seeds: int) -> Results:
+        """Read a log's lines; one fit serves all seeds where neither rows nor fit depend on it."""
+        found: dict[str, Mapping[int, Mapping[str, Any]]] = {}
+        for line in (ORACLE, *BASELINES, *lines):
+            once = line in BASELINES and not BASELINES[line].random and not LOGS[name].generated
+            runs = {
+                seed: run
+                for seed in range(1, seeds + 1)
+                if (run := kept.runs.get(f"{name} | {line} | {1 if once else seed}"))
+            }
+            if runs:
+                found[line] = runs
+            products = {seed: {**run, **run["by product"]} for seed, run in runs.items()
+                        if "by product" in run}  # fmt: skip
+            if products:
+                found[line + BY_PRODUCT] = products
+        return cls(name, found)
+
+    @property
+    def baselines(self) -> list[str]:
+        """The lines to beat."""
+        return [line for line in self.runs if line.removesuffix(BY_PRODUCT) in BASELINES]
+
+    @property
+    def scores(self) -> list[tuple[str, str]]:
+        """Each score and the metric that compares it."""
+        some = next(iter(next(iter(self.runs.values())).values()))["test"]
+        return [
+            (score, next(metric for metric in METRICS if metric in figures))
+            for score, figures in some.items()
+            if figures.keys() & METRICS.keys()
+        ]
+
+    def values(self, line: str, split: str, score: str, metric: str) -> dict[int, float]:
+        """Return a figure by seed, where it is known."""
+        return {
+            seed: run[split][score][metric]
+            for seed, run in self.runs[line].items()
+            if metric in run[split].get(score, {})
+        }
+
+    def strongest(self, score: str, metric: str) -> str | None:
+        """Return the baseline that is best on validation rows; a product only for its own score."""
+        found = {}
+        for line in self.baselines:
+            plain = line.removesuffix(BY_PRODUCT)
+            values = self.values(line, "valid", score, metric)
+            own = self.values(plain, "valid", score, metric)
+            if values and (line == plain or values != own):
+                found[line] = METRICS[metric] * mean(values.values())
+        return max(found, key=found.__getitem__) if found else None
+
+    def gain(self, line: str, against: str, score: str, metric: str) -> tuple[float, float] | None:
+        """Return how much better a line is than another on test rows, and the half-width."""
+        one, other = (self.values(each, "test", score, metric) for each in (against, line))
+        both = sorted(one.keys() & other.keys())
+        if not both:
+            return None
+        middle, half = difference([one[seed] for seed in both], [other[seed] for seed in both])
+        return METRICS[metric] * middle, half
 
 
-def chosen(runs: dict, name: str, seeds: int) -> list[str]:
-    """Return the baselines, and for each trunk the cell that is best on validation rows."""
-    figure = PRIMARY[name]
-    found: dict[str, tuple[float, str]] = {}
-    for cell in cells(name):
-        what = " · ".join(cell)
-        value = mean(run[f"valid {figure}"] for run in over_seeds(runs, name, what, seeds))
-        found[cell.trunk] = max(found.get(cell.trunk, (0.0, "")), (value, what))
-    return [*BASELINES, *(what for _, what in found.values())]
+def verdict(gain: float, half: float) -> str:
+    """Return "below", "equal" or "above"; a question mark where one seed has no interval."""
+    if isinf(half):
+        return "?"
+    if abs(gain) <= half:
+        return "equal"
+    if gain > 0:
+        return "above"
+    return "below" if gain < -LEAST else "equal"
 
 
-def table(runs: dict, name: str, seeds: int, lines_of: list[str]) -> str:
-    """Return a data set's table: one line per baseline or cell."""
+def table(found: Results, score: str, metric: str) -> str:
+    """Return one score's table."""
+    against = found.strongest(score, metric)
     lines = []
-    against = {figure: strongest(runs, name, figure, seeds) for figure in FIGURES[name]}
-    for what in lines_of:
-        found = over_seeds(runs, name, what, seeds)
-        line = [what]
-        for figure in FIGURES[name]:
-            values = [run[f"test {figure}"] for run in found]
-            line.append(spread(values))
-            if what == against[figure]:
-                line.append("baseline")
-                continue
-            base = [run[f"test {figure}"]
-                    for run in over_seeds(runs, name, against[figure], seeds)]  # fmt: skip
-            line.append(shown(base, values))
-        lines.append([*line, f"{mean(run['seconds'] for run in found):.0f}"])
-    header = ["trunk · space · balance"]
-    for figure in FIGURES[name]:
-        header += [figure, "difference"]
-    header.append("seconds")
-    return aligned(header, lines, range(1, len(header)))
+    for line in found.runs:
+        values = found.values(line, "test", score, metric)
+        plain = line.removesuffix(BY_PRODUCT)
+        if not values or (line != plain and values == found.values(plain, "test", score, metric)):
+            continue
+        cells = [line, spread([*values.values()])]
+        gain = None if against is None else found.gain(line, against, score, metric)
+        if line == against:
+            cells += ["baseline", ""]
+        elif gain is None or line == ORACLE:
+            cells += ["" if gain is None else f"{gain[0]:+.4f}", ""]
+        else:
+            half = "" if isinf(gain[1]) else f" ± {gain[1]:.4f}"
+            cells += [f"{gain[0]:+.4f}{half}", verdict(*gain)]
+        valid = found.values(line, "valid", score, metric)
+        cells.append(f"{mean(valid.values()):.4f}" if valid else "")
+        for other in ("loss", "pcoc"):
+            figures = found.values(line, "test", score, other)
+            cells.append(f"{mean(figures.values()):.4f}" if figures else "")
+        lines.append(cells)
+    header = [f"{found.name}: {score}", f"test {metric}", "better by", "", "valid",
+              "norm. loss", "pcoc"]  # fmt: skip
+    return aligned(header, lines, (1, 2, 4, 5, 6))
+
+
+def costs(found: Results) -> str:
+    """Return seconds, memory and the kept epoch of each line."""
+    lines = []
+    for line, runs in found.runs.items():
+        if line == ORACLE or line.endswith(BY_PRODUCT):
+            continue
+        each = [*runs.values()]
+        peaks = [run["peak_mib"] for run in each if run["peak_mib"] is not None]
+        epochs = sorted(run["epoch"] for run in each if "epoch" in run)
+        lines.append([
+            line, str(len(each)), f"{mean(run['seconds'] for run in each):.0f}",
+            str(max(peaks)) if peaks else "", " ".join(map(str, epochs)),
+        ])  # fmt: skip
+    header = [f"{found.name}: cost", "seeds", "seconds", "peak MiB", "kept epochs"]
+    return aligned(header, lines, (1, 2, 3))
+
+
+def summary(found: Sequence[Results], lines: Sequence[str]) -> str:
+    """Return how many scores each line is above, equal and below on, and where it is below."""
+    rows = []
+    for line in lines:
+        verdicts: dict[str, list[str]] = {"above": [], "equal": [], "below": [], "?": []}
+        for log in found:
+            for score, metric in log.scores:
+                against = log.strongest(score, metric)
+                if against is None or line not in log.runs:
+                    continue
+                gain = log.gain(line, against, score, metric)
+                if gain is not None:
+                    verdicts[verdict(*gain)].append(f"{log.name} {score} {gain[0]:+.4f}")
+        if any(verdicts.values()):
+            counts = [str(len(each)) for each in verdicts.values()]
+            rows.append([line, *counts, "; ".join(verdicts["below"])])
+    header = ["against the strongest baseline", "above", "equal", "below", "?", "below on"]
+    return aligned(header, rows, (1, 2, 3, 4))
 
 
 def main() -> None:
-    """Run what is missing, print the tables and save the figures."""
+    """Run what is missing, and print the tables."""
     args = options()
-    torch.set_num_threads(1)
-    runs: dict[str, Any] = {}
-    if args.out.is_file():
-        runs = json.loads(args.out.read_text(encoding="utf-8"))["runs"]
-    for seed in range(1, args.seeds + 1) if not args.show else ():
-        for name in args.sets:
-            for key in measured(name, seed, args, runs):
-                print(f"{key}: {runs[key]['seconds']:.0f} s", flush=True)
-                budget = {
-                    "training": Training().to_table(), "model": pr.Model().to_table(),
-                    "rows": args.rows, "epochs": EPOCHS,
-                }  # fmt: skip
-                about = origin("scikit-learn", "lightgbm")
-                write(args.out, {**about, "budget": budget, "runs": runs})
-    for name in args.sets:
-        every = [*BASELINES, *(" · ".join(cell) for cell in cells(name))]
-        print(f"\n{name}\n{table(runs, name, args.seeds, every)}")
-        best = chosen(runs, name, args.seeds)
-        print(f"\n{name}, the best cell of each trunk by validation {PRIMARY[name]}")
-        print(table(runs, name, args.seeds, best), flush=True)
+    lines = known(settings_of(args))
+    kept = Kept(args.out, {"budget": DEFAULTS})
+    failed: list[str] = []
+    if not args.show:
+        jobs = jobs_of(args, present(args.sets, {"kuairand": args.kuairand, "coat": args.coat}),
+                       lines)  # fmt: skip
+        failed = finish(kept, kept.missing(jobs, args.again), args.workers)
+    every = [Results.of(kept, name, [*lines], args.seeds) for name in args.sets]
+    every = [found for found in every if found.runs]
+    for found in every:
+        for score, metric in found.scores:
+            print(f"\n{table(found, score, metric)}")
+        print(f"\n{costs(found)}", flush=True)
+    print(f"\n{summary(every, [*lines])}")
+    if failed:
+        sys.exit("\n" + "\n".join(failed))
 
 
 if __name__ == "__main__":

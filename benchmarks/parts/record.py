@@ -26,9 +26,11 @@ def origin(*packages: str) -> dict[str, Any]:
 
 
 def write(path: Path, table: dict[str, Any]) -> None:
-    """Replace a results file."""
+    """Replace a results file, whole: one that is interrupted leaves the file before."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
+    half = path.with_suffix(".half")
+    half.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
+    half.replace(path)
 
 
 def _version(name: str) -> str | None:

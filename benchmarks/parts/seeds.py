@@ -9,8 +9,13 @@ from polyrank.metrics.comparison import student_t
 
 
 def difference(one: Sequence[float], other: Sequence[float]) -> tuple[float, float]:
-    """Return the mean of other − one and the half-width of its 95 % interval (Student's t)."""
+    """Return the mean of other − one and the half-width of its 95 % interval (Student's t).
+
+    One pair has no interval: its half-width is infinite.
+    """
     each = [b - a for a, b in zip(one, other, strict=True)]
+    if len(each) == 1:
+        return each[0], float("inf")
     return mean(each), student_t(len(each) - 1) * stdev(each) / len(each) ** 0.5
 
 
@@ -22,5 +27,6 @@ def shown(one: Sequence[float], other: Sequence[float], digits: int = 4) -> str:
 
 
 def spread(values: Sequence[float], digits: int = 4) -> str:
-    """Return mean ± standard deviation as text."""
-    return f"{mean(values):.{digits}f} ± {stdev(values):.{digits}f}"
+    """Return mean ± standard deviation as text; of one value the value."""
+    deviation = f" ± {stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{mean(values):.{digits}f}{deviation}"
