@@ -47,6 +47,7 @@ class Sources:
     origin: tuple[str, Any] | None = None
     sampling: Sampling | None = None
     carried: tuple[str, ...] = ()  # raw columns that the scored splits keep, for a fused score
+    numbers: bool = False  # whether raw numbers are kept beside the encoded ones, for trees
 
     def carrying(self, fusion: Fusion, schema: Schema) -> Sources:
         """Return sources whose scored splits keep the columns of a fused score."""
@@ -117,7 +118,7 @@ def _cached(
     # What decides the encoded rows beside the files' content and the schema.
     parts = None if sources.origin is None else sources.origin[1]
     versions = [version("polyrank"), hashing.VERSION, pl.__version__]
-    recipe = [by_split, sources.orphans, parts, list(sources.carried), *versions]
+    recipe = [by_split, sources.orphans, parts, list(sources.carried), sources.numbers, *versions]
     key = cache.key_of(schema, recipe)
     entry = cache.load(folder, key, schema)
     if entry is not None:
@@ -168,6 +169,7 @@ def _encoded(schema: Schema, sources: Sources) -> cache.Entry:
             split: encode(
                 frame, schema, vocab, split=split, orphans=sources.orphans,
                 carried=sources.carried if split in sources.scored else (),
+                numbers=sources.numbers,
             )
             for split, frame in rows.items()
         }  # fmt: skip
