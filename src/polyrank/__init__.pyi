@@ -50,6 +50,7 @@ from .schema import SequenceFeature as SequenceFeature
 from .schema import SparseFeature as SparseFeature
 from .schema import Task as Task
 from .serve.engine import Engine as Engine
+from .stages.trees import Trees as Trees
 from .train.fit import fit as fit
 from .train.optim import SGD as SGD
 from .train.optim import Adagrad as Adagrad
