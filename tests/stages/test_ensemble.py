@@ -58,7 +58,8 @@ def test_the_sums_are_those_of_lightgbm(missing, regression):
     for seed in range(4):
         x, booster = grown(seed, missing=missing, regression=regression)
         ensemble = Ensemble.read(booster.model_to_string())
-        assert (ensemble.first >= 0).any() and (ensemble.first < 0).any()
+        assert (ensemble.first >= 0).any()
+        assert (ensemble.first < 0).any()
         rows = near(x, ensemble, np.random.default_rng(seed))
         for each in (x, rows):
             expected = booster.predict(each, raw_score=True)

@@ -135,7 +135,9 @@ def test_the_limit_of_categories_decides_what_is_read():
 def test_a_log_without_anything_to_read_is_refused():
     schema = pr.Schema([pr.SparseFeature("item")], [pr.Task("click")])
     vocab, _ = encoded(schema=schema)
-    with pytest.raises(ConfigError, match="nothing to read.*'item' has [0-9]+ rows.*trees = false"):
+    with pytest.raises(
+        ConfigError, match=r"nothing to read.*'item' has [0-9]+ rows.*trees = false"
+    ):
         columns_of(vocab, FEW)
 
 
@@ -148,7 +150,9 @@ def test_a_table_without_numbers_is_refused():
 
 
 def test_a_head_learns_where_its_parent_happened_and_its_label_is_known():
-    frame = log_of().with_columns(pl.when(pl.int_range(pl.len()) < 9).then(None).otherwise("buy").alias("buy"))
+    frame = log_of().with_columns(
+        pl.when(pl.int_range(pl.len()) < 9).then(None).otherwise("buy").alias("buy")
+    )
     frame = frame.with_columns(log_of()["buy"].scatter(range(9), None))
     vocab, table = encoded(frame)
     kinds = fitted_labels(table)
@@ -250,7 +254,9 @@ def test_validation_rows_say_how_many_trees():
 
 
 def test_a_head_of_few_rows_has_its_base_rate(caplog):
-    few = log_of().with_columns(pl.when(pl.int_range(pl.len()) < 20).then(1).otherwise(0).alias("click"))
+    few = log_of().with_columns(
+        pl.when(pl.int_range(pl.len()) < 20).then(1).otherwise(0).alias("click")
+    )
     few = few.with_columns(buy=pl.col("buy") * pl.col("click"), spend=pl.lit(0.0))
     with caplog.at_level(logging.WARNING):
         rows, folds, boosters = fitted(frame=few)
@@ -286,7 +292,8 @@ def test_one_label_outside_one_fold_leaves_the_others_their_trees(caplog):
     assert "without fold 0 (600 rows" in caplog.text
     parts = boosters.parts["click"]
     assert parts[0].bias == pytest.approx(margin(0, 400))
-    assert len(parts[1].columns) and len(parts[2].columns)
+    assert len(parts[1].columns)
+    assert len(parts[2].columns)
 
 
 def test_boosters_come_back_without_being_fitted():
@@ -326,6 +333,6 @@ def test_importance_is_each_feature_s_share_of_the_gain():
 
 def test_without_lightgbm_fitting_is_refused(monkeypatch):
     rows, folds, boosters = fitted()
-    monkeypatch.setattr(stage, "find_spec", lambda name: None)
+    monkeypatch.setattr(stage, "find_spec", lambda _: None)
     with pytest.raises(ConfigError, match=r"pip install 'polyrank\[trees\]'"):
         fit_boosters(FEW, boosters.columns, rows, folds)

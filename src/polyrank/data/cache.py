@@ -173,7 +173,9 @@ def _write(folder: Path, entry: Entry) -> dict[str, Any]:
 
 
 def _write_table(folder: Path, split: str, table: Table) -> dict[str, Any]:
-    arrays = {name: getattr(table, name) for name in ("ids", "dense", "labels", "extras", "numbers")}
+    arrays = {
+        name: getattr(table, name) for name in ("ids", "dense", "labels", "extras", "numbers")
+    }
     if table.weight is not None:
         arrays["weight"] = table.weight
     for index, bag in enumerate(table.bags):

@@ -407,7 +407,7 @@ def _inputs(
     names = [feature.name for feature in schema.features if feature.numeric] if numbers else []
     # One column after the other in memory, as they are written here and read by trees.
     raw = np.empty((len(names), rows), dtype=np.float32).T
-    kept = dict(zip(names, raw.T, strict=True))
+    kept: dict[str, np.ndarray] = dict(zip(names, raw.T, strict=True))
     for feature, column in zip(schema.features, columns, strict=True):
         codec = vocab.codecs[feature.name]
         found = codec.read(column)

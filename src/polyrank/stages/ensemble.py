@@ -144,7 +144,7 @@ def rounded_down(thresholds: np.ndarray) -> np.ndarray:
 
     Example:
         >>> rounded_down(np.array([0.1, 1e300, -1e-35])).tolist()
-        [0.09999999403953552, 3.4028234663852886e+38, -1.0000001e-35]
+        [0.09999999403953552, 3.4028234663852886e+38, -1.0000000897489909e-35]
     """
     with np.errstate(over="ignore"):  # what is beyond float32 becomes infinite, and then the last
         found = thresholds.astype(np.float32)

@@ -150,7 +150,8 @@ def fingerprint(vocab: Vocab, tables: Mapping[str, Table]) -> str:
     parts = [f"vocabulary {entries:08x}"]
     for split, table in tables.items():
         step = max(len(table) // 100_000, 1)
-        checksum, rows = 0, (each[::step] for each in (table.dense, table.labels, table.extras))
+        arrays = (table.dense, table.labels, table.extras, table.numbers)
+        checksum, rows = 0, (each[::step] for each in arrays)
         for array in (table.ids[:, ::step], *rows):
             checksum = crc32(np.ascontiguousarray(array).tobytes(), checksum)
         for bag in table.bags:

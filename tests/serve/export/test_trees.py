@@ -7,6 +7,7 @@ import onnx
 import polars as pl
 import pytest
 from onnx import TensorProto, helper
+from tests.stages.test_ensemble import grown, near
 
 import polyrank as pr
 from polyrank.data.table import encode
@@ -18,7 +19,6 @@ from polyrank.serve.export.trees import check_runtime, margin_input, splice, tre
 from polyrank.serve.inputs import Inputs
 from polyrank.stages.ensemble import Ensemble
 from polyrank.stages.trees import Boosters, Column, matrix_of
-from tests.stages.test_ensemble import grown, near
 
 COLUMNS = (
     Column(feature="shop", categories=41),
@@ -143,11 +143,9 @@ def test_names_of_a_graph_are_kept_apart():
 
 def test_a_vocabulary_comes_before_the_trees():
     # with_vocabulary renames what reads the rows, so that it can come after splice.
-    schema = pr.Schema(
-        [pr.SparseFeature("shop"), pr.DenseFeature("price")], [pr.Task("click")]
-    )
-    frame = pl.DataFrame({"shop": [f"s{at % 7}" for at in range(40)],
-                          "price": [float(at) for at in range(40)], "click": [0, 1] * 20})  # fmt: skip
+    schema = pr.Schema([pr.SparseFeature("shop"), pr.DenseFeature("price")], [pr.Task("click")])
+    shops, prices = [f"s{at % 7}" for at in range(40)], [float(at) for at in range(40)]
+    frame = pl.DataFrame({"shop": shops, "price": prices, "click": [0, 1] * 20})
     vocab = Vocab.fit(frame, schema)
     columns = (Column(feature="shop", categories=8), Column(feature="price"))
     ensemble = Ensemble.read(grown(0)[1].model_to_string())
@@ -182,6 +180,8 @@ def test_an_old_onnxruntime_is_refused(version):
         check_runtime(version)
 
 
-@pytest.mark.parametrize("version", ["1.23.2", "1.24.0", "1.32.0", "2.0.0rc1", "1.23.2.dev20251001"])
+@pytest.mark.parametrize(
+    "version", ["1.23.2", "1.24.0", "1.32.0", "2.0.0rc1", "1.23.2.dev20251001"]
+)
 def test_a_new_onnxruntime_is_taken(version):
     check_runtime(version)
