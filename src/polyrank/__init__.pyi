@@ -54,6 +54,7 @@ from .schema import SparseFeature as SparseFeature
 from .schema import Task as Task
 from .serve.engine import Engine as Engine
 from .stages.stage import Stage as Stage
+from .stages.trees import Trees as Trees
 from .stages.wide import Wide as Wide
 from .train.fit import fit as fit
 from .train.optim import SGD as SGD

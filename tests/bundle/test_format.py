@@ -4,6 +4,7 @@ import json
 import pickle  # noqa: TID251  only to watch that it is not used
 import shutil
 import tomllib
+from dataclasses import replace
 
 import polars as pl
 import pytest
@@ -146,3 +147,17 @@ def test_two_saves_are_equal_files(saved, bundle, tmp_path):
     bundle.save(tmp_path / "again")
     for name in ("bundle.json", "weights.safetensors", "config.toml"):
         assert (saved / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+
+
+def test_texts_of_first_stages_come_back(saved, tmp_path):
+    parts = format.read(saved)
+    assert parts.stages == {}
+    texts = {"trees/click.txt": "tree\nß\n", "trees/buy.txt": "tree\n"}
+    manifest = {key: each for key, each in parts.manifest.items() if key != "files"}
+    format.write(tmp_path / "other", replace(parts, manifest=manifest, stages=texts))
+    assert (tmp_path / "other" / "stages" / "trees" / "buy.txt").read_bytes() == b"tree\n"
+    assert format.read(tmp_path / "other").stages == texts
+    assert format.read(tmp_path / "other", weights=False).stages == {}
+    (tmp_path / "other" / "stages" / "trees" / "click.txt").write_text("tree\n")
+    with pytest.raises(BundleError, match=r"damaged: stages/trees/click.txt is not the file"):
+        format.read(tmp_path / "other")

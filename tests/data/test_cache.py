@@ -46,7 +46,8 @@ LOG = pl.DataFrame(
 
 def entry(rows=LOG, schema=SCHEMA):
     vocab = Vocab.fit(LOG, schema)
-    tables = {"train": encode(rows, schema, vocab), "valid": encode(rows.head(1), schema, vocab)}
+    train = encode(rows, schema, vocab, numbers=True)
+    tables = {"train": train, "valid": encode(rows.head(1), schema, vocab)}
     return cache.Entry(vocab, tables, (("polyrank.data.labels", logging.WARNING, "an orphan"),))
 
 
@@ -55,7 +56,7 @@ def same(array, other):
 
 
 def assert_equal_tables(table, other):
-    for name in ("ids", "dense", "labels", "weight"):
+    for name in ("ids", "dense", "labels", "weight", "numbers"):
         assert same(getattr(table, name), getattr(other, name)), name
     for bag, others in zip(table.bags, other.bags, strict=True):
         assert same(bag.ids, others.ids)
@@ -84,7 +85,7 @@ def test_an_entry_comes_back(stored):
     assert after.vocab.states == before.vocab.states
     assert after.vocab.rows == before.vocab.rows
     assert after.vocab.tables["item"].to_frame().equals(before.vocab.tables["item"].to_frame())
-    again = encode(LOG, SCHEMA, after.vocab)
+    again = encode(LOG, SCHEMA, after.vocab, numbers=True)
     assert_equal_tables(again, before.tables["train"])
 
 

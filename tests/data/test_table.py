@@ -108,6 +108,22 @@ def test_columns_by_hand():
     assert table.nulls == {"item": 1, "age": 1, "shop": 0, "last": 0, "price": 1, "stock": 0}
 
 
+def test_raw_numbers_are_kept_where_they_are_asked_for():
+    features = [DenseFeature("p", encoding="log"), SparseFeature("item"), DenseFeature("q")]
+    schema = Schema(features, [Task("click")])
+    rows = {"p": [1.5, None, 1e-36], "item": [1, 2, 1], "q": [3, 4, 2**24 + 1], "click": [0, 1, 1]}
+    frame = pl.DataFrame(rows)
+    vocab = Vocab.fit(frame, schema)
+    found = encode(frame, schema, vocab, numbers=True).numbers
+    # In the order of schema.features, as float32, before any encoding.
+    expected = np.array([[1.5, 3], [np.nan, 4], [1e-36, 2**24]], np.float32)
+    np.testing.assert_array_equal(found, expected, strict=True)
+    without = encode(frame, schema, vocab)
+    assert without.numbers.shape == (3, 0)
+    asked = encode(frame, schema, vocab, labels=False, numbers=True)
+    np.testing.assert_array_equal(asked.numbers, expected, strict=True)
+
+
 def test_columns_by_name():
     table = encoded()
     columns = table.columns()

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -151,6 +152,23 @@ def test_frames_are_not_kept(tmp_path, caplog):
         encoded(SCHEMA, Sources(source), beside=tmp_path)
     assert list(tmp_path.iterdir()) == []
     assert KEPT not in caplog.text
+
+
+def test_raw_numbers_are_another_entry_of_the_cache(log, tmp_path, caplog):
+    without, _ = outcome(caplog, SCHEMA, Sources(log), beside=tmp_path / "runs")
+    sources = Sources(log, numbers=True)
+    first, hit = outcome(caplog, SCHEMA, sources, beside=tmp_path / "runs")
+    assert not hit
+    second, hit = outcome(caplog, SCHEMA, sources, beside=tmp_path / "runs")
+    assert hit
+    expected = frame()["price"].cast(pl.Float32).to_numpy()[:, None]
+    for each in (first, second):
+        np.testing.assert_array_equal(each["train"].numbers, expected, strict=True)
+    assert without["train"].numbers.shape == (400, 0)
+    other = first["train"].numbers + np.float32(1)
+    changed = {"train": replace(first["train"], numbers=other)}
+    vocab = encoded(SCHEMA, sources)[0]
+    assert module.fingerprint(vocab, changed) != module.fingerprint(vocab, first)
 
 
 def test_nothing_is_kept_where_the_cache_is_off(log, tmp_path):

@@ -6,6 +6,7 @@ history.parquet        one row per epoch
 vocab/TABLE.parquet    columns row, value, count
 weights.safetensors    embed.TABLE, interaction.…, trunk.…, head.TASK.…
 scorecard.json         the run's own, if rows were scored
+stages/NAME/FILE.txt   texts of a first stage, such as a head's trees
 model.onnx             if it was exported; the manifest's entry "onnx" has its parity
 model-with-vocabulary.onnx   likewise, with the ids as inputs; tables beyond 1.5 GB in a .data file
 """
@@ -16,7 +17,7 @@ import hashlib
 import json
 import tomllib
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -37,18 +38,30 @@ from polyrank.schema import Schema
 
 FORMAT = 3
 MANIFEST = "bundle.json"
+STAGES = "stages/"
 
 
 @dataclass(frozen=True)
 class Parts:
-    """The content of a bundle as plain data."""
+    """The content of a bundle as plain data.
+
+    Args:
+        manifest: what bundle.json holds beside what `write` adds.
+        config: the resolved experiment.
+        history: one row per epoch.
+        vocab: entries by table.
+        weights: arrays by lasting name.
+        scorecard: None where nothing was scored.
+        stages: texts of first stages, by path below `stages/`.
+    """
 
     manifest: Mapping[str, Any]
     config: Mapping[str, Any]
     history: pl.DataFrame
     vocab: Mapping[str, pl.DataFrame]
     weights: Mapping[str, np.ndarray]
-    scorecard: Mapping[str, Any] | None  # None where nothing was scored
+    scorecard: Mapping[str, Any] | None
+    stages: Mapping[str, str] = field(default_factory=dict)
 
 
 def write(path: Path, parts: Parts) -> None:
@@ -61,7 +74,10 @@ def write(path: Path, parts: Parts) -> None:
 
 
 def read(path: Path, *, weights: bool = True) -> Parts:
-    """Read a bundle, with or without `weights`, and check each file against its checksum."""
+    """Read a bundle, and check each file against its checksum.
+
+    Without `weights`, texts of first stages are left out too: an exported graph has both.
+    """
     manifest = _checked(path)
     try:
         vocab = {
@@ -75,7 +91,12 @@ def read(path: Path, *, weights: bool = True) -> Parts:
         config = tomllib.loads((path / "config.toml").read_text(encoding="utf-8"))
         history = pl.read_parquet(path / "history.parquet")
         arrays = tensors.load_file(path / "weights.safetensors") if weights else {}
-        return Parts(manifest, config, history, vocab, arrays, scorecard)
+        stages = {
+            name.removeprefix(STAGES): (path / name).read_text(encoding="utf-8")
+            for name in manifest["files"]
+            if weights and name.startswith(STAGES)
+        }
+        return Parts(manifest, config, history, vocab, arrays, scorecard, stages)
     except (OSError, ValueError, SafetensorError, pl.exceptions.PolarsError) as error:
         raise BundleError(f"the bundle {path} cannot be read: {error}") from error
 
@@ -199,6 +220,10 @@ def _fill(folder: Path, parts: Parts) -> None:
     (folder / "config.toml").write_text(tomli_w.dumps(dict(parts.config)), encoding="utf-8")
     if parts.scorecard is not None:
         (folder / "scorecard.json").write_text(_json(parts.scorecard), encoding="utf-8")
+    for name, text in parts.stages.items():
+        file = folder / STAGES / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8", newline="\n")
     written = sorted(file for file in folder.rglob("*") if file.is_file())
     manifest = {
         "format": FORMAT,

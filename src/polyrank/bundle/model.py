@@ -241,8 +241,12 @@ class Bundle:
         split: str | None = None,
         orphans: Orphans | None = None,
         carried: Sequence[str] = (),
+        numbers: bool = False,
     ) -> Table:
-        """Return raw rows as a Table that keeps `carried` columns; without a `split`, no labels."""
+        """Return raw rows as a Table; without a `split`, no labels.
+
+        The Table keeps `carried` columns, and raw `numbers` where trees read them.
+        """
         frame = read(rows, self.schema)
         if split is not None and self.fusion is not None:
             self.fusion.check(self.schema, column_names(frame), split)
@@ -250,7 +254,7 @@ class Bundle:
         table = encode(
             frame, self.schema, self.vocab,
             split=split or "rows", orphans=orphans or self.orphans, labels=split is not None,
-            carried=carried,
+            carried=carried, numbers=numbers,
         )  # fmt: skip
         log_counts(table, split or "rows")
         if split is None or self.sampling is None:

@@ -173,7 +173,9 @@ def _write(folder: Path, entry: Entry) -> dict[str, Any]:
 
 
 def _write_table(folder: Path, split: str, table: Table) -> dict[str, Any]:
-    arrays = {name: getattr(table, name) for name in ("ids", "dense", "labels", "extras")}
+    arrays = {
+        name: getattr(table, name) for name in ("ids", "dense", "labels", "extras", "numbers")
+    }
     if table.weight is not None:
         arrays["weight"] = table.weight
     for index, bag in enumerate(table.bags):
@@ -211,6 +213,7 @@ def _read_table(path: Path, split: str, facts: Mapping[str, Any], schema: Schema
         slices={name: slice(*each) for name, each in facts["slices"].items()},
         carried=pl.read_ipc((path / f"{split}.carried.arrow").read_bytes()),
         extras=array("extras"),
+        numbers=array("numbers"),
         bags=tuple(Bag(array(f"bag.{i}.ids"), array(f"bag.{i}.offsets")) for i in bags),
     )
 

@@ -1,7 +1,7 @@
 """Encoded rows in columns, and the batches cut from them, a block of batches at once.
 
 Letters: F fields of ids, S bags, B rows of a batch, D dense columns, L labels, E columns that kinds
-of label read, N rows of the table.
+of label read, M numeric features, N rows of the table.
 """
 
 from __future__ import annotations
@@ -194,10 +194,12 @@ class Table:
         bags: rows of each slot's own table, in the order of `schema.bags`.
         extras: the raw numbers of `schema.extras`, NaN = missing.
         carried: raw columns that were asked for, such as those of a fused score or of segments.
+        numbers: the raw columns of the numeric features, in the order of `schema.features` and
+            NaN = missing, where they were asked for; else no columns.
 
     Shape:
         ids: int32 (F, N) · dense: float32 (N, D) · labels: float32 (N, L) · weight: float32 (N,) ·
-        extras: float32 (N, E)
+        extras: float32 (N, E) · numbers: float32 (N, M)
     """
 
     schema: Schema
@@ -213,6 +215,7 @@ class Table:
     bags: tuple[Bag, ...] = ()
     extras: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.float32))
     carried: pl.DataFrame = field(default_factory=pl.DataFrame)
+    numbers: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.float32))
 
     def __len__(self) -> int:
         return len(self.dense)
@@ -316,6 +319,7 @@ def encode(
     orphans: Orphans = "error",
     labels: bool = True,
     carried: Sequence[str] = (),
+    numbers: bool = False,
 ) -> Table:
     """Return rows encoded by a fitted vocabulary.
 
@@ -327,6 +331,7 @@ def encode(
         orphans: what to do with a child label without its parent; see `apply_orphans`.
         labels: False to predict: label, weight and truth columns are not read.
         carried: raw columns to keep beside the encoded ones, row by row.
+        numbers: whether to keep the raw numbers too, which first-stage trees read.
 
     Raises:
         DataError: no rows, a missing column, labels, weights or known truths that cannot be,
@@ -363,7 +368,7 @@ def encode(
         columns = (column.gather(kept) for column in columns)
     return Table(
         schema=schema,
-        **_inputs(columns, data.height, schema, vocab),
+        **_inputs(columns, data.height, schema, vocab, numbers=numbers),
         labels=_label_columns(data, schema) if labels else np.empty((data.height, 0), np.float32),
         weight=weight,
         keys=data.select(present),
@@ -386,7 +391,7 @@ def _without_orphans(
 
 
 def _inputs(
-    columns: Iterable[pl.Series], rows: int, schema: Schema, vocab: Vocab
+    columns: Iterable[pl.Series], rows: int, schema: Schema, vocab: Vocab, *, numbers: bool
 ) -> dict[str, Any]:
     """Return the fields of a Table that come of its features."""
     unseen: dict[str, int] = {}
@@ -403,12 +408,18 @@ def _inputs(
         zip((slot.name for slot in schema.fields), ids, strict=True)
     )
     places |= {name: dense[:, columns] for name, columns in slices.items()}
+    names = [feature.name for feature in schema.features if feature.numeric] if numbers else []
+    # One column after the other in memory, as they are written here and read by trees.
+    raw = np.empty((len(names), rows), dtype=np.float32).T
+    kept: dict[str, np.ndarray] = dict(zip(names, raw.T, strict=True))
     for feature, column in zip(schema.features, columns, strict=True):
         codec = vocab.codecs[feature.name]
         found = codec.read(column)
         nulls[feature.name] = found.nulls
         if feature.id_tables:
             unseen[feature.name] = found.unseen
+        if feature.name in kept:
+            kept[feature.name][:] = found.values
         for name, values in codec.place(found.values).items():
             if isinstance(values, Bag):
                 bags[name] = values
@@ -421,6 +432,7 @@ def _inputs(
         "slices": slices,
         "unseen": unseen,
         "nulls": nulls,
+        "numbers": raw,
     }
 
 

@@ -47,6 +47,7 @@ class Sources:
     origin: tuple[str, Any] | None = None
     sampling: Sampling | None = None
     carried: tuple[str, ...] = ()  # raw columns that the scored splits keep, for a fused score
+    numbers: bool = False  # whether raw numbers are kept beside the encoded ones, for trees
 
     def carrying(self, fusion: Fusion, schema: Schema) -> Sources:
         """Return sources whose scored splits keep the columns of a fused score."""
@@ -117,7 +118,7 @@ def _cached(
     # What decides the encoded rows beside the files' content and the schema.
     parts = None if sources.origin is None else sources.origin[1]
     versions = [version("polyrank"), hashing.VERSION, pl.__version__]
-    recipe = [by_split, sources.orphans, parts, list(sources.carried), *versions]
+    recipe = [by_split, sources.orphans, parts, list(sources.carried), sources.numbers, *versions]
     key = cache.key_of(schema, recipe)
     entry = cache.load(folder, key, schema)
     if entry is not None:
@@ -149,7 +150,8 @@ def fingerprint(vocab: Vocab, tables: Mapping[str, Table]) -> str:
     parts = [f"vocabulary {entries:08x}"]
     for split, table in tables.items():
         step = max(len(table) // 100_000, 1)
-        checksum, rows = 0, (each[::step] for each in (table.dense, table.labels, table.extras))
+        arrays = (table.dense, table.labels, table.extras, table.numbers)
+        checksum, rows = 0, (each[::step] for each in arrays)
         for array in (table.ids[:, ::step], *rows):
             checksum = crc32(np.ascontiguousarray(array).tobytes(), checksum)
         for bag in table.bags:
@@ -168,6 +170,7 @@ def _encoded(schema: Schema, sources: Sources) -> cache.Entry:
             split: encode(
                 frame, schema, vocab, split=split, orphans=sources.orphans,
                 carried=sources.carried if split in sources.scored else (),
+                numbers=sources.numbers,
             )
             for split, frame in rows.items()
         }  # fmt: skip
