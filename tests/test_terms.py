@@ -38,6 +38,31 @@ def test_the_objective_prints_as_designed():
     )
 
 
+def test_what_is_held_stands_in_brackets():
+    built = schema(
+        [
+            Task("click"),
+            Task("cart", given="click", hold_ancestors=True),
+            Task("buy", given="cart", hold_ancestors=True),
+        ]
+    )
+    assert str(built.objective) == (
+        "term         probability                           label               rows  kind\n"
+        "click @ all  P(click)                              click               all   binary\n"
+        "cart @ all   [P(click)]·P(cart|click)              click & cart        all   binary\n"
+        "buy @ all    [P(click)·P(cart|click)]·P(buy|cart)  click & cart & buy  all   binary\n"
+        "[…] is held constant: the term does not train these heads"
+    )
+    task = Task("buy", given="cart", space=("all", "click", "cart"), hold_ancestors=True)
+    terms = list(schema([*built.tasks[:2], task]).objective)
+    assert [term.held for term in terms] == [(), ("click",), ("click", "cart"), ("cart",), ()]
+    assert terms[3].probability == "[P(cart|click)]·P(buy|cart)"
+    assert terms[4].probability == "P(buy|cart)"
+    assert built.objective._repr_html_().endswith("the term does not train these heads</p>")
+    assert "held" not in str(schema(FUNNEL).objective)
+    assert "held" not in schema(FUNNEL).objective._repr_html_()
+
+
 def test_a_longer_funnel_with_values():
     lines = [(t.name, t.probability, t.label, t.population.space) for t in schema(FUNNEL).objective]
     assert lines == [

@@ -63,6 +63,66 @@ def test_losses_equal_cross_entropy_by_hand():
     assert [rows[name].item() for name in losses] == [6, 6, 3]
 
 
+HELD_ROWS = {
+    "click": [0, 1, 1, 1, 0, 1, 1, 1],
+    "cart": [0, 1, 0, 1, NAN, 1, 1, NAN],
+    "buy": [0, 1, 0, 0, NAN, 1, NAN, NAN],
+}
+
+
+def held_and_plain():
+    """A term's loss and its gradients by head, with ancestors held and not, in float64."""
+    found = []
+    for hold in (True, False):
+        tasks = [
+            Task("click"),
+            Task("cart", given="click", hold_ancestors=hold),
+            Task("buy", given="cart", space=("all", "click", "cart") if not hold else
+                 ("all", "click"), hold_ancestors=hold),
+        ]  # fmt: skip
+        each, _ = supervision(HELD_ROWS, tasks)
+        labels = torch.tensor(np.array(list(HELD_ROWS.values())).T, dtype=torch.float64)
+        draw = np.random.default_rng(3).normal(scale=2, size=(3, len(labels)))
+        z = dict(zip(HELD_ROWS, torch.tensor(draw).requires_grad_().unbind(0), strict=True))
+        losses, _ = each.losses(z, labels, None)
+        gradients = {
+            name: dict(zip(z, torch.autograd.grad(
+                loss, list(z.values()), retain_graph=True, materialize_grads=True), strict=True))
+            for name, loss in losses.items()
+        }  # fmt: skip
+        found.append((losses, gradients))
+    return *found, z, labels
+
+
+def test_held_ancestors_change_no_value_and_get_no_gradient():
+    (losses, gradients), (plain, free), _, _ = held_and_plain()
+    above = {
+        "click @ all": [], "cart @ all": ["click"], "buy @ all": ["click", "cart"],
+        "buy|click @ click": ["cart"],
+    }  # fmt: skip
+    assert list(losses) == list(above)
+    for name, ancestors in above.items():
+        assert torch.equal(losses[name], plain[name])
+        own = name.split()[0].split("|")[0]
+        assert free[name][own].abs().max() > 0
+        assert torch.equal(gradients[name][own], free[name][own])
+        for ancestor in ancestors:
+            assert not gradients[name][ancestor].any()
+            assert free[name][ancestor].abs().max() > 0
+
+
+def test_the_gradient_under_held_ancestors_is_the_formula():
+    """Of −log(1 − a·b) in the logit of b, with a constant: a·b(1 − b) / (1 − a·b)."""
+    (_, gradients), _, z, labels = held_and_plain()
+    click, cart, buy = (1 / (1 + np.exp(-each.detach().numpy())) for each in z.values())
+    joint = joint_label(list(labels.numpy().T))
+    a, b = click * cart, buy
+    slopes = np.where(joint == 1, -(1 - b), a * b * (1 - b) / (1 - a * b))
+    seen = ~np.isnan(joint)
+    expected = np.where(seen, slopes, 0) / seen.sum()
+    np.testing.assert_allclose(gradients["buy @ all"]["buy"].numpy(), expected, rtol=1e-12)
+
+
 def test_batches_of_any_size_are_unbiased():
     """The mean over batches of a permutation, weighted by their rows, is the term's mean loss."""
     found, _ = supervision(ROWS, funnel("click"))

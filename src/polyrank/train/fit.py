@@ -137,6 +137,7 @@ def fit(
     ):
         if not isinstance(given, wanted):
             raise ConfigError(f"{name} must be {form}, got {type(given).__name__}")
+    schema = model.supervised(schema)
     if sampling is not None:
         if not isinstance(sampling, Sampling):
             raise ConfigError(f"sampling must be a Sampling(task, keep), got {sampling!r}")
@@ -205,6 +206,7 @@ def train_model(
     profile: Profile | None = None,
 ) -> Bundle:
     """Train a model as `fit` does; `config` is the experiment as plain tables, for the bundle."""
+    schema = model.supervised(schema)
     check_run(schema, model, training, sources, seed)
     with ExitStack() as stack:
         run = None
