@@ -112,7 +112,7 @@ def test_a_space_that_is_left_out_is_the_models(entire, monkeypatch):
     assert Experiment.from_text(found.to_toml()) == found
     if entire:
         with pytest.raises(ConfigError, match=r"ESMM supervises every event .* space 'click'"):
-            Experiment.from_text(text, overrides=["task.buy.space=click"]).audit()
+            pr.ESMM().check(Experiment.from_text(text, overrides=["task.buy.space=click"]).schema)
 
 
 def test_a_file_may_hold_ancestors():

@@ -64,38 +64,34 @@ def test_losses_equal_cross_entropy_by_hand():
 
 
 HELD_ROWS = {
-    "click": [0, 1, 1, 1, 0, 1, 1, 1],
-    "cart": [0, 1, 0, 1, NAN, 1, 1, NAN],
-    "buy": [0, 1, 0, 0, NAN, 1, NAN, NAN],
+    "click": np.array([0, 1, 1, 1, 0, 1, 1, 1.0]),
+    "cart": np.array([0, 1, 0, 1, NAN, 1, 1, NAN]),
+    "buy": np.array([0, 1, 0, 0, NAN, 1, NAN, NAN]),
 }
 
 
-def held_and_plain():
-    """A term's loss and its gradients by head, with ancestors held and not, in float64."""
-    found = []
-    for hold in (True, False):
-        tasks = [
-            Task("click"),
-            Task("cart", given="click", hold_ancestors=hold),
-            Task("buy", given="cart", space=("all", "click", "cart") if not hold else
-                 ("all", "click"), hold_ancestors=hold),
-        ]  # fmt: skip
-        each, _ = supervision(HELD_ROWS, tasks)
-        labels = torch.tensor(np.array(list(HELD_ROWS.values())).T, dtype=torch.float64)
-        draw = np.random.default_rng(3).normal(scale=2, size=(3, len(labels)))
-        z = dict(zip(HELD_ROWS, torch.tensor(draw).requires_grad_().unbind(0), strict=True))
-        losses, _ = each.losses(z, labels, None)
-        gradients = {
-            name: dict(zip(z, torch.autograd.grad(
-                loss, list(z.values()), retain_graph=True, materialize_grads=True), strict=True))
-            for name, loss in losses.items()
-        }  # fmt: skip
-        found.append((losses, gradients))
-    return *found, z, labels
+def of_funnel(hold):
+    """Return the losses of a funnel in float64, their gradients by term and head, and logits."""
+    tasks = [
+        Task("click"),
+        Task("cart", given="click", hold_ancestors=hold),
+        Task("buy", given="cart", space=("all", "click"), hold_ancestors=hold),
+    ]
+    found, _ = supervision(HELD_ROWS, tasks)
+    labels = torch.from_numpy(np.array(list(HELD_ROWS.values())).T)
+    draw = np.random.default_rng(3).normal(scale=2, size=(3, len(labels)))
+    heads = [torch.from_numpy(each).requires_grad_() for each in draw]
+    z = dict(zip(HELD_ROWS, heads, strict=True))
+    losses, _ = found.losses(z, labels, None)
+    gradients = {}
+    for name, loss in losses.items():
+        each = torch.autograd.grad(loss, heads, retain_graph=True, materialize_grads=True)
+        gradients[name] = dict(zip(z, each, strict=True))
+    return losses, gradients, dict(zip(z, draw, strict=True))
 
 
 def test_held_ancestors_change_no_value_and_get_no_gradient():
-    (losses, gradients), (plain, free), _, _ = held_and_plain()
+    (losses, gradients, _), (plain, free, _) = of_funnel(True), of_funnel(False)
     above = {
         "click @ all": [], "cart @ all": ["click"], "buy @ all": ["click", "cart"],
         "buy|click @ click": ["cart"],
@@ -113,9 +109,9 @@ def test_held_ancestors_change_no_value_and_get_no_gradient():
 
 def test_the_gradient_under_held_ancestors_is_the_formula():
     """Of −log(1 − a·b) in the logit of b, with a constant: a·b(1 − b) / (1 − a·b)."""
-    (_, gradients), _, z, labels = held_and_plain()
-    click, cart, buy = (1 / (1 + np.exp(-each.detach().numpy())) for each in z.values())
-    joint = joint_label(list(labels.numpy().T))
+    _, gradients, z = of_funnel(True)
+    click, cart, buy = (1 / (1 + np.exp(-each)) for each in z.values())
+    joint = joint_label(list(HELD_ROWS.values()))
     a, b = click * cart, buy
     slopes = np.where(joint == 1, -(1 - b), a * b * (1 - b) / (1 - a * b))
     seen = ~np.isnan(joint)

@@ -74,7 +74,7 @@ def trainer(trunk, *, weighted=False, missing=False, model=(), tasks=TASKS, **op
     )
     frame = read(rows)
     vocab = Vocab.fit(frame, schema)
-    table = encode(frame, schema, vocab)
+    table = encode(frame, schema, vocab, orphans="zero")
     spec = pr.Model(trunk=trunk, tower=[5], embed_dim=4, **dict(model))
     torch.manual_seed(0)
     ranker = spec.build(spec.layout(schema, vocab))
