@@ -74,7 +74,7 @@ def of_funnel(hold):
     """Return the losses of a funnel in float64, their gradients by term and head, and logits."""
     tasks = [
         Task("click"),
-        Task("cart", given="click", hold_ancestors=hold),
+        Task("cart", given="click", space="all", hold_ancestors=hold),
         Task("buy", given="cart", space=("all", "click"), hold_ancestors=hold),
     ]
     found, _ = supervision(HELD_ROWS, tasks)
