@@ -29,7 +29,7 @@ from polyrank.text import aligned
 
 ROWS, KEEP = 2_700_000, 0.1
 LIKED_AFTER_CLICK = 2.0  # added to the logit of a like
-FUNNEL = [pr.Task("click"), pr.Task("buy", given="click")]
+FUNNEL = [pr.Task("click"), pr.Task("buy", given="click", space="all")]
 CELLS = {"funnel": FUNNEL, "funnel and like": [*FUNNEL, pr.Task("like")]}
 OUTPUTS = {"click @ all": "p_click", "buy @ all": "p_buy", "like @ all": "p_like"}
 RESULTS = record.RESULTS / "down_sampling.json"

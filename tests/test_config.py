@@ -5,8 +5,9 @@ import polars as pl
 import pytest
 
 import polyrank as pr
+import polyrank.tasks
 from polyrank.config import Data, Experiment, Split
-from polyrank.errors import ConfigError
+from polyrank.errors import ConfigError, SchemaError
 
 FULL = """
 name = "ali-ccp-esmm"
@@ -88,7 +89,7 @@ def test_every_default_is_visible():
     assert table["features"]["item"] == {"min_count": 1}
     assert table["task"] == [
         {"name": "click", "label": "click", "kind": "binary", "space": "all", "weight": 1.0,
-         "positive_weight": 1.0}
+         "positive_weight": 1.0, "hold_ancestors": False}
     ]  # fmt: skip
     assert table["model"]["trunk"] == {"kind": "mmoe", "experts": 8, "hidden": [16]}
     assert table["model"] | {"trunk": 0} == {
@@ -96,6 +97,34 @@ def test_every_default_is_visible():
         "dropout": 0.1, "field_dropout": 0.0, "entire_space": False,
     }  # fmt: skip
     assert table["train"]["unseen_rate"] == 0.001
+
+
+@pytest.mark.parametrize("entire", [False, True])
+def test_a_space_that_is_left_out_is_the_models(entire, monkeypatch):
+    monkeypatch.setattr(polyrank.tasks, "DEFAULT_SPACE", "parent")
+    model = f"[model]\nentire_space = {str(entire).lower()}\n"
+    text = f'{SMALL}[[task]]\nname = "buy"\ngiven = "click"\n{model}'
+    found = Experiment.from_text(text)
+    assert [task.space for task in found.schema.tasks] == ["all", "all" if entire else "click"]
+    assert [task["space"] for task in found.to_table()["task"]] == [
+        task.space for task in found.schema.tasks
+    ]
+    assert Experiment.from_text(found.to_toml()) == found
+    if entire:
+        with pytest.raises(ConfigError, match=r"ESMM supervises every event .* space 'click'"):
+            pr.ESMM().check(Experiment.from_text(text, overrides=["task.buy.space=click"]).schema)
+
+
+def test_a_file_may_hold_ancestors():
+    text = f'{SMALL}[[task]]\nname = "buy"\ngiven = "click"\nhold_ancestors = true\n'
+    found = Experiment.from_text(text)
+    assert found.schema.tasks[1] == pr.Task("buy", given="click", space="all", hold_ancestors=True)
+    assert found.to_table()["task"][1]["hold_ancestors"] is True
+    assert Experiment.from_text(found.to_toml()) == found
+    with pytest.raises(ConfigError, match=r"task.hold_ancestors: .*boolean"):
+        Experiment.from_text(text, overrides=["task.buy.hold_ancestors=1"])
+    with pytest.raises(SchemaError, match="task: task 'click': hold_ancestors needs an event"):
+        Experiment.from_text(text, overrides=["task.click.hold_ancestors=true"])
 
 
 def test_sequences_and_hashes_are_options_of_the_file():

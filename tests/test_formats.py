@@ -45,7 +45,7 @@ SCHEMA = pr.Schema(
     ],
     [
         pr.Task("click"),
-        pr.Task("buy", given="click"),
+        pr.Task("buy", given="click", space="all"),
         pr.Task("spend", kind="regression", given="buy"),
     ],
     pr.Keys(user="user"),
@@ -81,7 +81,7 @@ def test_a_bundle(tmp_path):
     bundle = pr.load(FOLDER / "bundle")
     manifest = json.loads((FOLDER / "bundle" / format.MANIFEST).read_text())
     assert manifest["format"] == format.FORMAT
-    assert bundle.schema == SCHEMA
+    assert bundle.schema == MODEL.supervised(SCHEMA)
     assert bundle.model == MODEL
     known = pl.read_parquet(FOLDER / "predicted.parquet")
     for name, column in bundle.predict(ROWS).to_dict().items():

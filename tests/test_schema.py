@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import polyrank.tasks
 from polyrank.errors import ConfigError, SchemaError
 from polyrank.schema import DenseFeature, Keys, Schema, SequenceFeature, SparseFeature, Task
 
@@ -168,6 +169,19 @@ def schema(tasks, features=ITEM, keys=None):
         (lambda: Task("a", space=("all", 3)), "space must be a name, got 3"),
         (lambda: Task("a", given=["b"]), "given must be a name, got .'b'."),
         (lambda: Task("a", label=3), "label must be a name, got 3"),
+        (lambda: Task("a", hold_ancestors=1), "hold_ancestors must be true or false, got 1"),
+        (
+            lambda: Task("a", hold_ancestors=True),
+            "task 'a': hold_ancestors needs an event that is given another one; leave it out",
+        ),
+        (
+            lambda: Task("a", kind="regression", given="b", hold_ancestors=True),
+            "task 'a': hold_ancestors needs an event that is given another one; leave it out",
+        ),
+        (
+            lambda: Task("a", given="b", space=["b"], hold_ancestors=True),
+            "in space 'b' nothing does: leave it out, or write space = 'all'",
+        ),
         (lambda: SparseFeature("a", min_count="a"), "min_count must be a whole number .*, got 'a'"),
         (
             lambda: SparseFeature("a", min_count=None),
@@ -270,12 +284,27 @@ def test_sparse_features_come_first_then_sequences_each_kind_in_its_order():
     assert [feature.name for feature in built.lookups] == ["b", "a", "c", "s"]
 
 
-def test_spaces_are_resolved():
+@pytest.mark.parametrize(("default", "space"), [("all", "all"), ("parent", "cart")])
+def test_a_space_that_is_left_out_stays_so_and_has_a_default(default, space, monkeypatch):
+    monkeypatch.setattr(polyrank.tasks, "DEFAULT_SPACE", default)
     built = schema(
-        [Task("click"), Task("buy", given="click"), Task("s", kind="regression", given="buy")]
+        [
+            Task("click"),
+            Task("cart", given="click", space=["click"]),
+            Task("buy", given="cart"),
+            Task("held", given="cart", hold_ancestors=True),
+            Task("s", kind="regression", given="buy"),
+        ]
     )
-    assert [task.space for task in built.tasks] == ["all", "all", "buy"]
-    assert [task.label for task in built.tasks] == ["click", "buy", "s"]
+    assert [task.space for task in built.tasks] == [None, "click", None, None, None]
+    spaces = [("all",), ("click",), (space,), ("all",), ("buy",)]
+    assert [task.spaces for task in built.tasks] == spaces
+    assert [task.resolved().spaces for task in built.tasks] == spaces
+    assert [task.label for task in built.tasks] == ["click", "cart", "buy", "held", "s"]
+    rows = [term.population.space for term in built.objective]
+    assert rows == [name for (name,) in spaces]
+    of_all = [task.resolved("all").space for task in built.tasks]
+    assert of_all == ["all", "click", "all", "all", "buy"]
 
 
 def test_keys_may_be_a_mapping_and_a_key_may_be_a_feature():
@@ -306,6 +335,7 @@ def schemas(draw):
                 given=parent,
                 weight=draw(st.floats(0.1, 10)),
                 space=("all", parent) if parent and kind == "binary" else None,
+                hold_ancestors=bool(parent) and kind == "binary" and draw(st.booleans()),
             )
         )
     features = [

@@ -13,7 +13,7 @@ from polyrank.terms import joint_label, populations
 
 FUNNEL = [
     Task("click"),
-    Task("cart", given="click"),
+    Task("cart", given="click", space="all"),
     Task("buy", given="cart", space=("all", "click", "cart")),
     Task("like"),
     Task("spend", kind="regression", given="buy"),
@@ -26,7 +26,7 @@ def schema(tasks):
 
 
 def test_the_objective_prints_as_designed():
-    built = schema([Task("click"), Task("buy", given="click")])
+    built = schema([Task("click"), Task("buy", given="click", space="all")])
     assert str(built.objective) == (
         "term         probability            label        rows  kind\n"
         "click @ all  P(click)               click        all   binary\n"
@@ -36,6 +36,31 @@ def test_the_objective_prints_as_designed():
     assert str(naive.objective).splitlines()[-1] == (
         "buy|click @ click  P(buy|click)  buy    click  binary"
     )
+
+
+def test_what_is_held_stands_in_brackets():
+    built = schema(
+        [
+            Task("click"),
+            Task("cart", given="click", hold_ancestors=True),
+            Task("buy", given="cart", hold_ancestors=True),
+        ]
+    )
+    assert str(built.objective) == (
+        "term         probability                           label               rows  kind\n"
+        "click @ all  P(click)                              click               all   binary\n"
+        "cart @ all   [P(click)]·P(cart|click)              click & cart        all   binary\n"
+        "buy @ all    [P(click)·P(cart|click)]·P(buy|cart)  click & cart & buy  all   binary\n"
+        "[…] is held constant: the term does not train these heads"
+    )
+    task = Task("buy", given="cart", space=("all", "click", "cart"), hold_ancestors=True)
+    terms = list(schema([*built.tasks[:2], task]).objective)
+    assert [term.held for term in terms] == [(), ("click",), ("click", "cart"), ("cart",), ()]
+    assert terms[3].probability == "[P(cart|click)]·P(buy|cart)"
+    assert terms[4].probability == "P(buy|cart)"
+    assert built.objective._repr_html_().endswith("the term does not train these heads</p>")
+    assert "held" not in str(schema(FUNNEL).objective)
+    assert "held" not in schema(FUNNEL).objective._repr_html_()
 
 
 def test_a_longer_funnel_with_values():
@@ -66,7 +91,7 @@ def test_every_population_is_scored_whatever_was_supervised():
 @pytest.mark.parametrize("depth", [1, 2, 3, 4])
 def test_paths_are_disjoint_and_exhaustive(depth):
     """Every outcome of the heads lies on exactly one path, on yes iff all happened."""
-    tasks = [Task(f"t{i}", given=f"t{i - 1}" if i else None) for i in range(depth)]
+    tasks = [Task(f"t{i}", given=f"t{i - 1}" if i else None, space="all") for i in range(depth)]
     term = list(schema(tasks).objective)[-1]
     for outcome in itertools.product([False, True], repeat=depth):
         happened = {f"t{i}": value for i, value in enumerate(outcome)}

@@ -257,7 +257,7 @@ def _ours(
 
 def _encoded(model: str, log: Log) -> Callable[[], tuple[Table, Vocab]]:
     """Return a function that encodes a log once for all runs on it."""
-    buy = pr.Task("buy", given="click") if model == "ESMM" else pr.Task("buy")
+    buy = pr.Task("buy", given="click", space="all") if model == "ESMM" else pr.Task("buy")
     schema = pr.Schema(
         features=[pr.SparseFeature(name, vocab_size=size) for name, size in VOCABULARY.items()],
         tasks=[pr.Task("click"), buy],

@@ -25,7 +25,8 @@ CHUNK_ROWS = 500_000
 def schema() -> pr.Schema:
     """Return the schema: 23 sparse features, 8 dense ones, click, and buy given click."""
     features = [*map(pr.SparseFeature, SPARSE), *map(pr.DenseFeature, DENSE)]
-    return pr.Schema(features, [pr.Task("click"), pr.Task("buy", label="purchase", given="click")])
+    buy = pr.Task("buy", label="purchase", given="click", space="all")
+    return pr.Schema(features, [pr.Task("click"), buy])
 
 
 def zipf(random: np.random.Generator, size: int, rows: int) -> np.ndarray:

@@ -25,6 +25,9 @@ def trainer_of(
     model: pr.Model, vocab: Vocab, tables: Mapping[str, Table], training: Training, seed: int
 ) -> Trainer:
     """Return the trainer of `pr.fit`: a new ranker on the tables `train` and, if any, `valid`."""
+    tables = {
+        split: replace(each, schema=model.supervised(each.schema)) for split, each in tables.items()
+    }
     train = tables["train"]
     with isolated(seed, training):
         ranker = model.build(model.layout(train.schema, vocab)).to(training.device)

@@ -114,7 +114,7 @@ class Experiment:
     """One experiment: what a TOML file says, as objects.
 
     Args:
-        schema: features, tasks and keys.
+        schema: features, tasks and keys; the model names the spaces that tasks leave out.
         data: where the rows are.
         model: the network's spec.
         training: how it is learned.
@@ -150,6 +150,7 @@ class Experiment:
         if not isinstance(name, str) or name in ("", "..") or Path(name).name != name:
             raise ConfigError(f"name must be one folder name (runs/NAME), got {name!r}")
         object.__setattr__(self, "seed", spec.whole("seed", self.seed, least=0))
+        object.__setattr__(self, "schema", self.model.supervised(self.schema))
 
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Experiment:

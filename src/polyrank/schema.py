@@ -80,7 +80,8 @@ class Schema(Forest):
         features: inputs, in order. The sparse ones are put first, then the sequences, then the
             dense ones, then those of other kinds, each kind in its own order, as an experiment's
             file lists them: that file then means the same network.
-        tasks: outcomes; `given` links them into a forest.
+        tasks: outcomes; `given` links them into a forest. A space that is None stays None, for
+            the model to say (`Model.supervised`); `objective` shows the default.
         keys: a `Keys`, or a mapping of its fields.
 
     Raises:
@@ -111,7 +112,7 @@ class Schema(Forest):
         features = _parts("features", self.features, Feature, "SparseFeature")
         object.__setattr__(self, "features", in_order(features))
         tasks = _parts("tasks", self.tasks, Task, "Task")
-        object.__setattr__(self, "tasks", tuple(task.resolved() for task in tasks))
+        object.__setattr__(self, "tasks", tasks)
         check_features(self.features)
         self.check()
         _check_spaces(self)

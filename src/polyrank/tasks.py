@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 from polyrank import spec
 from polyrank.debias import DEBIAS, Debias
@@ -14,6 +14,9 @@ from polyrank.features import refuse_duplicates
 from polyrank.labels import LABELS, LabelKind
 
 ALL = "all"
+# What a conditional event's space is where neither its task nor the model says: "all", or "parent",
+# its `given`.
+DEFAULT_SPACE: Literal["all", "parent"] = ALL
 
 
 @dataclass(frozen=True)
@@ -27,11 +30,14 @@ class Task:
             with options.
         given: the event without which this one cannot happen.
         space: where it is supervised: "all", the name of an ancestor, or a tuple of these.
-            None resolves to "all", and for what is no event to `given`.
+            None leaves it to the model: "all" for a root, under `pr.ESMM` and with
+            `hold_ancestors`; `given` for what is no event; else "all" too.
         weight: of each of its terms in the balance.
         positive_weight: multiplies positives in the training loss; it inflates p on purpose,
             and only calibration undoes that.
         debias: a debiased loss for a conditional event, in place of `space`.
+        hold_ancestors: whether the factors above it in its terms' probabilities are constants, so
+            that a rare outcome does not move the heads of those before it.
 
     Raises:
         SchemaError: an option that no task can have.
@@ -49,6 +55,7 @@ class Task:
     weight: float = 1.0
     positive_weight: float = 1.0
     debias: Debias | None = None
+    hold_ancestors: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name.isidentifier():
@@ -61,6 +68,8 @@ class Task:
         if isinstance(self.space, list):
             object.__setattr__(self, "space", tuple(self.space))
         spaces = self.space if isinstance(self.space, tuple) else (self.space,)
+        if len(spaces) == 1:
+            object.__setattr__(self, "space", spaces[0])
         for field, value in (
             ("label", self.label),
             ("given", self.given),
@@ -84,6 +93,26 @@ class Task:
                 raise SchemaError(f"{where}: debias needs an event that is given another one")
             if self.space is not None:
                 raise SchemaError(f"{where}: debias takes the place of space: leave space out")
+        if not isinstance(self.hold_ancestors, bool):
+            raise SchemaError(
+                f"{where}: hold_ancestors must be true or false, got {self.hold_ancestors!r}"
+            )
+        if self.hold_ancestors:
+            self._check_held(where)
+
+    def _check_held(self, where: str) -> None:
+        """Refuse ancestors to hold where no term of the task has their factors."""
+        if not (self.label_kind.is_event and self.given):
+            raise SchemaError(
+                f"{where}: hold_ancestors needs an event that is given another one; leave it out"
+            )
+        if self.debias is not None:
+            raise SchemaError(f"{where}: debias has terms of its own: leave hold_ancestors out")
+        if self.space == self.given:
+            raise SchemaError(
+                f"{where}: hold_ancestors holds what lies between the space and the task, and in "
+                f"space {self.given!r} nothing does: leave it out, or write space = 'all'"
+            )
 
     @cached_property
     def label_kind(self) -> LabelKind:
@@ -100,9 +129,8 @@ class Task:
         """The spaces of its terms, in order; none where a debiased loss has its own."""
         if self.debias is not None:
             return ()
-        if self.space is None:
-            return (self.given if self.given and not self.label_kind.is_event else ALL,)
-        return self.space if isinstance(self.space, tuple) else (self.space,)
+        space = self._space(DEFAULT_SPACE)
+        return space if isinstance(space, tuple) else (space,)
 
     def to_table(self) -> dict[str, Any]:
         """Return a plain table that `from_table` reads back."""
@@ -131,11 +159,22 @@ class Task:
             table = {**table, **chosen}
         return spec.from_table(cls, table, where)
 
-    def resolved(self) -> Task:
-        """Return the task with its space filled in; a debiased loss has none."""
-        if self.debias is not None:
+    def resolved(self, default: Literal["all", "parent"] | None = None) -> Task:
+        """Return the task with a space for None; a debiased loss has none.
+
+        Args:
+            default: of a conditional event that does not say; None takes `DEFAULT_SPACE`.
+        """
+        if self.space is not None or self.debias is not None:
             return self
-        return replace(self, space=self.spaces[0] if len(self.spaces) == 1 else self.spaces)
+        return replace(self, space=self._space(default or DEFAULT_SPACE))
+
+    def _space(self, default: Literal["all", "parent"]) -> str | tuple[str, ...]:
+        if self.space is not None:
+            return self.space
+        if self.given is None or self.hold_ancestors:
+            return ALL
+        return ALL if default == ALL and self.label_kind.is_event else self.given
 
 
 class Forest:

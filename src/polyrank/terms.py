@@ -91,9 +91,10 @@ class Term:
 
     Args:
         positive_weight: of positives in the training loss.
-        probability: the event in symbols, for tables.
+        probability: the event in symbols, for tables; what is held stands in brackets.
         method: the debiased loss that it belongs to; None for the likelihood of its label.
         part: which of the method's terms of one population it is, where it has several.
+        held: the heads whose outcomes are constants in this term: it does not move them.
     """
 
     population: Population
@@ -104,6 +105,7 @@ class Term:
     probability: str
     method: Debias | None = None
     part: str | None = None
+    held: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -163,15 +165,24 @@ class Objective:
             for term in self.terms
         ]
 
+    @property
+    def note(self) -> str:
+        """What the brackets mean, where there are any."""
+        if not any(term.held for term in self.terms):
+            return ""
+        return "[…] is held constant: the term does not train these heads"
+
     def __str__(self) -> str:
         rows = self.rows()
-        return aligned(list(rows[0]), [list(row.values()) for row in rows])
+        table = aligned(list(rows[0]), [list(row.values()) for row in rows])
+        return f"{table}\n{self.note}" if self.note else table
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
         rows = self.rows()
-        return html_table(list(rows[0]), [list(row.values()) for row in rows])
+        table = html_table(list(rows[0]), [list(row.values()) for row in rows])
+        return f"{table}<p>{self.note}</p>" if self.note else table
 
 
 def compile_terms(schema: Forest) -> Objective:
@@ -321,8 +332,11 @@ def term_of(
     for head in heads:
         parent = schema.by_name[head].given
         factors.append(f"P({head}|{parent})" if parent else f"P({head})")
+    held = heads[:-1] if task.hold_ancestors else ()
+    if held:
+        factors = [f"[{'·'.join(factors[:-1])}]", factors[-1]]
     product = "·".join(factors)
-    return Term(where, task.weight, task.positive_weight, yes, no, product, method, part)
+    return Term(where, task.weight, task.positive_weight, yes, no, product, method, part, held)
 
 
 def _named(task: str, given: str | None, space: str) -> str:

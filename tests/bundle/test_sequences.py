@@ -69,7 +69,7 @@ def scorer_of(bundle):
 def test_a_loaded_bundle_gives_the_same_bits(fitted, log, tmp_path):
     fitted.save(tmp_path / "b")
     loaded = pr.load(tmp_path / "b")
-    assert loaded.schema == SCHEMA
+    assert loaded.schema == pr.Model().supervised(SCHEMA)
     assert loaded.predict(log).equals(fitted.predict(log))
     manifest = json.loads((tmp_path / "b" / "bundle.json").read_text())
     assert manifest["tables"] == {"item": "item", "seen": "item", "pages": "pages", "tags": "tags"}
@@ -196,4 +196,4 @@ def test_the_command_line_explains_trains_and_scores(parquet, tmp_path, capsys):
 def test_the_file_of_the_run_reads_back(fitted):
     config = {**fitted.config, "data": {"train": "t.parquet"}}
     assert config["features"]["sequence"] == ["seen", "pages", "tags"]
-    assert Experiment.from_table(config).schema == SCHEMA
+    assert Experiment.from_table(config).schema == pr.Model().supervised(SCHEMA)

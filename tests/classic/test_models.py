@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import polyrank as pr
+import polyrank.tasks
 from polyrank.classic import AITM, ESMM, MMOE, PLE, DenseFeature, SharedBottom, SparseFeature
 from polyrank.classic.data import Rows
 from polyrank.errors import ConfigError, DataError, SchemaError
@@ -195,3 +196,10 @@ def test_a_model_is_saved_whole_and_as_plain_weights():
 def test_models_that_cannot_be_are_refused(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+@pytest.mark.parametrize("default", ["all", "parent"])
+def test_esmm_is_entire_space_whatever_the_default(default, monkeypatch):
+    monkeypatch.setattr(polyrank.tasks, "DEFAULT_SPACE", default)
+    schema = models()["esmm"].schema
+    assert [task.space for task in schema.tasks] == ["all", "all"]

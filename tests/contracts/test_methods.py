@@ -165,6 +165,10 @@ def test_an_auxiliary_head_is_trained_and_saved_and_nothing_else(tmp_path):
             "debias takes the place of space",
         ),
         (
+            lambda: pr.Task("buy", given="click", hold_ancestors=True, debias="made_up"),
+            "debias has terms of its own: leave hold_ancestors out",
+        ),
+        (
             lambda: pr.Task("spend", kind="regression", given="buy", debias="made_up"),
             "debias needs an event",
         ),

@@ -238,6 +238,7 @@ def test_what_decides_the_encoding_is_in_the_key(other):
         changed("item", embed_dim=8),
         changed("buy", weight=2.0),
         changed("buy", space="click"),
+        changed("buy", hold_ancestors=True),
         changed("buy", positive_weight=2.0),
     ],
 )

@@ -6,9 +6,12 @@ import pytest
 import torch
 
 import polyrank as pr
+import polyrank.tasks
 from polyrank.balance import Balance, BalanceModule
 from polyrank.errors import BundleError, ConfigError
 from polyrank.registry import register, unregister
+from polyrank.train.explain import explain
+from polyrank.train.sources import Sources
 
 
 @dataclass(frozen=True)
@@ -154,6 +157,34 @@ def test_esmm_is_separate_towers_on_all_rows():
                                                                    space="click")])  # fmt: skip
     with pytest.raises(ConfigError, match=r"ESMM supervises every event on all rows.*'buy'"):
         pr.fit(schema, model, train=ROWS)
+
+
+@pytest.mark.parametrize(("default", "space"), [("all", "all"), ("parent", "click")])
+def test_the_model_names_the_spaces_that_are_left_out(default, space, monkeypatch):
+    monkeypatch.setattr(polyrank.tasks, "DEFAULT_SPACE", default)
+    spend = pr.Task("spend", kind="regression", given="buy")
+    schema = pr.Schema(SCHEMA.features, [*SCHEMA.tasks, spend])
+    for model, buy in ((pr.Model(), space), (pr.ESMM(), "all")):
+        named = model.supervised(schema)
+        assert [task.space for task in named.tasks] == ["all", buy, "buy"]
+        assert model.supervised(named) is named
+        rows = {**ROWS, "spend": [float(i) for i in range(len(ROWS["item"]))]}
+        bundle = pr.fit(schema, model, train=rows, epochs=1)
+        assert bundle.schema == named
+        assert [task["space"] for task in bundle.config["task"]] == ["all", buy, "buy"]
+        plan = explain(schema, model, pr.Training(), Sources(rows))
+        assert plan.schema == named
+    assert [task.space for task in schema.tasks] == [None, None, None]
+
+
+def test_esmm_may_hold_the_click():
+    tasks = [pr.Task("click"), pr.Task("buy", given="click", hold_ancestors=True)]
+    schema = pr.Schema(SCHEMA.features, tasks)
+    bundle = pr.fit(schema, pr.ESMM(tower=[4]), train=ROWS, epochs=1)
+    assert [task.spaces for task in bundle.schema.tasks] == [("all",), ("all",)]
+    plan = explain(schema, pr.ESMM(tower=[4]), pr.Training(), Sources(ROWS))
+    assert "[P(click)]·P(buy|click)" in str(plan)
+    assert [term["held"] for term in plan.to_json()["objective"]] == [[], ["click"]]
 
 
 def test_the_model_gives_its_trunk_norm_and_dropout():

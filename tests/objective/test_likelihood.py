@@ -14,7 +14,7 @@ LOGITS = st.lists(st.floats(-80, 80), min_size=1, max_size=4)
 
 def chain(depth):
     """A funnel of tasks t0 → t1 → …, and the term of its last one on all rows."""
-    tasks = [Task(f"t{i}", given=f"t{i - 1}" if i else None) for i in range(depth)]
+    tasks = [Task(f"t{i}", given=f"t{i - 1}" if i else None, space="all") for i in range(depth)]
     return list(Schema([DenseFeature("x")], tasks).objective)[-1]
 
 

@@ -63,6 +63,62 @@ def test_losses_equal_cross_entropy_by_hand():
     assert [rows[name].item() for name in losses] == [6, 6, 3]
 
 
+HELD_ROWS = {
+    "click": np.array([0, 1, 1, 1, 0, 1, 1, 1.0]),
+    "cart": np.array([0, 1, 0, 1, NAN, 1, 1, NAN]),
+    "buy": np.array([0, 1, 0, 0, NAN, 1, NAN, NAN]),
+}
+
+
+def of_funnel(hold):
+    """Return the losses of a funnel in float64, their gradients by term and head, and logits."""
+    tasks = [
+        Task("click"),
+        Task("cart", given="click", space="all", hold_ancestors=hold),
+        Task("buy", given="cart", space=("all", "click"), hold_ancestors=hold),
+    ]
+    found, _ = supervision(HELD_ROWS, tasks)
+    labels = torch.from_numpy(np.array(list(HELD_ROWS.values())).T)
+    draw = np.random.default_rng(3).normal(scale=2, size=(3, len(labels)))
+    heads = [torch.from_numpy(each).requires_grad_() for each in draw]
+    z = dict(zip(HELD_ROWS, heads, strict=True))
+    losses, _ = found.losses(z, labels, None)
+    gradients = {}
+    for name, loss in losses.items():
+        each = torch.autograd.grad(loss, heads, retain_graph=True, materialize_grads=True)
+        gradients[name] = dict(zip(z, each, strict=True))
+    return losses, gradients, dict(zip(z, draw, strict=True))
+
+
+def test_held_ancestors_change_no_value_and_get_no_gradient():
+    (losses, gradients, _), (plain, free, _) = of_funnel(True), of_funnel(False)
+    above = {
+        "click @ all": [], "cart @ all": ["click"], "buy @ all": ["click", "cart"],
+        "buy|click @ click": ["cart"],
+    }  # fmt: skip
+    assert list(losses) == list(above)
+    for name, ancestors in above.items():
+        assert torch.equal(losses[name], plain[name])
+        own = name.split()[0].split("|")[0]
+        assert free[name][own].abs().max() > 0
+        assert torch.equal(gradients[name][own], free[name][own])
+        for ancestor in ancestors:
+            assert not gradients[name][ancestor].any()
+            assert free[name][ancestor].abs().max() > 0
+
+
+def test_the_gradient_under_held_ancestors_is_the_formula():
+    """Of −log(1 − a·b) in the logit of b, with a constant: a·b(1 − b) / (1 − a·b)."""
+    _, gradients, z = of_funnel(True)
+    click, cart, buy = (1 / (1 + np.exp(-each)) for each in z.values())
+    joint = joint_label(list(HELD_ROWS.values()))
+    a, b = click * cart, buy
+    slopes = np.where(joint == 1, -(1 - b), a * b * (1 - b) / (1 - a * b))
+    seen = ~np.isnan(joint)
+    expected = np.where(seen, slopes, 0) / seen.sum()
+    np.testing.assert_allclose(gradients["buy @ all"]["buy"].numpy(), expected, rtol=1e-12)
+
+
 def test_batches_of_any_size_are_unbiased():
     """The mean over batches of a permutation, weighted by their rows, is the term's mean loss."""
     found, _ = supervision(ROWS, funnel("click"))

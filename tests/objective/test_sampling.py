@@ -20,7 +20,7 @@ TASKS = [
     Task("click"),
     Task("buy", given="click", space=("all", "click")),
     Task("like"),
-    Task("share", given="like"),
+    Task("share", given="like", space="all"),
     Task("stars", kind="regression"),
     Task("spend", kind="regression", given="buy"),
 ]
@@ -155,7 +155,7 @@ def test_a_logistic_model_of_a_sample_recovers_the_whole_log(slope):
     buy = click & (generator.random(rows) < 0.3)
     kept = click | (generator.random(rows) < keep)
     labels = np.stack([click, buy], axis=1)[kept].astype(float)
-    tasks = [Task("click"), Task("buy", given="click")]
+    tasks = [Task("click"), Task("buy", given="click", space="all")]
     found = supervision(labels, Sampling("click", keep), tasks)
     feature, targets = torch.tensor(x[kept]), torch.tensor(labels)
     weights = torch.zeros(3, dtype=torch.float64, requires_grad=True)

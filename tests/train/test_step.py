@@ -57,16 +57,24 @@ def log(*, missing):
     }
 
 
-def trainer(trunk, *, weighted=False, missing=False, model=(), **options):
+HELD = [
+    TASKS[0],
+    dataclasses.replace(TASKS[1], hold_ancestors=True),
+    pr.Task("apply", given="buy", space=("all", "click"), hold_ancestors=True),
+    TASKS[3],
+]
+
+
+def trainer(trunk, *, weighted=False, missing=False, model=(), tasks=TASKS, **options):
     rows = log(missing=missing)
     schema = pr.Schema(
         [pr.SparseFeature("item"), pr.DenseFeature("price", encoding="log")],
-        TASKS,
+        tasks,
         pr.Keys(weight="w") if weighted else pr.Keys(),
     )
     frame = read(rows)
     vocab = Vocab.fit(frame, schema)
-    table = encode(frame, schema, vocab)
+    table = encode(frame, schema, vocab, orphans="zero")
     spec = pr.Model(trunk=trunk, tower=[5], embed_dim=4, **dict(model))
     torch.manual_seed(0)
     ranker = spec.build(spec.layout(schema, vocab))
@@ -77,6 +85,21 @@ def trainer(trunk, *, weighted=False, missing=False, model=(), **options):
         ranker, training, Supervision.of(table),
         train=table, valid=None, seed=0,
     )  # fmt: skip
+
+
+def compared(trunk, **options):
+    """Assert that the graph's steps are the eager ones."""
+    found = []
+    for compile in (False, True):
+        each = trainer(trunk, compile=compile, **options)
+        history = [progress.record() for progress in each.run()]
+        found.append((each.state(), history))
+    (eager, before), (graph, after) = found
+    assert_close(eager, graph)
+    for first, second in zip(before, after, strict=True):
+        names = [name for name in first if name.startswith("train")]
+        assert [first[name] for name in names] == pytest.approx([second[name] for name in names])
+    return eager
 
 
 def assert_close(first, second, tolerance=1e-5):
@@ -92,19 +115,19 @@ def assert_close(first, second, tolerance=1e-5):
 @pytest.mark.parametrize("balance", [pr.Sum(), pr.Uncertainty()])
 @pytest.mark.parametrize("kind", TRUNKS)
 def test_twenty_steps_equal_the_eager_ones(kind, balance, weighted):
-    found = []
-    for compile in (False, True):
-        trunk = TRUNKS[kind]()
-        if kind == "aitm":
-            trunk = dataclasses.replace(trunk, chain=("click", "apply"))  # with its penalty
-        each = trainer(trunk, balance=balance, weighted=weighted, missing=weighted, compile=compile)
-        history = [progress.record() for progress in each.run()]
-        found.append((each.state(), history))
-    (eager, before), (graph, after) = found
-    assert_close(eager, graph)
-    for first, second in zip(before, after, strict=True):
-        names = [name for name in first if name.startswith("train")]
-        assert [first[name] for name in names] == pytest.approx([second[name] for name in names])
+    trunk = TRUNKS[kind]()
+    if kind == "aitm":
+        trunk = dataclasses.replace(trunk, chain=("click", "apply"))  # with its penalty
+    compared(trunk, balance=balance, weighted=weighted, missing=weighted)
+
+
+@pytest.mark.usefixtures("traced")
+def test_held_ancestors_are_constants_in_the_graph_too():
+    held = compared(pr.Separate(), tasks=HELD)
+    plain = [dataclasses.replace(task, hold_ancestors=False) for task in HELD]
+    moved = compared(pr.Separate(), tasks=plain)
+    name = "model.head.click.output.bias"
+    assert not torch.equal(held[name], moved[name])
 
 
 @pytest.mark.usefixtures("traced")

@@ -55,7 +55,7 @@ class ClassicModel(nn.Module):
     ) -> None:
         super().__init__()
         self.features = raw(features)
-        self.schema = Schema(self.features, _labelled(tasks, self.feature_names))
+        self.schema = model.supervised(Schema(self.features, _labelled(tasks, self.feature_names)))
         self.spec, self.columns = model, tuple(columns)
         model.check(self.schema)
         self.vocab = vocab_of(self.features)
@@ -221,7 +221,7 @@ class ESMM(ClassicModel):
         towers = {"ctr": ctr_params, "cvr": cvr_params}
         super().__init__(
             [*user_features, *item_features],
-            [Task("ctr"), Task("cvr", given="ctr")],
+            [Task("ctr"), Task("cvr", given="ctr", space="all")],
             _model(native.Separate(), towers, entire_space=True),
             ["p_cvr_given_ctr", "p_ctr", "p_cvr"],
         )

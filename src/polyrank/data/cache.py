@@ -53,7 +53,7 @@ _LEFT_OVER = re.compile(r"\.[0-9a-f]{32}\.[0-9a-f]{8}")
 _DAY_SECONDS = 86_400
 _CHUNK_BYTES = 1 << 20
 # Options that say what a model does with a Table, and nothing about how it is encoded.
-_OF_MODEL = ("space", "weight", "positive_weight")
+_OF_MODEL = ("space", "hold_ancestors", "weight", "positive_weight")
 _FAILURES = (OSError, ValueError, KeyError, TypeError, AttributeError, pl.exceptions.PolarsError)
 
 

@@ -112,8 +112,6 @@ def _task(task: Task) -> dict[str, Any]:
     changed = _changed(task)
     if task.column == task.name:
         changed.pop("label", None)
-    if task.spaces == Task(task.name, kind=task.kind, given=task.given).spaces:
-        changed.pop("space", None)
     return {"name": task.name, **changed}
 
 

@@ -27,7 +27,7 @@ from polyrank.schema import Schema, Task
 from polyrank.stages.first import FirstStages
 from polyrank.stages.stage import Stage
 from polyrank.stages.wide import Wide
-from polyrank.terms import ALL
+from polyrank.tasks import ALL
 
 TRUNKS: Registry[type[Trunk]] = Registry(
     "trunk",
@@ -58,8 +58,8 @@ class Model:
         dropout: probability of a zero after each activation of trunk and towers.
         field_dropout: probability that a row is learned from without a feature, for each feature.
         wide: wide rows under the network, or False; see docs/wide.md.
-        entire_space: refuse a schema in which a conditional binary task is not supervised on
-            all rows only; set by `ESMM`.
+        entire_space: supervise every conditional event on all rows, and refuse a schema that
+            says otherwise; set by `ESMM`.
 
     Raises:
         ConfigError: a wrong value, or an interaction that is not registered.
@@ -99,6 +99,20 @@ class Model:
         """The specs of its first stages."""
         return (self.wide,) if self.wide else ()
 
+    def supervised(self, schema: Schema) -> Schema:
+        """Return the schema with every space named: this model's where a task leaves it out.
+
+        Example:
+            >>> from polyrank.schema import SparseFeature
+            >>> tasks = [Task("click"), Task("buy", given="click")]
+            >>> schema = Schema([SparseFeature("item")], tasks)
+            >>> [task.space for task in ESMM().supervised(schema).tasks]
+            ['all', 'all']
+        """
+        default = ALL if self.entire_space else None
+        tasks = tuple(task.resolved(default) for task in schema.tasks)
+        return schema if tasks == schema.tasks else replace(schema, tasks=tasks)
+
     def check(self, schema: Schema) -> None:
         """Refuse a schema that contradicts `entire_space`, or the tasks that `tower` names."""
         if isinstance(self.tower, Mapping) and self.tower.keys() != schema.by_name.keys():
@@ -106,7 +120,7 @@ class Model:
                 f"model: tower names the tasks {', '.join(map(repr, self.tower))}, and the schema "
                 f"has {', '.join(map(repr, schema.by_name))}: name each of these, or give one list"
             )
-        for task in schema.tasks:
+        for task in self.supervised(schema).tasks:
             event = task.given and task.label_kind.is_event
             if self.entire_space and event and task.spaces != (ALL,):
                 raise ConfigError(
@@ -218,8 +232,8 @@ def ESMM(  # noqa: N802 (a model's name)
 ) -> Model:
     """Return the entire-space multi-task model: separate towers, every task learned on all rows.
 
-    The supervision is the schema's: `Task("buy", given="click")` is P(click)·P(buy|click)
-    on all rows. A schema that says otherwise is refused.
+    `Task("buy", given="click")` is learned as P(click)·P(buy|click) on all rows. A task whose space
+    says otherwise is refused.
 
     Example:
         >>> ESMM(tower=[16, 8]).entire_space

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from typing import Any, ClassVar
 
@@ -63,6 +63,16 @@ class BatchScores:
     def of(cls, schema: Schema, logits: Mapping[str, Tensor]) -> BatchScores:
         events = [task.name for task in schema.tasks if task.label_kind.is_event]
         return cls(logits, log_outcomes(logits, events))
+
+    def holding(self, heads: Sequence[str]) -> BatchScores:
+        """Return the same scores in which the outcomes of these heads are constants."""
+        if not heads:
+            return self
+        outcomes = {
+            (head, happened): log.detach() if head in heads else log
+            for (head, happened), log in self.outcomes.items()
+        }
+        return replace(self, outcomes=outcomes)
 
     def log_probability(self, paths: Sequence[Path]) -> Tensor:
         return log_union(paths, self.outcomes)

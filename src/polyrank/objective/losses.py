@@ -139,7 +139,11 @@ class Supervision:
             (term, term.method or self.likelihoods[term.population.task])
             for term in (self.schema.objective if terms is None else terms)
         ]
-        return [(t, part) for t, method in methods for part in method.summands(t, scores, found)]
+        return [
+            (term, part)
+            for term, method in methods
+            for part in method.summands(term, scores.holding(term.held), found)
+        ]
 
     def _in_sample(self, logits: Logits, labels: Tensor) -> Logits:
         """Return logits of the training rows: z − log(keep) at the sampled root, if labelled."""

@@ -65,6 +65,7 @@ class RunPlan:
             {
                 "term": term.name,
                 "probability": term.probability,
+                "held": list(term.held),
                 "label": term.label,
                 "rows": term.population.space,
                 "kind": term.population.kind,
@@ -94,6 +95,7 @@ def explain(
     fusion: Fusion | None = None,
 ) -> RunPlan:
     """Return the plan of a run; reads the data, trains nothing."""
+    schema = model.supervised(schema)
     model.check(schema)
     vocab, tables = encoded(schema, sources)
     # These two refuse what training would.

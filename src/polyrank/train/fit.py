@@ -137,6 +137,7 @@ def fit(
     ):
         if not isinstance(given, wanted):
             raise ConfigError(f"{name} must be {form}, got {type(given).__name__}")
+    schema = model.supervised(schema)
     if sampling is not None:
         if not isinstance(sampling, Sampling):
             raise ConfigError(f"sampling must be a Sampling(task, keep), got {sampling!r}")
@@ -211,6 +212,7 @@ def train_model(
     `title` is the bar's instead of the experiment's name. The cache of encoded rows lies in the
     folder `beside`: by default that of the run folder.
     """
+    schema = model.supervised(schema)
     check_run(schema, model, training, sources, seed)
     with ExitStack() as stack:
         run = None
