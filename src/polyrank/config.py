@@ -249,7 +249,7 @@ class Experiment:
             self.schema,
             {split: read(rows, self.schema) for split, rows in sources.splits.items()},
             orphans=sources.orphans,
-            normalized=isinstance(balance, Sum) and balance.normalize,
+            normalized=isinstance(balance, Sum) and balance.normalize is True,
         )
 
     def fit(

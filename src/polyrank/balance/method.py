@@ -18,12 +18,14 @@ class BalanceTerm:
         weight: the task's.
         constant_loss: mean loss of the best constant on the training rows.
         exponent: 1 for a log-likelihood, ½ for a squared error.
+        share: of the training rows that are the term's, by weight.
     """
 
     name: str
     weight: float
     constant_loss: float
     exponent: float
+    share: float = 1.0
 
 
 class Balance(ABC):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from polyrank.balance.method import Balance, BalanceTerm, ScalarBalance
+from polyrank.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,9 +18,15 @@ class Sum(Balance):
     """L = Σ weight · loss.
 
     Args:
-        normalize: divide each loss by its constant predictor's on the training rows (entropy of
-            the base rate; variance of the target), so that every term starts at 1 whatever its
-            kind and rarity. The default, by docs/evidence.md.
+        normalize: True divides each loss by its constant predictor's on the training rows (entropy
+            of the base rate; variance of the target), so that every term starts at 1 whatever its
+            kind and rarity. "rows" multiplies it by the share of rows that are its own: the terms
+            of a funnel that learn where their parent happened then add up to the log-likelihood of
+            a row, in which a rare outcome weighs what it tells. False leaves the mean over its
+            rows. The default is chosen by docs/evidence.md.
+
+    Raises:
+        ConfigError: another value.
 
     Example:
         >>> import torch
@@ -30,12 +38,22 @@ class Sum(Balance):
         tensor(4.)
     """
 
-    normalize: bool = True
+    normalize: bool | Literal["rows"] = True
+
+    def __post_init__(self) -> None:
+        if self.normalize not in (True, False, "rows"):
+            raise ConfigError(
+                f'Sum: normalize must be true, false or "rows", got {self.normalize!r}'
+            )
 
     def build(self, terms: Sequence[BalanceTerm]) -> SumModule:
+        return SumModule({term.name: term.weight * self._scale(term) for term in terms})
+
+    def _scale(self, term: BalanceTerm) -> float:
+        if self.normalize == "rows":
+            return term.share
         # A constant target has loss 0 whatever is done: nothing to divide by.
-        scales = [t.constant_loss if self.normalize and t.constant_loss > 0 else 1.0 for t in terms]
-        return SumModule({t.name: t.weight / s for t, s in zip(terms, scales, strict=True)})
+        return 1 / term.constant_loss if self.normalize and term.constant_loss > 0 else 1.0
 
 
 class SumModule(ScalarBalance):

@@ -349,6 +349,7 @@ def balance_terms(supervision: Supervision) -> list[BalanceTerm]:
             weight=term.weight,
             constant_loss=likelihood.constant_loss(term, supervision.statistics[term.name]),
             exponent=likelihood.balance_exponent,
+            share=supervision.statistics[term.name].weight_share,
         )
         for term in supervision.schema.objective
         for likelihood in (supervision.likelihoods[term.population.task],)
