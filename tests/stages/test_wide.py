@@ -150,7 +150,9 @@ class Plain:
         ):  # fmt: skip
             weights.append(own * self._outside(task, root))
         used = np.array(weights)[happened]
-        v = (1.0 if batch.weight is None else batch.weight[i]) * self._outside(task, labels["click"])
+        v = (1.0 if batch.weight is None else batch.weight[i]) * self._outside(
+            task, labels["click"]
+        )
         return v * used.sum() / (used**2).sum(), labels[task.name]
 
     def _outside(self, task, root):

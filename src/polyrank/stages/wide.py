@@ -232,7 +232,10 @@ class WideLearner(StageLearner):
         self.numbers = self.numbers.reshape(len(tasks), 6)
         self.slots = np.array(
             [
-                *([field, kernels.ONE, s] for field, s in zip(rows.fields, rows.shifts, strict=False)),
+                *(
+                    [field, kernels.ONE, s]
+                    for field, s in zip(rows.fields, rows.shifts, strict=False)
+                ),
                 *(
                     [place, POOLINGS[schema.bags[index].pooling], shift]
                     for place, (index, shift) in enumerate(

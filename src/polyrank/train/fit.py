@@ -34,7 +34,7 @@ from polyrank.nn import kernels
 from polyrank.objective.losses import Supervision
 from polyrank.schema import Schema
 from polyrank.terms import own_terms, populations
-from polyrank.train.heads import base_rates, calibrators, start
+from polyrank.train.heads import calibrators, start
 from polyrank.train.loop import Trainer
 from polyrank.train.optim import Adam, Constant, EmbeddingOptimizer, LazyAdam, Schedule
 from polyrank.train.progress import Observer, Profile, progress_bar
@@ -240,12 +240,10 @@ def train_model(
             warnings.warn(f"{found}; {advice}", LeakageWarning, stacklevel=2)
         with isolated(seed, training):
             ranker = model.build(model.layout(schema, vocab)).to(training.device)
-            rates = base_rates(train, sampling)
-            start(ranker, train, training.device, rates)
+            start(ranker, train, training.device, sampling)
             trainer = Trainer(
-                ranker, training, supervision, train=train, valid=valid, seed=seed, rates=rates,
-                profile=profile,
-            )  # fmt: skip
+                ranker, training, supervision, train=train, valid=valid, seed=seed, profile=profile
+            )
             if run is not None:
                 run.open(fingerprint(vocab, tables))
                 run.restore(trainer)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 
 import numpy as np
 
@@ -22,9 +21,9 @@ logger = logging.getLogger(__name__)
 PROBE_ROWS = 4096  # rows used to detect dead towers
 
 
-def start(ranker: Ranker, train: Table, device: str, rates: Mapping[str, float]) -> None:
-    """Make a ranker that was just built ready to train; `rates` are `base_rates`."""
-    ranker.start_at(rates)
+def start(ranker: Ranker, train: Table, device: str, sampling: Sampling | None = None) -> None:
+    """Make a ranker that was just built ready to train; `sampling` is that of the rows."""
+    ranker.start_at(base_rates(train, sampling))
     batch = next(train.batches(ranker.layout, PROBE_ROWS))
     for task, alive in ranker.redraw_dead(inputs(ranker, batch, device).x).items():
         if alive:

@@ -34,6 +34,7 @@ from polyrank.objective.losses import Supervision
 from polyrank.stages.first import FirstStagesLearner
 from polyrank.stages.stage import StageRun
 from polyrank.terms import NORMALIZED, own_population, populations
+from polyrank.train.heads import base_rates
 from polyrank.train.optim import (
     Visits,
     load_optimizer_state,
@@ -81,8 +82,7 @@ class Position:
 class Trainer:
     """Trains a ranker, which is on its device, on tables.
 
-    `valid` chooses the best epoch, else it is the last; `monitor` stands in for `training.stop`;
-    `rates` are the base rates of events, at which first stages start.
+    `valid` chooses the best epoch, else it is the last; `monitor` stands in for `training.stop`.
     """
 
     def __init__(
@@ -94,7 +94,6 @@ class Trainer:
         train: Table,
         valid: Table | None,
         seed: int,
-        rates: Mapping[str, float] | None = None,
         monitor: Monitor | None = None,
         profile: Profile | None = None,
     ) -> None:
@@ -125,7 +124,8 @@ class Trainer:
         self.first = None
         if ranker.first is not None:
             run = StageRun(
-                train=train, likelihoods=supervision.likelihoods, rates=rates or {},
+                train=train, likelihoods=supervision.likelihoods,
+                rates=base_rates(train, supervision.sampling),
                 sampling=supervision.sampling, seed=seed, steps=self.steps, epochs=training.epochs,
                 unseen_rate=training.unseen_rate,
             )  # fmt: skip
