@@ -344,3 +344,25 @@ def test_without_a_test_share_there_is_no_test_split():
         SMALL.replace('train = "t.csv"', 'source = "s.csv"\nsplit = { fractions = [0.9, 0.1, 0] }')
     )
     assert experiment.data.split.fractions == (0.9, 0.1, 0.0)
+
+
+def test_a_split_may_have_a_seed_of_its_own(tmp_path):
+    pl.DataFrame({"x": range(200), "click": [0, 1] * 100}).write_csv(tmp_path / "log.csv")
+
+    def rows(seed, split):
+        table = {
+            "seed": seed,
+            "data": {"source": "log.csv", "split": split},
+            "features": {"sparse": ["x"]},
+            "task": [{"name": "click"}],
+        }
+        experiment = Experiment.from_table(table, folder=tmp_path)
+        assert Experiment.from_text(experiment.to_toml()) == experiment
+        return experiment.sources().train.collect()["x"].to_list()
+
+    assert rows(1, {}) != rows(2, {})
+    assert rows(1, {"seed": 7}) == rows(2, {"seed": 7}) == rows(7, {})
+    with pytest.raises(
+        ConfigError, match=r"data\.split: seed must be a whole number of at least 0"
+    ):
+        rows(1, {"seed": -1})
