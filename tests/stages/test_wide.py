@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from math import log
 
 import numpy as np
@@ -14,7 +13,6 @@ import polyrank as pr
 from polyrank.data.folds import folds
 from polyrank.data.sampling import Sampling
 from polyrank.data.table import Table
-from polyrank.errors import ConfigError
 from polyrank.objective.losses import Supervision
 from polyrank.stages.priors import Moments, variances
 from polyrank.stages.stage import StageRun
@@ -63,7 +61,7 @@ def a_log(seed: int, *, weight: bool) -> tuple[pr.Schema, pl.DataFrame]:
 
 def learner_of(
     schema: pr.Schema, frame: pl.DataFrame, sampling: Sampling | None, epochs: int
-) -> tuple[Table, WideLearner, pr.Model]:
+) -> tuple[Table, WideLearner]:
     vocab, tables = encoded(schema, Sources(frame, None, None))
     train = tables["train"]
     model = pr.Model(wide=Wide(folds=3))
@@ -73,7 +71,7 @@ def learner_of(
         rates=base_rates(train, sampling), sampling=sampling, seed=5, steps=len(train) // BATCH,
         epochs=epochs, unseen_rate=0.01,
     )  # fmt: skip
-    return train, rows.learner(run), model
+    return train, rows.learner(run)
 
 
 class Plain:
@@ -97,6 +95,7 @@ class Plain:
         self.field = np.repeat(np.arange(len(rows.slots)), np.diff(rows.first_rows))
         self.epoch = self.steps = 0
         self.count, self.seen = self._counts()
+        self.scale = {task.name: self._scale(task) for task in self.tasks}
 
     def _counts(self):
         table, rows = self.run.train, self.learner.rows
@@ -140,20 +139,22 @@ class Plain:
             labels[a] != 1 for a in self.schema.ancestors(task.name)
         ):
             return 0.0, 0.0
-        weights, all_labels = [], self.run.train.labels_by_task
-        happened = ~np.isnan(all_labels[task.name])
-        for a in self.schema.ancestors(task.name):
-            happened &= all_labels[a] == 1
-        for own, root in zip(
-            np.ones(len(self.run.train)) if batch.weight is None else self.run.train.weight,
-            all_labels["click"], strict=True,
-        ):  # fmt: skip
-            weights.append(own * self._outside(task, root))
-        used = np.array(weights)[happened]
         v = (1.0 if batch.weight is None else batch.weight[i]) * self._outside(
             task, labels["click"]
         )
-        return v * used.sum() / (used**2).sum(), labels[task.name]
+        return v * self.scale[task.name], labels[task.name]
+
+    def _scale(self, task):
+        """Sum of weights ÷ sum of their squares, over the rows that teach a head."""
+        table, labels = self.run.train, self.run.train.labels_by_task
+        happened = ~np.isnan(labels[task.name])
+        for a in self.schema.ancestors(task.name):
+            happened &= labels[a] == 1
+        own = np.ones(len(table)) if table.weight is None else table.weight
+        v = np.array(
+            [w * self._outside(task, y) for w, y in zip(own, labels["click"], strict=True)]
+        )
+        return v[happened].sum() / (v[happened] ** 2).sum()
 
     def _outside(self, task, root):
         outside = self.sampling is not None and task.name == "share"
@@ -246,7 +247,7 @@ class Plain:
 def test_two_hundred_steps_are_those_of_plain_float64(case, in_torch):
     sampling = Sampling("click", keep=0.5) if case == "sampled" else None
     schema, frame = a_log(1, weight=case == "weighted")
-    train, learner, model = learner_of(schema, frame, sampling, epochs=2)
+    train, learner = learner_of(schema, frame, sampling, epochs=2)
     if in_torch:
         learner._scratch = None
     plain = Plain(learner, sampling)

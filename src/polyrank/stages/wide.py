@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise, starmap
 from math import log
 from typing import ClassVar, NamedTuple
 
@@ -183,9 +184,8 @@ class WideRows(StageModule):
     def named_weights(self) -> dict[str, Tensor]:
         """Return `wide.bias`, and of each slot its effects, their precision and their prior."""
         found = {"bias": self.bias}
-        starts = self.first_rows.tolist()
-        for k, slot in enumerate(self.slots):
-            own = slice(starts[k], starts[k + 1])
+        ends = pairwise(self.first_rows.tolist())
+        for k, (slot, own) in enumerate(zip(self.slots, starmap(slice, ends), strict=True)):
             found[f"effect.{slot.name}"] = self.effect[own]
             found[f"precision.{slot.name}"] = self.precision[own]
             found[f"prior.{slot.name}"] = self.prior[k]
@@ -207,7 +207,7 @@ class WideLearner(StageLearner):
 
     def __init__(self, rows: WideRows, run: StageRun) -> None:
         self.rows, self.run = rows, run
-        schema, layout = run.train.schema, rows.layout
+        schema = run.train.schema
         self.tables, self.heads = rows.folds + 1, len(rows.heads)
         self.padded = _padded(self.heads, self.tables)
         tasks = [schema.by_name[name] for name in rows.heads]
@@ -501,8 +501,7 @@ class WideLearner(StageLearner):
         self.tensors["prior"].copy_(torch.from_numpy(prior))
 
     def _slices(self) -> Iterator[slice]:
-        starts = self.rows.first_rows.tolist()
-        return (slice(a, b) for a, b in zip(starts, starts[1:], strict=False))
+        return starmap(slice, pairwise(self.rows.first_rows.tolist()))
 
     def state(self) -> dict[str, Tensor]:
         return {"progress": torch.tensor([self.steps, self.epochs]), **self.tensors}
