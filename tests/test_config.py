@@ -82,6 +82,26 @@ def test_the_resolved_file_reads_back(text):
     assert Experiment.from_text(found.to_toml()) == found
 
 
+def test_a_number_may_have_several_encodings():
+    text = SMALL.replace('sparse = ["item"]', 'dense = ["age"]\n[features.age]\nbins = "auto"\n'
+                         'encoding = ["piecewise_linear", "values"]\nmin_count = 3')  # fmt: skip
+    found = Experiment.from_text(text)
+    kinds = ("piecewise_linear", "values")
+    assert found.schema.features[0] == pr.DenseFeature("age", kinds, bins="auto", min_count=3)
+    assert found.to_table()["features"]["age"] == {
+        "encoding": list(kinds), "bins": "auto", "min_count": 3
+    }  # fmt: skip
+    assert Experiment.from_text(found.to_toml()) == found
+    for old, new, message in (
+        ('"values"', '"valeus"', r"age.encoding: \[1\] .* 'values', .*, got 'valeus'"),
+        ('"values"', '"values", "values"', "features.age: .*encoding names 'values' twice"),
+        ('"auto"', '"atuo"', "features.age.bins: .*a valid integer or 'auto', got 'atuo'"),
+        ('"auto"', "0", "features.age: .*unless it is 'auto', bins must be a whole number"),
+    ):
+        with pytest.raises(pr.PolyrankError, match=message):
+            Experiment.from_text(text.replace(old, new))
+
+
 def test_every_default_is_visible():
     table = Experiment.from_text(SMALL).to_table()
     assert table["seed"] == 0

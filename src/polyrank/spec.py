@@ -182,7 +182,11 @@ def _plain(value: Any) -> Any:
 
 
 def _explained(error: Any) -> str:
-    first = error.errors()[0]
-    place = "".join(f"[{part}]" for part in first["loc"] if isinstance(part, int))
-    message = first["msg"].replace("tuple", "list")  # as it is called in a file
-    return f"{place} {message}, got {to_table(first['input'])!r}".strip()
+    # Of the types that a value may have, what comes furthest into it is what was meant.
+    places = [[part for part in each["loc"] if isinstance(part, int)] for each in error.errors()]
+    deepest = max(places, key=len)
+    told = [each for each, at in zip(error.errors(), places, strict=True) if at == deepest]
+    first, *others = dict.fromkeys(each["msg"].replace("tuple", "list") for each in told)
+    others = [each.removeprefix("Input should be ") for each in others]
+    place = "".join(f"[{part}]" for part in deepest)
+    return f"{place} {' or '.join([first, *others])}, got {to_table(told[0]['input'])!r}".strip()

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import polyrank as pr
+from polyrank.bundle import format
 from polyrank.calibration import Isotonic, Platt
 from polyrank.calibration.fitting import Calibrator
 from polyrank.errors import BundleError
@@ -56,7 +57,7 @@ def test_what_bundle_json_says(bundle, tmp_path):
             "reason": "3 positives, and at least 50 are needed",
         },
     }  # fmt: skip
-    assert manifest["format"] == 2
+    assert manifest["format"] == format.FORMAT
 
 
 def test_a_calibrator_that_cannot_be_read_is_refused_by_task(calibrated, tmp_path):

@@ -113,6 +113,10 @@ def test_features_are_the_native_ones():
         (lambda: SparseFeature("a", 0), "vocab_size must be a whole number of at least 1"),
         (lambda: DenseFeature("a", 3), "'a' has 3 numbers: give each its own"),
         (
+            lambda: raw([pr.DenseFeature("a", ["bins", "values"])]),
+            "the encoding .'bins', 'values'., ",
+        ),
+        (
             lambda: SharedBottom([SequenceFeature("a")], TWO, {}, TOWERS),
             "'a' needs vocab_size, since",
         ),

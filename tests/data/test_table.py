@@ -503,3 +503,17 @@ def test_such_a_column_may_be_a_feature_of_numbers_too():
 def test_such_a_column_is_no_id_and_no_label(features, tasks, message):
     with pytest.raises(SchemaError, match=message):
         Schema([SparseFeature(name) for name in features], tasks)
+
+
+def test_id_dropout_reaches_exact_values_and_no_bins():
+    schema = Schema(
+        [DenseFeature("price", encoding=["bins", "values", "none"], min_count=1)], [Task("click")]
+    )
+    frame = read({"price": [1.0, 2.0, 3.0, None] * 25, "click": [0, 1] * 50})
+    vocab = Vocab.fit(frame, schema)
+    table = encode(frame, schema, vocab)
+    layout = Layout(schema, vocab, dict.fromkeys(schema.tables, 4))
+    (batch,) = table.batches(layout, 100, unseen_rate=1.0)
+    first = layout.offsets.tolist()
+    assert batch.ids.tolist() == [table.ids[0].tolist(), [first[1]] * 100]
+    assert table.columns()["price#none"].tolist() == batch.dense.tolist()

@@ -98,9 +98,6 @@ def rows():
         "age": [None if n < 20 else n for n in generator.integers(15, 80, size).tolist()],
         "price": generator.lognormal(size=size).tolist(),
         "margin": generator.normal(size=size).tolist(),
-        "stars": np.where(
-            generator.random(size) < 0.3, None, generator.integers(0, 11, size) / 2
-        ).tolist(),
         "click": click.tolist(),
         "buy": buy.tolist(),
         "spend": np.where(buy == 1, generator.normal(300, 5, size), np.nan).tolist(),
@@ -118,9 +115,6 @@ def bundle(rows):
             pr.SequenceFeature("seen", shared_with="city"),
             pr.DenseFeature("age", bins=5),
             pr.DenseFeature("price", encoding="log"),
-            pr.DenseFeature(
-                "stars", encoding=["piecewise_linear", "bins", "values"], bins=4, min_count=5
-            ),
         ],
         [
             pr.Task("click"),

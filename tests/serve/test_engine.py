@@ -62,6 +62,33 @@ def test_short_arrays_of_numbers_are_lists(engine, bundle, rows):
     close(engine.predict(typed), bundle.predict(typed))
 
 
+def test_a_number_with_several_encodings(tmp_path):
+    generator = np.random.default_rng(1)
+    prices = generator.integers(-3, 8, 200) / 2
+    click = (prices + generator.normal(size=200) > 1).astype(int)
+    log = {"price": np.where(prices < -1, np.nan, prices), "click": click}
+    kinds = ["piecewise_linear", "bins", "values"]
+    schema = pr.Schema(
+        [pr.DenseFeature("price", encoding=kinds, bins=4, min_count=15)], [pr.Task("click")]
+    )
+    bundle = pr.fit(schema, pr.Model(tower=[4]), train=log, epochs=2, lr=0.03, batch_size=32)
+    assert bundle.encode(log).columns().keys() == {"price", "price#bins", "price#values"}
+    bundle.save(tmp_path / "bundle")
+    export(bundle, tmp_path / "bundle", [pl.DataFrame(log)], vocabulary=True)
+    loaded, engine = pr.load(tmp_path / "bundle"), pr.Engine(tmp_path / "bundle")
+    assert loaded.schema == bundle.schema
+    assert loaded.vocab.states == bundle.vocab.states
+    rows = {"price": [-0.0, 0.0, 0.5, 0.75, 3.5, 1e9, -1e9, None]}
+    expected = bundle.predict(rows)
+    assert expected["p_click"][0] == expected["p_click"][1]
+    assert expected["p_click"].n_unique() > 4
+    assert loaded.predict(rows).equals(expected)
+    close(engine.predict(pl.DataFrame(rows)), expected)
+    found = engine.predict_columns(rows)
+    close(pl.DataFrame(dict(found.outputs)), expected)
+    assert found.nulls == {"price": 1}
+
+
 def test_columns_may_be_named_by_numbers(tmp_path):
     schema = pr.Schema([pr.SparseFeature("101")], [pr.Task("click")])
     rows = {101: [1, 2] * 9, "click": [0, 1] * 9}

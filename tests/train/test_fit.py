@@ -487,6 +487,7 @@ def test_ids_that_training_did_not_see_share_one_trained_row(funnel, caplog):
         (pr.DenseFeature("told"), lambda buy: 3.0 * buy),
         (pr.DenseFeature("told", encoding="standard"), lambda buy: np.where(buy, 0.1, np.nan)),
         (pr.DenseFeature("told", encoding="piecewise_linear"), lambda buy: 3.0 - buy),
+        (pr.DenseFeature("told", encoding=["log", "bins", "values"]), lambda buy: 3.0 * buy),
         (pr.SequenceFeature("told"), lambda buy: [[1, 2] if each else [2] for each in buy]),
     ],
 )

@@ -26,7 +26,8 @@ Encoding = Literal["standard", "log", "bins", "values", "piecewise_linear", "non
 # is for missing values, which no id dropout may stand in for.
 _UNSEEN: Mapping[str, bool] = {"bins": False, "values": True}
 AUTO = "auto"
-# About 60 training rows a bin at a thousand rows; beyond 100,000 more bins gained nothing.
+# The most is what census, of 200,000 rows, was measured with; fewer rows are a choice, at 25 to 60
+# of them a bin up to a thousand.
 _FEWEST_BINS, _MOST_BINS = 4, 48
 # A narrower spread counts as none: dividing by it would overflow float32.
 _NARROWEST = 1e-20
