@@ -120,6 +120,7 @@ def write():
     with TemporaryDirectory() as folder:
         interrupted(Path(folder) / "run")
         shutil.copytree(Path(folder) / "run" / STATE.parent, FOLDER / STATE.parent)
+    (FOLDER / "cache").mkdir()
     cache.store(FOLDER / "cache", cache.key_of(SCHEMA, []), entry())
 
 
