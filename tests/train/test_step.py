@@ -57,7 +57,10 @@ def log(*, missing):
     }
 
 
-def trainer(trunk, *, weighted=False, missing=False, model=(), **options):
+ADAM = pr.Adam(weight_decay=1e-3)
+
+
+def trainer(trunk, *, weighted=False, missing=False, model=(), dense=ADAM, **options):
     rows = log(missing=missing)
     schema = pr.Schema(
         [pr.SparseFeature("item"), pr.DenseFeature("price", encoding="log")],
@@ -70,9 +73,7 @@ def trainer(trunk, *, weighted=False, missing=False, model=(), **options):
     spec = pr.Model(trunk=trunk, tower=[5], embed_dim=4, **dict(model))
     torch.manual_seed(0)
     ranker = spec.build(spec.layout(schema, vocab))
-    training = pr.Training(
-        epochs=4, batch_size=64, dense=pr.Adam(weight_decay=1e-3), schedule=pr.Cosine(), **options
-    )
+    training = pr.Training(epochs=4, batch_size=64, dense=dense, schedule=pr.Cosine(), **options)
     return Trainer(
         ranker, training, Supervision.of(table),
         train=table, valid=None, seed=0,
@@ -105,6 +106,20 @@ def test_twenty_steps_equal_the_eager_ones(kind, balance, weighted):
     for first, second in zip(before, after, strict=True):
         names = [name for name in first if name.startswith("train")]
         assert [first[name] for name in names] == pytest.approx([second[name] for name in names])
+
+
+@pytest.mark.usefixtures("traced")
+def test_decoupled_decay_is_that_of_the_eager_step():
+    options = {"dense": pr.AdamW(weight_decay=0.5), "balance": pr.Uncertainty()}
+    eager, graph = (
+        trainer(TRUNKS["shared_bottom"](), compile=each, **options) for each in (False, True)
+    )
+    coupled = trainer(TRUNKS["shared_bottom"](), **options | {"dense": pr.Adam(weight_decay=0.5)})
+    for each in (eager, graph, coupled):
+        list(each.run())
+    assert_close(eager.state(), graph.state())
+    with pytest.raises(AssertionError):
+        assert_close(eager.state(), coupled.state())
 
 
 @pytest.mark.usefixtures("traced")
@@ -177,7 +192,7 @@ def test_another_optimiser_is_refused():
     mine = trainer(pr.Separate())
     training = dataclasses.replace(mine.training, dense=Mine(), compile=True)
     with pytest.raises(
-        ConfigError, match="needs Adam for the dense part, got Mine: leave compile out"
+        ConfigError, match="needs Adam or AdamW for the dense part, got Mine: leave compile out"
     ):
         Trainer(mine.ranker, training, mine.supervision, train=mine.train, valid=None, seed=0)
 

@@ -140,6 +140,7 @@ NAMES = {
     ("trunk", "projection"): "acme_torch:Projection",
     ("balance", "largest"): "acme_torch:Largest",
     ("row_optimizer", "momentum"): "acme_torch:Momentum",
+    ("schedule", "inverse"): "acme_torch:Inverse",
     ("feature", "cyclic"): Cyclic,
     ("label", "watched"): Watched,
     ("debias", "weighted"): Weighted,
