@@ -51,7 +51,8 @@ embed_dim = 4
 epochs = 3
 batch_size = 64
 balance = { kind = "largest" }
-embeddings = { kind = "momentum", lr = 0.05 }
+embeddings = { kind = "momentum", lr = 0.05, prior = 1.0 }
+schedule = { kind = "inverse", after = 500.0 }
 stop = { score = "click @ all", metric = "brier" }
 """
 COLUMNS = [

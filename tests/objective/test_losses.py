@@ -281,3 +281,54 @@ def test_losses_are_the_plain_loop_over_joint_labels(labels, weighted):
         )
         for one, two in zip(*gradients, strict=True):
             torch.testing.assert_close(one, two, rtol=1e-12, atol=1e-12)
+
+
+def weighted_log_loss(z, label, weight):
+    z = z.double().numpy()
+    each = np.logaddexp(0, np.where(label == 1, -z, z))
+    return (weight * each).sum() / weight.sum()
+
+
+def test_own_losses_are_of_the_rows_where_the_parent_happened():
+    """Whatever supervises a head, and however its positives weigh in training."""
+    rows = {
+        "click": [1, 1, 1, 0, 1, None, 1, 0],
+        "buy": [1, 0, 1, 0, None, None, 0, 0],
+        "spend": [7.0, None, 4.0, None, None, None, None, None],
+        "w": [1.0, 2.0, 0.5, 1.0, 3.0, 1.0, 1.0, 2.0],
+    }
+    tasks = [
+        Task("click", positive_weight=5.0),
+        Task("buy", given="click"),
+        Task("spend", kind="regression", given="buy"),
+    ]
+    _, table = supervision(rows, tasks, Keys(weight="w"))
+    found = Supervision.of(table)
+    z = {name: each.detach() for name, each in logits(8, ("click", "buy", "spend")).items()}
+    w, labels = np.array(rows["w"]), table.labels
+    own = found.own_losses(z, torch.from_numpy(labels), torch.from_numpy(w).float())
+    for index, (task, some) in enumerate(
+        (("click", labels[:, 0] >= 0), ("buy", labels[:, 0] == 1))
+    ):
+        some = some & ~np.isnan(labels[:, index])
+        label, weight = labels[some, index], w[some]
+        rate = (weight * label).sum() / weight.sum()
+        entropy = -(rate * np.log(rate) + (1 - rate) * np.log(1 - rate))
+        expected = weighted_log_loss(z[task][torch.from_numpy(some)], label, weight) / entropy
+        assert own[task] == pytest.approx(expected, rel=1e-5)
+    bought, weight = np.array([7.0, 4.0]), np.array([1.0, 0.5])
+    mean = np.average(bought, weights=weight)
+    variance = np.average((bought - mean) ** 2, weights=weight)
+    predicted = z["spend"].double().numpy()[[0, 2]] * np.sqrt(variance) + mean
+    expected = np.average((bought - predicted) ** 2, weights=weight) / variance
+    assert own["spend"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_own_losses_leave_out_a_head_without_rows_and_divide_by_no_0():
+    rows = {"click": [0, 1, 1, 0], "buy": [0, 1, 1, 0]}  # every click is a purchase
+    found = Supervision.of(supervision(rows, funnel())[1])
+    assert found.constant_losses == {"click": pytest.approx(np.log(2)), "buy": 0.0}
+    z = {name: torch.zeros(2) for name in ("click", "buy")}
+    own = found.own_losses(z, torch.tensor([[1.0, 1.0], [0.0, 0.0]]), None)
+    assert own == {"click": pytest.approx(1.0), "buy": pytest.approx(np.log(2))}
+    assert list(found.own_losses(z, torch.zeros(2, 2), None)) == ["click"]

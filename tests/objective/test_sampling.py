@@ -190,3 +190,19 @@ def test_nothing_was_thrown_away_at_a_rate_of_one():
     assert {name: each.item() for name, each in one.items()} == pytest.approx(
         {name: each.item() for name, each in other.items()}, rel=1e-12
     )
+
+
+def test_the_constants_that_epochs_are_compared_by_are_of_the_whole_log():
+    """Validation losses are weighted to be of it; a fifth of the negatives was kept."""
+    click = np.array([1.0] * 20 + [0.0] * 20)
+    buy = np.array([1.0] * 5 + [0.0] * 35)
+    like = np.array([1.0, 0.0] * 20)
+    tasks = [Task("click"), Task("buy", given="click"), Task("like")]
+    schema = Schema([SparseFeature("item")], tasks)
+    columns = {"item": [1] * 40, "click": click, "buy": buy, "like": like}
+    frame = pl.DataFrame(columns)
+    table = encode(frame, schema, Vocab.fit(frame, schema))
+    found = Supervision.of(table, Sampling("click", 0.2)).constant_losses
+    for name, rate in (("click", 20 / 120), ("buy", 5 / 20), ("like", 0.5)):
+        entropy = -(rate * np.log(rate) + (1 - rate) * np.log(1 - rate))
+        assert found[name] == pytest.approx(entropy, rel=1e-6)

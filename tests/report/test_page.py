@@ -241,6 +241,27 @@ def test_lists_have_a_table_where_there_are_requests(evidence):
     assert 'data-label="MRR"><span>.4321' in found
 
 
+def test_each_heads_own_best_epoch_is_told(schema):
+    history = pl.DataFrame(
+        {
+            "epoch": [1, 2, 3],
+            "valid click normalized loss": [0.95, 0.93, 0.94],
+            "valid buy|click normalized loss": [0.99, 1.0, None],
+            "valid normalized loss": [1.94, 1.93, 1.9],
+            "best": [True, True, True],
+        }
+    )
+    found = epochs.training(Evidence("x", schema, {}, history, None, {}, None)).blocks
+    figure = next(each for each in found if getattr(each, "title", "") == "Each head's own loss")
+    assert "Each head's own best: click in epoch 2, buy|click in epoch 1." in figure.caption
+    assert (
+        epochs.training(
+            Evidence("x", schema, {}, history.select("epoch", "best"), None, {}, None)
+        ).blocks
+        == found[:1]
+    )
+
+
 def test_a_gate_that_collapsed_is_warned_of_at_the_top(full):
     text = epochs.experts(full).html()
     assert text.index("Level 0: the gate of &#x27;click&#x27; gives 99.0%") < text.index("<figure>")

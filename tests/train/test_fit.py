@@ -14,6 +14,7 @@ import torch
 import polyrank as pr
 from polyrank.balance import Balance, BalanceModule
 from polyrank.errors import ConfigError, DataError, LeakageWarning, TrainingError
+from polyrank.objective.losses import Supervision
 from polyrank.schema import Schema, Task
 
 MODEL = pr.Model(trunk=pr.SharedBottom(hidden=[8]), tower=[4], embed_dim=4)
@@ -52,16 +53,94 @@ def test_same_seed_same_bits_other_seed_others(funnel):
     assert not one.predict(valid).equals(other.predict(valid))
 
 
-def test_without_stop_the_lowest_validation_loss_is_kept(funnel):
-    _, valid, _ = funnel
-    bundle = fitted(funnel, epochs=25, lr=0.05)
-    losses = bundle.history["valid total loss"].to_numpy()
-    best = int(losses.argmin())
+def entropy(label):
+    rate = np.mean(label)
+    return -(rate * np.log(rate) + (1 - rate) * np.log(1 - rate))
+
+
+def test_without_stop_the_lowest_normalized_loss_is_kept(funnel, caplog):
+    """Each head on its own rows, whatever supervises it, ÷ its base rate's entropy in training."""
+    train, valid, schema = funnel
+    tasks = [Task("click"), Task("buy", given="click", weight=3.0)]
+    caplog.set_level("INFO", logger="polyrank")
+    bundle = fitted(funnel, schema=Schema(schema.features, tasks), epochs=25, lr=0.05)
+    history = bundle.history
+    values = history["valid normalized loss"].to_numpy()
+    best = int(values.argmin())
     assert best < 24, "the run must overfit for this to say anything"
-    card = bundle.evaluate(valid)
-    expected = sum(card.value(term, "log_loss") for term in ("click @ all", "buy @ all"))
-    assert losses[best] == pytest.approx(expected, rel=1e-5)
-    assert bundle.history["best"].to_list()[best]
+    assert history["best"].to_list() == (values == np.minimum.accumulate(values)).tolist()
+    assert bundle.kept_epoch == best + 1
+    card = replace(bundle, calibrators={}).evaluate(valid)
+    clicked = train["buy"][train["click"] == 1]
+    click = card.value("click @ all", "log_loss") / entropy(train["click"])
+    buy = card.value("buy|click @ click", "log_loss") / entropy(clicked)
+    record = history.row(best, named=True)
+    assert record["valid click normalized loss"] == pytest.approx(click, rel=1e-5)
+    assert record["valid buy|click normalized loss"] == pytest.approx(buy, rel=1e-5)
+    assert values[best] == pytest.approx(click + 3 * buy, rel=1e-5)
+    own = {
+        head: int(history[f"valid {head} normalized loss"].arg_min()) + 1
+        for head in ("click", "buy|click")
+    }
+    said = f"each head's own best: click {own['click']}, buy|click {own['buy|click']}"
+    assert f"epoch {best + 1} is kept ({said})" in caplog.text
+
+
+def test_a_rare_head_counts_by_its_weight(funnel, monkeypatch):
+    """What chooses is the weighted sum of the heads' own losses, whatever the terms' say."""
+    _, _, schema = funnel
+    tasks = [Task("click", weight=2.0), Task("buy", given="click", weight=3.0)]
+    click, buy = [0.9, 0.8, 0.95, 0.7], [0.99, 0.95, 0.8, 0.9]  # sums 4.77, 4.45, 4.3, 4.1
+    for order, kept in (([0, 1, 2, 3], 4), ([3, 2, 1, 0], 1), ([0, 2, 1], 2)):
+        scripted = iter([{"click": click[epoch], "buy": buy[epoch]} for epoch in order])
+        monkeypatch.setattr(Supervision, "own_losses", lambda *_, s=scripted: next(s))
+        bundle = fitted(funnel, schema=Schema(schema.features, tasks), epochs=len(order))
+        assert bundle.kept_epoch == kept
+
+
+def test_a_head_without_validation_rows_has_no_say_and_it_says_so(funnel, caplog):
+    _, valid, _ = funnel
+    nobody = {**valid, "click": 0 * valid["click"], "buy": 0 * valid["buy"]}
+    history = fitted(funnel, valid=nobody, epochs=1).history
+    assert "valid has no row of buy|click @ click: that head has no say" in caplog.text
+    assert history["valid normalized loss"][0] == history["valid click normalized loss"][0]
+    assert "valid buy|click normalized loss" not in history.columns
+
+
+def test_where_no_head_has_validation_rows_the_terms_decide(funnel):
+    """Nobody knows of clicks, but that nobody bought: buy @ all has rows, and no head has."""
+    _, valid, _ = funnel
+    unknown = {**valid, "click": [None] * 300, "buy": 0 * valid["buy"]}
+    history = fitted(funnel, valid=unknown, epochs=2).history
+    assert "valid normalized loss" not in history.columns
+    best = int(history["valid total loss"].to_numpy().argmin())
+    assert history["best"].to_list()[best]
+
+
+@pytest.mark.parametrize("schedule", [pr.Plateau(), pr.Plateau(shrink=0.5, patience=2)])
+def test_a_plateau_lowers_the_rate_after_epochs_without_a_new_best(funnel, schedule, monkeypatch):
+    rates, factor = [], pr.Plateau.factor
+
+    def watched(self, step, steps, improved=()):
+        rates.append((len(improved), factor(self, step, steps, improved)))
+        return rates[-1][1]
+
+    monkeypatch.setattr(pr.Plateau, "factor", watched)
+    history = fitted(funnel, epochs=20, lr=0.05, schedule=schedule).history
+    expected, stale, rate = [], 0, 1.0
+    for best in [None, *history["best"].to_list()[:-1]]:
+        stale = 0 if best is not False else stale + 1
+        if stale == schedule.patience:
+            rate, stale = rate * schedule.shrink, 0
+        expected.append(rate)
+    assert rate < 1, "the run must overfit for this to say anything"
+    assert [dict(rates)[done] for done in range(20)] == pytest.approx(expected)
+
+
+def test_a_plateau_without_validation_rows_is_refused(funnel):
+    message = "schedule Plateau watches validation rows: valid is missing"
+    with pytest.raises(pr.ConfigError, match=message):
+        fitted(funnel, valid=None, schedule=pr.Plateau())
 
 
 def test_stop_keeps_the_best_epoch_of_its_metric(funnel):

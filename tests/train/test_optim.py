@@ -9,7 +9,17 @@ from polyrank.errors import ConfigError
 from polyrank.layout import Layout
 from polyrank.nn.embed import PackedEmbedder
 from polyrank.schema import DenseFeature, Schema, SparseFeature, Task
-from polyrank.train.optim import Adam, Constant, Cosine, DenseAdam, LazyAdam, parameter_groups
+from polyrank.train.optim import (
+    Adam,
+    AdamW,
+    Constant,
+    Cosine,
+    DenseAdam,
+    LazyAdam,
+    Linear,
+    Plateau,
+    parameter_groups,
+)
 
 SCHEMA = Schema(
     [SparseFeature("a"), SparseFeature("b"), DenseFeature("x", encoding="standard")],
@@ -106,6 +116,24 @@ def test_the_balance_is_not_decayed():
     assert balance.item() == 1
 
 
+@pytest.mark.parametrize("weight_decay", [0.0, 0.2])
+def test_adamw_is_its_formula(weight_decay):
+    weight = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
+    groups = parameter_groups([weight], [], weight_decay)
+    optimizer = AdamW(weight_decay=weight_decay, betas=(0.8, 0.9)).build(groups, lr=0.01)
+    expected = weight.detach().double()
+    first = second = torch.zeros(2, dtype=torch.double)
+    for step in range(1, 21):
+        g = torch.tensor([0.3 * step, -1.0 / step])
+        weight.grad = g.clone()
+        optimizer.step()
+        expected = expected * (1 - 0.01 * weight_decay)
+        first, second = 0.8 * first + 0.2 * g, 0.9 * second + 0.1 * g * g
+        m, v = first / (1 - 0.8**step), second / (1 - 0.9**step)
+        expected = expected - 0.01 * m / (v.sqrt() + 1e-8)
+    torch.testing.assert_close(weight.detach().double(), expected, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -114,6 +142,11 @@ def test_the_balance_is_not_decayed():
         (lambda: DenseAdam(l2=-0.1), "DenseAdam: l2 must be a number of at least 0"),
         (lambda: Adam(weight_decay=-0.1), "Adam: weight_decay must be a number of at least 0"),
         (lambda: LazyAdam(betas=(1.0, 0.9)), "LazyAdam: betas must be two numbers in .0, 1."),
+        (lambda: LazyAdam(prior=-1), "LazyAdam: prior must be a number of at least 0, got -1"),
+        (lambda: LazyAdam(decay="1"), "LazyAdam: decay must be a number of at least 0, got '1'"),
+        (lambda: AdamW(weight_decay=-1), "AdamW: weight_decay must be a number of at least 0"),
+        (lambda: Plateau(patience=0), "Plateau: patience must be a whole number of at least 1"),
+        (lambda: Linear(warmup=-1), "Linear: warmup must be a number of at least 0 and at most 1"),
         (lambda: Adam(eps=-1), "Adam: eps must be a number of at least 0"),
         (
             lambda: Cosine(warmup=3),
@@ -133,3 +166,16 @@ def test_schedules():
     assert factors[4] == 1
     assert factors[8] == pytest.approx(0, abs=1e-12)
     assert factors[4:] == sorted(factors[4:], reverse=True)
+    factors = [Linear(warmup=0.5).factor(step, 8) for step in range(9)]
+    assert factors == pytest.approx([0.2, 0.4, 0.6, 0.8, 1, 0.75, 0.5, 0.25, 0])
+    assert [Linear().factor(step, 4) for step in range(5)] == [1, 0.75, 0.5, 0.25, 0]
+    assert [Linear(warmup=1.0).factor(step, 3) for step in range(3)] == [0.25, 0.5, 0.75]
+
+
+def test_a_plateau_counts_anew_after_each_fall():
+    epochs = [True, False, False, False, True, False, False, True]
+    one, two = Plateau(shrink=0.5), Plateau(shrink=0.5, patience=2)
+    falls = [[0, 0, 1, 2, 3, 3, 4, 5, 5], [0, 0, 0, 1, 1, 1, 1, 2, 2]]
+    for schedule, expected in zip((one, two), falls, strict=True):
+        found = [schedule.factor(7, 9, epochs[:done]) for done in range(9)]
+        assert found == [0.5**count for count in expected]

@@ -100,6 +100,11 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(funnel, tmp_path, epoch):
         {"embeddings": pr.DenseAdam(l2=1e-4), "dense": pr.Adam(weight_decay=1e-3)},
         {"stop": pr.Stop(score="click @ all", metric="gauc", patience=9)},
         {"balance": pr.Sum(normalize=True), "schedule": pr.Cosine(warmup=0.5)},
+        {
+            "schedule": pr.Plateau(),
+            "dense": pr.AdamW(),
+            "embeddings": pr.LazyAdam(prior=30.0, decay=1.0),
+        },
     ],
 )
 def test_every_state_is_in_the_checkpoint(funnel, tmp_path, options):

@@ -65,7 +65,12 @@ HELD = [
 ]
 
 
-def trainer(trunk, *, weighted=False, missing=False, model=(), tasks=TASKS, **options):
+ADAM = pr.Adam(weight_decay=1e-3)
+
+
+def trainer(
+    trunk, *, weighted=False, missing=False, model=(), tasks=TASKS, dense=ADAM, **options
+):
     rows = log(missing=missing)
     schema = pr.Schema(
         [pr.SparseFeature("item"), pr.DenseFeature("price", encoding="log")],
@@ -78,9 +83,7 @@ def trainer(trunk, *, weighted=False, missing=False, model=(), tasks=TASKS, **op
     spec = pr.Model(trunk=trunk, tower=[5], embed_dim=4, **dict(model))
     torch.manual_seed(0)
     ranker = spec.build(spec.layout(schema, vocab))
-    training = pr.Training(
-        epochs=4, batch_size=64, dense=pr.Adam(weight_decay=1e-3), schedule=pr.Cosine(), **options
-    )
+    training = pr.Training(epochs=4, batch_size=64, dense=dense, schedule=pr.Cosine(), **options)
     return Trainer(
         ranker, training, Supervision.of(table),
         train=table, valid=None, seed=0,
@@ -141,6 +144,20 @@ def test_an_interaction_and_dropped_fields_are_as_in_the_eager_step(kind):
         found.append(each.state())
     assert_close(*found)
     assert found[1]["model.interaction.layer.1.u.weight"].any()
+
+
+@pytest.mark.usefixtures("traced")
+def test_decoupled_decay_is_that_of_the_eager_step():
+    options = {"dense": pr.AdamW(weight_decay=0.5), "balance": pr.Uncertainty()}
+    eager, graph = (
+        trainer(TRUNKS["shared_bottom"](), compile=each, **options) for each in (False, True)
+    )
+    coupled = trainer(TRUNKS["shared_bottom"](), **options | {"dense": pr.Adam(weight_decay=0.5)})
+    for each in (eager, graph, coupled):
+        list(each.run())
+    assert_close(eager.state(), graph.state())
+    with pytest.raises(AssertionError):
+        assert_close(eager.state(), coupled.state())
 
 
 @pytest.mark.usefixtures("traced")
@@ -215,7 +232,7 @@ def test_another_optimiser_is_refused():
     mine = trainer(pr.Separate())
     training = dataclasses.replace(mine.training, dense=Mine(), compile=True)
     with pytest.raises(
-        ConfigError, match="needs Adam for the dense part, got Mine: leave compile out"
+        ConfigError, match="needs Adam or AdamW for the dense part, got Mine: leave compile out"
     ):
         Trainer(mine.ranker, training, mine.supervision, train=mine.train, valid=None, seed=0)
 

@@ -141,6 +141,7 @@ NAMES = {
     ("interaction", "gate"): "acme_torch:Gate",
     ("balance", "largest"): "acme_torch:Largest",
     ("row_optimizer", "momentum"): "acme_torch:Momentum",
+    ("schedule", "inverse"): "acme_torch:Inverse",
     ("feature", "cyclic"): Cyclic,
     ("label", "watched"): Watched,
     ("debias", "weighted"): Weighted,

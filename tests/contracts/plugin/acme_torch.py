@@ -84,6 +84,16 @@ class Momentum(pr.RowOptimizer):
         weight.sub_(velocity, alpha=lr)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Inverse(pr.Schedule):
+    """1 ÷ √(1 + steps ÷ after)."""
+
+    after: float = 100.0
+
+    def factor(self, step, steps, improved=()):
+        return (1 + step / self.after) ** -0.5
+
+
 class CyclicGraph(FeatureGraph):
     def forward(self, inputs):
         found = []
