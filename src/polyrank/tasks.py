@@ -16,7 +16,7 @@ from polyrank.labels import LABELS, LabelKind
 ALL = "all"
 # What a conditional event's space is where neither its task nor the model says: "all", or "parent",
 # its `given`.
-DEFAULT_SPACE: Literal["all", "parent"] = ALL
+DEFAULT_SPACE: Literal["all", "parent"] = "parent"
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class Task:
             with options.
         given: the event without which this one cannot happen.
         space: where it is supervised: "all", the name of an ancestor, or a tuple of these.
-            None leaves it to the model: "all" for a root, under `pr.ESMM` and with
-            `hold_ancestors`; `given` for what is no event; else "all" too.
+            None leaves it to the model: "all" for a root, with `hold_ancestors` and, for an
+            event, under `pr.ESMM`; else `given`.
         weight: of each of its terms in the balance.
         positive_weight: multiplies positives in the training loss; it inflates p on purpose,
             and only calibration undoes that.

@@ -203,11 +203,12 @@ def test_explain_shows_what_was_sampled(command):
 
 @pytest.mark.usefixtures("folder")
 def test_explain_shows_the_plan(command):
-    code, out, _ = command("explain", "exp.toml")
+    entire = ("--set", "model.entire_space=true")
+    code, out, _ = command("explain", "exp.toml", *entire)
     assert code == 0
     assert "P(click)·P(buy|click)" in out
     assert "rows: train 400, valid 100, test 100; 7 steps per epoch, 2 epochs" in out
-    code, plan, _ = command("explain", "exp.toml", "--json")
+    code, plan, _ = command("explain", "exp.toml", *entire, "--json")
     train = pl.read_parquet("train.parquet")
     assert plan["objective"][1]["usable_rows"] == 400
     assert plan["objective"][1]["positives"] == int((train["click"] * train["purchase"]).sum())

@@ -31,7 +31,7 @@ def funnel():
                 pr.SparseFeature("item"),
                 pr.DenseFeature("price", encoding="standard"),
             ],
-            [pr.Task("click"), pr.Task("buy", given="click")],
+            [pr.Task("click"), pr.Task("buy", given="click", space="all")],
             pr.Keys(user="user"),
         ),
     )

@@ -11,7 +11,10 @@ from polyrank.train.heads import calibrators
 
 SCHEMA = pr.Schema(
     [pr.SparseFeature("item")],
-    [pr.Task("click", positive_weight=10), pr.Task("buy", given="click", positive_weight=10)],
+    [
+        pr.Task("click", positive_weight=10),
+        pr.Task("buy", given="click", space="all", positive_weight=10),
+    ],
     pr.Keys(user="user", weight="w"),
 )
 MODEL = pr.Model(tower=[4], embed_dim=4)

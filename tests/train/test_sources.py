@@ -17,7 +17,7 @@ from polyrank.train.sources import Sources, encoded
 HIT, KEPT = "encoded rows of an earlier run are used", "are cached for the next run"
 SCHEMA = pr.Schema(
     [pr.SparseFeature("item"), pr.DenseFeature("price")],
-    [pr.Task("click"), pr.Task("buy", given="click")],
+    [pr.Task("click"), pr.Task("buy", given="click", space="all")],
 )
 
 
@@ -130,7 +130,7 @@ def test_warnings_and_counts_come_with_a_warm_start(tmp_path, caplog):
 
 def test_orphans_of_all_splits_are_one_warning(tmp_path, caplog):
     schema = pr.Schema(
-        [pr.SparseFeature("item")], [pr.Task("click"), pr.Task("buy", given="click")]
+        [pr.SparseFeature("item")], [pr.Task("click"), pr.Task("buy", given="click", space="all")]
     )
     rows = {"item": [1, 2, 3], "click": [0, 1, 1], "buy": [1, 0, 1]}
     pl.DataFrame(rows).write_parquet(path := tmp_path / "rows.parquet")

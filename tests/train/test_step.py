@@ -22,7 +22,7 @@ from polyrank.train.loop import Trainer
 ROWS = 300  # batches of 64: four full ones and a ragged one
 TASKS = [
     pr.Task("click"),
-    pr.Task("buy", given="click"),
+    pr.Task("buy", given="click", space="all"),
     pr.Task("apply"),  # a method of every module
     pr.Task("spend", kind="regression", given="buy"),
 ]
