@@ -59,7 +59,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--lines", nargs="+", help="run and show only these lines and baselines")
     parser.add_argument("--variants", nargs="*", default=[], help="of variants.toml; 'every'")
     parser.add_argument("--grid", action="store_true", help="every trunk × space × balance")
-    parser.add_argument("--again", nargs="+", default=[], help="lines to run anew")
+    parser.add_argument("--again", nargs="+", default=[], help="lines to run anew: code changed")
     parser.add_argument("--kuairand", type=Path, help="the sample's file")
     parser.add_argument("--coat", type=Path, help="the folder of the Coat ratings")
     parser.add_argument("--show", action="store_true", help="print what is there, run nothing")
