@@ -68,9 +68,7 @@ HELD = [
 ADAM = pr.Adam(weight_decay=1e-3)
 
 
-def trainer(
-    trunk, *, weighted=False, missing=False, model=(), tasks=TASKS, dense=ADAM, **options
-):
+def trainer(trunk, *, weighted=False, missing=False, model=(), tasks=TASKS, dense=ADAM, **options):
     rows = log(missing=missing)
     schema = pr.Schema(
         [pr.SparseFeature("item"), pr.DenseFeature("price", encoding="log")],

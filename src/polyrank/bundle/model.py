@@ -241,12 +241,8 @@ class Bundle:
         split: str | None = None,
         orphans: Orphans | None = None,
         carried: Sequence[str] = (),
-        numbers: bool = False,
     ) -> Table:
-        """Return raw rows as a Table; without a `split`, no labels.
-
-        The Table keeps `carried` columns, and raw `numbers` where trees read them.
-        """
+        """Return raw rows as a Table that keeps `carried` columns; without a `split`, no labels."""
         frame = read(rows, self.schema)
         if split is not None and self.fusion is not None:
             self.fusion.check(self.schema, column_names(frame), split)
@@ -254,7 +250,7 @@ class Bundle:
         table = encode(
             frame, self.schema, self.vocab,
             split=split or "rows", orphans=orphans or self.orphans, labels=split is not None,
-            carried=carried, numbers=numbers,
+            carried=carried, numbers=self.model.numbers,
         )  # fmt: skip
         log_counts(table, split or "rows")
         if split is None or self.sampling is None:
@@ -345,7 +341,9 @@ class Bundle:
         listed = {name: each for name, each in self.vocab.tables.items() if each.size is None}
         vocab = {name: table.to_frame() for name, table in listed.items()}
         card = self.scorecard.to_json() if self.scorecard is not None else None
-        parts = format.Parts(self._manifest(), self.config, self.history, vocab, weights, card)
+        stages = {} if self.ranker.first is None else self.ranker.first.to_files()
+        record = self.config, self.history, vocab, weights, card, stages
+        parts = format.Parts(self._manifest(), *record)
         format.write(Path(path), parts)
 
     def _changed_columns(self) -> list[str]:
@@ -367,6 +365,7 @@ class Bundle:
             "targets": {task: dict(each) for task, each in self.targets.items()},
             "tables": {slot.name: slot.table for slot in self.schema.lookups},
             "calibrators": {task: each.to_table() for task, each in self.calibrators.items()},
+            "stages": {} if self.ranker.first is None else self.ranker.first.to_table(),
         }
 
 
@@ -436,6 +435,8 @@ def load(path: str | Path, *, trunk: BuildsTrunk | None = None) -> Bundle:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BundleError(f"the bundle {folder} is damaged: bundle.json: {error!r}") from error
     ranker.load_named_weights({name: torch.from_numpy(w) for name, w in parts.weights.items()})
+    if ranker.first is not None:
+        ranker.first.load_files(parts.manifest["stages"], parts.stages)
     record = parts.config, parts.history, card
     return Bundle(schema, model, vocab, targets, ranker.eval(), *record, calibrators)
 

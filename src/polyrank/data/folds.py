@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 _STEP, _FIRST, _SECOND = (
@@ -33,13 +35,13 @@ def folds(rows: np.ndarray, count: int, seed: int, file: int = 0) -> np.ndarray:
     Reference:
         Steele, Lea and Flood, OOPSLA 2014 (the mixing function of SplitMix64).
     """
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore"):  # the hash is modulo 2^64
         start = _mixed(_mixed(np.uint64(seed % 2**64) + _STEP) + np.uint64(file) * _STEP)
         mixed = _mixed(start + (rows.astype(np.uint64) + np.uint64(1)) * _STEP)
     return ((mixed >> np.uint64(32)) % np.uint64(count)).astype(np.int32)
 
 
-def _mixed(z: np.ndarray | np.uint64) -> np.ndarray | np.uint64:
+def _mixed(z: Any) -> Any:
     z = (z ^ (z >> np.uint64(30))) * _FIRST
     z = (z ^ (z >> np.uint64(27))) * _SECOND
     return z ^ (z >> np.uint64(31))

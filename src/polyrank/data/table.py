@@ -41,10 +41,11 @@ class Batch:
         bags: rows of the packed tables for each bag, in order.
         extras: the raw numbers that kinds of label read, NaN = missing.
         rows: their numbers in the table.
+        given: what first stages say of them, where a stage says it of a whole table at once.
 
     Shape:
         ids: int32 (F, B) · dense: float32 (B, D) · labels: float32 (B, L) · weight: float32 (B,) ·
-        extras: float32 (B, E) · rows: int64 (B,)
+        extras: float32 (B, E) · rows: int64 (B,) · given: float32 (B, heads) each
     """
 
     ids: np.ndarray
@@ -54,6 +55,7 @@ class Batch:
     bags: tuple[Bag, ...] = ()
     extras: np.ndarray | None = None
     rows: np.ndarray | None = None
+    given: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.dense)
@@ -80,6 +82,7 @@ class Gather:
         weight = None if table.weight is None else table.weight[rows]
         extras = table.extras[rows] if table.schema.extras else None
         numbers = np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
+        given = {name: each[rows] for name, each in table.given.items()}
         whole = len(dense) // size
         ids = list(self._ids(rows, 0, whole)) if whole else []
         if len(dense) % size:
@@ -93,6 +96,7 @@ class Gather:
                 self._bags(rows, start) if table.bags else (),
                 None if extras is None else extras[start : start + size],
                 numbers[start : start + size],
+                {name: each[start : start + size] for name, each in given.items()},
             )
             for each, start in zip(ids, range(0, len(dense), size), strict=True)
         ]
@@ -196,10 +200,11 @@ class Table:
         carried: raw columns that were asked for, such as those of a fused score or of segments.
         numbers: the raw columns of the numeric features, in the order of `schema.features` and
             NaN = missing, where they were asked for; else no columns.
+        given: what first stages say of the rows, by stage, where a stage says it at once.
 
     Shape:
         ids: int32 (F, N) · dense: float32 (N, D) · labels: float32 (N, L) · weight: float32 (N,) ·
-        extras: float32 (N, E) · numbers: float32 (N, M)
+        extras: float32 (N, E) · numbers: float32 (N, M) · given: float32 (N, heads) each
     """
 
     schema: Schema
@@ -216,6 +221,7 @@ class Table:
     extras: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.float32))
     carried: pl.DataFrame = field(default_factory=pl.DataFrame)
     numbers: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.float32))
+    given: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.dense)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -28,10 +26,6 @@ class Binary(LabelKind):
     def stems(self, task: str) -> tuple[str, ...]:
         """`p_click`: a probability."""
         return (f"p_{task}",)
-
-    def first_stage(self, label: np.ndarray, fitted: Mapping[str, Any]) -> np.ndarray:
-        """The label."""
-        return label
 
     def allows(self, values: np.ndarray) -> np.ndarray:
         """Only 0 and 1."""

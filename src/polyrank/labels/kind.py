@@ -60,13 +60,6 @@ class LabelKind(ABC):
     def allows(self, values: np.ndarray) -> np.ndarray:
         """Return which values a label may have: float64 (rows,), none NaN → bool (rows,)."""
 
-    def first_stage(self, label: np.ndarray, fitted: Mapping[str, Any]) -> np.ndarray | None:
-        """Return what a first stage learns of labels: events, or what the head's output stands for.
-
-        None where no first stage can, so that the head has none. `fitted` is what `fit` returned.
-        """
-        return None
-
     def fit(
         self, label: np.ndarray, weight: np.ndarray, columns: Mapping[str, np.ndarray]
     ) -> dict[str, Any]:

@@ -28,10 +28,6 @@ class Regression(LabelKind):
         """Every number that float32 holds."""
         return np.abs(values) <= _LARGEST
 
-    def first_stage(self, label: np.ndarray, fitted: Mapping[str, Any]) -> np.ndarray:
-        """The standardised label."""
-        return (label - fitted["mean"]) / fitted["deviation"]
-
     def fit(
         self, label: np.ndarray, weight: np.ndarray, columns: Mapping[str, np.ndarray]
     ) -> dict[str, Any]:

@@ -194,6 +194,8 @@ def experts_of(ranker: Ranker, table: Table, device: str = "cpu") -> tuple[Exper
     with torch.inference_mode():
         if not ranker.mixing(torch.zeros(2, ranker.layout.width, device=device)):
             return ()  # and no row is gathered
+        if not table.given:
+            table = ranker.told(table)
         batch = next(table.batches(ranker.layout, CHUNK_ROWS, shuffle=True))
         return tuple(expert_use(each) for each in ranker.mixing(inputs(ranker, batch, device).x))
 

@@ -26,6 +26,7 @@ from polyrank.registry import Registry
 from polyrank.schema import Schema, Task
 from polyrank.stages.first import FirstStages
 from polyrank.stages.stage import Stage
+from polyrank.stages.trees import Trees
 from polyrank.stages.wide import Wide
 from polyrank.tasks import ALL
 
@@ -34,6 +35,8 @@ TRUNKS: Registry[type[Trunk]] = Registry(
     {"separate": Separate, "shared_bottom": SharedBottom, "mmoe": MMoE, "ple": PLE, "aitm": AITM},
 )
 INTERACTIONS: Registry[type[Interaction]] = Registry("interaction", {"cross": Cross})
+
+STAGES: tuple[type[Stage], ...] = (Wide, Trees)
 
 
 class BuildsTrunk(Protocol):
@@ -58,6 +61,7 @@ class Model:
         dropout: probability of a zero after each activation of trunk and towers.
         field_dropout: probability that a row is learned from without a feature, for each feature.
         wide: wide rows under the network, or False; see docs/wide.md.
+        trees: boosted trees under the network, or False.
         entire_space: supervise every conditional event on all rows, and refuse a schema that
             says otherwise; set by `ESMM`.
 
@@ -79,6 +83,7 @@ class Model:
     dropout: float = 0.1
     field_dropout: float = 0.0
     wide: Wide | Literal[False] = False
+    trees: Trees | Literal[False] = False
     entire_space: bool = False
 
     def __post_init__(self) -> None:
@@ -91,13 +96,21 @@ class Model:
         check_layers("model", self.norm, self.dropout)
         spec.number("model: field_dropout", self.field_dropout, least=0, below=1)
         _check_interaction(self.interaction)
-        if self.wide is not False and not isinstance(self.wide, Wide):
-            raise ConfigError(f"model: wide must be Wide(…) or False, got {self.wide!r}")
+        for kind in STAGES:
+            given = getattr(self, kind.name)
+            if given is not False and not isinstance(given, kind):
+                shown = kind.__name__
+                raise ConfigError(f"model: {kind.name} must be {shown}(…) or False, got {given!r}")
 
     @property
     def stages(self) -> tuple[Stage, ...]:
         """The specs of its first stages."""
-        return (self.wide,) if self.wide else ()
+        return tuple(each for kind in STAGES if (each := getattr(self, kind.name)))
+
+    @property
+    def numbers(self) -> bool:
+        """Whether a first stage reads the raw numbers of a Table."""
+        return any(each.numbers for each in self.stages)
 
     def supervised(self, schema: Schema) -> Schema:
         """Return the schema with every space named: this model's where a task leaves it out.
@@ -176,8 +189,9 @@ class Model:
         axes: dict[str, Any] = {"trunk": trunk}
         if "interaction" in table:
             axes["interaction"] = _interaction(table["interaction"])
-        if table.get("wide", False) is not False:
-            axes["wide"] = spec.from_table(Wide, table["wide"], "model.wide")
+        for kind in STAGES:
+            if isinstance(given := table.get(kind.name), Mapping):
+                axes[kind.name] = spec.from_table(kind, given, f"model.{kind.name}")
         rest = {key: value for key, value in table.items() if key not in axes}
         return replace(spec.from_table(cls, rest, "model"), **axes)
 

@@ -32,6 +32,7 @@ class Tensors(NamedTuple):
     labels: Tensor
     weight: Tensor | None
     extras: Tensor | None
+    given: Mapping[str, Tensor]
 
     @classmethod
     def of(cls, batch: Batch, device: str) -> Tensors:
@@ -46,6 +47,7 @@ class Tensors(NamedTuple):
             moved(batch.labels),
             None if batch.weight is None else moved(batch.weight),
             None if batch.extras is None else moved(batch.extras),
+            {name: moved(each) for name, each in batch.given.items()},
         )
 
 
@@ -65,6 +67,8 @@ def logits_of(
     rows = len(table) if chunks is None else min(len(table), chunks * CHUNK_ROWS)
     found: dict[str, Tensor] = {}
     ranker.eval()
+    if not table.given:
+        table = ranker.told(table)
     with torch.inference_mode():
         start = 0
         for batch in islice(table.batches(ranker.layout, CHUNK_ROWS), chunks):
@@ -81,7 +85,7 @@ def logits_of(
 def inputs(ranker: Ranker, batch: Batch, device: str) -> Inputs:
     """Return what the network takes of a batch, as it is served."""
     found = Tensors.of(batch, device)
-    return ranker.inputs(found.ids, found.dense, found.bags)
+    return ranker.inputs(found.ids, found.dense, found.bags, found.given)
 
 
 def outputs(

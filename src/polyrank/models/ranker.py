@@ -9,11 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import ismethod
 from math import log
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from polyrank.data.table import Table
 from polyrank.errors import BundleError, ConfigError
 from polyrank.layout import Layout
 from polyrank.models.interaction import Interaction
@@ -92,12 +94,22 @@ class Ranker(nn.Module):
         self.head: Named[Head] = Named(head)
         self.first = first
 
-    def inputs(self, ids: Tensor, dense: Tensor, bags: tuple[TensorBag, ...]) -> Inputs:
+    def told(self, table: Table) -> Table:
+        """Return a table with what first stages say of it as a whole: `inputs` needs it."""
+        return table if self.first is None else self.first.told(table)
+
+    def inputs(
+        self,
+        ids: Tensor,
+        dense: Tensor,
+        bags: tuple[TensorBag, ...],
+        given: Mapping[str, Tensor] = MappingProxyType({}),
+    ) -> Inputs:
         """Return what `forward` takes of rows of the packs, as they are served."""
         x = self.embed(ids, dense, bags)
         if self.first is None:
             return Inputs(x, None)
-        margin, reads = self.first(ids, bags)
+        margin, reads = self.first(ids, bags, given)
         return Inputs(torch.cat([x, reads], dim=1), margin)
 
     def forward(self, x: Tensor, margin: Tensor | None = None) -> Scores:

@@ -13,6 +13,7 @@ Letters: F id features, G bags, B rows of the batch, K slots (a feature's or a b
 from __future__ import annotations
 
 from math import exp
+
 import numpy as np
 from numba import prange
 

@@ -6,12 +6,13 @@ Letters: B rows, T heads with a margin, C columns that the network reads, W colu
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from polyrank.data.table import Batch
+from polyrank.data.table import Batch, Table
 from polyrank.layout import Layout
 from polyrank.nn.embed import TensorBag
 from polyrank.nn.named import Named
@@ -48,9 +49,26 @@ class FirstStages(nn.Module):
         found = cls(built, [task.name for task in layout.schema.tasks])
         return found if found.heads else None
 
-    def forward(self, ids: Tensor, bags: tuple[TensorBag, ...]) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, ids: Tensor, bags: tuple[TensorBag, ...], given: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Tensor]:
         """Return margins and reads of rows of the packs: (B, T), (B, C)."""
-        return self.combined([each(ids, bags) for _, each in self.stage.items()])
+        return self.combined(
+            [each(ids, bags, given.get(name)) for name, each in self.stage.items()]
+        )
+
+    def in_graph(
+        self, ids: Tensor, sequences: Sequence[Tensor], given: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Return the same as an exported graph has it: for local ids, and lists in matrices."""
+        return self.combined(
+            [each.in_graph(ids, sequences, given.get(name)) for name, each in self.stage.items()]
+        )
+
+    def told(self, table: Table) -> Table:
+        """Return a table with what stages say of it as a whole."""
+        said = {name: each.says(table) for name, each in self.stage.items()}
+        return replace(table, given={name: m for name, m in said.items() if m is not None})
 
     def combined(self, given: Given) -> tuple[Tensor, Tensor]:
         reads = [read for _, read in given]
@@ -61,10 +79,26 @@ class FirstStages(nn.Module):
         places = list(self.places.values())
         if len(margins) == 1 and len(places[0]) == len(self.heads):
             return margins[0]
-        total = margins[0].new_zeros(len(margins[0]), len(self.heads))
+        none = torch.zeros_like(margins[0][:, :1])
+        of_heads = []
         for added, own, each in zip(self.added, places, margins, strict=True):
-            total[:, own] += added[own] * each
-        return total
+            columns = [own.index(at) if at in own else len(own) for at in range(len(self.heads))]
+            of_heads.append(added * torch.cat([each, none], dim=1)[:, columns])
+        return torch.stack(of_heads).sum(0)
+
+    def to_table(self) -> dict[str, Any]:
+        """Return what a manifest keeps of each stage that has something to keep."""
+        tables = {name: each.to_table() for name, each in self.stage.items()}
+        return {name: table for name, table in tables.items() if table}
+
+    def to_files(self) -> dict[str, str]:
+        """Return the texts of the stages."""
+        return {k: text for _, each in self.stage.items() for k, text in each.to_files().items()}
+
+    def load_files(self, tables: Mapping[str, Any], files: Mapping[str, str]) -> None:
+        """Restore what `to_table` and `to_files` returned."""
+        for name, table in tables.items():
+            self.stage[name].load_files(table, files)
 
     def named_weights(self) -> dict[str, Tensor]:
         """Return the weights of the stages, each under its name, and which one is added."""
@@ -73,7 +107,7 @@ class FirstStages(nn.Module):
             for name, each in self.stage.items()
             for key, weight in each.named_weights().items()
         }
-        return found if len(self.places) == 1 else found | {"added": self.added}
+        return found if len(self.places) == 1 else found | {"first.added": self.added}
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +122,23 @@ class FirstStagesLearner:
     def of(cls, stages: FirstStages, layout: Layout, run: StageRun) -> FirstStagesLearner:
         learners = {name: each.learner(run) for name, each in stages.stage.items()}
         return cls(stages, learners, {name: layout.slices[f"#{name}"].start for name in learners})
+
+    def start(self) -> None:
+        """Fit what is fitted before the first step of a run."""
+        for each in self.learners.values():
+            each.start()
+
+    def choose(self, losses: Mapping[str, Mapping[str, float]]) -> None:
+        """Add to each head the margin of the stage with the least loss: {stage: {head: loss}}.
+
+        Of a head that no validation row speaks of, it stays the first stage's.
+        """
+        names = list(self.learners)
+        for at, head in enumerate(self.stages.heads):
+            known = {name: each[head] for name, each in losses.items() if head in each}
+            if known:
+                self.stages.added[:, at] = 0
+                self.stages.added[names.index(min(known, key=lambda name: known[name])), at] = 1
 
     def step(self, batch: Batch, x: Tensor) -> Tensor:
         """Return the margins of a training batch, (B, T), write its reads into x, and learn."""

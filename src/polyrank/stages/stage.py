@@ -10,10 +10,11 @@ Letters: B rows, T heads with a margin, C columns that the network reads.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import numpy as np
 from torch import Tensor, nn
 
 from polyrank.data.sampling import Sampling
@@ -21,7 +22,7 @@ from polyrank.data.table import Batch, Table
 from polyrank.layout import Layout
 from polyrank.nn.embed import TensorBag
 from polyrank.objective.likelihood import Likelihood
-from polyrank.schema import Schema
+from polyrank.schema import Schema, Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +39,14 @@ class Stage(ABC):
     def reads(self, schema: Schema) -> int:
         """Return how many columns of x it gives."""
 
+    def require(self) -> None:  # noqa: B027  most need nothing
+        """Refuse to be fitted where a library is missing, by a ConfigError."""
+
+    @property
+    def numbers(self) -> bool:
+        """Whether it reads the raw numbers of a Table."""
+        return False
+
     @abstractmethod
     def build(self, layout: Layout) -> StageModule:
         """Return what holds the fitted stage."""
@@ -49,6 +58,7 @@ class StageRun:
 
     Args:
         train: its training rows.
+        valid: its validation rows.
         likelihoods: of each task.
         rates: base rate of each event where its parent happened, in the whole log.
         sampling: of the rows.
@@ -56,9 +66,12 @@ class StageRun:
         steps: per epoch.
         epochs: of the run.
         unseen_rate: probability with which a training id is replaced by row 0.
+        batch_size: rows per step.
+        threads: of whatever computes.
     """
 
     train: Table
+    valid: Table | None
     likelihoods: Mapping[str, Likelihood]
     rates: Mapping[str, float]
     sampling: Sampling | None
@@ -66,6 +79,13 @@ class StageRun:
     steps: int
     epochs: int
     unseen_rate: float
+    batch_size: int
+    threads: int
+
+
+def margin_tasks(schema: Schema) -> tuple[Task, ...]:
+    """Return the tasks whose heads first stages can estimate: those with a curvature."""
+    return tuple(task for task in schema.tasks if task.label_kind.curvature is not None)
 
 
 class StageModule(nn.Module, ABC):
@@ -73,25 +93,62 @@ class StageModule(nn.Module, ABC):
 
     Attributes:
         heads: the tasks of its margins, in order.
+        graph: "module:function" of what puts nodes that compute `given` into an exported graph,
+            for a stage whose margins torch does not compute: called with the model, the stage and
+            the name of the graph's input of margins, which it takes away.
     """
 
+    graph: ClassVar[str | None] = None
     heads: tuple[str, ...]
 
     @abstractmethod
-    def forward(self, ids: Tensor, bags: tuple[TensorBag, ...]) -> tuple[Tensor, Tensor]:
-        """Return the margins and the columns to read of rows of the packs: (B, T), (B, C)."""
+    def forward(
+        self, ids: Tensor, bags: tuple[TensorBag, ...], given: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the margins and the columns to read of rows of the packs: (B, T), (B, C).
+
+        `given` is what `says` said of them.
+        """
+
+    def says(self, table: Table) -> np.ndarray | None:
+        """Return what it says of a whole table at once, (N, T); None where it need not."""
+        return None
+
+    @abstractmethod
+    def in_graph(
+        self, ids: Tensor, sequences: Sequence[Tensor], given: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the same for ids local to each table and lists in matrices, for an export."""
+
+    def to_table(self) -> dict[str, Any]:
+        """Return what a bundle's manifest keeps of it, beside the weights."""
+        return {}
+
+    def to_files(self) -> dict[str, str]:
+        """Return the texts that a bundle keeps of it."""
+        return {}
+
+    def load_files(self, table: Mapping[str, Any], files: Mapping[str, str]) -> None:
+        """Restore what `to_table` and `to_files` returned."""
 
     @abstractmethod
     def learner(self, run: StageRun) -> StageLearner:
         """Return what fits it along a run."""
 
-    @abstractmethod
     def named_weights(self) -> dict[str, Tensor]:
         """Return views of its weights by their lasting names."""
+        return {}
 
 
 class StageLearner(ABC):
     """Fits a first stage out of fold, step by step; its state goes into checkpoints."""
+
+    def start(self) -> None:  # noqa: B027  most are fitted along the run
+        """Fit what is fitted before the first step of a run."""
+
+    @abstractmethod
+    def alone(self, valid: Table) -> Tensor:
+        """Return the margins of validation rows, (N, T), of the stage fitted without a network."""
 
     @abstractmethod
     def step(self, batch: Batch, x: Tensor, column: int) -> Tensor:

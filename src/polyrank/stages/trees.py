@@ -11,7 +11,7 @@ features of few values as categories. Lists and features of many ids are left ou
 embeddings are for those. All training rows lie in memory as float32, so a log larger than memory
 is not for trees.
 
-Letters: N rows, C columns, H heads with trees.
+Letters: N rows, B rows of a batch, C columns, H or T heads with trees.
 
 Reference:
     Ke et al., LightGBM, NeurIPS 2017; cross-fitting: Wolpert, Stacked generalization, Neural
@@ -20,27 +20,36 @@ Reference:
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from math import log
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import quote
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from polyrank import spec
+from polyrank.data.folds import folds
 from polyrank.data.sampling import Sampling
 from polyrank.data.statistics import term_labels
-from polyrank.data.table import Table
-from polyrank.data.vocab import Vocab
+from polyrank.data.table import Batch, Table
 from polyrank.errors import BundleError, ConfigError
+from polyrank.layout import Layout
+from polyrank.nn.embed import TensorBag
+from polyrank.objective.likelihood import Likelihood
+from polyrank.schema import Schema
 from polyrank.stages.ensemble import Ensemble
+from polyrank.stages.stage import Stage, StageLearner, StageModule, StageRun, margin_tasks
 from polyrank.terms import own_population
 
 logger = logging.getLogger(__name__)
 
+SCALE = 1 / 3  # of what the network reads, so that margins are about as large as other inputs
 FOLDER = "trees"  # of a bundle's files
 _END = "end of trees\n"
 # LightGBM's own default of rows in a leaf: with fewer than twice as many there is no split.
@@ -49,7 +58,7 @@ _MOST_CATEGORIES = 2**16
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trees:
+class Trees(Stage):
     """Boosted trees under the network; needs the extra `[trees]` to be fitted, not to be served.
 
     Args:
@@ -74,6 +83,8 @@ class Trees:
         Ke et al., NeurIPS 2017.
     """
 
+    name: ClassVar[str] = "trees"
+
     folds: int = 4
     rounds: int = 500
     leaves: int = 63
@@ -90,6 +101,19 @@ class Trees:
             found = spec.whole(f"trees: {name}", getattr(self, name), least=least, most=most)
             object.__setattr__(self, name, found)
         object.__setattr__(self, "lr", spec.number("trees: lr", self.lr, above=0, most=1))
+
+    def reads(self, schema: Schema) -> int:
+        return len(margin_tasks(schema))
+
+    def require(self) -> None:
+        require_lightgbm()
+
+    @property
+    def numbers(self) -> bool:
+        return True
+
+    def build(self, layout: Layout) -> TreesModule:
+        return TreesModule(self, layout)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,6 +268,96 @@ class Boosters:
         return cls(columns, full, parts)
 
 
+class TreesModule(StageModule):
+    """Fitted trees as they serve: the boosters of all rows. Without any, every margin is 0."""
+
+    graph = "polyrank.serve.export.trees:splice_stage"
+
+    def __init__(self, trees: Trees, layout: Layout) -> None:
+        super().__init__()
+        self.trees, self.layout = trees, layout
+        self.heads = tuple(task.name for task in margin_tasks(layout.schema))
+        self.boosters: Boosters | None = None
+
+    def says(self, table: Table) -> np.ndarray:
+        if self.boosters is None:
+            return np.zeros((len(table), len(self.heads)), np.float32)
+        return self.boosters.margins(matrix_of(table, self.boosters.columns))
+
+    def forward(
+        self, ids: Tensor, bags: Sequence[TensorBag], given: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        if given is None:
+            if self.boosters is not None:
+                raise ValueError("trees read raw numbers: say what they say of the table first")
+            given = torch.zeros(ids.shape[1], len(self.heads), device=ids.device)
+        return given, given * SCALE
+
+    def in_graph(
+        self, ids: Tensor, sequences: Sequence[Tensor], given: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        assert given is not None
+        return given, given * SCALE
+
+    def learner(self, run: StageRun) -> TreesLearner:
+        return TreesLearner(self, run)
+
+    def to_table(self) -> dict[str, Any]:
+        assert self.boosters is not None
+        return self.boosters.to_table()
+
+    def to_files(self) -> dict[str, str]:
+        assert self.boosters is not None
+        return self.boosters.to_files()
+
+    def load_files(self, table: Mapping[str, Any], files: Mapping[str, str]) -> None:
+        self.boosters = Boosters.read(table, files)
+
+
+class TreesLearner(StageLearner):
+    """Fits the boosters before the first step; then the margins of the training rows are known."""
+
+    def __init__(self, module: TreesModule, run: StageRun) -> None:
+        self.module, self.run = module, run
+        self.margins: Tensor | None = None  # of the training rows, out of fold: (N, T)
+
+    def start(self) -> None:
+        run, trees = self.run, self.module.trees
+        columns = columns_of(run.train.schema, self.module.layout.vocab.rows, trees)
+        train = rows_of(run.train, columns, run.likelihoods, run.sampling)
+        valid = None if run.valid is None else rows_of(run.valid, columns, run.likelihoods)
+        fold = folds(np.arange(len(run.train)), trees.folds, run.seed)
+        boosters = fit_boosters(
+            trees, columns, train, fold, valid, seed=run.seed % 2**31, threads=run.threads
+        )
+        self.margins = torch.from_numpy(boosters.cross_fitted(train.matrix, fold))
+        self.module.boosters = replace(boosters, parts={})
+
+    def alone(self, valid: Table) -> Tensor:
+        return torch.from_numpy(self.module.says(valid))
+
+    def step(self, batch: Batch, x: Tensor, column: int) -> Tensor:
+        assert self.margins is not None
+        assert batch.rows is not None
+        margin = self.margins[torch.from_numpy(batch.rows)].to(x.device)
+        x[:, column : column + margin.shape[1]] = margin * SCALE
+        return margin
+
+    def end_epoch(self) -> None:
+        pass  # all is fitted
+
+    def state(self) -> dict[str, Tensor]:
+        assert self.margins is not None
+        kept = {"table": self.module.to_table(), "files": self.module.to_files()}
+        text = np.frombuffer(json.dumps(kept).encode(), np.uint8).copy()
+        return {"margins": self.margins, "boosters": torch.from_numpy(text)}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        self.margins = state["margins"]
+        kept = json.loads(state["boosters"].numpy().tobytes())
+        self.module.load_files(kept["table"], kept["files"])
+
+
 def require_lightgbm() -> None:
     """Refuse to fit trees where LightGBM is not installed."""
     if find_spec("lightgbm") is None:
@@ -252,18 +366,20 @@ def require_lightgbm() -> None:
         )
 
 
-def columns_of(vocab: Vocab, trees: Trees) -> tuple[Column, ...]:
+def columns_of(schema: Schema, rows: Mapping[str, int], trees: Trees) -> tuple[Column, ...]:
     """Return what trees read of a log: categories first, then numbers, each in schema order.
+
+    `rows` are those of each table.
 
     Raises:
         ConfigError: no feature that trees can read.
     """
-    numbers = [Column(feature=each.name) for each in vocab.features if each.numeric]
+    numbers = [Column(feature=each.name) for each in schema.features if each.numeric]
     categories, left_out = [], {}
-    for each in vocab.features:
+    for each in schema.features:
         if each.numeric:
             continue
-        sizes = [vocab.rows[slot.table] for slot in each.slots if slot.place == "ids"]
+        sizes = [rows[slot.table] for slot in each.slots if slot.place == "ids"]
         if each.ragged or len(sizes) != 1:
             left_out[each.name] = "holds lists" if each.ragged else "is no single id"
         elif sizes[0] > trees.categories:
@@ -300,7 +416,7 @@ def matrix_of(table: Table, columns: Sequence[Column]) -> np.ndarray:
 def rows_of(
     table: Table,
     columns: Sequence[Column],
-    fitted: Mapping[str, Mapping[str, Any]],
+    likelihoods: Mapping[str, Likelihood],
     sampling: Sampling | None = None,
 ) -> Rows:
     """Return a Table as trees learn from it.
@@ -308,7 +424,7 @@ def rows_of(
     Args:
         table: with labels and `numbers`.
         columns: of `columns_of`.
-        fitted: what each kind of label fitted on the training rows, by task.
+        likelihoods: of each task, whose origin and unit the labels get.
         sampling: where the weights do not say it already. Rows are then weighted to be those of
             the whole log, so that the margins are too.
     """
@@ -317,11 +433,11 @@ def rows_of(
         stands_for = sampling.weight(table.labels_by_task[sampling.task])
         weight = stands_for if weight is None else weight * stands_for
     targets = {}
-    for task in table.schema.tasks:
+    for task in margin_tasks(table.schema):
+        likelihood = likelihoods[task.name]
         label = term_labels(table, own_population(table.schema, task))
-        learned = task.label_kind.first_stage(label, fitted.get(task.name, {}))
-        if learned is not None:
-            targets[task.name] = Target(learned, weight, task.label_kind.is_event)
+        scaled = (label - likelihood.origin) / likelihood.unit
+        targets[task.name] = Target(scaled, weight, task.label_kind.is_event)
     return Rows(matrix_of(table, columns), targets)
 
 

@@ -12,7 +12,7 @@ T heads, R rows of all slots, D columns of labels on a path.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise, starmap
 from math import log
 from typing import ClassVar, NamedTuple
@@ -33,11 +33,12 @@ from polyrank.nn import kernels, wide_kernels
 from polyrank.nn.embed import POOLINGS, Bags, TensorBag, pooled, pooled_padded
 from polyrank.schema import Schema, Task
 from polyrank.stages.priors import FIRST_PRIOR, Moments, variances
-from polyrank.stages.stage import Stage, StageLearner, StageModule, StageRun
+from polyrank.stages.stage import Stage, StageLearner, StageModule, StageRun, margin_tasks
 from polyrank.terms import own_population
 
 SCALE = 3.0  # of what the network reads, so that effects are about as large as its other inputs
 LINKS = {"logistic": wide_kernels.LOGISTIC, "gaussian": wide_kernels.GAUSSIAN}
+EPOCHS_ALONE, CHUNK_ROWS = 3, 16384  # of a fit that only tells how good wide rows are
 LEAST_CURVATURE = 1e-6  # of an id that tells anything
 
 
@@ -67,25 +68,20 @@ class Wide(Stage):
         spec.whole("wide: folds", self.folds, least=2, most=64)
 
     def reads(self, schema: Schema) -> int:
-        return len(wide_slots(schema)) * len(wide_tasks(schema))
+        return len(wide_slots(schema)) * len(margin_tasks(schema))
 
     def build(self, layout: Layout) -> WideRows:
         return WideRows(layout, self.folds)
 
     def memory(self, schema: Schema, rows: Mapping[str, int]) -> int:
         """Return the bytes that it takes in training, for tables of so many rows."""
-        heads, total = len(wide_tasks(schema)), sum(rows[s.table] for s in wide_slots(schema))
+        heads, total = len(margin_tasks(schema)), sum(rows[s.table] for s in wide_slots(schema))
         return 4 * total * (_columns(heads, self.folds + 1, weighted=True) + 3 * heads + 2)
 
 
 def wide_slots(schema: Schema) -> tuple[Slot, ...]:
     """Return the slots whose ids have wide rows: those of fields, then those of bags."""
     return tuple(slot for slot in schema.lookups if slot.wide)
-
-
-def wide_tasks(schema: Schema) -> tuple[Task, ...]:
-    """Return the tasks whose heads have wide rows."""
-    return tuple(task for task in schema.tasks if task.label_kind.curvature is not None)
 
 
 def _padded(heads: int, tables: int) -> int:
@@ -115,7 +111,7 @@ class WideRows(StageModule):
         super().__init__()
         schema = layout.schema
         self.layout, self.folds = layout, count
-        self.heads = tuple(task.name for task in wide_tasks(schema))
+        self.heads = tuple(task.name for task in margin_tasks(schema))
         self.slots = wide_slots(schema)
         rows = np.array([layout.vocab.rows[slot.table] for slot in self.slots], dtype=np.int64)
         self.first_rows = np.cumsum([0, *rows.tolist()], dtype=np.int64)
@@ -138,7 +134,9 @@ class WideRows(StageModule):
         ):  # fmt: skip
             self.register_buffer(name, torch.from_numpy(each)[:, None].clone(), persistent=False)
 
-    def forward(self, ids: Tensor, bags: Sequence[TensorBag]) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, ids: Tensor, bags: Sequence[TensorBag], given: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         found = []
         count = len(self.fields)
         if count:
@@ -151,11 +149,10 @@ class WideRows(StageModule):
             found.append(pooled(moved, pooling, self.effect)[:, None])
         return self._read(found, ids.shape[1])
 
-    def local(self, ids: Tensor, sequences: Sequence[Tensor], batch: int) -> tuple[Tensor, Tensor]:
-        """Return the same for ids local to each table, and lists in matrices, as exported graphs.
-
-        An id that is no row of its own table is looked up behind the last row, and refused there.
-        """
+    def in_graph(
+        self, ids: Tensor, sequences: Sequence[Tensor], given: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        # An id that is no row of its own table is looked up behind the last row, and refused there.
         found = []
         count = len(self.fields)
         if count:
@@ -166,7 +163,7 @@ class WideRows(StageModule):
             rows = torch.where(own < 0, -1, self._inside(own, slice(place, place + 1)))
             pooling = self.layout.schema.bags[index].pooling
             found.append(pooled_padded(rows, pooling, self.effect)[:, None])
-        return self._read(found, batch)
+        return self._read(found, ids.shape[1])
 
     def _inside(self, ids: Tensor, places: slice) -> Tensor:
         inside = (ids >= 0) & (ids < self.rows[places])
@@ -292,6 +289,24 @@ class WideLearner(StageLearner):
         self.steps += 1
         return margin
 
+    def alone(self, valid: Table) -> Tensor:
+        run = replace(self.run, epochs=EPOCHS_ALONE)
+        fresh = WideLearner(WideRows(self.rows.layout, self.rows.folds), run)
+        layout, rows = self.rows.layout, fresh.rows
+        x = torch.empty(run.batch_size, layout.width)
+        for epoch in range(EPOCHS_ALONE):
+            for batch in run.train.batches(
+                layout, run.batch_size, shuffle=True, seed=run.seed, epoch=epoch,
+                unseen_rate=run.unseen_rate,
+            ):  # fmt: skip
+                fresh.step(batch, x[: len(batch)], layout.own_width)
+            fresh.end_epoch()
+        found = [
+            rows(torch.from_numpy(batch.ids), tuple(_tensors(batch.bags)))[0]
+            for batch in valid.batches(layout, CHUNK_ROWS)
+        ]
+        return torch.cat(found)
+
     def _pace(self) -> tuple[bool, float]:
         """Return whether this is the first epoch, and the size of a step."""
         done, total = self.run.steps, self.run.steps * self.run.epochs
@@ -327,12 +342,13 @@ class WideLearner(StageLearner):
                 *found.of_threads,
             )  # fmt: skip
         sums = [each.sum(0) for each in found.of_rows[:3]]
-        self._step_bias(*map(torch.from_numpy, sums), first, decay)
+        self._step_bias([torch.from_numpy(each) for each in sums], first, decay)
         self._measure(torch.from_numpy(found.of_rows[3]))
         return margin
 
-    def _step_bias(self, g: Tensor, h: Tensor, least: Tensor, first: bool, decay: float) -> None:
-        """Step the bias of each table and head; it has no prior."""
+    def _step_bias(self, sums: Sequence[Tensor], first: bool, decay: float) -> None:
+        """Step the bias of each table and head by sums over the batch; it has no prior."""
+        g, h, least = sums
         value, past, now = self.tensors["bias"]
         now += h
         down = torch.maximum(now if first else past, least).clamp(min=1.0)
@@ -413,7 +429,7 @@ class WideLearner(StageLearner):
         state[touched] = rows
         fill = torch.zeros(size, p - width, device=device)
         sums = [torch.cat([each, fill], dim=1).sum(0) for each in (g, h, damping)]
-        self._step_bias(*sums, first, decay)
+        self._step_bias(sums, first, decay)
         self._measure(mine)
         return margin
 

@@ -212,7 +212,7 @@ def train_model(
     `title` is the bar's instead of the experiment's name. The cache of encoded rows lies in the
     folder `beside`: by default that of the run folder.
     """
-    schema = model.supervised(schema)
+    schema, sources = model.supervised(schema), replace(sources, numbers=model.numbers)
     check_run(schema, model, training, sources, seed)
     with ExitStack() as stack:
         run = None
@@ -318,6 +318,8 @@ def check_run(
 ) -> None:
     """Refuse options that contradict each other, before a row is read."""
     model.check(schema)
+    for stage in model.stages:
+        stage.require()
     spec.whole("seed", seed, least=0, most=2**63 - 1)
     cores = os.cpu_count() or 1
     if training.threads > cores:

@@ -124,8 +124,9 @@ class Trainer:
         self.first = None
         if ranker.first is not None:
             run = StageRun(
-                train=train, likelihoods=supervision.likelihoods,
-                rates=base_rates(train, supervision.sampling),
+                train=train, valid=valid, likelihoods=supervision.likelihoods,
+                rates=base_rates(train, supervision.sampling), batch_size=training.batch_size,
+                threads=training.threads,
                 sampling=supervision.sampling, seed=seed, steps=self.steps, epochs=training.epochs,
                 unseen_rate=training.unseen_rate,
             )  # fmt: skip
@@ -140,11 +141,40 @@ class Trainer:
 
     def run(self) -> Iterator[Progress]:
         """Train the epochs that are left at the position, until early stopping loses patience."""
+        self._start()
         stop = self.training.stop
         while self.position.epoch < self.training.epochs:
             if stop is not None and self.position.stale_epochs >= stop.patience:
                 return
             yield from self._epoch(self.position.epoch + 1)
+
+    def _start(self) -> None:
+        """Fit first stages that are fitted before the first step, and choose among several."""
+        if self.first is None:
+            return
+        if not self.position.epoch:
+            self.first.start()
+            if self.valid is not None and len(self.first.learners) > 1:
+                self.first.choose(self._alone(self.valid))
+        if self.valid is not None:
+            self.valid = self.ranker.told(self.valid)
+
+    def _alone(self, valid: Table) -> dict[str, dict[str, float]]:
+        """Return the losses of each first stage without a network: {stage: {head: loss}}."""
+        assert self.first is not None
+        losses = {}
+        for name, learner in self.first.learners.items():
+            heads = self.first.stages.stage[name].heads
+            margins = learner.alone(valid)
+            logits = {
+                head.name: torch.zeros(len(valid), head.outputs).squeeze(1)
+                for head in self.supervision.schema.heads
+            } | dict(zip(heads, margins.unbind(1), strict=True))
+            found = self.supervision.own_losses(logits, *_labels(valid))
+            losses[name] = {head: found[head] for head in heads if head in found}
+            shown = ", ".join(f"{head} {loss:.4f}" for head, loss in losses[name].items())
+            logger.info("first stage %s alone, normalised validation losses: %s", name, shown)
+        return losses
 
     def state(self) -> dict[str, Tensor]:
         """Return every tensor that a later run needs to continue to the same bits."""
@@ -264,9 +294,7 @@ class Trainer:
         """Return validation losses and metrics by name."""
         assert self.valid is not None
         schema = self.supervision.schema
-        labels = torch.from_numpy(self.valid.labels)
-        weight = None if self.valid.weight is None else torch.from_numpy(self.valid.weight)
-        rows = labels, weight, torch.from_numpy(self.valid.extras)
+        rows = _labels(self.valid)
         sums = self.supervision.sums(logits, *rows)
         found, total = {}, 0.0
         for term in schema.objective:
@@ -335,6 +363,12 @@ class Trainer:
         kinds = {each.name: each.kind for each in populations(self.supervision.schema)}
         value = valid[f"{stop.score} {stop.metric}"]
         return -value if direction(kinds[stop.score], stop.metric) else value
+
+
+def _labels(table: Table) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Return what losses take of labelled rows beside logits."""
+    weight = None if table.weight is None else torch.from_numpy(table.weight)
+    return torch.from_numpy(table.labels), weight, torch.from_numpy(table.extras)
 
 
 def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -15,7 +15,8 @@ from polyrank.data.vocab import Vocab
 from polyrank.errors import ExportError
 from polyrank.serve.engine import Session
 from polyrank.serve.export import graph
-from polyrank.serve.export.trees import check_runtime, margin_input, splice, tree_ensemble
+from polyrank.serve.export.graph import free_name
+from polyrank.serve.export.trees import check_runtime, splice, tree_ensemble
 from polyrank.serve.inputs import Inputs
 from polyrank.stages.ensemble import Ensemble
 from polyrank.stages.trees import Boosters, Column, matrix_of
@@ -170,8 +171,8 @@ def test_a_graph_without_margins_is_refused():
 
 
 def test_the_input_of_margins_has_a_name_of_its_own():
-    assert margin_input(["a"]) == "trees_margin"
-    assert margin_input(["trees_margin", "trees_margin_"]) == "trees_margin__"
+    assert free_name("trees_margin", ["a"]) == "trees_margin"
+    assert free_name("trees_margin", ["trees_margin", "trees_margin_"]) == "trees_margin__"
 
 
 @pytest.mark.parametrize("version", ["1.19.2", "1.20.1", "1.21.1", "1.23.1", "0.9"])

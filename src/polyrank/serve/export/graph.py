@@ -94,6 +94,14 @@ def _graphs(graph: GraphProto) -> Iterator[GraphProto]:
                 yield from _graphs(attribute.g)
 
 
+def free_name(name: str, taken: Iterable[str]) -> str:
+    """Return a name that is none of those taken."""
+    taken = set(taken)
+    while name in taken:
+        name += "_"
+    return name
+
+
 def _free_prefix(names: Iterable[str]) -> str:
     """Return a prefix that none of some names begins with."""
     prefix = "."

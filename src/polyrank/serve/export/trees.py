@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from polyrank.errors import ExportError
 from polyrank.stages.ensemble import Ensemble
-from polyrank.stages.trees import Boosters, Column
+from polyrank.stages.trees import Boosters, Column, TreesModule
 
 ML = ("ai.onnx.ml", 5)  # the first version with TreeEnsemble
 # 1.19 to 1.20 have no such node, and 1.21.1 did not return from it.
@@ -48,14 +49,6 @@ class Added:
         return self.own + name
 
 
-def margin_input(taken: Iterable[str]) -> str:
-    """Return a name for the graph's input of margins that no feature or output has."""
-    name, taken = "trees_margin", set(taken)
-    while name in taken:
-        name += "_"
-    return name
-
-
 def check_runtime(version: str) -> None:
     """Refuse an onnxruntime that cannot run trees, or that runs them wrongly.
 
@@ -69,6 +62,17 @@ def check_runtime(version: str) -> None:
             f"first-stage trees need onnxruntime ≥ {least}, got {version}: upgrade it, or train "
             "with [model] trees = false"
         )
+
+
+def splice_stage(model: ModelProto, stage: TreesModule, margin: str) -> None:
+    """Compute a graph's input of margins by fitted trees: see `splice`.
+
+    Raises:
+        ExportError: an onnxruntime that cannot run them.
+    """
+    assert stage.boosters is not None
+    check_runtime(version("onnxruntime"))
+    splice(model, stage.boosters, margin)
 
 
 def splice(model: ModelProto, boosters: Boosters, margin: str) -> None:

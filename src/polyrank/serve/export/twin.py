@@ -16,13 +16,11 @@ from torch import Tensor, nn
 
 from polyrank.bundle.model import Bundle
 from polyrank.calibration import CalibrationMap, Isotonic
-from polyrank.data.vocab import Vocab
 from polyrank.models.outputs import outputs
 from polyrank.models.ranker import Ranker
 from polyrank.nn.embed import LocalEmbedder
 from polyrank.nn.named import Named
 from polyrank.registry import resolved
-from polyrank.schema import Schema
 from polyrank.serve.export.features import FeatureGraph, graphs_of
 
 
@@ -45,10 +43,13 @@ class Twin(nn.Module):
         )
         self.calibrated = frozenset(bundle.calibrators)
         self.likelihoods = bundle.likelihoods
+        self.given = given_stages(bundle)
         self.eval()
 
     def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        by_name = dict(zip(self.schema.inputs, inputs, strict=True))
+        count = len(self.schema.inputs)
+        by_name = dict(zip(self.schema.inputs, inputs[:count], strict=True))
+        given = dict(zip(self.given, inputs[count:], strict=True))
         parts = [features(by_name) for features in self.features]
         fields = [each.fields for each in parts if each.fields is not None]
         columns = [column for each in parts for column in each.columns]
@@ -58,8 +59,7 @@ class Twin(nn.Module):
         bags = [bag for each in parts for bag in each.bags]
         x, margin = self.embed(ids, dense, bags), None
         if self.ranker.first is not None:
-            given = [each.local(ids, bags, batch) for _, each in self.ranker.first.stage.items()]
-            margin, reads = self.ranker.first.combined(given)
+            margin, reads = self.ranker.first.in_graph(ids, bags, given)
             x = torch.cat([x, reads], dim=1)
         logits = self.ranker(x, margin).logits
         extras = {name: by_name[name] for name in self.schema.extras}
@@ -71,14 +71,26 @@ class Twin(nn.Module):
         return tuple(outputs(self.schema, calibrated, self.likelihoods, extras).values())
 
 
-def example(schema: Schema, vocab: Vocab, rows: int, length: int) -> list[Tensor]:
+def given_stages(bundle: Bundle) -> tuple[str, ...]:
+    """Return the first stages whose margins `Twin` takes, after the inputs of the schema."""
+    first = bundle.ranker.first
+    stages = () if first is None else first.stage.items()
+    return tuple(name for name, each in stages if each.graph)
+
+
+def example(bundle: Bundle, rows: int, length: int) -> list[Tensor]:
     """Return inputs to trace `Twin` with."""
+    schema, vocab, first = bundle.schema, bundle.vocab, bundle.ranker.first
     generator = torch.Generator().manual_seed(0)
     graphs = {name: graph for graph in graphs_of(vocab) for name in graph.codecs}
     number = FeatureGraph({})  # for a column that a kind of label reads
-    return [
+    found = [
         graphs.get(name, number).example(name, rows, length, generator) for name in schema.inputs
     ]
+    for name in given_stages(bundle):
+        assert first is not None
+        found.append(torch.randn(rows, len(first.stage[name].heads), generator=generator))
+    return found
 
 
 class Applied(nn.Module):

@@ -17,9 +17,10 @@ from safetensors import safe_open
 from polyrank.bundle import format
 from polyrank.bundle.model import Bundle
 from polyrank.errors import BundleError, ExportError
+from polyrank.registry import resolved
 from polyrank.serve.export import graph
 from polyrank.serve.export.parity import Parity, compared, first_line
-from polyrank.serve.export.twin import Twin, example
+from polyrank.serve.export.twin import Twin, example, given_stages
 from polyrank.serve.inputs import RAW_FILE, ROWS_FILE, Inputs
 
 OPSET = 18  # of the operators: what every torch ≥ 2.6 writes and onnxruntime ≥ 1.20 reads
@@ -68,7 +69,9 @@ def captured(bundle: Bundle) -> ModelProto:
         {0: batch, 1: torch.export.Dim(f"length_{at}")} if name in ragged else {0: batch}
         for at, name in enumerate(schema.inputs)
     ]
-    inputs = example(schema, bundle.vocab, rows=3, length=4)
+    stages = given_stages(bundle)
+    shapes += [{0: batch} for _ in stages]
+    inputs = example(bundle, rows=3, length=4)
     noisy = logging.getLogger("torch.onnx")
     level = noisy.level
     try:
@@ -89,8 +92,14 @@ def captured(bundle: Bundle) -> ModelProto:
     assert exported is not None
     outputs = schema.outputs
     model = exported.model_proto
-    graph.named(model, schema.inputs, outputs)
+    taken = [*schema.inputs, *outputs]
+    margins = {name: graph.free_name(f"{name}_margin", taken) for name in stages}
+    graph.named(model, [*schema.inputs, *margins.values()], outputs)
     graph.with_shapes(model, schema)
+    for name, margin in margins.items():
+        assert bundle.ranker.first is not None
+        stage = bundle.ranker.first.stage[name]
+        resolved(stage.graph)(model, stage, margin)
     return model
 
 
