@@ -224,7 +224,7 @@ def test_every_scheduler_is_stepped_once_an_epoch(mmoe, scheduler, params, optim
     rates = []
     factor = optimizers.EpochSchedule.factor
 
-    def noted(self, step, steps):
+    def noted(self, step, steps, improved=()):
         rates.append(factor(self, step, steps) * self.lr)
         return rates[-1] / self.lr
 
