@@ -8,11 +8,13 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from sklearn.metrics import roc_auc_score
 
 import polyrank as pr
 from polyrank.data.folds import folds
 from polyrank.data.sampling import Sampling
 from polyrank.data.table import Table
+from polyrank.errors import ConfigError, SchemaError
 from polyrank.objective.losses import Supervision
 from polyrank.stages.priors import Moments, variances
 from polyrank.stages.stage import StageRun
@@ -67,9 +69,9 @@ def learner_of(
     model = pr.Model(wide=Wide(folds=3))
     rows = Wide(folds=3).build(model.layout(schema, vocab))
     run = StageRun(
-        train=train, likelihoods=Supervision.of(train, sampling).likelihoods,
+        train=train, valid=None, likelihoods=Supervision.of(train, sampling).likelihoods,
         rates=base_rates(train, sampling), sampling=sampling, seed=5, steps=len(train) // BATCH,
-        epochs=epochs, unseen_rate=0.01,
+        epochs=epochs, unseen_rate=0.01, batch_size=BATCH, threads=1,
     )  # fmt: skip
     return train, rows.learner(run)
 
@@ -237,6 +239,14 @@ class Plain:
         told = self.squares[1] > 0
         self.noise[told] = self.squares[0, told] / self.squares[1, told]
         self.squares[:] = 0
+        for k in range(len(self.schema.fields)):
+            own = self.field == k
+            for q in range(self.w.shape[1]):
+                for j in range(self.w.shape[2]):
+                    known = own & (self.past[:, q, j] > 0)
+                    mean = self.w[known, q, j].mean() if known.any() else 0.0
+                    self.w[known, q, j] -= mean
+                    self.bias[q, j] += mean
         full = self.w[:, -1]
         n = max(self.epoch - 1, 1)
         self.effect += (full - self.effect) / n
@@ -271,3 +281,191 @@ def test_two_hundred_steps_are_those_of_plain_float64(case, in_torch):
     np.testing.assert_allclose(rows.precision.numpy(), precision, rtol=2e-2)
     np.testing.assert_allclose(learner.tensors["noise"].numpy(), plain.noise, rtol=1e-3)
     assert np.abs(plain.effect).max() > 0.2
+
+
+def ids_log(rows: int, seed: int, *, users: int = 300, items: int = 200) -> pl.DataFrame:
+    """Clicks of which main effects of users and items tell everything."""
+    rng = np.random.default_rng(seed)
+    user, item = rng.integers(0, users, rows), rng.integers(0, items, rows)
+    z = -1 + rng.normal(0, 0.8, users)[user] + rng.normal(0, 0.8, items)[item]
+    return pl.DataFrame(
+        {"user": user, "item": item, "click": (rng.random(rows) < 1 / (1 + np.exp(-z))).astype(int)}
+    )
+
+
+TWO_IDS = pr.Schema([pr.SparseFeature("user"), pr.SparseFeature("item")], [pr.Task("click")])
+
+
+def run_alone(
+    schema: pr.Schema, frame: pl.DataFrame, *, epochs: int, size: int = 256, folds: int = 4
+) -> WideLearner:
+    """Fit wide rows without a network."""
+    vocab, tables = encoded(schema, Sources(frame, None, None))
+    train = tables["train"]
+    spec = Wide(folds=folds)
+    rows = spec.build(pr.Model(wide=spec).layout(schema, vocab))
+    run = StageRun(
+        train=train, valid=None, likelihoods=Supervision.of(train).likelihoods,
+        rates=base_rates(train), sampling=None, seed=1, steps=-(-len(train) // size),
+        epochs=epochs, unseen_rate=0.0, batch_size=size, threads=1,
+    )  # fmt: skip
+    learner = rows.learner(run)
+    x = torch.zeros(size, rows.layout.width)
+    for epoch in range(epochs):
+        for batch in train.batches(rows.layout, size, shuffle=True, seed=1, epoch=epoch):
+            learner.step(batch, x[: len(batch)], 0)
+        learner.end_epoch()
+    return learner
+
+
+def test_with_enough_rows_it_is_the_penalised_logistic_regression():
+    frame = ids_log(60_000, 2, users=60, items=50)
+    learner = run_alone(TWO_IDS, frame, epochs=12, size=128)
+    rows = learner.rows
+    one_hot = np.zeros((frame.height, len(rows.effect)))
+    table = learner.run.train
+    for k in range(2):
+        one_hot[np.arange(frame.height), rows.first_rows[k] + table.ids[k]] = 1
+    # The penalty is a matter of scale: each column times the root of its field's prior variance.
+    scale = np.repeat(1 / np.sqrt(rows.prior.numpy()[:, 0]), np.diff(rows.first_rows))
+    from sklearn.linear_model import LogisticRegression
+
+    exact = LogisticRegression(C=1.0, tol=1e-8, max_iter=2000).fit(one_hot * scale, frame["click"])
+    coefficients = exact.coef_[0] * scale
+    ours = learner.tensors["state"][:, learner.heads * rows.folds].numpy()
+    error = np.linalg.norm(ours - coefficients) / np.linalg.norm(coefficients)
+    assert error < 1e-2
+    z = one_hot @ ours
+    assert abs(roc_auc_score(frame["click"], z) - roc_auc_score(
+        frame["click"], one_hot @ coefficients)) < 5e-4  # fmt: skip
+
+
+def test_a_row_is_never_read_by_what_learned_from_it():
+    rng = np.random.default_rng(0)
+    # A random label for each id: whoever has seen the id's row knows it, and nobody else can.
+    label, item = rng.integers(0, 2, 20_000), rng.integers(0, 50, 20_000)
+    frame = pl.DataFrame({"user": np.arange(20_000), "item": item, "click": label})
+    learner = run_alone(TWO_IDS, frame, epochs=3)
+    layout, table = learner.rows.layout, learner.run.train
+    x = torch.zeros(4096, layout.width)
+    margins, full = [], []
+    for batch in table.batches(layout, 4096):
+        full.append(learner.rows(torch.from_numpy(batch.ids), ())[0].numpy())
+        margins.append(learner.step(batch, x[: len(batch)], 0).numpy())
+    known, seen = np.concatenate(margins)[:, 0], np.concatenate(full)[:, 0]
+    fold = folds(np.arange(20_000), 4, seed=1)
+    # Fold by fold: a table's bias is lower where its own fold happens to have more positives.
+    areas, errors = [], []
+    for each in range(4):
+        own = label[fold == each]
+        positives, negatives = own.sum(), (1 - own).sum()
+        areas.append(roc_auc_score(own, known[fold == each]))
+        errors.append(np.sqrt((len(own) + 1) / (12 * positives * negatives)))
+    assert abs(np.mean(areas) - 0.5) < 2 * np.mean(errors) / 2
+    assert roc_auc_score(label, seen) > 0.6
+
+
+def test_a_fold_depends_on_the_row_and_the_seed_alone():
+    rows = np.arange(40_000)
+    found = folds(rows, 4, seed=3)
+    assert set(found) == {0, 1, 2, 3}
+    assert np.abs(np.bincount(found) / len(rows) - 0.25).max() < 0.01
+    assert (folds(rows[::-1], 4, seed=3)[::-1] == found).all()
+    for other in (folds(rows, 4, seed=4), folds(rows, 4, seed=3, file=1)):
+        assert 0.7 < np.mean(other != found) < 0.8
+
+
+@pytest.mark.parametrize(("folds_", "message"), [(1, "at least 2"), (2.5, "whole number")])
+def test_too_few_folds_are_refused(folds_, message):
+    with pytest.raises(ConfigError, match=message):
+        pr.Wide(folds=folds_)
+
+
+def test_what_is_no_wide_is_refused():
+    with pytest.raises(ConfigError, match="wide must be Wide"):
+        pr.Model(wide=True)  # pyrefly: ignore
+    with pytest.raises(ConfigError, match=r"model\.wide: unknown key 'fold'"):
+        pr.Model.from_table({"wide": {"fold": 3}})
+    with pytest.raises(SchemaError, match="wide must be true or false"):
+        pr.SparseFeature("user", wide="no")
+
+
+def test_a_feature_may_be_left_out():
+    schema = pr.Schema(
+        [pr.SparseFeature("user"), pr.SparseFeature("item", wide=False)], [pr.Task("click")]
+    )
+    bundle = pr.fit(schema, pr.Model(wide=pr.Wide()), train=ids_log(500, 1), epochs=1)
+    names = [name for name in bundle.ranker.named_weights() if name.startswith("wide.effect")]
+    assert names == ["wide.effect.user"]
+
+
+@pytest.mark.parametrize("log", ["no ids", "one id", "one row an id"])
+def test_logs_that_tell_wide_rows_little_are_learned(log):
+    frame = ids_log(600, 1)
+    features = {
+        "no ids": [pr.DenseFeature("user", encoding="standard")],
+        "one id": [pr.SparseFeature("same"), pr.SparseFeature("user")],
+        "one row an id": [pr.SparseFeature("row")],
+    }[log]
+    frame = frame.with_columns(pl.lit(7).alias("same"), row=pl.int_range(600))
+    schema = pr.Schema(features, [pr.Task("click")])
+    bundle = pr.fit(schema, pr.Model(wide=pr.Wide()), train=frame, valid=frame.head(200), epochs=2)
+    p = bundle.predict(frame)["p_click"]
+    assert p.is_finite().all()
+    assert abs(float(p.mean()) - float(frame["click"].mean())) < 0.05  # pyrefly: ignore
+
+
+def test_a_head_of_which_no_label_is_known_keeps_its_prior():
+    """Such a head is refused by fit, but a debiased loss may leave one to others."""
+    schema, frame = a_log(3, weight=False)
+    _, learner = learner_of(schema, frame, None, epochs=2)
+    at = learner.rows.heads.index("buy")
+    x = torch.zeros(BATCH, learner.rows.layout.width)
+    for epoch in range(2):
+        for batch in learner.run.train.batches(learner.rows.layout, BATCH, epoch=epoch):
+            batch.labels[:, 1] = np.nan
+            learner.step(batch, x[: len(batch)], 0)
+        learner.end_epoch()
+    rows = learner.rows
+    assert (rows.prior[:, at] == 10).all()
+    assert not rows.effect[:, at].any()
+    assert (rows.prior[:, 0] != 10).all()
+
+
+def test_a_resumed_run_has_the_same_bits(tmp_path):
+    schema, frame = a_log(2, weight=True)
+    options = {
+        "train": frame, "valid": frame.head(400), "epochs": 3, "batch_size": 64, "progress": False,
+        "schedule": pr.Linear(),
+    }  # fmt: skip
+    model = pr.Model(wide=pr.Wide(folds=3))
+    whole = pr.fit(schema, model, out=tmp_path / "whole", **options)
+
+    def stop(progress):
+        if progress.event == "epoch" and progress.epoch == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pr.fit(schema, model, out=tmp_path / "cut", **options | {"progress": stop})
+    resumed = pr.fit(schema, model, out=tmp_path / "cut", resume=True, **options)
+    ours, theirs = whole.ranker.named_weights(), resumed.ranker.named_weights()
+    assert ours.keys() == theirs.keys()
+    assert any(name.startswith("wide.precision") for name in ours)
+    for name, each in ours.items():
+        assert torch.equal(each, theirs[name]), name
+
+
+def test_kept_rows_are_averaged_over_the_epochs_from_the_second_on():
+    learner = run_alone(TWO_IDS, ids_log(3000, 4), epochs=1)
+    first = learner.rows.effect.clone()
+    table, layout = learner.run.train, learner.rows.layout
+    full = []
+    for epoch in range(1, 4):
+        x = torch.zeros(256, layout.width)
+        for batch in table.batches(layout, 256, shuffle=True, seed=1, epoch=epoch):
+            learner.step(batch, x[: len(batch)], 0)
+        learner.end_epoch()
+        full.append(learner.tensors["state"][:, 4:5].clone())
+        mean = torch.stack(full).mean(0)
+        torch.testing.assert_close(learner.rows.effect, mean, rtol=1e-5, atol=1e-6)
+    assert not torch.equal(first, full[0])

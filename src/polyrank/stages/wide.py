@@ -486,6 +486,7 @@ class WideLearner(StageLearner):
         state[:, p : 2 * p] = state[:, 2 * p : 3 * p]
         state[:, 2 * p :] = 0
         bias[1], bias[2] = bias[2].clone(), 0
+        self._centre()
         sums, weights = self.tensors["residuals"]
         noise = self.tensors["noise"]
         noise.copy_(torch.where(weights > 0, sums / weights.clamp(min=1e-30), noise.double()))
@@ -500,6 +501,22 @@ class WideLearner(StageLearner):
         rows.prior.copy_(self.tensors["prior"])
         for k, own in enumerate(self._slices()):
             rows.precision[own] = state[own, p + width - t : p + width] + rows.prior[k]
+
+    def _centre(self) -> None:
+        """Move the mean effect of each field into the bias, where no prior pulls at it.
+
+        Every row has one id of a field, so what is known stays as it was. At the optimum the means
+        are 0; steps along this direction, which the prior alone tells from others, are slow, and an
+        id that was never seen would get the base rate of none.
+        """
+        width = self.tables * self.heads
+        state, bias = self.tensors["state"], self.tensors["bias"]
+        for own in list(self._slices())[: len(self.rows.fields)]:
+            known = state[own, self.padded : self.padded + width] > 0
+            weights = state[own, :width]
+            mean = weights.sum(0) / known.sum(0).clamp(min=1)
+            weights -= mean * known
+            bias[0, :width] += mean
 
     def _estimate_priors(self) -> None:
         """Set each field's prior from what its ids said in this epoch."""
