@@ -86,7 +86,7 @@ class GradNormModule(BalanceModule):
         return total.detach()
 
     def _move(self, losses: Tensor, norms: Tensor) -> None:
-        present = losses != 0
+        present = norms > 0  # a term without rows, or behind layers that are 0, has no gradient
         self.first_loss = torch.where(self.first_loss == 0, losses, self.first_loss)
         ratio = _zero_unless(present, losses / self.first_loss)
         rate = ratio / _mean(ratio, present)

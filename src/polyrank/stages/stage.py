@@ -39,6 +39,10 @@ class Stage(ABC):
     def reads(self, schema: Schema) -> int:
         """Return how many columns of x it gives."""
 
+    def memory(self, schema: Schema, rows: Mapping[str, int]) -> int:
+        """Return the bytes that it takes in training, for tables of so many rows."""
+        return 0
+
     def require(self) -> None:  # noqa: B027  most need nothing
         """Refuse to be fitted where a library is missing, by a ConfigError."""
 

@@ -74,7 +74,6 @@ class Wide(Stage):
         return WideRows(layout, self.folds)
 
     def memory(self, schema: Schema, rows: Mapping[str, int]) -> int:
-        """Return the bytes that it takes in training, for tables of so many rows."""
         heads, total = len(margin_tasks(schema)), sum(rows[s.table] for s in wide_slots(schema))
         return 4 * total * (_columns(heads, self.folds + 1, weighted=True) + 3 * heads + 2)
 
