@@ -318,7 +318,7 @@ def check_run(
 ) -> None:
     """Refuse options that contradict each other, before a row is read."""
     model.check(schema)
-    for stage in model.stages:
+    for stage in model.first_stages:
         stage.require()
     spec.whole("seed", seed, least=0, most=2**63 - 1)
     cores = os.cpu_count() or 1
