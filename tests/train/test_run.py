@@ -73,7 +73,7 @@ def test_a_run_folder_has_what_was_promised(funnel, tmp_path):
     assert pr.Scorecard.from_json(card) == bundle.scorecard
     config = tomllib.loads((tmp_path / "run" / "config.toml").read_text())
     assert config["train"]["schedule"] == {"kind": "cosine", "warmup": 0.0}
-    assert config["features"]["item"] == {"min_count": 1}
+    assert config["features"]["item"] == {"min_count": 1, "wide": True}
     assert [line["epoch"] for line in untimed(tmp_path / "run")] == [1, 2, 3, 4, 5]
 
 

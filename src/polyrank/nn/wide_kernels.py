@@ -18,7 +18,7 @@ import numpy as np
 from numba import prange
 
 from polyrank.nn.kernels import LAST, MEAN, ONE
-from polyrank.nn.kernels import _compiled as compiled
+from polyrank.nn.kernels import compiled
 
 LOGISTIC, GAUSSIAN = range(2)  # likelihoods that have a curvature
 
