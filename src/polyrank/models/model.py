@@ -79,14 +79,14 @@ class Model:
         True
     """
 
-    trunk: BuildsTrunk = field(default_factory=MMoE)
-    interaction: Interaction | None = None
-    tower: Sequence[int] | Mapping[str, Sequence[int]] = (16, 8)
+    trunk: BuildsTrunk = field(default_factory=lambda: SharedBottom(hidden=(128,)))
+    interaction: Interaction | None = field(default_factory=Cross)
+    tower: Sequence[int] | Mapping[str, Sequence[int]] = (64,)
     embed_dim: int = 16
     norm: Norm = "none"
-    dropout: float = 0.1
-    field_dropout: float = 0.0
-    wide: Wide | Literal[False] = False
+    dropout: float = 0.2
+    field_dropout: float = 0.2
+    wide: Wide | Literal[False] = field(default_factory=Wide)
     trees: Trees | Literal[False] = False
     stages: Sequence[Stage] = ()
     entire_space: bool = False
@@ -184,17 +184,19 @@ class Model:
     def from_table(cls, table: Mapping[str, Any], trunk: BuildsTrunk | None = None) -> Model:
         """Read what `to_table` wrote; `trunk` replaces an unregistered one."""
         spec.check_keys(table, [each.name for each in fields(cls)], "model")
-        found = table.get("trunk", {"kind": "mmoe"})
+        found = table.get("trunk")
         own = found.get("class") if isinstance(found, Mapping) else None
         if own is None and trunk is not None:
-            raise ConfigError(f"the model's trunk is {found!r}: leave trunk out")
+            shown = "the default one" if found is None else repr(found)
+            raise ConfigError(f"the model's trunk is {shown}: leave trunk out")
         if own is not None and trunk is None:
             raise ConfigError(
                 f"the model's trunk is {own!r}, which polyrank does not have: "
                 f"load it with trunk={own}(…)"
             )
-        trunk = trunk or spec.choose(TRUNKS, found, "model.trunk")
-        axes: dict[str, Any] = {"trunk": trunk}
+        axes: dict[str, Any] = {}
+        if "trunk" in table:
+            axes["trunk"] = trunk or spec.choose(TRUNKS, found, "model.trunk")
         if "interaction" in table:
             axes["interaction"] = _interaction(table["interaction"])
         if "stages" in table:
@@ -323,5 +325,6 @@ def ESMM(  # noqa: N802 (a model's name)
         norm=norm,
         dropout=dropout,
         field_dropout=0.0,
+        wide=False,
         entire_space=True,
     )
