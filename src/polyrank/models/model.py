@@ -308,7 +308,8 @@ def ESMM(  # noqa: N802 (a model's name)
     """Return the entire-space multi-task model: separate towers, every task learned on all rows.
 
     `Task("buy", given="click")` is learned as P(click)·P(buy|click) on all rows. A task whose space
-    says otherwise is refused.
+    says otherwise is refused. It is the paper's network, whatever `Model` has by default: without
+    first stages, and without an interaction.
 
     Example:
         >>> ESMM(tower=[16, 8]).entire_space
@@ -318,7 +319,7 @@ def ESMM(  # noqa: N802 (a model's name)
         Ma et al., SIGIR 2018, eq. 1-4.
     """
     return Model(
-        trunk=Separate(),
+        trunk=Separate(norm=None, dropout=None),
         interaction=None,
         tower=tower,
         embed_dim=embed_dim,
@@ -326,5 +327,6 @@ def ESMM(  # noqa: N802 (a model's name)
         dropout=dropout,
         field_dropout=0.0,
         wide=False,
+        trees=False,
         entire_space=True,
     )
