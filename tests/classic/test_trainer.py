@@ -79,7 +79,6 @@ def test_every_option_of_training_is_pinned(mmoe, without_defaults, optimizer_fn
     config, before = trained()
     without_defaults(pr.Training, pr.LazyAdam, pr.Adam, pr.Sum, ExactDense, ExactRows)
     assert config["balance"] == {"kind": "sum", "normalize": False}
-    assert (config["embeddings"]["lr"], config["dense"]["lr"]) == (0.01, 0.01)
     again, after = trained()
     assert again == config
     assert all(torch.equal(before[name], after[name]) for name in before)
