@@ -14,6 +14,7 @@ import polyrank as pr
 from polyrank.balance.gradnorm import GradNorm
 from polyrank.balance.metabalance import MetaBalance
 from polyrank.classic import MTLTrainer
+from polyrank.classic.optimizers import ExactDense, ExactRows
 from polyrank.errors import ConfigError, DataError, LeakageWarning
 from polyrank.labels import Binary
 
@@ -62,6 +63,25 @@ def test_the_generator_of_torch_is_left_alone_and_a_seed_repeats(mmoe):
         assert torch.equal(before, torch.get_rng_state())
         results.append(weights(model))
     assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
+
+
+@pytest.mark.parametrize("optimizer_fn", [None, torch.optim.SGD])
+def test_every_option_of_training_is_pinned(mmoe, without_defaults, optimizer_fn):
+    """No native default reaches the trainer: a run stays what it was when one moves."""
+
+    def trained():
+        torch.manual_seed(3)
+        options = {"optimizer_fn": optimizer_fn, "optimizer_params": {"lr": 0.01}, "n_epoch": 1}
+        model, (train, valid, _), trainer = mmoe(**options)
+        trainer.fit(train, valid, seed=5)
+        return trainer.bundle.config["train"], weights(model)
+
+    config, before = trained()
+    without_defaults(pr.Training, pr.LazyAdam, pr.Adam, pr.Sum, ExactDense, ExactRows)
+    assert config["balance"] == {"kind": "sum", "normalize": False}
+    again, after = trained()
+    assert again == config
+    assert all(torch.equal(before[name], after[name]) for name in before)
 
 
 # ------------------------------------------------------------------------------------ the traps
@@ -225,7 +245,7 @@ def test_every_scheduler_is_stepped_once_an_epoch(mmoe, scheduler, params, optim
     factor = optimizers.EpochSchedule.factor
 
     def noted(self, step, steps, improved=()):
-        rates.append(factor(self, step, steps) * self.lr)
+        rates.append(factor(self, step, steps, improved) * self.lr)
         return rates[-1] / self.lr
 
     monkeypatch.setattr(optimizers.EpochSchedule, "factor", noted)

@@ -335,28 +335,34 @@ def test_the_funnel_demo(tmp_path, command, monkeypatch):
     monkeypatch.setattr(demo, "FUNNEL_ROWS", 30_000)
     code, found, _ = command("demo", "--json")
     assert code == 0
-    assert [run["name"] for run in found["runs"]] == ["clicked-rows", "esmm", "mmoe-entire"]
+    names = ["clicked-rows", "esmm", "mmoe-entire", "recommended"]
+    assert [run["name"] for run in found["runs"]] == names
     for run in found["runs"]:
         assert set(run) == {"name", "seed", "seconds", "run", "scorecard"}
-        names = [score["name"] for score in run["scorecard"]["scores"]]
-        assert names == ["click @ all", "buy @ all", "buy|click @ click", "buy|click @ all"]
+        scores = [score["name"] for score in run["scorecard"]["scores"]]
+        assert scores == ["click @ all", "buy @ all", "buy|click @ click", "buy|click @ all"]
         assert all("truth" in score for score in run["scorecard"]["scores"])
     configs = [Experiment.load(f"{run['run']}/config.toml") for run in found["runs"]]
-    assert [each.schema.tasks[1].space for each in configs] == ["click", "all", "all"]
-    assert [each.name for each in configs] == ["clicked-rows", "esmm", "mmoe-entire"]
-    assert configs[0].model == configs[1].model
-    assert configs[0].training == configs[1].training
+    *papers, recommended = configs
+    assert [each.schema.tasks[1].space for each in papers] == ["click", "all", "all"]
+    assert [each.name for each in configs] == names
+    assert papers[0].model == papers[1].model
+    assert papers[0].training == papers[1].training == papers[2].training
+    assert (recommended.model, recommended.training) == (pr.Model(), pr.Training())
+    assert recommended.schema.tasks[1].spaces == pr.Task("buy", given="click").spaces
 
     code, out, _ = command("demo")
     assert code == 0
-    assert "oracle  clicked-rows" in out
+    header = next(line for line in out.splitlines() if line.startswith("test rows"))
+    assert header.split()[2:] == ["figure", "oracle", *names]
+    assert "recommended (the defaults) is nearer" in out
     assert "buy|click @ all" in out
     *_, scored, compared, reported = out.splitlines()
     for line in (scored, compared):
         assert command(*line.removeprefix("next:").split()[1:])[0] == 0
     page = Path(reported.removeprefix("report: "))
     assert (
-        page == max((tmp_path / "runs").iterdir()).relative_to(tmp_path) / "mmoe-entire/report.html"
+        page == max((tmp_path / "runs").iterdir()).relative_to(tmp_path) / "recommended/report.html"
     )
     assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
     assert len(list((tmp_path / "runs").iterdir())) == 2
@@ -365,6 +371,12 @@ def test_the_funnel_demo(tmp_path, command, monkeypatch):
     monkeypatch.setattr(demo, "FUNNEL_ROWS", 10_000)
     code, out, _ = command("demo")
     assert (code, out.splitlines()[-1]) == (0, report.HOW_TO_INSTALL)
+
+
+def test_the_papers_of_the_demo_stay_when_a_default_moves(without_defaults):
+    before = demo.papers(), demo.census_mixture()
+    without_defaults(pr.Model, pr.Training, pr.Separate, pr.MMoE, pr.LazyAdam, pr.Adam, pr.Sum)
+    assert (demo.papers(), demo.census_mixture()) == before
 
 
 def test_ctrl_c_leaves_a_readable_run_and_130(folder):

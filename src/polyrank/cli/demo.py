@@ -116,31 +116,29 @@ def papers() -> list[tuple[str, str, Model, Training]]:
     """
     from polyrank import Adam, Constant, LazyAdam, MMoE, Model, Separate, Sum, Training
 
-    layers = {"norm": "none", "dropout": 0.1}
-    plain = {
-        **layers, "embed_dim": 16, "interaction": None, "field_dropout": 0.0, "wide": False,
-        "trees": False, "entire_space": False,
-    }  # fmt: skip
-    separate = Model(trunk=Separate(**layers), tower=[16, 8], **plain)
-    mixture = Model(trunk=MMoE(experts=4, hidden=[16], **layers), tower=[8], **plain)
-    adam = {"lr": 3e-3, "betas": (0.9, 0.999), "eps": 1e-8}
+    separate = Model(
+        trunk=Separate(norm="none", dropout=0.1), interaction=None, tower=[16, 8], embed_dim=16,
+        norm="none", dropout=0.1, field_dropout=0.0, wide=False, trees=False, entire_space=False,
+    )  # fmt: skip
+    experts = MMoE(experts=4, hidden=[16], norm="none", dropout=0.1)
+    betas, eps = (0.9, 0.999), 1e-8
     budget = Training(
         epochs=2, batch_size=4096, lr=3e-3,
-        embeddings=LazyAdam(**adam, l2=1e-3, prior=0.0, decay=0.0),
-        dense=Adam(**adam, weight_decay=0.0),
+        embeddings=LazyAdam(lr=3e-3, l2=1e-3, prior=0.0, decay=0.0, betas=betas, eps=eps),
+        dense=Adam(lr=3e-3, weight_decay=0.0, betas=betas, eps=eps),
         balance=Sum(normalize=True), stop=None, schedule=Constant(), threads=1, device="cpu",
         unseen_rate=0.001, compile=False,
     )  # fmt: skip
     return [
         ("clicked-rows", "click", separate, budget),
         ("esmm", "all", separate, budget),
-        ("mmoe-entire", "all", mixture, budget),
+        ("mmoe-entire", "all", replace(separate, trunk=experts, tower=[8]), budget),
     ]
 
 
 def _census(folder: Path) -> Iterator[Run]:
     """MMoE with the settings that benchmarks/number_encodings.py found on validation rows."""
-    from polyrank import Cosine, DenseFeature, Experiment, LazyAdam, MMoE, Model, Training
+    from polyrank import DenseFeature, Experiment
     from polyrank.cli.data import download_bar
     from polyrank.datasets import load
     from polyrank.datasets.census import DENSE
@@ -153,13 +151,23 @@ def _census(folder: Path) -> Iterator[Run]:
         for each in schema.features
     ]
     schema = replace(schema, features=binned)
-    model = Model(
-        trunk=MMoE(experts=4, hidden=[64]), tower=[16], embed_dim=8, norm="batch", dropout=0.3
-    )
-    budget = Training(epochs=8, lr=3e-3, schedule=Cosine(), embeddings=LazyAdam(l2=1e-4))
+    model, budget = census_mixture()
     plan = Experiment(schema=schema, data=data, model=model, training=budget, name="mmoe")
     for seed in CENSUS_SEEDS:
         yield _run(replace(plan, seed=seed), folder / f"mmoe-{seed}")
+
+
+def census_mixture() -> tuple[Model, Training]:
+    """Return the model and the budget of census, every option given as in `papers`."""
+    from polyrank import Cosine, MMoE
+
+    *_, (_, _, model, budget) = papers()
+    experts = MMoE(experts=4, hidden=[64], norm="batch", dropout=0.3)
+    model = replace(model, trunk=experts, tower=[16], embed_dim=8, norm="batch", dropout=0.3)
+    embeddings = replace(budget.embeddings, l2=1e-4)
+    return model, replace(
+        budget, epochs=8, batch_size=1024, schedule=Cosine(), embeddings=embeddings
+    )
 
 
 def _written(frames: Frames, folder: Path) -> Data:
