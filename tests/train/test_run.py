@@ -379,13 +379,18 @@ def test_a_full_disk_keeps_the_checkpoint_before(funnel, tmp_path, monkeypatch):
     assert run(funnel, out, resume=True).predict(funnel[1]).equals(straight.predict(funnel[1]))
 
 
-def test_a_process_that_is_killed_is_resumed_to_the_same_bits(funnel, tmp_path):
+@pytest.mark.parametrize(
+    "stages",
+    ["", "wide = { folds = 3 }", "wide = { folds = 3 }\ntrees = { folds = 2, rounds = 5 }"],
+    ids=["no first stage", "wide", "wide and trees"],
+)
+def test_a_process_that_is_killed_is_resumed_to_the_same_bits(funnel, tmp_path, stages):
     """kill -9 in the middle of an epoch, then --resume, from the command line."""
     train, valid, _ = funnel
     pl.DataFrame(train).write_parquet(tmp_path / "train.parquet")
     pl.DataFrame(valid).write_parquet(tmp_path / "valid.parquet")
     (tmp_path / "exp.toml").write_text(
-        """
+        f"""
         name = "killed"
         seed = 4
         [data]
@@ -399,6 +404,8 @@ def test_a_process_that_is_killed_is_resumed_to_the_same_bits(funnel, tmp_path):
         [[task]]
         name = "buy"
         given = "click"
+        [model]
+        {stages}
         [train]
         epochs = 6
         batch_size = 4
@@ -430,5 +437,9 @@ def test_a_process_that_is_killed_is_resumed_to_the_same_bits(funnel, tmp_path):
     )  # fmt: skip
     cards = [json.loads(each.stdout)["scorecard"] for each in (straight, resumed)]
     assert cards[0] == cards[1]
-    names = [tmp_path / name / "bundle" / "weights.safetensors" for name in ("straight", "killed")]
-    assert names[0].read_bytes() == names[1].read_bytes()
+    folders = [tmp_path / name / "bundle" for name in ("straight", "killed")]
+    kept = [folder.joinpath("weights.safetensors").read_bytes() for folder in folders]
+    assert kept[0] == kept[1]
+    texts = [[file.read_text() for file in sorted(folder.rglob("*.txt"))] for folder in folders]
+    assert texts[0] == texts[1]
+    assert len(texts[0]) == (2 if "trees" in stages else 0)
