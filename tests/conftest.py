@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -43,3 +43,17 @@ def one_thread() -> Iterator[None]:
     yield
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(1)
+
+
+@pytest.fixture
+def without_defaults(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Take the defaults of dataclasses away: what still builds them says every option itself."""
+
+    def take(*specs: type) -> None:
+        for each in specs:
+            monkeypatch.setattr(each.__init__, "__defaults__", None)
+            monkeypatch.setattr(each.__init__, "__kwdefaults__", None)
+            with pytest.raises(TypeError, match="missing"):
+                each()
+
+    return take

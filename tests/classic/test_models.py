@@ -9,7 +9,16 @@ import torch
 
 import polyrank as pr
 import polyrank.tasks
-from polyrank.classic import AITM, ESMM, MMOE, PLE, DenseFeature, SharedBottom, SparseFeature
+from polyrank.classic import (
+    AITM,
+    ESMM,
+    MMOE,
+    PLE,
+    DenseFeature,
+    SequenceFeature,
+    SharedBottom,
+    SparseFeature,
+)
 from polyrank.classic.data import Rows
 from polyrank.errors import ConfigError, DataError, SchemaError
 from polyrank.train.training import Training
@@ -203,3 +212,36 @@ def test_esmm_is_entire_space_whatever_the_default(default, monkeypatch):
     monkeypatch.setattr(polyrank.tasks, "DEFAULT_SPACE", default)
     schema = models()["esmm"].schema
     assert [task.space for task in schema.tasks] == ["all", "all"]
+
+
+SPECS = [
+    pr.Model, pr.Separate, pr.SharedBottom, pr.MMoE, pr.PLE, pr.AITM, pr.Task, pr.SparseFeature,
+    pr.SequenceFeature, pr.DenseFeature,
+]  # fmt: skip
+
+
+def test_every_option_is_pinned(without_defaults):
+    """No native default reaches a classic model: it stays what it was when one moves."""
+    seen = SequenceFeature("liked", 5, 3)
+    features = [*FEATURES, seen, SparseFeature("padded", 5, 3, padding_idx=0)]
+
+    def built():
+        specs = (SharedBottom(features, TWO, {"dims": [8]}, TOWERS), *models().values())
+        return [(each.spec, each.schema) for each in specs]
+
+    before = built()
+    without_defaults(*SPECS)
+    assert built() == before
+
+
+def test_what_is_pinned_are_the_papers():
+    for name, model in models().items():
+        spec = model.spec
+        assert (spec.wide, spec.trees, spec.interaction, spec.field_dropout) == (
+            False, False, None, 0,
+        )  # fmt: skip
+        assert spec.norm == "batch"
+        assert spec.entire_space == (name == "esmm")
+        assert {task.space for task in model.schema.tasks} == {"all"}
+        assert not any(task.hold_ancestors for task in model.schema.tasks)
+        assert [f.encoding for f in model.schema.features if f.numeric] == ["none"]

@@ -152,7 +152,10 @@ def test_a_registered_trunk_is_not_replaced(tmp_path):
 
 def test_esmm_is_separate_towers_on_all_rows():
     model = pr.ESMM(tower=[4], embed_dim=3)
-    assert model == pr.Model(trunk=pr.Separate(), tower=(4,), embed_dim=3, entire_space=True)
+    assert model == pr.Model(
+        trunk=pr.Separate(norm=None, dropout=None), interaction=None, tower=(4,), embed_dim=3,
+        norm="none", dropout=0.1, field_dropout=0.0, wide=False, trees=False, entire_space=True,
+    )  # fmt: skip
     schema = pr.Schema(SCHEMA.features, [pr.Task("click"), pr.Task("buy", given="click",
                                                                    space="click")])  # fmt: skip
     with pytest.raises(ConfigError, match=r"ESMM supervises every event on all rows.*'buy'"):
@@ -175,6 +178,12 @@ def test_the_model_names_the_spaces_that_are_left_out(default, space, monkeypatc
         plan = explain(schema, model, pr.Training(), Sources(rows))
         assert plan.schema == named
     assert [task.space for task in schema.tasks] == [None, None, None]
+
+
+def test_esmm_stays_when_a_default_moves(without_defaults):
+    before = pr.ESMM(), pr.ESMM(tower=[4], embed_dim=3)
+    without_defaults(pr.Model, pr.Separate)
+    assert (pr.ESMM(), pr.ESMM(tower=[4], embed_dim=3)) == before
 
 
 def test_esmm_may_hold_the_click():

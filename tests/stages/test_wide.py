@@ -114,7 +114,8 @@ class Plain:
                 ids = np.concatenate(lists)
             np.add.at(count, first + ids, 1)
             extra[first] += self.run.unseen_rate * len(ids) * slot.unseen
-        return np.maximum(count + extra, 1), count > 0
+        keeps = np.array([1 - self.run.unseen_rate * slot.unseen for slot in rows.slots])
+        return np.maximum(count * keeps[self.field] + extra, 1), count > 0
 
     def look_ups(self, batch, i):
         """Return {row: [coefficient, ids]} of a row of the batch."""

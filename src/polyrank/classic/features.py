@@ -155,6 +155,9 @@ def _native(feature: Any) -> Feature:
         "vocab_size": None if feature.shared_with else feature.vocab_size,  # the owner's rows
         "embed_dim": _width(feature),
         "shared_with": feature.shared_with,
+        "min_count": 1,
+        "hash": None,
+        "wide": False,
     }
     padding = getattr(feature, "padding_idx", None)
     if isinstance(feature, native.SequenceFeature) or padding is not None:
@@ -181,7 +184,9 @@ def _dense(feature: native.DenseFeature) -> Feature:
             "log, but the classic API takes numbers as they are: use `polyrank.fit`"
         )
     _refuse_vector(feature)
-    return native.DenseFeature(feature.name, "none")
+    return native.DenseFeature(
+        feature.name, "none", bins=32, embed_dim=None, min_count=20, wide=False
+    )
 
 
 def _refuse_vector(feature: native.DenseFeature) -> None:

@@ -30,6 +30,7 @@ from polyrank.models.outputs import logits_of, outputs
 from polyrank.nn.embed import TensorBag
 from polyrank.objective.likelihood import likelihoods
 from polyrank.schema import Feature, Schema, SequenceFeature, Task
+from polyrank.tasks import ALL
 from polyrank.terms import output_columns
 from polyrank.train.fit import config_tables
 from polyrank.train.training import Training
@@ -221,8 +222,8 @@ class ESMM(ClassicModel):
         towers = {"ctr": ctr_params, "cvr": cvr_params}
         super().__init__(
             [*user_features, *item_features],
-            [Task("ctr"), Task("cvr", given="ctr", space="all")],
-            _model(native.Separate(), towers, entire_space=True),
+            [_task("ctr"), _task("cvr", given="ctr")],
+            _model(native.Separate(norm=None, dropout=None), towers, entire_space=True),
             ["p_cvr_given_ctr", "p_ctr", "p_cvr"],
         )
 
@@ -283,7 +284,7 @@ class IndependentTasks(ClassicModel):
                 "give one per task"
             )
         named = {task.name: each for task, each in zip(tasks, tower_params_list, strict=True)}
-        model = _model(trunk, named)
+        model = _model(trunk, named, entire_space=False)
         super().__init__(features, tasks, model, [output_columns(task)[0] for task in tasks])
 
 
@@ -307,7 +308,8 @@ class MMOE(IndependentTasks):
         expert_params: Mapping[str, Any],
         tower_params_list: Sequence[Mapping[str, Any]],
     ) -> None:
-        trunk = native.MMoE(experts=n_expert, **_layers(expert_params, "expert_params"))
+        layers = _layers(expert_params, "expert_params")
+        trunk = native.MMoE(experts=n_expert, norm=None, **layers)
         super().__init__(features, task_types, trunk, tower_params_list)
 
 
@@ -329,7 +331,7 @@ class SharedBottom(IndependentTasks):
         bottom_params: Mapping[str, Any],
         tower_params_list: Sequence[Mapping[str, Any]],
     ) -> None:
-        trunk = native.SharedBottom(**_layers(bottom_params, "bottom_params"))
+        trunk = native.SharedBottom(norm=None, **_layers(bottom_params, "bottom_params"))
         super().__init__(features, task_types, trunk, tower_params_list)
 
 
@@ -359,7 +361,11 @@ class PLE(IndependentTasks):
     ) -> None:
         layers = _layers(expert_params, "expert_params")
         trunk = native.PLE(
-            levels=n_level, shared_experts=n_expert_shared, task_experts=n_expert_specific, **layers
+            levels=n_level,
+            shared_experts=n_expert_shared,
+            task_experts=n_expert_specific,
+            norm=None,
+            **layers,
         )
         super().__init__(features, task_types, trunk, tower_params_list)
 
@@ -384,7 +390,8 @@ class AITM(IndependentTasks):
         tower_params_list: Sequence[Mapping[str, Any]],
     ) -> None:
         names = tuple(f"task_{index}" for index in range(n_task))
-        trunk = native.AITM(chain=names, **_layers(bottom_params, "bottom_params"))
+        layers = _layers(bottom_params, "bottom_params")
+        trunk = native.AITM(chain=names, dim=None, penalty=0.6, norm=None, **layers)
         super().__init__(features, ["classification"] * n_task, trunk, tower_params_list)
 
 
@@ -408,7 +415,17 @@ def kinds_of(task_types: Sequence[str]) -> tuple[LabelKind, ...]:
 def tasks_of(kinds: Sequence[LabelKind]) -> list[Task]:
     """Return independent tasks `task_0`, `task_1` …, whose loss is the mean of their losses."""
     weight = 1 / len(kinds)
-    return [Task(f"task_{i}", kind=kind.name, weight=weight) for i, kind in enumerate(kinds)]
+    return [_task(f"task_{i}", kind=kind.name, weight=weight) for i, kind in enumerate(kinds)]
+
+
+def _task(
+    name: str, *, kind: str = "binary", given: str | None = None, weight: float = 1.0
+) -> Task:
+    """Return a task that is learned on all rows, whatever the native defaults are."""
+    return Task(
+        name, label=name, kind=kind, given=given, space=ALL, weight=weight, positive_weight=1.0,
+        debias=None, hold_ancestors=False,
+    )  # fmt: skip
 
 
 def _task_types(kinds: Sequence[LabelKind]) -> list[str]:
@@ -417,16 +434,19 @@ def _task_types(kinds: Sequence[LabelKind]) -> list[str]:
 
 
 def _model(
-    trunk: native.BuildsTrunk, towers: Mapping[str, Mapping[str, Any]], **options: Any
+    trunk: native.BuildsTrunk, towers: Mapping[str, Mapping[str, Any]], *, entire_space: bool
 ) -> native.Model:
     """Return the native spec with Torch-RecHub's maths, whatever the native defaults are."""
     return native.Model(
         trunk=trunk,
         interaction=None,
+        embed_dim=16,  # unused: each table has its own
         norm="batch",
         field_dropout=0.0,
+        wide=False,
+        trees=False,
+        entire_space=entire_space,
         **_towers(towers),
-        **options,
     )
 
 

@@ -29,6 +29,10 @@ from polyrank.train.optim import (
 Options = Mapping[str, Any]
 Optimizer = Callable[..., torch.optim.Optimizer]  # a class of torch.optim
 DEFAULTS = {"lr": 1e-3, "weight_decay": 1e-5}
+# Those of torch.optim.Adam, whatever the native defaults are; the rates are the run's.
+_MOMENTS: Options = {"betas": (0.9, 0.999), "eps": 1e-8}
+_ADAM: Options = {"lr": None, "weight_decay": 0.0, **_MOMENTS}
+_ROWS: Options = {"lr": None, "l2": None, "prior": 0.0, "decay": 0.0, **_MOMENTS}
 _UNSUPPORTED: Mapping[Any, str] = {
     torch.optim.LBFGS: "evaluates the loss several times a step",
     torch.optim.SparseAdam: "takes sparse gradients only",
@@ -61,7 +65,9 @@ class ExactRows(EmbeddingOptimizer):
         self, embed: PackedEmbedder, l2: float, visits: Visits | None = None
     ) -> EmbeddingEngine:
         """Return the engine; without tables, one that does nothing."""
-        return ExactRowsEngine(self, embed) if len(embed.pack) else LazyAdam().build(embed, l2)
+        if len(embed.pack):
+            return ExactRowsEngine(self, embed)
+        return LazyAdam(**_ROWS).build(embed, l2)
 
 
 class ExactRowsEngine(EmbeddingEngine):
@@ -191,9 +197,8 @@ def chosen(
             "use Adam"
         )
     if function is not None:
-        decay = {"weight_decay": 0.0, "lr": None}
-        exact = {"function": function, "options": options}
-        return ExactDense(**exact, **decay), ExactRows(**exact), function, options
+        dense = ExactDense(**_ADAM, function=function, options=options)
+        return dense, _exact_rows(function, options), function, options
     known = ["lr", "weight_decay", "betas", "eps"]
     for key in options:
         if key not in known:
@@ -202,7 +207,11 @@ def chosen(
                 "options of torch.optim.Adam need optimizer_fn=torch.optim.Adam"
             )
     moments = {key: options[key] for key in ("betas", "eps") if key in options}
-    exact = ExactRows(function=torch.optim.Adam, options=options)
+    exact = _exact_rows(torch.optim.Adam, options)
     every_row = penalty.embedding_l1 or penalty.embedding_l2  # a penalty moves them all
-    rows = exact if every_row else LazyAdam(**moments)
-    return Adam(**options), rows, torch.optim.Adam, options
+    rows = exact if every_row else LazyAdam(**{**_ROWS, **moments})
+    return Adam(**{**_ADAM, **options}), rows, torch.optim.Adam, options
+
+
+def _exact_rows(function: Optimizer, options: Options) -> ExactRows:
+    return ExactRows(lr=None, l2=None, function=function, options=options)

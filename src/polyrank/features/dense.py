@@ -309,8 +309,8 @@ class DenseFeature(NumberFeature):
     graph: ClassVar[str | None] = "polyrank.serve.export.features:DenseGraph"
     state: ClassVar[type | None] = DenseEncodings
 
-    encoding: Encoding | Sequence[Encoding] = "bins"
-    bins: int | Literal["auto"] = 32
+    encoding: Encoding | Sequence[Encoding] = ("piecewise_linear", "bins", "values")
+    bins: int | Literal["auto"] = AUTO
     embed_dim: int | None = None
     min_count: int = 20
     _: KW_ONLY

@@ -44,10 +44,10 @@ class FirstStages(nn.Module):
 
     @classmethod
     def of(cls, stages: Sequence[Stage], layout: Layout) -> FirstStages | None:
-        """Build the stages of a layout; None where no head has a margin."""
+        """Build the stages of a layout; None where nothing is added and nothing read."""
         built = {each.name: each.build(layout) for each in stages}
         found = cls(built, [task.name for task in layout.schema.tasks])
-        return found if found.heads else None
+        return found if found.heads or any(layout.reads.values()) else None
 
     def forward(
         self, ids: Tensor, bags: tuple[TensorBag, ...], given: Mapping[str, Tensor]
@@ -79,7 +79,7 @@ class FirstStages(nn.Module):
         places = list(self.places.values())
         if len(margins) == 1 and len(places[0]) == len(self.heads):
             return margins[0]
-        none = torch.zeros_like(margins[0][:, :1])
+        none = margins[0].new_zeros(margins[0].shape[0], 1)
         of_heads = []
         for added, own, each in zip(self.added, places, margins, strict=True):
             columns = [own.index(at) if at in own else len(own) for at in range(len(self.heads))]

@@ -29,8 +29,11 @@ from polyrank.schema import Schema, Task
 class Stage(ABC):
     """Base of the specs of first stages.
 
+    Another package adds one by `polyrank.register("first_stage", kind, cls)`.
+
     Attributes:
-        name: its key in the `[model]` table.
+        name: an identifier that no other first stage of a model has. Its weights, its state and its
+            columns of x go by it; for polyrank's own it is the key in the `[model]` table too.
     """
 
     name: ClassVar[str]

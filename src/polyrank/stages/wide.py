@@ -24,7 +24,7 @@ from torch.nn.functional import embedding
 
 from polyrank import spec
 from polyrank.data.folds import folds
-from polyrank.data.statistics import term_labels
+from polyrank.data.statistics import look_ups, term_labels
 from polyrank.data.table import Batch, Table
 from polyrank.features import Slot
 from polyrank.features.bags import Bag
@@ -210,9 +210,10 @@ class WideLearner(StageLearner):
         self.weighted = run.train.weight is not None or run.sampling is not None
         device = rows.effect.device
         total, width = len(rows.effect), self.tables * self.heads
-        self.counts = look_ups(run.train, rows, run.unseen_rate)
-        self.count = torch.from_numpy(np.maximum(self.counts.steps, 1).astype(np.float32))
-        self.count = self.count.to(device)
+        # Counts are those of id dropout too: row 0 would pay its prior too often otherwise.
+        counts = np.maximum(self._counted(run.unseen_rate), 1).astype(np.float32)
+        self.count = torch.from_numpy(counts).to(device)
+        self.seen = self._counted(0.0) > 0
         columns = [task.name for task in schema.tasks]
         chains = [
             [columns.index(name) for name in (task.name, *schema.ancestors(task.name))]
@@ -258,6 +259,11 @@ class WideLearner(StageLearner):
         self.steps, self.epochs = 0, 0
         rows.bias.copy_(self.tensors["bias"][0, width - self.heads : width])
         self._scratch = _Scratch(rows, self.padded, self.heads) if device.type == "cpu" else None
+
+    def _counted(self, unseen_rate: float) -> np.ndarray:
+        """Return how often an epoch looks up each row: float64 (R,)."""
+        found = look_ups(self.run.train, self.rows.layout.vocab.rows, unseen_rate)
+        return np.concatenate([np.empty(0), *(found[slot.name] for slot in self.rows.slots)])
 
     def _numbers(self, task: Task) -> tuple[float, ...]:
         """What the kernel needs of a head: see `polyrank.nn.wide_kernels.read`."""
@@ -525,7 +531,7 @@ class WideLearner(StageLearner):
         for head in range(t):
             fields = []
             for own in self._slices():
-                tells = (found[own, t + head] > LEAST_CURVATURE) & self.counts.seen[own]
+                tells = (found[own, t + head] > LEAST_CURVATURE) & self.seen[own]
                 score, curvature = found[own, head][tells], found[own, t + head][tells]
                 spread = found[own, 2 * t + head][tells] if self.weighted else curvature
                 fields.append(Moments(score, curvature, spread))
@@ -545,38 +551,6 @@ class WideLearner(StageLearner):
 
 
 _NO_WEIGHT = np.empty(0, dtype=np.float32)
-
-
-class LookUps(NamedTuple):
-    """How often an epoch of training looks up each row of the slots: (R,) each."""
-
-    steps: np.ndarray  # float64, in expectation: with the ids that id dropout sends to row 0
-    seen: np.ndarray  # whether any training row has it
-
-
-def look_ups(table: Table, rows: WideRows, unseen_rate: float) -> LookUps:
-    """Count the look-ups of wide rows in an epoch of training."""
-    schema = table.schema
-    counts = []
-    places = [*((slot, i) for i, slot in enumerate(schema.fields)),
-              *((slot, i) for i, slot in enumerate(schema.bags))]  # fmt: skip
-    for slot, index in places:
-        if not slot.wide:
-            continue
-        ids = table.ids[index]
-        if slot.place == "bags":
-            bag = table.bags[index]
-            ids = bag.ids
-            if slot.pooling == "last":
-                ids = ids[bag.offsets[1:][np.diff(bag.offsets) > 0] - 1]
-        own = np.bincount(ids, minlength=rows.layout.vocab.rows[slot.table]).astype(np.float64)
-        counts.append((own, len(ids) * unseen_rate if slot.unseen else 0.0))
-    if not counts:
-        return LookUps(np.empty(0), np.empty(0, dtype=bool))
-    seen = np.concatenate([own > 0 for own, _ in counts])
-    for own, dropped in counts:
-        own[0] += dropped
-    return LookUps(np.concatenate([own for own, _ in counts]), seen)
 
 
 def _tensors(bags: Sequence[Bag]) -> list[tuple[Tensor, Tensor]]:
