@@ -107,7 +107,7 @@ def _prefetch(_: Any, array: Any, row: Any) -> Any:
     return types.void(array, row), generate
 
 
-_ask_for: Any = intrinsic(_prefetch)
+ask_for: Any = intrinsic(_prefetch)
 
 
 @compiled(parallel=True)
@@ -133,7 +133,7 @@ def look_up(ids, bag_ids, bag_starts, lookups, weight, out, threads, width):
             if pooling == ONE:
                 for b in range(low, high):
                     if b + AHEAD < high:
-                        _ask_for(weight, ids[source, b + AHEAD])
+                        ask_for(weight, ids[source, b + AHEAD])
                     row = ids[source, b]
                     if row < 0 or row >= rows:
                         wrong[thread] += 1
@@ -186,7 +186,7 @@ def _summed(
         if pooling == ONE:
             for b in range(size):
                 if b + AHEAD < size:
-                    _ask_for(slot, ids[source, b + AHEAD])
+                    ask_for(slot, ids[source, b + AHEAD])
                 s = _place(ids[source, b], slot, touched, count)
                 if s == count:
                     count += 1
@@ -261,12 +261,12 @@ def update(
             for s in range(count):
                 if s + AHEAD < count:
                     row = rows[s + AHEAD]
-                    _ask_for(slot, row)
-                    _ask_for(weight, row)
-                    _ask_for(first, row)
-                    _ask_for(second, row)
+                    ask_for(slot, row)
+                    ask_for(weight, row)
+                    ask_for(first, row)
+                    ask_for(second, row)
                     if by_count:
-                        _ask_for(counts, row)
+                        ask_for(counts, row)
                 row = rows[s]
                 slot[row] = -1
                 keep, pull = np.float32(1), numbers[0]

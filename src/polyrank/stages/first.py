@@ -26,6 +26,7 @@ class FirstStages(nn.Module):
     """Fitted first stages; of each head, the margin of one is added and the others are read."""
 
     added: Tensor  # (stages, T): 1 where a stage's margin is added to a head
+    share: Tensor  # (T,): of the network's answer that is added to the margin when serving
 
     def __init__(self, stage: Mapping[str, StageModule], tasks: Sequence[str]) -> None:
         super().__init__()
@@ -41,6 +42,7 @@ class FirstStages(nn.Module):
             row[places] = 1
         first = added.cumsum(0) == 1  # until told otherwise, the first stage that has the head
         self.register_buffer("added", added * first)
+        self.register_buffer("share", torch.ones(len(self.heads)))
 
     @classmethod
     def of(cls, stages: Sequence[Stage], layout: Layout) -> FirstStages | None:
@@ -101,8 +103,8 @@ class FirstStages(nn.Module):
             self.stage[name].load_files(table, files)
 
     def named_weights(self) -> dict[str, Tensor]:
-        """Return the weights of the stages, each under its name, and which one is added."""
-        found = {
+        """Return the weights of the stages, each under its name, and what is added of each."""
+        found = {"first.share": self.share} | {
             f"{name}.{key}": weight
             for name, each in self.stage.items()
             for key, weight in each.named_weights().items()
