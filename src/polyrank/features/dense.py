@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
-from itertools import chain
+from itertools import chain, pairwise
 from struct import error
 from typing import Any, ClassVar, Literal, get_args
 
@@ -170,6 +170,25 @@ class DenseEncoding:
         rows += 1
         rows[absent] = 0
         return rows
+
+    def named(self, rows: np.ndarray) -> list[str]:
+        """Return what some table rows stand for: intervals of `bins`, or values.
+
+        Example:
+            >>> DenseEncoding("bins", edges=(0.5, 2.0)).named(np.array([0, 1, 2, 3]))
+            ['missing', '≤ 0.5', '> 0.5, ≤ 2', '> 2']
+            >>> DenseEncoding("values", edges=(0.5,), missing=True).named(np.array([0, 1, 2]))
+            ['any other', '0.5', 'missing']
+        """
+        edges = [str(each).removesuffix(".0") for each in np.array(self.edges, dtype=np.float32)]
+        if self.kind == "values":
+            names = ["any other", *edges, "missing"]
+        elif not edges:
+            names = ["missing", "any"]
+        else:
+            between = (f"> {low}, ≤ {high}" for low, high in pairwise(edges))
+            names = ["missing", f"≤ {edges[0]}", *between, f"> {edges[-1]}"]
+        return [names[row] for row in rows]
 
 
 @dataclass(frozen=True)
@@ -396,6 +415,9 @@ class DenseCodec(NumberCodec):
             slot: each.ids(values) if each.looked_up else each.apply(values)
             for slot, each in self.encodings.items()
         }
+
+    def named(self, slot: str, rows: np.ndarray) -> list[str]:
+        return self.encodings[slot].named(rows)
 
     def ordered(self, columns: np.ndarray) -> np.ndarray:
         # Parts of a piecewise linear encoding grow with the number, so their sum orders as it does.

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise, starmap
 from math import log
 from typing import ClassVar, NamedTuple
@@ -26,12 +27,14 @@ from polyrank import spec
 from polyrank.data.folds import folds
 from polyrank.data.statistics import term_labels
 from polyrank.data.table import Batch, Table
+from polyrank.data.vocab import Vocab
 from polyrank.features import Slot
 from polyrank.features.bags import Bag
 from polyrank.layout import Layout
 from polyrank.nn import kernels, wide_kernels
 from polyrank.nn.embed import POOLINGS, Bags, TensorBag, pooled, pooled_padded
 from polyrank.schema import Schema, Task
+from polyrank.stages.effects import FieldEffects
 from polyrank.stages.priors import FIRST_PRIOR, Moments, variances
 from polyrank.stages.stage import Stage, StageLearner, StageModule, StageRun, margin_tasks
 from polyrank.terms import own_population
@@ -186,6 +189,21 @@ class WideRows(StageModule):
             found[f"precision.{slot.name}"] = self.precision[own]
             found[f"prior.{slot.name}"] = self.prior[k]
         return found
+
+    def effects(self, vocab: Vocab, most: int) -> tuple[FieldEffects, ...]:
+        schema = self.layout.schema
+        owners = {slot.name: feature.name for feature in schema.features for slot in feature.slots}
+        found, weights = [], self.named_weights()
+        for slot in self.slots:
+            effect, precision, prior = (
+                weights[f"{name}.{slot.name}"].cpu().numpy()
+                for name in ("effect", "precision", "prior")
+            )
+            names = partial(vocab.codecs[owners[slot.name]].named, slot.name)
+            for t, head in enumerate(self.heads):
+                each = effect[:, t], precision[:, t], prior[t]
+                found.append(FieldEffects.of(slot.name, head, *each, names=names, most=most))
+        return tuple(found)
 
 
 class Lookups(NamedTuple):
