@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
-from itertools import chain, pairwise
+from itertools import chain
 from struct import error
 from typing import Any, ClassVar, Literal, get_args
 
@@ -176,18 +176,17 @@ class DenseEncoding:
 
         Example:
             >>> DenseEncoding("bins", edges=(0.5, 2.0)).named(np.array([0, 1, 2, 3]))
-            ['missing', '≤ 0.5', '> 0.5, ≤ 2', '> 2']
+            ['missing', '(−∞, 0.5]', '(0.5, 2]', '(2, ∞)']
             >>> DenseEncoding("values", edges=(0.5,), missing=True).named(np.array([0, 1, 2]))
             ['any other', '0.5', 'missing']
         """
         edges = [str(each).removesuffix(".0") for each in np.array(self.edges, dtype=np.float32)]
         if self.kind == "values":
             names = ["any other", *edges, "missing"]
-        elif not edges:
-            names = ["missing", "any"]
         else:
-            between = (f"> {low}, ≤ {high}" for low, high in pairwise(edges))
-            names = ["missing", f"≤ {edges[0]}", *between, f"> {edges[-1]}"]
+            ends = [f"{edge}]" for edge in edges] + ["∞)"]
+            names = ["missing"]
+            names += [f"({low}, {end}" for low, end in zip(["−∞", *edges], ends, strict=True)]
         return [names[row] for row in rows]
 
 

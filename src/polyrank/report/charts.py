@@ -562,8 +562,8 @@ def _named_bars(
     """Return a bar a name, in the order given; the titles are those of the y and the x axis."""
     frame = pl.DataFrame({"name": list(names), "value": list(map(float, values))})
     y = alt.Y("name:N", title=titles[0], sort=list(names)).axis(labelLimit=110, ticks=False)
-    x = alt.X("value:Q", title=titles[1]).axis(format=f"~{form}", tickCount=5).axis(
-        labelOverlap="greedy"
+    x = alt.X("value:Q", title=titles[1]).axis(
+        format=f"~{form}", tickCount=5, labelOverlap="greedy"
     )  # fmt: skip
     bars = alt.Chart(frame).mark_bar(color=hue, height=14)
     tips = ["name:N", tip("value", titles[1], ".2%" if form == "%" else f".4{form}")]

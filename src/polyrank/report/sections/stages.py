@@ -10,7 +10,6 @@ from math import exp, sqrt
 import numpy as np
 import polars as pl
 
-from polyrank.labels import LABELS
 from polyrank.metrics.registry import METRICS
 from polyrank.report import charts
 from polyrank.report.blocks import (
@@ -52,7 +51,9 @@ class _Scale:
 
     def shown(self, effect: float) -> str:
         """Return an effect as a person reads it."""
-        return f"{exp(effect):.3g}" if self.label is None else number(effect * self.unit)
+        if self.label is not None:
+            return number(effect * self.unit)
+        return f"{exp(effect):.3g}".removeprefix("0").replace("-", "−")
 
 
 def first_stages(evidence: Evidence) -> Section | None:
@@ -71,7 +72,7 @@ def first_stages(evidence: Evidence) -> Section | None:
     )
     blocks: list[Block] = [Paragraph(text), _together(use, names)]
     if use.gains:
-        blocks.append(_worth(evidence, use))
+        blocks.append(_worth(use))
     if use.changes:
         blocks.append(_changes(use, names))
     if use.effects:
@@ -84,18 +85,20 @@ def first_stages(evidence: Evidence) -> Section | None:
 
 def _together(use: FirstStagesUse, names: Mapping[str, str]) -> ReportTable:
     """Return what is added to each head, and by how much the network changes it."""
-    header, text_columns = ["head", "added", "also read"], (0, 1, 2)
+    header, rows = ["head", "added", "also read"], []
+    notes: tuple[str, ...] = ()
     if use.changes:
-        header += [f"network, {share * 100:g} % of rows below" for share in QUANTILES]
-    rows = []
+        header += [f"network, {share * 100:g} %" for share in QUANTILES]
+        unit = " (of a number, in deviations of the label)" if use.units else ""
+        notes = (f"Network: on that share of the rows it adds less than this to a logit{unit}.",)
     for head, name in names.items():
         added, *others = use.stages[head]
         found = [Cell(name), Cell(added), Cell(", ".join(others) or "–")]
         rows.append((*found, *(Cell(number(each)) for each in use.changes.get(head, ()))))
-    return ReportTable(tuple(header), tuple(rows), text_columns)
+    return ReportTable(tuple(header), tuple(rows), (0, 1, 2), notes)
 
 
-def _worth(evidence: Evidence, use: FirstStagesUse) -> ReportTable:
+def _worth(use: FirstStagesUse) -> ReportTable:
     """Return each score of the margins alone, and with the network."""
     header = ("score", "metric", "first stages alone", "with the network")
     rows = tuple(
@@ -105,10 +108,9 @@ def _worth(evidence: Evidence, use: FirstStagesUse) -> ReportTable:
         )
         for name, each in use.gains.items()
     )  # fmt: skip
-    kinds = {task.label_kind.name for task in evidence.schema.tasks}
-    known = {LABELS[kind].default_metric for kind in kinds}
-    lower = [METRICS[name].title for name in known if METRICS[name].higher_is_better is False]
-    notes = ("Both before calibration.", *(f"{name}: lower is better." for name in lower))
+    shown = [METRICS[name] for name in dict.fromkeys(each.metric for each in use.gains.values())]
+    lower = [f"{each.title}: lower is better." for each in shown if each.higher_is_better is False]
+    notes = ("Both before calibration.", *lower)
     return ReportTable(header, rows, (0, 1), notes=notes)
 
 
@@ -221,10 +223,10 @@ def _largest(fields: list[FieldEffects], scale: _Scale) -> ReportTable:
     header = ("id", scale.effects, "information", "kept")
     rows = tuple(
         (
-            Cell(f"{field.field} = {_short(each.id)}"),
+            Cell(f"{field.field}: {_short(each.id)}"),
             Cell(scale.shown(each.effect), _interval(each, scale)),
             Cell(number(each.information)),
-            Cell(f"{field.kept(each.information):.0%}"),
+            Cell(f"{field.kept(each.information) * 100:.0f} %"),
         )
         for field, each in _in_turn(fields)
     )
