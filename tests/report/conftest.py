@@ -4,6 +4,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
+import polars as pl
 import pytest
 
 import polyrank as pr
@@ -93,6 +94,12 @@ def full(evidence) -> Evidence:
         evidence, scorecard=Scorecard.from_json(card), audit=audit, unaudited=None,
         experts=(*evidence.experts, LEVEL), first=FIRST,
     )  # fmt: skip
+
+
+@pytest.fixture
+def told(schema):
+    """Evidence of first stages alone, for which nothing is fitted."""
+    return Evidence("x", schema, {}, pl.DataFrame(), None, {}, None, first=FIRST)
 
 
 LEVEL = ExpertUse(

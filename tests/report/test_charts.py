@@ -121,7 +121,8 @@ def test_a_grid_writes_every_number_and_leaves_what_is_none_empty():
 def test_bars_keep_their_order_and_write_shares():
     drawn = spec(CHARTS["by feature"]())["layer"][0]["encoding"]
     assert (drawn["y"]["sort"], drawn["x"]["axis"]["format"]) == (["a.b", "c[0]"], "~f")
-    assert CHARTS["by expert"]().layer[0].encoding.x.axis.format == "~%"
+    experts = spec(CHARTS["by expert"]())["layer"][0]["encoding"]
+    assert experts["x"]["axis"]["format"] == "~%"
 
 
 def test_a_task_has_one_colour_and_its_scores_differ_in_dashes():

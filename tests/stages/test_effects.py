@@ -95,12 +95,12 @@ def test_each_slot_has_the_names_of_its_own_table(wide, vocab):
     names = {field: [one.id for one in found[field, "click"].largest] for field, _ in found}
     # Row 0 has no information here.
     assert names == {
-        "user": ["null", "a", "b"],
-        "item": ["72", "71", "73", "70"],
+        "user": ["a", "null", "b"],
+        "item": ["73", "72", "71", "70"],
         "shop": ["bucket 3", "bucket 2", "bucket 1", "bucket 0"],
         "price": ["(1, ∞)", "(0.5, 1]", "(−∞, 0.5]"],
         "price#values": ["missing", "2", "1", "0.5"],
-        "seen": ["72", "71", "73", "70"],
+        "seen": ["73", "72", "71", "70"],
     }
 
 
