@@ -129,7 +129,7 @@ FIRST = FirstStagesUse(
             field=NASTY, head="click", prior=4.0, ids=200_000,
             deciles=tuple(np.geomspace(0.1, 30, 9).tolist()),
             largest=(
-                IdEffect(id="</td><script>7</script>", effect=1.0, precision=16.0, information=12.0),
+                IdEffect(id="</td><script>7", effect=1.0, precision=16.0, information=12.0),
                 IdEffect(id="x" * 200, effect=-0.5, precision=8.0, information=4.0),
             ),
         ),

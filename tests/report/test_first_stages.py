@@ -10,6 +10,7 @@ import polyrank as pr
 from polyrank.models.outputs import logits_of, margins_of
 from polyrank.report import gather
 from polyrank.report.first_stages import MOST_EFFECTS, QUANTILES, first_stages
+from polyrank.report.sections.record import missing
 from polyrank.report.sections.stages import _in_turn
 from polyrank.report.sections.stages import first_stages as section
 from polyrank.stages.effects import FieldEffects, IdEffect
@@ -87,6 +88,7 @@ def test_without_rows_it_still_says_what_it_knows(fitted):
     text = section(gathered).html()
     assert "click: the largest effects" in text
     assert "What the network adds" not in text
+    assert "what the network adds to its first stages, and" in missing(gathered).html()
 
 
 def test_rows_of_no_weight_are_no_rows(fitted, log):

@@ -181,10 +181,10 @@ def _shrinkage(fields: list[FieldEffects], name: str) -> Figure:
     curves, deciles = [], []
     for each in fields:
         low, high = each.deciles[0], each.deciles[-1]
-        for at in np.geomspace(low, max(high, low * 1.01), CURVE_POINTS).tolist():
-            curves.append((each.field, at, each.kept(at)))
-        for share, at in zip(DECILES.tolist(), each.deciles, strict=True):
-            deciles.append((each.field, at, each.kept(at), share))
+        along = np.geomspace(low, max(high, low * 1.01), CURVE_POINTS).tolist()
+        tenths = zip(each.deciles, DECILES.tolist(), strict=True)
+        curves += [(each.field, at, each.kept(at)) for at in along]
+        deciles += [(each.field, at, each.kept(at), share) for at, share in tenths]
     columns = ["field", "information", "kept"]
     styles = {
         each.field: charts.Style(
@@ -245,13 +245,14 @@ def _in_turn(fields: list[FieldEffects]) -> list[tuple[FieldEffects, IdEffect]]:
     largest effect first.
     """
     rounds = zip_longest(*([(each, one) for one in each.largest] for each in fields))
-    size = {each.field: -abs(each.largest[0].effect) for each in fields}
+    reach = {each.field: abs(each.largest[0].effect) for each in fields}
     found = []
     for some in rounds:
         present = [pair for pair in some if pair is not None]
         found += sorted(present, key=lambda pair: -abs(pair[1].effect))
     found = found[:MOST_EFFECTS]
-    return sorted(found, key=lambda pair: (size[pair[0].field], pair[0].field, -abs(pair[1].effect)))
+    order = {name: at for at, name in enumerate(sorted(reach, key=lambda name: -reach[name]))}
+    return sorted(found, key=lambda pair: (order[pair[0].field], -abs(pair[1].effect)))
 
 
 def _interval(each: IdEffect, scale: _Scale) -> str:
