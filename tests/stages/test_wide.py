@@ -19,7 +19,7 @@ from polyrank.objective.losses import Supervision
 from polyrank.stages.priors import Moments, variances
 from polyrank.stages.stage import StageRun
 from polyrank.stages.wide import Wide
-from polyrank.stages.wide_fit import PASSES, WideFit
+from polyrank.stages.wide_fit import WideFit
 from polyrank.train.heads import base_rates
 from polyrank.train.sources import Sources, encoded
 

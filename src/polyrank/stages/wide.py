@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise, starmap
 from typing import ClassVar
 
@@ -24,11 +25,13 @@ from torch.nn.functional import embedding
 from polyrank import spec
 from polyrank.data.folds import folds
 from polyrank.data.table import Batch, Table
+from polyrank.data.vocab import Vocab
 from polyrank.features import Slot
 from polyrank.layout import Layout
 from polyrank.nn import kernels, wide_kernels
 from polyrank.nn.embed import Bags, TensorBag, pooled, pooled_padded
 from polyrank.schema import Schema
+from polyrank.stages.effects import FieldEffects
 from polyrank.stages.priors import FIRST_PRIOR
 from polyrank.stages.stage import Stage, StageLearner, StageModule, StageRun, margin_tasks
 from polyrank.stages.wide_fit import (
@@ -181,6 +184,21 @@ class WideRows(StageModule):
             found[f"precision.{slot.name}"] = self.precision[own]
             found[f"prior.{slot.name}"] = self.prior[k]
         return found
+
+    def effects(self, vocab: Vocab, most: int) -> tuple[FieldEffects, ...]:
+        schema = self.layout.schema
+        owners = {slot.name: feature.name for feature in schema.features for slot in feature.slots}
+        found, weights = [], self.named_weights()
+        for slot in self.slots:
+            effect, precision, prior = (
+                weights[f"{name}.{slot.name}"].cpu().numpy()
+                for name in ("effect", "precision", "prior")
+            )
+            names = partial(vocab.codecs[owners[slot.name]].named, slot.name)
+            for t, head in enumerate(self.heads):
+                each = effect[:, t], precision[:, t], prior[t]
+                found.append(FieldEffects.of(slot.name, head, *each, names=names, most=most))
+        return tuple(found)
 
 
 class WideLearner(StageLearner):

@@ -27,7 +27,7 @@ from polyrank.errors import TrainingError
 from polyrank.metrics.registry import direction
 from polyrank.metrics.scorecard import scorecard
 from polyrank.models.expert_use import ExpertUse, experts_of
-from polyrank.models.outputs import Tensors, logits_of, outputs
+from polyrank.models.outputs import Tensors, logits_of, margins_of, outputs
 from polyrank.models.ranker import Ranker
 from polyrank.objective.likelihood import named_extras
 from polyrank.objective.losses import Supervision
