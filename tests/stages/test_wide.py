@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from math import log
 
 import numpy as np
@@ -74,7 +75,7 @@ def learner_of(
         rates=base_rates(train, sampling), sampling=sampling, seed=5, steps=len(train) // BATCH,
         epochs=epochs, unseen_rate=0.01, batch_size=BATCH, threads=1,
     )  # fmt: skip
-    return train, WideFit(rows, run)
+    return train, WideFit(rows, run, epochs)
 
 
 class Plain:
@@ -249,6 +250,7 @@ class Plain:
                     mean = self.w[known, q, j].mean() if known.any() else 0.0
                     self.w[known, q, j] -= mean
                     self.bias[q, j] += mean
+        self.mean = self.w.reshape(len(self.w), -1).copy()  # of the last of two passes
         full = self.w[:, -1]
         n = max(self.epoch - 1, 1)
         self.effect += (full - self.effect) / n
@@ -275,13 +277,15 @@ def test_two_hundred_steps_are_those_of_plain_float64(case, in_torch):
             np.testing.assert_allclose(margin.numpy(), wanted[0], rtol=2e-3, atol=2e-3)
             np.testing.assert_allclose(x[:, column:].numpy(), wanted[1], rtol=5e-3, atol=5e-3)
         learner.end_pass()
-        plain.end_pass()
-    rows = learner.rows
+        plain.end_epoch()
+    tables, rows = learner.finish(), learner.rows
     np.testing.assert_allclose(rows.effect.numpy(), plain.effect, rtol=5e-3, atol=1e-3)
     np.testing.assert_allclose(rows.prior.numpy(), plain.prior, rtol=2e-2)
     precision = plain.prior[plain.field] + plain.past[:, -1]
     np.testing.assert_allclose(rows.precision.numpy(), precision, rtol=2e-2)
     np.testing.assert_allclose(learner.tensors["noise"].numpy(), plain.noise, rtol=1e-3)
+    np.testing.assert_allclose(tables.effect, plain.mean, rtol=5e-3, atol=1e-3)
+    np.testing.assert_allclose(tables.bias, plain.bias.ravel(), rtol=5e-3, atol=1e-3)
     assert np.abs(plain.effect).max() > 0.2
 
 
@@ -311,12 +315,13 @@ def run_alone(
         rates=base_rates(train), sampling=None, seed=1, steps=-(-len(train) // size),
         epochs=epochs, unseen_rate=0.0, batch_size=size, threads=1,
     )  # fmt: skip
-    learner = WideFit(rows, run)
+    learner = WideFit(rows, run, epochs)
     x = torch.zeros(size, rows.layout.width)
     for epoch in range(epochs):
         for batch in train.batches(rows.layout, size, shuffle=True, seed=1, epoch=epoch):
             learner.step(batch, x[: len(batch)], 0)
         learner.end_pass()
+    learner.finish()
     return learner
 
 
@@ -428,6 +433,7 @@ def test_a_head_of_which_no_label_is_known_keeps_its_prior():
             batch.labels[:, 1] = np.nan
             learner.step(batch, x[: len(batch)], 0)
         learner.end_pass()
+    learner.finish()
     rows = learner.rows
     assert (rows.prior[:, at] == 10).all()
     assert not rows.effect[:, at].any()
@@ -457,17 +463,44 @@ def test_a_resumed_run_has_the_same_bits(tmp_path):
         assert torch.equal(each, theirs[name]), name
 
 
-def test_kept_rows_are_averaged_over_the_epochs_from_the_second_on():
-    learner = run_alone(TWO_IDS, ids_log(3000, 4), epochs=1)
-    first = learner.rows.effect.clone()
-    table, layout = learner.run.train, learner.rows.layout
+def test_tables_are_averaged_over_the_passes_from_the_second_on():
+    schema, frame = TWO_IDS, ids_log(3000, 4)
+    train, learner = learner_of(schema, frame, None, epochs=4)
     full = []
-    for epoch in range(1, 4):
-        x = torch.zeros(256, layout.width)
-        for batch in table.batches(layout, 256, shuffle=True, seed=1, epoch=epoch):
+    for epoch in range(4):
+        x = torch.zeros(BATCH, learner.rows.layout.width)
+        for batch in train.batches(learner.rows.layout, BATCH, shuffle=True, seed=1, epoch=epoch):
             learner.step(batch, x[: len(batch)], 0)
         learner.end_pass()
-        full.append(learner.tensors["state"][:, 4:5].clone())
-        mean = torch.stack(full).mean(0)
-        torch.testing.assert_close(learner.rows.effect, mean, rtol=1e-5, atol=1e-6)
-    assert not torch.equal(first, full[0])
+        full.append(learner.tensors["state"][:, :4].clone())
+    found = learner.finish()
+    torch.testing.assert_close(found.effect, torch.stack(full[1:]).mean(0), rtol=1e-5, atol=1e-6)
+    assert not torch.allclose(found.effect, full[-1], rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(learner.rows.effect, found.effect[:, 3:])
+
+
+@pytest.mark.parametrize("in_torch", [False, True], ids=["compiled", "torch"])
+def test_training_reads_the_tables_of_a_rows_own_fold(in_torch):
+    schema, frame = a_log(1, weight=False)
+    train, fit = learner_of(schema, frame, None, epochs=4)
+    learner = fit.rows.learner(fit.run)
+    learner.start()
+    tables, rows = learner.state(), fit.rows
+    layout, plain = rows.layout, Plain(fit, None)
+    x = torch.zeros(BATCH, layout.width)
+    column = layout.slices["#wide"].start
+    batch = next(train.batches(layout, BATCH, shuffle=True, seed=2))
+    own = folds(batch.rows, rows.folds, fit.run.seed)
+    step = partial(learner._step_in_torch, batch, own) if in_torch else partial(learner.step, batch)
+    margin = step(x, column)
+    shape = rows.folds + 1, len(rows.heads)
+    for i in range(BATCH):
+        ups = plain.look_ups(batch, i)
+        z = tables["bias"].reshape(shape)[own[i]].clone()
+        reads = torch.zeros(len(rows.slots), shape[1])
+        for row, (coefficient, _) in ups.items():
+            effect = coefficient * tables["effect"][row].reshape(shape)[own[i]]
+            z += effect
+            reads[plain.field[row]] += 3 * effect
+        torch.testing.assert_close(margin[i], z, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(x[i, column:], reads.ravel(), rtol=1e-5, atol=1e-5)

@@ -195,7 +195,7 @@ class Model:
                 f"load it with trunk={own}(…)"
             )
         axes: dict[str, Any] = {}
-        if "trunk" in table:
+        if found is not None:
             axes["trunk"] = trunk or spec.choose(TRUNKS, found, "model.trunk")
         if "interaction" in table:
             axes["interaction"] = _interaction(table["interaction"])

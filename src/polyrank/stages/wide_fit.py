@@ -73,8 +73,8 @@ class Lookups(NamedTuple):
 class WideFit:
     """The K + 1 tables while they learn: one step a batch, a prior and an average a pass."""
 
-    def __init__(self, rows: WideRows, run: StageRun) -> None:
-        self.rows, self.run = rows, run
+    def __init__(self, rows: WideRows, run: StageRun, total_passes: int = PASSES) -> None:
+        self.rows, self.run, self.total_passes = rows, run, total_passes
         schema = run.train.schema
         self.tables, self.heads = rows.folds + 1, len(rows.heads)
         self.padded = padded(self.heads, self.tables)
@@ -167,7 +167,7 @@ class WideFit:
         if self.passes == 0:
             return True, 1.0
         done = self.run.steps
-        return False, 1 - (self.steps - done) / (done * (PASSES - 1))
+        return False, 1 - (self.steps - done) / (done * (self.total_passes - 1))
 
     def _step(
         self, batch: Batch, own: np.ndarray, x: Tensor, column: int, first: bool, decay: float
@@ -404,6 +404,7 @@ _NO_WEIGHT = np.empty(0, dtype=np.float32)
 
 
 def tensors_of(bags: Sequence[Bag]) -> list[tuple[Tensor, Tensor]]:
+    """Return bags as tensors."""
     return [(torch.from_numpy(bag.ids), torch.from_numpy(bag.offsets)) for bag in bags]
 
 
