@@ -57,6 +57,9 @@ def options() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=2, help="runs at a time, a thread each")
     parser.add_argument("--rows", type=int, help="training rows of a generated log")
     parser.add_argument("--lines", nargs="+", help="run and show only these lines and baselines")
+    parser.add_argument(
+        "--baselines", nargs="+", choices=[*BASELINES], default=[*BASELINES], help="to beat"
+    )
     parser.add_argument("--variants", nargs="*", default=[], help="of variants.toml; 'every'")
     parser.add_argument("--grid", action="store_true", help="every trunk × space × balance")
     parser.add_argument("--again", nargs="+", default=[], help="lines to run anew: code changed")
@@ -112,7 +115,8 @@ def jobs_of(args: argparse.Namespace, sets: Sequence[str], lines: Mapping[str, S
             found += [
                 Job(line=line, **here)
                 for line, each in BASELINES.items()
-                if seed == 1 or each.random or LOGS[name].generated
+                if line in args.baselines
+                and (seed == 1 or each.random or LOGS[name].generated)
             ]
             found += [Job(line=line, setting=each, **here) for line, each in lines.items()]
     return found

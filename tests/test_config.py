@@ -89,7 +89,7 @@ def test_a_number_may_have_several_encodings():
     kinds = ("piecewise_linear", "values")
     assert found.schema.features[0] == pr.DenseFeature("age", kinds, bins="auto", min_count=3)
     assert found.to_table()["features"]["age"] == {
-        "encoding": list(kinds), "bins": "auto", "min_count": 3
+        "encoding": list(kinds), "bins": "auto", "min_count": 3, "wide": True
     }  # fmt: skip
     assert Experiment.from_text(found.to_toml()) == found
     for old, new, message in (
@@ -106,7 +106,7 @@ def test_every_default_is_visible():
     table = Experiment.from_text(SMALL).to_table()
     assert table["seed"] == 0
     assert table["data"]["orphans"] == "error"
-    assert table["features"]["item"] == {"min_count": 1}
+    assert table["features"]["item"] == {"min_count": 1, "wide": True}
     assert table["task"] == [
         {"name": "click", "label": "click", "kind": "binary", "space": "all", "weight": 1.0,
          "positive_weight": 1.0, "hold_ancestors": False}
@@ -114,7 +114,7 @@ def test_every_default_is_visible():
     assert table["model"]["trunk"] == {"kind": "mmoe", "experts": 8, "hidden": [16]}
     assert table["model"] | {"trunk": 0} == {
         "trunk": 0, "interaction": False, "tower": [16, 8], "embed_dim": 16, "norm": "none",
-        "dropout": 0.1, "field_dropout": 0.0, "entire_space": False,
+        "dropout": 0.1, "field_dropout": 0.0, "wide": False, "trees": False, "entire_space": False,
     }  # fmt: skip
     assert table["train"]["unseen_rate"] == 0.001
 

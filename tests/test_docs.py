@@ -28,6 +28,7 @@ TRANSLATED = {
     "docs/zh/tutorial.md": "docs/tutorial.md",
     "docs/zh/objective.md": "docs/objective.md",
     "docs/zh/trunks.md": "docs/trunks.md",
+    "docs/zh/wide.md": "docs/wide.md",
     "docs/zh/audit.md": "docs/audit.md",
     "docs/zh/calibration.md": "docs/calibration.md",
     "docs/zh/report.md": "docs/report.md",

@@ -50,7 +50,10 @@ SCHEMA = pr.Schema(
     ],
     pr.Keys(user="user"),
 )
-MODEL = pr.Model(trunk=pr.MMoE(experts=2, hidden=[3]), tower=[2], embed_dim=2)
+MODEL = pr.Model(
+    trunk=pr.MMoE(experts=2, hidden=[3]), tower=[2], embed_dim=2,
+    interaction=pr.Cross(rank=2), wide=pr.Wide(folds=2), trees=pr.Trees(folds=2, rounds=3),
+)  # fmt: skip
 
 
 class Stopped(Exception):

@@ -28,6 +28,7 @@ GROUP = "polyrank.plugins"
 AXES = (
     "trunk",
     "interaction",
+    "first_stage",
     "balance",
     "row_optimizer",
     "schedule",

@@ -4,7 +4,7 @@ from dataclasses import fields
 
 import pytest
 import torch
-from tests.contracts.test_trunks import FEATURES, TASKS, first_batch
+from tests.contracts.test_trunks import FEATURES, PLAIN, TASKS, first_batch
 
 import polyrank as pr
 from polyrank.data.read import read
@@ -27,8 +27,8 @@ class Interrupt(Exception):
 
 
 def spec(kind, interaction, **model):
-    options = {"tower": [5], "embed_dim": 4, "field_dropout": 0.2, **model}
-    return pr.Model(trunk=TRUNKS[kind](), interaction=INTERACTIONS[interaction](), **options)
+    options = {"tower": [5], "embed_dim": 4, **PLAIN, "field_dropout": 0.2, **model}
+    return pr.Model(trunk=TRUNKS[kind](), **options | {"interaction": INTERACTIONS[interaction]()})
 
 
 def built(kind, interaction, rows, seed=0, **model):

@@ -45,6 +45,7 @@ given = "click"
 [model]
 trunk = { kind = "projection", columns = 8 }
 interaction = { kind = "gate", most = 3.0 }
+stages = [{ kind = "popularity", column = "item", prior = 5.0 }]
 tower = [8]
 embed_dim = 4
 [train]
@@ -150,6 +151,8 @@ def test_the_bundle_names_kinds_and_never_modules(folder):
     bundle = folder / "runs/acme/bundle"
     manifest = json.loads((bundle / "bundle.json").read_text())
     assert manifest["model"]["interaction"] == {"kind": "gate", "most": 3.0}
+    stage = {"kind": "popularity", "column": "item", "prior": 5.0, "folds": 4}
+    assert manifest["model"]["stages"] == [stage]
     assert manifest["targets"]["seconds"].keys() == {"share", "unit"}
     assert "acme_" not in json.dumps(manifest) + (bundle / "config.toml").read_text()
 

@@ -27,6 +27,8 @@ TASKS = (
     pr.Task("buy", given="click"),
     pr.Task("spend", kind="regression", given="buy"),
 )
+# A trunk between x and the heads, and nothing else; test_first_stages.py has the rest.
+PLAIN = {"wide": False, "trees": False, "interaction": None, "field_dropout": 0.0}
 trunks = pytest.mark.parametrize("kind", TRUNKS)
 LAYER = ("linear.0.weight", "linear.0.bias", "norm.0.weight", "norm.0.bias",
          "norm.0.running_mean", "norm.0.running_var", "norm.0.num_batches_tracked")  # fmt: skip
@@ -47,7 +49,7 @@ def built(kind, rows, tasks=TASKS, seed=0, **model):
     schema = pr.Schema(FEATURES, tasks)
     frame = read(rows)
     vocab = Vocab.fit(frame, schema)
-    spec = pr.Model(trunk=TRUNKS[kind](), tower=[5], embed_dim=4, **model)
+    spec = pr.Model(trunk=TRUNKS[kind](), tower=[5], embed_dim=4, **PLAIN | model)
     torch.manual_seed(seed)
     ranker = spec.build(spec.layout(schema, vocab))
     return ranker, encode(frame, schema, vocab)

@@ -190,6 +190,26 @@ def test_bins_keep_the_order_of_values(training, bins):
     assert (np.diff(ids[present][order]) >= 0).all()
 
 
+@given(columns, st.integers(1, 8))
+def test_a_bin_is_named_by_the_interval_that_its_values_lie_in(training, bins):
+    encoding = fitted("bins", training, bins)
+    names = encoding.named(encoding.ids(training))
+    for value, name in zip(training, names, strict=True):
+        if math.isnan(value):
+            assert name == "missing"
+            continue
+        low, high = name.strip("()]").replace("∞", "inf").replace("−", "-").split(", ")
+        assert np.float32(low) < value <= np.float32(high)
+
+
+@given(columns)
+def test_a_value_is_named_as_it_is(training):
+    encoding = fitted("values", training, min_count=1)
+    names = encoding.named(encoding.ids(training))
+    for value, name in zip(training, names, strict=True):
+        assert name == "missing" if math.isnan(value) else np.float32(name) == value
+
+
 @pytest.mark.parametrize("bins", [29, 30])
 @pytest.mark.parametrize("kind", ["bins", "piecewise_linear"])
 def test_the_heaviest_values_keep_their_own_where_not_all_have_room(kind, bins):

@@ -33,6 +33,18 @@ def check(vocabulary, values, expected, unseen=0, nulls=0):
 # ------------------------------------------------------------------------------------ which rows
 
 
+@pytest.mark.parametrize("ids", [["b", "a", "b", None], [7, 0, -3, None], [0.5, 2.0, None]])
+def test_a_row_is_named_by_its_id(ids):
+    vocabulary = fit(ids)
+    names = vocabulary.named(rows(vocabulary, ids)[0])
+    assert names == ["null" if each is None else str(each) for each in ids]
+    assert vocabulary.named(np.array([0])) == ["unseen or rare"]
+
+
+def test_without_ids_every_row_is_for_the_unseen():
+    assert fit(["a"], min_count=2).named(np.array([0, 0])) == ["unseen or rare"] * 2
+
+
 def test_rows_are_by_count_then_value():
     vocabulary = fit(["b", "a", "c", "c", None])
     assert vocabulary.values.to_list() == ["c", None, "a", "b"]

@@ -4,6 +4,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
+import polars as pl
 import pytest
 
 import polyrank as pr
@@ -13,6 +14,8 @@ from polyrank.data.check import Audit, Finding
 from polyrank.metrics.score import Scorecard
 from polyrank.models.expert_use import ExpertUse, GateUse
 from polyrank.report import Evidence, gather
+from polyrank.report.first_stages import FirstStagesUse, Gain
+from polyrank.stages.effects import FieldEffects, IdEffect
 
 NASTY = "item</script><script>alert('x')</script>"
 
@@ -55,7 +58,8 @@ def schema():
 @pytest.fixture(scope="session")
 def bundle(schema, rows):
     """Its click is calibrated, by a map that nobody fitted."""
-    model = pr.Model(trunk=pr.MMoE(experts=2, hidden=[4]), tower=[4], embed_dim=4)
+    mmoe = pr.MMoE(experts=2, hidden=[4])
+    model = pr.Model(trunk=mmoe, tower=[4], embed_dim=4, wide=False, trees=False)
     fitted = pr.fit(
         schema, model, train=rows, valid=rows, epochs=2, batch_size=256, lr=0.01,
         fusion=pr.Fusion({"click": 1, "buy": 2, "price": 0.1}),
@@ -88,8 +92,14 @@ def full(evidence) -> Evidence:
     )
     return replace(
         evidence, scorecard=Scorecard.from_json(card), audit=audit, unaudited=None,
-        experts=(*evidence.experts, LEVEL),
+        experts=(*evidence.experts, LEVEL), first=FIRST,
     )  # fmt: skip
+
+
+@pytest.fixture
+def told(schema):
+    """Evidence of first stages alone, for which nothing is fitted."""
+    return Evidence("x", schema, {}, pl.DataFrame(), None, {}, None, first=FIRST)
 
 
 LEVEL = ExpertUse(
@@ -108,4 +118,29 @@ LEVEL = ExpertUse(
     effective_experts=2.0,
     dead_rate=(0.0, 0.25),
     similarity=((1.0, None), (None, None)),
+)  # fmt: skip
+
+FIRST = FirstStagesUse(
+    heads=("click", "spend"),
+    stages={"click": ("wide", "trees"), "spend": ("trees",)},
+    units={"spend": 3.0},
+    effects=(
+        FieldEffects(
+            field=NASTY, head="click", prior=4.0, ids=200_000,
+            deciles=tuple(np.geomspace(0.1, 30, 9).tolist()),
+            largest=(
+                IdEffect(id="</td><script>7", effect=1.0, precision=16.0, information=12.0),
+                IdEffect(id="x" * 200, effect=-0.5, precision=8.0, information=4.0),
+            ),
+        ),
+        FieldEffects(field="shop", head="click", prior=1.0, ids=0, deciles=(), largest=()),
+        FieldEffects(
+            field="price", head="spend", prior=1.0, ids=1, deciles=(2.0,) * 9,
+            largest=(IdEffect(id="(0, 3]", effect=0.5, precision=3.0, information=2.0),),
+        ),
+    ),
+    importance={"trees": {"click": {NASTY: 0.75, "price": 0.25}, "spend": {}}},
+    margins={"click": (-1.0, -0.4, 0.1, 0.5, 1.2), "spend": (-0.1, 0.0, 0.0, 0.0, 0.2)},
+    changes={"click": (-0.2, -0.1, 0.0, 0.1, 0.2), "spend": (0.0, 0.0, 0.0, 0.0, 0.0)},
+    gains={"click @ all": Gain("auc", 0.7, 0.71), "spend|buy @ buy": Gain("rmse", 3.0, 2.9)},
 )  # fmt: skip

@@ -19,6 +19,12 @@ NAMES = [f"shared group {each}" for each in range(12)]
 ENTROPIES = pl.DataFrame(
     {"epoch": [1, 2], "gate": ["click"] * 2, "of": charts.ENTROPIES, "value": [0.9, 1.0]}
 )
+CURVES = pl.DataFrame(
+    {"field": ["a.b"] * 2, "information": [1, 9], "kept": [0.5, 0.9], "tenths": [0.1, 0.9]}
+)
+SPREADS = pl.DataFrame(
+    {"name": ["click"], "low": [-1], "first": [0], "middle": [1], "third": [2], "high": [3]}
+)
 BINS = curves.reliability(LABEL, P)
 HUE = charts.BLUE
 SCHEMA = pr.Schema([pr.DenseFeature("x")], [pr.Task("click"), pr.Task("buy", given="click")])
@@ -55,6 +61,9 @@ CHARTS = {
         np.eye(12).tolist(), NAMES, NAMES, titles=("expert", "expert"), measure="linear CKA"
     ),
     "by expert": lambda: charts.by_expert([0.2, 0.8], ["0", "1"], "mean weight", [0.5, 0.5]),
+    "by feature": lambda: charts.by_feature({"a.b": 0.2, "c[0]": 0.1}, "deviation", hue=HUE),
+    "shrinkage": lambda: charts.shrinkage(CURVES, CURVES, {"a.b": charts.Style(HUE, [1, 0])}),
+    "spreads": lambda: charts.spreads(SPREADS, "logits", {"click": HUE}),
     "entropies": lambda: charts.entropies(ENTROPIES, 1, {"click": HUE}),
     "trade-off": lambda: charts.trade_off(
         pl.DataFrame({"weight": [0, 1], "auc of a.b": [0.5, 0.6], "ndcg[10]": [0.4, 0.3]}), hue=HUE
@@ -107,6 +116,13 @@ def test_a_grid_writes_every_number_and_leaves_what_is_none_empty():
     ]  # fmt: skip
     assert len(spec(CHARTS["grid"]())["layer"]) == 2
     assert len(spec(CHARTS["grid without numbers"]())["layer"]) == 1
+
+
+def test_bars_keep_their_order_and_write_shares():
+    drawn = spec(CHARTS["by feature"]())["layer"][0]["encoding"]
+    assert (drawn["y"]["sort"], drawn["x"]["axis"]["format"]) == (["a.b", "c[0]"], "~f")
+    experts = spec(CHARTS["by expert"]())["layer"][0]["encoding"]
+    assert experts["x"]["axis"]["format"] == "~%"
 
 
 def test_a_task_has_one_colour_and_its_scores_differ_in_dashes():

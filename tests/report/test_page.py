@@ -22,8 +22,8 @@ from polyrank.report.sections import epochs, predictions, record, scores
 NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
 TITLES = [
     "Scorecard", "Calibration", "Ranking", "Predictions by label", "Predicted values",
-    "Estimate and truth", "Segments", "Fused score", "Training", "Gates and experts",
-    "Audit of the log", "Configuration", "Environment",
+    "Estimate and truth", "Segments", "Fused score", "Training", "First stages",
+    "Gates and experts", "Audit of the log", "Configuration", "Environment",
 ]  # fmt: skip
 
 

@@ -18,7 +18,8 @@ from polyrank.errors import ConfigError, SchemaError
 from polyrank.objective.losses import Supervision
 from polyrank.stages.priors import Moments, variances
 from polyrank.stages.stage import StageRun
-from polyrank.stages.wide import Wide, WideLearner
+from polyrank.stages.wide import Wide
+from polyrank.stages.wide_fit import WideFit
 from polyrank.train.heads import base_rates
 from polyrank.train.sources import Sources, encoded
 
@@ -63,7 +64,7 @@ def a_log(seed: int, *, weight: bool) -> tuple[pr.Schema, pl.DataFrame]:
 
 def learner_of(
     schema: pr.Schema, frame: pl.DataFrame, sampling: Sampling | None, epochs: int
-) -> tuple[Table, WideLearner]:
+) -> tuple[Table, WideFit]:
     vocab, tables = encoded(schema, Sources(frame, None, None))
     train = tables["train"]
     model = pr.Model(wide=Wide(folds=3))
@@ -73,13 +74,13 @@ def learner_of(
         rates=base_rates(train, sampling), sampling=sampling, seed=5, steps=len(train) // BATCH,
         epochs=epochs, unseen_rate=0.01, batch_size=BATCH, threads=1,
     )  # fmt: skip
-    return train, rows.learner(run)
+    return train, WideFit(rows, run)
 
 
 class Plain:
     """The rule of docs/wide.md, look-up by look-up, in float64."""
 
-    def __init__(self, learner: WideLearner, sampling: Sampling | None) -> None:
+    def __init__(self, learner: WideFit, sampling: Sampling | None) -> None:
         self.learner, self.run, self.sampling = learner, learner.run, sampling
         rows = learner.rows
         schema = self.schema = learner.run.train.schema
@@ -114,7 +115,8 @@ class Plain:
                 ids = np.concatenate(lists)
             np.add.at(count, first + ids, 1)
             extra[first] += self.run.unseen_rate * len(ids) * slot.unseen
-        return np.maximum(count + extra, 1), count > 0
+        keeps = np.array([1 - self.run.unseen_rate * slot.unseen for slot in rows.slots])
+        return np.maximum(count * keeps[self.field] + extra, 1), count > 0
 
     def look_ups(self, batch, i):
         """Return {row: [coefficient, ids]} of a row of the batch."""
@@ -272,8 +274,8 @@ def test_two_hundred_steps_are_those_of_plain_float64(case, in_torch):
             wanted = plain.step(batch)
             np.testing.assert_allclose(margin.numpy(), wanted[0], rtol=2e-3, atol=2e-3)
             np.testing.assert_allclose(x[:, column:].numpy(), wanted[1], rtol=5e-3, atol=5e-3)
-        learner.end_epoch()
-        plain.end_epoch()
+        learner.end_pass()
+        plain.end_pass()
     rows = learner.rows
     np.testing.assert_allclose(rows.effect.numpy(), plain.effect, rtol=5e-3, atol=1e-3)
     np.testing.assert_allclose(rows.prior.numpy(), plain.prior, rtol=2e-2)
@@ -298,7 +300,7 @@ TWO_IDS = pr.Schema([pr.SparseFeature("user"), pr.SparseFeature("item")], [pr.Ta
 
 def run_alone(
     schema: pr.Schema, frame: pl.DataFrame, *, epochs: int, size: int = 256, folds: int = 4
-) -> WideLearner:
+) -> WideFit:
     """Fit wide rows without a network."""
     vocab, tables = encoded(schema, Sources(frame, None, None))
     train = tables["train"]
@@ -309,12 +311,12 @@ def run_alone(
         rates=base_rates(train), sampling=None, seed=1, steps=-(-len(train) // size),
         epochs=epochs, unseen_rate=0.0, batch_size=size, threads=1,
     )  # fmt: skip
-    learner = rows.learner(run)
+    learner = WideFit(rows, run)
     x = torch.zeros(size, rows.layout.width)
     for epoch in range(epochs):
         for batch in train.batches(rows.layout, size, shuffle=True, seed=1, epoch=epoch):
             learner.step(batch, x[: len(batch)], 0)
-        learner.end_epoch()
+        learner.end_pass()
     return learner
 
 
@@ -425,7 +427,7 @@ def test_a_head_of_which_no_label_is_known_keeps_its_prior():
         for batch in learner.run.train.batches(learner.rows.layout, BATCH, epoch=epoch):
             batch.labels[:, 1] = np.nan
             learner.step(batch, x[: len(batch)], 0)
-        learner.end_epoch()
+        learner.end_pass()
     rows = learner.rows
     assert (rows.prior[:, at] == 10).all()
     assert not rows.effect[:, at].any()
@@ -464,7 +466,7 @@ def test_kept_rows_are_averaged_over_the_epochs_from_the_second_on():
         x = torch.zeros(256, layout.width)
         for batch in table.batches(layout, 256, shuffle=True, seed=1, epoch=epoch):
             learner.step(batch, x[: len(batch)], 0)
-        learner.end_epoch()
+        learner.end_pass()
         full.append(learner.tensors["state"][:, 4:5].clone())
         mean = torch.stack(full).mean(0)
         torch.testing.assert_close(learner.rows.effect, mean, rtol=1e-5, atol=1e-6)

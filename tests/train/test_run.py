@@ -73,7 +73,7 @@ def test_a_run_folder_has_what_was_promised(funnel, tmp_path):
     assert pr.Scorecard.from_json(card) == bundle.scorecard
     config = tomllib.loads((tmp_path / "run" / "config.toml").read_text())
     assert config["train"]["schedule"] == {"kind": "cosine", "warmup": 0.0}
-    assert config["features"]["item"] == {"min_count": 1}
+    assert config["features"]["item"] == {"min_count": 1, "wide": True}
     assert [line["epoch"] for line in untimed(tmp_path / "run")] == [1, 2, 3, 4, 5]
 
 
@@ -379,13 +379,14 @@ def test_a_full_disk_keeps_the_checkpoint_before(funnel, tmp_path, monkeypatch):
     assert run(funnel, out, resume=True).predict(funnel[1]).equals(straight.predict(funnel[1]))
 
 
-def test_a_process_that_is_killed_is_resumed_to_the_same_bits(funnel, tmp_path):
+@pytest.mark.parametrize("trees", ["false", "{ folds = 2, rounds = 5 }"], ids=["wide", "trees"])
+def test_a_process_that_is_killed_is_resumed_to_the_same_bits(funnel, tmp_path, trees):
     """kill -9 in the middle of an epoch, then --resume, from the command line."""
     train, valid, _ = funnel
     pl.DataFrame(train).write_parquet(tmp_path / "train.parquet")
     pl.DataFrame(valid).write_parquet(tmp_path / "valid.parquet")
     (tmp_path / "exp.toml").write_text(
-        """
+        f"""
         name = "killed"
         seed = 4
         [data]
@@ -399,8 +400,11 @@ def test_a_process_that_is_killed_is_resumed_to_the_same_bits(funnel, tmp_path):
         [[task]]
         name = "buy"
         given = "click"
+        [model]
+        wide = {{ folds = 3 }}
+        trees = {trees}
         [train]
-        epochs = 6
+        epochs = 4
         batch_size = 4
         """
     )
@@ -415,7 +419,7 @@ def test_a_process_that_is_killed_is_resumed_to_the_same_bits(funnel, tmp_path):
     end = time.monotonic() + 120  # so that a run that never logs fails instead of hanging
     while process.poll() is None and time.monotonic() < end:
         if log.is_file() and any(
-            '"epoch": 3,' in line and '"event": "step"' in line
+            '"epoch": 2,' in line and '"event": "step"' in line
             for line in log.read_text().splitlines()
         ):
             os.kill(process.pid, signal.SIGKILL)
@@ -423,12 +427,16 @@ def test_a_process_that_is_killed_is_resumed_to_the_same_bits(funnel, tmp_path):
     process.communicate()
     assert process.returncode == -signal.SIGKILL, "it must die in the middle of an epoch"
     tomllib.loads((tmp_path / "killed" / "config.toml").read_text())
-    assert position(tmp_path / "killed").epoch == 2
+    assert position(tmp_path / "killed").epoch == 1
     resumed = subprocess.run(
         [*command, "--out", "killed", "--resume"], cwd=tmp_path, capture_output=True, text=True,
         check=True,
     )  # fmt: skip
     cards = [json.loads(each.stdout)["scorecard"] for each in (straight, resumed)]
     assert cards[0] == cards[1]
-    names = [tmp_path / name / "bundle" / "weights.safetensors" for name in ("straight", "killed")]
-    assert names[0].read_bytes() == names[1].read_bytes()
+    folders = [tmp_path / name / "bundle" for name in ("straight", "killed")]
+    kept = [folder.joinpath("weights.safetensors").read_bytes() for folder in folders]
+    assert kept[0] == kept[1]
+    texts = [[file.read_text() for file in sorted(folder.rglob("*.txt"))] for folder in folders]
+    assert texts[0] == texts[1]
+    assert len(texts[0]) == (0 if trees == "false" else 2)

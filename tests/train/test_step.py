@@ -145,6 +145,14 @@ def test_an_interaction_and_dropped_fields_are_as_in_the_eager_step(kind):
 
 
 @pytest.mark.usefixtures("traced")
+@pytest.mark.parametrize("kind", TRUNKS)
+def test_margins_of_a_first_stage_are_as_in_the_eager_step(kind):
+    found = compared(TRUNKS[kind](), model={"wide": pr.Wide(folds=2)}, weighted=True, missing=True)
+    assert found["model.head.click.output.weight"].any()
+    assert found["model.first.stage.wide.effect"].any()
+
+
+@pytest.mark.usefixtures("traced")
 def test_decoupled_decay_is_that_of_the_eager_step():
     options = {"dense": pr.AdamW(weight_decay=0.5), "balance": pr.Uncertainty()}
     eager, graph = (

@@ -38,7 +38,7 @@ class Sum(Balance):
         tensor(4.)
     """
 
-    normalize: bool | Literal["rows"] = True
+    normalize: bool | Literal["rows"] = "rows"
 
     def __post_init__(self) -> None:
         if self.normalize not in (True, False, "rows"):

@@ -171,6 +171,24 @@ class DenseEncoding:
         rows[absent] = 0
         return rows
 
+    def named(self, rows: np.ndarray) -> list[str]:
+        """Return what some table rows stand for: intervals of `bins`, or values.
+
+        Example:
+            >>> DenseEncoding("bins", edges=(0.5, 2.0)).named(np.array([0, 1, 2, 3]))
+            ['missing', '(−∞, 0.5]', '(0.5, 2]', '(2, ∞)']
+            >>> DenseEncoding("values", edges=(0.5,), missing=True).named(np.array([0, 1, 2]))
+            ['any other', '0.5', 'missing']
+        """
+        edges = [str(each).removesuffix(".0") for each in np.array(self.edges, dtype=np.float32)]
+        if self.kind == "values":
+            names = ["any other", *edges, "missing"]
+        else:
+            ends = [f"{edge}]" for edge in edges] + ["∞)"]
+            names = ["missing"]
+            names += [f"({low}, {end}" for low, end in zip(["−∞", *edges], ends, strict=True)]
+        return [names[row] for row in rows]
+
 
 @dataclass(frozen=True)
 class DenseEncodings:
@@ -309,8 +327,8 @@ class DenseFeature(NumberFeature):
     graph: ClassVar[str | None] = "polyrank.serve.export.features:DenseGraph"
     state: ClassVar[type | None] = DenseEncodings
 
-    encoding: Encoding | Sequence[Encoding] = "bins"
-    bins: int | Literal["auto"] = 32
+    encoding: Encoding | Sequence[Encoding] = ("piecewise_linear", "bins", "values")
+    bins: int | Literal["auto"] = AUTO
     embed_dim: int | None = None
     min_count: int = 20
     _: KW_ONLY
@@ -396,6 +414,9 @@ class DenseCodec(NumberCodec):
             slot: each.ids(values) if each.looked_up else each.apply(values)
             for slot, each in self.encodings.items()
         }
+
+    def named(self, slot: str, rows: np.ndarray) -> list[str]:
+        return self.encodings[slot].named(rows)
 
     def ordered(self, columns: np.ndarray) -> np.ndarray:
         # Parts of a piecewise linear encoding grow with the number, so their sum orders as it does.

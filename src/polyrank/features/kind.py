@@ -221,6 +221,10 @@ class Codec(ABC):
             int32 (N,) of ids, a Bag of N lists, or float32 (N, columns)
         """
 
+    def named(self, slot: str, rows: np.ndarray) -> list[str]:
+        """Return what some rows of a slot's table stand for, as a person would write it."""
+        return [f"row {row}" for row in rows]
+
     def raw(self, column: pl.Series) -> np.ndarray | Bag:
         """Return a column as `model-with-vocabulary.onnx` takes it."""
         return self.read(column).values

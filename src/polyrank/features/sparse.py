@@ -183,6 +183,9 @@ class IdCodec(Codec):
     def place(self, values: Any) -> Mapping[str, np.ndarray | Bag]:
         return {self.feature.name: values}
 
+    def named(self, slot: str, rows: np.ndarray) -> list[str]:
+        return self.vocabulary.named(rows)
+
     def raw(self, column: pl.Series) -> np.ndarray | Bag:
         """Return the ids themselves, in the type of the vocabulary.
 

@@ -106,6 +106,27 @@ class Vocabulary:
             return self._texts_found(values)
         return self._integers_found(values) if self.dtype in ("int", "identity") else None
 
+    def named(self, rows: np.ndarray) -> list[str]:
+        """Return what some rows stand for: ids, or the buckets of a hashed table.
+
+        Example:
+            >>> Vocabulary("int", pl.Series([70, None])).named(np.array([1, 2, 0]))
+            ['70', 'null', 'unseen or rare']
+            >>> Vocabulary("hash", size=9).named(np.array([3, 0]))
+            ['bucket 2', 'null']
+            >>> Vocabulary("identity", size=9).named(np.array([3, 0]))
+            ['3', '0 or unseen']
+        """
+        if self.dtype == "hash":
+            return [f"bucket {row - 1}" if row else "null" for row in rows]
+        if self.dtype == "identity":
+            return [str(row) if row else "0 or unseen" for row in rows]
+        found = self.values.gather(np.maximum(rows, 1) - 1) if len(self.values) else rows
+        return [
+            "unseen or rare" if not row else "null" if value is None else str(value)
+            for row, value in zip(rows, found, strict=True)
+        ]
+
     def to_frame(self) -> pl.DataFrame:
         """Return columns row, value and count; row 0 has none of these and is left out."""
         rows = pl.Series("row", np.arange(1, len(self.values) + 1, dtype=np.int32))

@@ -36,7 +36,10 @@ TRUNKS: Registry[type[Trunk]] = Registry(
 )
 INTERACTIONS: Registry[type[Interaction]] = Registry("interaction", {"cross": Cross})
 
-STAGES: tuple[type[Stage], ...] = (Wide, Trees)
+STAGES: tuple[type[Stage], ...] = (Wide, Trees)  # each has a key of its own
+FIRST_STAGES: Registry[type[Stage]] = Registry("first_stage", {})  # all others
+# What the names of other weights begin with.
+_WEIGHTS = ("embed", "interaction", "trunk", "head", "first")
 
 
 class BuildsTrunk(Protocol):
@@ -62,11 +65,12 @@ class Model:
         field_dropout: probability that a row is learned from without a feature, for each feature.
         wide: wide rows under the network, or False; see docs/wide.md.
         trees: boosted trees under the network, or False.
+        stages: further first stages under the network, of plugins; see docs/plugins.md.
         entire_space: supervise every conditional event on all rows, and refuse a schema that
             says otherwise; set by `ESMM`.
 
     Raises:
-        ConfigError: a wrong value, or an interaction that is not registered.
+        ConfigError: a wrong value, or an interaction or a stage that is not registered.
 
     Example:
         >>> Model(trunk=MMoE(experts=4), tower=[16, 8]).tower
@@ -75,15 +79,16 @@ class Model:
         True
     """
 
-    trunk: BuildsTrunk = field(default_factory=MMoE)
-    interaction: Interaction | None = None
-    tower: Sequence[int] | Mapping[str, Sequence[int]] = (16, 8)
+    trunk: BuildsTrunk = field(default_factory=lambda: SharedBottom(hidden=(128,)))
+    interaction: Interaction | None = field(default_factory=Cross)
+    tower: Sequence[int] | Mapping[str, Sequence[int]] = (64,)
     embed_dim: int = 16
     norm: Norm = "none"
-    dropout: float = 0.1
-    field_dropout: float = 0.0
-    wide: Wide | Literal[False] = False
+    dropout: float = 0.2
+    field_dropout: float = 0.2
+    wide: Wide | Literal[False] = field(default_factory=Wide)
     trees: Trees | Literal[False] = False
+    stages: Sequence[Stage] = ()
     entire_space: bool = False
 
     def __post_init__(self) -> None:
@@ -101,16 +106,18 @@ class Model:
             if given is not False and not isinstance(given, kind):
                 shown = kind.__name__
                 raise ConfigError(f"model: {kind.name} must be {shown}(…) or False, got {given!r}")
+        object.__setattr__(self, "stages", _checked_stages(self.stages))
 
     @property
-    def stages(self) -> tuple[Stage, ...]:
-        """The specs of its first stages."""
-        return tuple(each for kind in STAGES if (each := getattr(self, kind.name)))
+    def first_stages(self) -> tuple[Stage, ...]:
+        """The specs of all its first stages."""
+        own = (each for kind in STAGES if (each := getattr(self, kind.name)))
+        return (*own, *self.stages)
 
     @property
     def numbers(self) -> bool:
         """Whether a first stage reads the raw numbers of a Table."""
-        return any(each.numbers for each in self.stages)
+        return any(each.numbers for each in self.first_stages)
 
     def supervised(self, schema: Schema) -> Schema:
         """Return the schema with every space named: this model's where a task leaves it out.
@@ -146,7 +153,7 @@ class Model:
         """Return where each feature lies in x."""
         tables = schema.tables.items()
         widths = {table: owner.width(table) or self.embed_dim for table, owner in tables}
-        return Layout(schema, vocab, widths, {s.name: s.reads(schema) for s in self.stages})
+        return Layout(schema, vocab, widths, {s.name: s.reads(schema) for s in self.first_stages})
 
     def build(self, layout: Layout) -> Ranker:
         """Return the network, with weights drawn from torch's generator."""
@@ -159,7 +166,7 @@ class Model:
         trunk = self._trunk().build(layout, tasks)
         head = build_heads(trunk, layout, towers, norm=self.norm, dropout=self.dropout)
         dropped = FieldDropout(layout, self.field_dropout) if self.field_dropout else None
-        first = FirstStages.of(self.stages, layout)
+        first = FirstStages.of(self.first_stages, layout)
         return Ranker(
             layout, embed, trunk, head, first=first, interaction=interaction, field_dropout=dropped
         )
@@ -170,25 +177,30 @@ class Model:
         table["trunk"] = spec.chosen(TRUNKS, self.trunk)
         found = self.interaction
         table["interaction"] = False if found is None else spec.chosen(INTERACTIONS, found)
+        table["stages"] = [spec.chosen(FIRST_STAGES, each) for each in self.stages]
         return table
 
     @classmethod
     def from_table(cls, table: Mapping[str, Any], trunk: BuildsTrunk | None = None) -> Model:
         """Read what `to_table` wrote; `trunk` replaces an unregistered one."""
         spec.check_keys(table, [each.name for each in fields(cls)], "model")
-        found = table.get("trunk", {"kind": "mmoe"})
+        found = table.get("trunk")
         own = found.get("class") if isinstance(found, Mapping) else None
         if own is None and trunk is not None:
-            raise ConfigError(f"the model's trunk is {found!r}: leave trunk out")
+            shown = "the default one" if found is None else repr(found)
+            raise ConfigError(f"the model's trunk is {shown}: leave trunk out")
         if own is not None and trunk is None:
             raise ConfigError(
                 f"the model's trunk is {own!r}, which polyrank does not have: "
                 f"load it with trunk={own}(…)"
             )
-        trunk = trunk or spec.choose(TRUNKS, found, "model.trunk")
-        axes: dict[str, Any] = {"trunk": trunk}
+        axes: dict[str, Any] = {}
+        if "trunk" in table:
+            axes["trunk"] = trunk or spec.choose(TRUNKS, found, "model.trunk")
         if "interaction" in table:
             axes["interaction"] = _interaction(table["interaction"])
+        if "stages" in table:
+            axes["stages"] = _stages(table["stages"])
         for kind in STAGES:
             if isinstance(given := table.get(kind.name), Mapping):
                 axes[kind.name] = spec.from_table(kind, given, f"model.{kind.name}")
@@ -215,18 +227,67 @@ def _interaction(found: object) -> Interaction | None:
 
 
 def _check_interaction(found: object) -> None:
-    """Refuse what no file could name: its bundle could not be loaded."""
     if found is None:
         return
     if not isinstance(found, Interaction):
         raise ConfigError(
             f"model: interaction must be an Interaction such as Cross(), or None, got {found!r}"
         )
-    if type(found) not in INTERACTIONS.values():
-        name = type(found).__name__
+    _check_registered(found, INTERACTIONS)
+
+
+def _stages(found: object) -> tuple[Stage, ...]:
+    """Read what a file says: a list of tables with a kind each."""
+    if not isinstance(found, list | tuple):
         raise ConfigError(
-            f"model: interaction {name} is not registered, so a bundle could not name it: call "
-            f'polyrank.register("interaction", "{name.lower()}", {name}) first'
+            f"model.stages: expected a list of tables with a kind each, got {found!r}"
+        )
+    for at, each in enumerate(found):
+        kind = each.get("kind") if isinstance(each, Mapping) else None
+        if kind in [own.name for own in STAGES]:
+            raise ConfigError(
+                f"model.stages[{at}]: {kind!r} has a key of its own in [model]: {kind} = {{ … }}"
+            )
+    return tuple(
+        spec.choose(FIRST_STAGES, each, f"model.stages[{at}]") for at, each in enumerate(found)
+    )
+
+
+def _checked_stages(found: object) -> tuple[Stage, ...]:
+    """Return the stages of plugins, each under a name of its own."""
+    if not isinstance(found, list | tuple):
+        raise ConfigError(f"model: stages must be a list of first stages, got {found!r}")
+    taken = [*_WEIGHTS, *(own.name for own in STAGES)]
+    for each in found:
+        if not isinstance(each, Stage):
+            raise ConfigError(f"model: stages must be a list of first stages, got {each!r} in it")
+        kind = type(each).__name__
+        if isinstance(each, STAGES):
+            raise ConfigError(
+                f"model: {kind} is no part of stages: write Model({each.name}={kind}(…))"
+            )
+        _check_registered(each, FIRST_STAGES)
+        if not each.name.isidentifier():
+            raise ConfigError(
+                f"model: the name of first stage {kind} must be an identifier, since the names of "
+                f"its weights begin with it, got {each.name!r}"
+            )
+        if each.name in taken:
+            raise ConfigError(
+                f"model: the name {each.name!r} of first stage {kind} is taken (taken: "
+                f"{', '.join(map(repr, taken))}): choose another, and give each stage only once"
+            )
+        taken.append(each.name)
+    return tuple(found)
+
+
+def _check_registered(found: object, registry: Registry[Any]) -> None:
+    """Refuse what no file could name: its bundle could not be loaded."""
+    if type(found) not in registry.values():
+        axis, name = registry.axis, type(found).__name__
+        raise ConfigError(
+            f"model: {axis.replace('_', ' ')} {name} is not registered, so a bundle could not name "
+            f'it: call polyrank.register("{axis}", "{name.lower()}", {name}) first'
         )
 
 

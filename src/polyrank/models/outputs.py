@@ -82,6 +82,24 @@ def logits_of(
     return found
 
 
+def margins_of(ranker: Ranker, table: Table, device: str = "cpu") -> dict[str, Tensor]:
+    """Return the margins that first stages add on every row, by head, each (N,); none without."""
+    first = ranker.first
+    if first is None:
+        return {}
+    if not table.given:
+        table = ranker.told(table)
+    found = torch.empty(len(table), len(first.heads))
+    with torch.inference_mode():
+        start = 0
+        for batch in table.batches(ranker.layout, CHUNK_ROWS):
+            tensors = Tensors.of(batch, device)
+            margin, _ = first(tensors.ids, tensors.bags, tensors.given)
+            found[start : start + len(batch)] = margin
+            start += len(batch)
+    return dict(zip(first.heads, found.unbind(1), strict=True))
+
+
 def inputs(ranker: Ranker, batch: Batch, device: str) -> Inputs:
     """Return what the network takes of a batch, as it is served."""
     found = Tensors.of(batch, device)

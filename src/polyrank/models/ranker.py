@@ -119,7 +119,8 @@ class Ranker(nn.Module):
         if self.first is not None:
             assert margin is not None
             for at, name in enumerate(self.first.heads):
-                logits[name] = logits[name] + margin[:, at]
+                share = 1.0 if self.training else self.first.share[at]
+                logits[name] = margin[:, at] + share * logits[name]
         penalties = self.trunk.penalties(logits) if isinstance(self.trunk, TrunkModule) else {}
         return Scores(logits, penalties)
 

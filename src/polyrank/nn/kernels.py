@@ -46,7 +46,7 @@ def threads(count: int) -> Iterator[None]:
         set_num_threads(before)
 
 
-def _compiled(**options: Any) -> Callable[[Callable], Any]:
+def compiled(**options: Any) -> Callable[[Callable], Any]:
     """Compile on first call, and keep the result on disk where a folder for it can be written."""
     # Dividing by 0 gives inf, as in torch; a check of each division would forbid whole vectors.
     kept: dict[str, Any] = {"nogil": True, "error_model": "numpy", **options}
@@ -107,10 +107,10 @@ def _prefetch(_: Any, array: Any, row: Any) -> Any:
     return types.void(array, row), generate
 
 
-_ask_for: Any = intrinsic(_prefetch)
+ask_for: Any = intrinsic(_prefetch)
 
 
-@_compiled(parallel=True)
+@compiled(parallel=True)
 def look_up(ids, bag_ids, bag_starts, lookups, weight, out, threads, width):
     """Write the embeddings of a pack into its columns of x; return how many ids are no rows.
 
@@ -133,7 +133,7 @@ def look_up(ids, bag_ids, bag_starts, lookups, weight, out, threads, width):
             if pooling == ONE:
                 for b in range(low, high):
                     if b + AHEAD < high:
-                        _ask_for(weight, ids[source, b + AHEAD])
+                        ask_for(weight, ids[source, b + AHEAD])
                     row = ids[source, b]
                     if row < 0 or row >= rows:
                         wrong[thread] += 1
@@ -160,7 +160,7 @@ def look_up(ids, bag_ids, bag_starts, lookups, weight, out, threads, width):
     return wrong.sum()
 
 
-@_compiled()
+@compiled()
 def _place(row, slot, touched, count):
     """Return where the sum of a row lies: `count`, the next place, where the row is new."""
     s = slot[row]
@@ -171,7 +171,7 @@ def _place(row, slot, touched, count):
     return s
 
 
-@_compiled()
+@compiled()
 def _summed(
     ids, bag_ids, bag_starts, lookups, first, last, gradient, slot, touched, touches, sums, width
 ):  # fmt: skip
@@ -186,7 +186,7 @@ def _summed(
         if pooling == ONE:
             for b in range(size):
                 if b + AHEAD < size:
-                    _ask_for(slot, ids[source, b + AHEAD])
+                    ask_for(slot, ids[source, b + AHEAD])
                 s = _place(ids[source, b], slot, touched, count)
                 if s == count:
                     count += 1
@@ -218,7 +218,7 @@ def _summed(
     return count
 
 
-@_compiled(parallel=True)
+@compiled(parallel=True)
 def update(
     ids, bag_ids, bag_starts, lookups, starts, order, first_rows,
     gradient, slot, touched, touches, sums, weight, first, second, rule, numbers, every_row,
@@ -261,12 +261,12 @@ def update(
             for s in range(count):
                 if s + AHEAD < count:
                     row = rows[s + AHEAD]
-                    _ask_for(slot, row)
-                    _ask_for(weight, row)
-                    _ask_for(first, row)
-                    _ask_for(second, row)
+                    ask_for(slot, row)
+                    ask_for(weight, row)
+                    ask_for(first, row)
+                    ask_for(second, row)
                     if by_count:
-                        _ask_for(counts, row)
+                        ask_for(counts, row)
                 row = rows[s]
                 slot[row] = -1
                 keep, pull = np.float32(1), numbers[0]
@@ -279,7 +279,7 @@ def update(
 # `keep` is what decay leaves of the row, `pull` the coefficient of what is left in the gradient.
 
 
-@_compiled()
+@compiled()
 def _step(weight, first, second, row, sums, s, rule, numbers, keep, pull, width):
     if rule == ADAM:
         _adam(weight, first, second, row, sums, s, numbers, keep, pull, width)
@@ -291,7 +291,7 @@ def _step(weight, first, second, row, sums, s, rule, numbers, keep, pull, width)
         _sgd(weight, row, sums, s, numbers, keep, pull, width)
 
 
-@_compiled()
+@compiled()
 def _adam(weight, m, v, row, sums, s, numbers, keep, pull, width):
     add1, keep2, add2 = numbers[1], numbers[2], numbers[3]
     size, correction, eps = numbers[4], numbers[5], numbers[6]
@@ -304,7 +304,7 @@ def _adam(weight, m, v, row, sums, s, numbers, keep, pull, width):
         weight[row, c] = w - size * first / (np.sqrt(second) * correction + eps)
 
 
-@_compiled()
+@compiled()
 def _adagrad(weight, total, row, sums, s, numbers, keep, pull, width):
     lr, eps = numbers[1], numbers[2]
     for c in range(_columns(width)):
@@ -315,7 +315,7 @@ def _adagrad(weight, total, row, sums, s, numbers, keep, pull, width):
         weight[row, c] = w - lr * g / (np.sqrt(squares) + eps)
 
 
-@_compiled(fastmath={"reassoc"})  # a sum in the order of rows would be one column at a time
+@compiled(fastmath={"reassoc"})  # a sum in the order of rows would be one column at a time
 def _rowwise_adagrad(weight, total, row, sums, s, numbers, keep, pull, width):
     lr, eps = numbers[1], numbers[2]
     columns = _columns(width)
@@ -331,7 +331,7 @@ def _rowwise_adagrad(weight, total, row, sums, s, numbers, keep, pull, width):
         weight[row, c] = w - size * (sums[s, c] + pull * w)
 
 
-@_compiled()
+@compiled()
 def _sgd(weight, row, sums, s, numbers, keep, pull, width):
     lr = numbers[1]
     for c in range(_columns(width)):

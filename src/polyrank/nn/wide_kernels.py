@@ -17,10 +17,53 @@ from math import exp
 import numpy as np
 from numba import prange
 
-from polyrank.nn.kernels import LAST, MEAN, ONE
-from polyrank.nn.kernels import _compiled as compiled
+from polyrank.nn.kernels import AHEAD, LAST, MEAN, ONE, ask_for, compiled
 
 LOGISTIC, GAUSSIAN = range(2)  # likelihoods that have a curvature
+
+
+@compiled(parallel=True)
+def read_own(
+    ids, bag_ids, bag_starts, slots, effect, bias, folds, out, column, scale, margin, threads
+):  # fmt: skip
+    """Write what the tables of each row's own fold say of it; see `read` for the arguments.
+
+    Shape:
+        effect: float32 (R, Q·T) · bias: float32 (Q·T,)
+    """
+    size, heads = margin.shape
+    share = (size + threads - 1) // threads
+    for thread in prange(threads):
+        low_row, high_row = thread * share, min(size, (thread + 1) * share)
+        for b in range(low_row, high_row):
+            first = folds[b] * heads
+            for t in range(heads):
+                margin[b, t] = bias[first + t]
+        for k in range(slots.shape[0]):
+            source, pooling, shift = slots[k]
+            place = column + k * heads
+            for b in range(low_row, high_row):
+                first = folds[b] * heads
+                if pooling == ONE:
+                    if b + AHEAD < high_row:
+                        ask_for(effect, ids[source, b + AHEAD] + shift)
+                    row = ids[source, b] + shift
+                    for t in range(heads):
+                        w = effect[row, first + t]
+                        margin[b, t] += w
+                        out[b, place + t] = scale * w
+                    continue
+                low, high = bag_starts[source, b], bag_starts[source, b + 1]
+                if pooling == LAST:
+                    low = max(low, high - 1)
+                for t in range(heads):
+                    w = np.float32(0)
+                    for i in range(low, high):
+                        w += effect[bag_ids[i] + shift, first + t]
+                    if pooling == MEAN and high > low:
+                        w /= np.float32(high - low)
+                    margin[b, t] += w
+                    out[b, place + t] = scale * w
 
 
 @compiled(parallel=True)

@@ -535,20 +535,85 @@ def by_expert(
 
     The reference, what each would be if all were alike, is a mark across the bar.
     """
-    frame = pl.DataFrame({"name": list(names), "share": list(map(float, values))})
-    y = alt.Y("name:N", title="expert", sort=list(names)).axis(labelLimit=110, ticks=False)
-    x = alt.X("share:Q", title=title).axis(format="~%", tickCount=5, labelOverlap="greedy")
-    bars = alt.Chart(frame).mark_bar(color=BLUE, height=14).encode(
-        x=x, y=y, tooltip=["name:N", tip("share", title, ".2%")]
-    )  # fmt: skip
+    bars = _named_bars(values, names, ("expert", title), "%", BLUE)
     height = max(26 * len(names), 40)
     if reference is None:
         return finished(bars, height=height)
-    even = pl.DataFrame({"name": list(names), "share": list(map(float, reference))})
+    even = pl.DataFrame({"name": list(names), "value": list(map(float, reference))})
     marks = alt.Chart(even).mark_tick(color="currentColor", thickness=2, size=20).encode(
-        x=x, y=y, tooltip=["name:N", tip("share", "if all were used alike", ".2%")]
+        x=bars.encoding.x, y=bars.encoding.y,
+        tooltip=["name:N", tip("value", "if all were used alike", ".2%")],
     )  # fmt: skip
     return finished(bars, marks, height=height)
+
+
+def by_feature(
+    values: Mapping[str, float], title: str, *, hue: str, shares: bool = False
+) -> alt.LayerChart:
+    """Return a bar a feature, or a field of one; shares are written as such."""
+    form = "%" if shares else "f"
+    bars = _named_bars(list(values.values()), list(values), ("feature", title), form, hue)
+    return finished(bars, height=max(20 * len(values), 40))
+
+
+def _named_bars(
+    values: Sequence[float], names: Sequence[str], titles: tuple[str, str], form: str, hue: str
+) -> alt.Chart:
+    """Return a bar a name, in the order given; the titles are those of the y and the x axis."""
+    frame = pl.DataFrame({"name": list(names), "value": list(map(float, values))})
+    y = alt.Y("name:N", title=titles[0], sort=list(names)).axis(labelLimit=110, ticks=False)
+    x = alt.X("value:Q", title=titles[1]).axis(
+        format=f"~{form}", tickCount=5, labelOverlap="greedy"
+    )  # fmt: skip
+    bars = alt.Chart(frame).mark_bar(color=hue, height=14)
+    tips = ["name:N", tip("value", titles[1], ".2%" if form == "%" else f".4{form}")]
+    return bars.encode(x=x, y=y, tooltip=tips)
+
+
+def shrinkage(
+    curves: pl.DataFrame, deciles: pl.DataFrame, drawn: Mapping[str, Style]
+) -> alt.LayerChart:
+    """Return how much of what its rows say is kept of an id's effect, by what they tell.
+
+    Both have the columns `field`, `information`, `kept`: the curves many points, and the deciles
+    one for each tenth of the ids.
+    """
+    low, high = (float(f(curves["information"])) for f in (min, max))
+    x = x_axis("information", "information of an id", (low, high), logarithmic=True)
+    y = y_axis("kept", "share that is kept", (0.0, 1.0))
+    series = lines("field", drawn)
+    paths = alt.Chart(curves).mark_line(strokeWidth=1.5).encode(x=x, y=y, **series)
+    points = alt.Chart(deciles).mark_point(filled=True, size=34, opacity=1).encode(
+        x=x, y=y, color=series["color"],
+        tooltip=[
+            "field:N", tip("tenths", "share of the ids below", ".0%"),
+            tip("information", "information", ".3~g"), tip("kept", "kept", ".1%"),
+        ],
+    )  # fmt: skip
+    return finished(paths, points)
+
+
+def spreads(quantiles: pl.DataFrame, title: str, colours: Mapping[str, str]) -> alt.LayerChart:
+    """Return the middle 90 % and 50 % of values, and their median, a line a name.
+
+    The columns are `name`, the keys of `colours`, and `low`, `first`, `middle`, `third`, `high`.
+    """
+    y = alt.Y("name:N", title=None, sort=list(colours)).axis(labelLimit=170, ticks=False)
+    paint = alt.Color("name:N", legend=None).scale(
+        domain=list(colours), range=list(colours.values())
+    )
+    parts = {"low": "5 %", "first": "25 %", "middle": "50 %", "third": "75 %", "high": "95 %"}
+    tips = ["name:N", *(tip(field, share, ".3~f") for field, share in parts.items())]
+    base = alt.Chart(quantiles).encode(y=y, tooltip=tips)
+    x = alt.X("low:Q", title=title).axis(tickCount=5, format="~r", labelOverlap="greedy")
+    whiskers = base.mark_rule(strokeWidth=2).encode(x=x, x2="high:Q", color=paint)
+    boxes = base.mark_bar(height=12).encode(
+        x=alt.X("first:Q", title=title), x2="third:Q", color=paint
+    )
+    middles = base.mark_tick(color="currentColor", thickness=2, size=18).encode(
+        x=alt.X("middle:Q", title=title)
+    )
+    return finished(whiskers, boxes, middles, height=max(28 * len(colours), 40))
 
 
 def entropies(values: pl.DataFrame, best: int | None, colours: Mapping[str, str]) -> alt.LayerChart:

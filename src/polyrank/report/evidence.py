@@ -23,6 +23,7 @@ from polyrank.metrics.scorecard import Scorecard
 from polyrank.metrics.segments import columns_needed, dimensions, score_segments
 from polyrank.metrics.undefined import Undefined
 from polyrank.models.expert_use import ExpertUse, experts_of
+from polyrank.report.first_stages import FirstStagesUse, first_stages, with_changes
 from polyrank.schema import Schema
 from polyrank.terms import ALL, population_label, populations
 
@@ -67,6 +68,7 @@ class Evidence:
     notes: tuple[str, ...] = ()  # what a reviewer should know of the figures, a sentence each
     trained: datetime | None = None  # when the bundle was written
     calibrators: Mapping[str, Calibrator] = field(default_factory=dict)  # by task
+    first: FirstStagesUse | None = None  # None where the model has no first stage
     experts: tuple[ExpertUse, ...] = ()  # a level each; empty where no gate mixes
     segments: Mapping[str, pl.DataFrame] = field(default_factory=dict)  # by joint score
     # By the name whose weight in the fused score is swept: that weight, then the metric of one
@@ -110,6 +112,7 @@ def gather(
         unaudited=None if audit is not None else unaudited,
         trained=trained,
         calibrators=bundle.calibrators,
+        first=first_stages(bundle),
         audit=audit,
         environment=environment(),
     )
@@ -123,6 +126,7 @@ def _with_rows(about: Evidence, bundle: Bundle, rows: Any, split: str | None) ->
     # The scorecard's own rows are read as it read them: where they were sampled, weighted.
     own = "rows" if about.scorecard is None else about.scorecard.split
     table = bundle.encode(frame, split=split or own, carried=carried)
+    table = bundle.ranker.told(table)  # once: trees take their time
     logits = bundle.logits(table)
     predictions = bundle.columns(table, logits)
     mapped = any(each.map is not None for each in bundle.calibrators.values())
@@ -131,6 +135,7 @@ def _with_rows(about: Evidence, bundle: Bundle, rows: Any, split: str | None) ->
     fresh = split is not None or about.scorecard is None
     card = bundle.score_labelled(table, split or own) if fresh else about.scorecard
     assert card is not None
+    first = about.first
     trade_offs, untraded = _trade_offs(bundle, table, predictions)
     return replace(
         about,
@@ -138,6 +143,7 @@ def _with_rows(about: Evidence, bundle: Bundle, rows: Any, split: str | None) ->
         rows=scored,
         missing=None,
         notes=(*(() if fresh else differences(card, scored)), *untraded),
+        first=None if first is None else with_changes(first, bundle, table, logits),
         experts=experts_of(bundle.ranker, table),
         segments=_segments(bundle, table, predictions),
         trade_offs=trade_offs,

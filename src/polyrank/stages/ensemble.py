@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from polyrank.errors import BundleError
-from polyrank.nn.kernels import _compiled
+from polyrank.nn.kernels import compiled
 
 VERSION = "v4"  # of LightGBM's text: what every LightGBM since 4.0 writes
 ZERO = np.float32(1e-35)  # LightGBM reads a number of at most this size as 0
@@ -216,7 +216,7 @@ def _children(own: np.ndarray, nodes: int, leaves: int) -> np.ndarray:
     return np.where(own >= 0, own + nodes, own - leaves).astype(np.int32)
 
 
-@_compiled()
+@compiled()
 def _add(
     matrix, roots, columns, thresholds, missing_left, left, right, first, words, sets, leaves, out
 ):

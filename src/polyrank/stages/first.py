@@ -26,6 +26,7 @@ class FirstStages(nn.Module):
     """Fitted first stages; of each head, the margin of one is added and the others are read."""
 
     added: Tensor  # (stages, T): 1 where a stage's margin is added to a head
+    share: Tensor  # (T,): of the network's answer that is added to the margin when serving
 
     def __init__(self, stage: Mapping[str, StageModule], tasks: Sequence[str]) -> None:
         super().__init__()
@@ -41,13 +42,14 @@ class FirstStages(nn.Module):
             row[places] = 1
         first = added.cumsum(0) == 1  # until told otherwise, the first stage that has the head
         self.register_buffer("added", added * first)
+        self.register_buffer("share", torch.ones(len(self.heads)))
 
     @classmethod
     def of(cls, stages: Sequence[Stage], layout: Layout) -> FirstStages | None:
-        """Build the stages of a layout; None where no head has a margin."""
+        """Build the stages of a layout; None where nothing is added and nothing read."""
         built = {each.name: each.build(layout) for each in stages}
         found = cls(built, [task.name for task in layout.schema.tasks])
-        return found if found.heads else None
+        return found if found.heads or any(layout.reads.values()) else None
 
     def forward(
         self, ids: Tensor, bags: tuple[TensorBag, ...], given: Mapping[str, Tensor]
@@ -79,7 +81,7 @@ class FirstStages(nn.Module):
         places = list(self.places.values())
         if len(margins) == 1 and len(places[0]) == len(self.heads):
             return margins[0]
-        none = torch.zeros_like(margins[0][:, :1])
+        none = margins[0].new_zeros(margins[0].shape[0], 1)
         of_heads = []
         for added, own, each in zip(self.added, places, margins, strict=True):
             columns = [own.index(at) if at in own else len(own) for at in range(len(self.heads))]
@@ -101,8 +103,8 @@ class FirstStages(nn.Module):
             self.stage[name].load_files(table, files)
 
     def named_weights(self) -> dict[str, Tensor]:
-        """Return the weights of the stages, each under its name, and which one is added."""
-        found = {
+        """Return the weights of the stages, each under its name, and what is added of each."""
+        found = {"first.share": self.share} | {
             f"{name}.{key}": weight
             for name, each in self.stage.items()
             for key, weight in each.named_weights().items()

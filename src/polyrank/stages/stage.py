@@ -19,18 +19,23 @@ from torch import Tensor, nn
 
 from polyrank.data.sampling import Sampling
 from polyrank.data.table import Batch, Table
+from polyrank.data.vocab import Vocab
 from polyrank.layout import Layout
 from polyrank.nn.embed import TensorBag
 from polyrank.objective.likelihood import Likelihood
 from polyrank.schema import Schema, Task
+from polyrank.stages.effects import FieldEffects
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stage(ABC):
     """Base of the specs of first stages.
 
+    Another package adds one by `polyrank.register("first_stage", kind, cls)`.
+
     Attributes:
-        name: its key in the `[model]` table.
+        name: an identifier that no other first stage of a model has. Its weights, its state and its
+            columns of x go by it; for polyrank's own it is the key in the `[model]` table too.
     """
 
     name: ClassVar[str]
@@ -141,6 +146,14 @@ class StageModule(nn.Module, ABC):
 
     def named_weights(self) -> dict[str, Tensor]:
         """Return views of its weights by their lasting names."""
+        return {}
+
+    def effects(self, vocab: Vocab, most: int) -> tuple[FieldEffects, ...]:
+        """Return what it says of ids, by field and head, with up to `most` effects of each."""
+        return ()
+
+    def importance(self) -> Mapping[str, Mapping[str, float]]:
+        """Return each feature's share in a head's margin, the largest first, where it knows."""
         return {}
 
 

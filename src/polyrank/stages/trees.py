@@ -313,6 +313,9 @@ class TreesModule(StageModule):
     def load_files(self, table: Mapping[str, Any], files: Mapping[str, str]) -> None:
         self.boosters = Boosters.read(table, files)
 
+    def importance(self) -> Mapping[str, Mapping[str, float]]:
+        return {} if self.boosters is None else self.boosters.importance()
+
 
 class TreesLearner(StageLearner):
     """Fits the boosters before the first step; then the margins of the training rows are known."""

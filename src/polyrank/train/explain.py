@@ -110,7 +110,7 @@ def explain(
     weights = 4 * sum(parameters.values())
     memory = {f"{split} rows": _bytes(table) for split, table in tables.items()}
     memory |= {"parameters and the best ones": 2 * weights, "optimiser state": 2 * weights}
-    memory |= {f"first stage: {s.name}": s.memory(schema, vocab.rows) for s in model.stages}
+    memory |= {f"first stage: {s.name}": s.memory(schema, vocab.rows) for s in model.first_stages}
     return RunPlan(
         schema=schema,
         rows={split: len(table) for split, table in tables.items()},

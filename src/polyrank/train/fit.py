@@ -36,7 +36,7 @@ from polyrank.schema import Schema
 from polyrank.terms import own_terms, populations
 from polyrank.train.heads import calibrators, start
 from polyrank.train.loop import Trainer
-from polyrank.train.optim import Adam, Constant, EmbeddingOptimizer, LazyAdam, Schedule
+from polyrank.train.optim import Adam, EmbeddingOptimizer, LazyAdam, Linear, Schedule
 from polyrank.train.progress import Observer, Profile, progress_bar
 from polyrank.train.run import run_folder
 from polyrank.train.sources import Sources, encoded, fingerprint
@@ -57,14 +57,14 @@ def fit(
     orphans: Orphans = "error",
     sampling: Sampling | None = None,
     seed: int = 0,
-    epochs: int = 5,
+    epochs: int = 8,
     batch_size: int = 1024,
     lr: float = 3e-3,
     embeddings: EmbeddingOptimizer = LazyAdam(),  # noqa: B008 (frozen)
     dense: Adam = Adam(),  # noqa: B008 (frozen)
     balance: Balance = Sum(),  # noqa: B008 (frozen)
     stop: Stop | None = None,
-    schedule: Schedule = Constant(),  # noqa: B008 (frozen)
+    schedule: Schedule = Linear(),  # noqa: B008 (frozen)
     threads: int = 1,
     device: str = "cpu",
     unseen_rate: float = 0.001,
@@ -318,7 +318,7 @@ def check_run(
 ) -> None:
     """Refuse options that contradict each other, before a row is read."""
     model.check(schema)
-    for stage in model.stages:
+    for stage in model.first_stages:
         stage.require()
     spec.whole("seed", seed, least=0, most=2**63 - 1)
     cores = os.cpu_count() or 1

@@ -27,7 +27,7 @@ from polyrank.errors import TrainingError
 from polyrank.metrics.registry import direction
 from polyrank.metrics.scorecard import scorecard
 from polyrank.models.expert_use import ExpertUse, experts_of
-from polyrank.models.outputs import Tensors, logits_of, outputs
+from polyrank.models.outputs import Tensors, logits_of, margins_of, outputs
 from polyrank.models.ranker import Ranker
 from polyrank.objective.likelihood import named_extras
 from polyrank.objective.losses import Supervision
@@ -54,6 +54,8 @@ from polyrank.train.training import Training
 logger = logging.getLogger(__name__)
 
 REPORT_STEPS = 50
+# Of a network's answer, as added to the margin of a first stage; 1 first, for it wins a tie.
+SHARES = (1.0, 0.75, 0.5, 0.25, 0.0)
 PREFETCH_ROWS = 16384  # rows of a batch from which a thread gathers the next ones
 # (validation logits, losses and metrics) → what is compared between epochs, lower being better
 Monitor = Callable[[Mapping[str, Tensor], Mapping[str, float]], float]
@@ -158,6 +160,34 @@ class Trainer:
                 self.first.choose(self._alone(self.valid))
         if self.valid is not None:
             self.valid = self.ranker.told(self.valid)
+            self._margins = margins_of(self.ranker, self.valid, self.training.device)
+
+    def _shared(self, logits: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Choose how much of the network's answer each head adds to its margin, and add that.
+
+        A head with few labels may learn more from its first stage alone: the network's answer, of
+        the same layers, would be noise. The share is the one of `SHARES` with the least loss on
+        validation rows of the head; 1 where there are none.
+        """
+        if self.first is None or self.valid is None:
+            return logits
+        rows, stages = _labels(self.valid), self.first.stages
+        found = {}
+        for share in SHARES:
+            mixed = {
+                name: self._margins[name] + share * (each - self._margins[name])
+                if name in self._margins
+                else each
+                for name, each in logits.items()
+            }
+            found[share] = mixed, self.supervision.own_losses(mixed, *rows)
+        chosen = dict(logits)
+        for at, head in enumerate(stages.heads):
+            known = {share: losses[head] for share, (_, losses) in found.items() if head in losses}
+            best = min(known, key=lambda share: known[share], default=1.0)
+            stages.share[at] = best
+            chosen[head] = found[best][0][head]
+        return chosen
 
     def _alone(self, valid: Table) -> dict[str, dict[str, float]]:
         """Return the losses of each first stage without a network: {stage: {head: loss}}."""
@@ -242,7 +272,9 @@ class Trainer:
         progress = report("epoch")
         if self.first is not None:
             self.first.end_epoch()
-        logits = self._finite_logits(epoch, step)
+        if self.first is not None:
+            self.first.stages.share.fill_(1.0)
+        logits = self._shared(self._finite_logits(epoch, step))
         valid = self._validate(logits, epoch) if self.valid is not None else {}
         best = self._advance(epoch, self._value(logits, valid))
         gates = {name: value for each in self.experts() for name, value in each.figures().items()}

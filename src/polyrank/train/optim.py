@@ -338,7 +338,8 @@ class LazyAdam(RowOptimizer):
     """Adam on the rows that a batch touches; the others keep weight and moments.
 
     The bias correction counts the steps of the run, not those of the row. l2 acts on touched rows
-    only. It is not dense Adam: a row that a batch does not touch neither moves nor decays.
+    only. It is not dense Adam: a row that a batch does not touch neither moves nor decays. The
+    defaults of prior and decay are chosen by docs/evidence.md.
 
     Args:
         betas: decay rates of the two moments.
@@ -348,6 +349,8 @@ class LazyAdam(RowOptimizer):
         Kingma and Ba, ICLR 2015, algorithm 1, applied to the rows of the batch.
     """
 
+    prior: float = 3.0
+    decay: float = 2.0
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
 
@@ -380,6 +383,9 @@ class DenseAdam(LazyAdam):
     Reference:
         Kingma and Ba, ICLR 2015, algorithm 1.
     """
+
+    prior: float = 0.0
+    decay: float = 0.0
 
     every_row = True
 

@@ -11,7 +11,7 @@ from polyrank.balance import BALANCES, Balance, Sum
 from polyrank.errors import ConfigError
 from polyrank.train import optim
 
-ROW_LR_RATIO = 1.0  # of the embedding rows' step size to that of the dense part
+ROW_LR_RATIO = 4 / 3  # of the embedding rows' step size to that of the dense part
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,14 +62,14 @@ class Training:
         True
     """
 
-    epochs: int = 5
+    epochs: int = 8
     batch_size: int = 1024
     lr: float = 3e-3
     embeddings: optim.EmbeddingOptimizer = field(default_factory=optim.LazyAdam)
     dense: optim.Adam = field(default_factory=optim.Adam)
     balance: Balance = field(default_factory=Sum)
     stop: Stop | None = None
-    schedule: optim.Schedule = field(default_factory=optim.Constant)
+    schedule: optim.Schedule = field(default_factory=optim.Linear)
     threads: int = 1
     device: str = "cpu"
     unseen_rate: float = 0.001

@@ -139,6 +139,7 @@ class Shift(pr.CalibrationMap):
 NAMES = {
     ("trunk", "projection"): "acme_torch:Projection",
     ("interaction", "gate"): "acme_torch:Gate",
+    ("first_stage", "popularity"): "acme_torch:Popularity",
     ("balance", "largest"): "acme_torch:Largest",
     ("row_optimizer", "momentum"): "acme_torch:Momentum",
     ("schedule", "inverse"): "acme_torch:Inverse",

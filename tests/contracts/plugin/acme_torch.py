@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import log, pi, tau
+from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import nn
+from torch.nn.functional import embedding
 
 import polyrank as pr
+from polyrank.data.folds import folds
+from polyrank.data.statistics import term_labels
 from polyrank.serve.export.features import FeatureGraph, Parts
-from polyrank.terms import Summand
+from polyrank.stages.stage import StageLearner, StageModule
+from polyrank.terms import Summand, own_population
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +58,98 @@ class GateModule(nn.Module):
 
     def forward(self, x):
         return self.most * self.linear(x).sigmoid() * x
+
+
+@dataclass(frozen=True, kw_only=True)
+class Popularity(pr.Stage):
+    """Of each event, its smoothed log-odds among the rows of one id."""
+
+    name: ClassVar[str] = "popularity"
+
+    column: str
+    prior: float = 10.0
+    folds: int = 4
+
+    def reads(self, schema):
+        if self.column not in [slot.name for slot in schema.fields]:
+            raise pr.ConfigError(f"popularity: {self.column!r} is no feature of ids")
+        return len(events(schema))
+
+    def build(self, layout):
+        return PopularityModule(self, layout)
+
+
+def events(schema):
+    return [task for task in schema.tasks if task.label_kind.is_event]
+
+
+class PopularityModule(StageModule):
+    def __init__(self, spec, layout):
+        super().__init__()
+        schema, self.spec = layout.schema, spec
+        self.heads = tuple(task.name for task in events(schema))
+        self.at = [slot.name for slot in schema.fields].index(spec.column)
+        self.first_row = int(layout.offsets[self.at])
+        rows = layout.vocab.rows[schema.fields[self.at].table]
+        self.register_buffer("odds", torch.zeros(rows, len(self.heads)))
+
+    def forward(self, ids, bags, given):
+        margin = embedding(ids[self.at] - self.first_row, self.odds)
+        return margin, margin
+
+    def in_graph(self, ids, sequences, given):
+        margin = embedding(ids[self.at], self.odds)
+        return margin, margin
+
+    def learner(self, run):
+        return PopularityLearner(self, run)
+
+    def named_weights(self):
+        return {"odds": self.odds}
+
+
+class PopularityLearner(StageLearner):
+    def __init__(self, module, run):
+        self.module, self.run = module, run
+        self.margins = None
+
+    def start(self):
+        module, table = self.module, self.run.train
+        spec, ids = module.spec, table.ids[module.at]
+        fold = folds(np.arange(len(table)), spec.folds, self.run.seed)
+        weight = np.ones(len(table)) if table.weight is None else table.weight
+        self.margins = torch.empty(len(table), len(module.heads))
+        for at, task in enumerate(events(table.schema)):
+            label = term_labels(table, own_population(table.schema, task))
+            yes, no = np.zeros((2, spec.folds, len(module.odds)))  # of each fold and id
+            for count, value in ((yes, 1), (no, 0)):
+                own = label == value
+                np.add.at(count, (fold[own], ids[own]), weight[own])
+            rate = self.run.rates[task.name]
+
+            def odds(yes, no, rate=rate):
+                up = np.log(yes + spec.prior * rate) - np.log(no + spec.prior * (1 - rate))
+                return torch.from_numpy(up.astype(np.float32))
+
+            module.odds[:, at] = odds(yes.sum(0), no.sum(0))
+            self.margins[:, at] = odds(yes.sum(0) - yes, no.sum(0) - no)[fold, ids]
+
+    def alone(self, valid):
+        return self.module.odds[torch.from_numpy(valid.ids[self.module.at])]
+
+    def step(self, batch, x, column):
+        margin = self.margins[batch.rows].to(x.device)
+        x[:, column : column + margin.shape[1]] = margin
+        return margin
+
+    def end_epoch(self):
+        pass
+
+    def state(self):
+        return {"margins": self.margins}
+
+    def load(self, state):
+        self.margins = state["margins"]
 
 
 @dataclass(frozen=True, kw_only=True)

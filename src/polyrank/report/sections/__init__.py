@@ -19,6 +19,7 @@ from polyrank.report.sections.predictions import (
 )
 from polyrank.report.sections.record import audit, configuration, environment, missing
 from polyrank.report.sections.scores import fusion, scorecard, segments
+from polyrank.report.sections.stages import first_stages
 
 SECTIONS: tuple[Callable[[Evidence], Section | None], ...] = (
     missing,
@@ -31,6 +32,7 @@ SECTIONS: tuple[Callable[[Evidence], Section | None], ...] = (
     segments,
     fusion,
     training,
+    first_stages,
     experts,
     audit,
     configuration,

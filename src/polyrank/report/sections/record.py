@@ -18,9 +18,10 @@ def missing(evidence: Evidence) -> Section | None:
     """Say plainly what this page could not show, and why."""
     gaps = []
     if evidence.missing is not None:
+        added = "" if evidence.first is None else "what the network adds to its first stages, "
         gaps.append(
             "Reliability and ranking curves, predictions by label, predicted values, the truth, "
-            "segments, trade-offs and what the experts do need the scored rows: "
+            f"segments, trade-offs, {added}and what the experts do need the scored rows: "
             f"{evidence.missing}."
         )
     elif not evidence.labelled:

@@ -1,0 +1,133 @@
+"""What a page shows of first stages: what they say alone, and what the network makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import numpy as np
+
+from polyrank.bundle.model import Bundle
+from polyrank.data.table import Table
+from polyrank.labels import LABELS
+from polyrank.metrics.scorecard import scorecard
+from polyrank.models.outputs import margins_of
+from polyrank.stages.effects import FieldEffects
+from polyrank.stages.first import FirstStages
+
+MOST_EFFECTS = 10  # of a field and head
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+class Gain(NamedTuple):
+    """The metric that a score is looked at first by, before calibration."""
+
+    metric: str
+    alone: float  # of the first stages' margins
+    together: float  # with the network
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FirstStagesUse:
+    """What the first stages of a bundle say, and what the network adds on some rows.
+
+    Margins, effects and changes are logits, or deviations of a label that is a number.
+
+    Args:
+        heads: names of the tasks with a margin.
+        stages: names of those that have a margin of each head, the one that is added first.
+        units: what one deviation is in the label's own unit, of each head that is no event.
+        effects: of ids, by field and head.
+        importance: of features, by stage and head: shares of the gain.
+        margins: quantiles of each head's margin around its mean; {} without rows.
+        changes: quantiles of what the network adds to it, likewise.
+        gains: by score: what the network is worth; {} without rows, none of a score that the
+            rows cannot measure.
+
+    Shape:
+        margins, changes: as long as `QUANTILES`
+    """
+
+    heads: tuple[str, ...]
+    stages: Mapping[str, tuple[str, ...]]
+    units: Mapping[str, float]
+    effects: tuple[FieldEffects, ...] = ()
+    importance: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
+    margins: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    changes: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    gains: Mapping[str, Gain] = field(default_factory=dict)
+
+
+def first_stages(bundle: Bundle) -> FirstStagesUse | None:
+    """Return what a bundle's first stages say without a row; None if it has no first stage."""
+    first = bundle.ranker.first
+    if first is None:
+        return None
+    stages, by_name = dict(first.stage.items()), bundle.schema.by_name
+    return FirstStagesUse(
+        heads=first.heads,
+        stages={head: _in_use(first, at, head) for at, head in enumerate(first.heads)},
+        units={
+            head: bundle.likelihoods[head].unit
+            for head in first.heads
+            if not by_name[head].label_kind.is_event
+        },
+        effects=tuple(
+            found for each in stages.values() for found in each.effects(bundle.vocab, MOST_EFFECTS)
+        ),
+        importance={name: shares for name, each in stages.items() if (shares := each.importance())},
+    )
+
+
+def _in_use(first: FirstStages, at: int, head: str) -> tuple[str, ...]:
+    added = dict(zip(first.places, first.added[:, at].tolist(), strict=True))
+    having = [name for name, each in first.stage.items() if head in each.heads]
+    return tuple(sorted(having, key=lambda name: -added[name]))
+
+
+def with_changes(
+    use: FirstStagesUse, bundle: Bundle, table: Table, logits: Mapping[str, np.ndarray]
+) -> FirstStagesUse:
+    """Return the same with what the network adds on encoded rows, by its logits on these."""
+    margins = {
+        head: each.numpy().astype(np.float64)
+        for head, each in margins_of(bundle.ranker, table).items()
+    }
+    counts = slice(None) if table.weight is None else table.weight > 0
+    own = {head: each[counts] for head, each in margins.items()}
+    if not len(table) or not all(map(len, own.values())):
+        return use
+    return replace(
+        use,
+        margins={head: _quantiles(each - each.mean()) for head, each in own.items()},
+        changes={head: _quantiles(logits[head][counts] - each) for head, each in own.items()},
+        gains=_gains(bundle, table, margins, logits),
+    )
+
+
+def _quantiles(values: np.ndarray) -> tuple[float, ...]:
+    return tuple(np.quantile(values, QUANTILES).tolist())
+
+
+def _gains(
+    bundle: Bundle,
+    table: Table,
+    margins: Mapping[str, np.ndarray],
+    logits: Mapping[str, np.ndarray],
+) -> dict[str, Gain]:
+    """Measure the margins as if they were the logits, and the logits; both before calibration."""
+    looked_at = {task.label_kind.default_metric for task in bundle.schema.tasks}
+    alone, together = (
+        scorecard(
+            bundle.schema, bundle.columns(table, each, raw=True), table.labels_by_task,
+            split="rows", weight=table.weight, only=looked_at,
+        )
+        for each in ({**logits, **margins}, logits)
+    )  # fmt: skip
+    found = {}
+    for before, after in zip(alone, together, strict=True):
+        name = LABELS[before.kind].default_metric
+        if name in before.metrics and name in after.metrics:
+            found[before.name] = Gain(name, before.value(name), after.value(name))
+    return found

@@ -1,0 +1,448 @@
+"""The estimation of wide rows: passes over the training rows before the network's first step.
+
+Letters: B rows, K slots with wide rows, Q tables (the folds, then the full one), T heads, P ≥ Q·T,
+R rows of all slots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise, starmap
+from math import log
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from polyrank.data.folds import folds
+from polyrank.data.statistics import look_ups, term_labels
+from polyrank.data.table import Batch
+from polyrank.features.bags import Bag
+from polyrank.nn import kernels, wide_kernels
+from polyrank.nn.embed import POOLINGS, Bags
+from polyrank.schema import Task
+from polyrank.stages.priors import FIRST_PRIOR, Moments, variances
+from polyrank.stages.stage import StageRun
+from polyrank.terms import own_population
+
+if TYPE_CHECKING:
+    from polyrank.stages.wide import WideRows
+
+PASSES = 4  # over the training rows; a fifth one changes nothing
+SCALE = 3.0  # of what the network reads, so that effects are about as large as its other inputs
+LINKS = {"logistic": wide_kernels.LOGISTIC, "gaussian": wide_kernels.GAUSSIAN}
+LEAST_CURVATURE = 1e-6  # of an id that tells anything
+
+
+class Tables(NamedTuple):
+    """All tables as training reads them."""
+
+    effect: Tensor  # (R, Q·T)
+    bias: Tensor  # (Q·T,)
+
+
+def padded(heads: int, tables: int) -> int:
+    """Return the weights of a row, filled up to whole vectors."""
+    return -(-heads * tables // 4) * 4
+
+
+def columns(heads: int, tables: int, weighted: bool) -> int:
+    """Return how many numbers of an id are kept while it learns."""
+    return 3 * padded(heads, tables) + (3 if weighted else 2) * heads
+
+
+def slots_of(rows: WideRows) -> np.ndarray:
+    """Return the slots as the kernels take them: int64 (K, 3)."""
+    bags = [POOLINGS[rows.layout.schema.bags[index].pooling] for index in rows.bags]
+    sources = [*((field, kernels.ONE) for field in rows.fields), *enumerate(bags)]
+    found = [[*source, shift] for source, shift in zip(sources, rows.shifts, strict=True)]
+    return np.array(found, dtype=np.int64).reshape(len(rows.slots), 3)
+
+
+class Lookups(NamedTuple):
+    """All look-ups of a batch in torch, the ids that a list holds twice as one: each (n,)."""
+
+    row: Tensor
+    batch: Tensor  # the row of the batch
+    slot: Tensor
+    x: Tensor  # the coefficient
+    touches: Tensor  # how many ids they stand for
+
+
+class WideFit:
+    """The K + 1 tables while they learn: one step a batch, a prior and an average a pass."""
+
+    def __init__(self, rows: WideRows, run: StageRun) -> None:
+        self.rows, self.run = rows, run
+        schema = run.train.schema
+        self.tables, self.heads = rows.folds + 1, len(rows.heads)
+        self.padded = padded(self.heads, self.tables)
+        tasks = [schema.by_name[name] for name in rows.heads]
+        self.weighted = run.train.weight is not None or run.sampling is not None
+        device = rows.effect.device
+        total, width = len(rows.effect), self.tables * self.heads
+        # Counts are those of id dropout too: row 0 would pay its prior too often otherwise.
+        counts = np.maximum(self._counted(run.unseen_rate), 1).astype(np.float32)
+        self.count = torch.from_numpy(counts).to(device)
+        self.seen = self._counted(0.0) > 0
+        labels = [task.name for task in schema.tasks]
+        chains = [
+            [labels.index(name) for name in (task.name, *schema.ancestors(task.name))]
+            for task in tasks
+        ]
+        deepest = max(map(len, chains), default=1)
+        self.chains = np.array(
+            [[*chain, *[-1] * (deepest - len(chain))] for chain in chains], dtype=np.int64
+        ).reshape(len(tasks), deepest)
+        self.links = np.array([LINKS[t.label_kind.curvature or ""] for t in tasks], dtype=np.int64)
+        self.sampled = -1 if run.sampling is None else labels.index(run.sampling.task)
+        self.numbers = np.array([self._numbers(task) for task in tasks], dtype=np.float32)
+        self.numbers = self.numbers.reshape(len(tasks), 6)
+        self.slots = slots_of(rows)
+        start = [
+            log(run.rates[name] / (1 - run.rates[name])) if name in run.rates else 0.0
+            for name in rows.heads
+        ]
+        bias = torch.zeros(3, self.padded)  # its value, and the curvature of both epochs
+        bias[0, :width] = torch.tensor(start).repeat(self.tables)
+        self.tensors = {
+            "state": torch.zeros(total, columns(self.heads, self.tables, self.weighted)),
+            "bias": bias,
+            "prior": torch.full((len(rows.slots), self.heads), FIRST_PRIOR),
+            "noise": torch.ones(self.heads),  # φ of each Gaussian head
+            "residuals": torch.zeros(2, self.heads, dtype=torch.float64),  # Σ v·r², Σ v
+        }
+        self.tensors = {name: each.to(device) for name, each in self.tensors.items()}
+        self.steps, self.passes = 0, 0
+        self.mean = torch.zeros(total, width, device=device)
+        self._scratch = _Scratch(rows, self.padded, self.heads) if device.type == "cpu" else None
+
+    def _counted(self, unseen_rate: float) -> np.ndarray:
+        """Return how often an epoch looks up each row: float64 (R,)."""
+        found = look_ups(self.run.train, self.rows.layout.vocab.rows, unseen_rate)
+        return np.concatenate([np.empty(0), *(found[slot.name] for slot in self.rows.slots)])
+
+    def _numbers(self, task: Task) -> tuple[float, ...]:
+        """What the kernel needs of a head: see `polyrank.nn.wide_kernels.read`."""
+        run, schema = self.run, self.run.train.schema
+        likelihood = run.likelihoods[task.name]
+        where = own_population(schema, task)
+        weight = run.train.weight
+        offset, outside = 0.0, 1.0
+        if run.sampling is not None:
+            weight = run.sampling.term_weight(run.train, where)
+            if run.sampling.task == task.name:
+                offset = -log(run.sampling.keep)
+            elif not where.descends_from(run.sampling.task):
+                outside = 1 / run.sampling.keep
+        scale = 1.0
+        if weight is not None:  # as many rows as the weighted ones are worth
+            own = weight[~np.isnan(term_labels(run.train, where))].astype(np.float64)
+            squares = float(own @ own)
+            scale = float(own.sum()) / squares if squares > 0 else 1.0
+        return likelihood.origin, likelihood.unit, 1.0, scale, offset, outside
+
+    def step(self, batch: Batch, x: Tensor, column: int) -> Tensor:
+        """Learn from a batch; return what its rows' own folds said before.
+
+        Args:
+            batch: of the training rows, after id dropout.
+            x: where each slot's own effects are written, times `SCALE`, from `column` on.
+            column: the first one.
+
+        Shape:
+            x: (B, W) → margins (B, T)
+        """
+        assert batch.rows is not None
+        own = folds(batch.rows, self.rows.folds, self.run.seed)
+        first, decay = self._pace()
+        step = self._step if self._scratch is not None else self._step_in_torch
+        margin = step(batch, own, x, column, first, decay)
+        self.steps += 1
+        return margin
+
+    def _pace(self) -> tuple[bool, float]:
+        """Return whether this is the first pass, and the size of a step."""
+        if self.passes == 0:
+            return True, 1.0
+        done = self.run.steps
+        return False, 1 - (self.steps - done) / (done * (PASSES - 1))
+
+    def _step(
+        self, batch: Batch, own: np.ndarray, x: Tensor, column: int, first: bool, decay: float
+    ) -> Tensor:
+        scratch = self._scratch
+        assert scratch is not None
+        size, width = len(batch), self.tables * self.heads
+        some = Bags.of(tensors_of(batch.bags), tuple(self.rows.bags))
+        ids = np.ascontiguousarray(batch.ids)
+        weight = _NO_WEIGHT if batch.weight is None else batch.weight
+        found = scratch.of(size, some)
+        margin = torch.empty(size, self.heads)
+        state, bias = self.tensors["state"].numpy(), self.tensors["bias"].numpy()
+        numbers = self.numbers.copy()
+        numbers[:, 2] = 1 / self.tensors["noise"].numpy()
+        with kernels.ONE_AT_A_TIME:
+            wide_kernels.read(
+                ids, some.ids, some.starts, self.slots, state, bias[0, :width], self.tables,
+                batch.labels, weight, own, self.chains, self.links, numbers, self.sampled,
+                x.detach().numpy(), column, np.float32(SCALE), margin.numpy(), *found.of_rows,
+                torch.get_num_threads(),
+            )  # fmt: skip
+            wide_kernels.update(
+                ids, some.ids, some.starts, self.slots, scratch.order, state, self.count.numpy(),
+                self.tensors["prior"].numpy(), self.tables, self.heads, self.padded, own,
+                *found.of_rows, self.weighted, first, np.float32(decay), scratch.slot,
+                *found.of_threads,
+            )  # fmt: skip
+        sums = [each.sum(0) for each in found.of_rows[:3]]
+        self._step_bias([torch.from_numpy(each) for each in sums], first, decay)
+        self._measure(torch.from_numpy(found.of_rows[3]))
+        return margin
+
+    def _step_bias(self, sums: Sequence[Tensor], first: bool, decay: float) -> None:
+        """Step the bias of each table and head by sums over the batch; it has no prior."""
+        g, h, least = sums
+        value, past, now = self.tensors["bias"]
+        now += h
+        down = torch.maximum(now if first else past, least).clamp(min=1.0)
+        value += decay * g / down
+
+    def _measure(self, own: Tensor) -> None:
+        """Add up squared residuals of the Gaussian heads, of rows' own folds: own (B, 3T)."""
+        for t in np.flatnonzero(self.links == wide_kernels.GAUSSIAN):
+            noise = self.tensors["noise"][t]
+            teaches = own[:, self.heads + t] > 0
+            precise = own[teaches, self.heads + t].double()  # v ÷ φ
+            squares = own[teaches, t].double() ** 2 / precise  # v·r² ÷ φ
+            self.tensors["residuals"][:, t] += noise * torch.stack([squares.sum(), precise.sum()])
+
+    @torch.no_grad()
+    def _step_in_torch(
+        self, batch: Batch, own: np.ndarray, x: Tensor, column: int, first: bool, decay: float
+    ) -> Tensor:
+        """Take the same step on any device."""
+        device, size = x.device, len(batch)
+        q, t, p = self.tables, self.heads, self.padded
+        width, fold = q * t, torch.from_numpy(own).long().to(device)
+        ups = self._look_ups(batch, device)
+        state, bias = self.tensors["state"], self.tensors["bias"]
+        weights = state[ups.row, :width] * ups.x[:, None]
+        z = bias[0, :width] + torch.zeros(size, width, device=device).index_add_(
+            0, ups.batch, weights
+        )
+        of_fold = weights.view(-1, q, t)[torch.arange(len(ups.row), device=device), fold[ups.batch]]
+        reads = torch.zeros(size * len(self.rows.slots), t, device=device)
+        reads.index_add_(0, ups.batch * len(self.rows.slots) + ups.slot, of_fold)
+        x[:, column : column + reads.numel() // size] = SCALE * reads.view(size, -1)
+        reach = 1 + torch.zeros(size, device=device).index_add_(0, ups.batch, ups.x)
+        y, v = self._targets(batch, device)
+        numbers = torch.from_numpy(self.numbers).to(device)
+        z = z.view(size, q, t)
+        gaussian = torch.from_numpy(self.links == wide_kernels.GAUSSIAN).to(device)
+        at = torch.arange(size, device=device), fold
+        margin = z[at].clone()
+        mean = torch.where(gaussian, z, torch.sigmoid(z + numbers[:, 4]))
+        curve = torch.where(gaussian, 1 / self.tensors["noise"], mean * (1 - mean))
+        rest = torch.where(gaussian, (y[:, None] - mean) / self.tensors["noise"], y[:, None] - mean)
+        g, h = v[:, None] * rest, v[:, None] * curve
+        mine = torch.cat([g[at], h[at], v * h[at]], dim=1)
+        g, h = g.clone(), h.clone()
+        g[at], h[at] = 0, 0
+        g, h = g.view(size, width), h.view(size, width)
+        damping = h * reach[:, None]
+        touched, place = torch.unique(ups.row, return_inverse=True)
+
+        def summed(each: Tensor) -> Tensor:
+            found = torch.zeros(len(touched), each.shape[1], device=device)
+            return found.index_add_(0, place, each)
+
+        one, two = ups.x[:, None], ups.x[:, None] ** 2
+        steep = two * mine[ups.batch, t : 2 * t]
+        weight_of_fold = state[ups.row, :width].view(-1, q, t)[
+            torch.arange(len(ups.row), device=device), fold[ups.batch]
+        ]
+        moments = [one * mine[ups.batch, :t] + steep * weight_of_fold, steep]
+        if self.weighted:
+            moments.append(two * mine[ups.batch, 2 * t :])
+        share = (summed(ups.touches[:, None]) / self.count[touched][:, None]).clamp(max=1)
+        slot = torch.zeros(len(touched), dtype=torch.long, device=device)
+        slot[place] = ups.slot
+        prior = self.tensors["prior"][slot].repeat(1, q)
+        up, more = summed(one * g[ups.batch]), summed(two * h[ups.batch])
+        least = summed(one * damping[ups.batch])
+        rows = state[touched]
+        rows[:, 2 * p : 2 * p + width] += more
+        if first:
+            down = prior + rows[:, 2 * p : 2 * p + width]
+        else:
+            up = up - prior * share * rows[:, :width]
+            down = prior + rows[:, p : p + width]
+        rows[:, :width] += decay * up / torch.maximum(down, least)
+        rows[:, 3 * p :] += summed(torch.cat(moments, dim=1))
+        state[touched] = rows
+        fill = torch.zeros(size, p - width, device=device)
+        sums = [torch.cat([each, fill], dim=1).sum(0) for each in (g, h, damping)]
+        self._step_bias(sums, first, decay)
+        self._measure(mine)
+        return margin
+
+    def _targets(self, batch: Batch, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return the labels of the heads in their unit, and how much each row teaches: (B, T)."""
+        labels = torch.from_numpy(batch.labels).to(device)
+        numbers = torch.from_numpy(self.numbers).to(device)
+        y = labels[:, self.chains[:, 0]]
+        v = (~y.isnan()).float()
+        for t, chain in enumerate(self.chains):
+            for ancestor in chain[1:][chain[1:] >= 0]:
+                v[:, t] *= labels[:, ancestor] == 1
+        v *= numbers[:, 3]
+        if batch.weight is not None:
+            v *= torch.from_numpy(batch.weight).to(device)[:, None]
+        if self.sampled >= 0:
+            v = torch.where(labels[:, self.sampled, None] == 0, v * numbers[:, 5], v)
+        y = torch.where(v > 0, (y - numbers[:, 0]) / numbers[:, 1], 0.0)
+        return y, v
+
+    def _look_ups(self, batch: Batch, device: torch.device) -> Lookups:
+        parts = []
+        size, schema = len(batch), self.rows.layout.schema
+        for k, (source, pooling, shift) in enumerate(self.slots.tolist()):
+            if pooling == kernels.ONE:
+                row = torch.from_numpy(batch.ids[source]).to(device).long() + shift
+                ones = torch.ones(size, device=device)
+                at = torch.arange(size, device=device)
+                parts.append(Lookups(row, at, torch.full_like(row, k), ones, ones))
+                continue
+            bag = batch.bags[self.rows.bags[source]]
+            lengths, ids = np.diff(bag.offsets), bag.ids
+            at = np.repeat(np.arange(size), lengths)
+            if schema.bags[self.rows.bags[source]].pooling == "last":
+                last = bag.offsets[1:][lengths > 0] - 1
+                ids, at = ids[last], at[last]
+            of_row = np.ones(size) if pooling != kernels.MEAN else 1 / np.maximum(lengths, 1)
+            pairs, times = np.unique(np.stack([at, ids]), axis=1, return_counts=True)
+            x = (times * of_row[pairs[0]]).astype(np.float32)
+            row = torch.from_numpy(pairs[1]).to(device).long() + shift
+            found = (pairs[0].astype(np.int64), np.full(len(x), k), x, times.astype(np.float32))
+            parts.append(Lookups(row, *(torch.from_numpy(each).to(device) for each in found)))
+        if not parts:
+            empty = torch.empty(0, dtype=torch.long, device=device)
+            return Lookups(empty, empty, empty, empty.float(), empty.float())
+        return Lookups(*map(torch.cat, zip(*parts, strict=True)))
+
+    def end_pass(self) -> None:
+        """Estimate the priors, and average the tables over the passes from the second on."""
+        self.passes += 1
+        p = self.padded
+        state, bias = self.tensors["state"], self.tensors["bias"]
+        width = self.tables * self.heads
+        self._estimate_priors()
+        state[:, p : 2 * p] = state[:, 2 * p : 3 * p]
+        state[:, 2 * p :] = 0
+        bias[1], bias[2] = bias[2].clone(), 0
+        self._centre()
+        sums, weights = self.tensors["residuals"]
+        noise = self.tensors["noise"]
+        noise.copy_(torch.where(weights > 0, sums / weights.clamp(min=1e-30), noise.double()))
+        noise.clamp_(min=1e-6)
+        self.tensors["residuals"].zero_()
+        if self.passes <= 2:  # the first pass is still far from where it goes
+            self.mean.copy_(state[:, :width])
+        else:
+            self.mean.lerp_(state[:, :width], 1 / (self.passes - 1))
+
+    def finish(self) -> Tables:
+        """Bring what serves up to date; return what training reads."""
+        rows, t, p = self.rows, self.heads, self.padded
+        width = self.tables * t
+        rows.effect.copy_(self.mean[:, width - t :])
+        rows.bias.copy_(self.tensors["bias"][0, width - t : width])
+        rows.prior.copy_(self.tensors["prior"])
+        curvature = self.tensors["state"][:, p + width - t : p + width]
+        for k, own in enumerate(self._slices()):
+            rows.precision[own] = curvature[own] + rows.prior[k]
+        return Tables(self.mean, self.tensors["bias"][0, :width].clone())
+
+    def _centre(self) -> None:
+        """Move the mean effect of each field into the bias, where no prior pulls at it.
+
+        Every row has one id of a field, so what is known stays as it was. At the optimum the means
+        are 0; steps along this direction, which the prior alone tells from others, are slow, and an
+        id that was never seen would get the base rate of none.
+        """
+        width = self.tables * self.heads
+        state, bias = self.tensors["state"], self.tensors["bias"]
+        for own in list(self._slices())[: len(self.rows.fields)]:
+            known = state[own, self.padded : self.padded + width] > 0
+            weights = state[own, :width]
+            mean = weights.sum(0) / known.sum(0).clamp(min=1)
+            weights -= mean * known
+            bias[0, :width] += mean
+
+    def _estimate_priors(self) -> None:
+        """Set each field's prior from what its ids said in this pass."""
+        t, start = self.heads, 3 * self.padded
+        found = self.tensors["state"][:, start:].cpu().numpy()
+        prior = self.tensors["prior"].cpu().numpy()
+        for head in range(t):
+            fields = []
+            for own in self._slices():
+                tells = (found[own, t + head] > LEAST_CURVATURE) & self.seen[own]
+                score, curvature = found[own, head][tells], found[own, t + head][tells]
+                spread = found[own, 2 * t + head][tells] if self.weighted else curvature
+                fields.append(Moments(score, curvature, spread))
+            prior[:, head] = 1 / variances(fields, 1 / prior[:, head].astype(np.float64))
+        self.tensors["prior"].copy_(torch.from_numpy(prior))
+
+    def _slices(self) -> Iterator[slice]:
+        return starmap(slice, pairwise(self.rows.first_rows.tolist()))
+
+
+_NO_WEIGHT = np.empty(0, dtype=np.float32)
+
+
+def tensors_of(bags: Sequence[Bag]) -> list[tuple[Tensor, Tensor]]:
+    return [(torch.from_numpy(bag.ids), torch.from_numpy(bag.offsets)) for bag in bags]
+
+
+class _Work(NamedTuple):
+    of_rows: tuple[np.ndarray, ...]  # gradient, curvature, damping (B, P) and own (B, 3T)
+    of_threads: tuple[np.ndarray, ...]  # slot's touched, sums, merged
+
+
+class _Scratch:
+    """What the kernels need beside their arguments, kept from step to step."""
+
+    def __init__(self, rows: WideRows, padded: int, heads: int) -> None:
+        self.padded, self.heads = padded, heads
+        self.count = len(rows.fields)
+        self.order = _order(len(rows.slots), torch.get_num_threads())
+        self.slot = np.full(len(rows.effect), -1, dtype=np.int32)
+        self._rows: tuple[np.ndarray, ...] = ()
+        self._threads: tuple[np.ndarray, ...] = ()
+
+    def of(self, size: int, bags: Bags) -> _Work:
+        if not self._rows or len(self._rows[0]) != size:
+            shapes = [(size, self.padded)] * 3 + [(size, 3 * self.heads)]
+            self._rows = tuple(np.zeros(shape, dtype=np.float32) for shape in shapes)
+        lengths = bags.starts[:, -1] - bags.starts[:, 0]
+        most = max([size, *lengths.tolist()])
+        if not self._threads or self._threads[0].shape[1] < most:
+            threads = len(self.order)
+            columns = 3 * self.padded + 3 * self.heads + 1
+            self._threads = (
+                np.empty((threads, most), dtype=np.int32),
+                np.empty((threads, most, columns), dtype=np.float32),
+                np.zeros((threads, most), dtype=np.int32),
+            )
+        return _Work(self._rows, self._threads)
+
+
+def _order(slots: int, threads: int) -> np.ndarray:
+    """Deal out slots to threads, in turn, each thread's ended by −1: int64 (threads, slots + 1)."""
+    order = np.full((threads, slots // threads + 2), -1, dtype=np.int64)
+    for k in range(slots):
+        order[k % threads, k // threads] = k
+    return order
