@@ -118,7 +118,8 @@ def papers() -> list[tuple[str, str, Model, Training]]:
 
     separate = Model(
         trunk=Separate(norm="none", dropout=0.1), interaction=None, tower=[16, 8], embed_dim=16,
-        norm="none", dropout=0.1, field_dropout=0.0, wide=False, trees=False, entire_space=False,
+        norm="none", dropout=0.1, field_dropout=0.0, wide=False, trees=False, stages=(),
+        entire_space=False,
     )  # fmt: skip
     experts = MMoE(experts=4, hidden=[16], norm="none", dropout=0.1)
     betas, eps = (0.9, 0.999), 1e-8
