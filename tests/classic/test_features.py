@@ -92,7 +92,8 @@ def test_features_are_the_native_ones():
         "seen", embed_dim=8, shared_with="item", pooling="sum", padding_idx=0
     )
     assert raw([SequenceFeature("seen", 16, padding_idx=None)])[0].padding_idx is None
-    assert raw([DenseFeature("price", 1)])[0] == pr.DenseFeature("price", encoding="none")
+    price = pr.DenseFeature("price", encoding="none", bins=32)
+    assert raw([DenseFeature("price", 1)])[0] == price
     assert sum(feature.embed_dim for feature in FEATURES) == 4 + 6 + 6 + 6 + 1
     assert isinstance(sparse, pr.SparseFeature)
     assert SparseFeature("item", 16) == sparse != SparseFeature("item", 16, padding_idx=0)

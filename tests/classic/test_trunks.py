@@ -60,6 +60,13 @@ def made(name, data):
     return AITM(given, 2, {"dims": [8]}, TOWERS)
 
 
+def native_spec(name):
+    return pr.Model(
+        trunk=TRUNKS[name], interaction=None, tower=[4], norm="batch", dropout=0, field_dropout=0,
+        wide=False,
+    )  # fmt: skip
+
+
 def loaders(data, **options):
     x = {name: data[name] for name in [*USED, "D508"]}
     y = labels(data, ["ctr", "cvr"])
@@ -112,7 +119,7 @@ def test_it_trains_is_scored_saved_and_loaded(name, data, tmp_path):
     assert np.array_equal(trainer.predict(other, test), trainer.predict(model, test))
     trainer.bundle.save(tmp_path / "bundle")
     native = pr.load(tmp_path / "bundle")
-    assert native.model == pr.Model(trunk=TRUNKS[name], tower=[4], norm="batch", dropout=0)
+    assert native.model == native_spec(name)
     found = native.predict(dict(test.dataset.x))[list(model.columns)].to_numpy()
     assert np.array_equal(found, np.array(trainer.predict(model, test)))
 
@@ -121,7 +128,7 @@ def test_it_trains_is_scored_saved_and_loaded(name, data, tmp_path):
 def test_one_step_is_the_native_step_from_the_same_weights(name, data, tmp_path):
     train, _, _ = loaders(data, batch_size=len(data["D508"]))
     model = made(name, data)
-    spec = pr.Model(trunk=TRUNKS[name], tower=[4], norm="batch", dropout=0)
+    spec = native_spec(name)
     given = raw(features(data))
     schema = pr.Schema(given, [pr.Task(f"task_{index}", weight=0.5) for index in range(2)])
     ranker = spec.build(spec.layout(schema, vocab_of(given)))

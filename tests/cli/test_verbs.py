@@ -355,7 +355,7 @@ def test_the_funnel_demo(tmp_path, command, monkeypatch):
     assert code == 0
     header = next(line for line in out.splitlines() if line.startswith("test rows"))
     assert header.split()[2:] == ["figure", "oracle", *names]
-    assert "recommended (the defaults) is nearer" in out
+    assert "recommended, the defaults, is nearer" in out
     assert "buy|click @ all" in out
     *_, scored, compared, reported = out.splitlines()
     for line in (scored, compared):

@@ -26,7 +26,7 @@ from polyrank.features.vocabulary import Vocabulary
 from polyrank.labels import LabelKind
 from polyrank.layout import Layout
 from polyrank.models.outputs import CHUNK_ROWS
-from polyrank.models.ranker import Scores
+from polyrank.models.ranker import Inputs, Scores
 from polyrank.models.trunk import Mixing
 from polyrank.nn.embed import TensorBag
 from polyrank.schema import Schema, SparseFeature
@@ -62,6 +62,8 @@ class RowNumbers(nn.Module):
 
 class CustomModel(nn.Module):
     """A user's module, {name: (B,)} → (B, C), with what training needs of a ranker."""
+
+    first = None  # no first stage is under it
 
     def __init__(self, module: nn.Module, kinds: Sequence[LabelKind]) -> None:
         super().__init__()
@@ -111,7 +113,19 @@ class CustomModel(nn.Module):
             unseen=none, nulls=none,
         )  # fmt: skip
 
-    def forward(self, x: Tensor) -> Scores:
+    def told(self, table: Table) -> Table:
+        return table
+
+    def inputs(
+        self,
+        ids: Tensor,
+        dense: Tensor,
+        bags: Sequence[TensorBag] = (),
+        given: Mapping[str, Tensor] | None = None,
+    ) -> Inputs:
+        return Inputs(self.embed(ids, dense, bags), None)
+
+    def forward(self, x: Tensor, margin: Tensor | None = None) -> Scores:
         predicted = self._predicted(self.embed.current)
         logits = {}
         for task, value in zip(self.schema.tasks, predicted.unbind(1), strict=True):

@@ -157,7 +157,7 @@ def _native(feature: Any) -> Feature:
         "shared_with": feature.shared_with,
         "min_count": 1,
         "hash": None,
-        "wide": False,
+        "wide": True,  # as natively; none come of it, since the models have no wide rows
     }
     padding = getattr(feature, "padding_idx", None)
     if isinstance(feature, native.SequenceFeature) or padding is not None:
@@ -185,7 +185,7 @@ def _dense(feature: native.DenseFeature) -> Feature:
         )
     _refuse_vector(feature)
     return native.DenseFeature(
-        feature.name, "none", bins=32, embed_dim=None, min_count=20, wide=False
+        feature.name, "none", bins=32, embed_dim=None, min_count=20, wide=True
     )
 
 

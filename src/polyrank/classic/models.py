@@ -445,6 +445,7 @@ def _model(
         field_dropout=0.0,
         wide=False,
         trees=False,
+        stages=(),
         entire_space=entire_space,
         **_towers(towers),
     )

@@ -328,5 +328,6 @@ def ESMM(  # noqa: N802 (a model's name)
         field_dropout=0.0,
         wide=False,
         trees=False,
+        stages=(),
         entire_space=True,
     )
