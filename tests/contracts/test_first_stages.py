@@ -33,6 +33,7 @@ FEATURES = [
     pr.SequenceFeature("tags", pooling="sum"),
     pr.DenseFeature("price", encoding=["standard", "bins"], bins=4),
 ]
+IN_GRAPHS = [each for each in FEATURES if each.name != "page"]  # a graph cannot hash ids
 CLICK, BUY, STARS = (
     pr.Task("click"),
     pr.Task("buy", given="click", space="all"),
@@ -86,10 +87,19 @@ def log():
     )  # fmt: skip
 
 
-def fitted(log, *, kind="shared_bottom", stages="wide", tasks=TASKS, keys=None, **options):
+def fitted(
+    log,
+    *,
+    kind="shared_bottom",
+    stages="wide",
+    tasks=TASKS,
+    keys=None,
+    features=FEATURES,
+    **options,
+):
     model = pr.Model(trunk=TRUNKS[kind](), tower=[5], embed_dim=4, dropout=0.2,
                      **(STAGES | ALONE)[stages])  # fmt: skip
-    schema = pr.Schema(FEATURES, tasks, keys or pr.Keys())
+    schema = pr.Schema(features, tasks, keys or pr.Keys())
     return pr.fit(
         schema, model, train=log,
         **{"epochs": 2, "batch_size": BATCH, "seed": 5, "progress": False, **options},
@@ -109,11 +119,11 @@ def built(log, *, kind="shared_bottom", stages="wide", tasks=TASKS, seed=0):
 
 
 def moved(ranker, seed=0):
-    """Put random effects into the wide rows, and the last layers off zero."""
+    """Put random numbers into the first stages, and the last layers off zero."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, each in ranker.named_weights().items():
-            if name.startswith("wide.") or ".output." in name:
+            if name.startswith(("wide.", "first.")) or ".output." in name:
                 each.normal_(std=0.3, generator=generator)
 
 
@@ -136,7 +146,7 @@ def assert_same_stages(one, other):
 @trunks
 @pytest.mark.parametrize("stages", STAGES)
 def test_it_trains_resumes_saves_loads_exports_and_serves(kind, stages, log, tmp_path):
-    run = partial(fitted, log, kind=kind, stages=stages, valid=log.head(300))
+    run = partial(fitted, log, kind=kind, stages=stages, features=IN_GRAPHS, valid=log.head(300))
 
     def interrupt(progress):
         if progress.event == "epoch":
@@ -165,13 +175,24 @@ def test_it_trains_resumes_saves_loads_exports_and_serves(kind, stages, log, tmp
     for name, each in states[0].items():
         assert torch.equal(each, states[1][name]), name
 
-    folder = tmp_path / "whole" / "bundle"
+    assert_served(bundle, tmp_path / "whole" / "bundle", log, vocabulary=True)
+
+
+def test_a_hashed_table_has_wide_rows_in_the_graph_of_encoded_rows(log, tmp_path):
+    bundle = fitted(log)
+    bundle.save(tmp_path / "bundle")
+    assert bundle.ranker.named_weights()["wide.effect.page"].any()
+    assert_served(bundle, tmp_path / "bundle", log, vocabulary=False)
+
+
+def assert_served(bundle, folder, log, *, vocabulary):
+    """Load a bundle, export it with parity, and serve it."""
     rows = unlabelled(log)
     expected = bundle.predict(rows)
     loaded = pr.load(folder)
     assert loaded.predict(rows).equals(expected)
-    parity = export(loaded, folder, [rows], vocabulary=True)
-    assert [each.rows for each in parity.values()] == [rows.height] * 2
+    parity = export(loaded, folder, [rows], vocabulary=vocabulary)
+    assert [each.rows for each in parity.values()] == [rows.height] * (1 + vocabulary)
     served = pr.Engine(folder).predict(rows)
     assert served.columns == expected.columns
     for column in served:
@@ -207,7 +228,7 @@ def test_permuting_and_renaming_tasks_permutes_the_outputs(kind, log):
     weights = {}
     for name, weight in ranker.named_weights().items():
         parts = name.split(".")
-        if parts[0] == "wide":
+        if parts[0] in ("wide", "first"):
             weights[name] = weight[..., columns]
             continue
         renamed = [names.get(part, part) if parts[0] != "embed" else part for part in parts]
@@ -343,6 +364,6 @@ def test_margins_are_those_of_the_whole_weighted_log(rows, stages, log):
             np.average(each[teaches], weights=w[teaches])
             for each in (label, found[column].to_numpy())
         )
-        assert mean == pytest.approx(rate, abs=0.03)
+        assert mean == pytest.approx(rate, abs=0.05 if name == "stars" else 0.03)
         if keys is not None or name == "click":  # the rows as they lie say something else
             assert abs(label[teaches].mean() - rate) > 0.06
