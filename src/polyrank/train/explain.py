@@ -101,7 +101,7 @@ def explain(
     # These two refuse what training would.
     supervision = Supervision.of(tables["train"], sources.train_sampling)
     training.balance.build(balance_terms(supervision))
-    layout = model.layout(schema, vocab)
+    layout, pace = model.layout(schema, vocab), training.pace(len(tables["train"]))
     with torch.device("meta"):  # counts without allocating
         ranker = model.build(layout)
     parameters = {f"embed.{table}": vocab.rows[table] * w for table, w in layout.widths.items()}
@@ -117,8 +117,8 @@ def explain(
         statistics=supervision.statistics,
         parameters=parameters,
         memory_bytes=memory,
-        steps=-(-len(tables["train"]) // training.batch_size),
-        epochs=training.epochs,
+        steps=-(-len(tables["train"]) // pace.batch_size),
+        epochs=pace.epochs,
         sampling=sources.sampling,
         fusion=fusion,
     )

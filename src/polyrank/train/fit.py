@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -40,7 +40,7 @@ from polyrank.train.optim import Adam, EmbeddingOptimizer, LazyAdam, Linear, Sch
 from polyrank.train.progress import Observer, Profile, progress_bar
 from polyrank.train.run import run_folder
 from polyrank.train.sources import Sources, encoded, fingerprint
-from polyrank.train.training import Stop, Training
+from polyrank.train.training import AUTO, Stop, Training
 
 logger = logging.getLogger(__name__)
 
@@ -57,8 +57,8 @@ def fit(
     orphans: Orphans = "error",
     sampling: Sampling | None = None,
     seed: int = 0,
-    epochs: int = 8,
-    batch_size: int = 1024,
+    epochs: int | Literal["auto"] = AUTO,
+    batch_size: int | Literal["auto"] = AUTO,
     lr: float = 3e-3,
     embeddings: EmbeddingOptimizer = LazyAdam(),  # noqa: B008 (frozen)
     dense: Adam = Adam(),  # noqa: B008 (frozen)
@@ -234,7 +234,7 @@ def train_model(
         supervision = Supervision.of(train, sampling)
         if valid is not None:
             check_valid(training.stop, valid)
-        _announce(schema, training, valid)
+        _announce(schema, training.pace(len(train)).epochs, valid)
         for found in suspicions(train, vocab):
             advice = "if it is written after the outcome, remove it from the features"
             warnings.warn(f"{found}; {advice}", LeakageWarning, stacklevel=2)
@@ -296,7 +296,7 @@ def _warn_of_divergence(trainer: Trainer, valid: Table) -> None:
         )  # fmt: skip
 
 
-def _announce(schema: Schema, training: Training, valid: Table | None) -> None:
+def _announce(schema: Schema, epochs: int, valid: Table | None) -> None:
     for task in schema.tasks:
         if task.positive_weight != 1:
             logger.warning(
@@ -309,7 +309,7 @@ def _announce(schema: Schema, training: Training, valid: Table | None) -> None:
     if valid is None:
         logger.warning(
             "no validation rows: the last of %d epochs is kept, and nothing is calibrated",
-            training.epochs,
+            epochs,
         )
 
 

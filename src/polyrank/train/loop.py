@@ -102,6 +102,7 @@ class Trainer:
         self.monitor = monitor
         self.ranker, self.training, self.supervision = ranker, training, supervision
         self.train, self.valid, self.seed = train, valid, seed
+        self.epochs, self.batch_size = training.pace(len(train))
         self.balance = training.balance.build(balance_terms(supervision)).to(training.device)
         groups = parameter_groups(
             ranker.dense_parameters(), list(self.balance.parameters()), training.dense.weight_decay
@@ -113,7 +114,7 @@ class Trainer:
         assert rows.l2 is not None
         self.dense_lr, self.embedding_lr = training.dense.lr, rows.lr
         self.dense = training.dense.build(groups, self.dense_lr)
-        visits = Visits(train, ranker.layout, training.batch_size, training.unseen_rate)
+        visits = Visits(train, ranker.layout, self.batch_size, training.unseen_rate)
         self.embeddings = rows.build(ranker.embed, rows.l2, visits)
         self._profile, self._mark = profile, profile.mark if profile else lambda _: None
         parts = StepParts(ranker, supervision, self.balance, self.dense, self._mark)
@@ -122,14 +123,14 @@ class Trainer:
         self._names: tuple[str, ...] = ()
         self._x: Tensor | None = None
         self._improved: list[bool] = []
-        self._steps_of_run = training.epochs * self.steps
+        self._steps_of_run = self.epochs * self.steps
         self.first = None
         if ranker.first is not None:
             run = StageRun(
                 train=train, valid=valid, likelihoods=supervision.likelihoods,
-                rates=base_rates(train, supervision.sampling), batch_size=training.batch_size,
+                rates=base_rates(train, supervision.sampling), batch_size=self.batch_size,
                 threads=training.threads,
-                sampling=supervision.sampling, seed=seed, steps=self.steps, epochs=training.epochs,
+                sampling=supervision.sampling, seed=seed, steps=self.steps, epochs=self.epochs,
                 unseen_rate=training.unseen_rate,
             )  # fmt: skip
             self.first = FirstStagesLearner.of(ranker.first, ranker.layout, run)
@@ -139,13 +140,13 @@ class Trainer:
     @property
     def steps(self) -> int:
         """Steps per epoch."""
-        return ceil(len(self.train) / self.training.batch_size)
+        return ceil(len(self.train) / self.batch_size)
 
     def run(self) -> Iterator[Progress]:
         """Train the epochs that are left at the position, until early stopping loses patience."""
         self._start()
         stop = self.training.stop
-        while self.position.epoch < self.training.epochs:
+        while self.position.epoch < self.epochs:
             if stop is not None and self.position.stale_epochs >= stop.patience:
                 return
             yield from self._epoch(self.position.epoch + 1)
@@ -258,7 +259,7 @@ class Trainer:
         def report(event: Literal["step", "epoch"]) -> Progress:
             losses, empty = tally.flush(self._names, epoch, step)
             done = step, self.steps, rows, perf_counter() - started
-            return Progress(event, epoch, self.training.epochs, *done, losses, empty)
+            return Progress(event, epoch, self.epochs, *done, losses, empty)
 
         with closing(self._blocks(epoch)) as blocks:
             self._mark("")
@@ -288,7 +289,7 @@ class Trainer:
         It pays for large batches and a spare core: on 2 cores, with 1 thread of torch, MMoE was
         1.22 times as fast at 16384 rows, and no faster at 4096; ESMM at neither.
         """
-        layout, size, rate = self.ranker.layout, self.training.batch_size, self.training.unseen_rate
+        layout, size, rate = self.ranker.layout, self.batch_size, self.training.unseen_rate
         blocks = self.train.blocks(
             layout, size, shuffle=True, seed=self.seed, epoch=epoch, unseen_rate=rate
         )
@@ -302,7 +303,7 @@ class Trainer:
         self._x = x = self.ranker.embed.look_up(moved.ids, moved.dense, moved.bags, self._x)
         margin = None if self.first is None else self.first.step(batch, x)
         self._mark("gather")
-        full = len(batch) == self.training.batch_size
+        full = len(batch) == self.batch_size
         step = self._compiled if self._compiled is not None and full else self._eager
         gradient, losses, rows = step(x, margin, moved, self.dense_lr * factor)
         self._names = step.names

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from polyrank import spec
 from polyrank.balance import BALANCES, Balance, Sum
 from polyrank.errors import ConfigError
 from polyrank.train import optim
 
+AUTO: Literal["auto"] = "auto"
+SEEN_ROWS = 2_000_000  # by a network whose epochs are "auto"
 ROW_LR_RATIO = 4 / 3  # of the embedding rows' step size to that of the dense part
+
+
+class Pace(NamedTuple):
+    """How long a run is."""
+
+    epochs: int
+    batch_size: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +48,8 @@ class Training:
     What the optimisers inherit is filled in, so that every value shows.
 
     Args:
-        epochs: passes over the training rows.
-        batch_size: rows per step.
+        epochs: passes over the training rows; "auto" goes by their number, see `pace`.
+        batch_size: rows per step; likewise.
         lr: step size of the dense part, and times `ROW_LR_RATIO` of embedding rows, where they
             have none of their own.
         embeddings: optimiser of embedding rows.
@@ -62,8 +71,8 @@ class Training:
         True
     """
 
-    epochs: int = 8
-    batch_size: int = 1024
+    epochs: int | Literal["auto"] = AUTO
+    batch_size: int | Literal["auto"] = AUTO
     lr: float = 3e-3
     embeddings: optim.EmbeddingOptimizer = field(default_factory=optim.LazyAdam)
     dense: optim.Adam = field(default_factory=optim.Adam)
@@ -77,7 +86,9 @@ class Training:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "threads"):
-            spec.whole(name, getattr(self, name))
+            if getattr(self, name) != AUTO or name == "threads":
+                unless = f", unless it is {AUTO!r}," * (name != "threads")
+                spec.whole(f"{name}{unless}", getattr(self, name))
         if not isinstance(self.compile, bool):
             raise ConfigError(f"compile must be true or false, got {self.compile!r}")
         spec.number("lr", self.lr, above=0)
@@ -90,6 +101,24 @@ class Training:
         l2 = dense.l2 if self.embeddings.l2 is None else self.embeddings.l2
         object.__setattr__(self, "dense", dense)
         object.__setattr__(self, "embeddings", replace(self.embeddings, lr=lr, l2=l2))
+
+    def pace(self, rows: int) -> Pace:
+        """Return the epochs and the rows per step of a log of so many training rows.
+
+        Where they are "auto", a batch is a power of 2 of about a 32nd of the rows, from 64 to 1024,
+        and epochs are as many as show the network `SEEN_ROWS` rows, from 8 to 20. With the numbers
+        of a large log, training on a small one would end before it has learned anything.
+
+        Example:
+            >>> Training().pace(7_000), Training().pace(10**6)
+            (Pace(epochs=20, batch_size=128), Pace(epochs=8, batch_size=1024))
+        """
+        size, epochs = self.batch_size, self.epochs
+        if size == AUTO:
+            size = min(max(2 ** (rows // 32).bit_length() // 2, 64), 1024)
+        if epochs == AUTO:
+            epochs = min(max(round(SEEN_ROWS / max(rows, 1)), 8), 20)
+        return Pace(epochs, size)
 
     def to_table(self) -> dict[str, Any]:
         """Return plain tables, with every default and every inherited value shown."""
