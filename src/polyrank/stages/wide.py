@@ -52,7 +52,7 @@ class Wide(Stage):
     """Wide rows, with priors of their own; equals `[model] wide`.
 
     Every id feature has them but those with `wide = false`, for every head whose likelihood has a
-    curvature. In training they take 3·T·(folds + 1) + 3·T numbers an id, when serving T.
+    curvature. In training they take 4·T·(folds + 1) + 5·T + 2 numbers an id, when serving T.
 
     Args:
         folds: parts of the training rows; a row's own effect never learned from its part.
@@ -91,7 +91,7 @@ def wide_slots(schema: Schema) -> tuple[Slot, ...]:
 
 
 class WideRows(StageModule):
-    """Effects as they serve: of the full table, averaged over the epochs; and their precision.
+    """Effects as they serve: of the full table, averaged over passes; and their precision.
 
     An effect's posterior is about normal, with variance 1 ÷ precision.
     """
