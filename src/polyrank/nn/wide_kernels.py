@@ -1,7 +1,7 @@
 """Compiled loops of wide rows: one pass reads what a batch's ids say, a second one updates them.
 
 A row of the state is one id of one feature: for each of Q tables and T heads its weight, the
-curvature of the last epoch and that of this one, each filled up to P numbers, then for each head
+curvature of the last pass and that of this one, each filled up to P numbers, then for each head
 the sums S, H (and J where rows are weighted) of which the prior is estimated. All of a row lies
 together, since a batch touches rows in random order. A feature's rows are one thread's, so nothing
 is atomic and no result depends on the number of threads. The maths is in docs/wide.md.

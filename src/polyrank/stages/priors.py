@@ -17,7 +17,7 @@ ITERATIONS = 10
 
 
 class Moments(NamedTuple):
-    """What the ids of one field said of one head in an epoch, each (R,)."""
+    """What the ids of one field said of one head in a pass, each (R,)."""
 
     score: np.ndarray  # Σ v·x·(y − p) + Σ v·x²·p(1 − p)·w: the gradient were the own weight 0
     curvature: np.ndarray  # Σ v·x²·p(1 − p)

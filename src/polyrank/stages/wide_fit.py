@@ -104,7 +104,7 @@ class WideFit:
             log(run.rates[name] / (1 - run.rates[name])) if name in run.rates else 0.0
             for name in rows.heads
         ]
-        bias = torch.zeros(3, self.padded)  # its value, and the curvature of both epochs
+        bias = torch.zeros(3, self.padded)  # its value, and the curvature of both passes
         bias[0, :width] = torch.tensor(start).repeat(self.tables)
         self.tensors = {
             "state": torch.zeros(total, columns(self.heads, self.tables, self.weighted)),
@@ -119,7 +119,7 @@ class WideFit:
         self._scratch = _Scratch(rows, self.padded, self.heads) if device.type == "cpu" else None
 
     def _counted(self, unseen_rate: float) -> np.ndarray:
-        """Return how often an epoch looks up each row: float64 (R,)."""
+        """Return how often a pass looks up each row: float64 (R,)."""
         found = look_ups(self.run.train, self.rows.layout.vocab.rows, unseen_rate)
         return np.concatenate([np.empty(0), *(found[slot.name] for slot in self.rows.slots)])
 
