@@ -56,8 +56,8 @@ class Wide(Stage):
     """Wide rows, with priors of their own; equals `[model] wide`.
 
     Every id feature has them but those with `wide = false`, for every head whose likelihood has a
-    curvature. While they are fitted they take about 4·T·(folds + 1) + 3·T numbers an id, of T heads;
-    in training T·(folds + 1), and when serving T.
+    curvature. For T heads, while they are fitted they take about 4·T·(folds + 1) + 3·T numbers an
+    id; in training T·(folds + 1), and when serving T.
 
     Args:
         folds: parts of the training rows; a row's own effect never learned from its part.
