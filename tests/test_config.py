@@ -111,12 +111,21 @@ def test_every_default_is_visible():
         {"name": "click", "label": "click", "kind": "binary", "space": "all", "weight": 1.0,
          "positive_weight": 1.0, "hold_ancestors": False}
     ]  # fmt: skip
-    assert table["model"]["trunk"] == {"kind": "mmoe", "experts": 8, "hidden": [16]}
-    assert table["model"] | {"trunk": 0} == {
-        "trunk": 0, "interaction": False, "tower": [16, 8], "embed_dim": 16, "norm": "none",
-        "dropout": 0.1, "field_dropout": 0.0, "wide": False, "trees": False, "entire_space": False,
+    assert table["model"] == {
+        "trunk": {"kind": "shared_bottom", "hidden": [128]}, "tower": [64], "embed_dim": 16,
+        "interaction": {"kind": "cross", "rank": 32, "layers": 1}, "norm": "none",
+        "dropout": 0.2, "field_dropout": 0.2, "wide": {"folds": 4}, "trees": False, "stages": [],
+        "entire_space": False,
     }  # fmt: skip
-    assert table["train"]["unseen_rate"] == 0.001
+    train = table["train"]
+    assert (train["epochs"], train["batch_size"], train["lr"]) == ("auto", "auto", 0.003)
+    assert train["embeddings"] == {
+        "kind": "lazy_adam", "lr": 0.004, "l2": 0.0, "prior": 3.0, "decay": 2.0,
+        "betas": [0.9, 0.999], "eps": 1e-8,
+    }  # fmt: skip
+    assert train["balance"] == {"kind": "sum", "normalize": "rows"}
+    assert train["schedule"] == {"kind": "linear", "warmup": 0.0}
+    assert train["unseen_rate"] == 0.001
 
 
 @pytest.mark.parametrize("entire", [False, True])

@@ -47,4 +47,5 @@ def bundle(rows):
         pr.Keys(user="user", time="when", weight="w"),
     )
     rows["home"] = rows["city"][::-1]
-    return pr.fit(schema, pr.Model(norm="batch"), train=rows, valid=rows, epochs=2, seed=1)
+    model = pr.Model(trunk=pr.MMoE(), norm="batch")
+    return pr.fit(schema, model, train=rows, valid=rows, epochs=2, seed=1)

@@ -96,10 +96,10 @@ class Overwriting(Balance):
 @pytest.mark.parametrize("balance", [pr.Sum(), Overwriting()])
 def test_penalties_are_added_after_the_balance(balance):
     """A penalty of 100·scale² pulls the scale towards 0 whatever the balance does."""
-    options = {"train": ROWS, "epochs": 30, "lr": 0.01, "balance": balance}
+    options = {"epochs": 30, "lr": 0.01, "balance": balance, "schedule": pr.Constant()}
     module, plain = Penalised(1.0, ["click", "buy"]), Penalised(1.0, ["click", "buy"], pull=0.0)
-    bundle = pr.fit(SCHEMA, pr.Model(trunk=Built(module)), **options)
-    pr.fit(SCHEMA, pr.Model(trunk=Built(plain)), **options)
+    bundle = pr.fit(SCHEMA, pr.Model(trunk=Built(module)), train=ROWS, **options)
+    pr.fit(SCHEMA, pr.Model(trunk=Built(plain)), train=ROWS, **options)
     assert module.scale.item() < 0.8 < plain.scale.item()
     penalties = bundle.history["train penalty size loss"]
     assert penalties[0] > penalties[-1] > 0
@@ -141,11 +141,12 @@ def test_a_mixing_that_cannot_be_is_refused_before_training():
     with pytest.raises(
         ConfigError, match=r"mixing: outputs must have the shape .* with experts = 1, got \(2, 16\)"
     ):
-        pr.fit(SCHEMA, pr.Model(trunk=Built(Misshapen(1.0, ["click", "buy"]))), train=ROWS)
+        model = pr.Model(trunk=Built(Misshapen(1.0, ["click", "buy"])), wide=False)
+        pr.fit(SCHEMA, model, train=ROWS)
 
 
 def test_a_registered_trunk_is_not_replaced(tmp_path):
-    pr.fit(SCHEMA, pr.Model(), train=ROWS, epochs=1).save(tmp_path / "b")
+    pr.fit(SCHEMA, pr.Model(trunk=pr.MMoE()), train=ROWS, epochs=1).save(tmp_path / "b")
     with pytest.raises(BundleError, match=r"trunk is .*'mmoe'.*: leave trunk out"):
         pr.load(tmp_path / "b", trunk=Doubled())
 
@@ -206,7 +207,7 @@ def test_the_model_gives_its_trunk_norm_and_dropout():
 
 
 def test_heads_start_at_the_base_rate():
-    bundle = pr.fit(SCHEMA, pr.Model(), train=ROWS, epochs=1, lr=1e-9)
+    bundle = pr.fit(SCHEMA, pr.Model(wide=False), train=ROWS, epochs=1, lr=1e-9)
     predicted = bundle.predict(ROWS)
     assert predicted["p_click"].mean() == pytest.approx(31 / 42, abs=0.02)
     assert predicted["p_buy_given_click"].mean() == pytest.approx(11 / 32, abs=0.02)
@@ -267,9 +268,9 @@ def test_a_width_alone_is_no_list(make):
 
 
 def test_an_interaction_reads_back_and_none_is_false():
-    assert pr.Model().to_table()["interaction"] is False
+    assert pr.Model(interaction=None).to_table()["interaction"] is False
     assert pr.Model.from_table({"interaction": False}).interaction is None
-    model = pr.Model(interaction=pr.Cross(rank=4, layers=2), field_dropout=0.2)
+    model = pr.Model(interaction=pr.Cross(rank=4, layers=2), field_dropout=0.3)
     table = model.to_table()
     assert table["interaction"] == {"kind": "cross", "rank": 4, "layers": 2}
     assert pr.Model.from_table(table) == model
@@ -302,7 +303,7 @@ def test_an_interaction_is_one_that_a_bundle_can_name():
 @pytest.mark.usefixtures("registered")
 def test_an_interaction_keeps_the_width():
     with pytest.raises(ConfigError, match=r"Linear must return a tensor .*, \(2, 16\), got \(2, 5"):
-        pr.fit(SCHEMA, pr.Model(interaction=Narrow()), train=ROWS)
+        pr.fit(SCHEMA, pr.Model(interaction=Narrow(), wide=False), train=ROWS)
 
 
 def test_weights_of_another_model_are_refused():

@@ -96,7 +96,7 @@ def wide_slots(schema: Schema) -> tuple[Slot, ...]:
 
 
 class WideRows(StageModule):
-    """Effects as they serve: of the full table, averaged over the epochs; and their precision.
+    """Effects as they serve: of the full table, averaged over passes; and their precision.
 
     An effect's posterior is about normal, with variance 1 ÷ precision.
     """
