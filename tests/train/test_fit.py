@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from tests.train.conftest import PLAIN
 
 import polyrank as pr
 from polyrank.balance import Balance, BalanceModule
@@ -17,7 +18,7 @@ from polyrank.errors import ConfigError, DataError, LeakageWarning, TrainingErro
 from polyrank.objective.losses import Supervision
 from polyrank.schema import Schema, Task
 
-MODEL = pr.Model(trunk=pr.SharedBottom(hidden=[8]), tower=[4], embed_dim=4)
+MODEL = pr.Model(trunk=pr.SharedBottom(hidden=[8]), tower=[4], embed_dim=4, dropout=0.1, **PLAIN)
 
 
 def fitted(funnel, **options):
@@ -386,7 +387,7 @@ def test_what_is_no_model_is_refused_with_the_fix(funnel):
         pr.fit([schema], MODEL, train=train)
     with pytest.raises(ConfigError, match="stop must be a Stop"):
         fitted(funnel, stop="auc")
-    with pytest.raises(ConfigError, match=r"epochs must be a whole number of at least 1, got 1.5"):
+    with pytest.raises(ConfigError, match=r"epochs, unless it is 'auto', must be a whole .* got 1.5"):
         fitted(funnel, epochs=1.5)
     with pytest.raises(ConfigError, match=r"threads must be at most .*, got 20000"):
         fitted(funnel, threads=20000)
