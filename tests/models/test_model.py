@@ -138,10 +138,10 @@ def test_a_mixing_that_cannot_be_is_refused_before_training():
         def mixing(self, x):
             return (pr.Mixing(experts=("a",), outputs=x, gates={"click": x}),)
 
+    model = pr.Model(trunk=Built(Misshapen(1.0, ["click", "buy"])), wide=False)
     with pytest.raises(
         ConfigError, match=r"mixing: outputs must have the shape .* with experts = 1, got \(2, 16\)"
     ):
-        model = pr.Model(trunk=Built(Misshapen(1.0, ["click", "buy"])), wide=False)
         pr.fit(SCHEMA, model, train=ROWS)
 
 
