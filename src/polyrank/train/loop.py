@@ -168,11 +168,13 @@ class Trainer:
 
         A head with few labels may learn more from its first stage alone: the network's answer, of
         the same layers, would be noise. The share is the one of `SHARES` with the least loss on
-        validation rows of the head; 1 where there are none.
+        validation rows of the head; 1 where there are none. It is 1 too for a task with a positive
+        weight, whose network is inflated on purpose: the plain loss would take that out again.
         """
         if self.first is None or self.valid is None:
             return logits
         rows, stages = _labels(self.valid), self.first.stages
+        tasks = self.supervision.schema.by_name
         found = {}
         for share in SHARES:
             mixed = {
@@ -184,6 +186,8 @@ class Trainer:
             found[share] = mixed, self.supervision.own_losses(mixed, *rows)
         chosen = dict(logits)
         for at, head in enumerate(stages.heads):
+            if tasks[head].positive_weight != 1:
+                continue
             known = {share: losses[head] for share, (_, losses) in found.items() if head in losses}
             best = min(known, key=lambda share: known[share], default=1.0)
             stages.share[at] = best
@@ -273,7 +277,6 @@ class Trainer:
         progress = report("epoch")
         if self.first is not None:
             self.first.end_epoch()
-        if self.first is not None:
             self.first.stages.share.fill_(1.0)
         logits = self._shared(self._finite_logits(epoch, step))
         valid = self._validate(logits, epoch) if self.valid is not None else {}

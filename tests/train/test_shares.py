@@ -1,0 +1,51 @@
+"""How much of the network's answer a head adds to its margin is chosen on validation rows."""
+
+import numpy as np
+import pytest
+
+import polyrank as pr
+from polyrank.train.loop import SHARES
+
+ROWS, ITEMS = 4_000, 20
+
+
+@pytest.fixture(scope="module")
+def log():
+    generator = np.random.default_rng(3)
+    item = generator.integers(0, ITEMS, ROWS)
+    click = generator.random(ROWS) < np.linspace(0.1, 0.3, ITEMS)[item]
+    return {"item": item, "click": click.astype(int)}
+
+
+def fitted(log, valid=True, **options):
+    """Fit items alone: all that labels say is in the margin, and what a network adds is noise."""
+    train = {name: column[:2_000] for name, column in log.items()}
+    rest = {name: column[2_000:] for name, column in log.items()}
+    schema = pr.Schema([pr.SparseFeature("item")], [pr.Task("click", **options)])
+    return pr.fit(schema, pr.Model(), train=train, valid=rest if valid else None, epochs=1, lr=0.05)
+
+
+def test_the_share_is_the_one_that_scores_best(log):
+    bundle = fitted(log)
+    first = bundle.ranker.first
+    (chosen,) = first.share.tolist()
+    assert chosen in SHARES
+    rest = {name: column[2_000:] for name, column in log.items()}
+    losses = {}
+    for share in SHARES:
+        first.share.fill_(share)
+        p, y = bundle.predict(rest, raw=True)["p_click"].to_numpy(), rest["click"]
+        losses[share] = -np.mean(np.where(y == 1, np.log(p), np.log1p(-p)))
+    assert losses[chosen] == pytest.approx(min(losses.values()), rel=1e-6)
+    assert losses[chosen] < losses[1.0]
+
+
+def test_without_validation_rows_all_is_added(log):
+    assert fitted(log, valid=False).ranker.first.share.tolist() == [1.0]
+
+
+def test_a_positive_weight_is_not_taken_out_again(log):
+    bundle = fitted(log, positive_weight=10)
+    assert bundle.ranker.first.share.tolist() == [1.0]
+    rest = {name: column[2_000:] for name, column in log.items()}
+    assert bundle.predict(rest, raw=True)["p_click"].mean() > 2 * rest["click"].mean()
