@@ -39,7 +39,11 @@ def test_it_learns_what_the_item_decides(space):
     )
     rows = {"item": item, "click": click, "buy": buy}
     model = replace(MODEL, dropout=0)  # which would pull the ends of a small log inwards
-    bundle = pr.fit(schema, model, train=rows, epochs=12, lr=0.01, batch_size=128)
+    free = pr.LazyAdam(prior=0.0, decay=0.0)  # as would a prior
+    bundle = pr.fit(
+        schema, model, train=rows, epochs=12, lr=0.01, batch_size=128, embeddings=free,
+        schedule=pr.Constant(),
+    )  # fmt: skip
     items = np.arange(10)
     found = bundle.predict({"item": items})
     assert np.abs(found["p_click"].to_numpy() - (0.2 + 0.06 * items)).max() < 0.08
@@ -527,7 +531,10 @@ def test_regression_of_a_target_in_the_hundred_thousands(funnel):
         schema=Schema(schema.features, tasks),
         train={**train, "money": money["train"]},
         valid={**valid, "money": money["valid"]},
-        epochs=15,
+        epochs=30,
+        schedule=pr.Constant(),
+        embeddings=pr.LazyAdam(prior=0.0, decay=0.0),
+        stop=pr.Stop(score="money @ all", metric="rmse", patience=30),
     )
     assert bundle.scorecard.value("money @ all", "r2") > 0.9
     assert bundle.scorecard.value("click @ all", "auc") > 0.6
