@@ -115,8 +115,7 @@ def jobs_of(args: argparse.Namespace, sets: Sequence[str], lines: Mapping[str, S
             found += [
                 Job(line=line, **here)
                 for line, each in BASELINES.items()
-                if line in args.baselines
-                and (seed == 1 or each.random or LOGS[name].generated)
+                if line in args.baselines and (seed == 1 or each.random or LOGS[name].generated)
             ]
             found += [Job(line=line, setting=each, **here) for line, each in lines.items()]
     return found

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 import polyrank as pr
-from parts.logs import LOGS, Raw, raw_log
+from parts.logs import LOGS, SPLITS, Raw, raw_log
 from parts.ours import trainer_of
 from parts.settings import AS_IT_IS, Setting, changed
 from polyrank.data.statistics import term_labels
@@ -61,7 +61,8 @@ def _raw(name: str, seed: int, rows: int | None, path: Path | None) -> Raw:
 def _encoded(name: str, seed: int, rows: int | None, path: Path | None, key: str) -> Log:
     raw = _raw(name, seed, rows, path)
     schema = changed(raw.schema, Setting.from_key(key))
-    sources = Sources(raw.frames["train"], raw.frames["valid"], raw.frames["test"])
+    # Raw numbers too, which trees read.
+    sources = Sources(*(raw.frames[split] for split in SPLITS), numbers=True)
     return Log(name, schema, *encoded(schema, sources), raw)
 
 

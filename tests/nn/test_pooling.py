@@ -131,7 +131,7 @@ def test_dense_adam_is_torchs_and_lazy_adam_moves_what_was_looked_up(batch):
     lazy.load_state_dict(embed.state_dict())
     before = embed.tables()["item"].clone()
     DenseAdam().build(embed, 0.0).step(ids, gradient, 0.01, bags)
-    LazyAdam().build(lazy, 0.0).step(ids, gradient, 0.01, bags)
+    LazyAdam(prior=0, decay=0).build(lazy, 0.0).step(ids, gradient, 0.01, bags)
     adam = torch.optim.Adam(reference.parameters(), lr=0.01)
     (reference(*packed) * gradient).sum().backward()
     adam.step()

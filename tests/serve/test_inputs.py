@@ -32,8 +32,8 @@ SCHEMA = Schema(
         SequenceFeature("integers", shared_with="integer"),
         SequenceFeature("texts", shared_with="text"),
         SequenceFeature("padded", shared_with="integer", padding_idx=0),
-        DenseFeature("number"),
-        DenseFeature("another"),
+        DenseFeature("number", encoding="bins"),
+        DenseFeature("another", encoding="none"),
     ],
     [Task("click")],
 )

@@ -12,10 +12,10 @@ import pytest
 import polyrank as pr
 from polyrank import spec
 from polyrank.data.sampling import Sampling
-from polyrank.data.statistics import fitted_labels
 from polyrank.data.table import encode
 from polyrank.data.vocab import Vocab
 from polyrank.errors import BundleError, ConfigError
+from polyrank.objective.losses import Supervision
 from polyrank.stages import trees as stage
 from polyrank.stages.trees import (
     Boosters,
@@ -72,8 +72,8 @@ def encoded(frame=None, schema=SCHEMA):
 
 def fitted(trees=FEW, frame=None, **options):
     vocab, table = encoded(frame)
-    columns = columns_of(vocab, trees)
-    rows = rows_of(table, columns, fitted_labels(table))
+    columns = columns_of(SCHEMA, vocab.rows, trees)
+    rows = rows_of(table, columns, Supervision.of(table).likelihoods)
     folds = np.random.default_rng(1).integers(0, trees.folds, len(table))
     return rows, folds, fit_boosters(trees, columns, rows, folds, **options)
 
@@ -110,7 +110,7 @@ def test_bad_options_are_refused(option, message):
 def test_categories_come_first_and_what_is_not_read_is_logged(caplog):
     vocab, table = encoded()
     with caplog.at_level(logging.INFO):
-        columns = columns_of(vocab, FEW)
+        columns = columns_of(SCHEMA, vocab.rows, FEW)
     assert [(each.feature, each.categories) for each in columns] == [
         ("shop", 9), ("price", 0), ("age", 0)
     ]  # fmt: skip
@@ -128,8 +128,13 @@ def test_categories_come_first_and_what_is_not_read_is_logged(caplog):
 
 def test_the_limit_of_categories_decides_what_is_read():
     vocab, _ = encoded()
-    assert columns_of(vocab, Trees(categories=9))[0] == Column(feature="shop", categories=9)
-    assert [each.feature for each in columns_of(vocab, Trees(categories=8))] == ["price", "age"]
+    assert columns_of(SCHEMA, vocab.rows, Trees(categories=9))[0] == Column(
+        feature="shop", categories=9
+    )
+    assert [each.feature for each in columns_of(SCHEMA, vocab.rows, Trees(categories=8))] == [
+        "price",
+        "age",
+    ]
 
 
 def test_a_log_without_anything_to_read_is_refused():
@@ -138,7 +143,7 @@ def test_a_log_without_anything_to_read_is_refused():
     with pytest.raises(
         ConfigError, match=r"nothing to read.*'item' has [0-9]+ rows.*trees = false"
     ):
-        columns_of(vocab, FEW)
+        columns_of(schema, vocab.rows, FEW)
 
 
 def test_a_table_without_numbers_is_refused():
@@ -146,7 +151,7 @@ def test_a_table_without_numbers_is_refused():
     table = encode(log_of(), SCHEMA, vocab)
     assert table.numbers.shape == (len(table), 0)
     with pytest.raises(ValueError, match="numbers=True"):
-        matrix_of(table, columns_of(vocab, FEW))
+        matrix_of(table, columns_of(SCHEMA, vocab.rows, FEW))
 
 
 def test_a_head_learns_where_its_parent_happened_and_its_label_is_known():
@@ -155,8 +160,8 @@ def test_a_head_learns_where_its_parent_happened_and_its_label_is_known():
     )
     frame = frame.with_columns(log_of()["buy"].scatter(range(9), None))
     vocab, table = encoded(frame)
-    kinds = fitted_labels(table)
-    rows = rows_of(table, columns_of(vocab, FEW), kinds)
+    kinds = Supervision.of(table).likelihoods
+    rows = rows_of(table, columns_of(SCHEMA, vocab.rows, FEW), kinds)
     click, buy, spend = rows.targets.values()
     assert list(rows.targets) == ["click", "buy", "spend"]
     assert (click.event, buy.event, spend.event) == (True, True, False)
@@ -170,9 +175,11 @@ def test_a_head_learns_where_its_parent_happened_and_its_label_is_known():
 
 def test_sampled_rows_are_weighted_to_be_the_whole_log():
     vocab, table = encoded()
-    columns = columns_of(vocab, FEW)
+    columns = columns_of(SCHEMA, vocab.rows, FEW)
     sampling = Sampling("click", keep=0.25)
-    found = rows_of(table, columns, fitted_labels(table), sampling).targets["buy"].weight
+    found = (
+        rows_of(table, columns, Supervision.of(table).likelihoods, sampling).targets["buy"].weight
+    )
     click = table.labels_by_task["click"]
     np.testing.assert_array_equal(found, table.weight * np.where(click == 0, 4.0, 1.0))
 

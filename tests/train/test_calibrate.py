@@ -4,6 +4,7 @@ import logging
 
 import numpy as np
 import pytest
+from tests.train.conftest import PLAIN
 
 import polyrank as pr
 from polyrank.calibration.fitting import calibrate
@@ -17,7 +18,7 @@ SCHEMA = pr.Schema(
     ],
     pr.Keys(user="user", weight="w"),
 )
-MODEL = pr.Model(tower=[4], embed_dim=4)
+MODEL = pr.Model(trunk=pr.MMoE(), tower=[4], embed_dim=4, dropout=0.1, **PLAIN)
 
 
 def log(seed, rows=8_000):
@@ -36,7 +37,11 @@ def log(seed, rows=8_000):
 
 @pytest.fixture(scope="module")
 def bundle():
-    options = {"epochs": 3, "lr": 0.02, "batch_size": 256, "seed": 1}
+    options = {
+        "epochs": 3, "lr": 0.02, "batch_size": 256, "seed": 1, "schedule": pr.Constant(),
+        "embeddings": pr.LazyAdam(lr=0.02, prior=0.0, decay=0.0),
+        "balance": pr.Sum(normalize=True),
+    }  # fmt: skip
     return pr.fit(SCHEMA, MODEL, train=log(1), valid=log(2), test=log(3), **options)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from tests.train.conftest import PLAIN
 
 import polyrank as pr
 from polyrank.balance import Balance, BalanceModule
@@ -17,7 +18,7 @@ from polyrank.errors import ConfigError, DataError, LeakageWarning, TrainingErro
 from polyrank.objective.losses import Supervision
 from polyrank.schema import Schema, Task
 
-MODEL = pr.Model(trunk=pr.SharedBottom(hidden=[8]), tower=[4], embed_dim=4)
+MODEL = pr.Model(trunk=pr.SharedBottom(hidden=[8]), tower=[4], embed_dim=4, dropout=0.1, **PLAIN)
 
 
 def fitted(funnel, **options):
@@ -38,7 +39,11 @@ def test_it_learns_what_the_item_decides(space):
     )
     rows = {"item": item, "click": click, "buy": buy}
     model = replace(MODEL, dropout=0)  # which would pull the ends of a small log inwards
-    bundle = pr.fit(schema, model, train=rows, epochs=12, lr=0.01, batch_size=128)
+    free = pr.LazyAdam(prior=0.0, decay=0.0)  # as would a prior
+    bundle = pr.fit(
+        schema, model, train=rows, epochs=12, lr=0.01, batch_size=128, embeddings=free,
+        schedule=pr.Constant(),
+    )  # fmt: skip
     items = np.arange(10)
     found = bundle.predict({"item": items})
     assert np.abs(found["p_click"].to_numpy() - (0.2 + 0.06 * items)).max() < 0.08
@@ -386,7 +391,9 @@ def test_what_is_no_model_is_refused_with_the_fix(funnel):
         pr.fit([schema], MODEL, train=train)
     with pytest.raises(ConfigError, match="stop must be a Stop"):
         fitted(funnel, stop="auc")
-    with pytest.raises(ConfigError, match=r"epochs must be a whole number of at least 1, got 1.5"):
+    with pytest.raises(
+        ConfigError, match=r"epochs, unless it is 'auto', must be a whole .* got 1.5"
+    ):
         fitted(funnel, epochs=1.5)
     with pytest.raises(ConfigError, match=r"threads must be at most .*, got 20000"):
         fitted(funnel, threads=20000)
@@ -524,7 +531,10 @@ def test_regression_of_a_target_in_the_hundred_thousands(funnel):
         schema=Schema(schema.features, tasks),
         train={**train, "money": money["train"]},
         valid={**valid, "money": money["valid"]},
-        epochs=15,
+        epochs=30,
+        schedule=pr.Constant(),
+        embeddings=pr.LazyAdam(prior=0.0, decay=0.0),
+        stop=pr.Stop(score="money @ all", metric="rmse", patience=30),
     )
     assert bundle.scorecard.value("money @ all", "r2") > 0.9
     assert bundle.scorecard.value("click @ all", "auc") > 0.6

@@ -4,6 +4,7 @@ import logging
 
 import pytest
 import torch
+from tests.train.conftest import PLAIN
 
 import polyrank as pr
 from polyrank.data.read import read
@@ -13,7 +14,7 @@ from polyrank.models.outputs import inputs
 from polyrank.nn.mlp import MLP
 from polyrank.train.heads import start
 
-MODEL = pr.Model(trunk=pr.Separate(), tower=[6, 4], embed_dim=4)
+MODEL = pr.Model(trunk=pr.Separate(), tower=[6, 4], embed_dim=4, **PLAIN)
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def test_a_dead_tower_is_drawn_again_and_named(built, caplog):
     start(ranker, table, "cpu")
     assert "the tower of task 'buy' started dead and was drawn again" in caplog.text
     assert "'click'" not in caplog.text
-    x = inputs(ranker, next(table.batches(ranker.layout, 100)), "cpu")
+    x = inputs(ranker, next(table.batches(ranker.layout, 100)), "cpu").x
     assert ranker(x).logits["buy"].std() > 0
     for name, weight in click.state_dict().items():
         assert torch.equal(weight, kept[name])
@@ -67,11 +68,10 @@ def test_no_model_of_many_seeds_starts_constant(built):
     ranker, table = built
     for seed in range(60):
         torch.manual_seed(seed)
-        ranker = pr.Model(trunk=pr.Separate(), tower=[2], embed_dim=2).build(
-            pr.Model(embed_dim=2).layout(ranker.layout.schema, ranker.layout.vocab)
-        )
+        model = pr.Model(trunk=pr.Separate(), tower=[2], embed_dim=2, **PLAIN)
+        ranker = model.build(model.layout(ranker.layout.schema, ranker.layout.vocab))
         start(ranker, table, "cpu")
-        x = inputs(ranker, next(table.batches(ranker.layout, 900)), "cpu")
+        x = inputs(ranker, next(table.batches(ranker.layout, 900)), "cpu").x
         assert all(z.std() > 0 for z in ranker(x).logits.values()), seed
 
 

@@ -57,7 +57,7 @@ def test_dense_adam_is_torchs(l2):
 @pytest.mark.parametrize("l2", [0.0, 0.1])
 def test_lazy_adam_is_adam_on_touched_rows(l2):
     embed = embedder()
-    engine = LazyAdam(betas=(0.8, 0.9)).build(embed, l2)
+    engine = LazyAdam(betas=(0.8, 0.9), prior=0.0, decay=0.0).build(embed, l2)
     weight = embed.pack[0].detach().clone().double()
     first, second = torch.zeros_like(weight), torch.zeros_like(weight)
     for step, (ids, gradient) in enumerate(batches(), start=1):
@@ -78,13 +78,13 @@ def test_lazy_adam_is_adam_on_touched_rows(l2):
 def test_an_untouched_row_stays():
     embed = embedder()
     before = embed.pack[0][5].clone()
-    engine = LazyAdam().build(embed, 0.5)
+    engine = LazyAdam(prior=0.0, decay=0.0).build(embed, 0.5)
     for ids, gradient in batches():
         engine.step(ids, gradient, 0.01)
     assert torch.equal(embed.pack[0][5], before)
 
 
-@pytest.mark.parametrize("spec", [LazyAdam(), DenseAdam()])
+@pytest.mark.parametrize("spec", [LazyAdam(prior=0.0, decay=0.0), DenseAdam()])
 def test_engines_go_on_from_their_state(spec):
     straight, broken = embedder(), embedder()
     one, two = spec.build(straight, 0.01), spec.build(broken, 0.01)
@@ -101,7 +101,7 @@ def test_engines_go_on_from_their_state(spec):
 def test_a_model_without_ids_needs_no_embedding_step():
     schema = Schema([DenseFeature("x", encoding="standard")], [Task("click")])
     embed = PackedEmbedder(Layout(schema, SimpleNamespace(rows={}, columns={"x": 1}), {}))
-    for spec in (LazyAdam(), DenseAdam()):
+    for spec in (LazyAdam(prior=0.0, decay=0.0), DenseAdam()):
         engine = spec.build(embed, 0.0)
         engine.step(torch.zeros(0, 3, dtype=torch.int32), torch.zeros(3, 1), 0.1)
         engine.load(engine.state())

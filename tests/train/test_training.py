@@ -10,14 +10,15 @@ from polyrank.train.training import Training
 def test_every_default_and_every_inherited_value_is_shown():
     table = Training(lr=0.01, dense=pr.Adam(weight_decay=1e-5)).to_table()
     assert table["embeddings"] == {
-        "kind": "lazy_adam", "lr": 0.01, "l2": 1e-5, "prior": 0.0, "decay": 0.0,
-        "betas": [0.9, 0.999], "eps": 1e-8,
+        "kind": "lazy_adam", "lr": pytest.approx(0.01 * 4 / 3), "l2": 1e-5, "prior": 3.0,
+        "decay": 2.0, "betas": [0.9, 0.999], "eps": 1e-8,
     }  # fmt: skip
     assert table["dense"] == {
         "kind": "adam", "lr": 0.01, "weight_decay": 1e-5, "betas": [0.9, 0.999], "eps": 1e-8
     }  # fmt: skip
-    assert table["schedule"] == {"kind": "constant"}
-    assert table["balance"]["kind"] == "sum"
+    assert table["schedule"] == {"kind": "linear", "warmup": 0.0}
+    assert table["balance"] == {"kind": "sum", "normalize": "rows"}
+    assert (table["epochs"], table["batch_size"]) == ("auto", "auto")
     assert {"epochs", "batch_size", "threads", "device", "unseen_rate"} <= set(table)
 
 
@@ -42,7 +43,7 @@ def test_schedules_read_back(schedule):
 
 def test_rows_do_not_inherit_a_decoupled_decay():
     training = Training(dense=pr.AdamW(weight_decay=0.1))
-    assert (training.embeddings.l2, training.embeddings.decay) == (0.0, 0.0)
+    assert (training.embeddings.l2, training.embeddings.decay) == (0.0, 2.0)
 
 
 def test_the_rate_of_rows_is_a_multiple_of_the_dense_parts(monkeypatch):
@@ -53,7 +54,7 @@ def test_the_rate_of_rows_is_a_multiple_of_the_dense_parts(monkeypatch):
 
 def test_embeddings_inherit_from_the_dense_part():
     training = Training(lr=1.0, dense=pr.Adam(lr=0.5, weight_decay=0.1))
-    assert (training.embeddings.lr, training.embeddings.l2) == (0.5, 0.1)
+    assert (training.embeddings.lr, training.embeddings.l2) == (0.5 * 4 / 3, 0.1)
     own = Training(embeddings=pr.LazyAdam(lr=0.2, l2=0.3))
     assert (own.embeddings.lr, own.embeddings.l2) == (0.2, 0.3)
 
@@ -62,7 +63,7 @@ def test_embeddings_inherit_from_the_dense_part():
     ("table", "message"),
     [
         ({"epoch": 3}, "train: unknown key 'epoch'; did you mean 'epochs'"),
-        ({"epochs": 0}, "epochs must be a whole number of at least 1, got 0"),
+        ({"epochs": 0}, "epochs, unless it is 'auto', must be a whole number of at least 1, got 0"),
         ({"epochs": "many"}, "train.epochs: .*valid integer.*got 'many'"),
         ({"lr": 0}, "train: lr must be a number above 0, got 0"),
         ({"unseen_rate": 1}, "unseen_rate must be a number of at least 0 and below 1, got 1"),

@@ -36,4 +36,5 @@ class FieldDropout(nn.Module):
         if not self.training:
             return x
         drawn = torch.rand(len(x), len(self.keep), device=x.device)
-        return x * ((drawn < self.keep) / self.keep)[:, self.slot]
+        # `[:, slot]` would do the same in four times the time.
+        return x * ((drawn < self.keep) / self.keep).index_select(1, self.slot)

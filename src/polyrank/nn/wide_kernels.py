@@ -1,4 +1,4 @@
-"""Compiled loops of wide rows: one pass reads what a batch's ids say, a second one updates them.
+"""Compiled loops of wide rows: one reads what a batch's ids say, one updates them.
 
 A row of the state is one id of one feature: for each of Q tables and T heads its weight, the
 curvature of the last pass and that of this one, each filled up to P numbers, then for each head

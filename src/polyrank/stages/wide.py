@@ -11,10 +11,12 @@ T heads, R rows of all slots, D columns of labels on a path.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise, starmap
+from time import perf_counter
 from typing import ClassVar
 
 import numpy as np
@@ -44,6 +46,8 @@ from polyrank.stages.wide_fit import (
     tensors_of,
 )
 
+logger = logging.getLogger(__name__)
+
 CHUNK_ROWS = 16384
 
 
@@ -52,7 +56,8 @@ class Wide(Stage):
     """Wide rows, with priors of their own; equals `[model] wide`.
 
     Every id feature has them but those with `wide = false`, for every head whose likelihood has a
-    curvature. In training they take 4·T·(folds + 1) + 5·T + 2 numbers an id, when serving T.
+    curvature. For T heads, while they are fitted they take about 4·T·(folds + 1) + 3·T numbers an
+    id; in training T·(folds + 1), and when serving T.
 
     Args:
         folds: parts of the training rows; a row's own effect never learned from its part.
@@ -216,6 +221,7 @@ class WideLearner(StageLearner):
         self._pooled = [schema.bags[index].pooling for index in rows.bags]
 
     def start(self) -> None:
+        begun = perf_counter()
         fit, run, layout = WideFit(self.rows, self.run), self.run, self.rows.layout
         x = torch.empty(run.batch_size, layout.width, device=self.rows.effect.device)
         for number in range(PASSES):
@@ -226,6 +232,14 @@ class WideLearner(StageLearner):
                 fit.step(batch, x[: len(batch)], layout.own_width)
             fit.end_pass()
         self._tables = fit.finish()
+        spreads = (1 / self.rows.prior.mean(0).sqrt()).tolist()
+        shown = ", ".join(
+            f"{h} {each:.3g}" for h, each in zip(self.rows.heads, spreads, strict=True)
+        )
+        logger.info(
+            "wide rows: %s of %d features fitted in %.1f s; usual deviation of an effect: %s",
+            f"{len(self.rows.effect):,}", len(self.rows.slots), perf_counter() - begun, shown,
+        )  # fmt: skip
 
     def alone(self, valid: Table) -> Tensor:
         device = self.rows.effect.device
