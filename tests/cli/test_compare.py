@@ -37,6 +37,7 @@ given = "click"
 trunk = { kind = "mmoe", experts = 2, hidden = [8] }
 tower = [4]
 embed_dim = 4
+wide = false
 [train]
 epochs = 1
 """

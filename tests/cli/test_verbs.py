@@ -203,7 +203,8 @@ def test_explain_shows_what_was_sampled(command):
 
 @pytest.mark.usefixtures("folder")
 def test_explain_shows_the_plan(command):
-    entire = ("--set", "model.entire_space=true")
+    numbers = "features.price.encoding='bins'"  # one row of a table for each price
+    entire = ("--set", "model.entire_space=true", "--set", "model.wide=false", "--set", numbers)
     code, out, _ = command("explain", "exp.toml", *entire)
     assert code == 0
     assert "P(click)·P(buy|click)" in out
@@ -212,7 +213,7 @@ def test_explain_shows_the_plan(command):
     train = pl.read_parquet("train.parquet")
     assert plan["objective"][1]["usable_rows"] == 400
     assert plan["objective"][1]["positives"] == int((train["click"] * train["purchase"]).sum())
-    bundle = Experiment.load("exp.toml").fit()
+    bundle = Experiment.load("exp.toml", ["model.wide=false", numbers]).fit()
     sizes = {name: weight.numel() for name, weight in bundle.ranker.named_weights().items()}
     assert sum(plan["parameters"].values()) == sum(sizes.values())
     assert plan["parameters"]["embed.item"] == sizes["embed.item"] == 5 * 4

@@ -8,6 +8,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from tests.train.conftest import PLAIN
 
 import polyrank as pr
 from polyrank.data.read import read
@@ -78,7 +79,7 @@ def trainer(trunk, *, weighted=False, missing=False, model=(), tasks=TASKS, dens
     frame = read(rows)
     vocab = Vocab.fit(frame, schema)
     table = encode(frame, schema, vocab, orphans="zero")
-    spec = pr.Model(trunk=trunk, tower=[5], embed_dim=4, **dict(model))
+    spec = pr.Model(trunk=trunk, tower=[5], embed_dim=4, **PLAIN | dict(model))
     torch.manual_seed(0)
     ranker = spec.build(spec.layout(schema, vocab))
     training = pr.Training(epochs=4, batch_size=64, dense=dense, schedule=pr.Cosine(), **options)
