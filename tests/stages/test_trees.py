@@ -128,8 +128,13 @@ def test_categories_come_first_and_what_is_not_read_is_logged(caplog):
 
 def test_the_limit_of_categories_decides_what_is_read():
     vocab, _ = encoded()
-    assert columns_of(SCHEMA, vocab.rows, Trees(categories=9))[0] == Column(feature="shop", categories=9)
-    assert [each.feature for each in columns_of(SCHEMA, vocab.rows, Trees(categories=8))] == ["price", "age"]
+    assert columns_of(SCHEMA, vocab.rows, Trees(categories=9))[0] == Column(
+        feature="shop", categories=9
+    )
+    assert [each.feature for each in columns_of(SCHEMA, vocab.rows, Trees(categories=8))] == [
+        "price",
+        "age",
+    ]
 
 
 def test_a_log_without_anything_to_read_is_refused():
