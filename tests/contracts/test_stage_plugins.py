@@ -85,7 +85,7 @@ def test_it_trains_resumes_saves_loads_and_exports(wide, acme, rows, tmp_path):
 def test_training_rows_get_what_never_saw_them_and_others_what_saw_all(acme, rows):
     """Against a plain count of the other folds' rows of the same item."""
     schema = pr.Schema(FEATURES, TASKS)
-    model = pr.Model(stages=[acme.Popularity(column="item", prior=2.0, folds=3)])
+    model = pr.Model(wide=False, stages=[acme.Popularity(column="item", prior=2.0, folds=3)])
     vocab = Vocab.fit(read(rows), schema)
     table = encode(read(rows), schema, vocab)
     layout = model.layout(schema, vocab)
@@ -181,11 +181,11 @@ def test_a_stage_may_be_only_read(acme, rows, tmp_path):
 
     register("first_stage", "hint", Hint)
     try:
-        for more in ({}, {"wide": pr.Wide()}):
-            model = pr.Model(stages=[Hint(column="item")], **more)
-            bundle = fitted(rows, model, out=tmp_path / f"hint {len(more)}")
-            assert bundle.ranker.first.heads == (("click", "buy", "spend") if more else ())
-            folder = tmp_path / f"hint {len(more)}" / "bundle"
+        for wide in (False, pr.Wide()):
+            model = pr.Model(stages=[Hint(column="item")], wide=wide)
+            bundle = fitted(rows, model, out=tmp_path / f"hint {bool(wide)}")
+            assert bundle.ranker.first.heads == (("click", "buy", "spend") if wide else ())
+            folder = tmp_path / f"hint {bool(wide)}" / "bundle"
             assert pr.load(folder).predict(rows).equals(bundle.predict(rows))
             assert export(bundle, folder, [read(rows).collect()])
     finally:

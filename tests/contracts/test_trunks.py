@@ -196,7 +196,7 @@ def test_the_table_reads_back(kind):
 )
 def test_every_trunk_space_and_balance_trains_saves_and_loads(kind, rows, space, balance, tmp_path):
     schema = pr.Schema(FEATURES, [TASKS[0], pr.Task("buy", given="click", space=space), TASKS[2]])
-    model = pr.Model(trunk=TRUNKS[kind](), tower=[5], embed_dim=4, norm="batch")
+    model = pr.Model(trunk=TRUNKS[kind](), tower=[5], embed_dim=4, norm="batch", **PLAIN)
     arguments = {
         "train": rows, "valid": rows, "epochs": 2, "batch_size": 64, "balance": balance, "seed": 5,
     }  # fmt: skip
@@ -217,7 +217,7 @@ def test_a_task_may_have_any_name(kind, rows, tmp_path):
     """Names that people give are no attributes: trained, saved, loaded, exported, with parity."""
     log = pl.DataFrame({"item": rows["item"]} | dict.fromkeys(AWKWARD, rows["click"]))
     schema = pr.Schema([pr.SparseFeature("item")], [pr.Task(name) for name in AWKWARD])
-    model = pr.Model(trunk=TRUNKS[kind](), tower=[5], embed_dim=4, norm="batch")
+    model = pr.Model(trunk=TRUNKS[kind](), tower=[5], embed_dim=4, norm="batch", **PLAIN)
     bundle = pr.fit(schema, model, train=log, epochs=1, batch_size=64)
     folder = tmp_path / "bundle"
     bundle.save(folder)
