@@ -391,7 +391,9 @@ def test_what_is_no_model_is_refused_with_the_fix(funnel):
         pr.fit([schema], MODEL, train=train)
     with pytest.raises(ConfigError, match="stop must be a Stop"):
         fitted(funnel, stop="auc")
-    with pytest.raises(ConfigError, match=r"epochs, unless it is 'auto', must be a whole .* got 1.5"):
+    with pytest.raises(
+        ConfigError, match=r"epochs, unless it is 'auto', must be a whole .* got 1.5"
+    ):
         fitted(funnel, epochs=1.5)
     with pytest.raises(ConfigError, match=r"threads must be at most .*, got 20000"):
         fitted(funnel, threads=20000)
