@@ -125,7 +125,10 @@ def bundle(rows):
     )
     model = pr.Model(trunk=pr.MMoE(experts=2, hidden=[8]), tower=[4], embed_dim=4)
     fusion = pr.Fusion({"click": 1.0, "buy": 2.0, "margin": 0.1})
-    return pr.fit(schema, model, train=rows, valid=rows, epochs=2, seed=1, fusion=fusion)
+    fitted = pr.fit(schema, model, train=rows, valid=rows, epochs=2, seed=1, fusion=fusion)
+    # The labels are noise, so validation rows may leave the network out of a head.
+    fitted.ranker.first.share.fill_(0.75)
+    return fitted
 
 
 @pytest.fixture(scope="session")

@@ -26,6 +26,12 @@ def close(found, expected):
         np.testing.assert_allclose(found[name], expected[name], rtol=0, atol=limit)
 
 
+def summed(found, expected):
+    """Close for float32 means of 100,000 effects, which are summed in two orders."""
+    for name in expected.columns:
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-3)
+
+
 def features(engine, rows):
     return {name: rows[name] for name in engine.inputs}
 
@@ -115,7 +121,10 @@ def test_one_long_list_among_many_rows_takes_memory_for_itself_alone(
         return run(session, feeds)
 
     monkeypatch.setattr(Session, "run", counted)
-    close(engine.predict(some), bundle.predict(some))
+    found, expected = engine.predict(some), bundle.predict(some)
+    others = np.arange(100) != 70
+    close(found.filter(others), expected.filter(others))
+    summed(found[[70]], expected[[70]])
     assert max(rows * longest for rows, longest in shapes) <= CELLS
     assert sum(rows for rows, _ in shapes) == 100
     shapes.clear()
@@ -123,7 +132,7 @@ def test_one_long_list_among_many_rows_takes_memory_for_itself_alone(
     found = engine.predict_columns({name: each for name, each in some.items() if name != "seen"},
                           {"seen": long})  # fmt: skip
     assert max(rows * longest for rows, longest in shapes) <= CELLS
-    close(pl.DataFrame(found.outputs), bundle.predict({**some, "seen": [long] * 100}))
+    summed(pl.DataFrame(found.outputs), bundle.predict({**some, "seen": [long] * 100}))
 
 
 def test_files_have_it_too(engine, bundle, rows, tmp_path):

@@ -53,13 +53,14 @@ def drawn(size=120, seed=1):
     )  # fmt: skip
 
 
-def fitted(rows, *features, trunk=None):
+def fitted(rows, *features, **options):
     features = features or (
         pr.SparseFeature("user"), pr.SparseFeature("city"), pr.SequenceFeature("tags"),
         pr.DenseFeature("price", encoding="log"),
     )  # fmt: skip
     schema = pr.Schema(features, [pr.Task("click"), pr.Task("buy", given="click")])
-    model = pr.Model(trunk=trunk or pr.SharedBottom(), tower=[4], embed_dim=4)
+    options = {"trunk": pr.SharedBottom(), **options}
+    model = pr.Model(tower=[4], embed_dim=4, **options)
     return pr.fit(schema, model, train=rows, epochs=1, batch_size=64, seed=2)
 
 
@@ -294,7 +295,8 @@ class GamblerModule(nn.Module):
 
 def test_a_trunk_that_cannot_be_captured_is_named(tmp_path):
     rows = drawn()
-    bundle = fitted(rows, pr.DenseFeature("price", encoding="standard"), trunk=Gambler())
+    price = pr.DenseFeature("price", encoding="standard")
+    bundle = fitted(rows, price, trunk=Gambler(), interaction=None)
     bundle.save(tmp_path / "bundle")
     before = content(tmp_path / "bundle")
     with pytest.raises(ExportError) as refused:
