@@ -16,7 +16,7 @@ from polyrank.data.read import read
 from polyrank.data.table import encode
 from polyrank.data.vocab import Vocab
 from polyrank.errors import ConfigError
-from polyrank.registry import register, unregister
+from polyrank.registry import load_plugins, register, unregister
 from polyrank.serve.export.write import export
 from polyrank.stages.stage import StageRun
 from polyrank.train.explain import explain
@@ -39,6 +39,7 @@ class Interrupt(Exception):
 @pytest.fixture(autouse=True)
 def acme(monkeypatch):
     """The stage of the plugin, as a notebook has it: imported and registered."""
+    load_plugins()  # before its entry point is on the path, which would register all of it
     monkeypatch.syspath_prepend(str(Path(__file__).parent / "plugin"))
     import acme_torch
 
