@@ -158,7 +158,15 @@ def test_an_exported_run_is_scored_without_torch(here, command):
         assert (here / "without" / name).read_bytes() == (here / "with" / name).read_bytes()
 
 
-@pytest.mark.usefixtures("here")
+@pytest.fixture
+def interruptible():
+    """Ctrl-C raises: a job that a shell runs in the background is born ignoring it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("here", "interruptible")
 @pytest.mark.parametrize("run", ["exported", "plain"])
 def test_an_interrupted_folder_is_resumed(command, monkeypatch, run):
     monkeypatch.setattr(batch, "CHUNK_ROWS", 50)
