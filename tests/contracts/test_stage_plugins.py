@@ -94,7 +94,7 @@ def test_training_rows_get_what_never_saw_them_and_others_what_saw_all(acme, row
     assert ranker.first.heads == ("click", "buy")  # and spend has no margin
     run = StageRun(
         train=table, valid=None, likelihoods={}, rates={"click": 0.5, "buy": 0.25}, sampling=None,
-        seed=3, steps=1, epochs=1, unseen_rate=0.0, batch_size=500, threads=1,
+        seed=3, steps=1, unseen_rate=0.0, batch_size=500, threads=1,
     )  # fmt: skip
     learner = ranker.first.stage["popularity"].learner(run)
     learner.start()

@@ -73,7 +73,7 @@ def learner_of(
     run = StageRun(
         train=train, valid=None, likelihoods=Supervision.of(train, sampling).likelihoods,
         rates=base_rates(train, sampling), sampling=sampling, seed=5, steps=len(train) // BATCH,
-        epochs=epochs, unseen_rate=0.01, batch_size=BATCH, threads=1,
+        unseen_rate=0.01, batch_size=BATCH, threads=1,
     )  # fmt: skip
     return train, WideFit(rows, run, epochs)
 
@@ -168,7 +168,7 @@ class Plain:
     def step(self, batch):
         q, t = self.bias.shape
         first = self.epoch == 0
-        total, done = self.run.steps * self.run.epochs, self.run.steps
+        total, done = self.run.steps * self.learner.total_passes, self.run.steps
         decay = 1.0 if first else 1 - (self.steps - done) / (total - done)
         fold = folds(batch.rows, q - 1, self.run.seed)
         g, h, least = (np.zeros_like(self.w) for _ in range(3))
@@ -313,7 +313,7 @@ def run_alone(
     run = StageRun(
         train=train, valid=None, likelihoods=Supervision.of(train).likelihoods,
         rates=base_rates(train), sampling=None, seed=1, steps=-(-len(train) // size),
-        epochs=epochs, unseen_rate=0.0, batch_size=size, threads=1,
+        unseen_rate=0.0, batch_size=size, threads=1,
     )  # fmt: skip
     learner = WideFit(rows, run, epochs)
     x = torch.zeros(size, rows.layout.width)

@@ -171,7 +171,7 @@ def _rest(z, y, link, precision):
 @compiled(parallel=True)
 def update(
     ids, bag_ids, bag_starts, slots, order, state, count, prior, tables, heads, padded, folds,
-    gradient, curvature, damping, own, weighted, first_epoch, decay, slot, touched, sums, merged,
+    gradient, curvature, damping, own, weighted, first_pass, decay, slot, touched, sums, merged,
 ):  # fmt: skip
     """Step the rows that a batch looked up, by what `read` found; all of the batch is one step.
 
@@ -179,9 +179,9 @@ def update(
     `touched`, `sums` and `merged` are scratch of each thread.
 
     Shape:
-        order: int64 (threads, K) · count: float32 (R,) · prior:
-        float32 (K, T) · slot: int32 (R,) · touched: int32 (threads, N) · sums: float32 (threads, N,
-        3P + 3T + 1) · merged: int32 (threads, N)
+        order: int64 (threads, K) · count: float32 (R,) · prior: float32 (K, T) · slot: int32 (R,) ·
+        touched: int32 (threads, N) · sums: float32 (threads, N, 3P + 3T + 1) · merged: int32
+        (threads, N)
     """
     width, size = tables * heads, gradient.shape[0]
     moments = 3 if weighted else 2
@@ -195,13 +195,8 @@ def update(
             for b in range(size):
                 if pooling == ONE:
                     row = ids[source, b] + shift
-                    s = slot[row]
-                    if s < 0:
-                        s = found
-                        found += 1
-                        slot[row] = s
-                        rows[s] = row
-                        total[s, :] = 0
+                    s = _place(row, slot, rows, total, often, found)
+                    found = max(found, s + 1)
                     _add(
                         total, s, np.float32(1), 1, b, folds[b], padded, tables, heads, state, row,
                         gradient, curvature, damping, own,
@@ -214,15 +209,8 @@ def update(
                 if pooling == MEAN and high > low:
                     x /= np.float32(high - low)
                 for i in range(low, high):  # ids that a list holds twice count as one
-                    row = bag_ids[i] + shift
-                    s = slot[row]
-                    if s < 0:
-                        s = found
-                        found += 1
-                        slot[row] = s
-                        rows[s] = row
-                        total[s, :] = 0
-                        often[s] = 0
+                    s = _place(bag_ids[i] + shift, slot, rows, total, often, found)
+                    found = max(found, s + 1)
                     often[s] += 1
                 for i in range(low, high):
                     row = bag_ids[i] + shift
@@ -243,7 +231,7 @@ def update(
                     g, h, least = total[s, c], total[s, padded + c], total[s, 2 * padded + c]
                     now = state[row, 2 * padded + c] + h
                     state[row, 2 * padded + c] = now
-                    if first_epoch:
+                    if first_pass:
                         state[row, c] = weight + decay * g / max(level + now, least)
                     else:
                         g -= level * share * weight
@@ -251,6 +239,18 @@ def update(
                         state[row, c] = weight + decay * g / down
                 for c in range(moments * heads):
                     state[row, 3 * padded + c] += total[s, 3 * padded + c]
+
+
+@compiled()
+def _place(row, slot, rows, total, often, found):
+    """Return where the sums of a row lie: `found`, the next place, cleared, where it is new."""
+    s = slot[row]
+    if s < 0:
+        s = slot[row] = found
+        rows[s] = row
+        total[s, :] = 0
+        often[s] = 0
+    return s
 
 
 @compiled()

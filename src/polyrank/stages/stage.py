@@ -73,7 +73,6 @@ class StageRun:
         sampling: of the rows.
         seed: of the run.
         steps: per epoch.
-        epochs: of the run.
         unseen_rate: probability with which a training id is replaced by row 0.
         batch_size: rows per step.
         threads: of whatever computes.
@@ -86,7 +85,6 @@ class StageRun:
     sampling: Sampling | None
     seed: int
     steps: int
-    epochs: int
     unseen_rate: float
     batch_size: int
     threads: int

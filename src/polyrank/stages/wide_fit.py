@@ -29,7 +29,7 @@ from polyrank.terms import own_population
 if TYPE_CHECKING:
     from polyrank.stages.wide import WideRows
 
-PASSES = 4  # over the training rows; a fifth one changes nothing
+PASSES = 4  # over the training rows; a fifth moved an AUC by .0001
 SCALE = 3.0  # of what the network reads, so that effects are about as large as its other inputs
 LINKS = {"logistic": wide_kernels.LOGISTIC, "gaussian": wide_kernels.GAUSSIAN}
 LEAST_CURVATURE = 1e-6  # of an id that tells anything
@@ -248,7 +248,6 @@ class WideFit:
         rest = torch.where(gaussian, (y[:, None] - mean) / self.tensors["noise"], y[:, None] - mean)
         g, h = v[:, None] * rest, v[:, None] * curve
         mine = torch.cat([g[at], h[at], v * h[at]], dim=1)
-        g, h = g.clone(), h.clone()
         g[at], h[at] = 0, 0
         g, h = g.view(size, width), h.view(size, width)
         damping = h * reach[:, None]
@@ -418,7 +417,6 @@ class _Scratch:
 
     def __init__(self, rows: WideRows, padded: int, heads: int) -> None:
         self.padded, self.heads = padded, heads
-        self.count = len(rows.fields)
         self.order = _order(len(rows.slots), torch.get_num_threads())
         self.slot = np.full(len(rows.effect), -1, dtype=np.int32)
         self._rows: tuple[np.ndarray, ...] = ()
@@ -442,7 +440,7 @@ class _Scratch:
 
 
 def _order(slots: int, threads: int) -> np.ndarray:
-    """Deal out slots to threads, in turn, each thread's ended by −1: int64 (threads, slots + 1)."""
+    """Deal out slots to threads, in turn, each thread's ended by −1: int64 (threads, N)."""
     order = np.full((threads, slots // threads + 2), -1, dtype=np.int64)
     for k in range(slots):
         order[k % threads, k // threads] = k

@@ -130,7 +130,7 @@ class Trainer:
                 train=train, valid=valid, likelihoods=supervision.likelihoods,
                 rates=base_rates(train, supervision.sampling), batch_size=self.batch_size,
                 threads=training.threads,
-                sampling=supervision.sampling, seed=seed, steps=self.steps, epochs=self.epochs,
+                sampling=supervision.sampling, seed=seed, steps=self.steps,
                 unseen_rate=training.unseen_rate,
             )  # fmt: skip
             self.first = FirstStagesLearner.of(ranker.first, ranker.layout, run)
