@@ -32,8 +32,8 @@ prediction / mean label. `buy|click @ all` is P(buy | click) on all rows, clicke
 not: only a log with known truth can score it.
 clicked-rows and esmm estimate the same P(buy | click, features); they differ in
 finite samples, in either direction, and neither sees a hidden cause of both.
-recommended, the defaults, is nearer by auc and |p − truth|: main effects of ids with few
-rows are estimated as shrunk Bayesian effects (wide rows); the network learns the rest."""
+Where recommended, the defaults, is nearer, by auc and |p − truth|: main effects of ids with
+few rows are estimated as shrunk Bayesian effects (wide rows); the network learns the rest."""
 CENSUS_NOTE = """
 
 Census-Income (KDD): 199,523 training rows; the 99,762 official test rows are halved
