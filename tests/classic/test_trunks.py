@@ -62,7 +62,7 @@ def made(name, data):
 
 def native_spec(name):
     return pr.Model(
-        trunk=TRUNKS[name], interaction=None, tower=[4], norm="batch", dropout=0, field_dropout=0,
+        trunk=TRUNKS[name], interaction=False, tower=[4], norm="batch", dropout=0, field_dropout=0,
         wide=False,
     )  # fmt: skip
 

@@ -6,7 +6,8 @@ import torch
 from tests.numerics import assert_close
 
 from polyrank.errors import ConfigError
-from polyrank.models.cross import Cross, CrossLayers
+from polyrank.models import cross
+from polyrank.models.cross import MANY_ROWS, Cross, CrossLayers
 
 
 def drawn(width=7, rank=3, layers=1):
@@ -84,3 +85,32 @@ def test_one_layer_learns_a_product_that_no_linear_map_has():
 def test_a_size_that_is_none_is_refused(name, value):
     with pytest.raises(ConfigError, match=f"Cross: {name} must be a whole number of at least 1"):
         Cross(**{name: value})
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_many_rows_have_the_same_products_and_gradients(layers):
+    """Rows of a large batch are taken by chunks, the last of them smaller."""
+    network = drawn(layers=layers)
+    x = torch.randn(MANY_ROWS + 3, 7, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(MANY_ROWS + 3, 7, dtype=torch.float64)
+    leaves = [x, *network.parameters()]
+
+    def gradients(crossed):
+        # Balances ask for gradients more than once.
+        for _ in range(2):
+            found = torch.autograd.grad((crossed * weight).sum(), leaves, retain_graph=True)
+        return found
+
+    by_chunks = network.train()(x)
+    whole = network.eval()(x)
+    assert torch.allclose(by_chunks, whole, rtol=1e-12)
+    for one, other in zip(gradients(by_chunks), gradients(whole), strict=True):
+        assert torch.allclose(one, other, rtol=1e-9, atol=1e-9)
+
+
+def test_chunks_have_the_gradients_of_finite_differences(monkeypatch):
+    monkeypatch.setattr(cross, "MANY_ROWS", 1)
+    monkeypatch.setattr(cross, "CHUNK_ROWS", 2)
+    network = drawn().train()
+    x = torch.randn(5, 7, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(network, x)

@@ -154,7 +154,7 @@ def test_a_registered_trunk_is_not_replaced(tmp_path):
 def test_esmm_is_separate_towers_on_all_rows():
     model = pr.ESMM(tower=[4], embed_dim=3)
     assert model == pr.Model(
-        trunk=pr.Separate(norm=None, dropout=None), interaction=None, tower=(4,), embed_dim=3,
+        trunk=pr.Separate(norm=None, dropout=None), interaction=False, tower=(4,), embed_dim=3,
         norm="none", dropout=0.1, field_dropout=0.0, wide=False, trees=False, entire_space=True,
     )  # fmt: skip
     schema = pr.Schema(SCHEMA.features, [pr.Task("click"), pr.Task("buy", given="click",
@@ -268,8 +268,8 @@ def test_a_width_alone_is_no_list(make):
 
 
 def test_an_interaction_reads_back_and_none_is_false():
-    assert pr.Model(interaction=None).to_table()["interaction"] is False
-    assert pr.Model.from_table({"interaction": False}).interaction is None
+    assert pr.Model(interaction=False).to_table()["interaction"] is False
+    assert pr.Model.from_table({"interaction": False}).interaction is False
     model = pr.Model(interaction=pr.Cross(rank=4, layers=2), field_dropout=0.3)
     table = model.to_table()
     assert table["interaction"] == {"kind": "cross", "rank": 4, "layers": 2}

@@ -439,7 +439,7 @@ def _model(
     """Return the native spec with Torch-RecHub's maths, whatever the native defaults are."""
     return native.Model(
         trunk=trunk,
-        interaction=None,
+        interaction=False,
         embed_dim=16,  # unused: each table has its own
         norm="batch",
         field_dropout=0.0,

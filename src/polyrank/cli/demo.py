@@ -117,7 +117,7 @@ def papers() -> list[tuple[str, str, Model, Training]]:
     from polyrank import Adam, Constant, LazyAdam, MMoE, Model, Separate, Sum, Training
 
     separate = Model(
-        trunk=Separate(norm="none", dropout=0.1), interaction=None, tower=[16, 8], embed_dim=16,
+        trunk=Separate(norm="none", dropout=0.1), interaction=False, tower=[16, 8], embed_dim=16,
         norm="none", dropout=0.1, field_dropout=0.0, wide=False, trees=False, stages=(),
         entire_space=False,
     )  # fmt: skip

@@ -309,7 +309,8 @@ class DenseFeature(NumberFeature):
         embed_dim: width of the embeddings of `bins` and `values`; None takes the model's.
         min_count: how often `values` must see a value in training to give it an embedding; all
             others share one.
-        wide: whether a model with wide rows has some for these ids.
+        wide: whether a model with wide rows has some for the bins; exact values have none, since
+            many of a number's values say which user or item a row is of, whose effect is known.
 
     Raises:
         SchemaError: an unknown encoding, one that is named twice, or a value of a wrong type or
@@ -372,12 +373,16 @@ class DenseFeature(NumberFeature):
     @property
     def slots(self) -> tuple[Slot, ...]:
         names = [self.name, *(f"{self.name}#{each}" for each in self.encodings[1:])]
-        return tuple(
-            Slot(name=name, place="ids", table=name, unseen=_UNSEEN[each], wide=self.wide)
-            if each in _UNSEEN
-            else Slot(name=name, place="dense")
-            for name, each in zip(names, self.encodings, strict=True)
-        )
+        return tuple(map(self._slot, names, self.encodings))
+
+    def _slot(self, name: str, encoding: Encoding) -> Slot:
+        if encoding not in _UNSEEN:
+            return Slot(name=name, place="dense")
+        bins = encoding == "bins"
+        return Slot(
+            name=name, place="ids", table=name, unseen=_UNSEEN[encoding],
+            wide=self.wide and bins, ordered=bins,
+        )  # fmt: skip
 
     def fit(self, column: pl.Series) -> DenseEncodings:
         values = np.sort(self.values(column))

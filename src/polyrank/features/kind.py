@@ -37,6 +37,8 @@ class Slot:
         unseen: whether row 0 of the table is for unseen ids or values, so that id dropout trains
             it.
         wide: whether its ids may have wide rows; of bags and ids only.
+        ordered: of ids: whether the rows after row 0 are in the order of a number, so that the
+            effects of neighbours are alike.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Slot:
     pooling: Pooling = "mean"
     unseen: bool = False
     wide: bool = True
+    ordered: bool = False
 
 
 def check_wide(name: str, wide: object) -> None:

@@ -56,8 +56,8 @@ class Model:
 
     Args:
         trunk: how tasks share parameters.
-        interaction: how the columns of x meet before the trunk, such as `Cross()`; None for
-            not at all, which a file writes as false.
+        interaction: how the columns of x meet before the trunk, such as `Cross()`; False for
+            not at all.
         tower: columns of each layer of a task's tower; {task: columns} where they differ.
         embed_dim: width of an embedding where the feature does not say.
         norm: "none" or "batch", of the layers of trunk and towers.
@@ -80,7 +80,7 @@ class Model:
     """
 
     trunk: BuildsTrunk = field(default_factory=lambda: SharedBottom(hidden=(128,)))
-    interaction: Interaction | None = field(default_factory=Cross)
+    interaction: Interaction | Literal[False] = field(default_factory=Cross)
     tower: Sequence[int] | Mapping[str, Sequence[int]] = (64,)
     embed_dim: int = 16
     norm: Norm = "none"
@@ -162,7 +162,7 @@ class Model:
         towers = each if isinstance(each, Mapping) else {task.name: each for task in tasks}
         embed = PackedEmbedder(layout)
         own = self.interaction
-        interaction = None if own is None else build_interaction(own, layout)
+        interaction = None if own is False else build_interaction(own, layout)
         trunk = self._trunk().build(layout, tasks)
         head = build_heads(trunk, layout, towers, norm=self.norm, dropout=self.dropout)
         dropped = FieldDropout(layout, self.field_dropout) if self.field_dropout else None
@@ -176,7 +176,7 @@ class Model:
         table = spec.to_table(replace(self, trunk=Separate()))
         table["trunk"] = spec.chosen(TRUNKS, self.trunk)
         found = self.interaction
-        table["interaction"] = False if found is None else spec.chosen(INTERACTIONS, found)
+        table["interaction"] = False if found is False else spec.chosen(INTERACTIONS, found)
         table["stages"] = [spec.chosen(FIRST_STAGES, each) for each in self.stages]
         return table
 
@@ -215,10 +215,10 @@ class Model:
         return replace(self.trunk, norm=norm, dropout=dropout)
 
 
-def _interaction(found: object) -> Interaction | None:
+def _interaction(found: object) -> Interaction | Literal[False]:
     """Read what a file says: a table with a kind, or false."""
     if found is False:
-        return None
+        return False
     if not isinstance(found, Mapping):
         raise ConfigError(
             f"model.interaction: expected a table with a kind, or false for none, got {found!r}"
@@ -227,11 +227,11 @@ def _interaction(found: object) -> Interaction | None:
 
 
 def _check_interaction(found: object) -> None:
-    if found is None:
+    if found is False:
         return
     if not isinstance(found, Interaction):
         raise ConfigError(
-            f"model: interaction must be an Interaction such as Cross(), or None, got {found!r}"
+            f"model: interaction must be an Interaction such as Cross(), or False, got {found!r}"
         )
     _check_registered(found, INTERACTIONS)
 
@@ -320,7 +320,7 @@ def ESMM(  # noqa: N802 (a model's name)
     """
     return Model(
         trunk=Separate(norm=None, dropout=None),
-        interaction=None,
+        interaction=False,
         tower=tower,
         embed_dim=embed_dim,
         norm=norm,

@@ -19,6 +19,7 @@ from numba import prange
 
 from polyrank.nn.kernels import AHEAD, LAST, MEAN, ONE, ask_for, compiled
 
+NOWHERE = np.iinfo(np.int64).min
 LOGISTIC, GAUSSIAN = range(2)  # likelihoods that have a curvature
 
 
@@ -170,18 +171,22 @@ def _rest(z, y, link, precision):
 
 @compiled(parallel=True)
 def update(
-    ids, bag_ids, bag_starts, slots, order, state, count, prior, tables, heads, padded, folds,
-    gradient, curvature, damping, own, weighted, first_pass, decay, slot, touched, sums, merged,
+    ids, bag_ids, bag_starts, slots, order, state, count, prior, centre, centred, tables, heads,
+    padded, folds, gradient, curvature, damping, own, weighted, first_pass, decay, slot, touched,
+    sums, merged,
 ):  # fmt: skip
     """Step the rows that a batch looked up, by what `read` found; all of the batch is one step.
+
+    The prior pulls a row towards its row of `centre`, or towards 0: `centred` has of each slot what
+    takes a row of the state to its centre, or `NOWHERE`.
 
     `order` has the slots of each thread, ended by −1; `slot` is −1 everywhere, before and after;
     `touched`, `sums` and `merged` are scratch of each thread.
 
     Shape:
-        order: int64 (threads, K) · count: float32 (R,) · prior: float32 (K, T) · slot: int32 (R,) ·
-        touched: int32 (threads, N) · sums: float32 (threads, N, 3P + 3T + 1) · merged: int32
-        (threads, N)
+        order: int64 (threads, K) · count: float32 (R,) · prior: float32 (K, T) · centre: float32
+        (C, Q·T) · centred: int64 (K,) · slot: int32 (R,) · touched: int32 (threads, N) · sums:
+        float32 (threads, N, 3P + 3T + 1) · merged: int32 (threads, N)
     """
     width, size = tables * heads, gradient.shape[0]
     moments = 3 if weighted else 2
@@ -234,7 +239,10 @@ def update(
                     if first_pass:
                         state[row, c] = weight + decay * g / max(level + now, least)
                     else:
-                        g -= level * share * weight
+                        away = weight
+                        if centred[k] != NOWHERE:
+                            away -= centre[row + centred[k], c]
+                        g -= level * share * away
                         down = max(level + state[row, padded + c], least)
                         state[row, c] = weight + decay * g / down
                 for c in range(moments * heads):

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 FIRST_PRIOR = 10.0  # precision before anything was estimated
-PSEUDO = 3.0  # pseudo-estimates by which a field's variance is drawn to the head's mean
+PSEUDO = 3.0  # draws that the mean counts as, to which a field's or a head's variance is drawn
 LEAST_MEAN, MOST, SPAN = 1e-3, 10.0, 30.0
 ITERATIONS = 10
 
@@ -24,38 +24,44 @@ class Moments(NamedTuple):
     spread: np.ndarray  # Σ v²·x²·p(1 − p), the score's variance; the curvature where v = 1
 
 
-def variances(fields: Sequence[Moments], before: np.ndarray) -> np.ndarray:
-    """Return the variance of each field's effects on one head, by the method of moments.
+def variances(heads: Sequence[Sequence[Moments]], before: np.ndarray) -> np.ndarray:
+    """Return the variance of each field's effects on each head, by the method of moments.
 
     E[S²] = J + H²σ² of an id with score S, curvature H and spread J; ids are weighted by the
-    precision of S² under the variance before, and a field that tells little is drawn to the mean of
-    all. A head of which no row tells anything keeps its variances.
+    precision of S² under the variance before. A field that tells little is drawn to the mean of its
+    head, and a head that tells little to the mean of all. Where no row tells anything, variances
+    stay.
 
     Args:
-        fields: the moments of the ids of each, those with any curvature.
-        before: float64 (K,).
+        heads: of each head the moments of the ids of each field, those with any curvature.
+        before: float64 (K, T).
 
     Example:
         >>> h = np.full(1000, 5.0)
         >>> s = np.random.default_rng(0).normal(0, np.sqrt(h + h**2 * 0.5), 1000)
-        >>> float(variances([Moments(s, h, h)], np.array([0.1]))[0].round(1))
-        0.5
+        >>> variances([[Moments(s, h, h)]], np.array([[0.1]])).round(1).tolist()
+        [[0.5]]
     """
     found = before.astype(np.float64)
-    squares = [(m.score.astype(np.float64) ** 2 - m.spread, *_squared(m)) for m in fields]
+    squares = [
+        [(m.score.astype(np.float64) ** 2 - m.spread, *_squared(m)) for m in fields]
+        for fields in heads
+    ]
     for _ in range(ITERATIONS):
-        total, information = np.zeros(len(found)), np.zeros(len(found))
-        for k, (excess, h2, j) in enumerate(squares):
-            omega = h2 / (j + 2 * (j + h2 * found[k]) ** 2)
-            total[k] = (omega * excess).sum()
-            information[k] = (omega * h2).sum()
-        effective = 2 * found**2 * information
-        if not effective.sum() > 0:
+        each, information = np.zeros_like(found), np.zeros_like(found)
+        for t, fields in enumerate(squares):
+            for k, (excess, h2, j) in enumerate(fields):
+                omega = h2 / (j + 2 * (j + h2 * found[k, t]) ** 2)
+                information[k, t] = (omega * h2).sum()
+                each[k, t] = (omega * excess).sum() / max(information[k, t], 1e-9)
+        draws = 2 * found**2 * information
+        total = draws.sum(0)
+        if not total.sum() > 0:
             return found
-        each = total / np.maximum(information, 1e-9)
-        mean = max(float((effective * each).sum() / effective.sum()), LEAST_MEAN)
-        drawn = (effective * each + PSEUDO * mean) / (effective + PSEUDO)
-        found = np.clip(drawn, mean / SPAN, MOST)
+        own = np.maximum((draws * each).sum(0) / np.maximum(total, 1e-30), LEAST_MEAN)
+        mean = (total * own + PSEUDO * (total @ own) / total.sum()) / (total + PSEUDO)
+        worth = 2 * mean**2 * information
+        found = np.clip((worth * each + PSEUDO * mean) / (worth + PSEUDO), mean / SPAN, MOST)
     return found
 
 

@@ -22,6 +22,7 @@ from polyrank.features.bags import Bag
 from polyrank.nn import kernels, wide_kernels
 from polyrank.nn.embed import POOLINGS, Bags
 from polyrank.schema import Task
+from polyrank.stages.curves import Curves
 from polyrank.stages.priors import FIRST_PRIOR, Moments, variances
 from polyrank.stages.stage import StageRun
 from polyrank.terms import own_population
@@ -97,6 +98,9 @@ class WideFit:
         ).reshape(len(tasks), deepest)
         self.links = np.array([LINKS[t.label_kind.curvature or ""] for t in tasks], dtype=np.int64)
         self.sampled = -1 if run.sampling is None else labels.index(run.sampling.task)
+        self.curves = Curves(
+            [slot.ordered for slot in rows.slots], counts, rows.first_rows, wide_kernels.NOWHERE
+        )
         self.numbers = np.array([self._numbers(task) for task in tasks], dtype=np.float32)
         self.numbers = self.numbers.reshape(len(tasks), 6)
         self.slots = slots_of(rows)
@@ -110,12 +114,14 @@ class WideFit:
             "state": torch.zeros(total, columns(self.heads, self.tables, self.weighted)),
             "bias": bias,
             "prior": torch.full((len(rows.slots), self.heads), FIRST_PRIOR),
+            "centre": torch.zeros(self.curves.rows, width),  # what a prior pulls to, if not to 0
             "noise": torch.ones(self.heads),  # φ of each Gaussian head
             "residuals": torch.zeros(2, self.heads, dtype=torch.float64),  # Σ v·r², Σ v
         }
         self.tensors = {name: each.to(device) for name, each in self.tensors.items()}
         self.steps, self.passes = 0, 0
         self.mean = torch.zeros(total, width, device=device)
+        self.precisions = torch.zeros(total, self.heads, device=device)
         self._scratch = _Scratch(rows, self.padded, self.heads) if device.type == "cpu" else None
 
     def _counted(self, unseen_rate: float) -> np.ndarray:
@@ -192,9 +198,9 @@ class WideFit:
             )  # fmt: skip
             wide_kernels.update(
                 ids, some.ids, some.starts, self.slots, scratch.order, state, self.count.numpy(),
-                self.tensors["prior"].numpy(), self.tables, self.heads, self.padded, own,
-                *found.of_rows, self.weighted, first, np.float32(decay), scratch.slot,
-                *found.of_threads,
+                self.tensors["prior"].numpy(), self.tensors["centre"].numpy(), self.curves.shift,
+                self.tables, self.heads, self.padded, own, *found.of_rows, self.weighted, first,
+                np.float32(decay), scratch.slot, *found.of_threads,
             )  # fmt: skip
         sums = [each.sum(0) for each in found.of_rows[:3]]
         self._step_bias([torch.from_numpy(each) for each in sums], first, decay)
@@ -276,7 +282,8 @@ class WideFit:
         if first:
             down = prior + rows[:, 2 * p : 2 * p + width]
         else:
-            up = up - prior * share * rows[:, :width]
+            away = rows[:, :width] - self._centres(touched, slot)
+            up = up - prior * share * away
             down = prior + rows[:, p : p + width]
         rows[:, :width] += decay * up / torch.maximum(down, least)
         rows[:, 3 * p :] += summed(torch.cat(moments, dim=1))
@@ -341,6 +348,7 @@ class WideFit:
         state[:, p : 2 * p] = state[:, 2 * p : 3 * p]
         state[:, 2 * p :] = 0
         bias[1], bias[2] = bias[2].clone(), 0
+        self._settle_curves()
         self._centre()
         sums, weights = self.tensors["residuals"]
         noise = self.tensors["noise"]
@@ -351,6 +359,8 @@ class WideFit:
             self.mean.copy_(state[:, :width])
         else:
             self.mean.lerp_(state[:, :width], 1 / (self.passes - 1))
+        for own in map(self._rows_of, self.curves.of_slot):  # whose steps were already settled
+            self.mean[own] = state[own, :width]
 
     def finish(self) -> Tables:
         """Bring what serves up to date; return what training reads."""
@@ -362,7 +372,46 @@ class WideFit:
         curvature = self.tensors["state"][:, p + width - t : p + width]
         for k, own in enumerate(self._slices()):
             rows.precision[own] = curvature[own] + rows.prior[k]
+        for own in map(self._rows_of, self.curves.of_slot):
+            rows.precision[own] = self.precisions[own]
         return Tables(self.mean, self.tensors["bias"][0, :width].clone())
+
+    def _settle_curves(self) -> None:
+        """Give rows in order their posterior, which steps by single rows would reach slowly."""
+        state, prior, t = self.tensors["state"], self.tensors["prior"], self.heads
+        curved = slice(self.padded, self.padded + self.tables * t)
+        for k, curve in self.curves.of_slot.items():
+            own, centre = self._rows_of(k), self._centre_of(k)
+            effect, h, old = (
+                each.cpu().numpy().astype(np.float64)
+                for each in (state[own, : self.tables * t], state[own, curved], centre)
+            )
+            h[h <= LEAST_CURVATURE] = 0
+            for head in range(t):
+                mine = slice(head, None, t)
+                level = float(prior[k, head])
+                found = curve.settled(effect[:, mine], old[:, mine], h[:, mine], level)
+                effect[:, mine], old[:, mine] = found.effect, found.centre
+                prior[k, head] = found.level
+                self.precisions[own, head] = torch.from_numpy(found.precision).float()
+            state[own, : self.tables * t] = torch.from_numpy(effect).float()
+            centre.copy_(torch.from_numpy(old))
+
+    def _rows_of(self, k: int) -> slice:
+        return slice(*self.rows.first_rows[k : k + 2].tolist())
+
+    def _centre_of(self, k: int) -> Tensor:
+        """Return what the prior pulls the rows of a slot with a curve to: a view (rows, Q·T)."""
+        own, shift = self._rows_of(k), int(self.curves.shift[k])
+        return self.tensors["centre"][own.start + shift : own.stop + shift]
+
+    def _centres(self, rows: Tensor, slot: Tensor) -> Tensor:
+        """Return what the prior pulls rows of the state to, given their slots: (n, Q·T)."""
+        found = torch.zeros(len(rows), self.tables * self.heads, device=rows.device)
+        shift = torch.from_numpy(self.curves.shift).to(rows.device)[slot]
+        here = shift != wide_kernels.NOWHERE
+        found[here] = self.tensors["centre"][rows[here] + shift[here]]
+        return found
 
     def _centre(self) -> None:
         """Move the mean effect of each field into the bias, where no prior pulls at it.
@@ -373,11 +422,13 @@ class WideFit:
         """
         width = self.tables * self.heads
         state, bias = self.tensors["state"], self.tensors["bias"]
-        for own in list(self._slices())[: len(self.rows.fields)]:
+        for k, own in enumerate(list(self._slices())[: len(self.rows.fields)]):
             known = state[own, self.padded : self.padded + width] > 0
             weights = state[own, :width]
             mean = weights.sum(0) / known.sum(0).clamp(min=1)
             weights -= mean * known
+            if k in self.curves.of_slot:
+                self._centre_of(k).sub_(mean * known)
             bias[0, :width] += mean
 
     def _estimate_priors(self) -> None:
@@ -385,14 +436,22 @@ class WideFit:
         t, start = self.heads, 3 * self.padded
         found = self.tensors["state"][:, start:].cpu().numpy()
         prior = self.tensors["prior"].cpu().numpy()
+        slots = [k for k in range(len(self.rows.slots)) if k not in self.curves.of_slot]
+        told: list[list[Moments]] = []
         for head in range(t):
             fields = []
-            for own in self._slices():
+            for own in map(self._rows_of, slots):
                 tells = (found[own, t + head] > LEAST_CURVATURE) & self.seen[own]
                 score, curvature = found[own, head][tells], found[own, t + head][tells]
                 spread = found[own, 2 * t + head][tells] if self.weighted else curvature
                 fields.append(Moments(score, curvature, spread))
-            prior[:, head] = 1 / variances(fields, 1 / prior[:, head].astype(np.float64))
+            told.append(fields)
+        # A logit and a label's deviation are no common measure.
+        for link in set(self.links.tolist()):
+            heads = np.flatnonzero(self.links == link)
+            at = np.ix_(np.array(slots, dtype=np.int64), heads)
+            before = 1 / prior[at].astype(np.float64)
+            prior[at] = 1 / variances([told[head] for head in heads], before)
         self.tensors["prior"].copy_(torch.from_numpy(prior))
 
     def _slices(self) -> Iterator[slice]:

@@ -140,7 +140,7 @@ class Own:
 def test_a_trunk_that_does_not_compute_in_float64_is_held_to_the_bar(module, tmp_path, caplog):
     rows = pl.DataFrame({"item": [1, 2] * 50, "click": [0, 0, 1, 1] * 25})
     schema = pr.Schema([pr.SparseFeature("item")], [pr.Task("click")])
-    model = pr.Model(trunk=Own(module), tower=[4], interaction=None)
+    model = pr.Model(trunk=Own(module), tower=[4], interaction=False)
     # In one step: the graph of what cannot be copied is gone after it.
     bundle = pr.fit(schema, model, train=rows, epochs=1, batch_size=100)
     bundle.save(tmp_path / "bundle")

@@ -296,7 +296,7 @@ class GamblerModule(nn.Module):
 def test_a_trunk_that_cannot_be_captured_is_named(tmp_path):
     rows = drawn()
     price = pr.DenseFeature("price", encoding="standard")
-    bundle = fitted(rows, price, trunk=Gambler(), interaction=None)
+    bundle = fitted(rows, price, trunk=Gambler(), interaction=False)
     bundle.save(tmp_path / "bundle")
     before = content(tmp_path / "bundle")
     with pytest.raises(ExportError) as refused:
