@@ -301,7 +301,7 @@ class Plain:
                     tried, key=lambda each, at=at: evidence([*found[:at], each, *found[at + 1 :]])
                 )
         prior = np.linalg.inv(covariance(*found))
-        self.prior[k, j] = 1 / np.diag(covariance(*found)).mean()
+        self.prior[k, j] = 1 / (np.diag(covariance(*found))[1:].mean() - 10)
         for q in range(h.shape[1]):
             precision = prior + np.diag(h[:, q])
             self.w[own, q, j] = np.linalg.solve(precision, h[:, q] * said[:, q])

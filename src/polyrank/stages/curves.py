@@ -39,7 +39,7 @@ class Settled(NamedTuple):
         effect: the posterior's mean in each table: (R, Q).
         centre: what the next pass is to pull the rows to, with the precision `level`, so that the
             pull at the posterior is the gradient of its own prior: (R, Q).
-        level: 1 ÷ the mean variance of an effect before any row is seen.
+        level: 1 ÷ the mean variance of the ordered rows about their mean, before any row is seen.
         precision: of the posterior of the last table: (R,).
     """
 
@@ -129,7 +129,7 @@ class Curve(NamedTuple):
         known = np.where(curvature > 0, curvature, np.inf)
         said = effect + level * (effect - centre) / known
         covariance = self.with_variances(*self.variances(said[:, -1], curvature[:, -1]))
-        level = 1 / float(np.diag(covariance).mean())
+        level = 1 / float(np.diag(covariance - self.free)[1:].mean())
         found = [posterior(covariance, *each) for each in zip(said.T, curvature.T, strict=True)]
         mean = np.stack([each.mean for each in found], axis=1)
         return Settled(
