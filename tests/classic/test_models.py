@@ -238,7 +238,7 @@ def test_what_is_pinned_are_the_papers():
     for name, model in models().items():
         spec = model.spec
         assert (spec.wide, spec.trees, spec.interaction, spec.field_dropout) == (
-            False, False, None, 0,
+            False, False, False, 0,
         )  # fmt: skip
         assert spec.norm == "batch"
         assert spec.entire_space == (name == "esmm")

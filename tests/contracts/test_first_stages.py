@@ -41,7 +41,7 @@ CLICK, BUY, STARS = (
 )
 TASKS = (CLICK, BUY, STARS)
 WIDE, TREES = pr.Wide(folds=3), pr.Trees(folds=2, rounds=5, leaves=4, lr=0.3)
-NONE = {"wide": False, "trees": False, "interaction": None, "field_dropout": 0.0}
+NONE = {"wide": False, "trees": False, "interaction": False, "field_dropout": 0.0}
 STAGES = {
     "wide": NONE | {"wide": WIDE},
     "wide and trees": NONE | {"wide": WIDE, "trees": TREES},

@@ -28,7 +28,7 @@ TASKS = (
     pr.Task("spend", kind="regression", given="buy"),
 )
 # A trunk between x and the heads, and nothing else; test_first_stages.py has the rest.
-PLAIN = {"wide": False, "trees": False, "interaction": None, "field_dropout": 0.0}
+PLAIN = {"wide": False, "trees": False, "interaction": False, "field_dropout": 0.0}
 trunks = pytest.mark.parametrize("kind", TRUNKS)
 LAYER = ("linear.0.weight", "linear.0.bias", "norm.0.weight", "norm.0.bias",
          "norm.0.running_mean", "norm.0.running_var", "norm.0.num_batches_tracked")  # fmt: skip

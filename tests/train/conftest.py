@@ -6,7 +6,7 @@ import pytest
 import polyrank as pr
 
 # A network alone: nothing under it, nothing before its trunk.
-PLAIN = {"interaction": None, "field_dropout": 0.0, "wide": False}
+PLAIN = {"interaction": False, "field_dropout": 0.0, "wide": False}
 
 
 @pytest.fixture(scope="session")

@@ -84,7 +84,7 @@ class LowRank(nn.Module):
     def forward(self, first: Tensor, x: Tensor) -> Tensor:
         if first is not x:
             return first * self.u(self.v(x)) + x
-        if x.is_cpu and len(x) >= MANY_ROWS and self.training and not is_compiling():
+        if self.training and not is_compiling() and x.is_cpu and len(x) >= MANY_ROWS:
             return Squared.apply(x, self.v.weight, self.u.weight, self.u.bias)
         # x ⊙ (U V x + (b + 1)), in two thirds of the time: it reads and writes (B, W) less often.
         return x * linear(self.v(x), self.u.weight, self.u.bias + 1)
