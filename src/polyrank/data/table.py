@@ -18,6 +18,7 @@ import polars as pl
 from polyrank.data.labels import Orphans, apply_orphans, check_labels
 from polyrank.data.read import by_column, collect, column_names
 from polyrank.data.vocab import Vocab
+from polyrank.data.windows import windows
 from polyrank.errors import DataError
 from polyrank.features.bags import Bag
 from polyrank.features.dense import float32_of
@@ -82,6 +83,7 @@ class Gather:
         weight = None if table.weight is None else table.weight[rows]
         extras = table.extras[rows] if table.schema.extras else None
         numbers = np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
+        numbers = numbers if table.rows is None else table.rows[rows]
         given = {name: each[rows] for name, each in table.given.items()}
         whole = len(dense) // size
         ids = list(self._ids(rows, 0, whole)) if whole else []
@@ -201,6 +203,8 @@ class Table:
         numbers: the raw columns of the numeric features, in the order of `schema.features` and
             NaN = missing, where they were asked for; else no columns.
         given: what first stages say of the rows, by stage, where a stage says it at once.
+        rows: the numbers of the rows in the table that they are a part of; None of a whole one.
+        window: rows that an epoch may hold in memory at a time; None permutes all of them at once.
 
     Shape:
         ids: int32 (F, N) · dense: float32 (N, D) · labels: float32 (N, L) · weight: float32 (N,) ·
@@ -222,6 +226,8 @@ class Table:
     carried: pl.DataFrame = field(default_factory=pl.DataFrame)
     numbers: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.float32))
     given: Mapping[str, np.ndarray] = field(default_factory=dict)
+    rows: np.ndarray | None = None
+    window: int | None = None
 
     def __len__(self) -> int:
         return len(self.dense)
@@ -296,16 +302,28 @@ class Table:
         """
         if size < 1:
             raise DataError(f"a batch must have at least 1 row, got size {size}")
-        order = np.random.default_rng([seed, epoch]).permutation(len(self)) if shuffle else None
-        gather = Gather(self, layout, size)
-        drop = Drop(layout, unseen_rate, (seed, epoch))
-        for start in range(0, len(self), gather.block_rows):
-            rows = slice(start, min(start + gather.block_rows, len(self)))
-            block = gather.block(rows if order is None else order[rows])
-            if unseen_rate > 0:
-                for number, batch in enumerate(block, start=start // size):
-                    drop(batch, number)
-            yield block
+        drop, number = Drop(layout, unseen_rate, (seed, epoch)), 0
+        for table, order in self._parts(size, shuffle, seed, epoch):
+            gather = Gather(table, layout, size)
+            count = len(table) if order is None else len(order)
+            for start in range(0, count, gather.block_rows):
+                rows = slice(start, min(start + gather.block_rows, count))
+                block = gather.block(rows if order is None else order[rows])
+                if unseen_rate > 0:
+                    for place, batch in enumerate(block, start=number):
+                        drop(batch, place)
+                number += len(block)
+                yield block
+
+    def _parts(
+        self, size: int, shuffle: bool, seed: int, epoch: int
+    ) -> Iterable[tuple[Table, np.ndarray | None]]:
+        """Return tables whose rows, each in its order, are those of an epoch."""
+        if not shuffle:
+            return [(self, None)]
+        if self.window is not None and self.window < len(self):
+            return windows(self, self.window, size, seed, epoch)
+        return [(self, np.random.default_rng([seed, epoch]).permutation(len(self)))]
 
     def columns(self) -> dict[str, np.ndarray | Bag]:
         """Return views of the inputs by slot: ids (N,), bags, dense (N, columns)."""

@@ -1,0 +1,94 @@
+"""The order of an epoch over a table that is larger than memory: runs of rows through a window.
+
+A permutation of all rows touches a page of the mapped file for every number of every row. Here an
+epoch takes runs of consecutive rows in a random order, copies as many as a window holds, and
+permutes the rows in the window. So the file is read in pieces, each once, and rows that lie far
+apart still meet in a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+
+from polyrank.features.bags import Bag, offsets_of
+
+if TYPE_CHECKING:
+    from polyrank.data.table import Table
+
+# A run of a column of ids is 16 KiB then: a few of the pages that the kernel reads ahead. Longer
+# runs would let fewer of them meet in a window, and a log that is sorted needs many.
+RUN_ROWS = 4096
+
+
+def windows(
+    table: Table, most: int, size: int, seed: int, epoch: int
+) -> Iterator[tuple[Table, np.ndarray]]:
+    """Yield tables in memory with about `most` rows each, and an order of their rows.
+
+    Each order but the last has a multiple of `size` rows; what is left of a window goes on to the
+    next. All of it follows from (seed, epoch).
+    """
+    runs = np.random.default_rng([seed, epoch]).permutation(-(-len(table) // RUN_ROWS))
+    several = max(most // RUN_ROWS, 1)
+    rest: Table | None = None
+    for number, first in enumerate(range(0, len(runs), several)):
+        found = [part(table, slice(at * RUN_ROWS, (at + 1) * RUN_ROWS))
+                 for at in runs[first : first + several].tolist()]  # fmt: skip
+        window = joined(found if rest is None else [rest, *found])
+        order = np.random.default_rng([seed, epoch, number]).permutation(len(window))
+        last = first + several >= len(runs)
+        whole = len(window) if last else len(window) // size * size
+        yield window, order[:whole]
+        rest = None if last or whole == len(window) else part(window, order[whole:])
+
+
+def part(table: Table, rows: slice | np.ndarray) -> Table:
+    """Return some rows of what a model reads and learns from; their numbers are those of `table`.
+
+    Keys, truths and what is carried for a scorecard stay behind.
+    """
+    some = rows if isinstance(rows, np.ndarray) else slice(*rows.indices(len(table)))
+    numbers = np.arange(some.start, some.stop) if isinstance(some, slice) else some
+    return replace(
+        table,
+        ids=table.ids[:, some],
+        dense=table.dense[some],
+        labels=table.labels[some],
+        weight=None if table.weight is None else table.weight[some],
+        keys=pl.DataFrame(),
+        truth={},
+        bags=tuple(bag.take(some) for bag in table.bags),
+        extras=table.extras[some] if table.schema.extras else table.extras,
+        carried=pl.DataFrame(),
+        numbers=table.numbers[some] if table.numbers.size else table.numbers,
+        given={name: each[some] for name, each in table.given.items()},
+        rows=numbers if table.rows is None else table.rows[some],
+        window=None,
+    )
+
+
+def joined(tables: Sequence[Table]) -> Table:
+    """Return the rows of parts of one table, one after the other, in memory of their own."""
+    first = tables[0]
+    return replace(
+        first,
+        ids=np.concatenate([each.ids for each in tables], axis=1),
+        dense=np.concatenate([each.dense for each in tables]),
+        labels=np.concatenate([each.labels for each in tables]),
+        weight=None if first.weight is None else np.concatenate([t.weight for t in tables]),
+        bags=tuple(map(_joined_bags, zip(*(each.bags for each in tables), strict=True))),
+        extras=np.concatenate([each.extras for each in tables]),
+        numbers=np.concatenate([each.numbers for each in tables]),
+        given={name: np.concatenate([each.given[name] for each in tables]) for name in first.given},
+        rows=np.concatenate([each.rows for each in tables]),
+    )
+
+
+def _joined_bags(bags: Sequence[Bag]) -> Bag:
+    lengths = np.concatenate([np.diff(bag.offsets) for bag in bags])
+    return Bag(np.concatenate([bag.ids for bag in bags]), offsets_of(lengths))
