@@ -15,6 +15,7 @@ from polyrank.balance import Sum
 from polyrank.bundle.model import Bundle
 from polyrank.data.check import Audit, check
 from polyrank.data.labels import Orphans
+from polyrank.data.memory import AUTO, bytes_of
 from polyrank.data.read import read
 from polyrank.data.sampling import SPLITS, Sampling
 from polyrank.data.split import By, split
@@ -58,6 +59,7 @@ class Data:
     split: Split | None = None  # of `source`
     orphans: Orphans = "error"  # what becomes of a child label without its parent
     cache: bool = True  # whether the encoded rows are kept beside the run folder
+    memory: str | int = AUTO  # that encoded rows may take, such as "2GiB"
     sampling: Sampling | None = None  # how negatives were down-sampled before the log was written
 
     def __post_init__(self) -> None:
@@ -69,6 +71,7 @@ class Data:
             raise ConfigError("[data.split] needs source, the rows that it splits")
         if self.source is not None and self.split is None:
             object.__setattr__(self, "split", Split())
+        bytes_of(self.memory)
         self._check_sampling()
 
     def _check_sampling(self) -> None:
@@ -97,7 +100,9 @@ class Data:
 
     def sources(self, schema: Schema, seed: int) -> Sources:
         """Return what `learn` reads."""
-        rules: Any = {name: getattr(self, name) for name in ("orphans", "cache", "sampling")}
+        rules: Any = {
+            name: getattr(self, name) for name in ("orphans", "cache", "sampling", "memory")
+        }
         if self.source is None or self.split is None:
             return Sources(self.train, self.valid, self.test, **rules)
         by, shares = self.split.by, self.split.fractions

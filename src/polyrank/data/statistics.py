@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from polyrank.data.sampling import Sampling
 from polyrank.data.table import Table
+from polyrank.data.windows import PIECE_ROWS, pieces
 from polyrank.errors import DataError
 from polyrank.features.bags import Bag
 from polyrank.schema import Schema
@@ -58,10 +59,7 @@ def term_statistics(
     """
     found = {}
     for term in table.schema.objective if terms is None else terms:
-        weight = table.weight
-        if sampling is not None:
-            weight = sampling.term_weight(table, term.population)
-        found[term.name] = _statistics(table, term.population, weight)
+        found[term.name] = _statistics(table, term.population, sampling)
     return found
 
 
@@ -103,7 +101,9 @@ def look_ups(
     for slot, ids in zip(schema.lookups, [*table.ids, *table.bags], strict=True):
         if isinstance(ids, Bag):
             ids = ids.last if slot.pooling == "last" else ids.ids
-        count = np.bincount(ids, minlength=rows[slot.table]).astype(np.float64)
+        count = np.zeros(rows[slot.table])
+        for start in range(0, len(ids), PIECE_ROWS):
+            count += np.bincount(ids[start : start + PIECE_ROWS], minlength=len(count))
         if slot.unseen and unseen_rate > 0:
             count *= 1 - unseen_rate
             count[0] += unseen_rate * len(ids)
@@ -153,28 +153,40 @@ def refuse_unusable(
             )
 
 
-def _statistics(
-    table: Table, population: Population, weight_of_row: np.ndarray | None
-) -> TermStatistics:
-    label = term_labels(table, population)
-    usable = ~np.isnan(label)
-    values = label[usable]
-    rows = len(values)
-    weights = np.ones(rows)
-    if weight_of_row is not None:
-        weights = weight_of_row[usable].astype(np.float64)
-    weight = float(weights.sum())
-    mean = float(weights @ values) / weight if weight > 0 else 0.0
-    variance = float(weights @ (values - mean) ** 2) / weight if weight > 0 else 0.0
-    positive, weighing = values == 1, weights > 0
+def _statistics(table: Table, population: Population, sampling: Sampling | None) -> TermStatistics:
+    rows = positives = weighing_rows = weighing_positives = 0
+    weight = total = squares = 0.0
+    for values, weights in _labelled(table, population, sampling):
+        rows += len(values)
+        positive, weighing = values == 1, weights > 0
+        positives += int(np.count_nonzero(positive))
+        weighing_rows += int(np.count_nonzero(weighing))
+        weighing_positives += int(np.count_nonzero(positive & weighing))
+        weight += float(weights.sum())
+        total += float(weights @ values)
+    mean = total / weight if weight > 0 else 0.0
+    for values, weights in _labelled(table, population, sampling):
+        squares += float(weights @ (values - mean) ** 2)
     event = population.label_kind.is_event
     return TermStatistics(
         rows=rows,
-        positives=int(np.count_nonzero(positive)) if event else None,
-        weighing_rows=int(np.count_nonzero(weighing)),
-        weighing_positives=int(np.count_nonzero(positive & weighing)) if event else None,
+        positives=positives if event else None,
+        weighing_rows=weighing_rows,
+        weighing_positives=weighing_positives if event else None,
         weight=weight,
         weight_share=weight / max(len(table), 1),
         mean=mean,
-        sd=float(np.sqrt(variance)),
+        sd=float(np.sqrt(squares / weight)) if weight > 0 else 0.0,
     )
+
+
+def _labelled(
+    table: Table, population: Population, sampling: Sampling | None
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield observed labels and their weights, by pieces of the table."""
+    for piece in pieces(table):
+        label = term_labels(piece, population)
+        usable = ~np.isnan(label)
+        own = piece.weight if sampling is None else sampling.term_weight(piece, population)
+        values = label[usable]
+        yield values, np.ones(len(values)) if own is None else own[usable].astype(np.float64)

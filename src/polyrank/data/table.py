@@ -233,6 +233,18 @@ class Table:
         return len(self.dense)
 
     @property
+    def nbytes(self) -> int:
+        """Memory of all columns."""
+        arrays = [self.ids, self.dense, self.labels, self.extras, self.numbers]
+        arrays += [
+            *self.truth.values(),
+            *self.bags,
+            *([] if self.weight is None else [self.weight]),
+        ]
+        frames = (self.keys, self.carried)
+        return sum(a.nbytes for a in arrays) + sum(int(f.estimated_size()) for f in frames)
+
+    @property
     def labels_by_task(self) -> dict[str, np.ndarray]:
         """Each task's label: float64 (N,), NaN = not observed."""
         return {

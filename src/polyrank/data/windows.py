@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 # A run of a column of ids is 16 KiB then: a few of the pages that the kernel reads ahead. Longer
 # runs would let fewer of them meet in a window, and a log that is sorted needs many.
 RUN_ROWS = 4096
+PIECE_ROWS = 1 << 22  # that statistics look at together: sums of fewer rows keep their bits
 
 
 def windows(
@@ -45,6 +46,15 @@ def windows(
         whole = len(window) if last else len(window) // size * size
         yield window, order[:whole]
         rest = None if last or whole == len(window) else part(window, order[whole:])
+
+
+def pieces(table: Table, most: int = PIECE_ROWS) -> Iterator[Table]:
+    """Yield views of up to `most` rows each; a table of no more rows is its own only piece."""
+    if len(table) <= most:
+        yield table
+        return
+    for start in range(0, len(table), most):
+        yield part(table, slice(start, start + most))
 
 
 def part(table: Table, rows: slice | np.ndarray) -> Table:
@@ -80,13 +90,18 @@ def joined(tables: Sequence[Table]) -> Table:
         ids=np.concatenate([each.ids for each in tables], axis=1),
         dense=np.concatenate([each.dense for each in tables]),
         labels=np.concatenate([each.labels for each in tables]),
-        weight=None if first.weight is None else np.concatenate([t.weight for t in tables]),
+        weight=_joined([each.weight for each in tables]),
         bags=tuple(map(_joined_bags, zip(*(each.bags for each in tables), strict=True))),
         extras=np.concatenate([each.extras for each in tables]),
         numbers=np.concatenate([each.numbers for each in tables]),
         given={name: np.concatenate([each.given[name] for each in tables]) for name in first.given},
-        rows=np.concatenate([each.rows for each in tables]),
+        rows=_joined([each.rows for each in tables]),
     )
+
+
+def _joined(arrays: Sequence[np.ndarray | None]) -> np.ndarray | None:
+    known = [each for each in arrays if each is not None]
+    return np.concatenate(known) if known else None
 
 
 def _joined_bags(bags: Sequence[Bag]) -> Bag:

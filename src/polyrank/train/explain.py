@@ -11,7 +11,6 @@ import torch
 from polyrank import spec
 from polyrank.data.sampling import Sampling
 from polyrank.data.statistics import TermStatistics
-from polyrank.data.table import Table
 from polyrank.metrics.fusion import Fusion
 from polyrank.models.model import Model
 from polyrank.objective.losses import Supervision
@@ -108,7 +107,7 @@ def explain(
     for name, part in ranker.parts.items():
         parameters[name] = sum(each.numel() for each in part.parameters())
     weights = 4 * sum(parameters.values())
-    memory = {f"{split} rows": _bytes(table) for split, table in tables.items()}
+    memory = {f"{split} rows": table.nbytes for split, table in tables.items()}
     memory |= {"parameters and the best ones": 2 * weights, "optimiser state": 2 * weights}
     memory |= {f"first stage: {s.name}": s.memory(schema, vocab.rows) for s in model.first_stages}
     return RunPlan(
@@ -127,9 +126,3 @@ def explain(
 def _with_total(titles: list[str], counts: Mapping[str, float], form: str) -> str:
     lines = {**counts, "all": sum(counts.values())}
     return aligned(titles, [[name, format(count, form)] for name, count in lines.items()], [1])
-
-
-def _bytes(table: Table) -> int:
-    arrays = [table.ids, table.dense, table.labels, *table.truth.values(), *table.bags]
-    weight = 0 if table.weight is None else table.weight.nbytes
-    return sum(each.nbytes for each in arrays) + weight + int(table.keys.estimated_size())

@@ -21,6 +21,8 @@ from polyrank.balance import Balance, Sum
 from polyrank.bundle.model import Bundle
 from polyrank.data.check.one_feature import suspicions
 from polyrank.data.labels import Orphans
+from polyrank.data.memory import AUTO as AUTO_MEMORY
+from polyrank.data.memory import bytes_of, resolved
 from polyrank.data.sampling import Sampling
 from polyrank.data.statistics import term_labels, term_statistics
 from polyrank.data.table import Table
@@ -74,6 +76,7 @@ def fit(
     resume: bool = False,
     force: bool = False,
     cache: bool = True,
+    memory: str | int = AUTO_MEMORY,
     progress: Observer | bool | None = None,
 ) -> Bundle:
     """Train a model on a log and return it, fitted.
@@ -109,6 +112,8 @@ def fit(
         force: replace the run in `out`.
         cache: keep the encoded rows of files beside `out`, so that the next run over the same files
             starts at once.
+        memory: that encoded rows may take, such as "2GiB"; by default half of what is free. Of a
+            larger log, an epoch holds a window of rows at a time.
         progress: called with each `Progress`; True draws a bar on stderr, False shows nothing. By
             default there is a bar where stderr is a terminal.
 
@@ -147,13 +152,14 @@ def fit(
         balance=balance, stop=stop, schedule=schedule, threads=threads, device=device,
         unseen_rate=unseen_rate, compile=compile,
     )  # fmt: skip
-    sources = Sources(train, valid, test, orphans, cache=cache, sampling=sampling)
+    sources = Sources(train, valid, test, orphans, cache=cache, sampling=sampling, memory=memory)
+    bytes_of(memory)
     paths = {
         split: str(Path(source).absolute())
         for split, source in sources.splits.items()
         if isinstance(source, str | Path)
     }
-    data = {**paths, "orphans": orphans, "cache": cache, "sampling": sampling}
+    data = {**paths, "orphans": orphans, "cache": cache, "sampling": sampling, "memory": memory}
     config = config_tables("fit", seed, spec.to_table(data), schema, model, training, fusion)
     if fusion is not None:
         sources = sources.carrying(fusion, schema)
@@ -219,12 +225,18 @@ def train_model(
         if out is not None:
             folder = run_folder(out, config, resume=resume, force=force)
             run = stack.enter_context(folder)
+            config = run.config
         bar = progress is True or (progress is None and sys.stderr.isatty())
         name = title or config["name"]
         observe = stack.enter_context(progress_bar(name)) if bar else progress or None
         if beside is None and out is not None:
             beside = Path(out).parent
+        # What is free differs from time to time, and what a window holds decides the bits.
+        limit = resolved(config["data"].get("memory", AUTO_MEMORY))
+        sources = replace(sources, memory=AUTO_MEMORY if limit is None else limit)
         vocab, tables = encoded(schema, sources, beside=beside)
+        if tables["train"].window is not None:
+            config = {**config, "data": {**config["data"], "memory": limit}}
         train, valid = tables["train"], tables.get("valid")
         split = "test" if "test" in tables else "valid"
         scored = tables.get(split)
@@ -245,6 +257,7 @@ def train_model(
                 ranker, training, supervision, train=train, valid=valid, seed=seed, profile=profile
             )
             if run is not None:
+                run.config = config
                 run.open(fingerprint(vocab, tables))
                 run.restore(trainer)
             for each in trainer.run():

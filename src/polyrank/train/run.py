@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from polyrank.bundle.model import Bundle
+from polyrank.data.memory import AUTO
 from polyrank.errors import ConfigError, TrainingError
 from polyrank.files import locked, replacing, replacing_folder, writing
 from polyrank.train.loop import Position, Trainer
@@ -52,7 +53,7 @@ def run_folder(
         if resume and force:
             raise ConfigError("resume continues a run and force replaces it: give one of them")
         if path.exists() and resume:
-            _check(path, config)
+            config = _resumed(path, config)
         elif path.exists() and not force:
             raise ConfigError(
                 f"{path} exists: resume it with --resume, replace it with --force, or choose "
@@ -106,11 +107,19 @@ class RunFolder:
             _replace(self.path / "scorecard.json", f"{text}\n")
 
 
-def _check(path: Path, config: Mapping[str, Any]) -> None:
+def _resumed(path: Path, config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the configuration of the run in a folder, which a given one must equal.
+
+    Where the given one leaves the memory to what is free, it is what was free at the start.
+    """
     try:
         found = tomllib.loads((path / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} holds no run that can be resumed: {error}") from error
+    data = config.get("data", {})
+    if data.get("memory") == AUTO:
+        before = found.get("data", {}).get("memory", AUTO)
+        config = {**config, "data": {**data, "memory": before}}
     # The same round trip for both: TOML knows no tuple and no None.
     difference = _difference(found, tomllib.loads(tomli_w.dumps(dict(config))))
     if difference:
@@ -118,6 +127,7 @@ def _check(path: Path, config: Mapping[str, Any]) -> None:
             f"{path} holds a run of another configuration ({difference}): --resume needs "
             "the same one; use --force or another --out"
         )
+    return config
 
 
 def _write_checkpoint(

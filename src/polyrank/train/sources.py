@@ -18,6 +18,7 @@ import polars as pl
 from polyrank.bundle.model import log_counts
 from polyrank.data import cache, checksums, labels
 from polyrank.data.labels import Orphans, check_leaks
+from polyrank.data.memory import AUTO, resolved, windowed
 from polyrank.data.read import column_names, files, read
 from polyrank.data.sampling import Sampling
 from polyrank.data.table import Table, encode
@@ -48,6 +49,7 @@ class Sources:
     sampling: Sampling | None = None
     carried: tuple[str, ...] = ()  # raw columns that the scored splits keep, for a fused score
     numbers: bool = False  # whether raw numbers are kept beside the encoded ones, for trees
+    memory: str | int = AUTO  # that encoded rows may take
 
     def carrying(self, fusion: Fusion, schema: Schema) -> Sources:
         """Return sources whose scored splits keep the columns of a fused score."""
@@ -88,6 +90,7 @@ def encoded(
 
     Sampled validation and test rows are weighted to stand for the whole log; the loss does that for
     training rows. The folder `beside` is for a cache of the rows of files, without these weights.
+    Training rows have a window where all rows take more than `sources.memory`.
     """
     paths = sources.paths if beside is not None and sources.cache else None
     if beside is None or paths is None:
@@ -99,7 +102,7 @@ def encoded(
         log_counts(table, split)
         if sources.sampling is not None and split != "train":
             tables[split] = sources.sampling.weighted(table, split)
-    return entry.vocab, tables
+    return entry.vocab, windowed(tables, resolved(sources.memory))
 
 
 def _cached(
