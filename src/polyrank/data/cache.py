@@ -23,7 +23,7 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,12 +31,11 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
-import numpy as np
 import polars as pl
 
 from polyrank.data.table import Table
+from polyrank.data.table_files import read_table, write_table
 from polyrank.data.vocab import Vocab
-from polyrank.features.bags import Bag
 from polyrank.features.vocabulary import Vocabulary
 from polyrank.files import locked, replacing_folder
 from polyrank.schema import Schema
@@ -55,6 +54,10 @@ _CHUNK_BYTES = 1 << 20
 # Options that say what a model does with a Table, and nothing about how it is encoded.
 _OF_MODEL = ("space", "hold_ancestors", "weight", "positive_weight")
 _FAILURES = (OSError, ValueError, KeyError, TypeError, AttributeError, pl.exceptions.PolarsError)
+
+
+# (folder) → what each table's manifest says, by split
+Write = Callable[[Path], Mapping[str, Mapping[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,7 @@ def load(folder: Path, key: str, schema: Schema) -> Entry | None:
         entry = Entry(
             _read_vocab(path, body, schema),
             {
-                split: _read_table(path, split, each, schema)
+                split: read_table(path, split, each, schema)
                 for split, each in body["tables"].items()
             },
             tuple((name, level, text) for name, level, text in body["messages"]),
@@ -116,9 +119,20 @@ def load(folder: Path, key: str, schema: Schema) -> Entry | None:
 
 def store(folder: Path, key: str, entry: Entry) -> int:
     """Write an entry, whole or not at all, and drop the oldest; return its bytes."""
+
+    def write(to: Path) -> dict[str, dict[str, Any]]:
+        return {split: write_table(to, split, table) for split, table in entry.tables.items()}
+
+    return store_written(folder, key, entry.vocab, write, entry.messages)
+
+
+def store_written(
+    folder: Path, key: str, vocab: Vocab, write: Write, messages: Sequence[tuple[str, int, str]]
+) -> int:
+    """Do what `store` does, with tables that `write` puts into a folder."""
     with locked(folder), replacing_folder(folder / key) as temporary:
         try:
-            body = _write(temporary, entry)
+            body = _write(temporary, vocab, write, messages)
         except pl.exceptions.PolarsError as error:
             raise OSError(str(error)) from error
         text = json.dumps({"body": body, "checksum": _text_checksum(body)}, ensure_ascii=False)
@@ -151,71 +165,27 @@ def noted() -> Iterator[list[tuple[str, int, str]]]:
         source.removeHandler(handler)
 
 
-def _write(folder: Path, entry: Entry) -> dict[str, Any]:
+def _write(
+    folder: Path, vocab: Vocab, write: Write, messages: Sequence[tuple[str, int, str]]
+) -> dict[str, Any]:
     vocabularies = {}
-    for index, (name, table) in enumerate(entry.vocab.tables.items()):
+    for index, (name, table) in enumerate(vocab.tables.items()):
         file = None if table.size is not None else f"vocab.{index}"
         vocabularies[name] = {"dtype": table.dtype, "size": table.size, "file": file}
         if file:
             frame = pl.DataFrame([table.values.alias("value"), table.counts.alias("count")])
             frame.write_ipc(folder / f"{file}.arrow")
-    tables = {split: _write_table(folder, split, each) for split, each in entry.tables.items()}
+    tables = write(folder)
     names = sorted(path.name for path in folder.iterdir())
     with ThreadPoolExecutor() as pool:
         checks = pool.map(lambda name: _size_and_checksum(folder / name), names)
     return {
         "vocabularies": vocabularies,
-        "encodings": entry.vocab.saved_states(),
+        "encodings": vocab.saved_states(),
         "tables": tables,
-        "messages": [list(each) for each in entry.messages],
+        "messages": [list(each) for each in messages],
         "files": dict(zip(names, checks, strict=True)),
     }
-
-
-def _write_table(folder: Path, split: str, table: Table) -> dict[str, Any]:
-    arrays = {
-        name: getattr(table, name) for name in ("ids", "dense", "labels", "extras", "numbers")
-    }
-    if table.weight is not None:
-        arrays["weight"] = table.weight
-    for index, bag in enumerate(table.bags):
-        arrays |= {f"bag.{index}.ids": bag.ids, f"bag.{index}.offsets": bag.offsets}
-    arrays |= {f"true_{name}": values for name, values in table.truth.items()}
-    for name, array in arrays.items():
-        np.save(folder / f"{split}.{name}.npy", array, allow_pickle=False)
-    table.keys.write_ipc(folder / f"{split}.keys.arrow")
-    table.carried.write_ipc(folder / f"{split}.carried.arrow")
-    return {
-        "weight": table.weight is not None,
-        "bags": len(table.bags),
-        "truth": list(table.truth),
-        "unseen": dict(table.unseen),
-        "nulls": dict(table.nulls),
-        "slices": {name: [each.start, each.stop] for name, each in table.slices.items()},
-    }
-
-
-def _read_table(path: Path, split: str, facts: Mapping[str, Any], schema: Schema) -> Table:
-    def array(name: str) -> np.ndarray:
-        return _mapped(path / f"{split}.{name}.npy")
-
-    bags = range(facts["bags"])
-    return Table(
-        schema=schema,
-        ids=array("ids"),
-        dense=array("dense"),
-        labels=array("labels"),
-        weight=array("weight") if facts["weight"] else None,
-        keys=pl.read_ipc((path / f"{split}.keys.arrow").read_bytes()),
-        truth={name: array(f"true_{name}") for name in facts["truth"]},
-        unseen=facts["unseen"],
-        nulls=facts["nulls"],
-        slices={name: slice(*each) for name, each in facts["slices"].items()},
-        carried=pl.read_ipc((path / f"{split}.carried.arrow").read_bytes()),
-        extras=array("extras"),
-        numbers=array("numbers"),
-        bags=tuple(Bag(array(f"bag.{i}.ids"), array(f"bag.{i}.offsets")) for i in bags),
-    )
 
 
 def _read_vocab(path: Path, body: Mapping[str, Any], schema: Schema) -> Vocab:
@@ -227,12 +197,6 @@ def _read_vocab(path: Path, body: Mapping[str, Any], schema: Schema) -> Vocab:
             frame = pl.read_ipc((path / f"{facts['file']}.arrow").read_bytes())
             tables[name] = Vocabulary(facts["dtype"], frame["value"], frame["count"])
     return Vocab(schema.features, tables, Vocab.states_of(schema.features, body["encodings"]))
-
-
-def _mapped(path: Path) -> np.ndarray:
-    # A page or less is read: it gains nothing by being mapped, and an empty array cannot be.
-    array = np.load(path, mmap_mode="c", allow_pickle=False) if path.stat().st_size > 4096 else None
-    return np.load(path, allow_pickle=False) if array is None else array.view(np.ndarray)
 
 
 def _check_files(path: Path, files: Mapping[str, list[int]]) -> None:

@@ -60,20 +60,21 @@ class Orphan:
     Args:
         child: column of the child's label.
         parent: column of the parent's label.
+        count: how many they are.
         rows: a mask of them.
         first: the first of them in words.
     """
 
     child: str
     parent: str
+    count: int
     rows: pl.Series
     first: str
 
     @property
     def found(self) -> str:
         """How many they are, in words."""
-        count = int(self.rows.sum())
-        return f"{count:,} row{'s'[: count > 1]} with {self.child!r} = 1"
+        return f"{self.count:,} row{'s'[: self.count > 1]} with {self.child!r} = 1"
 
 
 def check_labels(frame: pl.DataFrame, schema: Schema, split: str = "data") -> None:
@@ -128,23 +129,23 @@ def apply_orphans(
     Raises:
         DataError: orphans under `error`, with the first rows; an unknown rule.
     """
+    check_rule(orphans)
+    for orphan in find_orphans(frame, schema, zero=orphans == "zero"):
+        tell_of_orphans(orphan, orphans, split)
+    return without_orphans(frame, schema, orphans)
+
+
+def check_rule(orphans: str) -> None:
+    """Refuse a rule for orphans that there is none."""
     if orphans not in get_args(Orphans):
         hint = did_you_mean(orphans, get_args(Orphans))
         raise DataError(f"unknown value of orphans: {orphans!r}{hint}")
+
+
+def without_orphans(frame: pl.DataFrame, schema: Schema, orphans: Orphans) -> pl.DataFrame:
+    """Return the rows after the rule `drop` or `zero`."""
     dropped = np.zeros(frame.height, dtype=bool)
     for orphan in find_orphans(frame, schema, zero=orphans == "zero"):
-        if orphans == "error":
-            raise DataError(
-                f"{split}: {orphan.found} where its parent {orphan.parent!r} = 0: {orphan.first}; "
-                "fix the log, or set orphans ([data] in a file, --orphans of evaluate) to 'drop' "
-                "(leave the rows out) or 'zero' (the child did not happen)"
-            )
-        logger.warning(
-            "%s: %s where %r = 0: %s; the first: %s",
-            *(split, orphan.found, orphan.parent),
-            "dropped" if orphans == "drop" else f"{orphan.child!r} set to 0",
-            orphan.first,
-        )
         if orphans == "drop":
             dropped |= orphan.rows.to_numpy()
         else:
@@ -152,7 +153,25 @@ def apply_orphans(
     return frame.filter(~dropped) if dropped.any() else frame
 
 
-def find_orphans(frame: pl.DataFrame, schema: Schema, *, zero: bool = False) -> Iterator[Orphan]:
+def tell_of_orphans(orphan: Orphan, orphans: Orphans, split: str) -> None:
+    """Refuse orphans under `error`, and log under the other rules what becomes of them."""
+    if orphans == "error":
+        raise DataError(
+            f"{split}: {orphan.found} where its parent {orphan.parent!r} = 0: {orphan.first}; "
+            "fix the log, or set orphans ([data] in a file, --orphans of evaluate) to 'drop' "
+            "(leave the rows out) or 'zero' (the child did not happen)"
+        )
+    logger.warning(
+        "%s: %s where %r = 0: %s; the first: %s",
+        *(split, orphan.found, orphan.parent),
+        "dropped" if orphans == "drop" else f"{orphan.child!r} set to 0",
+        orphan.first,
+    )
+
+
+def find_orphans(
+    frame: pl.DataFrame, schema: Schema, *, zero: bool = False, start: int = 0
+) -> Iterator[Orphan]:
     """Yield each child that happened though its parent did not, parents first.
 
     Args:
@@ -160,6 +179,7 @@ def find_orphans(frame: pl.DataFrame, schema: Schema, *, zero: bool = False) -> 
         schema: `given` names each task's parent.
         zero: whether each child is set to 0 before its own children are looked at, which makes
             orphans of these.
+        start: the number of the first row, for messages.
 
     Example:
         >>> from polyrank.schema import SparseFeature
@@ -178,7 +198,8 @@ def find_orphans(frame: pl.DataFrame, schema: Schema, *, zero: bool = False) -> 
         rows = (happened & parent_did_not).fill_null(value=False)
         if not rows.any():
             continue
-        orphan = Orphan(task.column, parent.column, rows, _first_rows(frame, schema, rows))
+        first = _first_rows(frame, schema, rows, start)
+        orphan = Orphan(task.column, parent.column, int(rows.sum()), rows, first)
         yield orphan
         if zero:
             frame = zeroed(frame, orphan)
@@ -280,11 +301,11 @@ def _numbers(label: pl.Series) -> pl.Series:
     return label.cast(pl.Float64, strict=False).fill_nan(None)
 
 
-def _first_rows(frame: pl.DataFrame, schema: Schema, orphan: pl.Series) -> str:
+def _first_rows(frame: pl.DataFrame, schema: Schema, orphan: pl.Series, start: int) -> str:
     keys = [name for name in schema.keys.columns if name in frame.columns]
     numbers = orphan.arg_true().head(3)
     shown = frame[numbers].select(list(dict.fromkeys([*keys, *schema.labels])))
     return "; ".join(
-        ", ".join([f"row {number}", *(f"{name} {value}" for name, value in row.items())])
+        ", ".join([f"row {start + number}", *(f"{name} {value}" for name, value in row.items())])
         for number, row in zip(numbers, shown.iter_rows(named=True), strict=True)
     )

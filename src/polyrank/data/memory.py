@@ -79,9 +79,11 @@ def windowed(tables: Mapping[str, Table], limit: int | None) -> dict[str, Table]
         return dict(tables)
     train = tables["train"]
     rows = max(limit * len(train) // (2 * max(train.nbytes, 1)), RUN_ROWS)
+    if rows >= len(train):
+        return dict(tables)
     logger.info(
         "the encoded rows take %s MB and may take %s MB: an epoch permutes %s of its %s rows at a "
-        "time", f"{total / 1e6:,.0f}", f"{limit / 1e6:,.0f}", f"{min(rows, len(train)):,}",
+        "time", f"{total / 1e6:,.0f}", f"{limit / 1e6:,.0f}", f"{rows:,}",
         f"{len(train):,}",
     )  # fmt: skip
     return {**tables, "train": replace(train, window=rows)}

@@ -170,6 +170,14 @@ def by_column(
     return collect(frame, columns)
 
 
+def count_rows(frame: pl.LazyFrame | pl.DataFrame) -> int:
+    """Return the number of rows; of Parquet files, from their footers."""
+    try:
+        return int(frame.lazy().select(pl.len()).collect(engine="streaming").item())
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise DataError(f"{_files(frame)}{_explained(error)}") from None
+
+
 def column_names(frame: pl.LazyFrame | pl.DataFrame) -> list[str]:
     """Return the columns of a frame in order; DataError if its file cannot be read."""
     try:

@@ -156,7 +156,7 @@ def refuse_unusable(
 def _statistics(table: Table, population: Population, sampling: Sampling | None) -> TermStatistics:
     rows = positives = weighing_rows = weighing_positives = 0
     weight = total = squares = 0.0
-    for values, weights in _labelled(table, population, sampling):
+    for values, weights in labelled(table, population, sampling):
         rows += len(values)
         positive, weighing = values == 1, weights > 0
         positives += int(np.count_nonzero(positive))
@@ -165,7 +165,7 @@ def _statistics(table: Table, population: Population, sampling: Sampling | None)
         weight += float(weights.sum())
         total += float(weights @ values)
     mean = total / weight if weight > 0 else 0.0
-    for values, weights in _labelled(table, population, sampling):
+    for values, weights in labelled(table, population, sampling):
         squares += float(weights @ (values - mean) ** 2)
     event = population.label_kind.is_event
     return TermStatistics(
@@ -180,7 +180,7 @@ def _statistics(table: Table, population: Population, sampling: Sampling | None)
     )
 
 
-def _labelled(
+def labelled(
     table: Table, population: Population, sampling: Sampling | None
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield observed labels and their weights, by pieces of the table."""

@@ -373,22 +373,67 @@ def encode(
         DataError: no rows, a missing column, labels, weights or known truths that cannot be,
             orphans.
     """
+    columns = Columns.of(frame, schema, split, labels=labels, carried=carried)
+    return encode_columns(
+        frame, schema, vocab, columns, split=split, orphans=orphans, labels=labels, numbers=numbers
+    )
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The raw columns that a table is made of, of those that a log has.
+
+    Args:
+        keys: the key columns user, request and time.
+        truth: columns that hold known probabilities, by output.
+        others: all but the features.
+        features: those of the features.
+        carried: those that are kept as they are.
+    """
+
+    keys: list[str]
+    truth: Mapping[str, str]
+    others: list[str]
+    features: list[str]
+    carried: list[str]
+
+    @classmethod
+    def of(
+        cls, frame: pl.LazyFrame | pl.DataFrame, schema: Schema, split: str, *, labels: bool,
+        carried: Sequence[str],
+    ) -> Columns:  # fmt: skip
+        """Find them, and log which key is missing."""
+        keys, known = schema.keys, column_names(frame)
+        truth = _truth_columns(schema, known, split) if labels else {}
+        present = [name for name in dict.fromkeys((keys.user, keys.request, keys.time)) if name]
+        if labels:
+            for name in present:
+                if name not in known:
+                    logger.warning("%s: the key column %r is not in the data", split, name)
+        present = [name for name in present if name in known]
+        others = [*present, *truth.values(), *carried, *schema.extras]
+        if labels:
+            others += [*schema.labels, *([keys.weight] if keys.weight else [])]
+        features = [feature.name for feature in schema.features]
+        return cls(present, truth, others, features, list(dict.fromkeys(carried)))
+
+
+def encode_columns(
+    frame: pl.LazyFrame | pl.DataFrame,
+    schema: Schema,
+    vocab: Vocab,
+    columns: Columns,
+    *,
+    split: str,
+    orphans: Orphans = "error",
+    labels: bool = True,
+    numbers: bool = False,
+) -> Table:
+    """Return the rows of a log or of a chunk of it; see `encode`."""
     keys = schema.keys
-    known = column_names(frame)
-    truth = _truth_columns(schema, known, split) if labels else {}
-    present = [name for name in dict.fromkeys((keys.user, keys.request, keys.time)) if name]
-    if labels:
-        for name in present:
-            if name not in known:
-                logger.warning("%s: the key column %r is not in the data", split, name)
-    present = [name for name in present if name in known]
-    others = [*present, *truth.values(), *carried, *schema.extras]
-    if labels:
-        others += [*schema.labels, *([keys.weight] if keys.weight else [])]
-    features = [feature.name for feature in schema.features]
-    frame = by_column(frame, [*others, *features])
+    frame = by_column(frame, [*columns.others, *columns.features])
     # With a feature among them, these columns have the number of rows, whatever else there is.
-    data = collect(frame, [*others, features[0]])
+    data = collect(frame, [*columns.others, columns.features[0]])
     if not data.height:
         raise DataError(f"no rows in {split}" if labels else "there are no rows to predict")
     kept: pl.Series | None = None
@@ -398,19 +443,21 @@ def encode(
         if not data.height:
             raise DataError(f"no rows in {split} after its orphans were dropped")
     weight = sample_weights(data[keys.weight], split) if labels and keys.weight else None
-    true_values = {output: _true_values(data[name], split) for output, name in truth.items()}
-    columns = (collect(frame, [name]).to_series() for name in features)
+    true_values = {
+        output: _true_values(data[name], split) for output, name in columns.truth.items()
+    }
+    inputs = (collect(frame, [name]).to_series() for name in columns.features)
     if kept is not None:
-        columns = (column.gather(kept) for column in columns)
+        inputs = (column.gather(kept) for column in inputs)
     return Table(
         schema=schema,
-        **_inputs(columns, data.height, schema, vocab, numbers=numbers),
+        **_inputs(inputs, data.height, schema, vocab, numbers=numbers),
         labels=_label_columns(data, schema) if labels else np.empty((data.height, 0), np.float32),
         weight=weight,
-        keys=data.select(present),
+        keys=data.select(columns.keys),
         truth=true_values,
         extras=_numbers(data, schema.extras),
-        carried=data.select(list(dict.fromkeys(carried))),
+        carried=data.select(columns.carried),
     )
 
 

@@ -257,6 +257,15 @@ class Vocabulary:
         return low, table
 
 
+def merged(counted: Sequence[pl.DataFrame]) -> list[pl.DataFrame]:
+    """Return counts that add up to those of several `counts_of`: one frame of each type of id."""
+    by_type: dict[pl.DataType, list[pl.DataFrame]] = {}
+    for each in counted:
+        frame = each.with_columns(pl.col("count").cast(pl.Int64))
+        by_type.setdefault(each["value"].dtype, []).append(frame)
+    return [pl.concat(frames).group_by("value").sum() for frames in by_type.values()]
+
+
 def counts_of(column: pl.Series) -> pl.DataFrame:
     """Return the distinct plain ids of a column, `value`, and their occurrences, `count`."""
     ids = plain_ids(column).alias("value")

@@ -9,7 +9,7 @@ import numpy as np
 from polyrank.bundle.model import Bundle
 from polyrank.calibration.fitting import Calibrator, calibrate
 from polyrank.data.sampling import Sampling
-from polyrank.data.statistics import term_labels
+from polyrank.data.statistics import labelled, term_labels
 from polyrank.data.table import Table
 from polyrank.metrics.inputs import key_codes
 from polyrank.models.outputs import inputs
@@ -45,13 +45,13 @@ def base_rates(table: Table, sampling: Sampling | None = None) -> dict[str, floa
     for task in table.schema.tasks:
         if task.label_kind.is_event:
             where = own_population(table.schema, task)
-            label = term_labels(table, where)
-            own = table.weight if sampling is None else sampling.term_weight(table, where)
-            weight = np.ones(len(table)) if own is None else own.astype(float)
-            seen = ~np.isnan(label) & (weight > 0)
-            rows = int(seen.sum())
-            rate = float(np.average(label[seen], weights=weight[seen])) if rows else 0.0
-            rate = (rate * rows + 1) / (rows + 2)
+            rows, happened, total = 0, 0.0, 0.0
+            for label, weight in labelled(table, where, sampling):
+                weighs = weight > 0
+                rows += int(weighs.sum())
+                happened += float((label[weighs] * weight[weighs]).sum())
+                total += float(weight[weighs].sum())
+            rate = ((happened / total if rows else 0.0) * rows + 1) / (rows + 2)
             if sampling is not None and sampling.task == task.name:
                 rate = sampling.true_rate(rate)
             rates[task.name] = rate

@@ -16,14 +16,16 @@ import numpy as np
 import polars as pl
 
 from polyrank.bundle.model import log_counts
-from polyrank.data import cache, checksums, labels
-from polyrank.data.labels import Orphans, check_leaks
+from polyrank.data import cache, checksums, labels, stream
+from polyrank.data.labels import Orphans, check_leaks, check_rule
 from polyrank.data.memory import AUTO, resolved, windowed
-from polyrank.data.read import column_names, files, read
+from polyrank.data.read import column_names, count_rows, files, read
 from polyrank.data.sampling import Sampling
 from polyrank.data.table import Table, encode
 from polyrank.data.vocab import Vocab
+from polyrank.errors import DataError
 from polyrank.features import hashing
+from polyrank.files import writing
 from polyrank.metrics.fusion import Fusion
 from polyrank.schema import Schema
 
@@ -129,6 +131,9 @@ def _cached(
         for name, level, text in entry.messages:
             logging.getLogger(name).log(level, "%s", text)
         return entry
+    larger = _larger(schema, sources)
+    if larger is not None:
+        return _streamed(schema, sources, folder, key, larger)
     entry = _encoded(schema, sources)
     if before != [checksums.state(path) for path in flat]:  # they are another key's rows
         return entry
@@ -141,6 +146,46 @@ def _cached(
         "the encoded rows are cached for the next run: %s (%.1f MB; remove it at any time, or set "
         "cache = false)", folder / key, size / 1e6,
     )  # fmt: skip
+    return entry
+
+
+def _larger(schema: Schema, sources: Sources) -> int | None:
+    """Return the memory that encoded rows may take, where they are likely to take more."""
+    limit = resolved(sources.memory)
+    if limit is None:
+        return None
+    rows = sum(count_rows(read(source, schema)) for source in sources.splits.values())
+    return limit if rows * stream.row_bytes(schema) > limit else None
+
+
+def _streamed(schema: Schema, sources: Sources, folder: Path, key: str, limit: int) -> cache.Entry:
+    """Encode files that memory does not hold into the cache, by chunks of rows, and map them."""
+    logger.info("the rows may exceed the memory: they are encoded by chunks into %s", folder / key)
+    with cache.noted() as messages, writing(folder / key, DataError):
+        rows = {split: read(source, schema) for split, source in sources.splits.items()}
+        check_rule(sources.orphans)
+        chunk = stream.chunk_rows(schema, limit)
+        plans = {
+            split: stream.planned(frame, schema, sources.orphans, split, chunk)
+            for split, frame in rows.items()
+        }
+        vocab = stream.fitted(rows["train"], schema, plans["train"])
+        check_leaks(rows["train"], schema)
+
+        def write(to: Path) -> dict[str, dict[str, Any]]:
+            return {
+                split: stream.write_table(
+                    to, split, frame, schema, vocab, plans[split], orphans=sources.orphans,
+                    carried=sources.carried if split in sources.scored else (),
+                    numbers=sources.numbers, keyed=split in sources.scored,
+                )
+                for split, frame in rows.items()
+            }  # fmt: skip
+
+        cache.store_written(folder, key, vocab, write, messages)
+    entry = cache.load(folder, key, schema)
+    if entry is None:
+        raise DataError(f"{folder / key} could not be read again: is the disk full or failing?")
     return entry
 
 

@@ -1,0 +1,175 @@
+"""Encoding a log that memory does not hold: three passes over its files, a chunk of rows at a time.
+
+The first counts rows and orphans, the second fits vocabularies and encodings, the third writes the
+encoded columns where a cache entry has them. What a chunk becomes is what `encode` makes of it, so
+the columns are those that the whole log would have. The one exception are encodings of numbers:
+they are fitted on a sample of the training rows, since quantiles of all would need all.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from polyrank.data.labels import (
+    Orphan,
+    Orphans,
+    find_orphans,
+    tell_of_orphans,
+    without_orphans,
+)
+from polyrank.data.read import collect_chunks
+from polyrank.data.table import Columns, encode_columns
+from polyrank.data.table_files import TableFiles
+from polyrank.data.vocab import Vocab, id_owners
+from polyrank.errors import DataError
+from polyrank.features.vocabulary import Vocabulary, counts_of, merged
+from polyrank.schema import Schema
+
+logger = logging.getLogger(__name__)
+
+MOST_CHUNK_ROWS, LEAST_CHUNK_ROWS = 262_144, 16_384
+CELLS = 24  # bytes of a value while it is read, encoded and written; an id of text has more
+LIST_LENGTH, MOST_COLUMNS = 10, 48  # guessed of a row's list, and of an encoded number
+SAMPLE_ROWS = 2_000_000  # on which encodings of numbers are fitted
+DISTINCT = 1 << 21  # counted values that wait until they are added up
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What the first pass found of one split.
+
+    Args:
+        rows: that are left after the rule for orphans.
+        chunk_rows: that are read at a time.
+    """
+
+    rows: int
+    chunk_rows: int
+
+
+def chunk_rows(schema: Schema, limit: int) -> int:
+    """Return the rows of a chunk, of which the memory holds several."""
+    columns = len(schema.features) + len(schema.labels) + len(schema.keys.columns)
+    return int(np.clip(limit // (8 * CELLS * columns), LEAST_CHUNK_ROWS, MOST_CHUNK_ROWS))
+
+
+def row_bytes(schema: Schema) -> int:
+    """Return about how much memory an encoded row takes, before anything is fitted."""
+    values = len(schema.fields) + len(schema.labels) + len(schema.extras) + 2
+    values += LIST_LENGTH * len(schema.bags)
+    for feature in schema.features:
+        if feature.numeric:
+            values += MOST_COLUMNS * sum(slot.place == "dense" for slot in feature.slots)
+    return 4 * values
+
+
+def planned(
+    frame: pl.LazyFrame | pl.DataFrame, schema: Schema, orphans: Orphans, split: str, chunk: int
+) -> Plan:
+    """Count the rows of a split, and refuse or name its orphans as `apply_orphans` does."""
+    found: dict[tuple[str, str], Orphan] = {}
+    rows = dropped = 0
+    for part in collect_chunks(frame, schema.labels, chunk):
+        gone = np.zeros(part.height, dtype=bool)
+        for each in find_orphans(part, schema, zero=orphans == "zero", start=rows):
+            pair = each.child, each.parent
+            before = found.get(pair, replace(each, count=0))
+            found[pair] = replace(before, count=before.count + each.count)
+            gone |= each.rows.to_numpy()
+        rows += part.height
+        dropped += int(gone.sum())
+    for each in found.values():
+        tell_of_orphans(each, orphans, split)
+    kept = rows - dropped if orphans == "drop" else rows
+    if not kept:
+        raise DataError(f"no rows in {split}" + (" after its orphans were dropped" if rows else ""))
+    return Plan(rows=kept, chunk_rows=chunk)
+
+
+def fitted(frame: pl.LazyFrame | pl.DataFrame, schema: Schema, plan: Plan) -> Vocab:
+    """Return what encodes a log, as `Vocab.fit` does, from chunks of its training rows."""
+    owners = id_owners(schema.features)
+    tables = {table: owner.fixed(table) for table, owner in owners.items()}
+    counted: dict[str, list[pl.DataFrame]] = {table: [] for table in owners}
+    sampled: dict[str, list[pl.Series]] = {each.name: [] for each in schema.features if each.state}
+    share = min(1.0, SAMPLE_ROWS / plan.rows)
+    random = np.random.default_rng(0)
+    names = [feature.name for feature in schema.features]
+    for part in collect_chunks(frame, names, plan.chunk_rows):
+        drawn = None if share == 1 else np.flatnonzero(random.random(part.height) < share)
+        for feature in schema.features:
+            column = part[feature.name]
+            if feature.name in sampled:
+                sampled[feature.name].append(column if drawn is None else column.gather(drawn))
+            for table in feature.id_tables:
+                if tables[table] is None:
+                    found = counted[table]
+                    found.append(counts_of(feature.ids(column, table)))
+                    if sum(each.height for each in found[1:]) > DISTINCT:
+                        counted[table] = merged(found)
+    states = {}
+    for feature in schema.features:
+        if feature.name in sampled:
+            state = feature.fit(pl.concat(sampled.pop(feature.name)))
+            if state is not None:
+                states[feature.name] = state
+    found = {
+        table: tables[table] or Vocabulary.of_counts(counted.pop(table), owner.least_count(table))
+        for table, owner in owners.items()
+    }
+    return Vocab(schema.features, found, states)
+
+
+def write_table(
+    folder: Path,
+    split: str,
+    frame: pl.LazyFrame | pl.DataFrame,
+    schema: Schema,
+    vocab: Vocab,
+    plan: Plan,
+    *,
+    orphans: Orphans,
+    carried: Sequence[str],
+    numbers: bool,
+    keyed: bool,
+) -> dict[str, Any]:
+    """Write the columns of a split as a cache entry has them; return what its manifest says."""
+    columns = Columns.of(frame, schema, split, labels=True, carried=carried)
+    wanted = [*columns.others, *columns.features]
+    with ExitStack() as stack:
+        files: TableFiles | None = None
+        read = start = 0
+        for part in collect_chunks(frame, wanted, plan.chunk_rows):
+            with _rows_from(read):
+                kept = part if orphans == "error" else without_orphans(part, schema, orphans)
+                read += part.height
+                if not kept.height:
+                    continue
+                table = encode_columns(kept, schema, vocab, columns, split=split, numbers=numbers)
+            if not keyed:
+                table = replace(table, keys=pl.DataFrame())
+            if files is None:
+                files = TableFiles(folder, split, table, plan.rows, stack)
+            files.write(table, start)
+            start += len(table)
+        assert files is not None
+        return files.facts()
+
+
+@contextmanager
+def _rows_from(start: int) -> Iterator[None]:
+    """Say of a message that counts the rows of a chunk which row is its first."""
+    try:
+        yield
+    except DataError as error:
+        if not start:
+            raise
+        raise DataError(f"{error} (row 0 is here row {start:,} of the files)") from None
