@@ -80,6 +80,33 @@ def test_the_order_is_of_seed_and_epoch_alone():
     assert not np.array_equal(order(), order(seed=4))
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 200), st.integers(1, 90), st.integers(1, 40), st.data())
+def test_an_epoch_goes_on_from_any_batch(rows, window, size, data):
+    table, layout = a_table(rows)
+    for each in (replace(table, window=window), table):
+        for shuffle in (True, False):
+            options = {"shuffle": shuffle, "seed": 3, "epoch": 1, "unseen_rate": 0.2}
+            whole = list(each.batches(layout, size, **options))
+            start = data.draw(st.integers(0, len(whole)))
+            rest = list(each.batches(layout, size, start=start, **options))
+            assert len(rest) == len(whole) - start
+            for one, other in zip(rest, whole[start:], strict=True):
+                assert np.array_equal(one.rows, other.rows)
+                assert np.array_equal(one.ids, other.ids)
+                assert np.array_equal(one.labels, other.labels)
+
+
+def test_windows_before_the_start_are_not_read(monkeypatch):
+    table, _ = a_table(800)
+    read = []
+    plain = windows.part
+    monkeypatch.setattr(windows, "part", lambda t, rows: read.append(rows) or plain(t, rows))
+    (found,) = windows.windows(table, 200, 10, 0, 0, start=61)
+    assert len(found[1]) == 800 - 610
+    assert len(read) == 200 // RUN
+
+
 def test_a_window_holds_no_more_rows_than_it_may_and_a_batch():
     table, _ = a_table(1000)
     sizes = [len(some) for some, _ in windows.windows(table, 64, 10, 0, 0)]

@@ -277,6 +277,7 @@ class Table:
         seed: int = 0,
         epoch: int = 0,
         unseen_rate: float = 0.0,
+        start: int = 0,
     ) -> Iterator[Batch]:
         """Yield the rows in batches; the last may be short.
 
@@ -291,10 +292,17 @@ class Table:
             epoch: 0, 1, …
             unseen_rate: probability with which an id is replaced by row 0, so that this row is
                 trained; never for `bins`, whose row 0 is for missing values.
+            start: batches to leave out at the beginning; the others are as they would be.
         """
         return chain.from_iterable(
             self.blocks(
-                layout, size, shuffle=shuffle, seed=seed, epoch=epoch, unseen_rate=unseen_rate
+                layout,
+                size,
+                shuffle=shuffle,
+                seed=seed,
+                epoch=epoch,
+                unseen_rate=unseen_rate,
+                start=start,
             )
         )
 
@@ -307,6 +315,7 @@ class Table:
         seed: int = 0,
         epoch: int = 0,
         unseen_rate: float = 0.0,
+        start: int = 0,
     ) -> Generator[list[Batch]]:
         """Yield the same batches by the list: as many as are gathered at once.
 
@@ -314,12 +323,12 @@ class Table:
         """
         if size < 1:
             raise DataError(f"a batch must have at least 1 row, got size {size}")
-        drop, number = Drop(layout, unseen_rate, (seed, epoch)), 0
-        for table, order in self._parts(size, shuffle, seed, epoch):
+        drop, number = Drop(layout, unseen_rate, (seed, epoch)), start
+        for table, order in self._parts(size, shuffle, seed, epoch, start):
             gather = Gather(table, layout, size)
-            count = len(table) if order is None else len(order)
-            for start in range(0, count, gather.block_rows):
-                rows = slice(start, min(start + gather.block_rows, count))
+            first, end = (start * size, len(table)) if order is None else (0, len(order))
+            for low in range(first, end, gather.block_rows):
+                rows = slice(low, min(low + gather.block_rows, end))
                 block = gather.block(rows if order is None else order[rows])
                 if unseen_rate > 0:
                     for place, batch in enumerate(block, start=number):
@@ -328,14 +337,15 @@ class Table:
                 yield block
 
     def _parts(
-        self, size: int, shuffle: bool, seed: int, epoch: int
+        self, size: int, shuffle: bool, seed: int, epoch: int, start: int
     ) -> Iterable[tuple[Table, np.ndarray | None]]:
-        """Return tables whose rows, each in its order, are those of an epoch."""
+        """Return tables whose rows, each in its order, are those of an epoch from a batch on."""
         if not shuffle:
             return [(self, None)]
         if self.window is not None and self.window < len(self):
-            return windows(self, self.window, size, seed, epoch)
-        return [(self, np.random.default_rng([seed, epoch]).permutation(len(self)))]
+            return windows(self, self.window, size, seed, epoch, start)
+        order = np.random.default_rng([seed, epoch]).permutation(len(self))
+        return [(self, order[start * size :])]
 
     def columns(self) -> dict[str, np.ndarray | Bag]:
         """Return views of the inputs by slot: ids (N,), bags, dense (N, columns)."""

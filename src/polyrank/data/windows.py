@@ -27,25 +27,31 @@ PIECE_ROWS = 1 << 22  # that statistics look at together: sums of fewer rows kee
 
 
 def windows(
-    table: Table, most: int, size: int, seed: int, epoch: int
+    table: Table, most: int, size: int, seed: int, epoch: int, start: int = 0
 ) -> Iterator[tuple[Table, np.ndarray]]:
     """Yield tables in memory with about `most` rows each, and an order of their rows.
 
     Each order but the last has a multiple of `size` rows; what is left of a window goes on to the
-    next. All of it follows from (seed, epoch).
+    next. All of it follows from (seed, epoch). The first `start` batches are left out, and of
+    windows that end before them no row is read.
     """
     runs = np.random.default_rng([seed, epoch]).permutation(-(-len(table) // RUN_ROWS))
-    several = max(most // RUN_ROWS, 1)
-    rest: Table | None = None
+    several, rest, before = max(most // RUN_ROWS, 1), np.empty(0, dtype=np.int64), 0
     for number, first in enumerate(range(0, len(runs), several)):
-        found = [part(table, slice(at * RUN_ROWS, (at + 1) * RUN_ROWS))
-                 for at in runs[first : first + several].tolist()]  # fmt: skip
-        window = joined(found if rest is None else [rest, *found])
-        order = np.random.default_rng([seed, epoch, number]).permutation(len(window))
+        own = [
+            slice(at * RUN_ROWS, min((at + 1) * RUN_ROWS, len(table)))
+            for at in runs[first : first + several].tolist()
+        ]
+        rows = len(rest) + sum(each.stop - each.start for each in own)
+        order = np.random.default_rng([seed, epoch, number]).permutation(rows)
         last = first + several >= len(runs)
-        whole = len(window) if last else len(window) // size * size
-        yield window, order[:whole]
-        rest = None if last or whole == len(window) else part(window, order[whole:])
+        whole = rows if last else rows // size * size
+        skipped = min(max(start * size - before, 0), whole)
+        if skipped < whole:
+            found = [part(table, each) for each in ([rest] if len(rest) else []) + own]
+            yield joined(found), order[skipped:whole]
+        numbers = np.concatenate([rest, *(np.arange(each.start, each.stop) for each in own)])
+        rest, before = numbers[order[whole:]], before + whole
 
 
 def pieces(table: Table, most: int = PIECE_ROWS) -> Iterator[Table]:
