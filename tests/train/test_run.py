@@ -10,7 +10,7 @@ import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Barrier
+from threading import Barrier, Event
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -92,6 +92,95 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(funnel, tmp_path, epoch):
     timings = ["seconds", "rows_per_second"]
     assert resumed.history.drop(timings).equals(straight.history.drop(timings))
     assert untimed(tmp_path / "broken") == untimed(tmp_path / "straight")
+
+
+@pytest.mark.parametrize(("epoch", "nth"), [(1, 1), (2, 3), (5, 2)])
+@pytest.mark.parametrize("balance", [pr.Uncertainty(), pr.GradNorm()])
+def test_a_run_goes_on_from_within_an_epoch_to_the_same_bits(funnel, tmp_path, epoch, nth, balance):
+    options = {"checkpoint": pr.Checkpoint(steps=4), "balance": balance, "batch_size": 32}
+    straight = run(funnel, tmp_path / "straight", **options)
+    seen = []
+
+    def observe(progress):
+        if progress.epoch == epoch and progress.event == "checkpoint":
+            seen.append(progress.step)
+            if len(seen) == nth:
+                raise Interrupt
+
+    with pytest.raises(Interrupt):
+        run(funnel, tmp_path / "broken", progress=observe, **options)
+    where = position(tmp_path / "broken")
+    assert (where.epoch, where.step, where.rows) == (epoch - 1, 4 * nth, 128 * nth)
+    resumed = run(funnel, tmp_path / "broken", resume=True, **options)
+    weights = [
+        tmp_path / name / "bundle" / "weights.safetensors" for name in ("straight", "broken")
+    ]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    timings = ["seconds", "rows_per_second"]
+    assert resumed.history.drop(timings).equals(straight.history.drop(timings))
+    assert untimed(tmp_path / "broken") == untimed(tmp_path / "straight")
+
+
+def test_checkpoints_change_no_bit(funnel, tmp_path):
+    plain = run(funnel, tmp_path / "plain")
+    often = run(funnel, tmp_path / "often", checkpoint=pr.Checkpoint(steps=1))
+    timed = run(funnel, tmp_path / "timed", checkpoint=pr.Checkpoint(minutes=1e-6))
+    timings = ["seconds", "rows_per_second"]
+    for each in (often, timed):
+        assert each.predict(funnel[1]).equals(plain.predict(funnel[1]))
+        assert each.history.drop(timings).equals(plain.history.drop(timings))
+    events = [line["event"] for line in untimed(tmp_path / "often")]
+    assert events.count("checkpoint") == 5 * 14  # of 15 steps the last ends the epoch
+    assert untimed(tmp_path / "timed") == untimed(tmp_path / "often")
+
+
+def test_a_checkpoint_is_written_while_training_goes_on(funnel, tmp_path, monkeypatch):
+    """A slow disk stops nothing but the next checkpoint, and what it holds is not trained on."""
+    real, begun, may_end = module.save_file, Event(), Event()
+
+    def slow(*arguments, **options):
+        if not begun.is_set():
+            begun.set()
+            assert may_end.wait(60)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(module, "save_file", slow)
+    steps = []
+
+    def observe(progress):
+        if progress.event == "checkpoint":
+            steps.append(progress.step)
+            if len(steps) == 1:
+                assert begun.wait(60)
+            may_end.set()
+
+    straight = run(funnel, tmp_path / "straight", checkpoint=pr.Checkpoint(steps=5),
+                   progress=observe)  # fmt: skip
+    assert steps[:2] == [5, 10]
+    monkeypatch.undo()
+    again = run(funnel, tmp_path / "again", checkpoint=pr.Checkpoint(steps=5))
+    assert again.predict(funnel[1]).equals(straight.predict(funnel[1]))
+
+
+def test_a_full_disk_within_an_epoch_is_told_and_keeps_what_was(funnel, tmp_path, monkeypatch):
+    real, calls = module.save_file, []
+
+    def full(*arguments, **options):
+        calls.append(1)
+        if len(calls) == 5:
+            raise OSError(28, "No space left on device")
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(module, "save_file", full)
+    out, options = tmp_path / "run", {"checkpoint": pr.Checkpoint(steps=5)}
+    with pytest.raises(TrainingError, match=r"could not be written.*No space left.*--resume"):
+        run(funnel, out, **options)
+    where = position(out)
+    assert (where.epoch, where.step) == (1, 5)
+    monkeypatch.undo()
+    straight = run(funnel, tmp_path / "straight", **options)
+    resumed = run(funnel, out, resume=True, **options)
+    assert resumed.predict(funnel[1]).equals(straight.predict(funnel[1]))
 
 
 @pytest.mark.parametrize(
@@ -379,8 +468,12 @@ def test_a_full_disk_keeps_the_checkpoint_before(funnel, tmp_path, monkeypatch):
     assert run(funnel, out, resume=True).predict(funnel[1]).equals(straight.predict(funnel[1]))
 
 
-@pytest.mark.parametrize("trees", ["false", "{ folds = 2, rounds = 5 }"], ids=["wide", "trees"])
-def test_a_process_that_is_killed_is_resumed_to_the_same_bits(funnel, tmp_path, trees):
+@pytest.mark.parametrize(
+    ("trees", "checkpoint"),
+    [("false", ""), ("{ folds = 2, rounds = 5 }", ""), ("false", "checkpoint = { steps = 7 }")],
+    ids=["wide", "trees", "within an epoch"],
+)
+def test_a_process_that_is_killed_is_resumed_to_the_same_bits(funnel, tmp_path, trees, checkpoint):
     """kill -9 in the middle of an epoch, then --resume, from the command line."""
     train, valid, _ = funnel
     pl.DataFrame(train).write_parquet(tmp_path / "train.parquet")
@@ -406,6 +499,7 @@ def test_a_process_that_is_killed_is_resumed_to_the_same_bits(funnel, tmp_path, 
         [train]
         epochs = 4
         batch_size = 4
+        {checkpoint}
         """
     )
     command = [sys.executable, "-m", "polyrank", "train", "exp.toml", "--json"]
@@ -427,7 +521,9 @@ def test_a_process_that_is_killed_is_resumed_to_the_same_bits(funnel, tmp_path, 
     process.communicate()
     assert process.returncode == -signal.SIGKILL, "it must die in the middle of an epoch"
     tomllib.loads((tmp_path / "killed" / "config.toml").read_text())
-    assert position(tmp_path / "killed").epoch == 1
+    where = position(tmp_path / "killed")
+    assert where.epoch == 1
+    assert bool(where.step) == bool(checkpoint)
     resumed = subprocess.run(
         [*command, "--out", "killed", "--resume"], cwd=tmp_path, capture_output=True, text=True,
         check=True,

@@ -42,7 +42,7 @@ from polyrank.train.optim import Adam, EmbeddingOptimizer, LazyAdam, Linear, Sch
 from polyrank.train.progress import Observer, Profile, progress_bar
 from polyrank.train.run import run_folder
 from polyrank.train.sources import Sources, encoded, fingerprint
-from polyrank.train.training import AUTO, Stop, Training
+from polyrank.train.training import AUTO, Checkpoint, Stop, Training
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +70,7 @@ def fit(
     threads: int = 1,
     device: str = "cpu",
     unseen_rate: float = 0.001,
+    checkpoint: Checkpoint | None = None,
     compile: bool = False,
     fusion: Fusion | None = None,
     out: str | Path | None = None,
@@ -105,6 +106,7 @@ def fit(
         threads: of torch, while training.
         device: a torch device.
         unseen_rate: probability with which a training id is replaced by row 0.
+        checkpoint: also within an epoch, in `out`.
         compile: whether the dense part of a step is compiled into one graph.
         fusion: weights of a fused score, which the scorecard then measures as well.
         out: a run folder to write: log, checkpoints and the bundle.
@@ -150,7 +152,7 @@ def fit(
     training = Training(
         epochs=epochs, batch_size=batch_size, lr=lr, embeddings=embeddings, dense=dense,
         balance=balance, stop=stop, schedule=schedule, threads=threads, device=device,
-        unseen_rate=unseen_rate, compile=compile,
+        unseen_rate=unseen_rate, checkpoint=checkpoint, compile=compile,
     )  # fmt: skip
     sources = Sources(train, valid, test, orphans, cache=cache, sampling=sampling, memory=memory)
     bytes_of(memory)

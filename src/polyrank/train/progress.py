@@ -27,16 +27,21 @@ REMEDY = (
 )
 
 
+Event = Literal["step", "checkpoint", "epoch"]
+
+
 @dataclass(frozen=True)
 class Progress:
     """What the loop reports now and then within an epoch ("step"), and after each ("epoch").
+
+    "checkpoint" is a step after which the run may be resumed.
 
     `valid`, `best` (so far) and `experts` are of an epoch: losses of terms (`click @ all loss`,
     `total loss`), of heads on their own rows ÷ the best constant's (`buy|click normalized loss`,
     `normalized loss`), metrics (`click @ all auc`), and the figures of `ExpertUse`.
     """
 
-    event: Literal["step", "epoch"]
+    event: Event
     epoch: int  # from 1
     epochs: int
     step: int  # done in this epoch, as are rows and seconds
@@ -117,6 +122,23 @@ class Tally:
         """Keep a step's losses (T + penalties,) and rows (T,), detached, for the next flush."""
         self.losses.append(losses)
         self.rows.append(rows)
+
+    def state(self) -> dict[str, Tensor]:
+        """Return all sums, and what was not summed up yet, as tensors."""
+        found = {
+            "totals": torch.from_numpy(self.totals), "steps": torch.tensor(self.steps),
+            "empty batches": torch.from_numpy(self.empty_batches),
+        }  # fmt: skip
+        if self.losses:
+            found |= {"losses": torch.stack(self.losses), "rows": torch.stack(self.rows)}
+        return {name: each.clone() for name, each in found.items()}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Restore what `state` returned."""
+        self.totals, self.steps = state["totals"].numpy(), int(state["steps"])
+        self.empty_batches = state["empty batches"].numpy()
+        if "losses" in state:
+            self.losses, self.rows = list(state["losses"]), list(state["rows"])
 
     def flush(
         self, names: Sequence[str], epoch: int, step: int

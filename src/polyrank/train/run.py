@@ -11,9 +11,11 @@ from __future__ import annotations
 import json
 import os
 import tomllib
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -61,13 +63,39 @@ def run_folder(
             )
         elif path.exists() and not (path / CONFIG).is_file():
             raise ConfigError(f"{path} is no run folder (no {CONFIG}): it is not replaced")
-        yield RunFolder(path, config, resume)
+        with closing(_Writer()) as writer:
+            yield RunFolder(path, config, resume, writer)
+
+
+class _Writer:
+    """Writes one thing at a time while training goes on; what it raises, the next call raises."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="polyrank-checkpoint")
+        self._written: Future[None] | None = None
+
+    def start(self, write: Callable[..., None], *arguments: Any) -> None:
+        """Begin to write."""
+        self._written = self._pool.submit(write, *arguments)
+
+    def wait(self) -> None:
+        """Return once what was begun is written."""
+        written, self._written = self._written, None
+        if written is not None:
+            written.result()
+
+    def close(self) -> None:
+        """Let what was begun be written, also where training was stopped."""
+        self._pool.shutdown()
 
 
 class RunFolder:
     """One run's folder; `open` creates it."""
 
-    def __init__(self, path: Path, config: Mapping[str, Any], resume: bool) -> None:
+    def __init__(
+        self, path: Path, config: Mapping[str, Any], resume: bool, writer: _Writer
+    ) -> None:
+        self._writer = writer
         self.path, self.config, self.resume, self.data = path, config, resume, ""
         self._log, self._checkpoint = path / "log.jsonl", path / CHECKPOINT
 
@@ -84,23 +112,36 @@ class RunFolder:
         if self._checkpoint.is_file():
             trainer.load(*_read_checkpoint(self._checkpoint, self.data))
         if self._log.is_file():
+            position = trainer.position
+            # The line of a checkpoint is written before it, so that it is the last one that counts.
+            last = (position.epoch + 1, position.step) if position.step else (position.epoch, inf)
             kept = [
                 line
                 for line in self._log.read_text(encoding="utf-8", errors="replace").splitlines()
-                if _epoch(line) <= trainer.position.epoch
+                if _place(line) <= last
             ]
             _replace(self._log, "".join(f"{line}\n" for line in kept))
 
     def record(self, progress: Progress, trainer: Trainer) -> None:
-        """Append a line of JSON to the log, and after an epoch replace the checkpoint."""
+        """Append a line of JSON to the log, and where one is due replace the checkpoint.
+
+        Within an epoch it is copied, and written while training goes on.
+        """
         entry = {"event": progress.event, "step": progress.step, **progress.record()}
         with writing(self._log, TrainingError), self._log.open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry, ensure_ascii=False, allow_nan=False) + "\n")
         if progress.event == "epoch":
+            self._writer.wait()
             _write_checkpoint(self._checkpoint, trainer.position, trainer.state(), self.data)
+        elif progress.event == "checkpoint":
+            self._writer.wait()
+            copied = {name: each.detach().cpu().clone() for name, each in trainer.state().items()}
+            self._writer.start(_write_checkpoint, self._checkpoint, trainer.position, copied,
+                               self.data)  # fmt: skip
 
     def finish(self, bundle: Bundle) -> None:
         """Write the bundle and, beside it, the scorecard."""
+        self._writer.wait()
         bundle.save(self.path / "bundle")
         if bundle.scorecard is not None:
             text = json.dumps(bundle.scorecard.to_json(), ensure_ascii=False, indent=1)
@@ -184,11 +225,13 @@ def _replace(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def _epoch(line: str) -> int:
+def _place(line: str) -> tuple[float, float]:
+    """Return the epoch and the step of a line of the log; those of an epoch come last in it."""
     try:
-        return int(json.loads(line)["epoch"])
+        entry = json.loads(line)
+        return entry["epoch"], entry["step"] if entry["event"] != "epoch" else inf
     except (ValueError, KeyError, TypeError):
-        return 1 << 62  # a line that a kill tore: after every checkpoint
+        return inf, inf  # a line that a kill tore: after every checkpoint
 
 
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any], where: str = "") -> str:

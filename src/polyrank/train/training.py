@@ -42,6 +42,34 @@ class Stop:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """Checkpoints within an epoch, beside the one after each.
+
+    Args:
+        steps: after so many steps of an epoch, and again.
+        minutes: or after so much time since the last one.
+
+    Raises:
+        ConfigError: both of them, or none.
+
+    Example:
+        >>> Checkpoint(steps=2000).steps
+        2000
+    """
+
+    steps: int | None = None
+    minutes: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.steps is None) == (self.minutes is None):
+            raise ConfigError("checkpoint takes steps or minutes: give one of them")
+        if self.steps is not None:
+            spec.whole("checkpoint: steps", self.steps)
+        if self.minutes is not None:
+            spec.number("checkpoint: minutes", self.minutes, above=0)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Training:
     """How a model is trained; equals the `[train]` table.
 
@@ -62,6 +90,7 @@ class Training:
         threads: of torch, while training; a small model on a busy machine is fastest with 1.
         device: a torch device.
         unseen_rate: probability with which a training id is replaced by row 0 of its table.
+        checkpoint: also within an epoch; without it a run resumes after its last whole epoch.
         compile: whether the dense part of a full batch is compiled into one graph, which takes
             some 10 seconds at the first one and pays on long runs. Needs a C++ compiler, a `Sum` or
             `Uncertainty` balance and `Adam` or `AdamW` for the dense part.
@@ -82,6 +111,7 @@ class Training:
     threads: int = 1
     device: str = "cpu"
     unseen_rate: float = 0.001
+    checkpoint: Checkpoint | None = None
     compile: bool = False
 
     def __post_init__(self) -> None:
@@ -94,6 +124,8 @@ class Training:
         spec.number("lr", self.lr, above=0)
         if self.stop is not None and not isinstance(self.stop, Stop):
             raise ConfigError(f"stop must be a Stop(score=…), got {self.stop!r}")
+        if self.checkpoint is not None and not isinstance(self.checkpoint, Checkpoint):
+            raise ConfigError(f"checkpoint must be a Checkpoint(steps=…), got {self.checkpoint!r}")
         spec.number("unseen_rate", self.unseen_rate, least=0, below=1)
         dense_lr = self.lr if self.dense.lr is None else self.dense.lr
         dense = replace(self.dense, lr=dense_lr)
@@ -142,6 +174,9 @@ class Training:
         }
         if "stop" in table:
             chosen["stop"] = spec.from_table(Stop, table["stop"], "train.stop")
+        if "checkpoint" in table:
+            given = spec.from_table(Checkpoint, table["checkpoint"], "train.checkpoint")
+            chosen["checkpoint"] = given
         rest = {key: value for key, value in table.items() if key not in chosen}
         return replace(spec.from_table(cls, rest, "train"), **chosen)
 
