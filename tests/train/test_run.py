@@ -224,7 +224,7 @@ def test_a_checkpoint_of_another_format_is_refused(funnel, tmp_path, monkeypatch
     with pytest.raises(Interrupt):
         run(funnel, tmp_path / "run", progress=interrupt_at(2))
     monkeypatch.undo()
-    with pytest.raises(TrainingError, match="has format 7, and this polyrank resumes format 1"):
+    with pytest.raises(TrainingError, match=f"has format 7, and this polyrank resumes format {module.FORMAT}"):
         run(funnel, tmp_path / "run", resume=True)
 
 
