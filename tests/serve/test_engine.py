@@ -77,7 +77,7 @@ def test_a_number_with_several_encodings(tmp_path):
     schema = pr.Schema(
         [pr.DenseFeature("price", encoding=kinds, bins=4, min_count=15)], [pr.Task("click")]
     )
-    bundle = pr.fit(schema, pr.Model(tower=[4]), train=log, epochs=2, lr=0.03, batch_size=32)
+    bundle = pr.fit(schema, pr.Model(tower=[16]), train=log, epochs=2, lr=0.03, batch_size=32)
     assert bundle.encode(log).columns().keys() == {"price", "price#bins", "price#values"}
     bundle.save(tmp_path / "bundle")
     export(bundle, tmp_path / "bundle", [pl.DataFrame(log)], vocabulary=True)

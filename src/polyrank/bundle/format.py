@@ -36,7 +36,7 @@ from polyrank.features.vocabulary import Vocabulary
 from polyrank.files import locked, replacing, replacing_folder, writing
 from polyrank.schema import Schema
 
-FORMAT = 3
+FORMAT = 4
 MANIFEST = "bundle.json"
 STAGES = "stages/"
 

@@ -33,7 +33,7 @@ from polyrank.train.progress import Progress
 
 CONFIG = "config.toml"
 CHECKPOINT = Path("checkpoint") / "state.safetensors"
-FORMAT = 1  # of a checkpoint
+FORMAT = 2  # of a checkpoint
 
 
 @contextmanager
