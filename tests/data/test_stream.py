@@ -39,7 +39,8 @@ def a_log(rows, seed=0, *, orphans=0):
     missing = rng.random(rows) < 0.1
     return pl.DataFrame(
         {
-            "user": np.where(missing, None, rng.integers(0, rows // 3 + 1, rows).astype(str)),
+            "user": pl.Series(rng.integers(0, rows // 3 + 1, rows)).cast(pl.String)
+            .set(pl.Series(missing), None),
             "shop": rng.integers(0, 20, rows), "item": rng.integers(0, 30, rows),
             "last": rng.integers(20, 50, rows),
             "seen": [rng.integers(0, 60, n).tolist() for n in rng.integers(0, 5, rows)],

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 # A run of a column of ids is 16 KiB then: a few of the pages that the kernel reads ahead. Longer
 # runs would let fewer of them meet in a window, and a log that is sorted needs many.
 RUN_ROWS = 4096
+SHORT_RUN = 1024
 PIECE_ROWS = 1 << 22  # that statistics look at together: sums of fewer rows keep their bits
 
 
@@ -61,6 +62,18 @@ def pieces(table: Table, most: int = PIECE_ROWS) -> Iterator[Table]:
         return
     for start in range(0, len(table), most):
         yield part(table, slice(start, start + most))
+
+
+def some_rows(table: Table, most: int) -> np.ndarray:
+    """Return the numbers of about `most` rows, evenly spaced.
+
+    Of a table with a window they are short runs, since single rows would touch a page for each
+    number.
+    """
+    if table.window is None or len(table) <= most:
+        return np.arange(0, len(table), max(-(-len(table) // most), 1))
+    starts = np.linspace(0, len(table) - SHORT_RUN, max(most // SHORT_RUN, 1)).astype(np.int64)
+    return np.unique((starts[:, None] + np.arange(SHORT_RUN)).ravel())
 
 
 def part(table: Table, rows: slice | np.ndarray) -> Table:

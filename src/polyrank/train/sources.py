@@ -12,7 +12,6 @@ from threading import get_ident
 from typing import Any
 from zlib import crc32
 
-import numpy as np
 import polars as pl
 
 from polyrank.bundle.model import log_counts
@@ -23,6 +22,7 @@ from polyrank.data.read import column_names, count_rows, files, read
 from polyrank.data.sampling import Sampling
 from polyrank.data.table import Table, encode
 from polyrank.data.vocab import Vocab
+from polyrank.data.windows import some_rows
 from polyrank.errors import DataError
 from polyrank.features import hashing
 from polyrank.files import writing
@@ -31,6 +31,7 @@ from polyrank.schema import Schema
 
 logger = logging.getLogger(__name__)
 
+FINGERPRINT_ROWS = 100_000  # of a split
 NOT_CACHED = "the encoded rows are not cached for the next run: %s"
 
 
@@ -190,20 +191,20 @@ def _streamed(schema: Schema, sources: Sources, folder: Path, key: str, limit: i
 
 
 def fingerprint(vocab: Vocab, tables: Mapping[str, Table]) -> str:
-    """Return checksums of the vocabularies and of up to 100,000 rows per split, for checkpoints."""
+    """Return checksums of the vocabularies and of about 100,000 rows per split, for checkpoints."""
     entries = 0
     for name, table in vocab.tables.items():
         values = table.values.cast(pl.String).fill_null("").str.join("\n").item()
         entries = crc32(f"{name} {table.rows} {values}".encode(), entries)
     parts = [f"vocabulary {entries:08x}"]
     for split, table in tables.items():
-        step = max(len(table) // 100_000, 1)
-        arrays = (table.dense, table.labels, table.extras, table.numbers)
-        checksum, rows = 0, (each[::step] for each in arrays)
-        for array in (table.ids[:, ::step], *rows):
-            checksum = crc32(np.ascontiguousarray(array).tobytes(), checksum)
+        rows = some_rows(table, FINGERPRINT_ROWS)
+        arrays = [table.dense, table.labels, table.extras, table.numbers]
+        checksum = crc32(table.ids[:, rows].tobytes())
+        for array in arrays:
+            checksum = crc32((array[rows] if len(array) else array).tobytes(), checksum)
         for bag in table.bags:
-            some = bag.take(np.arange(0, len(table), step))
+            some = bag.take(rows)
             checksum = crc32(some.offsets.tobytes(), crc32(some.ids.tobytes(), checksum))
         parts.append(f"{split} {len(table)} rows {checksum:08x}")
     return ", ".join(parts)

@@ -14,6 +14,7 @@ import numpy as np
 
 from polyrank.data.table import Table
 from polyrank.data.vocab import Vocab
+from polyrank.data.windows import some_rows
 from polyrank.features.bags import Bag
 from polyrank.features.dense import DenseEncoding
 from polyrank.schema import Schema
@@ -121,7 +122,7 @@ def suspicions(table: Table, vocab: Vocab) -> tuple[Suspicion, ...]:
 
     At most 100,000 rows are read, evenly spaced.
     """
-    rows = np.arange(0, len(table), max(-(-len(table) // TABLE_ROWS), 1))
+    rows = some_rows(table, TABLE_ROWS)
     labels = {
         task.name: table.labels[rows, index].astype(np.float64)
         for index, task in enumerate(table.schema.tasks)
