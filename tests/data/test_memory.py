@@ -52,7 +52,8 @@ def version_2(write, folder, limit, used, files=0):
     write(f"cgroup/{folder}/memory.stat", f"anon 5\ninactive_file {files}\n")
 
 
-def test_without_cgroups_it_is_the_machine(system):
+@pytest.mark.usefixtures("system")
+def test_without_cgroups_it_is_the_machine():
     assert memory.free() == 100 * MIB
     assert memory.resolved("auto") == 50 * MIB
     assert memory.resolved("7MiB") == 7 * MIB
