@@ -291,7 +291,8 @@ class Plain:
         def evidence(found):
             known = h[:, -1] > 0
             noisy = covariance(*found)[np.ix_(known, known)] + np.diag(1 / h[known, -1])
-            return multivariate_normal(cov=noisy).logpdf(said[known, -1])
+            prior = -2 * np.log1p(20 * np.array(found)).sum()
+            return multivariate_normal(cov=noisy).logpdf(said[known, -1]) + prior
 
         found = [1.0, 0.01, 0.001]
         for _ in range(2):

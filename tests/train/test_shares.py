@@ -40,6 +40,15 @@ def test_the_share_is_the_one_that_scores_best(log):
     assert losses[chosen] < losses[1.0]
 
 
+def test_too_few_labels_of_validation_add_nothing(log):
+    """With one purchase to check, whatever says that there are none would be best."""
+    positive = np.flatnonzero(log["click"][2_000:])
+    few = np.sort(np.concatenate([np.flatnonzero(log["click"][2_000:] == 0), positive[:19]]))
+    for rows, chosen in ((few, {0.0}), (np.append(few, positive[19]), set(SHARES))):
+        some = {name: np.append(c[:2_000], c[2_000:][rows]) for name, c in log.items()}
+        assert fitted(some).ranker.first.share.item() in chosen
+
+
 def test_without_validation_rows_all_is_added(log):
     assert fitted(log, valid=False).ranker.first.share.tolist() == [1.0]
 

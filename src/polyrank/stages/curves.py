@@ -6,7 +6,8 @@ The effects of a field's rows in order are a line, a smooth curve and deviations
     a ~ N(0, 10)   b ~ N(0, l)   f ~ GP(0, s·exp(−(z − z')² ÷ 2))   e ~ N(0, v)
 
 where z is the normal score of a row's place among the training rows, so that the scale of the
-number does not matter. The variances l, s and v are those of the largest evidence on a grid.
+number does not matter. The variances l, s and v, each with a prior of density 1 ÷ (1 + 20·l)², are
+those of the largest evidence on a grid.
 
 Letters: R rows of a field, Q tables.
 
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from math import log1p
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -28,6 +30,7 @@ SLOPES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # tried of l
 STRAYS = (0.0, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # tried of s and of v
 START = (1.0, 1e-2, 1e-3)  # of l, s and v, each chosen while the other two stand still
 ROUNDS = 2
+USUAL = 0.05  # scale of their prior, without which a head of few labels would find any slope
 LEAST_OWN = 1e-5  # of v, so that a row of very many look-ups can stray from the curve
 MOST_ROWS = 1024  # of a field: time grows with the cube
 
@@ -108,7 +111,8 @@ class Curve(NamedTuple):
                 for each in grid:
                     found[at] = each
                     covariance = self.with_variances(*found)[whole]
-                    tried.append((_evidence(root[:, None] * covariance * root, y), each))
+                    evidence = _evidence(root[:, None] * covariance * root, y)
+                    tried.append((evidence - 2 * log1p(each / USUAL), each))
                 found[at] = max(tried)[1]
         return found[0], found[1], found[2]
 

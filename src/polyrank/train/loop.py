@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from polyrank.balance import BalanceTerm
+from polyrank.data.statistics import term_statistics
 from polyrank.data.table import Batch, Table
 from polyrank.errors import TrainingError
 from polyrank.metrics.registry import direction
@@ -33,7 +34,7 @@ from polyrank.objective.likelihood import named_extras
 from polyrank.objective.losses import Supervision
 from polyrank.stages.first import FirstStagesLearner
 from polyrank.stages.stage import StageRun
-from polyrank.terms import NORMALIZED, own_population, populations
+from polyrank.terms import NORMALIZED, own_population, own_terms, populations
 from polyrank.train.heads import base_rates
 from polyrank.train.optim import (
     Visits,
@@ -57,6 +58,7 @@ logger = logging.getLogger(__name__)
 REPORT_STEPS = 50
 # Of a network's answer, as added to the margin of a first stage; 1 first, for it wins a tie.
 SHARES = (1.0, 0.75, 0.5, 0.25, 0.0)
+TELLING_ROWS = 20  # of each label, by which a share is chosen
 PREFETCH_ROWS = 16384  # rows of a batch from which a thread gathers the next ones
 # (validation logits, losses and metrics) → what is compared between epochs, lower being better
 Monitor = Callable[[Mapping[str, Tensor], Mapping[str, float]], float]
@@ -173,11 +175,13 @@ class Trainer:
 
         A head with few labels may learn more from its first stage alone: the network's answer, of
         the same layers, would be noise. The share is the one of `SHARES` with the least loss on
-        validation rows of the head; 1 where there are none. It is 1 too for a task with a positive
-        weight, whose network is inflated on purpose: the plain loss would take that out again.
+        validation rows of the head, and 0 where these cannot tell: fewer than `TELLING_ROWS` of
+        them, or of either label. It is 1 without validation, and for a task with a positive weight,
+        whose network is inflated on purpose: the plain loss would take that out again.
         """
         if self.first is None or self.valid is None:
             return logits
+        few = _untold(self.valid)
         rows, stages = _labels(self.valid), self.first.stages
         tasks = self.supervision.schema.by_name
         found = {}
@@ -194,7 +198,7 @@ class Trainer:
             if tasks[head].positive_weight != 1:
                 continue
             known = {share: losses[head] for share, (_, losses) in found.items() if head in losses}
-            best = min(known, key=lambda share: known[share], default=1.0)
+            best = 0.0 if head in few else min(known, key=lambda share: known[share])
             stages.share[at] = best
             chosen[head] = found[best][0][head]
         return chosen
@@ -453,6 +457,21 @@ def _set_generators(device: str, state: Mapping[str, Tensor]) -> None:
     torch.set_rng_state(state["generator"])
     if "generator of the device" in state:
         torch.cuda.set_rng_state(state["generator of the device"], device)
+
+
+def _untold(valid: Table) -> set[str]:
+    """Return the heads of which validation rows are too few to choose anything by."""
+    found = term_statistics(valid, terms=own_terms(valid.schema))
+    few = set()
+    for term in own_terms(valid.schema):
+        each = found[term.name]
+        positives = each.weighing_positives
+        of_each = [each.weighing_rows]
+        if positives is not None:
+            of_each = [positives, each.weighing_rows - positives]
+        if min(of_each) < TELLING_ROWS:
+            few.add(term.population.task)
+    return few
 
 
 def _labels(table: Table) -> tuple[Tensor, Tensor | None, Tensor]:
