@@ -327,6 +327,11 @@ class TreesLearner(StageLearner):
     def start(self) -> None:
         run, trees = self.run, self.module.trees
         columns = columns_of(run.train.schema, self.module.layout.vocab.rows, trees)
+        if run.train.window is not None:
+            logger.warning(
+                "the rows exceed the memory that they may take, and trees read all %s at once: "
+                "leave trees out if that fails", f"{len(run.train):,}",
+            )  # fmt: skip
         train = rows_of(run.train, columns, run.likelihoods, run.sampling)
         valid = None if run.valid is None else rows_of(run.valid, columns, run.likelihoods)
         fold = folds(np.arange(len(run.train)), trees.folds, run.seed)
