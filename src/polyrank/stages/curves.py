@@ -99,7 +99,7 @@ class Curve(NamedTuple):
         Example:
             >>> line = np.append(0, normal_scores(np.ones(20)))
             >>> Curve.of(np.ones(21)).variances(line, np.full(21, 100.0))
-            (1.0, 0.0, 0.0)
+            (0.1, 0.0, 0.0)
         """
         tells = curvature > 0
         root = np.sqrt(curvature[tells])
