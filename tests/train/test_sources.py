@@ -11,6 +11,7 @@ import pytest
 import polyrank as pr
 from polyrank.config import Data, Experiment, Split
 from polyrank.data import cache
+from polyrank.data.table_files import ArrayFile
 from polyrank.train import sources as module
 from polyrank.train.sources import Sources, encoded
 
@@ -196,7 +197,7 @@ def test_a_full_disk_is_a_warning(log, tmp_path, caplog, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(np, "save", full)
+    monkeypatch.setattr(ArrayFile, "append", full)
     tables, _ = outcome(caplog, SCHEMA, Sources(log), beside=tmp_path / "runs")
     assert len(tables["train"]) == 400
     assert "are not cached for the next run: [Errno 28]" in caplog.text
