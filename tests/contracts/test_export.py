@@ -56,6 +56,9 @@ SOME = {"all": FEATURES, "click": FEATURES[4:9], ("all", "click"): FEATURES[10:1
 MAPS = {"click": Platt(1.3, -0.2), "buy": Isotonic((-2.0, 0.0, 1.5), (-3.0, 0.5, 1.0))}
 
 
+LONG = 200  # elements of a list far longer than any of training
+
+
 def drawn(generator, size, unseen=False):
     """Rows of all kinds; with `unseen`, ids and numbers that training never saw."""
     high = 60 if unseen else 30
@@ -155,11 +158,11 @@ def frames(rows):
     sequences = [each.name for each in FEATURES if isinstance(each, pr.SequenceFeature)]
     yield "empty lists", seen.head(4).with_columns(pl.lit([]).cast(dtypes[n]).alias(n)
                                                    for n in sequences)  # fmt: skip
+    some = {name: rows[name].drop_nulls().explode() for name in sequences}
     long = seen.head(2).with_columns(
-        pl.Series(name, [rows[name].drop_nulls().explode().sample(200, with_replacement=True),
-                         None], dtype=dtypes[name])
-        for name in sequences
-    )  # fmt: skip
+        pl.Series(name, [each.sample(LONG, with_replacement=True, seed=1), None], dtypes[name])
+        for name, each in some.items()
+    )
     yield "long lists", long
     yield "other types", seen.with_columns(
         pl.col("101").cast(pl.String), pl.col("val_3").cast(pl.Float64),
@@ -199,5 +202,7 @@ def test_both_files_answer_as_the_bundle_does(kind, space, rows, tmp_path):
                 off = rounding[output].max()
                 assert off <= found[name].bars[output], (what, output)
                 allowed = max(found[name].bars[output], ROUNDINGS * off)
+                if what == "long lists":  # the graph adds one after the other, torch in pairs
+                    allowed += LONG * 2.0**-24 * np.abs(expected[output]).max()
                 assert np.abs(each - expected[output]).max() <= allowed, (what, name, output)
     onnx.checker.check_model(folder / ROWS_FILE, full_check=True)
