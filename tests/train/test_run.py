@@ -65,6 +65,15 @@ def untimed(path):
     ]
 
 
+def assert_same_run(folder, straight, resumed):
+    """The runs "straight" and "broken" have the same weights, history and log."""
+    weights = [folder / name / "bundle" / "weights.safetensors" for name in ("straight", "broken")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    timings = ["seconds", "rows_per_second"]
+    assert resumed.history.drop(timings).equals(straight.history.drop(timings))
+    assert untimed(folder / "broken") == untimed(folder / "straight")
+
+
 def test_a_run_folder_has_what_was_promised(funnel, tmp_path):
     bundle = run(funnel, tmp_path / "run")
     names = {path.name for path in (tmp_path / "run").iterdir()}
@@ -85,13 +94,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(funnel, tmp_path, epoch):
     resumed = run(funnel, tmp_path / "broken", resume=True)
     assert resumed.predict(funnel[1]).equals(straight.predict(funnel[1]))
     assert resumed.scorecard == straight.scorecard
-    weights = [
-        tmp_path / name / "bundle" / "weights.safetensors" for name in ("straight", "broken")
-    ]
-    assert weights[0].read_bytes() == weights[1].read_bytes()
-    timings = ["seconds", "rows_per_second"]
-    assert resumed.history.drop(timings).equals(straight.history.drop(timings))
-    assert untimed(tmp_path / "broken") == untimed(tmp_path / "straight")
+    assert_same_run(tmp_path, straight, resumed)
 
 
 @pytest.mark.parametrize(("epoch", "nth"), [(1, 1), (2, 3), (5, 2)])
@@ -112,13 +115,7 @@ def test_a_run_goes_on_from_within_an_epoch_to_the_same_bits(funnel, tmp_path, e
     where = position(tmp_path / "broken")
     assert (where.epoch, where.step, where.rows) == (epoch - 1, 4 * nth, 128 * nth)
     resumed = run(funnel, tmp_path / "broken", resume=True, **options)
-    weights = [
-        tmp_path / name / "bundle" / "weights.safetensors" for name in ("straight", "broken")
-    ]
-    assert weights[0].read_bytes() == weights[1].read_bytes()
-    timings = ["seconds", "rows_per_second"]
-    assert resumed.history.drop(timings).equals(straight.history.drop(timings))
-    assert untimed(tmp_path / "broken") == untimed(tmp_path / "straight")
+    assert_same_run(tmp_path, straight, resumed)
 
 
 def test_checkpoints_change_no_bit(funnel, tmp_path):
@@ -181,6 +178,20 @@ def test_a_full_disk_within_an_epoch_is_told_and_keeps_what_was(funnel, tmp_path
     straight = run(funnel, tmp_path / "straight", **options)
     resumed = run(funnel, out, resume=True, **options)
     assert resumed.predict(funnel[1]).equals(straight.predict(funnel[1]))
+
+
+def test_a_checkpoint_that_fails_while_training_is_stopped_is_told(
+    funnel, tmp_path, monkeypatch, caplog
+):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module, "save_file", full)
+    stop = interrupt_at(1, "checkpoint")
+    with pytest.raises(Interrupt):
+        run(funnel, tmp_path / "run", progress=stop, checkpoint=pr.Checkpoint(steps=5))
+    assert "could not be written" in caplog.text
+    assert not (tmp_path / "run" / "checkpoint" / "state.safetensors").exists()
 
 
 @pytest.mark.parametrize(

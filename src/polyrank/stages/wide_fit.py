@@ -121,7 +121,7 @@ class WideFit:
         self.tensors = {name: each.to(device) for name, each in self.tensors.items()}
         self.steps, self.passes = 0, 0
         self.mean = torch.zeros(total, width, device=device)
-        self.precisions = torch.zeros(total, self.heads, device=device)
+        self.precisions = torch.zeros(self.curves.rows, self.heads, device=device)  # as `centre`
         self._scratch = _Scratch(rows, self.padded, self.heads) if device.type == "cpu" else None
 
     def _counted(self, unseen_rate: float) -> np.ndarray:
@@ -372,8 +372,8 @@ class WideFit:
         curvature = self.tensors["state"][:, p + width - t : p + width]
         for k, own in enumerate(self._slices()):
             rows.precision[own] = curvature[own] + rows.prior[k]
-        for own in map(self._rows_of, self.curves.of_slot):
-            rows.precision[own] = self.precisions[own]
+        for k in self.curves.of_slot:
+            rows.precision[self._rows_of(k)] = self.precisions[self._centred(k)]
         return Tables(self.mean, self.tensors["bias"][0, :width].clone())
 
     def _settle_curves(self) -> None:
@@ -393,7 +393,7 @@ class WideFit:
                 found = curve.settled(effect[:, mine], old[:, mine], h[:, mine], level)
                 effect[:, mine], old[:, mine] = found.effect, found.centre
                 prior[k, head] = found.level
-                self.precisions[own, head] = torch.from_numpy(found.precision).float()
+                self.precisions[self._centred(k), head] = torch.from_numpy(found.precision).float()
             state[own, : self.tables * t] = torch.from_numpy(effect).float()
             centre.copy_(torch.from_numpy(old))
 
@@ -402,8 +402,11 @@ class WideFit:
 
     def _centre_of(self, k: int) -> Tensor:
         """Return what the prior pulls the rows of a slot with a curve to: a view (rows, Q·T)."""
+        return self.tensors["centre"][self._centred(k)]
+
+    def _centred(self, k: int) -> slice:
         own, shift = self._rows_of(k), int(self.curves.shift[k])
-        return self.tensors["centre"][own.start + shift : own.stop + shift]
+        return slice(own.start + shift, own.stop + shift)
 
     def _centres(self, rows: Tensor, slot: Tensor) -> Tensor:
         """Return what the prior pulls rows of the state to, given their slots: (n, Q·T)."""

@@ -9,6 +9,7 @@ A checkpoint's tensors are named by their owner (`model.…`, `best.…`, `embed
 from __future__ import annotations
 
 import json
+import logging
 import os
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
@@ -30,6 +31,8 @@ from polyrank.errors import ConfigError, TrainingError
 from polyrank.files import locked, replacing, replacing_folder, writing
 from polyrank.train.loop import Position, Trainer
 from polyrank.train.progress import Progress
+
+logger = logging.getLogger(__name__)
 
 CONFIG = "config.toml"
 CHECKPOINT = Path("checkpoint") / "state.safetensors"
@@ -85,8 +88,10 @@ class _Writer:
             written.result()
 
     def close(self) -> None:
-        """Let what was begun be written, also where training was stopped."""
+        """Let what was begun be written, also where training was stopped; log what fails then."""
         self._pool.shutdown()
+        if self._written is not None and (error := self._written.exception()) is not None:
+            logger.warning("%s", error)
 
 
 class RunFolder:
