@@ -185,6 +185,10 @@ def test_a_log_that_exceeds_the_memory_is_streamed_and_windowed(
     with caplog.at_level(logging.INFO):
         encoded(SCHEMA, sources, beside=tmp_path / "b")
     assert any("of an earlier run are used" in each.getMessage() for each in caplog.records)
+    caplog.clear()
+    with caplog.at_level(logging.INFO):  # what a sample was fitted on is not of a log that fits
+        encoded(SCHEMA, Sources(**files), beside=tmp_path / "b")
+    assert not any("of an earlier run" in each.getMessage() for each in caplog.records)
 
 
 def test_the_window_is_saved_and_resumed(files, tmp_path, monkeypatch):

@@ -126,15 +126,14 @@ def _cached(
     versions = [version("polyrank"), hashing.VERSION, pl.__version__]
     recipe = [by_split, sources.orphans, parts, list(sources.carried), sources.numbers, *versions]
     key = cache.key_of(schema, recipe)
-    entry = cache.load(folder, key, schema)
+    entry = _earlier(folder, key, schema)
     if entry is not None:
-        logger.info("encoded rows of an earlier run are used: %s", folder / key)
-        for name, level, text in entry.messages:
-            logging.getLogger(name).log(level, "%s", text)
         return entry
     larger = _larger(schema, sources)
     if larger is not None:
-        return _streamed(schema, sources, folder, key, larger)
+        # Another entry: numbers are fitted on a sample there, which a log that fits is not.
+        key = cache.key_of(schema, [*recipe, "by chunks"])
+        return _earlier(folder, key, schema) or _streamed(schema, sources, folder, key, larger)
     entry = _encoded(schema, sources)
     if before != [checksums.state(path) for path in flat]:  # they are another key's rows
         return entry
@@ -147,6 +146,16 @@ def _cached(
         "the encoded rows are cached for the next run: %s (%.1f MB; remove it at any time, or set "
         "cache = false)", folder / key, size / 1e6,
     )  # fmt: skip
+    return entry
+
+
+def _earlier(folder: Path, key: str, schema: Schema) -> cache.Entry | None:
+    """Return an entry of an earlier run, and log again what it warned of."""
+    entry = cache.load(folder, key, schema)
+    if entry is not None:
+        logger.info("encoded rows of an earlier run are used: %s", folder / key)
+        for name, level, text in entry.messages:
+            logging.getLogger(name).log(level, "%s", text)
     return entry
 
 
