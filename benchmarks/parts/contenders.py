@@ -13,9 +13,11 @@ import sys
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from importlib.util import find_spec
 from time import perf_counter
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -32,8 +34,10 @@ from polyrank.train.training import Training
 
 LR, DECAY = 1e-3, 1e-5  # Torch-RecHub's defaults
 WIDTH = {"ESMM": 16, "MMoE": 4}
+PLAIN: dict[str, Any] = {"wide": False, "interaction": False, "field_dropout": 0.0}
 PEER = "Torch-RecHub"  # whom the ratios are to
 OURS = (DEFAULT, "rowwise_adagrad", "adam")
+STAGES = "wide rows and cross"  # a paper's model with all that `pr.Model` adds to one by default
 
 
 class Contender(ABC):
@@ -48,7 +52,7 @@ class Ours(Contender):
     """polyrank's loop, consumed event by event as in `pr.fit`."""
 
     def __init__(self, kind: str, graph: bool, model: str, table: Table, vocab: Vocab,
-                 batch: int, threads: int) -> None:  # fmt: skip
+                 batch: int, threads: int, *, stages: bool = False) -> None:  # fmt: skip
         training = Training(
             epochs=1_000_000, batch_size=batch, lr=LR, threads=threads,
             dense=pr.Adam(weight_decay=DECAY), embeddings=embedding_optimizer(kind),
@@ -58,8 +62,11 @@ class Ours(Contender):
             pr.ESMM(tower=[16, 8], embed_dim=WIDTH[model], norm="batch", dropout=0)
             if model == "ESMM"
             else pr.Model(trunk=pr.MMoE(experts=8, hidden=[16]), tower=[8], norm="batch",
-                          embed_dim=WIDTH[model], dropout=0)
+                          embed_dim=WIDTH[model], dropout=0, **PLAIN)
         )  # fmt: skip
+        if stages:
+            usual = pr.Model()
+            spec = replace(spec, **{name: getattr(usual, name) for name in PLAIN})
         self.events = trainer_of(spec, vocab, {"train": table}, self.training, seed=0).run()
         self.last: Progress | None = None
 
@@ -245,6 +252,9 @@ def contenders(
         for graph in (False, True) if COMPILES else (False,):
             name = f"polyrank {kind}{', compiled' if graph else ''}"
             found[name] = _ours(kind, graph, model, encoded, batch, threads)
+    found[f"polyrank {DEFAULT}, {STAGES}"] = lambda: Ours(
+        DEFAULT, False, model, *encoded(), batch, threads, stages=True
+    )
     return found
 
 
