@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from polyrank import spec
-from polyrank.balance.method import Balance, BalanceModule, BalanceTerm
+from polyrank.balance.method import Balance, BalanceModule, BalanceTerm, joined_norms
 
 LOWEST_WEIGHT = 1e-3  # a large step must not turn a loss around
 
@@ -63,6 +63,8 @@ class GradNorm(Balance):
 class GradNormModule(BalanceModule):
     """w and the first loss of each term: buffers, since w has a rule and a step size of its own."""
 
+    by_ranks = True
+
     weight: Tensor
     first_loss: Tensor
     importance: Tensor
@@ -78,7 +80,8 @@ class GradNormModule(BalanceModule):
 
     def backward(self, losses: Mapping[str, Tensor], shared: Sequence[Tensor]) -> Tensor:
         stacked = torch.stack([losses[name] for name in self.terms])
-        norms = torch.stack([_norm(losses[name], shared) for name in self.terms])
+        gradients = [_gradients(losses[name], shared) for name in self.terms]
+        norms = torch.stack([each.norm() for each in joined_norms(gradients, self.ranks)])
         # The step is taken with the w that it was measured with (algorithm 1).
         total = (self.importance * self.weight * stacked).sum()
         total.backward()
@@ -101,9 +104,8 @@ class GradNormModule(BalanceModule):
         self.weight = torch.where(present, moved * scale, self.weight)
 
 
-def _norm(loss: Tensor, shared: Sequence[Tensor]) -> Tensor:
-    found = torch.autograd.grad(loss, shared, retain_graph=True, materialize_grads=True)
-    return torch.stack([gradient.norm() for gradient in found]).norm()
+def _gradients(loss: Tensor, shared: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    return torch.autograd.grad(loss, shared, retain_graph=True, materialize_grads=True)
 
 
 def _zero_unless(condition: Tensor, value: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from polyrank import spec
-from polyrank.balance.method import Balance, BalanceModule, BalanceTerm
+from polyrank.balance.method import Balance, BalanceModule, BalanceTerm, joined_norms
 from polyrank.errors import ConfigError, did_you_mean
 
 
@@ -73,6 +73,8 @@ class MetaBalance(Balance):
 class MetaBalanceModule(BalanceModule):
     """Holds the moving magnitude of each term at each shared tensor: (T, S)."""
 
+    by_ranks = True
+
     magnitude: Tensor
     importance: Tensor
 
@@ -94,8 +96,7 @@ class MetaBalanceModule(BalanceModule):
             torch.autograd.grad(losses[name], shared, retain_graph=True, materialize_grads=True)
             for name in self.terms
         ]
-        norms = torch.stack([torch.stack([g.norm() for g in each]) for each in gradients])
-        factors = self._factors(norms).unbind(1)
+        factors = self._factors(joined_norms(gradients, self.ranks)).unbind(1)
         stacked = torch.stack([losses[name] for name in self.terms])
         total = (self.importance * stacked).sum()
         total.backward()

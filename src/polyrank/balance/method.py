@@ -5,8 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
+
+from polyrank.ranks import ALONE, Ranks
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,19 @@ class Balance(ABC):
 
 
 class BalanceModule(nn.Module, ABC):
-    """Losses to gradients; parameters of its own are stepped with the dense ones, undecayed."""
+    """Losses to gradients; parameters of its own are stepped with the dense ones, undecayed.
+
+    Where several processes train together, the values of losses are those of the joined batch, but
+    each process has the gradients of its own rows; they are added up after `backward`. What a
+    balance decides by gradients it must know of all: `joined_norms`.
+
+    Attributes:
+        by_ranks: whether it does.
+        ranks: the processes.
+    """
+
+    by_ranks: ClassVar[bool] = False
+    ranks: Ranks = ALONE
 
     @abstractmethod
     def backward(self, losses: Mapping[str, Tensor], shared: Sequence[Tensor]) -> Tensor:
@@ -49,8 +65,25 @@ class BalanceModule(nn.Module, ABC):
         """
 
 
+def joined_norms(gradients: Sequence[Sequence[Tensor]], ranks: Ranks = ALONE) -> Tensor:
+    """Return the norm of each term's gradient at each shared tensor, over all processes: (T, S).
+
+    The first shared tensor is x, of which each process has rows of its own; the others are
+    parameters, whose gradients add up.
+    """
+    if not ranks.several:
+        return torch.stack([torch.stack([g.norm() for g in each]) for each in gradients])
+    summed = [[each[0].square().sum(), *(g.clone() for g in each[1:])] for each in gradients]
+    ranks.total([g for each in summed for g in each])
+    return torch.stack(
+        [torch.stack([each[0].sqrt(), *(g.norm() for g in each[1:])]) for each in summed]
+    )
+
+
 class ScalarBalance(BalanceModule):
     """A balance that reduces to one scalar function of the losses, which `compile` can trace."""
+
+    by_ranks = True
 
     @abstractmethod
     def total(self, losses: Mapping[str, Tensor]) -> Tensor:

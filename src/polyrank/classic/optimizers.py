@@ -15,16 +15,14 @@ from polyrank.nn.embed import PackedEmbedder, TensorBag
 from polyrank.train.loop import Trainer
 from polyrank.train.optim import (
     Adam,
-    EmbeddingEngine,
     EmbeddingOptimizer,
     LazyAdam,
-    RowEngine,
     Schedule,
-    Visits,
     load_optimizer_state,
     optimizer_state,
     set_lr,
 )
+from polyrank.train.row_engine import EmbeddingEngine, RowEngine, Visits
 
 Options = Mapping[str, Any]
 Optimizer = Callable[..., torch.optim.Optimizer]  # a class of torch.optim

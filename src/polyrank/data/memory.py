@@ -57,16 +57,16 @@ def free() -> int | None:
     return min(found, default=None)
 
 
-def resolved(size: str | int) -> int | None:
+def resolved(size: str | int, processes: int = 1) -> int | None:
     """Return the bytes that encoded rows may take; None where the system does not say.
 
-    "auto" is half of what is free, in whole MiB.
+    "auto" is half of what is free, in whole MiB, shared out among processes of this host.
     """
     said = bytes_of(size)
     if said is not None:
         return said
     known = free()
-    return None if known is None else max(int(SHARE * known) >> 20, 1) << 20
+    return None if known is None else max(int(SHARE * known / processes) >> 20, 1) << 20
 
 
 def windowed(tables: Mapping[str, Table], limit: int | None) -> dict[str, Table]:

@@ -17,8 +17,9 @@ import polars as pl
 
 from polyrank.data.labels import Orphans, apply_orphans, check_labels
 from polyrank.data.read import by_column, collect, column_names
+from polyrank.data.shares import WHOLE, Share
 from polyrank.data.vocab import Vocab
-from polyrank.data.windows import windows
+from polyrank.data.windows import joined_arrays, joined_bags, windows
 from polyrank.errors import DataError
 from polyrank.features.bags import Bag
 from polyrank.features.dense import float32_of
@@ -60,6 +61,36 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.dense)
+
+    def none(self) -> Batch:
+        """Return a batch like this one, without rows."""
+        return Batch(
+            self.ids[:, :0],
+            self.dense[:0],
+            self.labels[:0],
+            None if self.weight is None else self.weight[:0],
+            tuple(Bag(bag.ids[:0], bag.offsets[:1]) for bag in self.bags),
+            None if self.extras is None else self.extras[:0],
+            None if self.rows is None else self.rows[:0],
+            {name: each[:0] for name, each in self.given.items()},
+        )
+
+
+def joined_batch(batches: Sequence[Batch]) -> Batch:
+    """Return the rows of batches of one table, one after the other."""
+    if len(batches) == 1:
+        return batches[0]
+    first = batches[0]
+    return Batch(
+        np.concatenate([each.ids for each in batches], axis=1),
+        np.concatenate([each.dense for each in batches]),
+        np.concatenate([each.labels for each in batches]),
+        joined_arrays([each.weight for each in batches]),
+        tuple(map(joined_bags, zip(*(each.bags for each in batches), strict=True))),
+        joined_arrays([each.extras for each in batches]),
+        joined_arrays([each.rows for each in batches]),
+        {name: np.concatenate([each.given[name] for each in batches]) for name in first.given},
+    )
 
 
 class Gather:
@@ -278,6 +309,7 @@ class Table:
         epoch: int = 0,
         unseen_rate: float = 0.0,
         start: int = 0,
+        share: Share = WHOLE,
     ) -> Iterator[Batch]:
         """Yield the rows in batches; the last may be short.
 
@@ -293,6 +325,8 @@ class Table:
             unseen_rate: probability with which an id is replaced by row 0, so that this row is
                 trained; never for `bins`, whose row 0 is for missing values.
             start: batches to leave out at the beginning; the others are as they would be.
+            share: of several processes: a batch has up to `size` rows of each of its streams, and
+                all processes get as many batches, some perhaps without rows.
         """
         return chain.from_iterable(
             self.blocks(
@@ -303,6 +337,7 @@ class Table:
                 epoch=epoch,
                 unseen_rate=unseen_rate,
                 start=start,
+                share=share,
             )
         )
 
@@ -316,6 +351,7 @@ class Table:
         epoch: int = 0,
         unseen_rate: float = 0.0,
         start: int = 0,
+        share: Share = WHOLE,
     ) -> Generator[list[Batch]]:
         """Yield the same batches by the list: as many as are gathered at once.
 
@@ -323,8 +359,24 @@ class Table:
         """
         if size < 1:
             raise DataError(f"a batch must have at least 1 row, got size {size}")
-        drop, number = Drop(layout, unseen_rate, (seed, epoch)), start
-        for table, order in self._parts(size, shuffle, seed, epoch, start):
+        of_epoch = layout, size, shuffle, seed, epoch, unseen_rate, start, share
+        if share == WHOLE:
+            yield from self._stream(0, *of_epoch)
+            return
+        streams = [chain.from_iterable(self._stream(each, *of_epoch)) for each in share.own]
+        none = Gather(self, layout, 1).block(slice(0, 1))[0].none()
+        for _ in range(start, share.steps(len(self), size)):
+            found = [batch for each in streams if (batch := next(each, None)) is not None]
+            yield [joined_batch(found) if found else none]
+
+    def _stream(
+        self, stream: int, layout: Layout, size: int, shuffle: bool, seed: int, epoch: int,
+        unseen_rate: float, start: int, share: Share,
+    ) -> Generator[list[Batch]]:  # fmt: skip
+        """Yield the batches of one stream of an epoch, by the list."""
+        of_stream = () if share.streams == 1 else (stream,)
+        drop, number = Drop(layout, unseen_rate, (seed, epoch, *of_stream)), start
+        for table, order in self._parts(size, shuffle, seed, epoch, start, share, stream):
             gather = Gather(table, layout, size)
             first, end = (start * size, len(table)) if order is None else (0, len(order))
             for low in range(first, end, gather.block_rows):
@@ -336,15 +388,26 @@ class Table:
                 number += len(block)
                 yield block
 
+    @property
+    def parted(self) -> bool:
+        """Whether a window reads it, so that several processes read different parts of it."""
+        return self.window is not None and self.window < len(self)
+
     def _parts(
-        self, size: int, shuffle: bool, seed: int, epoch: int, start: int
-    ) -> Iterable[tuple[Table, np.ndarray | None]]:
-        """Return tables whose rows, each in its order, are those of an epoch from a batch on."""
-        if not shuffle:
+        self, size: int, shuffle: bool, seed: int, epoch: int, start: int, share: Share,
+        stream: int,
+    ) -> Iterable[tuple[Table, np.ndarray | None]]:  # fmt: skip
+        """Return tables whose rows, each in its order, are a stream's from a batch on."""
+        if shuffle and self.parted:
+            return windows(self, self.window or 1, size, seed, epoch, start, share, stream)
+        if not shuffle and share == WHOLE:
             return [(self, None)]
-        if self.window is not None and self.window < len(self):
-            return windows(self, self.window, size, seed, epoch, start)
-        order = np.random.default_rng([seed, epoch]).permutation(len(self))
+        if shuffle:
+            order = np.random.default_rng([seed, epoch]).permutation(len(self))
+        else:
+            order = np.arange(len(self))
+        if share.streams > 1:
+            order = order[(np.arange(len(order)) // size) % share.streams == stream]
         return [(self, order[start * size :])]
 
     def columns(self) -> dict[str, np.ndarray | Bag]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
+from polyrank.data.shares import WHOLE, Share
 from polyrank.features.bags import Bag, offsets_of
 
 if TYPE_CHECKING:
@@ -28,23 +29,29 @@ PIECE_ROWS = 1 << 22  # that statistics look at together: sums of fewer rows kee
 
 
 def windows(
-    table: Table, most: int, size: int, seed: int, epoch: int, start: int = 0
+    table: Table,
+    most: int,
+    size: int,
+    seed: int,
+    epoch: int,
+    start: int = 0,
+    share: Share = WHOLE,
+    stream: int = 0,
 ) -> Iterator[tuple[Table, np.ndarray]]:
     """Yield tables in memory with about `most` rows each, and an order of their rows.
 
     Each order but the last has a multiple of `size` rows; what is left of a window goes on to the
-    next. All of it follows from (seed, epoch). The first `start` batches are left out, and of
-    windows that end before them no row is read.
+    next. All of it follows from (seed, epoch) and the stream. The first `start` batches are left
+    out, and of windows that end before them no row is read.
     """
-    runs = np.random.default_rng([seed, epoch]).permutation(-(-len(table) // RUN_ROWS))
+    numbers = np.random.default_rng([seed, epoch]).permutation(-(-len(table) // RUN_ROWS))
+    runs = _cut(numbers, len(table), *share.parts(len(table), size)[stream])
     several, rest, before = max(most // RUN_ROWS, 1), np.empty(0, dtype=np.int64), 0
+    of_stream = [] if share.streams == 1 else [stream]
     for number, first in enumerate(range(0, len(runs), several)):
-        own = [
-            slice(at * RUN_ROWS, min((at + 1) * RUN_ROWS, len(table)))
-            for at in runs[first : first + several].tolist()
-        ]
+        own = runs[first : first + several]
         rows = len(rest) + sum(each.stop - each.start for each in own)
-        order = np.random.default_rng([seed, epoch, number]).permutation(rows)
+        order = np.random.default_rng([seed, epoch, number, *of_stream]).permutation(rows)
         last = first + several >= len(runs)
         whole = rows if last else rows // size * size
         skipped = min(max(start * size - before, 0), whole)
@@ -53,6 +60,18 @@ def windows(
             yield joined(found), order[skipped:whole]
         numbers = np.concatenate([rest, *(np.arange(each.start, each.stop) for each in own)])
         rest, before = numbers[order[whole:]], before + whole
+
+
+def _cut(runs: np.ndarray, rows: int, start: int, end: int) -> list[slice]:
+    """Return the rows from `start` to `end` of a table whose runs come in some order."""
+    found, before = [], 0
+    for at in runs.tolist():
+        low, high = at * RUN_ROWS, min((at + 1) * RUN_ROWS, rows)
+        first, last = max(low, low + start - before), min(high, low + end - before)
+        if first < last:
+            found.append(slice(first, last))
+        before += high - low
+    return found
 
 
 def pieces(table: Table, most: int = PIECE_ROWS) -> Iterator[Table]:
@@ -109,20 +128,22 @@ def joined(tables: Sequence[Table]) -> Table:
         ids=np.concatenate([each.ids for each in tables], axis=1),
         dense=np.concatenate([each.dense for each in tables]),
         labels=np.concatenate([each.labels for each in tables]),
-        weight=_joined([each.weight for each in tables]),
-        bags=tuple(map(_joined_bags, zip(*(each.bags for each in tables), strict=True))),
+        weight=joined_arrays([each.weight for each in tables]),
+        bags=tuple(map(joined_bags, zip(*(each.bags for each in tables), strict=True))),
         extras=np.concatenate([each.extras for each in tables]),
         numbers=np.concatenate([each.numbers for each in tables]),
         given={name: np.concatenate([each.given[name] for each in tables]) for name in first.given},
-        rows=_joined([each.rows for each in tables]),
+        rows=joined_arrays([each.rows for each in tables]),
     )
 
 
-def _joined(arrays: Sequence[np.ndarray | None]) -> np.ndarray | None:
+def joined_arrays(arrays: Sequence[np.ndarray | None]) -> np.ndarray | None:
+    """Return arrays one after the other; None where there are none."""
     known = [each for each in arrays if each is not None]
     return np.concatenate(known) if known else None
 
 
-def _joined_bags(bags: Sequence[Bag]) -> Bag:
+def joined_bags(bags: Sequence[Bag]) -> Bag:
+    """Return the lists of some columns one after the other."""
     lengths = np.concatenate([np.diff(bag.offsets) for bag in bags])
     return Bag(np.concatenate([bag.ids for bag in bags]), offsets_of(lengths))

@@ -269,10 +269,14 @@ class PackLookups:
         """Return how many look-ups one table has at most in a batch of some size."""
         if not self.sequences:
             return size * self._most_fields
+        return int(self.of_tables(size, bags).max())
+
+    def of_tables(self, size: int, bags: Bags) -> np.ndarray:
+        """Return how many look-ups each table has at most in a batch of some size: int64 (U,)."""
         lengths = np.full(len(self.lookups), size)
         bag = self.lookups[:, 2] != kernels.ONE
         lengths[bag] = (bags.starts[:, -1] - bags.starts[:, 0])[self.lookups[bag, 0]]
-        return int(np.add.reduceat(lengths, self.starts[:-1]).max())
+        return np.add.reduceat(lengths, self.starts[:-1])
 
     @cached_property
     def _most_fields(self) -> int:

@@ -238,7 +238,6 @@ def update(
         (T, N + 1, w) · first, second: float32 (R or 0, w or 1) · numbers: float32 (n,) · counts:
         float32 (R or 0,)
     """
-    by_count = counts.shape[0] > 0
     for thread in prange(order.shape[0]):
         rows, times, sum_ = touched[thread], touches[thread], sums[thread]
         for u in order[thread]:
@@ -248,32 +247,118 @@ def update(
                 ids, bag_ids, bag_starts, lookups, starts[u], starts[u + 1], gradient, slot, rows,
                 times, sum_, width,
             )  # fmt: skip
-            if every_row:
-                for row in range(first_rows[u], first_rows[u + 1]):
-                    s = slot[row] if slot[row] >= 0 else len(sum_) - 1
-                    keep, pull = np.float32(1), numbers[0]
-                    if by_count and slot[row] >= 0:
-                        share = min(np.float32(1), np.float32(times[s]) / counts[row])
-                        keep, pull = np.exp(-decay * share), pull + prior * share
-                    slot[row] = -1
-                    _step(weight, first, second, row, sum_, s, rule, numbers, keep, pull, width)
-                continue
-            for s in range(count):
-                if s + AHEAD < count:
-                    row = rows[s + AHEAD]
-                    ask_for(slot, row)
-                    ask_for(weight, row)
-                    ask_for(first, row)
-                    ask_for(second, row)
-                    if by_count:
-                        ask_for(counts, row)
-                row = rows[s]
-                slot[row] = -1
-                keep, pull = np.float32(1), numbers[0]
-                if by_count:
-                    share = min(np.float32(1), np.float32(times[s]) / counts[row])
-                    keep, pull = np.exp(-decay * share), pull + prior * share
-                _step(weight, first, second, row, sum_, s, rule, numbers, keep, pull, width)
+            _stepped(
+                rows, times, sum_, count, first_rows[u], first_rows[u + 1], slot, weight, first,
+                second, rule, numbers, every_row, counts, prior, decay, width,
+            )  # fmt: skip
+
+
+@compiled(parallel=True)
+def sum_rows(
+    ids, bag_ids, bag_starts, lookups, starts, order, places, gradient, slot, touched, touches,
+    sums, found, width,
+):  # fmt: skip
+    """Add up the gradients of the rows that the batch looked up, for an exchange.
+
+    The first half of `update`, whose arguments these are. Table u writes found[u] lines of
+    `touched`, `touches` and `sums`, from places[u] on; there is room for all of its look-ups.
+
+    Shape:
+        places: int64 (U + 1,) · touched, touches: int32 (N,) · sums: float32 (N, w) · found: int64
+        (U,)
+    """
+    for thread in prange(order.shape[0]):
+        for u in order[thread]:
+            if u < 0:
+                break
+            low, high = places[u], places[u + 1]
+            rows = touched[low:high]
+            found[u] = _summed(
+                ids, bag_ids, bag_starts, lookups, starts[u], starts[u + 1], gradient, slot, rows,
+                touches[low:high], sums[low:high], width,
+            )  # fmt: skip
+            for s in range(found[u]):
+                slot[rows[s]] = -1
+
+
+@compiled(parallel=True)
+def step_rows(
+    given, given_touches, given_sums, begins, order, places, first_rows, slot, touched, touches,
+    sums, weight, first, second, rule, numbers, every_row, counts, prior, decay, width,
+):  # fmt: skip
+    """Step the rows of a pack by what several processes found, each with its `sum_rows`.
+
+    The second half of `update`, whose arguments these are. Process p gives the lines of table u
+    from begins[p, u] to begins[p, u + 1]; their sums are taken in the order of the processes, so
+    that they are the same on all of them. There is room for all lines of a table, and one line of
+    zeros more at the end of `sums`.
+
+    Shape:
+        given, given_touches: int32 (M,) · given_sums: float32 (M, w) · begins: int64 (processes,
+        U + 1) · places: int64 (U + 1,) · touched, touches: int32 (M,) · sums: float32 (M + 1, w)
+    """
+    columns = _columns(width)
+    for thread in prange(order.shape[0]):
+        for u in order[thread]:
+            if u < 0:
+                break
+            low, high = places[u], places[u + 1]
+            rows, times, sum_ = touched[low:high], touches[low:high], sums[low:]
+            count = 0
+            for p in range(begins.shape[0]):
+                for i in range(begins[p, u], begins[p, u + 1]):
+                    s = _place(given[i], slot, rows, count)
+                    if s == count:
+                        count += 1
+                        times[s] = given_touches[i]
+                        for c in range(columns):
+                            sum_[s, c] = given_sums[i, c]
+                    else:
+                        times[s] += given_touches[i]
+                        for c in range(columns):
+                            sum_[s, c] += given_sums[i, c]
+            _stepped(
+                rows, times, sum_, count, first_rows[u], first_rows[u + 1], slot, weight, first,
+                second, rule, numbers, every_row, counts, prior, decay, width,
+            )  # fmt: skip
+
+
+@compiled()
+def _stepped(
+    rows, times, sums, count, first_row, last_row, slot, weight, first, second, rule, numbers,
+    every_row, counts, prior, decay, width,
+):  # fmt: skip
+    """Step the `count` rows of a table that have sums, or `every_row`; free their slots.
+
+    The last line of `sums` is of zeros.
+    """
+    by_count = counts.shape[0] > 0
+    if every_row:
+        for row in range(first_row, last_row):
+            s = slot[row] if slot[row] >= 0 else len(sums) - 1
+            keep, pull = np.float32(1), numbers[0]
+            if by_count and slot[row] >= 0:
+                share = min(np.float32(1), np.float32(times[s]) / counts[row])
+                keep, pull = np.exp(-decay * share), pull + prior * share
+            slot[row] = -1
+            _step(weight, first, second, row, sums, s, rule, numbers, keep, pull, width)
+        return
+    for s in range(count):
+        if s + AHEAD < count:
+            row = rows[s + AHEAD]
+            ask_for(slot, row)
+            ask_for(weight, row)
+            ask_for(first, row)
+            ask_for(second, row)
+            if by_count:
+                ask_for(counts, row)
+        row = rows[s]
+        slot[row] = -1
+        keep, pull = np.float32(1), numbers[0]
+        if by_count:
+            share = min(np.float32(1), np.float32(times[s]) / counts[row])
+            keep, pull = np.exp(-decay * share), pull + prior * share
+        _step(weight, first, second, row, sums, s, rule, numbers, keep, pull, width)
 
 
 # `keep` is what decay leaves of the row, `pull` the coefficient of what is left in the gradient.

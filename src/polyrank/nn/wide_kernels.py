@@ -171,8 +171,8 @@ def _rest(z, y, link, precision):
 
 @compiled(parallel=True)
 def update(
-    ids, bag_ids, bag_starts, slots, order, state, count, prior, centre, centred, tables, heads,
-    padded, folds, gradient, curvature, damping, own, weighted, first_pass, decay, slot, touched,
+    ids, bag_ids, bag_starts, slots, order, tables, heads, padded, folds, gradient, curvature,
+    damping, own, state, count, prior, centre, centred, weighted, first_pass, decay, slot, touched,
     sums, merged,
 ):  # fmt: skip
     """Step the rows that a batch looked up, by what `read` found; all of the batch is one step.
@@ -188,65 +188,152 @@ def update(
         (C, Q·T) · centred: int64 (K,) · slot: int32 (R,) · touched: int32 (threads, N) · sums:
         float32 (threads, N, 3P + 3T + 1) · merged: int32 (threads, N)
     """
-    width, size = tables * heads, gradient.shape[0]
-    moments = 3 if weighted else 2
     for thread in prange(order.shape[0]):
         rows, total, often = touched[thread], sums[thread], merged[thread]
         for k in order[thread]:
             if k < 0:
                 break
-            source, pooling, shift = slots[k]
+            found = _summed(
+                ids, bag_ids, bag_starts, slots[k], tables, heads, padded, folds, gradient,
+                curvature, damping, own, state, slot, rows, total, often,
+            )  # fmt: skip
+            _stepped(
+                k, found, rows, total, tables, heads, padded, state, count, prior, centre, centred,
+                weighted, first_pass, decay, slot,
+            )  # fmt: skip
+
+
+@compiled(parallel=True)
+def sum_rows(
+    ids, bag_ids, bag_starts, slots, order, tables, heads, padded, folds, gradient, curvature,
+    damping, own, state, slot, places, touched, sums, merged, found,
+):  # fmt: skip
+    """Add up what a batch says of the rows that it looked up, for an exchange.
+
+    The first half of `update`, whose arguments these are. Slot k writes found[k] lines of `touched`
+    and `sums`, from places[k] on; there is room for all of its look-ups.
+
+    Shape:
+        places: int64 (K + 1,) · touched, merged: int32 (N,) · sums: float32 (N, 3P + 3T + 1) ·
+        found: int64 (K,)
+    """
+    for thread in prange(order.shape[0]):
+        for k in order[thread]:
+            if k < 0:
+                break
+            low, high = places[k], places[k + 1]
+            rows = touched[low:high]
+            found[k] = _summed(
+                ids, bag_ids, bag_starts, slots[k], tables, heads, padded, folds, gradient,
+                curvature, damping, own, state, slot, rows, sums[low:high], merged[low:high],
+            )  # fmt: skip
+            for s in range(found[k]):
+                slot[rows[s]] = -1
+
+
+@compiled(parallel=True)
+def step_rows(
+    given, given_sums, begins, places, order, tables, heads, padded, state, count, prior, centre,
+    centred, weighted, first_pass, decay, slot, touched, sums, merged,
+):  # fmt: skip
+    """Step rows by what several processes found, each with its `sum_rows`.
+
+    The second half of `update`, whose arguments these are. Process p gives the lines of slot k from
+    begins[p, k] to begins[p, k + 1]; sums are taken in the order of the processes, so that they are
+    the same on all of them.
+
+    Shape:
+        given: int32 (M,) · given_sums: float32 (M, 3P + 3T + 1) · begins: int64 (processes, K + 1)
+        · places: int64 (K + 1,) · touched, merged: int32 (M,) · sums: as given_sums
+    """
+    columns = given_sums.shape[1]
+    for thread in prange(order.shape[0]):
+        for k in order[thread]:
+            if k < 0:
+                break
+            low, high = places[k], places[k + 1]
+            rows, total, often = touched[low:high], sums[low:high], merged[low:high]
             found = 0
-            for b in range(size):
-                if pooling == ONE:
-                    row = ids[source, b] + shift
-                    s = _place(row, slot, rows, total, often, found)
+            for p in range(begins.shape[0]):
+                for i in range(begins[p, k], begins[p, k + 1]):
+                    s = _place(given[i], slot, rows, total, often, found)
                     found = max(found, s + 1)
-                    _add(
-                        total, s, np.float32(1), 1, b, folds[b], padded, tables, heads, state, row,
-                        gradient, curvature, damping, own,
-                    )  # fmt: skip
-                    continue
-                low, high = bag_starts[source, b], bag_starts[source, b + 1]
-                if pooling == LAST:
-                    low = max(low, high - 1)
-                x = np.float32(1)
-                if pooling == MEAN and high > low:
-                    x /= np.float32(high - low)
-                for i in range(low, high):  # ids that a list holds twice count as one
-                    s = _place(bag_ids[i] + shift, slot, rows, total, often, found)
-                    found = max(found, s + 1)
-                    often[s] += 1
-                for i in range(low, high):
-                    row = bag_ids[i] + shift
-                    s = slot[row]
-                    times = often[s]
-                    if times:
-                        _add(
-                            total, s, x * np.float32(times), times, b, folds[b], padded, tables,
-                            heads, state, row, gradient, curvature, damping, own,
-                        )  # fmt: skip
-                        often[s] = 0
-            for s in range(found):
-                row = rows[s]
-                slot[row] = -1
-                share = min(np.float32(1), total[s, 3 * padded + 3 * heads] / count[row])
-                for c in range(width):
-                    weight, level = state[row, c], prior[k, c % heads]
-                    g, h, least = total[s, c], total[s, padded + c], total[s, 2 * padded + c]
-                    now = state[row, 2 * padded + c] + h
-                    state[row, 2 * padded + c] = now
-                    if first_pass:
-                        state[row, c] = weight + decay * g / max(level + now, least)
-                    else:
-                        away = weight
-                        if centred[k] != NOWHERE:
-                            away -= centre[row + centred[k], c]
-                        g -= level * share * away
-                        down = max(level + state[row, padded + c], least)
-                        state[row, c] = weight + decay * g / down
-                for c in range(moments * heads):
-                    state[row, 3 * padded + c] += total[s, 3 * padded + c]
+                    for c in range(columns):
+                        total[s, c] += given_sums[i, c]
+            _stepped(
+                k, found, rows, total, tables, heads, padded, state, count, prior, centre, centred,
+                weighted, first_pass, decay, slot,
+            )  # fmt: skip
+
+
+@compiled()
+def _summed(
+    ids, bag_ids, bag_starts, of_slot, tables, heads, padded, folds, gradient, curvature, damping,
+    own, state, slot, rows, total, often,
+):  # fmt: skip
+    """Add up what a batch says of each row of one slot; return how many rows those are."""
+    source, pooling, shift = of_slot
+    found = 0
+    for b in range(gradient.shape[0]):
+        if pooling == ONE:
+            row = ids[source, b] + shift
+            s = _place(row, slot, rows, total, often, found)
+            found = max(found, s + 1)
+            _add(
+                total, s, np.float32(1), 1, b, folds[b], padded, tables, heads, state, row,
+                gradient, curvature, damping, own,
+            )  # fmt: skip
+            continue
+        low, high = bag_starts[source, b], bag_starts[source, b + 1]
+        if pooling == LAST:
+            low = max(low, high - 1)
+        x = np.float32(1)
+        if pooling == MEAN and high > low:
+            x /= np.float32(high - low)
+        for i in range(low, high):  # ids that a list holds twice count as one
+            s = _place(bag_ids[i] + shift, slot, rows, total, often, found)
+            found = max(found, s + 1)
+            often[s] += 1
+        for i in range(low, high):
+            row = bag_ids[i] + shift
+            s = slot[row]
+            times = often[s]
+            if times:
+                _add(
+                    total, s, x * np.float32(times), times, b, folds[b], padded, tables, heads,
+                    state, row, gradient, curvature, damping, own,
+                )  # fmt: skip
+                often[s] = 0
+    return found
+
+
+@compiled()
+def _stepped(
+    k, found, rows, total, tables, heads, padded, state, count, prior, centre, centred, weighted,
+    first_pass, decay, slot,
+):  # fmt: skip
+    """Step the rows of slot k that have sums, and free their places."""
+    width, moments = tables * heads, 3 if weighted else 2
+    for s in range(found):
+        row = rows[s]
+        slot[row] = -1
+        share = min(np.float32(1), total[s, 3 * padded + 3 * heads] / count[row])
+        for c in range(width):
+            weight, level = state[row, c], prior[k, c % heads]
+            g, h, least = total[s, c], total[s, padded + c], total[s, 2 * padded + c]
+            now = state[row, 2 * padded + c] + h
+            state[row, 2 * padded + c] = now
+            if first_pass:
+                state[row, c] = weight + decay * g / max(level + now, least)
+            else:
+                away = weight
+                if centred[k] != NOWHERE:
+                    away -= centre[row + centred[k], c]
+                g -= level * share * away
+                down = max(level + state[row, padded + c], least)
+                state[row, c] = weight + decay * g / down
+        for c in range(moments * heads):
+            state[row, 3 * padded + c] += total[s, 3 * padded + c]
 
 
 @compiled()

@@ -65,20 +65,26 @@ class Supervision:
         return likelihoods(self.schema, self.fitted)
 
     def losses(
-        self, logits: Logits, labels: Tensor, weight: Tensor | None, extras: Tensor | None = None
+        self,
+        logits: Logits,
+        labels: Tensor,
+        weight: Tensor | None,
+        extras: Tensor | None = None,
+        joined: int | None = None,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Return the training loss and the number of rows of each term in this batch.
 
         The loss is Σ w·loss over the term's rows ÷ (B × the term's share of the training weight):
         its expectation over batches is the term's mean loss, and a batch without a row of the term
         gives 0 with zero gradient. Labels are (B, L), NaN where not observed. For sampled negatives
-        see docs/sampling.md.
+        see docs/sampling.md. Where these rows are a part of a batch of `joined` rows, B is that
+        number, and the losses of all parts add up to those of the batch.
         """
         parts = self._summands(self._in_sample(logits, labels), labels, extras)
         rows = torch.stack([part.rows for _, part in parts])
         scales = []
         for term, part in parts:
-            share = labels.shape[0] * self.statistics[term.name].weight_share
+            share = (joined or labels.shape[0]) * self.statistics[term.name].weight_share
             scales.append((term.positive_weight if part.positive else 1.0) / share)
         losses = _losses(parts, rows, self._stands_for(parts, labels, weight), scales)
         return losses, _counted(parts, rows.sum(1))

@@ -23,6 +23,7 @@ from polyrank.data.vocab import Vocab
 from polyrank.layout import Layout
 from polyrank.nn.embed import TensorBag
 from polyrank.objective.likelihood import Likelihood
+from polyrank.ranks import ALONE, Ranks
 from polyrank.schema import Schema, Task
 from polyrank.stages.effects import FieldEffects
 
@@ -36,9 +37,11 @@ class Stage(ABC):
     Attributes:
         name: an identifier that no other first stage of a model has. Its weights, its state and its
             columns of x go by it; for polyrank's own it is the key in the `[model]` table too.
+        by_ranks: whether several processes can fit it together, each on its share of the rows.
     """
 
     name: ClassVar[str]
+    by_ranks: ClassVar[bool] = False
 
     @abstractmethod
     def reads(self, schema: Schema) -> int:
@@ -74,8 +77,9 @@ class StageRun:
         seed: of the run.
         steps: per epoch.
         unseen_rate: probability with which a training id is replaced by row 0.
-        batch_size: rows per step.
+        batch_size: rows per step, of each process.
         threads: of whatever computes.
+        ranks: the processes that train together; each sees its share of the rows.
     """
 
     train: Table
@@ -88,6 +92,7 @@ class StageRun:
     unseen_rate: float
     batch_size: int
     threads: int
+    ranks: Ranks = ALONE
 
 
 def margin_tasks(schema: Schema) -> tuple[Task, ...]:

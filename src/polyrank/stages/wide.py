@@ -26,6 +26,7 @@ from torch.nn.functional import embedding
 
 from polyrank import spec
 from polyrank.data.folds import folds
+from polyrank.data.shares import Share
 from polyrank.data.table import Batch, Table
 from polyrank.data.vocab import Vocab
 from polyrank.features import Slot
@@ -71,6 +72,7 @@ class Wide(Stage):
     """
 
     name: ClassVar[str] = "wide"
+    by_ranks = True
 
     folds: int = 4
 
@@ -224,10 +226,11 @@ class WideLearner(StageLearner):
         begun = perf_counter()
         fit, run, layout = WideFit(self.rows, self.run), self.run, self.rows.layout
         x = torch.empty(run.batch_size, layout.width, device=self.rows.effect.device)
+        share = Share.of(run.ranks.rank, run.ranks.count, run.ranks.count)
         for number in range(PASSES):
             for batch in run.train.batches(
                 layout, run.batch_size, shuffle=True, seed=run.seed, epoch=number,
-                unseen_rate=run.unseen_rate,
+                unseen_rate=run.unseen_rate, share=share,
             ):  # fmt: skip
                 fit.step(batch, x[: len(batch)], layout.own_width)
             fit.end_pass()

@@ -6,10 +6,10 @@ R rows of all slots.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise, starmap
 from math import log
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -196,18 +196,66 @@ class WideFit:
                 x.detach().numpy(), column, np.float32(SCALE), margin.numpy(), *found.of_rows,
                 torch.get_num_threads(),
             )  # fmt: skip
-            wide_kernels.update(
-                ids, some.ids, some.starts, self.slots, scratch.order, state, self.count.numpy(),
-                self.tensors["prior"].numpy(), self.tensors["centre"].numpy(), self.curves.shift,
-                self.tables, self.heads, self.padded, own, *found.of_rows, self.weighted, first,
-                np.float32(decay), scratch.slot, *found.of_threads,
-            )  # fmt: skip
-        sums = [each.sum(0) for each in found.of_rows[:3]]
-        self._step_bias([torch.from_numpy(each) for each in sums], first, decay)
+        of_bias = [torch.from_numpy(each.sum(0)) for each in found.of_rows[:3]]
+        looked_up = ids, some.ids, some.starts, self.slots, scratch.order
+        shape = self.tables, self.heads, self.padded
+        said = own, *found.of_rows
+        step = (
+            state, self.count.numpy(), self.tensors["prior"].numpy(),
+            self.tensors["centre"].numpy(), self.curves.shift, self.weighted, first,
+            np.float32(decay), scratch.slot,
+        )  # fmt: skip
+        if self.run.ranks.several:
+            sizes = [size if k < len(self.rows.fields) else 0 for k in range(len(self.slots))]
+            sizes[len(self.rows.fields) :] = (some.starts[:, -1] - some.starts[:, 0]).tolist()
+            self._step_together((*looked_up, *shape, *said), step, sizes, of_bias)
+        else:
+            with kernels.ONE_AT_A_TIME:
+                wide_kernels.update(*looked_up, *shape, *said, *step, *found.of_threads)
+        self._step_bias(of_bias, first, decay)
         self._measure(torch.from_numpy(found.of_rows[3]))
         return margin
 
-    def _step_bias(self, sums: Sequence[Tensor], first: bool, decay: float) -> None:
+    def _step_together(
+        self, batch: tuple[Any, ...], step: tuple[Any, ...], sizes: Sequence[int],
+        of_bias: list[Tensor],
+    ) -> None:  # fmt: skip
+        """Step by what the batches of all processes say, and add up `of_bias` over them.
+
+        Args:
+            batch: what the kernel `sum_rows` takes of the batch, up to the state.
+            step: what `step_rows` takes from the state on, but for its scratch.
+            sizes: of each slot, how many look-ups the batch of this process makes at most.
+            of_bias: the sums by which the bias is stepped.
+        """
+        scratch = self._scratch
+        assert scratch is not None
+        places = np.cumsum([0, *sizes])
+        touched, sums, merged = scratch.of_lines(int(places[-1]))
+        lines = np.zeros(len(sizes), dtype=np.int64)
+        with kernels.ONE_AT_A_TIME:
+            wide_kernels.sum_rows(
+                *batch, self.tensors["state"].numpy(), scratch.slot, places, touched, sums, merged,
+                lines,
+            )  # fmt: skip
+        parts = [slice(at, at + count) for at, count in zip(places, lines, strict=False)]
+        own = [np.concatenate([each[part] for part in parts]) for each in (touched, sums)]
+        blocks = [torch.from_numpy(each) for each in (lines.astype(np.int32), *own)]
+        found = self.run.ranks.joined([torch.stack(of_bias), *blocks])
+        of_all, of_slots, rows, numbers = map(torch.cat, zip(*found, strict=True))
+        for each, total in zip(of_bias, of_all.view(len(found), 3, -1).sum(0), strict=True):
+            each.copy_(total)
+        counts = of_slots.view(len(found), -1).numpy()
+        before = np.cumsum([0, *counts.sum(1)])[:-1, None]
+        begins = before + np.cumsum(np.pad(counts, ((0, 0), (1, 0))), axis=1, dtype=np.int64)
+        room = scratch.of_lines(len(rows))
+        with kernels.ONE_AT_A_TIME:
+            wide_kernels.step_rows(
+                rows.numpy(), numbers.numpy(), begins, np.cumsum([0, *counts.sum(0)]),
+                scratch.order, self.tables, self.heads, self.padded, *step, *room,
+            )  # fmt: skip
+
+    def _step_bias(self, sums: Iterable[Tensor], first: bool, decay: float) -> None:
         """Step the bias of each table and head by sums over the batch; it has no prior."""
         g, h, least = sums
         value, past, now = self.tensors["bias"]
@@ -257,12 +305,6 @@ class WideFit:
         g[at], h[at] = 0, 0
         g, h = g.view(size, width), h.view(size, width)
         damping = h * reach[:, None]
-        touched, place = torch.unique(ups.row, return_inverse=True)
-
-        def summed(each: Tensor) -> Tensor:
-            found = torch.zeros(len(touched), each.shape[1], device=device)
-            return found.index_add_(0, place, each)
-
         one, two = ups.x[:, None], ups.x[:, None] ** 2
         steep = two * mine[ups.batch, t : 2 * t]
         weight_of_fold = state[ups.row, :width].view(-1, q, t)[
@@ -271,12 +313,21 @@ class WideFit:
         moments = [one * mine[ups.batch, :t] + steep * weight_of_fold, steep]
         if self.weighted:
             moments.append(two * mine[ups.batch, 2 * t :])
-        share = (summed(ups.touches[:, None]) / self.count[touched][:, None]).clamp(max=1)
-        slot = torch.zeros(len(touched), dtype=torch.long, device=device)
-        slot[place] = ups.slot
+        said = [one * g[ups.batch], two * h[ups.batch], one * damping[ups.batch]]
+        said += [*moments, ups.touches[:, None]]
+        touched, sums = _summed(ups.row, torch.cat(said, dim=1))
+        fill = torch.zeros(size, p - width, device=device)
+        of_bias = torch.stack([torch.cat([each, fill], 1).sum(0) for each in (g, h, damping)])
+        if self.run.ranks.several:
+            found = self.run.ranks.joined([of_bias, touched.int(), sums])
+            of_all, rows, numbers = map(torch.cat, zip(*found, strict=True))
+            of_bias = of_all.view(len(found), 3, -1).sum(0)
+            touched, sums = _summed(rows.long(), numbers)
+        up, more, least = sums[:, : 3 * width].split(width, dim=1)
+        share = (sums[:, -1:] / self.count[touched][:, None]).clamp(max=1)
+        begins = torch.from_numpy(self.rows.first_rows).to(device)
+        slot = torch.searchsorted(begins, touched, right=True) - 1
         prior = self.tensors["prior"][slot].repeat(1, q)
-        up, more = summed(one * g[ups.batch]), summed(two * h[ups.batch])
-        least = summed(one * damping[ups.batch])
         rows = state[touched]
         rows[:, 2 * p : 2 * p + width] += more
         if first:
@@ -286,11 +337,9 @@ class WideFit:
             up = up - prior * share * away
             down = prior + rows[:, p : p + width]
         rows[:, :width] += decay * up / torch.maximum(down, least)
-        rows[:, 3 * p :] += summed(torch.cat(moments, dim=1))
+        rows[:, 3 * p :] += sums[:, 3 * width : -1]
         state[touched] = rows
-        fill = torch.zeros(size, p - width, device=device)
-        sums = [torch.cat([each, fill], dim=1).sum(0) for each in (g, h, damping)]
-        self._step_bias(sums, first, decay)
+        self._step_bias(of_bias, first, decay)
         self._measure(mine)
         return margin
 
@@ -341,6 +390,7 @@ class WideFit:
     def end_pass(self) -> None:
         """Estimate the priors, and average the tables over the passes from the second on."""
         self.passes += 1
+        self.run.ranks.total([self.tensors["residuals"]])
         p = self.padded
         state, bias = self.tensors["state"], self.tensors["bias"]
         width = self.tables * self.heads
@@ -464,6 +514,13 @@ class WideFit:
 _NO_WEIGHT = np.empty(0, dtype=np.float32)
 
 
+def _summed(rows: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
+    """Return distinct rows, and the sums of what is said of each: (n,), (n, C)."""
+    touched, place = torch.unique(rows, return_inverse=True)
+    sums = torch.zeros(len(touched), numbers.shape[1], device=numbers.device)
+    return touched, sums.index_add_(0, place, numbers)
+
+
 def tensors_of(bags: Sequence[Bag]) -> list[tuple[Tensor, Tensor]]:
     """Return bags as tensors."""
     return [(torch.from_numpy(bag.ids), torch.from_numpy(bag.offsets)) for bag in bags]
@@ -483,6 +540,18 @@ class _Scratch:
         self.slot = np.full(len(rows.effect), -1, dtype=np.int32)
         self._rows: tuple[np.ndarray, ...] = ()
         self._threads: tuple[np.ndarray, ...] = ()
+        self._lines: tuple[np.ndarray, ...] = ()
+
+    def of_lines(self, most: int) -> tuple[np.ndarray, ...]:
+        """Return `touched`, `sums` and `merged` with room for so many lines, of all slots."""
+        if not self._lines or len(self._lines[0]) < most:
+            numbers = 3 * self.padded + 3 * self.heads + 1
+            self._lines = (
+                np.empty(most, dtype=np.int32),
+                np.empty((most, numbers), dtype=np.float32),
+                np.zeros(most, dtype=np.int32),
+            )
+        return self._lines
 
     def of(self, size: int, bags: Bags) -> _Work:
         if not self._rows or len(self._rows[0]) != size:

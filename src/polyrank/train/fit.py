@@ -7,7 +7,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -34,10 +34,11 @@ from polyrank.metrics.undefined import Undefined
 from polyrank.models.model import Model
 from polyrank.nn import kernels
 from polyrank.objective.losses import Supervision
+from polyrank.ranks import joined_ranks, of_host, restarted
 from polyrank.schema import Schema
 from polyrank.terms import own_terms, populations
 from polyrank.train.heads import calibrators, start
-from polyrank.train.loop import Trainer
+from polyrank.train.loop import Position, Trainer
 from polyrank.train.optim import Adam, EmbeddingOptimizer, LazyAdam, Linear, Schedule
 from polyrank.train.progress import Observer, Profile, progress_bar
 from polyrank.train.run import run_folder
@@ -223,20 +224,31 @@ def train_model(
     schema, sources = model.supervised(schema), replace(sources, numbers=model.numbers)
     check_run(schema, model, training, sources, seed)
     with ExitStack() as stack:
+        ranks = stack.enter_context(joined_ranks(training.device))
+        if ranks.several:
+            check_ranks(model, training)
+            training = replace(training, device=ranks.own(training.device))
         run = None
-        if out is not None:
+        if out is not None and ranks.first:
+            if restarted() and Path(out).exists():  # torchrun goes on by itself
+                resume, force = True, False
             folder = run_folder(out, config, resume=resume, force=force)
             run = stack.enter_context(folder)
             config = run.config
+        config = ranks.of_first(config)
         bar = progress is True or (progress is None and sys.stderr.isatty())
+        bar = bar and ranks.first
         name = title or config["name"]
-        observe = stack.enter_context(progress_bar(name)) if bar else progress or None
+        given = None if isinstance(progress, bool) else progress
+        observe = stack.enter_context(progress_bar(name) if bar else nullcontext(given))
         if beside is None and out is not None:
             beside = Path(out).parent
         # What is free differs from time to time, and what a window holds decides the bits.
-        limit = resolved(config["data"].get("memory", AUTO_MEMORY))
+        limit = resolved(config["data"].get("memory", AUTO_MEMORY), of_host())
+        limit = ranks.of_first(limit)
         sources = replace(sources, memory=AUTO_MEMORY if limit is None else limit)
-        vocab, tables = encoded(schema, sources, beside=beside)
+        with ranks.first_before_others():  # so that the cache is written once
+            vocab, tables = encoded(schema, sources, beside=beside)
         if tables["train"].window is not None:
             config = {**config, "data": {**config["data"], "memory": limit}}
         train, valid = tables["train"], tables.get("valid")
@@ -249,19 +261,29 @@ def train_model(
         if valid is not None:
             check_valid(training.stop, valid)
         _announce(schema, training.pace(len(train)).epochs, valid)
-        for found in suspicions(train, vocab):
+        for found in suspicions(train, vocab) if ranks.first else ():
             advice = "if it is written after the outcome, remove it from the features"
             warnings.warn(f"{found}; {advice}", LeakageWarning, stacklevel=2)
         with isolated(seed, training):
             ranker = model.build(model.layout(schema, vocab)).to(training.device)
             start(ranker, train, training.device, sampling)
             trainer = Trainer(
-                ranker, training, supervision, train=train, valid=valid, seed=seed, profile=profile
-            )
+                ranker, training, supervision, train=train, valid=valid, seed=seed,
+                profile=profile, ranks=ranks,
+            )  # fmt: skip
+            data = fingerprint(vocab, tables)
+            if len(set(ranks.by_all(data))) > 1:
+                raise DataError(
+                    "the processes of this run read other rows: give all of them the same files"
+                )
+            saved = None
             if run is not None:
                 run.config = config
-                run.open(fingerprint(vocab, tables))
-                run.restore(trainer)
+                run.open(data)
+                saved = run.saved()
+            _restore(trainer, saved)
+            if run is not None:
+                run.cut(trainer.position)
             for each in trainer.run():
                 if run is not None:
                     run.record(each, trainer)
@@ -279,14 +301,25 @@ def train_model(
             schema, model, vocab, supervision.fitted, ranker.cpu().eval(), config,
             pl.DataFrame(list(trainer.position.history), infer_schema_length=None), None,
         )  # fmt: skip
-        if valid is not None:
+        if valid is not None and ranks.first:
             _warn_of_divergence(trainer, valid)
             bundle = replace(bundle, calibrators=calibrators(bundle, valid, seed=seed))
-        if scored is not None:
+        if scored is not None and ranks.first:
             bundle = replace(bundle, scorecard=bundle.score_labelled(scored, split))
         if run is not None:
             run.finish(bundle)
-        return bundle
+        # No process returns before the bundle is written.
+        calibrated, card = ranks.of_first((bundle.calibrators, bundle.scorecard))
+        return replace(bundle, calibrators=calibrated, scorecard=card)
+
+
+def _restore(trainer: Trainer, saved: tuple[Position, dict[str, torch.Tensor]] | None) -> None:
+    """Bring all processes to the checkpoint that the first one has read, if any."""
+    ranks = trainer.ranks
+    position, tensors = (None, {}) if saved is None else saved
+    position = ranks.of_first(position)
+    if position is not None:
+        trainer.load(position, ranks.tensors_of_first(tensors))
 
 
 def _warn_of_divergence(trainer: Trainer, valid: Table) -> None:
@@ -401,6 +434,24 @@ def check_valid(stop: Stop | None, valid: Table) -> None:
             f"stop watches {stop.metric!r} of {stop.score!r}, and valid has {counts} for it "
             f"({reason}): enlarge valid, or watch another score"
         ) from None
+
+
+def check_ranks(model: Model, training: Training) -> None:
+    """Refuse what several processes cannot train together."""
+    if training.compile:
+        raise ConfigError(
+            "compile = true makes one graph of a whole step, in which several processes cannot "
+            "exchange gradients: leave it out, or train in one process"
+        )
+    for what, each in [
+        ("the row optimiser", training.embeddings),
+        *(("the first stage", stage) for stage in model.first_stages),
+    ]:
+        if not each.by_ranks:
+            raise ConfigError(
+                f"{what} {type(each).__name__} is of a single process: choose another, or train in "
+                "one process"
+            )
 
 
 @contextmanager

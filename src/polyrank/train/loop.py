@@ -12,8 +12,9 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import chain
-from math import ceil, isfinite
+from math import isfinite
 from time import perf_counter
 from typing import Any, TypeVar
 
@@ -22,9 +23,11 @@ import torch
 from torch import Tensor
 
 from polyrank.balance import BalanceTerm
+from polyrank.data.shares import Share
 from polyrank.data.statistics import term_statistics
 from polyrank.data.table import Batch, Table
-from polyrank.errors import TrainingError
+from polyrank.data.windows import part
+from polyrank.errors import ConfigError, TrainingError
 from polyrank.metrics.registry import direction
 from polyrank.metrics.scorecard import scorecard
 from polyrank.models.expert_use import ExpertUse, experts_of
@@ -32,16 +35,12 @@ from polyrank.models.outputs import Tensors, logits_of, margins_of, outputs
 from polyrank.models.ranker import Ranker
 from polyrank.objective.likelihood import named_extras
 from polyrank.objective.losses import Supervision
+from polyrank.ranks import ALONE, Ranks
 from polyrank.stages.first import FirstStagesLearner
 from polyrank.stages.stage import StageRun
 from polyrank.terms import NORMALIZED, own_population, own_terms, populations
 from polyrank.train.heads import base_rates
-from polyrank.train.optim import (
-    Visits,
-    load_optimizer_state,
-    optimizer_state,
-    parameter_groups,
-)
+from polyrank.train.optim import load_optimizer_state, optimizer_state, parameter_groups
 from polyrank.train.progress import (
     REMEDY,
     Event,
@@ -50,6 +49,7 @@ from polyrank.train.progress import (
     Tally,
     own_best_epochs,
 )
+from polyrank.train.row_engine import Visits
 from polyrank.train.step import CompiledStep, EagerStep, StepParts
 from polyrank.train.training import Training
 
@@ -70,6 +70,7 @@ class Position:
 
     epoch: int = 0  # epochs done
     step: int = 0  # steps done of the epoch after these
+    streams: int = 1  # in which that epoch was begun: as many as there were processes
     rows: int = 0  # rows of these steps
     seconds: float = 0.0  # that they took
     best_epoch: int = 0  # whose weights are kept; 0 before the first
@@ -91,6 +92,8 @@ class Trainer:
     """Trains a ranker, which is on its device, on tables.
 
     `valid` chooses the best epoch, else it is the last; `monitor` stands in for `training.stop`.
+    Several processes have a trainer each, of the same ranker and tables: a step is of the joined
+    batch of all their batches, and afterwards all have the same weights.
     """
 
     def __init__(
@@ -104,12 +107,20 @@ class Trainer:
         seed: int,
         monitor: Monitor | None = None,
         profile: Profile | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
+        self.ranks = ranks
         self.monitor = monitor
         self.ranker, self.training, self.supervision = ranker, training, supervision
         self.train, self.valid, self.seed = train, valid, seed
-        self.epochs, self.batch_size = training.pace(len(train))
+        self.epochs, self.batch_size = training.pace(len(train), ranks.count)
         self.balance = training.balance.build(balance_terms(supervision)).to(training.device)
+        if ranks.several and not self.balance.by_ranks:
+            raise ConfigError(
+                f"the balance {type(training.balance).__name__} is of a single process: choose "
+                "another, or train in one process"
+            )
+        self.balance.ranks = ranks
         groups = parameter_groups(
             ranker.dense_parameters(), list(self.balance.parameters()), training.dense.weight_decay
         )
@@ -120,17 +131,17 @@ class Trainer:
         assert rows.l2 is not None
         self.dense_lr, self.embedding_lr = training.dense.lr, rows.lr
         self.dense = training.dense.build(groups, self.dense_lr)
-        visits = Visits(train, ranker.layout, self.batch_size, training.unseen_rate)
+        visits = Visits(train, ranker.layout, self.batch_size, training.unseen_rate, ranks)
         self.embeddings = rows.build(ranker.embed, rows.l2, visits)
         self._profile, self._mark = profile, profile.mark if profile else lambda _: None
-        parts = StepParts(ranker, supervision, self.balance, self.dense, self._mark)
+        parts = StepParts(ranker, supervision, self.balance, self.dense, self._mark, ranks)
         self._eager = EagerStep(parts)
         self._compiled = CompiledStep(parts, training) if training.compile else None
         self._names: tuple[str, ...] = ()
         self._x: Tensor | None = None
         self._improved: list[bool] = []
         self._within: dict[str, Tensor] = {}  # what a position within an epoch needs beside
-        self._steps_of_run = self.epochs * self.steps
+        self.position = Position()
         self.first = None
         if ranker.first is not None:
             run = StageRun(
@@ -138,16 +149,21 @@ class Trainer:
                 rates=base_rates(train, supervision.sampling), batch_size=self.batch_size,
                 threads=training.threads,
                 sampling=supervision.sampling, seed=seed, steps=self.steps,
-                unseen_rate=training.unseen_rate,
+                unseen_rate=training.unseen_rate, ranks=ranks,
             )  # fmt: skip
             self.first = FirstStagesLearner.of(ranker.first, ranker.layout, run)
-        self.position = Position()
         self.best = _copied(ranker.state_dict())
 
     @property
     def steps(self) -> int:
         """Steps per epoch."""
-        return ceil(len(self.train) / self.batch_size)
+        return self._share.steps(len(self.train), self.batch_size)
+
+    @property
+    def _share(self) -> Share:
+        """What this process reads of an epoch, which may have been begun by more or by fewer."""
+        streams = self.position.streams if self.position.step else self.ranks.count
+        return Share.of(self.ranks.rank, self.ranks.count, streams)
 
     def run(self) -> Iterator[Progress]:
         """Train the epochs that are left at the position, until early stopping loses patience."""
@@ -267,35 +283,42 @@ class Trainer:
         self._improved = [record["best"] for record in self.position.history]
         tally = self._begin(epoch)
         begun, before = self.position.step, (epoch - 1) * self.steps - 1
-        step, rows = begun, self.position.rows
+        step, rows, steps = begun, self.position.rows, self.steps
+        share, table = self._share, self.train
         started = saved = perf_counter() - self.position.seconds
 
         def report(event: Event) -> Progress:
             losses, empty = tally.flush(self._names, epoch, step)
-            done = step, self.steps, rows, perf_counter() - started
-            return Progress(event, epoch, self.epochs, *done, losses, empty)
+            done = step, steps, rows, perf_counter() - started
+            return Progress(event, epoch, self.epochs, *done, losses, empty,
+                            ranks=self.ranks.count)  # fmt: skip
 
         with closing(self._blocks(epoch, begun)) as blocks:
             self._mark("")
             for step, batch in enumerate(chain.from_iterable(blocks), start=begun + 1):
                 self._mark("load")
-                tally.add(*self._step(batch, before + step))
-                rows += len(batch)
-                if step == self.steps:
+                joined = share.rows(step - 1, len(table), self.batch_size, parted=table.parted)
+                tally.add(*self._step(batch, before + step, joined))
+                rows += joined
+                if step == steps:
                     break
                 if step % REPORT_STEPS == 0:
                     yield report("step")
                     self._mark("")
                 if self._is_due(step, perf_counter() - saved):
                     seconds = perf_counter() - started
-                    self.position = replace(self.position, step=step, rows=rows, seconds=seconds)
-                    self._within = {**tally.state(), **_generators(self.training.device)}
+                    self.position = replace(
+                        self.position, step=step, rows=rows, seconds=seconds, streams=share.streams
+                    )
+                    drawn = _generators(self.training.device, self.ranks)
+                    self._within = {**tally.state(), **drawn}
                     # No loss is read for it: sums would be grouped otherwise, and end otherwise.
-                    yield Progress("checkpoint", epoch, self.epochs, step, self.steps, rows,
-                                   seconds, {}, {})  # fmt: skip
+                    yield Progress("checkpoint", epoch, self.epochs, step, steps, rows, seconds,
+                                   {}, {}, ranks=self.ranks.count)  # fmt: skip
                     saved = perf_counter()
                     self._mark("")
-        self.position, self._within = replace(self.position, step=0, rows=0, seconds=0.0), {}
+        self.position = replace(self.position, step=0, rows=0, seconds=0.0, streams=1)
+        self._within = {}
         progress = report("epoch")
         if self.first is not None:
             self.first.end_epoch()
@@ -314,11 +337,19 @@ class Trainer:
         if not self.position.step:
             # Dropout of hidden units draws from torch's generator: seeded here, an epoch that is
             # resumed draws what it would have drawn.
-            torch.manual_seed(int(np.random.SeedSequence([self.seed, epoch]).generate_state(1)[0]))
+            self._seed_generator(epoch)
             return tally
         tally.load(self._within)
-        _set_generators(self.training.device, self._within)
+        if self.ranks.rank < self.position.streams:
+            _set_generators(self.training.device, self._within, self.ranks.rank)
+        else:
+            self._seed_generator(epoch)
         return tally
+
+    def _seed_generator(self, epoch: int) -> None:
+        of_rank = [self.ranks.rank] if self.ranks.several else []
+        words = np.random.SeedSequence([self.seed, epoch, *of_rank]).generate_state(1)
+        torch.manual_seed(int(words[0]))
 
     def _is_due(self, step: int, seconds: float) -> bool:
         """Whether a checkpoint follows this step, so many seconds after the last one."""
@@ -327,7 +358,8 @@ class Trainer:
             return False
         if asked.steps is not None:
             return step % asked.steps == 0
-        return asked.minutes is not None and seconds >= 60 * asked.minutes
+        due = asked.minutes is not None and seconds >= 60 * asked.minutes
+        return self.ranks.of_first(due)  # clocks differ
 
     def _blocks(self, epoch: int, start: int) -> Generator[list[Batch]]:
         """Return an epoch's batches by the block, with the next one prefetched where that pays.
@@ -337,37 +369,72 @@ class Trainer:
         """
         layout, size, rate = self.ranker.layout, self.batch_size, self.training.unseen_rate
         blocks = self.train.blocks(
-            layout, size, shuffle=True, seed=self.seed, epoch=epoch, unseen_rate=rate, start=start
-        )
+            layout, size, shuffle=True, seed=self.seed, epoch=epoch, unseen_rate=rate, start=start,
+            share=self._share,
+        )  # fmt: skip
         idle = (os.cpu_count() or 1) > self.training.threads
         return ahead(blocks) if idle and size >= PREFETCH_ROWS else blocks
 
-    def _step(self, batch: Batch, done: int) -> tuple[Tensor, Tensor]:
-        """Train on a batch; return the losses and the rows of each term."""
-        factor = self.training.schedule.factor(done, self._steps_of_run, self._improved)
+    def _step(self, batch: Batch, done: int, joined: int) -> tuple[Tensor, Tensor]:
+        """Train on a batch; return the losses and the rows of each term.
+
+        A process without rows in the joined batch goes along with one that teaches nothing.
+        """
+        mine = len(batch)
+        batch = batch if mine else self._idle
+        run = self.epochs * self.steps
+        factor = self.training.schedule.factor(done, run, self._improved)
         moved = Tensors.of(batch, self.training.device)
         self._x = x = self.ranker.embed.look_up(moved.ids, moved.dense, moved.bags, self._x)
         margin = None if self.first is None else self.first.step(batch, x)
         self._mark("gather")
-        full = len(batch) == self.batch_size
-        step = self._compiled if self._compiled is not None and full else self._eager
-        gradient, losses, rows = step(x, margin, moved, self.dense_lr * factor)
+        lr = self.dense_lr * factor
+        if self._compiled is not None and len(batch) == self.batch_size:
+            step = self._compiled
+            gradient, losses, rows = step(x, margin, moved, lr)
+        else:
+            step = self._eager
+            gradient, losses, rows = step(x, margin, moved, lr, joined)
         self._names = step.names
-        self.embeddings.step(moved.ids, gradient, self.embedding_lr * factor, moved.bags)
+        ids, bags = moved.ids, moved.bags
+        if not mine:
+            none = Tensors.of(batch.none(), self.training.device)
+            ids, gradient, bags = none.ids, gradient[:0], none.bags
+        self.embeddings.step(ids, gradient, self.embedding_lr * factor, bags)
         self._mark("embedding step")
         if self._profile is not None:
-            self._profile.count(len(batch))
+            self._profile.count(joined)
         return losses, rows
+
+    @cached_property
+    def _idle(self) -> Batch:
+        """A row without labels."""
+        row = next(self.train.batches(self.ranker.layout, 1))
+        return replace(row, labels=np.full_like(row.labels, np.nan))
 
     def _finite_logits(self, epoch: int, step: int) -> dict[str, Tensor]:
         """Return logits of the validation rows, or of some training rows; all must be finite."""
-        table, chunks = (self.train, 1) if self.valid is None else (self.valid, None)
-        logits = logits_of(self.ranker, table, self.training.device, chunks=chunks)
+        if self.valid is None:
+            logits = logits_of(self.ranker, self.train, self.training.device, chunks=1)
+        else:
+            logits = self._logits_of(self.valid)
         for task, each in logits.items():
             if not torch.isfinite(each).all():
                 where = f"after epoch {epoch}, step {step}"
                 raise TrainingError(f"the logits of {task!r} are not finite {where}: {REMEDY}")
         return logits
+
+    def _logits_of(self, table: Table) -> dict[str, Tensor]:
+        """Return the logits of all rows, of which each process computes a part."""
+        ranks = self.ranks
+        if not ranks.several:
+            return logits_of(self.ranker, table, self.training.device)
+        ends = [len(table) * rank // ranks.count for rank in range(ranks.count + 1)]
+        own = part(table, slice(*ends[ranks.rank : ranks.rank + 2]))
+        found = logits_of(self.ranker, own, self.training.device)
+        names = list(self.ranker.head)
+        given = ranks.joined([found[name] for name in names])
+        return dict(zip(names, map(torch.cat, zip(*given, strict=True)), strict=True))
 
     def _validate(self, logits: Mapping[str, Tensor], epoch: int) -> dict[str, float]:
         """Return validation losses and metrics by name."""
@@ -444,19 +511,28 @@ class Trainer:
         return -value if direction(kinds[stop.score], stop.metric) else value
 
 
-def _generators(device: str) -> dict[str, Tensor]:
-    """Return the states of the generators that dropout draws from."""
+def _generators(device: str, ranks: Ranks = ALONE) -> dict[str, Tensor]:
+    """Return the states of the generators that dropout draws from, those of each process."""
     found = {"generator": torch.get_rng_state()}
     if torch.device(device).type == "cuda":
         found["generator of the device"] = torch.cuda.get_rng_state(device)
-    return found
+    return {
+        f"{name}{_of(rank)}": each
+        for rank, own in enumerate(ranks.by_all(found))
+        for name, each in own.items()
+    }
 
 
-def _set_generators(device: str, state: Mapping[str, Tensor]) -> None:
+def _set_generators(device: str, state: Mapping[str, Tensor], rank: int = 0) -> None:
     """Restore what `_generators` returned."""
-    torch.set_rng_state(state["generator"])
-    if "generator of the device" in state:
-        torch.cuda.set_rng_state(state["generator of the device"], device)
+    torch.set_rng_state(state[f"generator{_of(rank)}"])
+    of_device = f"generator of the device{_of(rank)}"
+    if of_device in state:
+        torch.cuda.set_rng_state(state[of_device], device)
+
+
+def _of(rank: int) -> str:
+    return f" of rank {rank}" if rank else ""
 
 
 def _untold(valid: Table) -> set[str]:

@@ -10,63 +10,21 @@ columns of the pack.
 
 from __future__ import annotations
 
-import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil, cos, pi, sqrt
+from math import cos, pi, sqrt
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from polyrank import spec
-from polyrank.data.statistics import look_ups
-from polyrank.data.table import Table
 from polyrank.errors import ConfigError
-from polyrank.layout import Layout
 from polyrank.nn import kernels
-from polyrank.nn.embed import Bags, PackedEmbedder, TensorBag
+from polyrank.nn.embed import PackedEmbedder
 from polyrank.registry import Registry
-
-logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, eq=False)
-class Visits:
-    """How often an epoch of training looks up each row of the packs: read where one is paid for.
-
-    Args:
-        train: the training rows.
-        layout: where they are looked up.
-        batch_size: rows per step.
-        unseen_rate: of id dropout.
-    """
-
-    train: Table
-    layout: Layout
-    batch_size: int
-    unseen_rate: float = 0.0
-
-    @property
-    def steps(self) -> int:
-        """Steps per epoch."""
-        return ceil(len(self.train) / self.batch_size)
-
-    def counts(self) -> tuple[np.ndarray, ...]:
-        """Return the look-ups of each row, expected and at least 1: float32 (R,) a pack."""
-        schema, rows = self.train.schema, self.layout.vocab.rows
-        found = look_ups(self.train, rows, self.unseen_rate)
-        packs = []
-        for pack in self.layout.packs:
-            total = np.zeros(pack.rows)
-            for slot in schema.lookups:
-                if slot.table in pack.offsets:
-                    first = pack.offsets[slot.table]
-                    total[first : first + rows[slot.table]] += found[slot.name]
-            packs.append(np.maximum(total, 1).astype(np.float32))
-        return tuple(packs)
+from polyrank.train.row_engine import EmbeddingEngine, RowEngine, Visits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +34,12 @@ class EmbeddingOptimizer(ABC):
     Args:
         lr: step size; None takes the dense part's times `training.ROW_LR_RATIO`.
         l2: added to the gradient as l2 · row; None takes the dense part's coupled weight decay.
+
+    Attributes:
+        by_ranks: whether its engine takes the batches of several processes, `visits.ranks`, as one.
     """
+
+    by_ranks: ClassVar[bool] = False
 
     lr: float | None = None
     l2: float | None = None
@@ -89,24 +52,6 @@ class EmbeddingOptimizer(ABC):
         self, embed: PackedEmbedder, l2: float, visits: Visits | None = None
     ) -> EmbeddingEngine:
         """Return the engine that updates an embedder on the rows that `visits` counts."""
-
-
-class EmbeddingEngine(ABC):
-    """Updates an embedder from x's gradient; its state goes into checkpoints."""
-
-    @abstractmethod
-    def step(
-        self, ids: Tensor, gradient: Tensor, lr: float, bags: Sequence[TensorBag] = ()
-    ) -> None:
-        """Update the rows of one batch: ids (F, B), gradient (B, W) of x, the sequences' bags."""
-
-    @abstractmethod
-    def state(self) -> dict[str, Tensor]:
-        """Return the state as named tensors."""
-
-    @abstractmethod
-    def load(self, state: Mapping[str, Tensor]) -> None:
-        """Restore what `state` returned."""
 
 
 def check_numbers(optimizer: Any, decay: str) -> None:
@@ -156,6 +101,8 @@ class RowOptimizer(EmbeddingOptimizer):
         Loshchilov and Hutter, ICLR 2019, algorithm 2 (the decay).
     """
 
+    by_ranks = True
+
     prior: float = 0.0
     decay: float = 0.0
 
@@ -190,147 +137,6 @@ class RowOptimizer(EmbeddingOptimizer):
         Shape:
             weight, gradient: (R, w) · state: (R, columns) each
         """
-
-
-class RowEngine(EmbeddingEngine):
-    """The packs' state; tables are dealt out to the threads that torch has when it is built."""
-
-    def __init__(
-        self,
-        optimizer: RowOptimizer,
-        embed: PackedEmbedder,
-        l2: float,
-        visits: Visits | None = None,
-    ) -> None:
-        self.spec, self.embed, self.l2 = optimizer, embed, l2
-        self.steps = 0
-        self._counts: list[Tensor] | None = None
-        if optimizer.prior or optimizer.decay:
-            if visits is None:
-                raise ValueError("prior and decay are paid by count: build needs the visits")
-            self._steps_of_epoch = visits.steps
-            self._counts = [
-                torch.from_numpy(each).to(pack.device)
-                for each, pack in zip(visits.counts(), embed.pack, strict=True)
-            ]
-        self.packs = [
-            [
-                torch.zeros(len(pack), columns or pack.shape[1], device=pack.device)
-                for columns in optimizer.state_columns.values()
-            ]
-            for pack in embed.pack
-        ]
-        self._named = {
-            f"{index}.{name}": tensor
-            for index, state in enumerate(self.packs)
-            for name, tensor in zip(optimizer.state_columns, state, strict=True)
-        }
-        on_cpu = all(pack.device.type == "cpu" for pack in embed.pack)
-        self.compiled = on_cpu and optimizer.rule is not None
-        if on_cpu and not self.compiled:
-            name = type(optimizer).__name__
-            logger.warning("row optimiser %s has no compiled rule: it runs in torch", name)
-        self._scratch = [_Scratch(embed, i) for i in range(len(embed.pack)) if self.compiled]
-
-    @torch.no_grad()
-    def step(
-        self, ids: Tensor, gradient: Tensor, lr: float, bags: Sequence[TensorBag] = ()
-    ) -> None:
-        self.steps += 1
-        numbers = self.spec.numbers(lr, self.steps)
-        prior, decay = self._owed(lr, len(gradient))
-        if not self.compiled:
-            self._step_in_torch(ids, gradient, numbers, bags, prior, decay)
-            return
-        fields, x_gradient = ids.contiguous().numpy(), gradient.contiguous().numpy()
-        of_rule = np.array([self.l2, *numbers], dtype=np.float32)
-        for weight, state, scratch, counts in zip(
-            self.embed.pack, self.packs, self._scratch, self._counts_of_packs(), strict=True
-        ):
-            plan = scratch.plan
-            some = Bags.of(bags, plan.sequences)
-            touched, touches, sums = scratch.of(plan.most(len(gradient), some))
-            first, second = [*(each.numpy() for each in state), _NONE, _NONE][:2]
-            with kernels.ONE_AT_A_TIME:
-                kernels.update(
-                    fields, some.ids, some.starts, plan.lookups, plan.starts, scratch.order,
-                    plan.first_rows, x_gradient, scratch.slot, touched, touches, sums,
-                    weight.detach().numpy(), first, second, self.spec.rule, of_rule,
-                    self.spec.every_row, _NO_COUNTS if counts is None else counts.numpy(),
-                    np.float32(prior), np.float32(decay), kernels.constant(weight.shape[1]),
-                )  # fmt: skip
-
-    def _owed(self, lr: float, rows: int) -> tuple[float, float]:
-        """Return what a whole share costs at this step: the prior's pull, and −log of the decay."""
-        if self._counts is None:
-            return 0.0, 0.0
-        return self.spec.prior / rows, lr * self.spec.decay * self._steps_of_epoch
-
-    def _counts_of_packs(self) -> Sequence[Tensor | None]:
-        return [None] * len(self.packs) if self._counts is None else self._counts
-
-    def _step_in_torch(
-        self,
-        ids: Tensor,
-        gradient: Tensor,
-        numbers: Sequence[float],
-        bags: Sequence[TensorBag],
-        prior: float,
-        decay: float,
-    ) -> None:
-        pairs = self.embed.row_gradients(ids, gradient, bags)
-        for pack, state, counts, (rows, each) in zip(
-            self.embed.pack, self.packs, self._counts_of_packs(), pairs, strict=True
-        ):
-            touched, inverse = slice(None), rows
-            if not self.spec.every_row:
-                touched, inverse = torch.unique(rows, return_inverse=True)
-            weight, some = pack[touched], [whole[touched] for whole in state]
-            g = torch.zeros_like(weight).index_add_(0, inverse, each)
-            if counts is not None:
-                times = torch.zeros(len(g), device=g.device)
-                times.index_add_(0, inverse, torch.ones_like(times[:1]).expand(len(inverse)))
-                share = (times / counts[touched]).clamp_(max=1)[:, None]
-                weight.mul_(torch.exp(-decay * share))
-                g.addcmul_(share, weight, value=prior)
-            self.spec.step(weight, g.add_(weight, alpha=self.l2), some, numbers)
-            if not self.spec.every_row:
-                for whole, part in zip([pack, *state], [weight, *some], strict=True):
-                    whole[touched] = part
-
-    def state(self) -> dict[str, Tensor]:
-        return {"steps": torch.tensor(self.steps), **self._named}
-
-    def load(self, state: Mapping[str, Tensor]) -> None:
-        self.steps = int(state["steps"])
-        for name, tensor in self._named.items():
-            tensor.copy_(state[name])
-
-
-_NONE = np.zeros((1, 1), dtype=np.float32)  # in the place of a state that the rule does not have
-_NO_COUNTS = np.zeros(0, dtype=np.float32)
-
-
-class _Scratch:
-    """What a pack's kernel needs beside its arguments, kept from step to step."""
-
-    def __init__(self, embed: PackedEmbedder, index: int) -> None:
-        self.plan = embed.lookups[index]
-        self.order = self.plan.order(torch.get_num_threads())
-        self.slot = np.full(len(embed.pack[index]), -1, dtype=np.int32)
-        self.width = embed.pack[index].shape[1]
-        self._touched = self._touches = np.empty((0, 0), dtype=np.int32)
-        self._sums = np.empty((0, 0, self.width), dtype=np.float32)
-
-    def of(self, most: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return `touched`, `touches` and `sums` of each thread, with room for one table's rows."""
-        if most > self._touched.shape[1] or not len(self._touched):
-            threads = len(self.order)
-            self._touched = np.empty((threads, most), dtype=np.int32)
-            self._touches = np.empty((threads, most), dtype=np.int32)
-            self._sums = np.empty((threads, most + 1, self.width), dtype=np.float32)
-            self._sums[:, -1] = 0
-        return self._touched, self._touches, self._sums
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -53,6 +53,7 @@ class Progress:
     valid: Mapping[str, float] = field(default_factory=dict)
     best: bool = False
     experts: Mapping[str, float] = field(default_factory=dict)
+    ranks: int = 1  # processes that train together; rows and losses are of all of them
 
     @property
     def rows_per_second(self) -> float:
@@ -63,6 +64,7 @@ class Progress:
         """Return the epoch as one flat line of the history."""
         return {
             "epoch": self.epoch,
+            "ranks": self.ranks,
             "rows": self.rows,
             "seconds": round(self.seconds, 3),
             "rows_per_second": round(self.rows_per_second, 1),

@@ -112,12 +112,15 @@ class RunFolder:
         with writing(self.path, TrainingError), replacing_folder(self.path) as temporary:
             (temporary / CONFIG).write_text(tomli_w.dumps(dict(self.config)), encoding="utf-8")
 
-    def restore(self, trainer: Trainer) -> None:
-        """Bring a trainer to the last checkpoint, if any, and cut the log there."""
-        if self._checkpoint.is_file():
-            trainer.load(*_read_checkpoint(self._checkpoint, self.data))
+    def saved(self) -> tuple[Position, dict[str, Tensor]] | None:
+        """Return the last checkpoint, if any."""
+        if not self._checkpoint.is_file():
+            return None
+        return _read_checkpoint(self._checkpoint, self.data)
+
+    def cut(self, position: Position) -> None:
+        """Leave in the log what was before a position."""
         if self._log.is_file():
-            position = trainer.position
             # The line of a checkpoint is written before it, so that it is the last one that counts.
             last = (position.epoch + 1, position.step) if position.step else (position.epoch, inf)
             kept = [

@@ -22,6 +22,7 @@ from polyrank.errors import ConfigError, TrainingError
 from polyrank.models.outputs import Tensors
 from polyrank.models.ranker import Ranker
 from polyrank.objective.losses import Supervision
+from polyrank.ranks import ALONE, Ranks
 from polyrank.train.optim import Adam, AdamW, set_lr
 from polyrank.train.training import Training
 
@@ -40,6 +41,7 @@ class StepParts:
     balance: BalanceModule
     dense: torch.optim.Optimizer  # of the dense part and of the balance
     mark: Callable[[str], None]  # called at the end of each part of the step
+    ranks: Ranks = ALONE  # the processes whose batches make one joined batch
 
 
 class Stepped(NamedTuple):
@@ -64,25 +66,40 @@ class EagerStep:
         self.names: tuple[str, ...] = ()
         self._behind_x = parts.ranker.dense_parameters()
         self._shared = parts.ranker.shared_parameters()
+        self._running = _running(parts.ranker)
         self._stepped = [each for group in parts.dense.param_groups for each in group["params"]]
         self._lr: float | None = None
 
-    def __call__(self, x: Tensor, margin: Tensor | None, batch: Tensors, lr: float) -> Stepped:
-        """Step on a batch; x is (B, W), the margins of first stages (B, T)."""
-        parts = self.parts
+    def __call__(
+        self, x: Tensor, margin: Tensor | None, batch: Tensors, lr: float,
+        joined: int | None = None,
+    ) -> Stepped:  # fmt: skip
+        """Step on a batch; x is (B, W), the margins of first stages (B, T).
+
+        Of several processes, each has a part of a batch of `joined` rows: 0 or more of them.
+        """
+        parts, several = self.parts, self.parts.ranks.several
         x.requires_grad_()
         scores = parts.ranker(x, margin)
         losses, rows = parts.supervision.losses(
-            scores.logits, batch.labels, batch.weight, batch.extras
+            scores.logits, batch.labels, batch.weight, batch.extras, joined
         )
+        penalties = scores.penalties
+        if several:
+            assert joined is not None
+            penalties = {name: each * (len(x) / joined) for name, each in penalties.items()}
+            losses, rows = self._joined(losses), self._joined(rows)
         parts.mark("forward")
         for parameter in self._stepped:
             parameter.grad = None
-        pulled = _gradients(scores.penalties, [x, *self._behind_x]) if scores.penalties else ()
+        pulled = _gradients(penalties, [x, *self._behind_x]) if penalties else ()
         parts.balance.backward(losses, [x, *self._shared])
         for tensor, gradient in pulled:  # last: a balance may set gradients as it likes
             tensor.grad = gradient if tensor.grad is None else tensor.grad + gradient
         parts.mark("backward")
+        if several:
+            penalties = self._add_up(penalties)
+            parts.mark("exchange")
         if lr != self._lr:
             set_lr(parts.dense, lr)
             self._lr = lr
@@ -90,8 +107,42 @@ class EagerStep:
         parts.mark("dense step")
         assert x.grad is not None
         if not self.names:
-            self.names = _names(losses, scores.penalties)
-        return Stepped.of(x.grad, losses, scores.penalties, rows)
+            self.names = _names(losses, penalties)
+        return Stepped.of(x.grad, losses, penalties, rows)
+
+    def _joined(self, values: Named) -> dict[str, Tensor]:
+        """Return sums over all processes, of which each has the gradient of its own part."""
+        total = torch.stack([each.detach() for each in values.values()])
+        self.parts.ranks.total([total])
+        return {
+            name: each + (whole - each.detach())
+            for (name, each), whole in zip(values.items(), total, strict=True)
+        }
+
+    def _add_up(self, penalties: Named) -> dict[str, Tensor]:
+        """Add up gradients and penalties over all processes; take the mean of what runs along.
+
+        The gradients of the balance's own parameters are of the joined losses already.
+        """
+        ranks = self.parts.ranks
+        found = {name: each.detach().clone() for name, each in penalties.items()}
+        gradients = [each.grad for each in self._behind_x if each.grad is not None]
+        ranks.total([*gradients, *found.values(), *self._running])
+        for each in self._running:
+            each.div_(ranks.count)
+        return found
+
+
+def _running(ranker: Ranker) -> list[Tensor]:
+    """Return the running statistics of norms, each once, though experts have views of a bank's."""
+    found: dict[int, Tensor] = {}
+    for part in ranker.parts.values():
+        for name, each in part.named_buffers():
+            at = each.untyped_storage().data_ptr()
+            whole = at not in found or found[at].numel() < each.numel()
+            if whole and name.rpartition(".")[2].startswith("running_"):
+                found[at] = each
+    return list(found.values())
 
 
 def _names(losses: Named, penalties: Named) -> tuple[str, ...]:

@@ -134,8 +134,10 @@ class Training:
         object.__setattr__(self, "dense", dense)
         object.__setattr__(self, "embeddings", replace(self.embeddings, lr=lr, l2=l2))
 
-    def pace(self, rows: int) -> Pace:
+    def pace(self, rows: int, ranks: int = 1) -> Pace:
         """Return the epochs and the rows per step of a log of so many training rows.
+
+        Rows per step are those of each of so many processes; "auto" shares out those of one.
 
         Where they are "auto", a batch is a power of 2 of about a 32nd of the rows, from 64 to 1024,
         and epochs are as many as show the network `SEEN_ROWS` rows, from 8 to 20. With the numbers
@@ -148,6 +150,7 @@ class Training:
         size, epochs = self.batch_size, self.epochs
         if size == AUTO:
             size = min(max(2 ** (rows // 32).bit_length() // 2, 64), 1024)
+            size = -(-size // ranks)
         if epochs == AUTO:
             epochs = min(max(round(SEEN_ROWS / max(rows, 1)), 8), 20)
         return Pace(epochs, size)
