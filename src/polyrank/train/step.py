@@ -115,7 +115,7 @@ class EagerStep:
         total = torch.stack([each.detach() for each in values.values()])
         self.parts.ranks.total([total])
         return {
-            name: each + (whole - each.detach())
+            name: _OfAll.apply(each, whole)
             for (name, each), whole in zip(values.items(), total, strict=True)
         }
 
@@ -131,6 +131,18 @@ class EagerStep:
         for each in self._running:
             each.div_(ranks.count)
         return found
+
+
+class _OfAll(torch.autograd.Function):
+    """The value of a whole, with the gradient of one of its summands."""
+
+    @staticmethod
+    def forward(_: Any, part: Tensor, whole: Tensor) -> Tensor:
+        return whole.to(part.dtype, copy=True)
+
+    @staticmethod
+    def backward(_: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0], None
 
 
 def _running(ranker: Ranker) -> list[Tensor]:

@@ -1,0 +1,142 @@
+"""Runs that one process does, or several together: as a script, one of the several.
+
+    python of_ranks.py RANK COUNT FOLDER NAME …
+
+Each writes FOLDER/NAME.RANK.json, or the message of what it raised.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import polyrank as pr
+from polyrank.errors import PolyrankError
+from polyrank.train.optim import RowOptimizer
+
+STEPS, SIZE = 8, 24  # of an epoch, and rows a step of all processes together
+PLAIN: dict[str, Any] = {"wide": False, "interaction": False, "field_dropout": 0.0, "dropout": 0.0}
+TASKS = [pr.Task("click"), pr.Task("buy", given="click", space="all")]
+
+
+class Steps(RowOptimizer):
+    """No compiled rule: it runs in torch."""
+
+    state_columns = {"count": 1}  # noqa: RUF012
+
+    def numbers(self, lr, steps):
+        return (lr,)
+
+    def step(self, weight, gradient, state, numbers):
+        state[0].add_(1)
+        weight.sub_(gradient, alpha=numbers[0])
+
+
+def log(rows: int, seed: int = 0) -> dict[str, Any]:
+    """Rows of users and items, lists of tags, a number, weights, and outcomes that depend on them.
+
+    Each row is known by its number, in `row`.
+    """
+    random = np.random.default_rng(seed)
+    user, item = random.integers(0, 30, rows), random.integers(0, 12, rows)
+    age = random.normal(size=rows)
+    chance = 1 / (1 + np.exp(-np.sin(user) - np.cos(item) - age / 2))
+    click = random.random(rows) < chance
+    return {
+        "row": np.arange(rows), "user": user, "item": item, "age": age,
+        "tags": [random.integers(0, 9, length).tolist() for length in random.integers(0, 4, rows)],
+        "weight": random.integers(1, 4, rows), "click": click.astype(int),
+        "buy": (click & (random.random(rows) < chance)).astype(int),
+        "spend": np.where(click, chance * 9 + random.normal(size=rows), np.nan),
+    }  # fmt: skip
+
+
+def schema(**options: Any) -> pr.Schema:
+    """The columns of the log, its numbers in bins."""
+    features = [
+        pr.SparseFeature("user"), pr.SparseFeature("item"), pr.SequenceFeature("tags"),
+        pr.DenseFeature("age", encoding=["standard", "bins"]),
+    ]  # fmt: skip
+    return pr.Schema(features, options.pop("tasks", TASKS), pr.Keys(weight="weight"), **options)
+
+
+def fitted(
+    count: int,
+    *,
+    model: pr.Model | None = None,
+    tasks: list[pr.Task] | None = None,
+    rows: int = STEPS * SIZE,
+    size: int = SIZE,
+    memory: str | int = "auto",
+    **options: Any,
+) -> dict[str, Any]:
+    """Return what a run of `count` processes gave: its history and some predictions."""
+    bundle = pr.fit(
+        schema(tasks=tasks or TASKS), model or pr.Model(tower=[8], **PLAIN),
+        train=log(rows), valid=log(SIZE, seed=1), memory=memory,
+        **{"epochs": 2, "batch_size": size // count, "seed": 3, "progress": False, "lr": 0.01,
+           "unseen_rate": 0.0} | options,
+    )  # fmt: skip
+    predicted = bundle.predict({**log(40, seed=2)})
+    history = bundle.history.drop("seconds", "rows_per_second").to_dicts()
+    return {"history": history, "predicted": predicted.to_dict(as_series=False)}
+
+
+def mmoe() -> pr.Model:
+    return pr.Model(trunk=pr.MMoE(experts=3, hidden=[8]), tower=[4], **PLAIN)
+
+
+SPEND = [pr.Task("click"), pr.Task("spend", given="click", kind="regression")]
+RUNS: dict[str, Callable[[int], dict[str, Any]]] = {
+    "sum": lambda count: fitted(count, epochs=26),  # 208 steps
+    "uncertainty": lambda count: fitted(count, balance=pr.Uncertainty()),
+    "gradnorm": lambda count: fitted(count, model=mmoe(), balance=pr.GradNorm()),
+    "metabalance": lambda count: fitted(count, model=mmoe(), balance=pr.MetaBalance()),
+    "penalty": lambda count: fitted(
+        count, model=pr.Model(trunk=pr.AITM(), tower=[4], **PLAIN),
+        tasks=[pr.Task("click"), pr.Task("buy")],
+    ),
+    "adagrad": lambda count: fitted(count, embeddings=pr.Adagrad(lr=0.1, prior=1.0, decay=0.1)),
+    "every row": lambda count: fitted(count, embeddings=pr.DenseAdam(l2=0.01)),
+    "in torch": lambda count: fitted(count, embeddings=Steps(lr=1.0, prior=1.0, decay=0.1)),
+    "wide": lambda count: fitted(count, model=pr.Model(tower=[8], **PLAIN | {"wide": pr.Wide()})),
+    "wide, gaussian": lambda count: fitted(
+        count, model=pr.Model(tower=[8], **PLAIN | {"wide": pr.Wide()}), tasks=SPEND
+    ),
+    # The last step has rows for the first process alone.
+    "idle": lambda count: fitted(count, rows=2 * SIZE + 5),
+    "idle, wide": lambda count: fitted(
+        count, rows=2 * SIZE + 5, model=pr.Model(tower=[8], **PLAIN | {"wide": pr.Wide()})
+    ),
+    "norm": lambda count: fitted(count, model=pr.Model(tower=[8], norm="batch", **PLAIN)),
+    "dropout": lambda count: fitted(
+        count, model=pr.Model(tower=[8], **PLAIN | {"dropout": 0.5}), unseen_rate=0.1
+    ),
+    "compiled": lambda count: fitted(count, compile=True),
+}  # fmt: skip
+
+
+def main() -> None:
+    rank, count, folder, *names = sys.argv[1:]
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/group", rank=int(rank), world_size=int(count)
+    )
+    for name in names:
+        try:
+            found = RUNS[name](int(count))
+        except PolyrankError as error:
+            found = {"error": str(error)}
+        text = json.dumps(found)
+        Path(folder, f"{name}.{rank}.json").write_text(text, encoding="utf-8")
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""Several processes are one: the same losses, the same weights, each row once."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.train.of_ranks import RUNS
+
+SCRIPT = Path(__file__).with_name("of_ranks.py")
+# Of each process its own draws, or statistics of its own rows: another run than one process has.
+OWN = ("norm", "dropout")
+REFUSED = ("compiled",)
+EQUAL = tuple(name for name in RUNS if name not in (*OWN, *REFUSED))
+
+
+def together(folder: Path, count: int, names: tuple[str, ...]) -> dict[str, list[dict]]:
+    """Do runs by several processes; return what each gave, by rank."""
+    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo"}
+    started = [
+        subprocess.Popen(
+            [sys.executable, SCRIPT, str(rank), str(count), folder, *names],
+            env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for rank in range(count)
+    ]  # fmt: skip
+    for each in started:
+        output, _ = each.communicate(timeout=300)
+        assert each.returncode == 0, output
+    return {
+        name: [json.loads((folder / f"{name}.{rank}.json").read_text()) for rank in range(count)]
+        for name in names
+    }
+
+
+@pytest.fixture(scope="module")
+def by_two(tmp_path_factory):
+    return together(tmp_path_factory.mktemp("two"), 2, tuple(RUNS))
+
+
+@pytest.mark.parametrize("name", [*EQUAL, *OWN])
+def test_all_processes_have_the_same_bits(by_two, name):
+    first, second = by_two[name]
+    assert first == second
+    assert all(record["ranks"] == 2 for record in first["history"])
+
+
+@pytest.mark.parametrize("name", EQUAL)
+def test_two_processes_are_one_with_the_joined_batch(by_two, name):
+    """float32 sums of other order, through some steps of Adam, which divides by their size."""
+    alone, found = RUNS[name](1), by_two[name][0]
+    for one, two in zip(alone["history"], found["history"], strict=True):
+        assert one.keys() == two.keys()
+        assert (one["rows"], one["best"]) == (two["rows"], two["best"])
+        for key, value in one.items():
+            if key.endswith("loss"):
+                assert two[key] == pytest.approx(value, rel=1e-5, abs=1e-6), key
+    for output, values in alone["predicted"].items():
+        np.testing.assert_allclose(found["predicted"][output], values, rtol=3e-4, atol=3e-5)
+
+
+def test_a_compiled_step_is_of_one_process(by_two):
+    for each in by_two["compiled"]:
+        assert "compile = true makes one graph" in each["error"]
+
+
+def test_three_processes_are_one_too(tmp_path):
+    found = together(tmp_path, 3, ("sum", "idle, wide"))
+    for name, (first, *others) in found.items():
+        assert others == [first, first]
+        alone = RUNS[name](1)["history"]
+        for one, three in zip(alone, first["history"], strict=True):
+            assert three["train click @ all loss"] == pytest.approx(
+                one["train click @ all loss"], rel=1e-5, abs=1e-6
+            )
