@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
+from polyrank.data import mapped
 from polyrank.features.bags import Bag, offsets_of
 
 if TYPE_CHECKING:
@@ -37,22 +38,62 @@ def windows(
     windows that end before them no row is read.
     """
     runs = np.random.default_rng([seed, epoch]).permutation(-(-len(table) // RUN_ROWS))
-    several, rest, before = max(most // RUN_ROWS, 1), np.empty(0, dtype=np.int64), 0
-    for number, first in enumerate(range(0, len(runs), several)):
-        own = [
-            slice(at * RUN_ROWS, min((at + 1) * RUN_ROWS, len(table)))
-            for at in runs[first : first + several].tolist()
-        ]
-        rows = len(rest) + sum(each.stop - each.start for each in own)
-        order = np.random.default_rng([seed, epoch, number]).permutation(rows)
-        last = first + several >= len(runs)
-        whole = rows if last else rows // size * size
+    own = [
+        [_run(at, len(table)) for at in some.tolist()]
+        for some in np.split(runs, range(0, len(runs), max(most // RUN_ROWS, 1))[1:])
+    ]
+    rest, before = np.empty(0, dtype=np.int64), 0
+    left: Table | None = None  # the rows of `rest`, where their window was in memory
+    for number, each in enumerate(own):
+        numbers = np.concatenate([rest, *(np.arange(run.start, run.stop) for run in each)])
+        order = np.random.default_rng([seed, epoch, number]).permutation(len(numbers))
+        last = number == len(own) - 1
+        whole = len(order) if last else len(order) // size * size
         skipped = min(max(start * size - before, 0), whole)
         if skipped < whole:
-            found = [part(table, each) for each in ([rest] if len(rest) else []) + own]
-            yield joined(found), order[skipped:whole]
-        numbers = np.concatenate([rest, *(np.arange(each.start, each.stop) for each in own)])
+            if left is None and len(rest):
+                left = part(table, rest)
+            window = _window(table, left, each)
+            if not last:
+                expect(table, own[number + 1])
+            yield window, order[skipped:whole]
+            left = None if last else part(window, order[whole:])
+            del window
+        else:
+            left = None
         rest, before = numbers[order[whole:]], before + whole
+
+
+def _run(at: int, rows: int) -> slice:
+    return slice(at * RUN_ROWS, min((at + 1) * RUN_ROWS, rows))
+
+
+def _window(table: Table, left: Table | None, runs: Sequence[slice]) -> Table:
+    """Return the rows that are left of a window, and some runs, in memory."""
+    expect(table, runs)
+    with mapped.no_more_than_touched([*_rowwise(table), *_of_bags(table)]):
+        return joined([*([] if left is None else [left]), *(part(table, run) for run in runs)])
+
+
+def expect(table: Table, runs: Sequence[slice]) -> None:
+    """Begin to read runs of a table's rows, as far as its columns are files."""
+    for array in _rowwise(table):
+        mapped.expect(array, runs)
+    for bag in table.bags:
+        mapped.expect(bag.offsets, [slice(run.start, run.stop + 1) for run in runs])
+    for bag in table.bags:  # their offsets are on the way
+        ends = [(bag.offsets[run.start], bag.offsets[run.stop]) for run in runs]
+        mapped.expect(bag.ids, [slice(*each) for each in ends])
+
+
+def _of_bags(table: Table) -> list[np.ndarray]:
+    return [array for bag in table.bags for array in (bag.ids, bag.offsets)]
+
+
+def _rowwise(table: Table) -> list[np.ndarray]:
+    """Return the arrays of which an element, or a row, is a row's of the table."""
+    some = [table.dense, table.labels, table.extras, *table.given.values()]
+    return [*table.ids, *table.numbers.T, *some, *([] if table.weight is None else [table.weight])]
 
 
 def pieces(table: Table, most: int = PIECE_ROWS) -> Iterator[Table]:
