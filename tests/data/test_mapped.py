@@ -46,17 +46,19 @@ def test_an_array_is_mapped_and_its_file_stays_as_it_is(tmp_path):
         assert np.array_equal(np.load(path), np.arange(count))
 
 
-def test_only_the_pages_of_runs_are_expected(file, array):
+def test_only_the_pages_of_rows_are_expected(file, array):
     rows = PAGE // 4
     second = array.reshape(2, -1)[1]  # begins at page 8
-    mapped.expect(second, [slice(0, rows), slice(2 * rows - 1, 2 * rows + 1), slice(5, 5)])
+    for some in (slice(0, rows), slice(2 * rows - 1, 2 * rows + 1), slice(5, 5)):
+        mapped.expect(second[some])
     assert file.told == [
         (mmap.MADV_WILLNEED, 8 * PAGE, PAGE),
         (mmap.MADV_WILLNEED, 9 * PAGE, PAGE + 4),
     ]
     file.told.clear()
     wide = array.reshape(-1, 8)  # a row has 32 bytes
-    mapped.expect(wide, [slice(PAGE // 32, PAGE // 32 + 1), slice(15 * PAGE // 32, 10**9)])
+    for some in (slice(PAGE // 32, PAGE // 32 + 1), slice(15 * PAGE // 32, None)):
+        mapped.expect(wide[some])
     assert file.told == [
         (mmap.MADV_WILLNEED, PAGE, 32),
         (mmap.MADV_WILLNEED, 15 * PAGE, PAGE),
@@ -75,6 +77,6 @@ def test_only_touched_pages_are_read_and_the_file_is_as_before(file, array):
 
 
 def test_an_array_in_memory_is_no_file():
-    mapped.expect(np.arange(10), [slice(0, 5)])
+    mapped.expect(np.arange(10)[:5])
     with mapped.no_more_than_touched([np.arange(10)]):
         pass

@@ -18,23 +18,16 @@ def mapped(path: Path) -> np.ndarray:
     return np.load(path, mmap_mode="c", allow_pickle=False).view(np.ndarray)
 
 
-def expect(array: np.ndarray, runs: Iterable[slice]) -> None:
-    """Begin to read some runs of rows, if the array is a mapped file, while the caller goes on.
+def expect(rows: np.ndarray) -> None:
+    """Begin to read some rows, where they are a mapped file's, while the caller goes on.
 
-    Args:
-        array: of which a row lies together, one row after the other.
-        runs: of its rows.
+    `rows` is a view of some that lie one after the other.
     """
-    file = _file(array)
-    if file is None:
-        return
-    begin = _address(array) - _address(np.frombuffer(file, np.uint8))
-    width = array.strides[0]
-    for run in runs:
-        first, end = (begin + row * width for row in run.indices(len(array))[:2])
-        if first < end:
-            page = first // mmap.PAGESIZE * mmap.PAGESIZE
-            file.madvise(mmap.MADV_WILLNEED, page, end - page)
+    file = _file(rows)
+    if file is not None and rows.size:
+        first = _address(rows) - _address(np.frombuffer(file, np.uint8))
+        page = first // mmap.PAGESIZE * mmap.PAGESIZE
+        file.madvise(mmap.MADV_WILLNEED, page, first + rows.nbytes - page)
 
 
 @contextmanager

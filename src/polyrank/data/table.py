@@ -335,6 +335,8 @@ class Table:
                         drop(batch, place)
                 number += len(block)
                 yield block
+            # A window goes before the next one is read: two would not fit.
+            del table, order, gather
 
     def _parts(
         self, size: int, shuffle: bool, seed: int, epoch: int, start: int

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -53,12 +54,14 @@ def windows(
         if skipped < whole:
             if left is None and len(rest):
                 left = part(table, rest)
-            window = _window(table, left, each)
+            window = _read(table, left, each)
+            left = None if last else part(window, order[whole:])
             if not last:
                 expect(table, own[number + 1])
-            yield window, order[skipped:whole]
-            left = None if last else part(window, order[whole:])
+            # Nobody but the caller holds it then, who may drop it before the next one is read.
+            only = [window]
             del window
+            yield only.pop(), order[skipped:whole]
         else:
             left = None
         rest, before = numbers[order[whole:]], before + whole
@@ -68,29 +71,26 @@ def _run(at: int, rows: int) -> slice:
     return slice(at * RUN_ROWS, min((at + 1) * RUN_ROWS, rows))
 
 
-def _window(table: Table, left: Table | None, runs: Sequence[slice]) -> Table:
+def _read(table: Table, left: Table | None, runs: Sequence[slice]) -> Table:
     """Return the rows that are left of a window, and some runs, in memory."""
-    expect(table, runs)
-    with mapped.no_more_than_touched([*_rowwise(table), *_of_bags(table)]):
+    files = [*_columns(table), *(each for bag in table.bags for each in (bag.ids, bag.offsets))]
+    with mapped.no_more_than_touched(files):
         return joined([*([] if left is None else [left]), *(part(table, run) for run in runs)])
 
 
 def expect(table: Table, runs: Sequence[slice]) -> None:
     """Begin to read runs of a table's rows, as far as its columns are files."""
-    for array in _rowwise(table):
-        mapped.expect(array, runs)
-    for bag in table.bags:
-        mapped.expect(bag.offsets, [slice(run.start, run.stop + 1) for run in runs])
+    for run in runs:
+        for column in _columns(table):
+            mapped.expect(column[run])
+        for bag in table.bags:
+            mapped.expect(bag.offsets[run.start : run.stop + 1])
     for bag in table.bags:  # their offsets are on the way
-        ends = [(bag.offsets[run.start], bag.offsets[run.stop]) for run in runs]
-        mapped.expect(bag.ids, [slice(*each) for each in ends])
+        for run in runs:
+            mapped.expect(bag.ids[bag.offsets[run.start] : bag.offsets[run.stop]])
 
 
-def _of_bags(table: Table) -> list[np.ndarray]:
-    return [array for bag in table.bags for array in (bag.ids, bag.offsets)]
-
-
-def _rowwise(table: Table) -> list[np.ndarray]:
+def _columns(table: Table) -> list[np.ndarray]:
     """Return the arrays of which an element, or a row, is a row's of the table."""
     some = [table.dense, table.labels, table.extras, *table.given.values()]
     return [*table.ids, *table.numbers.T, *some, *([] if table.weight is None else [table.weight])]
@@ -145,23 +145,44 @@ def part(table: Table, rows: slice | np.ndarray) -> Table:
 def joined(tables: Sequence[Table]) -> Table:
     """Return the rows of parts of one table, one after the other, in memory of their own."""
     first = tables[0]
+    weights = [each.weight for each in tables if each.weight is not None]
+    rows = [each.rows for each in tables if each.rows is not None]
     return replace(
         first,
-        ids=np.concatenate([each.ids for each in tables], axis=1),
-        dense=np.concatenate([each.dense for each in tables]),
-        labels=np.concatenate([each.labels for each in tables]),
-        weight=_joined([each.weight for each in tables]),
+        ids=_joined_columns([each.ids for each in tables]),
+        dense=_joined([each.dense for each in tables]),
+        labels=_joined([each.labels for each in tables]),
+        weight=_joined(weights) if weights else None,
         bags=tuple(map(_joined_bags, zip(*(each.bags for each in tables), strict=True))),
-        extras=np.concatenate([each.extras for each in tables]),
-        numbers=np.concatenate([each.numbers for each in tables]),
-        given={name: np.concatenate([each.given[name] for each in tables]) for name in first.given},
-        rows=_joined([each.rows for each in tables]),
+        extras=_joined([each.extras for each in tables]),
+        numbers=_joined_columns([each.numbers.T for each in tables]).T,
+        given={name: _joined([each.given[name] for each in tables]) for name in first.given},
+        rows=np.concatenate(rows) if rows else None,
     )
 
 
-def _joined(arrays: Sequence[np.ndarray | None]) -> np.ndarray | None:
-    known = [each for each in arrays if each is not None]
-    return np.concatenate(known) if known else None
+def _joined(arrays: Sequence[np.ndarray], out: np.ndarray | None = None) -> np.ndarray:
+    """Return the rows of all; while those of one are copied, the next ones come from the disk."""
+    first = arrays[0]
+    if out is None:
+        out = np.empty((sum(map(len, arrays)), *first.shape[1:]), first.dtype)
+    start = 0
+    mapped.expect(first)
+    for each, following in zip_longest(arrays, arrays[1:]):
+        if following is not None:
+            mapped.expect(following)
+        out[start : start + len(each)] = each
+        start += len(each)
+    return out
+
+
+def _joined_columns(columns: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the rows of all, of which each has a column one after the other: (columns, rows)."""
+    total = sum(each.shape[1] for each in columns)
+    out = np.empty((len(columns[0]), total), columns[0].dtype)
+    for place, target in enumerate(out):
+        _joined([each[place] for each in columns], target)
+    return out
 
 
 def _joined_bags(bags: Sequence[Bag]) -> Bag:
