@@ -1,15 +1,16 @@
 """Training on a log of several times the memory allowed, beside the same log in memory.
 
-A generated log of 20 columns of ids and 4 of numbers is written as Parquet. Each run is a process
-of its own: one may take all memory; one lives in a memory cgroup whose limit is a fraction of the
-encoded rows, with the page cache dropped first. Both ingest the files, train one epoch of ESMM
-at batch 4096, and are watched by the cgroup: the peak counts mapped files as well, which the kernel
-gives back. They take turns. Needs Linux, root, and a memory controller (version 1 or 2); skips with
-the reason where there is none.
+A generated log of 20 columns of ids and 4 of numbers, sorted by its first column, is written as
+Parquet: as many rows as take `--times` the limit once they are encoded. Each run is a process of
+its own: one may take all memory; one lives in a memory cgroup with the limit, with the page cache
+dropped first, and is told nothing of it. Both ingest the files, train one epoch of ESMM at batch
+4096, and are watched by a cgroup: the peak counts files as well, of which the system keeps what
+there is room for. They take turns. Needs Linux, root, and a memory controller (version 1 or 2);
+skips with the reason where there is none.
 
 Writes results/out_of_core.json.
 
-    python benchmarks/out_of_core.py [--rows 8_000_000] [--times 4] [--rounds 2]
+    python benchmarks/out_of_core.py [--limit 750MiB] [--times 4 10] [--rounds 2]
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from statistics import median
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 import numpy as np
@@ -35,19 +36,21 @@ import pyarrow.parquet
 from parts.record import RESULTS, origin, write
 
 import polyrank as pr
+from polyrank.data.memory import bytes_of
+from polyrank.data.stream import row_bytes
 from polyrank.text import aligned
 
 IDS = [100_000, 50_000, 10_000, 1_000, *[100] * 16]
 NUMBERS, BATCH, CHUNK_ROWS = 4, 4096, 500_000
-ROW_BYTES = 4 * (len(IDS) + NUMBERS + 2)
 MIB = 1 << 20
+WHOLE, LIMITED = "in-memory", "limited"
 V1, V2 = Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup")
 
 
 def schema() -> pr.Schema:
-    """Return the columns; numbers fill one column each."""
+    """Return the columns; numbers have the default encoding, and fill most of a row."""
     features = [pr.SparseFeature(f"c{at}") for at in range(len(IDS))]
-    numbers = [pr.DenseFeature(f"x{at}", encoding="standard") for at in range(NUMBERS)]
+    numbers = [pr.DenseFeature(f"x{at}") for at in range(NUMBERS)]
     return pr.Schema([*features, *numbers], [pr.Task("click"), pr.Task("buy", given="click")])
 
 
@@ -105,7 +108,7 @@ def peak(folder: Path) -> float:
 
 
 def run(folder: Path, name: str, limit: int | None) -> dict[str, Any]:
-    """Ingest and train in a cgroup; return rates and the peak."""
+    """Ingest and train in a cgroup; return rates, the peak, and how busy the machine was."""
     shutil.rmtree(folder / ".polyrank-cache", ignore_errors=True)
     shutil.rmtree(folder / name, ignore_errors=True)
     subprocess.run(["sync"], check=True)
@@ -115,12 +118,15 @@ def run(folder: Path, name: str, limit: int | None) -> dict[str, Any]:
         # The child joins before it imports anything, so that all of it counts.
         join = f"echo $$ > {group / 'cgroup.procs'} && exec {sys.executable} {__file__}"
         child = f"{join} --child {folder} {name}"
-        started = perf_counter()
+        started, load = perf_counter(), os.getloadavg()[0]
         found = subprocess.run(["sh", "-c", child], capture_output=True, text=True, check=False)
-        seconds, most = perf_counter() - started, peak(group)
+        about = {"seconds": perf_counter() - started, "peak MiB": peak(group),
+                 "load": [load, os.getloadavg()[0]]}  # fmt: skip
     if found.returncode:
-        return {"failed": found.returncode, "said": found.stderr[-2000:], "peak MiB": most}
-    return {**json.loads(found.stdout.splitlines()[-1]), "seconds": seconds, "peak MiB": most}
+        return {"failed": found.returncode, "said": found.stderr[-2000:], **about}
+    entry = next((folder / ".polyrank-cache").glob("*/manifest.json")).parent
+    encoded = sum(path.stat().st_size for path in entry.glob("train.*.npy"))
+    return {**json.loads(found.stdout.splitlines()[-1]), **about, "encoded MiB": encoded / MIB}
 
 
 def child(folder: Path, name: str) -> None:
@@ -130,61 +136,79 @@ def child(folder: Path, name: str) -> None:
 
     def observe(progress: Any) -> None:
         trained.setdefault("ingest seconds", perf_counter() - begun)
+        trained.setdefault("first", (progress.rows, process_time()))
         if progress.event == "epoch":
             trained["rows per second"] = progress.rows_per_second
+            rows, seconds = trained.pop("first")
+            spent = process_time() - seconds
+            trained["rows per CPU second"] = (progress.rows - rows) / spent
 
     bundle = pr.fit(
         schema(), pr.ESMM(tower=[16, 8], embed_dim=8), train=folder / "train.parquet",
         valid=folder / "valid.parquet", epochs=1, batch_size=BATCH, lr=3e-3, out=folder / name,
-        progress=observe, seed=1,
+        progress=observe, seed=1, memory="1TiB" if name == WHOLE else "auto",
     )  # fmt: skip
     card = bundle.scorecard
     assert card is not None
-    print(json.dumps({**trained, "auc": card["click @ all"].value("auc")}))
+    print(json.dumps({**trained, "auc": card["click @ all"].value("auc"),
+                      "memory": bundle.config["data"]["memory"]}))  # fmt: skip
+
+
+def compared(limit: int, times: float, rounds: int, folder: Path) -> dict[str, Any]:
+    """Run both in turns on a log of so many times the limit, and show a table."""
+    rows = int(limit * times / row_bytes(schema()))
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "valid.parquet").is_file():
+        generate(folder / "train.parquet", rows, 1)
+        generate(folder / "valid.parquet", 100_000, 2)
+    runs: dict[str, list[dict[str, Any]]] = {WHOLE: [], LIMITED: []}
+    for at in range(rounds):
+        for name, most in ((WHOLE, None), (LIMITED, limit)):
+            found = run(folder, name, most)
+            runs[name].append(found)
+            print(f"{at + 1}/{rounds} {name}: {found}", flush=True)
+    columns = ("ingest seconds", "rows per second", "rows per CPU second", "peak MiB", "auc")
+    lines = []
+    for name, each in runs.items():
+        good = [one for one in each if "failed" not in one]
+        values = [median(one[key] for one in good) if good else float("nan") for key in columns]
+        lines.append([name, *(f"{v:,.4f}" if v < 1 else f"{v:,.0f}" for v in values)])
+    encoded = next((one["encoded MiB"] for one in runs[WHOLE] if "failed" not in one), float("nan"))
+    print(f"\n{rows:,} rows, {encoded:,.0f} MiB encoded; limit {limit / MIB:,.0f} MiB")
+    print(aligned(["", *columns], lines, [*range(1, len(columns) + 1)]))
+    ratios: dict[str, list[float]] = {}
+    for column in ("rows per second", "rows per CPU second"):
+        ratios[column] = [
+            limited[column] / whole[column]
+            for whole, limited in zip(runs[WHOLE], runs[LIMITED], strict=True)
+            if "failed" not in limited and "failed" not in whole
+        ]
+        if ratios[column]:
+            shown = ", ".join(f"{each:.3f}" for each in ratios[column])
+            print(f"{column}, limited ÷ in memory: {median(ratios[column]):.3f} of {shown}")
+    return {"times": times, "rows": rows, "encoded MiB": encoded, "runs": runs, "ratios": ratios}
 
 
 def main() -> None:
-    """Run all and show a table."""
+    """Run all and keep what was measured."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
-    parser.add_argument("--rows", type=int, default=8_000_000)
-    parser.add_argument("--times", type=float, default=4.0, help="encoded rows ÷ memory allowed")
+    parser.add_argument("--limit", default="750MiB", help="of the cgroup")
+    parser.add_argument("--times", type=float, nargs="+", default=[4.0, 10.0], help="encoded ÷ it")
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--folder", type=Path, help="where the log is kept; a temporary one")
+    parser.add_argument("--folder", type=Path, help="where the logs are kept; a temporary one")
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
         child(Path(args.child[0]), args.child[1])
         return
-    limit = int(args.rows * ROW_BYTES / args.times)
+    limit = bytes_of(args.limit)
+    assert limit is not None
     with tempfile.TemporaryDirectory() as temporary:
-        folder = args.folder or Path(temporary)
-        folder.mkdir(parents=True, exist_ok=True)
-        if not (folder / "valid.parquet").is_file():
-            generate(folder / "train.parquet", args.rows, 1)
-            generate(folder / "valid.parquet", args.rows // 40, 2)
-        runs: dict[str, list[dict[str, Any]]] = {"in memory": [], "limited": []}
-        for at in range(args.rounds):
-            for name, most in (("in memory", None), ("limited", limit)):
-                found = run(folder, name.replace(" ", "-"), most)
-                runs[name].append(found)
-                print(f"{at + 1}/{args.rounds} {name}: {found}", flush=True)
-    lines = []
-    for name, each in runs.items():
-        good = [one for one in each if "failed" not in one]
-        columns = ("ingest seconds", "rows per second", "peak MiB", "auc")
-        values = [median(one[key] for one in good) if good else float("nan") for key in columns]
-        lines.append([name, *(f"{v:,.4f}" if v < 1 else f"{v:,.0f}" for v in values)])
-    print(f"\n{args.rows:,} rows, {args.rows * ROW_BYTES / MIB:,.0f} MiB encoded; limit "
-          f"{limit / MIB:,.0f} MiB")  # fmt: skip
-    print(aligned(["", "ingest s", "rows/s", "peak MiB", "auc"], lines, [1, 2, 3, 4]))
-    ratios = [
-        limited["rows per second"] / whole["rows per second"]
-        for whole, limited in zip(runs["in memory"], runs["limited"], strict=True)
-        if "failed" not in limited and "failed" not in whole
-    ]
-    if ratios:
-        print(f"limited ÷ in memory: {median(ratios):.3f} of {[round(each, 3) for each in ratios]}")
-    about = {"rows": args.rows, "limit": limit, "runs": runs, "ratios": ratios}
+        found = [
+            compared(limit, times, args.rounds, (args.folder or Path(temporary)) / f"{times:g}")
+            for times in args.times
+        ]
+    about = {"limit MiB": limit / MIB, "logs": found}
     write(RESULTS / "out_of_core.json", {**origin("polars", "pyarrow"), **about})
 
 

@@ -1,5 +1,6 @@
 """Epochs through a bounded window: every row once, whole, in an order of (seed, epoch) alone."""
 
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -112,6 +113,22 @@ def test_a_window_holds_no_more_rows_than_it_may_and_a_batch():
     sizes = [len(some) for some, _ in windows.windows(table, 64, 10, 0, 0)]
     assert max(sizes) < 64 + 10
     assert len(sizes) == -(-1000 // 64)
+
+
+def test_one_window_is_in_memory_at_a_time(monkeypatch):
+    table, layout = a_table(800)
+    before, plain = [], windows.joined
+
+    def joined(tables):
+        assert not any(each() for each in before)
+        found = plain(tables)
+        before.append(weakref.ref(found))
+        return found
+
+    monkeypatch.setattr(windows, "joined", joined)
+    for _ in replace(table, window=200).batches(layout, 30, shuffle=True):
+        pass
+    assert len(before) == 4
 
 
 def test_rows_that_lie_far_apart_meet():

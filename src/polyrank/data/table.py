@@ -19,7 +19,7 @@ from polyrank.data.labels import Orphans, apply_orphans, check_labels
 from polyrank.data.read import by_column, collect, column_names
 from polyrank.data.shares import WHOLE, Share
 from polyrank.data.vocab import Vocab
-from polyrank.data.windows import joined_arrays, joined_bags, windows
+from polyrank.data.windows import joined_bags, windows
 from polyrank.errors import DataError
 from polyrank.features.bags import Bag
 from polyrank.features.dense import float32_of
@@ -85,12 +85,17 @@ def joined_batch(batches: Sequence[Batch]) -> Batch:
         np.concatenate([each.ids for each in batches], axis=1),
         np.concatenate([each.dense for each in batches]),
         np.concatenate([each.labels for each in batches]),
-        joined_arrays([each.weight for each in batches]),
+        _together([each.weight for each in batches]),
         tuple(map(joined_bags, zip(*(each.bags for each in batches), strict=True))),
-        joined_arrays([each.extras for each in batches]),
-        joined_arrays([each.rows for each in batches]),
+        _together([each.extras for each in batches]),
+        _together([each.rows for each in batches]),
         {name: np.concatenate([each.given[name] for each in batches]) for name in first.given},
     )
+
+
+def _together(arrays: Sequence[np.ndarray | None]) -> np.ndarray | None:
+    known = [each for each in arrays if each is not None]
+    return np.concatenate(known) if known else None
 
 
 class Gather:
@@ -387,6 +392,8 @@ class Table:
                         drop(batch, place)
                 number += len(block)
                 yield block
+            # A window goes before the next one is read: two would not fit.
+            del table, order, gather
 
     @property
     def parted(self) -> bool:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from polyrank.data.mapped import mapped
 from polyrank.data.table import Table
 from polyrank.features.bags import Bag
 from polyrank.schema import Schema
@@ -138,7 +139,7 @@ def read_table(path: Path, split: str, facts: Mapping[str, Any], schema: Schema)
     """Return a table whose arrays are mapped copy-on-write: their files stay as they are."""
 
     def array(name: str) -> np.ndarray:
-        return _mapped(path / f"{split}.{name}.npy")
+        return mapped(path / f"{split}.{name}.npy")
 
     bags = range(facts["bags"])
     return Table(
@@ -157,9 +158,3 @@ def read_table(path: Path, split: str, facts: Mapping[str, Any], schema: Schema)
         numbers=array("numbers"),
         bags=tuple(Bag(array(f"bag.{i}.ids"), array(f"bag.{i}.offsets")) for i in bags),
     )
-
-
-def _mapped(path: Path) -> np.ndarray:
-    # A page or less is read: it gains nothing by being mapped, and an empty array cannot be.
-    array = np.load(path, mmap_mode="c", allow_pickle=False) if path.stat().st_size > 4096 else None
-    return np.load(path, allow_pickle=False) if array is None else array.view(np.ndarray)

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 
+from polyrank.data import mapped
 from polyrank.data.shares import WHOLE, Share
 from polyrank.features.bags import Bag, offsets_of
 
@@ -46,19 +48,30 @@ def windows(
     """
     numbers = np.random.default_rng([seed, epoch]).permutation(-(-len(table) // RUN_ROWS))
     runs = _cut(numbers, len(table), *share.parts(len(table), size)[stream])
-    several, rest, before = max(most // RUN_ROWS, 1), np.empty(0, dtype=np.int64), 0
+    several = max(most // RUN_ROWS, 1)
+    own = [runs[first : first + several] for first in range(0, len(runs), several)]
     of_stream = [] if share.streams == 1 else [stream]
-    for number, first in enumerate(range(0, len(runs), several)):
-        own = runs[first : first + several]
-        rows = len(rest) + sum(each.stop - each.start for each in own)
-        order = np.random.default_rng([seed, epoch, number, *of_stream]).permutation(rows)
-        last = first + several >= len(runs)
-        whole = rows if last else rows // size * size
+    rest, before = np.empty(0, dtype=np.int64), 0
+    left: Table | None = None  # the rows of `rest`, where their window was in memory
+    for number, each in enumerate(own):
+        numbers = np.concatenate([rest, *(np.arange(run.start, run.stop) for run in each)])
+        order = np.random.default_rng([seed, epoch, number, *of_stream]).permutation(len(numbers))
+        last = number == len(own) - 1
+        whole = len(order) if last else len(order) // size * size
         skipped = min(max(start * size - before, 0), whole)
         if skipped < whole:
-            found = [part(table, each) for each in ([rest] if len(rest) else []) + own]
-            yield joined(found), order[skipped:whole]
-        numbers = np.concatenate([rest, *(np.arange(each.start, each.stop) for each in own)])
+            if left is None and len(rest):
+                left = part(table, rest)
+            window = _read(table, left, each)
+            left = None if last else part(window, order[whole:])
+            if not last:
+                expect(table, own[number + 1])
+            # Nobody but the caller holds it then, who may drop it before the next one is read.
+            only = [window]
+            del window
+            yield only.pop(), order[skipped:whole]
+        else:
+            left = None
         rest, before = numbers[order[whole:]], before + whole
 
 
@@ -72,6 +85,31 @@ def _cut(runs: np.ndarray, rows: int, start: int, end: int) -> list[slice]:
             found.append(slice(first, last))
         before += high - low
     return found
+
+
+def _read(table: Table, left: Table | None, runs: Sequence[slice]) -> Table:
+    """Return the rows that are left of a window, and some runs, in memory."""
+    files = [*_columns(table), *(each for bag in table.bags for each in (bag.ids, bag.offsets))]
+    with mapped.no_more_than_touched(files):
+        return joined([*([] if left is None else [left]), *(part(table, run) for run in runs)])
+
+
+def expect(table: Table, runs: Sequence[slice]) -> None:
+    """Begin to read runs of a table's rows, as far as its columns are files."""
+    for run in runs:
+        for column in _columns(table):
+            mapped.expect(column[run])
+        for bag in table.bags:
+            mapped.expect(bag.offsets[run.start : run.stop + 1])
+    for bag in table.bags:  # their offsets are on the way
+        for run in runs:
+            mapped.expect(bag.ids[bag.offsets[run.start] : bag.offsets[run.stop]])
+
+
+def _columns(table: Table) -> list[np.ndarray]:
+    """Return the arrays of which an element, or a row, is a row's of the table."""
+    some = [table.dense, table.labels, table.extras, *table.given.values()]
+    return [*table.ids, *table.numbers.T, *some, *([] if table.weight is None else [table.weight])]
 
 
 def pieces(table: Table, most: int = PIECE_ROWS) -> Iterator[Table]:
@@ -123,24 +161,44 @@ def part(table: Table, rows: slice | np.ndarray) -> Table:
 def joined(tables: Sequence[Table]) -> Table:
     """Return the rows of parts of one table, one after the other, in memory of their own."""
     first = tables[0]
+    weights = [each.weight for each in tables if each.weight is not None]
+    rows = [each.rows for each in tables if each.rows is not None]
     return replace(
         first,
-        ids=np.concatenate([each.ids for each in tables], axis=1),
-        dense=np.concatenate([each.dense for each in tables]),
-        labels=np.concatenate([each.labels for each in tables]),
-        weight=joined_arrays([each.weight for each in tables]),
+        ids=_joined_columns([each.ids for each in tables]),
+        dense=_joined([each.dense for each in tables]),
+        labels=_joined([each.labels for each in tables]),
+        weight=_joined(weights) if weights else None,
         bags=tuple(map(joined_bags, zip(*(each.bags for each in tables), strict=True))),
-        extras=np.concatenate([each.extras for each in tables]),
-        numbers=np.concatenate([each.numbers for each in tables]),
-        given={name: np.concatenate([each.given[name] for each in tables]) for name in first.given},
-        rows=joined_arrays([each.rows for each in tables]),
+        extras=_joined([each.extras for each in tables]),
+        numbers=_joined_columns([each.numbers.T for each in tables]).T,
+        given={name: _joined([each.given[name] for each in tables]) for name in first.given},
+        rows=np.concatenate(rows) if rows else None,
     )
 
 
-def joined_arrays(arrays: Sequence[np.ndarray | None]) -> np.ndarray | None:
-    """Return arrays one after the other; None where there are none."""
-    known = [each for each in arrays if each is not None]
-    return np.concatenate(known) if known else None
+def _joined(arrays: Sequence[np.ndarray], out: np.ndarray | None = None) -> np.ndarray:
+    """Return the rows of all; while those of one are copied, the next ones come from the disk."""
+    first = arrays[0]
+    if out is None:
+        out = np.empty((sum(map(len, arrays)), *first.shape[1:]), first.dtype)
+    start = 0
+    mapped.expect(first)
+    for each, following in zip_longest(arrays, arrays[1:]):
+        if following is not None:
+            mapped.expect(following)
+        out[start : start + len(each)] = each
+        start += len(each)
+    return out
+
+
+def _joined_columns(columns: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the rows of all, of which each has a column one after the other: (columns, rows)."""
+    total = sum(each.shape[1] for each in columns)
+    out = np.empty((len(columns[0]), total), columns[0].dtype)
+    for place, target in enumerate(out):
+        _joined([each[place] for each in columns], target)
+    return out
 
 
 def joined_bags(bags: Sequence[Bag]) -> Bag:

@@ -137,11 +137,11 @@ class _OfAll(torch.autograd.Function):
     """The value of a whole, with the gradient of one of its summands."""
 
     @staticmethod
-    def forward(ctx: Any, part: Tensor, whole: Tensor) -> Tensor:
+    def forward(ctx: Any, part: Tensor, whole: Tensor) -> Tensor:  # noqa: ARG004
         return whole.to(part.dtype, copy=True)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:  # noqa: ARG004
         return gradients[0], None
 
 
