@@ -7,10 +7,12 @@ starts, so the processes that tests start are held to the same rule.
 
 from __future__ import annotations
 
+import socket
 import sys
 from ipaddress import ip_address
 
 RESOLVING = ("socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr")
+OWN_NAME = socket.gethostname()  # which torchrun looks up; an address behind it is judged itself
 SENDING = ("socket.connect", "socket.sendto", "socket.sendmsg")
 
 
@@ -29,7 +31,7 @@ def on_this_machine(host: object) -> bool:
     """
     if isinstance(host, bytes):
         host = host.decode("idna")
-    if host is None or host in ("", "localhost"):
+    if host is None or host in ("", "localhost", OWN_NAME):
         return True
     try:
         return ip_address(str(host)).is_loopback

@@ -189,8 +189,12 @@ def joined_ranks(device: str) -> Iterator[Ranks]:
 
 @contextmanager
 def _group(device: str) -> Iterator[None]:
+    backend = "nccl" if torch.device(device).type == "cuda" else "gloo"
     try:
-        dist.init_process_group("nccl" if torch.device(device).type == "cuda" else "gloo")
+        store, rank, count = next(dist.rendezvous("env://"))
+        # torchrun may keep one store for all attempts, with the addresses of those that died.
+        store = dist.PrefixStore(f"attempt {_attempt()}", store)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=count)
     except (RuntimeError, ValueError) as error:
         raise ConfigError(
             f"the environment names {os.environ['WORLD_SIZE']} processes ({', '.join(_LAUNCHED)}), "
@@ -207,6 +211,11 @@ def launched() -> bool:
     return all(name in os.environ for name in _LAUNCHED) and os.environ["WORLD_SIZE"] != "1"
 
 
+def speaks() -> bool:
+    """Return whether this process is the one of its run that prints, by what its launcher says."""
+    return not launched() or os.environ["RANK"] == "0"
+
+
 def of_host() -> int:
     """Return how many processes of the run share this host's memory, as far as is known."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
@@ -214,4 +223,8 @@ def of_host() -> int:
 
 def restarted() -> bool:
     """Return whether torchrun started this process anew, after one of the run had died."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    return _attempt() > 0
+
+
+def _attempt() -> int:
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,8 @@ def train(
 ) -> None:
     """Train an experiment and write its run folder.
 
+    Several processes train it together: torchrun --nproc-per-node=2 -m polyrank train EXP.toml.
+
     Args:
         experiment: the TOML file.
         out: the run folder; runs/NAME by default.
@@ -39,13 +42,19 @@ def train(
     from polyrank.cli.show import print_json, print_profile, show
     from polyrank.config import Experiment
     from polyrank.errors import ConfigError
+    from polyrank.ranks import launched, speaks
     from polyrank.train.progress import Profile
 
+    if not speaks():  # what it would say, the first process of the run says
+        for handler in logging.getLogger().handlers:
+            handler.setLevel(logging.ERROR)
     loaded = Experiment.load(experiment, set)
     folder = out or Path("runs") / loaded.name
     if seeds is not None:
         if profile:
             raise ConfigError("--profile is of a single run: leave out --seeds")
+        if launched():
+            raise ConfigError("--seeds starts processes of its own: start it without a launcher")
         with _readable(folder):
             found = loaded.fit_seeds(seeds, out=folder, resume=resume, force=force, progress=True)
         show(found, json=json)
@@ -60,6 +69,8 @@ def train(
     with _readable(folder):
         bundle = loaded.fit(out=folder, resume=resume, force=force, progress=True, profile=measured)
     card = bundle.scorecard
+    if not speaks():
+        return
     if json:
         ran = {"run": str(folder), "scorecard": card.to_json() if card else None}
         print_json(ran | ({"profile": measured.record()} if measured else {}))
