@@ -84,7 +84,10 @@ def fitted(
            "unseen_rate": 0.0} | options,
     )  # fmt: skip
     predicted = bundle.predict({**log(40, seed=2)})
-    history = bundle.history.drop("seconds", "rows_per_second").to_dicts()
+    clocks = ("seconds", "rows_per_second")
+    history = [
+        {k: v for k, v in each.items() if k not in clocks} for each in bundle.history.to_dicts()
+    ]
     return {"history": history, "predicted": predicted.to_dict(as_series=False)}
 
 
@@ -118,6 +121,8 @@ RUNS: dict[str, Callable[[int], dict[str, Any]]] = {
     "dropout": lambda count: fitted(
         count, model=pr.Model(tower=[8], **PLAIN | {"dropout": 0.5}), unseen_rate=0.1
     ),
+    # Large tables and batches, so that the model has something to count.
+    "exchanged": lambda count: fitted(count, rows=4000, size=1000),
     "compiled": lambda count: fitted(count, compile=True),
 }  # fmt: skip
 

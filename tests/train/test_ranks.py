@@ -10,7 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.train.of_ranks import RUNS
+from tests.train.of_ranks import PLAIN, RUNS, SIZE, STEPS, log, schema
+
+import polyrank as pr
+from polyrank.train.explain import explain
+from polyrank.train.sources import Sources
 
 SCRIPT = Path(__file__).with_name("of_ranks.py")
 # Of each process its own draws, or statistics of its own rows: another run than one process has.
@@ -55,7 +59,7 @@ def test_two_processes_are_one_with_the_joined_batch(by_two, name):
     """float32 sums of other order, through some steps of Adam, which divides by their size."""
     alone, found = RUNS[name](1), by_two[name][0]
     for one, two in zip(alone["history"], found["history"], strict=True):
-        assert one.keys() == two.keys()
+        assert two.keys() - one.keys() == {"exchanged_bytes"}
         assert (one["rows"], one["best"]) == (two["rows"], two["best"])
         for key, value in one.items():
             if key.endswith("loss"):
@@ -78,3 +82,19 @@ def test_three_processes_are_one_too(tmp_path):
             assert three["train click @ all loss"] == pytest.approx(
                 one["train click @ all loss"], rel=1e-5, abs=1e-6
             )
+
+
+@pytest.mark.parametrize(("name", "size"), [("exchanged", 500), ("sum", 12)])
+def test_what_is_exchanged_is_what_explain_says(by_two, name, size):
+    """Within a tenth: the plan has expected numbers of distinct rows, and a batch has its own."""
+    rows = {"exchanged": 4000, "sum": STEPS * SIZE}[name]
+    options = {"batch_size": size, "unseen_rate": 0.0}
+    plan = explain(
+        schema(), pr.Model(tower=[8], **PLAIN), pr.Training(**options), Sources(log(rows)), ranks=2
+    ).together
+    assert plan is not None
+    assert plan.steps == rows // (2 * size)
+    known = by_two[name][0]["history"][-1]["exchanged_bytes"] / plan.steps
+    # What validation exchanges is of an epoch and not of a step.
+    known -= (2 * 4 * SIZE + 2 * 8) / plan.steps
+    assert sum(plan.exchanged_bytes.values()) == pytest.approx(known, rel=0.1)

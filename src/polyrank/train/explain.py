@@ -18,6 +18,7 @@ from polyrank.schema import Schema
 from polyrank.text import aligned
 from polyrank.train.loop import balance_terms
 from polyrank.train.sources import Sources, encoded
+from polyrank.train.together import TogetherPlan, exchanged
 from polyrank.train.training import Training
 
 
@@ -36,6 +37,7 @@ class RunPlan:
     epochs: int
     sampling: Sampling | None = None
     fusion: Fusion | None = None
+    together: TogetherPlan | None = None  # of several processes, where somebody asked
 
     def __str__(self) -> str:
         splits = ", ".join(f"{split} {rows:,}" for split, rows in self.rows.items())
@@ -56,6 +58,8 @@ class RunPlan:
         memory = {name: count / 2**20 for name, count in self.memory_bytes.items()}
         tables = [aligned(titles, terms, [2, 3, 4]), parameters]
         tables.append(_with_total(["memory", "MiB"], memory, ",.1f"))
+        if self.together is not None:
+            tables.append(str(self.together))
         return "\n\n".join([str(self.schema.objective), rows, *tables])
 
     def to_json(self) -> dict[str, Any]:
@@ -83,6 +87,7 @@ class RunPlan:
             "epochs": self.epochs,
             "parameters": dict(self.parameters),
             "memory_bytes": dict(self.memory_bytes),
+            **({} if self.together is None else {"together": self.together.to_json()}),
         }
 
 
@@ -92,8 +97,23 @@ def explain(
     training: Training,
     sources: Sources,
     fusion: Fusion | None = None,
+    *,
+    ranks: int | None = None,
+    limit: int | None = None,
+    rate: float | None = None,
 ) -> RunPlan:
-    """Return the plan of a run; reads the data, trains nothing."""
+    """Return the plan of a run; reads the data, trains nothing.
+
+    Args:
+        schema: features, tasks and keys.
+        model: the network's spec.
+        training: its options.
+        sources: the rows.
+        fusion: weights of a fused score.
+        ranks: how many processes train together; then the plan says what each of them needs.
+        limit: bytes that each of them may take.
+        rate: rows per second that one process trained, where it was measured.
+    """
     schema = model.supervised(schema)
     model.check(schema)
     vocab, tables = encoded(schema, sources)
@@ -110,6 +130,16 @@ def explain(
     memory = {f"{split} rows": table.nbytes for split, table in tables.items()}
     memory |= {"parameters and the best ones": 2 * weights, "optimiser state": 2 * weights}
     memory |= {f"first stage: {s.name}": s.memory(schema, vocab.rows) for s in model.first_stages}
+    plan = None
+    if ranks is not None:
+        size = training.pace(len(tables["train"]), ranks).batch_size
+        sent = exchanged(ranker, supervision, tables["train"], size, training.unseen_rate)
+        # What all send lies beside what is made of it.
+        buffers = {"exchanges": round(2 * ranks * sum(sent.values()))}
+        plan = TogetherPlan(
+            ranks, memory | buffers, limit, sent, steps=-(-len(tables["train"]) // (size * ranks)),
+            step_seconds=None if rate is None else size / rate,
+        )  # fmt: skip
     return RunPlan(
         schema=schema,
         rows={split: len(table) for split, table in tables.items()},
@@ -120,6 +150,7 @@ def explain(
         epochs=pace.epochs,
         sampling=sources.sampling,
         fusion=fusion,
+        together=plan,
     )
 
 

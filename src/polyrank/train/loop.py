@@ -284,14 +284,15 @@ class Trainer:
         tally = self._begin(epoch)
         begun, before = self.position.step, (epoch - 1) * self.steps - 1
         step, rows, steps = begun, self.position.rows, self.steps
-        share, table = self._share, self.train
+        share, table, sent_before = self._share, self.train, self.ranks.exchanged
         started = saved = perf_counter() - self.position.seconds
 
         def report(event: Event) -> Progress:
             losses, empty = tally.flush(self._names, epoch, step)
             done = step, steps, rows, perf_counter() - started
+            sent = self.ranks.exchanged - sent_before
             return Progress(event, epoch, self.epochs, *done, losses, empty,
-                            ranks=self.ranks.count)  # fmt: skip
+                            ranks=self.ranks.count, exchanged=sent)  # fmt: skip
 
         with closing(self._blocks(epoch, begun)) as blocks:
             self._mark("")

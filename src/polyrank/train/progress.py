@@ -54,6 +54,7 @@ class Progress:
     best: bool = False
     experts: Mapping[str, float] = field(default_factory=dict)
     ranks: int = 1  # processes that train together; rows and losses are of all of them
+    exchanged: int = 0  # bytes that this process has put into exchanges in this epoch
 
     @property
     def rows_per_second(self) -> float:
@@ -65,6 +66,7 @@ class Progress:
         return {
             "epoch": self.epoch,
             "ranks": self.ranks,
+            **({"exchanged_bytes": self.exchanged} if self.ranks > 1 else {}),
             "rows": self.rows,
             "seconds": round(self.seconds, 3),
             "rows_per_second": round(self.rows_per_second, 1),

@@ -156,6 +156,21 @@ class RunFolder:
             _replace(self.path / "scorecard.json", f"{text}\n")
 
 
+def measured_rate(folder: Path) -> float | None:
+    """Return the rows per second of the last epoch that one process trained in a run folder."""
+    log = folder / "log.jsonl"
+    found = None
+    if log.is_file():
+        for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                entry = json.loads(line)
+            except ValueError:  # a kill tore it
+                continue
+            if entry.get("event") == "epoch" and entry.get("ranks") == 1:
+                found = entry["rows_per_second"]
+    return found
+
+
 def _resumed(path: Path, config: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the configuration of the run in a folder, which a given one must equal.
 

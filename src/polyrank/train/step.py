@@ -66,7 +66,7 @@ class EagerStep:
         self.names: tuple[str, ...] = ()
         self._behind_x = parts.ranker.dense_parameters()
         self._shared = parts.ranker.shared_parameters()
-        self._running = _running(parts.ranker)
+        self._running = running_statistics(parts.ranker)
         self._stepped = [each for group in parts.dense.param_groups for each in group["params"]]
         self._lr: float | None = None
 
@@ -145,7 +145,7 @@ class _OfAll(torch.autograd.Function):
         return gradients[0], None
 
 
-def _running(ranker: Ranker) -> list[Tensor]:
+def running_statistics(ranker: Ranker) -> list[Tensor]:
     """Return the running statistics of norms, each once, though experts have views of a bank's."""
     found: dict[int, Tensor] = {}
     for part in ranker.parts.values():
