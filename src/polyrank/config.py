@@ -15,7 +15,7 @@ from polyrank.balance import Sum
 from polyrank.bundle.model import Bundle
 from polyrank.data.check import Audit, check
 from polyrank.data.labels import Orphans
-from polyrank.data.memory import AUTO, bytes_of
+from polyrank.data.memory import AUTO, bytes_of, resolved
 from polyrank.data.read import read
 from polyrank.data.sampling import SPLITS, Sampling
 from polyrank.data.split import By, split
@@ -255,6 +255,7 @@ class Experiment:
             {split: read(rows, self.schema) for split, rows in sources.splits.items()},
             orphans=sources.orphans,
             normalized=isinstance(balance, Sum) and balance.normalize is True,
+            memory=resolved(sources.memory),
         )
 
     def fit(

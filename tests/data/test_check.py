@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from polyrank.data.check import Audit, Finding, check
+from polyrank.data.check import Audit, Finding, check, drawn
 from polyrank.data.check.audit import RULES
 from polyrank.data.check.columns import coding, stability_index
 from polyrank.data.check.one_feature import one_feature_auc
 from polyrank.data.read import read
+from polyrank.data.stream import LEAST_CHUNK_ROWS
 from polyrank.datasets import load
 from polyrank.errors import DataError
 from polyrank.schema import DenseFeature, Keys, Schema, SequenceFeature, SparseFeature, Task
@@ -442,6 +443,47 @@ def test_what_cannot_be_read_is_refused(frames, message):
 def test_an_unknown_rule_for_orphans_is_refused():
     with pytest.raises(DataError, match="unknown value of orphans: 'zeros'; did you mean 'zero'"):
         check(SCHEMA, clean(), orphans="zeros")
+
+
+def test_a_log_beyond_the_memory_is_audited_on_rows_drawn_from_it(tmp_path):
+    paths = {}
+    for split, frame in clean().items():
+        paths[split] = tmp_path / f"{split}.parquet"
+        frame.write_parquet(paths[split])
+    frames = {split: read(path, SCHEMA) for split, path in paths.items()}
+    whole = check(SCHEMA, frames)
+    assert check(SCHEMA, frames, memory=1 << 30).to_json() == whole.to_json()
+    # 5,000 rows of 192 bytes are too many, and 12 columns of 24 bytes come with what is drawn.
+    few = check(SCHEMA, frames, memory=480 * 1000)
+    assert few.rows["train"] == pytest.approx(600, abs=100)
+    assert few.rows["valid"] == pytest.approx(200, abs=60)
+    assert check(SCHEMA, frames, memory=480 * 1000).to_json() == few.to_json()
+    notes = [each for each in few.findings if each.check == "drawn"]
+    assert [each.split for each in notes] == ["train", "valid", "test"]
+    assert notes[0].numbers == {"rows": few.rows["train"], "of": 3000}
+    rows = few.rows["train"]
+    assert notes[0].message.startswith(f"train: {rows} of 3,000 rows were drawn at random")
+
+
+def test_few_rows_of_text_files_are_in_memory_while_some_are_drawn(tmp_path, monkeypatch):
+    frames, held = {}, []
+    for split, frame in clean(sizes={"train": 50_000, "valid": 20_000}).items():
+        frame.drop("history").write_csv(tmp_path / f"{split}.csv")
+        frames[split] = tmp_path / f"{split}.csv"
+    schema = Schema([each for each in FEATURES if each.name != "history"], TASKS, SCHEMA.keys)
+    plain = drawn.collect_chunks
+
+    def chunks(frame, columns, size):
+        for part in plain(frame, columns, size):
+            held.append(part.height)
+            yield part
+
+    monkeypatch.setattr(drawn, "collect_chunks", chunks)
+    audit = check(schema, {k: read(path, schema) for k, path in frames.items()}, memory=1 << 21)
+    assert max(held) == LEAST_CHUNK_ROWS
+    assert sum(held) == 70_000
+    assert sum(audit.rows.values()) * 192 < 1 << 21
+    assert not audit.failed
 
 
 def test_an_audit_without_training_rows_ends_there():

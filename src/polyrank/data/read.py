@@ -164,7 +164,7 @@ def by_column(
     Parquet files are left as they are, so that no more columns are in memory than are in use.
     Anything else would be parsed or computed anew for each, so the columns are collected here.
     """
-    if isinstance(frame, pl.LazyFrame) and _is_parquet(frame):
+    if is_parquet(frame):
         _known(frame, columns)
         return frame
     return collect(frame, columns)
@@ -242,9 +242,11 @@ def _scan(pattern: str, schema: Schema | None) -> pl.LazyFrame:
     return scan
 
 
-def _is_parquet(frame: pl.LazyFrame) -> bool:
+def is_parquet(frame: pl.LazyFrame | pl.DataFrame) -> bool:
     """Whether a frame is Parquet files to which nothing is done."""
-    return frame.explain(optimized=False).lstrip().startswith("Parquet SCAN")
+    return isinstance(frame, pl.LazyFrame) and frame.explain(optimized=False).lstrip().startswith(
+        "Parquet SCAN"
+    )
 
 
 def _format(path: str) -> tuple[str, str]:

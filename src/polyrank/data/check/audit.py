@@ -64,6 +64,7 @@ _REMEDIES: Mapping[Severity, Mapping[str, str]] = {
         "time-format": "convert the column: [data.split] by = 'time' refuses it as it is",
     },
     "info": {
+        "drawn": "set [data] memory to audit every row; training counts orphans in all of them",
         "loss-scale": "balance = {{ kind = 'sum', normalize = true }}, the default, levels them",
         "constant": "remove it: it teaches nothing",
         "nearly-unique": "remove it, or set min_count so that rare ids share a row",

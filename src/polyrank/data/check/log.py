@@ -18,6 +18,7 @@ from polyrank.data.check.columns import (
     label_findings,
     value_findings,
 )
+from polyrank.data.check.drawn import drawn
 from polyrank.data.check.one_feature import labels_by_task
 from polyrank.data.check.outcomes import loss_findings, read_outcomes
 from polyrank.data.check.splits import (
@@ -45,16 +46,19 @@ def check(
     *,
     orphans: Orphans = "error",
     normalized: bool = True,
+    memory: int | None = None,
 ) -> Audit:
     """Return everything that a log shows before it is trained on; see docs/audit.md.
 
-    One column is in memory at a time where the frames are Parquet files.
+    One column is in memory at a time where the frames are Parquet files. Where even that is more
+    than `memory`, rows are drawn at random, and a finding says how many.
 
     Args:
         schema: features, tasks and keys.
         frames: rows of `train` and, if there are any, of `valid` and `test`.
         orphans: what becomes of a child label without its parent.
         normalized: whether the balance divides each loss by its constant predictor's.
+        memory: bytes that the audit may take; None is no limit.
 
     Raises:
         DataError: a split that is unknown or missing, an unknown rule, or a log that cannot be
@@ -68,7 +72,8 @@ def check(
     if orphans not in get_args(Orphans):
         hint = did_you_mean(orphans, get_args(Orphans))
         raise DataError(f"unknown value of orphans: {orphans!r}{hint}")
-    findings: list[Finding] = []
+    frames, notes = drawn(schema, frames, memory)
+    findings: list[Finding] = [*notes]
     opened = {name: _opened(name, each, schema, orphans, findings) for name, each in frames.items()}
     splits = {name: each for name, each in opened.items() if len(each.checksums)}
     if "train" in splits:
