@@ -18,7 +18,7 @@ from polyrank import spec
 from polyrank.bundle import format
 from polyrank.calibration.fitting import Calibrator
 from polyrank.data.labels import Orphans
-from polyrank.data.read import column_names, read
+from polyrank.data.read import Joined, column_names, read
 from polyrank.data.sampling import Sampling
 from polyrank.data.table import Table, encode
 from polyrank.data.vocab import Vocab
@@ -243,9 +243,9 @@ class Bundle:
         carried: Sequence[str] = (),
     ) -> Table:
         """Return raw rows as a Table that keeps `carried` columns; without a `split`, no labels."""
-        frame = read(rows, self.schema)
+        frame = rows if isinstance(rows, Joined) else read(rows, self.schema)
         if split is not None and self.fusion is not None:
-            self.fusion.check(self.schema, column_names(frame), split)
+            self.fusion.check(self.schema, column_names(frame.lazy()), split)
             carried = [*carried, *self.fusion.columns(self.schema)]
         table = encode(
             frame, self.schema, self.vocab,

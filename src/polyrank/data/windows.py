@@ -91,7 +91,7 @@ def part(table: Table, rows: slice | np.ndarray) -> Table:
         weight=None if table.weight is None else table.weight[some],
         keys=pl.DataFrame(),
         truth={},
-        bags=tuple(bag.take(some) for bag in table.bags),
+        bags=tuple(bag.part(some) for bag in table.bags),
         extras=table.extras[some] if table.schema.extras else table.extras,
         carried=pl.DataFrame(),
         numbers=table.numbers[some] if table.numbers.size else table.numbers,
@@ -124,5 +124,9 @@ def _joined(arrays: Sequence[np.ndarray | None]) -> np.ndarray | None:
 
 
 def _joined_bags(bags: Sequence[Bag]) -> Bag:
+    rows = _joined([bag.rows for bag in bags])
+    if rows is not None:  # of one table, so the lists are the same
+        return replace(bags[0], rows=rows)
     lengths = np.concatenate([np.diff(bag.offsets) for bag in bags])
-    return Bag(np.concatenate([bag.ids for bag in bags]), offsets_of(lengths))
+    ids = np.concatenate([bag.ids for bag in bags])
+    return Bag(ids, offsets_of(lengths), _joined([bag.weights for bag in bags]))

@@ -253,9 +253,9 @@ class RowEngine(EmbeddingEngine):
             first, second = [*(each.numpy() for each in state), _NONE, _NONE][:2]
             with kernels.ONE_AT_A_TIME:
                 kernels.update(
-                    fields, some.ids, some.starts, plan.lookups, plan.starts, scratch.order,
-                    plan.first_rows, x_gradient, scratch.slot, touched, touches, sums,
-                    weight.detach().numpy(), first, second, self.spec.rule, of_rule,
+                    fields, some.ids, some.starts, some.weights, plan.lookups, plan.starts,
+                    scratch.order, plan.first_rows, x_gradient, scratch.slot, touched, touches,
+                    sums, weight.detach().numpy(), first, second, self.spec.rule, of_rule,
                     self.spec.every_row, _NO_COUNTS if counts is None else counts.numpy(),
                     np.float32(prior), np.float32(decay), kernels.constant(weight.shape[1]),
                 )  # fmt: skip
