@@ -117,15 +117,15 @@ class _Chunk:
     """Whole lines as bytes, with room for a word before and behind them."""
 
     def __init__(self, text: bytes, columns: int, path: Path, before: int) -> None:
-        padded = bytes(2 * _WORD) + text.replace(b"\r\n", b"\n") + bytes(_WORD)
+        text = text.replace(b"\r\n", b"\n") if b"\r" in text else text
+        padded = bytes(2 * _WORD) + text + bytes(_WORD)
         self.bytes = np.frombuffer(padded, dtype=np.uint8)
         # The word from each byte on; that of a column's first letters, or of its last ones.
         self.words = np.ndarray(len(padded) - _WORD + 1, "<u8", padded, strides=(1,))
         self.columns, self.path, self.before = columns, path, before
-        small = np.flatnonzero((self.bytes <= _POINT) & (self.bytes > 0))
-        kinds = self.bytes[small]
         self.ends, commas, nexts, ids, values, points = (
-            small[kinds == each] for each in (_LINE, _COMMA, _NEXT, _ID, _VALUE, _POINT)
+            np.flatnonzero(self.bytes == each)
+            for each in (_LINE, _COMMA, _NEXT, _ID, _VALUE, _POINT)
         )
         self.starts = np.concatenate([[2 * _WORD], self.ends[:-1] + 1])
         wanted = columns + 2
