@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
+from polyrank.cli.app import run
 from polyrank.config import Experiment
 from polyrank.data import shared as module
 from polyrank.data import stream
@@ -181,6 +182,9 @@ def test_an_experiment_trains_to_the_bits_of_the_join(folder):
         assert found.predict(log).equals(expected)
         assert found.predict(folder / "joined.parquet").equals(expected)
         assert found.evaluate(log).to_json() == joined.evaluate(read(log)).to_json()
+        # a file of rows is joined with the lists of the run's own experiment
+        assert found.predict(folder / "rows.parquet").equals(expected)
+    assert run(["evaluate", str(folder / "run"), str(folder / "rows.parquet")]) == 0
 
 
 @pytest.mark.parametrize("split", [False, True])
