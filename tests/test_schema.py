@@ -120,6 +120,29 @@ def schema(tasks, features=ITEM, keys=None):
         ),
         (lambda: SequenceFeature("a", 0), "vocab_size must be a whole number of at least 1, got "),
         (
+            lambda: SequenceFeature("a", weights=3),
+            "feature 'a': weights must be the name of a column, got 3",
+        ),
+        (
+            lambda: SequenceFeature("a", max_length=0),
+            "feature 'a': max_length must be a whole number of at least 1, got 0",
+        ),
+        (
+            lambda: schema([Task("a")], [*ITEM, SequenceFeature("x", weights="item")]),
+            "feature 'x': its weights 'item' are a feature too",
+        ),
+        (
+            lambda: schema(
+                [Task("a")],
+                [SequenceFeature("x", weights="w"), SequenceFeature("y", weights="w")],
+            ),
+            "features 'x' and 'y' have the weights 'w': rename a copy of the column",
+        ),
+        (
+            lambda: schema([Task("w")], [SequenceFeature("x", weights="w")]),
+            "column 'w' is both a feature and the label of task 'w'",
+        ),
+        (
             lambda: SequenceFeature("a", padding_idx="0"),
             "padding_idx must be a whole number, got '0'",
         ),

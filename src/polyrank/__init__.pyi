@@ -12,6 +12,7 @@ from .bundle.model import Bundle as Bundle
 from .bundle.model import load as load
 from .calibration.map import CalibrationMap as CalibrationMap
 from .config import Experiment as Experiment
+from .data.read import Joined as Joined
 from .data.sampling import Sampling as Sampling
 from .debias.method import Debias as Debias
 from .errors import BundleError as BundleError

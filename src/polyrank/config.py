@@ -16,7 +16,7 @@ from polyrank.bundle.model import Bundle
 from polyrank.data.check import Audit, check
 from polyrank.data.labels import Orphans
 from polyrank.data.memory import AUTO, bytes_of, resolved
-from polyrank.data.read import read
+from polyrank.data.read import Joined, read
 from polyrank.data.sampling import SPLITS, Sampling
 from polyrank.data.split import By, split
 from polyrank.errors import ConfigError, did_you_mean
@@ -49,6 +49,14 @@ class Split:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SharedLists:
+    """A file of lists that rows share; see `polyrank.Joined`."""
+
+    file: str
+    key: str  # the column by which a row names its lists, in both files
+
+
+@dataclass(frozen=True, kw_only=True)
 class Data:
     """Where the rows are: three paths or globs, or one `source` that is split."""
 
@@ -60,6 +68,7 @@ class Data:
     orphans: Orphans = "error"  # what becomes of a child label without its parent
     cache: bool = True  # whether the encoded rows are kept beside the run folder
     memory: str | int = AUTO  # that encoded rows may take, such as "2GiB"
+    shared: SharedLists | None = None  # lists that rows of all splits name by a key
     sampling: Sampling | None = None  # how negatives were down-sampled before the log was written
 
     def __post_init__(self) -> None:
@@ -96,7 +105,10 @@ class Data:
             for name in (*SPLITS, "source")
             if (path := getattr(self, name)) is not None
         }
-        return replace(self, **paths)
+        shared = self.shared
+        if shared is not None:
+            shared = replace(shared, file=str((folder / shared.file).absolute()))
+        return replace(self, **paths, shared=shared)
 
     def sources(self, schema: Schema, seed: int) -> Sources:
         """Return what `learn` reads."""
@@ -104,14 +116,20 @@ class Data:
             name: getattr(self, name) for name in ("orphans", "cache", "sampling", "memory")
         }
         if self.source is None or self.split is None:
-            return Sources(self.train, self.valid, self.test, **rules)
+            given = (self._joined(each) for each in (self.train, self.valid, self.test))
+            return Sources(*given, **rules)
         by, shares = self.split.by, self.split.fractions
         column = self.split.column or {"user": schema.keys.user, "time": schema.keys.time}.get(by)
         seed = seed if self.split.seed is None else self.split.seed
         parts = zip(split(read(self.source, schema), by, shares, column, seed), shares, strict=True)
-        train, valid, test = (rows if share > 0 else None for rows, share in parts)
+        train, valid, test = (self._joined(rows) if share > 0 else None for rows, share in parts)
         origin = (self.source, [by, list(shares), column, seed])
         return Sources(train, valid, test, origin=origin, **rules)
+
+    def _joined(self, rows: Any) -> Any:
+        if rows is None or self.shared is None:
+            return rows
+        return Joined(rows, self.shared.file, self.shared.key)
 
 
 @dataclass(frozen=True, kw_only=True)

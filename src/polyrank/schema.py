@@ -162,8 +162,9 @@ class Schema(Forest):
 
     @cached_property
     def inputs(self) -> tuple[str, ...]:
-        """The raw columns that a prediction needs: the features, then other `extras`."""
-        return tuple(dict.fromkeys([*(each.name for each in self.features), *self.extras]))
+        """The raw columns that a prediction needs: those of the features, then other `extras`."""
+        features = (column for each in self.features for column in each.columns)
+        return tuple(dict.fromkeys([*features, *self.extras]))
 
     def _slots(self, place: str) -> tuple[Slot, ...]:
         slots = (slot for feature in self.features for slot in feature.slots)
@@ -270,7 +271,7 @@ def _check_spaces(schema: Schema) -> None:
 
 
 def _check_columns(schema: Schema) -> None:
-    features = {feature.name for feature in schema.features}
+    features = {column for feature in schema.features for column in feature.columns}
     outputs = schema.outputs
     refuse_duplicates("label", schema.labels)
     for task in schema.tasks:
@@ -289,11 +290,17 @@ def _check_columns(schema: Schema) -> None:
             "to predict do not have; remove it from the features, or from the keys"
         )
     for feature in schema.features:
-        if feature.lists and feature.name in schema.keys.columns:
-            raise SchemaError(
-                f"column {feature.name!r} is both a {feature.kind} and a key, and a key has one "
-                "value per row; remove it from the keys"
-            )
+        for column in feature.columns if feature.lists else ():
+            if column in schema.keys.columns:
+                raise SchemaError(
+                    f"column {column!r} is both a {feature.kind} and a key, and a key has one "
+                    "value per row; remove it from the keys"
+                )
+            if column != feature.name and column in schema.extras:
+                raise SchemaError(
+                    f"column {column!r} has the weights of {feature.name!r}, and a kind of label "
+                    "reads it as a number: rename a copy of the column"
+                )
         if feature.name in schema.extras and not feature.numeric:
             raise SchemaError(
                 f"column {feature.name!r} is a {feature.kind} feature, and a kind of label reads "

@@ -258,3 +258,11 @@ def test_lists_of_all_batches_have_one_length(tmp_path):
         DataError, match=r"'seen' has batches of different lengths \[\(5,\), \(6,\)\]"
     ):
         trainer.fit(batches, None)
+
+
+@pytest.mark.parametrize("options", [{"weights": "w"}, {"max_length": 3}])
+def test_weights_and_a_longest_list_are_refused(options):
+    feature = pr.SequenceFeature("seen", 9, 4, **options)
+    message = f"'seen' has {next(iter(options))} .*, which the classic API does not know"
+    with pytest.raises(SchemaError, match=message):
+        ESMM([feature], [], {"dims": [4]}, {"dims": [4]})

@@ -62,12 +62,62 @@ def test_what_is_taken_is_a_copy(rows):
 
 @given(st.lists(st.none() | st.lists(st.none() | st.integers(-2, 2), max_size=4), max_size=10))
 def test_flattening_is_pythons(rows):
-    values, offsets, nulls = flattened(pl.Series("a", rows, dtype=pl.List(pl.Int64)), padding=0)
+    values, offsets, nulls, weights = flattened(
+        pl.Series("a", rows, dtype=pl.List(pl.Int64)), padding=0
+    )
     kept = [[each for each in row or [] if each != 0] for row in rows]
     assert values.to_list() == [each for row in kept for each in row]
     assert offsets.tolist() == offsets_of(np.array([len(row) for row in kept], np.int64)).tolist()
     assert nulls == sum(row is None for row in rows)
     assert values.name == "a"
+    assert weights is None
+
+
+pairs = st.lists(st.tuples(st.integers(-2, 2), st.floats(-9, 9, width=32)), max_size=5)
+
+
+@given(st.lists(st.none() | pairs, max_size=10), st.none() | st.integers(1, 4))
+def test_weights_and_the_longest_list_are_pythons(rows, most):
+    ids = pl.Series("a", [row and [i for i, _ in row] for row in rows], dtype=pl.List(pl.Int64))
+    numbers = [row and [w for _, w in row] for row in rows]
+    weights = pl.Series("w", numbers, dtype=pl.List(pl.Float64))
+    found = flattened(ids, padding=0, weights=weights, most=most)
+    kept = [[pair for pair in row or [] if pair[0] != 0] for row in rows]
+    kept = [row[-most:] if most else row for row in kept]
+    assert found.ids.to_list() == [i for row in kept for i, _ in row]
+    assert found.weights.tolist() == [w for row in kept for _, w in row]
+    assert found.weights.dtype == np.float32
+    assert np.diff(found.offsets).tolist() == [len(row) for row in kept]
+
+
+IDS = pl.Series("a", [[1], [2, 3], None])
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        (
+            ["1", "2 3", ""],
+            "the weights 'w' of sequence feature 'a' must be .* numbers, got String",
+        ),
+        ([["1"], ["2", "3"], None], r"must be a column of lists of numbers, got List\(String\)"),
+        ([[1.0], [2.0], []], "1 lists do not, the first in row 1 with 1 weights for 2 ids"),
+        ([None, [2.0], [1.0]], "3 lists do not, the first in row 0 with 0 weights for 1 ids"),
+        ([[1.0], [None, 3.0], []], "1 of 3 are null, NaN or too large, the first in row 1"),
+        ([[float("nan")], [2.0, float("inf")], []], "2 of 3 are null, NaN or too large, .* row 0"),
+        ([[1.0], [2.0, 1e300], []], "1 of 3 are null, NaN or too large, the first in row 1"),
+    ],
+)
+def test_weights_that_are_not_one_number_for_each_id_are_refused(weights, message):
+    with pytest.raises(DataError, match=message):
+        flattened(IDS, weights=pl.Series("w", weights))
+
+
+def test_weights_may_be_integers_and_are_no_booleans():
+    found = flattened(IDS, weights=pl.Series("w", [[1], [2, 3], None]))
+    assert found.weights.tolist() == [1, 2, 3]
+    with pytest.raises(DataError, match=r"must be a column of lists of numbers, got List\(Bool"):
+        flattened(IDS, weights=pl.Series("w", [[True], [True, False], []]))
 
 
 @pytest.mark.parametrize("column", [["0", "5"], [0.0, 5.0], [0, 5]])
@@ -240,6 +290,35 @@ def test_orphans_that_are_dropped_take_their_lists_along():
     log = LOG.with_columns(buy=pl.Series([1, 0, 0, 1, 0]))
     table = encode(log, schema, VOCAB, orphans="drop")
     assert rows_of(table.bags[0]) == [[], [], [4, 3], [1]]
+
+
+def weighted(rows, **options):
+    """Lists of pairs of an id and its weight, encoded."""
+    schema = Schema([SequenceFeature("a", weights="w", **options)], TASKS)
+    columns = {
+        "a": [[i for i, _ in row] for row in rows],
+        "w": [[w for _, w in row] for row in rows],
+    }
+    frame = pl.DataFrame(
+        {**columns, "click": [0] * len(rows)},
+        schema_overrides={"a": pl.List(pl.Int64), "w": pl.List(pl.Float64)},
+    )
+    return encode(frame, schema, Vocab.fit(frame, schema))
+
+
+def test_weights_are_encoded_beside_the_ids():
+    table = weighted([[(5, 0.5), (5, 2.0)], [], [(7, -1.0)]])
+    assert rows_of(table.bags[0]) == [[1, 1], [], [2]]
+    assert table.bags[0].weights.tolist() == [0.5, 2.0, -1.0]
+    assert table.bags[0].take(np.array([2, 0])).weights.tolist() == [-1.0, 0.5, 2.0]
+    assert table.bags[0].take(slice(1, 3)).weights.tolist() == [-1.0]
+    assert table.bags[0].nbytes == 3 * 4 + 4 * 8 + 3 * 4
+
+
+def test_the_last_ids_of_a_long_list_are_kept_and_counted():
+    table = weighted([[(5, 1.0), (6, 2.0), (0, 9.0)], [(5, 3.0)]], max_length=1, padding_idx=0)
+    assert rows_of(table.bags[0]) == [[2], [1]]
+    assert table.bags[0].weights.tolist() == [2.0, 3.0]
 
 
 # ------------------------------------------------------------------------------------------ batches

@@ -9,9 +9,16 @@ from hypothesis import strategies as st
 from torch import nn
 
 from polyrank.layout import Layout
-from polyrank.nn.embed import LocalEmbedder, PackedEmbedder, pooled, pooled_padded
+from polyrank.nn.embed import (
+    LocalEmbedder,
+    PackedEmbedder,
+    Padded,
+    TensorBag,
+    pooled,
+    pooled_padded,
+)
 from polyrank.schema import DenseFeature, Schema, SequenceFeature, SparseFeature, Task
-from polyrank.train.optim import DenseAdam, LazyAdam
+from polyrank.train.optim import SGD, DenseAdam, LazyAdam
 
 ROWS = {"item": 5, "wide": 4, "tags": 3}
 SCHEMA = Schema(
@@ -33,7 +40,7 @@ LAYOUT = Layout(
 def bag_of(lists):
     ids = torch.tensor([each for row in lists for each in row], dtype=torch.int32)
     lengths = torch.tensor([0, *(len(row) for row in lists)])
-    return ids, lengths.cumsum(0)
+    return TensorBag(ids, lengths.cumsum(0))
 
 
 @st.composite
@@ -56,10 +63,10 @@ def inputs(items, lists):
     dense = torch.ones(len(items), 1)
     local_bags = [bag_of(each) for each in lists]
     bags = [
-        (ids + int(offset), offsets)
-        for (ids, offsets), offset in zip(local_bags, LAYOUT.bag_offsets, strict=True)
+        (ids + int(offset), offsets)  # a pair is a bag without weights
+        for (ids, offsets, _), offset in zip(local_bags, LAYOUT.bag_offsets, strict=True)
     ]
-    return (ids, dense, bags), (local, dense, [matrix_of(each) for each in lists])
+    return (ids, dense, bags), (local, dense, [Padded(matrix_of(each)) for each in lists])
 
 
 def matrix_of(lists):
@@ -76,7 +83,7 @@ def plain(tables, items, lists):
     x = {"item": nn.functional.embedding(torch.tensor(items), weights["item"])}
     for feature, rows in zip(SCHEMA.bags, lists, strict=True):
         last = feature.pooling == "last"
-        ids, offsets = bag_of([row[-1:] for row in rows] if last else rows)
+        ids, offsets, _ = bag_of([row[-1:] for row in rows] if last else rows)
         bag = nn.EmbeddingBag(
             *weights[feature.table].shape, mode="sum" if last else feature.pooling,
             include_last_offset=True,
@@ -117,7 +124,7 @@ def test_the_twin_pools_matrices_to_the_same_x(batch):
 
 def test_a_weight_that_is_not_finite_stays_out_of_other_rows():
     weight = torch.tensor([[torch.inf], [1.0]])
-    assert pooled_padded(torch.tensor([[1, -1]]), "sum", weight).tolist() == [[1.0]]
+    assert pooled_padded(Padded(torch.tensor([[1, -1]])), "sum", weight).tolist() == [[1.0]]
 
 
 @given(batches())
@@ -156,3 +163,113 @@ def test_another_number_of_bags_is_refused():
     packed, _ = inputs([0], [[[]]] * 4)
     with pytest.raises(ValueError, match="expected 4 bags, one for each sequence, got 0"):
         PackedEmbedder(LAYOUT)(*packed[:2])
+
+
+# ----------------------------------------------------------------------------------------- weights
+
+WEIGHTED = Schema(
+    [
+        SparseFeature("item"),
+        *(
+            SequenceFeature(name, shared_with="item", pooling=name, weights=f"{name} weights")
+            for name in ("mean", "sum", "last")
+        ),
+        SequenceFeature("plain", shared_with="item"),
+    ],
+    [Task("click")],
+)
+KERNELS = [
+    Layout(WEIGHTED, SimpleNamespace(rows={"item": 5}, columns={}), {"item": w}) for w in (4, 3)
+]
+numbers = st.floats(-8, 8, width=16)
+
+
+@st.composite
+def weighted_batches(draw):
+    """The item of each row, and for each sequence the lists of pairs of an id and its weight."""
+    size = draw(st.integers(1, 6))
+    pairs = st.lists(st.tuples(st.integers(0, 4), numbers), max_size=4)
+    items = draw(st.lists(st.integers(0, 4), min_size=size, max_size=size))
+    return items, [draw(st.lists(pairs, min_size=size, max_size=size)) for _ in WEIGHTED.bags]
+
+
+def weighted_bag(lists, weighted):
+    bag = bag_of([[each for each, _ in row] for row in lists])
+    weights = torch.tensor([weight for row in lists for _, weight in row], dtype=torch.float32)
+    return bag._replace(weights=weights) if weighted else bag
+
+
+def in_float64(rows, pooling):
+    """The coefficient of each element of each list."""
+    found = []
+    for row in rows:
+        weights = [float(weight) for _, weight in row]
+        if pooling == "plain":
+            found.append([1 / max(len(row), 1)] * len(row))
+        elif pooling == "mean":
+            total = sum(map(abs, weights))
+            found.append([weight / total if total else 0.0 for weight in weights])
+        elif pooling == "last":
+            found.append([0.0] * (len(row) - 1) + weights[-1:])
+        else:
+            found.append(weights)
+    return found
+
+
+@pytest.mark.parametrize("layout", KERNELS, ids=["vectors", "odd"])
+@given(weighted_batches())
+def test_weighted_sums_and_their_gradients_are_those_of_float64(layout, batch):
+    items, lists = batch
+    embed = PackedEmbedder(layout)
+    (weight,) = embed.pack
+    torch.nn.init.normal_(weight)
+    bags = [
+        weighted_bag(each, slot.weighted) for each, slot in zip(lists, WEIGHTED.bags, strict=True)
+    ]
+    ids, dense = torch.tensor([items], dtype=torch.int32), torch.empty(len(items), 0)
+    width, table = weight.shape[1], weight.detach().double()
+    gradient = torch.randn(len(items), layout.width)
+    expected, slope = torch.zeros(len(items), layout.width).double(), torch.zeros_like(table)
+    expected[:, :width] = table[items]
+    slope.index_add_(0, torch.tensor(items), gradient[:, :width].double())
+    for at, (rows, slot) in enumerate(zip(lists, WEIGHTED.bags, strict=True), start=1):
+        own = slice(at * width, (at + 1) * width)
+        for row, (pairs, each) in enumerate(zip(rows, in_float64(rows, slot.name), strict=True)):
+            for (item, _), coefficient in zip(pairs, each, strict=True):
+                expected[row, own] += coefficient * table[item]
+                slope[item] += coefficient * gradient[row, own].double()
+    close = {"rtol": 1e-5, "atol": 1e-5}
+    for found in (embed(ids, dense, bags), embed.look_up(ids, dense, bags)):
+        torch.testing.assert_close(found.detach().double(), expected, **close)
+    ((rows, each),) = embed.row_gradients(ids, gradient, bags)
+    summed = torch.zeros_like(weight).index_add_(0, rows, each)
+    torch.testing.assert_close(summed.double(), slope, rtol=1e-4, atol=1e-4)
+    before = weight.detach().clone()
+    SGD().build(embed, 0.0).step(ids, gradient, 1.0, bags)
+    torch.testing.assert_close((before - weight.detach()).double(), slope, rtol=1e-4, atol=1e-4)
+
+
+@given(weighted_batches())
+def test_the_twin_weighs_matrices_to_the_same_x(batch):
+    items, lists = batch
+    embed = PackedEmbedder(KERNELS[0])
+    bags = [
+        weighted_bag(each, slot.weighted) for each, slot in zip(lists, WEIGHTED.bags, strict=True)
+    ]
+    ids, dense = torch.tensor([items], dtype=torch.int32), torch.empty(len(items), 0)
+    padded = []
+    for rows, slot in zip(lists, WEIGHTED.bags, strict=True):
+        matrix = matrix_of([[each for each, _ in row] for row in rows])
+        weights = torch.zeros(matrix.shape)
+        weights[matrix >= 0] = weighted_bag(rows, weighted=True).weights
+        padded.append(Padded(matrix, weights if slot.weighted else None))
+    twin = LocalEmbedder(embed)
+    torch.testing.assert_close(
+        twin(ids, dense, padded), embed(ids, dense, bags), rtol=1e-5, atol=1e-7
+    )
+
+
+def test_a_bag_without_the_weights_of_its_feature_is_refused():
+    bags = [bag_of([[1]])] * 4
+    with pytest.raises(ValueError, match="the bag of 'mean' must have weights: True"):
+        PackedEmbedder(KERNELS[0])(torch.zeros(1, 1, dtype=torch.int32), torch.empty(1, 0), bags)

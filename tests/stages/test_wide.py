@@ -28,8 +28,8 @@ from polyrank.train.sources import Sources, encoded
 ROWS, BATCH = 1600, 16
 
 
-def a_log(seed: int, *, weight: bool) -> tuple[pr.Schema, pl.DataFrame]:
-    """A funnel with a rating, missing labels, ids, bags with repeats, and weights."""
+def a_log(seed: int, *, weight: bool, lists: bool = False) -> tuple[pr.Schema, pl.DataFrame]:
+    """A funnel with a rating, missing labels, ids, bags with repeats, weights of rows or lists."""
     rng = np.random.default_rng(seed)
     n = ROWS
     user, item = rng.integers(0, 40, n), rng.integers(0, 25, n)
@@ -48,11 +48,20 @@ def a_log(seed: int, *, weight: bool) -> tuple[pr.Schema, pl.DataFrame]:
             "share": rng.integers(0, 2, n).astype(float), "w": rng.integers(1, 4, n).astype(float),
         }
     )  # fmt: skip
+    names = {"history": None, "recent": None, "tags": None}
+    if lists:
+        names = {name: f"{name} weights" for name in names}
+        drawn = np.random.default_rng(seed + 1)
+        frame = frame.with_columns(
+            pl.Series(own, [drawn.normal(0.5, 1, len(row)).tolist() for row in frame[name]])
+            for name, own in names.items()
+        )
     schema = pr.Schema(
         [
             pr.SparseFeature("user", min_count=20), pr.SparseFeature("item"),
-            pr.SequenceFeature("history", shared_with="item"),
-            pr.SequenceFeature("recent", pooling="last"), pr.SequenceFeature("tags", pooling="sum"),
+            pr.SequenceFeature("history", shared_with="item", weights=names["history"]),
+            pr.SequenceFeature("recent", pooling="last", weights=names["recent"]),
+            pr.SequenceFeature("tags", pooling="sum", weights=names["tags"]),
             pr.DenseFeature("price", encoding="bins", bins=4),
         ],
         [
@@ -122,21 +131,26 @@ class Plain:
         return np.maximum(count * keeps[self.field] + extra, 1), count > 0
 
     def look_ups(self, batch, i):
-        """Return {row: [coefficient, ids]} of a row of the batch."""
+        """Return {row: [coefficient, ids, sum of absolute coefficients]} of a row of the batch."""
         rows, found = self.learner.rows, {}
         place = dict(zip([s.name for s in rows.slots], rows.shifts, strict=True))
         for k, slot in enumerate(self.schema.fields):
             row = batch.ids[k, i] + place[slot.name]
-            found[row] = [1.0, 1]
+            found[row] = [1.0, 1, 1.0]
         for k, slot in enumerate(self.schema.bags):
             bag = batch.bags[k]
-            ids = bag.ids[bag.offsets[i] : bag.offsets[i + 1]]
-            ids = ids[-1:] if slot.pooling == "last" else ids
-            x = 1 / len(ids) if slot.pooling == "mean" and len(ids) else 1.0
-            for each in ids:
-                own = found.setdefault(each + place[slot.name], [0.0, 0])
+            own = slice(bag.offsets[i], bag.offsets[i + 1])
+            ids = bag.ids[own]
+            weights = np.ones(len(ids)) if bag.weights is None else bag.weights[own].astype(float)
+            if slot.pooling == "last":
+                ids, weights = ids[-1:], weights[-1:]
+            if slot.pooling == "mean" and len(ids):
+                weights = weights / np.abs(weights).sum()
+            for each, x in zip(ids, weights, strict=True):
+                own = found.setdefault(each + place[slot.name], [0.0, 0, 0.0])
                 own[0] += x
                 own[1] += 1
+                own[2] += abs(x)
         return found
 
     def weight(self, batch, i, task):
@@ -179,11 +193,11 @@ class Plain:
         margins, reads = [], []
         for i in range(len(batch)):
             ups = self.look_ups(batch, i)
-            z = self.bias + sum((x * self.w[row] for row, (x, _) in ups.items()), np.zeros((q, t)))
-            reach = 1 + sum(x for x, _ in ups.values())
+            z = self.bias + sum((x * self.w[row] for row, (x, *_) in ups.items()), np.zeros((q, t)))
+            reach = 1 + sum(size for *_, size in ups.values())
             margins.append(z[fold[i]])
             read = np.zeros((len(self.prior), t))
-            for row, (x, times) in ups.items():
+            for row, (x, times, _) in ups.items():
                 touches[row] += times
                 read[self.field[row]] += 3 * x * self.w[row, fold[i]]
             reads.append(read.ravel())
@@ -205,10 +219,10 @@ class Plain:
                 gb[:, j] += uses * v * rest
                 hb[:, j] += uses * v * steep
                 lb[:, j] += uses * v * steep * reach
-                for row, (x, _) in ups.items():
+                for row, (x, *_) in ups.items():
                     g[row, :, j] += uses * v * rest * x
                     h[row, :, j] += uses * v * steep * x * x
-                    least[row, :, j] += uses * v * steep * x * reach
+                    least[row, :, j] += uses * v * steep * abs(x) * reach
                     w = self.w[row, fold[i], j]
                     self.score[row, j] += x * own[0] + x * x * own[1] * w
                     self.curve[row, j] += x * x * own[1]
@@ -311,10 +325,10 @@ class Plain:
 
 
 @pytest.mark.parametrize("in_torch", [False, True], ids=["compiled", "torch"])
-@pytest.mark.parametrize("case", ["plain", "weighted", "sampled"])
+@pytest.mark.parametrize("case", ["plain", "weighted", "sampled", "weighted lists"])
 def test_two_hundred_steps_are_those_of_plain_float64(case, in_torch):
     sampling = Sampling("click", keep=0.5) if case == "sampled" else None
-    schema, frame = a_log(1, weight=case == "weighted")
+    schema, frame = a_log(1, weight=case == "weighted", lists=case == "weighted lists")
     train, learner = learner_of(schema, frame, sampling, epochs=2)
     if in_torch:
         learner._scratch = None
@@ -538,9 +552,10 @@ def test_tables_are_averaged_over_the_passes_from_the_second_on():
     torch.testing.assert_close(learner.rows.effect, found.effect[:, 3:])
 
 
+@pytest.mark.parametrize("lists", [False, True], ids=["plain", "weighted"])
 @pytest.mark.parametrize("in_torch", [False, True], ids=["compiled", "torch"])
-def test_training_reads_the_tables_of_a_rows_own_fold(in_torch):
-    schema, frame = a_log(1, weight=False)
+def test_training_reads_the_tables_of_a_rows_own_fold(in_torch, lists):
+    schema, frame = a_log(1, weight=False, lists=lists)
     train, fit = learner_of(schema, frame, None, epochs=4)
     learner = fit.rows.learner(fit.run)
     learner.start()
@@ -557,7 +572,7 @@ def test_training_reads_the_tables_of_a_rows_own_fold(in_torch):
         ups = plain.look_ups(batch, i)
         z = tables["bias"].reshape(shape)[own[i]].clone()
         reads = torch.zeros(len(rows.slots), shape[1])
-        for row, (coefficient, _) in ups.items():
+        for row, (coefficient, *_) in ups.items():
             effect = coefficient * tables["effect"][row].reshape(shape)[own[i]]
             z += effect
             reads[plain.field[row]] += 3 * effect

@@ -335,8 +335,8 @@ assert len(kernels._UNCACHED) > 5
 import numpy as np
 assert kernels.look_up(
     np.zeros((1, 2), np.int32), np.zeros(0, np.int32), np.zeros((0, 1), np.int64),
-    np.zeros((1, 3), np.int64), np.ones((1, 2), np.float32), out := np.zeros((2, 2), np.float32),
-    1, 2,
+    np.zeros(0, np.float32), np.zeros((1, 3), np.int64), np.ones((1, 2), np.float32),
+    out := np.zeros((2, 2), np.float32), 1, 2,
 ) == 0
 assert out.all()
 """

@@ -18,7 +18,7 @@ from polyrank import spec
 from polyrank.bundle import format
 from polyrank.calibration.fitting import Calibrator
 from polyrank.data.labels import Orphans
-from polyrank.data.read import column_names, read
+from polyrank.data.read import Joined, column_names, read
 from polyrank.data.sampling import Sampling
 from polyrank.data.table import Table, encode
 from polyrank.data.vocab import Vocab
@@ -243,9 +243,9 @@ class Bundle:
         carried: Sequence[str] = (),
     ) -> Table:
         """Return raw rows as a Table that keeps `carried` columns; without a `split`, no labels."""
-        frame = read(rows, self.schema)
+        frame = self.opened(rows)
         if split is not None and self.fusion is not None:
-            self.fusion.check(self.schema, column_names(frame), split)
+            self.fusion.check(self.schema, column_names(frame.lazy()), split)
             carried = [*carried, *self.fusion.columns(self.schema)]
         table = encode(
             frame, self.schema, self.vocab,
@@ -256,6 +256,22 @@ class Bundle:
         if split is None or self.sampling is None:
             return table
         return self.sampling.weighted(table, split)
+
+    def opened(self, rows: Any) -> pl.LazyFrame | Joined:
+        """Return raw rows as `encode` takes them.
+
+        Rows that have the key of the lists that the run's experiment shares, and not those lists,
+        are joined with them.
+        """
+        if isinstance(rows, Joined):
+            return rows
+        frame = read(rows, self.schema)
+        shared = self.config.get("data", {}).get("shared")
+        if shared is not None:
+            known = column_names(frame)
+            if shared["key"] in known and not set(self.schema.inputs) <= {*known}:
+                return Joined(frame, shared["file"], shared["key"])
+        return frame
 
     def score(self, table: Table, *, raw: bool = False) -> pl.DataFrame:
         """Return the output columns of encoded rows; `raw` as in `predict`."""

@@ -150,6 +150,12 @@ def _native(feature: Any) -> Feature:
             f"feature {feature.name!r} needs vocab_size, since an id is the row of its table: give "
             "max + 1, or use `polyrank.fit`, which fits vocabularies"
         )
+    for option in ("weights", "max_length"):
+        if (given := getattr(feature, option, None)) is not None:
+            raise SchemaError(
+                f"feature {feature.name!r} has {option} {given!r}, which the classic API does not "
+                "know: use `polyrank.fit`"
+            )
     table = {
         "name": feature.name,
         "vocab_size": None if feature.shared_with else feature.vocab_size,  # the owner's rows

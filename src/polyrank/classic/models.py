@@ -187,7 +187,7 @@ class ClassicModel(nn.Module):
         if feature.padding_idx is not None:
             kept = given != feature.padding_idx
         offsets = nn.functional.pad(kept.sum(1).cumsum(0), (1, 0))
-        return self._rows(feature.table, given[kept], offset).int(), offsets
+        return TensorBag(self._rows(feature.table, given[kept], offset).int(), offsets)
 
     def _biases(self) -> dict[str, Tensor]:
         heads = self.ranker.head.items()

@@ -41,6 +41,8 @@ def get(
     /,
     *,
     from_: Path | None = None,
+    raw: Path | None = None,
+    seed: int = 0,
     education: bool = False,
     out: Path | None = None,
     force: bool = False,
@@ -51,6 +53,8 @@ def get(
     Args:
         name: see `polyrank data list`.
         from_: a file or folder that you already have, instead of the network.
+        raw: the folder of the four raw files that you already have (ali_ccp).
+        seed: by which raw test rows are halved into validation and test.
         education: make education a third task (census).
         out: the folder to write; data/NAME by default.
         force: replace an experiment that is there.
@@ -60,13 +64,20 @@ def get(
 
     options: dict[str, Any] = {"source": from_, "education": education or None}
     dataset = find(name)
+    if raw is not None:
+        if name != "ali_ccp":
+            raise ConfigError(f"data set {name!r} has no raw files: --raw is for ali_ccp")
+        if from_ is not None:
+            raise ConfigError("--from names processed files, and --raw the raw ones: give either")
+        _convert(raw, out or Path("data") / name, seed, force, json)
+        return
     if dataset.fetch:
         with download_bar(name) as progress:
             _write(name, options | {"progress": progress}, out, force, json)
     elif from_ is not None and "source" in dataset.options:
         _write(name, options, out, force, json)
     else:
-        hint = "; to read files of your own, name their folder by --from"
+        hint = "; to read files of your own, name their folder by --from, or raw ones by --raw"
         raise ConfigError(
             f"data set {name!r} is generated: use `polyrank data make {name}`"
             + hint * ("source" in dataset.options)
@@ -104,10 +115,15 @@ def make(
     """
     from polyrank.datasets import find
 
-    if find(name).fetch:
+    dataset = find(name)
+    if dataset.fetch:
         raise ConfigError(f"data set {name!r} is fetched: use `polyrank data get {name}`")
     sizes = {"rows": rows, "users": users, "items": items}
-    _write(name, {**sizes, "seed": seed, "preset": preset, "hidden": hidden}, out, force, json)
+    options = {**sizes, "seed": seed, "preset": preset, "hidden": hidden}
+    if dataset.files:
+        _write_files(name, options, out or Path("data") / name, force, json)
+    else:
+        _write(name, options, out, force, json)
 
 
 @contextmanager
@@ -139,3 +155,40 @@ def _write(name: str, options: dict[str, Any], out: Path | None, force: bool, js
         return
     print(f"written: {experiment.parent}")
     print(f"next:    polyrank train {experiment}")
+
+
+def _write_files(name: str, options: dict[str, Any], folder: Path, force: bool, json: bool) -> None:
+    from polyrank.cli.show import print_json
+    from polyrank.datasets import find
+
+    dataset = find(name)
+    given = {key: value for key, value in options.items() if value is not None}
+    dataset.check(given)
+    if folder.exists() and any(folder.iterdir()) and not force:
+        raise ConfigError(f"{folder} is not empty: name another folder, or replace it with --force")
+    counts = dataset.function(folder, **given)
+    if json:
+        print_json({"name": name, "folder": str(folder), "counts": counts})
+        return
+    _print_counts(folder, counts)
+    print(f"next:    polyrank data get {name.removesuffix('_raw')} --raw {folder}")
+
+
+def _convert(raw: Path, folder: Path, seed: int, force: bool, json: bool) -> None:
+    from polyrank.cli.show import print_json
+    from polyrank.datasets.ali_ccp_parquet import SINGLE_FILE, convert
+    from polyrank.datasets.write import FILE
+
+    counts = convert(raw, folder, seed=seed, force=force).to_json()
+    if json:
+        print_json({"name": "ali_ccp", "experiment": str(folder / FILE), "counts": counts})
+        return
+    _print_counts(folder, counts)
+    print(f"next:    polyrank train {folder / FILE}")
+    print(f"or:      polyrank train {folder / SINGLE_FILE}  (one value a field)")
+
+
+def _print_counts(folder: Path, counts: dict[str, int]) -> None:
+    print(f"written: {folder}")
+    for what, count in counts.items():
+        print(f"{what + ':':<9}{count:,}")

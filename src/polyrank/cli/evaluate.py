@@ -29,7 +29,7 @@ def evaluate(
     """
     from polyrank.bundle.model import load
     from polyrank.cli.show import print_counts, print_json
-    from polyrank.data.read import column_names, read
+    from polyrank.data.read import column_names
     from polyrank.errors import ConfigError
     from polyrank.metrics.segments import as_text, columns_needed
 
@@ -40,8 +40,8 @@ def evaluate(
     files = bundle.config.get("data", {})
     own = (name for name in ("valid", "train") if files.get(name) == str(Path(data).absolute()))
     split = next(own, "test")
-    frame = read(data, bundle.schema)
-    needed = columns_needed(bundle.schema, column_names(frame), by)
+    frame = bundle.opened(data)
+    needed = columns_needed(bundle.schema, column_names(frame.lazy()), by)
     table = bundle.encode(frame, split=split, orphans=orphans, carried=needed)
     print_counts(table.unseen, table.nulls, len(table))
     card = bundle.score_labelled(table, split)

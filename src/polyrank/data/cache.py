@@ -43,7 +43,7 @@ from polyrank.schema import Schema
 logger = logging.getLogger(__name__)
 
 # Of the files below, and of what encoding makes of the same rows: a change of either is a new one.
-FORMAT = 4
+FORMAT = 5
 NAME = ".polyrank-cache"
 KEPT = 4
 MANIFEST = "manifest.json"

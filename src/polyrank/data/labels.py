@@ -217,9 +217,10 @@ def find_leaks(
     """Return the features that state a label, or a task's joint label, wherever it is observed.
 
     A feature that is 1 − an event's label states it as well. Only labels that vary can leak. All
-    features are read for the first rows only; those that state a label there are then read whole.
+    features but lists are read for the first rows only; those that state a label there are then
+    read whole.
     """
-    features = [feature.name for feature in schema.features]
+    features = [feature.name for feature in schema.features if not feature.lists]
     head = collect(frame.lazy().head(_FIRST_ROWS), [*features, *schema.labels])
     check_labels(head, schema, split)
     first = hidden_labels(label_arrays(head, schema), schema)

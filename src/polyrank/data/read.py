@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from polyrank.data.arrays import from_arrays
 from polyrank.errors import DataError, did_you_mean
 from polyrank.schema import Schema
 
-Source = Any  # a path or a glob, a polars or pandas frame, a pyarrow table, a mapping of arrays
+# A path or a glob, a polars or pandas frame, a pyarrow table, a mapping of arrays, or a `Joined`.
+Source = Any
 
 # Long, because a type guessed from a few rows breaks on the first odd value further down.
 INFERENCE_ROWS = 50_000
@@ -84,6 +86,40 @@ class _Stream:
         return self._frame.__arrow_c_stream__(requested_schema)
 
 
+@dataclass(frozen=True, eq=False)
+class Joined:
+    """Rows that share lists, such as the history of a user whom a log shows a hundred times.
+
+    What `fit` and `evaluate` make of it equals what they make of the two tables joined on the key,
+    but the join is never made: each list is encoded and kept once, and a row holds its number.
+
+    Args:
+        rows: a source of rows with the column `key`; a null key has no lists.
+        shared: a source with the column `key`, each value once, and columns of lists.
+        key: the column.
+
+    Example:
+        >>> users = {"user": [7, 8], "seen": [[1, 2, 3], [2]]}
+        >>> read(Joined({"user": [8, 7, 7], "click": [0, 1, 0]}, users, "user")).collect()["seen"]
+        shape: (3,)
+        Series: 'seen' [list[i64]]
+        [
+            [2]
+            [1, 2, 3]
+            [1, 2, 3]
+        ]
+    """
+
+    rows: Source
+    shared: Source
+    key: str
+
+    def lazy(self, schema: Schema | None = None) -> pl.LazyFrame:
+        """Return the join, for what does not know better."""
+        rows, shared = read(self.rows, schema), read(self.shared, schema)
+        return rows.join(shared, on=self.key, how="left", maintain_order="left")
+
+
 def read(source: Source, schema: Schema | None = None) -> pl.LazyFrame:
     """Return rows as a LazyFrame; files are scanned, not read.
 
@@ -91,7 +127,7 @@ def read(source: Source, schema: Schema | None = None) -> pl.LazyFrame:
         source: a path or a glob of `.csv`, `.tsv` (either also as `.gz`) or `.parquet` files
             (concatenated in sorted order), a polars or pandas frame (the index is dropped), a
             pyarrow table, or a mapping from column to 1-D array, list of lists, or 2-D array whose
-            rows are lists.
+            rows are lists; or a `Joined`, which is joined.
         schema: with it the features of numbers, labels and weight of a CSV or TSV file are parsed
             as Float64, and its other features and its user and request keys are read as text:
             "007" is not 7, whatever the other rows hold. Without it all types are guessed from the
@@ -106,6 +142,8 @@ def read(source: Source, schema: Schema | None = None) -> pl.LazyFrame:
         return source
     if isinstance(source, pl.DataFrame):
         return source.lazy()
+    if isinstance(source, Joined):
+        return source.lazy(schema)
     if isinstance(source, str | Path):
         return _scan(str(source), schema)
     if isinstance(source, Mapping):

@@ -99,14 +99,18 @@ def look_ups(
     found = {}
     schema = table.schema
     for slot, ids in zip(schema.lookups, [*table.ids, *table.bags], strict=True):
+        times = None
         if isinstance(ids, Bag):
-            ids = ids.last if slot.pooling == "last" else ids.ids
+            ids, times = ids.looked_up(last=slot.pooling == "last")
         count = np.zeros(rows[slot.table])
         for start in range(0, len(ids), PIECE_ROWS):
-            count += np.bincount(ids[start : start + PIECE_ROWS], minlength=len(count))
+            piece = slice(start, start + PIECE_ROWS)
+            each = None if times is None else times[piece]
+            count += np.bincount(ids[piece], each, minlength=len(count))
         if slot.unseen and unseen_rate > 0:
+            total = len(ids) if times is None else int(times.sum())
             count *= 1 - unseen_rate
-            count[0] += unseen_rate * len(ids)
+            count[0] += unseen_rate * total
         found[slot.name] = count
     return found
 

@@ -9,7 +9,7 @@ they are fitted on a sample of the training rows, since quantiles of all would n
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,15 +25,18 @@ from polyrank.data.labels import (
     tell_of_orphans,
     without_orphans,
 )
-from polyrank.data.read import collect_chunks
+from polyrank.data.read import Joined, collect_chunks, read
+from polyrank.data.shared import Shared, Sharing
 from polyrank.data.table import Columns, encode_columns
 from polyrank.data.table_files import TableFiles
 from polyrank.data.vocab import Vocab, id_owners
 from polyrank.errors import DataError
+from polyrank.features.bags import Bag
 from polyrank.features.vocabulary import Vocabulary, counts_of, merged
 from polyrank.schema import Schema
 
 logger = logging.getLogger(__name__)
+Frame = pl.LazyFrame | pl.DataFrame | Joined
 
 MOST_CHUNK_ROWS, LEAST_CHUNK_ROWS = 262_144, 16_384
 CELLS = 24  # bytes of a value while it is read, encoded and written; an id of text has more
@@ -62,20 +65,24 @@ def chunk_rows(schema: Schema, limit: int) -> int:
     return int(np.clip(limit // (8 * CELLS * columns), LEAST_CHUNK_ROWS, MOST_CHUNK_ROWS))
 
 
-def row_bytes(schema: Schema) -> int:
-    """Return about how much memory an encoded row takes, before anything is fitted."""
+def row_bytes(schema: Schema, shared: Collection[str] = ()) -> int:
+    """Return about how much memory an encoded row takes, before anything is fitted.
+
+    Of the features whose lists are `shared`, it holds the numbers alone.
+    """
     values = len(schema.fields) + len(schema.labels) + len(schema.extras) + 2
-    values += LIST_LENGTH * len(schema.bags)
+    for slot in schema.bags:
+        values += 1 if slot.name in shared else (1 + slot.weighted) * LIST_LENGTH
     for feature in schema.features:
         if feature.numeric:
             values += MOST_COLUMNS * sum(slot.place == "dense" for slot in feature.slots)
     return 4 * values
 
 
-def planned(
-    frame: pl.LazyFrame | pl.DataFrame, schema: Schema, orphans: Orphans, split: str, chunk: int
-) -> Plan:
+def planned(frame: Frame, schema: Schema, orphans: Orphans, split: str, chunk: int) -> Plan:
     """Count the rows of a split, and refuse or name its orphans as `apply_orphans` does."""
+    if isinstance(frame, Joined):
+        frame = read(frame.rows, schema)
     found: dict[tuple[str, str], Orphan] = {}
     rows = dropped = 0
     for part in collect_chunks(frame, schema.labels, chunk):
@@ -95,19 +102,28 @@ def planned(
     return Plan(rows=kept, chunk_rows=chunk)
 
 
-def fitted(frame: pl.LazyFrame | pl.DataFrame, schema: Schema, plan: Plan) -> Vocab:
+def fitted(frame: Frame, schema: Schema, plan: Plan) -> Vocab:
     """Return what encodes a log, as `Vocab.fit` does, from chunks of its training rows."""
+    shared = None
+    if isinstance(frame, Joined):
+        frame, shared = Shared.of(frame, schema)
+    elsewhere = {} if shared is None else shared.features
+    own = [feature for feature in schema.features if feature.name not in elsewhere]
+    times = np.zeros(0 if shared is None else len(shared), dtype=np.int64)
     owners = id_owners(schema.features)
     tables = {table: owner.fixed(table) for table, owner in owners.items()}
     counted: dict[str, list[pl.DataFrame]] = {table: [] for table in owners}
     sampled: dict[str, list[pl.Series]] = {each.name: [] for each in schema.features if each.state}
     share = min(1.0, SAMPLE_ROWS / plan.rows)
     random = np.random.default_rng(_SEED)
-    names = [feature.name for feature in schema.features]
-    for part in collect_chunks(frame, names, plan.chunk_rows):
+    names = [column for feature in own for column in feature.columns]
+    keys = [] if shared is None else [shared.key]
+    for part in collect_chunks(frame, [*names, *keys], plan.chunk_rows):
         drawn = None if share == 1 else np.flatnonzero(random.random(part.height) < share)
-        for feature in schema.features:
-            column = part[feature.name]
+        if shared is not None:
+            times += shared.times([shared.places(part[shared.key], "train")])
+        for feature in own:
+            column = feature.column(part)
             if feature.name in sampled:
                 sampled[feature.name].append(column if drawn is None else column.gather(drawn))
             for table in feature.id_tables:
@@ -116,6 +132,11 @@ def fitted(frame: pl.LazyFrame | pl.DataFrame, schema: Schema, plan: Plan) -> Vo
                     found.append(counts_of(feature.ids(column, table)))
                     if sum(each.height for each in found[1:]) > DISTINCT:
                         counted[table] = merged(found)
+    if shared is not None:
+        for feature in shared.features.values():
+            for table in feature.id_tables:
+                if tables[table] is None:
+                    counted[table] += shared.counts(feature, table, times)
     states = {}
     for feature in schema.features:
         if feature.name in sampled:
@@ -132,7 +153,7 @@ def fitted(frame: pl.LazyFrame | pl.DataFrame, schema: Schema, plan: Plan) -> Vo
 def write_table(
     folder: Path,
     split: str,
-    frame: pl.LazyFrame | pl.DataFrame,
+    frame: Frame,
     schema: Schema,
     vocab: Vocab,
     plan: Plan,
@@ -143,7 +164,13 @@ def write_table(
     keyed: bool,
 ) -> dict[str, Any]:
     """Write the columns of a split as a cache entry has them; return what its manifest says."""
-    columns = Columns.of(frame, schema, split, labels=True, carried=carried)
+    sharing, times = None, np.empty(0, np.int64)
+    if isinstance(frame, Joined):
+        frame, shared = Shared.of(frame, schema)
+        parts = collect_chunks(frame, [shared.key], plan.chunk_rows)
+        times = shared.times(shared.places(part[shared.key], split) for part in parts)
+        sharing = Sharing.of(shared, times, vocab.codecs, encoded=False)
+    columns = Columns.of(frame, schema, split, labels=True, carried=carried, sharing=sharing)
     wanted = [*columns.others, *columns.features]
     with ExitStack() as stack:
         files: TableFiles | None = None
@@ -154,7 +181,9 @@ def write_table(
                 read += part.height
                 if not kept.height:
                     continue
-                table = encode_columns(kept, schema, vocab, columns, split=split, numbers=numbers)
+                table = encode_columns(
+                    kept, schema, vocab, columns, split=split, numbers=numbers, sharing=sharing
+                )
             if not keyed:
                 table = replace(table, keys=pl.DataFrame())
             if files is None:
@@ -162,7 +191,23 @@ def write_table(
             files.write(table, start)
             start += len(table)
         assert files is not None
+        if sharing is not None:
+            _write_lists(files, schema, vocab, sharing.shared, times > 0)
         return files.facts()
+
+
+def _write_lists(
+    files: TableFiles, schema: Schema, vocab: Vocab, shared: Shared, used: np.ndarray
+) -> None:
+    places = {slot.name: index for index, slot in enumerate(schema.bags)}
+    for name, feature in shared.features.items():
+        codec = vocab.codecs[name]
+        for found in shared.chunks(feature, codec, used):
+            files.nulls[name] += found.nulls
+            files.unseen[name] += found.unseen
+            for slot, bag in codec.place(found.values).items():
+                assert isinstance(bag, Bag)
+                files.write_lists(places[slot], bag)
 
 
 @contextmanager

@@ -16,13 +16,15 @@ import numpy as np
 import polars as pl
 
 from polyrank.data.labels import Orphans, apply_orphans, check_labels
-from polyrank.data.read import by_column, collect, column_names
+from polyrank.data.read import Joined, by_column, collect, column_names
+from polyrank.data.shared import Shared, Sharing
 from polyrank.data.shares import WHOLE, Share
 from polyrank.data.vocab import Vocab
 from polyrank.data.windows import joined_bags, windows
 from polyrank.errors import DataError
 from polyrank.features.bags import Bag
 from polyrank.features.dense import float32_of
+from polyrank.features.kind import Encoded, Feature
 from polyrank.layout import Layout
 from polyrank.schema import Schema
 from polyrank.terms import TRUE, output_columns
@@ -69,7 +71,7 @@ class Batch:
             self.dense[:0],
             self.labels[:0],
             None if self.weight is None else self.weight[:0],
-            tuple(Bag(bag.ids[:0], bag.offsets[:1]) for bag in self.bags),
+            tuple(bag.take(slice(0)) for bag in self.bags),
             None if self.extras is None else self.extras[:0],
             None if self.rows is None else self.rows[:0],
             {name: each[:0] for name, each in self.given.items()},
@@ -427,7 +429,7 @@ class Table:
 
 
 def encode(
-    frame: pl.LazyFrame | pl.DataFrame,
+    frame: pl.LazyFrame | pl.DataFrame | Joined,
     schema: Schema,
     vocab: Vocab,
     *,
@@ -453,10 +455,17 @@ def encode(
         DataError: no rows, a missing column, labels, weights or known truths that cannot be,
             orphans.
     """
-    columns = Columns.of(frame, schema, split, labels=labels, carried=carried)
+    sharing = None
+    if isinstance(frame, Joined):
+        frame, shared = Shared.of(frame, schema)
+        keys = collect(frame, [shared.key])[shared.key]
+        times = shared.times([shared.places(keys, split)])
+        sharing = Sharing.of(shared, times, vocab.codecs)
+    columns = Columns.of(frame, schema, split, labels=labels, carried=carried, sharing=sharing)
     return encode_columns(
-        frame, schema, vocab, columns, split=split, orphans=orphans, labels=labels, numbers=numbers
-    )
+        frame, schema, vocab, columns, split=split, orphans=orphans, labels=labels, numbers=numbers,
+        sharing=sharing,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -467,7 +476,7 @@ class Columns:
         keys: the key columns user, request and time.
         truth: columns that hold known probabilities, by output.
         others: all but the features.
-        features: those of the features.
+        features: those of the features, but of lists that are shared.
         carried: those that are kept as they are.
     """
 
@@ -480,7 +489,7 @@ class Columns:
     @classmethod
     def of(
         cls, frame: pl.LazyFrame | pl.DataFrame, schema: Schema, split: str, *, labels: bool,
-        carried: Sequence[str],
+        carried: Sequence[str], sharing: Sharing | None = None,
     ) -> Columns:  # fmt: skip
         """Find them, and log which key is missing."""
         keys, known = schema.keys, column_names(frame)
@@ -494,7 +503,15 @@ class Columns:
         others = [*present, *truth.values(), *carried, *schema.extras]
         if labels:
             others += [*schema.labels, *([keys.weight] if keys.weight else [])]
-        features = [feature.name for feature in schema.features]
+        elsewhere = {} if sharing is None else sharing.lists
+        features = [
+            column
+            for feature in schema.features
+            if feature.name not in elsewhere
+            for column in feature.columns
+        ]
+        if sharing is not None:
+            others.append(sharing.shared.key)
         return cls(present, truth, others, features, list(dict.fromkeys(carried)))
 
 
@@ -508,12 +525,13 @@ def encode_columns(
     orphans: Orphans = "error",
     labels: bool = True,
     numbers: bool = False,
+    sharing: Sharing | None = None,
 ) -> Table:
     """Return the rows of a log or of a chunk of it; see `encode`."""
     keys = schema.keys
     frame = by_column(frame, [*columns.others, *columns.features])
     # With a feature among them, these columns have the number of rows, whatever else there is.
-    data = collect(frame, [*columns.others, columns.features[0]])
+    data = collect(frame, [*columns.others, *columns.features[:1]])
     if not data.height:
         raise DataError(f"no rows in {split}" if labels else "there are no rows to predict")
     kept: pl.Series | None = None
@@ -526,9 +544,17 @@ def encode_columns(
     true_values = {
         output: _true_values(data[name], split) for output, name in columns.truth.items()
     }
-    inputs = (collect(frame, [name]).to_series() for name in columns.features)
-    if kept is not None:
-        inputs = (column.gather(kept) for column in inputs)
+    places = None
+    if sharing is not None:
+        places = sharing.shared.places(data[sharing.shared.key], split)
+
+    def encoded(feature: Feature) -> Encoded:
+        if sharing is not None and places is not None and feature.name in sharing.lists:
+            return sharing.encoded(feature.name, places)
+        column = feature.column(collect(frame, feature.columns))
+        return vocab.codecs[feature.name].read(column if kept is None else column.gather(kept))
+
+    inputs = map(encoded, schema.features)
     return Table(
         schema=schema,
         **_inputs(inputs, data.height, schema, vocab, numbers=numbers),
@@ -554,7 +580,7 @@ def _without_orphans(
 
 
 def _inputs(
-    columns: Iterable[pl.Series], rows: int, schema: Schema, vocab: Vocab, *, numbers: bool
+    encoded: Iterable[Encoded], rows: int, schema: Schema, vocab: Vocab, *, numbers: bool
 ) -> dict[str, Any]:
     """Return the fields of a Table that come of its features."""
     unseen: dict[str, int] = {}
@@ -575,9 +601,8 @@ def _inputs(
     # One column after the other in memory, as they are written here and read by trees.
     raw = np.empty((len(names), rows), dtype=np.float32).T
     kept: dict[str, np.ndarray] = dict(zip(names, raw.T, strict=True))
-    for feature, column in zip(schema.features, columns, strict=True):
+    for feature, found in zip(schema.features, encoded, strict=True):
         codec = vocab.codecs[feature.name]
-        found = codec.read(column)
         nulls[feature.name] = found.nulls
         if feature.id_tables:
             unseen[feature.name] = found.unseen

@@ -1,6 +1,6 @@
 """The columns of a table on disk: arrays that numpy maps into memory, written whole or in chunks.
 
-SPLIT.ids.npy, SPLIT.dense.npy, …   an array of a Table each; SPLIT.bag.0.ids.npy, … of a bag
+SPLIT.ids.npy, SPLIT.dense.npy, …   an array of a Table each; SPLIT.bag.0.ids.npy, … of a Bag
 SPLIT.keys.arrow, SPLIT.carried.arrow   raw columns
 """
 
@@ -38,12 +38,17 @@ class TableFiles:
         self.rowwise = {name: opened(name, each) for name, each in _rowwise(first).items()}
         self.ids, self.numbers = opened("ids", first.ids), opened("numbers", first.numbers)
         self.bags = [
-            (opened(f"bag.{index}.ids", bag.ids), opened(f"bag.{index}.offsets", bag.offsets))
+            {
+                name: opened(f"bag.{index}.{name}", each)
+                for name, each in vars(bag).items()
+                if each is not None
+            }
             for index, bag in enumerate(first.bags)
         ]
         self.elements = [0] * len(first.bags)
-        for _, offsets in self.bags:
-            offsets.append(np.zeros(1, dtype=np.int64))
+        self.lists = [0] * len(first.bags)
+        for files in self.bags:
+            files["offsets"].append(np.zeros(1, dtype=np.int64))
 
     def write(self, table: Table, start: int) -> None:
         """Write the rows of a chunk behind those before."""
@@ -52,15 +57,26 @@ class TableFiles:
         for file, columns in ((self.ids, table.ids), (self.numbers, table.numbers.T)):
             for place, column in enumerate(columns):
                 file.put(column, place * self.rows + start)
-        for index, (bag, (ids, offsets)) in enumerate(zip(table.bags, self.bags, strict=True)):
-            ids.append(bag.ids)
-            offsets.append(bag.offsets[1:] + self.elements[index])
-            self.elements[index] += len(bag.ids)
+        for index, bag in enumerate(table.bags):
+            if bag.rows is None:
+                self.write_lists(index, bag)
+            else:
+                self.bags[index]["rows"].append(bag.rows)
         for totals, counts in ((self.unseen, table.unseen), (self.nulls, table.nulls)):
             for name, count in counts.items():
                 totals[name] += count
         self.keys.append(table.keys)
         self.carried.append(table.carried)
+
+    def write_lists(self, index: int, bag: Bag) -> None:
+        """Write lists of a bag behind those before; of a table that shares lists, each once."""
+        files = self.bags[index]
+        files["ids"].append(bag.ids)
+        if bag.weights is not None:
+            files["weights"].append(bag.weights)
+        files["offsets"].append(bag.offsets[1:] + self.elements[index])
+        self.elements[index] += len(bag.ids)
+        self.lists[index] += len(bag.offsets) - 1
 
     def facts(self) -> dict[str, Any]:
         """Finish the files; return what a manifest says of the table."""
@@ -70,14 +86,15 @@ class TableFiles:
         self.ids.finish((len(first.ids), rows))
         # Trees read one number's column after the other.
         self.numbers.finish((rows, first.numbers.shape[1]), fortran_order=True)
-        for count, (ids, offsets) in zip(self.elements, self.bags, strict=True):
-            ids.finish((count,))
-            offsets.finish((rows + 1,))
+        for elements, lists, files in zip(self.elements, self.lists, self.bags, strict=True):
+            lengths = {"ids": elements, "weights": elements, "offsets": lists + 1, "rows": rows}
+            for name, file in files.items():
+                file.finish((lengths[name],))
         for name, frames in (("keys", self.keys), ("carried", self.carried)):
             pl.concat(frames).write_ipc(self.folder / f"{self.split}.{name}.arrow")
         return {
             "weight": first.weight is not None,
-            "bags": len(first.bags),
+            "bags": [list(files) for files in self.bags],
             "truth": list(first.truth),
             "unseen": self.unseen,
             "nulls": self.nulls,
@@ -90,6 +107,9 @@ def write_table(folder: Path, split: str, table: Table) -> dict[str, Any]:
     with ExitStack() as stack:
         files = TableFiles(folder, split, table, len(table), stack)
         files.write(table, 0)
+        for index, bag in enumerate(table.bags):
+            if bag.rows is not None:
+                files.write_lists(index, bag)
         return files.facts()
 
 
@@ -141,7 +161,10 @@ def read_table(path: Path, split: str, facts: Mapping[str, Any], schema: Schema)
     def array(name: str) -> np.ndarray:
         return mapped(path / f"{split}.{name}.npy")
 
-    bags = range(facts["bags"])
+    bags = [
+        {name: array(f"bag.{index}.{name}") for name in names}
+        for index, names in enumerate(facts["bags"])
+    ]
     return Table(
         schema=schema,
         ids=array("ids"),
@@ -156,5 +179,5 @@ def read_table(path: Path, split: str, facts: Mapping[str, Any], schema: Schema)
         carried=pl.read_ipc((path / f"{split}.carried.arrow").read_bytes()),
         extras=array("extras"),
         numbers=array("numbers"),
-        bags=tuple(Bag(array(f"bag.{i}.ids"), array(f"bag.{i}.offsets")) for i in bags),
+        bags=tuple(Bag(**each) for each in bags),
     )

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
 
+import numpy as np
 import polars as pl
 
 from polyrank import spec
-from polyrank.data.read import by_column, collect
+from polyrank.data.read import Joined, by_column, collect
+from polyrank.data.shared import Shared
 from polyrank.errors import DataError
 from polyrank.features import Codec, Feature
 from polyrank.features.vocabulary import Vocabulary, counts_of
@@ -32,7 +34,7 @@ class Vocab:
     states: Mapping[str, Any]
 
     @classmethod
-    def fit(cls, frame: pl.LazyFrame | pl.DataFrame, schema: Schema) -> Self:
+    def fit(cls, frame: pl.LazyFrame | pl.DataFrame | Joined, schema: Schema) -> Self:
         """Return what encodes a log, fitted on its training rows and no others.
 
         Args:
@@ -47,9 +49,22 @@ class Vocab:
         tables = {table: owner.fixed(table) for table, owner in owners.items()}
         counted: dict[str, list[pl.DataFrame]] = {table: [] for table in owners}
         states: dict[str, Any] = {}
-        frame = by_column(frame, [feature.name for feature in schema.features])
+        shared, times = None, np.empty(0, np.int64)
+        if isinstance(frame, Joined):
+            frame, shared = Shared.of(frame, schema)
+            keys = collect(frame, [shared.key])[shared.key]
+            times = shared.times([shared.places(keys, "train")])
+        own = [
+            each for each in schema.features if shared is None or each.name not in shared.features
+        ]
+        frame = by_column(frame, [column for each in own for column in each.columns])
         for feature in schema.features:
-            column = collect(frame, [feature.name]).to_series()
+            if shared is not None and feature.name in shared.features:
+                for table in feature.id_tables:
+                    if tables[table] is None:
+                        counted[table] += shared.counts(feature, table, times)
+                continue
+            column = feature.column(collect(frame, feature.columns))
             if not len(column):
                 raise DataError("no rows in train: there is nothing to fit a vocabulary on")
             state = feature.fit(column)

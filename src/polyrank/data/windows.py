@@ -148,7 +148,7 @@ def part(table: Table, rows: slice | np.ndarray) -> Table:
         weight=None if table.weight is None else table.weight[some],
         keys=pl.DataFrame(),
         truth={},
-        bags=tuple(bag.take(some) for bag in table.bags),
+        bags=tuple(bag.part(some) for bag in table.bags),
         extras=table.extras[some] if table.schema.extras else table.extras,
         carried=pl.DataFrame(),
         numbers=table.numbers[some] if table.numbers.size else table.numbers,
@@ -203,5 +203,10 @@ def _joined_columns(columns: Sequence[np.ndarray]) -> np.ndarray:
 
 def joined_bags(bags: Sequence[Bag]) -> Bag:
     """Return the lists of some columns one after the other."""
+    rows = [bag.rows for bag in bags if bag.rows is not None]
+    if rows:  # of one table, so the lists are the same
+        return replace(bags[0], rows=_joined(rows))
     lengths = np.concatenate([np.diff(bag.offsets) for bag in bags])
-    return Bag(np.concatenate([bag.ids for bag in bags]), offsets_of(lengths))
+    ids = np.concatenate([bag.ids for bag in bags])
+    weights = [bag.weights for bag in bags if bag.weights is not None]
+    return Bag(ids, offsets_of(lengths), _joined(weights) if weights else None)

@@ -30,6 +30,8 @@ class Dataset:
     licence: str  # of the rows
     rows: int  # of all splits; of a generated set, by default
     fetch: bool = False
+    # Whether its function writes files of another format into a folder, and returns counts.
+    files: bool = False
     # Of the experiment that is written with it, where the usual will not do.
     training: Mapping[str, Any] = field(default_factory=dict)
 
@@ -39,22 +41,32 @@ class Dataset:
         return "get" if self.fetch else "make"
 
     @property
-    def function(self) -> Callable[..., Frames]:
+    def function(self) -> Callable[..., Any]:
         """The function that gives it, imported on first use."""
         return getattr(import_module(f"polyrank.datasets.{self.name}"), self.name)
 
     @property
     def options(self) -> tuple[str, ...]:
-        """Names of the options that `load` takes for it."""
-        return tuple(inspect.signature(self.function).parameters)
+        """Names of the options that it takes."""
+        names = inspect.signature(self.function).parameters
+        return tuple(name for name in names if not (self.files and name == "folder"))
 
     def load(self, **options: Any) -> Frames:
         """Return (train, valid, test, schema); raises as `polyrank.datasets.load`."""
+        if self.files:
+            raise ConfigError(
+                f"data set {self.name!r} is files of another format: write them by `polyrank data "
+                f"make {self.name}`"
+            )
+        self.check(options)
+        return self.function(**options)
+
+    def check(self, options: Mapping[str, Any]) -> None:
+        """Refuse options that its function does not take."""
         for name in options:
             if name not in self.options:
                 hint = did_you_mean(name, self.options)
                 raise ConfigError(f"data set {self.name!r}: unknown option {name!r}{hint}")
-        return self.function(**options)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""
@@ -81,6 +93,13 @@ _ALL = (
         summary="clicks and purchases in the processed Ali-CCP's columns, truth known",
         licence="generated; none",
         rows=1_000_000,
+    ),
+    Dataset(
+        "ali_ccp_raw",
+        summary="the same in the raw files of Ali-CCP, with all values of all fields",
+        licence="generated; none",
+        rows=1_000_000,
+        files=True,
     ),
     Dataset(
         "movielens_100k",

@@ -41,7 +41,7 @@ def write(
     folder = Path(folder).expanduser()
     experiment = folder / FILE
     text = as_toml(experiment_table(schema, name=name, seed=seed, training=training))
-    with _whole(folder), ExitStack() as files:
+    with whole_folder(folder), ExitStack() as files:
         if experiment.exists() and not force:
             raise ConfigError(f"{experiment} exists: name another folder, or replace it with force")
         # What is entered first is renamed last.
@@ -55,7 +55,7 @@ def write(
 
 
 @contextmanager
-def _whole(folder: Path) -> Iterator[None]:
+def whole_folder(folder: Path) -> Iterator[None]:
     """Make a folder to write to; on failure, remove what was made of it."""
     made: list[Path] = []
     try:

@@ -36,6 +36,7 @@ class Slot:
         pooling: of a bag.
         unseen: whether row 0 of the table is for unseen ids or values, so that id dropout trains
             it.
+        weighted: of a bag: whether its ids have weights.
         wide: whether its ids may have wide rows; of bags and ids only.
         ordered: of ids: whether the rows after row 0 are in the order of a number, so that the
             effects of neighbours are alike.
@@ -45,6 +46,7 @@ class Slot:
     place: Literal["ids", "bags", "dense"]
     table: str = ""
     pooling: Pooling = "mean"
+    weighted: bool = False
     unseen: bool = False
     wide: bool = True
     ordered: bool = False
@@ -105,6 +107,15 @@ class Feature(ABC):
             raise SchemaError(f"a feature's name must be the name of a column, got {self.name!r}")
 
     @property
+    def columns(self) -> tuple[str, ...]:
+        """The raw columns that it reads, the one of its own name first."""
+        return (self.name,)
+
+    def column(self, raw: Mapping[str, pl.Series] | pl.DataFrame) -> pl.Series:
+        """Return what it reads as one column, by its name, of the raw `columns` of some rows."""
+        return raw[self.name]
+
+    @property
     @abstractmethod
     def slots(self) -> tuple[Slot, ...]:
         """The parts of x that it fills, in order."""
@@ -141,7 +152,7 @@ class Feature(ABC):
 
     @abstractmethod
     def values(self, column: pl.Series) -> Any:
-        """Return what a column holds: `Elements`, or float32 numbers (N,) with NaN for null.
+        """Return what `column` holds: `Elements`, or float32 numbers (N,) with NaN for null.
 
         Raises:
             DataError: a column that can hold no such values.
@@ -163,6 +174,20 @@ class Feature(ABC):
             tables: the vocabularies of all features, by table.
             state: what `fit` returned.
         """
+
+
+class Beside(NamedTuple):
+    """A raw column that a feature reads beside the one of its name, as `Codec` has the latter.
+
+    Args:
+        json: the JSON Schema of one value in a request.
+        example: such a value.
+        described: the input of an exported file.
+    """
+
+    json: dict[str, Any]
+    example: Any
+    described: dict[str, Any]
 
 
 Together = Callable[[Mapping[str, list[Any]]], "dict[str, Encoded] | None"]
@@ -239,6 +264,11 @@ class Codec(ABC):
             (N, columns) → (N,)
         """
         return columns.sum(axis=1)
+
+    @property
+    def beside(self) -> Mapping[str, Beside]:
+        """What else it reads of a request, and takes as an input of an exported file."""
+        return {}
 
     @property
     @abstractmethod

@@ -11,7 +11,7 @@ import polars as pl
 
 from polyrank.errors import SchemaError, did_you_mean
 from polyrank.features.bags import Bag, Elements, flattened, offsets_of
-from polyrank.features.kind import Encoded, Pooling, Slot
+from polyrank.features.kind import Beside, Encoded, Feature, Pooling, Slot
 from polyrank.features.sparse import IdCodec, IdFeature
 from polyrank.features.vocabulary import NoneType, Vocabulary
 from polyrank.spec import whole
@@ -34,14 +34,23 @@ class SequenceFeature(IdFeature):
         pooling: `mean` or `sum` of a list's embeddings, or its `last` one alone.
         padding_idx: an integer that only fills lists up to one length and is no id: it is left
             out wherever it stands. None leaves nothing out.
-        wide: as in `SparseFeature`.
+        weights: column of lists with a finite number for each id, such as a count or an age. The
+            vector of `sum` is then Σ w·e, that of `mean` Σ w·e ÷ Σ |w| (zeros where all weights are
+            0) and that of `last` the last w·e, with the embeddings e. No other feature has it.
+        max_length: the longest list: of a longer one the last ids count, which are the most recent
+            ones where lists are written in the order of time, and what `padding_idx` leaves out
+            does not count. None takes lists of any length.
+        wide: as in `SparseFeature`; a weight is the coefficient of an id's effect as it is that of
+            its embedding.
 
     Raises:
-        SchemaError: as `SparseFeature`; an unknown pooling.
+        SchemaError: as `SparseFeature`; an unknown pooling, or weights that are no column's name.
 
     Example:
         >>> SequenceFeature("clicked_items", shared_with="item_id", pooling="sum").table
         'item_id'
+        >>> SequenceFeature("brands", weights="visits", max_length=50).columns
+        ('brands', 'visits')
     """
 
     kind: ClassVar[str] = "sequence"
@@ -51,6 +60,8 @@ class SequenceFeature(IdFeature):
 
     pooling: Pooling = "mean"
     padding_idx: int | None = None
+    weights: str | None = None
+    max_length: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -61,17 +72,56 @@ class SequenceFeature(IdFeature):
             where = f"feature {self.name!r}: padding_idx"
             padding = whole(where, self.padding_idx, least=None, error=SchemaError)
             object.__setattr__(self, "padding_idx", padding)
+        if self.max_length is not None:
+            where = f"feature {self.name!r}: max_length"
+            most = whole(where, self.max_length, error=SchemaError)
+            object.__setattr__(self, "max_length", most)
+        if self.weights is not None and (not isinstance(self.weights, str) or not self.weights):
+            raise SchemaError(
+                f"feature {self.name!r}: weights must be the name of a column, got {self.weights!r}"
+            )
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (self.name,) if self.weights is None else (self.name, self.weights)
+
+    def column(self, raw: Mapping[str, pl.Series] | pl.DataFrame) -> pl.Series:
+        """Return the lists; with weights, a struct of both."""
+        if self.weights is None:
+            return raw[self.name]
+        both = [raw[self.name].alias("ids"), raw[self.weights].alias("weights")]
+        return pl.DataFrame(both).to_struct(self.name)
+
+    def check_among(self, features: Mapping[str, Feature]) -> None:
+        super().check_among(features)
+        if self.weights is None:
+            return
+        for other in features.values():
+            if other.name == self.weights:
+                raise SchemaError(
+                    f"feature {self.name!r}: its weights {self.weights!r} are a feature too: "
+                    "rename a copy of the column"
+                )
+            if other.name != self.name and self.weights in other.columns:
+                raise SchemaError(
+                    f"features {self.name!r} and {other.name!r} have the weights {self.weights!r}: "
+                    "rename a copy of the column"
+                )
 
     @property
     def slots(self) -> tuple[Slot, ...]:
         slot = Slot(
-            name=self.name, place="bags", table=self.table, pooling=self.pooling, unseen=True,
-            wide=self.wide,
+            name=self.name, place="bags", table=self.table, pooling=self.pooling,
+            weighted=self.weights is not None, unseen=True, wide=self.wide,
         )  # fmt: skip
         return (slot,)
 
     def values(self, column: pl.Series) -> Elements:
-        return flattened(column, self.padding_idx)
+        if self.weights is None:
+            return flattened(column, self.padding_idx, most=self.max_length)
+        ids = column.struct.field("ids").alias(self.name)
+        weights = column.struct.field("weights").alias(self.weights)
+        return flattened(ids, self.padding_idx, weights=weights, most=self.max_length)
 
     def codec(self, tables: Mapping[str, Vocabulary], state: None) -> SequenceCodec:
         return SequenceCodec(self, tables[self.table])
@@ -80,9 +130,21 @@ class SequenceFeature(IdFeature):
 class SequenceCodec(IdCodec):
     """Lists of ids."""
 
+    @property
+    def beside(self) -> Mapping[str, Beside]:
+        if self.feature.weights is None:
+            return {}
+        json = {"type": ["array", "null"], "items": {"type": "number"}}
+        return {self.feature.weights: Beside(json, [1.0], {"type": "float32", "padding": 0})}
+
     def read_values(self, values: Sequence[Any]) -> Encoded | None:
-        if self.feature.padding_idx is not None or not set(map(type, values)) <= {list, NoneType}:
+        feature = self.feature
+        if feature.padding_idx is not None or feature.weights is not None:
             return None
+        if not set(map(type, values)) <= {list, NoneType}:
+            return None
+        if feature.max_length is not None:
+            values = [each and each[-feature.max_length :] for each in values]
         found = self.vocabulary.encode_values([each for some in values if some for each in some])
         if found is None:
             return None

@@ -175,9 +175,9 @@ class IdCodec(Codec):
         return PADDING[self.vocabulary.id_type]
 
     def read(self, column: pl.Series) -> Encoded:
-        ids, offsets, null_lists = self.feature.values(column)
+        ids, offsets, null_lists, weights = self.feature.values(column)
         rows, unseen, nulls = self.vocabulary.encode(ids)
-        values = rows if offsets is None else Bag(rows, offsets)
+        values = rows if offsets is None else Bag(rows, offsets, weights)
         return Encoded(values, len(rows) - nulls, unseen, nulls + null_lists)
 
     def place(self, values: Any) -> Mapping[str, np.ndarray | Bag]:
@@ -192,7 +192,7 @@ class IdCodec(Codec):
         An id that no value of this type can be, such as a text among integers, becomes one that is
         in no vocabulary.
         """
-        ids, offsets, _ = self.feature.values(column)
+        ids, offsets, _, weights = self.feature.values(column)
         kind, plain, table = self.vocabulary.id_type, plain_ids(ids), self.vocabulary
         typed = next(spellings(plain)) if kind == "string" else as_type(plain, kind)
         if kind == "string" and len(table.values):
@@ -204,7 +204,7 @@ class IdCodec(Codec):
         absent = typed.is_null() | typed.is_in([NULL[kind], PADDING[kind]])
         found = typed.set(absent, UNSEEN[kind]).to_numpy(writable=True).astype(DTYPE[kind])
         found[(absent & plain.is_null()).to_numpy()] = NULL[kind]
-        return found if offsets is None else Bag(found, offsets)
+        return found if offsets is None else Bag(found, offsets, weights)
 
     @property
     def json(self) -> dict[str, Any]:

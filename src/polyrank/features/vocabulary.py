@@ -266,9 +266,15 @@ def merged(counted: Sequence[pl.DataFrame]) -> list[pl.DataFrame]:
     return [pl.concat(frames).group_by("value").sum() for frames in by_type.values()]
 
 
-def counts_of(column: pl.Series) -> pl.DataFrame:
-    """Return the distinct plain ids of a column, `value`, and their occurrences, `count`."""
+def counts_of(column: pl.Series, times: np.ndarray | None = None) -> pl.DataFrame:
+    """Return the distinct plain ids of a column, `value`, and their occurrences, `count`.
+
+    With `times`, int64 (N,), each element of the column stands for as many.
+    """
     ids = plain_ids(column).alias("value")
+    if times is not None:
+        counted = pl.DataFrame([ids, pl.Series("count", times)])
+        return counted.group_by("value").sum()
     present = ids.drop_nulls() if ids.dtype == pl.Int64 else ids
     if present.dtype != pl.Int64 or not len(present):
         return ids.value_counts(name="count")

@@ -43,7 +43,7 @@ class Tensors(NamedTuple):
         return cls(
             moved(batch.ids),
             moved(batch.dense),
-            tuple((moved(bag.ids), moved(bag.offsets)) for bag in batch.bags),
+            tuple(TensorBag.of(bag, device) for bag in batch.bags),
             moved(batch.labels),
             None if batch.weight is None else moved(batch.weight),
             None if batch.extras is None else moved(batch.extras),

@@ -5,40 +5,80 @@ On the CPU compiled kernels look up and update rows; elsewhere torch does, and `
 each pack the rows it must update. `LocalEmbedder` is the twin that export captures, for ids local
 to each table.
 
-The ids of a sequence are a bag: those of all rows, and where each row's begin. Its embeddings are
-pooled to one vector a row, of zeros where the row has none.
+The ids of a sequence are a bag: those of all rows, where each row's begin, and the weight of each
+id where the feature has weights. Its embeddings are pooled to one vector a row, of zeros where the
+row has none: with embeddings e and weights w (all 1 without), `sum` is Σ w·e, `mean` Σ w·e ÷ Σ |w|
+and `last` the last w·e.
 
 Letters: F id features, S sequences, B rows, W columns of x.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding, embedding_bag
 
+from polyrank.features.bags import Bag
 from polyrank.features.kind import Pooling
 from polyrank.layout import Layout, Pack
 from polyrank.nn import kernels
 
-POOLINGS = {"sum": kernels.SUM, "mean": kernels.MEAN, "last": kernels.LAST}
+# Of bags without weights, and with them.
+POOLINGS = (
+    {"sum": kernels.SUM, "mean": kernels.MEAN, "last": kernels.LAST},
+    {
+        "sum": kernels.WEIGHTED_SUM,
+        "mean": kernels.WEIGHTED_MEAN,
+        "last": kernels.WEIGHTED_LAST,
+    },
+)
 # Look-ups in a table that no cache holds take about four times as long as in one that fits.
 _CACHED_ROWS, _MISS = 2**14, 4
 INITIAL_STD = 0.01  # standard deviation of the initial embeddings
-# The ids of all rows and where each row's begin: (total,) and int64 (B + 1,), from 0 to total.
-TensorBag = tuple[Tensor, Tensor]
+
+
+class TensorBag(NamedTuple):
+    """The lists of ids of some rows.
+
+    Shape:
+        ids: (total,) · offsets: int64 (B + 1,), from 0 to total · weights: float32 (total,)
+    """
+
+    ids: Tensor
+    offsets: Tensor
+    weights: Tensor | None = None
+
+    @classmethod
+    def of(cls, bag: Bag, device: torch.device | str = "cpu") -> TensorBag:
+        """Return the lists of a batch, each row having its own, on a device."""
+        ids, offsets = (torch.from_numpy(each).to(device) for each in (bag.ids, bag.offsets))
+        weights = None if bag.weights is None else torch.from_numpy(bag.weights).to(device)
+        return cls(ids, offsets, weights)
+
+
+class Padded(NamedTuple):
+    """Lists of ids in a matrix, where an id below 0 is none, and their weights.
+
+    Shape:
+        ids: int64 (B, L) · weights: float32 (B, L)
+    """
+
+    ids: Tensor
+    weights: Tensor | None = None
 
 
 class PackedEmbedder(nn.Module):
     """One matrix a width, whose rows are the ids: (F, B), dense (B, D), bags → x (B, W).
 
-    A bag is its int32 ids and the int64 offsets (B + 1,); x is in the order of `Layout.slices`.
+    The ids of a bag are int32; x is in the order of `Layout.slices`.
     """
 
     def __init__(self, layout: Layout) -> None:
@@ -73,8 +113,9 @@ class PackedEmbedder(nn.Module):
             some = Bags.of([bag for bag, _ in sequences], own.sequences)
             with kernels.ONE_AT_A_TIME:
                 wrong = kernels.look_up(
-                    fields, some.ids, some.starts, own.lookups, weight.detach().numpy(), found,
-                    torch.get_num_threads(), kernels.constant(weight.shape[1]),
+                    fields, some.ids, some.starts, some.weights, own.lookups,
+                    weight.detach().numpy(), found, torch.get_num_threads(),
+                    kernels.constant(weight.shape[1]),
                 )  # fmt: skip
             if wrong:
                 raise IndexError(f"{wrong:,} ids of the batch are outside their tables")
@@ -129,7 +170,7 @@ class LocalEmbedder(nn.Module):
 
     Shape:
         - ids: int64 (F, B), rows of each feature's own table; dense: (B, D)
-        - sequences: S times int64 (B, L), rows of the feature's own table; below 0 is no id
+        - sequences: S matrices of rows of the feature's own table
         - output: (B, W), up to the rounding of a pooled sum equal to `PackedEmbedder`
     """
 
@@ -152,7 +193,7 @@ class LocalEmbedder(nn.Module):
             values = [places[table][at] for table in tables]
             self.register_buffer(name, torch.tensor(values, dtype=torch.int64)[:, None])
 
-    def forward(self, ids: Tensor, dense: Tensor, sequences: Sequence[Tensor] = ()) -> Tensor:
+    def forward(self, ids: Tensor, dense: Tensor, sequences: Sequence[Padded] = ()) -> Tensor:
         schema = self.layout.schema
         fields = len(schema.fields)
         if fields:
@@ -164,9 +205,10 @@ class LocalEmbedder(nn.Module):
                 # (B, fields, width) → (B, fields · width): a row's fields side by side
                 looked_up.append(embedding(own.T, weight).flatten(1))
             for index in pack.bags:
-                rows = self._in_pack(sequences[index], slice(fields + index, fields + index + 1))
-                rows = torch.where(sequences[index] < 0, -1, rows)
-                looked_up.append(pooled_padded(rows, schema.bags[index].pooling, weight))
+                local, weights = sequences[index]
+                rows = self._in_pack(local, slice(fields + index, fields + index + 1))
+                bag = Padded(torch.where(local < 0, -1, rows), weights)
+                looked_up.append(pooled_padded(bag, schema.bags[index].pooling, weight))
         return torch.cat([*looked_up, dense], dim=1)
 
     def _in_pack(self, ids: Tensor, features: slice) -> Tensor:
@@ -177,43 +219,72 @@ class LocalEmbedder(nn.Module):
 
 def pooled(bag: TensorBag, pooling: Pooling, weight: Tensor) -> Tensor:
     """Return the pooled embeddings of each row's ids, zeros where it has none: (B, width)."""
-    ids, offsets = _last(bag) if pooling == "last" else bag
-    mode = "mean" if pooling == "mean" else "sum"  # of one id at most, for the last
-    return embedding_bag(ids, weight, offsets, mode=mode, include_last_offset=True)
+    ids, offsets, weights = _last(bag) if pooling == "last" else bag
+    mode = "mean" if pooling == "mean" and weights is None else "sum"  # `last` is of one id
+    found = embedding_bag(
+        ids, weight, offsets, mode=mode, per_sample_weights=weights, include_last_offset=True
+    )
+    if weights is None or pooling != "mean":
+        return found
+    return found / _totals(weights, offsets)[:, None]
 
 
-def pooled_padded(ids: Tensor, pooling: Pooling, weight: Tensor) -> Tensor:
-    """Return what `pooled` does, of ids in a matrix (B, L) that −1 fills up."""
+def pooled_padded(bag: Padded, pooling: Pooling, weight: Tensor) -> Tensor:
+    """Return what `pooled` does, of ids in a matrix (B, L)."""
+    ids, weights = bag
     there = ids >= 0
     if pooling == "last":
         after = there.flip(1).long().cumsum(1).flip(1)
         there = there & (after == 1)
     each = embedding(ids.clamp(min=0), weight)
+    if weights is not None:
+        each = each * weights.unsqueeze(2)
     # Selected and not multiplied: 0 times a weight that is not finite is no 0.
     total = torch.where(there.unsqueeze(2), each, 0.0).sum(1)
-    return total / there.sum(1, keepdim=True).clamp(min=1) if pooling == "mean" else total
+    if pooling != "mean":
+        return total
+    if weights is None:
+        return total / there.sum(1, keepdim=True).clamp(min=1)
+    size = torch.where(there, weights.abs(), 0.0).sum(1, keepdim=True)
+    return total / torch.where(size > 0, size, 1.0)
 
 
 def _last(bag: TensorBag) -> TensorBag:
-    ids, offsets = bag
+    ids, offsets, weights = bag
     some = offsets.diff() > 0
-    return ids[offsets[1:][some] - 1], torch.cat([offsets[:1], some.cumsum(0)])
+    place = offsets[1:][some] - 1
+    last = torch.cat([offsets[:1], some.cumsum(0)])
+    return TensorBag(ids[place], last, None if weights is None else weights[place])
+
+
+def _totals(weights: Tensor, offsets: Tensor) -> Tensor:
+    """Σ |w| of each row; 1 where it is 0, for what is divided is 0 then."""
+    rows = torch.arange(len(offsets) - 1, device=weights.device)
+    found = weights.new_zeros(len(rows))
+    found.index_add_(0, rows.repeat_interleave(offsets.diff()), weights.abs())
+    return torch.where(found > 0, found, 1.0)
 
 
 def _spread(bag: TensorBag, pooling: Pooling, gradient: Tensor) -> tuple[Tensor, Tensor]:
     """The ids of a bag that were looked up, and each one's gradient."""
-    ids, offsets = _last(bag) if pooling == "last" else bag
+    ids, offsets, weights = _last(bag) if pooling == "last" else bag
     lengths = offsets.diff()
     if pooling == "mean":
-        gradient = gradient / lengths.clamp(min=1)[:, None]
-    return ids, gradient.repeat_interleave(lengths, dim=0)
+        size = lengths.clamp(min=1) if weights is None else _totals(weights, offsets)
+        gradient = gradient / size[:, None]
+    each = gradient.repeat_interleave(lengths, dim=0)
+    return ids, each if weights is None else each * weights[:, None]
 
 
 def _with_pooling(layout: Layout, bags: Sequence[TensorBag]) -> list[tuple[TensorBag, Pooling]]:
     slots = layout.schema.bags
     if len(bags) != len(slots):
         raise ValueError(f"expected {len(slots)} bags, one for each sequence, got {len(bags)}")
-    return [(bag, slot.pooling) for bag, slot in zip(bags, slots, strict=True)]
+    found = [TensorBag(*bag) for bag in bags]  # a pair of ids and offsets is one, too
+    for bag, slot in zip(found, slots, strict=True):
+        if slot.weighted != (bag.weights is not None):
+            raise ValueError(f"the bag of {slot.name!r} must have weights: {slot.weighted}")
+    return [(bag, slot.pooling) for bag, slot in zip(found, slots, strict=True)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -235,7 +306,8 @@ class PackLookups:
             column += pack.width
         for place, index in enumerate(pack.bags):
             slot = schema.bags[index]
-            found[slot.table].append((place, column, POOLINGS[slot.pooling]))
+            pooling = POOLINGS[slot.weighted][slot.pooling]
+            found[slot.table].append((place, column, pooling))
             column += pack.width
         return cls(
             np.array([each for lines in found.values() for each in lines], dtype=np.int64),
@@ -289,15 +361,28 @@ class Bags:
 
     ids: np.ndarray  # int32 (total,): rows of the pack
     starts: np.ndarray  # int64 (S, B + 1): where each bag begins and ends among them
+    weights: np.ndarray  # float32 (total or 0,): of each id, if any bag has weights
 
     @classmethod
-    def of(cls, bags: Sequence[tuple[Tensor, Tensor]], sequences: tuple[int, ...]) -> Bags:
-        if not sequences:
+    def of(cls, bags: Sequence[TensorBag], sequences: Iterable[int]) -> Bags:
+        some = [TensorBag(*bags[index]) for index in sequences]
+        if not some:
             return NO_BAGS
-        ids = [bags[index][0].numpy() for index in sequences]
+        ids = [bag.ids.numpy() for bag in some]
         begins = np.cumsum([0, *map(len, ids[:-1])])
-        starts = [bags[i][1].numpy() + begin for i, begin in zip(sequences, begins, strict=True)]
-        return cls(np.concatenate(ids), np.stack(starts))
+        starts = [bag.offsets.numpy() + begin for bag, begin in zip(some, begins, strict=True)]
+        weights = _NO_WEIGHTS
+        if any(bag.weights is not None for bag in some):
+            weights = np.concatenate(
+                [
+                    np.ones(len(bag.ids), np.float32)
+                    if bag.weights is None
+                    else bag.weights.numpy()
+                    for bag in some
+                ]
+            )
+        return cls(ids[0] if len(ids) == 1 else np.concatenate(ids), np.stack(starts), weights)
 
 
-NO_BAGS = Bags(np.empty(0, dtype=np.int32), np.zeros((0, 1), dtype=np.int64))
+_NO_WEIGHTS = np.empty(0, dtype=np.float32)
+NO_BAGS = Bags(np.empty(0, dtype=np.int32), np.zeros((0, 1), dtype=np.int64), _NO_WEIGHTS)

@@ -27,7 +27,8 @@ from numba.extending import intrinsic, overload
 
 logger = logging.getLogger(__name__)
 
-ONE, SUM, MEAN, LAST = range(4)  # poolings of a look-up; ONE is a field
+# Poolings of a look-up; ONE is a field. From WEIGHTED_SUM on each id has a weight.
+ONE, SUM, MEAN, LAST, WEIGHTED_SUM, WEIGHTED_MEAN, WEIGHTED_LAST = range(7)
 ADAM, ADAGRAD, ROWWISE_ADAGRAD, SGD = range(4)  # rules
 AHEAD = 32  # look-ups by which memory is asked for a row before it is needed
 
@@ -111,16 +112,16 @@ ask_for: Any = intrinsic(_prefetch)
 
 
 @compiled(parallel=True)
-def look_up(ids, bag_ids, bag_starts, lookups, weight, out, threads, width):
+def look_up(ids, bag_ids, bag_starts, bag_weights, lookups, weight, out, threads, width):
     """Write the embeddings of a pack into its columns of x; return how many ids are no rows.
 
     `lookups` has of each one its row of `ids` or `bag_starts`, its first column of x and its
-    pooling, `bag_starts` where each bag begins and ends in `bag_ids`, `width` what `constant`
-    returned.
+    pooling, `bag_starts` where each bag begins and ends in `bag_ids`, `bag_weights` the weight of
+    each of these where any pooling is weighted, `width` what `constant` returned.
 
     Shape:
-        ids: int32 (F, B) · bag_ids: int32 (total,) · bag_starts: int64 (S, B + 1) · lookups: int64
-        (K, 3) · weight: float32 (R, w) · out: float32 (B, W)
+        ids: int32 (F, B) · bag_ids: int32 (total,) · bag_starts: int64 (S, B + 1) · bag_weights:
+        float32 (total or 0,) · lookups: int64 (K, 3) · weight: float32 (R, w) · out: float32 (B, W)
     """
     columns = _columns(width)
     rows, size = weight.shape[0], out.shape[0]
@@ -143,21 +144,41 @@ def look_up(ids, bag_ids, bag_starts, lookups, weight, out, threads, width):
                 continue
             for b in range(low, high):
                 first, last = bag_starts[source, b], bag_starts[source, b + 1]
-                if pooling == LAST:
+                if pooling in (LAST, WEIGHTED_LAST):
                     first = max(first, last - 1)
                 for c in range(columns):
                     out[b, start + c] = 0
                 for i in range(first, last):
+                    if i + AHEAD < len(bag_ids):
+                        ask_for(weight, bag_ids[i + AHEAD])
                     row = bag_ids[i]
                     if row < 0 or row >= rows:
                         wrong[thread] += 1
+                        continue
+                    if pooling >= WEIGHTED_SUM:
+                        x = bag_weights[i]
+                        for c in range(columns):
+                            out[b, start + c] += x * weight[row, c]
                         continue
                     for c in range(columns):
                         out[b, start + c] += weight[row, c]
                 if pooling == MEAN and last > first:
                     for c in range(columns):
                         out[b, start + c] /= np.float32(last - first)
+                elif pooling == WEIGHTED_MEAN:
+                    total = _total(bag_weights, first, last)
+                    for c in range(columns):
+                        out[b, start + c] /= total
     return wrong.sum()
+
+
+@compiled()
+def _total(weights, first, last):
+    """Return the sum of some absolute weights; 1 where it is 0, for what is divided is 0 then."""
+    total = np.float32(0)
+    for i in range(first, last):
+        total += abs(weights[i])
+    return total if total > 0 else np.float32(1)
 
 
 @compiled()
@@ -173,7 +194,8 @@ def _place(row, slot, touched, count):
 
 @compiled()
 def _summed(
-    ids, bag_ids, bag_starts, lookups, first, last, gradient, slot, touched, touches, sums, width
+    ids, bag_ids, bag_starts, bag_weights, lookups, first, last, gradient, slot, touched, touches,
+    sums, width,
 ):  # fmt: skip
     """Add up the gradients of each row of one table; return how many rows those are.
 
@@ -200,12 +222,16 @@ def _summed(
             continue
         for b in range(size):
             low, high = bag_starts[source, b], bag_starts[source, b + 1]
-            if pooling == LAST:
+            if pooling in (LAST, WEIGHTED_LAST):
                 low = max(low, high - 1)
             factor = np.float32(1)
             if pooling == MEAN and high > low:
                 factor /= np.float32(high - low)
+            elif pooling == WEIGHTED_MEAN:
+                factor /= _total(bag_weights, low, high)
             for i in range(low, high):
+                if i + AHEAD < len(bag_ids):
+                    ask_for(slot, bag_ids[i + AHEAD])
                 s = _place(bag_ids[i], slot, touched, count)
                 if s == count:
                     count += 1
@@ -213,14 +239,15 @@ def _summed(
                     for c in range(columns):
                         sums[s, c] = 0
                 touches[s] += 1
+                x = factor if pooling < WEIGHTED_SUM else factor * bag_weights[i]
                 for c in range(columns):
-                    sums[s, c] += gradient[b, start + c] * factor
+                    sums[s, c] += gradient[b, start + c] * x
     return count
 
 
 @compiled(parallel=True)
 def update(
-    ids, bag_ids, bag_starts, lookups, starts, order, first_rows,
+    ids, bag_ids, bag_starts, bag_weights, lookups, starts, order, first_rows,
     gradient, slot, touched, touches, sums, weight, first, second, rule, numbers, every_row,
     counts, prior, decay, width,
 ):  # fmt: skip
@@ -244,8 +271,8 @@ def update(
             if u < 0:
                 break
             count = _summed(
-                ids, bag_ids, bag_starts, lookups, starts[u], starts[u + 1], gradient, slot, rows,
-                times, sum_, width,
+                ids, bag_ids, bag_starts, bag_weights, lookups, starts[u], starts[u + 1], gradient,
+                slot, rows, times, sum_, width,
             )  # fmt: skip
             _stepped(
                 rows, times, sum_, count, first_rows[u], first_rows[u + 1], slot, weight, first,
@@ -255,8 +282,8 @@ def update(
 
 @compiled(parallel=True)
 def sum_rows(
-    ids, bag_ids, bag_starts, lookups, starts, order, places, gradient, slot, touched, touches,
-    sums, found, width,
+    ids, bag_ids, bag_starts, bag_weights, lookups, starts, order, places, gradient, slot, touched,
+    touches, sums, found, width,
 ):  # fmt: skip
     """Add up the gradients of the rows that the batch looked up, for an exchange.
 
@@ -274,8 +301,8 @@ def sum_rows(
             low, high = places[u], places[u + 1]
             rows = touched[low:high]
             found[u] = _summed(
-                ids, bag_ids, bag_starts, lookups, starts[u], starts[u + 1], gradient, slot, rows,
-                touches[low:high], sums[low:high], width,
+                ids, bag_ids, bag_starts, bag_weights, lookups, starts[u], starts[u + 1], gradient,
+                slot, rows, touches[low:high], sums[low:high], width,
             )  # fmt: skip
             for s in range(found[u]):
                 slot[rows[s]] = -1

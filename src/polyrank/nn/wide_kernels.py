@@ -17,7 +17,17 @@ from math import exp
 import numpy as np
 from numba import prange
 
-from polyrank.nn.kernels import AHEAD, LAST, MEAN, ONE, ask_for, compiled
+from polyrank.nn.kernels import (
+    AHEAD,
+    LAST,
+    MEAN,
+    ONE,
+    WEIGHTED_LAST,
+    WEIGHTED_MEAN,
+    WEIGHTED_SUM,
+    ask_for,
+    compiled,
+)
 
 NOWHERE = np.iinfo(np.int64).min
 LOGISTIC, GAUSSIAN = range(2)  # likelihoods that have a curvature
@@ -25,7 +35,8 @@ LOGISTIC, GAUSSIAN = range(2)  # likelihoods that have a curvature
 
 @compiled(parallel=True)
 def read_own(
-    ids, bag_ids, bag_starts, slots, effect, bias, folds, out, column, scale, margin, threads
+    ids, bag_ids, bag_starts, bag_weights, slots, effect, bias, folds, out, column, scale, margin,
+    threads,
 ):  # fmt: skip
     """Write what the tables of each row's own fold say of it; see `read` for the arguments.
 
@@ -55,22 +66,28 @@ def read_own(
                         out[b, place + t] = scale * w
                     continue
                 low, high = bag_starts[source, b], bag_starts[source, b + 1]
-                if pooling == LAST:
+                if pooling in (LAST, WEIGHTED_LAST):
                     low = max(low, high - 1)
                 for t in range(heads):
                     w = np.float32(0)
                     for i in range(low, high):
+                        if pooling >= WEIGHTED_SUM:
+                            w += bag_weights[i] * effect[bag_ids[i] + shift, first + t]
+                            continue
                         w += effect[bag_ids[i] + shift, first + t]
                     if pooling == MEAN and high > low:
                         w /= np.float32(high - low)
+                    elif pooling == WEIGHTED_MEAN:
+                        w *= _factor(pooling, bag_weights, low, high)
                     margin[b, t] += w
                     out[b, place + t] = scale * w
 
 
 @compiled(parallel=True)
 def read(
-    ids, bag_ids, bag_starts, slots, state, bias, tables, labels, weight, folds, chains, links,
-    numbers, sampled, out, column, scale, margin, gradient, curvature, damping, own, threads,
+    ids, bag_ids, bag_starts, bag_weights, slots, state, bias, tables, labels, weight, folds,
+    chains, links, numbers, sampled, out, column, scale, margin, gradient, curvature, damping, own,
+    threads,
 ):  # fmt: skip
     """Write what each row's own fold says of it, and what the row says to every table.
 
@@ -109,22 +126,21 @@ def read(
                     reach += np.float32(1)
                     continue
                 low, high = bag_starts[source, b], bag_starts[source, b + 1]
-                if pooling == LAST:
+                if pooling in (LAST, WEIGHTED_LAST):
                     low = max(low, high - 1)
                 for t in range(heads):
                     out[b, place + t] = 0
                 if high <= low:
                     continue
-                x = np.float32(1)
-                if pooling == MEAN:
-                    x /= np.float32(high - low)
+                factor = _factor(pooling, bag_weights, low, high)
                 for i in range(low, high):
+                    x = factor if pooling < WEIGHTED_SUM else factor * bag_weights[i]
                     row = bag_ids[i] + shift
                     for c in range(width):
                         z[c] += x * state[row, c]
                     for t in range(heads):
                         out[b, place + t] += scale * x * state[row, first + t]
-                    reach += x
+                    reach += abs(x)
             for t in range(heads):
                 margin[b, t] = z[first + t]
                 label = labels[b, chains[t, 0]]
@@ -161,6 +177,21 @@ def read(
 
 
 @compiled()
+def _factor(pooling, weights, low, high):
+    """Return what the coefficients of a list's ids, 1 or their weights, are multiplied by."""
+    x = np.float32(1)
+    if pooling == MEAN and high > low:
+        x /= np.float32(high - low)
+    elif pooling == WEIGHTED_MEAN:
+        total = np.float32(0)
+        for i in range(low, high):
+            total += abs(weights[i])
+        if total > 0:
+            x /= total
+    return x
+
+
+@compiled()
 def _rest(z, y, link, precision):
     """Return y − p and p(1 − p), or of a Gaussian likelihood (y − z) ÷ φ and 1 ÷ φ."""
     if link == GAUSSIAN:
@@ -171,9 +202,9 @@ def _rest(z, y, link, precision):
 
 @compiled(parallel=True)
 def update(
-    ids, bag_ids, bag_starts, slots, order, tables, heads, padded, folds, gradient, curvature,
-    damping, own, state, count, prior, centre, centred, weighted, first_pass, decay, slot, touched,
-    sums, merged,
+    ids, bag_ids, bag_starts, bag_weights, slots, order, tables, heads, padded, folds, gradient,
+    curvature, damping, own, state, count, prior, centre, centred, weighted, first_pass, decay,
+    slot, touched, sums, merged,
 ):  # fmt: skip
     """Step the rows that a batch looked up, by what `read` found; all of the batch is one step.
 
@@ -186,7 +217,7 @@ def update(
     Shape:
         order: int64 (threads, K) · count: float32 (R,) · prior: float32 (K, T) · centre: float32
         (C, Q·T) · centred: int64 (K,) · slot: int32 (R,) · touched: int32 (threads, N) · sums:
-        float32 (threads, N, 3P + 3T + 1) · merged: int32 (threads, N)
+        float32 (threads, N, 3P + 3T + 2) · merged: int32 (threads, N)
     """
     for thread in prange(order.shape[0]):
         rows, total, often = touched[thread], sums[thread], merged[thread]
@@ -194,8 +225,8 @@ def update(
             if k < 0:
                 break
             found = _summed(
-                ids, bag_ids, bag_starts, slots[k], tables, heads, padded, folds, gradient,
-                curvature, damping, own, state, slot, rows, total, often,
+                ids, bag_ids, bag_starts, bag_weights, slots[k], tables, heads, padded, folds,
+                gradient, curvature, damping, own, state, slot, rows, total, often,
             )  # fmt: skip
             _stepped(
                 k, found, rows, total, tables, heads, padded, state, count, prior, centre, centred,
@@ -205,8 +236,8 @@ def update(
 
 @compiled(parallel=True)
 def sum_rows(
-    ids, bag_ids, bag_starts, slots, order, tables, heads, padded, folds, gradient, curvature,
-    damping, own, state, slot, places, touched, sums, merged, found,
+    ids, bag_ids, bag_starts, bag_weights, slots, order, tables, heads, padded, folds, gradient,
+    curvature, damping, own, state, slot, places, touched, sums, merged, found,
 ):  # fmt: skip
     """Add up what a batch says of the rows that it looked up, for an exchange.
 
@@ -214,7 +245,7 @@ def sum_rows(
     and `sums`, from places[k] on; there is room for all of its look-ups.
 
     Shape:
-        places: int64 (K + 1,) · touched, merged: int32 (N,) · sums: float32 (N, 3P + 3T + 1) ·
+        places: int64 (K + 1,) · touched, merged: int32 (N,) · sums: float32 (N, 3P + 3T + 2) ·
         found: int64 (K,)
     """
     for thread in prange(order.shape[0]):
@@ -224,8 +255,9 @@ def sum_rows(
             low, high = places[k], places[k + 1]
             rows = touched[low:high]
             found[k] = _summed(
-                ids, bag_ids, bag_starts, slots[k], tables, heads, padded, folds, gradient,
-                curvature, damping, own, state, slot, rows, sums[low:high], merged[low:high],
+                ids, bag_ids, bag_starts, bag_weights, slots[k], tables, heads, padded, folds,
+                gradient, curvature, damping, own, state, slot, rows, sums[low:high],
+                merged[low:high],
             )  # fmt: skip
             for s in range(found[k]):
                 slot[rows[s]] = -1
@@ -243,7 +275,7 @@ def step_rows(
     the same on all of them.
 
     Shape:
-        given: int32 (M,) · given_sums: float32 (M, 3P + 3T + 1) · begins: int64 (processes, K + 1)
+        given: int32 (M,) · given_sums: float32 (M, 3P + 3T + 2) · begins: int64 (processes, K + 1)
         · places: int64 (K + 1,) · touched, merged: int32 (M,) · sums: as given_sums
     """
     columns = given_sums.shape[1]
@@ -268,11 +300,12 @@ def step_rows(
 
 @compiled()
 def _summed(
-    ids, bag_ids, bag_starts, of_slot, tables, heads, padded, folds, gradient, curvature, damping,
-    own, state, slot, rows, total, often,
+    ids, bag_ids, bag_starts, bag_weights, of_slot, tables, heads, padded, folds, gradient,
+    curvature, damping, own, state, slot, rows, total, often,
 ):  # fmt: skip
     """Add up what a batch says of each row of one slot; return how many rows those are."""
     source, pooling, shift = of_slot
+    coefficient = 3 * padded + 3 * heads + 1  # of a list's id, while its weights are added up
     found = 0
     for b in range(gradient.shape[0]):
         if pooling == ONE:
@@ -285,22 +318,26 @@ def _summed(
             )  # fmt: skip
             continue
         low, high = bag_starts[source, b], bag_starts[source, b + 1]
-        if pooling == LAST:
+        if pooling in (LAST, WEIGHTED_LAST):
             low = max(low, high - 1)
-        x = np.float32(1)
-        if pooling == MEAN and high > low:
-            x /= np.float32(high - low)
+        factor = _factor(pooling, bag_weights, low, high)
         for i in range(low, high):  # ids that a list holds twice count as one
             s = _place(bag_ids[i] + shift, slot, rows, total, often, found)
             found = max(found, s + 1)
             often[s] += 1
+            if pooling >= WEIGHTED_SUM:
+                total[s, coefficient] += factor * bag_weights[i]
         for i in range(low, high):
             row = bag_ids[i] + shift
             s = slot[row]
             times = often[s]
             if times:
+                x = factor * np.float32(times)
+                if pooling >= WEIGHTED_SUM:
+                    x = total[s, coefficient]
+                    total[s, coefficient] = 0
                 _add(
-                    total, s, x * np.float32(times), times, b, folds[b], padded, tables, heads,
+                    total, s, x, times, b, folds[b], padded, tables, heads,
                     state, row, gradient, curvature, damping, own,
                 )  # fmt: skip
                 often[s] = 0
@@ -358,7 +395,7 @@ def _add(
     for c in range(tables * heads):
         total[s, c] += x * gradient[b, c]
         total[s, padded + c] += square * curvature[b, c]
-        total[s, 2 * padded + c] += x * damping[b, c]
+        total[s, 2 * padded + c] += abs(x) * damping[b, c]
     place = 3 * padded
     total[s, place + 3 * heads] += np.float32(times)
     for t in range(heads):

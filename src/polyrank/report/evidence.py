@@ -15,7 +15,7 @@ import polars as pl
 from polyrank.bundle.model import Bundle
 from polyrank.calibration.fitting import Calibrator
 from polyrank.data.check import Audit
-from polyrank.data.read import column_names, read
+from polyrank.data.read import column_names
 from polyrank.data.table import Table
 from polyrank.metrics.fusion import trade_off
 from polyrank.metrics.predicted import predicted, true_probability
@@ -121,8 +121,8 @@ def gather(
 
 def _with_rows(about: Evidence, bundle: Bundle, rows: Any, split: str | None) -> Evidence:
     """Return the evidence with all that takes rows: these are encoded once."""
-    schema, frame = bundle.schema, read(rows, bundle.schema)
-    carried = columns_needed(schema, column_names(frame), None)
+    schema, frame = bundle.schema, bundle.opened(rows)
+    carried = columns_needed(schema, column_names(frame.lazy()), None)
     # The scorecard's own rows are read as it read them: where they were sampled, weighted.
     own = "rows" if about.scorecard is None else about.scorecard.split
     table = bundle.encode(frame, split=split or own, carried=carried)

@@ -21,7 +21,7 @@ from polyrank.features.kind import Encoded
 from polyrank.metrics.fusion import Fusion
 from polyrank.schema import Schema
 from polyrank.serve.extra import require
-from polyrank.serve.inputs import FEW_ROWS, ROWS_FILE, Columns, Feeds, Inputs, Lookups
+from polyrank.serve.inputs import FEW_ROWS, ROWS_FILE, Columns, Feeds, Inputs, Lookups, together
 
 RUN_ROWS = 8192  # of one run of the graph: what is computed between stays in the cache
 
@@ -175,9 +175,15 @@ class Engine:
                 raise DataError(f"column {name!r} is not in the data{did_you_mean(name, given)}")
         rows = _rows(columns)
         every: dict[str, Sequence[Any] | pl.Series] = {}
-        once: dict[str, list[Any]] = {}
-        for name in self.inputs:
-            if name not in shared:
+        once: dict[str, Sequence[Any] | pl.Series] = {}
+        for name, codec in self.codecs.items():
+            raw = codec.feature.columns
+            if len(raw) > 1:  # read together
+                given = columns.keys() & set(raw)
+                length = rows if given else 1
+                parts = {n: columns[n] if n in given else [shared[n]] * length for n in raw}
+                (every if given else once)[name] = together(codec.feature, parts)
+            elif name not in shared:
                 every[name] = columns[name]
             elif name in self._lookups.together:
                 every[name] = [shared[name]] * rows  # cheaper than a separate look-up

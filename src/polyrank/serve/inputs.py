@@ -1,7 +1,7 @@
 """What goes into an exported file: raw columns as one array per feature. No torch.
 
-Either file has one input per feature, by the feature's name, and one for each other column that a
-kind of label reads:
+Either file has one input per feature, by the feature's name, and one for each other column: the
+weights of a sequence, as long as its lists, and what a kind of label reads.
 
 ==========  =============================  ==========================================
 feature     `model.onnx`                   `model-with-vocabulary.onnx`
@@ -9,6 +9,7 @@ feature     `model.onnx`                   `model-with-vocabulary.onnx`
 sparse      int64 (B,), vocabulary rows    (B,), the ids themselves
 sequence    int64 (B, L), rows, −1 fills   (B, L), the ids, filled up with `PADDING`
 dense       float32 (B,), NaN = missing    the same
+weights     float32 (B, L), 0 fills        the same
 ==========  =============================  ==========================================
 
 Ids are int64, text or float64, whichever the vocabulary holds; `polyrank.features.sparse` has what
@@ -45,26 +46,33 @@ Feeds = Mapping[str, np.ndarray]
 
 
 class Inputs:
-    """What reads raw columns as the inputs of an exported file; `codecs` are by input."""
+    """What reads raw columns as the inputs of an exported file.
+
+    Attributes:
+        codecs: by what they are the codec of: a feature, or a column that a kind of label reads.
+    """
 
     def __init__(self, schema: Schema, vocab: Vocab) -> None:
-        self.codecs: dict[str, Codec] = {
-            name: vocab.codecs.get(name) or NumberFeature(name).codec({}, None)
-            for name in schema.inputs
-        }
+        self.codecs: dict[str, Codec] = {**vocab.codecs}
+        for name in schema.extras:
+            if name not in self.codecs:
+                self.codecs[name] = NumberFeature(name).codec({}, None)
+        self._order = schema.inputs
         self._with_ids = [name for name, each in self.codecs.items() if each.feature.id_tables]
         self._fillers = {name: each.filler for name, each in self.codecs.items()}
 
     def encoded(self, frame: pl.DataFrame) -> Columns:
         """Return raw rows as the inputs of `model.onnx`."""
-        found = {name: codec.read(frame[name]) for name, codec in self.codecs.items()}
+        found = {
+            name: codec.read(codec.feature.column(frame)) for name, codec in self.codecs.items()
+        }
         return self.columns(frame.height, found)
 
     def columns(self, rows: int, found: Mapping[str, Encoded]) -> Columns:
         """Return the columns that were encoded, by name."""
         return Columns(
             rows,
-            {name: each.values for name, each in found.items()},
+            self._split({name: each.values for name, each in found.items()}),
             self._fillers,
             {name: found[name].ids for name in self._with_ids},
             {name: found[name].unseen for name in self._with_ids},
@@ -73,11 +81,19 @@ class Inputs:
 
     def raw(self, frame: pl.DataFrame) -> Columns:
         """Return raw rows as the inputs of `model-with-vocabulary.onnx`."""
-        return Columns(
-            frame.height,
-            {name: codec.raw(frame[name]) for name, codec in self.codecs.items()},
-            {name: codec.raw_filler for name, codec in self.codecs.items()},
-        )
+        raw = {name: codec.raw(codec.feature.column(frame)) for name, codec in self.codecs.items()}
+        fillers = {name: codec.raw_filler for name, codec in self.codecs.items()}
+        return Columns(frame.height, self._split(raw), fillers)
+
+    def _split(self, values: Mapping[str, np.ndarray | Bag]) -> dict[str, np.ndarray | Bag]:
+        """Return values with the weights of lists as inputs of their own, in the graph's order."""
+        found = dict(values)
+        for name, codec in self.codecs.items():
+            bag, others = values[name], codec.feature.columns[1:]
+            if others and isinstance(bag, Bag) and bag.weights is not None:
+                (weights,) = others
+                found |= {name: Bag(bag.ids, bag.offsets), weights: Bag(bag.weights, bag.offsets)}
+        return {name: found[name] for name in self._order}
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +102,7 @@ class Columns:
 
     rows: int
     values: Mapping[str, np.ndarray | Bag]  # (N,), or lists; one list is that of every row
-    filler: Mapping[str, Any]  # what fills up the lists
+    filler: Mapping[str, Any]  # what fills up the lists of features; their weights 0
     ids: Mapping[str, int] = field(default_factory=dict)  # looked up and not null
     unseen: Mapping[str, int] = field(default_factory=dict)  # of these, not in the vocabulary
     nulls: Mapping[str, int] = field(default_factory=dict)
@@ -105,7 +121,7 @@ class Columns:
                 stop = (start + stop) // 2
             rows = slice(start, stop)
             yield {
-                name: matrix(self._lists(each, rows), self.filler[name])
+                name: matrix(self._lists(each, rows), self.filler.get(name, 0))
                 if isinstance(each, Bag)
                 else _wide(each[rows])
                 for name, each in self.values.items()
@@ -187,8 +203,18 @@ def _one(codec: Codec, values: Sequence[Any] | pl.Series) -> Encoded:
     return codec.read(_column(codec.feature, values)) if found is None else found
 
 
-def _column(feature: Feature, values: Sequence[Any]) -> pl.Series:
-    name = feature.name
+def together(feature: Feature, columns: Mapping[str, Sequence[Any] | pl.Series]) -> pl.Series:
+    """Return what a feature reads of several raw columns as its one column."""
+    return feature.column(
+        {
+            name: each if isinstance(each, pl.Series) else _column(feature, each, name)
+            for name, each in columns.items()
+        }
+    )
+
+
+def _column(feature: Feature, values: Sequence[Any], name: str | None = None) -> pl.Series:
+    name = name or feature.name
     if type(values) is list:
         _check_flat(feature, values)
     try:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from polyrank.data.table import Batch, Table
 from polyrank.layout import Layout
-from polyrank.nn.embed import TensorBag
+from polyrank.nn.embed import Padded, TensorBag
 from polyrank.nn.named import Named
 from polyrank.stages.stage import Stage, StageLearner, StageModule, StageRun
 
@@ -60,7 +60,7 @@ class FirstStages(nn.Module):
         )
 
     def in_graph(
-        self, ids: Tensor, sequences: Sequence[Tensor], given: Mapping[str, Tensor]
+        self, ids: Tensor, sequences: Sequence[Padded], given: Mapping[str, Tensor]
     ) -> tuple[Tensor, Tensor]:
         """Return the same as an exported graph has it: for local ids, and lists in matrices."""
         return self.combined(

@@ -21,7 +21,7 @@ from polyrank.data.sampling import Sampling
 from polyrank.data.table import Batch, Table
 from polyrank.data.vocab import Vocab
 from polyrank.layout import Layout
-from polyrank.nn.embed import TensorBag
+from polyrank.nn.embed import Padded, TensorBag
 from polyrank.objective.likelihood import Likelihood
 from polyrank.ranks import ALONE, Ranks
 from polyrank.schema import Schema, Task
@@ -128,7 +128,7 @@ class StageModule(nn.Module, ABC):
 
     @abstractmethod
     def in_graph(
-        self, ids: Tensor, sequences: Sequence[Tensor], given: Tensor | None
+        self, ids: Tensor, sequences: Sequence[Padded], given: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Return the same for ids local to each table and lists in matrices, for an export."""
 

@@ -40,7 +40,7 @@ from polyrank.data.statistics import term_labels
 from polyrank.data.table import Batch, Table
 from polyrank.errors import BundleError, ConfigError
 from polyrank.layout import Layout
-from polyrank.nn.embed import TensorBag
+from polyrank.nn.embed import Padded, TensorBag
 from polyrank.objective.likelihood import Likelihood
 from polyrank.schema import Schema
 from polyrank.stages.ensemble import Ensemble
@@ -294,7 +294,7 @@ class TreesModule(StageModule):
         return given, given * SCALE
 
     def in_graph(
-        self, ids: Tensor, sequences: Sequence[Tensor], given: Tensor | None
+        self, ids: Tensor, sequences: Sequence[Padded], given: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         assert given is not None
         return given, given * SCALE

@@ -32,7 +32,7 @@ from polyrank.data.vocab import Vocab
 from polyrank.features import Slot
 from polyrank.layout import Layout
 from polyrank.nn import kernels, wide_kernels
-from polyrank.nn.embed import Bags, TensorBag, pooled, pooled_padded
+from polyrank.nn.embed import Bags, Padded, TensorBag, pooled, pooled_padded
 from polyrank.schema import Schema
 from polyrank.stages.effects import FieldEffects
 from polyrank.stages.priors import FIRST_PRIOR
@@ -44,7 +44,6 @@ from polyrank.stages.wide_fit import (
     WideFit,
     columns,
     slots_of,
-    tensors_of,
 )
 
 logger = logging.getLogger(__name__)
@@ -147,14 +146,14 @@ class WideRows(StageModule):
             rows = ids[self.fields] + self.packed[:count]
             found.append(embedding(rows.T, self.effect))  # (B, fields, T)
         for index, shift in zip(self.bags, self.packed[count:, 0], strict=True):
-            own = bags[index]
-            moved = (own[0] + shift, own[1])
+            own = TensorBag(*bags[index])
+            moved = own._replace(ids=own.ids + shift)
             pooling = self.layout.schema.bags[index].pooling
             found.append(pooled(moved, pooling, self.effect)[:, None])
         return self._read(found, ids.shape[1])
 
     def in_graph(
-        self, ids: Tensor, sequences: Sequence[Tensor], given: Tensor | None = None
+        self, ids: Tensor, sequences: Sequence[Padded], given: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         # An id that is no row of its own table is looked up behind the last row, and refused there.
         found = []
@@ -163,10 +162,10 @@ class WideRows(StageModule):
             own = ids if count == len(self.layout.schema.fields) else ids[self.fields]
             found.append(embedding(self._inside(own, slice(count)).T, self.effect))
         for place, index in enumerate(self.bags, start=count):
-            own = sequences[index]
+            own, weights = sequences[index]
             rows = torch.where(own < 0, -1, self._inside(own, slice(place, place + 1)))
             pooling = self.layout.schema.bags[index].pooling
-            found.append(pooled_padded(rows, pooling, self.effect)[:, None])
+            found.append(pooled_padded(Padded(rows, weights), pooling, self.effect)[:, None])
         return self._read(found, ids.shape[1])
 
     def _inside(self, ids: Tensor, places: slice) -> Tensor:
@@ -248,7 +247,7 @@ class WideLearner(StageLearner):
         device = self.rows.effect.device
         found = []
         for batch in valid.batches(self.rows.layout, CHUNK_ROWS):
-            bags = [(i.to(device), o.to(device)) for i, o in tensors_of(batch.bags)]
+            bags = [TensorBag.of(bag, device) for bag in batch.bags]
             found.append(self.rows(torch.from_numpy(batch.ids).to(device), bags)[0].cpu())
         return torch.cat(found)
 
@@ -260,10 +259,10 @@ class WideLearner(StageLearner):
         if x.device.type != "cpu":
             return self._step_in_torch(batch, own, x, column)
         margin = torch.empty(len(batch), len(self.rows.heads))
-        some = Bags.of(tensors_of(batch.bags), tuple(self.rows.bags))
+        some = Bags.of([TensorBag.of(bag) for bag in batch.bags], self.rows.bags)
         with kernels.ONE_AT_A_TIME:
             wide_kernels.read_own(
-                np.ascontiguousarray(batch.ids), some.ids, some.starts, self._slots,
+                np.ascontiguousarray(batch.ids), some.ids, some.starts, some.weights, self._slots,
                 effect.numpy(), bias.numpy(), own, x.detach().numpy(), column, np.float32(SCALE),
                 margin.numpy(), torch.get_num_threads(),
             )  # fmt: skip
@@ -276,11 +275,11 @@ class WideLearner(StageLearner):
         rows, device, heads = self.rows, x.device, len(self.rows.heads)
         fold = torch.from_numpy(own).to(device).long()
         ids = torch.from_numpy(batch.ids).to(device)
-        bags = [(i.to(device), o.to(device)) for i, o in tensors_of(batch.bags)]
+        bags = [TensorBag.of(bag, device) for bag in batch.bags]
         each = [effect[ids[f] + shift] for f, shift in zip(rows.fields, rows.shifts, strict=False)]
         shifts = rows.shifts[len(rows.fields) :]
         for index, shift, pooling in zip(rows.bags, shifts, self._pooled, strict=True):
-            moved = (bags[index][0] + int(shift), bags[index][1])
+            moved = bags[index]._replace(ids=bags[index].ids + int(shift))
             each.append(pooled(moved, pooling, effect))
         columns = fold[:, None] * heads + torch.arange(heads, device=device)
         found = [part.gather(1, columns) for part in each]

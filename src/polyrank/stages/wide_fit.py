@@ -18,9 +18,8 @@ from torch import Tensor
 from polyrank.data.folds import folds
 from polyrank.data.statistics import look_ups, term_labels
 from polyrank.data.table import Batch
-from polyrank.features.bags import Bag
 from polyrank.nn import kernels, wide_kernels
-from polyrank.nn.embed import POOLINGS, Bags
+from polyrank.nn.embed import POOLINGS, Bags, TensorBag
 from polyrank.schema import Task
 from polyrank.stages.curves import Curves
 from polyrank.stages.priors import FIRST_PRIOR, Moments, variances
@@ -55,7 +54,8 @@ def columns(heads: int, tables: int, weighted: bool) -> int:
 
 def slots_of(rows: WideRows) -> np.ndarray:
     """Return the slots as the kernels take them: int64 (K, 3)."""
-    bags = [POOLINGS[rows.layout.schema.bags[index].pooling] for index in rows.bags]
+    slots = [rows.layout.schema.bags[index] for index in rows.bags]
+    bags = [POOLINGS[slot.weighted][slot.pooling] for slot in slots]
     sources = [*((field, kernels.ONE) for field in rows.fields), *enumerate(bags)]
     found = [[*source, shift] for source, shift in zip(sources, rows.shifts, strict=True)]
     return np.array(found, dtype=np.int64).reshape(len(rows.slots), 3)
@@ -68,6 +68,7 @@ class Lookups(NamedTuple):
     batch: Tensor  # the row of the batch
     slot: Tensor
     x: Tensor  # the coefficient
+    size: Tensor  # the sum of its parts' absolute values
     touches: Tensor  # how many ids they stand for
 
 
@@ -181,7 +182,7 @@ class WideFit:
         scratch = self._scratch
         assert scratch is not None
         size, width = len(batch), self.tables * self.heads
-        some = Bags.of(tensors_of(batch.bags), tuple(self.rows.bags))
+        some = Bags.of([TensorBag.of(bag) for bag in batch.bags], self.rows.bags)
         ids = np.ascontiguousarray(batch.ids)
         weight = _NO_WEIGHT if batch.weight is None else batch.weight
         found = scratch.of(size, some)
@@ -191,13 +192,13 @@ class WideFit:
         numbers[:, 2] = 1 / self.tensors["noise"].numpy()
         with kernels.ONE_AT_A_TIME:
             wide_kernels.read(
-                ids, some.ids, some.starts, self.slots, state, bias[0, :width], self.tables,
-                batch.labels, weight, own, self.chains, self.links, numbers, self.sampled,
-                x.detach().numpy(), column, np.float32(SCALE), margin.numpy(), *found.of_rows,
-                torch.get_num_threads(),
+                ids, some.ids, some.starts, some.weights, self.slots, state, bias[0, :width],
+                self.tables, batch.labels, weight, own, self.chains, self.links, numbers,
+                self.sampled, x.detach().numpy(), column, np.float32(SCALE), margin.numpy(),
+                *found.of_rows, torch.get_num_threads(),
             )  # fmt: skip
         of_bias = [torch.from_numpy(each.sum(0)) for each in found.of_rows[:3]]
-        looked_up = ids, some.ids, some.starts, self.slots, scratch.order
+        looked_up = ids, some.ids, some.starts, some.weights, self.slots, scratch.order
         shape = self.tables, self.heads, self.padded
         said = own, *found.of_rows
         step = (
@@ -290,7 +291,7 @@ class WideFit:
         reads = torch.zeros(size * len(self.rows.slots), t, device=device)
         reads.index_add_(0, ups.batch * len(self.rows.slots) + ups.slot, of_fold)
         x[:, column : column + reads.numel() // size] = SCALE * reads.view(size, -1)
-        reach = 1 + torch.zeros(size, device=device).index_add_(0, ups.batch, ups.x)
+        reach = 1 + torch.zeros(size, device=device).index_add_(0, ups.batch, ups.size)
         y, v = self._targets(batch, device)
         numbers = torch.from_numpy(self.numbers).to(device)
         z = z.view(size, q, t)
@@ -313,7 +314,7 @@ class WideFit:
         moments = [one * mine[ups.batch, :t] + steep * weight_of_fold, steep]
         if self.weighted:
             moments.append(two * mine[ups.batch, 2 * t :])
-        said = [one * g[ups.batch], two * h[ups.batch], one * damping[ups.batch]]
+        said = [one * g[ups.batch], two * h[ups.batch], one.abs() * damping[ups.batch]]
         said += [*moments, ups.touches[:, None]]
         touched, sums = _summed(ups.row, torch.cat(said, dim=1))
         fill = torch.zeros(size, p - width, device=device)
@@ -368,23 +369,37 @@ class WideFit:
                 row = torch.from_numpy(batch.ids[source]).to(device).long() + shift
                 ones = torch.ones(size, device=device)
                 at = torch.arange(size, device=device)
-                parts.append(Lookups(row, at, torch.full_like(row, k), ones, ones))
+                parts.append(Lookups(row, at, torch.full_like(row, k), ones, ones, ones))
                 continue
             bag = batch.bags[self.rows.bags[source]]
-            lengths, ids = np.diff(bag.offsets), bag.ids
+            lengths, ids, weights = np.diff(bag.offsets), bag.ids, bag.weights
             at = np.repeat(np.arange(size), lengths)
             if schema.bags[self.rows.bags[source]].pooling == "last":
                 last = bag.offsets[1:][lengths > 0] - 1
                 ids, at = ids[last], at[last]
-            of_row = np.ones(size) if pooling != kernels.MEAN else 1 / np.maximum(lengths, 1)
-            pairs, times = np.unique(np.stack([at, ids]), axis=1, return_counts=True)
-            x = (times * of_row[pairs[0]]).astype(np.float32)
+                weights = None if weights is None else weights[last]
+            pairs, place, times = np.unique(
+                np.stack([at, ids]), axis=1, return_inverse=True, return_counts=True
+            )
+            if weights is None:
+                of_row = np.ones(size) if pooling != kernels.MEAN else 1 / np.maximum(lengths, 1)
+                x = absolute = (times * of_row[pairs[0]]).astype(np.float32)
+            else:
+                each = weights.astype(np.float64)
+                if pooling == kernels.WEIGHTED_MEAN:
+                    total = np.bincount(at, np.abs(each), minlength=size)
+                    each = each / np.where(total > 0, total, 1)[at]
+                x, absolute = (
+                    np.bincount(place.ravel(), part, minlength=len(times)).astype(np.float32)
+                    for part in (each, np.abs(each))
+                )
             row = torch.from_numpy(pairs[1]).to(device).long() + shift
-            found = (pairs[0].astype(np.int64), np.full(len(x), k), x, times.astype(np.float32))
+            numbers = (x, absolute, times.astype(np.float32))
+            found = (pairs[0].astype(np.int64), np.full(len(x), k), *numbers)
             parts.append(Lookups(row, *(torch.from_numpy(each).to(device) for each in found)))
         if not parts:
             empty = torch.empty(0, dtype=torch.long, device=device)
-            return Lookups(empty, empty, empty, empty.float(), empty.float())
+            return Lookups(empty, empty, empty, *[empty.float()] * 3)
         return Lookups(*map(torch.cat, zip(*parts, strict=True)))
 
     def end_pass(self) -> None:
@@ -521,11 +536,6 @@ def _summed(rows: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
     return touched, sums.index_add_(0, place, numbers)
 
 
-def tensors_of(bags: Sequence[Bag]) -> list[tuple[Tensor, Tensor]]:
-    """Return bags as tensors."""
-    return [(torch.from_numpy(bag.ids), torch.from_numpy(bag.offsets)) for bag in bags]
-
-
 class _Work(NamedTuple):
     of_rows: tuple[np.ndarray, ...]  # gradient, curvature, damping (B, P) and own (B, 3T)
     of_threads: tuple[np.ndarray, ...]  # slot's touched, sums, merged
@@ -545,7 +555,7 @@ class _Scratch:
     def of_lines(self, most: int) -> tuple[np.ndarray, ...]:
         """Return `touched`, `sums` and `merged` with room for so many lines, of all slots."""
         if not self._lines or len(self._lines[0]) < most:
-            numbers = 3 * self.padded + 3 * self.heads + 1
+            numbers = 3 * self.padded + 3 * self.heads + 2
             self._lines = (
                 np.empty(most, dtype=np.int32),
                 np.empty((most, numbers), dtype=np.float32),
@@ -561,7 +571,7 @@ class _Scratch:
         most = max([size, *lengths.tolist()])
         if not self._threads or self._threads[0].shape[1] < most:
             threads = len(self.order)
-            columns = 3 * self.padded + 3 * self.heads + 1
+            columns = 3 * self.padded + 3 * self.heads + 2
             self._threads = (
                 np.empty((threads, most), dtype=np.int32),
                 np.empty((threads, most, columns), dtype=np.float32),

@@ -176,8 +176,8 @@ class RowEngine(EmbeddingEngine):
             room = scratch.of_threads(plan.most(len(gradient), some))
             with kernels.ONE_AT_A_TIME:
                 kernels.update(
-                    fields, some.ids, some.starts, plan.lookups, plan.starts, scratch.order,
-                    plan.first_rows, x_gradient, scratch.slot, *room,
+                    fields, some.ids, some.starts, some.weights, plan.lookups, plan.starts,
+                    scratch.order, plan.first_rows, x_gradient, scratch.slot, *room,
                     *self._arguments(index, rule),
                 )  # fmt: skip
 
@@ -224,8 +224,8 @@ class RowEngine(EmbeddingEngine):
             found = np.zeros(len(places) - 1, dtype=np.int64)
             with kernels.ONE_AT_A_TIME:
                 kernels.sum_rows(
-                    fields, some.ids, some.starts, plan.lookups, plan.starts, scratch.order,
-                    places, x_gradient, scratch.slot, *room, found,
+                    fields, some.ids, some.starts, some.weights, plan.lookups, plan.starts,
+                    scratch.order, places, x_gradient, scratch.slot, *room, found,
                     kernels.constant(scratch.width),
                 )  # fmt: skip
             parts = [slice(at, at + count) for at, count in zip(places, found, strict=False)]

@@ -12,14 +12,16 @@ from threading import get_ident
 from typing import Any
 from zlib import crc32
 
+import numpy as np
 import polars as pl
 
 from polyrank.bundle.model import log_counts
 from polyrank.data import cache, checksums, labels, stream
 from polyrank.data.labels import Orphans, check_leaks, check_rule
 from polyrank.data.memory import AUTO, resolved, windowed
-from polyrank.data.read import column_names, count_rows, files, read
+from polyrank.data.read import Joined, column_names, count_rows, files, read
 from polyrank.data.sampling import Sampling
+from polyrank.data.shared import Shared
 from polyrank.data.table import Table, encode
 from polyrank.data.vocab import Vocab
 from polyrank.data.windows import some_rows
@@ -32,6 +34,7 @@ from polyrank.schema import Schema
 logger = logging.getLogger(__name__)
 
 FINGERPRINT_ROWS = 100_000  # of a split
+FINGERPRINT_LISTS = 1_000  # of those that its rows share
 NOT_CACHED = "the encoded rows are not cached for the next run: %s"
 
 
@@ -80,10 +83,19 @@ class Sources:
     @property
     def paths(self) -> dict[str, list[str]] | None:
         """The files of each split, or of all together; None where some rows are in memory."""
-        patterns = self.splits if self.origin is None else {"source": self.origin[0]}
-        if not all(isinstance(each, str | Path) for each in patterns.values()):
+        patterns = {split: [source] for split, source in self.splits.items()}
+        for split, (source,) in list(patterns.items()):
+            if isinstance(source, Joined):
+                patterns[split] = [source.rows, source.shared]
+        if self.origin is not None:
+            others = [each[1] for each in patterns.values() if len(each) > 1]
+            patterns = {"source": [self.origin[0], *others[:1]]}
+        if not all(isinstance(each, str | Path) for parts in patterns.values() for each in parts):
             return None
-        return {split: files(str(each)) for split, each in patterns.items()}
+        return {
+            split: [path for each in parts for path in files(str(each))]
+            for split, parts in patterns.items()
+        }
 
 
 def encoded(
@@ -125,6 +137,8 @@ def _cached(
     parts = None if sources.origin is None else sources.origin[1]
     versions = [version("polyrank"), hashing.VERSION, pl.__version__]
     recipe = [by_split, sources.orphans, parts, list(sources.carried), sources.numbers, *versions]
+    if keys := [each.key for each in sources.splits.values() if isinstance(each, Joined)]:
+        recipe.append(keys)
     key = cache.key_of(schema, recipe)
     entry = _earlier(folder, key, schema)
     if entry is not None:
@@ -164,15 +178,27 @@ def _larger(schema: Schema, sources: Sources) -> int | None:
     limit = resolved(sources.memory)
     if limit is None:
         return None
-    rows = sum(count_rows(read(source, schema)) for source in sources.splits.values())
-    return limit if rows * stream.row_bytes(schema) > limit else None
+    needed = 0
+    for source in sources.splits.values():
+        if isinstance(source, Joined):
+            rows, shared = Shared.of(source, schema)
+            needed += count_rows(rows) * stream.row_bytes(schema, shared.features) + shared.bytes
+        else:
+            needed += count_rows(read(source, schema)) * stream.row_bytes(schema)
+    return limit if needed > limit else None
+
+
+def _opened(source: Any, schema: Schema) -> pl.LazyFrame | Joined:
+    if isinstance(source, Joined):
+        return Joined(read(source.rows, schema), read(source.shared, schema), source.key)
+    return read(source, schema)
 
 
 def _streamed(schema: Schema, sources: Sources, folder: Path, key: str, limit: int) -> cache.Entry:
     """Encode files that memory does not hold into the cache, by chunks of rows, and map them."""
     logger.info("the rows may exceed the memory: they are encoded by chunks into %s", folder / key)
     with cache.noted() as messages, writing(folder / key, DataError):
-        rows = {split: read(source, schema) for split, source in sources.splits.items()}
+        rows = {split: _opened(source, schema) for split, source in sources.splits.items()}
         check_rule(sources.orphans)
         chunk = stream.chunk_rows(schema, limit)
         plans = {
@@ -180,7 +206,7 @@ def _streamed(schema: Schema, sources: Sources, folder: Path, key: str, limit: i
             for split, frame in rows.items()
         }
         vocab = stream.fitted(rows["train"], schema, plans["train"])
-        check_leaks(rows["train"], schema)
+        check_leaks(rows["train"].lazy(), schema)
 
         def write(to: Path) -> dict[str, dict[str, Any]]:
             return {
@@ -213,17 +239,24 @@ def fingerprint(vocab: Vocab, tables: Mapping[str, Table]) -> str:
         for array in arrays:
             checksum = crc32((array[rows] if len(array) else array).tobytes(), checksum)
         for bag in table.bags:
-            some = bag.take(rows)
+            if bag.rows is None:
+                some = bag.take(rows)
+            else:  # long lists: some of them, and which rows have which
+                checksum = crc32(bag.rows[rows].tobytes(), checksum)
+                lists = np.linspace(0, len(bag.offsets) - 2, FINGERPRINT_LISTS).astype(np.int64)
+                some = replace(bag, rows=None).take(lists)
             checksum = crc32(some.offsets.tobytes(), crc32(some.ids.tobytes(), checksum))
+            if some.weights is not None:
+                checksum = crc32(some.weights.tobytes(), checksum)
         parts.append(f"{split} {len(table)} rows {checksum:08x}")
     return ", ".join(parts)
 
 
 def _encoded(schema: Schema, sources: Sources) -> cache.Entry:
     with cache.noted() as messages, _one_warning_of_orphans():
-        rows = {split: read(source, schema) for split, source in sources.splits.items()}
+        rows = {split: _opened(source, schema) for split, source in sources.splits.items()}
         vocab = Vocab.fit(rows["train"], schema)
-        check_leaks(rows["train"], schema)
+        check_leaks(rows["train"].lazy(), schema)
         tables = {
             split: encode(
                 frame, schema, vocab, split=split, orphans=sources.orphans,

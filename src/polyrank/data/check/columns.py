@@ -61,16 +61,18 @@ class Ids:
 
     def encode(self, column: pl.Series) -> Coded:
         """Return the row of each id in the vocabulary."""
-        ids, offsets, _ = self.values(column)
+        ids, offsets, null_lists, weights = self.values(column)
         codes, _, nulls = self.vocabulary.encode(ids)
         counts = np.bincount(codes, minlength=self.vocabulary.rows)
         if offsets is None:
             return Coded(codes, counts, nulls, codes)
         places = np.arange(len(codes)) - np.repeat(offsets[:-1], np.diff(offsets))
         mixed = mix(codes.astype(np.uint64) + (places.astype(np.uint64) << np.uint64(32)))
+        if weights is not None:
+            mixed = mix(mixed + (weights + np.float32(0)).view(np.uint32))  # −0 is 0
         sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(mixed, dtype=np.uint64)])
         exact = sums[offsets[1:]] - sums[offsets[:-1]]  # modulo 2^64
-        return Coded(codes, counts, column.null_count(), exact, offsets)
+        return Coded(codes, counts, null_lists, exact, offsets)
 
     def bins(self, *counts: np.ndarray) -> list[np.ndarray]:
         """Return counts of the 20 most frequent training ids, and of the rest, in each split."""

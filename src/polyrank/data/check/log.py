@@ -95,6 +95,9 @@ class _Split:
     def column(self, name: str) -> pl.Series:
         return collect(self.frame, [name]).to_series()
 
+    def read(self, feature: Feature) -> pl.Series:
+        return feature.column(collect(self.frame, feature.columns))
+
 
 def _opened(
     name: str, frame: Frame, schema: Schema, orphans: Orphans, findings: list[Finding]
@@ -105,7 +108,7 @@ def _opened(
         message = f"{name}: the key column {key!r} is not in the data"
         findings.append(finding("missing-key", message, key, name))
     shown = [key for key in keys.columns if key not in missing]
-    features = [feature.name for feature in schema.features]
+    features = [column for feature in schema.features for column in feature.columns]
     frame = by_column(frame, [*features, *schema.labels, *shown])
     data = collect(frame, dict.fromkeys([*shown, *schema.labels]))
     checksums = no_rows_yet(data.height)
@@ -130,7 +133,7 @@ def _check_features(schema: Schema, splits: Mapping[str, _Split], findings: list
     rows, whole = no_rows_yet(len(train.checksums)), True
     known, by_task = hidden_labels(train.labels, schema), labels_by_task(schema, train.labels)
     for feature in schema.features:
-        column = train.column(feature.name)
+        column = train.read(feature)
         found = _coded(feature, column, splits, findings)
         if found is None:
             whole = False  # rows that differ in this feature alone would look alike
@@ -182,7 +185,7 @@ def _coded(
     coded: dict[str, Coded] = {}
     for name, split in splits.items():
         try:
-            coded[name] = fitted.encode(train if name == "train" else split.column(feature.name))
+            coded[name] = fitted.encode(train if name == "train" else split.read(feature))
         except DataError as error:
             findings.append(_unusable(error, feature.name, name))
     if not seen and len(coded) == len(splits):  # else no row of one split could equal another's

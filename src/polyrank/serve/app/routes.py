@@ -188,8 +188,11 @@ def app(engine: Engine, limits: Limits | None = None, state: State | None = None
 def request_schema(engine: Engine) -> Json:
     """Return the schema of a body of `POST /v1/score`."""
     columns: Json = {name: codec.json for name, codec in engine.codecs.items()}
+    beside = {k: each for codec in engine.codecs.values() for k, each in codec.beside.items()}
+    columns |= {name: each.json for name, each in beside.items()}
     columns |= {name: _NUMBER for name in engine.fusion_columns if name not in columns}
     example = {name: codec.example for name, codec in engine.codecs.items()}
+    example |= {name: each.example for name, each in beside.items()}
     example |= dict.fromkeys(engine.fusion_columns, 1.0)
     every = {"type": "object", "required": list(columns), "properties": columns}
     some = {"type": "object", "properties": columns}

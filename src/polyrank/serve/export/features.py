@@ -23,6 +23,7 @@ from polyrank.features.dense import DenseCodec, DenseEncoding
 from polyrank.features.ids import IdType
 from polyrank.features.kind import Codec
 from polyrank.features.sparse import DTYPE, NULL, PADDING, UNSEEN, IdCodec
+from polyrank.nn.embed import Padded
 from polyrank.registry import resolved
 
 ML = ("ai.onnx.ml", 4)  # LabelEncoder between any two types of tensors
@@ -36,11 +37,11 @@ class Parts(NamedTuple):
     """What the features of one kind give to x, each in the order of their slots.
 
     Shape:
-        fields: int64 (F, B) · bags: int64 (B, L), −1 where there is no id · columns: (B, columns)
+        fields: int64 (F, B) · columns: (B, columns)
     """
 
     fields: Tensor | None = None
-    bags: Sequence[Tensor] = ()
+    bags: Sequence[Padded] = ()
     columns: Sequence[Tensor] = ()
 
 
@@ -56,7 +57,7 @@ class FeatureGraph(nn.Module):
         raise NotImplementedError
 
     def example(self, name: str, rows: int, length: int, generator: torch.Generator) -> Tensor:
-        """Return an input of a feature, to trace the graph with; the default is raw numbers."""
+        """Return the input of a raw column, to trace the graph with; the default is numbers."""
         return torch.randn(rows, generator=generator)
 
     def look_up(self, name: str, nodes: Nodes) -> int | None:
@@ -117,9 +118,19 @@ class IdGraph(FeatureGraph):
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Parts:
         fields = _side_by_side(inputs, self.single) if self.single else None
-        return Parts(fields, [inputs[name] for name in self.lists])
+        return Parts(fields, [self._list(name, inputs) for name in self.lists])
+
+    def _list(self, name: str, inputs: Mapping[str, Tensor]) -> Padded:
+        rows, feature = inputs[name], self.codecs[name].feature
+        most, beside = getattr(feature, "max_length", None), feature.columns[1:]
+        if most is not None:
+            after = (rows >= 0).flip(1).long().cumsum(1).flip(1)  # ids from this one on
+            rows = torch.where(after <= most, rows, -1)
+        return Padded(rows, inputs[beside[0]] if beside else None)
 
     def example(self, name: str, rows: int, length: int, generator: torch.Generator) -> Tensor:
+        if name not in self.codecs:  # weights
+            return torch.randn(rows, length, generator=generator)
         shape = (rows, length) if name in self.lists else (rows,)
         return torch.randint(self.codecs[name].vocabulary.rows, shape, generator=generator)
 

@@ -42,12 +42,17 @@ def named(model: ModelProto, inputs: Iterable[str], outputs: Iterable[str]) -> N
 
 def with_shapes(model: ModelProto, schema: Schema) -> None:
     """Name the sizes of a graph that vary: batch, and the length of each sequence."""
-    lists = {feature.name for feature in schema.features if feature.ragged}
+    lists = {
+        column: feature.name
+        for feature in schema.features
+        if feature.ragged
+        for column in feature.columns
+    }
     for each in (*model.graph.input, *model.graph.output):
         dims = each.type.tensor_type.shape.dim
         dims[0].dim_param = "batch"
         if each.name in lists:
-            dims[1].dim_param = f"{each.name}.length"
+            dims[1].dim_param = f"{lists[each.name]}.length"
     model.graph.ClearField("value_info")  # they name the old sizes
 
 

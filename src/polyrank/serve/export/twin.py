@@ -82,7 +82,12 @@ def example(bundle: Bundle, rows: int, length: int) -> list[Tensor]:
     """Return inputs to trace `Twin` with."""
     schema, vocab, first = bundle.schema, bundle.vocab, bundle.ranker.first
     generator = torch.Generator().manual_seed(0)
-    graphs = {name: graph for graph in graphs_of(vocab) for name in graph.codecs}
+    graphs = {
+        column: graph
+        for graph in graphs_of(vocab)
+        for codec in graph.codecs.values()
+        for column in codec.feature.columns
+    }
     number = FeatureGraph({})  # for a column that a kind of label reads
     found = [
         graphs.get(name, number).example(name, rows, length, generator) for name in schema.inputs

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import onnx
 import polars as pl
@@ -64,10 +65,12 @@ def captured(bundle: Bundle) -> ModelProto:
     """Return the graph of `model.onnx`, if `torch.export` and the ONNX exporter take the trunk."""
     twin, schema = Twin(bundle), bundle.schema
     batch = torch.export.Dim("batch")
-    ragged = {feature.name for feature in schema.features if feature.ragged}
+    lengths = {}
+    for at, feature in enumerate(schema.features):
+        if feature.ragged:  # weights are as many as ids
+            lengths |= dict.fromkeys(feature.columns, torch.export.Dim(f"length_{at}"))
     shapes = [
-        {0: batch, 1: torch.export.Dim(f"length_{at}")} if name in ragged else {0: batch}
-        for at, name in enumerate(schema.inputs)
+        {0: batch, 1: lengths[name]} if name in lengths else {0: batch} for name in schema.inputs
     ]
     stages = given_stages(bundle)
     shapes += [{0: batch} for _ in stages]
@@ -129,10 +132,11 @@ def _written(bundle: Bundle, folder: Path, *, vocabulary: bool) -> dict[str, Pat
             # In the place of the other, which is written: its tables are not copied, and where they
             # lie in a file beside it, both read that one.
             graph.with_vocabulary(model, vocab)
-        inputs = [
-            {"name": each, **codec.described(with_vocabulary=name == RAW_FILE)}
-            for each, codec in Inputs(schema, vocab).codecs.items()
-        ]
+        described: dict[str, dict[str, Any]] = {}
+        for each, codec in Inputs(schema, vocab).codecs.items():
+            described[each] = codec.described(with_vocabulary=name == RAW_FILE)
+            described |= {column: beside.described for column, beside in codec.beside.items()}
+        inputs = [{"name": each, **described[each]} for each in schema.inputs]
         graph.with_metadata(model, about | {"polyrank.inputs": inputs})
         beside, large = _beside(name), model.ByteSize() > _LARGEST_BYTES
         onnx.save(model, folder / name, save_as_external_data=large, location=beside)
