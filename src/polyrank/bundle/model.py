@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -18,7 +19,7 @@ from polyrank import spec
 from polyrank.bundle import format
 from polyrank.calibration.fitting import Calibrator
 from polyrank.data.labels import Orphans
-from polyrank.data.read import column_names, read
+from polyrank.data.read import collect_chunks, column_names, read
 from polyrank.data.sampling import Sampling
 from polyrank.data.table import Table, encode
 from polyrank.data.vocab import Vocab
@@ -29,7 +30,7 @@ from polyrank.metrics.scorecard import Scorecard, scorecard
 from polyrank.metrics.segments import DECILE, columns_needed, dimensions, score_segments
 from polyrank.models.expert_use import ExpertUse, experts_of
 from polyrank.models.model import BuildsTrunk, Model
-from polyrank.models.outputs import logits_of, outputs
+from polyrank.models.outputs import CHUNK_ROWS, logits_of, outputs
 from polyrank.models.ranker import Ranker
 from polyrank.objective.likelihood import Likelihood, likelihoods, named_extras
 from polyrank.schema import Schema
@@ -40,6 +41,7 @@ from polyrank.text import aligned, counted, html_table
 logger = logging.getLogger(__name__)
 
 REPLICATES = 200  # of the rows, for the intervals of a scorecard
+PIECE_ROWS = 8 * CHUNK_ROWS  # of files, while they are predicted: whole batches keep their bits
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,6 +129,8 @@ class Bundle:
     def predict(self, rows: Any, *, raw: bool = False) -> pl.DataFrame:
         """Return the output columns of raw rows, in their order.
 
+        Of files, and of a LazyFrame, some rows are in memory at a time, beside the outputs.
+
         Args:
             rows: a path or glob, a polars or pandas frame, a pyarrow table, or a dict of arrays;
                 labels need not be there.
@@ -135,7 +139,24 @@ class Bundle:
         Raises:
             DataError: a feature that is missing or of a wrong type.
         """
-        return self.score(self.encode(rows), raw=raw)
+        frame = read(rows, self.schema)
+        if not isinstance(rows, str | Path | pl.LazyFrame) or not frame.head(1).collect().height:
+            return self.score(self.encode(frame), raw=raw)
+        found: list[pl.DataFrame] = []
+        unseen, nulls, start = Counter[str](), Counter[str](), 0
+        for part in collect_chunks(frame, self.schema.inputs, PIECE_ROWS):
+            try:
+                table = self._encoded(part)
+                found.append(self.score(table, raw=raw))
+            except DataError as error:
+                if not start:
+                    raise
+                raise DataError(f"{error} (row 0 is here row {start:,} of the data)") from None
+            unseen.update(table.unseen)
+            nulls.update(table.nulls)
+            start += len(table)
+        log_counts(unseen, nulls, start, "rows")
+        return pl.concat(found, rechunk=True)
 
     def predict_frame(self, frame: pl.DataFrame, *, raw: bool = False) -> Predictions:
         """Return the predictions of a frame, as an exported bundle's engine does."""
@@ -244,18 +265,26 @@ class Bundle:
     ) -> Table:
         """Return raw rows as a Table that keeps `carried` columns; without a `split`, no labels."""
         frame = read(rows, self.schema)
-        if split is not None and self.fusion is not None:
+        if split is None:
+            table = self._encoded(frame, carried)
+            log_counts(table.unseen, table.nulls, len(table), "rows")
+            return table
+        if self.fusion is not None:
             self.fusion.check(self.schema, column_names(frame), split)
             carried = [*carried, *self.fusion.columns(self.schema)]
         table = encode(
-            frame, self.schema, self.vocab,
-            split=split or "rows", orphans=orphans or self.orphans, labels=split is not None,
+            frame, self.schema, self.vocab, split=split, orphans=orphans or self.orphans,
             carried=carried, numbers=self.model.numbers,
         )  # fmt: skip
-        log_counts(table, split or "rows")
-        if split is None or self.sampling is None:
-            return table
-        return self.sampling.weighted(table, split)
+        log_counts(table.unseen, table.nulls, len(table), split)
+        return table if self.sampling is None else self.sampling.weighted(table, split)
+
+    def _encoded(self, frame: pl.LazyFrame | pl.DataFrame, carried: Sequence[str] = ()) -> Table:
+        """Return rows without labels as a Table."""
+        return encode(
+            frame, self.schema, self.vocab, split="rows", labels=False, carried=carried,
+            numbers=self.model.numbers,
+        )  # fmt: skip
 
     def score(self, table: Table, *, raw: bool = False) -> pl.DataFrame:
         """Return the output columns of encoded rows; `raw` as in `predict`."""
@@ -369,12 +398,12 @@ class Bundle:
         }
 
 
-def log_counts(table: Table, split: str) -> None:
+def log_counts(unseen: Mapping[str, int], nulls: Mapping[str, int], rows: int, split: str) -> None:
     """Log how many ids were unseen and how many values were null."""
-    for what, counts in (("unseen or rare ids", table.unseen), ("nulls", table.nulls)):
+    for what, counts in (("unseen or rare ids", unseen), ("nulls", nulls)):
         shown = ", ".join(f"{name} {count:,}" for name, count in counts.items() if count)
         if shown:
-            logger.info("%s: %s of %s rows: %s", split, what, f"{len(table):,}", shown)
+            logger.info("%s: %s of %s rows: %s", split, what, f"{rows:,}", shown)
 
 
 def _figures(epoch: Mapping[str, Any]) -> dict[str, str]:

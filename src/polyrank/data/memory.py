@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from polyrank.data import mapped
 from polyrank.data.table import Table
 from polyrank.data.windows import RUN_ROWS
 from polyrank.errors import ConfigError
@@ -86,6 +87,11 @@ def windowed(tables: Mapping[str, Table], limit: int | None) -> dict[str, Table]
         "time", f"{total / 1e6:,.0f}", f"{limit / 1e6:,.0f}", f"{rows:,}",
         f"{len(train):,}",
     )  # fmt: skip
+    if not mapped.is_mapped(train.labels):
+        logger.warning(
+            "the encoded rows are in memory all the same, since they are not cached: give files, a "
+            "run folder (out) and cache = true, or allow them the memory that they take"
+        )
     return {**tables, "train": replace(train, window=rows)}
 
 

@@ -38,7 +38,9 @@ logger = logging.getLogger(__name__)
 MOST_CHUNK_ROWS, LEAST_CHUNK_ROWS = 262_144, 16_384
 CELLS = 24  # bytes of a value while it is read, encoded and written; an id of text has more
 LIST_LENGTH, MOST_COLUMNS = 10, 48  # guessed of a row's list, and of an encoded number
-SAMPLE_ROWS = 2_000_000  # on which encodings of numbers are fitted
+# Of numbers, on which their encodings are fitted: rows, and values of all columns together. Not by
+# the memory allowed, since what is fitted would depend on it.
+SAMPLE_ROWS, SAMPLE_VALUES = 500_000, 16_000_000
 DISTINCT = 1 << 21  # counted values that wait until they are added up
 _SEED = 0x57EA  # of the sample; not 0, with which a log may have been generated
 
@@ -59,7 +61,8 @@ class Plan:
 def chunk_rows(schema: Schema, limit: int) -> int:
     """Return the rows of a chunk, of which the memory holds several."""
     columns = len(schema.features) + len(schema.labels) + len(schema.keys.columns)
-    return int(np.clip(limit // (8 * CELLS * columns), LEAST_CHUNK_ROWS, MOST_CHUNK_ROWS))
+    row = CELLS * columns + row_bytes(schema)
+    return int(np.clip(limit // (8 * row), LEAST_CHUNK_ROWS, MOST_CHUNK_ROWS))
 
 
 def row_bytes(schema: Schema) -> int:
@@ -101,7 +104,8 @@ def fitted(frame: pl.LazyFrame | pl.DataFrame, schema: Schema, plan: Plan) -> Vo
     tables = {table: owner.fixed(table) for table, owner in owners.items()}
     counted: dict[str, list[pl.DataFrame]] = {table: [] for table in owners}
     sampled: dict[str, list[pl.Series]] = {each.name: [] for each in schema.features if each.state}
-    share = min(1.0, SAMPLE_ROWS / plan.rows)
+    most = min(SAMPLE_ROWS, SAMPLE_VALUES // max(len(sampled), 1))
+    share = min(1.0, most / plan.rows)
     random = np.random.default_rng(_SEED)
     names = [feature.name for feature in schema.features]
     for part in collect_chunks(frame, names, plan.chunk_rows):

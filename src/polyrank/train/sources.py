@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -102,7 +102,7 @@ def encoded(
         entry = _cached(schema, sources, paths, beside / cache.NAME)
     tables = dict(entry.tables)
     for split, table in tables.items():
-        log_counts(table, split)
+        log_counts(table.unseen, table.nulls, len(table), split)
         if sources.sampling is not None and split != "train":
             tables[split] = sources.sampling.weighted(table, split)
     return entry.vocab, windowed(tables, resolved(sources.memory))
@@ -129,7 +129,7 @@ def _cached(
     entry = _earlier(folder, key, schema)
     if entry is not None:
         return entry
-    larger = _larger(schema, sources)
+    larger = _larger(schema, sources, flat)
     if larger is not None:
         # Another entry: numbers are fitted on a sample there, which a log that fits is not.
         key = cache.key_of(schema, [*recipe, "by chunks"])
@@ -159,13 +159,19 @@ def _earlier(folder: Path, key: str, schema: Schema) -> cache.Entry | None:
     return entry
 
 
-def _larger(schema: Schema, sources: Sources) -> int | None:
+def _larger(schema: Schema, sources: Sources, paths: Sequence[str]) -> int | None:
     """Return the memory that encoded rows may take, where they are likely to take more."""
     limit = resolved(sources.memory)
     if limit is None:
         return None
-    rows = sum(count_rows(read(source, schema)) for source in sources.splits.values())
-    return limit if rows * stream.row_bytes(schema) > limit else None
+    frames = [read(source, schema) for source in sources.splits.values()]
+    row = stream.row_bytes(schema)
+    if all(path.lower().endswith((".csv", ".tsv")) for path in paths):
+        # A field ends with a separator or a line: so many rows at most, and none need be counted.
+        size = sum(Path(path).stat().st_size for path in paths)
+        if size // min(len(column_names(frame)) for frame in frames) * row <= limit:
+            return None
+    return limit if sum(map(count_rows, frames)) * row > limit else None
 
 
 def _streamed(schema: Schema, sources: Sources, folder: Path, key: str, limit: int) -> cache.Entry:
