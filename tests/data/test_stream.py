@@ -236,6 +236,14 @@ def test_rows_that_no_cache_holds_are_said_to_be_in_memory(files, tmp_path, capl
         assert caplog.text.count(told) == 1
 
 
+def test_scores_that_exceed_the_memory_are_told_before_training(files, tmp_path, caplog):
+    a_log(4_000, 3).write_parquet(files["test"])
+    with caplog.at_level(logging.WARNING):
+        encoded(SCHEMA, Sources(**files, memory="1MiB"), beside=tmp_path / "a")
+    (told,) = (each for each in caplog.messages if "scores and calibration" in each)
+    assert told.startswith("test has 4,000 rows, whose scores and calibration take about 1 MB")
+
+
 def test_rows_of_a_short_text_file_are_not_counted(tmp_path, monkeypatch):
     """Counting them reads the file once more."""
     counted = []

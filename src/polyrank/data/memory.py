@@ -17,6 +17,8 @@ from polyrank.errors import ConfigError
 logger = logging.getLogger(__name__)
 
 AUTO = "auto"
+# Of a scored row, for each task: its outputs, its label and their order. 230 were measured of two.
+SCORE_BYTES = 115
 SHARE = 0.5  # of what is free; the model, its optimiser and the current steps need the rest
 _UNITS = {"": 1, "b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40,
           "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}  # fmt: skip
@@ -93,6 +95,19 @@ def windowed(tables: Mapping[str, Table], limit: int | None) -> dict[str, Table]
             "run folder (out) and cache = true, or allow them the memory that they take"
         )
     return {**tables, "train": replace(train, window=rows)}
+
+
+def tell_of_scores(tables: Mapping[str, Table], limit: int | None) -> None:
+    """Warn of splits whose scores take more memory than is allowed, whatever their columns."""
+    for split, table in tables.items():
+        needed = len(table) * SCORE_BYTES * len(table.schema.tasks)
+        if split != "train" and limit is not None and needed > limit:
+            logger.warning(
+                "%s has %s rows, whose scores and calibration take about %s MB, and the encoded "
+                "rows may take %s MB: a metric needs the scores of all its rows at once. Give "
+                "fewer rows, or allow more memory",
+                split, f"{len(table):,}", f"{needed / 1e6:,.0f}", f"{limit / 1e6:,.0f}",
+            )  # fmt: skip
 
 
 def _of_machine() -> int | None:

@@ -17,7 +17,7 @@ import polars as pl
 from polyrank.bundle.model import log_counts
 from polyrank.data import cache, checksums, labels, stream
 from polyrank.data.labels import Orphans, check_leaks, check_rule
-from polyrank.data.memory import AUTO, resolved, windowed
+from polyrank.data.memory import AUTO, resolved, tell_of_scores, windowed
 from polyrank.data.read import column_names, count_rows, files, read
 from polyrank.data.sampling import Sampling
 from polyrank.data.table import Table, encode
@@ -105,7 +105,9 @@ def encoded(
         log_counts(table.unseen, table.nulls, len(table), split)
         if sources.sampling is not None and split != "train":
             tables[split] = sources.sampling.weighted(table, split)
-    return entry.vocab, windowed(tables, resolved(sources.memory))
+    limit = resolved(sources.memory)
+    tell_of_scores(tables, limit)
+    return entry.vocab, windowed(tables, limit)
 
 
 def _cached(
