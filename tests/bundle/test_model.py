@@ -77,6 +77,47 @@ def test_files_are_predicted_by_pieces_to_the_same_bits(bundle, rows, tmp_path, 
     np.testing.assert_allclose(found.to_numpy(), whole.to_numpy(), rtol=1e-5)
 
 
+def test_files_are_scored_by_pieces_to_the_same_scorecard(bundle, rows, tmp_path, monkeypatch):
+    frame = pl.concat([pl.DataFrame(rows)] * 5)
+    frame = frame.with_columns(true_p_click=pl.Series(np.linspace(0, 1, frame.height)))
+    frame.write_parquet(tmp_path / "rows.parquet")
+    monkeypatch.setattr(outputs, "CHUNK_ROWS", 256)
+    monkeypatch.setattr(model, "PIECE_ROWS", 512)
+    expected = bundle.evaluate(frame)
+    sizes, plain = [], model.Bundle.logits
+    monkeypatch.setattr(
+        model.Bundle, "logits", lambda self, t: sizes.append(len(t)) or plain(self, t)
+    )
+    for source in (tmp_path / "rows.parquet", frame.lazy()):
+        sizes.clear()
+        assert bundle.evaluate(source).to_json() == expected.to_json()
+        assert sizes == [512] * 4 + [452]
+    table, _ = bundle.evaluated(tmp_path / "rows.parquet", "test")
+    whole = bundle.encode(frame, split="test")
+    assert (table.unseen, table.nulls) == (whole.unseen, whole.nulls)
+    assert table.dense.size == table.ids.size == 0
+
+
+@pytest.mark.parametrize("orphans", ["drop", "zero"])
+def test_orphans_of_files_are_those_of_frames(bundle, rows, tmp_path, monkeypatch, orphans):
+    frame = pl.DataFrame({**rows, "click": 0 * rows["click"]})
+    frame = pl.concat([frame, pl.DataFrame(rows)])
+    frame.write_parquet(tmp_path / "rows.parquet")
+    monkeypatch.setattr(model, "PIECE_ROWS", 300)
+    with pytest.raises(DataError, match="where its parent 'click' = 0"):
+        bundle.evaluate(tmp_path / "rows.parquet")
+    one, other = (
+        {s.name: (s.rows, s.positives, s.metrics.get("auc", {}).get("value")) for s in card}
+        for card in (
+            bundle.evaluate(each, orphans=orphans) for each in (tmp_path / "rows.parquet", frame)
+        )
+    )
+    assert one.keys() == other.keys()
+    for name, (count, positives, auc) in one.items():
+        assert (count, positives) == other[name][:2]
+        assert auc == pytest.approx(other[name][2], abs=1e-4)  # batches of other rows round so
+
+
 def test_counts_of_files_are_those_of_all_pieces(bundle, rows, tmp_path, monkeypatch, caplog):
     frame = pl.DataFrame({**rows, "user": [10**15] * 500}).drop(["click", "buy", "spend"])
     frame.write_parquet(tmp_path / "rows.parquet")

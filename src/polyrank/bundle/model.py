@@ -18,10 +18,11 @@ import torch
 from polyrank import spec
 from polyrank.bundle import format
 from polyrank.calibration.fitting import Calibrator
-from polyrank.data.labels import Orphans
+from polyrank.data import stream
+from polyrank.data.labels import Orphans, check_rule
 from polyrank.data.read import collect_chunks, column_names, read
 from polyrank.data.sampling import Sampling
-from polyrank.data.table import Table, encode
+from polyrank.data.table import Table, encode, outcomes
 from polyrank.data.vocab import Vocab
 from polyrank.errors import BundleError, ConfigError, DataError, PolyrankError
 from polyrank.layout import Layout
@@ -168,13 +169,43 @@ class Bundle:
     ) -> Scorecard:
         """Return the scorecard of labelled rows, with intervals.
 
+        Of files, some rows are in memory at a time, beside the scores and labels of all.
+
         Args:
             rows: as in `predict`, with labels.
             split: the scorecard's name for them; where `sampling` names it, rows are weighted to
                 stand for the whole log.
             orphans: "error", "drop" or "zero", as in `fit`; None is the run's own rule.
         """
-        return self.score_labelled(self.encode(rows, split=split, orphans=orphans), split)
+        return self.evaluated(rows, split, orphans)[1]
+
+    def evaluated(
+        self, rows: Any, split: str, orphans: Orphans | None = None
+    ) -> tuple[Table, Scorecard]:
+        """Return labelled rows, those of files without what the model read, and their scorecard."""
+        frame = read(rows, self.schema)
+        if not isinstance(rows, str | Path | pl.LazyFrame):
+            table = self.encode(frame, split=split, orphans=orphans)
+            return table, self.score_labelled(table, split)
+        rule = orphans or self.orphans
+        check_rule(rule)
+        carried = self._fused(frame, split)
+        plan = stream.planned(frame, self.schema, rule, split, PIECE_ROWS)
+        tables: list[Table] = []
+        found: dict[str, list[np.ndarray]] = {}
+        for each in stream.encoded_chunks(
+            frame, self.schema, self.vocab, plan, split, orphans=rule, carried=carried,
+            numbers=self.model.numbers,
+        ):  # fmt: skip
+            for head, logits in self.logits(each).items():
+                found.setdefault(head, []).append(logits)
+            tables.append(outcomes([each]))
+        table = outcomes(tables)
+        log_counts(table.unseen, table.nulls, len(table), split)
+        if self.sampling is not None:
+            table = self.sampling.weighted(table, split)
+        whole = {head: np.concatenate(parts) for head, parts in found.items()}
+        return table, self._scorecard(table, whole, split)
 
     def segments(
         self,
@@ -269,15 +300,19 @@ class Bundle:
             table = self._encoded(frame, carried)
             log_counts(table.unseen, table.nulls, len(table), "rows")
             return table
-        if self.fusion is not None:
-            self.fusion.check(self.schema, column_names(frame), split)
-            carried = [*carried, *self.fusion.columns(self.schema)]
         table = encode(
             frame, self.schema, self.vocab, split=split, orphans=orphans or self.orphans,
-            carried=carried, numbers=self.model.numbers,
+            carried=[*carried, *self._fused(frame, split)], numbers=self.model.numbers,
         )  # fmt: skip
         log_counts(table.unseen, table.nulls, len(table), split)
         return table if self.sampling is None else self.sampling.weighted(table, split)
+
+    def _fused(self, frame: pl.LazyFrame, split: str) -> list[str]:
+        """Return the raw columns of the fused score, if one is declared, which must be there."""
+        if self.fusion is None:
+            return []
+        self.fusion.check(self.schema, column_names(frame), split)
+        return list(self.fusion.columns(self.schema))
 
     def _encoded(self, frame: pl.LazyFrame | pl.DataFrame, carried: Sequence[str] = ()) -> Table:
         """Return rows without labels as a Table."""
@@ -292,7 +327,10 @@ class Bundle:
 
     def score_labelled(self, table: Table, split: str) -> Scorecard:
         """Return the scorecard of encoded, labelled rows, with intervals."""
-        logits, changed = self.logits(table), self._changed_columns()
+        return self._scorecard(table, self.logits(table), split)
+
+    def _scorecard(self, table: Table, logits: Mapping[str, np.ndarray], split: str) -> Scorecard:
+        changed = self._changed_columns()
         raw = self.columns(table, logits, raw=True) if changed else {}
         found = self.columns(table, logits)
         card = scorecard(

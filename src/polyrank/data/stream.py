@@ -26,7 +26,7 @@ from polyrank.data.labels import (
     without_orphans,
 )
 from polyrank.data.read import collect_chunks
-from polyrank.data.table import Columns, encode_columns
+from polyrank.data.table import Columns, Table, encode_columns
 from polyrank.data.table_files import TableFiles
 from polyrank.data.vocab import Vocab, id_owners
 from polyrank.errors import DataError
@@ -147,26 +147,44 @@ def write_table(
     keyed: bool,
 ) -> dict[str, Any]:
     """Write the columns of a split as a cache entry has them; return what its manifest says."""
-    columns = Columns.of(frame, schema, split, labels=True, carried=carried)
-    wanted = [*columns.others, *columns.features]
+    chunks = encoded_chunks(
+        frame, schema, vocab, plan, split, orphans=orphans, carried=carried, numbers=numbers
+    )
     with ExitStack() as stack:
         files: TableFiles | None = None
-        read = start = 0
-        for part in collect_chunks(frame, wanted, plan.chunk_rows):
-            with _rows_from(read):
-                kept = part if orphans == "error" else without_orphans(part, schema, orphans)
-                read += part.height
-                if not kept.height:
-                    continue
-                table = encode_columns(kept, schema, vocab, columns, split=split, numbers=numbers)
-            if not keyed:
-                table = replace(table, keys=pl.DataFrame())
+        start = 0
+        for each in chunks:
+            table = each if keyed else replace(each, keys=pl.DataFrame())
             if files is None:
                 files = TableFiles(folder, split, table, plan.rows, stack)
             files.write(table, start)
             start += len(table)
         assert files is not None
         return files.facts()
+
+
+def encoded_chunks(
+    frame: pl.LazyFrame | pl.DataFrame,
+    schema: Schema,
+    vocab: Vocab,
+    plan: Plan,
+    split: str,
+    *,
+    orphans: Orphans,
+    carried: Sequence[str],
+    numbers: bool,
+) -> Iterator[Table]:
+    """Yield labelled rows as `encode` makes a table of them all, a chunk at a time."""
+    columns = Columns.of(frame, schema, split, labels=True, carried=carried)
+    read = 0
+    for part in collect_chunks(frame, [*columns.others, *columns.features], plan.chunk_rows):
+        with _rows_from(read):
+            kept = part if orphans == "error" else without_orphans(part, schema, orphans)
+            read += part.height
+            if not kept.height:
+                continue
+            table = encode_columns(kept, schema, vocab, columns, split=split, numbers=numbers)
+        yield table
 
 
 @contextmanager
