@@ -8,7 +8,9 @@ import polars as pl
 import pytest
 
 import polyrank as pr
+from polyrank.bundle import model
 from polyrank.errors import DataError
+from polyrank.models import outputs
 
 OUTPUTS = ["p_click", "p_buy_given_click", "p_buy", "spend_given_buy", "spend"]
 FEATURES = ["user", "city", "slot", "home", "url", "age", "price"]
@@ -51,6 +53,90 @@ def test_chunks_do_not_change_a_row_beyond_rounding(bundle, rows):
         [bundle.predict({k: v[i : i + 1] for k, v in rows.items()}).to_numpy() for i in range(20)]
     )
     np.testing.assert_allclose(one_by_one[:, :3], whole[:20, :3], atol=1e-6)
+
+
+def test_files_are_predicted_by_pieces_to_the_same_bits(bundle, rows, tmp_path, monkeypatch):
+    frame = pl.concat([pl.DataFrame(rows)] * 5).drop(["click", "buy", "spend"])
+    frame.write_parquet(tmp_path / "rows.parquet")
+    whole = bundle.predict(frame)
+    monkeypatch.setattr(outputs, "CHUNK_ROWS", 256)
+    monkeypatch.setattr(model, "PIECE_ROWS", 512)
+    sizes, plain = [], model.encode
+
+    def encode(part, *arguments, **options):
+        sizes.append(part.lazy().select(pl.len()).collect().item())
+        return plain(part, *arguments, **options)
+
+    in_batches = bundle.predict(frame)
+    monkeypatch.setattr(model, "encode", encode)
+    for source in (tmp_path / "rows.parquet", frame.lazy()):
+        sizes.clear()
+        found = bundle.predict(source)
+        assert sizes == [512] * 4 + [452]
+        assert found.equals(in_batches)
+    np.testing.assert_allclose(found.to_numpy(), whole.to_numpy(), rtol=1e-5)
+
+
+def test_files_are_scored_by_pieces_to_the_same_scorecard(bundle, rows, tmp_path, monkeypatch):
+    frame = pl.concat([pl.DataFrame(rows)] * 5)
+    frame = frame.with_columns(true_p_click=pl.Series(np.linspace(0, 1, frame.height)))
+    frame.write_parquet(tmp_path / "rows.parquet")
+    monkeypatch.setattr(outputs, "CHUNK_ROWS", 256)
+    monkeypatch.setattr(model, "PIECE_ROWS", 512)
+    expected = bundle.evaluate(frame)
+    sizes, plain = [], model.Bundle.logits
+    monkeypatch.setattr(
+        model.Bundle, "logits", lambda self, t: sizes.append(len(t)) or plain(self, t)
+    )
+    for source in (tmp_path / "rows.parquet", frame.lazy()):
+        sizes.clear()
+        assert bundle.evaluate(source).to_json() == expected.to_json()
+        assert sizes == [512] * 4 + [452]
+    table, _ = bundle.evaluated(tmp_path / "rows.parquet", "test")
+    whole = bundle.encode(frame, split="test")
+    assert (table.unseen, table.nulls) == (whole.unseen, whole.nulls)
+    assert table.dense.size == table.ids.size == 0
+
+
+@pytest.mark.parametrize("orphans", ["drop", "zero"])
+def test_orphans_of_files_are_those_of_frames(bundle, rows, tmp_path, monkeypatch, orphans):
+    frame = pl.DataFrame({**rows, "click": 0 * rows["click"]})
+    frame = pl.concat([frame, pl.DataFrame(rows)])
+    frame.write_parquet(tmp_path / "rows.parquet")
+    monkeypatch.setattr(model, "PIECE_ROWS", 300)
+    with pytest.raises(DataError, match="where its parent 'click' = 0"):
+        bundle.evaluate(tmp_path / "rows.parquet")
+    one, other = (
+        {s.name: (s.rows, s.positives, s.metrics.get("auc", {}).get("value")) for s in card}
+        for card in (
+            bundle.evaluate(each, orphans=orphans) for each in (tmp_path / "rows.parquet", frame)
+        )
+    )
+    assert one.keys() == other.keys()
+    for name, (count, positives, auc) in one.items():
+        assert (count, positives) == other[name][:2]
+        assert auc == pytest.approx(other[name][2], abs=1e-4)  # batches of other rows round so
+
+
+def test_counts_of_files_are_those_of_all_pieces(bundle, rows, tmp_path, monkeypatch, caplog):
+    frame = pl.DataFrame({**rows, "user": [10**15] * 500}).drop(["click", "buy", "spend"])
+    frame.write_parquet(tmp_path / "rows.parquet")
+    monkeypatch.setattr(model, "PIECE_ROWS", 200)
+    with caplog.at_level("INFO"):
+        bundle.predict(tmp_path / "rows.parquet")
+    (line,) = [each for each in caplog.messages if "unseen" in each]
+    assert line.startswith("rows: unseen or rare ids of 500 rows: user 500")
+
+
+def test_a_fault_in_a_later_piece_says_where_it_begins(bundle, rows, tmp_path, monkeypatch):
+    frame = pl.DataFrame(rows).with_columns(price=pl.Series([1.0] * 450 + [np.inf] * 50))
+    frame.write_parquet(tmp_path / "rows.parquet")
+    monkeypatch.setattr(model, "PIECE_ROWS", 200)
+    with pytest.raises(DataError, match=r"50 infinite.* \(row 0 is here row 400 of the data"):
+        bundle.predict(tmp_path / "rows.parquet")
+    frame.clear().write_parquet(tmp_path / "none.parquet")
+    with pytest.raises(DataError, match="there are no rows to predict"):
+        bundle.predict(tmp_path / "none.parquet")
 
 
 def test_a_missing_feature_is_refused_with_the_nearest(bundle, rows):

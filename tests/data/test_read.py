@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from polyrank.data import read as reading
-from polyrank.data.read import by_column, collect, column_names, read
+from polyrank.data.read import by_column, collect, collect_chunks, column_names, read
 from polyrank.errors import DataError
 from polyrank.schema import DenseFeature, Keys, Schema, SparseFeature, Task
 
@@ -415,3 +415,28 @@ def test_a_column_that_is_there_twice_is_refused_with_both_places(tmp_path, sche
 def test_a_column_may_be_named_as_polars_names_a_second_one(tmp_path):
     (tmp_path / "log.csv").write_text("a,a_duplicated_0\n1,2\n")
     assert read(tmp_path / "log.csv").collect().rows() == [(1, 2)]
+
+
+def test_parquet_files_are_read_a_few_chunks_at_a_time(tmp_path, monkeypatch):
+    """Batches of one scan are decoded far ahead, by the cores of the machine."""
+    frame = pl.DataFrame({"n": range(1_000), "click": [0, 1] * 500})
+    for place, start in enumerate((0, 300, 310)):
+        end = (300, 310, 1_000)[place]
+        frame[start:end].write_parquet(tmp_path / f"{place}.parquet", row_group_size=64)
+    slices, plain = [], pl.LazyFrame.slice
+
+    def sliced(self, offset, length=None):
+        slices.append((offset, length))
+        return plain(self, offset, length)
+
+    monkeypatch.setattr(pl.LazyFrame, "slice", sliced)
+    for most, expected in ((400, 28), (10, 105)):
+        slices.clear()
+        monkeypatch.setattr(reading, "MOST_SLICES", most)
+        chunks = list(collect_chunks(read(tmp_path / "*.parquet"), ["click", "n"], 7))
+        assert [each.height for each in chunks] == [7] * 142 + [6]
+        assert pl.concat(chunks).equals(frame.select("click", "n"))
+        assert {length for _, length in slices} == {expected}
+        assert len(slices) == -(-1_000 // expected)
+    short = read(tmp_path / "1.parquet")
+    assert [each.height for each in collect_chunks(short, ["n"], 100)] == [10]

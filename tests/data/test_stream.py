@@ -1,6 +1,7 @@
 """A log encoded by chunks is the log encoded whole."""
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -14,6 +15,7 @@ from polyrank.data.table import encode
 from polyrank.data.vocab import Vocab
 from polyrank.errors import DataError
 from polyrank.schema import DenseFeature, Keys, Schema, SequenceFeature, SparseFeature, Task
+from polyrank.train import sources as sources_module
 from polyrank.train.sources import Sources, encoded
 
 SCHEMA = Schema(
@@ -180,7 +182,7 @@ def test_a_log_that_exceeds_the_memory_is_streamed_and_windowed(
     for split in ("valid", "test"):
         assert_equal(tables[split], expected[split])
     assert np.array_equal(tables["train"].ids, expected["train"].ids)
-    assert tables["train"].window is not None
+
     caplog.clear()
     with caplog.at_level(logging.INFO):
         encoded(SCHEMA, sources, beside=tmp_path / "b")
@@ -216,3 +218,47 @@ def test_the_window_is_saved_and_resumed(files, tmp_path, monkeypatch):
     assert resumed.predict(rows).equals(whole.predict(rows))
     other = pr.fit(SCHEMA, model, out=tmp_path / "other", **options)
     assert not other.predict(rows).equals(whole.predict(rows))
+
+
+def test_rows_that_no_cache_holds_are_said_to_be_in_memory(files, tmp_path, caplog):
+    told = "in memory all the same"
+    with caplog.at_level(logging.WARNING):
+        encoded(SCHEMA, Sources(**files, memory="1MiB"), beside=tmp_path / "a")
+    assert told not in caplog.text
+    for sources, beside in (
+        (Sources(**files, memory="1MiB", cache=False), tmp_path / "b"),
+        (Sources(**files, memory="1MiB"), None),
+        (Sources(pl.read_parquet(files["train"]), memory="1MiB"), tmp_path / "c"),
+    ):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            encoded(SCHEMA, sources, beside=beside)
+        assert caplog.text.count(told) == 1
+
+
+def test_scores_that_exceed_the_memory_are_told_before_training(files, tmp_path, caplog):
+    a_log(4_000, 3).write_parquet(files["test"])
+    with caplog.at_level(logging.WARNING):
+        encoded(SCHEMA, Sources(**files, memory="1MiB"), beside=tmp_path / "a")
+    (told,) = (each for each in caplog.messages if "scores and calibration" in each)
+    assert told.startswith("test has 4,000 rows, whose scores and calibration take about 1 MB")
+
+
+def test_rows_of_a_short_text_file_are_not_counted(tmp_path, monkeypatch):
+    """Counting them reads the file once more."""
+    counted = []
+    count = sources_module.count_rows
+
+    def count_rows(frame):
+        counted.append(count(frame))
+        return counted[-1]
+
+    monkeypatch.setattr(sources_module, "count_rows", count_rows)
+    frame = a_log(6_000).drop("seen", "tags", "true_p_click")
+    schema = Schema([each for each in SCHEMA.features if not each.lists], SCHEMA.tasks)
+    frame.write_csv(tmp_path / "train.csv")
+    sources = Sources(str(tmp_path / "train.csv"), memory="100MiB")
+    encoded(schema, sources, beside=tmp_path / "a")
+    assert not counted
+    encoded(schema, replace(sources, memory="1MiB"), beside=tmp_path / "b")
+    assert counted == [6_000]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -17,10 +18,11 @@ import torch
 from polyrank import spec
 from polyrank.bundle import format
 from polyrank.calibration.fitting import Calibrator
-from polyrank.data.labels import Orphans
-from polyrank.data.read import Joined, column_names, read
+from polyrank.data import stream
+from polyrank.data.labels import Orphans, check_rule
+from polyrank.data.read import Joined, collect_chunks, column_names, read
 from polyrank.data.sampling import Sampling
-from polyrank.data.table import Table, encode
+from polyrank.data.table import Table, encode, outcomes
 from polyrank.data.vocab import Vocab
 from polyrank.errors import BundleError, ConfigError, DataError, PolyrankError
 from polyrank.layout import Layout
@@ -29,7 +31,7 @@ from polyrank.metrics.scorecard import Scorecard, scorecard
 from polyrank.metrics.segments import DECILE, columns_needed, dimensions, score_segments
 from polyrank.models.expert_use import ExpertUse, experts_of
 from polyrank.models.model import BuildsTrunk, Model
-from polyrank.models.outputs import logits_of, outputs
+from polyrank.models.outputs import CHUNK_ROWS, logits_of, outputs
 from polyrank.models.ranker import Ranker
 from polyrank.objective.likelihood import Likelihood, likelihoods, named_extras
 from polyrank.schema import Schema
@@ -40,6 +42,7 @@ from polyrank.text import aligned, counted, html_table
 logger = logging.getLogger(__name__)
 
 REPLICATES = 200  # of the rows, for the intervals of a scorecard
+PIECE_ROWS = 8 * CHUNK_ROWS  # of files, while they are predicted: whole batches keep their bits
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,6 +130,8 @@ class Bundle:
     def predict(self, rows: Any, *, raw: bool = False) -> pl.DataFrame:
         """Return the output columns of raw rows, in their order.
 
+        Of files, and of a LazyFrame, some rows are in memory at a time, beside the outputs.
+
         Args:
             rows: a path or glob, a polars or pandas frame, a pyarrow table, or a dict of arrays;
                 labels need not be there.
@@ -135,7 +140,25 @@ class Bundle:
         Raises:
             DataError: a feature that is missing or of a wrong type.
         """
-        return self.score(self.encode(rows), raw=raw)
+        opened = self.opened(rows)
+        frame = _scanned(rows, opened)
+        if frame is None or not frame.head(1).collect().height:
+            return self.score(self.encode(opened), raw=raw)
+        found: list[pl.DataFrame] = []
+        unseen, nulls, start = Counter[str](), Counter[str](), 0
+        for part in collect_chunks(frame, self.schema.inputs, PIECE_ROWS):
+            try:
+                table = self._encoded(part)
+                found.append(self.score(table, raw=raw))
+            except DataError as error:
+                if not start:
+                    raise
+                raise DataError(f"{error} (row 0 is here row {start:,} of the data)") from None
+            unseen.update(table.unseen)
+            nulls.update(table.nulls)
+            start += len(table)
+        log_counts(unseen, nulls, start, "rows")
+        return pl.concat(found, rechunk=True)
 
     def predict_frame(self, frame: pl.DataFrame, *, raw: bool = False) -> Predictions:
         """Return the predictions of a frame, as an exported bundle's engine does."""
@@ -147,13 +170,44 @@ class Bundle:
     ) -> Scorecard:
         """Return the scorecard of labelled rows, with intervals.
 
+        Of files, some rows are in memory at a time, beside the scores and labels of all.
+
         Args:
             rows: as in `predict`, with labels.
             split: the scorecard's name for them; where `sampling` names it, rows are weighted to
                 stand for the whole log.
             orphans: "error", "drop" or "zero", as in `fit`; None is the run's own rule.
         """
-        return self.score_labelled(self.encode(rows, split=split, orphans=orphans), split)
+        return self.evaluated(rows, split, orphans)[1]
+
+    def evaluated(
+        self, rows: Any, split: str, orphans: Orphans | None = None
+    ) -> tuple[Table, Scorecard]:
+        """Return labelled rows, those of files without what the model read, and their scorecard."""
+        opened = self.opened(rows)
+        frame = _scanned(rows, opened)
+        if frame is None:
+            table = self.encode(opened, split=split, orphans=orphans)
+            return table, self.score_labelled(table, split)
+        rule = orphans or self.orphans
+        check_rule(rule)
+        carried = self._fused(frame, split)
+        plan = stream.planned(frame, self.schema, rule, split, PIECE_ROWS)
+        tables: list[Table] = []
+        found: dict[str, list[np.ndarray]] = {}
+        for each in stream.encoded_chunks(
+            frame, self.schema, self.vocab, plan, split, orphans=rule, carried=carried,
+            numbers=self.model.numbers,
+        ):  # fmt: skip
+            for head, logits in self.logits(each).items():
+                found.setdefault(head, []).append(logits)
+            tables.append(outcomes([each]))
+        table = outcomes(tables)
+        log_counts(table.unseen, table.nulls, len(table), split)
+        if self.sampling is not None:
+            table = self.sampling.weighted(table, split)
+        whole = {head: np.concatenate(parts) for head, parts in found.items()}
+        return table, self._scorecard(table, whole, split)
 
     def segments(
         self,
@@ -244,18 +298,32 @@ class Bundle:
     ) -> Table:
         """Return raw rows as a Table that keeps `carried` columns; without a `split`, no labels."""
         frame = self.opened(rows)
-        if split is not None and self.fusion is not None:
-            self.fusion.check(self.schema, column_names(frame.lazy()), split)
-            carried = [*carried, *self.fusion.columns(self.schema)]
-        table = encode(
-            frame, self.schema, self.vocab,
-            split=split or "rows", orphans=orphans or self.orphans, labels=split is not None,
-            carried=carried, numbers=self.model.numbers,
-        )  # fmt: skip
-        log_counts(table, split or "rows")
-        if split is None or self.sampling is None:
+        if split is None:
+            table = self._encoded(frame, carried)
+            log_counts(table.unseen, table.nulls, len(table), "rows")
             return table
-        return self.sampling.weighted(table, split)
+        table = encode(
+            frame, self.schema, self.vocab, split=split, orphans=orphans or self.orphans,
+            carried=[*carried, *self._fused(frame, split)], numbers=self.model.numbers,
+        )  # fmt: skip
+        log_counts(table.unseen, table.nulls, len(table), split)
+        return table if self.sampling is None else self.sampling.weighted(table, split)
+
+    def _fused(self, frame: pl.LazyFrame | Joined, split: str) -> list[str]:
+        """Return the raw columns of the fused score, if one is declared, which must be there."""
+        if self.fusion is None:
+            return []
+        self.fusion.check(self.schema, column_names(frame.lazy()), split)
+        return list(self.fusion.columns(self.schema))
+
+    def _encoded(
+        self, frame: pl.LazyFrame | pl.DataFrame | Joined, carried: Sequence[str] = ()
+    ) -> Table:
+        """Return rows without labels as a Table."""
+        return encode(
+            frame, self.schema, self.vocab, split="rows", labels=False, carried=carried,
+            numbers=self.model.numbers,
+        )  # fmt: skip
 
     def opened(self, rows: Any) -> pl.LazyFrame | Joined:
         """Return raw rows as `encode` takes them.
@@ -279,7 +347,10 @@ class Bundle:
 
     def score_labelled(self, table: Table, split: str) -> Scorecard:
         """Return the scorecard of encoded, labelled rows, with intervals."""
-        logits, changed = self.logits(table), self._changed_columns()
+        return self._scorecard(table, self.logits(table), split)
+
+    def _scorecard(self, table: Table, logits: Mapping[str, np.ndarray], split: str) -> Scorecard:
+        changed = self._changed_columns()
         raw = self.columns(table, logits, raw=True) if changed else {}
         found = self.columns(table, logits)
         card = scorecard(
@@ -385,12 +456,19 @@ class Bundle:
         }
 
 
-def log_counts(table: Table, split: str) -> None:
+def _scanned(rows: Any, opened: pl.LazyFrame | Joined) -> pl.LazyFrame | None:
+    """Return rows that may be more than memory holds; None of those that are read at once."""
+    if isinstance(opened, Joined) or not isinstance(rows, str | Path | pl.LazyFrame):
+        return None
+    return opened
+
+
+def log_counts(unseen: Mapping[str, int], nulls: Mapping[str, int], rows: int, split: str) -> None:
     """Log how many ids were unseen and how many values were null."""
-    for what, counts in (("unseen or rare ids", table.unseen), ("nulls", table.nulls)):
+    for what, counts in (("unseen or rare ids", unseen), ("nulls", nulls)):
         shown = ", ".join(f"{name} {count:,}" for name, count in counts.items() if count)
         if shown:
-            logger.info("%s: %s of %s rows: %s", split, what, f"{len(table):,}", shown)
+            logger.info("%s: %s of %s rows: %s", split, what, f"{rows:,}", shown)
 
 
 def _figures(epoch: Mapping[str, Any]) -> dict[str, str]:

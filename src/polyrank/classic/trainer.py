@@ -243,7 +243,7 @@ class MTLTrainer:
 
     def _encoded(self, learner: Any, rows: Rows, split: str) -> Any:
         table = learner.encode(rows, split)
-        log_counts(table, split)
+        log_counts(table.unseen, table.nulls, len(table), split)
         self.unseen[split] = dict(table.unseen)
         return table
 

@@ -40,12 +40,16 @@ def evaluate(
     files = bundle.config.get("data", {})
     own = (name for name in ("valid", "train") if files.get(name) == str(Path(data).absolute()))
     split = next(own, "test")
-    frame = bundle.opened(data)
-    needed = columns_needed(bundle.schema, column_names(frame.lazy()), by)
-    table = bundle.encode(frame, split=split, orphans=orphans, carried=needed)
+    segments = None
+    if by:
+        frame = bundle.opened(data)
+        needed = columns_needed(bundle.schema, column_names(frame.lazy()), by)
+        table = bundle.encode(frame, split=split, orphans=orphans, carried=needed)
+        card = bundle.score_labelled(table, split)
+        segments = bundle.segments_labelled(table, by, score)
+    else:
+        table, card = bundle.evaluated(data, split, orphans)
     print_counts(table.unseen, table.nulls, len(table))
-    card = bundle.score_labelled(table, split)
-    segments = bundle.segments_labelled(table, by, score) if by else None
     if json:
         found = {} if segments is None else {"segments": segments.to_dicts()}
         print_json(card.to_json() | found)

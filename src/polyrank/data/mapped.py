@@ -18,6 +18,11 @@ def mapped(path: Path) -> np.ndarray:
     return np.load(path, mmap_mode="c", allow_pickle=False).view(np.ndarray)
 
 
+def is_mapped(array: np.ndarray) -> bool:
+    """Whether an array's memory is a file."""
+    return _owner(array) is not None
+
+
 def expect(rows: np.ndarray) -> None:
     """Begin to read some rows, where they are a mapped file's, while the caller goes on.
 
@@ -49,7 +54,11 @@ def no_more_than_touched(arrays: Iterable[np.ndarray]) -> Iterator[None]:
 
 def _file(array: np.ndarray) -> mmap.mmap | None:
     """Return the file of an array, where there is one that the system can be told about."""
-    owner = array if hasattr(mmap.mmap, "madvise") else None
+    return _owner(array) if hasattr(mmap.mmap, "madvise") else None
+
+
+def _owner(array: np.ndarray) -> mmap.mmap | None:
+    owner = array
     while isinstance(owner, np.ndarray):
         owner = owner.base
     return owner if isinstance(owner, mmap.mmap) else None

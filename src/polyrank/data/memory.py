@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from polyrank.data import mapped
 from polyrank.data.table import Table
 from polyrank.data.windows import RUN_ROWS
 from polyrank.errors import ConfigError
@@ -16,6 +17,8 @@ from polyrank.errors import ConfigError
 logger = logging.getLogger(__name__)
 
 AUTO = "auto"
+# Of a scored row, for each task: its outputs, its label and their order. 230 were measured of two.
+SCORE_BYTES = 115
 SHARE = 0.5  # of what is free; the model, its optimiser and the current steps need the rest
 _UNITS = {"": 1, "b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40,
           "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}  # fmt: skip
@@ -86,7 +89,25 @@ def windowed(tables: Mapping[str, Table], limit: int | None) -> dict[str, Table]
         "time", f"{total / 1e6:,.0f}", f"{limit / 1e6:,.0f}", f"{rows:,}",
         f"{len(train):,}",
     )  # fmt: skip
+    if not mapped.is_mapped(train.labels):
+        logger.warning(
+            "the encoded rows are in memory all the same, since they are not cached: give files, a "
+            "run folder (out) and cache = true, or allow them the memory that they take"
+        )
     return {**tables, "train": replace(train, window=rows)}
+
+
+def tell_of_scores(tables: Mapping[str, Table], limit: int | None) -> None:
+    """Warn of splits whose scores take more memory than is allowed, whatever their columns."""
+    for split, table in tables.items():
+        needed = len(table) * SCORE_BYTES * len(table.schema.tasks)
+        if split != "train" and limit is not None and needed > limit:
+            logger.warning(
+                "%s has %s rows, whose scores and calibration take about %s MB, and the encoded "
+                "rows may take %s MB: a metric needs the scores of all its rows at once. Give "
+                "fewer rows, or allow more memory",
+                split, f"{len(table):,}", f"{needed / 1e6:,.0f}", f"{limit / 1e6:,.0f}",
+            )  # fmt: skip
 
 
 def _of_machine() -> int | None:

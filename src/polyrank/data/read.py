@@ -21,6 +21,8 @@ Source = Any
 # Long, because a type guessed from a few rows breaks on the first odd value further down.
 INFERENCE_ROWS = 50_000
 CHUNK_ROWS = 100_000
+SLICE_CHUNKS = 4  # of Parquet files at a time: of one, most of its row group was decoded in vain
+MOST_SLICES = 400  # since each looks for its first row anew
 # What numpy and pandas write for a missing number. Without this a column of integers with one
 # missing value would be read as floats, and ids above 2^53 would lose their last digits.
 MISSING = ["NaN", "nan"]
@@ -230,7 +232,7 @@ def _chunks(
     pending: list[pl.DataFrame] = []
     height = 0
     try:
-        for part in wanted.collect_batches(chunk_size=size, maintain_order=True):
+        for part in _parts(frame, wanted, size):
             pending.append(part)
             height += part.height
             while height >= size:
@@ -242,6 +244,22 @@ def _chunks(
         raise DataError(f"{_files(frame)}{_explained(error)}") from None
     if height:
         yield pl.concat(pending)
+
+
+def _parts(
+    frame: pl.LazyFrame | pl.DataFrame, wanted: pl.LazyFrame, size: int
+) -> Iterator[pl.DataFrame]:
+    """Yield the rows in some parts; of Parquet files a slice after the other.
+
+    The batches of one scan are decoded far ahead: several row groups for each core of the machine.
+    """
+    if not is_parquet(frame):
+        yield from wanted.collect_batches(chunk_size=size, maintain_order=True)
+        return
+    rows = count_rows(frame)
+    step = max(SLICE_CHUNKS, -(-rows // (MOST_SLICES * size))) * size
+    for start in range(0, rows, step):
+        yield wanted.slice(start, step).collect(engine="streaming")
 
 
 def _known(frame: pl.LazyFrame | pl.DataFrame, columns: Iterable[str]) -> list[str]:

@@ -27,7 +27,7 @@ from polyrank.data.labels import (
 )
 from polyrank.data.read import Joined, collect_chunks, read
 from polyrank.data.shared import Shared, Sharing
-from polyrank.data.table import Columns, encode_columns
+from polyrank.data.table import Columns, Table, encode_columns
 from polyrank.data.table_files import TableFiles
 from polyrank.data.vocab import Vocab, id_owners
 from polyrank.errors import DataError
@@ -41,7 +41,9 @@ Frame = pl.LazyFrame | pl.DataFrame | Joined
 MOST_CHUNK_ROWS, LEAST_CHUNK_ROWS = 262_144, 16_384
 CELLS = 24  # bytes of a value while it is read, encoded and written; an id of text has more
 LIST_LENGTH, MOST_COLUMNS = 10, 48  # guessed of a row's list, and of an encoded number
-SAMPLE_ROWS = 2_000_000  # on which encodings of numbers are fitted
+# Of numbers, on which their encodings are fitted: rows, and values of all columns together. Not by
+# the memory allowed, since what is fitted would depend on it.
+SAMPLE_ROWS, SAMPLE_VALUES = 500_000, 16_000_000
 DISTINCT = 1 << 21  # counted values that wait until they are added up
 _SEED = 0x57EA  # of the sample; not 0, with which a log may have been generated
 
@@ -62,7 +64,8 @@ class Plan:
 def chunk_rows(schema: Schema, limit: int) -> int:
     """Return the rows of a chunk, of which the memory holds several."""
     columns = len(schema.features) + len(schema.labels) + len(schema.keys.columns)
-    return int(np.clip(limit // (8 * CELLS * columns), LEAST_CHUNK_ROWS, MOST_CHUNK_ROWS))
+    row = CELLS * columns + row_bytes(schema)
+    return int(np.clip(limit // (8 * row), LEAST_CHUNK_ROWS, MOST_CHUNK_ROWS))
 
 
 def row_bytes(schema: Schema, shared: Collection[str] = ()) -> int:
@@ -114,7 +117,8 @@ def fitted(frame: Frame, schema: Schema, plan: Plan) -> Vocab:
     tables = {table: owner.fixed(table) for table, owner in owners.items()}
     counted: dict[str, list[pl.DataFrame]] = {table: [] for table in owners}
     sampled: dict[str, list[pl.Series]] = {each.name: [] for each in schema.features if each.state}
-    share = min(1.0, SAMPLE_ROWS / plan.rows)
+    most = min(SAMPLE_ROWS, SAMPLE_VALUES // max(len(sampled), 1))
+    share = min(1.0, most / plan.rows)
     random = np.random.default_rng(_SEED)
     names = [column for feature in own for column in feature.columns]
     keys = [] if shared is None else [shared.key]
@@ -170,22 +174,15 @@ def write_table(
         parts = collect_chunks(frame, [shared.key], plan.chunk_rows)
         times = shared.times(shared.places(part[shared.key], split) for part in parts)
         sharing = Sharing.of(shared, times, vocab.codecs, encoded=False)
-    columns = Columns.of(frame, schema, split, labels=True, carried=carried, sharing=sharing)
-    wanted = [*columns.others, *columns.features]
+    chunks = encoded_chunks(
+        frame, schema, vocab, plan, split, orphans=orphans, carried=carried, numbers=numbers,
+        sharing=sharing,
+    )  # fmt: skip
     with ExitStack() as stack:
         files: TableFiles | None = None
-        read = start = 0
-        for part in collect_chunks(frame, wanted, plan.chunk_rows):
-            with _rows_from(read):
-                kept = part if orphans == "error" else without_orphans(part, schema, orphans)
-                read += part.height
-                if not kept.height:
-                    continue
-                table = encode_columns(
-                    kept, schema, vocab, columns, split=split, numbers=numbers, sharing=sharing
-                )
-            if not keyed:
-                table = replace(table, keys=pl.DataFrame())
+        start = 0
+        for each in chunks:
+            table = each if keyed else replace(each, keys=pl.DataFrame())
             if files is None:
                 files = TableFiles(folder, split, table, plan.rows, stack)
             files.write(table, start)
@@ -208,6 +205,33 @@ def _write_lists(
             for slot, bag in codec.place(found.values).items():
                 assert isinstance(bag, Bag)
                 files.write_lists(places[slot], bag)
+
+
+def encoded_chunks(
+    frame: pl.LazyFrame | pl.DataFrame,
+    schema: Schema,
+    vocab: Vocab,
+    plan: Plan,
+    split: str,
+    *,
+    orphans: Orphans,
+    carried: Sequence[str],
+    numbers: bool,
+    sharing: Sharing | None = None,
+) -> Iterator[Table]:
+    """Yield labelled rows as `encode` makes a table of them all, a chunk at a time."""
+    columns = Columns.of(frame, schema, split, labels=True, carried=carried, sharing=sharing)
+    read = 0
+    for part in collect_chunks(frame, [*columns.others, *columns.features], plan.chunk_rows):
+        with _rows_from(read):
+            kept = part if orphans == "error" else without_orphans(part, schema, orphans)
+            read += part.height
+            if not kept.height:
+                continue
+            table = encode_columns(
+                kept, schema, vocab, columns, split=split, numbers=numbers, sharing=sharing
+            )
+        yield table
 
 
 @contextmanager

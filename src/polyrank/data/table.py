@@ -428,6 +428,28 @@ class Table:
         return {slot.name: found[slot.name] for each in schema.features for slot in each.slots}
 
 
+def outcomes(tables: Sequence[Table]) -> Table:
+    """Return the rows of parts of a log, one after the other, without what a model reads of them.
+
+    It is what a scorecard takes, beside the predictions.
+    """
+    first, rows = tables[0], sum(map(len, tables))
+    weights = [each.weight for each in tables if each.weight is not None]
+    return Table(
+        schema=first.schema,
+        ids=np.empty((0, rows), np.int32),
+        dense=np.empty((rows, 0), np.float32),
+        labels=np.concatenate([each.labels for each in tables]),
+        weight=np.concatenate(weights) if weights else None,
+        keys=pl.concat([each.keys for each in tables]),
+        truth={name: np.concatenate([each.truth[name] for each in tables]) for name in first.truth},
+        extras=np.concatenate([each.extras for each in tables]),
+        carried=pl.concat([each.carried for each in tables]),
+        unseen={name: sum(each.unseen[name] for each in tables) for name in first.unseen},
+        nulls={name: sum(each.nulls[name] for each in tables) for name in first.nulls},
+    )
+
+
 def encode(
     frame: pl.LazyFrame | pl.DataFrame | Joined,
     schema: Schema,

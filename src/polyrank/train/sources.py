@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -18,7 +18,7 @@ import polars as pl
 from polyrank.bundle.model import log_counts
 from polyrank.data import cache, checksums, labels, stream
 from polyrank.data.labels import Orphans, check_leaks, check_rule
-from polyrank.data.memory import AUTO, resolved, windowed
+from polyrank.data.memory import AUTO, resolved, tell_of_scores, windowed
 from polyrank.data.read import Joined, column_names, count_rows, files, read
 from polyrank.data.sampling import Sampling
 from polyrank.data.shared import Shared
@@ -114,10 +114,12 @@ def encoded(
         entry = _cached(schema, sources, paths, beside / cache.NAME)
     tables = dict(entry.tables)
     for split, table in tables.items():
-        log_counts(table, split)
+        log_counts(table.unseen, table.nulls, len(table), split)
         if sources.sampling is not None and split != "train":
             tables[split] = sources.sampling.weighted(table, split)
-    return entry.vocab, windowed(tables, resolved(sources.memory))
+    limit = resolved(sources.memory)
+    tell_of_scores(tables, limit)
+    return entry.vocab, windowed(tables, limit)
 
 
 def _cached(
@@ -143,7 +145,7 @@ def _cached(
     entry = _earlier(folder, key, schema)
     if entry is not None:
         return entry
-    larger = _larger(schema, sources)
+    larger = _larger(schema, sources, flat)
     if larger is not None:
         # Another entry: numbers are fitted on a sample there, which a log that fits is not.
         key = cache.key_of(schema, [*recipe, "by chunks"])
@@ -173,18 +175,25 @@ def _earlier(folder: Path, key: str, schema: Schema) -> cache.Entry | None:
     return entry
 
 
-def _larger(schema: Schema, sources: Sources) -> int | None:
+def _larger(schema: Schema, sources: Sources, paths: Sequence[str]) -> int | None:
     """Return the memory that encoded rows may take, where they are likely to take more."""
     limit = resolved(sources.memory)
     if limit is None:
         return None
-    needed = 0
-    for source in sources.splits.values():
-        if isinstance(source, Joined):
-            rows, shared = Shared.of(source, schema)
-            needed += count_rows(rows) * stream.row_bytes(schema, shared.features) + shared.bytes
-        else:
-            needed += count_rows(read(source, schema)) * stream.row_bytes(schema)
+    joined = [each for each in sources.splits.values() if isinstance(each, Joined)]
+    frames = [
+        read(each, schema) for each in sources.splits.values() if not isinstance(each, Joined)
+    ]
+    row = stream.row_bytes(schema)
+    if not joined and all(path.lower().endswith((".csv", ".tsv")) for path in paths):
+        # A field ends with a separator or a line: so many rows at most, and none need be counted.
+        size = sum(Path(path).stat().st_size for path in paths)
+        if size // min(len(column_names(frame)) for frame in frames) * row <= limit:
+            return None
+    needed = sum(map(count_rows, frames)) * row
+    for each in joined:
+        rows, shared = Shared.of(each, schema)
+        needed += count_rows(rows) * stream.row_bytes(schema, shared.features) + shared.bytes
     return limit if needed > limit else None
 
 
