@@ -270,7 +270,10 @@ class Experiment:
         sources, balance = self.sources(), self.training.balance
         return check(
             self.schema,
-            {split: read(rows, self.schema) for split, rows in sources.splits.items()},
+            {
+                split: rows if isinstance(rows, Joined) else read(rows, self.schema)
+                for split, rows in sources.splits.items()
+            },
             orphans=sources.orphans,
             normalized=isinstance(balance, Sum) and balance.normalize is True,
             memory=resolved(sources.memory),

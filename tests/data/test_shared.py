@@ -11,6 +11,7 @@ from polyrank.cli.app import run
 from polyrank.config import Experiment
 from polyrank.data import shared as module
 from polyrank.data import stream
+from polyrank.data.check import check
 from polyrank.data.read import Joined, read
 from polyrank.data.statistics import look_ups
 from polyrank.data.table import encode
@@ -224,3 +225,15 @@ def test_what_cannot_be_joined_is_refused():
         r"rows have a key 'user' that the shared lists do not have, the first", lists=lists[:-1]
     )
     refused("'user' is String in the rows and Int64", rows=frame.with_columns(user=pl.lit("x")))
+
+
+def test_the_audit_names_the_lists_that_it_does_not_look_at(folder):
+    audit = Experiment.from_text(TEXT, folder=folder).audit()
+    found = {each.column for each in audit.findings if each.check == "shared-lists"}
+    assert found == {"seen", "tags"}
+    assert not audit.failed
+    duplicates = [each for each in audit.findings if each.check == "duplicates"]
+    assert len(duplicates) == 1  # the same file twice
+    log = Joined(*drawn(30, 8), "user")
+    with pytest.raises(DataError, match="all splits must share their lists by one key, got"):
+        check(SCHEMA, {"train": log, "valid": read(log)})

@@ -218,6 +218,7 @@ GOOD = "1,0,0,00000000000000aa,1,205\x027\x031.0"
         ("1,0,0,00000000000000aa,1,205\x02\x031.0", "line 2 has an id that is no whole number"),
         ("1,0,0,00000000000000aa,1,205\x027\x03", "line 2 has a value that is no number"),
         ("1,0,0,00000000000000aa,1,205\x027\x03a.b", "line 2 has a value that is no number"),
+        ("1,0,0,00000000000000aa,1,205\x027\x03.", "line 2 has a value that is no number"),
         ("1,0,0,00000000000000aa,1,205\x027\x03nan", "line 2 has a value that is not finite"),
         ("1,0,0,00000000000000aa,1,205\x027\x031e99", "line 2 has a value that is not finite"),
         ("1,0,0,aa,1,205\x027\x031.0", "line 2 has an index that has not 16 hexadecimal digits"),

@@ -230,10 +230,12 @@ class _Chunk:
 
     def _decimal(self, start: np.ndarray, end: np.ndarray, line: np.ndarray) -> np.ndarray:
         """Return numbers with a point and without as the nearest float32 of their float64."""
-        place = np.searchsorted(start, self.points, side="right") - 1
-        inside = (place >= 0) & (self.points < end[place])
-        point = end.copy()
-        point[place[inside][::-1]] = self.points[inside][::-1]  # the first point counts
+        point = self.points
+        if len(point) != len(end) or not ((point >= start) & (point < end)).all():
+            place = np.searchsorted(start, self.points, side="right") - 1
+            inside = (place >= 0) & (self.points < end[place])
+            point = end.copy()
+            point[place[inside][::-1]] = self.points[inside][::-1]  # the first point counts
         whole, good = self._digits(start, point)
         begin = np.minimum(point + 1, end)
         part, fine = self._digits(begin, end)
@@ -241,7 +243,13 @@ class _Chunk:
         behind = np.minimum(end - begin, 16)
         # Exact, and divided once, so that it is rounded as Python rounds the text.
         found = (whole * scale[behind] + part) / scale[behind]
-        exact = good & fine & (end > start) & (end - begin <= 15) & (whole * scale[behind] < 2**53)
+        exact = (
+            good
+            & fine
+            & ((point > start) | (end > begin))
+            & (end - begin <= 15)
+            & (whole * scale[behind] < 2**53)
+        )
         for at in np.flatnonzero(~exact):  # a sign, an exponent, more digits than 15
             text = self.bytes[start[at] : end[at]].tobytes()
             try:

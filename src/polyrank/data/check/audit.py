@@ -69,6 +69,7 @@ _REMEDIES: Mapping[Severity, Mapping[str, str]] = {
         "constant": "remove it: it teaches nothing",
         "nearly-unique": "remove it, or set min_count so that rare ids share a row",
         "nulls": "nothing: a null id is an id, and a missing number has its own bin or indicator",
+        "shared-lists": "look at the table of lists itself, or at the join of a part of the log",
         "twins": "remove rows that were copied; of people or items that only look alike, nothing",
         "time-interleaved": "[data.split] by = 'time' scores on the future, which a model in use "
         "meets",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import polars as pl
@@ -10,7 +10,7 @@ import polars as pl
 from polyrank.data.check.audit import Finding, finding
 from polyrank.data.read import collect_chunks, column_names, count_rows, is_parquet
 from polyrank.data.stream import CELLS, chunk_rows
-from polyrank.schema import Schema
+from polyrank.schema import Feature, Schema
 
 Frame = pl.LazyFrame | pl.DataFrame
 
@@ -21,15 +21,26 @@ _SEED = 0xA0D17  # not 0, with which a log may have been generated
 
 
 def drawn(
-    schema: Schema, frames: Mapping[str, Frame], limit: int | None
+    schema: Schema,
+    features: Sequence[Feature],
+    keys: Sequence[str],
+    frames: Mapping[str, Frame],
+    limit: int | None,
 ) -> tuple[dict[str, Frame], tuple[Finding, ...]]:
     """Return the frames, or rows of them that an audit may hold, and what that leaves out.
 
     Of each split the same share is drawn, in the order of its rows, and the same rows every time.
     A frame in memory counts like one that is read: its audit needs as much beside it.
+
+    Args:
+        schema: labels, tasks and keys.
+        features: whose columns are looked at.
+        keys: of lists that rows share.
+        frames: of each split.
+        limit: bytes that the audit may take; None is no limit.
     """
     own = ROW_BYTES + TASK_BYTES * len(schema.tasks)
-    names = [each.name for each in schema.features] + [*schema.labels, *schema.keys.columns]
+    names = [each.name for each in features] + [*keys, *schema.labels, *schema.keys.columns]
     columns = list(dict.fromkeys(names))
     # Files of text are parsed as a whole, and so are the rows that are drawn.
     whole = own + CELLS * len(columns)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
@@ -31,8 +31,9 @@ from polyrank.data.check.splits import (
     user_findings,
 )
 from polyrank.data.labels import Orphans, hidden_labels
-from polyrank.data.read import by_column, collect, column_names
+from polyrank.data.read import Joined, by_column, collect, column_names
 from polyrank.data.sampling import SPLITS
+from polyrank.data.shared import Shared
 from polyrank.data.table import sample_weights
 from polyrank.errors import DataError, did_you_mean
 from polyrank.schema import DenseFeature, Feature, Schema, SparseFeature
@@ -42,7 +43,7 @@ Frame = pl.LazyFrame | pl.DataFrame
 
 def check(
     schema: Schema,
-    frames: Mapping[str, Frame],
+    frames: Mapping[str, Frame | Joined],
     *,
     orphans: Orphans = "error",
     normalized: bool = True,
@@ -55,7 +56,8 @@ def check(
 
     Args:
         schema: features, tasks and keys.
-        frames: rows of `train` and, if there are any, of `valid` and `test`.
+        frames: rows of `train` and, if there are any, of `valid` and `test`. Lists that rows share
+            are not looked at, which is a finding: joined, they may be a hundred times the log.
         orphans: what becomes of a child label without its parent.
         normalized: whether the balance divides each loss by its constant predictor's.
         memory: bytes that the audit may take; None is no limit.
@@ -72,16 +74,43 @@ def check(
     if orphans not in get_args(Orphans):
         hint = did_you_mean(orphans, get_args(Orphans))
         raise DataError(f"unknown value of orphans: {orphans!r}{hint}")
-    frames, notes = drawn(schema, frames, memory)
+    rows, elsewhere, keys = _joined(frames, schema)
+    features = [feature for feature in schema.features if feature.name not in elsewhere]
+    rows, notes = drawn(schema, features, keys, rows, memory)
     findings: list[Finding] = [*notes]
-    opened = {name: _opened(name, each, schema, orphans, findings) for name, each in frames.items()}
+    for name in elsewhere:
+        message = f"feature {name!r} has lists that rows share: the audit does not look at them"
+        findings.append(finding("shared-lists", message, name))
+    opened = {
+        name: _opened(name, each, schema, features, keys, orphans, findings)
+        for name, each in rows.items()
+    }
     splits = {name: each for name, each in opened.items() if len(each.checksums)}
     if "train" in splits:
         findings += loss_findings(schema, splits["train"].labels, normalized=normalized)
-        _check_features(schema, splits, findings)
+        _check_features(schema, features, keys, splits, findings)
         _check_keys(schema, splits, findings)
         findings += duplicate_findings({name: each.checksums for name, each in splits.items()})
     return Audit(tuple(findings), {name: len(each.checksums) for name, each in opened.items()})
+
+
+def _joined(
+    frames: Mapping[str, Frame | Joined], schema: Schema
+) -> tuple[dict[str, Frame], dict[str, Feature], list[str]]:
+    """Return the rows of each split, the features whose lists they share, and the keys of these."""
+    rows: dict[str, Frame] = {}
+    features: dict[str, Feature] = {}
+    keys: dict[str, str] = {}
+    for split, each in frames.items():
+        if isinstance(each, Joined):
+            rows[split], shared = Shared.of(each, schema)
+            features |= shared.features
+            keys[split] = each.key
+        else:
+            rows[split] = each
+    if keys and (len(keys) < len(frames) or len(set(keys.values())) > 1):
+        raise DataError(f"all splits must share their lists by one key, got {keys}")
+    return rows, features, list(dict.fromkeys(keys.values()))
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,16 +129,17 @@ class _Split:
 
 
 def _opened(
-    name: str, frame: Frame, schema: Schema, orphans: Orphans, findings: list[Finding]
-) -> _Split:
+    name: str, frame: Frame, schema: Schema, features: Sequence[Feature], lists: Sequence[str],
+    orphans: Orphans, findings: list[Finding],
+) -> _Split:  # fmt: skip
     known, keys = column_names(frame), schema.keys
     missing = [key for key in keys.columns if key not in known and key != keys.weight]
     for key in missing:
         message = f"{name}: the key column {key!r} is not in the data"
         findings.append(finding("missing-key", message, key, name))
     shown = [key for key in keys.columns if key not in missing]
-    features = [column for feature in schema.features for column in feature.columns]
-    frame = by_column(frame, [*features, *schema.labels, *shown])
+    columns = [column for feature in features for column in feature.columns]
+    frame = by_column(frame, [*columns, *lists, *schema.labels, *shown])
     data = collect(frame, dict.fromkeys([*shown, *schema.labels]))
     checksums = no_rows_yet(data.height)
     if not data.height:
@@ -128,11 +158,18 @@ def _opened(
     return _Split(frame, labels, checksums)
 
 
-def _check_features(schema: Schema, splits: Mapping[str, _Split], findings: list[Finding]) -> None:
+def _check_features(
+    schema: Schema, features: Sequence[Feature], lists: Sequence[str],
+    splits: Mapping[str, _Split], findings: list[Finding],
+) -> None:  # fmt: skip
     train = splits["train"]
     rows, whole = no_rows_yet(len(train.checksums)), True
+    for key in lists:  # rows of one key have the same lists
+        found = _coded(SparseFeature(key), train.column(key), splits, findings)
+        if found is not None:
+            add_column(rows, found[1]["train"].exact)
     known, by_task = hidden_labels(train.labels, schema), labels_by_task(schema, train.labels)
-    for feature in schema.features:
+    for feature in features:
         column = train.read(feature)
         found = _coded(feature, column, splits, findings)
         if found is None:
