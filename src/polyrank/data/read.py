@@ -131,7 +131,7 @@ def files(pattern: str) -> list[str]:
 
 def collect(frame: pl.LazyFrame | pl.DataFrame, columns: Iterable[str]) -> pl.DataFrame:
     """Return the named columns in memory, each once; a DataError names the column and the fix."""
-    wanted = _known(frame, columns)
+    wanted = known_columns(frame, columns)
     try:
         return frame.lazy().select(wanted).collect()
     except (pl.exceptions.PolarsError, OSError) as error:
@@ -153,7 +153,7 @@ def collect_chunks(
         >>> [chunk["click"].to_list() for chunk in collect_chunks(frame, ["click"], size=2)]
         [[0, 1], [1]]
     """
-    return _chunks(frame, frame.lazy().select(_known(frame, columns)), size)
+    return _chunks(frame, frame.lazy().select(known_columns(frame, columns)), size)
 
 
 def by_column(
@@ -165,7 +165,7 @@ def by_column(
     Anything else would be parsed or computed anew for each, so the columns are collected here.
     """
     if isinstance(frame, pl.LazyFrame) and _is_parquet(frame):
-        _known(frame, columns)
+        known_columns(frame, columns)
         return frame
     return collect(frame, columns)
 
@@ -186,6 +186,16 @@ def column_names(frame: pl.LazyFrame | pl.DataFrame) -> list[str]:
         raise DataError(_explained(error)) from None
 
 
+def known_columns(frame: pl.LazyFrame | pl.DataFrame, columns: Iterable[str]) -> list[str]:
+    """Return columns, each once; a DataError names the first that the frame does not have."""
+    known, wanted = column_names(frame), list(dict.fromkeys(columns))
+    for column in wanted:
+        if column not in known:
+            hint = did_you_mean(column, known)
+            raise DataError(f"{_files(frame)}column {column!r} is not in the data{hint}")
+    return wanted
+
+
 def _chunks(
     frame: pl.LazyFrame | pl.DataFrame, wanted: pl.LazyFrame, size: int
 ) -> Iterator[pl.DataFrame]:
@@ -204,16 +214,6 @@ def _chunks(
         raise DataError(f"{_files(frame)}{_explained(error)}") from None
     if height:
         yield pl.concat(pending)
-
-
-def _known(frame: pl.LazyFrame | pl.DataFrame, columns: Iterable[str]) -> list[str]:
-    """Return columns, each once, if the frame has them all."""
-    known, wanted = column_names(frame), list(dict.fromkeys(columns))
-    for column in wanted:
-        if column not in known:
-            hint = did_you_mean(column, known)
-            raise DataError(f"{_files(frame)}column {column!r} is not in the data{hint}")
-    return wanted
 
 
 def _scan(pattern: str, schema: Schema | None) -> pl.LazyFrame:
