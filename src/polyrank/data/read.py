@@ -186,16 +186,6 @@ def column_names(frame: pl.LazyFrame | pl.DataFrame) -> list[str]:
         raise DataError(_explained(error)) from None
 
 
-def known_columns(frame: pl.LazyFrame | pl.DataFrame, columns: Iterable[str]) -> list[str]:
-    """Return columns, each once; a DataError names the first that the frame does not have."""
-    known, wanted = column_names(frame), list(dict.fromkeys(columns))
-    for column in wanted:
-        if column not in known:
-            hint = did_you_mean(column, known)
-            raise DataError(f"{_files(frame)}column {column!r} is not in the data{hint}")
-    return wanted
-
-
 def _chunks(
     frame: pl.LazyFrame | pl.DataFrame, wanted: pl.LazyFrame, size: int
 ) -> Iterator[pl.DataFrame]:
@@ -214,6 +204,16 @@ def _chunks(
         raise DataError(f"{_files(frame)}{_explained(error)}") from None
     if height:
         yield pl.concat(pending)
+
+
+def known_columns(frame: pl.LazyFrame | pl.DataFrame, columns: Iterable[str]) -> list[str]:
+    """Return columns, each once; a DataError names the first that the frame does not have."""
+    known, wanted = column_names(frame), list(dict.fromkeys(columns))
+    for column in wanted:
+        if column not in known:
+            hint = did_you_mean(column, known)
+            raise DataError(f"{_files(frame)}column {column!r} is not in the data{hint}")
+    return wanted
 
 
 def _scan(pattern: str, schema: Schema | None) -> pl.LazyFrame:
