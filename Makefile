@@ -4,7 +4,7 @@
 PYTHON ?= .venv/bin/python
 BIN := $(dir $(PYTHON))
 
-.PHONY: check test numerics page torchless demo bench docs
+.PHONY: check test numerics page torchless ray spark demo bench docs
 
 check:
 	$(PYTHON) -m ruff check .
@@ -32,6 +32,21 @@ torchless: # serving, in an environment that has neither torch nor numba
 	  "$$venv/bin/pip" install --quiet -r serve-requirements.txt; \
 	  "$$venv/bin/pip" install --quiet --no-deps .; \
 	  POLYRANK_WITHOUT_TORCH="$$venv/bin/python" $(PYTHON) -m pytest tests/serve/test_without_torch.py
+
+ray: # Ray's workers, in an environment with the extra [ray]
+	@set -e; venv=$$(mktemp -d); trap 'rm -rf "$$venv"' EXIT; \
+	  python3 -m venv "$$venv"; \
+	  "$$venv/bin/pip" install --quiet '.[ray]' pytest hypothesis; \
+	  "$$venv/bin/python" -m pytest -p no:unraisableexception tests/test_ray.py
+
+spark: # Spark's workers, in an environment that has the extra [spark] and neither torch nor numba
+	@command -v java >/dev/null || \
+	  { echo "make spark needs Java: apt-get install default-jre-headless" >&2; exit 1; }
+	@set -e; venv=$$(mktemp -d); trap 'rm -rf "$$venv"' EXIT; \
+	  python3 -m venv "$$venv"; \
+	  "$$venv/bin/pip" install --quiet -r serve-requirements.txt pyspark pytest hypothesis; \
+	  "$$venv/bin/pip" install --quiet --no-deps .; \
+	  POLYRANK_WITH_TORCH="$(abspath $(PYTHON))" "$$venv/bin/python" -m pytest tests/test_spark.py
 
 demo:
 	$(BIN)polyrank demo

@@ -195,6 +195,29 @@ def test_an_interrupted_folder_is_resumed(command, monkeypatch, run):
 
 
 @pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("run", ["exported", "plain"])
+def test_shards_joined_by_name_are_the_file(command, monkeypatch, run):
+    monkeypatch.setattr(batch, "CHUNK_ROWS", 50)
+    command("predict", run, "rows.parquet", "-o", "whole.parquet")
+    code, out, _ = command("predict", run, "rows.parquet", "-o", "out", "--shard", "2/4")
+    assert (code, out) == (0, "100 rows scored into out/part-00002-of-00004.parquet\n")
+    for number in (1, 3, 4):
+        _, found, _ = command(
+            "predict", run, "rows.parquet", "-o", "out", "--shard", f"{number}/4", "--json"
+        )
+        assert found["out"] == f"out/part-0000{number}-of-00004.parquet"
+    assert pl.read_parquet("out/*.parquet").equals(pl.read_parquet("whole.parquet"))
+    arguments = ("predict", run, "rows.parquet", "-o", "out", "--shard", "2/4")
+    code, _, err = command(*arguments)
+    assert code == 1
+    assert "part-00002-of-00004.parquet already exists: keep it with --resume" in err
+    code, out, _ = command(*arguments, "--resume")
+    assert code == 0
+    assert out.endswith("of-00004.parquet, 100 of them in an earlier run\n")
+    assert command(*arguments, "--force")[0] == 0
+
+
+@pytest.mark.usefixtures("here")
 @pytest.mark.parametrize("threads", [1, 3])
 def test_threads_change_no_bit(command, monkeypatch, threads):
     monkeypatch.setattr(batch, "CHUNK_ROWS", 20)
@@ -228,6 +251,9 @@ def test_the_threads_of_the_run_are_the_default(command, monkeypatch, run, asked
         (["-o", "a.csv", "--resume"], "--resume works only with a folder of parts, and a.csv is a "
          "file: give a name without an extension, or leave the option out"),
         (["-o", "a.parquet", "--force"], "--force works only with a folder of parts, and a."),
+        (["-o", "a.parquet", "--shard", "1/2"], "--shard works only with a folder of parts, and "),
+        (["-o", "out", "--shard", "3/2"], "a shard must be K/N, the K-th of N parts with K from 1 "
+         "to N, such as 2/8, got '3/2'"),
         (["-o", "a.xlsx"], "unknown extension '.xlsx'"),
         (["-o", "out", "--resume", "--force"], "resume continues after existing parts and"),
         (["-o", "out", "--threads", "0"], "--threads must be a whole number of at least 1, got 0"),

@@ -11,6 +11,7 @@ from cyclopts import Parameter
 
 if TYPE_CHECKING:
     from polyrank.serve.batch import Counts, Predictor
+    from polyrank.serve.shards import Shard
 
 
 def predict(
@@ -22,6 +23,7 @@ def predict(
     raw: bool = False,
     resume: bool = False,
     force: bool = False,
+    shard: str | None = None,
     threads: int | None = None,
     json: bool = False,
 ) -> None:
@@ -33,17 +35,23 @@ def predict(
         out: a .parquet, .csv or .tsv file, or a folder (no extension) of Parquet parts of 1,000,000
             rows.
         raw: uncalibrated probabilities, as the heads learned them; needs torch.
-        resume: continue the folder `out` after its last finished part.
-        force: replace the parts in the folder `out`.
+        resume: continue the folder `out` after its last finished part; keep a shard's part.
+        force: replace the parts in the folder `out`, or the shard's.
+        shard: K/N, such as 2/8: score the K-th of N runs of rows into a part of the folder `out`.
+            The parts of all N, in the order of their names, hold the rows as without this option.
         threads: of the model; the run's train.threads by default.
         json: print the counts as JSON.
     """
     from dataclasses import asdict
 
     from polyrank.cli.show import print_counts, print_json
+    from polyrank.serve.shards import Shard
 
+    part = None if shard is None else Shard.parse(shard)
     predictor = _predictor(run, raw=raw, threads=threads)
-    found = _scored(predictor, data, out, resume=resume, force=force)
+    found = _scored(predictor, data, out, part, resume=resume, force=force)
+    if part:
+        out /= part.part
     if json:
         print_json({"out": str(out), "engine": predictor.identity["engine"], **asdict(found)})
         return
@@ -52,17 +60,22 @@ def predict(
     print(f"{found.rows:,} rows scored into {out}{earlier}")
 
 
-def _scored(predictor: Predictor, data: str, out: Path, *, resume: bool, force: bool) -> Counts:
+def _scored(
+    predictor: Predictor, data: str, out: Path, shard: Shard | None, *, resume: bool, force: bool
+) -> Counts:
     from polyrank.errors import ConfigError
-    from polyrank.serve.batch import predict_file, predict_parts
+    from polyrank.serve.batch import predict_file, predict_parts, predict_shard
 
     if out.suffix:
-        if resume or force:
+        given = {"shard": shard, "resume": resume, "force": force}
+        for option in (name for name, each in given.items() if each):
             raise ConfigError(
-                f"--{'resume' if resume else 'force'} works only with a folder of parts, and {out} "
-                "is a file: give a name without an extension, or leave the option out"
+                f"--{option} works only with a folder of parts, and {out} is a file: give a name "
+                "without an extension, or leave the option out"
             )
         return predict_file(predictor, data, out)
+    if shard:
+        return predict_shard(predictor, data, out, shard, resume=resume, force=force)
     try:
         return predict_parts(predictor, data, out, resume=resume, force=force)
     except KeyboardInterrupt:

@@ -171,7 +171,7 @@ def files(pattern: str) -> list[str]:
 
 def collect(frame: pl.LazyFrame | pl.DataFrame, columns: Iterable[str]) -> pl.DataFrame:
     """Return the named columns in memory, each once; a DataError names the column and the fix."""
-    wanted = _known(frame, columns)
+    wanted = known_columns(frame, columns)
     try:
         return frame.lazy().select(wanted).collect()
     except (pl.exceptions.PolarsError, OSError) as error:
@@ -193,7 +193,7 @@ def collect_chunks(
         >>> [chunk["click"].to_list() for chunk in collect_chunks(frame, ["click"], size=2)]
         [[0, 1], [1]]
     """
-    return _chunks(frame, frame.lazy().select(_known(frame, columns)), size)
+    return _chunks(frame, frame.lazy().select(known_columns(frame, columns)), size)
 
 
 def by_column(
@@ -205,7 +205,7 @@ def by_column(
     Anything else would be parsed or computed anew for each, so the columns are collected here.
     """
     if is_parquet(frame):
-        _known(frame, columns)
+        known_columns(frame, columns)
         return frame
     return collect(frame, columns)
 
@@ -262,8 +262,8 @@ def _parts(
         yield wanted.slice(start, step).collect(engine="streaming")
 
 
-def _known(frame: pl.LazyFrame | pl.DataFrame, columns: Iterable[str]) -> list[str]:
-    """Return columns, each once, if the frame has them all."""
+def known_columns(frame: pl.LazyFrame | pl.DataFrame, columns: Iterable[str]) -> list[str]:
+    """Return columns, each once; a DataError names the first that the frame does not have."""
     known, wanted = column_names(frame), list(dict.fromkeys(columns))
     for column in wanted:
         if column not in known:

@@ -73,11 +73,7 @@ class Engine:
         self.folder = format.find(Path(path))
         parts = format.read(self.folder, weights=False)
         self.manifest: Mapping[str, Any] = parts.manifest
-        if ROWS_FILE not in self.manifest.get("onnx", {}):
-            raise BundleError(
-                f"the bundle {self.folder} has no {ROWS_FILE}: run `polyrank export {path}` where "
-                "torch is installed"
-            )
+        refuse_unexported(self.manifest, path)
         try:
             self.schema = Schema.from_table(self.manifest["schema"])
             self.vocab = format.vocab_of(self.schema, parts)
@@ -203,6 +199,14 @@ class Engine:
                 "training values; clip such values"
             )
         return Predictions(outputs, inputs.unseen, inputs.nulls, inputs.ids)
+
+
+def refuse_unexported(manifest: Mapping[str, Any], path: str | Path) -> None:
+    """Raise a BundleError if a manifest has no exported model; `path` is what was asked for."""
+    if ROWS_FILE not in manifest.get("onnx", {}):
+        raise BundleError(
+            f"{path} has no {ROWS_FILE}: run `polyrank export {path}` where torch is installed"
+        )
 
 
 def _as_list(values: Any) -> Any:
