@@ -89,7 +89,7 @@ def _cut(runs: np.ndarray, rows: int, start: int, end: int) -> list[slice]:
 
 def _read(table: Table, left: Table | None, runs: Sequence[slice]) -> Table:
     """Return the rows that are left of a window, and some runs, in memory."""
-    files = [*_columns(table), *(each for bag in table.bags for each in (bag.ids, bag.offsets))]
+    files = [*_columns(table), *(each for bag in table.bags for each in bag.arrays)]
     with mapped.no_more_than_touched(files):
         return joined([*([] if left is None else [left]), *(part(table, run) for run in runs)])
 
@@ -100,9 +100,12 @@ def expect(table: Table, runs: Sequence[slice]) -> None:
         for column in _columns(table):
             mapped.expect(column[run])
         for bag in table.bags:
+            if bag.rows is not None:  # lists that rows share stay where they are
+                mapped.expect(bag.rows[run])
+                continue
             mapped.expect(bag.offsets[run.start : run.stop + 1])
     for bag in table.bags:  # their offsets are on the way
-        for run in runs:
+        for run in runs if bag.rows is None else ():
             mapped.expect(bag.ids[bag.offsets[run.start] : bag.offsets[run.stop]])
 
 

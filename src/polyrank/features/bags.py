@@ -42,8 +42,13 @@ class Bag:
     @property
     def nbytes(self) -> int:
         """Memory of all arrays."""
-        arrays = (self.ids, self.offsets, self.weights, self.rows)
-        return sum(each.nbytes for each in arrays if each is not None)
+        return sum(each.nbytes for each in self.arrays)
+
+    @property
+    def arrays(self) -> list[np.ndarray]:
+        """All arrays of it."""
+        given = (self.ids, self.offsets, self.weights, self.rows)
+        return [each for each in given if each is not None]
 
     def looked_up(self, *, last: bool) -> tuple[np.ndarray, np.ndarray | None]:
         """Return all ids of all lists, or the last of each, and how many rows look each one up.
