@@ -309,6 +309,7 @@ def test_data_list(command):
         "synthetic": "make",
         "census": "get",
         "ali_ccp": "make",
+        "ali_ccp_raw": "make",
         "movielens_100k": "get",
     }
 

@@ -86,8 +86,8 @@ def fit(
     Args:
         schema: features, tasks and keys.
         model: the network's spec.
-        train: a path or glob (CSV, Parquet), a polars or pandas frame, a pyarrow table, or a dict
-            of arrays.
+        train: a path or glob (CSV, Parquet), a polars or pandas frame, a pyarrow table, a dict of
+            arrays, or a `Joined` of rows and of lists that they share.
         valid: likewise; chooses the epoch that is kept, and calibrates its heads. Without it, the
             last epoch is kept, uncalibrated.
         test: likewise; scored once, after training.
