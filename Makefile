@@ -33,10 +33,13 @@ torchless: # serving, in an environment that has neither torch nor numba
 	  "$$venv/bin/pip" install --quiet --no-deps .; \
 	  POLYRANK_WITHOUT_TORCH="$$venv/bin/python" $(PYTHON) -m pytest tests/serve/test_without_torch.py
 
-ray: # Ray's workers, in an environment with the extra [ray]
+ray: # Ray's workers, in an environment with the extra [ray] that is laid over PYTHON's
 	@set -e; venv=$$(mktemp -d); trap 'rm -rf "$$venv"' EXIT; \
-	  python3 -m venv "$$venv"; \
-	  "$$venv/bin/pip" install --quiet '.[ray]' pytest hypothesis; \
+	  $(PYTHON) -m venv "$$venv"; \
+	  below=$$($(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("purelib"))'); \
+	  own=$$("$$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))'); \
+	  echo "import site; site.addsitedir('$$below')" >"$$own/below.pth"; \
+	  "$$venv/bin/pip" install --quiet '.[ray]'; \
 	  "$$venv/bin/python" -m pytest -p no:unraisableexception tests/test_ray.py
 
 spark: # Spark's workers, in an environment that has the extra [spark] and neither torch nor numba
