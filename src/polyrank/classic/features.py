@@ -168,7 +168,9 @@ def _native(feature: Any) -> Feature:
     padding = getattr(feature, "padding_idx", None)
     if isinstance(feature, native.SequenceFeature) or padding is not None:
         pooling: Any = getattr(feature, "pooling", "sum")
-        return native.SequenceFeature(**table, pooling=pooling, padding_idx=padding)
+        return native.SequenceFeature(
+            **table, pooling=pooling, padding_idx=padding, weights=None, max_length=None
+        )
     return native.SparseFeature(**table)
 
 

@@ -66,7 +66,7 @@ class EagerStep:
         self.names: tuple[str, ...] = ()
         self._behind_x = parts.ranker.dense_parameters()
         self._shared = parts.ranker.shared_parameters()
-        self._running = running_statistics(parts.ranker)
+        self._running = running_statistics(parts.ranker) if parts.ranks.several else []
         self._stepped = [each for group in parts.dense.param_groups for each in group["params"]]
         self._lr: float | None = None
 
