@@ -186,6 +186,7 @@ def test_an_experiment_trains_to_the_bits_of_the_join(folder):
         # a file of rows is joined with the lists of the run's own experiment
         assert found.predict(folder / "rows.parquet").equals(expected)
     assert run(["evaluate", str(folder / "run"), str(folder / "rows.parquet")]) == 0
+    assert run(["export", str(folder / "run")]) == 0
 
 
 @pytest.mark.parametrize("split", [False, True])

@@ -291,7 +291,7 @@ def test_the_command_line_makes_and_converts(tmp_path, capsys):
     assert run(["data", "make", "ali_ccp_raw", "--rows", "400", "--out", made]) == 1
     assert "is not empty" in capsys.readouterr().err
     assert run(["data", "get", "ali_ccp", "--raw", made, "--out", log]) == 0
-    assert "orphans: 2" in capsys.readouterr().out
+    assert "orphans:  2" in capsys.readouterr().out
     assert run(["data", "get", "census", "--raw", made]) == 1
     assert "--raw is for ali_ccp" in capsys.readouterr().err
     assert run(["data", "make", "ali_ccp_raw", "--preset", "latent", "--out", log + "2"]) == 1

@@ -171,7 +171,7 @@ def _write_files(name: str, options: dict[str, Any], folder: Path, force: bool, 
         print_json({"name": name, "folder": str(folder), "counts": counts})
         return
     _print_counts(folder, counts)
-    print(f"next:    polyrank data get {name.removesuffix('_raw')} --raw {folder}")
+    print(f"next:     polyrank data get {name.removesuffix('_raw')} --raw {folder}")
 
 
 def _convert(raw: Path, folder: Path, seed: int, force: bool, json: bool) -> None:
@@ -184,11 +184,11 @@ def _convert(raw: Path, folder: Path, seed: int, force: bool, json: bool) -> Non
         print_json({"name": "ali_ccp", "experiment": str(folder / FILE), "counts": counts})
         return
     _print_counts(folder, counts)
-    print(f"next:    polyrank train {folder / FILE}")
-    print(f"or:      polyrank train {folder / SINGLE_FILE}  (one value a field)")
+    print(f"next:     polyrank train {folder / FILE}")
+    print(f"or:       polyrank train {folder / SINGLE_FILE}  (one value a field)")
 
 
 def _print_counts(folder: Path, counts: dict[str, int]) -> None:
-    print(f"written: {folder}")
+    print(f"written:  {folder}")
     for what, count in counts.items():
-        print(f"{what + ':':<9}{count:,}")
+        print(f"{what + ':':<10}{count:,}")

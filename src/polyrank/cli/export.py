@@ -60,17 +60,17 @@ def export(
 def _rows(bundle: Bundle, data: str | None) -> tuple[str, Iterator[pl.DataFrame]]:
     """Return the name of the rows to compare on, and the rows in chunks."""
     from polyrank.config import own_rows
-    from polyrank.data.read import collect_chunks, read
+    from polyrank.data.read import collect_chunks
     from polyrank.errors import DataError, ExportError
 
     names = bundle.schema.inputs
     if data is not None:
-        return "given", collect_chunks(read(data, bundle.schema), names)
+        return "given", collect_chunks(bundle.opened(data).lazy(), names)
     try:
         splits = own_rows(bundle.config)
         for split in ("test", "valid", "train"):
             if split in splits:
-                return split, collect_chunks(read(splits[split], bundle.schema), names)
+                return split, collect_chunks(bundle.opened(splits[split]).lazy(), names)
     except DataError as error:
         raise ExportError(
             f"the run's own rows cannot be read: {error}; give other rows with --data"
