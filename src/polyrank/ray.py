@@ -162,7 +162,7 @@ def _told(error: Exception) -> PolyrankError:
     """Return the first worker's own refusal, else one that names what went wrong."""
     failures: Mapping[int, BaseException] = getattr(error, "worker_failures", {})
     for _, failure in sorted(failures.items()):
-        # Ray 2.51 hands over an exception of its own with the original in it, Ray 2.60 the original.
+        # Ray 2.51 wraps the original in an exception of its own; Ray 2.60 gives the original.
         for each in (failure, failure.__cause__, getattr(failure, "_base_exc", None)):
             if isinstance(each, PolyrankError):
                 return each
