@@ -162,7 +162,8 @@ def _told(error: Exception) -> PolyrankError:
     """Return the first worker's own refusal, else one that names what went wrong."""
     failures: Mapping[int, BaseException] = getattr(error, "worker_failures", {})
     for _, failure in sorted(failures.items()):
-        for each in (failure, failure.__cause__):
+        # Ray 2.51 wraps the original in an exception of its own; Ray 2.60 gives the original.
+        for each in (failure, failure.__cause__, getattr(failure, "_base_exc", None)):
             if isinstance(each, PolyrankError):
                 return each
     first = next(iter(failures.values()), error)
