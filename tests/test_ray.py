@@ -124,6 +124,14 @@ def test_training_with_one_worker_is_that_of_this_process(folder, tmp_path):
 
 
 @here
+@pytest.mark.usefixtures("cluster")
+def test_two_workers_train_one_model(folder, tmp_path):
+    found = polyrank_ray.train(folder / "experiment.toml", workers=2, out=tmp_path / "run")
+    assert set(found.history["ranks"]) == {2}
+    assert set(found.history["rows"]) == {pl.read_parquet(folder / "rows.parquet").height}
+
+
+@here
 def test_what_cannot_be_trained_is_refused_before_any_worker_starts(folder):
     with pytest.raises(ConfigError, match="workers must be a whole number of at least 1, got 0"):
         polyrank_ray.train(folder / "experiment.toml", workers=0)
