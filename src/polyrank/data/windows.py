@@ -22,10 +22,10 @@ from polyrank.features.bags import Bag, offsets_of
 if TYPE_CHECKING:
     from polyrank.data.table import Table
 
-# A run of a column of ids is 16 KiB then: a few of the pages that the kernel reads ahead. Longer
-# runs would let fewer of them meet in a window, and a log that is sorted needs many.
-RUN_ROWS = 4096
-SHORT_RUN = 1024
+# A run of a column of ids is 16 KiB then, or a page where a window holds few: of a log that is
+# sorted, many runs must meet in a window, or its batches know little but a few users or hours.
+RUN_ROWS, SHORT_RUN = 4096, 1024
+RUNS = 64  # that a window should hold
 PIECE_ROWS = 1 << 22  # that statistics look at together: sums of fewer rows keep their bits
 
 
@@ -38,10 +38,11 @@ def windows(
     next. All of it follows from (seed, epoch). The first `start` batches are left out, and of
     windows that end before them no row is read.
     """
-    runs = np.random.default_rng([seed, epoch]).permutation(-(-len(table) // RUN_ROWS))
+    length = min(RUN_ROWS, max(most // RUNS, SHORT_RUN))
+    runs = np.random.default_rng([seed, epoch]).permutation(-(-len(table) // length))
     own = [
-        [_run(at, len(table)) for at in some.tolist()]
-        for some in np.split(runs, range(0, len(runs), max(most // RUN_ROWS, 1))[1:])
+        [slice(at * length, min((at + 1) * length, len(table))) for at in some.tolist()]
+        for some in np.split(runs, range(0, len(runs), max(most // length, 1))[1:])
     ]
     rest, before = np.empty(0, dtype=np.int64), 0
     left: Table | None = None  # the rows of `rest`, where their window was in memory
@@ -65,10 +66,6 @@ def windows(
         else:
             left = None
         rest, before = numbers[order[whole:]], before + whole
-
-
-def _run(at: int, rows: int) -> slice:
-    return slice(at * RUN_ROWS, min((at + 1) * RUN_ROWS, rows))
 
 
 def _read(table: Table, left: Table | None, runs: Sequence[slice]) -> Table:
