@@ -139,6 +139,18 @@ def test_rows_that_lie_far_apart_meet():
     assert np.mean([np.ptp(each.rows) for each in batches]) > 3000
 
 
+def test_a_small_window_has_shorter_runs(monkeypatch):
+    monkeypatch.setattr(windows, "SHORT_RUN", 2)
+    monkeypatch.setattr(windows, "RUNS", 10)
+    table, _ = a_table(400)
+    for most, expected in ((40, 4), (10, 2), (80, 8), (200, 8)):
+        (some, _), *_ = windows.windows(table, most, 5, 0, 0)
+        steps = np.flatnonzero(np.diff(some.rows) != 1) + 1
+        assert len(some) == most
+        assert not (steps % expected).any()
+        assert len(steps) >= most // expected // 2
+
+
 def test_a_table_that_fits_keeps_its_permutation():
     table, layout = a_table(150)
     for window in (None, 150, 500):

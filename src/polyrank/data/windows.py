@@ -23,10 +23,10 @@ from polyrank.features.bags import Bag, offsets_of
 if TYPE_CHECKING:
     from polyrank.data.table import Table
 
-# A run of a column of ids is 16 KiB then: a few of the pages that the kernel reads ahead. Longer
-# runs would let fewer of them meet in a window, and a log that is sorted needs many.
-RUN_ROWS = 4096
-SHORT_RUN = 1024
+# A run of a column of ids is 16 KiB then, or a page where a window holds few: of a log that is
+# sorted, many runs must meet in a window, or its batches know little but a few users or hours.
+RUN_ROWS, SHORT_RUN = 4096, 1024
+RUNS = 64  # that a window should hold
 PIECE_ROWS = 1 << 22  # that statistics look at together: sums of fewer rows keep their bits
 
 
@@ -46,9 +46,10 @@ def windows(
     next. All of it follows from (seed, epoch) and the stream. The first `start` batches are left
     out, and of windows that end before them no row is read.
     """
-    numbers = np.random.default_rng([seed, epoch]).permutation(-(-len(table) // RUN_ROWS))
-    runs = _cut(numbers, len(table), *share.parts(len(table), size)[stream])
-    several = max(most // RUN_ROWS, 1)
+    length = min(RUN_ROWS, max(most // RUNS, SHORT_RUN))
+    numbers = np.random.default_rng([seed, epoch]).permutation(-(-len(table) // length))
+    runs = _cut(numbers, length, len(table), *share.parts(len(table), size)[stream])
+    several = max(most // length, 1)
     own = [runs[first : first + several] for first in range(0, len(runs), several)]
     of_stream = [] if share.streams == 1 else [stream]
     rest, before = np.empty(0, dtype=np.int64), 0
@@ -75,11 +76,11 @@ def windows(
         rest, before = numbers[order[whole:]], before + whole
 
 
-def _cut(runs: np.ndarray, rows: int, start: int, end: int) -> list[slice]:
-    """Return the rows from `start` to `end` of a table whose runs come in some order."""
+def _cut(runs: np.ndarray, length: int, rows: int, start: int, end: int) -> list[slice]:
+    """Return the rows from `start` to `end` of a table whose runs of a length come in an order."""
     found, before = [], 0
     for at in runs.tolist():
-        low, high = at * RUN_ROWS, min((at + 1) * RUN_ROWS, rows)
+        low, high = at * length, min((at + 1) * length, rows)
         first, last = max(low, low + start - before), min(high, low + end - before)
         if first < last:
             found.append(slice(first, last))
