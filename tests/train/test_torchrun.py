@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -122,8 +123,10 @@ def test_a_run_of_which_processes_are_killed_is_resumed_to_the_same_bits(folder,
     killed(process, folder / out, rank)
     _, errors = process.communicate(timeout=200)
     assert process.returncode != 0
-    if rank is not None:
-        assert "another process of this run has ended or cannot be reached" in errors
+    if rank is not None:  # the launcher says who, and the others say so if they live to see it
+        assert f"rank      : {rank} (local_rank: {rank})" in errors
+        said = "another process of this run has ended or cannot be reached"
+        assert said in errors or "SIGTERM" in errors
     assert len(epochs(folder / out)) == 1
     output, errors = started(folder, 2, out, "--resume").communicate(timeout=200)
     assert json.loads(output)["run"] == out, errors  # printed once
@@ -140,19 +143,26 @@ def test_torchrun_goes_on_by_itself(folder):
     assert weights(folder / "restarted") == weights(folder / "straight")
 
 
-@pytest.mark.parametrize("count", [1, 3])
-def test_other_numbers_of_processes_go_on(folder, count):
-    """Where the epoch is ended, it is of the same joined batches; then epochs are their own."""
-    out = f"by-{count}"
+@pytest.fixture(scope="module")
+def undrawn(folder):
+    """A run without random draws that was killed within an epoch; and one process's epochs."""
     drawn = ("model.dropout", "model.field_dropout", "train.unseen_rate")
     still = [part for each in drawn for part in ("--set", f"{each}=0.0")]
-    process = started(folder, 2, out, *still)
-    killed(process, folder / out, None)
+    process = started(folder, 2, "undrawn", *still)
+    killed(process, folder / "undrawn", None)
     process.communicate(timeout=200)
-    resumed = started(folder, count, out, *still, "--resume")
-    alone = started(folder, 1, f"alone-{count}", *still, "--set", "train.batch_size=16")
-    errors = resumed.communicate(timeout=200)[1], alone.communicate(timeout=200)[1]
-    records, whole = epochs(folder / out), epochs(folder / f"alone-{count}")
+    alone = started(folder, 1, "alone", *still, "--set", "train.batch_size=16")
+    alone.communicate(timeout=200)
+    return still, epochs(folder / "alone")
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_other_numbers_of_processes_go_on(folder, undrawn, count):
+    """Where the epoch is ended, it is of the same joined batches; then epochs are their own."""
+    (still, whole), out = undrawn, f"by-{count}"
+    shutil.copytree(folder / "undrawn", folder / out)
+    errors = started(folder, count, out, *still, "--resume").communicate(timeout=200)[1]
+    records = epochs(folder / out)
     assert [each["ranks"] for each in records] == [2, count, count], errors
     assert [each["rows"] for each in records] == [EPOCH] * 3
     steps = [each["step"] for each in records]

@@ -102,14 +102,9 @@ class Joined:
 
     Example:
         >>> users = {"user": [7, 8], "seen": [[1, 2, 3], [2]]}
-        >>> read(Joined({"user": [8, 7, 7], "click": [0, 1, 0]}, users, "user")).collect()["seen"]
-        shape: (3,)
-        Series: 'seen' [list[i64]]
-        [
-            [2]
-            [1, 2, 3]
-            [1, 2, 3]
-        ]
+        >>> joined = Joined({"user": [8, 7, 7], "click": [0, 1, 0]}, users, "user")
+        >>> read(joined).collect()["seen"].to_list()
+        [[2], [1, 2, 3], [1, 2, 3]]
     """
 
     rows: Source

@@ -73,6 +73,7 @@ class Position:
     streams: int = 1  # in which that epoch was begun: as many as there were processes
     rows: int = 0  # rows of these steps
     seconds: float = 0.0  # that they took
+    exchanged: int = 0  # bytes that the first process put into exchanges in them
     best_epoch: int = 0  # whose weights are kept; 0 before the first
     best_value: float | None = None  # oriented so that lower is better
     history: tuple[dict[str, Any], ...] = ()  # one record per epoch
@@ -284,7 +285,8 @@ class Trainer:
         tally = self._begin(epoch)
         begun, before = self.position.step, (epoch - 1) * self.steps - 1
         step, rows, steps = begun, self.position.rows, self.steps
-        share, table, sent_before = self._share, self.train, self.ranks.exchanged
+        share, table = self._share, self.train
+        sent_before = self.ranks.exchanged - self.position.exchanged
         started = saved = perf_counter() - self.position.seconds
 
         def report(event: Event) -> Progress:
@@ -308,9 +310,11 @@ class Trainer:
                     self._mark("")
                 if self._is_due(step, perf_counter() - saved):
                     seconds = perf_counter() - started
+                    sent = self.ranks.exchanged - sent_before
                     self.position = replace(
-                        self.position, step=step, rows=rows, seconds=seconds, streams=share.streams
-                    )
+                        self.position, step=step, rows=rows, seconds=seconds, exchanged=sent,
+                        streams=share.streams,
+                    )  # fmt: skip
                     drawn = _generators(self.training.device, self.ranks)
                     self._within = {**tally.state(), **drawn}
                     # No loss is read for it: sums would be grouped otherwise, and end otherwise.
@@ -318,7 +322,7 @@ class Trainer:
                                    {}, {}, ranks=self.ranks.count)  # fmt: skip
                     saved = perf_counter()
                     self._mark("")
-        self.position = replace(self.position, step=0, rows=0, seconds=0.0, streams=1)
+        self.position = replace(self.position, step=0, rows=0, seconds=0.0, exchanged=0, streams=1)
         self._within = {}
         progress = report("epoch")
         if self.first is not None:
