@@ -49,10 +49,13 @@ class BalanceModule(nn.Module, ABC):
 
     Attributes:
         by_ranks: whether it does.
+        by_value: whether gradients depend on the values of losses; if not, values are added up
+            together with the gradients, with one message less.
         ranks: the processes.
     """
 
     by_ranks: ClassVar[bool] = False
+    by_value: ClassVar[bool] = True
     ranks: Ranks = ALONE
 
     @abstractmethod

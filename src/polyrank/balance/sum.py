@@ -59,6 +59,8 @@ class Sum(Balance):
 class SumModule(ScalarBalance):
     """Holds one factor per term."""
 
+    by_value = False
+
     def __init__(self, factors: Mapping[str, float]) -> None:
         super().__init__()
         self.factors = dict(factors)

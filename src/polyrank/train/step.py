@@ -88,7 +88,8 @@ class EagerStep:
         if several:
             assert joined is not None
             penalties = {name: each * (len(x) / joined) for name, each in penalties.items()}
-            losses, rows = self._joined(losses), self._joined(rows)
+            if parts.balance.by_value:
+                losses = self._joined(losses)
         parts.mark("forward")
         for parameter in self._stepped:
             parameter.grad = None
@@ -98,7 +99,7 @@ class EagerStep:
             tensor.grad = gradient if tensor.grad is None else tensor.grad + gradient
         parts.mark("backward")
         if several:
-            penalties = self._add_up(penalties)
+            losses, penalties, rows = self._add_up(losses, penalties, rows)
             parts.mark("exchange")
         if lr != self._lr:
             set_lr(parts.dense, lr)
@@ -119,18 +120,24 @@ class EagerStep:
             for (name, each), whole in zip(values.items(), total, strict=True)
         }
 
-    def _add_up(self, penalties: Named) -> dict[str, Tensor]:
-        """Add up gradients and penalties over all processes; take the mean of what runs along.
+    def _add_up(self, losses: Named, penalties: Named, rows: Named) -> list[dict[str, Tensor]]:
+        """Add up gradients and what is logged over all processes, with one message.
 
-        The gradients of the balance's own parameters are of the joined losses already.
+        Of running statistics it takes the mean. The gradients of the balance's own parameters are
+        of the joined losses already.
         """
-        ranks = self.parts.ranks
-        found = {name: each.detach().clone() for name, each in penalties.items()}
+        ranks, by_value = self.parts.ranks, self.parts.balance.by_value
         gradients = [each.grad for each in self._behind_x if each.grad is not None]
-        ranks.total([*gradients, *found.values(), *self._running])
+        logged = [
+            {name: each.detach().clone() for name, each in named.items()}
+            for named in (losses, penalties, rows)
+        ]
+        known = logged[1:] if by_value else logged  # joined losses are the same everywhere
+        said = [each for named in known for each in named.values()]
+        ranks.total([*gradients, *said, *self._running])
         for each in self._running:
             each.div_(ranks.count)
-        return found
+        return logged
 
 
 class _OfAll(torch.autograd.Function):

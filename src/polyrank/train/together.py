@@ -131,9 +131,9 @@ def exchanged(
         found = distinct_rows(pack.offsets, counts, layout, len(train), size)
         rows += 4 * len(pack.offsets) + found * (4 + 4 + 4 * pack.width)
     added = [*ranker.dense_parameters(), *running_statistics(ranker)]
-    terms = len(supervision.schema.objective)
+    said = 2 * len(supervision.schema.objective)  # values and rows of terms
     return {
-        ROWS: rows, DENSE: 4.0 * sum(each.numel() for each in added), LOSSES: 4.0 * 2 * terms,
+        ROWS: rows, DENSE: 4.0 * sum(each.numel() for each in added), LOSSES: 4.0 * said,
     }  # fmt: skip
 
 
