@@ -54,7 +54,7 @@ class Ranks:
         return self.count > 1
 
     def total(self, tensors: Sequence[Tensor]) -> None:
-        """Replace tensors of one type and device by their sums over all processes, at once."""
+        """Replace tensors of one device by their sums over all processes, with one message."""
         if not self.several or not tensors:
             return
         flat = torch.cat([each.detach().reshape(-1) for each in tensors])
@@ -68,11 +68,11 @@ class Ranks:
     def joined(self, tensors: Sequence[Tensor]) -> list[list[Tensor]]:
         """Return the tensors of each process, by rank; they differ in length along dimension 0.
 
-        All are of types of 4 bytes. They travel together, after their lengths.
+        All are of one device and of types of 4 bytes. They travel together, after their lengths.
         """
         if not self.several:
             return [list(tensors)]
-        device = tensors[0].device
+        back, device = tensors[0].device, self.device
         own = torch.tensor([len(each) for each in tensors], device=device)
         known = [torch.empty_like(own) for _ in range(self.count)]
         _called(dist.all_gather, known, own)
@@ -80,13 +80,13 @@ class Ranks:
         sizes = [each * widths for each in known]
         room = int(torch.stack(sizes).sum(1).max())
         sent = torch.zeros(room, dtype=torch.int32, device=device)
-        words = torch.cat([_words(each) for each in tensors])
+        words = torch.cat([_words(each) for each in tensors]).to(device)
         sent[: len(words)] = words
         self.exchanged += sent.nbytes + own.nbytes
         found = [torch.empty_like(sent) for _ in range(self.count)]
         _called(dist.all_gather, found, sent)
         return [
-            _parts(whole, size.tolist(), lengths.tolist(), tensors)
+            _parts(whole.to(back), size.tolist(), lengths.tolist(), tensors)
             for whole, size, lengths in zip(found, sizes, known, strict=True)
         ]
 

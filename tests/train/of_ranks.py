@@ -73,13 +73,14 @@ def fitted(
     tasks: list[pr.Task] | None = None,
     rows: int = STEPS * SIZE,
     size: int = SIZE,
+    valid: int = SIZE,
     memory: str | int = "auto",
     **options: Any,
 ) -> dict[str, Any]:
     """Return what a run of `count` processes gave: its history and some predictions."""
     bundle = pr.fit(
         schema(tasks=tasks or TASKS), model or pr.Model(tower=[8], **PLAIN),
-        train=log(rows), valid=log(SIZE, seed=1), memory=memory,
+        train=log(rows), valid=log(valid, seed=1), memory=memory,
         **{"epochs": 2, "batch_size": size // count, "seed": 3, "progress": False, "lr": 0.01,
            "unseen_rate": 0.0} | options,
     )  # fmt: skip
@@ -117,6 +118,8 @@ RUNS: dict[str, Callable[[int], dict[str, Any]]] = {
     "idle, wide": lambda count: fitted(
         count, rows=2 * SIZE + 5, model=pr.Model(tower=[8], **PLAIN | {"wide": pr.Wide()})
     ),
+    # Fewer validation rows than processes.
+    "one row": lambda count: fitted(count, valid=1),
     "norm": lambda count: fitted(count, model=pr.Model(tower=[8], norm="batch", **PLAIN)),
     "dropout": lambda count: fitted(
         count, model=pr.Model(tower=[8], **PLAIN | {"dropout": 0.5}), unseen_rate=0.1

@@ -432,7 +432,7 @@ class Trainer:
     def _logits_of(self, table: Table) -> dict[str, Tensor]:
         """Return the logits of all rows, of which each process computes a part."""
         ranks = self.ranks
-        if not ranks.several:
+        if not ranks.several or len(table) < ranks.count:  # or some would have none
             return logits_of(self.ranker, table, self.training.device)
         ends = [len(table) * rank // ranks.count for rank in range(ranks.count + 1)]
         own = part(table, slice(*ends[ranks.rank : ranks.rank + 2]))
