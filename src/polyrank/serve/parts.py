@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,50 @@ class Counts:
     unseen: dict[str, int]
     nulls: dict[str, int]
     resumed: int = 0  # rows that an earlier run had finished
+
+
+def read_manifest(
+    folder: Path, name: str, form: int, what: str, check: Callable[[Mapping[str, Any]], None]
+) -> dict[str, Any]:
+    """Return the manifest of a folder of predictions; none where there is only a half-written one.
+
+    Args:
+        folder: which need not be there.
+        name: of the manifest.
+        form: the format that is read.
+        what: the folder holds.
+        check: raises a ValueError, a KeyError, a TypeError or an AttributeError for what is wrong.
+
+    Raises:
+        DataError: a folder of something else, or a manifest that cannot be read.
+    """
+    if not folder.is_dir() or all(each.match(f".{name}.????????") for each in folder.iterdir()):
+        return {}
+    try:
+        found = json.loads((folder / name).read_text(encoding="utf-8"))
+        if found["format"] != form:
+            raise ValueError(f"format {found['format']}; this polyrank has format {form}")
+        check(found)
+    except FileNotFoundError:
+        raise DataError(
+            f"{folder} is not empty and has no {what} of polyrank (no {name}): it is "
+            "left as it is; choose another --out"
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"{folder / name} cannot be read ({error}): {folder} is left as it is; "
+            "choose another --out"
+        ) from None
+    return found
+
+
+def _check(found: Mapping[str, Any]) -> None:
+    sizes = [(int(each["rows"]), int(each["bytes"])) for each in found["parts"].values()]
+    # These names are removed later: none may point elsewhere.
+    if [*found["parts"]] != [_part(number) for number in range(len(sizes))]:
+        raise ValueError("its parts are not numbered from 0")
+    _ = dict(found["head"]), Counter(found["unseen"]), Counter(found["nulls"])
+    _ = bool(found["finished"])
 
 
 class PartsFolder:
@@ -90,32 +134,7 @@ class PartsFolder:
         self._write()
 
     def _read(self) -> dict[str, Any]:
-        """Return the manifest of a folder that has more than a killed process left of its first."""
-        if not self.path.is_dir() or all(
-            each.match(f".{MANIFEST}.????????") for each in self.path.iterdir()
-        ):
-            return {}
-        try:
-            found = json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))
-            if found["format"] != FORMAT:
-                raise ValueError(f"format {found['format']}; this polyrank has format {FORMAT}")
-            sizes = [(int(each["rows"]), int(each["bytes"])) for each in found["parts"].values()]
-            # These names are removed later: none may point elsewhere.
-            if [*found["parts"]] != [_part(number) for number in range(len(sizes))]:
-                raise ValueError("its parts are not numbered from 0")
-            _ = dict(found["head"]), Counter(found["unseen"]), Counter(found["nulls"])
-            _ = bool(found["finished"])
-        except FileNotFoundError:
-            raise DataError(
-                f"{self.path} is not empty and has no parts of polyrank (no {MANIFEST}): it is "
-                "left as it is; choose another --out"
-            ) from None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DataError(
-                f"{self.path / MANIFEST} cannot be read ({error}): {self.path} is left as it is; "
-                "choose another --out"
-            ) from None
-        return found
+        return read_manifest(self.path, MANIFEST, FORMAT, "parts", _check)
 
     def _resume(self, found: Mapping[str, Any]) -> None:
         for key in {**found["head"], **self._head}:

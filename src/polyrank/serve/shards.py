@@ -19,7 +19,7 @@ from typing import Any
 
 from polyrank.errors import ConfigError, DataError
 from polyrank.files import replacing
-from polyrank.serve.parts import change
+from polyrank.serve.parts import change, read_manifest
 
 MANIFEST = "shards.json"
 FORMAT = 1  # of the manifest
@@ -128,26 +128,7 @@ class ShardsFolder:
 
     def _read(self) -> dict[str, Any]:
         """Return the manifest; none in a folder with no more than a half-written one."""
-        if not self.path.is_dir() or all(
-            each.match(f".{MANIFEST}.????????") for each in self.path.iterdir()
-        ):
-            return {}
-        try:
-            found = json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))
-            if found["format"] != FORMAT:
-                raise ValueError(f"format {found['format']}; this polyrank has format {FORMAT}")
-            _ = dict(found["head"])
-        except FileNotFoundError:
-            raise DataError(
-                f"{self.path} is not empty and has no shards of polyrank (no {MANIFEST}): it is "
-                "left as it is; choose another --out"
-            ) from None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(
-                f"{self.path / MANIFEST} cannot be read ({error}): {self.path} is left as it is; "
-                "choose another --out"
-            ) from None
-        return found
+        return read_manifest(self.path, MANIFEST, FORMAT, "shards", _check)
 
     def _compare(self, found: Mapping[str, Any]) -> None:
         before = found.get("head", {})
@@ -164,3 +145,7 @@ def _refused(given: str) -> ConfigError:
     return ConfigError(
         f"a shard must be K/N, the K-th of N parts with K from 1 to N, such as 2/8, got {given!r}"
     )
+
+
+def _check(found: Mapping[str, Any]) -> None:
+    _ = dict(found["head"])
