@@ -22,7 +22,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from statistics import median
@@ -79,7 +79,7 @@ def generate(path: Path, rows: int, seed: int) -> None:
 
 
 @contextmanager
-def memory_group(limit: int | None) -> Iterator[Path]:
+def memory_group(limit: int | None) -> Generator[Path]:
     """Make a memory cgroup, with a limit in bytes or with none."""
     name = f"polyrank-{os.getpid()}"
     version_2 = (V2 / "cgroup.controllers").is_file()

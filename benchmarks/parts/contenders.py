@@ -12,7 +12,7 @@ import io
 import sys
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from importlib.util import find_spec
 from time import perf_counter
@@ -214,7 +214,7 @@ def deepctr_torch() -> ModuleType:
 
 
 @contextlib.contextmanager
-def silence() -> Iterator[None]:
+def silence() -> Generator[None]:
     """Swallow what a library prints."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         yield

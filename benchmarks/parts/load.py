@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import cycle, islice
@@ -84,7 +84,7 @@ class Found:
 @contextmanager
 def started(
     port: int, sent: Sequence[Sent], *, concurrency: int, seconds: float, most: int
-) -> Iterator[subprocess.Popen[str]]:
+) -> Generator[subprocess.Popen[str]]:
     """Start a load in its own process, which prints its results as JSON."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "requests.json"

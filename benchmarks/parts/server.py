@@ -8,7 +8,7 @@ import select
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +41,7 @@ class Server:
 
 
 @contextmanager
-def serving(command: Sequence[str]) -> Iterator[Server]:
+def serving(command: Sequence[str]) -> Generator[Server]:
     """Start Python with arguments, wait for the address it prints, and stop it at the end.
 
     Its log goes to a file.

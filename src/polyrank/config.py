@@ -357,7 +357,7 @@ class Experiment:
                 found = SeedRuns(folder, dict(cards))
                 check_rows(list(found.runs.values()))
                 found.write()
-        return found
+        return SeedRuns(folder, cards)
 
     def _of_seed(self, seed: int) -> Experiment:
         """The same experiment with another seed, on the rows that it has with its own."""

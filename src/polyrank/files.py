@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path) -> Generator[Path]:
     """Give a path beside `path` to write a file to; it takes `path`'s place at the end.
 
     A reader sees the old file or the new one, never half of one. After an exception the old one
@@ -26,7 +26,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def replacing_folder(path: Path) -> Iterator[Path]:
+def replacing_folder(path: Path) -> Generator[Path]:
     """Give a new folder beside `path` to fill; it takes `path`'s place at the end.
 
     No system exchanges two folders in one step: for a moment between two renames there is none.
@@ -50,7 +50,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def writing(what: object, error: type[Exception], *causes: type[Exception]) -> Iterator[None]:
+def writing(what: object, error: type[Exception], *causes: type[Exception]) -> Generator[None]:
     """Raise `error` with the reason where something cannot be written (OSError or other causes)."""
     try:
         yield
@@ -60,7 +60,7 @@ def writing(what: object, error: type[Exception], *causes: type[Exception]) -> I
 
 
 @contextmanager
-def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
+def locked(path: Path, *, wait: bool = True) -> Generator[None]:
     """Keep every other process (and thread) that locks `path` out meanwhile.
 
     `path` is a folder that exists, or a file that is made for the lock and removed after. Unless

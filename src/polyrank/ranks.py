@@ -7,7 +7,7 @@ group of processes that torchrun has started and that have none yet.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from math import prod
@@ -120,7 +120,7 @@ class Ranks:
         return found
 
     @contextmanager
-    def first_before_others(self) -> Iterator[None]:
+    def first_before_others(self) -> Generator[None]:
         """Let the first process go through the block before the others."""
         if self.several and not self.first:
             _called(dist.barrier)
@@ -164,7 +164,7 @@ def _called(collective: Callable[..., Any], *arguments: Any) -> None:
 
 
 @contextmanager
-def joined_ranks(device: str) -> Iterator[Ranks]:
+def joined_ranks(device: str) -> Generator[Ranks]:
     """Give the processes of the group that there is; make it where a launcher started us.
 
     A group that was made here ends with the block; any other is used as it is.
@@ -188,7 +188,7 @@ def joined_ranks(device: str) -> Iterator[Ranks]:
 
 
 @contextmanager
-def _group(device: str) -> Iterator[None]:
+def _group(device: str) -> Generator[None]:
     backend = "nccl" if torch.device(device).type == "cuda" else "gloo"
     try:
         store, rank, count = next(dist.rendezvous("env://"))

@@ -188,13 +188,13 @@ def chosen(
     Without a class, the engine's own Adam.
     """
     options: dict[str, Any] = dict(DEFAULTS if params is None else params)
-    if function in _UNSUPPORTED:
-        raise ConfigError(
-            f"optimizer_fn {function.__name__} {_UNSUPPORTED[function]}, which this trainer does "
-            "not support: leave optimizer_fn out, to update only the rows that a batch touches, or "
-            "use Adam"
-        )
     if function is not None:
+        if function in _UNSUPPORTED:
+            raise ConfigError(
+                f"optimizer_fn {function.__name__} {_UNSUPPORTED[function]}, which this trainer "
+                "does not support: leave optimizer_fn out, to update only the rows that a batch "
+                "touches, or use Adam"
+            )
         dense = ExactDense(**_ADAM, function=function, options=options)
         return dense, _exact_rows(function, options), function, options
     known = ["lr", "weight_decay", "betas", "eps"]

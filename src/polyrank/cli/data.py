@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -127,7 +127,7 @@ def make(
 
 
 @contextmanager
-def download_bar(name: str) -> Iterator[Any]:
+def download_bar(name: str) -> Generator[Any]:
     """Give an observer of (done bytes, all bytes or None) that draws a bar."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn

@@ -23,7 +23,7 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -154,7 +154,7 @@ class _Notes(logging.Handler):
 
 
 @contextmanager
-def noted() -> Iterator[list[tuple[str, int, str]]]:
+def noted() -> Generator[list[tuple[str, int, str]]]:
     """Give a list that collects the warnings which encoding logs inside."""
     messages: list[tuple[str, int, str]] = []
     handler, source = _Notes(messages), logging.getLogger("polyrank")

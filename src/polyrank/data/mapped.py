@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -36,7 +36,7 @@ def expect(rows: np.ndarray) -> None:
 
 
 @contextmanager
-def no_more_than_touched(arrays: Iterable[np.ndarray]) -> Iterator[None]:
+def no_more_than_touched(arrays: Iterable[np.ndarray]) -> Generator[None]:
     """Read of mapped files the pages that are touched, and nothing around them.
 
     A device is set to read as much around a page as a long read will want: of short runs, many

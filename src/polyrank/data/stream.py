@@ -9,7 +9,7 @@ they are fitted on a sample of the training rows, since quantiles of all would n
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -235,7 +235,7 @@ def encoded_chunks(
 
 
 @contextmanager
-def _rows_from(start: int) -> Iterator[None]:
+def _rows_from(start: int) -> Generator[None]:
     """Say of a message that counts the rows of a chunk which row is its first."""
     try:
         yield

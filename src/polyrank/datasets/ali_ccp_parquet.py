@@ -14,7 +14,7 @@ once, whatever the number of impressions that name it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -321,7 +321,7 @@ class _Parquet:
 
 
 @contextmanager
-def _writer(path: Path, rows: int) -> Iterator[_Parquet]:
+def _writer(path: Path, rows: int) -> Generator[_Parquet]:
     with replacing(path) as temporary:
         writer = _Parquet(temporary, rows)
         try:

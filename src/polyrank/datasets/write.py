@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import fields
 from itertools import groupby
@@ -55,7 +55,7 @@ def write(
 
 
 @contextmanager
-def whole_folder(folder: Path) -> Iterator[None]:
+def whole_folder(folder: Path) -> Generator[None]:
     """Make a folder to write to; on failure, remove what was made of it."""
     made: list[Path] = []
     try:

@@ -13,7 +13,7 @@ table in this batch, at most.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from threading import Lock
 from typing import Any
@@ -37,7 +37,7 @@ ONE_AT_A_TIME = Lock()
 
 
 @contextmanager
-def threads(count: int) -> Iterator[None]:
+def threads(count: int) -> Generator[None]:
     """Let kernels that this thread calls use some threads, at most as many as numba has."""
     before = get_num_threads()
     set_num_threads(min(count, numba.config.NUMBA_NUM_THREADS))  # pyrefly: ignore[missing-attribute]

@@ -7,7 +7,7 @@ bits. Meanwhile the next chunk is read and the last one written.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, field
@@ -265,7 +265,7 @@ def _check_apart(source: Any, out: Path) -> None:
 
 
 @contextmanager
-def _parquet(file: BinaryIO) -> Iterator[Write]:
+def _parquet(file: BinaryIO) -> Generator[Write]:
     writer: pyarrow.parquet.ParquetWriter | None = None
 
     def write(frame: pl.DataFrame) -> None:
@@ -283,7 +283,7 @@ def _parquet(file: BinaryIO) -> Iterator[Write]:
 
 
 @contextmanager
-def _separated(file: BinaryIO, *, by: str) -> Iterator[Write]:
+def _separated(file: BinaryIO, *, by: str) -> Generator[Write]:
     first = True
 
     def write(frame: pl.DataFrame) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,7 +117,7 @@ class ShardsFolder:
             temporary.write_text(manifest + "\n", encoding="utf-8")
 
     @contextmanager
-    def writing_part(self) -> Iterator[Path]:
+    def writing_part(self) -> Generator[Path]:
         """Give a path to write the part to, which gets its name at the end."""
         for left in self.path.glob(f".{self.part.name}.????????"):  # by a killed process
             left.unlink(missing_ok=True)

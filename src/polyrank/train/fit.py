@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -455,7 +455,7 @@ def check_ranks(model: Model, training: Training) -> None:
 
 
 @contextmanager
-def isolated(seed: int, training: Training) -> Iterator[None]:
+def isolated(seed: int, training: Training) -> Generator[None]:
     """Seed torch and set its threads, type and gradients inside; leave all as they were."""
     threads, device = torch.get_num_threads(), torch.device(training.device)
     others, kind = ([], "cuda") if device.type == "cpu" else ([device], device.type)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import inf
@@ -196,7 +196,7 @@ class Profile:
 
 
 @contextmanager
-def progress_bar(name: str) -> Iterator[Observer]:
+def progress_bar(name: str) -> Generator[Observer]:
     """Give an observer that prints a line per epoch on stderr, with a bar below on a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, TextColumn, TimeRemainingColumn

@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, replace
@@ -42,7 +42,7 @@ FORMAT = 2  # of a checkpoint
 @contextmanager
 def run_folder(
     path: str | Path, config: Mapping[str, Any], *, resume: bool = False, force: bool = False
-) -> Iterator[RunFolder]:
+) -> Generator[RunFolder]:
     """Give a run's folder and keep others out; `resume` continues its run, `force` replaces it."""
     path = Path(path)
     lock = path.parent / f".{path.name}.lock"

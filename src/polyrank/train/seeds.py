@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,7 +90,7 @@ def run_of(folder: Path, seed: int) -> Path:
 @contextmanager
 def seeds_folder(
     folder: Path, seeds: Sequence[int], *, resume: bool = False, force: bool = False
-) -> Iterator[None]:
+) -> Generator[None]:
     """Keep others out of a folder of seeds; `resume` continues its runs, `force` replaces them.
 
     Replaced runs come back if no new one begins, as where the rows are refused.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -278,7 +278,7 @@ def _encoded(schema: Schema, sources: Sources) -> cache.Entry:
 
 
 @contextmanager
-def _one_warning_of_orphans() -> Iterator[None]:
+def _one_warning_of_orphans() -> Generator[None]:
     """Join the warnings of all splits about orphans into one."""
     found: list[str] = []
     source, thread = logging.getLogger(labels.__name__), get_ident()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -349,7 +349,7 @@ def compiled(graph: torch.fx.GraphModule) -> Graph:
 
 
 @contextmanager
-def standing_in(module: nn.Module, tensors: Mapping[int, Tensor]) -> Iterator[None]:
+def standing_in(module: nn.Module, tensors: Mapping[int, Tensor]) -> Generator[None]:
     """Let tensors stand in for a module's parameters and buffers, given by identity.
 
     `torch.func.functional_call` goes by name, and a task may be called `apply`, as a method is.

@@ -7,7 +7,7 @@ import gc
 import logging
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -107,7 +107,7 @@ class _Server(uvicorn.Server):
         self._announce()
 
     @contextmanager
-    def capture_signals(self) -> Iterator[None]:
+    def capture_signals(self) -> Generator[None]:
         """Handle the signals while serving, and raise none again: a requested stop is a success."""
         loop = asyncio.get_running_loop()
 
