@@ -6,13 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from polyrank.errors import DataError
 from polyrank.features import Slot
 from polyrank.schema import Schema
+
+if TYPE_CHECKING:
+    from polyrank.ranks import Ranks
 
 PACK_ROWS = 2**31 - 1
 
@@ -29,6 +32,44 @@ class VocabularySizes(Protocol):
     def columns(self) -> Mapping[str, int]:
         """Float columns of each slot of `dense`."""
         ...
+
+
+@dataclass(frozen=True)
+class Held:
+    """Which rows of a matrix a process holds: those whose number, modulo `count`, is its `rank`.
+
+    Row r is the (r // count)-th of what its process holds.
+
+    Args:
+        rank: of the process.
+        count: of the processes.
+        ranks: by which rows that others hold are fetched; None where nothing is looked up.
+
+    Example:
+        >>> Held(1, 3).rows(8), Held(1, 3).of(np.arange(8)).tolist()
+        (3, [1, 4, 7])
+        >>> Held(1, 3).first(np.array([0, 2, 8])).tolist()  # of what follows rows 0, 2 and 8
+        [0, 1, 3]
+    """
+
+    rank: int = 0
+    count: int = 1
+    ranks: Ranks | None = None
+
+    def rows(self, total: int) -> int:
+        """Return how many of so many rows it holds."""
+        return len(range(self.rank, total, self.count))
+
+    def first(self, numbers: np.ndarray) -> np.ndarray:
+        """Return how many rows it holds before each of some rows: int64, of the same shape."""
+        return (numbers - self.rank + self.count - 1) // self.count
+
+    def of(self, whole: np.ndarray) -> np.ndarray:
+        """Return its rows of a whole matrix: a view."""
+        return whole[self.rank :: self.count]
+
+
+WHOLE = Held()
 
 
 @dataclass(frozen=True)
@@ -62,6 +103,7 @@ class Layout:
         vocab: rows of each table and columns of each slot of `dense`.
         widths: embedding width of each table.
         reads: columns that each first stage gives to be read; its slice is called `#NAME`.
+        held: which rows of the packs, and of what first stages have of each id, this process holds.
 
     Raises:
         DataError: a pack of more than 2^31 − 1 rows.
@@ -81,6 +123,7 @@ class Layout:
     vocab: VocabularySizes
     widths: Mapping[str, int]
     reads: Mapping[str, int] = field(default_factory=dict)
+    held: Held = WHOLE
 
     def __post_init__(self) -> None:
         for pack in self.packs:

@@ -90,6 +90,38 @@ class Ranks:
             for whole, size, lengths in zip(found, sizes, known, strict=True)
         ]
 
+    def traded(
+        self, tensors: Sequence[Sequence[Tensor]], lengths: Sequence[Sequence[int]] | None = None
+    ) -> list[list[Tensor]]:
+        """Give each process the tensors that are for it; return what each gave, by rank.
+
+        For each process there are as many tensors, which differ in length along dimension 0 alone.
+        All are of one device and of types of 4 bytes. They travel together, after their lengths,
+        unless these are known: `lengths` are of what each process gives.
+        """
+        if not self.several:
+            return [list(each) for each in tensors]
+        like, device = tensors[self.rank], self.device
+        back = like[0].device
+        own = torch.tensor([[len(each) for each in given] for given in tensors], device=device)
+        if lengths is None:
+            known = torch.empty_like(own)
+            _called(dist.all_to_all_single, known, own)
+            self.exchanged += own.nbytes
+        else:
+            known = torch.tensor(lengths, device=device)
+        widths = torch.tensor([prod(each.shape[1:]) for each in like], device=device)
+        sizes, sent = known * widths, own * widths
+        words = torch.cat([_words(each) for given in tensors for each in given]).to(device)
+        of_each = sizes.sum(1).tolist()
+        found = torch.empty(sum(of_each), dtype=torch.int32, device=device)
+        _called(dist.all_to_all_single, found, words, of_each, sent.sum(1).tolist())
+        self.exchanged += words.nbytes - 4 * int(sent[self.rank].sum())
+        return [
+            _parts(whole, size.tolist(), each.tolist(), like)
+            for whole, size, each in zip(found.to(back).split(of_each), sizes, known, strict=True)
+        ]
+
     def of_first(self, value: Value) -> Value:
         """Return the value that the first process gives: plain data, which is pickled."""
         if not self.several:

@@ -18,9 +18,9 @@ from polyrank.models.model import TRUNKS
 from polyrank.models.outputs import Tensors, inputs
 from polyrank.objective.losses import Supervision
 from polyrank.serve.export.write import export
+from polyrank.train.checkpoint import CHECKPOINT
 from polyrank.train.heads import base_rates
 from polyrank.train.loop import balance_terms
-from polyrank.train.run import CHECKPOINT
 
 ROWS, BATCH = 600, 64  # the last batch is a ragged one
 FEATURES = [

@@ -565,7 +565,11 @@ def test_training_reads_the_tables_of_a_rows_own_fold(in_torch, lists):
     column = layout.slices["#wide"].start
     batch = next(train.batches(layout, BATCH, shuffle=True, seed=2))
     own = folds(batch.rows, rows.folds, fit.run.seed)
-    step = partial(learner._step_in_torch, batch, own) if in_torch else partial(learner.step, batch)
+    step = (
+        partial(learner._step_in_torch, batch, own, learner._tables.effect)
+        if in_torch
+        else partial(learner.step, batch)
+    )
     margin = step(x, column)
     shape = rows.folds + 1, len(rows.heads)
     for i in range(BATCH):

@@ -92,6 +92,14 @@ def fitted(
     return {"history": history, "predicted": predicted.to_dict(as_series=False)}
 
 
+def held(count: int, **options: Any) -> dict[str, Any]:
+    return fitted(count, tables="sharded", **options)
+
+
+def wide() -> pr.Model:
+    return pr.Model(tower=[8], **PLAIN | {"wide": pr.Wide()})
+
+
 def mmoe() -> pr.Model:
     return pr.Model(trunk=pr.MMoE(experts=3, hidden=[8]), tower=[4], **PLAIN)
 
@@ -109,14 +117,14 @@ RUNS: dict[str, Callable[[int], dict[str, Any]]] = {
     "adagrad": lambda count: fitted(count, embeddings=pr.Adagrad(lr=0.1, prior=1.0, decay=0.1)),
     "every row": lambda count: fitted(count, embeddings=pr.DenseAdam(l2=0.01)),
     "in torch": lambda count: fitted(count, embeddings=Steps(lr=1.0, prior=1.0, decay=0.1)),
-    "wide": lambda count: fitted(count, model=pr.Model(tower=[8], **PLAIN | {"wide": pr.Wide()})),
+    "wide": lambda count: fitted(count, model=wide()),
     "wide, gaussian": lambda count: fitted(
-        count, model=pr.Model(tower=[8], **PLAIN | {"wide": pr.Wide()}), tasks=SPEND
+        count, model=wide(), tasks=SPEND
     ),
     # The last step has rows for the first process alone.
     "idle": lambda count: fitted(count, rows=2 * SIZE + 5),
     "idle, wide": lambda count: fitted(
-        count, rows=2 * SIZE + 5, model=pr.Model(tower=[8], **PLAIN | {"wide": pr.Wide()})
+        count, rows=2 * SIZE + 5, model=wide()
     ),
     # Fewer validation rows than processes.
     "one row": lambda count: fitted(count, valid=1),
@@ -124,6 +132,18 @@ RUNS: dict[str, Callable[[int], dict[str, Any]]] = {
     "dropout": lambda count: fitted(
         count, model=pr.Model(tower=[8], **PLAIN | {"dropout": 0.5}), unseen_rate=0.1
     ),
+    # Tables that the processes hold between them.
+    "held": lambda count: held(count, epochs=26),
+    "held, adagrad": lambda count: held(
+        count, embeddings=pr.Adagrad(lr=0.1, prior=1.0, decay=0.1)
+    ),
+    "held, every row": lambda count: held(count, embeddings=pr.DenseAdam(l2=0.01)),
+    "held, in torch": lambda count: held(count, embeddings=Steps(lr=1.0, prior=1.0, decay=0.1)),
+    "held, wide": lambda count: held(count, model=wide()),
+    "held, idle, wide": lambda count: held(
+        count, rows=2 * SIZE + 5, model=wide()
+    ),
+    "held, one row": lambda count: held(count, valid=1),
     # Large tables and batches, so that the model has something to count.
     "exchanged": lambda count: fitted(count, rows=4000, size=1000),
     "compiled": lambda count: fitted(count, compile=True),

@@ -68,6 +68,27 @@ def test_two_processes_are_one_with_the_joined_batch(by_two, name):
         np.testing.assert_allclose(found["predicted"][output], values, rtol=3e-4, atol=3e-5)
 
 
+HELD = {
+    "held": "sum", "held, adagrad": "adagrad", "held, every row": "every row",
+    "held, in torch": "in torch", "held, wide": "wide", "held, idle, wide": "idle, wide",
+    "held, one row": "one row",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HELD)
+def test_tables_that_processes_hold_are_the_same_tables(by_two, name):
+    """A row's gradients are summed in the same order; only where slots are summed up is it not."""
+    (found, _), (whole, _) = by_two[name], by_two[HELD[name]]
+    sent = [
+        [record.pop("exchanged_bytes") for record in each["history"]] for each in (found, whole)
+    ]
+    assert sent[0] != sent[1]
+    if "wide" not in name:
+        assert found == whole
+    for one, two in zip(whole["history"], found["history"], strict=True):
+        assert one == pytest.approx(two, rel=1e-5, abs=1e-6)
+
+
 def test_a_compiled_step_is_of_one_process(by_two):
     for each in by_two["compiled"]:
         assert "compile = true makes one graph" in each["error"]

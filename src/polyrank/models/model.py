@@ -10,7 +10,7 @@ from torch import nn
 
 from polyrank import spec
 from polyrank.errors import ConfigError
-from polyrank.layout import Layout, VocabularySizes
+from polyrank.layout import WHOLE, Held, Layout, VocabularySizes
 from polyrank.models.aitm import AITM
 from polyrank.models.cross import Cross
 from polyrank.models.interaction import Interaction
@@ -21,6 +21,7 @@ from polyrank.models.shared_bottom import Separate, SharedBottom
 from polyrank.models.trunk import Trunk, check_layers, check_sizes
 from polyrank.nn.embed import PackedEmbedder
 from polyrank.nn.field_dropout import FieldDropout
+from polyrank.nn.held import HeldEmbedder
 from polyrank.nn.mlp import Norm
 from polyrank.registry import Registry
 from polyrank.schema import Schema, Task
@@ -149,18 +150,19 @@ class Model:
                     "Model(trunk=Separate()) for the other estimator"
                 )
 
-    def layout(self, schema: Schema, vocab: VocabularySizes) -> Layout:
-        """Return where each feature lies in x."""
+    def layout(self, schema: Schema, vocab: VocabularySizes, held: Held = WHOLE) -> Layout:
+        """Return where each feature lies in x, in a process that holds these rows."""
         tables = schema.tables.items()
         widths = {table: owner.width(table) or self.embed_dim for table, owner in tables}
-        return Layout(schema, vocab, widths, {s.name: s.reads(schema) for s in self.first_stages})
+        reads = {stage.name: stage.reads(schema) for stage in self.first_stages}
+        return Layout(schema, vocab, widths, reads, held)
 
     def build(self, layout: Layout) -> Ranker:
         """Return the network, with weights drawn from torch's generator."""
         tasks = tuple(layout.schema.tasks)
         each = self.tower
         towers = each if isinstance(each, Mapping) else {task.name: each for task in tasks}
-        embed = PackedEmbedder(layout)
+        embed = PackedEmbedder(layout) if layout.held.ranks is None else HeldEmbedder(layout)
         own = self.interaction
         interaction = None if own is False else build_interaction(own, layout)
         trunk = self._trunk().build(layout, tasks)

@@ -138,6 +138,31 @@ class Ranker(nn.Module):
     def mixing(self, x: Tensor) -> tuple[Mixing, ...]:
         return self.trunk.mixing(self._read(x)) if isinstance(self.trunk, TrunkModule) else ()
 
+    def held_rows(self) -> dict[str, int]:
+        """Return the weights of which there is a row an id, as in `state_dict`: rows of each."""
+        packs = {f"embed.pack.{i}": pack.rows for i, pack in enumerate(self.layout.packs)}
+        if self.first is None:
+            return packs
+        return packs | {
+            f"first.stage.{name}.{key}": rows
+            for name, each in self.first.stage.items()
+            for key, rows in each.held_rows().items()
+        }
+
+    def make_whole(self, layout: Layout, gathered: Callable[[Tensor, int], Tensor]) -> None:
+        """Hold all rows that processes held between them, in a layout that does.
+
+        `gathered` takes the rows of a matrix that are held here, and how many all have.
+        """
+        packs = [
+            gathered(weight.detach(), pack.rows)
+            for weight, pack in zip(self.embed.pack, layout.packs, strict=True)
+        ]
+        self.layout, self.embed = layout, PackedEmbedder(layout, packs)
+        if self.first is not None:
+            for name in self.first.stage:
+                self.first.stage[name].make_whole(layout, gathered)
+
     @property
     def parts(self) -> dict[str, nn.Module]:
         """The modules behind the cut at x that hold weights, by the names of these."""

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -28,7 +28,7 @@ from torch.nn.functional import embedding, embedding_bag
 
 from polyrank.features.bags import Bag
 from polyrank.features.kind import Pooling
-from polyrank.layout import Layout, Pack
+from polyrank.layout import WHOLE, Held, Layout, Pack
 from polyrank.nn import kernels
 
 # Of bags without weights, and with them.
@@ -42,6 +42,7 @@ POOLINGS = (
 )
 # Look-ups in a table that no cache holds take about four times as long as in one that fits.
 _CACHED_ROWS, _MISS = 2**14, 4
+DRAWN_ROWS = 2**16  # that are drawn at a time of a matrix that several processes hold
 INITIAL_STD = 0.01  # standard deviation of the initial embeddings
 
 
@@ -78,16 +79,16 @@ class Padded(NamedTuple):
 class PackedEmbedder(nn.Module):
     """One matrix a width, whose rows are the ids: (F, B), dense (B, D), bags → x (B, W).
 
-    The ids of a bag are int32; x is in the order of `Layout.slices`.
+    The ids of a bag are int32; x is in the order of `Layout.slices`. Without `packs`, which are
+    taken as they are, embeddings are drawn.
     """
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: Layout, packs: Sequence[Tensor] | None = None) -> None:
         super().__init__()
         self.layout = layout
-        self.pack = nn.ParameterList(
-            nn.Parameter(torch.empty(pack.rows, pack.width).normal_(std=INITIAL_STD))
-            for pack in layout.packs
-        )
+        if packs is None:
+            packs = [drawn(pack.rows, pack.width, layout.held) for pack in layout.packs]
+        self.pack = nn.ParameterList(map(nn.Parameter, packs))
         columns = accumulate((len(p.fields) + len(p.bags)) * p.width for p in layout.packs)
         self.lookups = tuple(
             PackLookups.of(layout, pack, end - (len(pack.fields) + len(pack.bags)) * pack.width)
@@ -105,11 +106,17 @@ class PackedEmbedder(nn.Module):
         if dense.device.type != "cpu":
             with torch.no_grad():
                 return self(ids, dense, bags)
+        return self._by_kernels(ids, dense, bags, list(self.pack), out)
+
+    def _by_kernels(
+        self, ids: Tensor, dense: Tensor, bags: Sequence[TensorBag], packs: Sequence[Tensor],
+        out: Tensor | None,
+    ) -> Tensor:  # fmt: skip
         sequences = _with_pooling(self.layout, bags)
         shape = (len(dense), self.layout.width)
         x = torch.empty(shape) if out is None or out.shape != shape else out.detach()
         found, fields = x.numpy(), ids.contiguous().numpy()
-        for own, weight in zip(self.lookups, self.pack, strict=True):
+        for own, weight in zip(self.lookups, packs, strict=True):
             some = Bags.of([bag for bag, _ in sequences], own.sequences)
             with kernels.ONE_AT_A_TIME:
                 wrong = kernels.look_up(
@@ -125,10 +132,15 @@ class PackedEmbedder(nn.Module):
         return x
 
     def forward(self, ids: Tensor, dense: Tensor, bags: Sequence[TensorBag] = ()) -> Tensor:
+        return self._in_torch(ids, dense, bags, list(self.pack))
+
+    def _in_torch(
+        self, ids: Tensor, dense: Tensor, bags: Sequence[TensorBag], packs: Sequence[Tensor]
+    ) -> Tensor:
         sequences = _with_pooling(self.layout, bags)
         batch = dense.shape[0]
         looked_up = []
-        for pack, weight in zip(self.layout.packs, self.pack, strict=True):
+        for pack, weight in zip(self.layout.packs, packs, strict=True):
             if pack.fields:
                 # (B, fields, width) → (B, fields · width): a row's fields side by side
                 looked_up.append(embedding(ids[list(pack.fields)].T, weight).reshape(batch, -1))
@@ -153,12 +165,31 @@ class PackedEmbedder(nn.Module):
             yield (rows[0], each[0]) if len(rows) == 1 else (torch.cat(rows), torch.cat(each))
 
     def tables(self) -> dict[str, Tensor]:
-        """Return a view of each table: {table: (rows, width)}."""
+        """Return a view of each table: {table: (rows, width)}; of packs that are held whole."""
         return {
             table: weight.detach()[offset : offset + self.layout.vocab.rows[table]]
             for pack, weight in zip(self.layout.packs, self.pack, strict=True)
             for table, offset in pack.offsets.items()
         }
+
+
+def drawn(rows: int, width: int, held: Held = WHOLE) -> Tensor:
+    """Return the initial embeddings of the rows that are held, of those of all rows.
+
+    Shape:
+        output: (held rows, width)
+    """
+    if held.count == 1:
+        return torch.empty(rows, width).normal_(std=INITIAL_STD)
+    found = torch.empty(held.rows(rows), width)
+    # Drawn by the chunk, which are the same numbers where chunks are whole vectors; the last one
+    # is large enough to be drawn like the others.
+    starts = range(0, max(rows - DRAWN_ROWS, 0) + 1, DRAWN_ROWS)
+    for start, end in pairwise([*starts, rows]):
+        chunk = torch.empty(end - start, width).normal_(std=INITIAL_STD)
+        first, last = held.first(np.array([start, end])).tolist()
+        found[first:last] = chunk[(held.rank - start) % held.count :: held.count]
+    return found
 
 
 class LocalEmbedder(nn.Module):
@@ -294,7 +325,7 @@ class PackLookups:
     # int64 (K, 3): a row of the batch's ids or of `Bags.starts`, a first column of x, a pooling
     lookups: np.ndarray
     starts: np.ndarray  # int64 (U + 1,): the look-ups of each table
-    first_rows: np.ndarray  # int64 (U + 1,): where each table begins in the pack
+    first_rows: np.ndarray  # int64 (U + 1,): where each table begins in what is held of the pack
     sequences: tuple[int, ...]  # the bags that are looked up in it, by place in `schema.bags`
 
     @classmethod
@@ -312,7 +343,7 @@ class PackLookups:
         return cls(
             np.array([each for lines in found.values() for each in lines], dtype=np.int64),
             np.cumsum([0, *map(len, found.values())]),
-            np.array([*pack.offsets.values(), pack.rows], dtype=np.int64),
+            layout.held.first(np.array([*pack.offsets.values(), pack.rows], dtype=np.int64)),
             pack.bags,
         )
 

@@ -181,6 +181,114 @@ def _total(weights, first, last):
     return total if total > 0 else np.float32(1)
 
 
+@compiled(parallel=True)
+def find_rows(
+    ids, bag_ids, bag_starts, lookups, starts, order, places, total, holders, keys, values, new_ids,
+    new_bag_ids, rows, lines,
+):  # fmt: skip
+    """Number the rows that a batch looks up, each table's in the order of first sight.
+
+    `lookups` has of each one its row of `ids` or `bag_starts`, its pooling, and what takes an id to
+    a row, of `total` ones; `order` the tables of each thread, ended by −1. Look-up i of a table
+    finds its row at rows[places[u] + new_ids[i]], and `lines` has how many rows of each table each
+    of the `holders` has: row r is of process r mod holders. `keys` and `values` are scratch: of
+    2^n places, twice as many as one table's look-ups. Returns how many ids are no rows.
+
+    Shape:
+        lookups: int64 (K, 3) · starts: int64 (U + 1,) · order: int64 (T, U) · places: int64
+        (U + 1,) · keys, values: int32 (T, 2^n) · new_ids: int32 (F, B) · new_bag_ids: int32
+        (total,) · rows: int32 (N,) · lines: int32 (holders, U)
+    """
+    wrong = np.zeros(order.shape[0], np.int64)
+    for thread in prange(order.shape[0]):
+        key, value = keys[thread], values[thread]
+        for u in order[thread]:
+            if u < 0:
+                break
+            key[:] = -1
+            found, count = rows[places[u] : places[u + 1]], 0
+            for k in range(starts[u], starts[u + 1]):
+                source, pooling, shift = lookups[k]
+                if pooling == ONE:
+                    for b in range(ids.shape[1]):
+                        row = ids[source, b] + shift
+                        if row < 0 or row >= total:
+                            wrong[thread] += 1
+                            continue
+                        s = _number(row, key, value, found, count)
+                        count = max(count, s + 1)
+                        new_ids[source, b] = s
+                    continue
+                for b in range(bag_starts.shape[1] - 1):
+                    low, high = bag_starts[source, b], bag_starts[source, b + 1]
+                    if pooling in (LAST, WEIGHTED_LAST):
+                        low = max(low, high - 1)
+                    for i in range(low, high):
+                        row = bag_ids[i] + shift
+                        if row < 0 or row >= total:
+                            wrong[thread] += 1
+                            continue
+                        s = _number(row, key, value, found, count)
+                        count = max(count, s + 1)
+                        new_bag_ids[i] = s
+            for s in range(count):
+                lines[found[s] % holders, u] += 1
+    return wrong.sum()
+
+
+@compiled(parallel=True)
+def deal_rows(
+    bag_starts, lookups, starts, order, places, holders, lines, begins, rows, number, new_ids,
+    new_bag_ids, dealt,
+):  # fmt: skip
+    """Number the rows anew, those of each process together, and of each table within them.
+
+    After `find_rows`, whose arguments these are; `begins` has where the rows of each process and
+    table begin. The i-th row that is looked up is the dealt[i]-th that its process holds.
+
+    Shape:
+        begins: int64 (holders, U) · number: int32 (N,) · dealt: int32 (rows found,)
+    """
+    for thread in prange(order.shape[0]):
+        for u in order[thread]:
+            if u < 0:
+                break
+            found, numbers = rows[places[u] : places[u + 1]], number[places[u] : places[u + 1]]
+            at = begins[:, u].copy()
+            for s in range(lines[:, u].sum()):
+                holder = found[s] % holders
+                numbers[s] = at[holder]
+                dealt[at[holder]] = found[s] // holders
+                at[holder] += 1
+            for k in range(starts[u], starts[u + 1]):
+                source, pooling, _ = lookups[k]
+                if pooling == ONE:
+                    for b in range(new_ids.shape[1]):
+                        new_ids[source, b] = numbers[new_ids[source, b]]
+                    continue
+                for b in range(bag_starts.shape[1] - 1):
+                    low, high = bag_starts[source, b], bag_starts[source, b + 1]
+                    if pooling in (LAST, WEIGHTED_LAST):
+                        low = max(low, high - 1)
+                    for i in range(low, high):
+                        new_bag_ids[i] = numbers[new_bag_ids[i]]
+
+
+@compiled()
+def _number(row, key, value, found, count):
+    """Return the number of a row: `count`, the next one, where the row is new."""
+    mask = len(key) - 1
+    # Fibonacci hashing: the product's high bits.
+    at = (np.uint64(row) * np.uint64(11400714819323198485) >> np.uint64(32)) & np.uint64(mask)
+    place = np.int64(at)
+    while key[place] != row:
+        if key[place] < 0:
+            key[place], value[place], found[count] = row, count, row
+            return count
+        place = (place + 1) & mask
+    return value[place]
+
+
 @compiled()
 def _place(row, slot, touched, count):
     """Return where the sum of a row lies: `count`, the next place, where the row is new."""

@@ -148,6 +148,8 @@ class Curves:
         ordered: of each slot, whether its rows are in order.
         count: how often training looks up each row.
         first_rows: where each slot's rows begin, and the end.
+        own_rows: the same among the rows that this process holds, which `shift` and `rows` are of;
+            where it holds all, as `first_rows`.
 
     Attributes:
         of_slot: by the slot's place.
@@ -155,21 +157,28 @@ class Curves:
         rows: of `centre`.
 
     Shape:
-        ordered: (K,) · count: (R,) of all slots · first_rows: (K + 1,)
+        ordered: (K,) · count: (R,) of all slots · first_rows, own_rows: (K + 1,)
     """
 
     def __init__(
-        self, ordered: Sequence[bool], count: np.ndarray, first_rows: np.ndarray, nowhere: int
+        self,
+        ordered: Sequence[bool],
+        count: np.ndarray,
+        first_rows: np.ndarray,
+        nowhere: int,
+        own_rows: np.ndarray | None = None,
     ) -> None:
         self.of_slot: dict[int, Curve] = {}
         self.shift = np.full(len(ordered), nowhere, dtype=np.int64)
         self.rows = 0
+        own_rows = first_rows if own_rows is None else own_rows
         for k, (start, end) in enumerate(pairwise(first_rows.tolist())):
             # A curve needs more than a line's two rows.
             if ordered[k] and 3 < end - start <= MOST_ROWS:
                 self.of_slot[k] = Curve.of(count[start:end].astype(np.float64))
-                self.shift[k] = self.rows - start
-                self.rows += end - start
+                own_start, own_end = own_rows[k : k + 2].tolist()
+                self.shift[k] = self.rows - own_start
+                self.rows += own_end - own_start
 
 
 class Posterior(NamedTuple):

@@ -159,6 +159,14 @@ class FirstStagesLearner:
             for key, tensor in each.state().items()
         }
 
+    def held_rows(self) -> dict[str, int]:
+        """Return what of the state has a row an id: how many rows of each tensor all have."""
+        return {
+            f"{name}.{key}": rows
+            for name, each in self.learners.items()
+            for key, rows in each.held_rows().items()
+        }
+
     def load(self, state: Mapping[str, Tensor]) -> None:
         for name, each in self.learners.items():
             prefix = f"{name}."

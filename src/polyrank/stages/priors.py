@@ -9,6 +9,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import torch
+
+from polyrank.ranks import ALONE, Ranks
 
 FIRST_PRIOR = 10.0  # precision before anything was estimated
 PSEUDO = 3.0  # draws that the mean counts as, to which a field's or a head's variance is drawn
@@ -24,7 +27,9 @@ class Moments(NamedTuple):
     spread: np.ndarray  # Σ v²·x²·p(1 − p), the score's variance; the curvature where v = 1
 
 
-def variances(heads: Sequence[Sequence[Moments]], before: np.ndarray) -> np.ndarray:
+def variances(
+    heads: Sequence[Sequence[Moments]], before: np.ndarray, ranks: Ranks = ALONE
+) -> np.ndarray:
     """Return the variance of each field's effects on each head, by the method of moments.
 
     E[S²] = J + H²σ² of an id with score S, curvature H and spread J; ids are weighted by the
@@ -35,6 +40,7 @@ def variances(heads: Sequence[Sequence[Moments]], before: np.ndarray) -> np.ndar
     Args:
         heads: of each head the moments of the ids of each field, those with any curvature.
         before: float64 (K, T).
+        ranks: the processes that hold the ids between them, each with the moments of its own.
 
     Example:
         >>> h = np.full(1000, 5.0)
@@ -48,12 +54,14 @@ def variances(heads: Sequence[Sequence[Moments]], before: np.ndarray) -> np.ndar
         for fields in heads
     ]
     for _ in range(ITERATIONS):
-        each, information = np.zeros_like(found), np.zeros_like(found)
+        told, information = np.zeros_like(found), np.zeros_like(found)
         for t, fields in enumerate(squares):
             for k, (excess, h2, j) in enumerate(fields):
                 omega = h2 / (j + 2 * (j + h2 * found[k, t]) ** 2)
                 information[k, t] = (omega * h2).sum()
-                each[k, t] = (omega * excess).sum() / max(information[k, t], 1e-9)
+                told[k, t] = (omega * excess).sum()
+        ranks.total([torch.from_numpy(told), torch.from_numpy(information)])
+        each = told / np.maximum(information, 1e-9)
         draws = 2 * found**2 * information
         total = draws.sum(0)
         if not total.sum() > 0:

@@ -10,7 +10,7 @@ Letters: B rows, T heads with a margin, C columns that the network reads.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -147,6 +147,16 @@ class StageModule(nn.Module, ABC):
     def learner(self, run: StageRun) -> StageLearner:
         """Return what fits it along a run."""
 
+    def held_rows(self) -> dict[str, int]:
+        """Return the weights of which there is a row an id, as in `state_dict`: rows of each."""
+        return {}
+
+    def make_whole(self, layout: Layout, gathered: Callable[[Tensor, int], Tensor]) -> None:
+        """Hold all rows that processes held between them, in a layout that does.
+
+        `gathered` takes the rows of a matrix that are held here, and how many all have.
+        """
+
     def named_weights(self) -> dict[str, Tensor]:
         """Return views of its weights by their lasting names."""
         return {}
@@ -186,6 +196,10 @@ class StageLearner(ABC):
     @abstractmethod
     def end_epoch(self) -> None:
         """Bring what serves up to date."""
+
+    def held_rows(self) -> dict[str, int]:
+        """Return what of the state has a row an id: how many rows of each tensor all have."""
+        return {}
 
     @abstractmethod
     def state(self) -> dict[str, Tensor]:

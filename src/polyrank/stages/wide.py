@@ -12,8 +12,8 @@ T heads, R rows of all slots, D columns of labels on a path.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise, starmap
 from time import perf_counter
@@ -33,6 +33,7 @@ from polyrank.features import Slot
 from polyrank.layout import Layout
 from polyrank.nn import kernels, wide_kernels
 from polyrank.nn.embed import Bags, Padded, TensorBag, pooled, pooled_padded
+from polyrank.nn.held import Found, HeldMatrix, fetched, find
 from polyrank.schema import Schema
 from polyrank.stages.effects import FieldEffects
 from polyrank.stages.priors import FIRST_PRIOR
@@ -43,6 +44,7 @@ from polyrank.stages.wide_fit import (
     Tables,
     WideFit,
     columns,
+    slots_by_thread,
     slots_of,
 )
 
@@ -118,13 +120,14 @@ class WideRows(StageModule):
         self.slots = wide_slots(schema)
         rows = np.array([layout.vocab.rows[slot.table] for slot in self.slots], dtype=np.int64)
         self.first_rows = np.cumsum([0, *rows.tolist()], dtype=np.int64)
+        self.own_rows = layout.held.first(self.first_rows)  # among those that are held here
         self.fields = [i for i, slot in enumerate(schema.fields) if slot.wide]
         self.bags = [i for i, slot in enumerate(schema.bags) if slot.wide]
         in_packs = np.concatenate(
             [layout.offsets[self.fields], layout.bag_offsets[self.bags]]
         ).astype(np.int64)
         self.shifts = self.first_rows[:-1] - in_packs
-        total, heads = int(self.first_rows[-1]), len(self.heads)
+        total, heads = int(self.own_rows[-1]), len(self.heads)
         for name, each in (
             ("effect", torch.zeros(total, heads)),
             ("precision", torch.full((total, heads), FIRST_PRIOR)),
@@ -137,20 +140,67 @@ class WideRows(StageModule):
         ):  # fmt: skip
             self.register_buffer(name, torch.from_numpy(each)[:, None].clone(), persistent=False)
 
+    @property
+    def matrix(self) -> HeldMatrix:
+        """How batches look up rows of `effect`."""
+        count = len(self.slots)
+        return HeldMatrix(
+            int(self.first_rows[-1]), slots_of(self), np.arange(count + 1), tuple(self.bags),
+            slots_by_thread(count, torch.get_num_threads()),
+        )  # fmt: skip
+
     def forward(
         self, ids: Tensor, bags: Sequence[TensorBag], given: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
+        shifts, effect, held = self.packed, self.effect, self.layout.held
+        if held.ranks is not None:
+            batch = find([self.matrix], ids, bags, held)
+            ids, bags, shifts = batch.ids, batch.bags, torch.zeros_like(shifts)
+            (effect,) = fetched(held.ranks, batch, [effect])
         found = []
         count = len(self.fields)
         if count:
-            rows = ids[self.fields] + self.packed[:count]
-            found.append(embedding(rows.T, self.effect))  # (B, fields, T)
-        for index, shift in zip(self.bags, self.packed[count:, 0], strict=True):
+            rows = ids[self.fields] + shifts[:count]
+            found.append(embedding(rows.T, effect))  # (B, fields, T)
+        for index, shift in zip(self.bags, shifts[count:, 0], strict=True):
             own = TensorBag(*bags[index])
             moved = own._replace(ids=own.ids + shift)
             pooling = self.layout.schema.bags[index].pooling
-            found.append(pooled(moved, pooling, self.effect)[:, None])
+            found.append(pooled(moved, pooling, effect)[:, None])
         return self._read(found, ids.shape[1])
+
+    def batch_of(self, batch: Batch, matrix: Tensor) -> tuple[Batch, Tensor, Found | None]:
+        """Return a batch for the slots `numbered`, what it looks up in a matrix, and how.
+
+        The matrix has a row an id, as `effect`; where all of it is here, both stay as they are.
+        """
+        held = self.layout.held
+        if held.ranks is None:
+            return batch, matrix, None
+        bags = [TensorBag.of(bag) for bag in batch.bags]
+        found = find([self.matrix], torch.from_numpy(batch.ids), bags, held)
+        (rows,) = fetched(held.ranks, found, [matrix])
+        numbered = tuple(
+            replace(bag, ids=own.ids.numpy())
+            for bag, own in zip(batch.bags, found.bags, strict=True)
+        )
+        return replace(batch, ids=found.ids.numpy(), bags=numbered), rows, found
+
+    @property
+    def numbered(self) -> np.ndarray:
+        """The slots of `batch_of`: int64 (K, 3)."""
+        slots = slots_of(self)
+        if self.layout.held.ranks is not None:
+            slots[:, 2] = 0  # ids are numbers of rows already
+        return slots
+
+    def held_rows(self) -> dict[str, int]:
+        return dict.fromkeys(("effect", "precision"), int(self.first_rows[-1]))
+
+    def make_whole(self, layout: Layout, gathered: Callable[[Tensor, int], Tensor]) -> None:
+        for name, total in self.held_rows().items():
+            setattr(self, name, gathered(getattr(self, name), total))
+        self.layout, self.own_rows = layout, self.first_rows
 
     def in_graph(
         self, ids: Tensor, sequences: Sequence[Padded], given: Tensor | None = None
@@ -218,7 +268,7 @@ class WideLearner(StageLearner):
         self.rows, self.run = rows, run
         self._tables: Tables | None = None
         schema = rows.layout.schema
-        self._slots = slots_of(rows)
+        self._slots = rows.numbered
         self._pooled = [schema.bags[index].pooling for index in rows.bags]
 
     def start(self) -> None:
@@ -240,7 +290,7 @@ class WideLearner(StageLearner):
         )
         logger.info(
             "wide rows: %s of %d features fitted in %.1f s; usual deviation of an effect: %s",
-            f"{len(self.rows.effect):,}", len(self.rows.slots), perf_counter() - begun, shown,
+            f"{self.rows.first_rows[-1]:,}", len(self.rows.slots), perf_counter() - begun, shown,
         )  # fmt: skip
 
     def alone(self, valid: Table) -> Tensor:
@@ -256,8 +306,9 @@ class WideLearner(StageLearner):
         assert batch.rows is not None
         own = folds(batch.rows, self.rows.folds, self.run.seed)
         effect, bias = self._tables
+        batch, effect, _ = self.rows.batch_of(batch, effect)
         if x.device.type != "cpu":
-            return self._step_in_torch(batch, own, x, column)
+            return self._step_in_torch(batch, own, effect, x, column)
         margin = torch.empty(len(batch), len(self.rows.heads))
         some = Bags.of([TensorBag.of(bag) for bag in batch.bags], self.rows.bags)
         with kernels.ONE_AT_A_TIME:
@@ -268,16 +319,19 @@ class WideLearner(StageLearner):
             )  # fmt: skip
         return margin
 
-    def _step_in_torch(self, batch: Batch, own: np.ndarray, x: Tensor, column: int) -> Tensor:
+    def _step_in_torch(
+        self, batch: Batch, own: np.ndarray, effect: Tensor, x: Tensor, column: int
+    ) -> Tensor:
         """Read the same on any device."""
         assert self._tables is not None
-        effect, bias = self._tables
+        bias = self._tables.bias
         rows, device, heads = self.rows, x.device, len(self.rows.heads)
         fold = torch.from_numpy(own).to(device).long()
         ids = torch.from_numpy(batch.ids).to(device)
         bags = [TensorBag.of(bag, device) for bag in batch.bags]
-        each = [effect[ids[f] + shift] for f, shift in zip(rows.fields, rows.shifts, strict=False)]
-        shifts = rows.shifts[len(rows.fields) :]
+        shifts = self._slots[:, 2]
+        each = [effect[ids[f] + shift] for f, shift in zip(rows.fields, shifts, strict=False)]
+        shifts = shifts[len(rows.fields) :]
         for index, shift, pooling in zip(rows.bags, shifts, self._pooled, strict=True):
             moved = bags[index]._replace(ids=bags[index].ids + int(shift))
             each.append(pooled(moved, pooling, effect))
@@ -292,6 +346,9 @@ class WideLearner(StageLearner):
 
     def end_epoch(self) -> None:
         pass  # all is fitted
+
+    def held_rows(self) -> dict[str, int]:
+        return {"effect": int(self.rows.first_rows[-1])}
 
     def state(self) -> dict[str, Tensor]:
         assert self._tables is not None

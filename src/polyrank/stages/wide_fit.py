@@ -20,6 +20,8 @@ from polyrank.data.statistics import look_ups, term_labels
 from polyrank.data.table import Batch
 from polyrank.nn import kernels, wide_kernels
 from polyrank.nn.embed import POOLINGS, Bags, TensorBag
+from polyrank.nn.held import Found, dealt
+from polyrank.ranks import ALONE
 from polyrank.schema import Task
 from polyrank.stages.curves import Curves
 from polyrank.stages.priors import FIRST_PRIOR, Moments, variances
@@ -82,12 +84,14 @@ class WideFit:
         self.padded = padded(self.heads, self.tables)
         tasks = [schema.by_name[name] for name in rows.heads]
         self.weighted = run.train.weight is not None or run.sampling is not None
-        device = rows.effect.device
+        device, held = rows.effect.device, rows.layout.held
         total, width = len(rows.effect), self.tables * self.heads
+        # The processes that hold the rows between them, and add up what they say of all.
+        self.holders = ALONE if held.ranks is None else held.ranks
         # Counts are those of id dropout too: row 0 would pay its prior too often otherwise.
         counts = np.maximum(self._counted(run.unseen_rate), 1).astype(np.float32)
-        self.count = torch.from_numpy(counts).to(device)
-        self.seen = self._counted(0.0) > 0
+        self.count = torch.from_numpy(np.ascontiguousarray(held.of(counts))).to(device)
+        self.seen = held.of(self._counted(0.0) > 0)
         labels = [task.name for task in schema.tasks]
         chains = [
             [labels.index(name) for name in (task.name, *schema.ancestors(task.name))]
@@ -100,11 +104,12 @@ class WideFit:
         self.links = np.array([LINKS[t.label_kind.curvature or ""] for t in tasks], dtype=np.int64)
         self.sampled = -1 if run.sampling is None else labels.index(run.sampling.task)
         self.curves = Curves(
-            [slot.ordered for slot in rows.slots], counts, rows.first_rows, wide_kernels.NOWHERE
-        )
+            [slot.ordered for slot in rows.slots], counts, rows.first_rows, wide_kernels.NOWHERE,
+            rows.own_rows,
+        )  # fmt: skip
         self.numbers = np.array([self._numbers(task) for task in tasks], dtype=np.float32)
         self.numbers = self.numbers.reshape(len(tasks), 6)
-        self.slots = slots_of(rows)
+        self.slots = rows.numbered
         start = [
             log(run.rates[name] / (1 - run.rates[name])) if name in run.rates else 0.0
             for name in rows.heads
@@ -182,17 +187,21 @@ class WideFit:
         scratch = self._scratch
         assert scratch is not None
         size, width = len(batch), self.tables * self.heads
+        whole = self.tensors["state"]
+        batch, read, numbered = self.rows.batch_of(batch, whole[:, :width])
+        if numbered is None:
+            read = whole  # no copy
         some = Bags.of([TensorBag.of(bag) for bag in batch.bags], self.rows.bags)
         ids = np.ascontiguousarray(batch.ids)
         weight = _NO_WEIGHT if batch.weight is None else batch.weight
         found = scratch.of(size, some)
         margin = torch.empty(size, self.heads)
-        state, bias = self.tensors["state"].numpy(), self.tensors["bias"].numpy()
+        state, bias = whole.numpy(), self.tensors["bias"].numpy()
         numbers = self.numbers.copy()
         numbers[:, 2] = 1 / self.tensors["noise"].numpy()
         with kernels.ONE_AT_A_TIME:
             wide_kernels.read(
-                ids, some.ids, some.starts, some.weights, self.slots, state, bias[0, :width],
+                ids, some.ids, some.starts, some.weights, self.slots, read.numpy(), bias[0, :width],
                 self.tables, batch.labels, weight, own, self.chains, self.links, numbers,
                 self.sampled, x.detach().numpy(), column, np.float32(SCALE), margin.numpy(),
                 *found.of_rows, torch.get_num_threads(),
@@ -209,7 +218,8 @@ class WideFit:
         if self.run.ranks.several:
             sizes = [size if k < len(self.rows.fields) else 0 for k in range(len(self.slots))]
             sizes[len(self.rows.fields) :] = (some.starts[:, -1] - some.starts[:, 0]).tolist()
-            self._step_together((*looked_up, *shape, *said), step, sizes, of_bias)
+            said = (*looked_up, *shape, *said, read.numpy())
+            self._step_together(said, step, sizes, of_bias, numbered)
         else:
             with kernels.ONE_AT_A_TIME:
                 wide_kernels.update(*looked_up, *shape, *said, *step, *found.of_threads)
@@ -219,15 +229,16 @@ class WideFit:
 
     def _step_together(
         self, batch: tuple[Any, ...], step: tuple[Any, ...], sizes: Sequence[int],
-        of_bias: list[Tensor],
+        of_bias: list[Tensor], numbered: Found | None,
     ) -> None:  # fmt: skip
         """Step by what the batches of all processes say, and add up `of_bias` over them.
 
         Args:
-            batch: what the kernel `sum_rows` takes of the batch, up to the state.
+            batch: what the kernel `sum_rows` takes of the batch, with the state that it reads.
             step: what `step_rows` takes from the state on, but for its scratch.
             sizes: of each slot, how many look-ups the batch of this process makes at most.
             of_bias: the sums by which the bias is stepped.
+            numbered: the batch's rows, where processes hold them between them.
         """
         scratch = self._scratch
         assert scratch is not None
@@ -236,13 +247,13 @@ class WideFit:
         lines = np.zeros(len(sizes), dtype=np.int64)
         with kernels.ONE_AT_A_TIME:
             wide_kernels.sum_rows(
-                *batch, self.tensors["state"].numpy(), scratch.slot, places, touched, sums, merged,
-                lines,
+                *batch, scratch.slot if numbered is None else scratch.of_numbers(int(places[-1])),
+                places, touched, sums, merged, lines,
             )  # fmt: skip
         parts = [slice(at, at + count) for at, count in zip(places, lines, strict=False)]
         own = [np.concatenate([each[part] for part in parts]) for each in (touched, sums)]
         blocks = [torch.from_numpy(each) for each in (lines.astype(np.int32), *own)]
-        found = self.run.ranks.joined([torch.stack(of_bias), *blocks])
+        found = self._exchanged(torch.stack(of_bias), blocks, numbered)
         of_all, of_slots, rows, numbers = map(torch.cat, zip(*found, strict=True))
         for each, total in zip(of_bias, of_all.view(len(found), 3, -1).sum(0), strict=True):
             each.copy_(total)
@@ -255,6 +266,21 @@ class WideFit:
                 rows.numpy(), numbers.numpy(), begins, np.cumsum([0, *counts.sum(0)]),
                 scratch.order, self.tables, self.heads, self.padded, *step, *room,
             )  # fmt: skip
+
+    def _exchanged(
+        self, of_bias: Tensor, blocks: Sequence[Tensor], numbered: Found | None
+    ) -> list[list[Tensor]]:
+        """Return what each process said: of the bias, and of the rows that are stepped here.
+
+        `blocks` has the lines of each slot, the rows, and the sums of each.
+        """
+        if numbered is None:
+            return self.run.ranks.joined([of_bias, *blocks])
+        said = dealt(numbered, 0, *blocks[1:])
+        lines = numbered.lines[0].to(of_bias.device)
+        return self.holders.traded(
+            [[of_bias, own, *each] for own, each in zip(lines, said, strict=True)]
+        )
 
     def _step_bias(self, sums: Iterable[Tensor], first: bool, decay: float) -> None:
         """Step the bias of each table and head by sums over the batch; it has no prior."""
@@ -281,9 +307,10 @@ class WideFit:
         device, size = x.device, len(batch)
         q, t, p = self.tables, self.heads, self.padded
         width, fold = q * t, torch.from_numpy(own).long().to(device)
-        ups = self._look_ups(batch, device)
         state, bias = self.tensors["state"], self.tensors["bias"]
-        weights = state[ups.row, :width] * ups.x[:, None]
+        batch, read, numbered = self.rows.batch_of(batch, state[:, :width])
+        ups = self._look_ups(batch, device)
+        weights = read[ups.row] * ups.x[:, None]
         z = bias[0, :width] + torch.zeros(size, width, device=device).index_add_(
             0, ups.batch, weights
         )
@@ -308,7 +335,7 @@ class WideFit:
         damping = h * reach[:, None]
         one, two = ups.x[:, None], ups.x[:, None] ** 2
         steep = two * mine[ups.batch, t : 2 * t]
-        weight_of_fold = state[ups.row, :width].view(-1, q, t)[
+        weight_of_fold = read[ups.row].view(-1, q, t)[
             torch.arange(len(ups.row), device=device), fold[ups.batch]
         ]
         moments = [one * mine[ups.batch, :t] + steep * weight_of_fold, steep]
@@ -320,13 +347,14 @@ class WideFit:
         fill = torch.zeros(size, p - width, device=device)
         of_bias = torch.stack([torch.cat([each, fill], 1).sum(0) for each in (g, h, damping)])
         if self.run.ranks.several:
-            found = self.run.ranks.joined([of_bias, touched.int(), sums])
-            of_all, rows, numbers = map(torch.cat, zip(*found, strict=True))
+            none = torch.empty(0, dtype=torch.int32, device=device)
+            found = self._exchanged(of_bias, [none, touched.int(), sums], numbered)
+            of_all, _, rows, numbers = map(torch.cat, zip(*found, strict=True))
             of_bias = of_all.view(len(found), 3, -1).sum(0)
             touched, sums = _summed(rows.long(), numbers)
         up, more, least = sums[:, : 3 * width].split(width, dim=1)
         share = (sums[:, -1:] / self.count[touched][:, None]).clamp(max=1)
-        begins = torch.from_numpy(self.rows.first_rows).to(device)
+        begins = torch.from_numpy(self.rows.own_rows).to(device)
         slot = torch.searchsorted(begins, touched, right=True) - 1
         prior = self.tensors["prior"][slot].repeat(1, q)
         rows = state[touched]
@@ -445,11 +473,13 @@ class WideFit:
         """Give rows in order their posterior, which steps by single rows would reach slowly."""
         state, prior, t = self.tensors["state"], self.tensors["prior"], self.heads
         curved = slice(self.padded, self.padded + self.tables * t)
+        held = self.rows.layout.held
         for k, curve in self.curves.of_slot.items():
             own, centre = self._rows_of(k), self._centre_of(k)
+            here = slice((held.rank - self.rows.first_rows[k]) % held.count, None, held.count)
+            parts = state[own, : self.tables * t], state[own, curved], centre
             effect, h, old = (
-                each.cpu().numpy().astype(np.float64)
-                for each in (state[own, : self.tables * t], state[own, curved], centre)
+                each.cpu().numpy().astype(np.float64) for each in self._of_slot(k, *parts)
             )
             h[h <= LEAST_CURVATURE] = 0
             for head in range(t):
@@ -458,12 +488,23 @@ class WideFit:
                 found = curve.settled(effect[:, mine], old[:, mine], h[:, mine], level)
                 effect[:, mine], old[:, mine] = found.effect, found.centre
                 prior[k, head] = found.level
-                self.precisions[self._centred(k), head] = torch.from_numpy(found.precision).float()
-            state[own, : self.tables * t] = torch.from_numpy(effect).float()
-            centre.copy_(torch.from_numpy(old))
+                precision = torch.from_numpy(found.precision[here])
+                self.precisions[self._centred(k), head] = precision.float()
+            state[own, : self.tables * t] = torch.from_numpy(effect[here]).float()
+            centre.copy_(torch.from_numpy(old[here]))
+
+    def _of_slot(self, k: int, *own: Tensor) -> list[Tensor]:
+        """Return what all processes have of the rows of a slot, given what this one has."""
+        held = self.rows.layout.held
+        start, end = self.rows.first_rows[k : k + 2].tolist()
+        whole = [each.new_empty(end - start, *each.shape[1:]) for each in own]
+        for rank, found in enumerate(self.holders.joined(own)):
+            for each, part in zip(whole, found, strict=True):
+                each[(rank - start) % held.count :: held.count] = part
+        return whole
 
     def _rows_of(self, k: int) -> slice:
-        return slice(*self.rows.first_rows[k : k + 2].tolist())
+        return slice(*self.rows.own_rows[k : k + 2].tolist())
 
     def _centre_of(self, k: int) -> Tensor:
         """Return what the prior pulls the rows of a slot with a curve to: a view (rows, Q·T)."""
@@ -490,13 +531,16 @@ class WideFit:
         """
         width = self.tables * self.heads
         state, bias = self.tensors["state"], self.tensors["bias"]
-        for k, own in enumerate(list(self._slices())[: len(self.rows.fields)]):
-            known = state[own, self.padded : self.padded + width] > 0
-            weights = state[own, :width]
-            mean = weights.sum(0) / known.sum(0).clamp(min=1)
-            weights -= mean * known
+        fields = list(self._slices())[: len(self.rows.fields)]
+        known = [state[own, self.padded : self.padded + width] > 0 for own in fields]
+        sums = [state[own, :width].sum(0) for own in fields]
+        counts = [each.sum(0).double() for each in known]
+        self.holders.total([*sums, *counts])
+        for k, own in enumerate(fields):
+            mean = sums[k] / counts[k].to(state.dtype).clamp(min=1)
+            state[own, :width] -= mean * known[k]
             if k in self.curves.of_slot:
-                self._centre_of(k).sub_(mean * known)
+                self._centre_of(k).sub_(mean * known[k])
             bias[0, :width] += mean
 
     def _estimate_priors(self) -> None:
@@ -519,11 +563,12 @@ class WideFit:
             heads = np.flatnonzero(self.links == link)
             at = np.ix_(np.array(slots, dtype=np.int64), heads)
             before = 1 / prior[at].astype(np.float64)
-            prior[at] = 1 / variances([told[head] for head in heads], before)
+            found_of = variances([told[head] for head in heads], before, self.holders)
+            prior[at] = 1 / found_of
         self.tensors["prior"].copy_(torch.from_numpy(prior))
 
     def _slices(self) -> Iterator[slice]:
-        return starmap(slice, pairwise(self.rows.first_rows.tolist()))
+        return starmap(slice, pairwise(self.rows.own_rows.tolist()))
 
 
 _NO_WEIGHT = np.empty(0, dtype=np.float32)
@@ -546,11 +591,18 @@ class _Scratch:
 
     def __init__(self, rows: WideRows, padded: int, heads: int) -> None:
         self.padded, self.heads = padded, heads
-        self.order = _order(len(rows.slots), torch.get_num_threads())
+        self.order = slots_by_thread(len(rows.slots), torch.get_num_threads())
         self.slot = np.full(len(rows.effect), -1, dtype=np.int32)
         self._rows: tuple[np.ndarray, ...] = ()
         self._threads: tuple[np.ndarray, ...] = ()
         self._lines: tuple[np.ndarray, ...] = ()
+        self._numbers = np.empty(0, dtype=np.int32)
+
+    def of_numbers(self, most: int) -> np.ndarray:
+        """Return `slot` for rows that a batch has numbered from 0, up to so many."""
+        if most > len(self._numbers):
+            self._numbers = np.full(most, -1, dtype=np.int32)
+        return self._numbers
 
     def of_lines(self, most: int) -> tuple[np.ndarray, ...]:
         """Return `touched`, `sums` and `merged` with room for so many lines, of all slots."""
@@ -580,7 +632,7 @@ class _Scratch:
         return _Work(self._rows, self._threads)
 
 
-def _order(slots: int, threads: int) -> np.ndarray:
+def slots_by_thread(slots: int, threads: int) -> np.ndarray:
     """Deal out slots to threads, in turn, each thread's ended by −1: int64 (threads, N)."""
     order = np.full((threads, slots // threads + 2), -1, dtype=np.int64)
     for k in range(slots):

@@ -37,8 +37,10 @@ from polyrank.objective.losses import Supervision
 from polyrank.ranks import joined_ranks, of_host, restarted
 from polyrank.schema import Schema
 from polyrank.terms import own_terms, populations
+from polyrank.train.checkpoint import kept_checkpoints, restore
 from polyrank.train.heads import calibrators, start
-from polyrank.train.loop import Position, Trainer
+from polyrank.train.held import check_shared, held, make_whole
+from polyrank.train.loop import Trainer
 from polyrank.train.optim import Adam, EmbeddingOptimizer, LazyAdam, Linear, Schedule
 from polyrank.train.progress import Observer, Profile, progress_bar
 from polyrank.train.run import run_folder
@@ -73,6 +75,7 @@ def fit(
     unseen_rate: float = 0.001,
     checkpoint: Checkpoint | None = None,
     compile: bool = False,
+    tables: Literal["auto", "replicated", "sharded"] = AUTO,
     fusion: Fusion | None = None,
     out: str | Path | None = None,
     resume: bool = False,
@@ -109,6 +112,8 @@ def fit(
         unseen_rate: probability with which a training id is replaced by row 0.
         checkpoint: also within an epoch, in `out`.
         compile: whether the dense part of a step is compiled into one graph.
+        tables: of several processes, whether each has all rows of the tables or they hold them
+            between them; by default the latter where one has no room for all.
         fusion: weights of a fused score, which the scorecard then measures as well.
         out: a run folder to write: log, checkpoints and the bundle.
         resume: continue the run in `out`.
@@ -153,7 +158,7 @@ def fit(
     training = Training(
         epochs=epochs, batch_size=batch_size, lr=lr, embeddings=embeddings, dense=dense,
         balance=balance, stop=stop, schedule=schedule, threads=threads, device=device,
-        unseen_rate=unseen_rate, checkpoint=checkpoint, compile=compile,
+        unseen_rate=unseen_rate, checkpoint=checkpoint, compile=compile, tables=tables,
     )  # fmt: skip
     sources = Sources(train, valid, test, orphans, cache=cache, sampling=sampling, memory=memory)
     bytes_of(memory)
@@ -264,8 +269,11 @@ def train_model(
         for found in suspicions(train, vocab) if ranks.first else ():
             advice = "if it is written after the outcome, remove it from the features"
             warnings.warn(f"{found}; {advice}", LeakageWarning, stacklevel=2)
+        whole = model.layout(schema, vocab)
+        layout = replace(whole, held=held(training, whole, model, ranks))
+        shared = layout.held.ranks is not None
         with isolated(seed, training):
-            ranker = model.build(model.layout(schema, vocab)).to(training.device)
+            ranker = model.build(layout).to(training.device)
             start(ranker, train, training.device, sampling)
             trainer = Trainer(
                 ranker, training, supervision, train=train, valid=valid, seed=seed,
@@ -276,29 +284,39 @@ def train_model(
                 raise DataError(
                     "the processes of this run read other rows: give all of them the same files"
                 )
-            saved = None
             if run is not None:
                 run.config = config
-                run.open(data)
-                saved = run.saved()
-            _restore(trainer, saved)
+                run.open()
+            kept = None
+            if out is not None and (ranks.first or shared):
+                kept = stack.enter_context(kept_checkpoints(Path(out), data, ranks))
+                if shared:
+                    check_shared(Path(out), ranks)
+            restore(trainer, kept)
             if run is not None:
                 run.cut(trainer.position)
             for each in trainer.run():
                 if run is not None:
-                    run.record(each, trainer)
+                    run.record(each)
+                if kept is not None:
+                    kept.follow(each, trainer)
                 if each.event == "epoch":
                     logger.info("%s", each)
                 if observe is not None:
                     observe(each)
+            if kept is not None:
+                kept.settle()
             trainer.keep_best()
         position = trainer.position
         own = ", ".join(f"{head} {epoch}" for head, epoch in position.own_best_epochs.items())
         logger.info(
             "epoch %d is kept%s", position.best_epoch, own and f" (each head's own best: {own})"
         )
+        ranker = ranker.cpu().eval()
+        if shared:
+            make_whole(ranker, whole, ranks, None if out is None else Path(out))
         bundle = Bundle(
-            schema, model, vocab, supervision.fitted, ranker.cpu().eval(), config,
+            schema, model, vocab, supervision.fitted, ranker, config,
             pl.DataFrame(list(trainer.position.history), infer_schema_length=None), None,
         )  # fmt: skip
         if valid is not None and ranks.first:
@@ -311,15 +329,6 @@ def train_model(
         # No process returns before the bundle is written.
         calibrated, card = ranks.of_first((bundle.calibrators, bundle.scorecard))
         return replace(bundle, calibrators=calibrated, scorecard=card)
-
-
-def _restore(trainer: Trainer, saved: tuple[Position, dict[str, torch.Tensor]] | None) -> None:
-    """Bring all processes to the checkpoint that the first one has read, if any."""
-    ranks = trainer.ranks
-    position, tensors = (None, {}) if saved is None else saved
-    position = ranks.of_first(position)
-    if position is not None:
-        trainer.load(position, ranks.tensors_of_first(tensors))
 
 
 def _warn_of_divergence(trainer: Trainer, valid: Table) -> None:

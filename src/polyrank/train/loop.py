@@ -250,6 +250,19 @@ class Trainer:
         }
         return {f"{owner}.{name}": t for owner, each in owned.items() for name, t in each.items()}
 
+    def held_rows(self) -> dict[str, int]:
+        """Return the tensors of the state of which this process has a part, and all their rows."""
+        if self.ranker.layout.held.ranks is None:
+            return {}
+        weights = self.ranker.held_rows()
+        owned = {
+            "model": weights,
+            "best": weights,
+            "embeddings": self.embeddings.held_rows(),
+            "first": {} if self.first is None else self.first.held_rows(),
+        }
+        return {f"{owner}.{name}": n for owner, each in owned.items() for name, n in each.items()}
+
     def load(self, position: Position, tensors: Mapping[str, Tensor]) -> None:
         """Continue from a position with the state that was saved there."""
         owned: dict[str, dict[str, Tensor]] = defaultdict(dict)
@@ -431,14 +444,16 @@ class Trainer:
 
     def _logits_of(self, table: Table) -> dict[str, Tensor]:
         """Return the logits of all rows, of which each process computes a part."""
-        ranks = self.ranks
-        if not ranks.several or len(table) < ranks.count:  # or some would have none
+        ranks, rows = self.ranks, len(table)
+        if not ranks.several:
             return logits_of(self.ranker, table, self.training.device)
-        ends = [len(table) * rank // ranks.count for rank in range(ranks.count + 1)]
-        own = part(table, slice(*ends[ranks.rank : ranks.rank + 2]))
+        # Each computes as many, since they look up together; what was another's is left out.
+        most = -(-rows // ranks.count)
+        begin, end = (min(most * rank, rows) for rank in (ranks.rank, ranks.rank + 1))
+        own = part(table, slice(end - most, end))
         found = logits_of(self.ranker, own, self.training.device)
         names = list(self.ranker.head)
-        given = ranks.joined([found[name] for name in names])
+        given = ranks.joined([found[name][most - (end - begin) :] for name in names])
         return dict(zip(names, map(torch.cat, zip(*given, strict=True)), strict=True))
 
     def _validate(self, logits: Mapping[str, Tensor], epoch: int) -> dict[str, float]:

@@ -1,8 +1,9 @@
 """The engine behind the cut at x: from the ids of a batch and x's gradient to updated rows.
 
 On the CPU a compiled rule of `nn.kernels` does the work; on other devices, or without one, the
-spec's `step` in torch. Several processes that have the same tables exchange the summed gradients of
-the rows that each looked up, and all take the same step by them.
+spec's `step` in torch. Several processes exchange the summed gradients of the rows that each looked
+up: where they have the same tables, all take the same step by all of them; where they hold the
+tables between them, each process gets those of its own rows.
 
 Letters: F id features, B rows of the batch, W columns of x, R rows of a pack, w columns of the
 pack, U tables of the pack, n lines: a row of the pack and the sum of its gradients each.
@@ -26,6 +27,7 @@ from polyrank.data.table import Table
 from polyrank.layout import Layout
 from polyrank.nn import kernels
 from polyrank.nn.embed import Bags, PackedEmbedder, TensorBag
+from polyrank.nn.held import Found, HeldEmbedder, dealt
 from polyrank.ranks import ALONE, Ranks
 
 if TYPE_CHECKING:
@@ -58,7 +60,7 @@ class Visits:
         return ceil(len(self.train) / (self.batch_size * self.ranks.count))
 
     def counts(self) -> tuple[np.ndarray, ...]:
-        """Return the look-ups of each row, expected and at least 1: float32 (R,) a pack."""
+        """Return the look-ups of each row held, expected and at least 1: float32 (R,) a pack."""
         schema, rows = self.train.schema, self.layout.vocab.rows
         found = look_ups(self.train, rows, self.unseen_rate)
         packs = []
@@ -68,7 +70,7 @@ class Visits:
                 if slot.table in pack.offsets:
                     first = pack.offsets[slot.table]
                     total[first : first + rows[slot.table]] += found[slot.name]
-            packs.append(np.maximum(total, 1).astype(np.float32))
+            packs.append(np.maximum(self.layout.held.of(total), 1).astype(np.float32))
         return tuple(packs)
 
 
@@ -88,6 +90,10 @@ class EmbeddingEngine(ABC):
     @abstractmethod
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Restore what `state` returned."""
+
+    def held_rows(self) -> dict[str, int]:
+        """Return what of the state has a row an id: how many rows of each tensor all have."""
+        return {}
 
 
 class Sums(NamedTuple):
@@ -185,13 +191,21 @@ class RowEngine(EmbeddingEngine):
         self, ids: Tensor, gradient: Tensor, lr: float, bags: Sequence[TensorBag]
     ) -> None:
         """Step by the joined batch of all processes."""
-        own = self._sums(ids, gradient, bags)
         # As many lines, without a number in them, as the batch has rows.
         size = torch.empty(len(gradient), 0, dtype=torch.int32, device=gradient.device)
-        found = self.ranks.joined([size, *(each for sums in own for each in sums)])
+        if isinstance(self.embed, HeldEmbedder):
+            batch = self.embed.found(ids, bags)
+            own = self._sums(batch.ids, gradient, batch.bags)
+            packs = [_dealt(batch, index, sums) for index, sums in enumerate(own)]
+            found = self.ranks.traded(
+                [[size, *(t for sums in each for t in sums)] for each in zip(*packs, strict=True)]
+            )
+        else:
+            own = self._sums(ids, gradient, bags)
+            found = self.ranks.joined([size, *(each for sums in own for each in sums)])
         rule = self._rule(lr, sum(len(each[0]) for each in found))
         per = len(Sums._fields)
-        for index in range(len(own)):
+        for index in range(len(self.packs)):
             given = [Sums(*each[1 + per * index : 1 + per * (index + 1)]) for each in found]
             together = Sums.joined(given)
             if not self.compiled:
@@ -211,7 +225,7 @@ class RowEngine(EmbeddingEngine):
                 )  # fmt: skip
 
     def _sums(self, ids: Tensor, gradient: Tensor, bags: Sequence[TensorBag]) -> list[Sums]:
-        """Return what this process found, by pack."""
+        """Return what this process found, by pack; of held ones the rows are their numbers."""
         if not self.compiled:
             return [_summed(*each) for each in self.embed.row_gradients(ids, gradient, bags)]
         fields, x_gradient = ids.contiguous().numpy(), gradient.contiguous().numpy()
@@ -222,10 +236,13 @@ class RowEngine(EmbeddingEngine):
             places = np.cumsum([0, *plan.of_tables(len(gradient), some)])
             room = scratch.of_lines(int(places[-1]))
             found = np.zeros(len(places) - 1, dtype=np.int64)
+            slot = scratch.slot
+            if isinstance(self.embed, HeldEmbedder):
+                slot = scratch.of_numbers(int(places[-1]))
             with kernels.ONE_AT_A_TIME:
                 kernels.sum_rows(
                     fields, some.ids, some.starts, some.weights, plan.lookups, plan.starts,
-                    scratch.order, places, x_gradient, scratch.slot, *room, found,
+                    scratch.order, places, x_gradient, slot, *room, found,
                     kernels.constant(scratch.width),
                 )  # fmt: skip
             parts = [slice(at, at + count) for at, count in zip(places, found, strict=False)]
@@ -278,6 +295,10 @@ class RowEngine(EmbeddingEngine):
     def state(self) -> dict[str, Tensor]:
         return {"steps": torch.tensor(self.steps), **self._named}
 
+    def held_rows(self) -> dict[str, int]:
+        rows = [pack.rows for pack in self.embed.layout.packs]
+        return {name: rows[int(name.split(".")[0])] for name in self._named}
+
     def load(self, state: Mapping[str, Tensor]) -> None:
         self.steps = int(state["steps"])
         for name, tensor in self._named.items():
@@ -298,6 +319,12 @@ def _summed(rows: Tensor, gradient: Tensor) -> Sums:
     return Sums(lines, touched.int(), times.int(), sums)
 
 
+def _dealt(batch: Found, index: int, sums: Sums) -> list[Sums]:
+    """Return the lines that are for each process that holds rows of a pack."""
+    parts = dealt(batch, index, sums.rows, sums.times, sums.sums)
+    return [Sums(lines, *each) for lines, each in zip(batch.lines[index], parts, strict=True)]
+
+
 _NONE = np.zeros((1, 1), dtype=np.float32)  # in the place of a state that the rule does not have
 _NO_COUNTS = np.zeros(0, dtype=np.float32)
 
@@ -312,6 +339,13 @@ class _Scratch:
         self.width = embed.pack[index].shape[1]
         self._threads = _room((0,), 0, self.width)
         self._lines = _room((), 0, self.width)
+        self._numbers = np.empty(0, dtype=np.int32)
+
+    def of_numbers(self, most: int) -> np.ndarray:
+        """Return `slot` for rows that a batch has numbered from 0, up to so many."""
+        if most > len(self._numbers):
+            self._numbers = np.full(most, -1, dtype=np.int32)
+        return self._numbers
 
     def of_threads(self, most: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return `touched`, `touches` and `sums` of each thread, with room for one table's rows."""

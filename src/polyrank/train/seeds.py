@@ -26,7 +26,8 @@ from polyrank.errors import ConfigError, TrainingError
 from polyrank.files import locked, replacing, writing
 from polyrank.metrics.scorecard import Scorecard
 from polyrank.metrics.seeds import SeedScores
-from polyrank.train.run import CHECKPOINT, CONFIG, run_folder
+from polyrank.train.checkpoint import CHECKPOINT
+from polyrank.train.run import CONFIG, run_folder
 
 SUMMARY = "seeds.json"
 FORMAT = 1  # of the summary

@@ -12,6 +12,7 @@ from polyrank.errors import ConfigError
 from polyrank.train import optim
 
 AUTO: Literal["auto"] = "auto"
+REPLICATED, SHARDED = "replicated", "sharded"
 SEEN_ROWS = 2_000_000  # by a network whose epochs are "auto"
 ROW_LR_RATIO = 4 / 3  # of the embedding rows' step size to that of the dense part
 
@@ -94,6 +95,9 @@ class Training:
         compile: whether the dense part of a full batch is compiled into one graph, which takes
             some 10 seconds at the first one and pays on long runs. Needs a C++ compiler, a `Sum` or
             `Uncertainty` balance and `Adam` or `AdamW` for the dense part.
+        tables: of several processes, whether each has all rows of the tables ("replicated") or they
+            hold them between them ("sharded"); "auto" is sharded where one process has no room for
+            all.
 
     Example:
         >>> Training.from_table(Training(epochs=2).to_table()) == Training(epochs=2)
@@ -113,12 +117,17 @@ class Training:
     unseen_rate: float = 0.001
     checkpoint: Checkpoint | None = None
     compile: bool = False
+    tables: Literal["auto", "replicated", "sharded"] = AUTO
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "threads"):
             if getattr(self, name) != AUTO or name == "threads":
                 unless = f", unless it is {AUTO!r}," * (name != "threads")
                 spec.whole(f"{name}{unless}", getattr(self, name))
+        if self.tables not in (AUTO, REPLICATED, SHARDED):
+            raise ConfigError(
+                f"tables must be {AUTO!r}, {REPLICATED!r} or {SHARDED!r}, got {self.tables!r}"
+            )
         if not isinstance(self.compile, bool):
             raise ConfigError(f"compile must be true or false, got {self.compile!r}")
         spec.number("lr", self.lr, above=0)
