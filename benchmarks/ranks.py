@@ -5,7 +5,7 @@ thread a process, `batch_size` rows of each process. In each round both are star
 the other; the first epoch (allocation, just-in-time compilation) is left out. Cells are medians
 over rounds, the ratio is the median of each round's.
 
-    python benchmarks/ranks.py [--ranks 2] [--batch 4096] [--rounds 3] [--quick]
+    python benchmarks/ranks.py [--ranks 1 2] [--batch 4096] [--rounds 3] [--quick]
 
 Writes results/ranks.json, or nothing with --quick.
 """
@@ -29,6 +29,7 @@ import polyrank as pr
 from polyrank.text import aligned
 from polyrank.train.explain import explain
 from polyrank.train.sources import Sources
+from polyrank.train.training import REPLICATED, SHARDED
 
 MODELS = {
     "ESMM": pr.ESMM(tower=[16, 8], embed_dim=WIDTH["ESMM"], dropout=0),
@@ -43,6 +44,9 @@ def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--model", nargs="+", choices=[*MODELS], default=[*MODELS])
     parser.add_argument("--ranks", nargs="+", type=int, default=[1, 2])
+    parser.add_argument(
+        "--tables", nargs="+", choices=[REPLICATED, SHARDED], default=[REPLICATED, SHARDED]
+    )
     parser.add_argument("--batch", nargs="+", type=int, default=[1024, 4096])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rows", type=int, default=600_000, help="of the log")
@@ -75,13 +79,15 @@ def work(args: argparse.Namespace) -> None:
     (model,), (batch,) = args.model, args.batch
     bundle = pr.fit(
         schema_of(model), MODELS[model], train=source(args.rows).train, epochs=args.epochs,
-        batch_size=batch, lr=LR, seed=0, progress=False,
+        batch_size=batch, lr=LR, seed=0, progress=False, tables=args.tables[0],
     )  # fmt: skip
     if os.environ.get("RANK", "0") == "0":
         args.worker.write_text(json.dumps(bundle.history.to_dicts()), encoding="utf-8")
 
 
-def trained(model: str, batch: int, ranks: int, args: argparse.Namespace) -> list[dict]:
+def trained(
+    model: str, batch: int, ranks: int, tables: str, args: argparse.Namespace
+) -> list[dict]:
     """Return the epochs, but for the first, of a run by some processes."""
     with TemporaryDirectory() as folder:
         file = Path(folder) / "history.json"
@@ -90,7 +96,7 @@ def trained(model: str, batch: int, ranks: int, args: argparse.Namespace) -> lis
             launch += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
         subprocess.run(
             [*launch, __file__, "--worker", str(file), "--model", model, "--batch", str(batch),
-             "--rows", str(args.rows), "--epochs", str(args.epochs)],
+             "--tables", tables, "--rows", str(args.rows), "--epochs", str(args.epochs)],
             check=True, stderr=subprocess.DEVNULL,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
@@ -107,24 +113,31 @@ def main() -> None:
     lines = []
     for model in args.model:
         for batch in args.batch:
-            found: dict[int, list[list[dict]]] = {ranks: [] for ranks in args.ranks}
+            # One process holds its tables alone.
+            ways = [
+                (ranks, tables)
+                for ranks in args.ranks
+                for tables in (args.tables if ranks > 1 else [REPLICATED])
+            ]
+            found: dict[tuple[int, str], list[list[dict]]] = {way: [] for way in ways}
             for _ in range(args.rounds):
-                for ranks, each in found.items():
-                    each.append(trained(model, batch, ranks, args))
+                for (ranks, tables), each in found.items():
+                    each.append(trained(model, batch, ranks, tables, args))
             rates = {
-                ranks: [median(epoch["rows_per_second"] for epoch in each) for each in rounds]
-                for ranks, rounds in found.items()
+                way: [median(epoch["rows_per_second"] for epoch in each) for each in rounds]
+                for way, rounds in found.items()
             }
-            training = pr.Training(batch_size=batch, threads=1)
-            for ranks, each in rates.items():
-                pairs = zip(each, rates[args.ranks[0]], strict=True)
+            for (ranks, tables), each in rates.items():
+                training = pr.Training(batch_size=batch, threads=1, tables=tables)
+                pairs = zip(each, rates[ways[0]], strict=True)
                 run = {
-                    "model": model, "batch": batch, "ranks": ranks, "rows_per_second": each,
+                    "model": model, "batch": batch, "ranks": ranks, "tables": tables,
+                    "rows_per_second": each,
                     "ratio": median(a / b for a, b in pairs),
                 }  # fmt: skip
                 sent, said = "", ""
                 if ranks > 1:
-                    last = found[ranks][-1][-1]
+                    last = found[ranks, tables][-1][-1]
                     steps = -(-args.rows // (batch * ranks))
                     run["exchanged_bytes_a_step"] = last["exchanged_bytes"] / steps
                     plan = explain(
@@ -135,9 +148,19 @@ def main() -> None:
                     sent = f"{run['exchanged_bytes_a_step'] / 1e6:.2f}"
                     said = f"{run['by_the_model'] / 1e6:.2f}"
                 table["runs"].append(run)
-                lines.append([model, f"{batch:,}", str(ranks), f"{median(each) / 1e3:.0f}",
+                lines.append([model, f"{batch:,}", str(ranks), tables if ranks > 1 else "",
+                              f"{median(each) / 1e3:.0f}",
                               f"{run['ratio']:.2f}", sent, said])  # fmt: skip
-    header = ["model", "batch of each", "processes", "k rows/s", "ratio", "MB a step", "as said"]
+    header = [
+        "model",
+        "batch of each",
+        "processes",
+        "tables",
+        "k rows/s",
+        "ratio",
+        "MB a step",
+        "as said",
+    ]
     print(aligned(header, lines, range(1, len(header))))
     if not args.quick:
         write(RESULTS / "ranks.json", table)

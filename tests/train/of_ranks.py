@@ -79,7 +79,7 @@ def fitted(
 ) -> dict[str, Any]:
     """Return what a run of `count` processes gave: its history and some predictions."""
     bundle = pr.fit(
-        schema(tasks=tasks or TASKS), model or pr.Model(tower=[8], **PLAIN),
+        schema(tasks=tasks or TASKS), model or plain(),
         train=log(rows), valid=log(valid, seed=1), memory=memory,
         **{"epochs": 2, "batch_size": size // count, "seed": 3, "progress": False, "lr": 0.01,
            "unseen_rate": 0.0} | options,
@@ -94,6 +94,10 @@ def fitted(
 
 def held(count: int, **options: Any) -> dict[str, Any]:
     return fitted(count, tables="sharded", **options)
+
+
+def plain() -> pr.Model:
+    return pr.Model(tower=[8], **PLAIN)
 
 
 def wide() -> pr.Model:
@@ -146,6 +150,8 @@ RUNS: dict[str, Callable[[int], dict[str, Any]]] = {
     "held, one row": lambda count: held(count, valid=1),
     # Large tables and batches, so that the model has something to count.
     "exchanged": lambda count: fitted(count, rows=4000, size=1000),
+    "held, exchanged": lambda count: held(count, rows=4000, size=200),
+    "held, wide, exchanged": lambda count: held(count, rows=4000, size=200, model=wide()),
     "compiled": lambda count: fitted(count, compile=True),
 }  # fmt: skip
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from safetensors.numpy import load_file
 from tests.train.of_ranks import log
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="it reads /proc")
@@ -37,6 +38,8 @@ batch_size = 8
 checkpoint = { steps = 7 }
 """
 EPOCH = 1600
+SHARDED = ("--set", 'train.tables="sharded"')
+WEIGHTS = Path("bundle") / "weights.safetensors"
 
 
 @pytest.fixture(scope="module")
@@ -86,8 +89,8 @@ def killed(process: subprocess.Popen, folder: Path, rank: int | None) -> None:
     file, end = folder / "log.jsonl", time.monotonic() + 200
     while time.monotonic() < end and process.poll() is None:
         lines = file.read_text().splitlines() if file.is_file() else []
-        # The line of a checkpoint is written before it; when the next one comes, it is written.
-        if sum('"checkpoint"' in line and '"epoch": 2,' in line for line in lines) > 1:
+        # The line of a checkpoint is written before it, and before the last one is sure to count.
+        if sum('"checkpoint"' in line and '"epoch": 2,' in line for line in lines) > 2:
             break
     for worker in children(process.pid):
         if rank in (rank_of(worker), None):
@@ -108,7 +111,7 @@ def epochs(folder: Path) -> list[dict]:
 
 
 def weights(folder: Path) -> bytes:
-    return (folder / "bundle" / "weights.safetensors").read_bytes()
+    return (folder / WEIGHTS).read_bytes()
 
 
 def test_the_log_and_the_output_are_of_all_processes(folder):
@@ -116,22 +119,52 @@ def test_the_log_and_the_output_are_of_all_processes(folder):
     assert [(each["ranks"], each["rows"]) for each in records] == [(2, EPOCH)] * 3
 
 
-@pytest.mark.parametrize("rank", [1, None], ids=["one", "all"])
-def test_a_run_of_which_processes_are_killed_is_resumed_to_the_same_bits(folder, rank):
-    out = f"killed-{rank}"
-    process = started(folder, 2, out)
+@pytest.fixture(scope="module")
+def sharded(folder):
+    """A run by two processes that hold the tables between them."""
+    done = started(folder, 2, "sharded", *SHARDED).communicate(timeout=300)
+    assert (folder / "sharded" / "scorecard.json").is_file(), done[1]
+    return "sharded"
+
+
+def test_a_run_that_shards_its_tables_ends_with_all_of_them(folder, sharded):
+    """One that replicates them sums up a few things of wide rows in another order."""
+    for one, two in zip(epochs(folder / "straight"), epochs(folder / sharded), strict=True):
+        for key in (key for key in one if key.endswith(" loss")):
+            assert two[key] == pytest.approx(one[key], rel=1e-4, abs=1e-6), key
+    straight, found = (load_file(folder / run / WEIGHTS) for run in ("straight", sharded))
+    assert {k: v.shape for k, v in found.items()} == {k: v.shape for k, v in straight.items()}
+    hidden = [file.name for file in (folder / sharded).rglob(".*")]
+    assert hidden == []
+    kept = sorted(file.name for file in (folder / sharded / "checkpoint").iterdir())
+    assert kept == [
+        "rows-3-0-0-of-2.safetensors", "rows-3-0-1-of-2.safetensors", "state.safetensors"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("rank", "tables"), [(1, "replicated"), (None, "sharded"), (0, "sharded")],
+    ids=["one", "all, sharded", "the first, sharded"],
+)  # fmt: skip
+def test_a_run_of_which_processes_are_killed_is_resumed_to_the_same_bits(
+    folder, sharded, rank, tables
+):
+    out, options = f"killed-{rank}-{tables}", SHARDED if tables == "sharded" else ()
+    straight = sharded if options else "straight"
+    process = started(folder, 2, out, *options)
     killed(process, folder / out, rank)
     _, errors = process.communicate(timeout=200)
     assert process.returncode != 0
-    if rank is not None:  # the launcher says who, and the others say so if they live to see it
+    if rank:  # the launcher says who, and the others say so if they live to see it
         assert f"rank      : {rank} (local_rank: {rank})" in errors
         said = "another process of this run has ended or cannot be reached"
         assert said in errors or "SIGTERM" in errors
     assert len(epochs(folder / out)) == 1
-    output, errors = started(folder, 2, out, "--resume").communicate(timeout=200)
-    assert json.loads(output)["run"] == out, errors  # printed once
-    assert epochs(folder / out) == epochs(folder / "straight")
-    assert weights(folder / out) == weights(folder / "straight")
+    output, errors = started(folder, 2, out, "--resume", *options).communicate(timeout=200)
+    assert output, errors
+    assert json.loads(output)["run"] == out  # printed once
+    assert epochs(folder / out) == epochs(folder / straight)
+    assert weights(folder / out) == weights(folder / straight)
 
 
 def test_torchrun_goes_on_by_itself(folder):
@@ -145,9 +178,10 @@ def test_torchrun_goes_on_by_itself(folder):
 
 @pytest.fixture(scope="module")
 def undrawn(folder):
-    """A run without random draws that was killed within an epoch; and one process's epochs."""
+    """A sharded run without draws that was killed within an epoch; and one process's epochs."""
     drawn = ("model.dropout", "model.field_dropout", "train.unseen_rate")
     still = [part for each in drawn for part in ("--set", f"{each}=0.0")]
+    still += SHARDED
     process = started(folder, 2, "undrawn", *still)
     killed(process, folder / "undrawn", None)
     process.communicate(timeout=200)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from torch import Tensor, nn
@@ -20,12 +20,20 @@ from torch import Tensor, nn
 from polyrank.data.sampling import Sampling
 from polyrank.data.table import Batch, Table
 from polyrank.data.vocab import Vocab
+from polyrank.features import Slot
 from polyrank.layout import Layout
 from polyrank.nn.embed import Padded, TensorBag
 from polyrank.objective.likelihood import Likelihood
 from polyrank.ranks import ALONE, Ranks
 from polyrank.schema import Schema, Task
 from polyrank.stages.effects import FieldEffects
+
+
+class ReadRows(NamedTuple):
+    """Rows, one an id, that a first stage reads."""
+
+    slots: tuple[Slot, ...]
+    columns: int  # of a row
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +54,10 @@ class Stage(ABC):
     @abstractmethod
     def reads(self, schema: Schema) -> int:
         """Return how many columns of x it gives."""
+
+    def read_rows(self, schema: Schema) -> ReadRows:
+        """Return what a training step reads of ids: no row of its own, where it has none."""
+        return ReadRows((), 0)
 
     def memory(self, schema: Schema, rows: Mapping[str, int]) -> int:
         """Return the bytes that it takes in training, for tables of so many rows."""

@@ -37,7 +37,7 @@ from polyrank.nn.held import Found, HeldMatrix, fetched, find
 from polyrank.schema import Schema
 from polyrank.stages.effects import FieldEffects
 from polyrank.stages.priors import FIRST_PRIOR
-from polyrank.stages.stage import Stage, StageLearner, StageModule, StageRun, margin_tasks
+from polyrank.stages.stage import ReadRows, Stage, StageLearner, StageModule, StageRun, margin_tasks
 from polyrank.stages.wide_fit import (
     PASSES,
     SCALE,
@@ -85,6 +85,9 @@ class Wide(Stage):
 
     def build(self, layout: Layout) -> WideRows:
         return WideRows(layout, self.folds)
+
+    def read_rows(self, schema: Schema) -> ReadRows:
+        return ReadRows(wide_slots(schema), (self.folds + 1) * len(margin_tasks(schema)))
 
     def memory(self, schema: Schema, rows: Mapping[str, int]) -> int:
         heads, total = len(margin_tasks(schema)), sum(rows[s.table] for s in wide_slots(schema))

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from polyrank import spec
+from polyrank.data.memory import SHARE
 from polyrank.data.sampling import Sampling
 from polyrank.data.statistics import TermStatistics
 from polyrank.metrics.fusion import Fusion
@@ -16,6 +17,7 @@ from polyrank.models.model import Model
 from polyrank.objective.losses import Supervision
 from polyrank.schema import Schema
 from polyrank.text import aligned
+from polyrank.train.held import is_sharded, table_bytes
 from polyrank.train.loop import balance_terms
 from polyrank.train.sources import Sources, encoded
 from polyrank.train.together import TogetherPlan, exchanged
@@ -133,11 +135,19 @@ def explain(
     plan = None
     if ranks is not None:
         size = training.pace(len(tables["train"]), ranks).batch_size
-        sent = exchanged(ranker, supervision, tables["train"], size, training.unseen_rate)
-        # What all send lies beside what is made of it.
-        buffers = {"exchanges": round(2 * ranks * sum(sent.values()))}
+        room = None if limit is None else round(SHARE * limit)
+        sharded = ranks > 1 and is_sharded(training, table_bytes(layout, model), room)
+        holders = ranks if sharded else 1
+        sent = exchanged(
+            ranker, model, supervision, tables["train"], size, training.unseen_rate, holders
+        )
+        # What is received lies beside what is made of it.
+        buffers = {"exchanges": round(2 * (1 if sharded else ranks) * sum(sent.values()))}
+        own = {name: size for name, size in memory.items() if name.endswith(" rows")}
+        own |= {name: size // holders for name, size in memory.items() if name not in own}
+        steps = -(-len(tables["train"]) // (size * ranks))
         plan = TogetherPlan(
-            ranks, memory | buffers, limit, sent, steps=-(-len(tables["train"]) // (size * ranks)),
+            ranks, own | buffers, limit, sharded, sent, steps,
             step_seconds=None if rate is None else size / rate,
         )  # fmt: skip
     return RunPlan(

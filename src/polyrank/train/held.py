@@ -35,24 +35,35 @@ def table_bytes(layout: Layout, model: Model) -> int:
     return 4 * NUMBERS * weights + stages
 
 
+def is_sharded(training: Training, needed: int, room: int | None) -> bool:
+    """Return whether processes hold tables between them that take `needed` bytes.
+
+    Args:
+        training: what was said of it.
+        needed: by all rows.
+        room: what a process has for them; None where nobody knows.
+    """
+    if training.tables == AUTO:
+        return room is not None and needed > room
+    return training.tables == SHARDED
+
+
 def held(training: Training, layout: Layout, model: Model, ranks: Ranks) -> Held:
     """Return which rows this process holds: all, or those of its number.
 
-    "auto" is all where half of what the emptiest host has free, by process, is enough for them.
+    There is room for half of what the fullest host has free, shared out among its processes.
     """
     if not ranks.several:
         return WHOLE
-    sharded = training.tables == SHARDED
-    if training.tables == AUTO:
-        needed = table_bytes(layout, model)
-        known = [each for each in ranks.by_all(resolved(AUTO_MEMORY, of_host())) if each]
-        room = min(known, default=needed)
-        sharded = needed > room
-        if sharded:
-            logger.info(
-                "the tables take %s MB in training and a process may take %s MB: the %d processes "
-                "hold them between them", f"{needed / 1e6:,.0f}", f"{room / 1e6:,.0f}", ranks.count,
-            )  # fmt: skip
+    needed = table_bytes(layout, model)
+    known = [each for each in ranks.by_all(resolved(AUTO_MEMORY, of_host())) if each is not None]
+    room = min(known, default=None)
+    sharded = is_sharded(training, needed, room)
+    if sharded:
+        logger.info(
+            "the tables take %s MB in training: the %d processes hold them between them",
+            f"{needed / 1e6:,.0f}", ranks.count,
+        )  # fmt: skip
     return Held(ranks.rank, ranks.count, ranks) if sharded else WHOLE
 
 

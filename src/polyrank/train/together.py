@@ -8,7 +8,7 @@ Letters: B rows of a process's batch, w columns of a pack.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,11 +16,12 @@ import numpy as np
 
 from polyrank.data.statistics import look_ups
 from polyrank.data.table import Table
-from polyrank.layout import Layout
+from polyrank.models.model import Model
 from polyrank.models.ranker import Ranker
 from polyrank.objective.losses import Supervision
 from polyrank.text import aligned
 from polyrank.train.step import running_statistics
+from polyrank.train.training import REPLICATED, SHARDED
 
 NETWORK = 1.25e9  # bytes per second between hosts: 10 Gbit/s
 ROWS, DENSE, LOSSES = "gradients of embedding rows", "gradients of the dense part", "losses"
@@ -34,6 +35,7 @@ class TogetherPlan:
         ranks: the processes.
         memory_bytes: of each process, by what it is for.
         limit_bytes: that a process may take; None where nobody said.
+        sharded: whether they hold the tables between them.
         exchanged_bytes: that each process puts into exchanges at a step, by what is exchanged.
         steps: of an epoch.
         step_seconds: of a step without exchanges, as measured; None where it was not.
@@ -42,6 +44,7 @@ class TogetherPlan:
     ranks: int
     memory_bytes: Mapping[str, int]
     limit_bytes: int | None
+    sharded: bool
     exchanged_bytes: Mapping[str, float]
     steps: int
     step_seconds: float | None
@@ -55,13 +58,17 @@ class TogetherPlan:
 
     @property
     def exchange_seconds(self) -> float:
-        """Time of a step's exchanges, if each process receives what all others send, by `NETWORK`.
+        """Time of a step's exchanges, by what each process receives and `NETWORK`.
 
+        That is what all others put into exchanges; of sharded tables as much as it puts into them.
         What is added up travels twice, however many processes there are.
         """
+        if self.ranks == 1:
+            return 0.0
         added = self.exchanged_bytes[DENSE]
-        gathered = sum(self.exchanged_bytes.values()) - added
-        return ((self.ranks - 1) * gathered + 2 * added) / NETWORK if self.ranks > 1 else 0.0
+        rest = sum(self.exchanged_bytes.values()) - added
+        received = rest if self.sharded else (self.ranks - 1) * rest
+        return (received + 2 * added) / NETWORK
 
     @property
     def epoch_seconds(self) -> float | None:
@@ -74,7 +81,11 @@ class TogetherPlan:
         memory = {name: count / 2**20 for name, count in self.memory_bytes.items()}
         memory["all"] = sum(memory.values())
         lines = [[name, f"{count:,.1f}"] for name, count in memory.items()]
-        found = [f"{self.ranks} processes, each:", aligned(["memory of each", "MiB"], lines, [1])]
+        how = "tables sharded" if self.sharded else "tables replicated"
+        found = [
+            f"{self.ranks} processes, {how}; each:",
+            aligned(["memory of each", "MiB"], lines, [1]),
+        ]
         if self.limit_bytes is not None:
             says = "fits" if self.fits else "does not fit"
             found.append(f"it {says} into {self.limit_bytes / 2**20:,.0f} MiB")
@@ -103,6 +114,7 @@ class TogetherPlan:
             "memory_bytes": dict(self.memory_bytes),
             "limit_bytes": self.limit_bytes,
             "fits": self.fits,
+            "tables": SHARDED if self.sharded else REPLICATED,
             "exchanged_bytes": dict(self.exchanged_bytes),
             "steps": self.steps,
             "step_seconds": self.step_seconds,
@@ -112,24 +124,47 @@ class TogetherPlan:
 
 
 def exchanged(
-    ranker: Ranker, supervision: Supervision, train: Table, size: int, unseen_rate: float = 0.0
+    ranker: Ranker,
+    model: Model,
+    supervision: Supervision,
+    train: Table,
+    size: int,
+    unseen_rate: float = 0.0,
+    holders: int = 1,
 ) -> dict[str, float]:
     """Return the bytes that a process puts into exchanges at a step, expected, by what they are.
 
     Args:
         ranker: the network; it may be on the device "meta".
+        model: its spec.
         supervision: of the training rows.
         train: the training rows.
         size: rows of a process's batch.
         unseen_rate: of id dropout.
+        holders: processes that hold the tables between them; 1 where each has them whole.
     """
     layout = ranker.layout
     counts = look_ups(train, layout.vocab.rows, unseen_rate)
+    share = {name: np.minimum(each / len(train), 1 - 1e-12) for name, each in counts.items()}
     lengths = 1 + 4 * len(layout.packs)  # of the tensors that travel together
-    rows = 8.0 * lengths
+    # Where processes hold the tables between them, others have and look up their part of the rows.
+    sharded, others = holders > 1, (holders - 1) / holders
+    rows = 8.0 * holders * (lengths + len(layout.packs)) if sharded else 8.0 * lengths
     for pack in layout.packs:
-        found = distinct_rows(pack.offsets, counts, layout, len(train), size)
-        rows += 4 * len(pack.offsets) + found * (4 + 4 + 4 * pack.width)
+        found = 0.0
+        for table in pack.offsets:
+            slots = [slot.name for slot in layout.schema.lookups if slot.table == table]
+            found += distinct_rows([share[name] for name in slots], size)
+        told = found * (4 + 4 + 4 * pack.width)
+        if not sharded:
+            rows += 4 * len(pack.offsets) + told
+            continue
+        rows += 4 * len(pack.offsets) * (holders - 1)
+        rows += others * (told + found * (4 + 4 * pack.width))
+    for stage in model.first_stages if sharded else ():
+        read = stage.read_rows(layout.schema)
+        found = sum(distinct_rows([share[slot.name]], size) for slot in read.slots)
+        rows += others * found * (4 + 4 * read.columns) + 8.0 * holders * bool(read.columns)
     added = [*ranker.dense_parameters(), *running_statistics(ranker)]
     said = 2 * len(supervision.schema.objective)  # values and rows of terms
     return {
@@ -137,18 +172,17 @@ def exchanged(
     }  # fmt: skip
 
 
-def distinct_rows(
-    tables: Iterable[str], counts: Mapping[str, np.ndarray], layout: Layout, rows: int, size: int
-) -> float:
-    """Return how many rows of some tables a batch of `size` of `rows` rows looks up, expected."""
-    total = 0.0
-    for table in tables:
-        # The chance that no look-up of the batch is of a row, over all slots of its table.
-        missed = np.zeros(layout.vocab.rows[table])
-        for slot in layout.schema.lookups:
-            if slot.table == table:
-                # A list may hold an id twice.
-                share = np.minimum(counts[slot.name] / rows, 1 - 1e-12)
-                missed += size * np.log1p(-share)
-        total += float(-np.expm1(missed).sum())
-    return total
+def distinct_rows(shares: Sequence[np.ndarray], size: int) -> float:
+    """Return how many rows of a table a batch of `size` rows looks up, expected.
+
+    Args:
+        shares: of each slot of the table, how often a row of the log looks up each of its rows.
+        size: rows of the batch.
+
+    Example:
+        >>> distinct_rows([np.array([0.5, 0.5])], 2)
+        1.5
+    """
+    # The chance that no look-up of the batch is of a row, over all slots.
+    missed = size * np.log1p(-np.stack(shares)).sum(0)
+    return float(-np.expm1(missed).sum())
