@@ -8,7 +8,11 @@ Each writes FOLDER/NAME.RANK.json, or the message of what it raised.
 from __future__ import annotations
 
 import json
+import os
+import resource
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +21,7 @@ import numpy as np
 import torch
 
 import polyrank as pr
-from polyrank.errors import PolyrankError
+from polyrank.errors import PolyrankError, TrainingError
 from polyrank.train.optim import RowOptimizer
 
 STEPS, SIZE = 8, 24  # of an epoch, and rows a step of all processes together
@@ -108,6 +112,30 @@ def mmoe() -> pr.Model:
     return pr.Model(trunk=pr.MMoE(experts=3, hidden=[8]), tower=[4], **PLAIN)
 
 
+def full(count: int) -> dict[str, Any]:
+    """Let the last process's disk be full from the end of the first epoch on, then go on."""
+    folder = Path(tempfile.gettempdir()) / f"polyrank-full-{os.environ['POLYRANK_TEST_GROUP']}"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill(progress: pr.Progress) -> None:
+        if progress.event == "epoch" and torch.distributed.get_rank() == count - 1:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+
+    try:
+        held(count, out=folder, progress=fill)
+        raise AssertionError("the checkpoint was written")
+    except TrainingError as error:
+        said = str(error)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    torch.distributed.barrier()
+    left = sorted(file.name for file in (folder / "checkpoint").iterdir())
+    found = held(count, out=folder, resume=True)
+    torch.distributed.barrier()
+    shutil.rmtree(folder, ignore_errors=True)
+    return {**found, "straight": held(count), "said": said, "left": left}
+
+
 SPEND = [pr.Task("click"), pr.Task("spend", given="click", kind="regression")]
 RUNS: dict[str, Callable[[int], dict[str, Any]]] = {
     "sum": lambda count: fitted(count, epochs=26),  # 208 steps
@@ -153,6 +181,7 @@ RUNS: dict[str, Callable[[int], dict[str, Any]]] = {
     "held, exchanged": lambda count: held(count, rows=4000, size=200),
     "held, wide, exchanged": lambda count: held(count, rows=4000, size=200, model=wide()),
     "compiled": lambda count: fitted(count, compile=True),
+    "full": full,
 }  # fmt: skip
 
 

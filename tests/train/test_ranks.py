@@ -19,13 +19,15 @@ from polyrank.train.sources import Sources
 SCRIPT = Path(__file__).with_name("of_ranks.py")
 # Of each process its own draws, or statistics of its own rows: another run than one process has.
 OWN = ("norm", "dropout")
-REFUSED = ("compiled",)
-EQUAL = tuple(name for name in RUNS if name not in (*OWN, *REFUSED))
+OTHER = ("compiled", "full")
+EQUAL = tuple(name for name in RUNS if name not in (*OWN, *OTHER))
 
 
 def together(folder: Path, count: int, names: tuple[str, ...]) -> dict[str, list[dict]]:
     """Do runs by several processes; return what each gave, by rank."""
-    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo"}
+    environment = {
+        **os.environ, "GLOO_SOCKET_IFNAME": "lo", "POLYRANK_TEST_GROUP": str(os.getpid())
+    }  # fmt: skip
     started = [
         subprocess.Popen(
             [sys.executable, SCRIPT, str(rank), str(count), folder, *names],
@@ -96,6 +98,18 @@ def test_tables_that_processes_hold_are_the_same_tables(by_two, name):
 def test_a_compiled_step_is_of_one_process(by_two):
     for each in by_two["compiled"]:
         assert "compile = true makes one graph" in each["error"]
+
+
+def test_a_full_disk_of_one_process_ends_all_and_leaves_the_last_checkpoint(by_two):
+    first, second = by_two["full"]
+    assert "rows-2-0-1-of-2.safetensors could not be written" in second["said"]
+    assert first["said"] == f"process 1: {second['said']}"
+    # What the other had written of the next one stays until one counts.
+    assert {"state.safetensors", "rows-1-0-0-of-2.safetensors"} < set(first["left"])
+    assert "rows-1-0-1-of-2.safetensors" in first["left"]
+    for each in (first, second):
+        straight = but_for_exchanges(each.pop("straight"))
+        assert straight.items() <= but_for_exchanges(each).items()
 
 
 def test_three_processes_are_one_too(tmp_path):
