@@ -87,7 +87,8 @@ def find(
         IndexError: ids that are no rows.
     """
     in_torch = ids.device.type != "cpu"
-    new_ids, new_bags = torch.zeros_like(ids), [TensorBag(*bag) for bag in bags]
+    bags = [TensorBag(*bag) for bag in bags]  # a pair of ids and offsets is one, too
+    new_ids, new_bags = torch.zeros_like(ids), list(bags)
     dealt, lines = [], []
     for each in matrices:
         find_one = _find_in_torch if in_torch else _find
@@ -144,7 +145,7 @@ def _find_in_torch(
         if pooling == kernels.ONE:
             looked_up.append(ids[source].long() + shift)
             continue
-        bag = TensorBag(*bags[matrix.sequences[source]])
+        bag = bags[matrix.sequences[source]]
         at = torch.arange(len(bag.ids), device=ids.device)
         if pooling in (kernels.LAST, kernels.WEIGHTED_LAST):
             at = bag.offsets[1:][bag.offsets.diff() > 0] - 1
