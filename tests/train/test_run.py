@@ -24,7 +24,7 @@ import polyrank as pr
 from polyrank.balance import Balance, BalanceModule
 from polyrank.errors import ConfigError, TrainingError
 from polyrank.registry import register, unregister
-from polyrank.train import run as module
+from polyrank.train import checkpoint as module
 from polyrank.train.optim import RowOptimizer
 
 MODEL = pr.Model(trunk=pr.MMoE(experts=2, hidden=[8]), tower=[4], embed_dim=4, dropout=0.2)
