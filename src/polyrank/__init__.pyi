@@ -25,6 +25,7 @@ from .errors import SchemaError as SchemaError
 from .errors import TrainingError as TrainingError
 from .features import Feature as Feature
 from .labels import LabelKind as LabelKind
+from .labels import WatchTime as WatchTime
 from .layout import Layout as Layout
 from .metrics.fusion import Fusion as Fusion
 from .metrics.registry import Metric as Metric

@@ -12,6 +12,8 @@ import polars as pl
 
 from polyrank.data.read import collect
 from polyrank.errors import DataError, did_you_mean
+from polyrank.features.dense import float32_of
+from polyrank.labels.kind import Remark
 from polyrank.schema import Schema, Task
 from polyrank.terms import joint_label
 
@@ -94,6 +96,41 @@ def bad_labels(frame: pl.DataFrame, schema: Schema, split: str = "data") -> dict
     """
     found = {task.name: _fault(frame[task.column], task, split) for task in schema.tasks}
     return {name: fault for name, fault in found.items() if fault is not None}
+
+
+def raw_label(frame: pl.DataFrame, task: Task) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Return a task's label and the columns that its kind takes beside it.
+
+    All are float32 (rows,), NaN where they are missing.
+    """
+    names = [*task.label_kind.reads, *task.label_kind.made_of]
+    label = frame[task.column].cast(pl.Float32).to_numpy()
+    return label, {name: float32_of(frame[name]) for name in names}
+
+
+def tell_of_remarks(frame: pl.DataFrame, schema: Schema, split: str = "data") -> None:
+    """Refuse what kinds of label refuse of labels beside other columns, and log the rest."""
+    for task, remark in find_remarks(frame, schema):
+        words = remark_in_words(task, remark, split)
+        if remark.refused:
+            raise DataError(f"{words}, the first in row {int(remark.rows.argmax())}")
+        logger.info("%s: %s", words, remark.becomes)
+
+
+def find_remarks(frame: pl.DataFrame, schema: Schema) -> Iterator[tuple[Task, Remark]]:
+    """Yield what labels show beside the columns that their kinds read, where they do."""
+    for task in schema.tasks:
+        if task.label_kind.reads or task.label_kind.made_of:
+            for remark in task.label_kind.remarks(*raw_label(frame, task)):
+                if remark.rows.any():
+                    yield task, remark
+
+
+def remark_in_words(task: Task, remark: Remark, split: str) -> str:
+    """Return how many rows a remark is about, and of which label."""
+    count = int(remark.rows.sum())
+    rows = f"{count:,} row{'s'[: count > 1]}"
+    return f"{split}: {rows} of label {task.column!r} (task {task.name!r}) with {remark.words}"
 
 
 def _fault(label: pl.Series, task: Task, split: str) -> str | None:

@@ -5,8 +5,16 @@ from __future__ import annotations
 from polyrank.labels.binary import Binary
 from polyrank.labels.kind import LabelKind
 from polyrank.labels.regression import Regression
+from polyrank.labels.watch_time import WatchTime
 from polyrank.registry import Registry
 
-LABELS: Registry[type[LabelKind]] = Registry("label", {"binary": Binary, "regression": Regression})
+LABELS: Registry[type[LabelKind]] = Registry(
+    "label",
+    {
+        "binary": Binary,
+        "regression": Regression,
+        "watch_time": WatchTime,
+    },
+)
 
-__all__ = ["LABELS", "Binary", "LabelKind", "Regression"]
+__all__ = ["LABELS", "Binary", "LabelKind", "Regression", "WatchTime"]

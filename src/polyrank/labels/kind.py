@@ -10,6 +10,42 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 
+@dataclass(frozen=True, eq=False)
+class Remark:
+    """What some labels show beside the columns that their kind reads.
+
+    Args:
+        check: the audit's rule for it, such as `above-duration`.
+        column: the column that it is about.
+        rows: which rows these are: bool (rows,).
+        words: what is the matter with them, behind their number: "rows of 'play' above …".
+        becomes: what becomes of them, in words.
+        refused: whether nothing is learned from such a log.
+    """
+
+    check: str
+    column: str
+    rows: np.ndarray
+    words: str
+    becomes: str
+    refused: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class RowGroups:
+    """Groups of rows within which a kind of label is ranked, such as those of one duration.
+
+    Args:
+        title: what they are groups of.
+        names: of each group.
+        codes: the group of each row: int64 (rows,), each below the number of names.
+    """
+
+    title: str
+    names: tuple[str, ...]
+    codes: np.ndarray
+
+
 @dataclass(frozen=True, kw_only=True)
 class LabelKind(ABC):
     """A kind of label: a frozen spec whose fields are the options of `kind = { kind = … }`.
@@ -52,6 +88,11 @@ class LabelKind(ABC):
         """Raw numeric columns that it needs beside the label, in training and at prediction."""
         return ()
 
+    @property
+    def made_of(self) -> tuple[str, ...]:
+        """Raw numeric columns that its label is made of beside its own, and prediction lacks."""
+        return ()
+
     def stems(self, task: str) -> tuple[str, ...]:
         """Return the output columns of a task without conditions; the first one is scored."""
         return (task,)
@@ -59,6 +100,33 @@ class LabelKind(ABC):
     @abstractmethod
     def allows(self, values: np.ndarray) -> np.ndarray:
         """Return which values a label may have: float64 (rows,), none NaN → bool (rows,)."""
+
+    def observed(self, label: np.ndarray, columns: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Return the label as it is learned and scored.
+
+        Args:
+            label: of raw rows, float32, NaN = not observed.
+            columns: those of `reads` and `made_of`, float32, NaN = missing.
+
+        Shape:
+            every array (rows,)
+        """
+        return label
+
+    def remarks(self, label: np.ndarray, columns: Mapping[str, np.ndarray]) -> tuple[Remark, ...]:
+        """Return what raw labels show beside other columns; arguments as in `observed`."""
+        return ()
+
+    def row_groups(
+        self, fitted: Mapping[str, Any], columns: Mapping[str, np.ndarray]
+    ) -> RowGroups | None:
+        """Return the groups within which its predictions are ranked and shown; None for none.
+
+        Args:
+            fitted: what `fit` returned.
+            columns: those of `reads`, float32 (rows,), NaN = missing.
+        """
+        return None
 
     def fit(
         self, label: np.ndarray, weight: np.ndarray, columns: Mapping[str, np.ndarray]
