@@ -11,7 +11,7 @@ import polyrank as pr
 from polyrank.data.table import encode
 from polyrank.data.vocab import Vocab
 from polyrank.errors import DataError
-from polyrank.labels import LABELS
+from polyrank.labels import LABELS, WatchTime
 from polyrank.metrics.registry import metrics_of
 from polyrank.objective.losses import Supervision
 from polyrank.serve.export.write import export
@@ -20,11 +20,17 @@ from polyrank.terms import output_columns
 ROWS = 400
 CANDIDATES = np.array([0.0, 1.0, 2.0, 3.0, 0.25, -1.5, 7.0])
 MODEL = pr.Model(trunk=pr.SharedBottom(hidden=[8]), tower=[4], embed_dim=4)
-kinds = pytest.mark.parametrize("kind", list(LABELS))
+# Kinds with options that change what is learned, beside the registered ones without any.
+VARIANTS = {f"watch_time {method}": WatchTime(method=method) for method in ("pcr", "censored")}
+kinds = pytest.mark.parametrize("kind", [*LABELS, *VARIANTS])
+
+
+def spec_of(kind):
+    return VARIANTS[kind] if kind in VARIANTS else LABELS[kind]()
 
 
 def schema_of(kind):
-    spec = LABELS[kind]()
+    spec = spec_of(kind)
     tasks = [
         pr.Task("click"),
         pr.Task("root", kind=spec),
@@ -35,7 +41,7 @@ def schema_of(kind):
 
 def log_of(kind, rows=ROWS, seed=1):
     """Labels that the kind allows, one in ten missing, and the columns that it reads."""
-    spec, rng = LABELS[kind](), np.random.default_rng(seed)
+    spec, rng = spec_of(kind), np.random.default_rng(seed)
     allowed = CANDIDATES[spec.allows(CANDIDATES)]
     click = (rng.random(rows) < 0.6).astype(float)
 
@@ -50,7 +56,9 @@ def log_of(kind, rows=ROWS, seed=1):
         "root": label(np.ones(rows, bool)),
         "child": label(click == 1),
     }
-    return pl.DataFrame(columns | {name: rng.uniform(1, 9, rows) for name in spec.reads})
+    return pl.DataFrame(
+        columns | {name: rng.uniform(1, 9, rows) for name in (*spec.reads, *spec.made_of)}
+    )
 
 
 def supervised(kind, rows=ROWS):
@@ -69,9 +77,9 @@ def supervised(kind, rows=ROWS):
 
 @kinds
 def test_its_facts_agree_with_each_other(kind):
-    spec = LABELS[kind]()
-    assert spec.name == kind
-    assert spec.default_metric in metrics_of(kind)
+    spec = spec_of(kind)
+    assert LABELS[spec.name] is type(spec)
+    assert spec.default_metric in metrics_of(spec)
     assert spec.loss_title
     assert spec.allows(CANDIDATES).any()
     assert len(set(spec.stems("spend"))) == len(spec.stems("spend")) >= 1
@@ -151,10 +159,10 @@ def test_it_trains_saves_loads_evaluates_predicts_and_exports(kind, tmp_path):
     found = bundle.predict(rows)
     assert again.predict(rows).equals(found)
     assert found.columns == [name for task in schema.tasks for name in output_columns(task)]
-    metric = LABELS[kind].default_metric
+    spec = spec_of(kind)
     scores = {score.name: score for score in again.evaluate(rows.fill_nan(None))}
-    assert metric in scores["root @ all"].metrics
-    assert scores["root @ all"].kind == kind
+    assert spec.default_metric in scores["root @ all"].metrics
+    assert scores["root @ all"].kind == spec.name
     export(again, tmp_path / "run" / "bundle", [log])
     engine = pr.Engine(tmp_path / "run").predict(rows)
     for name in found.columns:
@@ -163,7 +171,7 @@ def test_it_trains_saves_loads_evaluates_predicts_and_exports(kind, tmp_path):
 
 @kinds
 def test_a_label_that_it_does_not_allow_is_refused_with_the_values(kind):
-    spec = LABELS[kind]()
+    spec = spec_of(kind)
     log = log_of(kind).with_columns(root=pl.lit(float("inf")))
     with pytest.raises(
         DataError, match=f"'root' must hold .*kind {spec.name!r}.*got inf in {ROWS}"

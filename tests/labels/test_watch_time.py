@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import optimize, stats
 
 import polyrank as pr
 from polyrank.errors import SchemaError
@@ -116,7 +117,7 @@ def test_a_row_of_weight_zero_is_no_row():
     rng = np.random.default_rng(3)
     label, duration = rng.uniform(0, 9, 60), float32(rng.uniform(9, 12, 60))
     weight = (np.arange(60) % 2).astype(np.float64)
-    for method in ("d2q", "pcr"):
+    for method in ("d2q", "pcr", "censored"):
         kind, odd = WatchTime(method=method, groups=3), weight > 0
         one = kind.fit(label, weight, {"duration": duration})
         assert one == kind.fit(label[odd], weight[odd], {"duration": duration[odd]})
@@ -155,3 +156,36 @@ def test_the_constant_loss_is_that_of_the_best_constant(method):
         parts = [np.where(t > 0, t * np.log(t / q), 0) for t, q in ((share, p), (1 - share, 1 - p))]
     losses = np.average(parts[0] + parts[1], axis=1, weights=weight)
     assert fitted["constant_loss"] == pytest.approx(losses.min(), abs=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_censored_constant_is_the_most_likely_one(seed):
+    rng = np.random.default_rng(seed)
+    duration = float32(rng.uniform(1, 60, 1500))
+    latent = 20 * np.expm1(rng.normal(0.6, 1.0, 1500))
+    label = float32(np.clip(latent, 0, duration)).astype(np.float64)
+    weight = rng.uniform(0.5, 2, 1500)
+    fitted = WatchTime(method="censored").fit(label, weight, {"duration": duration})
+    y, end = np.log1p(label / fitted["scale"]), np.log1p(duration / fitted["scale"])
+
+    def loss(parameters, unit=fitted["deviation"]):
+        mean, deviation = parameters[0], np.exp(parameters[1])
+        seen = -stats.norm.logpdf(y, mean, deviation) - np.log(unit)
+        above = -stats.norm.logsf((end - mean) / deviation)
+        none = -stats.norm.logcdf(-mean / deviation)
+        losses = np.where(label >= duration, above, np.where(label <= 0, none, seen))
+        return np.average(losses, weights=weight)
+
+    best = optimize.minimize(loss, [0.0, 0.0], method="BFGS")
+    assert fitted["mean"] == pytest.approx(best.x[0], abs=2e-3)
+    assert fitted["deviation"] == pytest.approx(np.exp(best.x[1]), rel=2e-3)
+    assert fitted["constant_loss"] == pytest.approx(best.fun, abs=1e-5)
+
+
+@pytest.mark.parametrize("value", [0.0, 3.0, 9.0])
+def test_a_censored_constant_of_equal_labels_is_finite(value):
+    duration = float32([9, 9, 9])
+    fitted = WatchTime(method="censored").fit(np.full(3, value), np.ones(3), {"duration": duration})
+    assert np.isfinite([fitted[name] for name in ("scale", "mean", "deviation")]).all()
+    assert fitted["deviation"] > 0
+    assert np.isfinite(fitted["constant_loss"])

@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import integrate, stats
 
 import polyrank as pr
 from polyrank.labels import WatchTime
@@ -92,6 +93,66 @@ def test_shares_cost_their_divergence(method, seed):
 
 
 @given(SEEDS)
+def test_a_censored_time_costs_its_negative_log_likelihood(seed):
+    case = Case(seed, method="censored")
+    value, rows, gradient = case.measured()
+    fitted = case.fitted
+    parameters = case.z.astype(np.float64)
+
+    def loss(z):
+        mean, deviation = latent(fitted, z)
+        y, end = (np.log1p(each / fitted["scale"]) for each in (case.label, case.bound))
+        top, none = case.label >= case.bound, case.label <= 0
+        density = -stats.norm.logpdf(y, mean, deviation) - np.log(fitted["deviation"])
+        return np.where(
+            top,
+            -stats.norm.logsf((end - mean) / deviation),
+            np.where(none, -stats.norm.logcdf(-mean / deviation), density),
+        )
+
+    np.testing.assert_allclose(value[rows], loss(parameters)[rows], rtol=2e-4, atol=2e-5)
+    for output in range(2):
+        step = np.zeros(2)
+        step[output] = 1e-6
+        slope = (loss(parameters + step) - loss(parameters - step)) / 2e-6
+        np.testing.assert_allclose(
+            gradient[:, output], np.where(rows, slope, 0), rtol=1e-3, atol=1e-3
+        )
+
+
+def latent(fitted, z):
+    share = 0.05 + np.logaddexp(0, z[:, 1] + np.log(np.expm1(0.95)))
+    return fitted["mean"] + fitted["deviation"] * z[:, 0], fitted["deviation"] * share
+
+
+@given(SEEDS)
+def test_a_censored_time_is_predicted_by_its_mean_after_the_cut(seed):
+    case = Case(seed, method="censored")
+    found = case.predicted(case.z)
+    mean, deviation = latent(case.fitted, case.z.astype(np.float64))
+    scale, top = case.fitted["scale"], np.log1p(case.bound / case.fitted["scale"])
+    for row in range(0, ROWS, 7):
+        m, s, end = mean[row], deviation[row], top[row]
+        expected, _ = integrate.quad(
+            lambda y, m=m, s=s: np.exp(y) * stats.norm.sf((y - m) / s),
+            *(0, end),
+            points=[np.clip(m, 0, end)],
+        )
+        assert found[row] == pytest.approx(scale * expected, rel=1e-5, abs=1e-7 * scale)
+    assert (found >= 0).all()
+    assert (found <= case.bound).all()
+
+
+@pytest.mark.parametrize("method", ["d2q", "pcr", "censored"])
+@given(st.sampled_from([0.001, 60.0, 1000.0]))
+def test_the_unit_of_the_label_does_not_matter(method, unit):
+    """Seconds, minutes and milliseconds give the same losses, and predictions in that unit."""
+    one, two = Case(3, method=method), Case(3, unit=unit, method=method)
+    np.testing.assert_allclose(one.measured()[0], two.measured()[0], rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(unit * one.predicted(one.z), two.predicted(one.z), rtol=1e-3)
+
+
+@given(SEEDS)
 def test_a_rank_returns_as_the_watch_time_that_had_it(seed):
     """Through the group's quantile function, and never beyond a known duration."""
     case = Case(seed, method="d2q")
@@ -123,7 +184,7 @@ def test_a_ratio_returns_as_a_share_of_the_duration(seed):
     np.testing.assert_allclose(case.predicted(case.z), sigmoid(case.z) * case.bound, rtol=1e-12)
 
 
-@pytest.mark.parametrize("method", ["d2q", "pcr"])
+@pytest.mark.parametrize("method", ["d2q", "pcr", "censored"])
 def test_a_logit_that_is_not_a_number_gives_none(method):
     case = Case(1, method=method)
     assert np.isnan(case.predicted(np.full_like(case.z, NAN))).all()

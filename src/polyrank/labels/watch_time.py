@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from math import erfc, log, sqrt, tau
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -18,6 +19,8 @@ Over = Literal["clip", "error"]
 # Of each group's quantile function: 2^8 − 1, so that 8 halvings find a value among them.
 KNOTS = 255
 _HALVINGS = (128, 64, 32, 16, 8, 4, 2, 1)
+# Rows on which the constant of "censored" is fitted, and rounds of EM.
+_EM_ROWS, _EM_ROUNDS = 4096, 100
 _LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -234,4 +237,57 @@ def _fit_shares(rows: _Rows) -> dict[str, Any]:
     return {"constant_loss": _constant_share(rows.label / rows.bound, rows.weight)}
 
 
-_FITS: Mapping[str, Callable[[_Rows], dict[str, Any]]] = {"d2q": _fit_ranks, "pcr": _fit_shares}
+def _fit_censored(rows: _Rows) -> dict[str, Any]:
+    """Return the `mean` and the `deviation` of a latent log(1 + time ÷ `scale`), by EM.
+
+    They are the most likely ones for all rows alike. A part of the rows says them well enough:
+    heads only begin there.
+
+    Reference:
+        Dempster, Laird and Rubin, Journal of the Royal Statistical Society B 1977, section 4.2.
+    """
+    scale = _mean(rows.label, rows.weight) or 1.0
+    step = -(-len(rows.label) // _EM_ROWS) or 1
+    label, weight, bound = (each[::step] for each in (rows.label, rows.weight, rows.bound))
+    y, end = np.log1p(label / scale), np.log1p(bound / scale)
+    top, none = label >= bound, label <= 0
+    mean, deviation = _mean(y, weight), max(_mean((y - _mean(y, weight)) ** 2, weight) ** 0.5, 0.01)
+    for _ in range(_EM_ROUNDS if len(label) else 0):
+        above, below = _hazard((end - mean) / deviation), _hazard(mean / deviation)
+        guess, spread = y.copy(), np.zeros(len(y))
+        guess[top] = mean + deviation * above[top]
+        spread[top] = 1 + ((end - mean) / deviation * above - above**2)[top]
+        guess[none], spread[none] = (
+            mean - deviation * below,
+            1 + mean / deviation * below - below**2,
+        )
+        last, mean = mean, _mean(guess, weight)
+        variance = _mean(spread.clip(0) * deviation**2 + (guess - mean) ** 2, weight)
+        deviation = max(variance**0.5, 0.01)
+        if abs(mean - last) < 1e-6 * deviation:
+            break
+    tail = np.where(top, _upper_tail((end - mean) / deviation), _upper_tail(mean / deviation))
+    seen = ((y - mean) / deviation) ** 2 / 2 + log(tau) / 2
+    losses = np.where(top | none, -np.log(tail.clip(1e-300)), seen)
+    fitted = {"scale": scale, "mean": mean, "deviation": deviation}
+    return fitted | {"constant_loss": _mean(losses, weight)}
+
+
+def _upper_tail(x: Any) -> np.ndarray:
+    """1 − Φ(x)."""
+    flat = np.atleast_1d(np.asarray(x, np.float64)) / sqrt(2)
+    return np.array([erfc(each) / 2 for each in flat.tolist()])
+
+
+def _hazard(x: Any) -> np.ndarray:
+    """φ(x) ÷ (1 − Φ(x)), which is about x where the tail has no digits left."""
+    tail = _upper_tail(x)
+    x = np.atleast_1d(np.asarray(x, np.float64))
+    return np.where(tail > 1e-300, np.exp(-(x**2) / 2) / sqrt(tau) / tail.clip(1e-300), x)
+
+
+_FITS: Mapping[str, Callable[[_Rows], dict[str, Any]]] = {
+    "d2q": _fit_ranks,
+    "pcr": _fit_shares,
+    "censored": _fit_censored,
+}

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import expm1, log, tau
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
+from torch.special import log_ndtr
 
 from polyrank.data.statistics import TermStatistics
 from polyrank.labels import LabelKind
 from polyrank.labels.watch_time import KNOTS, rank_in
 from polyrank.objective.likelihood import BatchScores, Labels, Likelihood
+from polyrank.objective.normal import mean_between
 from polyrank.terms import Summand, Term
 
 
@@ -113,6 +116,49 @@ class RatioLikelihood(_ShareLikelihood):
         return (_sigmoid(logits) * self.bound(extras[self.column]).double(),)
 
 
+class CensoredLikelihood(_WatchTimeLikelihood):
+    """A latent Y ~ N(μ, σ) of log(1 + time ÷ scale), of which [0, bound] is seen.
+
+    −log Φ(−μ/σ) of a time of 0, −log(1 − Φ((u − μ)/σ)) of one watched to the end, where u is the
+    bound on the same scale, and else −log of the density. The prediction is E[time]. σ is an output
+    of its own: how much times of one kind of row differ decides how often they reach the end, and
+    so the mean; one σ for all rows would have to be that of the most erratic.
+    """
+
+    # Of the deviation, as a share of that of the training rows, so that no density is infinite.
+    least = 0.05
+
+    def __init__(self, kind: LabelKind, fitted: Mapping[str, Any]) -> None:
+        super().__init__(kind, fitted)
+        self.scale = float(fitted["scale"])
+        self.mean, self.deviation = float(fitted["mean"]), float(fitted["deviation"])
+        self.shift = log(expm1(1 - self.least))  # softplus(shift) = 1 − least
+
+    def latent(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Return μ and σ, which are those of the training rows where z is 0."""
+        share = self.least + softplus(z[:, 1] + self.shift)
+        return self.mean + self.deviation * z[:, 0], self.deviation * share
+
+    def summands(self, term: Term, scores: BatchScores, labels: Labels) -> tuple[Summand, ...]:
+        rows, watched, _, bound = self.bounded(term, labels)
+        mean, deviation = self.latent(scores.logits[term.population.task])
+        y, end = torch.log1p(watched / self.scale), torch.log1p(bound / self.scale)
+        # In units of the training rows' deviation, so that the unit of the label does not matter.
+        density = ((y - mean) / deviation).square() / 2 + torch.log(deviation / self.deviation)
+        value = torch.where(
+            watched >= bound,
+            -log_ndtr((mean - end) / deviation),
+            torch.where(watched <= 0, -log_ndtr(-mean / deviation), density + log(tau) / 2),
+        )
+        return (Summand(rows, 1.0, value),)
+
+    def predict(self, logits: Tensor, extras: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        bound = self.bound(extras[self.column]).double()
+        mean, deviation = self.latent(logits)
+        found = self.scale * mean_between(mean, deviation, torch.log1p(bound / self.scale))
+        return (torch.where(found > bound, bound, found),)
+
+
 def _sigmoid(logits: Tensor) -> Tensor:
     return 1 / (1 + torch.exp(-logits))  # as of an event: rows of one logit tie
 
@@ -120,4 +166,5 @@ def _sigmoid(logits: Tensor) -> Tensor:
 _METHODS: Mapping[str, type[_WatchTimeLikelihood]] = {
     "d2q": RankLikelihood,
     "pcr": RatioLikelihood,
+    "censored": CensoredLikelihood,
 }
