@@ -26,6 +26,7 @@ from .errors import TrainingError as TrainingError
 from .features import Feature as Feature
 from .labels import LabelKind as LabelKind
 from .labels import WatchTime as WatchTime
+from .labels import WeightedLogistic as WeightedLogistic
 from .layout import Layout as Layout
 from .metrics.fusion import Fusion as Fusion
 from .metrics.registry import Metric as Metric

@@ -11,7 +11,7 @@ import polyrank as pr
 from polyrank.data.table import encode
 from polyrank.data.vocab import Vocab
 from polyrank.errors import DataError
-from polyrank.labels import LABELS, WatchTime
+from polyrank.labels import LABELS, WatchTime, WeightedLogistic
 from polyrank.metrics.registry import metrics_of
 from polyrank.objective.losses import Supervision
 from polyrank.serve.export.write import export
@@ -21,7 +21,11 @@ ROWS = 400
 CANDIDATES = np.array([0.0, 1.0, 2.0, 3.0, 0.25, -1.5, 7.0])
 MODEL = pr.Model(trunk=pr.SharedBottom(hidden=[8]), tower=[4], embed_dim=4)
 # Kinds with options that change what is learned, beside the registered ones without any.
-VARIANTS = {f"watch_time {method}": WatchTime(method=method) for method in ("pcr", "censored")}
+VARIANTS = {
+    "watch_time pcr": WatchTime(method="pcr"),
+    "watch_time censored": WatchTime(method="censored"),
+    "weighted_logistic event": WeightedLogistic(event="happened", negatives="no_event"),
+}
 kinds = pytest.mark.parametrize("kind", [*LABELS, *VARIANTS])
 
 
@@ -56,9 +60,8 @@ def log_of(kind, rows=ROWS, seed=1):
         "root": label(np.ones(rows, bool)),
         "child": label(click == 1),
     }
-    return pl.DataFrame(
-        columns | {name: rng.uniform(1, 9, rows) for name in (*spec.reads, *spec.made_of)}
-    )
+    columns |= {name: rng.uniform(1, 9, rows) for name in spec.reads}
+    return pl.DataFrame(columns | {name: rng.integers(0, 2, rows) for name in spec.made_of})
 
 
 def supervised(kind, rows=ROWS):

@@ -6,6 +6,7 @@ from polyrank.labels.binary import Binary
 from polyrank.labels.kind import LabelKind
 from polyrank.labels.regression import Regression
 from polyrank.labels.watch_time import WatchTime
+from polyrank.labels.weighted_logistic import WeightedLogistic
 from polyrank.registry import Registry
 
 LABELS: Registry[type[LabelKind]] = Registry(
@@ -14,7 +15,8 @@ LABELS: Registry[type[LabelKind]] = Registry(
         "binary": Binary,
         "regression": Regression,
         "watch_time": WatchTime,
+        "weighted_logistic": WeightedLogistic,
     },
 )
 
-__all__ = ["LABELS", "Binary", "LabelKind", "Regression", "WatchTime"]
+__all__ = ["LABELS", "Binary", "LabelKind", "Regression", "WatchTime", "WeightedLogistic"]
