@@ -24,7 +24,13 @@ from .errors import PolyrankError as PolyrankError
 from .errors import SchemaError as SchemaError
 from .errors import TrainingError as TrainingError
 from .features import Feature as Feature
+from .labels import Categorical as Categorical
+from .labels import Count as Count
 from .labels import LabelKind as LabelKind
+from .labels import LogNormal as LogNormal
+from .labels import Ordinal as Ordinal
+from .labels import Quantile as Quantile
+from .labels import Regression as Regression
 from .labels import WatchTime as WatchTime
 from .labels import WeightedLogistic as WeightedLogistic
 from .layout import Layout as Layout

@@ -258,7 +258,8 @@ def own_terms(schema: Forest) -> tuple[Term, ...]:
 def output_columns(task: Task) -> tuple[str, ...]:
     """Return the columns that `predict` writes for a task: the head first, then the joint.
 
-    A kind with several output columns has such a pair for each.
+    A kind with several output columns has such a pair for each; one whose outputs make no sense
+    times a probability has no joints.
 
     Example:
         >>> from polyrank.schema import DenseFeature, Schema, Task
@@ -267,11 +268,17 @@ def output_columns(task: Task) -> tuple[str, ...]:
         >>> [output_columns(task) for task in schema.tasks]
         [('p_click',), ('p_buy_given_click', 'p_buy'), ('spend_given_buy', 'spend')]
     """
-    return tuple(
-        column
-        for stem in task.label_kind.stems(task.name)
-        for column in ((f"{stem}_given_{task.given}", stem) if task.given else (stem,))
-    )
+    stems = task.label_kind.stems(task.name)
+    own = head_columns(task)
+    if not task.given or not task.label_kind.has_joint:
+        return own
+    return tuple(column for pair in zip(own, stems, strict=True) for column in pair)
+
+
+def head_columns(task: Task) -> tuple[str, ...]:
+    """Return the output columns of a task's head alone, given its parent where it has one."""
+    stems = task.label_kind.stems(task.name)
+    return tuple(f"{stem}_given_{task.given}" for stem in stems) if task.given else stems
 
 
 def joint_label(factors: Sequence[Any]) -> Any:

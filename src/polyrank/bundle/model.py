@@ -36,7 +36,7 @@ from polyrank.models.ranker import Ranker
 from polyrank.objective.likelihood import Likelihood, likelihoods, named_extras
 from polyrank.schema import Schema
 from polyrank.serve.engine import Predictions
-from polyrank.terms import NORMALIZED, output_columns
+from polyrank.terms import NORMALIZED, head_columns, output_columns
 from polyrank.text import aligned, counted, html_table
 
 logger = logging.getLogger(__name__)
@@ -431,8 +431,9 @@ class Bundle:
         mapped = {task for task, each in self.calibrators.items() if each.map is not None}
         found = []
         for task in self.schema.tasks:
-            head, *joint = output_columns(task)
-            found += [head] if task.name in mapped else []
+            head = head_columns(task)
+            joint = [name for name in output_columns(task) if name not in head]
+            found += head if task.name in mapped else []
             found += joint if mapped & {task.name, *self.schema.ancestors(task.name)} else []
         return found
 

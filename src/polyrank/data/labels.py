@@ -145,7 +145,7 @@ def _fault(label: pl.Series, task: Task, split: str) -> str | None:
     shown = ", ".join(f"{value:g}" for value in wrong[:5])
     more = f", … {len(wrong) - 5:,} more values" if len(wrong) > 5 else ""
     return (
-        f"{where} must hold {task.label_kind.allowed} (kind {task.label_kind.name!r}), got "
+        f"{where} must hold {task.label_kind.rule} (kind {task.label_kind.name!r}), got "
         f"{shown}{more} in {rows}; convert the label, or declare another kind"
     )
 

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from polyrank.labels.binary import Binary
+from polyrank.labels.categorical import Categorical
+from polyrank.labels.count import Count
 from polyrank.labels.kind import LabelKind
+from polyrank.labels.lognormal import LogNormal
+from polyrank.labels.ordinal import Ordinal
+from polyrank.labels.quantile import Quantile
 from polyrank.labels.regression import Regression
 from polyrank.labels.watch_time import WatchTime
 from polyrank.labels.weighted_logistic import WeightedLogistic
@@ -14,9 +19,26 @@ LABELS: Registry[type[LabelKind]] = Registry(
     {
         "binary": Binary,
         "regression": Regression,
+        "ordinal": Ordinal,
+        "count": Count,
+        "lognormal": LogNormal,
+        "quantile": Quantile,
+        "categorical": Categorical,
         "watch_time": WatchTime,
         "weighted_logistic": WeightedLogistic,
     },
 )
 
-__all__ = ["LABELS", "Binary", "LabelKind", "Regression", "WatchTime", "WeightedLogistic"]
+__all__ = [
+    "LABELS",
+    "Binary",
+    "Categorical",
+    "Count",
+    "LabelKind",
+    "LogNormal",
+    "Ordinal",
+    "Quantile",
+    "Regression",
+    "WatchTime",
+    "WeightedLogistic",
+]

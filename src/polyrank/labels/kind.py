@@ -10,6 +10,9 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 
+Curvature = Literal["logistic", "gaussian", "poisson"]
+
+
 @dataclass(frozen=True, eq=False)
 class Remark:
     """What some labels show beside the columns that their kind reads.
@@ -64,7 +67,12 @@ class LabelKind(ABC):
         counts: the counts of a score that its tables show.
         loss_title: of a chart of its loss: what it is, and its unit.
         curvature: the likelihood whose curvature lets wide rows estimate effects on its head:
-            "logistic" or "gaussian"; None has no wide rows.
+            "logistic", "gaussian" or "poisson"; None has no wide rows. `link` is that of a kind
+            with its options.
+        is_average: whether its first output estimates the mean of its label.
+        has_joint: whether an output times the chance of what it is given means anything.
+        charts: what a report draws of its predictions, by the names that
+            `polyrank.report.sections.values` knows; none for an event.
     """
 
     name: ClassVar[str]
@@ -76,7 +84,42 @@ class LabelKind(ABC):
     allowed: ClassVar[str]
     counts: ClassVar[tuple[str, ...]] = ("rows",)
     loss_title: ClassVar[str]
-    curvature: ClassVar[Literal["logistic", "gaussian"] | None] = None
+    curvature: ClassVar[Curvature | None] = None
+    is_average: ClassVar[bool] = True
+    has_joint: ClassVar[bool] = True
+    charts: ClassVar[tuple[str, ...]] = ("agreement", "residuals")
+
+    @property
+    def rule(self) -> str:
+        """What its label may hold, in the words of a message."""
+        return self.allowed
+
+    @property
+    def link(self) -> Curvature | None:
+        """The likelihood by which wide rows estimate effects on its head; None for no wide rows."""
+        return self.curvature if self.outputs == 1 else None
+
+    @property
+    def is_density(self) -> bool:
+        """Whether its loss is the logarithm of a density, which may be below 0."""
+        return False
+
+    @property
+    def is_factor(self) -> bool:
+        """Whether no output is below 0, so that a fused score multiplies it."""
+        return self.is_event
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it takes an option from the training rows before anything else is known."""
+        return False
+
+    def closed(self, found: np.ndarray) -> LabelKind:
+        """Return the kind with what it takes from the distinct labels of the training rows.
+
+        The labels are float32 (values,), from the lowest to the highest, none NaN.
+        """
+        return self
 
     @property
     def outputs(self) -> int:

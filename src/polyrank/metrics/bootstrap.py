@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from polyrank.errors import ConfigError, did_you_mean
+from polyrank.labels import LabelKind
 from polyrank.labels.binary import sigmoid
 from polyrank.metrics.areas import Ranks
 from polyrank.metrics.inputs import column, key_codes
@@ -35,6 +36,8 @@ def bootstrap(
     weight: ArrayLike | None = None,
     metrics: Sequence[str] = ("auc",),
     *,
+    outputs: np.ndarray | None = None,
+    kind: LabelKind | None = None,
     replicates: int = 200,
     seed: int = 0,
 ) -> dict[str, np.ndarray]:
@@ -45,7 +48,7 @@ def bootstrap(
     the replicates of their difference.
 
     Users are drawn whole, and a row whose user is missing on its own. A replicate that does not
-    support the metric is NaN. `ece` is refused: it is a mean of absolute gaps, each of which
+    support the metric is NaN. `outputs` and `kind` are as in `Rows`. `ece` is refused: it is a mean of absolute gaps, each of which
     resampling widens, so its replicates lie above its value.
 
     Reference:
@@ -54,7 +57,7 @@ def bootstrap(
     """
     wanted = {name: _replicable(name, user) for name in metrics}
     cluster = clusters_of(user, len(column("label", label)))
-    rows = Rows.of(label, prediction, weight, {"user": cluster})
+    rows = Rows.of(label, prediction, weight, {"user": cluster}, outputs, kind)
     clusters = int(cluster.max()) + 1
     possible = {name: e for name, e in wanted.items() if e.needs is None or e.needs(rows) is None}
     sums, places = _sums(possible, rows, clusters)
@@ -164,6 +167,8 @@ def intervals(
     user: ArrayLike | None = None,
     weight: ArrayLike | None = None,
     *,
+    outputs: np.ndarray | None = None,
+    kind: LabelKind | None = None,
     replicates: int = 200,
     seed: int = 0,
 ) -> tuple[dict[str, tuple[float, float]], dict[str, str]]:
@@ -194,8 +199,9 @@ def intervals(
     found = {}
     if measured:
         samples = bootstrap(
-            label, prediction, user, weight, measured, replicates=replicates, seed=seed
-        )
+            label, prediction, user, weight, measured,
+            outputs=outputs, kind=kind, replicates=replicates, seed=seed,
+        )  # fmt: skip
         for name in measured:
             ends, reason = interval(METRICS[name], values[name], samples[name])
             if ends is None:

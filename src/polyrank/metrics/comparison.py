@@ -21,6 +21,7 @@ from polyrank.errors import ConfigError
 from polyrank.metrics.bootstrap import Z, bootstrap, too_few
 from polyrank.metrics.inputs import key_codes
 from polyrank.metrics.metric import Rows
+from polyrank.labels import LabelKind
 from polyrank.metrics.registry import Kind, direction, metrics_of
 from polyrank.metrics.undefined import Undefined
 from polyrank.text import aligned, counted, html_table
@@ -50,6 +51,7 @@ class Sample:
     name: str  # runs of one name differ in their seed
     seed: int
     prediction: np.ndarray  # (N,), of the rows that are compared
+    outputs: np.ndarray | None = None  # (N, outputs), of a head that has several
 
 
 @dataclass(frozen=True)
@@ -121,10 +123,13 @@ def paired(
     """
     by_name = _by_name(samples)
     compared = metrics_of(kind, "compared")
+    spec = kind if isinstance(kind, LabelKind) else None
     codes = {} if user is None else {"user": key_codes("user", user)}
     try:
         rows = {
-            name: [Rows.of(label, run.prediction, weight, codes) for run in runs]
+            name: [
+                Rows.of(label, run.prediction, weight, codes, run.outputs, spec) for run in runs
+            ]
             for name, runs in by_name.items()
         }
     except Undefined as reason:
@@ -144,7 +149,10 @@ def paired(
     replicated: dict[str, dict[str, np.ndarray]] = {}
     for group, runs in by_name.items() if drawn and len(by_name) > 1 else ():
         of_runs = [
-            bootstrap(label, each.prediction, user, weight, drawn, replicates=replicates, seed=seed)
+            bootstrap(
+                label, each.prediction, user, weight, drawn,
+                outputs=each.outputs, kind=spec, replicates=replicates, seed=seed,
+            )
             for each in runs
         ]
         replicated[group] = {

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from polyrank.errors import ConfigError
-from polyrank.labels import LABELS
+from polyrank.labels import LABELS, LabelKind
 from polyrank.metrics.areas import DrawnRanks
 from polyrank.metrics.inputs import coded, column, mean, refuse_other_labels, weighing
 from polyrank.metrics.undefined import Undefined
@@ -37,6 +37,8 @@ class Rows:
     prediction: np.ndarray
     weight: np.ndarray | None = None
     codes: Mapping[str, np.ndarray] = field(default_factory=dict)
+    outputs: np.ndarray | None = None  # all of a head's outputs, (N, outputs), where it has several
+    kind: LabelKind | None = None  # of the label, with its options
     _totals: dict[Summand, np.float64] = field(init=False, repr=False, default_factory=dict)
 
     @classmethod
@@ -46,6 +48,8 @@ class Rows:
         prediction: ArrayLike,
         weight: ArrayLike | None = None,
         codes: Mapping[str, np.ndarray] | None = None,
+        outputs: np.ndarray | None = None,
+        kind: LabelKind | None = None,
     ) -> Rows:
         """Check columns, and leave out rows of weight 0; raise Undefined where no row is left."""
         y = column("label", label)
@@ -55,7 +59,9 @@ class Rows:
             raise Undefined("no rows")
         if not len(y[kept]):
             raise Undefined("no rows of weight above 0")
-        return cls(y[kept], p[kept], w, {name: each[kept] for name, each in (codes or {}).items()})
+        found = {name: each[kept] for name, each in (codes or {}).items()}
+        own = None if outputs is None else outputs[kept]
+        return cls(y[kept], p[kept], w, found, own, kind)
 
     @cached_property
     def positive(self) -> np.ndarray:
@@ -212,6 +218,8 @@ class Metric:
         weight: ArrayLike | None = None,
         *,
         key: Any = None,
+        outputs: ArrayLike | None = None,
+        kind: LabelKind | None = None,
     ) -> float:
         """Return its value on plain columns.
 
@@ -220,6 +228,8 @@ class Metric:
             prediction: likewise.
             weight: sample weights; None weighs every row 1.
             key: of each row, of one type, for a metric with a key; null and NaN are missing.
+            outputs: all of a head's outputs, (N, outputs), for a metric of several.
+            kind: of the label, with its options, likewise.
 
         Raises:
             Undefined: these rows cannot support it; the message is the reason.
@@ -231,4 +241,5 @@ class Metric:
         codes: dict[str, np.ndarray] = {}
         if self.key is not None and key is not None:
             codes[self.key] = coded(self.key, key, rows=len(column("label", label)))
-        return self.measure(Rows.of(label, prediction, weight, codes))
+        own = None if outputs is None else np.asarray(outputs, dtype=np.float64)
+        return self.measure(Rows.of(label, prediction, weight, codes, own, kind))

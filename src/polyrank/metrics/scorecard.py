@@ -27,13 +27,19 @@ from polyrank.metrics.inputs import (
     weighing,
 )
 from polyrank.metrics.metric import Metric, Rows
-from polyrank.metrics.predicted import predicted, scored_columns, true_probability, used_columns
+from polyrank.metrics.predicted import (
+    outputs_of,
+    predicted,
+    scored_columns,
+    true_probability,
+    used_columns,
+)
 from polyrank.metrics.registry import METRICS, metrics_of
 from polyrank.metrics.regression import mae, rmse
 from polyrank.metrics.score import Score, Scorecard
 from polyrank.metrics.undefined import Undefined
 from polyrank.schema import Schema, Task
-from polyrank.terms import ALL, TRUE, Population, population_label, populations
+from polyrank.terms import ALL, TRUE, Population, head_columns, population_label, populations
 
 __all__ = ["Score", "Scorecard", "scorecard"]
 
@@ -141,7 +147,7 @@ def _read(
                 refuse_beyond_one(name, array)
             return array
 
-        for name in columns if is_event else columns[:1]:
+        for name in columns if is_event else head_columns(task):
             if name not in predictions:
                 raise DataError(f"no prediction column {name!r}{did_you_mean(name, predictions)}")
             needed[name] = checked(f"prediction {name}", predictions[name])
@@ -175,7 +181,7 @@ def _label(task: Task, values: ArrayLike, rows: int) -> np.ndarray:
     label, kind = shaped(f"label of {task.name}", values, rows=rows), task.label_kind
     observed = label[~np.isnan(label)]
     refuse_values(
-        f"label of {task.name} must be {kind.allowed}", observed, lambda y: ~kind.allows(y)
+        f"label of {task.name} must be {kind.rule}", observed, lambda y: ~kind.allows(y)
     )
     return label
 
@@ -192,9 +198,11 @@ def _score(
     label, prediction = label[kept], predicted(log.schema, log.predictions, where)[kept]
     weight = None if log.weight is None else log.weight[kept]
     codes = {name: each[kept] for name, each in log.codes.items()}
-    rows, raw = None, log.before(where)
+    rows, raw, kind = None, log.before(where), where.label_kind
+    own = outputs_of(log.schema, log.predictions, where)
+    own = None if own is None else own[kept]
     try:
-        rows = Rows.of(label, prediction, weight, codes)
+        rows = Rows.of(label, prediction, weight, codes, own, kind)
         values, absent = _measured(wanted, rows)
     except Undefined as undefined:
         happened = "".join(f"{task} happened and " for task in where.conditions[-1:])
@@ -206,8 +214,9 @@ def _score(
     if replicates:
         scaled = {name: value for name, value in values.items() if wanted[name].scale is not None}
         bounds, reasons = intervals(
-            scaled, label, prediction, codes.get("user"), weight, replicates=replicates
-        )
+            scaled, label, prediction, codes.get("user"), weight,
+            outputs=own, kind=kind, replicates=replicates,
+        )  # fmt: skip
         for name, (low, high) in bounds.items():
             metrics[name] |= {"low": low, "high": high}
         absent |= reasons
@@ -226,9 +235,9 @@ def _score(
         given=where.given,
         space=where.space,
         rows=len(label),
-        positives=int((label == 1).sum()) if where.label_kind.is_event else None,
-        label_mean=None if rows is None else mean(rows.label, rows.weight),
-        prediction_mean=None if rows is None else mean(rows.prediction, rows.weight),
+        positives=int((label == 1).sum()) if kind.is_event else None,
+        label_mean=mean(rows.label, rows.weight) if rows and kind.is_average else None,
+        prediction_mean=mean(rows.prediction, rows.weight) if rows and kind.is_average else None,
         metrics=metrics,
         absent=absent,
         truth=truth,

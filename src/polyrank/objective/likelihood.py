@@ -125,6 +125,18 @@ class Likelihood(ABC):
     def constant_loss(self, term: Term, statistics: TermStatistics) -> float:
         """Return the mean loss of the best constant on the training rows."""
 
+    def observed(self, term: Term, labels: Labels, safe: float = 0.0) -> tuple[Tensor, Tensor]:
+        """Return the rows that teach a term, and their labels; `safe` stands in all other rows.
+
+        A label that is not observed must be a number: 0 × NaN is NaN, in the gradient too.
+
+        Shape:
+            both (B,)
+        """
+        label = labels.value[term.population.task]
+        rows = labels.within(term.population, label == label)  # NaN is not equal to itself
+        return rows, torch.where(rows, label, safe)
+
     @property
     def tolerance(self) -> float:
         """The largest difference of a prediction that an exported graph may make."""

@@ -35,12 +35,10 @@ class _WatchTimeLikelihood(Likelihood):
 
     def bounded(self, term: Term, labels: Labels) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return the rows, their watch time, their duration as it is, and as it bounds."""
-        label = labels.value[term.population.task]
-        rows = labels.within(term.population, label == label)  # NaN is not equal to itself
+        rows, label = self.observed(term, labels)
         duration = labels.extras[self.column]
         bound = self.bound(duration)
-        # A label that is not observed must be a number: 0 × NaN is NaN, in the gradient too.
-        return rows, torch.minimum(torch.where(rows, label, 0.0), bound), duration, bound
+        return rows, torch.minimum(label, bound), duration, bound
 
     def bound(self, duration: Tensor) -> Tensor:
         """Return the duration, and what stands for an unknown one."""

@@ -16,7 +16,7 @@ import polars as pl
 from polyrank.bundle.model import Bundle
 from polyrank.errors import ConfigError, DataError
 from polyrank.metrics.comparison import Comparison, Sample, paired
-from polyrank.metrics.predicted import predicted
+from polyrank.metrics.predicted import outputs_of, predicted
 from polyrank.terms import Population, population_label, populations
 
 # What may differ between the runs of one group: files may have moved. That the rows which are
@@ -67,9 +67,9 @@ def compare(runs: Sequence[ComparedRun], *, split: str = "test") -> Comparison:
         label = first.labels[where.name]
         rows = ~np.isnan(label)
         found = paired(
-            where.name, where.kind, label[rows],
+            where.name, where.label_kind, label[rows],
             [
-                Sample(names[run.path], run.seed, each.predictions[where.name][rows])
+                Sample(names[run.path], run.seed, *each.of(where.name, rows))
                 for run, each in zip(runs, scored, strict=True)
             ],
             user=None if first.user is None else first.user.filter(rows),
@@ -100,8 +100,14 @@ class _Predicted:
     rows: int
     labels: Mapping[str, np.ndarray]
     predictions: Mapping[str, np.ndarray]
+    outputs: Mapping[str, np.ndarray | None]  # of heads that have several
     user: pl.Series | None
     weight: np.ndarray | None
+
+    def of(self, score: str, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return the prediction of a score on some rows, and all outputs of its head."""
+        outputs = self.outputs[score]
+        return self.predictions[score][rows], None if outputs is None else outputs[rows]
 
 
 def _predicted(run: ComparedRun, shared: Sequence[Population], split: str) -> _Predicted:
@@ -113,6 +119,7 @@ def _predicted(run: ComparedRun, shared: Sequence[Population], split: str) -> _P
         len(table),
         {where.name: population_label(labels, where) for where in shared},
         {where.name: predicted(bundle.schema, outputs, where) for where in shared},
+        {where.name: outputs_of(bundle.schema, outputs, where) for where in shared},
         table.user,
         table.weight,
     )

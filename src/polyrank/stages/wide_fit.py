@@ -101,7 +101,7 @@ class WideFit:
         self.chains = np.array(
             [[*chain, *[-1] * (deepest - len(chain))] for chain in chains], dtype=np.int64
         ).reshape(len(tasks), deepest)
-        self.links = np.array([LINKS[t.label_kind.curvature or ""] for t in tasks], dtype=np.int64)
+        self.links = np.array([LINKS[t.label_kind.link or ""] for t in tasks], dtype=np.int64)
         self.sampled = -1 if run.sampling is None else labels.index(run.sampling.task)
         self.curves = Curves(
             [slot.ordered for slot in rows.slots], counts, rows.first_rows, wide_kernels.NOWHERE,
