@@ -104,6 +104,7 @@ def paired(
     *,
     user: pl.Series | None = None,
     weight: np.ndarray | None = None,
+    within: np.ndarray | None = None,
     replicates: int = REPLICATES,
     seed: int = 0,
 ) -> tuple[list[Group], list[Difference], dict[str, str]]:
@@ -122,6 +123,7 @@ def paired(
     by_name = _by_name(samples)
     compared = metrics_of(kind, "compared")
     codes = {} if user is None else {"user": key_codes("user", user)}
+    codes |= {} if within is None else {"group": within}
     try:
         rows = {
             name: [Rows.of(label, run.prediction, weight, codes) for run in runs]
@@ -144,7 +146,16 @@ def paired(
     replicated: dict[str, dict[str, np.ndarray]] = {}
     for group, runs in by_name.items() if drawn and len(by_name) > 1 else ():
         of_runs = [
-            bootstrap(label, each.prediction, user, weight, drawn, replicates=replicates, seed=seed)
+            bootstrap(
+                label,
+                each.prediction,
+                user,
+                weight,
+                drawn,
+                group=within,
+                replicates=replicates,
+                seed=seed,
+            )
             for each in runs
         ]
         replicated[group] = {

@@ -7,7 +7,7 @@ a scorecard always says which one it shows.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import polars as pl
@@ -51,6 +51,7 @@ def scorecard(
     request: ArrayLike | pl.Series | None = None,
     truth: Mapping[str, ArrayLike] | None = None,
     raw: Mapping[str, ArrayLike] | None = None,
+    groups: Mapping[str, np.ndarray] | None = None,
     only: Collection[str] | None = None,
     replicates: int = 0,
 ) -> Scorecard:
@@ -70,6 +71,7 @@ def scorecard(
             no label could give: its AUC is `soft_auc`.
         raw: uncalibrated values of those output columns that a calibration changed. A score on such
             a column measures both.
+        groups: the group of each row, by task, of kinds of label that have groups of their own.
         only: names of the metrics to compute; the others are neither measured nor absent.
         replicates: how many times the rows are resampled for intervals; 0 measures none.
     """
@@ -81,6 +83,7 @@ def scorecard(
             f"replicates must be 0, for no intervals, or at least 2, got {replicates}"
         )
     log = _read(schema, predictions, labels, user, request, weight, truth or {}, raw or {})
+    log = replace(log, groups=groups or {})
     scores = []
     for where in populations(schema):
         wanted = {
@@ -109,6 +112,7 @@ class _Log:
     raw: Mapping[str, np.ndarray]
     codes: Mapping[str, np.ndarray]
     weight: np.ndarray | None
+    groups: Mapping[str, np.ndarray] = field(default_factory=dict)  # by task
 
     def before(self, where: Population) -> np.ndarray | None:
         """Return the prediction before calibration, or None where no calibration touches it."""
@@ -192,6 +196,8 @@ def _score(
     label, prediction = label[kept], predicted(log.schema, log.predictions, where)[kept]
     weight = None if log.weight is None else log.weight[kept]
     codes = {name: each[kept] for name, each in log.codes.items()}
+    if where.task in log.groups:
+        codes["group"] = log.groups[where.task][kept]
     rows, raw = None, log.before(where)
     try:
         rows = Rows.of(label, prediction, weight, codes)
@@ -206,8 +212,9 @@ def _score(
     if replicates:
         scaled = {name: value for name, value in values.items() if wanted[name].scale is not None}
         bounds, reasons = intervals(
-            scaled, label, prediction, codes.get("user"), weight, replicates=replicates
-        )
+            scaled, label, prediction, codes.get("user"), weight,
+            group=codes.get("group"), replicates=replicates,
+        )  # fmt: skip
         for name, (low, high) in bounds.items():
             metrics[name] |= {"low": low, "high": high}
         absent |= reasons

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from polyrank.balance import BalanceTerm
 from polyrank.data.shares import Share
-from polyrank.data.statistics import term_statistics
+from polyrank.data.statistics import label_groups, term_statistics
 from polyrank.data.table import Batch, Table
 from polyrank.data.windows import part
 from polyrank.errors import ConfigError, TrainingError
@@ -498,6 +498,10 @@ class Trainer:
             user=table.user,
             request=table.request,
             weight=table.weight,
+            groups={
+                name: each.codes
+                for name, each in label_groups(table, self.supervision.fitted).items()
+            },
             only=set().union(*wanted.values()),
         )
         return {
