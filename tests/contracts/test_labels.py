@@ -11,7 +11,15 @@ import polyrank as pr
 from polyrank.data.table import encode
 from polyrank.data.vocab import Vocab
 from polyrank.errors import DataError
-from polyrank.labels import LABELS, WatchTime, WeightedLogistic
+from polyrank.labels import (
+    LABELS,
+    Categorical,
+    Count,
+    Quantile,
+    Regression,
+    WatchTime,
+    WeightedLogistic,
+)
 from polyrank.metrics.registry import metrics_of
 from polyrank.objective.losses import Supervision
 from polyrank.serve.export.write import export
@@ -22,6 +30,11 @@ CANDIDATES = np.array([0.0, 1.0, 2.0, 3.0, 0.25, -1.5, 7.0])
 MODEL = pr.Model(trunk=pr.SharedBottom(hidden=[8]), tower=[4], embed_dim=4)
 # Kinds with options that change what is learned, beside the registered ones without any.
 VARIANTS = {
+    "regression huber": Regression(loss="huber"),
+    "regression log1p": Regression(transform="log1p"),
+    "count negative binomial": Count(distribution="negative_binomial"),
+    "categorical other": Categorical(values=[1, 2], others="other"),
+    "quantile of one": Quantile(levels=[0.7]),
     "watch_time pcr": WatchTime(method="pcr"),
     "watch_time censored": WatchTime(method="censored"),
     "weighted_logistic event": WeightedLogistic(event="happened", negatives="no_event"),
@@ -30,7 +43,8 @@ kinds = pytest.mark.parametrize("kind", [*LABELS, *VARIANTS])
 
 
 def spec_of(kind):
-    return VARIANTS[kind] if kind in VARIANTS else LABELS[kind]()
+    spec = VARIANTS[kind] if kind in VARIANTS else LABELS[kind]()
+    return spec.closed(np.array([0, 1, 2, 7], np.float32))
 
 
 def schema_of(kind):

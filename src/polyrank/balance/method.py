@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from polyrank.errors import ConfigError
 from polyrank.ranks import ALONE, Ranks
 
 
@@ -23,6 +24,7 @@ class BalanceTerm:
         constant_loss: mean loss of the best constant on the training rows.
         exponent: 1 for a log-likelihood, ½ for a squared error.
         share: of the training rows that are the term's, by weight.
+        is_density: whether its loss is the logarithm of a density, which may be 0 or below it.
     """
 
     name: str
@@ -30,6 +32,22 @@ class BalanceTerm:
     constant_loss: float
     exponent: float
     share: float = 1.0
+    is_density: bool = False
+
+
+def refuse_densities(terms: Sequence[BalanceTerm], balance: str) -> None:
+    """Refuse terms whose loss no balance can divide by, since it may be 0 or below.
+
+    Raises:
+        ConfigError: a term's loss is the logarithm of a density.
+    """
+    for term in terms:
+        if term.is_density:
+            raise ConfigError(
+                f"balance {balance} divides by losses, and that of {term.name!r} is the logarithm "
+                "of a density, which may be 0 or below: use one that weighs by rows (sum) or by "
+                "gradients (metabalance)"
+            )
 
 
 class Balance(ABC):

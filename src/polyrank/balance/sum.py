@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from polyrank.balance.method import Balance, BalanceTerm, ScalarBalance
+from polyrank.balance.method import Balance, BalanceTerm, ScalarBalance, refuse_densities
 from polyrank.errors import ConfigError
 
 
@@ -47,6 +47,8 @@ class Sum(Balance):
             )
 
     def build(self, terms: Sequence[BalanceTerm]) -> SumModule:
+        if self.normalize is True:
+            refuse_densities(terms, "sum with normalize = true")
         return SumModule({term.name: term.weight * self._scale(term) for term in terms})
 
     def _scale(self, term: BalanceTerm) -> float:

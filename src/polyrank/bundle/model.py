@@ -22,6 +22,7 @@ from polyrank.data import stream
 from polyrank.data.labels import Orphans, check_rule
 from polyrank.data.read import Joined, collect_chunks, column_names, read, with_lists
 from polyrank.data.sampling import Sampling
+from polyrank.data.statistics import label_groups
 from polyrank.data.table import Table, encode, outcomes
 from polyrank.data.vocab import Vocab
 from polyrank.errors import BundleError, ConfigError, DataError, PolyrankError
@@ -357,6 +358,7 @@ class Bundle:
             truth={f"true_{output}": values for output, values in table.truth.items()},
             replicates=REPLICATES,
             raw={column: raw[column] for column in changed},
+            groups={name: each.codes for name, each in label_groups(table, self.targets).items()},
         )
         if self.fusion is None:
             return card

@@ -9,7 +9,6 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-
 Curvature = Literal["logistic", "gaussian", "poisson"]
 
 

@@ -32,7 +32,7 @@ class Ordinal(Valued):
     name = "ordinal"
     likelihood = "polyrank.objective.ordinal:OrdinalLikelihood"
     default_metric = "mae"
-    metrics = ("mae", "rmse", "bias")
+    metrics = ("mae", "rmse", "bias", "tau_b")
     loss_title = "log loss of the level, nats"
     charts = ("agreement", "levels")
 

@@ -87,6 +87,16 @@ class WatchTime(LabelKind):
         return 2 if self.method == "censored" else 1
 
     @property
+    def is_density(self) -> bool:
+        """That of "censored" is."""
+        return self.method == "censored"
+
+    @property
+    def is_factor(self) -> bool:
+        """A time is."""
+        return True
+
+    @property
     def reads(self) -> tuple[str, ...]:
         """The duration."""
         return (self.duration,)

@@ -65,6 +65,11 @@ class WeightedLogistic(LabelKind):
         """The event."""
         return () if self.event is None else (self.event,)
 
+    @property
+    def is_factor(self) -> bool:
+        """Odds are."""
+        return True
+
     def allows(self, values: np.ndarray) -> np.ndarray:
         """Numbers of at least 0 that float32 holds."""
         return (values >= 0) & (values <= _LARGEST)

@@ -38,6 +38,7 @@ def bootstrap(
     *,
     outputs: np.ndarray | None = None,
     kind: LabelKind | None = None,
+    group: ArrayLike | None = None,
     replicates: int = 200,
     seed: int = 0,
 ) -> dict[str, np.ndarray]:
@@ -48,16 +49,21 @@ def bootstrap(
     the replicates of their difference.
 
     Users are drawn whole, and a row whose user is missing on its own. A replicate that does not
-    support the metric is NaN. `outputs` and `kind` are as in `Rows`. `ece` is refused: it is a mean of absolute gaps, each of which
-    resampling widens, so its replicates lie above its value.
+    support the metric is NaN. `outputs` and `kind` are as in `Rows`. `ece` is refused: it is a mean
+    of absolute gaps, each of which resampling widens, so its replicates lie above its value. A
+    metric of pairs of rows is replicated to first order: each row's part counts once, and the
+    distance from the value twice.
 
     Reference:
         Chamandy et al., Estimating uncertainty for massive data streams, Google 2012: counts that
-        are Poisson(1) and independent in place of the multinomial's.
+        are Poisson(1) and independent in place of the multinomial's. Serfling, Approximation
+        theorems of mathematical statistics, 1980, section 5.3: the projection of a statistic of
+        pairs.
     """
-    wanted = {name: _replicable(name, user) for name in metrics}
+    wanted = {name: _replicable(name, user, group) for name in metrics}
     cluster = clusters_of(user, len(column("label", label)))
-    rows = Rows.of(label, prediction, weight, {"user": cluster}, outputs, kind)
+    codes = {"user": cluster} | ({} if group is None else {"group": np.asarray(group)})
+    rows = Rows.of(label, prediction, weight, codes, outputs, kind)
     clusters = int(cluster.max()) + 1
     possible = {name: e for name, e in wanted.items() if e.needs is None or e.needs(rows) is None}
     sums, places = _sums(possible, rows, clusters)
@@ -75,7 +81,10 @@ def bootstrap(
                     found[name].append(each.ranked(ranked))
                 else:
                     value = each.formula if each.sums else np.divide
-                    found[name].append(value(*totals[:, places[name]].T))
+                    drawn, whole = value(*totals[:, places[name]].T), 0.0
+                    if each.degree > 1:
+                        whole = (1 - each.degree) * each.formula(*sums[:, places[name]].sum(0))
+                    found[name].append(each.degree * drawn + whole)
     values = {name: np.concatenate(parts) for name, parts in found.items()}
     undefined = np.full(replicates, np.nan)
     known = {name: np.where(np.isfinite(v), v, np.nan) for name, v in values.items()}
@@ -114,13 +123,15 @@ def _poisson_quantiles() -> np.ndarray:
 QUANTILES = _poisson_quantiles()
 
 
-def _replicable(name: str, user: ArrayLike | None) -> Metric:
+def _replicable(name: str, user: ArrayLike | None, group: ArrayLike | None) -> Metric:
     known = [name for name, each in METRICS.items() if each.has_replicates]
     if name not in known:
         hint = did_you_mean(name, known)
         raise ConfigError(f"bootstrap: metric {name!r} has no replicates{hint}")
     if METRICS[name].key == "user" and user is None:
         raise ConfigError(f"bootstrap: {name!r} needs the users")
+    if METRICS[name].key == "group" and group is None:
+        raise ConfigError(f"bootstrap: {name!r} needs the groups")
     return METRICS[name]
 
 
@@ -133,19 +144,19 @@ def _sums(
     """
     cluster, columns, places = rows.codes["user"], {}, {}
     for name, each in metrics.items():
-        if each.key is not None:
-            found = each.formula(rows)
-            weight = np.ones(len(found.value)) if found.weight is None else found.weight
-            for part, values in (("value", found.value * weight), ("weight", weight)):
-                columns[name, part] = np.bincount(found.code, values, minlength=clusters)
-            places[name] = [(name, "value"), (name, "weight")]
-        elif each.sums:
+        if each.sums:
             for summand in each.sums:
                 if summand not in columns:
                     values = summand(rows)
                     values = values if rows.weight is None else values * rows.weight
                     columns[summand] = np.bincount(cluster, values, minlength=clusters)
             places[name] = list(each.sums)
+        elif each.key is not None:
+            found = each.formula(rows)
+            weight = np.ones(len(found.value)) if found.weight is None else found.weight
+            for part, values in (("value", found.value * weight), ("weight", weight)):
+                columns[name, part] = np.bincount(found.code, values, minlength=clusters)
+            places[name] = [(name, "value"), (name, "weight")]
     order = {part: index for index, part in enumerate(columns)}
     stacked = np.column_stack(list(columns.values())) if columns else np.zeros((clusters, 0))
     return stacked, {name: [order[part] for part in parts] for name, parts in places.items()}
@@ -169,6 +180,7 @@ def intervals(
     *,
     outputs: np.ndarray | None = None,
     kind: LabelKind | None = None,
+    group: ArrayLike | None = None,
     replicates: int = 200,
     seed: int = 0,
 ) -> tuple[dict[str, tuple[float, float]], dict[str, str]]:
@@ -200,7 +212,7 @@ def intervals(
     if measured:
         samples = bootstrap(
             label, prediction, user, weight, measured,
-            outputs=outputs, kind=kind, replicates=replicates, seed=seed,
+            group=group, outputs=outputs, kind=kind, replicates=replicates, seed=seed,
         )  # fmt: skip
         for name in measured:
             ends, reason = interval(METRICS[name], values[name], samples[name])
@@ -251,7 +263,11 @@ def too_few(
             return f"{counted(count, name)}; an interval takes {NEEDED}", {}
     reasons = {}
     for each in metrics:
-        if each.key is not None and (count := len(each.formula(rows).value)) < NEEDED:
+        if (
+            each.key is not None
+            and not each.sums
+            and (count := len(each.formula(rows).value)) < NEEDED
+        ):
             who = f"{counted(count, str(each.key))} {each.groups_are}"
             reasons[each.name] = f"{who}; an interval takes {NEEDED}"
     return None, reasons
@@ -262,6 +278,7 @@ _SCALES: Mapping[str, tuple[_Map, _Map]] = {
     "logit": (lambda x: np.log(x) - np.log1p(-x), sigmoid),
     "log": (np.log, np.exp),
     "log of the rest": (lambda x: np.log(1 - x), lambda z: 1 - np.exp(z)),
+    "fisher": (np.arctanh, np.tanh),
     "plain": (lambda x: x, lambda z: z),
 }
 

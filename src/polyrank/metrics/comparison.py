@@ -18,10 +18,10 @@ import numpy as np
 import polars as pl
 
 from polyrank.errors import ConfigError
+from polyrank.labels import LabelKind
 from polyrank.metrics.bootstrap import Z, bootstrap, too_few
 from polyrank.metrics.inputs import key_codes
 from polyrank.metrics.metric import Rows
-from polyrank.labels import LabelKind
 from polyrank.metrics.registry import Kind, direction, metrics_of
 from polyrank.metrics.undefined import Undefined
 from polyrank.text import aligned, counted, html_table
@@ -106,6 +106,7 @@ def paired(
     *,
     user: pl.Series | None = None,
     weight: np.ndarray | None = None,
+    within: np.ndarray | None = None,
     replicates: int = REPLICATES,
     seed: int = 0,
 ) -> tuple[list[Group], list[Difference], dict[str, str]]:
@@ -125,11 +126,10 @@ def paired(
     compared = metrics_of(kind, "compared")
     spec = kind if isinstance(kind, LabelKind) else None
     codes = {} if user is None else {"user": key_codes("user", user)}
+    codes |= {} if within is None else {"group": within}
     try:
         rows = {
-            name: [
-                Rows.of(label, run.prediction, weight, codes, run.outputs, spec) for run in runs
-            ]
+            name: [Rows.of(label, run.prediction, weight, codes, run.outputs, spec) for run in runs]
             for name, runs in by_name.items()
         }
     except Undefined as reason:
@@ -150,8 +150,16 @@ def paired(
     for group, runs in by_name.items() if drawn and len(by_name) > 1 else ():
         of_runs = [
             bootstrap(
-                label, each.prediction, user, weight, drawn,
-                outputs=each.outputs, kind=spec, replicates=replicates, seed=seed,
+                label,
+                each.prediction,
+                user,
+                weight,
+                drawn,
+                group=within,
+                outputs=each.outputs,
+                kind=spec,
+                replicates=replicates,
+                seed=seed,
             )
             for each in runs
         ]

@@ -20,8 +20,8 @@ from polyrank.metrics.inputs import coded, column, mean, refuse_other_labels, we
 from polyrank.metrics.undefined import Undefined
 from polyrank.text import counted
 
-Key = Literal["user", "request"]
-Scale = Literal["logit", "log", "log of the rest", "plain"]
+Key = Literal["user", "request", "group"]
+Scale = Literal["logit", "log", "log of the rest", "fisher", "plain"]
 Role = Literal["compared", "diagnosed", "segment table", "calibration table"]
 
 
@@ -117,8 +117,11 @@ class Metric:
         best: the best value of a metric without a direction.
         note: what a reader of the title may want to know, in a few words.
         sums: what is summed, each a function of the rows to a number per row.
-        key: which key groups its rows; None for a metric of single rows.
+        key: which key groups its rows; None for a metric of single rows. "group" are the groups of
+            a label's own kind, such as those of duration.
         groups_are: what a group must have, to name what is missing: "with both classes".
+        degree: how many rows what is summed is about: 2 where each row's part is of its pairs with
+            all others, so that another weight of a row counts twice.
         needs: why rows cannot support it, or None where they can.
         ranked: its replicates from drawn counts of ranked positives and negatives.
         scale: on which its interval is symmetric; None for a metric without intervals.
@@ -158,6 +161,7 @@ class Metric:
     sums: tuple[Summand, ...] = ()
     key: Key | None = None
     groups_are: str = ""
+    degree: int = 1
     needs: Callable[[Rows], str | None] | None = None
     ranked: Callable[[DrawnRanks], np.ndarray] | None = None
     scale: Scale | None = None

@@ -143,6 +143,11 @@ class Likelihood(ABC):
         return 1e-6
 
 
+def by_columns(logits: Tensor) -> Tensor:
+    """Return logits (B, outputs), also of a head with one output, whose logits are (B,)."""
+    return logits if logits.ndim == 2 else logits[:, None]
+
+
 def log_outcomes(logits: Mapping[str, Tensor], heads: Sequence[str]) -> Outcomes:
     """Return {(head, happened): log P}, each from the logit: a difference would lose its tail."""
     if not heads:

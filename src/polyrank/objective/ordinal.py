@@ -13,7 +13,7 @@ from torch.nn.functional import logsigmoid
 from polyrank.data.statistics import TermStatistics
 from polyrank.labels import LabelKind
 from polyrank.labels.ordinal import Ordinal
-from polyrank.objective.likelihood import BatchScores, Labels, Likelihood
+from polyrank.objective.likelihood import BatchScores, Labels, Likelihood, by_columns
 from polyrank.terms import Summand, Term
 
 
@@ -35,7 +35,7 @@ class OrdinalLikelihood(Likelihood):
 
     def summands(self, term: Term, scores: BatchScores, labels: Labels) -> tuple[Summand, ...]:
         rows, label = self.observed(term, labels, safe=float(self.values[0]))
-        z = scores.logits[term.population.task].reshape(len(label), -1) + self.start.to(label)
+        z = by_columns(scores.logits[term.population.task]) + self.start.to(label)
         values = self.values.to(label)
         passed = label[:, None] >= values[1:]
         # The question that was not passed is the last one that was asked.
@@ -44,7 +44,7 @@ class OrdinalLikelihood(Likelihood):
         return (Summand(rows, 1.0, -each.sum(1)),)
 
     def predict(self, logits: Tensor, extras: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-        z = logits.reshape(len(logits), -1) + self.start.double()
+        z = by_columns(logits) + self.start.double()
         above, found = torch.ones_like(z[:, 0]), []
         for each in z.unbind(1):
             above = above / (1 + torch.exp(-each))

@@ -14,7 +14,7 @@ from torch.nn.functional import softplus
 from polyrank.data.statistics import TermStatistics
 from polyrank.labels import LabelKind
 from polyrank.labels.quantile import Quantile
-from polyrank.objective.likelihood import BatchScores, Labels, Likelihood
+from polyrank.objective.likelihood import BatchScores, Labels, Likelihood, by_columns
 from polyrank.terms import Summand, Term
 
 LEAST_GAP = 1e-3  # of two quantiles of the training rows that are equal, in units of the label
@@ -40,7 +40,7 @@ class QuantileLikelihood(Likelihood):
 
     def standard(self, z: Tensor) -> Tensor:
         """Return the quantiles, standardised: (B, levels)."""
-        z = z.reshape(len(z), -1)
+        z = by_columns(z)
         gaps = softplus(z[:, 1:] + self.shift) * self.gaps.to(z)
         return torch.cat([z[:, :1], gaps], dim=1).cumsum(1)
 
@@ -60,4 +60,3 @@ class QuantileLikelihood(Likelihood):
     @property
     def tolerance(self) -> float:
         return 1e-5 * self.unit
-

@@ -62,9 +62,9 @@ class LogLikelihood(RegressionLikelihood):
     """The same of log(1 + label); and a log-link for the way back, E[1 + label] = s·exp(σ·z + v).
 
     The first head, z, is the standardised log. With it held constant, the second, v, has Poisson's
-    loss of (1 + label) ÷ s, whose minimiser is a mean whatever the distribution: its gradient is the
-    predicted less the observed. So the prediction is calibrated on average, as Duan's smearing is
-    (JASA 1983), and rows may differ in how far apart mean and median are.
+    loss of (1 + label) ÷ s, whose minimiser is a mean whatever the distribution: its gradient is
+    the predicted less the observed. So the prediction is calibrated on average, as Duan's smearing
+    is (JASA 1983), and rows may differ in how far apart mean and median are.
     """
 
     def __init__(self, kind: LabelKind, fitted: Mapping[str, Any]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from polyrank import spec
+from polyrank.data.labels import closed
 from polyrank.data.memory import SHARE
 from polyrank.data.sampling import Sampling
 from polyrank.data.statistics import TermStatistics
@@ -116,7 +117,7 @@ def explain(
         limit: bytes that each of them may take.
         rate: rows per second that one process trained, where it was measured.
     """
-    schema = model.supervised(schema)
+    schema = closed(model.supervised(schema), sources.train)
     model.check(schema)
     vocab, tables = encoded(schema, sources)
     # These two refuse what training would.

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from polyrank.balance import BalanceTerm
 from polyrank.data.shares import Share
-from polyrank.data.statistics import term_statistics
+from polyrank.data.statistics import label_groups, term_statistics
 from polyrank.data.table import Batch, Table
 from polyrank.data.windows import part
 from polyrank.errors import ConfigError, TrainingError
@@ -498,6 +498,10 @@ class Trainer:
             user=table.user,
             request=table.request,
             weight=table.weight,
+            groups={
+                name: each.codes
+                for name, each in label_groups(table, self.supervision.fitted).items()
+            },
             only=set().union(*wanted.values()),
         )
         return {
@@ -589,6 +593,7 @@ def balance_terms(supervision: Supervision) -> list[BalanceTerm]:
             constant_loss=likelihood.constant_loss(term, supervision.statistics[term.name]),
             exponent=likelihood.balance_exponent,
             share=supervision.statistics[term.name].weight_share,
+            is_density=term.population.label_kind.is_density and term.method is None,
         )
         for term in supervision.schema.objective
         for likelihood in (supervision.likelihoods[term.population.task],)
