@@ -16,6 +16,7 @@ from polyrank.metrics.areas import by_group_and_score, starts
 from polyrank.metrics.inputs import refuse_values
 from polyrank.metrics.metric import Groups, Metric, Rows, one
 
+_SMALLEST = float(np.finfo(np.float64).tiny)
 _COUNTS, _MONEY = ("count",), ("lognormal",)
 
 
@@ -29,8 +30,9 @@ def _prediction(rows: Rows) -> np.ndarray:
 
 def _deviance(rows: Rows) -> np.ndarray:
     y, mean = rows.label, rows.prediction
-    refuse_values("a predicted count is above 0", mean, lambda p: p <= 0)
-    logs = np.log(np.where(y > 0, y, 1) / mean)
+    refuse_values("a predicted count is 0 or above", mean, lambda p: p < 0)
+    # A mean of 0 is sure of none: what is observed then costs as much as float64 can tell.
+    logs = np.log(np.where(y > 0, y, 1)) - np.log(np.maximum(mean, _SMALLEST))
     return 2 * (np.where(y > 0, y * logs, 0) - (y - mean))
 
 
@@ -206,7 +208,8 @@ def graded_ndcg_at(k: int) -> Metric:
 
     return Metric(
         gains, name=f"value_ndcg@{k}", title=f"NDCG@{k} by value",
-        kinds=("lognormal", "count", "ordinal"), higher_is_better=True, key="request", needs=_needs_value, ranks=True,
+        kinds=("lognormal", "count", "ordinal"), higher_is_better=True, key="request",
+        needs=_needs_value, ranks=True,
     )  # fmt: skip
 
 
