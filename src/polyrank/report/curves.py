@@ -8,6 +8,7 @@ Letters: N rows, B bins, P points. Labels, predictions and weights are (N,).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,6 +42,18 @@ class Agreement:
     estimate: np.ndarray  # mean
     truth: np.ndarray  # mean
     low: np.ndarray  # the truth's 10 % quantile
+    high: np.ndarray  # its 90 % quantile
+    rows: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class GroupMeans:
+    """Predicted and observed values of groups of rows; every array (G,)."""
+
+    names: tuple[str, ...]
+    predicted: np.ndarray  # mean
+    observed: np.ndarray  # mean
+    low: np.ndarray  # the observed 10 % quantile
     high: np.ndarray  # its 90 % quantile
     rows: np.ndarray
 
@@ -101,6 +114,32 @@ def agreement(
         low=low,
         high=high,
         rows=np.diff(first, append=len(p)),
+    )
+
+
+def by_group(
+    label: ArrayLike,
+    prediction: ArrayLike,
+    codes: np.ndarray,
+    names: Sequence[str],
+    weight: ArrayLike | None = None,
+) -> GroupMeans:
+    """Return the means of each group that has rows, in the order of the names."""
+    y, p = np.asarray(label, np.float64), np.asarray(prediction, np.float64)
+    w = np.ones(len(p)) if weight is None else np.asarray(weight, np.float64)
+    mass = np.bincount(codes, w, minlength=len(names))
+    kept = np.flatnonzero(mass > 0)
+    predicted, observed = (np.bincount(codes, w * each, len(names))[kept] for each in (p, y))
+    counted = codes[w > 0]
+    spread = [np.quantile(y[(codes == code) & (w > 0)], (0.1, 0.9)) for code in kept]
+    low, high = np.array(spread).reshape(-1, 2).T
+    return GroupMeans(
+        names=tuple(names[code] for code in kept.tolist()),
+        predicted=predicted / mass[kept],
+        observed=observed / mass[kept],
+        low=low,
+        high=high,
+        rows=np.bincount(counted, minlength=len(names))[kept],
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,9 @@ from polyrank.bundle.model import Bundle
 from polyrank.calibration.fitting import Calibrator
 from polyrank.data.check import Audit
 from polyrank.data.read import column_names
+from polyrank.data.statistics import label_groups
 from polyrank.data.table import Table
+from polyrank.labels.kind import RowGroups
 from polyrank.metrics.fusion import trade_off
 from polyrank.metrics.predicted import predicted, true_probability
 from polyrank.metrics.scorecard import Scorecard
@@ -42,6 +45,7 @@ class ScoredRows:
     truth: np.ndarray | None  # the true probability, where it is known
     weight: np.ndarray | None
     raw: np.ndarray | None = None  # before calibration; None where no calibration changes it
+    groups: RowGroups | None = None  # of these rows, where their kind of label has groups
 
     @property
     def both(self) -> bool:
@@ -131,7 +135,8 @@ def _with_rows(about: Evidence, bundle: Bundle, rows: Any, split: str | None) ->
     predictions = bundle.columns(table, logits)
     mapped = any(each.map is not None for each in bundle.calibrators.values())
     raw = bundle.columns(table, logits, raw=True) if mapped else None
-    scored = scored_rows(schema, predictions, table, raw)
+    groups = label_groups(table, bundle.targets)
+    scored = scored_rows(schema, predictions, table, raw, groups)
     fresh = split is not None or about.scorecard is None
     card = bundle.score_labelled(table, split or own) if fresh else about.scorecard
     assert card is not None
@@ -155,10 +160,12 @@ def scored_rows(
     predictions: Mapping[str, np.ndarray],
     table: Table,
     raw: Mapping[str, np.ndarray] | None = None,
+    groups: Mapping[str, RowGroups] = MappingProxyType({}),
 ) -> dict[str, ScoredRows]:
     """Return the rows of each score, as the scorecard chooses them.
 
-    `raw` holds the output columns before calibration, where something is calibrated.
+    `raw` holds the output columns before calibration, where something is calibrated; `groups` those
+    of the rows of each task whose kind of label has some.
     """
     labels, found = table.labels_by_task, {}
     counts = np.ones(len(table), bool) if table.weight is None else table.weight > 0
@@ -176,7 +183,9 @@ def scored_rows(
             columns = (outcome, truth, table.weight, before)
             kept = [None if each is None else each[rows].astype(np.float64) for each in columns]
             prediction, is_event = estimate[rows].astype(np.float64), where.label_kind.is_event
-            found[name] = ScoredRows(name, where.task, is_event, prediction, *kept)
+            of = groups.get(where.task)
+            own = None if of is None else replace(of, codes=of.codes[rows])
+            found[name] = ScoredRows(name, where.task, is_event, prediction, *kept, groups=own)
     return found
 
 

@@ -11,6 +11,7 @@ from polyrank.report.blocks import Section
 from polyrank.report.evidence import Evidence
 from polyrank.report.sections.epochs import experts, training
 from polyrank.report.sections.predictions import (
+    by_group,
     calibration,
     known_truth,
     ranking,
@@ -28,6 +29,7 @@ SECTIONS: tuple[Callable[[Evidence], Section | None], ...] = (
     ranking,
     spread,
     values,
+    by_group,
     known_truth,
     segments,
     fusion,

@@ -168,6 +168,32 @@ def values(evidence: Evidence) -> Section | None:
     return _drawn("Predicted values", text, figures)
 
 
+def by_group(evidence: Evidence) -> Section | None:
+    """Return predicted and observed means within the groups of a kind of label, as of duration."""
+    figures, colours = [], charts.hues(evidence.schema)
+    for rows in evidence.rows.values():
+        if rows.groups is None or rows.label is None or not len(rows.label):
+            continue
+        found = curves.by_group(
+            rows.label, rows.prediction, rows.groups.codes, rows.groups.names, rows.weight
+        )
+        gap = np.abs(found.predicted - found.observed)
+        worst = int(gap.argmax())
+        caption = (
+            f"By {rows.groups.title}. The means are furthest apart in the group "
+            f"{found.names[worst]} ({found.rows[worst]:,} rows): predicted "
+            f"{number(found.predicted[worst])}, observed {number(found.observed[worst])}."
+        )
+        picture = charts.by_group(found, rows.groups.title, hue=colours[rows.task])
+        figures.append(Figure(rows.name, caption, (picture,)))
+    text = (
+        "Groups have about equally many training rows each; “unknown” are rows without a value. "
+        "Band: the middle 80 % of the observed values. Where the lines part, the model is off for "
+        "a whole group, which a score over all rows may hide."
+    )
+    return _drawn("Predicted values by group", text, figures)
+
+
 def _drawn(title: str, text: str, figures: Sequence[Figure]) -> Section | None:
     return Section(title, (Paragraph(text), *figures)) if figures else None
 
