@@ -167,9 +167,15 @@ def test_it_trains_saves_loads_evaluates_predicts_and_exports(kind, tmp_path):
     assert spec.default_metric in scores["root @ all"].metrics
     assert scores["root @ all"].kind == spec.name
     export(again, tmp_path / "run" / "bundle", [log])
-    engine = pr.Engine(tmp_path / "run").predict(rows)
+    engine = pr.Engine(tmp_path / "run")
+    answers = [
+        engine.predict(rows).to_dict(),
+        # As a request has them: lists of plain values, and of no column that prediction lacks.
+        engine.predict_columns({name: rows[name].to_list() for name in schema.inputs}).outputs,
+    ]
     for name in found.columns:
-        np.testing.assert_allclose(engine[name], found[name], rtol=1e-4, atol=1e-5)
+        for answer in answers:
+            np.testing.assert_allclose(answer[name], found[name], rtol=1e-4, atol=1e-5)
 
 
 @kinds

@@ -63,6 +63,8 @@ class LabelKind(ABC):
         allowed: what its label may hold, in words.
         counts: the counts of a score that its tables show.
         loss_title: of a chart of its loss: what it is, and its unit.
+        standardised: whether its loss is the squared error of a standardised label, so that the
+            best constant costs 1.
         curvature: the likelihood whose curvature lets wide rows estimate effects on its head:
             "logistic" or "gaussian"; None has no wide rows.
     """
@@ -76,6 +78,7 @@ class LabelKind(ABC):
     allowed: ClassVar[str]
     counts: ClassVar[tuple[str, ...]] = ("rows",)
     loss_title: ClassVar[str]
+    standardised: ClassVar[bool] = False
     curvature: ClassVar[Literal["logistic", "gaussian"] | None] = None
 
     @property
