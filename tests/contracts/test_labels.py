@@ -178,6 +178,36 @@ def test_it_trains_saves_loads_evaluates_predicts_and_exports(kind, tmp_path):
             np.testing.assert_allclose(answer[name], found[name], rtol=1e-4, atol=1e-5)
 
 
+class Interrupt(Exception):
+    """A run that is killed."""
+
+
+@kinds
+def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(kind, tmp_path):
+    options = {"train": log_of(kind, 200), "valid": log_of(kind, 200, seed=2), "batch_size": 64}
+
+    def killed(progress):
+        if progress.event == "epoch" and progress.epoch == 1:
+            raise Interrupt
+
+    straight = pr.fit(schema_of(kind), MODEL, epochs=2, **options)
+    with pytest.raises(Interrupt):
+        pr.fit(schema_of(kind), MODEL, epochs=2, out=tmp_path / "run", progress=killed, **options)
+    resumed = pr.fit(schema_of(kind), MODEL, epochs=2, out=tmp_path / "run", resume=True, **options)
+    assert resumed.targets == straight.targets
+    rows = log_of(kind, 50, seed=9)
+    assert resumed.predict(rows).equals(straight.predict(rows))
+
+
+@kinds
+def test_rows_of_a_sampled_log_stand_for_those_that_were_left_out(kind):
+    schema, log = schema_of(kind), log_of(kind)
+    table = encode(log, schema, Vocab.fit(log, schema))
+    sampling = pr.Sampling("click", 0.5)
+    whole = Supervision.of(sampling.weighted(table, "train"))
+    assert Supervision.of(table, sampling).fitted == whole.fitted
+
+
 @kinds
 def test_a_label_that_it_does_not_allow_is_refused_with_the_values(kind):
     spec = spec_of(kind)
