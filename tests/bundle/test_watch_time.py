@@ -1,13 +1,18 @@
 """Watch time from a file to a scorecard, a comparison and a server's engine."""
 
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import numpy as np
 import polars as pl
 import pytest
 
 import polyrank as pr
+from polyrank.report.blocks import Figure
 from polyrank.report.compare import ComparedRun, compare
+from polyrank.report.evidence import gather
+from polyrank.report.page import page
+from polyrank.report.sections.predictions import by_group
 from polyrank.serve.export.write import export
 
 METHODS = ("d2q", "pcr", "censored")
@@ -99,3 +104,17 @@ def test_runs_are_compared_within_groups_too(bundles):
     compared = {each.metric for each in found.differences if each.score == "play|click @ click"}
     assert compared == {"rmse", "tau_b", "tau_b_in_groups"}
     assert all(each.rows is not None for each in found.differences)
+
+
+def test_the_report_shows_each_group_of_durations(bundles):
+    evidence = gather(bundles["pcr"], log_of(800, 3), split="test")
+    section = by_group(evidence)
+    assert section.title == "Predicted values by group"
+    (figure,) = [each for each in section.blocks if isinstance(each, Figure)]
+    assert figure.title == "play|click @ click"
+    assert figure.caption.startswith("By duration. The means are furthest apart in the group ")
+    (picture,) = figure.charts
+    shown = {row["group"] for rows in picture.to_dict()["datasets"].values() for row in rows}
+    assert "unknown" in shown
+    assert len(shown) == 5
+    assert "Predicted values by group" in page(evidence, written=datetime(2026, 12, 2, tzinfo=UTC))

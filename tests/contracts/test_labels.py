@@ -181,9 +181,45 @@ def test_it_trains_saves_loads_evaluates_predicts_and_exports(kind, tmp_path):
     assert spec.default_metric in scores["root @ all"].metrics
     assert scores["root @ all"].kind == spec.name
     export(again, tmp_path / "run" / "bundle", [log])
-    engine = pr.Engine(tmp_path / "run").predict(rows)
+    engine = pr.Engine(tmp_path / "run")
+    answers = [
+        engine.predict(rows).to_dict(),
+        # As a request has them: lists of plain values, and of no column that prediction lacks.
+        engine.predict_columns({name: rows[name].to_list() for name in schema.inputs}).outputs,
+    ]
     for name in found.columns:
-        np.testing.assert_allclose(engine[name], found[name], rtol=1e-4, atol=1e-5)
+        for answer in answers:
+            np.testing.assert_allclose(answer[name], found[name], rtol=1e-4, atol=1e-5)
+
+
+class Interrupt(Exception):
+    """A run that is killed."""
+
+
+@kinds
+def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(kind, tmp_path):
+    options = {"train": log_of(kind, 200), "valid": log_of(kind, 200, seed=2), "batch_size": 64}
+
+    def killed(progress):
+        if progress.event == "epoch" and progress.epoch == 1:
+            raise Interrupt
+
+    straight = pr.fit(schema_of(kind), MODEL, epochs=2, **options)
+    with pytest.raises(Interrupt):
+        pr.fit(schema_of(kind), MODEL, epochs=2, out=tmp_path / "run", progress=killed, **options)
+    resumed = pr.fit(schema_of(kind), MODEL, epochs=2, out=tmp_path / "run", resume=True, **options)
+    assert resumed.targets == straight.targets
+    rows = log_of(kind, 50, seed=9)
+    assert resumed.predict(rows).equals(straight.predict(rows))
+
+
+@kinds
+def test_rows_of_a_sampled_log_stand_for_those_that_were_left_out(kind):
+    schema, log = schema_of(kind), log_of(kind)
+    table = encode(log, schema, Vocab.fit(log, schema))
+    sampling = pr.Sampling("click", 0.5)
+    whole = Supervision.of(sampling.weighted(table, "train"))
+    assert Supervision.of(table, sampling).fitted == whole.fitted
 
 
 @kinds

@@ -349,6 +349,11 @@ def test_watch_time_above_its_duration_and_unknown_durations_are_counted(over, s
     assert (becomes in str(above)) == (over == "clip")
 
 
+def test_the_scale_of_a_loss_that_the_label_alone_does_not_tell_is_not_guessed():
+    found = {each.check: each for each in watched("clip").findings}
+    assert "loss-scale" not in found  # the click's is the only one known
+
+
 def test_a_duration_that_is_no_number_is_a_finding():
     log = pl.DataFrame({"item": [2, 2], "play": [1.0, 2.0], "duration": ["a", "b"]})
     schema = Schema([SparseFeature("item")], [Task("play", kind="watch_time")])

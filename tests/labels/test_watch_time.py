@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import optimize, stats
 
 import polyrank as pr
-from polyrank.errors import SchemaError
+from polyrank.errors import ConfigError, SchemaError
 from polyrank.labels import WatchTime
 from polyrank.labels.watch_time import KNOTS, rank_in
 
@@ -35,6 +35,16 @@ def test_options_are_refused_by_what_is_known():
         WatchTime(groups=0)
     with pytest.raises(SchemaError, match=r"duration must name a column, got ''"):
         WatchTime(duration="")
+
+
+def test_a_file_with_an_unknown_option_is_refused_by_its_place():
+    kind = {"kind": "watch_time", "method": "d2g"}
+    with pytest.raises(
+        ConfigError, match=r"task.kind.method: .*'d2q', 'pcr' or 'censored', got 'd2g'"
+    ):
+        pr.Task.from_table({"name": "play", "kind": kind})
+    with pytest.raises(ConfigError, match=r"unknown key 'length'.*known: 'duration', 'method'"):
+        pr.Task.from_table({"name": "play", "kind": {"kind": "watch_time", "length": "x"}})
 
 
 def test_a_task_names_it_with_its_options_in_a_file():

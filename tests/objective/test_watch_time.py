@@ -144,6 +144,23 @@ def test_a_censored_time_is_predicted_by_its_mean_after_the_cut(seed):
 
 
 @pytest.mark.parametrize("method", ["d2q", "pcr", "censored"])
+def test_its_loss_is_one_graph(method):
+    case = Case(5, method=method)
+    extras = torch.from_numpy(case.duration)[:, None]
+    (term,) = case.schema.objective
+
+    def loss(z, label):
+        labels = Labels.of(case.schema, label, extras)
+        scores = BatchScores.of(case.schema, {"play": z})
+        (part,) = case.likelihood.summands(term, scores, labels)
+        return part.value
+
+    arguments = torch.from_numpy(case.z), torch.from_numpy(case.seen)[:, None]
+    compiled = torch.compile(loss, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(*arguments), loss(*arguments))
+
+
+@pytest.mark.parametrize("method", ["d2q", "pcr", "censored"])
 @given(st.sampled_from([0.001, 60.0, 1000.0]))
 def test_the_unit_of_the_label_does_not_matter(method, unit):
     """Seconds, minutes and milliseconds give the same losses, and predictions in that unit."""

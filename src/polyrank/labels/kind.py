@@ -65,6 +65,8 @@ class LabelKind(ABC):
         allowed: what its label may hold, in words.
         counts: the counts of a score that its tables show.
         loss_title: of a chart of its loss: what it is, and its unit.
+        standardised: whether its loss is the squared error of a standardised label, so that the
+            best constant costs 1.
         curvature: the likelihood whose curvature lets wide rows estimate effects on its head:
             "logistic", "gaussian" or "poisson"; None has no wide rows. `link` is that of a kind
             with its options.
@@ -83,6 +85,7 @@ class LabelKind(ABC):
     allowed: ClassVar[str]
     counts: ClassVar[tuple[str, ...]] = ("rows",)
     loss_title: ClassVar[str]
+    standardised: ClassVar[bool] = False
     curvature: ClassVar[Curvature | None] = None
     is_average: ClassVar[bool] = True
     has_joint: ClassVar[bool] = True

@@ -43,6 +43,7 @@ class Regression(LabelKind):
     default_metric = "rmse"
     allowed = "finite numbers within float32 (±3.4e38) or null"
     loss_title = "squared error, standardised"
+    standardised = True
     curvature = "gaussian"
 
     loss: Loss = "squared"

@@ -133,7 +133,10 @@ def _class_findings(
 def loss_findings(
     schema: Schema, labels: Mapping[str, np.ndarray], *, normalized: bool
 ) -> Iterator[Finding]:
-    """Yield how far apart the constant predictors' losses of the terms lie, in training."""
+    """Yield how far apart the constant predictors' losses of the terms lie, in training.
+
+    Kinds of label whose loss the label alone does not tell are left out.
+    """
     losses: dict[str, float] = {}
     for term in schema.objective:
         label = population_label(labels, term.population)
@@ -143,7 +146,7 @@ def loss_findings(
         if term.population.label_kind.is_event:
             rate = float(values.mean())
             losses[term.name] = float(-rate * np.log(rate) - (1 - rate) * np.log1p(-rate))
-        else:  # a target is standardised before it is learned
+        elif term.population.label_kind.standardised:
             losses[term.name] = 1.0
     if len(losses) < 2:
         return
