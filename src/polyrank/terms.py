@@ -327,7 +327,8 @@ def term_of(
     """Return the term of a task in one space; `method` and `part` as in `Term`."""
     where = population(schema, task, space)
     if not task.label_kind.is_event:
-        value = f"E[{task.name}|{task.given}]" if task.given else f"E[{task.name}]"
+        head = f"{task.name}|{task.given}" if task.given else task.name
+        value = task.label_kind.symbol.format(head)
         return Term(where, task.weight, task.positive_weight, (), (), value, method, part)
     heads = where.heads
     yes: tuple[Path, ...] = (tuple((head, True) for head in heads),)

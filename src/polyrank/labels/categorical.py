@@ -37,6 +37,7 @@ class Categorical(Valued):
     loss_title = "log loss of the category, nats"
     charts = ("categories",)
     is_average = False
+    symbol = "P({} = …)"
 
     others: Others = "error"
 

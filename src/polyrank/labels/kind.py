@@ -71,6 +71,7 @@ class LabelKind(ABC):
             "logistic", "gaussian" or "poisson"; None has no wide rows. `link` is that of a kind
             with its options.
         is_average: whether its first output estimates the mean of its label.
+        symbol: what it predicts of a head, in the objective's table: "E[{}]".
         has_joint: whether an output times the chance of what it is given means anything.
         charts: what a report draws of its predictions, by the names that
             `polyrank.report.sections.values` knows; none for an event.
@@ -88,6 +89,7 @@ class LabelKind(ABC):
     standardised: ClassVar[bool] = False
     curvature: ClassVar[Curvature | None] = None
     is_average: ClassVar[bool] = True
+    symbol: ClassVar[str] = "E[{}]"
     has_joint: ClassVar[bool] = True
     charts: ClassVar[tuple[str, ...]] = ("agreement", "residuals")
 

@@ -46,6 +46,7 @@ class Quantile(LabelKind):
     loss_title = "pinball loss, standardised"
     charts = ("coverage",)
     is_average = False
+    symbol = "Q[{}]"
     has_joint = False
 
     levels: tuple[float, ...] = (0.1, 0.5, 0.9)

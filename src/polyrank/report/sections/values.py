@@ -18,26 +18,18 @@ MOST = 20  # levels or categories in a table of them, the most frequent
 
 def values(evidence: Evidence) -> Section | None:
     """Return predicted against observed values, and what else each kind of label has drawn."""
-    figures, colours = [], charts.hues(evidence.schema)
+    figures, told, colours = [], {}, charts.hues(evidence.schema)
     for rows in evidence.rows.values():
         kind = evidence.schema.by_name[rows.task].label_kind
         if rows.is_event or rows.label is None or not len(rows.label):
             continue
-        drawn = [_DRAWN[name] for name in kind.charts]
-        pictures = tuple(chart(rows, rows.label, colours[rows.task]) for chart, _ in drawn)
-        means = ""
-        if kind.is_average:
-            means = (
-                f"Predicted on average {number(rows.mean(rows.prediction))}, observed "
-                f"{number(rows.mean(rows.label))}. "
-            )
-        caption = means + " ".join(said for _, said in drawn)
-        figures.append(Figure(rows.name, caption, pictures))
-    text = (
-        "Labels that are no events: a number, a count, a level, a category, or quantiles of a "
-        "number. Charts of one score stand one above the other, in the order of the caption."
-    )
-    return section_of("Predicted values", text, figures)
+        drawn = {name: _DRAWN[name] for name in kind.charts}
+        pictures = tuple(chart(rows, rows.label, colours[rows.task]) for chart, _ in drawn.values())
+        told |= {name: said for name, (_, said) in drawn.items()}
+        predicted, observed = number(rows.mean(rows.prediction)), number(rows.mean(rows.label))
+        caption = f"Predicted on average {predicted}, observed {observed}."
+        figures.append(Figure(rows.name, caption if kind.is_average else "", pictures))
+    return section_of("Predicted values", " ".join(told.values()), figures)
 
 
 def _agreement(rows: ScoredRows, label: np.ndarray, hue: str) -> alt.LayerChart:
