@@ -18,7 +18,7 @@ from polyrank.metrics.score import Scorecard
 from polyrank.report import Evidence, curves, gather, write
 from polyrank.report.page import page
 from polyrank.report.sections import epochs, predictions, record, scores
-from polyrank.report.sections import values as value_sections
+from polyrank.report.sections.values import values as predicted_values
 
 NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
 TITLES = [
@@ -142,10 +142,10 @@ def test_every_score_has_a_card(parsed, full):
 
 
 def test_a_value_that_is_predicted_has_two_charts(evidence):
-    (figure,) = value_sections.values(evidence).blocks[1:]
+    (figure,) = predicted_values(evidence).blocks[1:]
     assert (figure.title, len(figure.charts)) == ("spend|buy @ buy", 2)
     only = {name: each for name, each in evidence.rows.items() if each.is_event}
-    assert value_sections.values(replace(evidence, rows=only)) is None
+    assert predicted_values(replace(evidence, rows=only)) is None
 
 
 def test_a_metric_shows_its_interval(evidence):
