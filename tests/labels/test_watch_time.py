@@ -199,3 +199,10 @@ def test_a_censored_constant_of_equal_labels_is_finite(value):
     assert np.isfinite([fitted[name] for name in ("scale", "mean", "deviation")]).all()
     assert fitted["deviation"] > 0
     assert np.isfinite(fitted["constant_loss"])
+
+
+@pytest.mark.parametrize("method", ["d2q", "pcr", "censored"])
+def test_no_rows_at_all_fit_something_finite(method):
+    empty = np.empty(0)
+    fitted = WatchTime(method=method).fit(empty, empty, {"duration": float32([])})
+    assert (fitted["edges"], fitted["unknown"], fitted["constant_loss"]) == ([], 1.0, 0.0)

@@ -33,12 +33,9 @@ class _WatchTimeLikelihood(Likelihood):
         self.constant = float(fitted["constant_loss"])
         (self.column,) = kind.reads
 
-    def bounded(self, term: Term, labels: Labels) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return the rows, their watch time, their duration as it is, and as it bounds."""
-        rows, label = self.observed(term, labels)
-        duration = labels.extras[self.column]
-        bound = self.bound(duration)
-        return rows, torch.minimum(label, bound), duration, bound
+    def watched(self, term: Term, labels: Labels) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the rows, their watch time and their duration."""
+        return *self.observed(term, labels), labels.extras[self.column]
 
     def bound(self, duration: Tensor) -> Tensor:
         """Return the duration, and what stands for an unknown one."""
@@ -85,7 +82,7 @@ class RankLikelihood(_ShareLikelihood):
         return (1 + above.long().sum(1)) * (duration > 0)
 
     def summands(self, term: Term, scores: BatchScores, labels: Labels) -> tuple[Summand, ...]:
-        rows, watched, duration, _ = self.bounded(term, labels)
+        rows, watched, duration = self.watched(term, labels)
         group = self.group(duration)
         rank = rank_in(self.knots.to(duration.device), group, watched)
         return (Summand(rows, 1.0, self.divergence(scores.logits[term.population.task], rank)),)
@@ -106,8 +103,9 @@ class RatioLikelihood(_ShareLikelihood):
     """PCR: the share of the duration that was watched."""
 
     def summands(self, term: Term, scores: BatchScores, labels: Labels) -> tuple[Summand, ...]:
-        rows, watched, _, bound = self.bounded(term, labels)
-        share = watched / bound
+        rows, watched, duration = self.watched(term, labels)
+        bound = self.bound(duration)
+        share = torch.minimum(watched, bound) / bound
         return (Summand(rows, 1.0, self.divergence(scores.logits[term.population.task], share)),)
 
     def predict(self, logits: Tensor, extras: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
@@ -138,7 +136,8 @@ class CensoredLikelihood(_WatchTimeLikelihood):
         return self.mean + self.deviation * z[:, 0], self.deviation * share
 
     def summands(self, term: Term, scores: BatchScores, labels: Labels) -> tuple[Summand, ...]:
-        rows, watched, _, bound = self.bounded(term, labels)
+        rows, watched, duration = self.watched(term, labels)
+        bound = self.bound(duration)
         mean, deviation = self.latent(scores.logits[term.population.task])
         y, end = torch.log1p(watched / self.scale), torch.log1p(bound / self.scale)
         # In units of the training rows' deviation, so that the unit of the label does not matter.
