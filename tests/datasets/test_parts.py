@@ -1,6 +1,7 @@
 """Parts of a generated world: each truth is the mean of its outcome, and no part moves another."""
 
 import hashlib
+from functools import cache
 from itertools import permutations
 
 import numpy as np
@@ -8,7 +9,21 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from polyrank.datasets.parts import PARTS, Delay, Exposure, Part, Position, chosen
+from polyrank.datasets.parts import (
+    PARTS,
+    Choice,
+    Delay,
+    Drift,
+    Exposure,
+    Items,
+    Money,
+    Part,
+    Position,
+    Reactions,
+    Stars,
+    Watch,
+    chosen,
+)
 from polyrank.datasets.parts.position import ranks
 from polyrank.datasets.synthetic import PRESETS, synthetic
 from polyrank.errors import ConfigError
@@ -22,6 +37,11 @@ EVENTS = ("draw", "event", "log")  # stages whose parts move others' outcomes on
 def whole(*parts, rows=ROWS, **options):
     *frames, schema = synthetic(rows, seed=1, parts=parts, **options)
     return pl.concat([frame.collect() for frame in frames]), schema
+
+
+@cache
+def small(*parts):
+    return whole(*parts, rows=4_000, preset="latent")[0]
 
 
 def assert_mean(outcome, mean, variance, weight=1.0):
@@ -65,10 +85,9 @@ def test_without_parts_a_log_is_what_it_was(preset, hidden, digest, truths):
 
 @pytest.mark.parametrize(("first", "other"), list(permutations(PARTS, 2)))
 def test_a_part_leaves_the_draws_of_others_as_they_are(first, other):
-    options = {"rows": 4_000, "preset": "latent"}
-    alone, both = whole(first, **options)[0], whole(first, other, **options)[0]
+    alone, both = small(first), small(*sorted([first, other]))
     kept = PARTS[other].stage not in EVENTS
-    base = set(whole(**options)[0].columns)
+    base = set(small().columns)
     for name in alone.columns:
         if kept or (name not in base and PARTS[first].stage == "draw"):
             assert both[name].equals(alone[name]), name
@@ -76,6 +95,8 @@ def test_a_part_leaves_the_draws_of_others_as_they_are(first, other):
             # What is in both logs was drawn alike; events decide only whether it is there.
             one, two = column(alone, name), column(both, name)
             there = ~(np.isnan(one) | np.isnan(two))
+            if name == "spend":  # 0 without a purchase
+                there &= (one > 0) & (two > 0)
             if not name.startswith(("true_", "do_", "buy", "elapsed")):
                 np.testing.assert_array_equal(one[there], two[there], err_msg=name)
 
@@ -97,6 +118,9 @@ def test_the_world_of_a_part_does_not_depend_on_the_rows(part):
     fields = ["122", "124", "125", "127", "129", "206", "301", "508"]
     truths = {
         "reactions": ["true_p_like", "true_p_share", "true_p_hide"],
+        "stars": ["true_stars_given_click"],
+        "items": ["true_items_given_click"],
+        "money": ["true_spend_given_buy", "true_spend"],
     }.get(part, [])
     both = short.group_by(fields).first().join(long.group_by(fields).first(), on=fields)
     assert both.height > 50
@@ -191,6 +215,120 @@ def test_delay(with_position):
     assert rows["elapsed_s"].min() == 0
 
 
+def test_stars():
+    rows, _ = whole("stars")
+    clicked = rows.filter(pl.col("click") == 1)
+    assert (rows["stars"].is_null() == (rows["click"] == 0)).all()
+    assert set(clicked["stars"].unique()) == {1, 2, 3, 4, 5}
+    levels = np.arange(2, 6)
+    p = np.stack([column(clicked, f"true_p_stars_{k}_given_click") for k in levels])
+    assert (np.diff(p, axis=0) < 0).all()
+    stars, mean = column(clicked, "stars"), column(clicked, "true_stars_given_click")
+    for k, each in zip(levels, p, strict=True):
+        assert_mean((stars >= k).astype(float), each, each * (1 - each))
+    # Var Σ 1[≥ k] = Σ_j Σ_k min(p_j, p_k) − p_j·p_k
+    variance = sum(np.minimum(one, two) - one * two for one in p for two in p)
+    assert_mean(stars, mean, variance)
+
+
+@pytest.mark.parametrize("dispersion", [0.0, 0.8])
+def test_items(dispersion):
+    rows, _ = whole(Items(dispersion=dispersion))
+    clicked = rows.filter(pl.col("click") == 1)
+    assert (rows["items"].is_null() == (rows["click"] == 0)).all()
+    count, mean = column(clicked, "items"), column(clicked, "true_items_given_click")
+    variance = mean + dispersion * mean**2
+    assert_mean(count, mean, variance)
+    assert (count == count.round()).all()
+    assert count.min() == 0
+    # The mean of (y − μ)² ÷ variance is 1: of 4,800 rows to a few hundredths.
+    assert np.mean((count - mean) ** 2 / variance) == pytest.approx(1, abs=0.15)
+
+
+def test_money():
+    money = Money()
+    rows, _ = whole(money, fractions=(0.1, 0.1, 0.8))
+    bought = rows.filter(pl.col("buy") == 1)
+    assert (rows.filter(pl.col("buy") == 0)["spend"] == 0).all()
+    mean = column(bought, "true_spend_given_buy")
+    # On the scale of logarithms, where it is normal, and in money.
+    mu = np.log(mean) - money.sigma**2 / 2
+    assert_mean(np.log(column(bought, "spend")), mu, money.sigma**2)
+    assert_mean(column(bought, "spend"), mean, mean**2 * np.expm1(money.sigma**2))
+    np.testing.assert_allclose(
+        rows["true_spend"], rows["true_p_buy"] * rows["true_spend_given_buy"]
+    )
+    second = column(rows, "true_p_buy") * column(rows, "true_spend_given_buy") ** 2
+    p, each = column(rows, "spend"), column(rows, "true_spend")
+    assert_mean(p, each, second * np.exp(money.sigma**2) - each**2)
+
+
+@pytest.mark.parametrize("effect", [True, False])
+def test_watch(effect):
+    rows, schema = whole(Watch(effect=effect))
+    clicked = rows.filter(pl.col("click") == 1)
+    assert (rows["watch"].is_null() == (rows["click"] == 0)).all()
+    assert "duration_s" in [feature.name for feature in schema.features]
+    watch, mean = column(clicked, "watch"), column(clicked, "true_watch_given_click")
+    duration = column(clicked, "duration_s")
+    # A variable between 0 and d of mean m has at most the variance m·(d − m); else log-normal.
+    variance = mean * (duration - mean) if effect else mean**2 * np.expm1(0.6**2)
+    assert_mean(watch, mean, variance)
+    assert (watch <= duration).all() == effect
+    related = np.corrcoef(np.log(duration), np.log(watch))[0, 1]
+    assert related > 0.6 if effect else abs(related) < DEVIATIONS / np.sqrt(len(watch))
+    assert rows.group_by("205").agg(pl.col("duration_s").n_unique() == 1)["duration_s"].all()
+
+
+@pytest.mark.parametrize("effect", [True, False])
+def test_the_mean_watch_time_is_the_integral(effect):
+    rows, _ = whole(Watch(effect=effect), rows=50)
+    points, weights = np.polynomial.legendre.leggauss(400)
+    normal = np.exp(-((8 * points) ** 2) / 2) * 8 * weights / np.sqrt(2 * np.pi)
+    middle = 0.5 * column(rows, "duration_s") if effect else np.full(rows.height, 15.0)
+    at = middle * np.exp(0.6 * column(rows, "true_interest"))
+    watched = at[:, None] * np.exp(0.6 * 8 * points)
+    if effect:
+        watched = np.minimum(watched, column(rows, "duration_s")[:, None])
+    # The kink at the duration leaves the rule an error of about 1/400².
+    np.testing.assert_allclose(rows["true_watch_given_click"], watched @ normal, rtol=1e-4)
+
+
+def test_choice():
+    rows, _ = whole("choice")
+    of_request = rows.group_by("request").agg(pl.col("chosen", "true_p_chosen").sum())
+    assert (of_request["chosen"] == 1).all()
+    np.testing.assert_allclose(of_request["true_p_chosen"], 1, rtol=1e-12)
+    # Negatively related within a request, so the variance of independent rows is an upper bound.
+    assert_probability(rows, "chosen", "true_p_chosen")
+    assert rows["true_p_chosen"].max() > 0.5
+
+
+def test_drift():
+    rows, _ = whole("drift", rows=ROWS, users=2_000)
+    plain, _ = whole(rows=ROWS, users=2_000)
+    for name in ("click", "buy"):
+        assert_probability(rows, name, f"true_p_{name}")
+    for day in (0, 5, 9):
+        assert_probability(rows.filter(pl.col("day") == day), "click", "true_p_click")
+    sizes = rows.group_by("day").len().sort("day")
+    assert sizes["day"].to_list() == list(range(10))
+    assert sizes["len"].min() > 0.98 * ROWS / 10
+    assert rows["time"].is_sorted()
+    assert ((rows["time"] - rows["time"][0]) // 86_400 == rows["day"]).all()
+    assert (rows["item_day"] <= rows["day"]).all()
+    assert rows.filter(pl.col("item_day") > 0).height > 0.05 * ROWS
+    assert (rows.filter(pl.col("day") == 0)["true_drift"] == 0).all()
+    last = rows.filter(pl.col("day") == 9).group_by("206").agg(pl.col("true_drift").first())
+    assert 0.2 < last["true_drift"].std() < 0.9  # 9 steps of .15: .45
+    kept = rows["205"] == plain["205"]
+    assert 0.7 < kept.mean() < 1
+    fields = ["101", "121", "301", "508", "509", "request"]
+    assert_frame_equal(rows[fields], plain[fields])
+    items = rows.group_by("205").agg(pl.col("206", "207", "D509").n_unique() == 1)
+    assert items.select(pl.all_horizontal("206", "207", "D509").all()).item()
+
+
 def test_parts_act_in_their_order_whatever_the_order_given():
     names = [each.name for each in chosen(tuple(reversed(PARTS)))]
     assert names == [each.name for each in chosen(tuple(PARTS))]
@@ -238,6 +376,20 @@ def test_what_is_refused(parts, message):
         (Exposure, {"rate": 0.01}, "exposure: rate must be a number above 0.02 and below 1"),
         (Exposure, {"noise": -1}, "exposure: noise must be a number of at least 0, got -1"),
         (Exposure, {"strength": "a"}, "exposure: strength must be a finite number, got 'a'"),
+        (Choice, {"spread": -1}, "choice: spread must be a number of at least 0, got -1"),
+        (Drift, {"days": 1}, "drift: days must be a whole number of at least 2, got 1"),
+        (Drift, {"new": 1}, "drift: new must be a number of at least 0 and below 1, got 1"),
+        (Drift, {"spread": -1}, "drift: spread must be a number of at least 0, got -1"),
+        (Items, {"mean": 0}, "items: mean must be a number above 0 and at most 1000, got 0"),
+        (Items, {"spread": -1}, "items: spread must be a number of at least 0, got -1"),
+        (Items, {"dispersion": -1}, "items: dispersion must be a number of at least 0, got -1"),
+        (Money, {"median": 0}, "money: median must be a number above 0, got 0"),
+        (Money, {"spread": -1}, "money: spread must be a number of at least 0, got -1"),
+        (Money, {"sigma": 4}, "money: sigma must be a number above 0 and at most 3, got 4"),
+        (Reactions, {"spread": -1}, "reactions: spread must be a number of at least 0, got -1"),
+        (Stars, {"spread": -1}, "stars: spread must be a number of at least 0, got -1"),
+        (Watch, {"interest": -1}, "watch: interest must be a number of at least 0, got -1"),
+        (Watch, {"noise": 0}, "watch: noise must be a number above 0, got 0"),
         (Position, {"power": -1}, "position: power must be a number of at least 0, got -1"),
         (Position, {"noise": -1}, "position: noise must be a number of at least 0, got -1"),
     ],

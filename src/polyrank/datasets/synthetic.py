@@ -220,7 +220,7 @@ def _with_events(log: Log, splits: Sequence[_Split], hidden: float) -> Log:
     for start, end in pairwise((0, *log.ends)):
         each = log.world.logits(log.draw[start:end])
         logits.append(each if log.shift is None else each + log.shift[:, start:end])
-        truths.append(marginal(*logits[-1], hidden))
+        truths.append(marginal(logits[-1][0], logits[-1][1], hidden))
     clicks = [
         split.click < sigmoid(a + split.cause) for split, (a, _) in zip(splits, logits, strict=True)
     ]
@@ -234,9 +234,8 @@ def _with_events(log: Log, splits: Sequence[_Split], hidden: float) -> Log:
             for name in ("p_click", "p_buy", "p_buy_given_click", "do_buy")
         )
     )
-    labels = Labels().adding(
-        click=np.concatenate(clicks).astype(float), buy=np.concatenate(buys).astype(float)
-    )
+    events = {"click": clicks, "buy": buys}
+    labels = Labels({name: np.concatenate(each).astype(float) for name, each in events.items()})
     return replace(log, logits=np.concatenate(logits, axis=1), truth=truth, labels=labels)
 
 

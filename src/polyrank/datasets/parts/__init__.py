@@ -5,16 +5,29 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
+from polyrank.datasets.parts.choice import Choice
 from polyrank.datasets.parts.delay import Delay
+from polyrank.datasets.parts.drift import Drift
 from polyrank.datasets.parts.exposure import Exposure
+from polyrank.datasets.parts.items import Items
+from polyrank.datasets.parts.money import Money
 from polyrank.datasets.parts.part import STAGES, Log, Part
 from polyrank.datasets.parts.position import Position
 from polyrank.datasets.parts.reactions import Reactions
+from polyrank.datasets.parts.stars import Stars
+from polyrank.datasets.parts.watch import Watch
 from polyrank.errors import ConfigError, did_you_mean
 
 # In the order in which those of one stage act.
 PARTS: Mapping[str, type[Part]] = MappingProxyType(
-    {each.name: each for each in (Position, Delay, Reactions, Exposure)}
+    {
+        each.name: each
+        for each in (
+            *(Drift, Position, Delay),
+            *(Reactions, Stars, Items, Money, Watch, Choice),
+            Exposure,
+        )
+    }
 )
 
 
@@ -58,11 +71,17 @@ def chosen(parts: Sequence[str | Part]) -> tuple[Part, ...]:
 
 __all__ = [
     "PARTS",
+    "Choice",
     "Delay",
+    "Drift",
     "Exposure",
+    "Items",
     "Log",
+    "Money",
     "Part",
     "Position",
     "Reactions",
+    "Stars",
+    "Watch",
     "chosen",
 ]

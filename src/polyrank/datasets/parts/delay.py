@@ -56,6 +56,6 @@ class Delay(Part):
             true_p_buy_seen=seen,
             true_buy_delay_s=mean,
         )
-        labels = log.labels.adding(buy=known, buy_eventually=buy)
+        labels = log.labels.adding({"buy": known, "buy_eventually": buy})
         known_delay = np.where(known == 1, delay, np.nan)
-        return replace(log, labels=labels.adding(number=True, buy_delay_s=known_delay))
+        return replace(log, labels=labels.adding({"buy_delay_s": known_delay}, number=True))

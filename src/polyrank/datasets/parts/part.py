@@ -31,7 +31,7 @@ class Labels:
     values: Mapping[str, np.ndarray] = field(default_factory=dict)
     numbers: frozenset[str] = frozenset()  # those with fractions, or beyond int8
 
-    def adding(self, *, number: bool = False, **values: np.ndarray) -> Labels:
+    def adding(self, values: Mapping[str, np.ndarray], *, number: bool = False) -> Labels:
         """Return these and others, or others in place of these."""
         numbers = self.numbers | (set(values) if number else set())
         return Labels({**self.values, **values}, numbers)

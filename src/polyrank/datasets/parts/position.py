@@ -46,7 +46,7 @@ class Position(Part):
         log = log.adding(position=position, true_p_examined=seen, do_p_click=truth.p_click)
         return replace(
             log,
-            labels=log.labels.adding(**labels),
+            labels=log.labels.adding(labels),
             truth=replace(truth, p_click=seen * truth.p_click, p_buy=seen * truth.p_buy),
         )
 

@@ -44,6 +44,6 @@ class Reactions(Part):
         for name, (rate, alike) in REACTIONS.items():
             logit = constant(self.spread, rate) + self.spread * appeal(log, to_world, alike)
             p = sigmoid(logit)
-            labels = labels.adding(**{name: (to_log.random(log.rows) < p).astype(float)})
+            labels = labels.adding({name: (to_log.random(log.rows) < p).astype(float)})
             log = log.adding(**{f"true_p_{name}": p})
         return replace(log, labels=labels)
