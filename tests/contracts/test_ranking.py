@@ -149,6 +149,14 @@ def test_an_audit_finds_what_training_refuses(kind):
         assert audit.failed
 
 
+def test_the_network_keeps_its_share_beside_wide_rows(kind):
+    """The likelihood on validation rows would choose how much of a ranking network is heard."""
+    fit = {"train": log(), "valid": log(1), "epochs": 2, "batch_size": 32, "progress": False}
+    bundle = pr.fit(schema(kind), pr.Model(**SMALL | {"wide": pr.Wide()}), **fit)
+    stages = bundle.ranker.first
+    assert float(stages.share[list(stages.heads).index("click")]) == 1.0
+
+
 def test_where_no_task_ranks_nothing_changes():
     """A request key alone groups metrics, and no batch."""
     keyed, plain = (

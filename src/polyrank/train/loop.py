@@ -204,7 +204,8 @@ class Trainer:
         the same layers, would be noise. The share is the one of `SHARES` with the least loss on
         validation rows of the head, and 0 where these cannot tell: fewer than `TELLING_ROWS` of
         them, or of either label. It is 1 without validation, and for a task with a positive weight,
-        whose network is inflated on purpose: the plain loss would take that out again.
+        whose network is inflated on purpose, or one that ranks, whose network learns another loss:
+        the plain one would take that out again.
         """
         if self.first is None or self.valid is None:
             return logits
@@ -222,7 +223,7 @@ class Trainer:
             found[share] = mixed, self.supervision.own_losses(mixed, *rows)
         chosen = dict(logits)
         for at, head in enumerate(stages.heads):
-            if tasks[head].positive_weight != 1:
+            if tasks[head].positive_weight != 1 or tasks[head].ranking is not None:
                 continue
             known = {share: losses[head] for share, (_, losses) in found.items() if head in losses}
             best = 0.0 if head in few else min(known, key=lambda share: known[share])
