@@ -29,6 +29,9 @@ PLAIN: dict[str, Any] = {"wide": False, "interaction": False, "field_dropout": 0
 TASKS = [pr.Task("click"), pr.Task("buy", given="click", space="all")]
 
 
+RANKED = [pr.Task("click", ranking="softmax"), pr.Task("buy", given="click", ranking="jrc")]
+
+
 class Steps(RowOptimizer):
     """No compiled rule: it runs in torch."""
 
@@ -55,6 +58,7 @@ def log(rows: int, seed: int = 0) -> dict[str, Any]:
     return {
         "row": np.arange(rows), "user": user, "item": item, "age": age,
         "tags": [random.integers(0, 9, length).tolist() for length in random.integers(0, 4, rows)],
+        "request": np.arange(rows) // 5,
         "weight": random.integers(1, 4, rows), "click": click.astype(int),
         "buy": (click & (random.random(rows) < chance)).astype(int),
         "spend": np.where(click, chance * 9 + random.normal(size=rows), np.nan),
@@ -67,7 +71,10 @@ def schema(**options: Any) -> pr.Schema:
         pr.SparseFeature("user"), pr.SparseFeature("item"), pr.SequenceFeature("tags"),
         pr.DenseFeature("age", encoding=["standard", "bins"]),
     ]  # fmt: skip
-    return pr.Schema(features, options.pop("tasks", TASKS), pr.Keys(weight="weight"), **options)
+    tasks = options.pop("tasks", TASKS)
+    ranked = any(task.ranking is not None for task in tasks)
+    keys = pr.Keys(weight="weight", request="request" if ranked else None)
+    return pr.Schema(features, tasks, keys, **options)
 
 
 def fitted(
@@ -153,6 +160,8 @@ RUNS: dict[str, Callable[[int], dict[str, Any]]] = {
     "wide, gaussian": lambda count: fitted(
         count, model=wide(), tasks=SPEND
     ),
+    "ranking": lambda count: fitted(count, tasks=RANKED),
+    "ranking, idle": lambda count: fitted(count, tasks=RANKED, rows=2 * SIZE + 5),
     # The last step has rows for the first process alone.
     "idle": lambda count: fitted(count, rows=2 * SIZE + 5),
     "idle, wide": lambda count: fitted(
