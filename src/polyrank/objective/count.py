@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import softplus
 
 from polyrank.data.statistics import TermStatistics
 from polyrank.labels import LabelKind
@@ -59,12 +60,12 @@ class NegativeBinomialLikelihood(PoissonLikelihood):
         rows, count = self.observed(term, labels)
         above = scores.logits[term.population.task].clamp(-WIDEST, WIDEST)
         log_mean = above[:, 0] + log(self.mean)
-        # Within e^-7 and e^7 of the training rows: Γ at a larger r has no digits left in float32.
-        log_r = -(log(self.dispersion) + above[:, 1]).clamp(-7, 7)
-        r, gap = log_r.exp(), log_mean - log_r
-        ways = torch.lgamma(r) + torch.lgamma(count + 1) - torch.lgamma(count + r)
-        logs = torch.nn.functional.softplus(gap), torch.nn.functional.softplus(-gap)
-        return (Summand(rows, 1.0, ways + r * logs[0] + count * logs[1]),)
+        # In float64, and a within e^-14 and e^14: what remains of Γ's logarithms is a difference.
+        log_r = -(log(self.dispersion) + above[:, 1]).double().clamp(-14, 14)
+        r, y, gap = log_r.exp(), count.double(), log_mean.double() - log_r
+        ways = torch.lgamma(r) + torch.lgamma(y + 1) - torch.lgamma(y + r)
+        value = ways + r * softplus(gap) + y * softplus(-gap)
+        return (Summand(rows, 1.0, value.to(log_mean.dtype)),)
 
     def predict(self, logits: Tensor, extras: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         return super().predict(logits[:, 0], extras)
