@@ -6,8 +6,10 @@ from datetime import UTC, datetime
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
 import polyrank as pr
+from polyrank.registry import resolved
 from polyrank.report.blocks import Figure
 from polyrank.report.compare import ComparedRun, compare
 from polyrank.report.evidence import gather
@@ -92,6 +94,30 @@ def test_the_engine_answers_as_the_bundle_without_a_duration_too(bundles, method
         np.testing.assert_allclose(found[name], expected[name], rtol=1e-4, atol=1e-5)
     with pytest.raises(pr.DataError, match="duration"):
         engine.predict(frame.drop("duration"))
+
+
+@pytest.mark.parametrize("stages", [{"wide": pr.Wide()}, {"wide": False, "trees": pr.Trees()}])
+@pytest.mark.parametrize("method", ["d2q", "pcr"])
+def test_first_stages_and_network_learn_the_share(method, stages):
+    """As a regression on the share itself would."""
+    log = log_of(600, 6).filter(click=1)
+    kind = pr.WatchTime(groups=4, method=method)
+    columns = {"duration": log["duration"].cast(pl.Float32).to_numpy(writable=True)}
+    label = kind.observed(log["play"].cast(pl.Float32).to_numpy(), columns)
+    fitted = kind.fit(label.astype(np.float64), np.ones(len(label)), columns)
+    likelihood = resolved(kind.likelihood)(kind, fitted)
+    tensors = {name: torch.from_numpy(each) for name, each in columns.items()}
+    share = likelihood.number(torch.from_numpy(label), tensors).numpy()
+    model = pr.Model(trunk=pr.SharedBottom(hidden=[8]), tower=[4], embed_dim=4, **stages)
+    features = [pr.SparseFeature("item"), pr.DenseFeature("duration")]
+    found = []
+    for task in (pr.Task("play", kind=kind), pr.Task("play", kind="regression")):
+        own = log if task.kind == kind else log.with_columns(play=share)
+        schema = pr.Schema(features, [task])
+        bundle = pr.fit(schema, model, train=own, epochs=2, batch_size=64, seed=1, cache=False)
+        found.append(bundle.logits(bundle.encode(log))["play"])
+    np.testing.assert_allclose(*found, atol=2e-3)
+    assert found[0].std() > 0.1
 
 
 def test_runs_are_compared_within_groups_too(bundles):

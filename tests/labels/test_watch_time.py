@@ -150,7 +150,7 @@ def test_without_unknown_durations_all_training_rows_answer_for_them():
 
 
 @pytest.mark.parametrize("method", ["d2q", "pcr"])
-def test_the_constant_loss_is_that_of_the_best_constant(method):
+def test_a_share_is_standardised_on_the_training_rows(method):
     rng = np.random.default_rng(5)
     label, duration = rng.uniform(0, 9, 400), float32(rng.uniform(3, 12, 400))
     kind, weight = WatchTime(method=method, groups=4), rng.uniform(0.5, 2, 400)
@@ -161,11 +161,13 @@ def test_the_constant_loss_is_that_of_the_best_constant(method):
     else:
         group = kind.row_groups(fitted, {"duration": duration}).codes
         share = rank_in(np.array(fitted["quantiles"]), group, label)
-    p = np.linspace(0.001, 0.999, 9999)[:, None]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        parts = [np.where(t > 0, t * np.log(t / q), 0) for t, q in ((share, p), (1 - share, 1 - p))]
-    losses = np.average(parts[0] + parts[1], axis=1, weights=weight)
-    assert fitted["constant_loss"] == pytest.approx(losses.min(), abs=1e-6)
+    mean = np.average(share, weights=weight)
+    assert fitted["mean"] == pytest.approx(mean)
+    deviation = np.average((share - mean) ** 2, weights=weight) ** 0.5
+    assert fitted["deviation"] == pytest.approx(deviation)
+    assert fitted["constant_loss"] == pytest.approx(1)
+    none = kind.fit(np.zeros(3), np.ones(3), {"duration": duration[:3]})
+    assert (none["deviation"], none["constant_loss"]) == (1, 0)
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -5,6 +5,7 @@ import polars as pl
 import pytest
 
 import polyrank as pr
+from polyrank.data.check import check
 from polyrank.data.table import encode
 from polyrank.data.vocab import Vocab
 from polyrank.errors import DataError, SchemaError
@@ -70,6 +71,24 @@ def test_without_a_negative_the_published_form_is_refused():
     with pytest.raises(DataError, match=r"no training row without the event.*'every_row'"):
         WeightedLogistic(negatives="no_event").fit(label, np.ones(2), {})
     assert WeightedLogistic().fit(label, np.ones(2), {})["scale"] == 1.5
+
+
+def test_a_log_that_cannot_be_learned_is_refused_by_the_task():
+    tasks = [pr.Task("play", kind=WeightedLogistic(negatives="no_event"))]
+    schema = pr.Schema([pr.SparseFeature("item")], tasks)
+    log = {"item": [1, 2], "play": [3.0, 4.0]}
+    message = (
+        "task 'play': kind 'weighted_logistic' with negatives = 'no_event' has no training row"
+    )
+    with pytest.raises(DataError, match=message):
+        pr.fit(schema, pr.Model(), train=log, epochs=1)
+
+
+def test_an_event_that_is_no_event_is_an_error_of_the_audit():
+    log, schema, _ = logged([1, 2, 0])
+    (error,) = check(schema, {"train": log}).of("error")
+    assert (error.check, error.column, error.numbers["rows"]) == ("label-values", "click", 1)
+    assert "neither 0 nor 1 nor null" in error.message
 
 
 @pytest.mark.parametrize("negatives", ["every_row", "no_event"])

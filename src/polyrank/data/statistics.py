@@ -75,7 +75,10 @@ def fitted_labels(table: Table, sampling: Sampling | None = None) -> dict[str, d
         weight = np.ones(len(table)) if own is None else own.astype(np.float64)
         columns = dict(zip(table.schema.extras, table.extras.T, strict=True))
         extras = {name: columns[name][usable] for name in task.label_kind.reads}
-        fitted = task.label_kind.fit(label[usable], weight[usable], extras)
+        try:
+            fitted = task.label_kind.fit(label[usable], weight[usable], extras)
+        except DataError as error:
+            raise DataError(f"task {task.name!r}: {error}") from None
         if fitted:
             found[task.name] = fitted
     return found

@@ -62,7 +62,8 @@ class WatchTime(LabelKind):
     default_metric = "mae"
     metrics = ("mae", "rmse", "bias")
     allowed = "finite numbers of at least 0 or null"
-    loss_title = "loss of the watch time, nats"
+    curvature = "gaussian"  # of a share, which is learned as a number is
+    loss_title = "loss of the watch time, by its method"
 
     duration: str = "duration"
     method: Method = "d2q"
@@ -222,14 +223,12 @@ def _mean(values: np.ndarray, weight: np.ndarray) -> float:
     return float(weight @ values) / total if total > 0 else 0.0
 
 
-def _constant_share(share: np.ndarray, weight: np.ndarray) -> float:
-    """Return the mean divergence of shares from their mean, the best constant."""
-
-    def entropy(p: Any) -> Any:
-        inside = np.clip(p, 1e-300, 1.0), np.clip(1 - np.asarray(p), 1e-300, 1.0)
-        return -(p * np.log(inside[0]) + (1 - p) * np.log(inside[1]))
-
-    return max(float(entropy(_mean(share, weight))) - _mean(entropy(share), weight), 0.0)
+def _standard(share: np.ndarray, weight: np.ndarray) -> dict[str, float]:
+    """Return what standardises a share, and the loss of its mean; a constant's deviation is 1."""
+    mean = _mean(share, weight)
+    variance = _mean((share - mean) ** 2, weight)
+    deviation = variance**0.5 if variance > 0 else 1.0
+    return {"mean": mean, "deviation": deviation, "constant_loss": variance / deviation**2}
 
 
 def _fit_ranks(rows: _Rows) -> dict[str, Any]:
@@ -239,12 +238,12 @@ def _fit_ranks(rows: _Rows) -> dict[str, Any]:
         own = rows.group == code
         own = own if own.any() else np.ones(len(own), bool)
         knots[code] = _quantiles(rows.label[own], rows.weight[own], levels)
-    constant = _constant_share(rank_in(knots, rows.group, rows.label), rows.weight)
-    return {"quantiles": knots.tolist(), "constant_loss": constant}
+    ranks = rank_in(knots, rows.group, rows.label)
+    return {"quantiles": knots.tolist()} | _standard(ranks, rows.weight)
 
 
 def _fit_shares(rows: _Rows) -> dict[str, Any]:
-    return {"constant_loss": _constant_share(rows.label / rows.bound, rows.weight)}
+    return _standard(rows.label / rows.bound, rows.weight)
 
 
 def _fit_censored(rows: _Rows) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from functools import reduce
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
@@ -97,7 +98,7 @@ class Likelihood(ABC):
     Attributes:
         balance_exponent: c in the likelihood e^(−s)·L·c of uncertainty weighting: 1 for a
             log-likelihood, ½ for a squared error (Kendall et al., CVPR 2018, eq. 7 and 10).
-        origin, unit: the head's value stands for (label − origin) ÷ unit.
+        origin, unit: the head's value stands for (`number` − origin) ÷ unit.
     """
 
     balance_exponent: ClassVar[float] = 1.0
@@ -110,6 +111,20 @@ class Likelihood(ABC):
     @abstractmethod
     def summands(self, term: Term, scores: BatchScores, labels: Labels) -> tuple[Summand, ...]:
         """Return the parts of a term's loss; their rows are those that teach the term."""
+
+    def number(self, label: Tensor, extras: Mapping[str, Tensor]) -> Tensor:
+        """Return the number that a kind with a Gaussian curvature learns of a label.
+
+        First stages are fitted on it. NaN stays NaN.
+
+        Args:
+            label: in its own unit, NaN where it was not observed.
+            extras: the columns of `kind.reads`.
+
+        Shape:
+            (N,) each → (N,)
+        """
+        return label
 
     @abstractmethod
     def predict(self, logits: Tensor, extras: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
@@ -174,6 +189,24 @@ def likelihoods(schema: Schema, fitted: Mapping[str, Mapping[str, Any]]) -> dict
         task.name: resolved(task.label_kind.likelihood)(task.label_kind, fitted.get(task.name, {}))
         for task in schema.tasks
     }
+
+
+def numbers_of(
+    schema: Schema,
+    likelihoods: Mapping[str, Likelihood],
+    labels: np.ndarray,
+    extras: np.ndarray | None,
+) -> np.ndarray:
+    """Return label columns (N, L) as `Likelihood.number` has each; the same where none differs."""
+    columns = named_extras(schema, None if extras is None else torch.from_numpy(extras))
+    found = labels
+    for index, task in enumerate(schema.tasks):
+        label = torch.from_numpy(labels)[:, index]
+        number = likelihoods[task.name].number(label, columns)
+        if number is not label:
+            found = found.copy() if found is labels else found
+            found[:, index] = number.numpy()
+    return found
 
 
 def named_extras(schema: Schema, extras: Tensor | None) -> dict[str, Tensor]:

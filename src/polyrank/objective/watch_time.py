@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from math import expm1, log, tau
 from typing import Any
@@ -55,16 +56,32 @@ class _WatchTimeLikelihood(Likelihood):
 
 
 class _ShareLikelihood(_WatchTimeLikelihood):
-    """Divergence of a share in [0, 1] from sigmoid(z): t·log(t/p) + (1 − t)·log((1 − t)/(1 − p)).
+    """(head − (share − mean) / deviation)² of a share in [0, 1], standardised as a number is.
 
-    Its minimiser is the mean share, as that of a squared error is, and its gradient in z is p − t,
-    which does not vanish in the tails. The target's own entropy is taken off, so that a perfect
-    prediction costs 0 and the term is comparable with others.
+    Its minimiser is the mean share; what a head says beyond 0 or 1 is predicted as 0 or 1.
     """
 
-    def divergence(self, z: Tensor, share: Tensor) -> Tensor:
-        own = torch.xlogy(share, share) + torch.xlogy(1 - share, 1 - share)
-        return softplus(z) - share * z + own
+    balance_exponent = 0.5
+
+    def __init__(self, kind: LabelKind, fitted: Mapping[str, Any]) -> None:
+        super().__init__(kind, fitted)
+        self.origin, self.unit = float(fitted["mean"]), float(fitted["deviation"])
+
+    @abstractmethod
+    def number(self, label: Tensor, extras: Mapping[str, Tensor]) -> Tensor:
+        """Return the share."""
+
+    def summands(self, term: Term, scores: BatchScores, labels: Labels) -> tuple[Summand, ...]:
+        rows, watched, _ = self.watched(term, labels)
+        target = (self.number(watched, labels.extras) - self.origin) / self.unit
+        value = (scores.logits[term.population.task] - target).square()
+        return (Summand(rows, 1.0, value),)
+
+    def share(self, logits: Tensor) -> Tensor:
+        """Return the predicted share; NaN stays NaN."""
+        found = logits * self.unit + self.origin
+        found = torch.where(found < 0, 0.0, found)
+        return torch.where(found > 1, 1.0, found)
 
 
 class RankLikelihood(_ShareLikelihood):
@@ -81,15 +98,13 @@ class RankLikelihood(_ShareLikelihood):
         above = duration[:, None] > self.edges.to(duration.device)
         return (1 + above.long().sum(1)) * (duration > 0)
 
-    def summands(self, term: Term, scores: BatchScores, labels: Labels) -> tuple[Summand, ...]:
-        rows, watched, duration = self.watched(term, labels)
-        group = self.group(duration)
-        rank = rank_in(self.knots.to(duration.device), group, watched)
-        return (Summand(rows, 1.0, self.divergence(scores.logits[term.population.task], rank)),)
+    def number(self, label: Tensor, extras: Mapping[str, Tensor]) -> Tensor:
+        group = self.group(extras[self.column])
+        return rank_in(self.knots.to(label.device), group, label)
 
     def predict(self, logits: Tensor, extras: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         duration = extras[self.column]
-        place = _sigmoid(logits) * (KNOTS - 1)
+        place = self.share(logits) * (KNOTS - 1)
         low = place.floor().long().clamp(0, KNOTS - 2)  # whatever NaN becomes
         start = self.group(duration) * KNOTS + low
         knots = self.knots.reshape(-1).double()
@@ -102,14 +117,12 @@ class RankLikelihood(_ShareLikelihood):
 class RatioLikelihood(_ShareLikelihood):
     """PCR: the share of the duration that was watched."""
 
-    def summands(self, term: Term, scores: BatchScores, labels: Labels) -> tuple[Summand, ...]:
-        rows, watched, duration = self.watched(term, labels)
-        bound = self.bound(duration)
-        share = torch.minimum(watched, bound) / bound
-        return (Summand(rows, 1.0, self.divergence(scores.logits[term.population.task], share)),)
+    def number(self, label: Tensor, extras: Mapping[str, Tensor]) -> Tensor:
+        bound = self.bound(extras[self.column])
+        return torch.minimum(label, bound) / bound
 
     def predict(self, logits: Tensor, extras: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-        return (_sigmoid(logits) * self.bound(extras[self.column]).double(),)
+        return (self.share(logits) * self.bound(extras[self.column]).double(),)
 
 
 class CensoredLikelihood(_WatchTimeLikelihood):
@@ -154,10 +167,6 @@ class CensoredLikelihood(_WatchTimeLikelihood):
         mean, deviation = self.latent(logits)
         found = self.scale * mean_between(mean, deviation, torch.log1p(bound / self.scale))
         return (torch.where(found > bound, bound, found),)
-
-
-def _sigmoid(logits: Tensor) -> Tensor:
-    return 1 / (1 + torch.exp(-logits))  # as of an event: rows of one logit tie
 
 
 _METHODS: Mapping[str, type[_WatchTimeLikelihood]] = {

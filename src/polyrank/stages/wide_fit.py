@@ -7,6 +7,7 @@ R rows of all slots.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise, starmap
 from math import log
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -21,6 +22,7 @@ from polyrank.data.table import Batch
 from polyrank.nn import kernels, wide_kernels
 from polyrank.nn.embed import POOLINGS, Bags, TensorBag
 from polyrank.nn.held import Found, dealt
+from polyrank.objective.likelihood import numbers_of
 from polyrank.ranks import ALONE
 from polyrank.schema import Task
 from polyrank.stages.curves import Curves
@@ -166,6 +168,9 @@ class WideFit:
         Shape:
             x: (B, W) → margins (B, T)
         """
+        schema, likelihoods = self.run.train.schema, self.run.likelihoods
+        labels = numbers_of(schema, likelihoods, batch.labels, batch.extras)
+        batch = batch if labels is batch.labels else replace(batch, labels=labels)
         assert batch.rows is not None
         own = folds(batch.rows, self.rows.folds, self.run.seed)
         first, decay = self._pace()
