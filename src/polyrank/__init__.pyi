@@ -5,6 +5,7 @@ from .balance import BalanceModule as BalanceModule
 from .balance import BalanceTerm as BalanceTerm
 from .balance import GradNorm as GradNorm
 from .balance import MetaBalance as MetaBalance
+from .balance import PCGrad as PCGrad
 from .balance import ScalarBalance as ScalarBalance
 from .balance import Sum as Sum
 from .balance import Uncertainty as Uncertainty

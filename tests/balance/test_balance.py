@@ -10,6 +10,7 @@ from polyrank.balance import (
     BalanceTerm,
     GradNorm,
     MetaBalance,
+    PCGrad,
     Sum,
     Uncertainty,
 )
@@ -63,4 +64,5 @@ def test_uncertainty_equals_its_formula():
 def test_the_registry_names_every_balance():
     assert {
         "sum": Sum, "uncertainty": Uncertainty, "gradnorm": GradNorm, "metabalance": MetaBalance,
+        "pcgrad": PCGrad,
     } == BALANCES  # fmt: skip

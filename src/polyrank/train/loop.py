@@ -121,7 +121,7 @@ class Trainer:
                 f"the balance {type(training.balance).__name__} is of a single process: choose "
                 "another, or train in one process"
             )
-        self.balance.ranks = ranks
+        self.balance.ranks, self.balance.seed = ranks, seed
         groups = parameter_groups(
             ranker.dense_parameters(), list(self.balance.parameters()), training.dense.weight_decay
         )

@@ -1,0 +1,120 @@
+"""Balances that weigh gradients by their inner products.
+
+Letters: T terms, P of them present in a batch, B rows, W columns of x, S numbers in the trunk's
+shared parameters.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from polyrank.balance.method import BalanceModule, BalanceTerm
+from polyrank.ranks import ALONE, Ranks
+
+
+class GradientBalance(BalanceModule):
+    """At what terms share, a weighted sum of their gradients; elsewhere the plain one.
+
+    The weights come from the Gram matrix of the terms' gradients at x and the trunk's shared
+    parameters together. A term without a gradient there, such as one without rows in the batch,
+    is left out of it. Parameters of one task get the gradient of Σ factor · loss: a weight of a
+    term at what is shared, which may be 0 or negative, says nothing about them.
+
+    Args:
+        factors: what each loss is multiplied by, by term.
+    """
+
+    by_ranks = True
+    by_value = False
+
+    def __init__(self, factors: Mapping[str, float]) -> None:
+        super().__init__()
+        self.terms = tuple(factors)
+        self.factors = np.array(list(factors.values()))
+
+    @abstractmethod
+    def weights(self, gram: np.ndarray, present: np.ndarray, losses: np.ndarray) -> np.ndarray:
+        """Return what the gradient of each present term's own loss is multiplied by: (P,).
+
+        Args:
+            gram: inner products of these gradients, the losses not multiplied by anything: (P, P).
+            present: the terms, of all: (P,).
+            losses: of the present terms, where `by_value` says so, else 0: (P,).
+        """
+
+    def backward(self, losses: Mapping[str, Tensor], shared: Sequence[Tensor]) -> Tensor:
+        """Add the gradients of the sum, and set those of the shared tensors to the balanced ones.
+
+        Each term goes back once, all the way: what it leaves at the shared tensors is taken away,
+        and what it leaves elsewhere adds up.
+        """
+        factors = self.factors.tolist()
+        rows, rest = [], []
+        for name, factor in zip(self.terms, factors, strict=True):
+            for tensor in shared:
+                tensor.grad = None
+            losses[name].backward(torch.full_like(losses[name], factor), retain_graph=True)
+            found = [
+                torch.zeros_like(each).view(-1) if each.grad is None else each.grad.reshape(-1)
+                for each in shared
+            ]
+            rows.append(found[0])
+            rest.append(torch.cat(found[1:]) if len(found) > 1 else found[0][:0])
+        of_x, of_rest = torch.stack(rows), torch.stack(rest)
+        gram = joined_gram(of_x, of_rest, self.ranks)
+        weights = self._over_factors(gram, losses)
+        chosen = torch.tensor(weights, dtype=of_x.dtype, device=of_x.device)
+        shared[0].grad = (chosen @ of_x).view_as(shared[0])
+        sizes = [each.numel() for each in shared[1:]]
+        for tensor, each in zip(shared[1:], (chosen @ of_rest).split(sizes), strict=True):
+            tensor.grad = each.view_as(tensor)
+        stacked = torch.stack([losses[name].detach() for name in self.terms])
+        return (stacked * torch.tensor(factors, device=stacked.device)).sum()
+
+    def _over_factors(self, gram: np.ndarray, losses: Mapping[str, Tensor]) -> np.ndarray:
+        """Return the weights of the gradients of factor · loss, whose inner products are given."""
+        found = np.zeros(len(self.terms))
+        present = np.flatnonzero(np.diag(gram) > 0)
+        if not np.isfinite(gram).all():  # as some loss is, which the loop names
+            return np.ones(len(self.terms))
+        if len(present):
+            values = np.zeros(len(present))
+            if self.by_value:
+                values = np.array([float(losses[self.terms[i]]) for i in present])
+            factor = self.factors[present]
+            own = gram[np.ix_(present, present)] / np.outer(factor, factor)
+            found[present] = self.weights(own, present, values) / factor
+        return found
+
+
+def joined_gram(of_x: Tensor, of_rest: Tensor, ranks: Ranks = ALONE) -> np.ndarray:
+    """Return the inner products of gradients over all processes, float64: (T, T).
+
+    Of x, (T, B · W), each process has rows of its own; the others, (T, S), are of parameters, whose
+    gradients add up.
+    """
+    gram = of_x @ of_x.T
+    if ranks.several:
+        of_rest = of_rest.clone()
+        ranks.total([gram, of_rest])
+    found = gram + of_rest @ of_rest.T
+    return found.cpu().double().numpy()
+
+
+def weight_factors(terms: Sequence[BalanceTerm]) -> dict[str, float]:
+    """Return the tasks' weights, for a balance that the losses' scale does not change."""
+    return {term.name: term.weight for term in terms}
+
+
+def to_sum(weights: np.ndarray, total: float) -> np.ndarray:
+    """Return weights that add up to a total, if their sum is above 0.
+
+    The methods that use this choose a direction; with Σ w = Σ weight the step is of the size that
+    the sum of losses has, so that learning rates and decays keep their meaning.
+    """
+    return weights * (total / weights.sum()) if weights.sum() > 0 else weights
