@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 
+import polyrank as pr
 from polyrank.balance import (
     BALANCES,
     BalanceTerm,
     GradNorm,
     MetaBalance,
-    PCGrad,
     Sum,
     Uncertainty,
 )
@@ -64,5 +64,6 @@ def test_uncertainty_equals_its_formula():
 def test_the_registry_names_every_balance():
     assert {
         "sum": Sum, "uncertainty": Uncertainty, "gradnorm": GradNorm, "metabalance": MetaBalance,
-        "pcgrad": PCGrad,
+        "mgda": pr.MGDA, "pcgrad": pr.PCGrad, "cagrad": pr.CAGrad, "imtl_g": pr.IMTLG,
+        "nash": pr.Nash, "aligned": pr.Aligned, "upgrad": pr.UPGrad,
     } == BALANCES  # fmt: skip

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +16,22 @@ from torch import Tensor
 
 from polyrank.balance.method import BalanceModule, BalanceTerm
 from polyrank.ranks import ALONE, Ranks
+
+
+class Present(NamedTuple):
+    """The terms that have a gradient at what is shared in a batch.
+
+    Args:
+        gram: inner products of the gradients of their losses, multiplied by nothing: (P, P).
+        factors: of their losses, all above 0: (P,).
+        losses: their values, where the balance is `by_value`, else 0: (P,).
+        eps: to which the gradients are known, relative to their size.
+    """
+
+    gram: np.ndarray
+    factors: np.ndarray
+    losses: np.ndarray
+    eps: float
 
 
 class GradientBalance(BalanceModule):
@@ -38,14 +55,8 @@ class GradientBalance(BalanceModule):
         self.factors = np.array(list(factors.values()))
 
     @abstractmethod
-    def weights(self, gram: np.ndarray, present: np.ndarray, losses: np.ndarray) -> np.ndarray:
-        """Return what the gradient of each present term's own loss is multiplied by: (P,).
-
-        Args:
-            gram: inner products of these gradients, the losses not multiplied by anything: (P, P).
-            present: the terms, of all: (P,).
-            losses: of the present terms, where `by_value` says so, else 0: (P,).
-        """
+    def weights(self, present: Present) -> np.ndarray:
+        """Return what the gradient of each present term's own loss is multiplied by: (P,)."""
 
     def backward(self, losses: Mapping[str, Tensor], shared: Sequence[Tensor]) -> Tensor:
         """Add the gradients of the sum, and set those of the shared tensors to the balanced ones.
@@ -67,7 +78,7 @@ class GradientBalance(BalanceModule):
             rest.append(torch.cat(found[1:]) if len(found) > 1 else found[0][:0])
         of_x, of_rest = torch.stack(rows), torch.stack(rest)
         gram = joined_gram(of_x, of_rest, self.ranks)
-        weights = self._over_factors(gram, losses)
+        weights = self._over_factors(gram, losses, torch.finfo(of_x.dtype).eps)
         chosen = torch.tensor(weights, dtype=of_x.dtype, device=of_x.device)
         shared[0].grad = (chosen @ of_x).view_as(shared[0])
         sizes = [each.numel() for each in shared[1:]]
@@ -76,20 +87,22 @@ class GradientBalance(BalanceModule):
         stacked = torch.stack([losses[name].detach() for name in self.terms])
         return (stacked * torch.tensor(factors, device=stacked.device)).sum()
 
-    def _over_factors(self, gram: np.ndarray, losses: Mapping[str, Tensor]) -> np.ndarray:
+    def _over_factors(
+        self, gram: np.ndarray, losses: Mapping[str, Tensor], eps: float
+    ) -> np.ndarray:
         """Return the weights of the gradients of factor · loss, whose inner products are given."""
-        found = np.zeros(len(self.terms))
-        present = np.flatnonzero(np.diag(gram) > 0)
         if not np.isfinite(gram).all():  # as some loss is, which the loop names
             return np.ones(len(self.terms))
-        if len(present):
-            values = np.zeros(len(present))
+        at = np.flatnonzero(np.diag(gram) > 0)
+        weights = np.zeros(len(self.terms))
+        if len(at):
+            factors = self.factors[at]
+            own = gram[np.ix_(at, at)] / np.outer(factors, factors)
+            values = np.zeros(len(at))
             if self.by_value:
-                values = np.array([float(losses[self.terms[i]]) for i in present])
-            factor = self.factors[present]
-            own = gram[np.ix_(present, present)] / np.outer(factor, factor)
-            found[present] = self.weights(own, present, values) / factor
-        return found
+                values = np.array([float(losses[self.terms[i]].detach()) for i in at])
+            weights[at] = self.weights(Present(own, factors, values, eps)) / factors
+        return weights
 
 
 def joined_gram(of_x: Tensor, of_rest: Tensor, ranks: Ranks = ALONE) -> np.ndarray:
@@ -111,10 +124,11 @@ def weight_factors(terms: Sequence[BalanceTerm]) -> dict[str, float]:
     return {term.name: term.weight for term in terms}
 
 
-def to_sum(weights: np.ndarray, total: float) -> np.ndarray:
-    """Return weights that add up to a total, if their sum is above 0.
+def sized(weights: np.ndarray, factors: np.ndarray) -> np.ndarray:
+    """Return the weights of a direction, with Σ |w| as for the sum of losses: (P,) → (P,).
 
-    The methods that use this choose a direction; with Σ w = Σ weight the step is of the size that
-    the sum of losses has, so that learning rates and decays keep their meaning.
+    Methods that only choose a direction then step as far as `Sum`, whatever the gradients' size,
+    so that learning rates and decays keep their meaning.
     """
-    return weights * (total / weights.sum()) if weights.sum() > 0 else weights
+    total = np.abs(weights).sum()
+    return weights * (factors.sum() / total) if total > 0 else weights

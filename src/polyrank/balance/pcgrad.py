@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from polyrank.balance.gradients import GradientBalance
+from polyrank.balance.gradients import GradientBalance, Present
 from polyrank.balance.method import (
     Balance,
     BalanceTerm,
@@ -72,13 +72,13 @@ class PCGradModule(GradientBalance):
         super().__init__(factors)
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
-    def weights(self, gram: np.ndarray, present: np.ndarray, losses: np.ndarray) -> np.ndarray:
-        factor = self.factors[present]
+    def weights(self, present: Present) -> np.ndarray:
+        gram, factors = present.gram, present.factors
         generator = np.random.default_rng([self.seed, int(self.steps)])
         self.steps += 1
         every = np.tile(np.arange(len(gram)), (len(gram), 1))
         orders = generator.permuted(every, axis=1) if len(gram) > 2 else every
-        return factor * pcgrad(gram * np.outer(factor, factor), orders)
+        return factors * pcgrad(gram * np.outer(factors, factors), orders)
 
 
 def pcgrad(gram: np.ndarray, orders: np.ndarray) -> np.ndarray:
