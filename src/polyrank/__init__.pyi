@@ -1,7 +1,9 @@
 # The public names, in one list: type checkers read this file, and so does `__init__.py`.
 
+from .balance import DWA as DWA
 from .balance import IMTLG as IMTLG
 from .balance import MGDA as MGDA
+from .balance import STCH as STCH
 from .balance import Aligned as Aligned
 from .balance import Balance as Balance
 from .balance import BalanceModule as BalanceModule

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from polyrank.balance.aligned import Aligned
 from polyrank.balance.cagrad import CAGrad
+from polyrank.balance.dwa import DWA
 from polyrank.balance.gradnorm import GradNorm
 from polyrank.balance.imtl_g import IMTLG
 from polyrank.balance.metabalance import MetaBalance
@@ -11,6 +12,7 @@ from polyrank.balance.method import Balance, BalanceModule, BalanceTerm, ScalarB
 from polyrank.balance.mgda import MGDA
 from polyrank.balance.nash import Nash
 from polyrank.balance.pcgrad import PCGrad
+from polyrank.balance.stch import STCH
 from polyrank.balance.sum import Sum
 from polyrank.balance.uncertainty import Uncertainty
 from polyrank.balance.upgrad import UPGrad
@@ -30,13 +32,17 @@ BALANCES: Registry[type[Balance]] = Registry(
         "nash": Nash,
         "aligned": Aligned,
         "upgrad": UPGrad,
+        "dwa": DWA,
+        "stch": STCH,
     },
 )
 
 __all__ = [
     "BALANCES",
+    "DWA",
     "IMTLG",
     "MGDA",
+    "STCH",
     "Aligned",
     "Balance",
     "BalanceModule",

@@ -94,6 +94,12 @@ class BalanceModule(nn.Module, ABC):
             shared: x and the ranker's shared parameters.
         """
 
+    def end_epoch(self, losses: Mapping[str, float]) -> None:
+        """Take the mean training loss of each term in the epoch that has ended.
+
+        It is the same in all processes. State that changes must change in place.
+        """
+
 
 def joined_norms(gradients: Sequence[Sequence[Tensor]], ranks: Ranks = ALONE) -> Tensor:
     """Return the norm of each term's gradient at each shared tensor, over all processes: (T, S).

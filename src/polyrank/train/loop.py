@@ -338,6 +338,7 @@ class Trainer:
         self.position = replace(self.position, step=0, rows=0, seconds=0.0, exchanged=0, streams=1)
         self._within = {}
         progress = report("epoch")
+        self.balance.end_epoch(progress.losses)
         if self.first is not None:
             self.first.end_epoch()
             self.first.stages.share.fill_(1.0)

@@ -187,7 +187,8 @@ class CompiledStep:
         if not isinstance(balance, ScalarBalance):
             raise ConfigError(
                 "compile = true needs a balance that is one scalar function of the losses, got "
-                f"{type(training.balance).__name__}: leave compile out, or use sum or uncertainty"
+                f"{type(training.balance).__name__}: leave compile out, or use one of losses alone, "
+                "such as sum"
             )
         if type(training.dense) not in (Adam, AdamW):
             raise ConfigError(
