@@ -10,7 +10,7 @@ import polyrank as pr
 from polyrank.balance import BALANCES, BalanceTerm
 from polyrank.balance.aligned import aligned
 from polyrank.balance.cagrad import cagrad, worst
-from polyrank.balance.gradients import GradientBalance, Present, joined_gram
+from polyrank.balance.gradients import GradientBalance, Present, cosines, joined_gram, term_gram
 from polyrank.balance.imtl_g import imtl_g
 from polyrank.balance.mgda import mgda
 from polyrank.balance.nash import nash
@@ -18,6 +18,7 @@ from polyrank.balance.pcgrad import pcgrad
 from polyrank.balance.quadratic import least
 from polyrank.balance.upgrad import upgrad
 from polyrank.errors import ConfigError
+from polyrank.ranks import Ranks
 
 SIZES = [2, 3, 4, 5, 6, 7, 8]
 EPS = np.finfo(float).eps
@@ -144,6 +145,17 @@ def test_processes_have_the_gram_matrix_of_the_joined_batch():
     found = joined_gram(of_x[0], of_rest[0], Two([of_x[1] @ of_x[1].T, of_rest[1]]))
     expected = joined_gram(torch.cat([*of_x], dim=1), of_rest.sum(0))
     np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_cosines_are_those_of_the_gradients():
+    problem = Linear(3, 7, empty=[1])
+    losses = list(problem.losses().values())
+    gram = term_gram(losses, [problem.x, problem.s], Ranks())
+    assert problem.x.grad is None
+    np.testing.assert_allclose(gram, problem.gram, rtol=1e-12)
+    joined = np.hstack([problem.a, problem.b])
+    expected = joined[0] @ joined[2] / np.linalg.norm(joined[0]) / np.linalg.norm(joined[2])
+    assert cosines(gram, problem.names) == {"t0 @ all · t2 @ all": pytest.approx(expected)}
 
 
 # -- PCGrad ------------------------------------------------------------------------------------

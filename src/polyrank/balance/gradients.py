@@ -70,12 +70,9 @@ class GradientBalance(BalanceModule):
             for tensor in shared:
                 tensor.grad = None
             losses[name].backward(torch.full_like(losses[name], factor), retain_graph=True)
-            found = [
-                torch.zeros_like(each).view(-1) if each.grad is None else each.grad.reshape(-1)
-                for each in shared
-            ]
-            rows.append(found[0])
-            rest.append(torch.cat(found[1:]) if len(found) > 1 else found[0][:0])
+            found = [torch.zeros_like(t) if t.grad is None else t.grad for t in shared]
+            rows.append(found[0].reshape(-1))
+            rest.append(_flat(found[1:], found[0]))
         of_x, of_rest = torch.stack(rows), torch.stack(rest)
         gram = joined_gram(of_x, of_rest, self.ranks)
         weights = self._over_factors(gram, losses, torch.finfo(of_x.dtype).eps)
@@ -117,6 +114,40 @@ def joined_gram(of_x: Tensor, of_rest: Tensor, ranks: Ranks = ALONE) -> np.ndarr
         ranks.total([gram, of_rest])
     found = gram + of_rest @ of_rest.T
     return found.cpu().double().numpy()
+
+
+def term_gram(losses: Sequence[Tensor], shared: Sequence[Tensor], ranks: Ranks) -> np.ndarray:
+    """Return the inner products of losses' gradients at the shared tensors, float64: (T, T).
+
+    The graph is kept, and no gradient is left anywhere.
+    """
+    found = [
+        torch.autograd.grad(each, shared, retain_graph=True, materialize_grads=True)
+        for each in losses
+    ]
+    of_x = torch.stack([each[0].reshape(-1) for each in found])
+    of_rest = torch.stack([_flat(each[1:], of_x) for each in found])
+    return joined_gram(of_x, of_rest, ranks)
+
+
+def _flat(gradients: Sequence[Tensor], like: Tensor) -> Tensor:
+    return torch.cat([each.reshape(-1) for each in gradients]) if gradients else like.new_empty(0)
+
+
+def cosines(gram: np.ndarray, names: Sequence[str]) -> dict[str, float]:
+    """Return the cosine between the gradients of each two terms that have any, by their names.
+
+    Example:
+        >>> cosines(np.array([[4.0, -1.0], [-1.0, 1.0]]), ["click @ all", "buy @ all"])
+        {'click @ all · buy @ all': -0.5}
+    """
+    norms = np.sqrt(np.diag(gram))
+    return {
+        f"{names[i]} · {names[j]}": float(gram[i, j] / (norms[i] * norms[j]))
+        for i in range(len(names))
+        for j in range(i + 1, len(names))
+        if norms[i] > 0 and norms[j] > 0
+    }
 
 
 def weight_factors(terms: Sequence[BalanceTerm]) -> dict[str, float]:

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from polyrank.balance import BalanceTerm
+from polyrank.balance.gradients import cosines
 from polyrank.data.shares import Share
 from polyrank.data.statistics import term_statistics
 from polyrank.data.table import Batch, Table
@@ -59,6 +60,9 @@ REPORT_STEPS = 50
 # Of a network's answer, as added to the margin of a first stage; 1 first, for it wins a tie.
 SHARES = (1.0, 0.75, 0.5, 0.25, 0.0)
 TELLING_ROWS = 20  # of each label, by which a share is chosen
+# Of an epoch, at which gradients of terms are compared: no more, and one in as many steps.
+MEASURED_STEPS = 8
+MEASURED_EVERY = 16
 PREFETCH_ROWS = 16384  # rows of a batch from which a thread gathers the next ones
 # (validation logits, losses and metrics) → what is compared between epochs, lower being better
 Monitor = Callable[[Mapping[str, Tensor], Mapping[str, float]], float]
@@ -314,7 +318,10 @@ class Trainer:
             for step, batch in enumerate(chain.from_iterable(blocks), start=begun + 1):
                 self._mark("load")
                 joined = share.rows(step - 1, len(table), self.batch_size, parted=table.parted)
-                tally.add(*self._step(batch, before + step, joined))
+                measure = len(tally.terms) > 1 and step - 1 in measured_steps(steps)
+                tally.add(*self._step(batch, before + step, joined, measure=measure))
+                if measure and self._eager.gram is not None:
+                    tally.measured(self._eager.gram)
                 rows += joined
                 if step == steps:
                     break
@@ -346,7 +353,8 @@ class Trainer:
         valid = self._validate(logits, epoch) if self.valid is not None else {}
         best = self._advance(epoch, self._value(logits, valid))
         gates = {name: value for each in self.experts() for name, value in each.figures().items()}
-        progress = replace(progress, valid=valid, best=best, experts=gates)
+        compared = cosines(tally.gram, tally.terms)
+        progress = replace(progress, valid=valid, best=best, experts=gates, cosines=compared)
         self.position = replace(self.position, history=(*self.position.history, progress.record()))
         yield progress
 
@@ -394,10 +402,13 @@ class Trainer:
         idle = (os.cpu_count() or 1) > self.training.threads
         return ahead(blocks) if idle and size >= PREFETCH_ROWS else blocks
 
-    def _step(self, batch: Batch, done: int, joined: int) -> tuple[Tensor, Tensor]:
+    def _step(
+        self, batch: Batch, done: int, joined: int, *, measure: bool
+    ) -> tuple[Tensor, Tensor]:
         """Train on a batch; return the losses and the rows of each term.
 
-        A process without rows in the joined batch goes along with one that teaches nothing.
+        A process without rows in the joined batch goes along with one that teaches nothing. A step
+        that measures is an eager one.
         """
         mine = len(batch)
         batch = batch if mine else self._idle
@@ -408,12 +419,12 @@ class Trainer:
         margin = None if self.first is None else self.first.step(batch, x)
         self._mark("gather")
         lr = self.dense_lr * factor
-        if self._compiled is not None and len(batch) == self.batch_size:
+        if self._compiled is not None and len(batch) == self.batch_size and not measure:
             step = self._compiled
             gradient, losses, rows = step(x, margin, moved, lr)
         else:
             step = self._eager
-            gradient, losses, rows = step(x, margin, moved, lr, joined)
+            gradient, losses, rows = step(x, margin, moved, lr, joined, measure=measure)
         self._names = step.names
         ids, bags = moved.ids, moved.bags
         if not mine:
@@ -594,6 +605,17 @@ def balance_terms(supervision: Supervision) -> list[BalanceTerm]:
         for term in supervision.schema.objective
         for likelihood in (supervision.likelihoods[term.population.task],)
     ]
+
+
+def measured_steps(steps: int) -> range:
+    """Return the steps of an epoch, counted from 0, that compare the terms' gradients.
+
+    Example:
+        >>> [*measured_steps(40)], len(measured_steps(1000)), [*measured_steps(1)]
+        ([8, 24], 8, [0])
+    """
+    every = max(MEASURED_EVERY, -(-steps // MEASURED_STEPS))
+    return range(min(every, steps) // 2, steps, every)
 
 
 Item = TypeVar("Item")
