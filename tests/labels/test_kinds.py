@@ -140,11 +140,17 @@ def test_kinds_are_read_from_tables_and_written_back():
         assert pr.Task.from_table(task.to_table()) == task
 
 
-@pytest.mark.parametrize("balance", ["uncertainty", "gradnorm", "sum"])
+DIVIDING = {
+    "uncertainty": pr.Uncertainty(),
+    "gradnorm": pr.GradNorm(),
+    "with normalize": pr.Sum(normalize=True),
+    "dwa": pr.DWA(),
+    "stch": pr.STCH(),
+}
+
+
+@pytest.mark.parametrize("balance", DIVIDING)
 def test_a_density_is_no_loss_to_divide_by(balance):
     log = pl.DataFrame({"item": [1, 2] * 40, "buy": [0, 1, 1, 1] * 20, "spend": [1.0, 2.5] * 40})
-    spec = {
-        "uncertainty": pr.Uncertainty(), "gradnorm": pr.GradNorm(), "sum": pr.Sum(normalize=True),
-    }[balance]  # fmt: skip
     with pytest.raises(pr.ConfigError, match=f"balance {balance}.* that of 'spend"):
-        pr.fit(funnel("lognormal"), SMALL, train=log, epochs=1, balance=spec)
+        pr.fit(funnel("lognormal"), SMALL, train=log, epochs=1, balance=DIVIDING[balance])

@@ -263,6 +263,24 @@ def test_each_heads_own_best_epoch_is_told(schema):
     )
 
 
+def test_the_agreement_of_gradients_is_drawn(schema):
+    names = ["click @ all · buy|click @ click", "click @ all · spend|buy @ buy"]
+    history = pl.DataFrame(
+        {
+            "epoch": [1, 2],
+            f"cosine {names[0]}": [0.4, -0.1],
+            f"cosine {names[1]}": [0.0, None],
+            "best": [True, True],
+        }
+    )
+    found = epochs.training(Evidence("x", schema, {}, history, None, {}, None)).blocks
+    (figure,) = (each for each in found if getattr(each, "title", "") == "Agreement of gradients")
+    (chart,) = figure.charts
+    drawn = json.dumps(chart.to_dict(), ensure_ascii=False)
+    assert all(name in drawn for name in names)
+    assert "below 0 they pull apart" in figure.caption
+
+
 def test_a_gate_that_collapsed_is_warned_of_at_the_top(full):
     text = epochs.experts(full).html()
     assert text.index("Level 0: the gate of &#x27;click&#x27; gives 99.0%") < text.index("<figure>")

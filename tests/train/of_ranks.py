@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 import polyrank as pr
+from polyrank.balance import BALANCES
 from polyrank.errors import PolyrankError, TrainingError
 from polyrank.train.optim import RowOptimizer
 
@@ -147,8 +148,11 @@ SPEND = [pr.Task("click"), pr.Task("spend", given="click", kind="regression")]
 RUNS: dict[str, Callable[[int], dict[str, Any]]] = {
     "sum": lambda count: fitted(count, epochs=26),  # 208 steps
     "uncertainty": lambda count: fitted(count, balance=pr.Uncertainty()),
-    "gradnorm": lambda count: fitted(count, model=mmoe(), balance=pr.GradNorm()),
-    "metabalance": lambda count: fitted(count, model=mmoe(), balance=pr.MetaBalance()),
+    **{
+        kind: lambda count, kind=kind: fitted(count, model=mmoe(), balance=BALANCES[kind]())
+        for kind in BALANCES
+        if kind not in ("sum", "uncertainty")
+    },
     "penalty": lambda count: fitted(
         count, model=pr.Model(trunk=pr.AITM(), tower=[4], **PLAIN),
         tasks=[pr.Task("click"), pr.Task("buy")],

@@ -20,7 +20,7 @@ from polyrank.objective.losses import Supervision
 from polyrank.schema import Schema
 from polyrank.text import aligned
 from polyrank.train.held import is_sharded, table_bytes
-from polyrank.train.loop import balance_terms
+from polyrank.train.loop import balance_terms, measured_steps
 from polyrank.train.sources import Sources, encoded
 from polyrank.train.together import TogetherPlan, exchanged
 from polyrank.train.training import Training
@@ -154,14 +154,15 @@ def explain(
         room = None if limit is None else round(SHARE * limit)
         sharded = ranks > 1 and is_sharded(training, table_bytes(layout, model), room)
         holders = ranks if sharded else 1
+        steps = -(-len(tables["train"]) // (size * ranks))
         sent = exchanged(
-            ranker, model, supervision, tables["train"], size, training.unseen_rate, holders
-        )
+            ranker, model, supervision, tables["train"], size, training.unseen_rate, holders,
+            measured=len(measured_steps(steps)) / steps,
+        )  # fmt: skip
         # What is received lies beside what is made of it.
         buffers = {"exchanges": round(2 * (1 if sharded else ranks) * sum(sent.values()))}
         own = {name: size for name, size in memory.items() if name.endswith(" rows")}
         own |= {name: size // holders for name, size in memory.items() if name not in own}
-        steps = -(-len(tables["train"]) // (size * ranks))
         plan = TogetherPlan(
             ranks, own | buffers, limit, sharded, sent, steps,
             step_seconds=None if rate is None else size / rate,
