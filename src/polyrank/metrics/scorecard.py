@@ -206,8 +206,9 @@ def _score(
     if replicates:
         scaled = {name: value for name, value in values.items() if wanted[name].scale is not None}
         bounds, reasons = intervals(
-            scaled, label, prediction, codes.get("user"), weight, replicates=replicates
-        )
+            scaled, label, prediction, codes.get("user"), weight, request=codes.get("request"),
+            replicates=replicates,
+        )  # fmt: skip
         for name, (low, high) in bounds.items():
             metrics[name] |= {"low": low, "high": high}
         absent |= reasons
