@@ -209,7 +209,7 @@ def graded_ndcg_at(k: int) -> Metric:
     return Metric(
         gains, name=f"value_ndcg@{k}", title=f"NDCG@{k} by value",
         kinds=("lognormal", "count", "ordinal"), higher_is_better=True, key="request",
-        needs=_needs_value, ranks=True,
+        needs=_needs_value, ranks=True, groups_are="with a label above 0", scale="logit",
     )  # fmt: skip
 
 

@@ -17,14 +17,14 @@ from polyrank.errors import ConfigError, did_you_mean
 from polyrank.labels import LabelKind
 from polyrank.labels.binary import sigmoid
 from polyrank.metrics.areas import Ranks
-from polyrank.metrics.inputs import column, key_codes
+from polyrank.metrics.inputs import coded, column, key_codes
 from polyrank.metrics.metric import Metric, Rows
 from polyrank.metrics.registry import METRICS
 from polyrank.text import counted
 
 BLOCK = 1 << 22  # rows times replicates in memory at a time
 SLICE = 1 << 14  # clusters that are multiplied at a time
-NEEDED = 50  # of each class, and of the users where users are drawn
+NEEDED = 50  # of each class, and of the users or requests that are drawn
 Z = 1.96  # standard errors that hold 95 % of a normal distribution
 _Map = Callable[[np.ndarray], np.ndarray]
 
@@ -39,6 +39,7 @@ def bootstrap(
     outputs: np.ndarray | None = None,
     kind: LabelKind | None = None,
     group: ArrayLike | None = None,
+    request: ArrayLike | None = None,
     replicates: int = 200,
     seed: int = 0,
 ) -> dict[str, np.ndarray]:
@@ -48,11 +49,11 @@ def bootstrap(
     prediction: of two models that scored the same rows, the differences of their replicates are
     the replicates of their difference.
 
-    Users are drawn whole, and a row whose user is missing on its own. A replicate that does not
-    support the metric is NaN. `outputs` and `kind` are as in `Rows`. `ece` is refused: it is a mean
-    of absolute gaps, each of which resampling widens, so its replicates lie above its value. A
-    metric of pairs of rows is replicated to first order: each row's part counts once, and the
-    distance from the value twice.
+    Users are drawn whole, and a row whose user is missing on its own; a request is drawn with the
+    user of its first row, or with that row. A replicate that does not support the metric is NaN.
+    `outputs` and `kind` are as in `Rows`. `ece` is refused: it is a mean of absolute gaps, each of
+    which resampling widens, so its replicates lie above its value. A metric of pairs of rows is
+    replicated to first order: each row's part counts once, and the distance from the value twice.
 
     Reference:
         Chamandy et al., Estimating uncertainty for massive data streams, Google 2012: counts that
@@ -60,10 +61,10 @@ def bootstrap(
         theorems of mathematical statistics, 1980, section 5.3: the projection of a statistic of
         pairs.
     """
-    wanted = {name: _replicable(name, user, group) for name in metrics}
+    keys = {"user": user, "request": request, "group": group}
+    wanted = {name: _replicable(name, keys) for name in metrics}
     cluster = clusters_of(user, len(column("label", label)))
-    codes = {"user": cluster} | ({} if group is None else {"group": np.asarray(group)})
-    rows = Rows.of(label, prediction, weight, codes, outputs, kind)
+    rows = Rows.of(label, prediction, weight, _codes(cluster, request, group), outputs, kind)
     clusters = int(cluster.max()) + 1
     possible = {name: e for name, e in wanted.items() if e.needs is None or e.needs(rows) is None}
     sums, places = _sums(possible, rows, clusters)
@@ -123,15 +124,25 @@ def _poisson_quantiles() -> np.ndarray:
 QUANTILES = _poisson_quantiles()
 
 
-def _replicable(name: str, user: ArrayLike | None, group: ArrayLike | None) -> Metric:
+def _codes(
+    cluster: np.ndarray, request: ArrayLike | None, group: ArrayLike | None
+) -> dict[str, np.ndarray]:
+    """Return each row's cluster, by the name of what is drawn, its request and its group."""
+    found = {"user": cluster}
+    if request is not None:
+        found["request"] = coded("request", request, rows=len(cluster))
+    if group is not None:
+        found["group"] = np.asarray(group)
+    return found
+
+
+def _replicable(name: str, keys: Mapping[str, ArrayLike | None]) -> Metric:
     known = [name for name, each in METRICS.items() if each.has_replicates]
     if name not in known:
         hint = did_you_mean(name, known)
         raise ConfigError(f"bootstrap: metric {name!r} has no replicates{hint}")
-    if METRICS[name].key == "user" and user is None:
-        raise ConfigError(f"bootstrap: {name!r} needs the users")
-    if METRICS[name].key == "group" and group is None:
-        raise ConfigError(f"bootstrap: {name!r} needs the groups")
+    if (key := METRICS[name].key) is not None and keys[key] is None:
+        raise ConfigError(f"bootstrap: {name!r} needs the {key}s")
     return METRICS[name]
 
 
@@ -154,12 +165,22 @@ def _sums(
         elif each.key is not None:
             found = each.formula(rows)
             weight = np.ones(len(found.value)) if found.weight is None else found.weight
+            drawn = found.code if each.key == "user" else _clusters_of_requests(rows)[found.code]
             for part, values in (("value", found.value * weight), ("weight", weight)):
-                columns[name, part] = np.bincount(found.code, values, minlength=clusters)
+                columns[name, part] = np.bincount(drawn, values, minlength=clusters)
             places[name] = [(name, "value"), (name, "weight")]
     order = {part: index for index, part in enumerate(columns)}
     stacked = np.column_stack(list(columns.values())) if columns else np.zeros((clusters, 0))
     return stacked, {name: [order[part] for part in parts] for name, parts in places.items()}
+
+
+def _clusters_of_requests(rows: Rows) -> np.ndarray:
+    """Return the cluster of each request's first row, by the request's code."""
+    request = rows.codes["request"]
+    known = np.flatnonzero(request >= 0)[::-1]
+    first = np.zeros(int(request.max(initial=-1)) + 1, dtype=np.int64)
+    first[request[known]] = known  # of the rows of one request, the last to be written stays
+    return rows.codes["user"][first]
 
 
 def _product(counts: np.ndarray, sums: np.ndarray) -> np.ndarray:
@@ -181,6 +202,7 @@ def intervals(
     outputs: np.ndarray | None = None,
     kind: LabelKind | None = None,
     group: ArrayLike | None = None,
+    request: ArrayLike | None = None,
     replicates: int = 200,
     seed: int = 0,
 ) -> tuple[dict[str, tuple[float, float]], dict[str, str]]:
@@ -201,7 +223,7 @@ def intervals(
     if not values:
         return {}, {}
     known = [METRICS[name] for name in values]
-    few, reasons = too_few(known, label, prediction, user, weight)
+    few, reasons = too_few(known, label, prediction, user, weight, request)
     if few is not None:
         return {}, {"interval": few}
     for each in known:
@@ -211,8 +233,8 @@ def intervals(
     found = {}
     if measured:
         samples = bootstrap(
-            label, prediction, user, weight, measured,
-            group=group, outputs=outputs, kind=kind, replicates=replicates, seed=seed,
+            label, prediction, user, weight, measured, request=request, group=group,
+            outputs=outputs, kind=kind, replicates=replicates, seed=seed,
         )  # fmt: skip
         for name in measured:
             ends, reason = interval(METRICS[name], values[name], samples[name])
@@ -249,9 +271,11 @@ def too_few(
     prediction: ArrayLike,
     user: ArrayLike | None,
     weight: ArrayLike | None,
+    request: ArrayLike | None = None,
 ) -> tuple[str | None, dict[str, str]]:
     """Return why these rows are too few for any interval, or None, and why for some metrics."""
-    rows = Rows.of(label, prediction, weight, {"user": clusters_of(user, len(np.asarray(label)))})
+    cluster = clusters_of(user, len(np.asarray(label)))
+    rows = Rows.of(label, prediction, weight, _codes(cluster, request, None))
     if any(each.of_events for each in metrics):
         counts = {"positive": (rows.label == 1).sum(), "negative": (rows.label == 0).sum()}
     else:
@@ -268,7 +292,7 @@ def too_few(
             and not each.sums
             and (count := len(each.formula(rows).value)) < NEEDED
         ):
-            who = f"{counted(count, str(each.key))} {each.groups_are}"
+            who = f"{counted(count, str(each.key))} {each.groups_are}".rstrip()
             reasons[each.name] = f"{who}; an interval takes {NEEDED}"
     return None, reasons
 

@@ -105,8 +105,8 @@ class Metric:
 
     It decorates its formula: `@partial(Metric, title=…)`. The formula is a function of `sums` over
     rows, elementwise; or, of a metric with a `key`, a function of `Rows` to `Groups`, whose mean it
-    is; or else one of `Rows` to a number. The first, and groups of users, are resampled by their
-    sums, and the last by `ranked`.
+    is; or else one of `Rows` to a number. The first two are resampled by their sums, and
+    the last by `ranked`.
 
     Args:
         formula: see above.
@@ -185,7 +185,7 @@ class Metric:
     @property
     def has_replicates(self) -> bool:
         """Whether `bootstrap` can resample it."""
-        return bool(self.sums) or self.key == "user" or self.ranked is not None
+        return bool(self.sums) or self.key is not None or self.ranked is not None
 
     @property
     def of_events(self) -> bool:

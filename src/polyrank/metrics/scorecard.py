@@ -230,7 +230,7 @@ def _score(
     if replicates:
         scaled = {name: value for name, value in values.items() if wanted[name].scale is not None}
         bounds, reasons = intervals(
-            scaled, label, prediction, codes.get("user"), weight,
+            scaled, label, prediction, codes.get("user"), weight, request=codes.get("request"),
             group=codes.get("group"), outputs=own, kind=kind, replicates=replicates,
         )  # fmt: skip
         for name, (low, high) in bounds.items():
