@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from polyrank.datasets.parts.part import Log, Part, appeal
+from polyrank.labels import Count
 from polyrank.spec import number
 from polyrank.tasks import Task
 
@@ -38,8 +39,9 @@ class Items(Part):
 
     @property
     def tasks(self) -> tuple[Task, ...]:
-        """A number given click."""
-        return (Task("items", kind="regression", given="click"),)
+        """A count given click."""
+        kind = Count(distribution="negative_binomial") if self.dispersion else Count()
+        return (Task("items", kind=kind, given="click"),)
 
     def apply(self, log: Log, to_world: np.random.Generator, to_log: np.random.Generator) -> Log:
         """Draw counts, of those who click."""

@@ -37,8 +37,8 @@ class Money(Part):
 
     @property
     def tasks(self) -> tuple[Task, ...]:
-        """A number given buy."""
-        return (Task("spend", kind="regression", given="buy"),)
+        """Money given buy."""
+        return (Task("spend", kind="lognormal", given="buy"),)
 
     def apply(self, log: Log, to_world: np.random.Generator, to_log: np.random.Generator) -> Log:
         """Draw what purchases cost."""

@@ -8,6 +8,7 @@ import numpy as np
 
 from polyrank.datasets.marginals import sigmoid
 from polyrank.datasets.parts.part import Log, Part, appeal, constant
+from polyrank.labels import Ordinal
 from polyrank.spec import number
 from polyrank.tasks import Task
 
@@ -34,8 +35,8 @@ class Stars(Part):
 
     @property
     def tasks(self) -> tuple[Task, ...]:
-        """A number given click."""
-        return (Task("stars", kind="regression", given="click"),)
+        """A level given click."""
+        return (Task("stars", kind=Ordinal(values=(1, 2, 3, 4, 5)), given="click"),)
 
     def apply(self, log: Log, to_world: np.random.Generator, to_log: np.random.Generator) -> Log:
         """Draw stars, of those who click."""

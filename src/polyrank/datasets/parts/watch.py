@@ -9,6 +9,7 @@ import numpy as np
 
 from polyrank.datasets.parts.part import Log, Part, appeal
 from polyrank.features import DenseFeature, Feature
+from polyrank.labels import WatchTime
 from polyrank.spec import number
 from polyrank.tasks import Task
 
@@ -50,8 +51,9 @@ class Watch(Part):
 
     @property
     def tasks(self) -> tuple[Task, ...]:
-        """Seconds given click."""
-        return (Task("watch", kind="regression", given="click"),)
+        """Seconds given click; without a duration effect no duration bounds them."""
+        kind = WatchTime(duration="duration_s") if self.effect else "regression"
+        return (Task("watch", kind=kind, given="click"),)
 
     def apply(self, log: Log, to_world: np.random.Generator, to_log: np.random.Generator) -> Log:
         """Draw durations of items, and watch times of those who click."""
