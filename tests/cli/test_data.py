@@ -1,6 +1,9 @@
 """`polyrank data`: what is refused names the path, and leaves nothing half-written."""
 
+import polars as pl
 import pytest
+
+import polyrank as pr
 
 
 @pytest.mark.parametrize("out", ["file/x", "file"])
@@ -30,3 +33,16 @@ def test_leading_zeros_survive_the_command_line(folder, command):
     assert code == 0
     assert found["unseen"]["user"] == 0
     assert (folder / "out.csv").read_text().splitlines()[8].startswith("00007,")
+
+
+@pytest.mark.usefixtures("folder")
+def test_parts_of_the_world_are_made_and_make_an_experiment(folder, command):
+    options = ["--rows", 1000, "--part", "reactions", "--part", "exposure", "--out", "more"]
+    assert command("data", "make", "synthetic", *options)[0] == 0
+    columns = pl.read_parquet(folder / "more" / "train.parquet").columns
+    assert {"like", "true_p_like", "propensity", "exposed"} <= set(columns)
+    tasks = pr.Experiment.load(folder / "more" / "experiment.toml").schema.tasks
+    assert [task.name for task in tasks] == ["click", "buy", "like", "share", "hide"]
+    code, _, err = command("data", "make", "synthetic", "--part", "exposre", "--out", "none")
+    assert code == 1
+    assert "unknown part 'exposre'; did you mean 'exposure'" in err

@@ -8,6 +8,7 @@ from safetensors.numpy import load_file
 
 import polyrank as pr
 from polyrank.data.check import check
+from polyrank.datasets.write import as_toml, experiment_table
 from polyrank.errors import ConfigError, SchemaError
 from polyrank.ranking import RANKING, Ranking
 from polyrank.schema import Schema
@@ -124,6 +125,9 @@ batch_size = 64
     )
     experiment = pr.Experiment.load(tmp_path / "exp.toml")
     assert experiment.schema.tasks[0].ranking == RANKING[kind](share=0.3)
+    assert pr.Experiment.from_text(experiment.to_toml()).schema == experiment.schema
+    table = as_toml(experiment_table(experiment.schema, name="written"))
+    assert pr.Experiment.from_text(table).schema == experiment.schema
     groups = log().group_by("request").agg(pl.col("click").n_unique(), pl.len())
     mixed = groups.filter(pl.col("click") == 2)
     plan = explain(experiment.schema, experiment.model, experiment.training, experiment.sources())

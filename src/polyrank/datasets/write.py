@@ -102,10 +102,18 @@ def as_toml(table: Mapping[str, Any]) -> str:
     blocks: list[str] = []
     for tasks, group in groupby(table.items(), key=lambda item: item[0] == "task"):
         if tasks:
-            blocks += [f"[[task]]\n{tomli_w.dumps(task)}" for _, each in group for task in each]
+            blocks += [_task_block(task) for _, each in group for task in each]
         else:
             blocks.append(tomli_w.dumps(dict(group)))
     return "\n".join(blocks)
+
+
+def _task_block(task: Mapping[str, Any]) -> str:
+    """Return a task as text, what has options of its own under a heading of its own."""
+    nested = {name: each for name, each in task.items() if isinstance(each, Mapping)}
+    plain = {name: each for name, each in task.items() if name not in nested}
+    headed = [f"\n[task.{name}]\n{tomli_w.dumps(each)}" for name, each in nested.items()]
+    return "".join([f"[[task]]\n{tomli_w.dumps(plain)}", *headed])
 
 
 def _task(task: Task) -> dict[str, Any]:
@@ -117,7 +125,7 @@ def _task(task: Task) -> dict[str, Any]:
 
 def _changed(spec_: Feature | Task) -> dict[str, Any]:
     """Return the fields, the name aside, that do not have their default."""
-    shown = spec.to_table(spec_)
+    shown = spec_.to_table() if isinstance(spec_, Task) else spec.to_table(spec_)
     return {
         each.name: shown[each.name]
         for each in fields(spec_)

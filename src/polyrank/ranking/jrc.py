@@ -25,7 +25,7 @@ class JRC(Ranking):
 
     Reference:
         Sheng et al., KDD 2023, "Joint Optimization of Ranking and Calibration with Contextualized
-        Hybrid Model", eq. 7, 8 and 10; share is 1 − α.
+        Hybrid Model"; share is its 1 − α.
     """
 
     name = "jrc"

@@ -20,7 +20,7 @@ class Pairwise(Ranking):
         Pairwise(share=0.5)
 
     Reference:
-        Burges et al., ICML 2005 (RankNet), eq. 3, with the pairs of a positive averaged.
+        Burges et al., ICML 2005 (RankNet), with the pairs of a positive averaged.
     """
 
     name = "pairwise"

@@ -15,8 +15,8 @@ class Softmax(Ranking):
     whose label is observed. Every positive counts by its row's weight.
 
     Reference:
-        Cao et al., ICML 2007 (ListNet), eq. 5 for a distribution on the positives; Bruch et al.,
-        ICTIR 2019, eq. 3.
+        Cao et al., ICML 2007 (ListNet), with the positives as the target; Bruch et al., ICTIR
+        2019.
     """
 
     name = "softmax"

@@ -16,7 +16,7 @@ class Delay(Part):
 
     e is as in `parts.part.appeal`. Training and validation are read at the end of validation, at
     the time T: `buy` is 1 there only if the click's time + D ≤ T. The test split is read when all
-    is known. Delays are rounded up to whole seconds. (Chapelle, KDD 2014, section 3.)
+    is known. Delays are rounded up to whole seconds. (Chapelle, KDD 2014.)
 
     | column | is |
     |---|---|

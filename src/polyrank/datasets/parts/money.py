@@ -16,7 +16,7 @@ class Money(Part):
     """Money spent: 0 without a purchase, else e^(μ + σ·N), μ = log(median) + spread·e.
 
     e is as in `parts.part`. `true_spend_given_buy` is e^(μ + σ²/2), and `true_spend` that times
-    `true_p_buy`. (Zero-inflated lognormal: Wang, Liu and Miao, arXiv 1912.07753, section 3.)
+    `true_p_buy`. (Zero-inflated lognormal: Wang, Liu and Miao, arXiv 1912.07753.)
 
     Args:
         median: of about all purchases.

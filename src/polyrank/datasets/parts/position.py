@@ -19,7 +19,7 @@ class Position(Part):
     `true_p_buy` are what the log has at that position, `true_p_examined` is θ, and `do_p_click`
     what the first position would give. Examination depends on nothing but the position, so
     P(buy | click) is what it was. The rate of click falls. (The examination hypothesis and power
-    law: Joachims, Swaminathan and Schnabel, WSDM 2017, section 4 and 6.1.)
+    law: Joachims, Swaminathan and Schnabel, WSDM 2017.)
 
     Args:
         power: of the decay; 0 leaves every position alike.
