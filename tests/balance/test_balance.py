@@ -66,5 +66,5 @@ def test_the_registry_names_every_balance():
         "sum": Sum, "uncertainty": Uncertainty, "gradnorm": GradNorm, "metabalance": MetaBalance,
         "mgda": pr.MGDA, "pcgrad": pr.PCGrad, "cagrad": pr.CAGrad, "imtl_g": pr.IMTLG,
         "nash": pr.Nash, "aligned": pr.Aligned, "upgrad": pr.UPGrad,
-        "dwa": pr.DWA, "stch": pr.STCH,
+        "famo": pr.FAMO, "dwa": pr.DWA, "stch": pr.STCH,
     } == BALANCES  # fmt: skip

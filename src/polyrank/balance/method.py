@@ -76,12 +76,15 @@ class BalanceModule(nn.Module, ABC):
         by_ranks: whether it does.
         by_value: whether gradients depend on the values of losses; if not, values are added up
             together with the gradients, with one message less.
+        looks_again: whether the losses of a batch are computed once more after the step, for
+            `after_step`.
         ranks: the processes.
         seed: the run's, for a balance that draws; the same in all processes.
     """
 
     by_ranks: ClassVar[bool] = False
     by_value: ClassVar[bool] = True
+    looks_again: ClassVar[bool] = False
     ranks: Ranks = ALONE
     seed: int = 0
 
@@ -92,6 +95,12 @@ class BalanceModule(nn.Module, ABC):
         Args:
             losses: {term: ()}.
             shared: x and the ranker's shared parameters.
+        """
+
+    def after_step(self, before: Tensor, after: Tensor) -> None:
+        """Take the losses of a batch before and after the step on it, where `looks_again`: (T,).
+
+        They are the same in all processes. State that changes must change in place.
         """
 
     def end_epoch(self, losses: Mapping[str, float]) -> None:
