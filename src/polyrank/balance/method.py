@@ -42,12 +42,6 @@ class BalanceTerm:
         return 1 / self.constant_loss if normalize and self.constant_loss > 0 else 1.0
 
 
-def check_normalize(where: str, value: object) -> None:
-    """Refuse what is no way to scale a loss."""
-    if value not in (True, False, "rows"):
-        raise ConfigError(f'{where}: normalize must be true, false or "rows", got {value!r}')
-
-
 def check_several(where: str, terms: Sequence[BalanceTerm]) -> None:
     """Refuse a single term, which there is nothing to balance with."""
     if len(terms) < 2:
@@ -63,6 +57,40 @@ class Balance(ABC):
     @abstractmethod
     def build(self, terms: Sequence[BalanceTerm]) -> BalanceModule:
         """Return the module, with its state."""
+
+    @property
+    def normalizes(self) -> bool:
+        """Whether each loss is divided by its constant predictor's."""
+        return False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScaledBalance(Balance):
+    """Base of the balances that first multiply each loss by a factor, as `Sum` does.
+
+    Args:
+        normalize: see `Sum`.
+
+    Raises:
+        ConfigError: another value.
+    """
+
+    normalize: Normalize = "rows"
+
+    def __post_init__(self) -> None:
+        if self.normalize not in (True, False, "rows"):
+            raise ConfigError(
+                f'{type(self).__name__}: normalize must be true, false or "rows", '
+                f"got {self.normalize!r}"
+            )
+
+    def factors(self, terms: Sequence[BalanceTerm]) -> dict[str, float]:
+        """Return what each term's loss is multiplied by."""
+        return {term.name: term.weight * term.scale(self.normalize) for term in terms}
+
+    @property
+    def normalizes(self) -> bool:
+        return self.normalize is True
 
 
 class BalanceModule(nn.Module, ABC):
