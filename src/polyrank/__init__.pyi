@@ -1,6 +1,7 @@
 # The public names, in one list: type checkers read this file, and so does `__init__.py`.
 
 from .balance import DWA as DWA
+from .balance import FAMO as FAMO
 from .balance import IMTLG as IMTLG
 from .balance import MGDA as MGDA
 from .balance import STCH as STCH

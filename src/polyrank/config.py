@@ -11,7 +11,6 @@ from typing import Any
 import tomli_w
 
 from polyrank import spec
-from polyrank.balance import Sum
 from polyrank.bundle.model import Bundle
 from polyrank.data.check import Audit, check
 from polyrank.data.labels import Orphans
@@ -267,7 +266,7 @@ class Experiment:
 
     def audit(self) -> Audit:
         """Return what the log shows before it is trained on; see docs/audit.md."""
-        sources, balance = self.sources(), self.training.balance
+        sources = self.sources()
         return check(
             self.schema,
             {
@@ -275,7 +274,7 @@ class Experiment:
                 for split, rows in sources.splits.items()
             },
             orphans=sources.orphans,
-            normalized=isinstance(balance, Sum) and balance.normalize is True,
+            normalized=self.training.balance.normalizes,
             memory=resolved(sources.memory),
         )
 

@@ -66,5 +66,13 @@ def test_the_registry_names_every_balance():
         "sum": Sum, "uncertainty": Uncertainty, "gradnorm": GradNorm, "metabalance": MetaBalance,
         "mgda": pr.MGDA, "pcgrad": pr.PCGrad, "cagrad": pr.CAGrad, "imtl_g": pr.IMTLG,
         "nash": pr.Nash, "aligned": pr.Aligned, "upgrad": pr.UPGrad,
-        "dwa": pr.DWA, "stch": pr.STCH,
+        "famo": pr.FAMO, "dwa": pr.DWA, "stch": pr.STCH,
     } == BALANCES  # fmt: skip
+
+
+def test_a_balance_says_whether_it_divides_by_the_constants_loss():
+    """The audit tells of it."""
+    divides = {name: kind().normalizes for name, kind in BALANCES.items()}
+    assert [name for name, each in divides.items() if each] == ["stch"]
+    for kind in (Sum, pr.PCGrad, pr.UPGrad, pr.CAGrad, pr.DWA):
+        assert kind(normalize=True).normalizes

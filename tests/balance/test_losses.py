@@ -6,6 +6,7 @@ import torch
 
 import polyrank as pr
 from polyrank.balance import BalanceTerm
+from polyrank.balance.famo import FAMOModule
 from polyrank.errors import ConfigError
 
 NAMES = ["click @ all", "buy @ all", "spend|buy @ buy"]
@@ -95,10 +96,97 @@ def test_dwa_waits_for_a_term_without_a_loss():
     assert balance.weight.tolist() == [1, 1, 1]
 
 
+# -- FAMO --------------------------------------------------------------------------------------
+
+
+def test_famo_is_torchjds_over_several_steps():
+    scalarization = pytest.importorskip("torchjd.scalarization")
+    theirs = scalarization.FAMO(3, lr=0.1, weight_decay=0.01).double()
+    terms = [BalanceTerm(name, 1.0, 1.0, 1.0) for name in NAMES]
+    balance = pr.FAMO(lr=0.1, decay=0.01).build(terms).double()
+    random = np.random.default_rng(0)
+    for _ in range(20):
+        before, after = random.uniform(0.01, 3.0, (2, 3))
+        values = torch.tensor(before, requires_grad=True)
+        theirs(values).backward()
+        losses = losses_of(before.tolist())
+        balance.backward(losses, [])
+        # Theirs add 1e-8 to losses; ours sum up to the number of terms.
+        np.testing.assert_allclose(gradients(losses), 3 * values.grad.numpy(), rtol=1e-5)
+        theirs.update(torch.tensor(after))
+        balance.after_step(torch.tensor(before), torch.tensor(after))
+    assert balance.logits.abs().max() > 0.1
+
+
+def test_famo_is_its_equations():
+    """Algorithm 2 with Adam, in numpy."""
+    balance = pr.FAMO(lr=0.2, decay=0.05).build(TERMS).double()
+    weights = np.array([each.weight for each in TERMS])
+    logits, first, second = np.zeros((3, 3))
+    random = np.random.default_rng(1)
+    for step in range(1, 6):
+        before, after = random.uniform(0.01, 3.0, (2, 3))
+        share = np.exp(logits) / np.exp(logits).sum()
+        losses = losses_of(before.tolist())
+        balance.backward(losses, [])
+        expected = weights * share / before
+        np.testing.assert_allclose(
+            gradients(losses), expected * weights.sum() / expected.sum(), rtol=1e-10
+        )
+        balance.after_step(torch.tensor(before), torch.tensor(after))
+        fell = np.log(before / after)
+        slope = share * (fell - share @ fell) + 0.05 * logits
+        first, second = 0.9 * first + 0.1 * slope, 0.999 * second + 0.001 * slope**2
+        logits = logits - 0.2 * (first / (1 - 0.9**step)) / (
+            np.sqrt(second / (1 - 0.999**step)) + 1e-8
+        )
+        np.testing.assert_allclose(balance.logits.numpy(), logits, rtol=1e-10)
+
+
+def test_famo_leaves_out_a_term_without_rows():
+    balance = pr.FAMO().build(TERMS).double()
+    losses = losses_of([0.2, 0.0, 1.0])
+    total = balance.backward(losses, [])
+    assert total.isfinite()
+    expected = np.array([1 / 0.2, 0, 0.5 / 1.0])
+    np.testing.assert_allclose(gradients(losses), 3.5 * expected / expected.sum(), rtol=1e-10)
+    balance.after_step(torch.tensor([0.2, 0.0, 1.0]), torch.tensor([0.2, 0.0, 1.0]))
+    assert balance.logits.tolist() == [0, 0, 0]
+    none = losses_of([0.0, 0.0, 0.0])
+    assert balance.backward(none, []) == 0
+    assert not gradients(none).any()
+
+
+@pytest.mark.parametrize("wide", [False, pr.Wide()])
+@pytest.mark.parametrize("lr", [1e-9, 0.01])
+def test_losses_are_looked_at_again_with_the_same_draws(lr, wide, monkeypatch):
+    """A step of no length leaves them, dropout and norms included; one of some length does not."""
+    seen = []
+    monkeypatch.setattr(FAMOModule, "after_step", lambda _, *both: seen.append(both))
+    generator = np.random.default_rng(0)
+    click = generator.integers(0, 2, 300)
+    rows = {"item": generator.integers(0, 9, 300), "click": click}
+    rows["buy"] = click * generator.integers(0, 2, 300)
+    schema = pr.Schema(
+        [pr.SparseFeature("item")], [pr.Task("click"), pr.Task("buy", given="click")]
+    )
+    model = pr.Model(tower=[8], embed_dim=4, dropout=0.5, norm="batch", wide=wide)
+    embeddings = pr.LazyAdam(lr=lr, prior=0.0, decay=0.0)
+    options = {"train": rows, "epochs": 1, "batch_size": 64, "lr": lr, "embeddings": embeddings}
+    bundle = pr.fit(schema, model, balance=pr.FAMO(), **options)
+    assert len(seen) == 5
+    close = [torch.allclose(before, after, rtol=1e-5) for before, after in seen]
+    assert all(close) if lr < 1e-6 else not any(close[:-1])
+    # To look twice draws nothing and moves no running statistic.
+    monkeypatch.setattr(FAMOModule, "looks_again", False)
+    once = pr.fit(schema, model, balance=pr.FAMO(), **options)
+    assert once.predict(rows).equals(bundle.predict(rows))
+
+
 # -- all ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("balance", [pr.DWA(), pr.STCH()], ids=repr)
+@pytest.mark.parametrize("balance", [pr.DWA(), pr.STCH(), pr.FAMO()], ids=repr)
 def test_a_resumed_run_takes_the_same_steps(balance, tmp_path):
     generator = np.random.default_rng(0)
     click = generator.integers(0, 2, 300)
@@ -124,7 +212,7 @@ def test_a_resumed_run_takes_the_same_steps(balance, tmp_path):
     assert resumed.predict(rows).equals(straight.predict(rows))
 
 
-@pytest.mark.parametrize("kind", [pr.DWA, pr.STCH])
+@pytest.mark.parametrize("kind", [pr.DWA, pr.STCH, pr.FAMO])
 def test_a_single_term_is_refused(kind):
     message = f"{kind.__name__} needs two terms or more to balance, got 'click @ all': use sum"
     with pytest.raises(ConfigError, match=message):
@@ -134,6 +222,8 @@ def test_a_single_term_is_refused(kind):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: pr.FAMO(lr=-1), "FAMO: lr must be a number of at least 0, got -1"),
+        (lambda: pr.FAMO(decay="1"), "FAMO: decay must be a number of at least 0, got '1'"),
         (lambda: pr.STCH(mu=0), "STCH: mu must be a number above 0, got 0"),
         (lambda: pr.DWA(temperature=-1), "DWA: temperature must be a number above 0, got -1"),
         (lambda: pr.DWA(normalize="x"), "DWA: normalize must be true, false or \"rows\", got 'x'"),

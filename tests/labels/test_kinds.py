@@ -146,6 +146,7 @@ DIVIDING = {
     "with normalize": pr.Sum(normalize=True),
     "dwa": pr.DWA(),
     "stch": pr.STCH(),
+    "famo": pr.FAMO(),
 }
 
 

@@ -89,7 +89,7 @@ def trainer(trunk, *, weighted=False, missing=False, model=(), tasks=TASKS, dens
     )  # fmt: skip
 
 
-def compared(trunk, **options):
+def compared(trunk, *, tolerance=1e-5, **options):
     """Assert that the graph's steps are the eager ones."""
     found = []
     for compile in (False, True):
@@ -97,7 +97,7 @@ def compared(trunk, **options):
         history = [progress.record() for progress in each.run()]
         found.append((each.state(), history))
     (eager, before), (graph, after) = found
-    assert_close(eager, graph)
+    assert_close(eager, graph, tolerance)
     for first, second in zip(before, after, strict=True):
         names = [name for name in first if name.startswith("train")]
         assert [first[name] for name in names] == pytest.approx([second[name] for name in names])
@@ -114,13 +114,15 @@ def assert_close(first, second, tolerance=1e-5):
 
 @pytest.mark.usefixtures("traced")
 @pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("balance", [pr.Sum(), pr.Uncertainty(), pr.DWA(), pr.STCH()])
+@pytest.mark.parametrize("balance", [pr.Sum(), pr.Uncertainty(), pr.DWA(), pr.STCH(), pr.FAMO()])
 @pytest.mark.parametrize("kind", TRUNKS)
 def test_twenty_steps_equal_the_eager_ones(kind, balance, weighted):
     trunk = TRUNKS[kind]()
     if kind == "aitm":
         trunk = dataclasses.replace(trunk, chain=("click", "apply"))  # with its penalty
-    compared(trunk, balance=balance, weighted=weighted, missing=weighted)
+    # FAMO learns from how far losses fell, which is little beside what they are rounded to.
+    tolerance = 1e-3 if isinstance(balance, pr.FAMO) else 1e-5
+    compared(trunk, balance=balance, weighted=weighted, missing=weighted, tolerance=tolerance)
 
 
 @pytest.mark.usefixtures("traced")

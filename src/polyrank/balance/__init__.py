@@ -5,6 +5,7 @@ from __future__ import annotations
 from polyrank.balance.aligned import Aligned
 from polyrank.balance.cagrad import CAGrad
 from polyrank.balance.dwa import DWA
+from polyrank.balance.famo import FAMO
 from polyrank.balance.gradnorm import GradNorm
 from polyrank.balance.imtl_g import IMTLG
 from polyrank.balance.metabalance import MetaBalance
@@ -32,6 +33,7 @@ BALANCES: Registry[type[Balance]] = Registry(
         "nash": Nash,
         "aligned": Aligned,
         "upgrad": UPGrad,
+        "famo": FAMO,
         "dwa": DWA,
         "stch": STCH,
     },
@@ -40,6 +42,7 @@ BALANCES: Registry[type[Balance]] = Registry(
 __all__ = [
     "BALANCES",
     "DWA",
+    "FAMO",
     "IMTLG",
     "MGDA",
     "STCH",

@@ -13,13 +13,7 @@ import numpy as np
 
 from polyrank import spec
 from polyrank.balance.gradients import GradientBalance, Present
-from polyrank.balance.method import (
-    Balance,
-    BalanceTerm,
-    Normalize,
-    check_normalize,
-    check_several,
-)
+from polyrank.balance.method import BalanceTerm, ScaledBalance, check_several
 from polyrank.balance.quadratic import least
 
 MOST_STEPS = 60  # each halves the interval at least
@@ -27,7 +21,7 @@ TOLERANCE = 1e-12  # of the length that is sought, relative
 
 
 @dataclass(frozen=True, kw_only=True)
-class CAGrad(Balance):
+class CAGrad(ScaledBalance):
     """Near the mean gradient, the direction along which the worst term improves most.
 
     d maximises min_i g_i · d over ‖d − g_0‖ ≤ c · ‖g_0‖, where g_0 is the mean of the terms'
@@ -57,16 +51,14 @@ class CAGrad(Balance):
     """
 
     c: float = 0.4
-    normalize: Normalize = "rows"
 
     def __post_init__(self) -> None:
         spec.number("CAGrad: c", self.c, least=0, below=1)
-        check_normalize("CAGrad", self.normalize)
+        super().__post_init__()
 
     def build(self, terms: Sequence[BalanceTerm]) -> CAGradModule:
         check_several("CAGrad", terms)
-        factors = {each.name: each.weight * each.scale(self.normalize) for each in terms}
-        return CAGradModule(factors, self.c)
+        return CAGradModule(self.factors(terms), self.c)
 
 
 class CAGradModule(GradientBalance):

@@ -13,18 +13,16 @@ from torch import Tensor
 
 from polyrank import spec
 from polyrank.balance.method import (
-    Balance,
     BalanceTerm,
-    Normalize,
     ScalarBalance,
-    check_normalize,
+    ScaledBalance,
     check_several,
     refuse_densities,
 )
 
 
 @dataclass(frozen=True, kw_only=True)
-class DWA(Balance):
+class DWA(ScaledBalance):
     """L = Σ w · factor · loss, where terms whose loss fell less in the last epoch weigh more.
 
     w = T · softmax(r ÷ temperature), r the ratio of a term's mean training loss in the last epoch
@@ -50,17 +48,15 @@ class DWA(Balance):
     """
 
     temperature: float = 2.0
-    normalize: Normalize = "rows"
 
     def __post_init__(self) -> None:
         spec.number("DWA: temperature", self.temperature, above=0)
-        check_normalize("DWA", self.normalize)
+        super().__post_init__()
 
     def build(self, terms: Sequence[BalanceTerm]) -> DWAModule:
         check_several("DWA", terms)
         refuse_densities(terms, "dwa")
-        factors = {each.name: each.weight * each.scale(self.normalize) for each in terms}
-        return DWAModule(factors, self.temperature)
+        return DWAModule(self.factors(terms), self.temperature)
 
 
 class DWAModule(ScalarBalance):

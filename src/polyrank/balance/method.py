@@ -61,12 +61,6 @@ def refuse_densities(terms: Sequence[BalanceTerm], balance: str) -> None:
             )
 
 
-def check_normalize(where: str, value: object) -> None:
-    """Refuse what is no way to scale a loss."""
-    if value not in (True, False, "rows"):
-        raise ConfigError(f'{where}: normalize must be true, false or "rows", got {value!r}')
-
-
 def check_several(where: str, terms: Sequence[BalanceTerm]) -> None:
     """Refuse a single term, which there is nothing to balance with."""
     if len(terms) < 2:
@@ -83,6 +77,40 @@ class Balance(ABC):
     def build(self, terms: Sequence[BalanceTerm]) -> BalanceModule:
         """Return the module, with its state."""
 
+    @property
+    def normalizes(self) -> bool:
+        """Whether each loss is divided by its constant predictor's."""
+        return False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScaledBalance(Balance):
+    """Base of the balances that first multiply each loss by a factor, as `Sum` does.
+
+    Args:
+        normalize: see `Sum`.
+
+    Raises:
+        ConfigError: another value.
+    """
+
+    normalize: Normalize = "rows"
+
+    def __post_init__(self) -> None:
+        if self.normalize not in (True, False, "rows"):
+            raise ConfigError(
+                f'{type(self).__name__}: normalize must be true, false or "rows", '
+                f"got {self.normalize!r}"
+            )
+
+    def factors(self, terms: Sequence[BalanceTerm]) -> dict[str, float]:
+        """Return what each term's loss is multiplied by."""
+        return {term.name: term.weight * term.scale(self.normalize) for term in terms}
+
+    @property
+    def normalizes(self) -> bool:
+        return self.normalize is True
+
 
 class BalanceModule(nn.Module, ABC):
     """Losses to gradients; parameters of its own are stepped with the dense ones, undecayed.
@@ -95,12 +123,15 @@ class BalanceModule(nn.Module, ABC):
         by_ranks: whether it does.
         by_value: whether gradients depend on the values of losses; if not, values are added up
             together with the gradients, with one message less.
+        looks_again: whether the losses of a batch are computed once more after the step, for
+            `after_step`.
         ranks: the processes.
         seed: the run's, for a balance that draws; the same in all processes.
     """
 
     by_ranks: ClassVar[bool] = False
     by_value: ClassVar[bool] = True
+    looks_again: ClassVar[bool] = False
     ranks: Ranks = ALONE
     seed: int = 0
 
@@ -111,6 +142,12 @@ class BalanceModule(nn.Module, ABC):
         Args:
             losses: {term: ()}.
             shared: x and the ranker's shared parameters.
+        """
+
+    def after_step(self, before: Tensor, after: Tensor) -> None:
+        """Take the losses of a batch before and after the step on it, where `looks_again`: (T,).
+
+        They are the same in all processes. State that changes must change in place.
         """
 
     def end_epoch(self, losses: Mapping[str, float]) -> None:

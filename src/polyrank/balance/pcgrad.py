@@ -13,17 +13,11 @@ import torch
 from torch import Tensor
 
 from polyrank.balance.gradients import GradientBalance, Present
-from polyrank.balance.method import (
-    Balance,
-    BalanceTerm,
-    Normalize,
-    check_normalize,
-    check_several,
-)
+from polyrank.balance.method import BalanceTerm, ScaledBalance, check_several
 
 
 @dataclass(frozen=True, kw_only=True)
-class PCGrad(Balance):
+class PCGrad(ScaledBalance):
     """A gradient that points against another one loses the part that does; then they are added.
 
     For each term i, and every other term j in random order, where g_i · g_j < 0
@@ -53,14 +47,9 @@ class PCGrad(Balance):
         Yu et al., NeurIPS 2020, algorithm 1.
     """
 
-    normalize: Normalize = "rows"
-
-    def __post_init__(self) -> None:
-        check_normalize("PCGrad", self.normalize)
-
     def build(self, terms: Sequence[BalanceTerm]) -> PCGradModule:
         check_several("PCGrad", terms)
-        return PCGradModule({each.name: each.weight * each.scale(self.normalize) for each in terms})
+        return PCGradModule(self.factors(terms))
 
 
 class PCGradModule(GradientBalance):

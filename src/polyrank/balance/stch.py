@@ -57,8 +57,13 @@ class STCH(Balance):
     def __post_init__(self) -> None:
         spec.number("STCH: mu", self.mu, above=0)
 
+    @property
+    def normalizes(self) -> bool:
+        return True
+
     def build(self, terms: Sequence[BalanceTerm]) -> STCHModule:
         check_several("STCH", terms)
+        refuse_densities(terms, "stch")
         refuse_densities(terms, "stch")
         return STCHModule({each.name: each.weight * each.scale(True) for each in terms}, self.mu)
 

@@ -8,17 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from polyrank.balance.method import (
-    Balance,
-    BalanceTerm,
-    Normalize,
-    ScalarBalance,
-    check_normalize,
-)
+from polyrank.balance.method import BalanceTerm, ScalarBalance, ScaledBalance
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sum(Balance):
+class Sum(ScaledBalance):
     """L = Σ weight · loss.
 
     Args:
@@ -42,13 +36,8 @@ class Sum(Balance):
         tensor(4.)
     """
 
-    normalize: Normalize = "rows"
-
-    def __post_init__(self) -> None:
-        check_normalize("Sum", self.normalize)
-
     def build(self, terms: Sequence[BalanceTerm]) -> SumModule:
-        return SumModule({each.name: each.weight * each.scale(self.normalize) for each in terms})
+        return SumModule(self.factors(terms))
 
 
 class SumModule(ScalarBalance):

@@ -8,18 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from polyrank.balance.gradients import GradientBalance, Present
-from polyrank.balance.method import (
-    Balance,
-    BalanceTerm,
-    Normalize,
-    check_normalize,
-    check_several,
-)
+from polyrank.balance.method import BalanceTerm, ScaledBalance, check_several
 from polyrank.balance.quadratic import least
 
 
 @dataclass(frozen=True, kw_only=True)
-class UPGrad(Balance):
+class UPGrad(ScaledBalance):
     """Each gradient becomes the nearest one along which no loss rises; then they are added.
 
     The nearest is Σ v_j g_j with v the solution of min vᵀGv over v ≥ e_i, a small quadratic
@@ -47,14 +41,9 @@ class UPGrad(Balance):
         proposition 1.
     """
 
-    normalize: Normalize = "rows"
-
-    def __post_init__(self) -> None:
-        check_normalize("UPGrad", self.normalize)
-
     def build(self, terms: Sequence[BalanceTerm]) -> UPGradModule:
         check_several("UPGrad", terms)
-        return UPGradModule({each.name: each.weight * each.scale(self.normalize) for each in terms})
+        return UPGradModule(self.factors(terms))
 
 
 class UPGradModule(GradientBalance):

@@ -52,7 +52,7 @@ from polyrank.train.progress import (
     own_best_epochs,
 )
 from polyrank.train.row_engine import Visits
-from polyrank.train.step import CompiledStep, EagerStep, StepParts
+from polyrank.train.step import CompiledStep, EagerStep, StepParts, draws_of
 from polyrank.train.training import Training
 
 logger = logging.getLogger(__name__)
@@ -433,6 +433,7 @@ class Trainer:
         self._x = x = self.ranker.embed.look_up(moved.ids, moved.dense, moved.bags, self._x)
         margin = None if self.first is None else self.first.step(batch, x)
         self._mark("gather")
+        draws = draws_of(x) if self.balance.looks_again else ()
         lr = self.dense_lr * factor
         if self._compiled is not None and len(batch) == self.batch_size and not measure:
             step = self._compiled
@@ -447,6 +448,12 @@ class Trainer:
             ids, gradient, bags = none.ids, gradient[:0], none.bags
         self.embeddings.step(ids, gradient, self.embedding_lr * factor, bags)
         self._mark("embedding step")
+        if self.balance.looks_again:
+            now = self.ranker.embed.look_up(moved.ids, moved.dense, moved.bags, x)
+            own = self.ranker.layout.own_width  # what first stages gave to be read stays
+            now[:, own:] = x.detach()[:, own:]
+            after = self._eager.losses_now(now, margin, moved, joined, draws)
+            self.balance.after_step(losses[: len(after)], after)
         if self._profile is not None:
             self._profile.count(joined)
         return losses, rows

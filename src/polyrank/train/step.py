@@ -118,6 +118,33 @@ class EagerStep:
             self.names = _names(losses, penalties)
         return Stepped.of(x.grad, losses, penalties, rows)
 
+    @torch.no_grad()
+    def losses_now(
+        self, x: Tensor, margin: Tensor | None, batch: Tensors, joined: int | None,
+        draws: Sequence[Tensor],
+    ) -> Tensor:  # fmt: skip
+        """Return the losses of a batch as the network is now, with its former draws: (T,).
+
+        Nothing moves by it: neither generators nor running statistics. `draws` is of `draws_of`.
+        """
+        parts = self.parts
+        buffers = [each for part in parts.ranker.parts.values() for each in part.buffers()]
+        before = [each.clone() for each in buffers]
+        with torch.random.fork_rng([x.device] if x.is_cuda else []):
+            torch.set_rng_state(draws[0])
+            if x.is_cuda:
+                torch.cuda.set_rng_state(draws[1], x.device)
+            scores = parts.ranker(x, margin)
+        for each, was in zip(buffers, before, strict=True):
+            each.copy_(was)
+        losses, _ = parts.supervision.losses(
+            scores.logits, batch.labels, batch.weight, batch.extras, joined, batch.requests
+        )
+        found = torch.stack([*losses.values()])
+        parts.ranks.total([found])
+        parts.mark("losses again")
+        return found
+
     def _joined(self, values: Named) -> dict[str, Tensor]:
         """Return sums over all processes, of which each has the gradient of its own part."""
         total = torch.stack([each.detach() for each in values.values()])
@@ -145,6 +172,12 @@ class EagerStep:
         for each in self._running:
             each.div_(ranks.count)
         return logged
+
+
+def draws_of(x: Tensor) -> tuple[Tensor, ...]:
+    """Return the states of the generators that dropout of x's device draws from."""
+    of_device = (torch.cuda.get_rng_state(x.device),) if x.is_cuda else ()
+    return torch.get_rng_state(), *of_device
 
 
 class _OfAll(torch.autograd.Function):
