@@ -108,11 +108,17 @@ class PropensityUse:
         return self.effective_rows / self.rows if self.rows else 0.0
 
     def figures(self) -> dict[str, float]:
-        """Return the columns of an epoch's history."""
+        """Return the columns of an epoch's history; of the histogram, a share a decade."""
+        decades = {
+            f"{self.term} propensity {low:g}-{10 * low:g} share": sum(self.shares[at : at + 4])
+            for at, low in enumerate(EDGES[:-1])
+            if at % 4 == 0
+        }
         return {
             f"{self.term} effective rows": self.effective_rows,
             f"{self.term} effective share": self.effective_share,
             f"{self.term} clipped share": self.clipped_share,
+            **decades,
         }
 
     def warnings(self) -> tuple[str, ...]:

@@ -36,9 +36,10 @@ class Progress:
 
     "checkpoint" is a step after which the run may be resumed.
 
-    `valid`, `best` (so far) and `experts` are of an epoch: losses of terms (`click @ all loss`,
-    `total loss`), of heads on their own rows ÷ the best constant's (`buy|click normalized loss`,
-    `normalized loss`), metrics (`click @ all auc`), and the figures of `ExpertUse`.
+    `valid`, `best` (so far), `experts` and `propensities` are of an epoch: losses of terms
+    (`click @ all loss`, `total loss`), of heads on their own rows ÷ the best constant's
+    (`buy|click normalized loss`, `normalized loss`), metrics (`click @ all auc`), and the figures
+    of `ExpertUse` and of `PropensityUse`.
     """
 
     event: Event
@@ -53,6 +54,7 @@ class Progress:
     valid: Mapping[str, float] = field(default_factory=dict)
     best: bool = False
     experts: Mapping[str, float] = field(default_factory=dict)
+    propensities: Mapping[str, float] = field(default_factory=dict)
     ranks: int = 1  # processes that train together; rows and losses are of all of them
     exchanged: int = 0  # bytes that this process has put into exchanges in this epoch
 
@@ -74,6 +76,7 @@ class Progress:
             **{f"train {term} empty batches": count for term, count in self.empty.items()},
             **{f"valid {name}": value for name, value in self.valid.items()},
             **self.experts,
+            **self.propensities,
             "best": self.best,
         }
 
