@@ -197,7 +197,7 @@ def config_tables(
         "data": dict(data),
         "features": features,
         "keys": spec.to_table(schema.keys),
-        "task": spec.to_table(schema.tasks),
+        "task": [task.to_table() for task in schema.tasks],
         "model": model.to_table(),
         "train": training.to_table(),
     }
