@@ -43,8 +43,8 @@ class DR(PropensityWeighted):
 
     Reference:
         Wang et al., Doubly Robust Joint Learning for Recommendation on Data Missing Not at Random,
-        ICML 2019, equations 5 and 9; Guo et al., Enhanced Doubly Robust Learning for Debiasing
-        Post-Click Conversion Rate Estimation, SIGIR 2021, for `mrdr`.
+        ICML 2019; Su et al., SIGIR 2024, equation 4; for `mrdr` Guo et al., Enhanced Doubly Robust
+        Learning for Debiasing Post-Click Conversion Rate Estimation, SIGIR 2021.
     """
 
     name = "dr"

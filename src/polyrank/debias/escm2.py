@@ -55,7 +55,7 @@ class ESCM2IPS(_ESCM2):
 
     Reference:
         Wang et al., ESCM²: Entire Space Counterfactual Multi-Task Model for Post-Click Conversion
-        Rate Estimation, SIGIR 2022, section 3.
+        Rate Estimation, SIGIR 2022.
     """
 
     name = "escm2_ips"
@@ -93,7 +93,7 @@ class ESCM2DR(_ESCM2):
 
     Reference:
         Wang et al., ESCM²: Entire Space Counterfactual Multi-Task Model for Post-Click Conversion
-        Rate Estimation, SIGIR 2022, section 3.
+        Rate Estimation, SIGIR 2022.
     """
 
     name = "escm2_dr"

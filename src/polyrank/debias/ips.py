@@ -30,9 +30,9 @@ class IPS(PropensityWeighted):
         ['click @ all', 'buy|click @ click [ips]']
 
     Reference:
-        Schnabel et al., Recommendations as Treatments, ICML 2016, equation 4; Zhang et al.,
-        Large-scale Causal Approaches to Debiasing Post-click Conversion Rate Estimation with
-        Multi-task Learning, WWW 2020, section 4.2 (the click head as the propensity).
+        Schnabel et al., Recommendations as Treatments, ICML 2016; Zhang et al., Large-scale Causal
+        Approaches to Debiasing Post-click Conversion Rate Estimation with Multi-task Learning,
+        WWW 2020 (the click head as the propensity); Su et al., SIGIR 2024, equation 3.
     """
 
     name = "ips"

@@ -64,7 +64,7 @@ class PropensityUse:
         shares: (16,)
 
     Reference:
-        Kish, Survey Sampling, 1965, section 11.7 (the effective sample).
+        Kish, Survey Sampling, 1965 (the effective sample).
     """
 
     term: str

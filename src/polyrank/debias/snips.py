@@ -32,7 +32,7 @@ class SNIPS(PropensityWeighted):
 
     Reference:
         Swaminathan and Joachims, The Self-Normalized Estimator for Counterfactual Learning,
-        NeurIPS 2015, equation 8; Schnabel et al., ICML 2016, section 3.
+        NeurIPS 2015; Schnabel et al., Recommendations as Treatments, ICML 2016.
     """
 
     name = "snips"
