@@ -56,6 +56,10 @@ from .models.trunk import Mixing as Mixing
 from .models.trunk import Trunk as Trunk
 from .models.trunk import TrunkModule as TrunkModule
 from .objective.likelihood import Likelihood as Likelihood
+from .ranking import JRC as JRC
+from .ranking import Pairwise as Pairwise
+from .ranking import Ranking as Ranking
+from .ranking import Softmax as Softmax
 from .registry import register as register
 from .schema import DenseFeature as DenseFeature
 from .schema import Keys as Keys

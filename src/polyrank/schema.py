@@ -126,6 +126,7 @@ class Schema(Forest):
         check_features(self.features)
         self.check()
         _check_spaces(self)
+        _check_ranked(self)
         refuse_duplicates("term", [term.name for term in self.objective])
         _check_columns(self)
 
@@ -160,9 +161,14 @@ class Schema(Forest):
             entire_space=entire_space,
         )
 
+    @property
+    def ranked(self) -> bool:
+        """Whether a task compares the rows of a request, so that batches hold whole requests."""
+        return any(task.ranking is not None for task in self.tasks)
+
     @cached_property
     def heads(self) -> tuple[Head, ...]:
-        """The heads of a ranker: one per task, then the auxiliary ones of debiased losses."""
+        """The heads of a ranker: one per task, then the auxiliary ones of methods."""
         return heads_of(self.tasks)
 
     @cached_property
@@ -304,6 +310,15 @@ def _check_spaces(schema: Schema) -> None:
             if space not in known:
                 hint = did_you_mean(space, known)
                 raise SchemaError(f"task {task.name!r}: unknown space {space!r}{hint}")
+
+
+def _check_ranked(schema: Schema) -> None:
+    for task in schema.tasks:
+        if task.ranking is not None and schema.keys.request is None:
+            raise SchemaError(
+                f"task {task.name!r}: ranking compares the rows of a request: name its column in "
+                "keys, request"
+            )
 
 
 def _check_columns(schema: Schema) -> None:

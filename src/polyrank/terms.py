@@ -13,6 +13,7 @@ from typing import Any
 from polyrank.debias import Debias
 from polyrank.debias.method import Summand as Summand  # what terms are made of
 from polyrank.labels import LabelKind
+from polyrank.ranking import Ranking
 from polyrank.tasks import ALL, Forest, Task
 from polyrank.text import aligned, html_table
 
@@ -103,7 +104,8 @@ class Term:
     Args:
         positive_weight: of positives in the training loss.
         probability: the event in symbols, for tables; what is held stands in brackets.
-        method: the debiased loss that it belongs to; None for the likelihood of its label.
+        method: the debiased loss, or the loss over a request, that it belongs to; None for the
+            likelihood of its label.
         part: which of the method's terms of one population it is, where it has several.
         held: the heads whose outcomes are constants in this term: it does not move them.
         entire_space: whether its weighted rows stand for all rows, those where its condition did
@@ -116,7 +118,7 @@ class Term:
     yes: tuple[Path, ...]
     no: tuple[Path, ...]
     probability: str
-    method: Debias | None = None
+    method: Debias | Ranking | None = None
     part: str | None = None
     held: tuple[str, ...] = ()
     entire_space: bool = False
@@ -180,7 +182,7 @@ class Objective:
 
 
 def compile_terms(schema: Forest) -> Objective:
-    """Return the terms of every task, in order: one for each of its spaces, or its method's."""
+    """Return the terms of every task, in order: those of each of its spaces, or its method's."""
     return Objective(
         tuple(
             term
@@ -188,10 +190,22 @@ def compile_terms(schema: Forest) -> Objective:
             for term in (
                 task.debias.terms(schema, task)
                 if task.debias is not None
-                else (term_of(schema, task, space) for space in task.spaces)
+                else (each for space in task.spaces for each in _terms_in(schema, task, space))
             )
         )
     )
+
+
+def _terms_in(schema: Forest, task: Task, space: str) -> Iterator[Term]:
+    """Yield the likelihood in a space, and the loss over a request, by their shares of weight."""
+    ranker = task.ranker
+    term = term_of(schema, task, space)
+    if ranker is None:
+        yield term
+        return
+    if ranker.share < 1:
+        yield replace(term, weight=task.weight * (1 - ranker.share))
+    yield replace(term, weight=task.weight * ranker.share, method=ranker)
 
 
 def heads_of(tasks: Sequence[Task]) -> tuple[Head, ...]:
@@ -202,8 +216,8 @@ def heads_of(tasks: Sequence[Task]) -> tuple[Head, ...]:
         *(
             Head(f"{task.name}#{name}", task.name, auxiliary=True)
             for task in tasks
-            if task.debias is not None
-            for name in task.debias.heads(task)
+            if task.method is not None
+            for name in task.method.heads(task)
         ),
     )
 

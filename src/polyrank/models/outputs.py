@@ -33,6 +33,7 @@ class Tensors(NamedTuple):
     weight: Tensor | None
     extras: Tensor | None
     given: Mapping[str, Tensor]
+    requests: Tensor | None = None
 
     @classmethod
     def of(cls, batch: Batch, device: str) -> Tensors:
@@ -48,6 +49,7 @@ class Tensors(NamedTuple):
             None if batch.weight is None else moved(batch.weight),
             None if batch.extras is None else moved(batch.extras),
             {name: moved(each) for name, each in batch.given.items()},
+            None if batch.requests is None else moved(batch.requests),
         )
 
 

@@ -36,16 +36,20 @@ class Labels:
     yes: Mapping[str, Tensor]  # whether it is 1
     no: Mapping[str, Tensor]  # whether it is 0
     extras: Mapping[str, Tensor] = field(default_factory=dict)  # raw columns by name
+    request: Tensor | None = None  # the number of each row's request, where a task ranks
 
     @classmethod
-    def of(cls, schema: Schema, labels: Tensor, extras: Tensor | None = None) -> Labels:
+    def of(
+        cls, schema: Schema, labels: Tensor, extras: Tensor | None = None,
+        request: Tensor | None = None,
+    ) -> Labels:  # fmt: skip
         """Read the columns (B, L) and (B, E); a comparison with NaN is false."""
         tasks = [task.name for task in schema.tasks]
         value, yes, no = (
             dict(zip(tasks, each.unbind(1), strict=True))
             for each in (labels, labels == 1, labels == 0)
         )
-        return cls(value, yes, no, named_extras(schema, extras))
+        return cls(value, yes, no, named_extras(schema, extras), request)
 
     def within(self, where: Population, rows: Tensor) -> Tensor:
         """Return the rows for which the population's conditions happened."""

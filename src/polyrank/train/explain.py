@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 
 from polyrank import spec
 from polyrank.data.memory import SHARE
+from polyrank.data.requests import RequestStatistics
 from polyrank.data.sampling import Sampling
 from polyrank.data.statistics import TermStatistics
 from polyrank.metrics.fusion import Fusion
@@ -40,6 +41,7 @@ class RunPlan:
     sampling: Sampling | None = None
     fusion: Fusion | None = None
     together: TogetherPlan | None = None  # of several processes, where somebody asked
+    requests: Mapping[str, RequestStatistics] = field(default_factory=dict)  # of terms that rank
 
     def __str__(self) -> str:
         splits = ", ".join(f"{split} {rows:,}" for split, rows in self.rows.items())
@@ -58,7 +60,15 @@ class RunPlan:
         titles = ["term", "probability", "usable rows", "positives", "mean"]
         parameters = _with_total(["part", "parameters"], self.parameters, ",")
         memory = {name: count / 2**20 for name, count in self.memory_bytes.items()}
-        tables = [aligned(titles, terms, [2, 3, 4]), parameters]
+        tables = [aligned(titles, terms, [2, 3, 4])]
+        if self.requests:
+            counted = [
+                [name, f"{each.requests:,}", f"{each.mixed:,}", f"{each.rows:,}"]
+                for name, each in self.requests.items()
+            ]
+            heads = ["term over requests", "requests", "with both labels", "rows in these"]
+            tables.append(aligned(heads, counted, [1, 2, 3]))
+        tables.append(parameters)
         tables.append(_with_total(["memory", "MiB"], memory, ",.1f"))
         if self.together is not None:
             tables.append(str(self.together))
@@ -77,6 +87,11 @@ class RunPlan:
                 "usable_rows": self.statistics[term.name].rows,
                 "positives": self.statistics[term.name].positives,
                 "mean": self.statistics[term.name].mean,
+                **(
+                    {"requests": asdict(self.requests[term.name])}
+                    if term.name in self.requests
+                    else {}
+                ),
             }
             for term in self.schema.objective
         ]
@@ -161,6 +176,7 @@ def explain(
         sampling=sources.sampling,
         fusion=fusion,
         together=plan,
+        requests=supervision.requests,
     )
 
 

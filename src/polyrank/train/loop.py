@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from polyrank.balance import BalanceTerm
+from polyrank.data.requests import with_requests
 from polyrank.data.shares import Share
 from polyrank.data.statistics import term_statistics
 from polyrank.data.table import Batch, Table
@@ -114,9 +115,18 @@ class Trainer:
     ) -> None:
         self.ranks = ranks
         self.monitor = monitor
+        if supervision.schema.ranked:
+            train = with_requests(train, "train")
+            valid = None if valid is None else with_requests(valid, "valid")
         self.ranker, self.training, self.supervision = ranker, training, supervision
         self.train, self.valid, self.seed = train, valid, seed
         self.epochs, self.batch_size = training.pace(len(train), ranks.count)
+        for name, found in supervision.requests.items():
+            if found.longest > self.batch_size:
+                raise ConfigError(
+                    f"{name!r}: the longest request has {found.longest:,} rows, and a batch "
+                    f"{self.batch_size:,}, which no request may be cut by: raise batch_size"
+                )
         self.balance = training.balance.build(balance_terms(supervision)).to(training.device)
         if ranks.several and not self.balance.by_ranks:
             raise ConfigError(
@@ -196,7 +206,8 @@ class Trainer:
         the same layers, would be noise. The share is the one of `SHARES` with the least loss on
         validation rows of the head, and 0 where these cannot tell: fewer than `TELLING_ROWS` of
         them, or of either label. It is 1 without validation, and for a task with a positive weight,
-        whose network is inflated on purpose: the plain loss would take that out again.
+        whose network is inflated on purpose, or one that ranks, whose network learns another loss:
+        the plain one would take that out again.
         """
         if self.first is None or self.valid is None:
             return logits
@@ -214,7 +225,7 @@ class Trainer:
             found[share] = mixed, self.supervision.own_losses(mixed, *rows)
         chosen = dict(logits)
         for at, head in enumerate(stages.heads):
-            if tasks[head].positive_weight != 1:
+            if tasks[head].positive_weight != 1 or tasks[head].ranking is not None:
                 continue
             known = {share: losses[head] for share, (_, losses) in found.items() if head in losses}
             best = 0.0 if head in few else min(known, key=lambda share: known[share])
@@ -338,8 +349,12 @@ class Trainer:
             for step, batch in enumerate(chain.from_iterable(blocks), start=begun + 1):
                 self._mark("load")
                 joined = share.rows(step - 1, len(table), self.batch_size, parted=table.parted)
-                tally.add(*self._step(batch, before + step, joined))
                 rows += joined
+                if table.requests is not None:
+                    # Whole requests are some rows more or fewer than the batch's places: by these,
+                    # every row of the epoch counts alike.
+                    joined = self.batch_size * share.streams
+                tally.add(*self._step(batch, before + step, joined))
                 if step == steps:
                     break
                 if step % REPORT_STEPS == 0:
@@ -413,7 +428,7 @@ class Trainer:
         layout, size, rate = self.ranker.layout, self.batch_size, self.training.unseen_rate
         blocks = self.train.blocks(
             layout, size, shuffle=True, seed=self.seed, epoch=epoch, unseen_rate=rate, start=start,
-            share=self._share,
+            share=self._share, whole_requests=self.train.requests is not None,
         )  # fmt: skip
         idle = (os.cpu_count() or 1) > self.training.threads
         return ahead(blocks) if idle and size >= PREFETCH_ROWS else blocks
@@ -488,7 +503,10 @@ class Trainer:
         assert self.valid is not None
         schema = self.supervision.schema
         rows = _labels(self.valid)
-        sums = self.supervision.sums(logits, *rows)
+        requests = self.valid.requests
+        sums = self.supervision.sums(
+            logits, *rows, requests=None if requests is None else torch.from_numpy(requests)
+        )
         found, total = {}, 0.0
         for term in schema.objective:
             if (each := sums[term.name]).weight > 0:

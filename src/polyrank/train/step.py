@@ -82,7 +82,7 @@ class EagerStep:
         x.requires_grad_()
         scores = parts.ranker(x, margin)
         losses, rows = parts.supervision.losses(
-            scores.logits, batch.labels, batch.weight, batch.extras, joined
+            scores.logits, batch.labels, batch.weight, batch.extras, joined, batch.requests
         )
         penalties = scores.penalties
         if several:
@@ -193,6 +193,11 @@ class CompiledStep:
             raise ConfigError(
                 "compile = true needs Adam or AdamW for the dense part, got "
                 f"{type(training.dense).__name__}: leave compile out"
+            )
+        if parts.supervision.schema.ranked:
+            raise ConfigError(
+                "compile = true needs batches of one size, and those of whole requests, which a "
+                "ranking loss needs, differ: leave compile out"
             )
         self.parts, self._balance = parts, balance
         self._decoupled = isinstance(training.dense, AdamW)

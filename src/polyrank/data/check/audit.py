@@ -51,6 +51,7 @@ _REMEDIES: Mapping[Severity, Mapping[str, str]] = {
         ),
         "label-equal": "remove {column!r} from the features",
         "label-opposite": "remove {column!r} from the features",
+        "nothing-to-rank": "check the request key, take more rows, or leave ranking out",
         "time-reversed": "swap the files, or split by time: train on the past, {split} on what "
         "follows",
     },
@@ -66,6 +67,7 @@ _REMEDIES: Mapping[Severity, Mapping[str, str]] = {
     "info": {
         "drawn": "set [data] memory to audit every row; training counts orphans in all of them",
         "loss-scale": "balance = {{ kind = 'sum', normalize = true }}, the default, levels them",
+        "requests": "nothing, if few are told apart by one label; else lists may have been cut",
         "constant": "remove it: it teaches nothing",
         "nearly-unique": "remove it, or set min_count so that rare ids share a row",
         "nulls": "nothing: a null id is an id, and a missing number has its own bin or indicator",

@@ -9,6 +9,8 @@ import polars as pl
 
 from polyrank.data.check.audit import Finding, finding
 from polyrank.data.labels import Orphans, bad_labels, find_orphans, label_arrays, zeroed
+from polyrank.data.requests import request_statistics
+from polyrank.ranking import Ranking
 from polyrank.schema import Schema
 from polyrank.terms import ALL, Population, population, population_label
 
@@ -102,6 +104,8 @@ def loss_findings(
     """Yield how far apart the constant predictors' losses of the terms lie, in training."""
     losses: dict[str, float] = {}
     for term in schema.objective:
+        if isinstance(term.method, Ranking):  # of the same rows as the likelihood beside it
+            continue
         label = population_label(labels, term.population)
         values = label[~np.isnan(label)]
         if not len(values) or not values.std():  # its loss is 0
@@ -124,6 +128,32 @@ def loss_findings(
         f"{does if normalized else 'does not divide them by that'}"
     )
     yield finding("loss-scale", message, None, "train", {"ratio": ratio, **losses})
+
+
+def request_findings(
+    schema: Schema, labels: Mapping[str, np.ndarray], request: pl.Series
+) -> Iterator[Finding]:
+    """Yield how many requests of training have nothing to rank, for each term that ranks.
+
+    Args:
+        schema: of the log.
+        labels: of the training rows, by task.
+        request: the request of each.
+    """
+    codes = request.rank("dense").fill_null(0).to_numpy().astype(np.int64)
+    for term in schema.objective:
+        if not isinstance(term.method, Ranking):
+            continue
+        label = population_label(labels, term.population)
+        found = request_statistics(codes, label)
+        numbers = {"requests": found.requests, "mixed": found.mixed, "rows": found.rows}
+        idle = found.requests - found.mixed
+        message = (
+            f"{term.name!r}: {idle:,} of {found.requests:,} requests have one label only, or one "
+            "row, and give nothing"
+        )
+        check = "requests" if found.mixed else "nothing-to-rank"
+        yield finding(check, message, request.name, "train", numbers)
 
 
 def _supervised(schema: Schema) -> Iterator[Population]:
