@@ -170,6 +170,17 @@ def test_it_trains_resumes_saves_loads_and_exports(kind, tmp_path):
 
 
 @methods
+def test_heads_start_at_the_rate_of_what_they_predict(kind):
+    bundle = pr.fit(schema(kind), model(), train=log(), epochs=1, lr=1e-12)
+    bought = log().filter(pl.col("cart") == 1)["buy"].to_numpy()
+    rate = (bought.sum() + 1) / (len(bought) + 2)
+    for head in bundle.schema.heads[2:]:
+        bias = bundle.ranker.named_weights()[f"head.{head.name}.output.bias"]
+        expected = 1 - rate if head.name == "buy#twin" else rate
+        assert float(bias.sigmoid()) == pytest.approx(expected, rel=1e-4)
+
+
+@methods
 def test_every_head_that_it_declares_learns(kind):
     rows = log()
     still, moved = (

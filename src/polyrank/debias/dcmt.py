@@ -56,6 +56,9 @@ class DCMT(PropensityWeighted):
     def heads(self, task: Any) -> tuple[str, ...]:
         return (TWIN,)
 
+    def start(self, head: str, rate: float) -> float:
+        return 1 - super().start(head, rate)
+
     def terms(self, schema: Any, task: Any) -> tuple[Any, ...]:
         return (
             schema.term(task, task.given, self, entire_space=True),

@@ -53,6 +53,14 @@ class Debias(ABC):
         """Return the auxiliary heads of a `Task`; `imputation` becomes `buy#imputation`."""
         return ()
 
+    def start(self, head: str, rate: float) -> float:
+        """Return the probability that an auxiliary head starts at, by the rate of the task's label.
+
+        By default it is that rate, as for a head that predicts the label too.
+        """
+        del head
+        return rate
+
     @abstractmethod
     def terms(self, schema: Any, task: Any) -> tuple[Any, ...]:
         """Return the task's `Term`s, such as `schema.term(task, task.given, self)`."""
