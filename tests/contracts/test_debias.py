@@ -261,6 +261,8 @@ def test_a_small_effective_sample_is_warned_about(caplog):
         bundle = pr.fit(found, model(), **fit)
     use = bundle.propensities(rows, split="valid")[0]
     assert use.effective_share < 0.1
+    kept = bundle.history.filter(pl.col("best")).tail(1).to_dicts()[0]
+    assert {name: kept[name] for name in use.figures()} == pytest.approx(use.figures(), rel=1e-4)
     assert use.rows == 2_003
     assert "leave an effective sample of" in caplog.text
     assert "a few rows decide what is learned. Raise floor (now 0.0001)" in caplog.text

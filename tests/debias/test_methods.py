@@ -1,10 +1,15 @@
 """Each method's losses and gradients are those of its paper's equation, in float64."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from polyrank.data.sampling import Sampling
 from polyrank.debias import DEBIAS
 
 
@@ -229,3 +234,70 @@ def test_parts_of_a_batch_add_up(make_batch, name, options):
     for term, loss in whole.items():
         close = {"rtol": 1e-10} if f"[{name}]" not in term or not normalised else {"rtol": 0.3}
         torch.testing.assert_close(first[term] + second[term], loss, atol=1e-12, **close)
+
+
+floors = st.floats(0.01, 1.0)
+seeds = st.integers(0, 10_000)
+quick = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@quick
+@given(seeds)
+def test_at_a_floor_of_one_weights_change_nothing(make_batch, seed):
+    """Then IPS is the sum over clicked rows ÷ all rows, and SNIPS the mean over clicked rows."""
+    plain, ips, snips = (
+        make_batch(debias, count=120, seed=seed)
+        for debias in (None, DEBIAS["ips"](floor=1.0), DEBIAS["snips"](floor=1.0))
+    )
+    expected = plain.losses()["buy|click @ click"]
+    c = terms_of(plain, 1.0)
+    found = ips.losses()["buy|click @ click [ips]"] * c.total / c.o.sum()
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=0)
+    found = snips.losses()["buy|click @ click [snips]"]
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=0)
+
+
+@quick
+@given(seeds, floors, st.floats(0.01, 100.0))
+def test_snips_ignores_the_unit_of_sample_weights(make_batch, seed, floor, unit):
+    batch = make_batch(DEBIAS["snips"](floor=floor), count=120, seed=seed, weighted=True)
+    one = batch.losses()["buy|click @ click [snips]"]
+    batch.weight = batch.weight * unit
+    torch.testing.assert_close(batch.losses()["buy|click @ click [snips]"], one, rtol=1e-9, atol=0)
+
+
+@quick
+@given(seeds, st.sampled_from(sorted(REFERENCES)))
+def test_the_order_of_rows_does_not_matter(make_batch, seed, name):
+    batch = make_batch(DEBIAS[name](), count=120, seed=seed, weighted=True)
+    before = batch.losses()
+    order = torch.from_numpy(np.random.default_rng(seed).permutation(120))
+    batch.z = {head: each[order] for head, each in batch.z.items()}
+    batch.labels, batch.weight = batch.labels[order], batch.weight[order]
+    for term, loss in batch.losses().items():
+        torch.testing.assert_close(loss, before[term], rtol=1e-9, atol=1e-12)
+
+
+@quick
+@given(seeds, floors, floors)
+def test_a_higher_floor_never_raises_the_loss_of_ips(make_batch, seed, one, other):
+    low, high = (
+        make_batch(DEBIAS["ips"](floor=floor), count=120, seed=seed).losses()
+        for floor in sorted((one, other))
+    )
+    name = "buy|click @ click [ips]"
+    assert high[name] <= low[name] * (1 + 1e-12)
+
+
+def test_propensities_of_sampled_rows_are_those_of_the_sample(make_batch):
+    """Where a quarter of the rows without a click was kept, odds of a click are 4 times as high."""
+    batch = make_batch(DEBIAS["ips"](floor=0.01), missing=0.0)
+    supervision = replace(batch.supervision, sampling=Sampling("click", keep=0.25))
+    found = supervision.losses(batch.z, batch.labels, None)[0]["buy|click @ click [ips]"]
+    shifted = {**batch.z, "click": batch.z["click"] + np.log(4)}
+    expected = batch.supervision.losses(shifted, batch.labels, None)[0]
+    torch.testing.assert_close(found, expected["buy|click @ click [ips]"], rtol=1e-12, atol=0)
+    use = supervision.propensities(batch.z, batch.labels, None)[0]
+    clicked = batch.labels[:, 0] == 1
+    w = 1 / shifted["click"].detach().sigmoid()[clicked].clamp(min=0.01)
+    assert use.effective_rows == pytest.approx(float(w.sum() ** 2 / (w * w).sum()))

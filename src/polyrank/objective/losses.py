@@ -181,19 +181,20 @@ class Supervision:
             where = own_population(self.schema, task)
             yes, no = known.outcome(where)
             rows = yes | no
-            p = scores.log_probability(where.happened).exp()[rows].double().cpu().numpy()
+            log_p = scores.log_probability(where.happened)[rows].detach()
+            p = log_p.double().exp().cpu().numpy()
             own = None if weight is None else weight[rows].cpu().numpy()
             found.append(PropensityUse.of(where.name, p, task.debias.floor, own))
         return tuple(found)
 
     def _entire(self, parts: Parts, labels: Tensor, weight: Tensor | None) -> dict[str, Tensor]:
         """Return Σ w of the rows that terms of weighted rows stand for, by term."""
-        known, found = Labels.of(self.schema, labels), {}
-        for term, _ in parts:
-            if term.entire_space:
-                yes, no = known.outcome(term.population)
-                rows = yes | no | known.outside(term.population)
-                found[term.name] = (rows if weight is None else rows * weight).sum()
+        found = {}
+        for term in {term.name: term for term, _ in parts if term.entire_space}.values():
+            known = Labels.of(self.schema, labels)
+            yes, no = known.outcome(term.population)
+            rows = yes | no | known.outside(term.population)
+            found[term.name] = (rows if weight is None else rows * weight).sum()
         return found
 
     def _in_sample(self, logits: Logits, labels: Tensor) -> Logits:
