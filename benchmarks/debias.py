@@ -13,6 +13,10 @@ Logs:
   known for all rows and hidden in training where nobody clicked; the test rows are the last in
   time. Selection by what no feature shows is part of it.
 
+All terms are plain means (`normalize = false`), so that a method is not judged by how much its task
+weighs in the shared embeddings: by default a term weighs by its rows, and weighted rows stand for
+all rows. The plain model with that default is one more line.
+
 Prints a table a log, mean ± standard deviation over seeds, and paired differences from the
 clicked-rows model with 95 % intervals (Student's t). Writes results/debias.json with --write.
 
@@ -26,7 +30,7 @@ import json
 import os
 import platform
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -48,16 +52,36 @@ RESULTS = Path(__file__).parent / "results" / "debias.json"
 PLAIN = "clicked rows"
 STRENGTHS = {"off": 0.0, "on": 1.5}  # of the policy's score
 LIKED = 3  # the least rating that counts as a purchase
-Log = Callable[[pr.Task, int], dict[str, float]]
+MEANS = pr.Sum(normalize=False)
 
 
-def supervisions(floor: float) -> dict[str, dict[str, Any]]:
-    """Return what a task may be given, by name: the two plain estimators, then every method."""
-    found: dict[str, dict[str, Any]] = {PLAIN: {}, "entire space": {"space": "all"}}
+@dataclass(frozen=True)
+class Contender:
+    """How P(buy|click) is learned."""
+
+    options: Mapping[str, Any]  # of the task
+    balance: pr.Sum = MEANS
+
+    @property
+    def task(self) -> pr.Task:
+        """The task."""
+        return pr.Task("buy", given="click", **self.options)
+
+
+Log = Callable[[Contender, int], dict[str, float]]
+
+
+def contenders(floor: float) -> dict[str, Contender]:
+    """Return the plain estimators, then every method, by name."""
+    found = {
+        PLAIN: Contender({}),
+        "clicked rows, weighed by rows": Contender({}, pr.Sum()),
+        "entire space": Contender({"space": "all"}),
+    }
     for name, method in DEBIAS.items():
         options = {"floor": floor} if issubclass(method, pr.PropensityWeighted) else {}
-        found[name] = {"debias": method(**options)}
-    return found | {"mrdr": {"debias": pr.DR(floor=floor, mrdr=True)}}
+        found[name] = Contender({"debias": method(**options)})
+    return found | {"mrdr": Contender({"debias": pr.DR(floor=floor, mrdr=True)})}
 
 
 def model() -> pr.Model:
@@ -75,16 +99,18 @@ def weights_of(bundle: pr.Bundle) -> dict[str, float]:
     }
 
 
-def generated(rows: int, strength: float, epochs: int, buy: pr.Task, seed: int) -> dict[str, float]:
+def generated(
+    rows: int, strength: float, epochs: int, contender: Contender, seed: int
+) -> dict[str, float]:
     """Train on a generated log and return its errors on test rows."""
     policy = Exposure(strength=strength)
     train, valid, test, schema = synthetic(rows, seed=seed, parts=[policy])
-    tasks = [pr.Task("exposed"), pr.Task("click", given="exposed"), buy]
+    tasks = [pr.Task("exposed"), pr.Task("click", given="exposed"), contender.task]
     names = {each.name for each in tasks}
     features = [each for each in schema.features if each.name not in names]
     bundle = pr.fit(
         pr.Schema(features=features, tasks=tasks), model(), train=train, valid=valid, seed=seed,
-        epochs=epochs, batch_size=4096,
+        epochs=epochs, batch_size=4096, balance=contender.balance,
     )  # fmt: skip
     frame = test.collect()
     clicked = ((frame["click"] == 1) & (frame["exposed"] == 1)).to_numpy()
@@ -114,7 +140,7 @@ def one_hot(path: Path) -> np.ndarray:
     return np.loadtxt(path, dtype=int)
 
 
-def coat(folder: Path, epochs: int, buy: pr.Task, seed: int) -> dict[str, float]:
+def coat(folder: Path, epochs: int, contender: Contender, seed: int) -> dict[str, float]:
     """Train on all pairs of users and coats, of which the chosen ones are rated."""
     frames, names = [], []
     for owner in ("user", "item"):
@@ -141,11 +167,12 @@ def coat(folder: Path, epochs: int, buy: pr.Task, seed: int) -> dict[str, float]
     )
     held = np.random.default_rng(seed).random(pairs.height) < 0.1
     schema = pr.Schema(
-        features=[pr.SparseFeature(name) for name in names], tasks=[pr.Task("click"), buy]
+        features=[pr.SparseFeature(name) for name in names],
+        tasks=[pr.Task("click"), contender.task],
     )
     bundle = pr.fit(
         schema, model(), train=pairs.filter(~held), valid=pairs.filter(held), seed=seed,
-        epochs=epochs, batch_size=1024,
+        epochs=epochs, batch_size=1024, balance=contender.balance,
     )  # fmt: skip
     random = drawn.join(frames[0], on="user").join(frames[1], on="item")
     p = bundle.predict(random)["p_buy_given_click"].to_numpy()
@@ -153,7 +180,7 @@ def coat(folder: Path, epochs: int, buy: pr.Task, seed: int) -> dict[str, float]
     return measured(label, p, "at random") | weights_of(bundle)
 
 
-def kuairand(path: Path, epochs: int, buy: pr.Task, seed: int) -> dict[str, float]:
+def kuairand(path: Path, epochs: int, contender: Contender, seed: int) -> dict[str, float]:
     """Train on the first rows in time, likes hidden where nobody clicked."""
     frame = pl.read_csv(path, separator="\t").sort("time_ms")
     frame = frame.with_columns(
@@ -166,9 +193,16 @@ def kuairand(path: Path, epochs: int, buy: pr.Task, seed: int) -> dict[str, floa
         *(pr.SparseFeature(name) for name in ("user_id", "video_id", "hour")),
         pr.DenseFeature("seconds", encoding="log"),
     ]
-    schema = pr.Schema(features=features, tasks=[pr.Task("click"), buy])
+    schema = pr.Schema(features=features, tasks=[pr.Task("click"), contender.task])
     bundle = pr.fit(
-        schema, model(), train=train, valid=valid, seed=seed, epochs=epochs, batch_size=1024
+        schema,
+        model(),
+        train=train,
+        valid=valid,
+        seed=seed,
+        epochs=epochs,
+        batch_size=1024,
+        balance=contender.balance,
     )
     p, label = bundle.predict(test)["p_buy_given_click"].to_numpy(), test["label"].to_numpy()
     clicked = test["click"].to_numpy() == 1
@@ -229,18 +263,18 @@ def main() -> None:
     """Run every method on every log, print the tables and keep the figures."""
     args = options()
     torch.set_num_threads(1)
-    kept, task = [], pr.Task("buy", given="click")
+    kept = []
     chosen = {
         name: each
-        for name, each in supervisions(args.floor).items()
+        for name, each in contenders(args.floor).items()
         if args.only is None or name in (PLAIN, *args.only)
     }
     for log, run in logs(args):
         runs: dict[str, list[dict[str, float]]] = {name: [] for name in chosen}
         started = perf_counter()
         for seed in range(1, args.seeds + 1):
-            for name, supervision in chosen.items():
-                figures = run(replace(task, **supervision), seed)
+            for name, contender in chosen.items():
+                figures = run(contender, seed)
                 runs[name].append(figures)
                 kept.append({"log": log, "learned by": name, "seed": seed, **figures})
         seconds = (perf_counter() - started) / (args.seeds * len(chosen))
