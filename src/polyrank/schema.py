@@ -335,6 +335,12 @@ def _check_columns(schema: Schema) -> None:
             raise SchemaError(
                 f"column {task.column!r} is both a key and the label of task {task.name!r}"
             )
+    for name in schema.made_of:
+        if name in features:
+            raise SchemaError(
+                f"column {name!r} is both a feature and what a label is made of, which rows to "
+                "predict do not have; remove it from the features"
+            )
     if schema.keys.weight in features:
         raise SchemaError(
             f"column {schema.keys.weight!r} is both a feature and the sample weight, which rows "

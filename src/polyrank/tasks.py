@@ -228,6 +228,11 @@ class Forest:
         """Raw numeric columns that kinds of label read, each once, in task order."""
         return tuple(dict.fromkeys(name for task in self.tasks for name in task.label_kind.reads))
 
+    @cached_property
+    def made_of(self) -> tuple[str, ...]:
+        """Raw numeric columns that labels are made of beside their own, each once."""
+        return tuple(dict.fromkeys(name for task in self.tasks for name in task.label_kind.made_of))
+
     def ancestors(self, name: str) -> tuple[str, ...]:
         """Return the tasks that must happen before `name`, the root first."""
         chain: list[str] = []

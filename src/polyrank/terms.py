@@ -266,7 +266,8 @@ def own_terms(schema: Forest) -> tuple[Term, ...]:
 def output_columns(task: Task) -> tuple[str, ...]:
     """Return the columns that `predict` writes for a task: the head first, then the joint.
 
-    A kind with several output columns has such a pair for each.
+    A kind with several output columns has such a pair for each; one whose outputs make no sense
+    times a probability has no joints.
 
     Example:
         >>> from polyrank.schema import DenseFeature, Schema, Task
@@ -275,11 +276,17 @@ def output_columns(task: Task) -> tuple[str, ...]:
         >>> [output_columns(task) for task in schema.tasks]
         [('p_click',), ('p_buy_given_click', 'p_buy'), ('spend_given_buy', 'spend')]
     """
-    return tuple(
-        column
-        for stem in task.label_kind.stems(task.name)
-        for column in ((f"{stem}_given_{task.given}", stem) if task.given else (stem,))
-    )
+    stems = task.label_kind.stems(task.name)
+    own = head_columns(task)
+    if not task.given or not task.label_kind.has_joint:
+        return own
+    return tuple(column for pair in zip(own, stems, strict=True) for column in pair)
+
+
+def head_columns(task: Task) -> tuple[str, ...]:
+    """Return the output columns of a task's head alone, given its parent where it has one."""
+    stems = task.label_kind.stems(task.name)
+    return tuple(f"{stem}_given_{task.given}" for stem in stems) if task.given else stems
 
 
 def joint_label(factors: Sequence[Any]) -> Any:
@@ -328,7 +335,8 @@ def term_of(
     """Return the term of a task in one space; `method` and `part` as in `Term`."""
     where = population(schema, task, space)
     if not task.label_kind.is_event:
-        value = f"E[{task.name}|{task.given}]" if task.given else f"E[{task.name}]"
+        head = f"{task.name}|{task.given}" if task.given else task.name
+        value = task.label_kind.symbol.format(head)
         return Term(where, task.weight, task.positive_weight, (), (), value, method, part)
     heads = where.heads
     yes, no = _paths(heads)

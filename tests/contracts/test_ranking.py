@@ -13,6 +13,7 @@ from polyrank.ranking import RANKING, Ranking
 from polyrank.schema import Schema
 from polyrank.serve.export.write import export
 from polyrank.train.explain import explain
+from polyrank.train.sources import Sources, encoded
 
 REQUESTS, LONGEST = 90, 9
 SMALL = {"tower": [4], "embed_dim": 4, "wide": False, "interaction": False}
@@ -210,3 +211,26 @@ def test_compiled_steps_and_requests_longer_than_a_batch_are_refused():
     message = f"the longest request has {LONGEST} rows, and a batch 4.*raise batch_size"
     with pytest.raises(ConfigError, match=message):
         fitted("softmax", batch_size=4)
+
+
+def test_a_log_larger_than_memory_is_streamed_with_whole_requests(kind, tmp_path):
+    """Training rows keep their request key in the cache, and windows cut no request."""
+    rng = np.random.default_rng(0)
+    for split, rows in (("train", 60_000), ("valid", 2_000)):
+        frame = pl.DataFrame(
+            {
+                "item": rng.integers(0, 50, rows),
+                "user": rng.integers(0, 50, rows),
+                "request": np.arange(rows) // 7,
+                "click": rng.integers(0, 2, rows),
+                "buy": rng.integers(0, 2, rows),
+            }
+        ).with_columns(buy=pl.col("click") * pl.col("buy"))
+        frame.write_parquet(tmp_path / f"{split}.parquet", row_group_size=10_000)
+    files = {split: str(tmp_path / f"{split}.parquet") for split in ("train", "valid")}
+    sources = Sources(**files, memory="1MiB")
+    assert encoded(schema(kind), sources, beside=tmp_path)[1]["train"].parted
+    options = {"epochs": 1, "batch_size": 4096, "memory": "1MiB", "progress": False}
+    bundle = pr.fit(schema(kind), pr.Model(**SMALL), **files, **options, out=tmp_path / "run")
+    assert bundle.history["rows"].to_list() == [60_000]
+    assert np.isfinite(bundle.history[f"train click @ all [{kind}] loss"][0])

@@ -20,8 +20,9 @@ from polyrank.bundle import format
 from polyrank.calibration.fitting import Calibrator
 from polyrank.data import stream
 from polyrank.data.labels import Orphans, check_rule
-from polyrank.data.read import Joined, collect_chunks, column_names, read
+from polyrank.data.read import Joined, collect_chunks, column_names, read, with_lists
 from polyrank.data.sampling import Sampling
+from polyrank.data.statistics import label_groups
 from polyrank.data.table import Table, encode, outcomes
 from polyrank.data.vocab import Vocab
 from polyrank.debias import PropensityUse
@@ -38,7 +39,7 @@ from polyrank.objective.likelihood import Likelihood, likelihoods, named_extras
 from polyrank.objective.losses import Supervision
 from polyrank.schema import Schema
 from polyrank.serve.engine import Predictions
-from polyrank.terms import NORMALIZED, output_columns
+from polyrank.terms import NORMALIZED, head_columns, output_columns
 from polyrank.text import aligned, counted, html_table
 
 logger = logging.getLogger(__name__)
@@ -352,15 +353,8 @@ class Bundle:
         Rows that have the key of the lists that the run's experiment shares, and not those lists,
         are joined with them.
         """
-        if isinstance(rows, Joined):
-            return rows
-        frame = read(rows, self.schema)
-        shared = self.config.get("data", {}).get("shared")
-        if shared is not None:
-            known = column_names(frame)
-            if shared["key"] in known and not set(self.schema.inputs) <= {*known}:
-                return Joined(frame, shared["file"], shared["key"])
-        return frame
+        found = with_lists(rows, self.schema, self.config)
+        return found if isinstance(found, Joined) else read(found, self.schema)
 
     def score(self, table: Table, *, raw: bool = False) -> pl.DataFrame:
         """Return the output columns of encoded rows; `raw` as in `predict`."""
@@ -385,6 +379,7 @@ class Bundle:
             truth={f"true_{output}": values for output, values in table.truth.items()},
             replicates=REPLICATES,
             raw={column: raw[column] for column in changed},
+            groups={name: each.codes for name, each in label_groups(table, self.targets).items()},
         )
         if self.fusion is None:
             return card
@@ -459,8 +454,9 @@ class Bundle:
         mapped = {task for task, each in self.calibrators.items() if each.map is not None}
         found = []
         for task in self.schema.tasks:
-            head, *joint = output_columns(task)
-            found += [head] if task.name in mapped else []
+            head = head_columns(task)
+            joint = [name for name in output_columns(task) if name not in head]
+            found += head if task.name in mapped else []
             found += joint if mapped & {task.name, *self.schema.ancestors(task.name)} else []
         return found
 

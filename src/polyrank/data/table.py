@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from polyrank.data.labels import Orphans, apply_orphans, check_labels
+from polyrank.data.labels import Orphans, apply_orphans, check_labels, raw_label, tell_of_remarks
 from polyrank.data.read import Joined, by_column, collect, column_names
 from polyrank.data.requests import request_batches
 from polyrank.data.shared import Shared, Sharing
@@ -552,7 +552,7 @@ class Columns:
         present = [name for name in present if name in known]
         others = [*present, *truth.values(), *carried, *schema.extras]
         if labels:
-            others += [*schema.labels, *([keys.weight] if keys.weight else [])]
+            others += [*schema.labels, *schema.made_of, *([keys.weight] if keys.weight else [])]
         elsewhere = {} if sharing is None else sharing.lists
         features = [
             column
@@ -587,6 +587,7 @@ def encode_columns(
     kept: pl.Series | None = None
     if labels:
         check_labels(data, schema, split)
+        tell_of_remarks(data, schema, split)
         data, kept = _without_orphans(data, schema, orphans, split)
         if not data.height:
             raise DataError(f"no rows in {split} after its orphans were dropped")
@@ -682,8 +683,8 @@ def _numbers(data: pl.DataFrame, names: Sequence[str]) -> np.ndarray:
 
 def _label_columns(data: pl.DataFrame, schema: Schema) -> np.ndarray:
     labels = np.empty((data.height, len(schema.tasks)), dtype=np.float32)
-    for index, column in enumerate(schema.labels):
-        labels[:, index] = data[column].cast(pl.Float32).to_numpy()
+    for index, task in enumerate(schema.tasks):
+        labels[:, index] = task.label_kind.observed(*raw_label(data, task))
     return labels
 
 

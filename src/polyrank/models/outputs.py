@@ -125,11 +125,11 @@ def outputs(
     for name in sorted(names, key=lambda each: len(schema.ancestors(each))):  # parents first
         task = schema.by_name[name]
         values = likelihoods[name].predict(logits[name], extras)
-        found = [
-            column
-            for value in values
-            for column in ((value, joints[task.given] * value) if task.given else (value,))
-        ]
-        joints[name] = found[1] if task.given else found[0]
+        if task.given and task.label_kind.has_joint:
+            found = [each for value in values for each in (value, joints[task.given] * value)]
+            joints[name] = found[1]
+        else:
+            found = [*values]
+            joints[name] = found[0]
         columns[name] = dict(zip(output_columns(task), found, strict=True))
     return {column: values for name in names for column, values in columns[name].items()}

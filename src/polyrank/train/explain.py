@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from polyrank import spec
+from polyrank.data.labels import closed
 from polyrank.data.memory import SHARE
 from polyrank.data.requests import RequestStatistics
 from polyrank.data.sampling import Sampling
@@ -19,7 +20,7 @@ from polyrank.objective.losses import Supervision
 from polyrank.schema import Schema
 from polyrank.text import aligned
 from polyrank.train.held import is_sharded, table_bytes
-from polyrank.train.loop import balance_terms
+from polyrank.train.loop import balance_terms, measured_steps
 from polyrank.train.sources import Sources, encoded
 from polyrank.train.together import TogetherPlan, exchanged
 from polyrank.train.training import Training
@@ -131,7 +132,7 @@ def explain(
         limit: bytes that each of them may take.
         rate: rows per second that one process trained, where it was measured.
     """
-    schema = model.supervised(schema)
+    schema = closed(model.supervised(schema), sources.train)
     model.check(schema)
     vocab, tables = encoded(schema, sources)
     # These two refuse what training would.
@@ -153,14 +154,15 @@ def explain(
         room = None if limit is None else round(SHARE * limit)
         sharded = ranks > 1 and is_sharded(training, table_bytes(layout, model), room)
         holders = ranks if sharded else 1
+        steps = -(-len(tables["train"]) // (size * ranks))
         sent = exchanged(
-            ranker, model, supervision, tables["train"], size, training.unseen_rate, holders
-        )
+            ranker, model, supervision, tables["train"], size, training.unseen_rate, holders,
+            measured=len(measured_steps(steps)) / steps,
+        )  # fmt: skip
         # What is received lies beside what is made of it.
         buffers = {"exchanges": round(2 * (1 if sharded else ranks) * sum(sent.values()))}
         own = {name: size for name, size in memory.items() if name.endswith(" rows")}
         own |= {name: size // holders for name, size in memory.items() if name not in own}
-        steps = -(-len(tables["train"]) // (size * ranks))
         plan = TogetherPlan(
             ranks, own | buffers, limit, sharded, sent, steps,
             step_seconds=None if rate is None else size / rate,

@@ -23,9 +23,10 @@ import torch
 from torch import Tensor
 
 from polyrank.balance import BalanceTerm
+from polyrank.balance.gradients import cosines
 from polyrank.data.requests import with_requests
 from polyrank.data.shares import Share
-from polyrank.data.statistics import term_statistics
+from polyrank.data.statistics import label_groups, term_statistics
 from polyrank.data.table import Batch, Table
 from polyrank.data.windows import part
 from polyrank.debias import PropensityUse, PropensityWeighted
@@ -62,6 +63,9 @@ REPORT_STEPS = 50
 # Of a network's answer, as added to the margin of a first stage; 1 first, for it wins a tie.
 SHARES = (1.0, 0.75, 0.5, 0.25, 0.0)
 TELLING_ROWS = 20  # of each label, by which a share is chosen
+# Of an epoch, at which gradients of terms are compared: no more, and one in as many steps.
+MEASURED_STEPS = 8
+MEASURED_EVERY = 16
 PREFETCH_ROWS = 16384  # rows of a batch from which a thread gathers the next ones
 # (validation logits, losses and metrics) → what is compared between epochs, lower being better
 Monitor = Callable[[Mapping[str, Tensor], Mapping[str, float]], float]
@@ -133,7 +137,7 @@ class Trainer:
                 f"the balance {type(training.balance).__name__} is of a single process: choose "
                 "another, or train in one process"
             )
-        self.balance.ranks = ranks
+        self.balance.ranks, self.balance.seed = ranks, seed
         groups = parameter_groups(
             ranker.dense_parameters(), list(self.balance.parameters()), training.dense.weight_decay
         )
@@ -354,7 +358,10 @@ class Trainer:
                     # Whole requests are some rows more or fewer than the batch's places: by these,
                     # every row of the epoch counts alike.
                     joined = self.batch_size * share.streams
-                tally.add(*self._step(batch, before + step, joined))
+                measure = len(tally.terms) > 1 and step - 1 in measured_steps(steps)
+                tally.add(*self._step(batch, before + step, joined, measure=measure))
+                if measure and self._eager.gram is not None:
+                    tally.measured(self._eager.gram)
                 if step == steps:
                     break
                 if step % REPORT_STEPS == 0:
@@ -377,6 +384,7 @@ class Trainer:
         self.position = replace(self.position, step=0, rows=0, seconds=0.0, exchanged=0, streams=1)
         self._within = {}
         progress = report("epoch")
+        self.balance.end_epoch(progress.losses)
         if self.first is not None:
             self.first.end_epoch()
             self.first.stages.share.fill_(1.0)
@@ -385,7 +393,10 @@ class Trainer:
         best = self._advance(epoch, self._value(logits, valid))
         gates = {name: value for each in self.experts() for name, value in each.figures().items()}
         weights = {k: v for each in self.propensities(logits) for k, v in each.figures().items()}
-        progress = replace(progress, valid=valid, best=best, experts=gates, propensities=weights)
+        compared = cosines(tally.gram, tally.terms)
+        progress = replace(
+            progress, valid=valid, best=best, experts=gates, propensities=weights, cosines=compared
+        )
         self.position = replace(self.position, history=(*self.position.history, progress.record()))
         yield progress
 
@@ -433,10 +444,13 @@ class Trainer:
         idle = (os.cpu_count() or 1) > self.training.threads
         return ahead(blocks) if idle and size >= PREFETCH_ROWS else blocks
 
-    def _step(self, batch: Batch, done: int, joined: int) -> tuple[Tensor, Tensor]:
+    def _step(
+        self, batch: Batch, done: int, joined: int, *, measure: bool
+    ) -> tuple[Tensor, Tensor]:
         """Train on a batch; return the losses and the rows of each term.
 
-        A process without rows in the joined batch goes along with one that teaches nothing.
+        A process without rows in the joined batch goes along with one that teaches nothing. A step
+        that measures is an eager one.
         """
         mine = len(batch)
         batch = batch if mine else self._idle
@@ -447,12 +461,12 @@ class Trainer:
         margin = None if self.first is None else self.first.step(batch, x)
         self._mark("gather")
         lr = self.dense_lr * factor
-        if self._compiled is not None and len(batch) == self.batch_size:
+        if self._compiled is not None and len(batch) == self.batch_size and not measure:
             step = self._compiled
             gradient, losses, rows = step(x, margin, moved, lr)
         else:
             step = self._eager
-            gradient, losses, rows = step(x, margin, moved, lr, joined)
+            gradient, losses, rows = step(x, margin, moved, lr, joined, measure=measure)
         self._names = step.names
         ids, bags = moved.ids, moved.bags
         if not mine:
@@ -543,6 +557,10 @@ class Trainer:
             user=table.user,
             request=table.request,
             weight=table.weight,
+            groups={
+                name: each.codes
+                for name, each in label_groups(table, self.supervision.fitted).items()
+            },
             only=set().union(*wanted.values()),
         )
         return {
@@ -634,10 +652,22 @@ def balance_terms(supervision: Supervision) -> list[BalanceTerm]:
             constant_loss=likelihood.constant_loss(term, supervision.statistics[term.name]),
             exponent=likelihood.balance_exponent,
             share=supervision.statistics[term.name].weight_share,
+            is_density=term.population.label_kind.is_density and term.method is None,
         )
         for term in supervision.schema.objective
         for likelihood in (supervision.likelihoods[term.population.task],)
     ]
+
+
+def measured_steps(steps: int) -> range:
+    """Return the steps of an epoch, counted from 0, that compare the terms' gradients.
+
+    Example:
+        >>> [*measured_steps(40)], len(measured_steps(1000)), [*measured_steps(1)]
+        ([8, 24], 8, [0])
+    """
+    every = max(MEASURED_EVERY, -(-steps // MEASURED_STEPS))
+    return range(min(every, steps) // 2, steps, every)
 
 
 Item = TypeVar("Item")

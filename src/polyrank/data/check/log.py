@@ -146,8 +146,9 @@ def _opened(
         findings.append(finding("missing-key", message, key, name))
     shown = [key for key in keys.columns if key not in missing]
     columns = [column for feature in features for column in feature.columns]
-    frame = by_column(frame, [*columns, *lists, *schema.labels, *shown])
-    data = collect(frame, dict.fromkeys([*shown, *schema.labels]))
+    labelled = [*schema.labels, *schema.extras, *schema.made_of]
+    frame = by_column(frame, [*columns, *lists, *labelled, *shown])
+    data = collect(frame, dict.fromkeys([*shown, *labelled]))
     checksums = no_rows_yet(data.height)
     if not data.height:
         findings.append(finding("no-rows", f"{name} has no rows", None, name, {"rows": 0}))
