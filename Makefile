@@ -18,7 +18,7 @@ test:
 numerics: # the numeric tests by the kernels of other x86-64 CPUs
 	@set -e; for setting in ATEN_CPU_CAPABILITY=default ATEN_CPU_CAPABILITY=avx2 MKL_CBWR=COMPATIBLE; do \
 	  echo "== $$setting"; \
-	  env $$setting $(PYTHON) -m pytest -q -n auto tests/nn tests/models tests/objective tests/calibration; \
+	  env $$setting $(PYTHON) -m pytest -q -n auto tests/nn tests/models tests/objective tests/debias tests/calibration; \
 	done
 
 page: # the report's page, opened in a real Chromium

@@ -27,6 +27,7 @@ TRANSLATED = {
     "docs/zh/quickstart.md": "docs/index.md",
     "docs/zh/tutorial.md": "docs/tutorial.md",
     "docs/zh/objective.md": "docs/objective.md",
+    "docs/zh/debias.md": "docs/debias.md",
     "docs/zh/trunks.md": "docs/trunks.md",
     "docs/zh/wide.md": "docs/wide.md",
     "docs/zh/audit.md": "docs/audit.md",

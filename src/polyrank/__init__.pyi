@@ -24,7 +24,17 @@ from .calibration.map import CalibrationMap as CalibrationMap
 from .config import Experiment as Experiment
 from .data.read import Joined as Joined
 from .data.sampling import Sampling as Sampling
+from .debias.dcmt import DCMT as DCMT
+from .debias.ddpo import DDPO as DDPO
+from .debias.dr import DR as DR
+from .debias.escm2 import ESCM2DR as ESCM2DR
+from .debias.escm2 import ESCM2IPS as ESCM2IPS
+from .debias.ips import IPS as IPS
 from .debias.method import Debias as Debias
+from .debias.nise import NISE as NISE
+from .debias.propensity import PropensityUse as PropensityUse
+from .debias.propensity import PropensityWeighted as PropensityWeighted
+from .debias.snips import SNIPS as SNIPS
 from .errors import BundleError as BundleError
 from .errors import ConfigError as ConfigError
 from .errors import DataError as DataError

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
 from polyrank import spec
+from polyrank.debias import Debias
 from polyrank.errors import ConfigError, SchemaError, did_you_mean
 from polyrank.features import (
     FEATURES,
@@ -26,7 +27,16 @@ from polyrank.features import (
     refuse_duplicates,
 )
 from polyrank.tasks import ALL, Forest, Task
-from polyrank.terms import TRUE, Head, Objective, compile_terms, heads_of, output_columns
+from polyrank.terms import (
+    TRUE,
+    Head,
+    Objective,
+    Term,
+    compile_terms,
+    heads_of,
+    output_columns,
+    term_of,
+)
 from polyrank.text import html_table
 
 __all__ = [
@@ -124,6 +134,32 @@ class Schema(Forest):
     def objective(self) -> Objective:
         """The terms that the tasks compile to; prints as a table."""
         return compile_terms(self)
+
+    def term(
+        self,
+        task: Task,
+        space: str,
+        method: Debias | None = None,
+        part: str | None = None,
+        *,
+        weight: float = 1.0,
+        entire_space: bool = False,
+    ) -> Term:
+        """Return a term of a task, for the method that supervises it.
+
+        Args:
+            task: one of the schema's.
+            space: "all", or an ancestor.
+            method: whose term it is; None is the likelihood of the label.
+            part: which of the method's terms of one population it is.
+            weight: of this term; it multiplies the task's.
+            entire_space: whether its weighted rows stand for all rows.
+        """
+        return replace(
+            term_of(self, task, space, method, part),
+            weight=task.weight * weight,
+            entire_space=entire_space,
+        )
 
     @property
     def ranked(self) -> bool:

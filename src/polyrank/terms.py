@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from polyrank.debias import Debias
+from polyrank.debias.method import Summand as Summand  # what terms are made of
 from polyrank.labels import LabelKind
 from polyrank.ranking import Ranking
 from polyrank.tasks import ALL, Forest, Task
@@ -56,6 +57,16 @@ class Population:
     conditions: tuple[str, ...]
 
     @property
+    def happened(self) -> tuple[Path, ...]:
+        """Paths on which all its conditions happened, those of a row of its space."""
+        return _paths(self.conditions)[0]
+
+    @property
+    def did_not_happen(self) -> tuple[Path, ...]:
+        """Disjoint paths on which one of its conditions did not happen."""
+        return _paths(self.conditions)[1]
+
+    @property
     def kind(self) -> str:
         """Name of the kind of its label."""
         return self.label_kind.name
@@ -97,6 +108,8 @@ class Term:
             likelihood of its label.
         part: which of the method's terms of one population it is, where it has several.
         held: the heads whose outcomes are constants in this term: it does not move them.
+        entire_space: whether its weighted rows stand for all rows, those where its condition did
+            not happen too: the loss is divided by their share of the training rows.
     """
 
     population: Population
@@ -108,6 +121,7 @@ class Term:
     method: Debias | Ranking | None = None
     part: str | None = None
     held: tuple[str, ...] = ()
+    entire_space: bool = False
 
     @property
     def name(self) -> str:
@@ -120,26 +134,6 @@ class Term:
     def label(self) -> str:
         """The conjunction that is the label."""
         return " & ".join(self.population.heads)
-
-
-@dataclass(frozen=True)
-class Summand:
-    """A part of a term's loss: Σ factor · value over some of the batch's rows.
-
-    Args:
-        rows: bool tensor (B,).
-        factor: a number, or a weight per row (B,) without a gradient; without the weight of
-            positives, which is of training alone.
-        value: tensor (B,), finite in all rows.
-        positive: whether these rows are the term's positives.
-        counts: whether its rows count as the term's; not where another summand has them too.
-    """
-
-    rows: Any
-    factor: Any
-    value: Any
-    positive: bool = False
-    counts: bool = True
 
 
 @dataclass(frozen=True)
@@ -345,11 +339,7 @@ def term_of(
         value = task.label_kind.symbol.format(head)
         return Term(where, task.weight, task.positive_weight, (), (), value, method, part)
     heads = where.heads
-    yes: tuple[Path, ...] = (tuple((head, True) for head in heads),)
-    no: tuple[Path, ...] = tuple(
-        (*((head, True) for head in heads[:index]), (head, False))
-        for index, head in enumerate(heads)
-    )
+    yes, no = _paths(heads)
     factors = []
     for head in heads:
         parent = schema.by_name[head].given
@@ -363,3 +353,13 @@ def term_of(
 
 def _named(task: str, given: str | None, space: str) -> str:
     return f"{f'{task}|{given}' if given else task} @ {space}"
+
+
+def _paths(heads: Sequence[str]) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+    """Return the path on which all happened, and the disjoint ones on which one did not."""
+    yes: tuple[Path, ...] = (tuple((head, True) for head in heads),)
+    no: tuple[Path, ...] = tuple(
+        (*((head, True) for head in heads[:index]), (head, False))
+        for index, head in enumerate(heads)
+    )
+    return yes, no

@@ -11,6 +11,7 @@ import polyrank as pr
 from polyrank.calibration import Platt
 from polyrank.calibration.fitting import Calibrator
 from polyrank.data.check import Audit, Finding
+from polyrank.debias import PropensityUse
 from polyrank.metrics.score import Scorecard
 from polyrank.models.expert_use import ExpertUse, GateUse
 from polyrank.report import Evidence, gather
@@ -92,7 +93,7 @@ def full(evidence) -> Evidence:
     )
     return replace(
         evidence, scorecard=Scorecard.from_json(card), audit=audit, unaudited=None,
-        experts=(*evidence.experts, LEVEL), first=FIRST,
+        experts=(*evidence.experts, LEVEL), first=FIRST, propensities=(WEIGHTS,),
     )  # fmt: skip
 
 
@@ -119,6 +120,10 @@ LEVEL = ExpertUse(
     dead_rate=(0.0, 0.25),
     similarity=((1.0, None), (None, None)),
 )  # fmt: skip
+
+WEIGHTS = PropensityUse.of(
+    "buy|click @ click", np.repeat([0.5, 0.2, 0.0005], [900, 300, 3]), floor=0.001
+)
 
 FIRST = FirstStagesUse(
     heads=("click", "spend"),

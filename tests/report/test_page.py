@@ -17,14 +17,14 @@ from polyrank.data.check import Audit
 from polyrank.metrics.score import Scorecard
 from polyrank.report import Evidence, curves, gather, write
 from polyrank.report.page import page
-from polyrank.report.sections import epochs, predictions, record, scores
+from polyrank.report.sections import debiased, epochs, predictions, record, scores
 from polyrank.report.sections.values import values as predicted_values
 
 NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
 TITLES = [
     "Scorecard", "Calibration", "Ranking", "Predictions by label", "Predicted values",
-    "Estimate and truth", "Segments", "Fused score", "Training", "First stages",
-    "Gates and experts", "Audit of the log", "Configuration", "Environment",
+    "Estimate and truth", "Segments", "Fused score", "Training", "Propensities",
+    "First stages", "Gates and experts", "Audit of the log", "Configuration", "Environment",
 ]  # fmt: skip
 
 
@@ -426,3 +426,11 @@ def test_without_the_extra_it_says_how_to_install_it(evidence, tmp_path, monkeyp
     monkeypatch.setattr("polyrank.report.installed", lambda: False)
     with pytest.raises(pr.PolyrankError, match=r"pip install 'polyrank\[report\]'"):
         write(evidence, tmp_path / "report.html")
+
+
+def test_weights_that_leave_few_rows_are_warned_of_beside_their_propensities(full):
+    text = debiased.propensities(full).html()
+    assert "Propensities of buy|click @ click" in text
+    assert "leave an effective sample of" in text
+    assert "0.2% of them clipped at a propensity of 0.001. The dashed line is the floor." in text
+    assert debiased.propensities(replace(full, propensities=())) is None

@@ -144,6 +144,10 @@ def full(count: int) -> dict[str, Any]:
     return {**found, "straight": held(count), "said": said, "left": left}
 
 
+def debiased(debias: pr.Debias) -> list[pr.Task]:
+    return [pr.Task("click"), pr.Task("buy", given="click", debias=debias)]
+
+
 SPEND = [pr.Task("click"), pr.Task("spend", given="click", kind="regression")]
 RUNS: dict[str, Callable[[int], dict[str, Any]]] = {
     "sum": lambda count: fitted(count, epochs=26),  # 208 steps
@@ -173,6 +177,8 @@ RUNS: dict[str, Callable[[int], dict[str, Any]]] = {
     ),
     # Fewer validation rows than processes.
     "one row": lambda count: fitted(count, valid=1),
+    "debiased": lambda count: fitted(count, tasks=debiased(pr.DR(floor=0.1))),
+    "self-normalised": lambda count: fitted(count, tasks=debiased(pr.SNIPS(floor=0.1))),
     "norm": lambda count: fitted(count, model=pr.Model(tower=[8], norm="batch", **PLAIN)),
     "dropout": lambda count: fitted(
         count, model=pr.Model(tower=[8], **PLAIN | {"dropout": 0.5}), unseen_rate=0.1

@@ -17,8 +17,9 @@ from polyrank.train.explain import explain
 from polyrank.train.sources import Sources
 
 SCRIPT = Path(__file__).with_name("of_ranks.py")
-# Of each process its own draws, or statistics of its own rows: another run than one process has.
-OWN = ("norm", "dropout")
+# Of each process its own draws, or statistics or weights of its own rows: another run than one
+# process has.
+OWN = ("norm", "dropout", "self-normalised")
 OTHER = ("compiled", "full")
 EQUAL = tuple(name for name in RUNS if name not in (*OWN, *OTHER))
 

@@ -25,6 +25,7 @@ from polyrank.data.sampling import Sampling
 from polyrank.data.statistics import label_groups
 from polyrank.data.table import Table, encode, outcomes
 from polyrank.data.vocab import Vocab
+from polyrank.debias import PropensityUse
 from polyrank.errors import BundleError, ConfigError, DataError, PolyrankError
 from polyrank.layout import Layout
 from polyrank.metrics.fusion import FACTORS, Fusion, fused, trade_off
@@ -35,6 +36,7 @@ from polyrank.models.model import BuildsTrunk, Model
 from polyrank.models.outputs import CHUNK_ROWS, logits_of, outputs
 from polyrank.models.ranker import Ranker
 from polyrank.objective.likelihood import Likelihood, likelihoods, named_extras
+from polyrank.objective.losses import Supervision
 from polyrank.schema import Schema
 from polyrank.serve.engine import Predictions
 from polyrank.terms import NORMALIZED, head_columns, output_columns
@@ -288,6 +290,25 @@ class Bundle:
         has the same figures for the kept epoch.
         """
         return experts_of(self.ranker, self.encode(rows))
+
+    def propensities(self, rows: Any, *, split: str = "rows") -> tuple[PropensityUse, ...]:
+        """Return what the weights of debiased tasks are worth on labelled rows.
+
+        Where the log was sampled, propensities are those of the sample, as the weights in training.
+        `split` is as in `evaluate`.
+        """
+        table = self.encode(rows, split=split)
+        return self.propensities_labelled(table, self.logits(table))
+
+    def propensities_labelled(
+        self, table: Table, logits: Mapping[str, np.ndarray]
+    ) -> tuple[PropensityUse, ...]:
+        """Return the same of encoded, labelled rows and their logits."""
+        return Supervision(self.schema, {}, sampling=self.sampling).propensities(
+            {name: torch.from_numpy(each) for name, each in logits.items()},
+            torch.from_numpy(table.labels),
+            None if table.weight is None else torch.from_numpy(table.weight),
+        )
 
     def encode(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,8 @@ from polyrank.errors import DataError
 from polyrank.features.bags import Bag
 from polyrank.labels.kind import RowGroups
 from polyrank.schema import Schema
-from polyrank.terms import Population, Term, own_population, population_label
+from polyrank.tasks import ALL
+from polyrank.terms import Population, Term, own_population, population, population_label
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class TermStatistics:
         weighing_rows: rows whose sample weight is above 0.
         weighing_positives: rows of these whose label is 1; None for what is no event.
         weight: sum of their weights.
-        weight_share: weight ÷ all rows of the table.
+        weight_share: the weight that its loss is divided by ÷ all rows of the table: its own, or
+            for a debiased term, also that of the rows where its condition did not happen.
         mean: weighted mean of the label; 0 without rows.
         sd: weighted standard deviation of the label; 0 without rows.
     """
@@ -61,6 +63,11 @@ def term_statistics(
     found = {}
     for term in table.schema.objective if terms is None else terms:
         found[term.name] = _statistics(table, term.population, sampling)
+        if term.entire_space and term.population.given is not None:
+            condition = table.schema.by_name[term.population.given]
+            rest = _statistics(table, population(table.schema, condition, ALL), sampling)
+            share = found[term.name].weight_share + rest.weight_share * (1 - rest.mean)
+            found[term.name] = replace(found[term.name], weight_share=share)
     return found
 
 

@@ -143,6 +143,12 @@ class Model:
             )
         for task in self.supervised(schema).tasks:
             event = task.given and task.label_kind.is_event
+            if self.entire_space and task.debias is not None:
+                raise ConfigError(
+                    f"ESMM supervises every event on all rows, but task {task.name!r} has a "
+                    f"debiased loss of its own, {task.debias.name!r}: leave its debias out, or use "
+                    "Model(trunk=Separate()) with it"
+                )
             if self.entire_space and event and task.spaces != (ALL,):
                 raise ConfigError(
                     f"ESMM supervises every event on all rows, but task {task.name!r} has "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import reduce
 from math import log
 
 import torch
@@ -15,18 +14,13 @@ from polyrank.terms import Summand, Term
 
 
 class BinaryLikelihood(Likelihood):
-    """−log p of the positives, −log(1 − p) of the negatives.
-
-    The label is the three-valued AND along the path: yes if all are 1, no if any is 0.
-    """
+    """−log p of the positives, −log(1 − p) of the negatives."""
 
     def summands(self, term: Term, scores: BatchScores, labels: Labels) -> tuple[Summand, ...]:
-        where = term.population
-        yes = reduce(torch.Tensor.__and__, [labels.yes[head] for head in where.heads])
-        no = reduce(torch.Tensor.__or__, [labels.no[head] for head in where.heads])
+        yes, no = labels.outcome(term.population)
         return (
-            Summand(labels.within(where, yes), -1.0, scores.log_probability(term.yes), True),
-            Summand(labels.within(where, no), -1.0, scores.log_probability(term.no)),
+            Summand(yes, -1.0, scores.log_probability(term.yes), True),
+            Summand(no, -1.0, scores.log_probability(term.no)),
         )
 
     def predict(self, logits: Tensor, extras: Mapping[str, Tensor]) -> tuple[Tensor, ...]:

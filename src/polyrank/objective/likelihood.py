@@ -56,6 +56,20 @@ class Labels:
         """Return the rows for which the population's conditions happened."""
         return reduce(torch.Tensor.__and__, [self.yes[task] for task in where.conditions], rows)
 
+    def outside(self, where: Population) -> Tensor:
+        """Return the rows for which one of the population's conditions did not happen."""
+        none = torch.zeros_like(next(iter(self.no.values())))
+        return reduce(torch.Tensor.__or__, [self.no[task] for task in where.conditions], none)
+
+    def outcome(self, where: Population) -> tuple[Tensor, Tensor]:
+        """Return the population's rows of label 1, then those of label 0.
+
+        The label is the three-valued AND along the path: yes if all are 1, no if any is 0.
+        """
+        yes = reduce(torch.Tensor.__and__, [self.yes[head] for head in where.heads])
+        no = reduce(torch.Tensor.__or__, [self.no[head] for head in where.heads])
+        return self.within(where, yes), self.within(where, no)
+
 
 @dataclass(frozen=True)
 class BatchScores:
@@ -86,6 +100,11 @@ class BatchScores:
         """Return −t·log p − (1 − t)·log(1 − p) of an event's term for a soft target t: (B,)."""
         yes, no = self.log_probability(term.yes), self.log_probability(term.no)
         return -(target * yes + (1 - target) * no)
+
+    def head_entropy(self, head: str, target: Tensor) -> Tensor:
+        """Return the same of an auxiliary head's own probability: (B,)."""
+        z = self.logits[head]
+        return -(target * logsigmoid(z) + (1 - target) * logsigmoid(-z))
 
 
 class Likelihood(ABC):

@@ -24,11 +24,12 @@ from polyrank.data.statistics import (
     term_statistics,
 )
 from polyrank.data.table import Table
+from polyrank.debias import PropensityUse, PropensityWeighted
 from polyrank.errors import ConfigError
 from polyrank.objective.likelihood import BatchScores, Labels, Likelihood, likelihoods
 from polyrank.ranking import Ranking
 from polyrank.schema import Schema
-from polyrank.terms import Summand, Term, own_terms
+from polyrank.terms import Summand, Term, own_population, own_terms
 
 Logits = Mapping[str, Tensor]
 Parts = Sequence[tuple[Term, Summand]]  # the summands of all terms, each with its term
@@ -87,14 +88,17 @@ class Supervision:
         its expectation over batches is the term's mean loss, and a batch without a row of the term
         gives 0 with zero gradient. Labels are (B, L), NaN where not observed. For sampled negatives
         see docs/sampling.md. Where these rows are a part of a batch of `joined` rows, B is that
-        number, and the losses of all parts add up to those of the batch. `requests`, (B,), are the
-        requests of the rows, where a task ranks.
+        number, and the losses of all parts add up to those of the batch; self-normalised weights
+        are normalised within a part, which counts by its rows. `requests`, (B,), are the requests
+        of the rows, where a task ranks.
         """
         parts = self._summands(self._in_sample(logits, labels), labels, extras, requests=requests)
         rows = torch.stack([part.rows for _, part in parts])
         scales = []
         for term, part in parts:
             share = (joined or labels.shape[0]) * self.statistics[term.name].weight_share
+            if part.over is not None:
+                share = (joined or labels.shape[0]) / labels.shape[0]
             scales.append((term.positive_weight if part.positive else 1.0) / share)
         losses = _losses(parts, rows, self._stands_for(parts, labels, weight), scales)
         return losses, _counted(parts, rows.sum(1))
@@ -111,8 +115,10 @@ class Supervision:
         """Return the sums of some terms, or of the objective's, over labelled rows."""
         parts = self._summands(logits, labels, extras, terms, requests)
         rows = torch.stack([part.rows for _, part in parts])
-        totals = _losses(parts, rows, weight, [1.0] * len(parts))
         weights = _counted(parts, (rows if weight is None else rows * weight).sum(1))
+        weights |= self._entire(parts, labels, weight)
+        scales = [1.0 if part.over is None else weights[term.name] for term, part in parts]
+        totals = _losses(parts, rows, weight, scales)
         counts = _counted(parts, rows.sum(1))
         return {name: TermLoss(totals[name], weights[name], counts[name]) for name in totals}
 
@@ -163,6 +169,34 @@ class Supervision:
             for part in method.summands(term, scores.holding(term.held), found)
         ]
 
+    def propensities(
+        self, logits: Logits, labels: Tensor, weight: Tensor | None
+    ) -> tuple[PropensityUse, ...]:
+        """Return what the weights of debiased tasks are worth on labelled rows, as in training."""
+        scores = BatchScores.of(self.schema, self._in_sample(logits, labels))
+        known, found = Labels.of(self.schema, labels), []
+        for task in self.schema.tasks:
+            if not isinstance(task.debias, PropensityWeighted):
+                continue
+            where = own_population(self.schema, task)
+            yes, no = known.outcome(where)
+            rows = yes | no
+            log_p = scores.log_probability(where.happened)[rows].detach()
+            p = log_p.double().exp().cpu().numpy()
+            own = None if weight is None else weight[rows].cpu().numpy()
+            found.append(PropensityUse.of(where.name, p, task.debias.floor, own))
+        return tuple(found)
+
+    def _entire(self, parts: Parts, labels: Tensor, weight: Tensor | None) -> dict[str, Tensor]:
+        """Return Σ w of the rows that terms of weighted rows stand for, by term."""
+        found = {}
+        for term in {term.name: term for term, _ in parts if term.entire_space}.values():
+            known = Labels.of(self.schema, labels)
+            yes, no = known.outcome(term.population)
+            rows = yes | no | known.outside(term.population)
+            found[term.name] = (rows if weight is None else rows * weight).sum()
+        return found
+
     def _in_sample(self, logits: Logits, labels: Tensor) -> Logits:
         """Return logits of the training rows: z − log(keep) at the sampled root, if labelled."""
         if self.sampling is None:
@@ -212,11 +246,12 @@ def _requests(train: Table, sampling: Sampling | None) -> dict[str, RequestStati
 
 
 def _losses(
-    parts: Parts, rows: Tensor, weight: Tensor | None, scales: Sequence[float]
+    parts: Parts, rows: Tensor, weight: Tensor | None, scales: Sequence[float | Tensor]
 ) -> dict[str, Tensor]:
     """Return Σ scale · factor · weight · value over the rows, bool (S, B), of each term's summands.
 
-    Weights are those of all summands, (B,), or of each, (S, B).
+    Weights are those of all summands, (B,), or of each, (S, B). A self-normalised summand is
+    divided by Σ factor · weight over the rows that it names.
     """
     values = torch.stack([part.value for _, part in parts])
     kept = rows.to(values.dtype) if weight is None else rows * weight
@@ -231,10 +266,26 @@ def _losses(
         scale if isinstance(part.factor, Tensor) else part.factor * scale
         for scale, (_, part) in zip(scales, parts, strict=True)
     ]
-    return _total(parts, (values * kept).sum(1), factors)
+    sums = (values * kept).sum(1)
+    if any(part.over is not None for _, part in parts):
+        norms = [
+            each.new_ones(()) if part.over is None else _norm(part, each, weight, index)
+            for index, (each, (_, part)) in enumerate(zip(values, parts, strict=True))
+        ]
+        sums = sums / torch.stack(norms)
+    return _total(parts, sums, factors)
 
 
-def _total(parts: Parts, sums: Tensor, factors: Sequence[float] | None = None) -> dict[str, Tensor]:
+def _norm(part: Summand, values: Tensor, weight: Tensor | None, index: int) -> Tensor:
+    """Return Σ factor · weight over the rows that normalise a summand; 1 where there are none."""
+    own = values.new_ones(()) if weight is None else weight[index] if weight.ndim > 1 else weight
+    total = torch.where(part.over, part.factor * own, 0.0).sum()
+    return torch.where(total > 0, total, 1.0)
+
+
+def _total(
+    parts: Parts, sums: Tensor, factors: Sequence[float | Tensor] | None = None
+) -> dict[str, Tensor]:
     """Return Σ factor · sum over each term's summands, (S,): {term: ()}."""
     total: dict[str, Tensor] = {}
     for index, ((term, _), each) in enumerate(zip(parts, sums.unbind(0), strict=True)):

@@ -15,6 +15,7 @@ import altair as alt
 import numpy as np
 import polars as pl
 
+from polyrank.debias.propensity import EDGES, PropensityUse
 from polyrank.report.curves import (
     Agreement,
     Coverage,
@@ -452,6 +453,19 @@ def _bars(frame: pl.DataFrame, titles: tuple[str, str], logarithmic: bool = Fals
         y=alt.Y("share:Q", title=titles[1]).axis(format="~%", **EXTENT),
         y2=alt.datum(0),
     )  # fmt: skip
+
+
+def propensities(use: PropensityUse, *, hue: str) -> alt.LayerChart:
+    """Return how the propensities of a debiased task's rows spread, and the floor."""
+    edges = np.array(EDGES)
+    frame = pl.DataFrame({"from": edges[:-1], "to": edges[1:], "share": use.shares})
+    bars = _bars(frame, ("propensity", "share of the rows"), logarithmic=True)
+    tips = [tip("from", "from", ".2~g"), tip("to", "to", ".2~g"), tip("share", "share", ".1%")]
+    bars = bars.encode(color=alt.value(hue), tooltip=tips)
+    domain = (EDGES[0], EDGES[-1])
+    floor = alt.Chart(pl.DataFrame({"at": [max(use.floor, EDGES[0])]}))
+    rule = floor.mark_rule(color="currentColor", opacity=0.6, strokeDash=[4, 4])
+    return finished(bars, rule.encode(x=x_axis("at", "propensity", domain, logarithmic=True)))
 
 
 def residuals(bins: Residuals, *, hue: str) -> alt.LayerChart:

@@ -19,6 +19,7 @@ from polyrank.data.check import Audit
 from polyrank.data.read import column_names
 from polyrank.data.statistics import label_groups
 from polyrank.data.table import Table
+from polyrank.debias import PropensityUse
 from polyrank.labels.kind import LabelKind, RowGroups
 from polyrank.metrics.fusion import trade_off
 from polyrank.metrics.predicted import outputs_of, predicted, true_probability
@@ -76,6 +77,7 @@ class Evidence:
     calibrators: Mapping[str, Calibrator] = field(default_factory=dict)  # by task
     first: FirstStagesUse | None = None  # None where the model has no first stage
     experts: tuple[ExpertUse, ...] = ()  # a level each; empty where no gate mixes
+    propensities: tuple[PropensityUse, ...] = ()  # of each task that weighs its rows by them
     segments: Mapping[str, pl.DataFrame] = field(default_factory=dict)  # by joint score
     # By the name whose weight in the fused score is swept: that weight, then the metric of one
     # outcome and of another.
@@ -152,6 +154,7 @@ def _with_rows(about: Evidence, bundle: Bundle, rows: Any, split: str | None) ->
         notes=(*(() if fresh else differences(card, scored)), *untraded),
         first=None if first is None else with_changes(first, bundle, table, logits),
         experts=experts_of(bundle.ranker, table),
+        propensities=bundle.propensities_labelled(table, logits),
         segments=_segments(bundle, table, predictions),
         trade_offs=trade_offs,
     )

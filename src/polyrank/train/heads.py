@@ -23,7 +23,7 @@ PROBE_ROWS = 4096  # rows used to detect dead towers
 
 def start(ranker: Ranker, train: Table, device: str, sampling: Sampling | None = None) -> None:
     """Make a ranker that was just built ready to train; `sampling` is that of the rows."""
-    ranker.start_at(base_rates(train, sampling))
+    ranker.start_at(_starts(train, sampling))
     batch = next(train.batches(ranker.layout, PROBE_ROWS))
     for task, alive in ranker.redraw_dead(inputs(ranker, batch, device).x).items():
         if alive:
@@ -33,6 +33,17 @@ def start(ranker: Ranker, train: Table, device: str, sampling: Sampling | None =
                 "task %r starts with one prediction for all rows in every draw of its tower: "
                 "widen it, or encode features whose values are too small to tell apart", task,
             )  # fmt: skip
+
+
+def _starts(train: Table, sampling: Sampling | None) -> dict[str, float]:
+    """Return the probability that each head starts at: base rates, and what debiased losses say."""
+    rates = base_rates(train, sampling)
+    return rates | {
+        f"{task.name}#{name}": task.debias.start(name, rates[task.name])
+        for task in train.schema.tasks
+        if task.debias is not None
+        for name in task.debias.heads(task)
+    }
 
 
 def base_rates(table: Table, sampling: Sampling | None = None) -> dict[str, float]:

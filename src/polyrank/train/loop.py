@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -29,6 +29,7 @@ from polyrank.data.shares import Share
 from polyrank.data.statistics import label_groups, term_statistics
 from polyrank.data.table import Batch, Table
 from polyrank.data.windows import part
+from polyrank.debias import PropensityUse, PropensityWeighted
 from polyrank.errors import ConfigError, TrainingError
 from polyrank.metrics.registry import direction
 from polyrank.metrics.scorecard import scorecard
@@ -40,6 +41,7 @@ from polyrank.objective.losses import Supervision
 from polyrank.ranks import ALONE, Ranks
 from polyrank.stages.first import FirstStagesLearner
 from polyrank.stages.stage import StageRun
+from polyrank.tasks import Task
 from polyrank.terms import NORMALIZED, own_population, own_terms, populations
 from polyrank.train.heads import base_rates
 from polyrank.train.optim import load_optimizer_state, optimizer_state, parameter_groups
@@ -301,11 +303,33 @@ class Trainer:
         for use in self.experts():
             for warning in use.warnings():
                 logger.warning("%s", warning)
+        for each in self.propensities():
+            logger.info("%s", each)
+            for warning in each.warnings():
+                logger.warning("%s", warning)
 
     def experts(self) -> tuple[ExpertUse, ...]:
         """Return how the gates use the experts now, on validation rows or, without, training."""
         table = self.train if self.valid is None else self.valid
         return experts_of(self.ranker, table, self.training.device)
+
+    def propensities(self, logits: Mapping[str, Tensor] | None = None) -> tuple[PropensityUse, ...]:
+        """Return what the weights of debiased tasks are worth now, on the same rows.
+
+        `logits` are of these rows, where they are known: of the validation rows, or of the first
+        training rows.
+        """
+        if not any(isinstance(each.debias, PropensityWeighted) for each in self._tasks):
+            return ()
+        if logits is None:
+            logits = self._known_logits()
+        table = self.train if self.valid is None else self.valid
+        labels, weight, _ = _labels(part(table, slice(0, len(next(iter(logits.values()))))))
+        return self.supervision.propensities(logits, labels, weight)
+
+    @property
+    def _tasks(self) -> Sequence[Task]:
+        return self.supervision.schema.tasks
 
     def _epoch(self, epoch: int) -> Iterator[Progress]:
         self.ranker.train()
@@ -368,8 +392,11 @@ class Trainer:
         valid = self._validate(logits, epoch) if self.valid is not None else {}
         best = self._advance(epoch, self._value(logits, valid))
         gates = {name: value for each in self.experts() for name, value in each.figures().items()}
+        weights = {k: v for each in self.propensities(logits) for k, v in each.figures().items()}
         compared = cosines(tally.gram, tally.terms)
-        progress = replace(progress, valid=valid, best=best, experts=gates, cosines=compared)
+        progress = replace(
+            progress, valid=valid, best=best, experts=gates, propensities=weights, cosines=compared
+        )
         self.position = replace(self.position, history=(*self.position.history, progress.record()))
         yield progress
 
@@ -466,15 +493,17 @@ class Trainer:
 
     def _finite_logits(self, epoch: int, step: int) -> dict[str, Tensor]:
         """Return logits of the validation rows, or of some training rows; all must be finite."""
-        if self.valid is None:
-            logits = logits_of(self.ranker, self.train, self.training.device, chunks=1)
-        else:
-            logits = self._logits_of(self.valid)
+        logits = self._known_logits()
         for task, each in logits.items():
             if not torch.isfinite(each).all():
                 where = f"after epoch {epoch}, step {step}"
                 raise TrainingError(f"the logits of {task!r} are not finite {where}: {REMEDY}")
         return logits
+
+    def _known_logits(self) -> dict[str, Tensor]:
+        if self.valid is None:
+            return logits_of(self.ranker, self.train, self.training.device, chunks=1)
+        return self._logits_of(self.valid)
 
     def _logits_of(self, table: Table) -> dict[str, Tensor]:
         """Return the logits of all rows, of which each process computes a part."""

@@ -36,11 +36,11 @@ class Progress:
 
     "checkpoint" is a step after which the run may be resumed.
 
-    `valid`, `best` (so far) and `experts` are of an epoch: losses of terms (`click @ all loss`,
-    `total loss`), of heads on their own rows ÷ the best constant's (`buy|click normalized loss`,
-    `normalized loss`), metrics (`click @ all auc`), and the figures of `ExpertUse`. So is
-    `cosines`: between the gradients of two terms at what they share, by `click @ all · buy @ all`,
-    of some batches of the epoch together.
+    `valid`, `best` (so far), `experts` and `propensities` are of an epoch: losses of terms
+    (`click @ all loss`, `total loss`), of heads on their own rows ÷ the best constant's
+    (`buy|click normalized loss`, `normalized loss`), metrics (`click @ all auc`), and the figures
+    of `ExpertUse` and of `PropensityUse`. So is `cosines`: between the gradients of two terms at
+    what they share, by `click @ all · buy @ all`, of some batches of the epoch together.
     """
 
     event: Event
@@ -55,6 +55,7 @@ class Progress:
     valid: Mapping[str, float] = field(default_factory=dict)
     best: bool = False
     experts: Mapping[str, float] = field(default_factory=dict)
+    propensities: Mapping[str, float] = field(default_factory=dict)
     cosines: Mapping[str, float] = field(default_factory=dict)
     ranks: int = 1  # processes that train together; rows and losses are of all of them
     exchanged: int = 0  # bytes that this process has put into exchanges in this epoch
@@ -77,6 +78,7 @@ class Progress:
             **{f"train {term} empty batches": count for term, count in self.empty.items()},
             **{f"valid {name}": value for name, value in self.valid.items()},
             **self.experts,
+            **self.propensities,
             **{f"cosine {pair}": value for pair, value in self.cosines.items()},
             "best": self.best,
         }

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from polyrank.report.blocks import Section
 from polyrank.report.evidence import Evidence
+from polyrank.report.sections.debiased import propensities
 from polyrank.report.sections.epochs import experts, training
 from polyrank.report.sections.predictions import (
     by_group,
@@ -34,6 +35,7 @@ SECTIONS: tuple[Callable[[Evidence], Section | None], ...] = (
     segments,
     fusion,
     training,
+    propensities,
     first_stages,
     experts,
     audit,

@@ -106,6 +106,11 @@ def best_epoch(history: pl.DataFrame) -> int | None:
     return None if kept.is_empty() else int(kept[-1])
 
 
+def by_series(history: pl.DataFrame, pattern: str) -> pl.DataFrame:
+    """Return `epoch`, `value` and `series` of the columns that match a pattern with that group."""
+    return _matching(history, re.compile(pattern))
+
+
 def _matching(history: pl.DataFrame, pattern: re.Pattern[str]) -> pl.DataFrame:
     """Return `epoch`, `value` and the pattern's groups, of the columns that match, where finite."""
     frames = [
