@@ -13,6 +13,8 @@ from polyrank.errors import ConfigError
 from polyrank.layout import WHOLE, Held, Layout, VocabularySizes
 from polyrank.models.aitm import AITM
 from polyrank.models.cross import Cross
+from polyrank.models.dcnv2 import DCNv2
+from polyrank.models.gdcn import GDCN
 from polyrank.models.interaction import Interaction
 from polyrank.models.mmoe import MMoE
 from polyrank.models.ple import PLE
@@ -35,7 +37,9 @@ TRUNKS: Registry[type[Trunk]] = Registry(
     "trunk",
     {"separate": Separate, "shared_bottom": SharedBottom, "mmoe": MMoE, "ple": PLE, "aitm": AITM},
 )
-INTERACTIONS: Registry[type[Interaction]] = Registry("interaction", {"cross": Cross})
+INTERACTIONS: Registry[type[Interaction]] = Registry(
+    "interaction", {"cross": Cross, "dcnv2": DCNv2, "gdcn": GDCN}
+)
 
 STAGES: tuple[type[Stage], ...] = (Wide, Trees)  # each has a key of its own
 FIRST_STAGES: Registry[type[Stage]] = Registry("first_stage", {})  # all others
