@@ -31,12 +31,15 @@ from .metrics.registry import Metric as Metric
 from .metrics.scorecard import Score as Score
 from .metrics.scorecard import Scorecard as Scorecard
 from .metrics.seeds import SeedScores as SeedScores
+from .models.adatt import AdaTT as AdaTT
 from .models.aitm import AITM as AITM
 from .models.cross import Cross as Cross
+from .models.cross_stitch import CrossStitch as CrossStitch
 from .models.dcnv2 import DCNv2 as DCNv2
 from .models.expert_use import ExpertUse as ExpertUse
 from .models.expert_use import GateUse as GateUse
 from .models.gdcn import GDCN as GDCN
+from .models.home import HoME as HoME
 from .models.interaction import Interaction as Interaction
 from .models.mmoe import MMoE as MMoE
 from .models.model import ESMM as ESMM

@@ -156,6 +156,7 @@ def test_the_mixing_that_a_trunk_reports_is_what_it_does(kind, rows, norm):
             assert (weights[:, [not each for each in unseen]] > 0).all()
     for name, hidden in ranker.trunk(x).items() if levels else ():
         mixed = mixture(levels[-1].gates[name], levels[-1].outputs)
+        mixed = mixed + levels[-1].residuals.get(name, 0)
         assert_close(mixed, hidden, 10 * x.shape[1])
 
 

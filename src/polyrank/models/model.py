@@ -11,10 +11,13 @@ from torch import nn
 from polyrank import spec
 from polyrank.errors import ConfigError
 from polyrank.layout import WHOLE, Held, Layout, VocabularySizes
+from polyrank.models.adatt import AdaTT
 from polyrank.models.aitm import AITM
 from polyrank.models.cross import Cross
+from polyrank.models.cross_stitch import CrossStitch
 from polyrank.models.dcnv2 import DCNv2
 from polyrank.models.gdcn import GDCN
+from polyrank.models.home import HoME
 from polyrank.models.interaction import Interaction
 from polyrank.models.mmoe import MMoE
 from polyrank.models.ple import PLE
@@ -35,7 +38,16 @@ from polyrank.tasks import ALL
 
 TRUNKS: Registry[type[Trunk]] = Registry(
     "trunk",
-    {"separate": Separate, "shared_bottom": SharedBottom, "mmoe": MMoE, "ple": PLE, "aitm": AITM},
+    {
+        "separate": Separate,
+        "shared_bottom": SharedBottom,
+        "mmoe": MMoE,
+        "ple": PLE,
+        "aitm": AITM,
+        "cross_stitch": CrossStitch,
+        "adatt": AdaTT,
+        "home": HoME,
+    },
 )
 INTERACTIONS: Registry[type[Interaction]] = Registry(
     "interaction", {"cross": Cross, "dcnv2": DCNv2, "gdcn": GDCN}
@@ -325,7 +337,7 @@ def ESMM(  # noqa: N802 (a model's name)
         Ma et al., SIGIR 2018, eq. 1-4.
     """
     return Model(
-        trunk=Separate(norm=None, dropout=None),
+        trunk=Separate(norm=None, dropout=None, activation=None),
         interaction=False,
         tower=tower,
         embed_dim=embed_dim,

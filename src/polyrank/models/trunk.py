@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from polyrank import spec
 from polyrank.errors import ConfigError, did_you_mean
 from polyrank.layout import Layout
-from polyrank.nn.mlp import Norm
+from polyrank.nn.mlp import Activation, Norm
 from polyrank.schema import Task
 
 
@@ -28,10 +28,12 @@ class Trunk(ABC):
     Args:
         norm: of its layers; None takes the model's.
         dropout: of its layers; None takes the model's.
+        activation: of its layers, "relu" or "swish"; None takes ReLU, which towers have.
     """
 
     norm: Norm | None = None
     dropout: float | None = None
+    activation: Activation | None = None
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -39,6 +41,9 @@ class Trunk(ABC):
                 object.__setattr__(self, name, tuple(value))
         name = type(self).__name__
         check_layers(name, self.norm, self.dropout)
+        if self.activation is not None and self.activation not in get_args(Activation):
+            hint = did_you_mean(str(self.activation), get_args(Activation))
+            raise ConfigError(f"{name}: unknown activation {self.activation!r}{hint}")
         types = {each.name: str(each.type) for each in fields(self)}
         for each in self.sizes:
             value = getattr(self, each)
@@ -52,13 +57,18 @@ class Trunk(ABC):
 
     @property
     def sizes(self) -> tuple[str, ...]:
-        """The fields that are widths or counts; by default, all but norm and dropout."""
-        return tuple(each.name for each in fields(self) if each.name not in ("norm", "dropout"))
+        """The fields that are widths or counts; by default, all that `Trunk` does not have."""
+        own = [each.name for each in fields(Trunk)]
+        return tuple(each.name for each in fields(self) if each.name not in own)
 
     @property
     def layers(self) -> dict[str, Any]:
-        """The norm and dropout of its layers, for `MLP` and `ExpertBank`."""
-        return {"norm": self.norm or "none", "dropout": self.dropout or 0.0}
+        """The norm, dropout and activation of its layers, for `MLP` and `ExpertBank`."""
+        return {
+            "norm": self.norm or "none",
+            "dropout": self.dropout or 0.0,
+            "activation": self.activation or "relu",
+        }
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -72,6 +82,7 @@ class Mixing:
             sums to 1, and an expert that the gate does not see has 0.
         sees: the experts that a gate chooses from; a gate that is left out sees all.
         level: its name if the trunk has several, else "".
+        residuals: what is added to a mixture, (B, H), by its gate; nothing for a gate left out.
 
     Raises:
         ConfigError: no gate, shapes that disagree, or a name in `sees` that is no expert.
@@ -91,6 +102,7 @@ class Mixing:
     gates: Mapping[str, Tensor]
     sees: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     level: str = ""
+    residuals: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.gates:
