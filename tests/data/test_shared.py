@@ -1,5 +1,7 @@
 """Lists that rows share: equal to the join that is never made, in memory and by chunks."""
 
+import json
+
 import numpy as np
 import polars as pl
 import pytest
@@ -187,6 +189,57 @@ def test_an_experiment_trains_to_the_bits_of_the_join(folder):
         assert found.predict(folder / "rows.parquet").equals(expected)
     assert run(["evaluate", str(folder / "run"), str(folder / "rows.parquet")]) == 0
     assert run(["export", str(folder / "run")]) == 0
+
+
+def test_predict_joins_a_file_with_its_lists(folder, monkeypatch, capsys):
+    monkeypatch.setattr("polyrank.serve.batch.CHUNK_ROWS", 1_000)
+    monkeypatch.setattr("polyrank.serve.batch.PIECE_ROWS", 300)
+    bundle = Experiment.from_text(TEXT, folder=folder).fit(out=folder / "run")
+    path, lists, scored = folder / "rows.parquet", folder / "lists.parquet", folder / "a.parquet"
+
+    def predict(*options, out=scored):
+        return run(["predict", str(folder / "run"), str(path), "-o", str(out), *options])
+
+    assert predict("--json") == 0
+    counts = json.loads(capsys.readouterr().out)
+    expected, outputs = bundle.predict(path), bundle.schema.outputs
+    found = pl.read_parquet(scored)
+    assert found["p_click"].to_numpy() == pytest.approx(expected["p_click"].to_numpy(), abs=1e-6)
+    joined = bundle.predict_frame(read(Joined(path, lists, "user")).collect())
+    assert (counts["rows"], counts["unseen"]) == (3_000, joined.unseen)
+    assert predict(out=folder / "parts") == 0
+    assert pl.read_parquet(folder / "parts/*.parquet").equals(found)
+    for each in (1, 2):
+        assert predict("--shard", f"{each}/2", out=folder / "shards") == 0
+    assert pl.read_parquet(folder / "shards/*.parquet").equals(found)
+
+    # Lists of another day, and lists that do not have all keys.
+    table = pl.read_parquet(lists)
+    table.with_columns(table["user"].reverse()).write_parquet(folder / "later.parquet")
+    assert predict("--shared", str(folder / "later.parquet")) == 0
+    later = bundle.predict(Joined(path, folder / "later.parquet", "user"))
+    assert_frame_equal(pl.read_parquet(scored).select(outputs), later, abs_tol=1e-6)
+    assert not later.equals(expected)
+    # Part of a folder was scored with other lists: its rows are not continued.
+    assert predict("--resume", "--shared", str(folder / "later.parquet"), out=folder / "parts") == 1
+    table.head(40).write_parquet(folder / "fewer.parquet")
+    capsys.readouterr()
+    assert predict("--shared", str(folder / "fewer.parquet")) == 1
+    assert "rows have a key 'user' that the shared lists do not have" in capsys.readouterr().err
+
+
+def test_lists_are_named_only_where_rows_share_some(folder, capsys):
+    read(Joined(folder / "rows.parquet", folder / "lists.parquet", "user")).collect().write_parquet(
+        folder / "joined.parquet"
+    )
+    text = TEXT.replace("rows.parquet", "joined.parquet").replace(
+        '[data.shared]\n    file = "lists.parquet"\n    key = "user"', ""
+    )
+    Experiment.from_text(text, folder=folder).fit(out=folder / "run")
+    arguments = ["predict", str(folder / "run"), str(folder / "joined.parquet")]
+    out = ["-o", str(folder / "a.parquet")]
+    assert run([*arguments, *out, "--shared", str(folder / "lists.parquet")]) == 1
+    assert "the run's experiment has no `[data] shared`" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("split", [False, True])

@@ -20,7 +20,7 @@ from polyrank.bundle import format
 from polyrank.calibration.fitting import Calibrator
 from polyrank.data import stream
 from polyrank.data.labels import Orphans, check_rule
-from polyrank.data.read import Joined, collect_chunks, column_names, read
+from polyrank.data.read import Joined, collect_chunks, column_names, read, with_lists
 from polyrank.data.sampling import Sampling
 from polyrank.data.table import Table, encode, outcomes
 from polyrank.data.vocab import Vocab
@@ -331,15 +331,8 @@ class Bundle:
         Rows that have the key of the lists that the run's experiment shares, and not those lists,
         are joined with them.
         """
-        if isinstance(rows, Joined):
-            return rows
-        frame = read(rows, self.schema)
-        shared = self.config.get("data", {}).get("shared")
-        if shared is not None:
-            known = column_names(frame)
-            if shared["key"] in known and not set(self.schema.inputs) <= {*known}:
-                return Joined(frame, shared["file"], shared["key"])
-        return frame
+        found = with_lists(rows, self.schema, self.config)
+        return found if isinstance(found, Joined) else read(found, self.schema)
 
     def score(self, table: Table, *, raw: bool = False) -> pl.DataFrame:
         """Return the output columns of encoded rows; `raw` as in `predict`."""

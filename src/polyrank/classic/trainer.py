@@ -167,7 +167,7 @@ class MTLTrainer:
             epochs=self.n_epoch, batch_size=batch_size_of(train_dataloader, rows), lr=schedule.lr,
             dense=self.dense, embeddings=replace(self.rows, lr=schedule.lr), balance=self.balance,
             stop=None, schedule=schedule, threads=torch.get_num_threads(), device=str(self.device),
-            unseen_rate=0.0, checkpoint=None, compile=False,
+            unseen_rate=0.0, checkpoint=None, compile=False, tables="replicated",
         )  # fmt: skip
         self._run_of = training, int(seed)
         judge = _Judge(learner, valid_rows, self._kinds, self.earlystop_taskid)

@@ -128,7 +128,7 @@ def papers() -> list[tuple[str, str, Model, Training]]:
         embeddings=LazyAdam(lr=3e-3, l2=1e-3, prior=0.0, decay=0.0, betas=betas, eps=eps),
         dense=Adam(lr=3e-3, weight_decay=0.0, betas=betas, eps=eps),
         balance=Sum(normalize=True), stop=None, schedule=Constant(), threads=1, device="cpu",
-        unseen_rate=0.001, checkpoint=None, compile=False,
+        unseen_rate=0.001, checkpoint=None, compile=False, tables="replicated",
     )  # fmt: skip
     return [
         ("clicked-rows", "click", separate, budget),

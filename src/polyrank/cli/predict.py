@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 if TYPE_CHECKING:
+    from polyrank.data.read import Joined
+    from polyrank.schema import Schema
     from polyrank.serve.batch import Counts, Predictor
     from polyrank.serve.shards import Shard
 
@@ -24,6 +26,7 @@ def predict(
     resume: bool = False,
     force: bool = False,
     shard: str | None = None,
+    shared: str | None = None,
     threads: int | None = None,
     json: bool = False,
 ) -> None:
@@ -39,6 +42,7 @@ def predict(
         force: replace the parts in the folder `out`, or the shard's.
         shard: K/N, such as 2/8: score the K-th of N runs of rows into a part of the folder `out`.
             The parts of all N, in the order of their names, hold the rows as without this option.
+        shared: a file of the lists that rows share, instead of the one in the run's [data].
         threads: of the model; the run's train.threads by default.
         json: print the counts as JSON.
     """
@@ -48,8 +52,9 @@ def predict(
     from polyrank.serve.shards import Shard
 
     part = None if shard is None else Shard.parse(shard)
-    predictor = _predictor(run, raw=raw, threads=threads)
-    found = _scored(predictor, data, out, part, resume=resume, force=force)
+    predictor, config = _predictor(run, raw=raw, threads=threads)
+    rows = _with_lists(data, predictor.schema, config, shared)
+    found = _scored(predictor, rows, out, part, resume=resume, force=force)
     if part:
         out /= part.part
     if json:
@@ -61,7 +66,13 @@ def predict(
 
 
 def _scored(
-    predictor: Predictor, data: str, out: Path, shard: Shard | None, *, resume: bool, force: bool
+    predictor: Predictor,
+    data: str | Joined,
+    out: Path,
+    shard: Shard | None,
+    *,
+    resume: bool,
+    force: bool,
 ) -> Counts:
     from polyrank.errors import ConfigError
     from polyrank.serve.batch import predict_file, predict_parts, predict_shard
@@ -84,8 +95,29 @@ def _scored(
         raise
 
 
-def _predictor(run: Path, *, raw: bool, threads: int | None) -> Predictor:
-    """Return the engine of an exported bundle if it is available, else the bundle in torch."""
+def _with_lists(
+    data: str, schema: Schema, config: Mapping[str, Any], shared: str | None
+) -> str | Joined:
+    """Return rows joined with their lists, if the run's rows share any."""
+    from polyrank.data.read import with_lists
+    from polyrank.errors import ConfigError
+
+    if shared is not None:
+        if config.get("data", {}).get("shared") is None:
+            raise ConfigError(
+                "--shared names lists that rows share, and the run's experiment has no "
+                "`[data] shared`: its rows hold all features"
+            )
+        own = {**config["data"]["shared"], "file": shared}
+        config = {**config, "data": {**config["data"], "shared": own}}
+    return with_lists(data, schema, config)
+
+
+def _predictor(run: Path, *, raw: bool, threads: int | None) -> tuple[Predictor, Mapping[str, Any]]:
+    """Return the engine of an exported bundle if it is available, else the bundle in torch.
+
+    With it comes the run's experiment.
+    """
     from functools import partial
     from importlib.util import find_spec
 
@@ -117,7 +149,8 @@ def _predictor(run: Path, *, raw: bool, threads: int | None) -> Predictor:
         sys.stderr.write("engine: onnxruntime\n")
         # Many threads with a chunk each are faster than many threads for one chunk.
         threads = threads or _threads(engine.config)
-        return Predictor(engine.schema, engine.predict_frame, threads, identity)
+        found = Predictor(engine.schema, engine.predict_frame, threads, identity)
+        return found, engine.config
     if not find_spec("torch"):
         raise BundleError(remedy)
     import torch
@@ -128,7 +161,8 @@ def _predictor(run: Path, *, raw: bool, threads: int | None) -> Predictor:
     sys.stderr.write(f"engine: torch ({why})\n")
     torch.set_num_threads(threads or _threads(bundle.config))
     predict = partial(bundle.predict_frame, raw=raw)
-    return Predictor(bundle.schema, predict, 1, {**identity, "engine": "torch"})
+    found = Predictor(bundle.schema, predict, 1, {**identity, "engine": "torch"})
+    return found, bundle.config
 
 
 def _threads(config: Mapping[str, Any]) -> int:

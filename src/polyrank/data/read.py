@@ -153,6 +153,22 @@ def read(source: Source, schema: Schema | None = None) -> pl.LazyFrame:
     )
 
 
+def with_lists(rows: Source, schema: Schema, config: Mapping[str, Any]) -> Source:
+    """Return rows joined with the lists that the rows of an experiment share, where they lack them.
+
+    Args:
+        rows: a source.
+        schema: of the experiment.
+        config: the experiment; `[data] shared` names the lists and their key.
+    """
+    shared = config.get("data", {}).get("shared")
+    if shared is None or isinstance(rows, Joined):
+        return rows
+    known = column_names(read(rows, schema))
+    lacks = shared["key"] in known and not set(schema.inputs) <= {*known}
+    return Joined(rows, shared["file"], shared["key"]) if lacks else rows
+
+
 def files(pattern: str) -> list[str]:
     """Return the files of a path or a glob in the order in which they are read."""
     # A file may have a bracket in its name, so a path that exists is never taken for a glob.

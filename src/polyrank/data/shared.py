@@ -149,6 +149,34 @@ class Shared:
 
 
 @dataclass(frozen=True, eq=False)
+class Lists:
+    """Raw lists in memory, for rows that are read a chunk at a time.
+
+    Args:
+        shared: where they come from.
+        values: their columns, a row for each place and a last one of nulls.
+    """
+
+    shared: Shared
+    values: pl.DataFrame
+
+    @classmethod
+    def of(cls, shared: Shared) -> Lists:
+        """Read all lists of the features."""
+        columns = [name for feature in shared.features.values() for name in feature.columns]
+        found = collect(shared.frame, columns)
+        return cls(shared, pl.concat([found, found.clear(1)]))
+
+    def beside(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """Return rows with the columns of their lists.
+
+        Raises:
+            DataError: a key that no list has.
+        """
+        return rows.hstack(self.values[self.shared.places(rows[self.shared.key])])
+
+
+@dataclass(frozen=True, eq=False)
 class Sharing:
     """The lists that the rows of one split use.
 

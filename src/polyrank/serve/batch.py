@@ -7,7 +7,7 @@ bits. Meanwhile the next chunk is read and the last one written.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, field
@@ -16,12 +16,14 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet
 
 from polyrank.data import checksums
 from polyrank.data.read import (
+    Joined,
     collect,
     collect_chunks,
     column_names,
@@ -30,6 +32,7 @@ from polyrank.data.read import (
     known_columns,
     read,
 )
+from polyrank.data.shared import Lists, Shared
 from polyrank.errors import DataError
 from polyrank.files import replacing, writing
 from polyrank.schema import Schema
@@ -39,6 +42,9 @@ from polyrank.serve.shards import Shard, ShardsFolder
 
 CHUNK_ROWS = 100_000
 PART_CHUNKS = 10
+PIECE_ROWS = (
+    10_000  # joined at a time with lists that rows share, which may have hundreds of values
+)
 _FAILURES = (pl.exceptions.PolarsError, pa.ArrowException)
 Write = Callable[[pl.DataFrame], None]
 Opened = Callable[[BinaryIO], AbstractContextManager[Write]]
@@ -55,10 +61,37 @@ class Predictor:
     identity: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """Rows to score, and the lists that they share, if any."""
+
+    frame: pl.LazyFrame
+    lists: Lists | None
+    columns: Sequence[str]  # that its frame needs for the model's inputs
+
+    @classmethod
+    def of(cls, source: Any, schema: Schema) -> _Rows:
+        if not isinstance(source, Joined):
+            return cls(read(source, schema), None, schema.inputs)
+        frame, shared = Shared.of(source, schema)
+        lists = Lists.of(shared)
+        own = [name for name in schema.inputs if name not in lists.values.columns]
+        return cls(frame, lists, list(dict.fromkeys([*own, shared.key])))
+
+    def pieces(self, chunk: pl.DataFrame, inputs: Sequence[str]) -> Iterator[pl.DataFrame]:
+        """Yield the inputs of a chunk, in pieces that are bounded where rows share long lists."""
+        if self.lists is None:
+            yield chunk.select(inputs)
+            return
+        for piece in chunk.iter_slices(PIECE_ROWS):
+            yield self.lists.beside(piece).select(inputs)
+
+
 def predict_file(predictor: Predictor, source: Any, out: str | Path) -> Counts:
     """Score a source into a Parquet, CSV or TSV file: its key columns, then the outputs.
 
-    The source is a path, a glob or whatever `read` takes, with or without labels. The file is
+    The source is a path, a glob or whatever `read` takes, with or without labels. Lists that a
+    `Joined` source shares are in memory once, and joined a chunk at a time. The file is
     written beside its place and renamed at the end.
     """
     out = Path(out)
@@ -69,9 +102,9 @@ def predict_file(predictor: Predictor, source: Any, out: str | Path) -> Counts:
             "folder of parts)"
         )
     _check_apart(source, out)
-    frame = read(source, predictor.schema)
-    keys = _keys(predictor, frame)
-    chunks = _predicted(predictor, frame, keys)
+    rows = _Rows.of(source, predictor.schema)
+    keys = _keys(predictor, rows)
+    chunks = _predicted(predictor, rows, keys)
     with writing(out, DataError, *_FAILURES), closing(chunks):
         out.parent.mkdir(parents=True, exist_ok=True)
         with replacing(out) as temporary:
@@ -79,7 +112,12 @@ def predict_file(predictor: Predictor, source: Any, out: str | Path) -> Counts:
 
 
 def predict_parts(
-    predictor: Predictor, source: str, out: str | Path, *, resume: bool = False, force: bool = False
+    predictor: Predictor,
+    source: str | Joined,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    force: bool = False,
 ) -> Counts:
     """Score files into a folder of Parquet parts of 1,000,000 rows, which can be resumed.
 
@@ -90,14 +128,14 @@ def predict_parts(
     out = Path(out)
     folder = PartsFolder(out, resume=resume, force=force)
     _check_apart(source, out)
-    frame = read(source, predictor.schema)
-    keys = _keys(predictor, frame)
-    head = _head(predictor, source, frame, keys)
+    rows = _Rows.of(source, predictor.schema)
+    keys = _keys(predictor, rows)
+    head = _head(predictor, source, rows.frame, keys)
     with writing(out, DataError, *_FAILURES):
         folder.open(head)
         before = folder.rows
         if not folder.finished:
-            with closing(_predicted(predictor, frame, keys, before)) as chunks:
+            with closing(_predicted(predictor, rows, keys, before)) as chunks:
                 for first in chunks:
                     with folder.part() as temporary:
                         rest = islice(chunks, PART_CHUNKS - 1)
@@ -109,7 +147,7 @@ def predict_parts(
 
 def predict_shard(
     predictor: Predictor,
-    source: str,
+    source: str | Joined,
     out: str | Path,
     shard: Shard,
     *,
@@ -128,41 +166,41 @@ def predict_shard(
     out = Path(out)
     folder = ShardsFolder(out, shard, resume=resume, force=force)
     _check_apart(source, out)
-    frame = read(source, predictor.schema)
-    total = count_rows(frame)
-    keys = _keys(predictor, frame, total)
-    columns, rows = _columns(predictor, frame, keys), shard.rows(total, CHUNK_ROWS)
+    rows = _Rows.of(source, predictor.schema)
+    total = count_rows(rows.frame)
+    keys = _keys(predictor, rows, total)
+    columns, own = _columns(predictor, rows.frame, keys), shard.rows(total, CHUNK_ROWS)
     with writing(out, DataError, *_FAILURES):
         folder.open(_shards_head(predictor, source, columns, total))
         if folder.finished:
-            return Counts(len(rows), {}, {}, len(rows))
+            return Counts(len(own), {}, {}, len(own))
         with (
-            closing(_predicted(predictor, frame, keys, rows.start, rows.stop)) as chunks,
+            closing(_predicted(predictor, rows, keys, own.start, own.stop)) as chunks,
             folder.writing_part() as temporary,
         ):
             nothing = (pl.DataFrame(schema=columns), Predictions({}, {}, {}))
-            return _write(chunks if rows else [nothing], temporary, _parquet)
+            return _write(chunks if own else [nothing], temporary, _parquet)
 
 
-def _keys(predictor: Predictor, frame: pl.LazyFrame, rows: int | None = None) -> list[str]:
+def _keys(predictor: Predictor, rows: _Rows, total: int | None = None) -> list[str]:
     """Return the key columns in the data; refuse data without the features or without rows.
 
     Where their number is known, none is read.
     """
-    known_columns(frame, predictor.schema.inputs)
-    if rows is None:
-        rows = collect(frame.head(1), predictor.schema.inputs).height
-    if not rows:
+    known_columns(rows.frame, rows.columns)
+    if total is None:
+        total = collect(rows.frame.head(1), rows.columns).height
+    if not total:
         raise DataError("there are no rows to score")
-    known = column_names(frame)
+    known = column_names(rows.frame)
     return [name for name in predictor.schema.keys.columns if name in known]
 
 
 def _head(
-    predictor: Predictor, source: str, frame: pl.LazyFrame, keys: list[str]
+    predictor: Predictor, source: str | Joined, frame: pl.LazyFrame, keys: list[str]
 ) -> dict[str, Any]:
     """Return what all parts have in common."""
-    paths = files(source)
+    paths = _files(source)
     try:
         found = checksums.of_files(paths)
     except OSError as error:
@@ -178,16 +216,23 @@ def _head(
 
 
 def _shards_head(
-    predictor: Predictor, source: str, columns: pl.Schema, total: int
+    predictor: Predictor, source: str | Joined, columns: pl.Schema, total: int
 ) -> dict[str, Any]:
     """Return what all shards have in common; a checksum would read the whole log for each."""
-    sizes = {path: Path(path).stat().st_size for path in files(source)}
+    sizes = {path: Path(path).stat().st_size for path in _files(source)}
     return {
         **predictor.identity,
         "source": [{"file": Path(path).name, "bytes": size} for path, size in sizes.items()],
         "rows": total,
         "columns": {name: str(dtype) for name, dtype in columns.items()},
     }
+
+
+def _files(source: Any) -> list[str]:
+    """Return the paths that a source reads; a frame has none."""
+    if isinstance(source, Joined):
+        return [*_files(source.rows), *_files(source.shared)]
+    return files(str(source)) if isinstance(source, str | Path) else []
 
 
 def _columns(predictor: Predictor, frame: pl.LazyFrame, keys: list[str]) -> pl.Schema:
@@ -201,21 +246,21 @@ def _columns(predictor: Predictor, frame: pl.LazyFrame, keys: list[str]) -> pl.S
 
 def _predicted(
     predictor: Predictor,
-    frame: pl.LazyFrame,
+    rows: _Rows,
     keys: list[str],
     start: int = 0,
     stop: int | None = None,
 ) -> Generator[tuple[pl.DataFrame, Predictions]]:
     """Yield the columns to write and the predictions of each chunk from one row to another."""
-    inputs = predictor.schema.inputs
+    inputs, frame = predictor.schema.inputs, rows.frame
     if start or stop is not None:
         frame = frame.slice(start, None if stop is None else stop - start)
-    chunks = collect_chunks(frame, [*keys, *inputs], CHUNK_ROWS)
+    chunks = collect_chunks(frame, [*keys, *rows.columns], CHUNK_ROWS)
     waiting: deque[Future[tuple[pl.DataFrame, Predictions]]] = deque()
 
     def one(chunk: pl.DataFrame, first: int) -> tuple[pl.DataFrame, Predictions]:
         try:
-            found = predictor.predict(chunk.select(inputs))
+            found = _together([predictor.predict(piece) for piece in rows.pieces(chunk, inputs)])
             # Series and arrays make a frame in one piece: the bytes of the file do not depend on
             # how the rows were read.
             return pl.DataFrame({**chunk.select(keys).to_dict(), **found.outputs}), found
@@ -238,6 +283,25 @@ def _predicted(
         pool.shutdown(cancel_futures=True)
 
 
+def _together(found: list[Predictions]) -> Predictions:
+    """Return the predictions of pieces as those of the whole."""
+    if len(found) == 1:
+        return found[0]
+    outputs = {
+        name: np.concatenate([each.outputs[name] for each in found]) for name in found[0].outputs
+    }
+    return Predictions(
+        outputs, _added(each.unseen for each in found), _added(each.nulls for each in found)
+    )
+
+
+def _added(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    total = Counter[str]()
+    for each in counts:
+        total.update(each)
+    return dict(total)
+
+
 def _write(
     chunks: Iterable[tuple[pl.DataFrame, Predictions]], path: Path, opened: Opened
 ) -> Counts:
@@ -254,9 +318,7 @@ def _write(
 
 def _check_apart(source: Any, out: Path) -> None:
     """Refuse to write over the source."""
-    if not isinstance(source, str | Path):
-        return
-    for path in files(str(source)):
+    for path in _files(source):
         found, place = Path(path).resolve(), out.resolve()
         if found == place:
             raise DataError(f"{out} is also the source, which it would replace: choose another")
