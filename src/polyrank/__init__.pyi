@@ -44,6 +44,7 @@ from .models.interaction import Interaction as Interaction
 from .models.mmoe import MMoE as MMoE
 from .models.model import ESMM as ESMM
 from .models.model import Model as Model
+from .models.pepnet import PEPNet as PEPNet
 from .models.ple import PLE as PLE
 from .models.shared_bottom import Separate as Separate
 from .models.shared_bottom import SharedBottom as SharedBottom

@@ -90,7 +90,7 @@ def trainer(trunk, *, weighted=False, missing=False, model=(), tasks=TASKS, dens
 
 
 def of(kind):
-    """A trunk without norms: a bias before one has no gradient but rounding, which Adam enlarges."""
+    """A trunk without norms: before one, a bias's gradient is rounding, which Adam enlarges."""
     return TRUNKS[kind](norm="none")
 
 

@@ -20,10 +20,11 @@ from polyrank.models.gdcn import GDCN
 from polyrank.models.home import HoME
 from polyrank.models.interaction import Interaction
 from polyrank.models.mmoe import MMoE
+from polyrank.models.pepnet import PEPNet
 from polyrank.models.ple import PLE
 from polyrank.models.ranker import Ranker, build_heads, build_interaction
 from polyrank.models.shared_bottom import Separate, SharedBottom
-from polyrank.models.trunk import Trunk, check_layers, check_sizes
+from polyrank.models.trunk import Trunk, check_layers, check_sizes, with_defaults
 from polyrank.nn.embed import PackedEmbedder
 from polyrank.nn.field_dropout import FieldDropout
 from polyrank.nn.held import HeldEmbedder
@@ -47,6 +48,7 @@ TRUNKS: Registry[type[Trunk]] = Registry(
         "cross_stitch": CrossStitch,
         "adatt": AdaTT,
         "home": HoME,
+        "pepnet": PEPNet,
     },
 )
 INTERACTIONS: Registry[type[Interaction]] = Registry(
@@ -181,7 +183,7 @@ class Model:
         embed = PackedEmbedder(layout) if layout.held.ranks is None else HeldEmbedder(layout)
         own = self.interaction
         interaction = None if own is False else build_interaction(own, layout)
-        trunk = self._trunk().build(layout, tasks)
+        trunk = with_defaults(self.trunk, self.norm, self.dropout).build(layout, tasks)
         head = build_heads(trunk, layout, towers, norm=self.norm, dropout=self.dropout)
         dropped = FieldDropout(layout, self.field_dropout) if self.field_dropout else None
         first = FirstStages.of(self.first_stages, layout)
@@ -224,13 +226,6 @@ class Model:
                 axes[kind.name] = spec.from_table(kind, given, f"model.{kind.name}")
         rest = {key: value for key, value in table.items() if key not in axes}
         return replace(spec.from_table(cls, rest, "model"), **axes)
-
-    def _trunk(self) -> BuildsTrunk:
-        if not isinstance(self.trunk, Trunk):
-            return self.trunk
-        norm = self.norm if self.trunk.norm is None else self.trunk.norm
-        dropout = self.dropout if self.trunk.dropout is None else self.trunk.dropout
-        return replace(self.trunk, norm=norm, dropout=dropout)
 
 
 def _interaction(found: object) -> Interaction | Literal[False]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, get_args
 
 from torch import Tensor, nn
@@ -149,6 +149,18 @@ class TrunkModule(nn.Module):
         Training never calls it; all diagnostics of experts rest on it.
         """
         return ()
+
+
+def with_defaults(trunk: Any, norm: Norm | None, dropout: float | None) -> Any:
+    """Return a trunk whose layers have this norm and dropout where it does not say.
+
+    What is no `Trunk` has its own.
+    """
+    if not isinstance(trunk, Trunk):
+        return trunk
+    norm = norm if trunk.norm is None else trunk.norm
+    dropout = dropout if trunk.dropout is None else trunk.dropout
+    return replace(trunk, norm=norm, dropout=dropout)
 
 
 def check_layers(where: str, norm: str | None, dropout: float | None) -> None:

@@ -36,7 +36,7 @@ class BatchNorm(RowNorm, nn.BatchNorm1d):
 
 
 class MLP(nn.Module):
-    """Linear → (batch norm) → activation → (dropout) for each of `hidden`; without, the identity."""
+    """Linear → (norm) → activation → (dropout) for each of `hidden`; without, the identity."""
 
     def __init__(
         self,
