@@ -152,7 +152,7 @@ class FeatureGate(nn.Module):
         nn.init.uniform_(self.up, -1 / sqrt(rank), 1 / sqrt(rank))  # as a linear layer's
 
     def forward(self, v: Tensor) -> Tensor:
-        low = self.down(v).view(len(v), MAPS, -1).transpose(0, 1)
+        low = self.down(v).unflatten(1, (MAPS, -1)).transpose(0, 1)
         gates = 2 * torch.bmm(low, self.up.transpose(1, 2)).sigmoid()  # (L, B, W)
         chosen = self.choice(v).softmax(dim=1).T.unsqueeze(2)
         return v * (chosen * gates).sum(dim=0)
