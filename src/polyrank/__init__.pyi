@@ -59,6 +59,7 @@ from .schema import Schema as Schema
 from .schema import SequenceFeature as SequenceFeature
 from .schema import SparseFeature as SparseFeature
 from .schema import Task as Task
+from .schema import VectorFeature as VectorFeature
 from .serve.engine import Engine as Engine
 from .stages.stage import Stage as Stage
 from .stages.trees import Trees as Trees

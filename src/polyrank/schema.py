@@ -20,6 +20,7 @@ from polyrank.features import (
     SequenceFeature,
     Slot,
     SparseFeature,
+    VectorFeature,
     check_features,
     in_order,
     names_by_kind,
@@ -39,6 +40,7 @@ __all__ = [
     "SequenceFeature",
     "SparseFeature",
     "Task",
+    "VectorFeature",
 ]
 
 

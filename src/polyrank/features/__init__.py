@@ -13,9 +13,15 @@ from polyrank.features.dense import DenseFeature, Encoding
 from polyrank.features.kind import Codec, Feature, Pooling, Slot
 from polyrank.features.sequence import SequenceFeature
 from polyrank.features.sparse import IdFeature, SparseFeature
+from polyrank.features.vector import VectorFeature
 from polyrank.registry import Registry
 
-_OWN = {"sparse": SparseFeature, "sequence": SequenceFeature, "dense": DenseFeature}
+_OWN = {
+    "sparse": SparseFeature,
+    "sequence": SequenceFeature,
+    "dense": DenseFeature,
+    "vector": VectorFeature,
+}
 FEATURES: Registry[type[Feature]] = Registry("feature", _OWN)
 
 __all__ = [
@@ -29,6 +35,7 @@ __all__ = [
     "SequenceFeature",
     "Slot",
     "SparseFeature",
+    "VectorFeature",
     "check_features",
     "in_order",
     "names_by_kind",

@@ -62,7 +62,8 @@ class Encoded(NamedTuple):
     """A column as the exported graph takes it, and what is counted of it.
 
     Args:
-        values: int32 or int64 rows of a table (N,), a Bag of N lists of them, or float32 (N,).
+        values: int32 or int64 rows of a table (N,), a Bag of N lists of them, float32 (N,), or
+            float32 (N, D) of vectors.
         ids: that were looked up and are not null.
         unseen: how many of these are in no vocabulary.
         nulls: missing values.
