@@ -58,6 +58,7 @@ from .schema import Keys as Keys
 from .schema import Schema as Schema
 from .schema import SequenceFeature as SequenceFeature
 from .schema import SparseFeature as SparseFeature
+from .schema import Target as Target
 from .schema import Task as Task
 from .schema import VectorFeature as VectorFeature
 from .serve.engine import Engine as Engine

@@ -176,6 +176,13 @@ class Layout:
             name: slice(end - width, end) for (name, width), end in zip(widths, ends, strict=True)
         }
 
+    @property
+    def read(self) -> Layout:
+        """Where each slot lies in what the trunk reads, in which an attended list is one vector."""
+        if all(feature.target is None for feature in self.schema.features):
+            return self
+        return ReadLayout(self.schema, self.vocab, self.widths, self.reads, self.held)
+
     @cached_property
     def width(self) -> int:
         """Number of columns of x."""
@@ -189,3 +196,21 @@ class Layout:
     def _first_rows(self, slots: Sequence[Slot]) -> np.ndarray:
         first = {table: row for pack in self.packs for table, row in pack.offsets.items()}
         return np.array([first[slot.table] for slot in slots], dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class ReadLayout(Layout):
+    """Where each slot lies behind target attention: the places of a list are one slot."""
+
+    @cached_property
+    def slices(self) -> Mapping[str, slice]:
+        """Columns of what the trunk reads that hold each slot, by its name."""
+        raw = Layout(self.schema, self.vocab, self.widths, self.reads, self.held).slices
+        attended = [each for each in self.schema.features if each.target is not None]
+        places = {slot.name for each in attended for slot in each.slots[1:]}
+        widths = {name: at.stop - at.start for name, at in raw.items() if name not in places}
+        ends = accumulate(widths.values())
+        return {
+            name: slice(end - width, end)
+            for (name, width), end in zip(widths.items(), ends, strict=True)
+        }

@@ -20,6 +20,7 @@ from polyrank.features import (
     SequenceFeature,
     Slot,
     SparseFeature,
+    Target,
     VectorFeature,
     check_features,
     in_order,
@@ -39,6 +40,7 @@ __all__ = [
     "Schema",
     "SequenceFeature",
     "SparseFeature",
+    "Target",
     "Task",
     "VectorFeature",
 ]

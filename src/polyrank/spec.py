@@ -14,7 +14,7 @@ from math import inf, isfinite, nan
 from numbers import Integral, Real
 from operator import ge, gt, le, lt
 from types import UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from polyrank.errors import ConfigError, PolyrankError, did_you_mean
 from polyrank.registry import Registry, resolved
@@ -29,7 +29,7 @@ def to_table(spec: Any) -> Any:
         pairs = ((field, getattr(spec, field.name)) for field in dataclasses.fields(spec))
         return {
             field.name: chosen(resolved(field.metadata[KINDS]), value)
-            if KINDS in field.metadata
+            if KINDS in field.metadata and not isinstance(value, str)
             else to_table(value)
             for field, value in pairs
             if value is not None
@@ -52,7 +52,8 @@ def from_table(cls: type, table: Mapping[str, Any], where: str) -> Any:
     for field in declared:
         if field.name in table:
             value, hint, place = table[field.name], hints[field.name], f"{where}.{field.name}"
-            if KINDS in field.metadata:
+            words = any(get_origin(each) is Literal for each in get_args(hint))
+            if KINDS in field.metadata and not (words and isinstance(value, str)):
                 values[field.name] = choose(resolved(field.metadata[KINDS]), value, place)
                 continue
             inner = _dataclass_of(hint)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from polyrank.errors import SchemaError, did_you_mean
 from polyrank.features.dense import DenseFeature, Encoding
-from polyrank.features.kind import Codec, Feature, Pooling, Slot
+from polyrank.features.kind import Codec, Feature, Pooling, Slot, Target
 from polyrank.features.sequence import SequenceFeature
 from polyrank.features.sparse import IdFeature, SparseFeature
 from polyrank.features.vector import VectorFeature
@@ -35,6 +35,7 @@ __all__ = [
     "SequenceFeature",
     "Slot",
     "SparseFeature",
+    "Target",
     "VectorFeature",
     "check_features",
     "in_order",

@@ -29,6 +29,7 @@ from polyrank.nn.embed import PackedEmbedder
 from polyrank.nn.field_dropout import FieldDropout
 from polyrank.nn.held import HeldEmbedder
 from polyrank.nn.mlp import Norm
+from polyrank.nn.target_attention import TargetPooling
 from polyrank.registry import Registry
 from polyrank.schema import Schema, Task
 from polyrank.stages.first import FirstStages
@@ -58,7 +59,7 @@ INTERACTIONS: Registry[type[Interaction]] = Registry(
 STAGES: tuple[type[Stage], ...] = (Wide, Trees)  # each has a key of its own
 FIRST_STAGES: Registry[type[Stage]] = Registry("first_stage", {})  # all others
 # What the names of other weights begin with.
-_WEIGHTS = ("embed", "interaction", "trunk", "head", "first")
+_WEIGHTS = ("embed", "pooling", "interaction", "trunk", "head", "first")
 
 
 class BuildsTrunk(Protocol):
@@ -181,15 +182,17 @@ class Model:
         each = self.tower
         towers = each if isinstance(each, Mapping) else {task.name: each for task in tasks}
         embed = PackedEmbedder(layout) if layout.held.ranks is None else HeldEmbedder(layout)
-        own = self.interaction
-        interaction = None if own is False else build_interaction(own, layout)
-        trunk = with_defaults(self.trunk, self.norm, self.dropout).build(layout, tasks)
-        head = build_heads(trunk, layout, towers, norm=self.norm, dropout=self.dropout)
-        dropped = FieldDropout(layout, self.field_dropout) if self.field_dropout else None
+        own, read = self.interaction, layout.read
+        pooling = None if read is layout else TargetPooling(layout)
+        interaction = None if own is False else build_interaction(own, read)
+        trunk = with_defaults(self.trunk, self.norm, self.dropout).build(read, tasks)
+        head = build_heads(trunk, read, towers, norm=self.norm, dropout=self.dropout)
+        dropped = FieldDropout(read, self.field_dropout) if self.field_dropout else None
         first = FirstStages.of(self.first_stages, layout)
         return Ranker(
-            layout, embed, trunk, head, first=first, interaction=interaction, field_dropout=dropped
-        )
+            layout, embed, trunk, head,
+            first=first, pooling=pooling, interaction=interaction, field_dropout=dropped,
+        )  # fmt: skip
 
     def to_table(self) -> dict[str, Any]:
         """Return plain tables; an unregistered trunk is written as its class's name."""

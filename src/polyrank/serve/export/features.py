@@ -119,7 +119,18 @@ class IdGraph(FeatureGraph):
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Parts:
         fields = _side_by_side(inputs, self.single) if self.single else None
-        return Parts(fields, [self._list(name, inputs) for name in self.lists])
+        return Parts(fields, [bag for name in self.lists for bag in self._bags(name, inputs)])
+
+    def _bags(self, name: str, inputs: Mapping[str, Tensor]) -> Sequence[Padded]:
+        """Return the lists of a feature, by slot: those of one id a place for target attention."""
+        feature, found = self.codecs[name].feature, self._list(name, inputs)
+        if feature.target is None:
+            return [found]
+        there = found.ids >= 0
+        place = there.long().cumsum(1)[:, None]  # counted from 1: (B, 1, L)
+        at = torch.arange(1, len(feature.slots) + 1)[None, :, None]
+        ids = torch.where((place == at) & there[:, None], found.ids[:, None], -1).amax(dim=2)
+        return [Padded(each) for each in ids.split(1, dim=1)]
 
     def _list(self, name: str, inputs: Mapping[str, Tensor]) -> Padded:
         rows, feature = inputs[name], self.codecs[name].feature
