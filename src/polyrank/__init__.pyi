@@ -48,6 +48,7 @@ from .models.pepnet import PEPNet as PEPNet
 from .models.ple import PLE as PLE
 from .models.shared_bottom import Separate as Separate
 from .models.shared_bottom import SharedBottom as SharedBottom
+from .models.stem import STEM as STEM
 from .models.trunk import Mixing as Mixing
 from .models.trunk import Trunk as Trunk
 from .models.trunk import TrunkModule as TrunkModule

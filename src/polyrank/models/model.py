@@ -24,6 +24,7 @@ from polyrank.models.pepnet import PEPNet
 from polyrank.models.ple import PLE
 from polyrank.models.ranker import Ranker, build_heads, build_interaction
 from polyrank.models.shared_bottom import Separate, SharedBottom
+from polyrank.models.stem import STEM
 from polyrank.models.trunk import Trunk, check_layers, check_sizes, with_defaults
 from polyrank.nn.embed import PackedEmbedder
 from polyrank.nn.field_dropout import FieldDropout
@@ -50,6 +51,7 @@ TRUNKS: Registry[type[Trunk]] = Registry(
         "adatt": AdaTT,
         "home": HoME,
         "pepnet": PEPNet,
+        "stem": STEM,
     },
 )
 INTERACTIONS: Registry[type[Interaction]] = Registry(
@@ -79,7 +81,8 @@ class Model:
         interaction: how the columns of x meet before the trunk, such as `Cross()`; False for
             not at all.
         tower: columns of each layer of a task's tower; {task: columns} where they differ.
-        embed_dim: width of an embedding where the feature does not say.
+        embed_dim: width of an embedding where the feature does not say; of one of its sets, if the
+            trunk has several.
         norm: "none" or "batch", of the layers of trunk and towers.
         dropout: probability of a zero after each activation of trunk and towers.
         field_dropout: probability that a row is learned from without a feature, for each feature.
@@ -172,9 +175,10 @@ class Model:
     def layout(self, schema: Schema, vocab: VocabularySizes, held: Held = WHOLE) -> Layout:
         """Return where each feature lies in x, in a process that holds these rows."""
         tables = schema.tables.items()
-        widths = {table: owner.width(table) or self.embed_dim for table, owner in tables}
+        sets = self.trunk.sets(schema.tasks) if isinstance(self.trunk, Trunk) else 1
+        widths = {table: sets * (owner.width(table) or self.embed_dim) for table, owner in tables}
         reads = {stage.name: stage.reads(schema) for stage in self.first_stages}
-        return Layout(schema, vocab, widths, reads, held)
+        return Layout(schema, vocab, widths, reads, held, sets)
 
     def build(self, layout: Layout) -> Ranker:
         """Return the network, with weights drawn from torch's generator."""

@@ -83,6 +83,9 @@ class PEPNet(Trunk):
         if self.gate_hidden is not None:
             check_sizes("PEPNet: gate_hidden", self.gate_hidden)
 
+    def sets(self, tasks: Sequence[Task]) -> int:
+        return self.trunk.sets(tasks)
+
     @property
     def sizes(self) -> tuple[str, ...]:
         return ("hidden",)

@@ -6,7 +6,7 @@ Letters: B rows, W columns of x, E experts, H columns of a task's representation
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, get_args
 
@@ -54,6 +54,10 @@ class Trunk(ABC):
     @abstractmethod
     def build(self, layout: Layout, tasks: tuple[Task, ...]) -> nn.Module:
         """Return a module: (B, layout.width) → {task: (B, H)}."""
+
+    def sets(self, tasks: Sequence[Task]) -> int:
+        """Return how many sets of embeddings, each of the model's width, a table holds for it."""
+        return 1
 
     @property
     def sizes(self) -> tuple[str, ...]:
