@@ -104,6 +104,7 @@ class Layout:
         widths: embedding width of each table.
         reads: columns that each first stage gives to be read; its slice is called `#NAME`.
         held: which rows of the packs, and of what first stages have of each id, this process holds.
+        sets: of embeddings that each table holds side by side, all of one width.
 
     Raises:
         DataError: a pack of more than 2^31 − 1 rows.
@@ -124,6 +125,7 @@ class Layout:
     widths: Mapping[str, int]
     reads: Mapping[str, int] = field(default_factory=dict)
     held: Held = WHOLE
+    sets: int = 1
 
     def __post_init__(self) -> None:
         for pack in self.packs:
@@ -176,6 +178,36 @@ class Layout:
             name: slice(end - width, end) for (name, width), end in zip(widths, ends, strict=True)
         }
 
+    @property
+    def read(self) -> Layout:
+        """Where each slot lies in what the trunk reads, in which an attended list is one vector."""
+        if all(feature.target is None for feature in self.schema.features):
+            return self
+        parts = self.schema, self.vocab, self.widths, self.reads, self.held, self.sets
+        return ReadLayout(*parts)
+
+    def of_set(self, number: int) -> list[slice]:
+        """Return the columns of x of one set: its part of each embedding, and what is in no table.
+
+        Example:
+            >>> from types import SimpleNamespace
+            >>> from polyrank.schema import DenseFeature, SparseFeature, Task
+            >>> schema = Schema([SparseFeature("a"), DenseFeature("p", encoding="log")],
+            ...                 [Task("click")])
+            >>> layout = Layout(schema, SimpleNamespace(rows={"a": 3}, columns={"p": 1}), {"a": 4},
+            ...                 sets=2)
+            >>> layout.of_set(1)
+            [slice(2, 4, None), slice(4, 5, None)]
+        """
+        looked_up = {slot.name for slot in self.schema.lookups}
+        found = []
+        for name, columns in self.slices.items():
+            width = columns.stop - columns.start
+            part = width // self.sets
+            start = columns.start + number * part
+            found.append(slice(start, start + part) if name in looked_up else columns)
+        return found
+
     @cached_property
     def width(self) -> int:
         """Number of columns of x."""
@@ -189,3 +221,22 @@ class Layout:
     def _first_rows(self, slots: Sequence[Slot]) -> np.ndarray:
         first = {table: row for pack in self.packs for table, row in pack.offsets.items()}
         return np.array([first[slot.table] for slot in slots], dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class ReadLayout(Layout):
+    """Where each slot lies behind target attention: the places of a list are one slot."""
+
+    @cached_property
+    def slices(self) -> Mapping[str, slice]:
+        """Columns of what the trunk reads that hold each slot, by its name."""
+        parts = self.schema, self.vocab, self.widths, self.reads, self.held, self.sets
+        raw = Layout(*parts).slices
+        attended = [each for each in self.schema.features if each.target is not None]
+        places = {slot.name for each in attended for slot in each.slots[1:]}
+        widths = {name: at.stop - at.start for name, at in raw.items() if name not in places}
+        ends = accumulate(widths.values())
+        return {
+            name: slice(end - width, end)
+            for (name, width), end in zip(widths.items(), ends, strict=True)
+        }

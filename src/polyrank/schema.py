@@ -21,6 +21,8 @@ from polyrank.features import (
     SequenceFeature,
     Slot,
     SparseFeature,
+    Target,
+    VectorFeature,
     check_features,
     in_order,
     names_by_kind,
@@ -48,7 +50,9 @@ __all__ = [
     "Schema",
     "SequenceFeature",
     "SparseFeature",
+    "Target",
     "Task",
+    "VectorFeature",
 ]
 
 

@@ -14,19 +14,26 @@ from math import inf, isfinite, nan
 from numbers import Integral, Real
 from operator import ge, gt, le, lt
 from types import UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from polyrank.errors import ConfigError, PolyrankError, did_you_mean
-from polyrank.registry import Registry
+from polyrank.registry import Registry, resolved
 
+KINDS = "kinds"  # in the metadata of a field: "module:attribute" of the registry of what it holds
 _HOLDS = {"of at least": ge, "above": gt, "at most": le, "below": lt}
 
 
 def to_table(spec: Any) -> Any:
     """Return a dataclass (or a list, a tuple, a mapping of them) as plain tables, without None."""
     if dataclasses.is_dataclass(spec) and not isinstance(spec, type):
-        pairs = ((field.name, getattr(spec, field.name)) for field in dataclasses.fields(spec))
-        return {name: to_table(value) for name, value in pairs if value is not None}
+        pairs = ((field, getattr(spec, field.name)) for field in dataclasses.fields(spec))
+        return {
+            field.name: chosen(resolved(field.metadata[KINDS]), value)
+            if KINDS in field.metadata and not isinstance(value, str)
+            else to_table(value)
+            for field, value in pairs
+            if value is not None
+        }
     if isinstance(spec, Mapping):
         return {name: to_table(value) for name, value in spec.items() if value is not None}
     if isinstance(spec, list | tuple):
@@ -45,6 +52,10 @@ def from_table(cls: type, table: Mapping[str, Any], where: str) -> Any:
     for field in declared:
         if field.name in table:
             value, hint, place = table[field.name], hints[field.name], f"{where}.{field.name}"
+            words = any(get_origin(each) is Literal for each in get_args(hint))
+            if KINDS in field.metadata and not (words and isinstance(value, str)):
+                values[field.name] = choose(resolved(field.metadata[KINDS]), value, place)
+                continue
             inner = _dataclass_of(hint)
             if inner is not None and not isinstance(value, inner):
                 values[field.name] = from_table(inner, value, place)

@@ -50,6 +50,8 @@ FEATURES = [
         embed_dim=3,
         min_count=3,
     ),
+    pr.VectorFeature("vector 4"),
+    pr.VectorFeature("main parts", components=2),
 ]
 # All of them, ids alone, numbers alone: the space is learnt on, and the graph knows nothing of it.
 SOME = {"all": FEATURES, "click": FEATURES[4:9], ("all", "click"): FEATURES[10:13]}
@@ -71,6 +73,10 @@ def drawn(generator, size, unseen=False):
 
     def missing(values):
         return np.where(generator.random(size) < 0.2, np.nan, values)
+
+    def vectors(width):
+        found = generator.normal(3, 2, (size, width)).tolist()
+        return [None if i % 7 == 3 else each for i, each in enumerate(found)]
 
     letters = "abcdefzyx" if unseen else "abcdef"
     spread = 5.0 if unseen else 1.0
@@ -97,6 +103,8 @@ def drawn(generator, size, unseen=False):
             "plain": missing(generator.random(size)),
             "few values": missing(generator.integers(-5, 5, size) / 2),
             "three": missing(np.round(generator.lognormal(size=size) * spread, 1)),
+            "vector 4": vectors(4),
+            "main parts": pl.Series(vectors(3), dtype=pl.Array(pl.Float64, 3)),
             "constant": np.full(size, 3.0),
             "constant pieces": np.full(size, -3.0),
             "constant bins": np.full(size, 3.0),

@@ -7,13 +7,17 @@ from tests.numerics import assert_close
 
 from polyrank.errors import ConfigError
 from polyrank.models import cross
-from polyrank.models.cross import MANY_ROWS, Cross, CrossLayers
+from polyrank.models.cross import MANY_ROWS, Cross, CrossLayers, LowRank
+
+
+def low_rank(width, rank, layers):
+    return CrossLayers(LowRank(width, rank) for _ in range(layers))
 
 
 def drawn(width=7, rank=3, layers=1):
     """A cross network off its start, in float64."""
     torch.manual_seed(0)
-    found = CrossLayers(width, rank, layers).double()
+    found = low_rank(width, rank, layers).double()
     with torch.no_grad():
         for parameter in found.parameters():
             parameter.normal_()
@@ -48,7 +52,7 @@ def test_each_layer_has_weights_of_its_own():
 def test_it_starts_at_the_identity_and_leaves_it():
     """With U = 0, V has no gradient in the first step, and U and b have."""
     torch.manual_seed(0)
-    network = CrossLayers(6, 4, 2)
+    network = low_rank(6, 4, 2)
     x = torch.randn(5, 6)
     assert torch.equal(network(x), x)
     optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
@@ -67,7 +71,7 @@ def test_one_layer_learns_a_product_that_no_linear_map_has():
     x = torch.randn(500, 4)
     y = x[:, 0] * x[:, 1] - x[:, 2] * x[:, 3]
     left = []
-    for before in (torch.nn.Identity(), CrossLayers(4, 4, 1)):
+    for before in (torch.nn.Identity(), low_rank(4, 4, 1)):
         network = torch.nn.Sequential(before, torch.nn.Linear(4, 1))
         optimizer = torch.optim.Adam(network.parameters(), lr=0.02)
         for _ in range(600):

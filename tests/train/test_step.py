@@ -89,6 +89,11 @@ def trainer(trunk, *, weighted=False, missing=False, model=(), tasks=TASKS, dens
     )  # fmt: skip
 
 
+def of(kind):
+    """A trunk without norms: before one, a bias's gradient is rounding, which Adam enlarges."""
+    return TRUNKS[kind](norm="none")
+
+
 def compared(trunk, *, tolerance=1e-5, **options):
     """Assert that the graph's steps are the eager ones."""
     found = []
@@ -117,7 +122,7 @@ def assert_close(first, second, tolerance=1e-5):
 @pytest.mark.parametrize("balance", [pr.Sum(), pr.Uncertainty(), pr.DWA(), pr.STCH(), pr.FAMO()])
 @pytest.mark.parametrize("kind", TRUNKS)
 def test_twenty_steps_equal_the_eager_ones(kind, balance, weighted):
-    trunk = TRUNKS[kind]()
+    trunk = of(kind)
     if kind == "aitm":
         trunk = dataclasses.replace(trunk, chain=("click", "apply"))  # with its penalty
     # FAMO learns from how far losses fell, which is little beside what they are rounded to.
@@ -140,7 +145,7 @@ def test_an_interaction_and_dropped_fields_are_as_in_the_eager_step(kind):
     model = {"interaction": pr.Cross(rank=3, layers=2), "field_dropout": 0.3}
     found = []
     for compile in (False, True):
-        each = trainer(TRUNKS[kind](), model=model, compile=compile)
+        each = trainer(of(kind), model=model, compile=compile)
         assert list(each.run())
         found.append(each.state())
     assert_close(*found)
@@ -150,7 +155,7 @@ def test_an_interaction_and_dropped_fields_are_as_in_the_eager_step(kind):
 @pytest.mark.usefixtures("traced")
 @pytest.mark.parametrize("kind", TRUNKS)
 def test_margins_of_a_first_stage_are_as_in_the_eager_step(kind):
-    found = compared(TRUNKS[kind](), model={"wide": pr.Wide(folds=2)}, weighted=True, missing=True)
+    found = compared(of(kind), model={"wide": pr.Wide(folds=2)}, weighted=True, missing=True)
     assert found["model.head.click.output.weight"].any()
     assert found["model.first.stage.wide.effect"].any()
 

@@ -223,7 +223,9 @@ class ESMM(ClassicModel):
         super().__init__(
             [*user_features, *item_features],
             [_task("ctr"), _task("cvr", given="ctr")],
-            _model(native.Separate(norm=None, dropout=None), towers, entire_space=True),
+            _model(
+                native.Separate(norm=None, dropout=None, activation=None), towers, entire_space=True
+            ),
             ["p_cvr_given_ctr", "p_ctr", "p_cvr"],
         )
 
@@ -472,7 +474,8 @@ def _layers(params: Mapping[str, Any], where: str) -> dict[str, Any]:
             "or give MTLTrainer your own nn.Module"
         )
     hidden = tuple(int(size) for size in params.get("dims") or ())
-    return {"hidden": hidden, "dropout": float(params.get("dropout", 0))}
+    # Without an activation of its own, a trunk has ReLU.
+    return {"hidden": hidden, "dropout": float(params.get("dropout", 0)), "activation": None}
 
 
 def _labelled(tasks: Sequence[Task], features: Sequence[str]) -> list[Task]:

@@ -117,11 +117,11 @@ def papers() -> list[tuple[str, str, Model, Training]]:
     from polyrank import Adam, Constant, LazyAdam, MMoE, Model, Separate, Sum, Training
 
     separate = Model(
-        trunk=Separate(norm="none", dropout=0.1), interaction=False, tower=[16, 8], embed_dim=16,
-        norm="none", dropout=0.1, field_dropout=0.0, wide=False, trees=False, stages=(),
-        entire_space=False,
+        trunk=Separate(norm="none", dropout=0.1, activation="relu"), interaction=False,
+        tower=[16, 8], embed_dim=16, norm="none", dropout=0.1, field_dropout=0.0, wide=False,
+        trees=False, stages=(), entire_space=False,
     )  # fmt: skip
-    experts = MMoE(experts=4, hidden=[16], norm="none", dropout=0.1)
+    experts = MMoE(experts=4, hidden=[16], norm="none", dropout=0.1, activation="relu")
     betas, eps = (0.9, 0.999), 1e-8
     budget = Training(
         epochs=2, batch_size=4096, lr=3e-3,
@@ -163,7 +163,7 @@ def census_mixture() -> tuple[Model, Training]:
     from polyrank import Cosine, MMoE
 
     *_, (_, _, model, budget) = papers()
-    experts = MMoE(experts=4, hidden=[64], norm="batch", dropout=0.3)
+    experts = MMoE(experts=4, hidden=[64], norm="batch", dropout=0.3, activation="relu")
     model = replace(model, trunk=experts, tower=[16], embed_dim=8, norm="batch", dropout=0.3)
     embeddings = replace(budget.embeddings, l2=1e-4)
     return model, replace(

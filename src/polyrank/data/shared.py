@@ -57,7 +57,7 @@ class Shared:
             here = [column for column in feature.columns if column in own and column != key]
             if not here:
                 continue
-            if not feature.lists:
+            if not (feature.lists and feature.ragged):
                 raise DataError(
                     f"feature {feature.name!r} is a column of the shared lists, and a "
                     f"{feature.kind} feature has one value a row: write it into the rows"

@@ -76,9 +76,7 @@ def row_bytes(schema: Schema, shared: Collection[str] = ()) -> int:
     values = len(schema.fields) + len(schema.labels) + len(schema.extras) + 2
     for slot in schema.bags:
         values += 1 if slot.name in shared else (1 + slot.weighted) * LIST_LENGTH
-    for feature in schema.features:
-        if feature.numeric:
-            values += MOST_COLUMNS * sum(slot.place == "dense" for slot in feature.slots)
+    values += MOST_COLUMNS * len(schema.dense)
     return 4 * values
 
 

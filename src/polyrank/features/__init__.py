@@ -10,12 +10,18 @@ from collections.abc import Sequence
 
 from polyrank.errors import SchemaError, did_you_mean
 from polyrank.features.dense import DenseFeature, Encoding
-from polyrank.features.kind import Codec, Feature, Pooling, Slot
+from polyrank.features.kind import Codec, Feature, Pooling, Slot, Target
 from polyrank.features.sequence import SequenceFeature
 from polyrank.features.sparse import IdFeature, SparseFeature
+from polyrank.features.vector import VectorFeature
 from polyrank.registry import Registry
 
-_OWN = {"sparse": SparseFeature, "sequence": SequenceFeature, "dense": DenseFeature}
+_OWN = {
+    "sparse": SparseFeature,
+    "sequence": SequenceFeature,
+    "dense": DenseFeature,
+    "vector": VectorFeature,
+}
 FEATURES: Registry[type[Feature]] = Registry("feature", _OWN)
 
 __all__ = [
@@ -29,6 +35,8 @@ __all__ = [
     "SequenceFeature",
     "Slot",
     "SparseFeature",
+    "Target",
+    "VectorFeature",
     "check_features",
     "in_order",
     "names_by_kind",

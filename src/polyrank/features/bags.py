@@ -62,6 +62,19 @@ class Bag:
         times = np.bincount(self.rows, minlength=len(lengths))
         return ids, np.repeat(times, np.minimum(lengths, 1) if last else lengths)
 
+    def at(self, place: int) -> Bag:
+        """Return lists of the one id at a place of each, and empty ones where there is none.
+
+        Example:
+            >>> bag = Bag(np.array([7, 8, 9], np.int32), np.array([0, 2, 2, 3]))
+            >>> bag.at(1).ids.tolist(), bag.at(1).offsets.tolist()
+            ([8], [0, 1, 1, 1])
+        """
+        long = np.diff(self.offsets) > place
+        some = self.offsets[:-1][long] + place
+        weights = None if self.weights is None else self.weights[some]
+        return Bag(self.ids[some], offsets_of(long), weights, self.rows)
+
     def part(self, rows: slice | np.ndarray) -> Bag:
         """Return some rows, which go on to share the lists that they share."""
         return self.take(rows) if self.rows is None else replace(self, rows=self.rows[rows])

@@ -18,11 +18,50 @@ import polars as pl
 
 from polyrank.errors import SchemaError
 from polyrank.features.bags import Bag
+from polyrank.spec import whole
 
 if TYPE_CHECKING:
     from polyrank.features.vocabulary import Vocabulary
 
 Pooling = Literal["mean", "sum", "last"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """Pooling of a list by what is ranked: Σ_j a(e_j, q) · e_j, as in a deep interest network.
+
+    a is a small network of an embedding e_j of the list, the embedding q of the query, and e_j ⊙ q.
+    It is learned; see docs/nouns/feature.md.
+
+    Args:
+        query: the sparse feature whose embedding q is, such as the item's id; as wide as the list's
+            own, which is best met by one table for both.
+        hidden: columns of each layer of a.
+
+    Raises:
+        SchemaError: a query that is no name, or layers that are no whole numbers of at least 1.
+
+    Example:
+        >>> Target(query="item_id").hidden
+        (36,)
+
+    Reference:
+        Zhou et al., KDD 2018, "Deep Interest Network", eq. 3.
+    """
+
+    query: str
+    hidden: Sequence[int] = (36,)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.query, str) or not self.query:
+            raise SchemaError(f"query must be the name of a feature, got {self.query!r}")
+        if not isinstance(self.hidden, list | tuple):
+            raise SchemaError(f"hidden must be a list of widths, got {self.hidden!r}")
+        sizes = tuple(whole("hidden", each, error=SchemaError) for each in self.hidden)
+        object.__setattr__(self, "hidden", sizes)
+
+
+POOLINGS: Mapping[str, type[Target]] = {"target": Target}  # those with options, by kind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +101,8 @@ class Encoded(NamedTuple):
     """A column as the exported graph takes it, and what is counted of it.
 
     Args:
-        values: int32 or int64 rows of a table (N,), a Bag of N lists of them, or float32 (N,).
+        values: int32 or int64 rows of a table (N,), a Bag of N lists of them, float32 (N,), or
+            float32 (N, D) of vectors.
         ids: that were looked up and are not null.
         unseen: how many of these are in no vocabulary.
         nulls: missing values.
@@ -119,6 +159,11 @@ class Feature(ABC):
     @abstractmethod
     def slots(self) -> tuple[Slot, ...]:
         """The parts of x that it fills, in order."""
+
+    @property
+    def target(self) -> Target | None:
+        """How its slots, the places of a list, become one; None where each slot is for itself."""
+        return None
 
     @property
     def tables(self) -> tuple[str, ...]:

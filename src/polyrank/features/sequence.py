@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, get_args
 
 import numpy as np
 import polars as pl
 
+from polyrank import spec
 from polyrank.errors import SchemaError, did_you_mean
 from polyrank.features.bags import Bag, Elements, flattened, offsets_of
-from polyrank.features.kind import Beside, Encoded, Feature, Pooling, Slot
+from polyrank.features.kind import POOLINGS, Beside, Encoded, Feature, Pooling, Slot, Target
 from polyrank.features.sparse import IdCodec, IdFeature
 from polyrank.features.vocabulary import NoneType, Vocabulary
 from polyrank.spec import whole
@@ -31,7 +32,9 @@ class SequenceFeature(IdFeature):
         min_count: as in `SparseFeature`; every place in every list counts.
         shared_with: as in `SparseFeature`; a history of items shares the item's table.
         hash: as in `SparseFeature`.
-        pooling: `mean` or `sum` of a list's embeddings, or its `last` one alone.
+        pooling: `mean` or `sum` of a list's embeddings, its `last` one alone, or a `Target`, as an
+            object or a table {kind = "target", query = …}: a sum weighed by what is ranked. It
+            needs `max_length`, has no `weights`, and its ids have no wide rows.
         padding_idx: an integer that only fills lists up to one length and is no id: it is left
             out wherever it stands. None leaves nothing out.
         weights: column of lists with a finite number for each id, such as a count or an age. The
@@ -44,7 +47,8 @@ class SequenceFeature(IdFeature):
             its embedding.
 
     Raises:
-        SchemaError: as `SparseFeature`; an unknown pooling, or weights that are no column's name.
+        SchemaError: as `SparseFeature`; an unknown pooling, weights that are no column's name, or
+            target attention by a feature that is not there or that has no ids.
 
     Example:
         >>> SequenceFeature("clicked_items", shared_with="item_id", pooling="sum").table
@@ -56,16 +60,22 @@ class SequenceFeature(IdFeature):
     kind: ClassVar[str] = "sequence"
     lists: ClassVar[bool] = True
     expects: ClassVar[str] = f"a list of ids is expected, where {IdFeature.expects}"
-    model_options: ClassVar[tuple[str, ...]] = ("embed_dim", "pooling", "wide")
 
-    pooling: Pooling = "mean"
+    pooling: Pooling | Target = field(
+        default="mean", metadata={spec.KINDS: "polyrank.features.kind:POOLINGS"}
+    )
     padding_idx: int | None = None
     weights: str | None = None
     max_length: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.pooling not in get_args(Pooling):
+        if isinstance(self.pooling, Mapping):
+            chosen = spec.choose(POOLINGS, self.pooling, f"feature {self.name!r}: pooling")
+            object.__setattr__(self, "pooling", chosen)
+        if self.target is not None:
+            self._check_target()
+        elif self.pooling not in get_args(Pooling):
             hint = did_you_mean(str(self.pooling), get_args(Pooling))
             raise SchemaError(f"feature {self.name!r}: unknown pooling {self.pooling!r}{hint}")
         if self.padding_idx is not None:
@@ -81,6 +91,27 @@ class SequenceFeature(IdFeature):
                 f"feature {self.name!r}: weights must be the name of a column, got {self.weights!r}"
             )
 
+    def _check_target(self) -> None:
+        where = f"feature {self.name!r}: target attention"
+        if self.max_length is None:
+            raise SchemaError(
+                f"{where} reads each place of a list, so it needs max_length: how many of the last "
+                "ids of a list count"
+            )
+        if self.weights is not None:
+            raise SchemaError(
+                f"{where} weighs the ids itself: leave weights out, or take another pooling"
+            )
+
+    @property
+    def model_options(self) -> tuple[str, ...]:  # pyrefly: ignore
+        """The places of a list are encoded one by one, so target attention is no mere option."""
+        return ("embed_dim", "wide") if self.target else ("embed_dim", "pooling", "wide")
+
+    @property
+    def target(self) -> Target | None:
+        return self.pooling if isinstance(self.pooling, Target) else None
+
     @property
     def columns(self) -> tuple[str, ...]:
         return (self.name,) if self.weights is None else (self.name, self.weights)
@@ -94,6 +125,18 @@ class SequenceFeature(IdFeature):
 
     def check_among(self, features: Mapping[str, Feature]) -> None:
         super().check_among(features)
+        if self.target is not None:
+            queries = [
+                each.name
+                for each in features.values()
+                if each.slots and each.slots[0].place == "ids" and not each.numeric
+            ]
+            if self.target.query not in queries:
+                hint = did_you_mean(self.target.query, queries)
+                raise SchemaError(
+                    f"feature {self.name!r}: the query {self.target.query!r} of its pooling is no "
+                    f"sparse feature{hint}: declare one, such as the id of the item that is ranked"
+                )
         if self.weights is None:
             return
         for other in features.values():
@@ -110,6 +153,14 @@ class SequenceFeature(IdFeature):
 
     @property
     def slots(self) -> tuple[Slot, ...]:
+        if isinstance(self.pooling, Target):
+            return tuple(
+                Slot(
+                    name=f"{self.name}#{place}" if place else self.name, place="bags",
+                    table=self.table, pooling="sum", unseen=True, wide=False,
+                )
+                for place in range(self.max_length or 0)
+            )  # fmt: skip
         slot = Slot(
             name=self.name, place="bags", table=self.table, pooling=self.pooling,
             weighted=self.weights is not None, unseen=True, wide=self.wide,
@@ -129,6 +180,11 @@ class SequenceFeature(IdFeature):
 
 class SequenceCodec(IdCodec):
     """Lists of ids."""
+
+    def place(self, values: Bag) -> Mapping[str, np.ndarray | Bag]:
+        if self.feature.target is None:
+            return super().place(values)
+        return {slot.name: values.at(place) for place, slot in enumerate(self.feature.slots)}
 
     @property
     def beside(self) -> Mapping[str, Beside]:

@@ -5,7 +5,7 @@ Letters: B rows, W columns of x, R rank.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,15 +54,15 @@ class Cross(Interaction):
         check_sizes("Cross: layers", self.layers)
 
     def build(self, layout: Layout) -> CrossLayers:
-        return CrossLayers(layout.width, self.rank, self.layers)
+        return CrossLayers(LowRank(layout.width, self.rank) for _ in range(self.layers))
 
 
 class CrossLayers(nn.Module):
-    """The layers one after the other: (B, W) → (B, W); the identity before training."""
+    """Layers (x_0, x_l) → x_{l+1} one after the other, from x_0 = x: (B, W) → (B, W)."""
 
-    def __init__(self, width: int, rank: int, layers: int) -> None:
+    def __init__(self, layers: Iterable[nn.Module]) -> None:
         super().__init__()
-        self.layer = nn.ModuleList(LowRank(width, rank) for _ in range(layers))
+        self.layer = nn.ModuleList(layers)
 
     def forward(self, x: Tensor) -> Tensor:
         crossed = x

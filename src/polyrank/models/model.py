@@ -11,18 +11,26 @@ from torch import nn
 from polyrank import spec
 from polyrank.errors import ConfigError
 from polyrank.layout import WHOLE, Held, Layout, VocabularySizes
+from polyrank.models.adatt import AdaTT
 from polyrank.models.aitm import AITM
 from polyrank.models.cross import Cross
+from polyrank.models.cross_stitch import CrossStitch
+from polyrank.models.dcnv2 import DCNv2
+from polyrank.models.gdcn import GDCN
+from polyrank.models.home import HoME
 from polyrank.models.interaction import Interaction
 from polyrank.models.mmoe import MMoE
+from polyrank.models.pepnet import PEPNet
 from polyrank.models.ple import PLE
 from polyrank.models.ranker import Ranker, build_heads, build_interaction
 from polyrank.models.shared_bottom import Separate, SharedBottom
-from polyrank.models.trunk import Trunk, check_layers, check_sizes
+from polyrank.models.stem import STEM
+from polyrank.models.trunk import Trunk, check_layers, check_sizes, with_defaults
 from polyrank.nn.embed import PackedEmbedder
 from polyrank.nn.field_dropout import FieldDropout
 from polyrank.nn.held import HeldEmbedder
 from polyrank.nn.mlp import Norm
+from polyrank.nn.target_attention import TargetPooling
 from polyrank.registry import Registry
 from polyrank.schema import Schema, Task
 from polyrank.stages.first import FirstStages
@@ -33,14 +41,27 @@ from polyrank.tasks import ALL
 
 TRUNKS: Registry[type[Trunk]] = Registry(
     "trunk",
-    {"separate": Separate, "shared_bottom": SharedBottom, "mmoe": MMoE, "ple": PLE, "aitm": AITM},
+    {
+        "separate": Separate,
+        "shared_bottom": SharedBottom,
+        "mmoe": MMoE,
+        "ple": PLE,
+        "aitm": AITM,
+        "cross_stitch": CrossStitch,
+        "adatt": AdaTT,
+        "home": HoME,
+        "pepnet": PEPNet,
+        "stem": STEM,
+    },
 )
-INTERACTIONS: Registry[type[Interaction]] = Registry("interaction", {"cross": Cross})
+INTERACTIONS: Registry[type[Interaction]] = Registry(
+    "interaction", {"cross": Cross, "dcnv2": DCNv2, "gdcn": GDCN}
+)
 
 STAGES: tuple[type[Stage], ...] = (Wide, Trees)  # each has a key of its own
 FIRST_STAGES: Registry[type[Stage]] = Registry("first_stage", {})  # all others
 # What the names of other weights begin with.
-_WEIGHTS = ("embed", "interaction", "trunk", "head", "first")
+_WEIGHTS = ("embed", "pooling", "interaction", "trunk", "head", "first")
 
 
 class BuildsTrunk(Protocol):
@@ -60,7 +81,8 @@ class Model:
         interaction: how the columns of x meet before the trunk, such as `Cross()`; False for
             not at all.
         tower: columns of each layer of a task's tower; {task: columns} where they differ.
-        embed_dim: width of an embedding where the feature does not say.
+        embed_dim: width of an embedding where the feature does not say; of one of its sets, if the
+            trunk has several.
         norm: "none" or "batch", of the layers of trunk and towers.
         dropout: probability of a zero after each activation of trunk and towers.
         field_dropout: probability that a row is learned from without a feature, for each feature.
@@ -159,9 +181,10 @@ class Model:
     def layout(self, schema: Schema, vocab: VocabularySizes, held: Held = WHOLE) -> Layout:
         """Return where each feature lies in x, in a process that holds these rows."""
         tables = schema.tables.items()
-        widths = {table: owner.width(table) or self.embed_dim for table, owner in tables}
+        sets = self.trunk.sets(schema.tasks) if isinstance(self.trunk, Trunk) else 1
+        widths = {table: sets * (owner.width(table) or self.embed_dim) for table, owner in tables}
         reads = {stage.name: stage.reads(schema) for stage in self.first_stages}
-        return Layout(schema, vocab, widths, reads, held)
+        return Layout(schema, vocab, widths, reads, held, sets)
 
     def build(self, layout: Layout) -> Ranker:
         """Return the network, with weights drawn from torch's generator."""
@@ -169,15 +192,17 @@ class Model:
         each = self.tower
         towers = each if isinstance(each, Mapping) else {task.name: each for task in tasks}
         embed = PackedEmbedder(layout) if layout.held.ranks is None else HeldEmbedder(layout)
-        own = self.interaction
-        interaction = None if own is False else build_interaction(own, layout)
-        trunk = self._trunk().build(layout, tasks)
-        head = build_heads(trunk, layout, towers, norm=self.norm, dropout=self.dropout)
-        dropped = FieldDropout(layout, self.field_dropout) if self.field_dropout else None
+        own, read = self.interaction, layout.read
+        pooling = None if read is layout else TargetPooling(layout)
+        interaction = None if own is False else build_interaction(own, read)
+        trunk = with_defaults(self.trunk, self.norm, self.dropout).build(read, tasks)
+        head = build_heads(trunk, read, towers, norm=self.norm, dropout=self.dropout)
+        dropped = FieldDropout(read, self.field_dropout) if self.field_dropout else None
         first = FirstStages.of(self.first_stages, layout)
         return Ranker(
-            layout, embed, trunk, head, first=first, interaction=interaction, field_dropout=dropped
-        )
+            layout, embed, trunk, head,
+            first=first, pooling=pooling, interaction=interaction, field_dropout=dropped,
+        )  # fmt: skip
 
     def to_table(self) -> dict[str, Any]:
         """Return plain tables; an unregistered trunk is written as its class's name."""
@@ -214,13 +239,6 @@ class Model:
                 axes[kind.name] = spec.from_table(kind, given, f"model.{kind.name}")
         rest = {key: value for key, value in table.items() if key not in axes}
         return replace(spec.from_table(cls, rest, "model"), **axes)
-
-    def _trunk(self) -> BuildsTrunk:
-        if not isinstance(self.trunk, Trunk):
-            return self.trunk
-        norm = self.norm if self.trunk.norm is None else self.trunk.norm
-        dropout = self.dropout if self.trunk.dropout is None else self.trunk.dropout
-        return replace(self.trunk, norm=norm, dropout=dropout)
 
 
 def _interaction(found: object) -> Interaction | Literal[False]:
@@ -327,7 +345,7 @@ def ESMM(  # noqa: N802 (a model's name)
         Ma et al., SIGIR 2018, eq. 1-4.
     """
     return Model(
-        trunk=Separate(norm=None, dropout=None),
+        trunk=Separate(norm=None, dropout=None, activation=None),
         interaction=False,
         tower=tower,
         embed_dim=embed_dim,

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from polyrank.layout import Layout
 from polyrank.models.trunk import Mixing, Trunk, TrunkModule
-from polyrank.nn.experts import ExpertBank, Gate, mixture
+from polyrank.nn.experts import ExpertBank, Gate, GateOfAll, mixture
 from polyrank.nn.named import Named
 from polyrank.schema import Task
 
@@ -66,24 +66,6 @@ class PLE(Trunk):
         return PLETrunk(levels, names)
 
 
-class SharedGate(nn.Module):
-    """softmax(W_s·x) over all experts of a level, (B, W) → (B, E): the tasks', then the shared.
-
-    W_s is kept by task: in one matrix, the rows would depend on the order of tasks.
-    """
-
-    def __init__(self, inputs: int, spec: PLE, names: Sequence[str]) -> None:
-        super().__init__()
-        self.task = Named(
-            {name: nn.Linear(inputs, spec.task_experts, bias=False) for name in names}
-        )
-        self.shared = nn.Linear(inputs, spec.shared_experts, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        scores = [*(task(x) for _, task in self.task.items()), self.shared(x)]
-        return torch.cat(scores, dim=1).softmax(dim=1)
-
-
 class PLELevel(nn.Module):
     """One level of extraction: {task: (B, W)}, (B, W) → {task: (B, H)}, (B, H) or None."""
 
@@ -95,7 +77,8 @@ class PLELevel(nn.Module):
         self.shared = bank(experts=spec.shared_experts)
         seen = spec.task_experts + spec.shared_experts
         self.gate = Named({name: Gate(inputs, seen) for name in names})
-        self.shared_gate = None if last else SharedGate(inputs, spec, names)
+        experts = dict.fromkeys(names, spec.task_experts)
+        self.shared_gate = None if last else GateOfAll(inputs, experts, spec.shared_experts)
 
     def forward(
         self, own: Mapping[str, Tensor], common: Tensor

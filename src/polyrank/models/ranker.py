@@ -1,4 +1,4 @@
-"""The network: embedder → (interaction) → trunk → heads, above first stages.
+"""The network: embedder → (target attention) → (interaction) → trunk → heads, above first stages.
 
 Letters: B rows, W columns of x, H columns of a task's representation, T heads with a margin.
 """
@@ -24,6 +24,7 @@ from polyrank.nn.embed import PackedEmbedder, TensorBag
 from polyrank.nn.field_dropout import FieldDropout
 from polyrank.nn.mlp import MLP, first_layers
 from polyrank.nn.named import Named
+from polyrank.nn.target_attention import TargetPooling
 from polyrank.stages.first import FirstStages
 from polyrank.terms import Head as HeadSpec
 
@@ -63,8 +64,9 @@ class Ranker(nn.Module):
     """The network of one layout, above its first stages.
 
     `inputs` gives x, (B, W), and the margins of the first stages, (B, T), that `forward` takes. Of
-    the optional parts, `field_dropout` comes first, then `interaction`, both (B, W) → (B, W); trunk
-    and heads never see x without them.
+    the optional parts, `pooling` comes first, (B, W) → (B, R), which makes one vector of each list
+    that is attended to; then `field_dropout` and `interaction`, both (B, R) → (B, R). Trunk and
+    heads never see x without them.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class Ranker(nn.Module):
         head: Mapping[str, Head],
         *,
         first: FirstStages | None = None,
+        pooling: TargetPooling | None = None,
         interaction: nn.Module | None = None,
         field_dropout: FieldDropout | None = None,
     ) -> None:
@@ -89,6 +92,7 @@ class Ranker(nn.Module):
         self.layout = layout
         self.embed = embed
         self.field_dropout = field_dropout
+        self.pooling = pooling
         self.interaction = interaction
         self.trunk = trunk
         self.head: Named[Head] = Named(head)
@@ -130,8 +134,8 @@ class Ranker(nn.Module):
         return {head.name: of_task[head.task] for head in self.layout.schema.heads}
 
     def shared_parameters(self) -> list[nn.Parameter]:
-        """Return the parameters that several tasks share; those of an interaction all of them."""
-        before = () if self.interaction is None else self.interaction.parameters()
+        """Return the parameters that several tasks share; those before the trunk all of them."""
+        before = [each for part in self._before.values() for each in part.parameters()]
         trunk = self.trunk.shared_parameters() if isinstance(self.trunk, TrunkModule) else []
         return [*before, *trunk]
 
@@ -166,9 +170,14 @@ class Ranker(nn.Module):
     @property
     def parts(self) -> dict[str, nn.Module]:
         """The modules behind the cut at x that hold weights, by the names of these."""
-        before = {} if self.interaction is None else {"interaction": self.interaction}
         heads = {f"head.{name}": head for name, head in self.head.items()}
-        return {**before, "trunk": self.trunk, **heads}
+        return {**self._before, "trunk": self.trunk, **heads}
+
+    @property
+    def _before(self) -> dict[str, nn.Module]:
+        """The modules with weights between the cut at x and the trunk."""
+        each = {"pooling": self.pooling, "interaction": self.interaction}
+        return {name: part for name, part in each.items() if part is not None}
 
     @property
     def kinds(self) -> str:
@@ -215,7 +224,9 @@ class Ranker(nn.Module):
         return found
 
     def _read(self, x: Tensor) -> Tensor:
-        """Return what the trunk reads: (B, W) → (B, W)."""
+        """Return what the trunk reads: (B, W) → (B, R)."""
+        if self.pooling is not None:
+            x = self.pooling(x)
         if self.field_dropout is not None:
             x = self.field_dropout(x)
         return x if self.interaction is None else self.interaction(x)
@@ -226,7 +237,8 @@ class Ranker(nn.Module):
     def named_weights(self) -> dict[str, Tensor]:
         """Return the weights by their lasting names.
 
-        `embed.TABLE`, `interaction.…`, `trunk.…`, `head.TASK.…`, and of first stages `wide.…`.
+        `embed.TABLE`, `pooling.…`, `interaction.…`, `trunk.…`, `head.TASK.…`, and of first stages
+        `wide.…`.
         """
         tables = {f"embed.{name}": weight for name, weight in self.embed.tables().items()}
         rest = {

@@ -58,7 +58,7 @@ class Separate(Trunk):
 
     Example:
         >>> Separate()
-        Separate(norm=None, dropout=None)
+        Separate(norm=None, dropout=None, activation=None)
 
     Reference:
         Ma et al., SIGIR 2018, figure 2.

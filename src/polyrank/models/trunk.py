@@ -6,8 +6,8 @@ Letters: B rows, W columns of x, E experts, H columns of a task's representation
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, get_args
 
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from polyrank import spec
 from polyrank.errors import ConfigError, did_you_mean
 from polyrank.layout import Layout
-from polyrank.nn.mlp import Norm
+from polyrank.nn.mlp import Activation, Norm
 from polyrank.schema import Task
 
 
@@ -28,10 +28,12 @@ class Trunk(ABC):
     Args:
         norm: of its layers; None takes the model's.
         dropout: of its layers; None takes the model's.
+        activation: of its layers, "relu" or "swish"; None takes ReLU, which towers have.
     """
 
     norm: Norm | None = None
     dropout: float | None = None
+    activation: Activation | None = None
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -39,6 +41,9 @@ class Trunk(ABC):
                 object.__setattr__(self, name, tuple(value))
         name = type(self).__name__
         check_layers(name, self.norm, self.dropout)
+        if self.activation is not None and self.activation not in get_args(Activation):
+            hint = did_you_mean(str(self.activation), get_args(Activation))
+            raise ConfigError(f"{name}: unknown activation {self.activation!r}{hint}")
         types = {each.name: str(each.type) for each in fields(self)}
         for each in self.sizes:
             value = getattr(self, each)
@@ -50,15 +55,24 @@ class Trunk(ABC):
     def build(self, layout: Layout, tasks: tuple[Task, ...]) -> nn.Module:
         """Return a module: (B, layout.width) → {task: (B, H)}."""
 
+    def sets(self, tasks: Sequence[Task]) -> int:
+        """Return how many sets of embeddings, each of the model's width, a table holds for it."""
+        return 1
+
     @property
     def sizes(self) -> tuple[str, ...]:
-        """The fields that are widths or counts; by default, all but norm and dropout."""
-        return tuple(each.name for each in fields(self) if each.name not in ("norm", "dropout"))
+        """The fields that are widths or counts; by default, all that `Trunk` does not have."""
+        own = [each.name for each in fields(Trunk)]
+        return tuple(each.name for each in fields(self) if each.name not in own)
 
     @property
     def layers(self) -> dict[str, Any]:
-        """The norm and dropout of its layers, for `MLP` and `ExpertBank`."""
-        return {"norm": self.norm or "none", "dropout": self.dropout or 0.0}
+        """The norm, dropout and activation of its layers, for `MLP` and `ExpertBank`."""
+        return {
+            "norm": self.norm or "none",
+            "dropout": self.dropout or 0.0,
+            "activation": self.activation or "relu",
+        }
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -72,6 +86,7 @@ class Mixing:
             sums to 1, and an expert that the gate does not see has 0.
         sees: the experts that a gate chooses from; a gate that is left out sees all.
         level: its name if the trunk has several, else "".
+        residuals: what is added to a mixture, (B, H), by its gate; nothing for a gate left out.
 
     Raises:
         ConfigError: no gate, shapes that disagree, or a name in `sees` that is no expert.
@@ -91,6 +106,7 @@ class Mixing:
     gates: Mapping[str, Tensor]
     sees: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     level: str = ""
+    residuals: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.gates:
@@ -137,6 +153,18 @@ class TrunkModule(nn.Module):
         Training never calls it; all diagnostics of experts rest on it.
         """
         return ()
+
+
+def with_defaults(trunk: Any, norm: Norm | None, dropout: float | None) -> Any:
+    """Return a trunk whose layers have this norm and dropout where it does not say.
+
+    What is no `Trunk` has its own.
+    """
+    if not isinstance(trunk, Trunk):
+        return trunk
+    norm = norm if trunk.norm is None else trunk.norm
+    dropout = dropout if trunk.dropout is None else trunk.dropout
+    return replace(trunk, norm=norm, dropout=dropout)
 
 
 def check_layers(where: str, norm: str | None, dropout: float | None) -> None:

@@ -5,14 +5,14 @@ Letters: B rows, W columns of x, E experts, H columns of a layer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from polyrank.nn.mlp import MLP, Norm, RowNorm
+from polyrank.nn.mlp import MLP, Activation, Norm, RowNorm
 from polyrank.nn.named import Named
 
 
@@ -25,10 +25,16 @@ class ExpertBank(nn.Module):
     """
 
     def __init__(
-        self, inputs: int, experts: int, hidden: Sequence[int], norm: Norm, dropout: float
+        self,
+        inputs: int,
+        experts: int,
+        hidden: Sequence[int],
+        norm: Norm,
+        dropout: float,
+        activation: Activation = "relu",
     ) -> None:
         super().__init__()
-        each = [MLP(inputs, hidden, norm, dropout) for _ in range(experts)]
+        each = [MLP(inputs, hidden, norm, dropout, activation) for _ in range(experts)]
         first = each[0]
         self.experts, self.width = experts, first.width
         self.linear = nn.ModuleList(
@@ -39,6 +45,7 @@ class ExpertBank(nn.Module):
             for norm in first.norm
         )
         self.dropout, self.normed, self.drops = first.dropout, first.normed, first.drops
+        self.activate = first.activate
         for number, expert in enumerate(each):
             self.add_module(str(number), expert)
         self._bind()
@@ -59,7 +66,7 @@ class ExpertBank(nn.Module):
                 x = x.transpose(0, 1).reshape(rows, -1)
             if self.normed:
                 x = norm(x)
-            x = x.relu()
+            x = self.activate(x)
             if self.drops:
                 x = self.dropout(x)
         return x.view(rows, experts, -1)
@@ -167,6 +174,26 @@ class Gate(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return linear(x, self.weight).softmax(dim=-1)
+
+
+class GateOfAll(nn.Module):
+    """softmax(W·x) over the experts of all tasks, then the shared: (B, W) → (B, E).
+
+    W is kept by task: in one matrix, the rows would depend on the order of tasks.
+    """
+
+    def __init__(self, inputs: int, experts: Mapping[str, int], shared: int) -> None:
+        super().__init__()
+        self.task = Named(
+            {name: nn.Linear(inputs, own, bias=False) for name, own in experts.items()}
+        )
+        self.shared = nn.Linear(inputs, shared, bias=False) if shared else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores = [task(x) for _, task in self.task.items()]
+        if self.shared is not None:
+            scores.append(self.shared(x))
+        return torch.cat(scores, dim=1).softmax(dim=1)
 
 
 def mixture(weights: Tensor, outputs: Tensor) -> Tensor:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import batch_norm, linear
+from torch.nn.functional import batch_norm, linear, silu
 from torch.nn.modules.batchnorm import _BatchNorm
 
 Norm = Literal["none", "batch"]
+Activation = Literal["relu", "swish"]
+# Swish, x · σ(x), has a gradient below 0 too, so that no unit dies: Ramachandran et al., 2017.
+ACTIVATIONS: Mapping[Activation, Callable[[Tensor], Tensor]] = {"relu": torch.relu, "swish": silu}
 
 
 class RowNorm(_BatchNorm):
@@ -33,10 +36,15 @@ class BatchNorm(RowNorm, nn.BatchNorm1d):
 
 
 class MLP(nn.Module):
-    """Linear → (batch norm) → ReLU → (dropout) for each of `hidden`; without, the identity."""
+    """Linear → (norm) → activation → (dropout) for each of `hidden`; without, the identity."""
 
     def __init__(
-        self, inputs: int, hidden: Sequence[int], norm: Norm = "none", dropout: float = 0.0
+        self,
+        inputs: int,
+        hidden: Sequence[int],
+        norm: Norm = "none",
+        dropout: float = 0.0,
+        activation: Activation = "relu",
     ) -> None:
         super().__init__()
         widths = [inputs, *hidden]
@@ -46,6 +54,7 @@ class MLP(nn.Module):
             BatchNorm(width) if norm == "batch" else nn.Identity() for width in hidden
         )
         self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
+        self.activate = ACTIVATIONS[activation]
         self.normed, self.drops = norm == "batch", dropout > 0  # a call that does nothing costs too
 
     def is_dead(self, x: Tensor) -> bool:
@@ -70,7 +79,7 @@ class MLP(nn.Module):
             first = None
             if self.normed:
                 x = norm(x)
-            x = x.relu()
+            x = self.activate(x)
             if self.drops:
                 x = self.dropout(x)
         return x

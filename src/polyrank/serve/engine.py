@@ -187,7 +187,7 @@ class Engine:
                 once[name] = [shared[name]]
         found = self._lookups(every)
         for name, (values, ids, unseen, nulls) in self._lookups(once).items():
-            every_row = values if isinstance(values, Bag) else np.full(rows, values[0])
+            every_row = values if isinstance(values, Bag) else np.repeat(values, rows, axis=0)
             found[name] = Encoded(every_row, ids * rows, unseen * rows, nulls * rows)
         inputs = self._inputs.columns(rows, found)
         outputs = self._session.run_columns(inputs)

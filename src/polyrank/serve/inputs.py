@@ -9,6 +9,7 @@ feature     `model.onnx`                   `model-with-vocabulary.onnx`
 sparse      int64 (B,), vocabulary rows    (B,), the ids themselves
 sequence    int64 (B, L), rows, −1 fills   (B, L), the ids, filled up with `PADDING`
 dense       float32 (B,), NaN = missing    the same
+vector      float32 (B, D), NaN = missing  the same
 weights     float32 (B, L), 0 fills        the same
 ==========  =============================  ==========================================
 
@@ -101,7 +102,7 @@ class Columns:
     """One column per input, in their order, before lists become matrices; counts by name."""
 
     rows: int
-    values: Mapping[str, np.ndarray | Bag]  # (N,), or lists; one list is that of every row
+    values: Mapping[str, np.ndarray | Bag]  # (N,), (N, D), or lists; one list is that of every row
     filler: Mapping[str, Any]  # what fills up the lists of features; their weights 0
     ids: Mapping[str, int] = field(default_factory=dict)  # looked up and not null
     unseen: Mapping[str, int] = field(default_factory=dict)  # of these, not in the vocabulary

@@ -60,6 +60,9 @@ class Scorer:
         columns = {name: asked.columns[name] for name in inputs if name in asked.columns}
         shared = {name: asked.shared[name] for name in inputs if name in asked.shared}
         for name, values in shared.items():  # a small body, and much to look up
+            codec = self.engine.codecs.get(name)
+            if codec is not None and not codec.feature.ragged:
+                continue  # read once, whatever the rows
             if isinstance(values, list) and len(values) * asked.rows > self.most_rows * MOST_IDS:
                 raise Refused(
                     f"column {name!r} of the context has {len(values):,} ids for each of "

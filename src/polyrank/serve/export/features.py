@@ -23,6 +23,7 @@ from polyrank.features.dense import DenseCodec, DenseEncoding
 from polyrank.features.ids import IdType
 from polyrank.features.kind import Codec
 from polyrank.features.sparse import DTYPE, NULL, PADDING, UNSEEN, IdCodec
+from polyrank.features.vector import VectorCodec, VectorEncoding
 from polyrank.nn.embed import Padded
 from polyrank.registry import resolved
 
@@ -118,7 +119,18 @@ class IdGraph(FeatureGraph):
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Parts:
         fields = _side_by_side(inputs, self.single) if self.single else None
-        return Parts(fields, [self._list(name, inputs) for name in self.lists])
+        return Parts(fields, [bag for name in self.lists for bag in self._bags(name, inputs)])
+
+    def _bags(self, name: str, inputs: Mapping[str, Tensor]) -> Sequence[Padded]:
+        """Return the lists of a feature, by slot: those of one id a place for target attention."""
+        feature, found = self.codecs[name].feature, self._list(name, inputs)
+        if feature.target is None:
+            return [found]
+        there = found.ids >= 0
+        place = there.long().cumsum(1)[:, None]  # counted from 1: (B, 1, L)
+        at = torch.arange(1, len(feature.slots) + 1)[None, :, None]
+        ids = torch.where((place == at) & there[:, None], found.ids[:, None], -1).amax(dim=2)
+        return [Padded(each) for each in ids.split(1, dim=1)]
 
     def _list(self, name: str, inputs: Mapping[str, Tensor]) -> Padded:
         rows, feature = inputs[name], self.codecs[name].feature
@@ -295,6 +307,44 @@ class Linear(Columns):
         filled = torch.where(absent, self.mean, values)
         body = (filled[:, None] - self.edges[:-1]) / (self.edges[1:] - self.edges[:-1])
         return torch.minimum(torch.maximum(body, self.lower), self.upper)
+
+
+class VectorGraph(FeatureGraph):
+    """Vectors, as float columns."""
+
+    def __init__(self, codecs: Mapping[str, VectorCodec]) -> None:
+        super().__init__(codecs)
+        self.columns = nn.ModuleList(VectorColumns(each.encoding) for each in codecs.values())
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Parts:
+        each = zip(self.codecs, self.columns, strict=True)
+        return Parts(columns=[columns(inputs[name]) for name, columns in each])
+
+    def example(self, name: str, rows: int, length: int, generator: torch.Generator) -> Tensor:
+        return torch.randn(rows, self.codecs[name].encoding.size, generator=generator)
+
+
+class VectorColumns(nn.Module):
+    """Float columns of a vector, (B, D) → (B, columns): `VectorEncoding.apply` step by step."""
+
+    mean: Tensor
+    sd: Tensor
+    components: Tensor
+
+    def __init__(self, encoding: VectorEncoding) -> None:
+        super().__init__()
+        self.missing, self.projects = encoding.missing, bool(encoding.components)
+        self.register_buffer("mean", torch.tensor(encoding.mean, dtype=torch.float32))
+        self.register_buffer("sd", torch.tensor(encoding.sd, dtype=torch.float32))
+        components = torch.tensor(encoding.components, dtype=torch.float64)
+        self.register_buffer("components", components)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        absent = vectors[:, :1].isnan()
+        body = (torch.where(absent, self.mean, vectors) - self.mean) / self.sd
+        if self.projects:
+            body = (body.double() @ self.components.T).float()
+        return torch.cat([body, absent.float()], dim=1) if self.missing else body
 
 
 class Below(nn.Module):
