@@ -35,6 +35,7 @@ WAYS = {
     "regression": Regression(),
     "log1p": Regression(transform="log1p"),
     **{m: pr.WatchTime(duration=DURATION, method=m) for m in ("d2q", "pcr", "censored")},
+    "d2q, loops kept": pr.WatchTime(duration=DURATION, over="keep"),
     "weighted logistic": pr.WeightedLogistic(),
 }
 METRICS = ("τ with interest, in groups", "τ with watch, in groups", "τ with watch", "MAE")

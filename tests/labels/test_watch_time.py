@@ -29,7 +29,7 @@ def percentile_rank(values, weight=None):
 def test_options_are_refused_by_what_is_known():
     with pytest.raises(SchemaError, match=r"unknown method 'd2g'; did you mean 'd2q'\?"):
         WatchTime(method="d2g")
-    with pytest.raises(SchemaError, match=r"unknown over 'drop'.*known: 'clip', 'error'"):
+    with pytest.raises(SchemaError, match=r"unknown over 'drop'.*known: 'clip', 'keep', 'error'"):
         WatchTime(over="drop")
     with pytest.raises(SchemaError, match=r"groups must be a whole number of at least 1, got 0"):
         WatchTime(groups=0)
@@ -60,6 +60,19 @@ def test_play_above_a_known_duration_is_clipped():
     label, duration = float32([5, 5, 5, 5, NAN, 3]), float32([4, 0, NAN, -1, 4, 4])
     observed = kind.observed(label, {"duration": duration})
     np.testing.assert_array_equal(observed, [4, 5, 5, 5, NAN, 3])
+
+
+def test_play_above_its_duration_may_be_kept_where_only_ranks_are_learned():
+    kind, columns = WatchTime(over="keep", groups=1), {"duration": float32([4, 4, 4])}
+    label = float32([2, 5, 9])
+    assert kind.observed(label, columns) is label
+    above, _ = kind.remarks(label, columns)
+    assert (int(above.rows.sum()), above.refused) == (2, False)
+    assert above.becomes == "they are kept (over = 'keep')"
+    assert kind.fit(label.astype(np.float64), np.ones(3), columns)["quantiles"][1][-1] == 9
+    message = "over = 'keep' needs method 'd2q'.*got 'pcr', .*write over = 'clip'"
+    with pytest.raises(SchemaError, match=message):
+        WatchTime(over="keep", method="pcr")
 
 
 def test_remarks_count_loops_and_unknown_durations_of_observed_labels():

@@ -179,6 +179,13 @@ def test_a_rank_returns_as_the_watch_time_that_had_it(seed):
 
 
 @given(SEEDS)
+def test_a_rank_returns_a_play_above_its_duration_that_was_kept(seed):
+    case = Case(seed, method="d2q", over="keep")
+    assert (case.label[14:] > case.duration[14:]).any()
+    np.testing.assert_allclose(case.predicted(case.target), case.label, rtol=1e-5, atol=1e-5)
+
+
+@given(SEEDS)
 def test_a_rank_between_two_knots_is_interpolated(seed):
     case = Case(seed, method="d2q")
     p, knots = case.said(case.z.astype(np.float64)), np.array(case.fitted["quantiles"])

@@ -15,7 +15,7 @@ from polyrank.errors import SchemaError, did_you_mean
 from polyrank.labels.kind import LabelKind, Remark, RowGroups
 
 Method = Literal["d2q", "pcr", "censored"]
-Over = Literal["clip", "error"]
+Over = Literal["clip", "keep", "error"]
 # Of each group's quantile function: 2^8 − 1, so that 8 halvings find a value among them.
 KNOTS = 255
 _HALVINGS = (128, 64, 32, 16, 8, 4, 2, 1)
@@ -28,8 +28,8 @@ _LARGEST = float(np.finfo(np.float32).max)
 class WatchTime(LabelKind):
     """A time of at least 0, in the unit of its duration and at most as long.
 
-    A duration that is 0, negative or missing is unknown; such rows are a group of their own. A
-    prediction is never above a known duration.
+    A duration that is 0, negative or missing is unknown; such rows are a group of their own. Unless
+    plays above their duration are kept, a prediction is never above a known duration.
 
     Args:
         duration: the column of durations, which prediction reads too.
@@ -39,8 +39,9 @@ class WatchTime(LabelKind):
             off at 0 and at the duration; the prediction is its mean after the cut.
         groups: of durations, of as many training rows each: those of "d2q", and those within
             which every method is ranked and shown.
-        over: of a play above its duration, such as a loop: "clip" it to the duration, counted, or
-            refuse the log with an "error".
+        over: of a play above its duration, such as a loop: "clip" it to the duration, counted;
+            "keep" it, for a rank, which needs no bound, nor has the prediction one then; or refuse
+            the log with an "error".
 
     Raises:
         SchemaError: an option that there is none of.
@@ -79,6 +80,11 @@ class WatchTime(LabelKind):
             if value not in known:
                 hint = did_you_mean(str(value), known)
                 raise SchemaError(f"{where}: unknown {field} {value!r}{hint}")
+        if self.over == "keep" and self.method != "d2q":
+            raise SchemaError(
+                f"{where}: over = 'keep' needs method 'd2q', whose ranks have no bound, got "
+                f"{self.method!r}, which learns within the duration: write over = 'clip'"
+            )
         groups = spec.whole(f"{where}: groups", self.groups, error=SchemaError)
         object.__setattr__(self, "groups", groups)
 
@@ -107,7 +113,9 @@ class WatchTime(LabelKind):
         return (values >= 0) & (values <= _LARGEST)
 
     def observed(self, label: np.ndarray, columns: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Return the watch time up to the duration, where that is known."""
+        """Return the watch time, up to the duration where that is known and bounds it."""
+        if self.over == "keep":
+            return label
         duration = columns[self.duration]
         return np.where(label > duration, np.where(duration > 0, duration, label), label)
 
@@ -121,7 +129,9 @@ class WatchTime(LabelKind):
                 self.duration,
                 known & (label > duration),
                 f"a watch time above the duration {self.duration!r}",
-                "they count as watched to the end, once (over = 'clip')",
+                "they are kept (over = 'keep')"
+                if self.over == "keep"
+                else "they count as watched to the end, once (over = 'clip')",
                 refused=self.over == "error",
             ),
             Remark(
@@ -158,7 +168,11 @@ class WatchTime(LabelKind):
         unknown = unknown if unknown > 0 else 1.0
         bound = np.where(known, duration, unknown)
         rows = _Rows(
-            np.minimum(label, bound), weight, bound, _groups_of(duration, edges), len(edges) + 2
+            label if self.over == "keep" else np.minimum(label, bound),
+            weight,
+            bound,
+            _groups_of(duration, edges),
+            len(edges) + 2,
         )
         return {"edges": edges.tolist(), "unknown": unknown} | _FITS[self.method](rows)
 

@@ -13,14 +13,13 @@ from torch.nn.functional import softplus
 from torch.special import log_ndtr
 
 from polyrank.data.statistics import TermStatistics
-from polyrank.labels import LabelKind
-from polyrank.labels.watch_time import KNOTS, rank_in
+from polyrank.labels.watch_time import KNOTS, WatchTime, rank_in
 from polyrank.objective.likelihood import BatchScores, Labels, Likelihood
 from polyrank.objective.normal import mean_between
 from polyrank.terms import Summand, Term
 
 
-def likelihood(kind: Any, fitted: Mapping[str, Any]) -> Likelihood:
+def likelihood(kind: WatchTime, fitted: Mapping[str, Any]) -> Likelihood:
     """Return the likelihood of a watch time's method."""
     return _METHODS[kind.method](kind, fitted)
 
@@ -28,7 +27,7 @@ def likelihood(kind: Any, fitted: Mapping[str, Any]) -> Likelihood:
 class _WatchTimeLikelihood(Likelihood):
     """What all methods have: a duration of each row, which bounds watch time and prediction."""
 
-    def __init__(self, kind: LabelKind, fitted: Mapping[str, Any]) -> None:
+    def __init__(self, kind: WatchTime, fitted: Mapping[str, Any]) -> None:
         super().__init__(kind, fitted)
         self.unknown = float(fitted["unknown"])
         self.constant = float(fitted["constant_loss"])
@@ -63,7 +62,7 @@ class _ShareLikelihood(_WatchTimeLikelihood):
 
     balance_exponent = 0.5
 
-    def __init__(self, kind: LabelKind, fitted: Mapping[str, Any]) -> None:
+    def __init__(self, kind: WatchTime, fitted: Mapping[str, Any]) -> None:
         super().__init__(kind, fitted)
         self.origin, self.unit = float(fitted["mean"]), float(fitted["deviation"])
 
@@ -87,8 +86,9 @@ class _ShareLikelihood(_WatchTimeLikelihood):
 class RankLikelihood(_ShareLikelihood):
     """D2Q: the share is the percentile rank of the watch time in its group of durations."""
 
-    def __init__(self, kind: LabelKind, fitted: Mapping[str, Any]) -> None:
+    def __init__(self, kind: WatchTime, fitted: Mapping[str, Any]) -> None:
         super().__init__(kind, fitted)
+        self.bounded = kind.over != "keep"
         self.knots = torch.tensor(fitted["quantiles"], dtype=torch.float32)
         # The last group has no end; with one edge at least, there is something to sum over.
         self.edges = torch.tensor([*fitted["edges"], torch.inf], dtype=torch.float32)
@@ -110,6 +110,8 @@ class RankLikelihood(_ShareLikelihood):
         knots = self.knots.reshape(-1).double()
         left, right = knots[start], knots[start + 1]
         quantile = left + (place - low) * (right - left)
+        if not self.bounded:
+            return (quantile,)
         known = torch.where(duration > 0, duration, torch.inf).double()
         return (torch.where(quantile > known, known, quantile),)
 
@@ -137,7 +139,7 @@ class CensoredLikelihood(_WatchTimeLikelihood):
     # Of the deviation, as a share of that of the training rows, so that no density is infinite.
     least = 0.05
 
-    def __init__(self, kind: LabelKind, fitted: Mapping[str, Any]) -> None:
+    def __init__(self, kind: WatchTime, fitted: Mapping[str, Any]) -> None:
         super().__init__(kind, fitted)
         self.scale = float(fitted["scale"])
         self.mean, self.deviation = float(fitted["mean"]), float(fitted["deviation"])
