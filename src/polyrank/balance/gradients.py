@@ -74,15 +74,25 @@ class GradientBalance(BalanceModule):
             rows.append(found[0].reshape(-1))
             rest.append(_flat(found[1:], found[0]))
         of_x, of_rest = torch.stack(rows), torch.stack(rest)
-        gram = joined_gram(of_x, of_rest, self.ranks)
-        weights = self._over_factors(gram, losses, torch.finfo(of_x.dtype).eps)
-        chosen = torch.tensor(weights, dtype=of_x.dtype, device=of_x.device)
-        shared[0].grad = (chosen @ of_x).view_as(shared[0])
+        first, others = self.combined(of_x, of_rest, losses)
+        shared[0].grad = first.view_as(shared[0])
         sizes = [each.numel() for each in shared[1:]]
-        for tensor, each in zip(shared[1:], (chosen @ of_rest).split(sizes), strict=True):
+        for tensor, each in zip(shared[1:], others.split(sizes), strict=True):
             tensor.grad = each.view_as(tensor)
         stacked = torch.stack([losses[name].detach() for name in self.terms])
         return (stacked * torch.tensor(factors, device=stacked.device)).sum()
+
+    def combined(
+        self, of_x: Tensor, of_rest: Tensor, losses: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Return the balanced gradients at x, (B · W,), and at the other shared tensors, (S,).
+
+        Given are those of factor · loss of each term: (T, B · W) and (T, S).
+        """
+        gram = joined_gram(of_x, of_rest, self.ranks)
+        weights = self._over_factors(gram, losses, torch.finfo(of_x.dtype).eps)
+        chosen = torch.tensor(weights, dtype=of_x.dtype, device=of_x.device)
+        return chosen @ of_x, chosen @ of_rest
 
     def _over_factors(
         self, gram: np.ndarray, losses: Mapping[str, Tensor], eps: float

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from polyrank.balance import BalanceModule, ScalarBalance
-from polyrank.balance.gradients import term_gram
+from polyrank.balance.gradients import GradientBalance, term_gram
 from polyrank.errors import ConfigError, TrainingError
 from polyrank.models.outputs import Tensors
 from polyrank.models.ranker import Ranker
@@ -70,7 +70,6 @@ class EagerStep:
         self._shared = parts.ranker.shared_parameters()
         self._running = running_statistics(parts.ranker) if parts.ranks.several else []
         self._stepped = [each for group in parts.dense.param_groups for each in group["params"]]
-        self._lr: float | None = None
         self.gram: np.ndarray | None = None
 
     def __call__(
@@ -108,9 +107,7 @@ class EagerStep:
         if several:
             losses, penalties, rows = self._add_up(losses, penalties, rows)
             parts.mark("exchange")
-        if lr != self._lr:
-            set_lr(parts.dense, lr)
-            self._lr = lr
+        set_lr(parts.dense, lr)
         parts.dense.step()
         parts.mark("dense step")
         assert x.grad is not None
@@ -218,17 +215,20 @@ def _gradients(penalties: Named, leaves: list[Tensor]) -> list[tuple[Tensor, Ten
 class CompiledStep:
     """The same step as `EagerStep`, in one graph, for batches of one size.
 
+    Of a balance that weighs gradients, the graph ends at the gradients of each term: the weights
+    are computed outside it, and torch's optimiser steps.
+
     The state is that of the run's optimiser of torch, which an eager step (of the last, ragged
     batch) and a checkpoint see too. The first call compiles, some 10 seconds.
     """
 
     def __init__(self, parts: StepParts, training: Training) -> None:
         ranker, balance, dense = parts.ranker, parts.balance, parts.dense
-        if not isinstance(balance, ScalarBalance):
+        if not isinstance(balance, ScalarBalance | GradientBalance):
             raise ConfigError(
-                "compile = true needs a balance that is one scalar function of the losses, got "
-                f"{type(training.balance).__name__}: leave compile out, or use one of losses "
-                "alone, such as sum"
+                "compile = true needs a balance that is one scalar function of the losses, or "
+                "weighs gradients by their inner products, got "
+                f"{type(training.balance).__name__}: leave compile out, or use one such as sum"
             )
         if type(training.dense) not in (Adam, AdamW):
             raise ConfigError(
@@ -241,6 +241,7 @@ class CompiledStep:
                 "ranking loss needs, differ: leave compile out"
             )
         self.parts, self._balance = parts, balance
+        self._shared = ranker.shared_parameters()
         self._decoupled = isinstance(training.dense, AdamW)
         self.names: tuple[str, ...] = ()
         groups = dense.param_groups
@@ -269,8 +270,29 @@ class CompiledStep:
             self._lr_value = lr
         with torch.no_grad():
             found = self._graph(*given, self._lr, *self._state)
+            if isinstance(self._balance, GradientBalance):
+                found = self._weighed(self._balance, x, found, lr)
         self.parts.mark("compiled step")
         return Stepped(*found)
+
+    def _weighed(
+        self, balance: GradientBalance, x: Tensor, found: Sequence[Tensor], lr: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Weigh the gradients that the graph gave, and step; return what `Stepped` holds."""
+        of_x, of_rest, pulled, losses, rows, *gradients = found
+        named = dict(zip(self.names, losses, strict=True))
+        first, others = balance.combined(of_x, of_rest, named)
+        moving = [p for p, moves in zip(self._parameters, self._moves, strict=True) if moves]
+        of = dict(zip(map(id, moving), gradients, strict=True))
+        sizes = [each.numel() for each in self._shared]
+        for parameter, each in zip(self._shared, others.split(sizes), strict=True):
+            if id(parameter) in of:  # what is there so far is of penalties
+                of[id(parameter)] = of[id(parameter)] + each.view_as(parameter)
+        for parameter in self._parameters:
+            parameter.grad = of.get(id(parameter))
+        set_lr(self.parts.dense, lr)
+        self.parts.dense.step()
+        return first.view_as(x) + pulled, losses, rows
 
     def rebind(self) -> None:
         """Look up the optimiser's state again: `load_state_dict` puts other tensors there."""
@@ -322,7 +344,7 @@ class CompiledStep:
             ) from error
         return graph
 
-    def _step(self, *tensors: Tensor) -> Stepped:
+    def _step(self, *tensors: Tensor) -> Sequence[Tensor]:
         """The whole step as a function of tensors, some of which it updates: what is traced."""
         count, end = len(self._parameters), len(tensors) - len(self._buffers)
         *batch, lr, steps = tensors[: end - 3 * count]
@@ -334,16 +356,20 @@ class CompiledStep:
                 zip(map(id, [*self._parameters, *self._buffers]), [*leaves, *buffers], strict=True)
             )
             ranker, supervision = self.parts.ranker, self.parts.supervision
-            with standing_in(ranker, stands_for), standing_in(self._balance, stands_for):
+            with standing_in(ranker, stands_for):
                 more = iter(batch[2:])
                 margin, weight, extras = (next(more) if given else None for given in self._given)
                 scores = ranker(x, margin)
                 losses, rows = supervision.losses(scores.logits, batch[1], weight, extras)
+            self.names = _names(losses, scores.penalties)
+            penalties = list(scores.penalties.values())
+            if isinstance(self._balance, GradientBalance):
+                return self._by_term(self._balance, [x, *leaves], losses, penalties, rows)
+            with standing_in(self._balance, stands_for):
                 total = self._balance.total(losses)
-            if scores.penalties:
-                total = total + torch.stack(list(scores.penalties.values())).sum()
+            if penalties:
+                total = total + torch.stack(penalties).sum()
             of_x, *gradients = torch.autograd.grad(total, [x, *leaves], allow_unused=True)
-        self.names = _names(losses, scores.penalties)
         self._moves = [gradient is not None for gradient in gradients]
         steps.add_(1)
         taken = steps.double()
@@ -355,6 +381,62 @@ class CompiledStep:
                 adam(weight, gradient, m, v, taken[index], lr, group, decoupled=self._decoupled)
         of_x = torch.zeros_like(x) if of_x is None else of_x
         return Stepped.of(of_x, losses, scores.penalties, rows)
+
+    def _by_term(
+        self, balance: GradientBalance, leaves: Sequence[Tensor], losses: Named,
+        penalties: list[Tensor], rows: Named,
+    ) -> tuple[Tensor, ...]:  # fmt: skip
+        """Return what `_weighed` takes: gradients of terms at x and what is shared, and the rest.
+
+        Of x and the shared parameters the rest is the penalties' gradients, of others the whole.
+        """
+        x, *leaves = leaves
+        shared = set(map(id, self._shared))
+        is_shared = [id(parameter) in shared for parameter in self._parameters]
+        at = {id(parameter): index for index, parameter in enumerate(self._parameters)}
+        total: list[Tensor | None] = [None] * len(leaves)
+        reached = [False] * len(leaves)
+        pulled, rows_of_x, rows_of_rest = torch.zeros_like(x), [], []
+
+        def add(index: int, gradient: Tensor) -> None:
+            before = total[index]
+            total[index] = gradient if before is None else before + gradient
+
+        summands = [
+            losses[name] * f for name, f in zip(balance.terms, balance.factors, strict=True)
+        ]
+        for summand in [*summands, *([torch.stack(penalties).sum()] if penalties else [])]:
+            of_x, *found = torch.autograd.grad(
+                summand, [x, *leaves], retain_graph=True, allow_unused=True
+            )
+            of_x = torch.zeros_like(x) if of_x is None else of_x
+            is_term = len(rows_of_x) < len(summands)
+            for index, each in enumerate(found):
+                if each is None:
+                    continue
+                reached[index] = True
+                if not (is_term and is_shared[index]):
+                    add(index, each)
+            if not is_term:
+                pulled = of_x
+                continue
+            rows_of_x.append(of_x.reshape(-1))
+            flat = [
+                (torch.zeros_like(leaves[i]) if found[i] is None else found[i]).reshape(-1)
+                for i in (at[id(parameter)] for parameter in self._shared)
+            ]
+            rows_of_rest.append(torch.cat(flat) if flat else x.new_empty(0))
+        self._moves = [each or whole for each, whole in zip(reached, is_shared, strict=True)]
+        gradients = [
+            torch.zeros_like(leaves[i]) if each is None else each
+            for i, each in enumerate(total)
+            if self._moves[i]
+        ]
+        every = torch.stack([each.detach() for each in (*losses.values(), *penalties)])
+        of_rows = torch.stack([*rows.values()])
+        return (
+            torch.stack(rows_of_x), torch.stack(rows_of_rest), pulled, every, of_rows, *gradients,
+        )  # fmt: skip
 
 
 def adam(
