@@ -85,11 +85,11 @@ def located(name: str, path: Path | None = None) -> Path:
     raise AbsentLogError(f"{name}: there is no {' or '.join(map(str, tried))}")
 
 
-def _generated(seed: int, rows: int, preset: str = "latent") -> Raw:
+def _generated(seed: int, rows: int, preset: str = "latent", parts: tuple[str, ...] = ()) -> Raw:
     valid, test = (min(most, max(rows, 1_000)) for most in (VALID_ROWS, TEST_ROWS))
     total = rows + valid + test
     fractions = (rows / total, valid / total, test / total)
-    *frames, schema = synthetic(total, seed=seed, preset=preset, fractions=fractions)
+    *frames, schema = synthetic(total, seed=seed, preset=preset, fractions=fractions, parts=parts)
     return Raw(plain(schema), {s: f.collect() for s, f in zip(SPLITS, frames, strict=True)})
 
 
@@ -106,6 +106,11 @@ def _synthetic(seed: int, rows: int, _: Path) -> Raw:
 
 def _fields(seed: int, rows: int, _: Path) -> Raw:
     return _generated(seed, rows, "additive")
+
+
+def _reactions(seed: int, rows: int, _: Path) -> Raw:
+    """Likes, shares and hides beside the funnel: several roots, one against the others."""
+    return _generated(seed, rows, parts=("reactions",))
 
 
 def _ids(seed: int, rows: int, _: Path) -> Raw:
@@ -232,12 +237,14 @@ LOGS: Mapping[str, Source] = {
     "synthetic": Source(_synthetic, generated=True),
     "singletons": Source(_singletons, generated=True),
     "rare": Source(_rare, generated=True),
+    "reactions": Source(_reactions, generated=True),
     "large": Source(_synthetic, generated=True, rows=3_000_000),
     "census": Source(_loaded("census")),
     "movielens_100k": Source(_loaded("movielens_100k")),
     "kuairand": Source(_kuairand, folder=KUAIRAND),
     "coat": Source(_coat, folder=COAT),
 }
-USUAL = tuple(name for name in LOGS if name != "large")  # which takes as long as all the others
+# Not the one that takes as long as all the others, nor the one for balances.
+USUAL = tuple(name for name in LOGS if name not in ("large", "reactions"))
 
 __all__ = ["LOGS", "USUAL", "AbsentLogError", "Raw", "Source", "located", "plain", "raw_log"]

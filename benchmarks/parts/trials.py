@@ -93,11 +93,17 @@ def trial(log: Log, model: pr.Model, training: Training, seed: int) -> dict[str,
         trainer.keep_best()
         found = {split: measured(log, split, _predictions(trainer, log.tables[split]))
                  for split in ("valid", "test")}  # fmt: skip
-    kept = trainer.position.history[trainer.position.best_epoch - 1]
+    history = trainer.position.history
+    kept = history[trainer.position.best_epoch - 1]
+    cosines: dict[str, list[float]] = {}  # of each two terms' gradients, by epoch
+    for name, value in ((n, v) for record in history for n, v in record.items()):
+        if name.startswith("cosine "):
+            cosines.setdefault(name.removeprefix("cosine "), []).append(value)
     return {
         "epoch": trainer.position.best_epoch,
         "heads": [own_population(log.schema, task).name for task in log.schema.tasks],
         "valid loss": kept["valid total loss"],
+        "cosines": {pair: float(np.mean(each)) for pair, each in cosines.items()},
         **found,
         "seconds": round(trained, 2),
     }

@@ -1,13 +1,22 @@
 # The public names, in one list: type checkers read this file, and so does `__init__.py`.
 
+from .balance import DWA as DWA
+from .balance import IMTLG as IMTLG
+from .balance import MGDA as MGDA
+from .balance import STCH as STCH
+from .balance import Aligned as Aligned
 from .balance import Balance as Balance
 from .balance import BalanceModule as BalanceModule
 from .balance import BalanceTerm as BalanceTerm
+from .balance import CAGrad as CAGrad
 from .balance import GradNorm as GradNorm
 from .balance import MetaBalance as MetaBalance
+from .balance import Nash as Nash
+from .balance import PCGrad as PCGrad
 from .balance import ScalarBalance as ScalarBalance
 from .balance import Sum as Sum
 from .balance import Uncertainty as Uncertainty
+from .balance import UPGrad as UPGrad
 from .bundle.model import Bundle as Bundle
 from .bundle.model import load as load
 from .calibration.map import CalibrationMap as CalibrationMap
@@ -24,7 +33,15 @@ from .errors import PolyrankError as PolyrankError
 from .errors import SchemaError as SchemaError
 from .errors import TrainingError as TrainingError
 from .features import Feature as Feature
+from .labels import Categorical as Categorical
+from .labels import Count as Count
 from .labels import LabelKind as LabelKind
+from .labels import LogNormal as LogNormal
+from .labels import Ordinal as Ordinal
+from .labels import Quantile as Quantile
+from .labels import Regression as Regression
+from .labels import WatchTime as WatchTime
+from .labels import WeightedLogistic as WeightedLogistic
 from .layout import Layout as Layout
 from .metrics.fusion import Fusion as Fusion
 from .metrics.registry import Metric as Metric
@@ -53,6 +70,10 @@ from .models.trunk import Mixing as Mixing
 from .models.trunk import Trunk as Trunk
 from .models.trunk import TrunkModule as TrunkModule
 from .objective.likelihood import Likelihood as Likelihood
+from .ranking import JRC as JRC
+from .ranking import Pairwise as Pairwise
+from .ranking import Ranking as Ranking
+from .ranking import Softmax as Softmax
 from .registry import register as register
 from .schema import DenseFeature as DenseFeature
 from .schema import Keys as Keys

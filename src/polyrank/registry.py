@@ -35,6 +35,7 @@ AXES = (
     "feature",
     "label",
     "debias",
+    "ranking",
     "metric",
     "calibration",
 )

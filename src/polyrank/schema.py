@@ -120,6 +120,7 @@ class Schema(Forest):
         check_features(self.features)
         self.check()
         _check_spaces(self)
+        _check_ranked(self)
         refuse_duplicates("term", [term.name for term in self.objective])
         _check_columns(self)
 
@@ -128,9 +129,14 @@ class Schema(Forest):
         """The terms that the tasks compile to; prints as a table."""
         return compile_terms(self)
 
+    @property
+    def ranked(self) -> bool:
+        """Whether a task compares the rows of a request, so that batches hold whole requests."""
+        return any(task.ranking is not None for task in self.tasks)
+
     @cached_property
     def heads(self) -> tuple[Head, ...]:
-        """The heads of a ranker: one per task, then the auxiliary ones of debiased losses."""
+        """The heads of a ranker: one per task, then the auxiliary ones of methods."""
         return heads_of(self.tasks)
 
     @cached_property
@@ -274,6 +280,15 @@ def _check_spaces(schema: Schema) -> None:
                 raise SchemaError(f"task {task.name!r}: unknown space {space!r}{hint}")
 
 
+def _check_ranked(schema: Schema) -> None:
+    for task in schema.tasks:
+        if task.ranking is not None and schema.keys.request is None:
+            raise SchemaError(
+                f"task {task.name!r}: ranking compares the rows of a request: name its column in "
+                "keys, request"
+            )
+
+
 def _check_columns(schema: Schema) -> None:
     features = {column for feature in schema.features for column in feature.columns}
     outputs = schema.outputs
@@ -287,6 +302,12 @@ def _check_columns(schema: Schema) -> None:
         if task.column in schema.keys.columns:
             raise SchemaError(
                 f"column {task.column!r} is both a key and the label of task {task.name!r}"
+            )
+    for name in schema.made_of:
+        if name in features:
+            raise SchemaError(
+                f"column {name!r} is both a feature and what a label is made of, which rows to "
+                "predict do not have; remove it from the features"
             )
     if schema.keys.weight in features:
         raise SchemaError(

@@ -12,6 +12,7 @@ from polyrank.debias import DEBIAS, Debias
 from polyrank.errors import SchemaError, did_you_mean
 from polyrank.features import refuse_duplicates
 from polyrank.labels import LABELS, LabelKind
+from polyrank.ranking import RANKING, Ranking
 
 ALL = "all"
 # What a conditional event's space is where neither its task nor the model says: "all", or "parent",
@@ -36,6 +37,8 @@ class Task:
         positive_weight: multiplies positives in the training loss; it inflates p on purpose,
             and only calibration undoes that.
         debias: a debiased loss for a conditional event, in place of `space`.
+        ranking: a loss of an event that compares the rows of a request, by name or with options,
+            beside the likelihood or instead of it; `[keys] request` says which rows these are.
         hold_ancestors: whether the factors above it in its terms' probabilities are constants, so
             that a rare outcome does not move the heads of those before it.
 
@@ -55,6 +58,7 @@ class Task:
     weight: float = 1.0
     positive_weight: float = 1.0
     debias: Debias | None = None
+    ranking: str | Ranking | None = None
     hold_ancestors: bool = False
 
     def __post_init__(self) -> None:
@@ -86,6 +90,10 @@ class Task:
         # A kind without options is its name, as files write it.
         object.__setattr__(self, "kind", kind.name if kind == _default(type(kind)) else kind)
         object.__setattr__(self, "debias", debias)
+        ranking = _named_or_spec(self.ranking, RANKING, Ranking, f"{where}: ranking")
+        object.__setattr__(self, "ranking", ranking)
+        if ranking is not None:
+            self._check_ranked(where)
         if self.positive_weight != 1 and not kind.is_event:
             raise SchemaError(f"{where}: positive_weight needs an event, such as kind 'binary'")
         if debias is not None:
@@ -99,6 +107,17 @@ class Task:
             )
         if self.hold_ancestors:
             self._check_held(where)
+
+    def _check_ranked(self, where: str) -> None:
+        """Refuse what has no two labels to compare, or terms of another method."""
+        if not self.label_kind.is_event:
+            raise SchemaError(
+                f"{where}: ranking needs an event, such as kind 'binary', got {self.kind!r}"
+            )
+        if self.debias is not None:
+            raise SchemaError(
+                f"{where}: debias and ranking both replace the loss: leave either out"
+            )
 
     def _check_held(self, where: str) -> None:
         """Refuse ancestors to hold where no term of the task has their factors."""
@@ -120,6 +139,16 @@ class Task:
         return LABELS[self.kind]() if isinstance(self.kind, str) else self.kind
 
     @property
+    def method(self) -> Debias | Ranking | None:
+        """The method that may add auxiliary heads."""
+        return self.debias or self.ranker
+
+    @property
+    def ranker(self) -> Ranking | None:
+        """Its loss over a request, with options."""
+        return self.ranking if isinstance(self.ranking, Ranking) else None
+
+    @property
     def column(self) -> str:
         """The label's column."""
         return self.label or self.name
@@ -139,6 +168,8 @@ class Task:
             own["kind"] = spec.chosen(LABELS, self.kind)
         if self.debias is not None:
             own["debias"] = spec.chosen(DEBIAS, self.debias)
+        if isinstance(self.ranking, Ranking):
+            own["ranking"] = spec.chosen(RANKING, self.ranking)
         return spec.to_table(own)
 
     @classmethod
@@ -153,7 +184,7 @@ class Task:
         if isinstance(table, Mapping):
             chosen = {
                 key: spec.choose(registry, table[key], f"{where}.{key}")
-                for key, registry in (("kind", LABELS), ("debias", DEBIAS))
+                for key, registry in (("kind", LABELS), ("debias", DEBIAS), ("ranking", RANKING))
                 if isinstance(table.get(key), Mapping)
             }
             table = {**table, **chosen}
@@ -196,6 +227,11 @@ class Forest:
     def extras(self) -> tuple[str, ...]:
         """Raw numeric columns that kinds of label read, each once, in task order."""
         return tuple(dict.fromkeys(name for task in self.tasks for name in task.label_kind.reads))
+
+    @cached_property
+    def made_of(self) -> tuple[str, ...]:
+        """Raw numeric columns that labels are made of beside their own, each once."""
+        return tuple(dict.fromkeys(name for task in self.tasks for name in task.label_kind.made_of))
 
     def ancestors(self, name: str) -> tuple[str, ...]:
         """Return the tasks that must happen before `name`, the root first."""

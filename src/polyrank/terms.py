@@ -12,6 +12,7 @@ from typing import Any
 
 from polyrank.debias import Debias
 from polyrank.labels import LabelKind
+from polyrank.ranking import Ranking
 from polyrank.tasks import ALL, Forest, Task
 from polyrank.text import aligned, html_table
 
@@ -92,7 +93,8 @@ class Term:
     Args:
         positive_weight: of positives in the training loss.
         probability: the event in symbols, for tables; what is held stands in brackets.
-        method: the debiased loss that it belongs to; None for the likelihood of its label.
+        method: the debiased loss, or the loss over a request, that it belongs to; None for the
+            likelihood of its label.
         part: which of the method's terms of one population it is, where it has several.
         held: the heads whose outcomes are constants in this term: it does not move them.
     """
@@ -103,7 +105,7 @@ class Term:
     yes: tuple[Path, ...]
     no: tuple[Path, ...]
     probability: str
-    method: Debias | None = None
+    method: Debias | Ranking | None = None
     part: str | None = None
     held: tuple[str, ...] = ()
 
@@ -186,7 +188,7 @@ class Objective:
 
 
 def compile_terms(schema: Forest) -> Objective:
-    """Return the terms of every task, in order: one for each of its spaces, or its method's."""
+    """Return the terms of every task, in order: those of each of its spaces, or its method's."""
     return Objective(
         tuple(
             term
@@ -194,10 +196,22 @@ def compile_terms(schema: Forest) -> Objective:
             for term in (
                 task.debias.terms(schema, task)
                 if task.debias is not None
-                else (term_of(schema, task, space) for space in task.spaces)
+                else (each for space in task.spaces for each in _terms_in(schema, task, space))
             )
         )
     )
+
+
+def _terms_in(schema: Forest, task: Task, space: str) -> Iterator[Term]:
+    """Yield the likelihood in a space, and the loss over a request, by their shares of weight."""
+    ranker = task.ranker
+    term = term_of(schema, task, space)
+    if ranker is None:
+        yield term
+        return
+    if ranker.share < 1:
+        yield replace(term, weight=task.weight * (1 - ranker.share))
+    yield replace(term, weight=task.weight * ranker.share, method=ranker)
 
 
 def heads_of(tasks: Sequence[Task]) -> tuple[Head, ...]:
@@ -208,8 +222,8 @@ def heads_of(tasks: Sequence[Task]) -> tuple[Head, ...]:
         *(
             Head(f"{task.name}#{name}", task.name, auxiliary=True)
             for task in tasks
-            if task.debias is not None
-            for name in task.debias.heads(task)
+            if task.method is not None
+            for name in task.method.heads(task)
         ),
     )
 
@@ -258,7 +272,8 @@ def own_terms(schema: Forest) -> tuple[Term, ...]:
 def output_columns(task: Task) -> tuple[str, ...]:
     """Return the columns that `predict` writes for a task: the head first, then the joint.
 
-    A kind with several output columns has such a pair for each.
+    A kind with several output columns has such a pair for each; one whose outputs make no sense
+    times a probability has no joints.
 
     Example:
         >>> from polyrank.schema import DenseFeature, Schema, Task
@@ -267,11 +282,17 @@ def output_columns(task: Task) -> tuple[str, ...]:
         >>> [output_columns(task) for task in schema.tasks]
         [('p_click',), ('p_buy_given_click', 'p_buy'), ('spend_given_buy', 'spend')]
     """
-    return tuple(
-        column
-        for stem in task.label_kind.stems(task.name)
-        for column in ((f"{stem}_given_{task.given}", stem) if task.given else (stem,))
-    )
+    stems = task.label_kind.stems(task.name)
+    own = head_columns(task)
+    if not task.given or not task.label_kind.has_joint:
+        return own
+    return tuple(column for pair in zip(own, stems, strict=True) for column in pair)
+
+
+def head_columns(task: Task) -> tuple[str, ...]:
+    """Return the output columns of a task's head alone, given its parent where it has one."""
+    stems = task.label_kind.stems(task.name)
+    return tuple(f"{stem}_given_{task.given}" for stem in stems) if task.given else stems
 
 
 def joint_label(factors: Sequence[Any]) -> Any:
@@ -320,7 +341,8 @@ def term_of(
     """Return the term of a task in one space; `method` and `part` as in `Term`."""
     where = population(schema, task, space)
     if not task.label_kind.is_event:
-        value = f"E[{task.name}|{task.given}]" if task.given else f"E[{task.name}]"
+        head = f"{task.name}|{task.given}" if task.given else task.name
+        value = task.label_kind.symbol.format(head)
         return Term(where, task.weight, task.positive_weight, (), (), value, method, part)
     heads = where.heads
     yes: tuple[Path, ...] = (tuple((head, True) for head in heads),)

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+import polyrank as pr
 from polyrank.balance import (
     BALANCES,
     BalanceTerm,
@@ -63,4 +64,7 @@ def test_uncertainty_equals_its_formula():
 def test_the_registry_names_every_balance():
     assert {
         "sum": Sum, "uncertainty": Uncertainty, "gradnorm": GradNorm, "metabalance": MetaBalance,
+        "mgda": pr.MGDA, "pcgrad": pr.PCGrad, "cagrad": pr.CAGrad, "imtl_g": pr.IMTLG,
+        "nash": pr.Nash, "aligned": pr.Aligned, "upgrad": pr.UPGrad,
+        "dwa": pr.DWA, "stch": pr.STCH,
     } == BALANCES  # fmt: skip

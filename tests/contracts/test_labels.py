@@ -11,7 +11,15 @@ import polyrank as pr
 from polyrank.data.table import encode
 from polyrank.data.vocab import Vocab
 from polyrank.errors import DataError
-from polyrank.labels import LABELS
+from polyrank.labels import (
+    LABELS,
+    Categorical,
+    Count,
+    Quantile,
+    Regression,
+    WatchTime,
+    WeightedLogistic,
+)
 from polyrank.metrics.registry import metrics_of
 from polyrank.objective.losses import Supervision
 from polyrank.serve.export.write import export
@@ -20,11 +28,27 @@ from polyrank.terms import output_columns
 ROWS = 400
 CANDIDATES = np.array([0.0, 1.0, 2.0, 3.0, 0.25, -1.5, 7.0])
 MODEL = pr.Model(trunk=pr.SharedBottom(hidden=[8]), tower=[4], embed_dim=4)
-kinds = pytest.mark.parametrize("kind", list(LABELS))
+# Kinds with options that change what is learned, beside the registered ones without any.
+VARIANTS = {
+    "regression huber": Regression(loss="huber"),
+    "regression log1p": Regression(transform="log1p"),
+    "count negative binomial": Count(distribution="negative_binomial"),
+    "categorical other": Categorical(values=[1, 2], others="other"),
+    "quantile of one": Quantile(levels=[0.7]),
+    "watch_time pcr": WatchTime(method="pcr"),
+    "watch_time censored": WatchTime(method="censored"),
+    "weighted_logistic event": WeightedLogistic(event="happened", negatives="no_event"),
+}
+kinds = pytest.mark.parametrize("kind", [*LABELS, *VARIANTS])
+
+
+def spec_of(kind):
+    spec = VARIANTS[kind] if kind in VARIANTS else LABELS[kind]()
+    return spec.closed(np.array([0, 1, 2, 7], np.float32))
 
 
 def schema_of(kind):
-    spec = LABELS[kind]()
+    spec = spec_of(kind)
     tasks = [
         pr.Task("click"),
         pr.Task("root", kind=spec),
@@ -35,7 +59,7 @@ def schema_of(kind):
 
 def log_of(kind, rows=ROWS, seed=1):
     """Labels that the kind allows, one in ten missing, and the columns that it reads."""
-    spec, rng = LABELS[kind](), np.random.default_rng(seed)
+    spec, rng = spec_of(kind), np.random.default_rng(seed)
     allowed = CANDIDATES[spec.allows(CANDIDATES)]
     click = (rng.random(rows) < 0.6).astype(float)
 
@@ -50,7 +74,8 @@ def log_of(kind, rows=ROWS, seed=1):
         "root": label(np.ones(rows, bool)),
         "child": label(click == 1),
     }
-    return pl.DataFrame(columns | {name: rng.uniform(1, 9, rows) for name in spec.reads})
+    columns |= {name: rng.uniform(1, 9, rows) for name in spec.reads}
+    return pl.DataFrame(columns | {name: rng.integers(0, 2, rows) for name in spec.made_of})
 
 
 def supervised(kind, rows=ROWS):
@@ -69,9 +94,9 @@ def supervised(kind, rows=ROWS):
 
 @kinds
 def test_its_facts_agree_with_each_other(kind):
-    spec = LABELS[kind]()
-    assert spec.name == kind
-    assert spec.default_metric in metrics_of(kind)
+    spec = spec_of(kind)
+    assert LABELS[spec.name] is type(spec)
+    assert spec.default_metric in metrics_of(spec)
     assert spec.loss_title
     assert spec.allows(CANDIDATES).any()
     assert len(set(spec.stems("spend"))) == len(spec.stems("spend")) >= 1
@@ -151,19 +176,55 @@ def test_it_trains_saves_loads_evaluates_predicts_and_exports(kind, tmp_path):
     found = bundle.predict(rows)
     assert again.predict(rows).equals(found)
     assert found.columns == [name for task in schema.tasks for name in output_columns(task)]
-    metric = LABELS[kind].default_metric
+    spec = spec_of(kind)
     scores = {score.name: score for score in again.evaluate(rows.fill_nan(None))}
-    assert metric in scores["root @ all"].metrics
-    assert scores["root @ all"].kind == kind
+    assert spec.default_metric in scores["root @ all"].metrics
+    assert scores["root @ all"].kind == spec.name
     export(again, tmp_path / "run" / "bundle", [log])
-    engine = pr.Engine(tmp_path / "run").predict(rows)
+    engine = pr.Engine(tmp_path / "run")
+    answers = [
+        engine.predict(rows).to_dict(),
+        # As a request has them: lists of plain values, and of no column that prediction lacks.
+        engine.predict_columns({name: rows[name].to_list() for name in schema.inputs}).outputs,
+    ]
     for name in found.columns:
-        np.testing.assert_allclose(engine[name], found[name], rtol=1e-4, atol=1e-5)
+        for answer in answers:
+            np.testing.assert_allclose(answer[name], found[name], rtol=1e-4, atol=1e-5)
+
+
+class Interrupt(Exception):
+    """A run that is killed."""
+
+
+@kinds
+def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(kind, tmp_path):
+    options = {"train": log_of(kind, 200), "valid": log_of(kind, 200, seed=2), "batch_size": 64}
+
+    def killed(progress):
+        if progress.event == "epoch" and progress.epoch == 1:
+            raise Interrupt
+
+    straight = pr.fit(schema_of(kind), MODEL, epochs=2, **options)
+    with pytest.raises(Interrupt):
+        pr.fit(schema_of(kind), MODEL, epochs=2, out=tmp_path / "run", progress=killed, **options)
+    resumed = pr.fit(schema_of(kind), MODEL, epochs=2, out=tmp_path / "run", resume=True, **options)
+    assert resumed.targets == straight.targets
+    rows = log_of(kind, 50, seed=9)
+    assert resumed.predict(rows).equals(straight.predict(rows))
+
+
+@kinds
+def test_rows_of_a_sampled_log_stand_for_those_that_were_left_out(kind):
+    schema, log = schema_of(kind), log_of(kind)
+    table = encode(log, schema, Vocab.fit(log, schema))
+    sampling = pr.Sampling("click", 0.5)
+    whole = Supervision.of(sampling.weighted(table, "train"))
+    assert Supervision.of(table, sampling).fitted == whole.fitted
 
 
 @kinds
 def test_a_label_that_it_does_not_allow_is_refused_with_the_values(kind):
-    spec = LABELS[kind]()
+    spec = spec_of(kind)
     log = log_of(kind).with_columns(root=pl.lit(float("inf")))
     with pytest.raises(
         DataError, match=f"'root' must hold .*kind {spec.name!r}.*got inf in {ROWS}"

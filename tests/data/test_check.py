@@ -19,6 +19,7 @@ from polyrank.data.read import read
 from polyrank.data.stream import LEAST_CHUNK_ROWS
 from polyrank.datasets import load
 from polyrank.errors import DataError
+from polyrank.labels import WatchTime
 from polyrank.schema import DenseFeature, Keys, Schema, SequenceFeature, SparseFeature, Task
 
 FEATURES = [
@@ -312,6 +313,52 @@ def test_the_rule_for_orphans_decides(orphans):
     assert found.numbers["rows"] == 1
     without = next(each for each in audit.findings if each.check == "no-positives")
     assert without.numbers == {"rows": 3 if orphans == "drop" else 4, "positives": 0}
+
+
+def watched(over):
+    rng = np.random.default_rng(4)
+    click = (rng.random(400) < 0.6).astype(np.float64)
+    duration = rng.uniform(5, 60, 400)
+    frame = pl.DataFrame(
+        {
+            "item": rng.integers(0, 40, 400),
+            "click": click,
+            "play": np.where(click == 1, rng.uniform(0, 1, 400) * duration, np.nan),
+            "duration": duration,
+        }
+    )
+    at = np.flatnonzero(click == 1)
+    play, length = frame["play"].to_numpy().copy(), duration.copy()
+    play[at[:7]] += length[at[:7]]
+    length[at[7:10]], length[at[10:12]] = 0, np.nan
+    length[np.flatnonzero(click == 0)] = 0  # no watch time, so nothing to say
+    kind = WatchTime(over=over)
+    tasks = [Task("click"), Task("play", kind=kind, given="click")]
+    frame = frame.with_columns(play=play, duration=length)
+    return check(Schema([SparseFeature("item")], tasks), {"train": frame})
+
+
+@pytest.mark.parametrize(("over", "severity"), [("clip", "info"), ("error", "error")])
+def test_watch_time_above_its_duration_and_unknown_durations_are_counted(over, severity):
+    found = {each.check: each for each in watched(over).findings}
+    above, unknown = found["above-duration"], found["unknown-duration"]
+    assert (above.severity, above.numbers["rows"], above.column) == (severity, 7, "duration")
+    assert (unknown.severity, unknown.numbers["rows"]) == ("info", 5)
+    assert "7 rows of label 'play' (task 'play') with a watch time above the duration" in str(above)
+    becomes = "they count as watched to the end, once (over = 'clip')"
+    assert (becomes in str(above)) == (over == "clip")
+
+
+def test_the_scale_of_a_loss_that_the_label_alone_does_not_tell_is_not_guessed():
+    found = {each.check: each for each in watched("clip").findings}
+    assert "loss-scale" not in found  # the click's is the only one known
+
+
+def test_a_duration_that_is_no_number_is_a_finding():
+    log = pl.DataFrame({"item": [2, 2], "play": [1.0, 2.0], "duration": ["a", "b"]})
+    schema = Schema([SparseFeature("item")], [Task("play", kind="watch_time")])
+    (error,) = check(schema, {"train": log}).of("error")
+    assert "column 'duration' must hold numbers, got String" in error.message
 
 
 def test_duplicates_by_coincidence_are_a_note():

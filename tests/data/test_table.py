@@ -12,7 +12,7 @@ from polyrank.data.read import read
 from polyrank.data.table import encode
 from polyrank.data.vocab import Vocab
 from polyrank.errors import DataError, SchemaError
-from polyrank.labels import Regression
+from polyrank.labels import Regression, WatchTime
 from polyrank.layout import Layout
 from polyrank.metrics.inputs import key_codes
 from polyrank.registry import register, unregister
@@ -517,3 +517,47 @@ def test_id_dropout_reaches_exact_values_and_no_bins():
     first = layout.offsets.tolist()
     assert batch.ids.tolist() == [table.ids[0].tolist(), [first[1]] * 100]
     assert table.columns()["price#none"].tolist() == batch.dense.tolist()
+
+
+def played(over="clip"):
+    kind = WatchTime(duration="length", over=over)
+    schema = Schema([SparseFeature("item")], [Task("play", kind=kind)])
+    log = pl.DataFrame(
+        {"item": [1, 2, 3, 4], "play": [5.0, 9.0, 4.0, None], "length": [7.0, 6.0, 0.0, 3.0]}
+    )
+    return log, schema, Vocab.fit(log, schema)
+
+
+def test_watch_time_is_learned_up_to_its_duration_and_what_is_clipped_is_counted(caplog):
+    log, schema, vocab = played()
+    with caplog.at_level("INFO"):
+        table = encode(log, schema, vocab, split="train")
+    np.testing.assert_array_equal(table.labels[:, 0], [5, 6, 4, np.nan])
+    np.testing.assert_array_equal(table.extras[:, 0], [7, 6, 0, 3])
+    assert (
+        "train: 1 row of label 'play' (task 'play') with a watch time above the duration "
+        "'length': they count as watched to the end, once (over = 'clip')"
+    ) in caplog.text
+    assert "1 row of label 'play' (task 'play') with an unknown duration 'length'" in caplog.text
+
+
+def test_watch_time_above_its_duration_is_refused_if_it_is_an_error():
+    log, schema, vocab = played("error")
+    with pytest.raises(
+        DataError, match=r"train: 1 row .* the duration 'length', the first in row 1"
+    ):
+        encode(log, schema, vocab, split="train")
+    assert len(encode(log, schema, vocab, labels=False)) == 4
+
+
+def test_a_duration_that_is_missing_from_the_data_is_named():
+    log, schema, vocab = played()
+    with pytest.raises(DataError, match="length"):
+        encode(log.drop("length"), schema, vocab, labels=False)
+
+
+def test_a_negative_watch_time_is_refused():
+    log, schema, vocab = played()
+    log = log.with_columns(play=pl.lit(-1.0))
+    with pytest.raises(DataError, match=r"finite numbers of at least 0 or null .*got -1 in 4 rows"):
+        encode(log, schema, vocab)

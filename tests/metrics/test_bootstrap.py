@@ -279,3 +279,75 @@ def test_nothing_measured_has_none():
 @pytest.mark.parametrize("name", ["ece"])
 def test_what_resampling_biases_has_no_scale(name):
     assert METRICS[name].scale is None
+
+
+LISTS = ("ndcg@10", "recall@10", "mrr")
+
+
+def listed(rows=3_000, requests=400, users=60, seed=0):
+    """Requests of several rows, each of one user; some rows have no request."""
+    rng = np.random.default_rng(seed)
+    request = rng.integers(-1, requests, rows)
+    user = rng.integers(0, users, requests + 1)[request]
+    prediction = rng.integers(1, 20, rows) / 20
+    return (rng.random(rows) < prediction / 3).astype(int), prediction, user, request
+
+
+@pytest.mark.parametrize("by_user", [False, True])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("name", LISTS)
+def test_a_replicate_of_lists_is_their_mean_with_counts(name, weighted, by_user):
+    label, prediction, user, request = listed()
+    weight = np.random.default_rng(1).integers(1, 4, len(label)).astype(float) if weighted else None
+    key = [None if each < 0 else int(each) for each in request]
+    found = bootstrap(
+        label, prediction, user if by_user else None, weight, [name], request=key, replicates=7
+    )[name]
+    cluster = clusters_of(user if by_user else None, len(label))
+    counts = next(draws(int(cluster.max()) + 1, 7, 0, 7)).astype(float)
+    values, weights, drawn = [], [], []
+    for each in np.unique(request[request >= 0]):
+        own = request == each
+        if label[own].any():
+            of_rows = None if weight is None else weight[own]
+            values.append(METRICS[name](label[own], prediction[own], of_rows, key=request[own]))
+            weights.append(1.0 if weight is None else weight[own].mean())
+            drawn.append(cluster[np.flatnonzero(own)[0]])
+    counted = counts[:, drawn] * np.array(weights)
+    expected = (counted * values).sum(1) / counted.sum(1)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_the_spread_of_lists_is_that_of_a_mean_over_requests():
+    label, prediction, _, request = listed(rows=12_000, requests=2_000)
+    keep = request >= 0
+    label, prediction, request = label[keep], prediction[keep], request[keep]
+    samples = bootstrap(label, prediction, None, None, LISTS, request=request, replicates=400)
+    for name in LISTS:
+        values = [
+            METRICS[name](label[own], prediction[own], key=request[own])
+            for own in (request == each for each in np.unique(request[label == 1]))
+        ]
+        error = np.std(values) / np.sqrt(len(values))
+        # Of 400 normal draws a standard deviation is off by 1/√800 = 3.5 %; four of these.
+        assert samples[name].std(ddof=1) == pytest.approx(error, rel=0.15)
+
+
+def test_lists_have_intervals_around_their_values_and_need_requests():
+    label, prediction, user, request = listed(rows=8_000)
+    values = {name: METRICS[name](label, prediction, key=request) for name in LISTS}
+    found, reasons = intervals(values, label, prediction, user, request=request)
+    assert reasons == {}
+    for name, (low, high) in found.items():
+        assert 0 < low < values[name] < high < 1
+    with pytest.raises(ConfigError, match="bootstrap: 'mrr' needs the requests"):
+        bootstrap(label, prediction, metrics=["mrr"])
+
+
+def test_few_lists_are_a_reason():
+    label, prediction, _, request = listed(rows=600, requests=40)
+    value = METRICS["mrr"](label, prediction, key=request)
+    found, reasons = intervals({"mrr": value}, label, prediction, request=request)
+    assert found == {}
+    (reason,) = reasons.values()
+    assert "requests with a positive; an interval takes 50" in reason

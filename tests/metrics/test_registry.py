@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from polyrank.errors import ConfigError
-from polyrank.labels import LABELS, Binary
+from polyrank.labels import LABELS, Binary, Categorical, Quantile
 from polyrank.metrics.bootstrap import intervals
 from polyrank.metrics.metric import Metric, one
 from polyrank.metrics.registry import METRICS, direction, metric, metrics_of
@@ -12,12 +12,18 @@ from polyrank.registry import register, unregister
 
 BINARY = ["auc", "gauc", "pr_auc", "log_loss", "ne", "pcoc", "ece", "ndcg@10", "recall@10", "mrr"]
 REGRESSION = ["rmse", "mae", "r2", "bias"]
+# What metrics of several outputs take beside: a kind, and outputs of which a number is the last.
+SEVERAL = {
+    "quantile": (Quantile(levels=[0.3, 0.5]), lambda p: np.column_stack([p - 0.1, p])),
+    "categorical": (Categorical(values=[0, 1]), lambda p: np.column_stack([1 - p, p])),
+}
 EVERY = list(METRICS.values())
 DIRECTED = [
     (kind, each)
     for kind in LABELS
     for each in metrics_of(kind).values()
-    if each.higher_is_better is not None
+    # Of two categories, one of the first three is always right.
+    if each.higher_is_better is not None and each.name != "accuracy@3"
 ]
 
 
@@ -40,9 +46,18 @@ def test_roles_choose_where_a_metric_is_shown():
 @pytest.mark.parametrize("each", EVERY, ids=lambda each: each.name)
 def test_every_metric_is_called_alike(each):
     label, prediction, user = np.array([0.0, 1, 0, 1]), np.array([0.1, 0.8, 0.3, 0.6]), [1, 1, 2, 2]
-    value = each(label, prediction, key=user)
+    beside = options(each, prediction)
+    value = each(label, prediction, key=user, **beside)
     assert isinstance(value, float)
-    assert each(label, prediction, np.ones(4), key=user) == pytest.approx(value)
+    assert each(label, prediction, np.ones(4), key=user, **beside) == pytest.approx(value)
+
+
+def options(metric, prediction):
+    """Return what a metric of several outputs takes beside a prediction."""
+    if metric.kinds[0] not in SEVERAL:
+        return {}
+    kind, outputs = SEVERAL[metric.kinds[0]]
+    return {"kind": kind, "outputs": outputs(prediction)}
 
 
 @pytest.mark.parametrize(
@@ -50,8 +65,8 @@ def test_every_metric_is_called_alike(each):
 )
 def test_the_truth_is_better_than_its_opposite(kind, each):
     label = np.array([0.0, 1.0, 0.0, 1.0, 0.0] + 10 * [0.0])
-    good = each(label, label, key=np.zeros(15))
-    bad = each(label, 1 - label, key=np.zeros(15))
+    good = each(label, label, key=np.zeros(15), **options(each, label))
+    bad = each(label, 1 - label, key=np.zeros(15), **options(each, 1 - label))
     assert (good > bad) == direction(kind, each.name)
 
 

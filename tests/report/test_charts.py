@@ -40,6 +40,11 @@ CHARTS = {
     "values": lambda: charts.agreement(
         curves.agreement(LABEL - 3, P - 3), hue=HUE, titles=("predicted", "observed"), floor=None
     ),
+    "by group": lambda: charts.by_group(
+        curves.by_group(LABEL, P, np.arange(len(P)) % 3, ["unknown", "≤ 2.5", "> 2.5"]),
+        "duration",
+        hue=HUE,
+    ),
     "residuals": lambda: charts.residuals(curves.residuals(LABEL, P), hue=HUE),
     "roc": lambda: charts.roc({"click @ all": curves.roc(LABEL, P)}, CLICK),
     "precision and recall": lambda: charts.precision_recall(

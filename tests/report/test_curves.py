@@ -105,6 +105,17 @@ def test_agreement_is_on_the_diagonal_where_the_estimate_is_the_truth(log):
     assert (found.truth <= found.high).all()
 
 
+def test_groups_have_their_means_and_those_without_rows_are_left_out():
+    label, p, weight = np.array([1.0, 3, 5, 9]), np.array([2.0, 2, 4, 4]), np.array([1.0, 3, 1, 0])
+    found = curves.by_group(label, p, np.array([0, 0, 2, 2]), ["unknown", "≤ 1", "> 1"], weight)
+    assert found.names == ("unknown", "> 1")
+    np.testing.assert_allclose(found.observed, [2.5, 5])
+    np.testing.assert_allclose(found.predicted, [2, 4])
+    assert found.rows.tolist() == [2, 1]
+    assert (found.low <= found.high).all()
+    assert found.high[1] == 5  # the row of weight 0 is not there
+
+
 def test_residuals_count_every_row_once_and_keep_their_mean(log):
     label, p, weight = log
     found = curves.residuals(label, p, weight)

@@ -18,6 +18,7 @@ from polyrank.metrics.score import Scorecard
 from polyrank.report import Evidence, curves, gather, write
 from polyrank.report.page import page
 from polyrank.report.sections import epochs, predictions, record, scores
+from polyrank.report.sections.values import values as predicted_values
 
 NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
 TITLES = [
@@ -141,10 +142,10 @@ def test_every_score_has_a_card(parsed, full):
 
 
 def test_a_value_that_is_predicted_has_two_charts(evidence):
-    (figure,) = predictions.values(evidence).blocks[1:]
+    (figure,) = predicted_values(evidence).blocks[1:]
     assert (figure.title, len(figure.charts)) == ("spend|buy @ buy", 2)
     only = {name: each for name, each in evidence.rows.items() if each.is_event}
-    assert predictions.values(replace(evidence, rows=only)) is None
+    assert predicted_values(replace(evidence, rows=only)) is None
 
 
 def test_a_metric_shows_its_interval(evidence):
@@ -260,6 +261,24 @@ def test_each_heads_own_best_epoch_is_told(schema):
         ).blocks
         == found[:1]
     )
+
+
+def test_the_agreement_of_gradients_is_drawn(schema):
+    names = ["click @ all · buy|click @ click", "click @ all · spend|buy @ buy"]
+    history = pl.DataFrame(
+        {
+            "epoch": [1, 2],
+            f"cosine {names[0]}": [0.4, -0.1],
+            f"cosine {names[1]}": [0.0, None],
+            "best": [True, True],
+        }
+    )
+    found = epochs.training(Evidence("x", schema, {}, history, None, {}, None)).blocks
+    (figure,) = (each for each in found if getattr(each, "title", "") == "Agreement of gradients")
+    (chart,) = figure.charts
+    drawn = json.dumps(chart.to_dict(), ensure_ascii=False)
+    assert all(name in drawn for name in names)
+    assert "below 0 they pull apart" in figure.caption
 
 
 def test_a_gate_that_collapsed_is_warned_of_at_the_top(full):

@@ -21,12 +21,16 @@ import numpy as np
 import torch
 
 import polyrank as pr
+from polyrank.balance import BALANCES
 from polyrank.errors import PolyrankError, TrainingError
 from polyrank.train.optim import RowOptimizer
 
 STEPS, SIZE = 8, 24  # of an epoch, and rows a step of all processes together
 PLAIN: dict[str, Any] = {"wide": False, "interaction": False, "field_dropout": 0.0, "dropout": 0.0}
 TASKS = [pr.Task("click"), pr.Task("buy", given="click", space="all")]
+
+
+RANKED = [pr.Task("click", ranking="softmax"), pr.Task("buy", given="click", ranking="jrc")]
 
 
 class Steps(RowOptimizer):
@@ -55,6 +59,7 @@ def log(rows: int, seed: int = 0) -> dict[str, Any]:
     return {
         "row": np.arange(rows), "user": user, "item": item, "age": age,
         "tags": [random.integers(0, 9, length).tolist() for length in random.integers(0, 4, rows)],
+        "request": np.arange(rows) // 5,
         "weight": random.integers(1, 4, rows), "click": click.astype(int),
         "buy": (click & (random.random(rows) < chance)).astype(int),
         "spend": np.where(click, chance * 9 + random.normal(size=rows), np.nan),
@@ -67,7 +72,10 @@ def schema(**options: Any) -> pr.Schema:
         pr.SparseFeature("user"), pr.SparseFeature("item"), pr.SequenceFeature("tags"),
         pr.DenseFeature("age", encoding=["standard", "bins"]),
     ]  # fmt: skip
-    return pr.Schema(features, options.pop("tasks", TASKS), pr.Keys(weight="weight"), **options)
+    tasks = options.pop("tasks", TASKS)
+    ranked = any(task.ranking is not None for task in tasks)
+    keys = pr.Keys(weight="weight", request="request" if ranked else None)
+    return pr.Schema(features, tasks, keys, **options)
 
 
 def fitted(
@@ -140,8 +148,11 @@ SPEND = [pr.Task("click"), pr.Task("spend", given="click", kind="regression")]
 RUNS: dict[str, Callable[[int], dict[str, Any]]] = {
     "sum": lambda count: fitted(count, epochs=26),  # 208 steps
     "uncertainty": lambda count: fitted(count, balance=pr.Uncertainty()),
-    "gradnorm": lambda count: fitted(count, model=mmoe(), balance=pr.GradNorm()),
-    "metabalance": lambda count: fitted(count, model=mmoe(), balance=pr.MetaBalance()),
+    **{
+        kind: lambda count, kind=kind: fitted(count, model=mmoe(), balance=BALANCES[kind]())
+        for kind in BALANCES
+        if kind not in ("sum", "uncertainty")
+    },
     "penalty": lambda count: fitted(
         count, model=pr.Model(trunk=pr.AITM(), tower=[4], **PLAIN),
         tasks=[pr.Task("click"), pr.Task("buy")],
@@ -153,6 +164,8 @@ RUNS: dict[str, Callable[[int], dict[str, Any]]] = {
     "wide, gaussian": lambda count: fitted(
         count, model=wide(), tasks=SPEND
     ),
+    "ranking": lambda count: fitted(count, tasks=RANKED),
+    "ranking, idle": lambda count: fitted(count, tasks=RANKED, rows=2 * SIZE + 5),
     # The last step has rows for the first process alone.
     "idle": lambda count: fitted(count, rows=2 * SIZE + 5),
     "idle, wide": lambda count: fitted(

@@ -71,3 +71,42 @@ def test_prefetched_or_not_the_weights_are_the_same(funnel, monkeypatch):
         )  # fmt: skip
         found.append(bundle.predict(valid))
     assert found[0].equals(found[1])
+
+
+def test_each_epoch_says_how_far_the_terms_gradients_agree(funnel, monkeypatch):
+    """Beside any balance, and without a change of any weight."""
+    import polyrank as pr
+    from polyrank.train import loop
+
+    train, valid, schema = funnel
+    options = {"train": train, "valid": valid, "batch_size": 64, "epochs": 2}
+    bundle = pr.fit(schema, pr.Model(tower=[4]), **options)
+    (pair,) = [name for name in bundle.history.columns if name.startswith("cosine ")]
+    assert pair == "cosine click @ all · buy @ all"
+    assert bundle.history[pair].is_between(-1, 1).all()
+    assert bundle.history[pair].n_unique() == 2
+    monkeypatch.setattr(loop, "measured_steps", lambda _: range(0))
+    unmeasured = pr.fit(schema, pr.Model(tower=[4]), **options)
+    assert pair not in unmeasured.history.columns
+    assert unmeasured.predict(valid).equals(bundle.predict(valid))
+
+
+def test_cosines_go_on_from_within_an_epoch(funnel, tmp_path):
+    import polyrank as pr
+
+    train, _, schema = funnel
+    options = {"train": train, "batch_size": 16, "epochs": 1, "checkpoint": pr.Checkpoint(steps=20)}
+    straight = pr.fit(schema, pr.Model(tower=[4]), **options)
+
+    class Interrupted(Exception):
+        pass
+
+    def interrupt(progress):
+        if progress.event == "checkpoint" and progress.step == 40:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        pr.fit(schema, pr.Model(tower=[4]), out=tmp_path / "r", progress=interrupt, **options)
+    resumed = pr.fit(schema, pr.Model(tower=[4]), out=tmp_path / "r", resume=True, **options)
+    pair = "cosine click @ all · buy @ all"
+    assert resumed.history[pair].to_list() == straight.history[pair].to_list()

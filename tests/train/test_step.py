@@ -119,7 +119,7 @@ def assert_close(first, second, tolerance=1e-5):
 
 @pytest.mark.usefixtures("traced")
 @pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("balance", [pr.Sum(), pr.Uncertainty()])
+@pytest.mark.parametrize("balance", [pr.Sum(), pr.Uncertainty(), pr.DWA(), pr.STCH()])
 @pytest.mark.parametrize("kind", TRUNKS)
 def test_twenty_steps_equal_the_eager_ones(kind, balance, weighted):
     trunk = of(kind)

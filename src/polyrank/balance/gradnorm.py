@@ -12,7 +12,13 @@ import torch
 from torch import Tensor
 
 from polyrank import spec
-from polyrank.balance.method import Balance, BalanceModule, BalanceTerm, joined_norms
+from polyrank.balance.method import (
+    Balance,
+    BalanceModule,
+    BalanceTerm,
+    joined_norms,
+    refuse_densities,
+)
 
 LOWEST_WEIGHT = 1e-3  # a large step must not turn a loss around
 
@@ -57,6 +63,7 @@ class GradNorm(Balance):
             spec.number(f"GradNorm: {name}", getattr(self, name), least=0)
 
     def build(self, terms: Sequence[BalanceTerm]) -> GradNormModule:
+        refuse_densities(terms, "gradnorm")
         return GradNormModule(terms, self.alpha, self.lr)
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
+from polyrank.errors import ConfigError
 from polyrank.ranks import ALONE, Ranks
+
+Normalize = bool | Literal["rows"]
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,7 @@ class BalanceTerm:
         constant_loss: mean loss of the best constant on the training rows.
         exponent: 1 for a log-likelihood, ½ for a squared error.
         share: of the training rows that are the term's, by weight.
+        is_density: whether its loss is the logarithm of a density, which may be 0 or below it.
     """
 
     name: str
@@ -30,6 +34,46 @@ class BalanceTerm:
     constant_loss: float
     exponent: float
     share: float = 1.0
+    is_density: bool = False
+
+    def scale(self, normalize: Normalize) -> float:
+        """Return what the loss is multiplied by before the weight: see `Sum`."""
+        if normalize == "rows":
+            return self.share
+        if normalize:
+            refuse_densities([self], "with normalize = true")
+        # A constant target has loss 0 whatever is done: nothing to divide by.
+        return 1 / self.constant_loss if normalize and self.constant_loss > 0 else 1.0
+
+
+def refuse_densities(terms: Sequence[BalanceTerm], balance: str) -> None:
+    """Refuse terms whose loss no balance can divide by, since it may be 0 or below.
+
+    Raises:
+        ConfigError: a term's loss is the logarithm of a density.
+    """
+    for term in terms:
+        if term.is_density:
+            raise ConfigError(
+                f"balance {balance} divides by losses, and that of {term.name!r} is the logarithm "
+                "of a density, which may be 0 or below: use one that weighs by rows (sum) or by "
+                "gradients (metabalance)"
+            )
+
+
+def check_normalize(where: str, value: object) -> None:
+    """Refuse what is no way to scale a loss."""
+    if value not in (True, False, "rows"):
+        raise ConfigError(f'{where}: normalize must be true, false or "rows", got {value!r}')
+
+
+def check_several(where: str, terms: Sequence[BalanceTerm]) -> None:
+    """Refuse a single term, which there is nothing to balance with."""
+    if len(terms) < 2:
+        found = ", ".join(repr(term.name) for term in terms) or "none"
+        raise ConfigError(
+            f"{where} needs two terms or more to balance, got {found}: use sum, or add a task"
+        )
 
 
 class Balance(ABC):
@@ -52,11 +96,13 @@ class BalanceModule(nn.Module, ABC):
         by_value: whether gradients depend on the values of losses; if not, values are added up
             together with the gradients, with one message less.
         ranks: the processes.
+        seed: the run's, for a balance that draws; the same in all processes.
     """
 
     by_ranks: ClassVar[bool] = False
     by_value: ClassVar[bool] = True
     ranks: Ranks = ALONE
+    seed: int = 0
 
     @abstractmethod
     def backward(self, losses: Mapping[str, Tensor], shared: Sequence[Tensor]) -> Tensor:
@@ -65,6 +111,12 @@ class BalanceModule(nn.Module, ABC):
         Args:
             losses: {term: ()}.
             shared: x and the ranker's shared parameters.
+        """
+
+    def end_epoch(self, losses: Mapping[str, float]) -> None:
+        """Take the mean training loss of each term in the epoch that has ended.
+
+        It is the same in all processes. State that changes must change in place.
         """
 
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from polyrank.balance.method import Balance, BalanceTerm, ScalarBalance
-from polyrank.errors import ConfigError
+from polyrank.balance.method import (
+    Balance,
+    BalanceTerm,
+    Normalize,
+    ScalarBalance,
+    check_normalize,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,22 +42,13 @@ class Sum(Balance):
         tensor(4.)
     """
 
-    normalize: bool | Literal["rows"] = "rows"
+    normalize: Normalize = "rows"
 
     def __post_init__(self) -> None:
-        if self.normalize not in (True, False, "rows"):
-            raise ConfigError(
-                f'Sum: normalize must be true, false or "rows", got {self.normalize!r}'
-            )
+        check_normalize("Sum", self.normalize)
 
     def build(self, terms: Sequence[BalanceTerm]) -> SumModule:
-        return SumModule({term.name: term.weight * self._scale(term) for term in terms})
-
-    def _scale(self, term: BalanceTerm) -> float:
-        if self.normalize == "rows":
-            return term.share
-        # A constant target has loss 0 whatever is done: nothing to divide by.
-        return 1 / term.constant_loss if self.normalize and term.constant_loss > 0 else 1.0
+        return SumModule({each.name: each.weight * each.scale(self.normalize) for each in terms})
 
 
 class SumModule(ScalarBalance):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from polyrank.balance.method import Balance, BalanceTerm, ScalarBalance
+from polyrank.balance.method import Balance, BalanceTerm, ScalarBalance, refuse_densities
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +29,7 @@ class Uncertainty(Balance):
     """
 
     def build(self, terms: Sequence[BalanceTerm]) -> UncertaintyModule:
+        refuse_densities(terms, "uncertainty")
         return UncertaintyModule(terms)
 
 

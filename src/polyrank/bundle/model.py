@@ -22,6 +22,7 @@ from polyrank.data import stream
 from polyrank.data.labels import Orphans, check_rule
 from polyrank.data.read import Joined, collect_chunks, column_names, read, with_lists
 from polyrank.data.sampling import Sampling
+from polyrank.data.statistics import label_groups
 from polyrank.data.table import Table, encode, outcomes
 from polyrank.data.vocab import Vocab
 from polyrank.errors import BundleError, ConfigError, DataError, PolyrankError
@@ -36,7 +37,7 @@ from polyrank.models.ranker import Ranker
 from polyrank.objective.likelihood import Likelihood, likelihoods, named_extras
 from polyrank.schema import Schema
 from polyrank.serve.engine import Predictions
-from polyrank.terms import NORMALIZED, output_columns
+from polyrank.terms import NORMALIZED, head_columns, output_columns
 from polyrank.text import aligned, counted, html_table
 
 logger = logging.getLogger(__name__)
@@ -357,6 +358,7 @@ class Bundle:
             truth={f"true_{output}": values for output, values in table.truth.items()},
             replicates=REPLICATES,
             raw={column: raw[column] for column in changed},
+            groups={name: each.codes for name, each in label_groups(table, self.targets).items()},
         )
         if self.fusion is None:
             return card
@@ -431,8 +433,9 @@ class Bundle:
         mapped = {task for task, each in self.calibrators.items() if each.map is not None}
         found = []
         for task in self.schema.tasks:
-            head, *joint = output_columns(task)
-            found += [head] if task.name in mapped else []
+            head = head_columns(task)
+            joint = [name for name in output_columns(task) if name not in head]
+            found += head if task.name in mapped else []
             found += joint if mapped & {task.name, *self.schema.ancestors(task.name)} else []
         return found
 

@@ -95,6 +95,7 @@ def make(
     hidden: float | None = None,
     users: int | None = None,
     items: int | None = None,
+    part: list[str] | None = None,
     out: Path | None = None,
     force: bool = False,
     json: bool = False,
@@ -109,6 +110,7 @@ def make(
         hidden: strength of the hidden cause of click and buy.
         users: number of users.
         items: number of items.
+        part: what else the world has, such as position; may be repeated (synthetic).
         out: the folder to write; data/NAME by default.
         force: replace an experiment that is there.
         json: print what was written as JSON.
@@ -119,7 +121,7 @@ def make(
     if dataset.fetch:
         raise ConfigError(f"data set {name!r} is fetched: use `polyrank data get {name}`")
     sizes = {"rows": rows, "users": users, "items": items}
-    options = {**sizes, "seed": seed, "preset": preset, "hidden": hidden}
+    options = {**sizes, "seed": seed, "preset": preset, "hidden": hidden, "parts": part}
     if dataset.files:
         _write_files(name, options, out or Path("data") / name, force, json)
     else:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
 import polars as pl
 
-from polyrank.data.read import collect
+from polyrank.data.read import Joined, Source, collect, read
 from polyrank.errors import DataError, did_you_mean
+from polyrank.features.dense import float32_of
+from polyrank.labels.kind import Remark
 from polyrank.schema import Schema, Task
 from polyrank.terms import joint_label
 
@@ -92,8 +94,89 @@ def bad_labels(frame: pl.DataFrame, schema: Schema, split: str = "data") -> dict
         >>> list(bad_labels(pl.DataFrame({"click": [0, None, 2]}), schema))
         ['click']
     """
-    found = {task.name: _fault(frame[task.column], task, split) for task in schema.tasks}
+    found = {
+        task.name: _fault(_where_it_counts(frame, schema, task), task, split)
+        for task in schema.tasks
+    }
     return {name: fault for name, fault in found.items() if fault is not None}
+
+
+def raw_label(frame: pl.DataFrame, task: Task) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Return a task's label and the columns that its kind takes beside it.
+
+    All are float32 (rows,), NaN where they are missing.
+    """
+    names = [*task.label_kind.reads, *task.label_kind.made_of]
+    label = frame[task.column].cast(pl.Float32).to_numpy()
+    return label, {name: float32_of(frame[name]) for name in names}
+
+
+def tell_of_remarks(frame: pl.DataFrame, schema: Schema, split: str = "data") -> None:
+    """Refuse what kinds of label refuse of labels beside other columns, and log the rest."""
+    for task, remark in find_remarks(frame, schema):
+        words = remark_in_words(task, remark, split)
+        if remark.refused:
+            raise DataError(f"{words}, the first in row {int(remark.rows.argmax())}")
+        logger.info("%s: %s", words, remark.becomes)
+
+
+def find_remarks(frame: pl.DataFrame, schema: Schema) -> Iterator[tuple[Task, Remark]]:
+    """Yield what labels show beside the columns that their kinds read, where they do."""
+    for task in schema.tasks:
+        if task.label_kind.reads or task.label_kind.made_of:
+            for remark in task.label_kind.remarks(*raw_label(frame, task)):
+                if remark.rows.any():
+                    yield task, remark
+
+
+def remark_in_words(task: Task, remark: Remark, split: str) -> str:
+    """Return how many rows a remark is about, and of which label."""
+    count = int(remark.rows.sum())
+    rows = f"{count:,} row{'s'[: count > 1]}"
+    return f"{split}: {rows} of label {task.column!r} (task {task.name!r}) with {remark.words}"
+
+
+def closed(schema: Schema, train: Source) -> Schema:
+    """Return the schema whose kinds of label have what they take from the training rows.
+
+    Raises:
+        DataError: labels that are no numbers, or too few or too many distinct ones.
+    """
+    if not any(task.label_kind.is_open for task in schema.tasks):
+        return schema
+    frame = read(train.rows if isinstance(train, Joined) else train, schema)
+    tasks = []
+    for task in schema.tasks:
+        if task.label_kind.is_open:
+            chain = [schema.by_name[name].column for name in schema.ancestors(task.name)]
+            counted = frame.select(task.column, *chain).unique()
+            label = _where_it_counts(collect(counted, [task.column, *chain]), schema, task)
+            if (fault := _fault(label, task, "train")) is not None:
+                raise DataError(fault)
+            values = label.cast(pl.Float32).fill_nan(None).drop_nulls().unique().sort()
+            try:
+                kind = task.label_kind.closed(values.to_numpy())
+            except DataError as error:
+                raise DataError(f"task {task.name!r}: {error}") from None
+            task = replace(task, kind=kind)
+        tasks.append(task)
+    return replace(schema, tasks=tuple(tasks))
+
+
+def _where_it_counts(frame: pl.DataFrame, schema: Schema, task: Task) -> pl.Series:
+    """Return a task's label; of what is no event, null where an ancestor did not happen.
+
+    There it is not read: a log may have 0 as the price of what was not bought.
+    """
+    label = frame[task.column]
+    if task.label_kind.is_event or not task.given:
+        return label
+    happened = pl.Series([True]).new_from_index(0, frame.height)
+    for name in schema.ancestors(task.name):
+        parent = frame[schema.by_name[name].column]
+        if parent.dtype.is_numeric() or parent.dtype == pl.Boolean:
+            happened &= (_numbers(parent) == 1).fill_null(value=False)
+    return frame.select(pl.when(happened).then(pl.col(task.column)).alias(task.column)).to_series()
 
 
 def _fault(label: pl.Series, task: Task, split: str) -> str | None:
@@ -108,7 +191,7 @@ def _fault(label: pl.Series, task: Task, split: str) -> str | None:
     shown = ", ".join(f"{value:g}" for value in wrong[:5])
     more = f", … {len(wrong) - 5:,} more values" if len(wrong) > 5 else ""
     return (
-        f"{where} must hold {task.label_kind.allowed} (kind {task.label_kind.name!r}), got "
+        f"{where} must hold {task.label_kind.rule} (kind {task.label_kind.name!r}), got "
         f"{shown}{more} in {rows}; convert the label, or declare another kind"
     )
 

@@ -340,7 +340,7 @@ def _scan_text(paths: list[str], separator: str, schema: Schema | None) -> pl.La
         _refuse_lists(schema, types)
         keys = schema.keys
         numeric = {feature.name for feature in schema.features if feature.numeric}
-        numbers = {*numeric, *schema.extras, *schema.labels, keys.weight}
+        numbers = {*numeric, *schema.extras, *schema.made_of, *schema.labels, keys.weight}
         features = {feature.name for feature in schema.features}
         ids = {*features, keys.user, keys.request} - numbers - {keys.time}  # a time has an order
     texts = [name for name in types if name in numbers and types[name] == pl.String]

@@ -13,6 +13,7 @@ from polyrank.data.table import Table
 from polyrank.data.windows import PIECE_ROWS, pieces
 from polyrank.errors import DataError
 from polyrank.features.bags import Bag
+from polyrank.labels.kind import RowGroups
 from polyrank.schema import Schema
 from polyrank.terms import Population, Term, own_population, population_label
 
@@ -74,10 +75,23 @@ def fitted_labels(table: Table, sampling: Sampling | None = None) -> dict[str, d
         weight = np.ones(len(table)) if own is None else own.astype(np.float64)
         columns = dict(zip(table.schema.extras, table.extras.T, strict=True))
         extras = {name: columns[name][usable] for name in task.label_kind.reads}
-        fitted = task.label_kind.fit(label[usable], weight[usable], extras)
+        try:
+            fitted = task.label_kind.fit(label[usable], weight[usable], extras)
+        except DataError as error:
+            raise DataError(f"task {task.name!r}: {error}") from None
         if fitted:
             found[task.name] = fitted
     return found
+
+
+def label_groups(table: Table, fitted: Mapping[str, Mapping[str, Any]]) -> dict[str, RowGroups]:
+    """Return the groups of rows of each task whose kind of label has some, by what it fitted."""
+    columns = dict(zip(table.schema.extras, table.extras.T, strict=True))
+    found = {
+        task.name: task.label_kind.row_groups(fitted.get(task.name, {}), columns)
+        for task in table.schema.tasks
+    }
+    return {name: each for name, each in found.items() if each is not None}
 
 
 def look_ups(

@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from polyrank.data.labels import Orphans, apply_orphans, check_labels
+from polyrank.data.labels import Orphans, apply_orphans, check_labels, raw_label, tell_of_remarks
 from polyrank.data.read import Joined, by_column, collect, column_names
+from polyrank.data.requests import request_batches
 from polyrank.data.shared import Shared, Sharing
 from polyrank.data.shares import WHOLE, Share
 from polyrank.data.vocab import Vocab
-from polyrank.data.windows import joined_bags, windows
+from polyrank.data.windows import joined_bags, request_windows, windows
 from polyrank.errors import DataError
 from polyrank.features.bags import Bag
 from polyrank.features.dense import float32_of
@@ -46,10 +47,12 @@ class Batch:
         extras: the raw numbers that kinds of label read, NaN = missing.
         rows: their numbers in the table.
         given: what first stages say of them, where a stage says it of a whole table at once.
+        requests: numbers of their requests, where the table knows them.
 
     Shape:
         ids: int32 (F, B) · dense: float32 (B, D) · labels: float32 (B, L) · weight: float32 (B,) ·
-        extras: float32 (B, E) · rows: int64 (B,) · given: float32 (B, heads) each
+        extras: float32 (B, E) · rows: int64 (B,) · given: float32 (B, heads) each ·
+        requests: int32 (B,)
     """
 
     ids: np.ndarray
@@ -60,6 +63,7 @@ class Batch:
     extras: np.ndarray | None = None
     rows: np.ndarray | None = None
     given: Mapping[str, np.ndarray] = field(default_factory=dict)
+    requests: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.dense)
@@ -75,6 +79,7 @@ class Batch:
             None if self.extras is None else self.extras[:0],
             None if self.rows is None else self.rows[:0],
             {name: each[:0] for name, each in self.given.items()},
+            None if self.requests is None else self.requests[:0],
         )
 
 
@@ -92,6 +97,7 @@ def joined_batch(batches: Sequence[Batch]) -> Batch:
         _together([each.extras for each in batches]),
         _together([each.rows for each in batches]),
         {name: np.concatenate([each.given[name] for each in batches]) for name in first.given},
+        _together([each.requests for each in batches]),
     )
 
 
@@ -123,6 +129,7 @@ class Gather:
         numbers = np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
         numbers = numbers if table.rows is None else table.rows[rows]
         given = {name: each[rows] for name, each in table.given.items()}
+        requests = None if table.requests is None else table.requests[rows]
         whole = len(dense) // size
         ids = list(self._ids(rows, 0, whole)) if whole else []
         if len(dense) % size:
@@ -137,6 +144,7 @@ class Gather:
                 None if extras is None else extras[start : start + size],
                 numbers[start : start + size],
                 {name: each[start : start + size] for name, each in given.items()},
+                None if requests is None else requests[start : start + size],
             )
             for each, start in zip(ids, range(0, len(dense), size), strict=True)
         ]
@@ -243,10 +251,12 @@ class Table:
         given: what first stages say of the rows, by stage, where a stage says it at once.
         rows: the numbers of the rows in the table that they are a part of; None of a whole one.
         window: rows that an epoch may hold in memory at a time; None permutes all of them at once.
+        requests: the number of each row's request, where somebody asked; see `with_requests`.
 
     Shape:
         ids: int32 (F, N) · dense: float32 (N, D) · labels: float32 (N, L) · weight: float32 (N,) ·
-        extras: float32 (N, E) · numbers: float32 (N, M) · given: float32 (N, heads) each
+        extras: float32 (N, E) · numbers: float32 (N, M) · given: float32 (N, heads) each ·
+        requests: int32 (N,)
     """
 
     schema: Schema
@@ -266,6 +276,7 @@ class Table:
     given: Mapping[str, np.ndarray] = field(default_factory=dict)
     rows: np.ndarray | None = None
     window: int | None = None
+    requests: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.dense)
@@ -278,6 +289,7 @@ class Table:
             *self.truth.values(),
             *self.bags,
             *([] if self.weight is None else [self.weight]),
+            *([] if self.requests is None else [self.requests]),
         ]
         frames = (self.keys, self.carried)
         return sum(a.nbytes for a in arrays) + sum(int(f.estimated_size()) for f in frames)
@@ -359,14 +371,17 @@ class Table:
         unseen_rate: float = 0.0,
         start: int = 0,
         share: Share = WHOLE,
+        whole_requests: bool = False,
     ) -> Generator[list[Batch]]:
         """Yield the same batches by the list: as many as are gathered at once.
 
-        A small batch costs its slices only. See `batches`, also for the arguments.
+        A small batch costs its slices only. See `batches`, also for the arguments. With
+        `whole_requests` the rows are shuffled by the request, none of which is cut: a batch has
+        about `size` rows, and perhaps none; the table must know the requests.
         """
         if size < 1:
             raise DataError(f"a batch must have at least 1 row, got size {size}")
-        of_epoch = layout, size, shuffle, seed, epoch, unseen_rate, start, share
+        of_epoch = layout, size, shuffle, seed, epoch, unseen_rate, start, share, whole_requests
         if share == WHOLE:
             yield from self._stream(0, *of_epoch)
             return
@@ -378,11 +393,24 @@ class Table:
 
     def _stream(
         self, stream: int, layout: Layout, size: int, shuffle: bool, seed: int, epoch: int,
-        unseen_rate: float, start: int, share: Share,
+        unseen_rate: float, start: int, share: Share, whole_requests: bool,
     ) -> Generator[list[Batch]]:  # fmt: skip
         """Yield the batches of one stream of an epoch, by the list."""
         of_stream = () if share.streams == 1 else (stream,)
         drop, number = Drop(layout, unseen_rate, (seed, epoch, *of_stream)), start
+        if whole_requests:
+            source = request_windows if self.parted else request_batches
+            for table, batches in source(self, size, seed, epoch, start, share, stream):
+                gather = Gather(table, layout, max(1, *map(len, batches)) if batches else 1)
+                for rows in batches:
+                    found = gather.block(rows)
+                    batch = found[0] if found else gather.block(slice(0, 1))[0].none()
+                    if unseen_rate > 0 and found:
+                        drop(batch, number)
+                    number += 1
+                    yield [batch]
+                del table, batches, gather
+            return
         for table, order in self._parts(size, shuffle, seed, epoch, start, share, stream):
             gather = Gather(table, layout, size)
             first, end = (start * size, len(table)) if order is None else (0, len(order))
@@ -524,7 +552,7 @@ class Columns:
         present = [name for name in present if name in known]
         others = [*present, *truth.values(), *carried, *schema.extras]
         if labels:
-            others += [*schema.labels, *([keys.weight] if keys.weight else [])]
+            others += [*schema.labels, *schema.made_of, *([keys.weight] if keys.weight else [])]
         elsewhere = {} if sharing is None else sharing.lists
         features = [
             column
@@ -559,6 +587,7 @@ def encode_columns(
     kept: pl.Series | None = None
     if labels:
         check_labels(data, schema, split)
+        tell_of_remarks(data, schema, split)
         data, kept = _without_orphans(data, schema, orphans, split)
         if not data.height:
             raise DataError(f"no rows in {split} after its orphans were dropped")
@@ -654,8 +683,8 @@ def _numbers(data: pl.DataFrame, names: Sequence[str]) -> np.ndarray:
 
 def _label_columns(data: pl.DataFrame, schema: Schema) -> np.ndarray:
     labels = np.empty((data.height, len(schema.tasks)), dtype=np.float32)
-    for index, column in enumerate(schema.labels):
-        labels[:, index] = data[column].cast(pl.Float32).to_numpy()
+    for index, task in enumerate(schema.tasks):
+        labels[:, index] = task.label_kind.observed(*raw_label(data, task))
     return labels
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import polars as pl
 
 from polyrank.data import mapped
+from polyrank.data.requests import batch_ends, first_rows, shuffled
 from polyrank.data.shares import WHOLE, Share
 from polyrank.features.bags import Bag, offsets_of
 
@@ -74,6 +75,59 @@ def windows(
         else:
             left = None
         rest, before = numbers[order[whole:]], before + whole
+
+
+def request_windows(
+    table: Table, size: int, seed: int, epoch: int, start: int, share: Share, stream: int
+) -> Iterator[tuple[Table, list[np.ndarray]]]:
+    """Yield tables in memory, and the rows of batches of whole requests in them.
+
+    As `windows`, with runs that begin and end between requests. The k-th batch takes the requests
+    that begin at one of its `size` places of the stream, wherever a window ends; the last takes
+    what is left, since runs that are moved to whole requests may give a stream some rows more.
+    """
+    requests, most = table.requests, table.window
+    assert requests is not None
+    assert most is not None
+    length = min(RUN_ROWS, max(most // RUNS, SHORT_RUN))
+    numbers = np.random.default_rng([seed, epoch]).permutation(-(-len(table) // length))
+    cut = _cut(numbers, length, len(table), *share.parts(len(table), size)[stream])
+    firsts = np.r_[first_rows(requests), len(table)]
+    runs = [
+        slice(low, high)
+        for low, high in firsts[np.searchsorted(firsts, [(run.start, run.stop) for run in cut])]
+        if low < high
+    ] if cut else []  # fmt: skip
+    several = max(most // length, 1)
+    own = [runs[first : first + several] for first in range(0, len(runs), several)] or [[]]
+    of_stream = [] if share.streams == 1 else [stream]
+    steps, done, before = share.steps(len(table), size), 0, 0
+    rest, left = np.empty(0, dtype=np.int64), None
+    for number, each in enumerate(own):
+        numbers = np.concatenate([rest, *(np.arange(run.start, run.stop) for run in each)])
+        random = np.random.default_rng([seed, epoch, number, *of_stream])
+        order, first = shuffled(requests[numbers], random)
+        last = number == len(own) - 1
+        ready = steps if last else min((before + len(order)) // size, steps - 1)
+        ends = batch_ends(before + first, before + len(order), size, np.arange(done, ready + 1))
+        ends = ends - before
+        if last:
+            ends[-1] = len(order)
+        batches = [order[ends[at] : ends[at + 1]] for at in range(ready - done)]
+        wanted, over = batches[max(start - done, 0) :], int(ends[-1])
+        if wanted:
+            if left is None and len(rest):
+                left = part(table, rest)
+            window = _read(table, left, each)
+            left = None if last else part(window, order[over:])
+            if not last:
+                expect(table, own[number + 1])
+            only = [window]
+            del window
+            yield only.pop(), wanted
+        else:
+            left = None
+        rest, before, done = numbers[order[over:]], before + over, ready
 
 
 def _cut(runs: np.ndarray, length: int, rows: int, start: int, end: int) -> list[slice]:
@@ -159,6 +213,7 @@ def part(table: Table, rows: slice | np.ndarray) -> Table:
         given={name: each[some] for name, each in table.given.items()},
         rows=numbers if table.rows is None else table.rows[some],
         window=None,
+        requests=None if table.requests is None else table.requests[some],
     )
 
 
@@ -167,6 +222,7 @@ def joined(tables: Sequence[Table]) -> Table:
     first = tables[0]
     weights = [each.weight for each in tables if each.weight is not None]
     rows = [each.rows for each in tables if each.rows is not None]
+    requests = [each.requests for each in tables if each.requests is not None]
     return replace(
         first,
         ids=_joined_columns([each.ids for each in tables]),
@@ -178,6 +234,7 @@ def joined(tables: Sequence[Table]) -> Table:
         numbers=_joined_columns([each.numbers.T for each in tables]).T,
         given={name: _joined([each.given[name] for each in tables]) for name in first.given},
         rows=np.concatenate(rows) if rows else None,
+        requests=_joined(requests) if requests else None,
     )
 
 

@@ -6,6 +6,7 @@ Only such a log can score a conversion rate on impressions that nobody clicked.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from math import isfinite
 from typing import TYPE_CHECKING
@@ -13,7 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from polyrank.datasets.marginals import marginal, sigmoid
+from polyrank.datasets.marginals import Marginals, marginal, sigmoid
+from polyrank.datasets.parts import Log, Part, chosen
+from polyrank.datasets.parts.part import STAGES, Labels
 from polyrank.datasets.world import Draw, Field, Number, Preset, World
 from polyrank.errors import ConfigError, did_you_mean
 from polyrank.schema import DenseFeature, Keys, Schema, SparseFeature, Task
@@ -35,6 +38,7 @@ def synthetic(
     users: int = 20_000,
     items: int = 8_000,
     fractions: Sequence[float] = (0.8, 0.1, 0.1),
+    parts: Sequence[str | Part] = (),
 ) -> Frames:
     """Return a generated log of clicks and purchases, with its truth, in three splits.
 
@@ -51,32 +55,48 @@ def synthetic(
     The preset `latent` has user and item factors, ids, fields and skewed numbers, and no model
     reaches its oracle; `additive` has eight fields whose effects add up, so a right model does. The
     world does not depend on `rows`. The splits follow each other in time, in whole requests.
+
+    `parts`, by name or with options, are what else the world has: see `PARTS` and
+    docs/datasets.md. Each draws from a generator of its own, so that one part leaves the draws of
+    the log and of other parts as they are.
     """
     if preset not in PRESETS:
         raise ConfigError(f"unknown preset {preset!r}{did_you_mean(preset, PRESETS)}")
     counts = split_rows(rows, fractions)
     plan = PRESETS[preset](items)
+    with_parts = chosen(parts)
     world, rng = World.seeded(plan, users, items, hidden, seed)
-    frames: list[pl.LazyFrame] = []
+    splits: list[_Split] = []
     requests, time = 0, START_S
     for count in counts:
-        draw = world.draw(count, rng)
-        frame = _labelled(draw, world, hidden, rng, requests, time)
-        requests, time = frame["request"][-1], frame["time"][-1]
-        frames.append(frame.lazy())
-    train, valid, test = frames
-    return train, valid, test, schema_of(plan)
+        splits.append(_drawn(world, count, hidden, rng, requests, time))
+        requests, time = int(splits[-1].request[-1]) + 1, int(splits[-1].time[-1])
+    log = _joined(world, splits)
+    for stage in STAGES:
+        if stage == "event":
+            log = _with_events(log, splits, hidden)
+        for part in with_parts:
+            if part.stage == stage:
+                log = part.apply(log, *part.generators(seed))
+    frame = _frame(log)
+    train, valid, test = (frame[start:end].lazy() for start, end in pairwise((0, *log.ends)))
+    return train, valid, test, schema_of(plan, with_parts)
 
 
-def schema_of(plan: Preset) -> Schema:
+def schema_of(plan: Preset, parts: Sequence[Part] = ()) -> Schema:
     """Return the schema of a log of this plan: ids where they have an effect, fields, numbers."""
     sparse = sorted([*plan.fields, *([USER, ITEM] if plan.ids else [])])
     return Schema(
         features=[
             *(SparseFeature(name) for name in sparse),
             *(DenseFeature(name, encoding="log") for name in sorted(plan.numbers)),
+            *(feature for part in parts for feature in part.features),
         ],
-        tasks=[Task("click"), Task("buy", given="click")],
+        tasks=[
+            Task("click"),
+            Task("buy", given="click"),
+            *(task for part in parts for task in part.tasks),
+        ],
         keys=Keys(user=USER, request="request", time="time"),
     )
 
@@ -146,39 +166,107 @@ def split_rows(rows: int, fractions: Sequence[float]) -> list[int]:
     return counts
 
 
-def _labelled(
-    draw: Draw,
-    world: World,
-    hidden: float,
-    rng: np.random.Generator,
-    requests: int,
-    time: int,
-) -> pl.DataFrame:
-    """Return a draw as a frame with keys, labels and truth, after `requests` up to `time`."""
-    a, b = world.logits(draw)
-    truth = marginal(a, b, hidden)
-    cause = hidden * rng.standard_normal(draw.rows)
-    click = rng.random(draw.rows) < sigmoid(a + cause)
-    buy = click & (rng.random(draw.rows) < sigmoid(b + cause))
+@dataclass(frozen=True, eq=False)
+class _Split:
+    """The impressions of a split and all that chance decides of them, (rows,) each."""
+
+    draw: Draw
+    cause: np.ndarray  # hidden·U
+    click: np.ndarray  # uniform: clicked where it is below the probability
+    buy: np.ndarray
+    request: np.ndarray
+    time: np.ndarray
+
+
+def _drawn(
+    world: World, rows: int, hidden: float, rng: np.random.Generator, requests: int, time: int
+) -> _Split:
+    """Return a split after `requests` requests, the last one at `time`."""
+    draw = world.draw(rows, rng)
+    cause = hidden * rng.standard_normal(rows)
+    click, buy = rng.random(rows), rng.random(rows)
     request = draw.owners["request"]
     times = time + np.cumsum(rng.integers(1, GAP_S, size=int(request[-1]) + 1))
+    return _Split(draw, cause, click, buy, requests + request, times[request])
+
+
+def _joined(world: World, splits: Sequence[_Split]) -> Log:
+    """Return the splits as one log, whose click and buy are still open."""
+
+    def joined(name: str, of: str) -> np.ndarray:
+        return np.concatenate([getattr(each.draw, of)[name] for each in splits])
+
+    first = splits[0].draw
+    return Log(
+        world,
+        Draw(
+            {name: joined(name, "owners") for name in first.owners},
+            {name: joined(name, "columns") for name in first.columns},
+        ),
+        tuple(accumulate(each.draw.rows for each in splits)),
+        np.concatenate([each.request for each in splits]),
+        np.concatenate([each.time for each in splits]),
+    )
+
+
+def _with_events(log: Log, splits: Sequence[_Split], hidden: float) -> Log:
+    """Return a log with its logits, its clicks and its purchases.
+
+    Logits and probabilities are computed a split at a time: a product of matrices and an
+    exponential may round otherwise at another length.
+    """
+    logits: list[np.ndarray] = []
+    truths: list[Marginals] = []
+    for start, end in pairwise((0, *log.ends)):
+        each = log.world.logits(log.draw[start:end])
+        logits.append(each if log.shift is None else each + log.shift[:, start:end])
+        truths.append(marginal(logits[-1][0], logits[-1][1], hidden))
+    clicks = [
+        split.click < sigmoid(a + split.cause) for split, (a, _) in zip(splits, logits, strict=True)
+    ]
+    buys = [
+        click & (split.buy < sigmoid(b + split.cause))
+        for split, click, (_, b) in zip(splits, clicks, logits, strict=True)
+    ]
+    truth = Marginals(
+        *(
+            np.concatenate([getattr(each, name) for each in truths])
+            for name in ("p_click", "p_buy", "p_buy_given_click", "do_buy")
+        )
+    )
+    events = {"click": clicks, "buy": buys}
+    labels = Labels({name: np.concatenate(each).astype(float) for name, each in events.items()})
+    return replace(log, logits=np.concatenate(logits, axis=1), truth=truth, labels=labels)
+
+
+def _frame(log: Log) -> pl.DataFrame:
+    """Return a log as a frame: keys, features, click and buy with their truth, then parts'."""
+    draw, plan, truth = log.draw, log.world.preset, log.probabilities
     columns: dict[str, np.ndarray] = {
-        "request": (requests + 1 + request).astype(np.int32),
-        "time": times[request].astype(np.int64),
+        "request": (1 + log.request).astype(np.int32),
+        "time": log.time.astype(np.int64),
         USER: draw.owners["user"] + 1,
     }
-    if world.preset.ids:
+    if plan.ids:
         columns[ITEM] = draw.owners["item"] + 1
-    for name in sorted(world.preset.fields):
+    for name in sorted(plan.fields):
         columns[name] = draw.columns[name] + 1
-    for name in sorted(world.preset.numbers):
+    for name in sorted(plan.numbers):
         columns[name] = draw.columns[name]
+    labels = log.labels.values
     columns |= {
-        "click": click.astype(np.int8),
-        "buy": buy.astype(np.int8),
+        "click": labels["click"],
+        "buy": labels["buy"],
         "true_p_click": truth.p_click,
         "true_p_buy": truth.p_buy,
         "true_p_buy_given_click": truth.p_buy_given_click,
         "do_p_buy_given_click": truth.do_buy,
+        **labels,
+        **log.columns,
     }
-    return pl.DataFrame(columns).with_columns(pl.col(pl.Float32).fill_nan(None))
+    whole = [name for name in labels if name not in log.labels.numbers]
+    return (
+        pl.DataFrame(columns)
+        .with_columns(pl.col(pl.Float32, pl.Float64).fill_nan(None))
+        .with_columns(pl.col(whole).cast(pl.Int8))
+    )

@@ -66,6 +66,11 @@ class Draw:
         """Number of impressions."""
         return len(self.owners["user"])
 
+    def __getitem__(self, rows: slice) -> Draw:
+        """Return some of them."""
+        owners = {name: each[rows] for name, each in self.owners.items()}
+        return Draw(owners, {name: each[rows] for name, each in self.columns.items()})
+
 
 class World:
     """Users, items and effects; the intercepts make up for the hidden cause."""

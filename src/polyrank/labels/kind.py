@@ -9,6 +9,44 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+Curvature = Literal["logistic", "gaussian", "poisson"]
+
+
+@dataclass(frozen=True, eq=False)
+class Remark:
+    """What some labels show beside the columns that their kind reads.
+
+    Args:
+        check: the audit's rule for it, such as `above-duration`.
+        column: the column that it is about.
+        rows: which rows these are: bool (rows,).
+        words: what is the matter with them, behind their number: "rows of 'play' above …".
+        becomes: what becomes of them, in words.
+        refused: whether nothing is learned from such a log.
+    """
+
+    check: str
+    column: str
+    rows: np.ndarray
+    words: str
+    becomes: str
+    refused: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class RowGroups:
+    """Groups of rows within which a kind of label is ranked, such as those of one duration.
+
+    Args:
+        title: what they are groups of.
+        names: of each group.
+        codes: the group of each row: int64 (rows,), each below the number of names.
+    """
+
+    title: str
+    names: tuple[str, ...]
+    codes: np.ndarray
+
 
 @dataclass(frozen=True, kw_only=True)
 class LabelKind(ABC):
@@ -27,8 +65,16 @@ class LabelKind(ABC):
         allowed: what its label may hold, in words.
         counts: the counts of a score that its tables show.
         loss_title: of a chart of its loss: what it is, and its unit.
+        standardised: whether its loss is the squared error of a standardised label, so that the
+            best constant costs 1.
         curvature: the likelihood whose curvature lets wide rows estimate effects on its head:
-            "logistic" or "gaussian"; None has no wide rows.
+            "logistic", "gaussian" or "poisson"; None has no wide rows. `link` is that of a kind
+            with its options.
+        is_average: whether its first output estimates the mean of its label.
+        symbol: what it predicts of a head, in the objective's table: "E[{}]".
+        has_joint: whether an output times the chance of what it is given means anything.
+        charts: what a report draws of its predictions, by the names that
+            `polyrank.report.sections.values` knows; none for an event.
     """
 
     name: ClassVar[str]
@@ -40,7 +86,44 @@ class LabelKind(ABC):
     allowed: ClassVar[str]
     counts: ClassVar[tuple[str, ...]] = ("rows",)
     loss_title: ClassVar[str]
-    curvature: ClassVar[Literal["logistic", "gaussian"] | None] = None
+    standardised: ClassVar[bool] = False
+    curvature: ClassVar[Curvature | None] = None
+    is_average: ClassVar[bool] = True
+    symbol: ClassVar[str] = "E[{}]"
+    has_joint: ClassVar[bool] = True
+    charts: ClassVar[tuple[str, ...]] = ("agreement", "residuals")
+
+    @property
+    def rule(self) -> str:
+        """What its label may hold, in the words of a message."""
+        return self.allowed
+
+    @property
+    def link(self) -> Curvature | None:
+        """The likelihood by which wide rows estimate effects on its head; None for no wide rows."""
+        return self.curvature if self.outputs == 1 else None
+
+    @property
+    def is_density(self) -> bool:
+        """Whether its loss is the logarithm of a density, which may be below 0."""
+        return False
+
+    @property
+    def is_factor(self) -> bool:
+        """Whether no output is below 0, so that a fused score multiplies it."""
+        return self.is_event
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it takes an option from the training rows before anything else is known."""
+        return False
+
+    def closed(self, found: np.ndarray) -> LabelKind:
+        """Return the kind with what it takes from the distinct labels of the training rows.
+
+        The labels are float32 (values,), from the lowest to the highest, none NaN.
+        """
+        return self
 
     @property
     def outputs(self) -> int:
@@ -52,6 +135,11 @@ class LabelKind(ABC):
         """Raw numeric columns that it needs beside the label, in training and at prediction."""
         return ()
 
+    @property
+    def made_of(self) -> tuple[str, ...]:
+        """Raw numeric columns that its label is made of beside its own, and prediction lacks."""
+        return ()
+
     def stems(self, task: str) -> tuple[str, ...]:
         """Return the output columns of a task without conditions; the first one is scored."""
         return (task,)
@@ -59,6 +147,33 @@ class LabelKind(ABC):
     @abstractmethod
     def allows(self, values: np.ndarray) -> np.ndarray:
         """Return which values a label may have: float64 (rows,), none NaN → bool (rows,)."""
+
+    def observed(self, label: np.ndarray, columns: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Return the label as it is learned and scored.
+
+        Args:
+            label: of raw rows, float32, NaN = not observed.
+            columns: those of `reads` and `made_of`, float32, NaN = missing.
+
+        Shape:
+            every array (rows,)
+        """
+        return label
+
+    def remarks(self, label: np.ndarray, columns: Mapping[str, np.ndarray]) -> tuple[Remark, ...]:
+        """Return what raw labels show beside other columns; arguments as in `observed`."""
+        return ()
+
+    def row_groups(
+        self, fitted: Mapping[str, Any], columns: Mapping[str, np.ndarray]
+    ) -> RowGroups | None:
+        """Return the groups within which its predictions are ranked and shown; None for none.
+
+        Args:
+            fitted: what `fit` returned.
+            columns: those of `reads`, float32 (rows,), NaN = missing.
+        """
+        return None
 
     def fit(
         self, label: np.ndarray, weight: np.ndarray, columns: Mapping[str, np.ndarray]

@@ -14,16 +14,17 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from polyrank.errors import ConfigError, did_you_mean
+from polyrank.labels import LabelKind
 from polyrank.labels.binary import sigmoid
 from polyrank.metrics.areas import Ranks
-from polyrank.metrics.inputs import column, key_codes
+from polyrank.metrics.inputs import coded, column, key_codes
 from polyrank.metrics.metric import Metric, Rows
 from polyrank.metrics.registry import METRICS
 from polyrank.text import counted
 
 BLOCK = 1 << 22  # rows times replicates in memory at a time
 SLICE = 1 << 14  # clusters that are multiplied at a time
-NEEDED = 50  # of each class, and of the users where users are drawn
+NEEDED = 50  # of each class, and of the users or requests that are drawn
 Z = 1.96  # standard errors that hold 95 % of a normal distribution
 _Map = Callable[[np.ndarray], np.ndarray]
 
@@ -35,6 +36,10 @@ def bootstrap(
     weight: ArrayLike | None = None,
     metrics: Sequence[str] = ("auc",),
     *,
+    outputs: np.ndarray | None = None,
+    kind: LabelKind | None = None,
+    group: ArrayLike | None = None,
+    request: ArrayLike | None = None,
     replicates: int = 200,
     seed: int = 0,
 ) -> dict[str, np.ndarray]:
@@ -44,17 +49,22 @@ def bootstrap(
     prediction: of two models that scored the same rows, the differences of their replicates are
     the replicates of their difference.
 
-    Users are drawn whole, and a row whose user is missing on its own. A replicate that does not
-    support the metric is NaN. `ece` is refused: it is a mean of absolute gaps, each of which
-    resampling widens, so its replicates lie above its value.
+    Users are drawn whole, and a row whose user is missing on its own; a request is drawn with the
+    user of its first row, or with that row. A replicate that does not support the metric is NaN.
+    `outputs` and `kind` are as in `Rows`. `ece` is refused: it is a mean of absolute gaps, each of
+    which resampling widens, so its replicates lie above its value. A metric of pairs of rows is
+    replicated to first order: each row's part counts once, and the distance from the value twice.
 
     Reference:
         Chamandy et al., Estimating uncertainty for massive data streams, Google 2012: counts that
-        are Poisson(1) and independent in place of the multinomial's.
+        are Poisson(1) and independent in place of the multinomial's. Serfling, Approximation
+        theorems of mathematical statistics, 1980, section 5.3: the projection of a statistic of
+        pairs.
     """
-    wanted = {name: _replicable(name, user) for name in metrics}
+    keys = {"user": user, "request": request, "group": group}
+    wanted = {name: _replicable(name, keys) for name in metrics}
     cluster = clusters_of(user, len(column("label", label)))
-    rows = Rows.of(label, prediction, weight, {"user": cluster})
+    rows = Rows.of(label, prediction, weight, _codes(cluster, request, group), outputs, kind)
     clusters = int(cluster.max()) + 1
     possible = {name: e for name, e in wanted.items() if e.needs is None or e.needs(rows) is None}
     sums, places = _sums(possible, rows, clusters)
@@ -72,7 +82,10 @@ def bootstrap(
                     found[name].append(each.ranked(ranked))
                 else:
                     value = each.formula if each.sums else np.divide
-                    found[name].append(value(*totals[:, places[name]].T))
+                    drawn, whole = value(*totals[:, places[name]].T), 0.0
+                    if each.degree > 1:
+                        whole = (1 - each.degree) * each.formula(*sums[:, places[name]].sum(0))
+                    found[name].append(each.degree * drawn + whole)
     values = {name: np.concatenate(parts) for name, parts in found.items()}
     undefined = np.full(replicates, np.nan)
     known = {name: np.where(np.isfinite(v), v, np.nan) for name, v in values.items()}
@@ -111,13 +124,25 @@ def _poisson_quantiles() -> np.ndarray:
 QUANTILES = _poisson_quantiles()
 
 
-def _replicable(name: str, user: ArrayLike | None) -> Metric:
+def _codes(
+    cluster: np.ndarray, request: ArrayLike | None, group: ArrayLike | None
+) -> dict[str, np.ndarray]:
+    """Return each row's cluster, by the name of what is drawn, its request and its group."""
+    found = {"user": cluster}
+    if request is not None:
+        found["request"] = coded("request", request, rows=len(cluster))
+    if group is not None:
+        found["group"] = np.asarray(group)
+    return found
+
+
+def _replicable(name: str, keys: Mapping[str, ArrayLike | None]) -> Metric:
     known = [name for name, each in METRICS.items() if each.has_replicates]
     if name not in known:
         hint = did_you_mean(name, known)
         raise ConfigError(f"bootstrap: metric {name!r} has no replicates{hint}")
-    if METRICS[name].key == "user" and user is None:
-        raise ConfigError(f"bootstrap: {name!r} needs the users")
+    if (key := METRICS[name].key) is not None and keys[key] is None:
+        raise ConfigError(f"bootstrap: {name!r} needs the {key}s")
     return METRICS[name]
 
 
@@ -130,22 +155,32 @@ def _sums(
     """
     cluster, columns, places = rows.codes["user"], {}, {}
     for name, each in metrics.items():
-        if each.key is not None:
-            found = each.formula(rows)
-            weight = np.ones(len(found.value)) if found.weight is None else found.weight
-            for part, values in (("value", found.value * weight), ("weight", weight)):
-                columns[name, part] = np.bincount(found.code, values, minlength=clusters)
-            places[name] = [(name, "value"), (name, "weight")]
-        elif each.sums:
+        if each.sums:
             for summand in each.sums:
                 if summand not in columns:
                     values = summand(rows)
                     values = values if rows.weight is None else values * rows.weight
                     columns[summand] = np.bincount(cluster, values, minlength=clusters)
             places[name] = list(each.sums)
+        elif each.key is not None:
+            found = each.formula(rows)
+            weight = np.ones(len(found.value)) if found.weight is None else found.weight
+            drawn = found.code if each.key == "user" else _clusters_of_requests(rows)[found.code]
+            for part, values in (("value", found.value * weight), ("weight", weight)):
+                columns[name, part] = np.bincount(drawn, values, minlength=clusters)
+            places[name] = [(name, "value"), (name, "weight")]
     order = {part: index for index, part in enumerate(columns)}
     stacked = np.column_stack(list(columns.values())) if columns else np.zeros((clusters, 0))
     return stacked, {name: [order[part] for part in parts] for name, parts in places.items()}
+
+
+def _clusters_of_requests(rows: Rows) -> np.ndarray:
+    """Return the cluster of each request's first row, by the request's code."""
+    request = rows.codes["request"]
+    known = np.flatnonzero(request >= 0)[::-1]
+    first = np.zeros(int(request.max(initial=-1)) + 1, dtype=np.int64)
+    first[request[known]] = known  # of the rows of one request, the last to be written stays
+    return rows.codes["user"][first]
 
 
 def _product(counts: np.ndarray, sums: np.ndarray) -> np.ndarray:
@@ -164,6 +199,10 @@ def intervals(
     user: ArrayLike | None = None,
     weight: ArrayLike | None = None,
     *,
+    outputs: np.ndarray | None = None,
+    kind: LabelKind | None = None,
+    group: ArrayLike | None = None,
+    request: ArrayLike | None = None,
     replicates: int = 200,
     seed: int = 0,
 ) -> tuple[dict[str, tuple[float, float]], dict[str, str]]:
@@ -184,7 +223,7 @@ def intervals(
     if not values:
         return {}, {}
     known = [METRICS[name] for name in values]
-    few, reasons = too_few(known, label, prediction, user, weight)
+    few, reasons = too_few(known, label, prediction, user, weight, request)
     if few is not None:
         return {}, {"interval": few}
     for each in known:
@@ -194,8 +233,9 @@ def intervals(
     found = {}
     if measured:
         samples = bootstrap(
-            label, prediction, user, weight, measured, replicates=replicates, seed=seed
-        )
+            label, prediction, user, weight, measured, request=request, group=group,
+            outputs=outputs, kind=kind, replicates=replicates, seed=seed,
+        )  # fmt: skip
         for name in measured:
             ends, reason = interval(METRICS[name], values[name], samples[name])
             if ends is None:
@@ -231,9 +271,11 @@ def too_few(
     prediction: ArrayLike,
     user: ArrayLike | None,
     weight: ArrayLike | None,
+    request: ArrayLike | None = None,
 ) -> tuple[str | None, dict[str, str]]:
     """Return why these rows are too few for any interval, or None, and why for some metrics."""
-    rows = Rows.of(label, prediction, weight, {"user": clusters_of(user, len(np.asarray(label)))})
+    cluster = clusters_of(user, len(np.asarray(label)))
+    rows = Rows.of(label, prediction, weight, _codes(cluster, request, None))
     if any(each.of_events for each in metrics):
         counts = {"positive": (rows.label == 1).sum(), "negative": (rows.label == 0).sum()}
     else:
@@ -245,8 +287,12 @@ def too_few(
             return f"{counted(count, name)}; an interval takes {NEEDED}", {}
     reasons = {}
     for each in metrics:
-        if each.key is not None and (count := len(each.formula(rows).value)) < NEEDED:
-            who = f"{counted(count, str(each.key))} {each.groups_are}"
+        if (
+            each.key is not None
+            and not each.sums
+            and (count := len(each.formula(rows).value)) < NEEDED
+        ):
+            who = f"{counted(count, str(each.key))} {each.groups_are}".rstrip()
             reasons[each.name] = f"{who}; an interval takes {NEEDED}"
     return None, reasons
 
@@ -256,6 +302,7 @@ _SCALES: Mapping[str, tuple[_Map, _Map]] = {
     "logit": (lambda x: np.log(x) - np.log1p(-x), sigmoid),
     "log": (np.log, np.exp),
     "log of the rest": (lambda x: np.log(1 - x), lambda z: 1 - np.exp(z)),
+    "fisher": (np.arctanh, np.tanh),
     "plain": (lambda x: x, lambda z: z),
 }
 

@@ -18,6 +18,7 @@ import numpy as np
 import polars as pl
 
 from polyrank.errors import ConfigError
+from polyrank.labels import LabelKind
 from polyrank.metrics.bootstrap import Z, bootstrap, too_few
 from polyrank.metrics.inputs import key_codes
 from polyrank.metrics.metric import Rows
@@ -50,6 +51,7 @@ class Sample:
     name: str  # runs of one name differ in their seed
     seed: int
     prediction: np.ndarray  # (N,), of the rows that are compared
+    outputs: np.ndarray | None = None  # (N, outputs), of a head that has several
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,7 @@ def paired(
     *,
     user: pl.Series | None = None,
     weight: np.ndarray | None = None,
+    within: np.ndarray | None = None,
     replicates: int = REPLICATES,
     seed: int = 0,
 ) -> tuple[list[Group], list[Difference], dict[str, str]]:
@@ -121,10 +124,12 @@ def paired(
     """
     by_name = _by_name(samples)
     compared = metrics_of(kind, "compared")
+    spec = kind if isinstance(kind, LabelKind) else None
     codes = {} if user is None else {"user": key_codes("user", user)}
+    codes |= {} if within is None else {"group": within}
     try:
         rows = {
-            name: [Rows.of(label, run.prediction, weight, codes) for run in runs]
+            name: [Rows.of(label, run.prediction, weight, codes, run.outputs, spec) for run in runs]
             for name, runs in by_name.items()
         }
     except Undefined as reason:
@@ -144,7 +149,18 @@ def paired(
     replicated: dict[str, dict[str, np.ndarray]] = {}
     for group, runs in by_name.items() if drawn and len(by_name) > 1 else ():
         of_runs = [
-            bootstrap(label, each.prediction, user, weight, drawn, replicates=replicates, seed=seed)
+            bootstrap(
+                label,
+                each.prediction,
+                user,
+                weight,
+                drawn,
+                group=within,
+                outputs=each.outputs,
+                kind=spec,
+                replicates=replicates,
+                seed=seed,
+            )
             for each in runs
         ]
         replicated[group] = {

@@ -37,9 +37,10 @@ class Fusion:
 
     A name is a task's, an output column's or a raw column's, and is looked up in this order. The
     task of an event is the log of its joint probability on an impression (`buy` is `p_buy`), and so
-    is an output such as `p_buy_given_click`; any other task is its predicted value; any other
-    column of the data is its number as it stands. Weights on logs are exponents: click = 1 and
-    buy = 2 rank by p_click · p_buy².
+    is an output such as `p_buy_given_click`; of a kind whose outputs are never below 0, such as a
+    count or money, it is the log of the predicted value; any other task is its predicted value; any
+    other column of the data is its number as it stands. Weights on logs are exponents: click = 1
+    and buy = 2 rank by p_click · p_buy².
 
     Args:
         weights: by name.
@@ -141,9 +142,9 @@ class Fusion:
             if name not in known:
                 parts[name] = _numbers(name, columns[name])
                 continue
-            column, is_probability = known[name]
+            column, is_factor = known[name]
             values = np.asarray(outputs[column], dtype=np.float64)
-            parts[name] = np.log(np.maximum(values, SMALLEST)) if is_probability else values
+            parts[name] = np.log(np.maximum(values, SMALLEST)) if is_factor else values
         return parts
 
 
@@ -284,12 +285,13 @@ class _Seen:
 
 
 def _outputs(schema: Schema) -> dict[str, tuple[str, bool]]:
-    """Return each task's and output's output column, and whether that is a probability."""
-    is_event = {task.name: task.label_kind.is_event for task in schema.tasks}
-    outputs = {
-        name: (name, is_event[task.name]) for task in schema.tasks for name in output_columns(task)
-    }
-    tasks = {task.name: (scored_columns(task)[-1], is_event[task.name]) for task in schema.tasks}
+    """Return each task's and output's output column, and whether it is a factor of the score."""
+    outputs, tasks = {}, {}
+    for task in schema.tasks:
+        kind = task.label_kind
+        outputs |= {name: (name, kind.is_factor) for name in output_columns(task)}
+        if kind.is_average:  # else none of its outputs is what the task is worth
+            tasks[task.name] = (scored_columns(task)[-1], kind.is_factor)
     return outputs | tasks
 
 

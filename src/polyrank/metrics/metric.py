@@ -14,14 +14,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from polyrank.errors import ConfigError
-from polyrank.labels import LABELS
+from polyrank.labels import LABELS, LabelKind
 from polyrank.metrics.areas import DrawnRanks
 from polyrank.metrics.inputs import coded, column, mean, refuse_other_labels, weighing
 from polyrank.metrics.undefined import Undefined
 from polyrank.text import counted
 
-Key = Literal["user", "request"]
-Scale = Literal["logit", "log", "log of the rest", "plain"]
+Key = Literal["user", "request", "group"]
+Scale = Literal["logit", "log", "log of the rest", "fisher", "plain"]
 Role = Literal["compared", "diagnosed", "segment table", "calibration table"]
 
 
@@ -37,6 +37,8 @@ class Rows:
     prediction: np.ndarray
     weight: np.ndarray | None = None
     codes: Mapping[str, np.ndarray] = field(default_factory=dict)
+    outputs: np.ndarray | None = None  # all of a head's outputs, (N, outputs), where it has several
+    kind: LabelKind | None = None  # of the label, with its options
     _totals: dict[Summand, np.float64] = field(init=False, repr=False, default_factory=dict)
 
     @classmethod
@@ -46,6 +48,8 @@ class Rows:
         prediction: ArrayLike,
         weight: ArrayLike | None = None,
         codes: Mapping[str, np.ndarray] | None = None,
+        outputs: np.ndarray | None = None,
+        kind: LabelKind | None = None,
     ) -> Rows:
         """Check columns, and leave out rows of weight 0; raise Undefined where no row is left."""
         y = column("label", label)
@@ -55,7 +59,9 @@ class Rows:
             raise Undefined("no rows")
         if not len(y[kept]):
             raise Undefined("no rows of weight above 0")
-        return cls(y[kept], p[kept], w, {name: each[kept] for name, each in (codes or {}).items()})
+        found = {name: each[kept] for name, each in (codes or {}).items()}
+        own = None if outputs is None else outputs[kept]
+        return cls(y[kept], p[kept], w, found, own, kind)
 
     @cached_property
     def positive(self) -> np.ndarray:
@@ -99,8 +105,8 @@ class Metric:
 
     It decorates its formula: `@partial(Metric, title=…)`. The formula is a function of `sums` over
     rows, elementwise; or, of a metric with a `key`, a function of `Rows` to `Groups`, whose mean it
-    is; or else one of `Rows` to a number. The first, and groups of users, are resampled by their
-    sums, and the last by `ranked`.
+    is; or else one of `Rows` to a number. The first two are resampled by their sums, and
+    the last by `ranked`.
 
     Args:
         formula: see above.
@@ -111,8 +117,11 @@ class Metric:
         best: the best value of a metric without a direction.
         note: what a reader of the title may want to know, in a few words.
         sums: what is summed, each a function of the rows to a number per row.
-        key: which key groups its rows; None for a metric of single rows.
+        key: which key groups its rows; None for a metric of single rows. "group" are the groups of
+            a label's own kind, such as those of duration.
         groups_are: what a group must have, to name what is missing: "with both classes".
+        degree: how many rows what is summed is about: 2 where each row's part is of its pairs with
+            all others, so that another weight of a row counts twice.
         needs: why rows cannot support it, or None where they can.
         ranked: its replicates from drawn counts of ranked positives and negatives.
         scale: on which its interval is symmetric; None for a metric without intervals.
@@ -152,6 +161,7 @@ class Metric:
     sums: tuple[Summand, ...] = ()
     key: Key | None = None
     groups_are: str = ""
+    degree: int = 1
     needs: Callable[[Rows], str | None] | None = None
     ranked: Callable[[DrawnRanks], np.ndarray] | None = None
     scale: Scale | None = None
@@ -175,7 +185,7 @@ class Metric:
     @property
     def has_replicates(self) -> bool:
         """Whether `bootstrap` can resample it."""
-        return bool(self.sums) or self.key == "user" or self.ranked is not None
+        return bool(self.sums) or self.key is not None or self.ranked is not None
 
     @property
     def of_events(self) -> bool:
@@ -212,6 +222,8 @@ class Metric:
         weight: ArrayLike | None = None,
         *,
         key: Any = None,
+        outputs: ArrayLike | None = None,
+        kind: LabelKind | None = None,
     ) -> float:
         """Return its value on plain columns.
 
@@ -220,6 +232,8 @@ class Metric:
             prediction: likewise.
             weight: sample weights; None weighs every row 1.
             key: of each row, of one type, for a metric with a key; null and NaN are missing.
+            outputs: all of a head's outputs, (N, outputs), for a metric of several.
+            kind: of the label, with its options, likewise.
 
         Raises:
             Undefined: these rows cannot support it; the message is the reason.
@@ -231,4 +245,5 @@ class Metric:
         codes: dict[str, np.ndarray] = {}
         if self.key is not None and key is not None:
             codes[self.key] = coded(self.key, key, rows=len(column("label", label)))
-        return self.measure(Rows.of(label, prediction, weight, codes))
+        own = None if outputs is None else np.asarray(outputs, dtype=np.float64)
+        return self.measure(Rows.of(label, prediction, weight, codes, own, kind))

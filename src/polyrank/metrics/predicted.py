@@ -8,7 +8,7 @@ import numpy as np
 
 from polyrank.errors import ConfigError, did_you_mean
 from polyrank.schema import Schema, Task
-from polyrank.terms import Population, output_columns, populations
+from polyrank.terms import Population, head_columns, output_columns, populations
 
 
 def named_population(schema: Schema, score: str) -> Population:
@@ -24,6 +24,16 @@ def predicted(
 ) -> np.ndarray:
     """Return P(heads | conditions) or the predicted value of every row of the log."""
     return np.prod([predictions[name] for name in used_columns(schema, where)], axis=0)
+
+
+def outputs_of(
+    schema: Schema, predictions: Mapping[str, np.ndarray], where: Population
+) -> np.ndarray | None:
+    """Return all output columns of a head that has several, (rows, columns); else None."""
+    columns = head_columns(schema.by_name[where.task])
+    if len(columns) == 1:
+        return None
+    return np.column_stack([predictions[name] for name in columns])
 
 
 def true_probability(
@@ -51,7 +61,7 @@ def scored_columns(task: Task) -> tuple[str, ...]:
 
     A kind of label with several outputs is scored by its first.
     """
-    return output_columns(task)[: 2 if task.given else 1]
+    return output_columns(task)[: 2 if task.given and task.label_kind.has_joint else 1]
 
 
 def _factors(schema: Schema, where: Population) -> list[str]:

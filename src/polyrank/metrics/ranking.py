@@ -34,8 +34,9 @@ def _check_places(k: int) -> None:
 
 
 RankingMetric = partial(
-    Metric, kinds=("binary",), higher_is_better=True, key="request", needs=_needs_hit, ranks=True
-)
+    Metric, kinds=("binary",), higher_is_better=True, key="request", needs=_needs_hit, ranks=True,
+    groups_are="with a positive", scale="logit",
+)  # fmt: skip
 
 
 def ndcg_at(k: int) -> Metric:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from polyrank.errors import ConfigError, did_you_mean
 from polyrank.labels import LABELS, LabelKind
-from polyrank.metrics import binary, ranking, regression
+from polyrank.metrics import amounts, binary, concordance, ranking, regression, several
 from polyrank.metrics.metric import Metric, Role
 from polyrank.registry import Registry
 
@@ -19,7 +19,11 @@ Kind = str | LabelKind | type[LabelKind]
 
 METRICS: Registry[Metric] = Registry(
     "metric",
-    {each.name: each for room in (binary, ranking, regression) for each in room.METRICS},
+    {
+        each.name: each
+        for room in (binary, ranking, regression, concordance, amounts, several)
+        for each in room.METRICS
+    },
 )
 
 

@@ -41,8 +41,8 @@ class Score:
         space: the rows: "all", or the task whose joint label is 1 there.
         rows: how many rows; None where the score is of probabilities instead of labels.
         positives: how many of them have label 1; None where the label is no event.
-        label_mean: weighted; None without rows.
-        prediction_mean: weighted; None without rows.
+        label_mean: weighted; None without rows, and of a kind that predicts no mean.
+        prediction_mean: likewise.
         metrics: {name: {"value": number}}, with "low" and "high" where there is an interval.
         absent: {name: reason} of each metric that these rows cannot support; under "interval" or
             "auc interval" why all metrics, or one, have none.

@@ -7,7 +7,7 @@ a scorecard always says which one it shows.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import polars as pl
@@ -27,13 +27,19 @@ from polyrank.metrics.inputs import (
     weighing,
 )
 from polyrank.metrics.metric import Metric, Rows
-from polyrank.metrics.predicted import predicted, scored_columns, true_probability, used_columns
+from polyrank.metrics.predicted import (
+    outputs_of,
+    predicted,
+    scored_columns,
+    true_probability,
+    used_columns,
+)
 from polyrank.metrics.registry import METRICS, metrics_of
 from polyrank.metrics.regression import mae, rmse
 from polyrank.metrics.score import Score, Scorecard
 from polyrank.metrics.undefined import Undefined
 from polyrank.schema import Schema, Task
-from polyrank.terms import ALL, TRUE, Population, population_label, populations
+from polyrank.terms import ALL, TRUE, Population, head_columns, population_label, populations
 
 __all__ = ["Score", "Scorecard", "scorecard"]
 
@@ -51,6 +57,7 @@ def scorecard(
     request: ArrayLike | pl.Series | None = None,
     truth: Mapping[str, ArrayLike] | None = None,
     raw: Mapping[str, ArrayLike] | None = None,
+    groups: Mapping[str, np.ndarray] | None = None,
     only: Collection[str] | None = None,
     replicates: int = 0,
 ) -> Scorecard:
@@ -70,6 +77,7 @@ def scorecard(
             no label could give: its AUC is `soft_auc`.
         raw: uncalibrated values of those output columns that a calibration changed. A score on such
             a column measures both.
+        groups: the group of each row, by task, of kinds of label that have groups of their own.
         only: names of the metrics to compute; the others are neither measured nor absent.
         replicates: how many times the rows are resampled for intervals; 0 measures none.
     """
@@ -81,6 +89,7 @@ def scorecard(
             f"replicates must be 0, for no intervals, or at least 2, got {replicates}"
         )
     log = _read(schema, predictions, labels, user, request, weight, truth or {}, raw or {})
+    log = replace(log, groups=groups or {})
     scores = []
     for where in populations(schema):
         wanted = {
@@ -109,6 +118,7 @@ class _Log:
     raw: Mapping[str, np.ndarray]
     codes: Mapping[str, np.ndarray]
     weight: np.ndarray | None
+    groups: Mapping[str, np.ndarray] = field(default_factory=dict)  # by task
 
     def before(self, where: Population) -> np.ndarray | None:
         """Return the prediction before calibration, or None where no calibration touches it."""
@@ -141,7 +151,7 @@ def _read(
                 refuse_beyond_one(name, array)
             return array
 
-        for name in columns if is_event else columns[:1]:
+        for name in columns if is_event else head_columns(task):
             if name not in predictions:
                 raise DataError(f"no prediction column {name!r}{did_you_mean(name, predictions)}")
             needed[name] = checked(f"prediction {name}", predictions[name])
@@ -163,7 +173,7 @@ def _read(
     return _Log(
         schema,
         needed,
-        {task.name: _label(task, labels[task.name], rows) for task in schema.tasks},
+        _labels(schema, labels, rows),
         known,
         before,
         codes,
@@ -171,13 +181,23 @@ def _read(
     )
 
 
-def _label(task: Task, values: ArrayLike, rows: int) -> np.ndarray:
-    label, kind = shaped(f"label of {task.name}", values, rows=rows), task.label_kind
-    observed = label[~np.isnan(label)]
-    refuse_values(
-        f"label of {task.name} must be {kind.allowed}", observed, lambda y: ~kind.allows(y)
-    )
-    return label
+def _labels(schema: Schema, given: Mapping[str, ArrayLike], rows: int) -> dict[str, np.ndarray]:
+    """Return checked labels; of what is no event, NaN where an ancestor did not happen."""
+    found = {
+        task.name: shaped(f"label of {task.name}", given[task.name], rows=rows)
+        for task in schema.tasks
+    }
+    for task in schema.tasks:
+        if not task.label_kind.is_event and task.given:
+            happened = [found[name] == 1 for name in schema.ancestors(task.name)]
+            found[task.name] = np.where(np.all(happened, axis=0), found[task.name], np.nan)
+        _check_label(task, found[task.name])
+    return found
+
+
+def _check_label(task: Task, label: np.ndarray) -> None:
+    kind, observed = task.label_kind, label[~np.isnan(label)]
+    refuse_values(f"label of {task.name} must be {kind.rule}", observed, lambda y: ~kind.allows(y))
 
 
 def _score(
@@ -192,9 +212,13 @@ def _score(
     label, prediction = label[kept], predicted(log.schema, log.predictions, where)[kept]
     weight = None if log.weight is None else log.weight[kept]
     codes = {name: each[kept] for name, each in log.codes.items()}
-    rows, raw = None, log.before(where)
+    if where.task in log.groups:
+        codes["group"] = log.groups[where.task][kept]
+    rows, raw, kind = None, log.before(where), where.label_kind
+    own = outputs_of(log.schema, log.predictions, where)
+    own = None if own is None else own[kept]
     try:
-        rows = Rows.of(label, prediction, weight, codes)
+        rows = Rows.of(label, prediction, weight, codes, own, kind)
         values, absent = _measured(wanted, rows)
     except Undefined as undefined:
         happened = "".join(f"{task} happened and " for task in where.conditions[-1:])
@@ -206,8 +230,9 @@ def _score(
     if replicates:
         scaled = {name: value for name, value in values.items() if wanted[name].scale is not None}
         bounds, reasons = intervals(
-            scaled, label, prediction, codes.get("user"), weight, replicates=replicates
-        )
+            scaled, label, prediction, codes.get("user"), weight, request=codes.get("request"),
+            group=codes.get("group"), outputs=own, kind=kind, replicates=replicates,
+        )  # fmt: skip
         for name, (low, high) in bounds.items():
             metrics[name] |= {"low": low, "high": high}
         absent |= reasons
@@ -226,9 +251,9 @@ def _score(
         given=where.given,
         space=where.space,
         rows=len(label),
-        positives=int((label == 1).sum()) if where.label_kind.is_event else None,
-        label_mean=None if rows is None else mean(rows.label, rows.weight),
-        prediction_mean=None if rows is None else mean(rows.prediction, rows.weight),
+        positives=int((label == 1).sum()) if kind.is_event else None,
+        label_mean=mean(rows.label, rows.weight) if rows and kind.is_average else None,
+        prediction_mean=mean(rows.prediction, rows.weight) if rows and kind.is_average else None,
         metrics=metrics,
         absent=absent,
         truth=truth,

@@ -33,6 +33,7 @@ class Tensors(NamedTuple):
     weight: Tensor | None
     extras: Tensor | None
     given: Mapping[str, Tensor]
+    requests: Tensor | None = None
 
     @classmethod
     def of(cls, batch: Batch, device: str) -> Tensors:
@@ -48,6 +49,7 @@ class Tensors(NamedTuple):
             None if batch.weight is None else moved(batch.weight),
             None if batch.extras is None else moved(batch.extras),
             {name: moved(each) for name, each in batch.given.items()},
+            None if batch.requests is None else moved(batch.requests),
         )
 
 
@@ -123,11 +125,11 @@ def outputs(
     for name in sorted(names, key=lambda each: len(schema.ancestors(each))):  # parents first
         task = schema.by_name[name]
         values = likelihoods[name].predict(logits[name], extras)
-        found = [
-            column
-            for value in values
-            for column in ((value, joints[task.given] * value) if task.given else (value,))
-        ]
-        joints[name] = found[1] if task.given else found[0]
+        if task.given and task.label_kind.has_joint:
+            found = [each for value in values for each in (value, joints[task.given] * value)]
+            joints[name] = found[1]
+        else:
+            found = [*values]
+            joints[name] = found[0]
         columns[name] = dict(zip(output_columns(task), found, strict=True))
     return {column: values for name in names for column, values in columns[name].items()}

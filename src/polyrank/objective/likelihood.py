@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from functools import reduce
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
@@ -36,16 +37,20 @@ class Labels:
     yes: Mapping[str, Tensor]  # whether it is 1
     no: Mapping[str, Tensor]  # whether it is 0
     extras: Mapping[str, Tensor] = field(default_factory=dict)  # raw columns by name
+    request: Tensor | None = None  # the number of each row's request, where a task ranks
 
     @classmethod
-    def of(cls, schema: Schema, labels: Tensor, extras: Tensor | None = None) -> Labels:
+    def of(
+        cls, schema: Schema, labels: Tensor, extras: Tensor | None = None,
+        request: Tensor | None = None,
+    ) -> Labels:  # fmt: skip
         """Read the columns (B, L) and (B, E); a comparison with NaN is false."""
         tasks = [task.name for task in schema.tasks]
         value, yes, no = (
             dict(zip(tasks, each.unbind(1), strict=True))
             for each in (labels, labels == 1, labels == 0)
         )
-        return cls(value, yes, no, named_extras(schema, extras))
+        return cls(value, yes, no, named_extras(schema, extras), request)
 
     def within(self, where: Population, rows: Tensor) -> Tensor:
         """Return the rows for which the population's conditions happened."""
@@ -93,7 +98,7 @@ class Likelihood(ABC):
     Attributes:
         balance_exponent: c in the likelihood e^(−s)·L·c of uncertainty weighting: 1 for a
             log-likelihood, ½ for a squared error (Kendall et al., CVPR 2018, eq. 7 and 10).
-        origin, unit: the head's value stands for (label − origin) ÷ unit.
+        origin, unit: the head's value stands for (`number` − origin) ÷ unit.
     """
 
     balance_exponent: ClassVar[float] = 1.0
@@ -106,6 +111,20 @@ class Likelihood(ABC):
     @abstractmethod
     def summands(self, term: Term, scores: BatchScores, labels: Labels) -> tuple[Summand, ...]:
         """Return the parts of a term's loss; their rows are those that teach the term."""
+
+    def number(self, label: Tensor, extras: Mapping[str, Tensor]) -> Tensor:
+        """Return the number that a kind with a Gaussian curvature learns of a label.
+
+        First stages are fitted on it. NaN stays NaN.
+
+        Args:
+            label: in its own unit, NaN where it was not observed.
+            extras: the columns of `kind.reads`.
+
+        Shape:
+            (N,) each → (N,)
+        """
+        return label
 
     @abstractmethod
     def predict(self, logits: Tensor, extras: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
@@ -125,10 +144,27 @@ class Likelihood(ABC):
     def constant_loss(self, term: Term, statistics: TermStatistics) -> float:
         """Return the mean loss of the best constant on the training rows."""
 
+    def observed(self, term: Term, labels: Labels, safe: float = 0.0) -> tuple[Tensor, Tensor]:
+        """Return the rows that teach a term, and their labels; `safe` stands in all other rows.
+
+        A label that is not observed must be a number: 0 × NaN is NaN, in the gradient too.
+
+        Shape:
+            both (B,)
+        """
+        label = labels.value[term.population.task]
+        rows = labels.within(term.population, label == label)  # NaN is not equal to itself
+        return rows, torch.where(rows, label, safe)
+
     @property
     def tolerance(self) -> float:
         """The largest difference of a prediction that an exported graph may make."""
         return 1e-6
+
+
+def by_columns(logits: Tensor) -> Tensor:
+    """Return logits (B, outputs), also of a head with one output, whose logits are (B,)."""
+    return logits if logits.ndim == 2 else logits[:, None]
 
 
 def log_outcomes(logits: Mapping[str, Tensor], heads: Sequence[str]) -> Outcomes:
@@ -153,6 +189,24 @@ def likelihoods(schema: Schema, fitted: Mapping[str, Mapping[str, Any]]) -> dict
         task.name: resolved(task.label_kind.likelihood)(task.label_kind, fitted.get(task.name, {}))
         for task in schema.tasks
     }
+
+
+def numbers_of(
+    schema: Schema,
+    likelihoods: Mapping[str, Likelihood],
+    labels: np.ndarray,
+    extras: np.ndarray | None,
+) -> np.ndarray:
+    """Return label columns (N, L) as `Likelihood.number` has each; the same where none differs."""
+    columns = named_extras(schema, None if extras is None else torch.from_numpy(extras))
+    found = labels
+    for index, task in enumerate(schema.tasks):
+        label = torch.from_numpy(labels)[:, index]
+        number = likelihoods[task.name].number(label, columns)
+        if number is not label:
+            found = found.copy() if found is labels else found
+            found[:, index] = number.numpy()
+    return found
 
 
 def named_extras(schema: Schema, extras: Tensor | None) -> dict[str, Tensor]:

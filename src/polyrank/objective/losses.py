@@ -14,15 +14,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from polyrank.data.requests import RequestStatistics, labelled_requests, with_requests
 from polyrank.data.sampling import Sampling
 from polyrank.data.statistics import (
     TermStatistics,
     fitted_labels,
     refuse_unusable,
+    term_labels,
     term_statistics,
 )
 from polyrank.data.table import Table
+from polyrank.errors import ConfigError
 from polyrank.objective.likelihood import BatchScores, Labels, Likelihood, likelihoods
+from polyrank.ranking import Ranking
 from polyrank.schema import Schema
 from polyrank.terms import Summand, Term, own_terms
 
@@ -50,13 +54,17 @@ class Supervision:
     sampling: Sampling | None = None
     # Of each head: the loss of the best constant on its own training rows, those of the whole log.
     constant_losses: Mapping[str, float] = field(default_factory=dict)
+    # Of each term that compares the rows of a request.
+    requests: Mapping[str, RequestStatistics] = field(default_factory=dict)
 
     @classmethod
     def of(cls, train: Table, sampling: Sampling | None = None) -> Supervision:
         """Measure the training rows; DataError, with the counts, for a term they cannot teach."""
         statistics = term_statistics(train, sampling)
         refuse_unusable(statistics, train.schema, "train")
-        found = cls(train.schema, statistics, fitted_labels(train, sampling), sampling)
+        requests = _requests(train, sampling)
+        fitted = fitted_labels(train, sampling)
+        found = cls(train.schema, statistics, fitted, sampling, requests=requests)
         whole = train if sampling is None else sampling.weighted(train, "train")
         return replace(found, constant_losses=found._constant_losses(whole))
 
@@ -71,6 +79,7 @@ class Supervision:
         weight: Tensor | None,
         extras: Tensor | None = None,
         joined: int | None = None,
+        requests: Tensor | None = None,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Return the training loss and the number of rows of each term in this batch.
 
@@ -78,9 +87,10 @@ class Supervision:
         its expectation over batches is the term's mean loss, and a batch without a row of the term
         gives 0 with zero gradient. Labels are (B, L), NaN where not observed. For sampled negatives
         see docs/sampling.md. Where these rows are a part of a batch of `joined` rows, B is that
-        number, and the losses of all parts add up to those of the batch.
+        number, and the losses of all parts add up to those of the batch. `requests`, (B,), are the
+        requests of the rows, where a task ranks.
         """
-        parts = self._summands(self._in_sample(logits, labels), labels, extras)
+        parts = self._summands(self._in_sample(logits, labels), labels, extras, requests=requests)
         rows = torch.stack([part.rows for _, part in parts])
         scales = []
         for term, part in parts:
@@ -96,9 +106,10 @@ class Supervision:
         weight: Tensor | None,
         extras: Tensor | None = None,
         terms: Iterable[Term] | None = None,
+        requests: Tensor | None = None,
     ) -> dict[str, TermLoss]:
         """Return the sums of some terms, or of the objective's, over labelled rows."""
-        parts = self._summands(logits, labels, extras, terms)
+        parts = self._summands(logits, labels, extras, terms, requests)
         rows = torch.stack([part.rows for _, part in parts])
         totals = _losses(parts, rows, weight, [1.0] * len(parts))
         weights = _counted(parts, (rows if weight is None else rows * weight).sum(1))
@@ -138,8 +149,9 @@ class Supervision:
         labels: Tensor,
         extras: Tensor | None,
         terms: Iterable[Term] | None = None,
+        requests: Tensor | None = None,
     ) -> Parts:
-        found = Labels.of(self.schema, labels, extras)
+        found = Labels.of(self.schema, labels, extras, requests)
         scores = BatchScores.of(self.schema, logits)
         methods = [
             (term, term.method or self.likelihoods[term.population.task])
@@ -177,6 +189,26 @@ class Supervision:
 
     def _label(self, task: str, labels: Tensor) -> Tensor:
         return labels[:, [each.name for each in self.schema.tasks].index(task)]
+
+
+def _requests(train: Table, sampling: Sampling | None) -> dict[str, RequestStatistics]:
+    """Count the requests of each term that ranks; DataError for one without any to rank."""
+    if not train.schema.ranked:
+        return {}
+    if sampling is not None:
+        raise ConfigError(
+            "sampled negatives leave requests without the rows to rank against: leave out sampling "
+            "or ranking"
+        )
+    codes = with_requests(train, "train").requests
+    assert codes is not None
+    return {
+        term.name: labelled_requests(
+            codes, term_labels(train, term.population), term.population, "train"
+        )
+        for term in train.schema.objective
+        if isinstance(term.method, Ranking)
+    }
 
 
 def _losses(

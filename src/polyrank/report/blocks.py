@@ -195,3 +195,8 @@ def embedded(value: object) -> str:
     """
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c")
+
+
+def section_of(title: str, text: str, figures: Sequence[Figure]) -> Section | None:
+    """Return a section of figures under a paragraph, or none without a figure."""
+    return Section(title, (Paragraph(text), *figures)) if figures else None

@@ -15,7 +15,14 @@ import altair as alt
 import numpy as np
 import polars as pl
 
-from polyrank.report.curves import Agreement, Histogram, Reliability, Residuals
+from polyrank.report.curves import (
+    Agreement,
+    Coverage,
+    GroupMeans,
+    Histogram,
+    Reliability,
+    Residuals,
+)
 from polyrank.schema import Schema
 from polyrank.terms import populations
 
@@ -338,6 +345,54 @@ def agreement(
         ],
     )
     return finished(spread, diagonal(domain, x, y), means)
+
+
+def coverage(bins: Coverage, levels: Sequence[float], *, hue: str) -> alt.LayerChart:
+    """Return the share of labels at or below each quantile; the rules are their levels."""
+    frame = pl.concat(
+        pl.DataFrame(
+            {"middle": bins.middle, "share": shares, "rows": bins.rows, "level": f"{level:g}"}
+        )
+        for level, shares in zip(levels, bins.shares.T, strict=True)
+    )
+    low, high = float(bins.middle.min()), float(bins.middle.max())
+    x = x_axis("middle", "predicted middle quantile, mean of the bin", (low, high))
+    y = y_axis("share", "share of labels at or below", (0.0, 1.0))
+    rules = alt.Chart(pl.DataFrame({"share": list(levels)})).mark_rule(color=GREY, strokeWidth=1)
+    paths = alt.Chart(frame).mark_line(color=hue, point={"size": 30, "filled": True, "color": hue})
+    paths = paths.encode(
+        x=x, y=y, detail="level:N",
+        tooltip=[
+            alt.Tooltip("level:N", title="quantile"), tip("share", "share at or below", ".3f"),
+            tip("rows", "rows", ","),
+        ],
+    )  # fmt: skip
+    return finished(rules.encode(y=y), paths)
+
+
+def by_group(groups: GroupMeans, title: str, *, hue: str) -> alt.LayerChart:
+    """Return predicted against observed means by group, and the spread of what was observed."""
+    drawn = {"predicted": Style(hue, [1, 0]), "observed": Style(GREY, [5, 3])}
+    about = {"group": groups.names, "low": groups.low, "high": groups.high, "rows": groups.rows}
+    frame = pl.DataFrame(about)
+    means = pl.concat(
+        frame.with_columns(series=pl.lit(name), value=getattr(groups, name)) for name in drawn
+    )
+    x = alt.X("group:O", title=title, sort=list(groups.names)).axis(
+        labelAngle=-40, labelLimit=110, labelOverlap=True
+    )
+    y = alt.Y("value:Q", title="mean").scale(zero=True)
+    spread = alt.Chart(frame).mark_area(color=GREY, opacity=0.2)
+    spread = spread.encode(x=x, y=alt.Y("low:Q", title="mean"), y2="high:Q")
+    paths = alt.Chart(means).mark_line(point={"size": 30, "filled": True}).encode(
+        x=x, y=y, **lines("series", drawn),
+        tooltip=[
+            "group:N", "series:N", tip("value", "mean", ".4~g"),
+            tip("low", "10 % are observed below", ".4~g"),
+            tip("high", "10 % are observed above", ".4~g"), tip("rows", "rows", ","),
+        ],
+    )  # fmt: skip
+    return finished(spread, paths)
 
 
 def roc(curves: Curves, drawn: Mapping[str, Style]) -> alt.LayerChart:

@@ -14,9 +14,10 @@ import numpy as np
 import polars as pl
 
 from polyrank.bundle.model import Bundle
+from polyrank.data.statistics import label_groups
 from polyrank.errors import ConfigError, DataError
 from polyrank.metrics.comparison import Comparison, Sample, paired
-from polyrank.metrics.predicted import predicted
+from polyrank.metrics.predicted import outputs_of, predicted
 from polyrank.terms import Population, population_label, populations
 
 # What may differ between the runs of one group: files may have moved. That the rows which are
@@ -48,7 +49,8 @@ class ComparedRun:
 def compare(runs: Sequence[ComparedRun], *, split: str = "test") -> Comparison:
     """Compare runs on the same labelled rows; the group of the first is the baseline.
 
-    The first run's user key says which rows are drawn together, and its weights are used.
+    The first run's user key says which rows are drawn together, and its weights and the groups of
+    its kinds of label are used.
     """
     if len(runs) < 2:
         raise ConfigError(f"compare needs at least two runs, got {len(runs)}")
@@ -67,13 +69,14 @@ def compare(runs: Sequence[ComparedRun], *, split: str = "test") -> Comparison:
         label = first.labels[where.name]
         rows = ~np.isnan(label)
         found = paired(
-            where.name, where.kind, label[rows],
+            where.name, where.label_kind, label[rows],
             [
-                Sample(names[run.path], run.seed, each.predictions[where.name][rows])
+                Sample(names[run.path], run.seed, *each.of(where.name, rows))
                 for run, each in zip(runs, scored, strict=True)
             ],
             user=None if first.user is None else first.user.filter(rows),
             weight=None if first.weight is None else first.weight[rows],
+            within=first.groups[where.task][rows] if where.task in first.groups else None,
         )  # fmt: skip
         groups += found[0]
         differences += found[1]
@@ -100,8 +103,15 @@ class _Predicted:
     rows: int
     labels: Mapping[str, np.ndarray]
     predictions: Mapping[str, np.ndarray]
+    outputs: Mapping[str, np.ndarray | None]  # of heads that have several
     user: pl.Series | None
     weight: np.ndarray | None
+    groups: Mapping[str, np.ndarray]  # of rows, by task, of kinds of label that have some
+
+    def of(self, score: str, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return the prediction of a score on some rows, and all outputs of its head."""
+        outputs = self.outputs[score]
+        return self.predictions[score][rows], None if outputs is None else outputs[rows]
 
 
 def _predicted(run: ComparedRun, shared: Sequence[Population], split: str) -> _Predicted:
@@ -113,8 +123,10 @@ def _predicted(run: ComparedRun, shared: Sequence[Population], split: str) -> _P
         len(table),
         {where.name: population_label(labels, where) for where in shared},
         {where.name: predicted(bundle.schema, outputs, where) for where in shared},
+        {where.name: outputs_of(bundle.schema, outputs, where) for where in shared},
         table.user,
         table.weight,
+        {name: each.codes for name, each in label_groups(table, bundle.targets).items()},
     )
 
 
@@ -142,7 +154,7 @@ def _shared(runs: Sequence[ComparedRun]) -> list[Population]:
     shared = [
         where
         for name, where in each[0].items()
-        if all(other.get(name) == where for other in each[1:])
+        if all(name in other and _meaning(other[name]) == _meaning(where) for other in each[1:])
     ]
     if not shared:
         known = "; ".join(
@@ -150,6 +162,14 @@ def _shared(runs: Sequence[ComparedRun]) -> list[Population]:
         )
         raise ConfigError(f"the runs have no score in common: {known}")
     return shared
+
+
+def _meaning(where: Population) -> tuple[Any, ...]:
+    """Return what a score is of, whatever options of its kind of label say how it is learned.
+
+    Options that change the label itself are found out by comparing the labels.
+    """
+    return where.name, where.kind, where.heads, where.conditions
 
 
 def _names(runs: Sequence[ComparedRun]) -> tuple[dict[str, str], tuple[str, ...]]:

@@ -8,6 +8,7 @@ Letters: N rows, B bins, P points. Labels, predictions and weights are (N,).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,6 +42,18 @@ class Agreement:
     estimate: np.ndarray  # mean
     truth: np.ndarray  # mean
     low: np.ndarray  # the truth's 10 % quantile
+    high: np.ndarray  # its 90 % quantile
+    rows: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class GroupMeans:
+    """Predicted and observed values of groups of rows; every array (G,)."""
+
+    names: tuple[str, ...]
+    predicted: np.ndarray  # mean
+    observed: np.ndarray  # mean
+    low: np.ndarray  # the observed 10 % quantile
     high: np.ndarray  # its 90 % quantile
     rows: np.ndarray
 
@@ -102,6 +115,69 @@ def agreement(
         high=high,
         rows=np.diff(first, append=len(p)),
     )
+
+
+def by_group(
+    label: ArrayLike,
+    prediction: ArrayLike,
+    codes: np.ndarray,
+    names: Sequence[str],
+    weight: ArrayLike | None = None,
+) -> GroupMeans:
+    """Return the means of each group that has rows, in the order of the names."""
+    y, p = np.asarray(label, np.float64), np.asarray(prediction, np.float64)
+    w = np.ones(len(p)) if weight is None else np.asarray(weight, np.float64)
+    mass = np.bincount(codes, w, minlength=len(names))
+    kept = np.flatnonzero(mass > 0)
+    predicted, observed = (np.bincount(codes, w * each, len(names))[kept] for each in (p, y))
+    counted = codes[w > 0]
+    spread = [np.quantile(y[(codes == code) & (w > 0)], (0.1, 0.9)) for code in kept]
+    low, high = np.array(spread).reshape(-1, 2).T
+    return GroupMeans(
+        names=tuple(names[code] for code in kept.tolist()),
+        predicted=predicted / mass[kept],
+        observed=observed / mass[kept],
+        low=low,
+        high=high,
+        rows=np.bincount(counted, minlength=len(names))[kept],
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Coverage:
+    """Shares of labels at or below predicted quantiles, in bins of the middle one; (B,), (B, L)."""
+
+    middle: np.ndarray  # mean of the middle quantile
+    shares: np.ndarray
+    rows: np.ndarray
+
+
+def coverage(
+    label: ArrayLike, quantiles: np.ndarray, weight: ArrayLike | None = None, bins: int = 10
+) -> Coverage:
+    """Return how often labels lie at or below quantiles (rows, L), in bins of equal count."""
+    y = np.asarray(label, np.float64)
+    middle = quantiles[:, quantiles.shape[1] // 2]
+    w = np.ones(len(y)) if weight is None else np.asarray(weight, np.float64)
+    order = np.argsort(middle, kind="stable")
+    first = _bins(middle[order], w[order], bins)
+    below = (y[:, None] <= quantiles)[order] * w[order, None]
+    mass = np.add.reduceat(w[order], first)
+    return Coverage(
+        middle=np.add.reduceat((w * middle)[order], first) / mass,
+        shares=np.add.reduceat(below, first) / mass[:, None],
+        rows=np.diff(first, append=len(y)),
+    )
+
+
+def confusion(place: np.ndarray, chance: np.ndarray, weight: ArrayLike | None = None) -> np.ndarray:
+    """Return the mean probabilities (rows, K) of the rows of each place: (K, K), NaN without."""
+    w = np.ones(len(place)) if weight is None else np.asarray(weight, np.float64)
+    count = chance.shape[1]
+    mass = np.bincount(place, w, minlength=count)
+    sums = np.stack([np.bincount(place, w * each, minlength=count) for each in chance.T], axis=1)
+    with np.errstate(invalid="ignore"):
+        return sums / mass[:, None]
 
 
 def roc(

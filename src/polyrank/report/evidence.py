@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,11 @@ from polyrank.bundle.model import Bundle
 from polyrank.calibration.fitting import Calibrator
 from polyrank.data.check import Audit
 from polyrank.data.read import column_names
+from polyrank.data.statistics import label_groups
 from polyrank.data.table import Table
+from polyrank.labels.kind import LabelKind, RowGroups
 from polyrank.metrics.fusion import trade_off
-from polyrank.metrics.predicted import predicted, true_probability
+from polyrank.metrics.predicted import outputs_of, predicted, true_probability
 from polyrank.metrics.scorecard import Scorecard
 from polyrank.metrics.segments import columns_needed, dimensions, score_segments
 from polyrank.metrics.undefined import Undefined
@@ -42,6 +45,9 @@ class ScoredRows:
     truth: np.ndarray | None  # the true probability, where it is known
     weight: np.ndarray | None
     raw: np.ndarray | None = None  # before calibration; None where no calibration changes it
+    groups: RowGroups | None = None  # of these rows, where their kind of label has groups
+    outputs: np.ndarray | None = None  # (rows, outputs), all of a head that has several
+    kind: LabelKind | None = None  # of the label, with its options
 
     @property
     def both(self) -> bool:
@@ -131,7 +137,8 @@ def _with_rows(about: Evidence, bundle: Bundle, rows: Any, split: str | None) ->
     predictions = bundle.columns(table, logits)
     mapped = any(each.map is not None for each in bundle.calibrators.values())
     raw = bundle.columns(table, logits, raw=True) if mapped else None
-    scored = scored_rows(schema, predictions, table, raw)
+    groups = label_groups(table, bundle.targets)
+    scored = scored_rows(schema, predictions, table, raw, groups)
     fresh = split is not None or about.scorecard is None
     card = bundle.score_labelled(table, split or own) if fresh else about.scorecard
     assert card is not None
@@ -155,10 +162,12 @@ def scored_rows(
     predictions: Mapping[str, np.ndarray],
     table: Table,
     raw: Mapping[str, np.ndarray] | None = None,
+    groups: Mapping[str, RowGroups] = MappingProxyType({}),
 ) -> dict[str, ScoredRows]:
     """Return the rows of each score, as the scorecard chooses them.
 
-    `raw` holds the output columns before calibration, where something is calibrated.
+    `raw` holds the output columns before calibration, where something is calibrated; `groups` those
+    of the rows of each task whose kind of label has some.
     """
     labels, found = table.labels_by_task, {}
     counts = np.ones(len(table), bool) if table.weight is None else table.weight > 0
@@ -166,6 +175,7 @@ def scored_rows(
         label = population_label(labels, where)
         truth = true_probability(schema, table.truth, where)
         estimate = predicted(schema, predictions, where)
+        outputs = outputs_of(schema, predictions, where)
         before = None if raw is None else predicted(schema, raw, where)
         if before is not None and np.array_equal(before, estimate):
             before = None
@@ -176,7 +186,13 @@ def scored_rows(
             columns = (outcome, truth, table.weight, before)
             kept = [None if each is None else each[rows].astype(np.float64) for each in columns]
             prediction, is_event = estimate[rows].astype(np.float64), where.label_kind.is_event
-            found[name] = ScoredRows(name, where.task, is_event, prediction, *kept)
+            of = groups.get(where.task)
+            own = None if of is None else replace(of, codes=of.codes[rows])
+            found[name] = ScoredRows(
+                name, where.task, is_event, prediction, *kept, groups=own,
+                outputs=None if outputs is None else outputs[rows].astype(np.float64),
+                kind=where.label_kind,
+            )  # fmt: skip
     return found
 
 
@@ -191,12 +207,13 @@ def differences(card: Scorecard, scored: Mapping[str, ScoredRows]) -> tuple[str,
             counts.append(f"{int(rows.label.sum()):,} positives")
             expected.append(f"{score.positives:,} positives")
         mean = rows.mean(rows.prediction)
-        same = score.prediction_mean is not None and abs(mean / score.prediction_mean - 1) < 1e-3
+        before = score.prediction_mean
+        same = before is None or abs(mean / before - 1) < 1e-3
         if (rows.weight is None and counts != expected) or not same:
             return (
                 f"The {card.split} rows have changed since the run was scored: {score.name} now "
                 f"has {' and '.join(counts)}, predicted at {mean:.4g}; the scorecard is of "
-                f"{' and '.join(expected)}, at {score.prediction_mean:.4g}. The charts show the "
+                f"{' and '.join(expected)}, at {before:.4g}. The charts show the "
                 "rows as they are now.",
             )
     return ()

@@ -109,7 +109,7 @@ class StageRun:
 
 def margin_tasks(schema: Schema) -> tuple[Task, ...]:
     """Return the tasks whose heads first stages can estimate: those with a curvature."""
-    return tuple(task for task in schema.tasks if task.label_kind.curvature is not None)
+    return tuple(task for task in schema.tasks if task.label_kind.link is not None)
 
 
 class StageModule(nn.Module, ABC):

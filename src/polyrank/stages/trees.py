@@ -41,7 +41,7 @@ from polyrank.data.table import Batch, Table
 from polyrank.errors import BundleError, ConfigError
 from polyrank.layout import Layout
 from polyrank.nn.embed import Padded, TensorBag
-from polyrank.objective.likelihood import Likelihood
+from polyrank.objective.likelihood import Likelihood, numbers_of
 from polyrank.schema import Schema
 from polyrank.stages.ensemble import Ensemble
 from polyrank.stages.stage import Stage, StageLearner, StageModule, StageRun, margin_tasks
@@ -441,6 +441,8 @@ def rows_of(
         stands_for = sampling.weight(table.labels_by_task[sampling.task])
         weight = stands_for if weight is None else weight * stands_for
     targets = {}
+    labels = numbers_of(table.schema, likelihoods, table.labels, table.extras)
+    table = table if labels is table.labels else replace(table, labels=labels)
     for task in margin_tasks(table.schema):
         likelihood = likelihoods[task.name]
         label = term_labels(table, own_population(table.schema, task))

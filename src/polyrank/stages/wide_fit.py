@@ -7,6 +7,7 @@ R rows of all slots.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise, starmap
 from math import log
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -21,6 +22,7 @@ from polyrank.data.table import Batch
 from polyrank.nn import kernels, wide_kernels
 from polyrank.nn.embed import POOLINGS, Bags, TensorBag
 from polyrank.nn.held import Found, dealt
+from polyrank.objective.likelihood import numbers_of
 from polyrank.ranks import ALONE
 from polyrank.schema import Task
 from polyrank.stages.curves import Curves
@@ -101,7 +103,7 @@ class WideFit:
         self.chains = np.array(
             [[*chain, *[-1] * (deepest - len(chain))] for chain in chains], dtype=np.int64
         ).reshape(len(tasks), deepest)
-        self.links = np.array([LINKS[t.label_kind.curvature or ""] for t in tasks], dtype=np.int64)
+        self.links = np.array([LINKS[t.label_kind.link or ""] for t in tasks], dtype=np.int64)
         self.sampled = -1 if run.sampling is None else labels.index(run.sampling.task)
         self.curves = Curves(
             [slot.ordered for slot in rows.slots], counts, rows.first_rows, wide_kernels.NOWHERE,
@@ -166,6 +168,9 @@ class WideFit:
         Shape:
             x: (B, W) → margins (B, T)
         """
+        schema, likelihoods = self.run.train.schema, self.run.likelihoods
+        labels = numbers_of(schema, likelihoods, batch.labels, batch.extras)
+        batch = batch if labels is batch.labels else replace(batch, labels=labels)
         assert batch.rows is not None
         own = folds(batch.rows, self.rows.folds, self.run.seed)
         first, decay = self._pace()

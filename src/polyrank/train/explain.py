@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 
 from polyrank import spec
+from polyrank.data.labels import closed
 from polyrank.data.memory import SHARE
+from polyrank.data.requests import RequestStatistics
 from polyrank.data.sampling import Sampling
 from polyrank.data.statistics import TermStatistics
 from polyrank.metrics.fusion import Fusion
@@ -18,7 +20,7 @@ from polyrank.objective.losses import Supervision
 from polyrank.schema import Schema
 from polyrank.text import aligned
 from polyrank.train.held import is_sharded, table_bytes
-from polyrank.train.loop import balance_terms
+from polyrank.train.loop import balance_terms, measured_steps
 from polyrank.train.sources import Sources, encoded
 from polyrank.train.together import TogetherPlan, exchanged
 from polyrank.train.training import Training
@@ -40,6 +42,7 @@ class RunPlan:
     sampling: Sampling | None = None
     fusion: Fusion | None = None
     together: TogetherPlan | None = None  # of several processes, where somebody asked
+    requests: Mapping[str, RequestStatistics] = field(default_factory=dict)  # of terms that rank
 
     def __str__(self) -> str:
         splits = ", ".join(f"{split} {rows:,}" for split, rows in self.rows.items())
@@ -58,7 +61,15 @@ class RunPlan:
         titles = ["term", "probability", "usable rows", "positives", "mean"]
         parameters = _with_total(["part", "parameters"], self.parameters, ",")
         memory = {name: count / 2**20 for name, count in self.memory_bytes.items()}
-        tables = [aligned(titles, terms, [2, 3, 4]), parameters]
+        tables = [aligned(titles, terms, [2, 3, 4])]
+        if self.requests:
+            counted = [
+                [name, f"{each.requests:,}", f"{each.mixed:,}", f"{each.rows:,}"]
+                for name, each in self.requests.items()
+            ]
+            heads = ["term over requests", "requests", "with both labels", "rows in these"]
+            tables.append(aligned(heads, counted, [1, 2, 3]))
+        tables.append(parameters)
         tables.append(_with_total(["memory", "MiB"], memory, ",.1f"))
         if self.together is not None:
             tables.append(str(self.together))
@@ -77,6 +88,11 @@ class RunPlan:
                 "usable_rows": self.statistics[term.name].rows,
                 "positives": self.statistics[term.name].positives,
                 "mean": self.statistics[term.name].mean,
+                **(
+                    {"requests": asdict(self.requests[term.name])}
+                    if term.name in self.requests
+                    else {}
+                ),
             }
             for term in self.schema.objective
         ]
@@ -116,7 +132,7 @@ def explain(
         limit: bytes that each of them may take.
         rate: rows per second that one process trained, where it was measured.
     """
-    schema = model.supervised(schema)
+    schema = closed(model.supervised(schema), sources.train)
     model.check(schema)
     vocab, tables = encoded(schema, sources)
     # These two refuse what training would.
@@ -138,14 +154,15 @@ def explain(
         room = None if limit is None else round(SHARE * limit)
         sharded = ranks > 1 and is_sharded(training, table_bytes(layout, model), room)
         holders = ranks if sharded else 1
+        steps = -(-len(tables["train"]) // (size * ranks))
         sent = exchanged(
-            ranker, model, supervision, tables["train"], size, training.unseen_rate, holders
-        )
+            ranker, model, supervision, tables["train"], size, training.unseen_rate, holders,
+            measured=len(measured_steps(steps)) / steps,
+        )  # fmt: skip
         # What is received lies beside what is made of it.
         buffers = {"exchanges": round(2 * (1 if sharded else ranks) * sum(sent.values()))}
         own = {name: size for name, size in memory.items() if name.endswith(" rows")}
         own |= {name: size // holders for name, size in memory.items() if name not in own}
-        steps = -(-len(tables["train"]) // (size * ranks))
         plan = TogetherPlan(
             ranks, own | buffers, limit, sharded, sent, steps,
             step_seconds=None if rate is None else size / rate,
@@ -161,6 +178,7 @@ def explain(
         sampling=sources.sampling,
         fusion=fusion,
         together=plan,
+        requests=supervision.requests,
     )
 
 

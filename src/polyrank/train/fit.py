@@ -10,6 +10,7 @@ from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -20,11 +21,11 @@ from polyrank import spec
 from polyrank.balance import Balance, Sum
 from polyrank.bundle.model import Bundle
 from polyrank.data.check.one_feature import suspicions
-from polyrank.data.labels import Orphans
+from polyrank.data.labels import Orphans, closed
 from polyrank.data.memory import AUTO as AUTO_MEMORY
 from polyrank.data.memory import bytes_of, resolved
 from polyrank.data.sampling import Sampling
-from polyrank.data.statistics import term_labels, term_statistics
+from polyrank.data.statistics import label_groups, term_labels, term_statistics
 from polyrank.data.table import Table
 from polyrank.errors import ConfigError, DataError, LeakageWarning, did_you_mean
 from polyrank.features import names_by_kind
@@ -226,7 +227,11 @@ def train_model(
     `title` is the bar's instead of the experiment's name. The cache of encoded rows lies in the
     folder `beside`: by default that of the run folder.
     """
-    schema, sources = model.supervised(schema), replace(sources, numbers=model.numbers)
+    sources = replace(sources, numbers=model.numbers)
+    given = model.supervised(schema)
+    schema = closed(given, sources.train)
+    if schema != given:
+        config = {**config, "task": spec.to_table(schema.tasks)}
     check_run(schema, model, training, sources, seed)
     with ExitStack() as stack:
         ranks = stack.enter_context(joined_ranks(training.device))
@@ -244,8 +249,8 @@ def train_model(
         bar = progress is True or (progress is None and sys.stderr.isatty())
         bar = bar and ranks.first
         name = title or config["name"]
-        given = None if isinstance(progress, bool) else progress
-        observe = stack.enter_context(progress_bar(name) if bar else nullcontext(given))
+        observer = None if isinstance(progress, bool) else progress
+        observe = stack.enter_context(progress_bar(name) if bar else nullcontext(observer))
         if beside is None and out is not None:
             beside = Path(out).parent
         # What is free differs from time to time, and what a window holds decides the bits.
@@ -264,7 +269,7 @@ def train_model(
         sampling = sources.train_sampling
         supervision = Supervision.of(train, sampling)
         if valid is not None:
-            check_valid(training.stop, valid)
+            check_valid(training.stop, valid, supervision.fitted)
         _announce(schema, training.pace(len(train)).epochs, valid)
         for found in suspicions(train, vocab) if ranks.first else ():
             advice = "if it is written after the outcome, remove it from the features"
@@ -402,8 +407,13 @@ def check_run(
     direction(kinds[stop.score], stop.metric)  # refuses an unknown metric, or one without any
 
 
-def check_valid(stop: Stop | None, valid: Table) -> None:
-    """Refuse validation rows that cannot choose an epoch, judged by a constant prediction."""
+def check_valid(
+    stop: Stop | None, valid: Table, fitted: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
+) -> None:
+    """Refuse validation rows that cannot choose an epoch, judged by predictions that all differ.
+
+    `fitted` is what kinds of label fitted on the training rows, by task.
+    """
     found = term_statistics(valid)
     blind = [name for name, each in found.items() if not each.weight > 0]
     if len(blind) == len(found):
@@ -425,7 +435,9 @@ def check_valid(stop: Stop | None, valid: Table) -> None:
     watched = metric(where.kind, stop.metric)
     key = None
     if watched.key is not None:
-        key = {"user": valid.user, "request": valid.request}[watched.key]
+        groups = label_groups(valid, fitted).get(where.task)
+        group = None if groups is None else pl.Series(groups.codes)
+        key = {"user": valid.user, "request": valid.request, "group": group}[watched.key]
         if key is None:
             raise ConfigError(
                 f"stop watches {stop.metric!r}, and valid has no {watched.key} key: "
@@ -434,7 +446,7 @@ def check_valid(stop: Stop | None, valid: Table) -> None:
         key = key.filter(seen)
     weight = None if valid.weight is None else valid.weight[seen]
     try:
-        watched(label[seen], np.full(int(seen.sum()), 0.5), weight, key=key)
+        watched(label[seen], np.linspace(0.25, 0.75, int(seen.sum())), weight, key=key)
     except Undefined as reason:
         counts = f"{int(seen.sum()):,} rows"
         if where.label_kind.is_event:

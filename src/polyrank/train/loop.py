@@ -23,8 +23,10 @@ import torch
 from torch import Tensor
 
 from polyrank.balance import BalanceTerm
+from polyrank.balance.gradients import cosines
+from polyrank.data.requests import with_requests
 from polyrank.data.shares import Share
-from polyrank.data.statistics import term_statistics
+from polyrank.data.statistics import label_groups, term_statistics
 from polyrank.data.table import Batch, Table
 from polyrank.data.windows import part
 from polyrank.errors import ConfigError, TrainingError
@@ -59,6 +61,9 @@ REPORT_STEPS = 50
 # Of a network's answer, as added to the margin of a first stage; 1 first, for it wins a tie.
 SHARES = (1.0, 0.75, 0.5, 0.25, 0.0)
 TELLING_ROWS = 20  # of each label, by which a share is chosen
+# Of an epoch, at which gradients of terms are compared: no more, and one in as many steps.
+MEASURED_STEPS = 8
+MEASURED_EVERY = 16
 PREFETCH_ROWS = 16384  # rows of a batch from which a thread gathers the next ones
 # (validation logits, losses and metrics) → what is compared between epochs, lower being better
 Monitor = Callable[[Mapping[str, Tensor], Mapping[str, float]], float]
@@ -112,16 +117,25 @@ class Trainer:
     ) -> None:
         self.ranks = ranks
         self.monitor = monitor
+        if supervision.schema.ranked:
+            train = with_requests(train, "train")
+            valid = None if valid is None else with_requests(valid, "valid")
         self.ranker, self.training, self.supervision = ranker, training, supervision
         self.train, self.valid, self.seed = train, valid, seed
         self.epochs, self.batch_size = training.pace(len(train), ranks.count)
+        for name, found in supervision.requests.items():
+            if found.longest > self.batch_size:
+                raise ConfigError(
+                    f"{name!r}: the longest request has {found.longest:,} rows, and a batch "
+                    f"{self.batch_size:,}, which no request may be cut by: raise batch_size"
+                )
         self.balance = training.balance.build(balance_terms(supervision)).to(training.device)
         if ranks.several and not self.balance.by_ranks:
             raise ConfigError(
                 f"the balance {type(training.balance).__name__} is of a single process: choose "
                 "another, or train in one process"
             )
-        self.balance.ranks = ranks
+        self.balance.ranks, self.balance.seed = ranks, seed
         groups = parameter_groups(
             ranker.dense_parameters(), list(self.balance.parameters()), training.dense.weight_decay
         )
@@ -194,7 +208,8 @@ class Trainer:
         the same layers, would be noise. The share is the one of `SHARES` with the least loss on
         validation rows of the head, and 0 where these cannot tell: fewer than `TELLING_ROWS` of
         them, or of either label. It is 1 without validation, and for a task with a positive weight,
-        whose network is inflated on purpose: the plain loss would take that out again.
+        whose network is inflated on purpose, or one that ranks, whose network learns another loss:
+        the plain one would take that out again.
         """
         if self.first is None or self.valid is None:
             return logits
@@ -212,7 +227,7 @@ class Trainer:
             found[share] = mixed, self.supervision.own_losses(mixed, *rows)
         chosen = dict(logits)
         for at, head in enumerate(stages.heads):
-            if tasks[head].positive_weight != 1:
+            if tasks[head].positive_weight != 1 or tasks[head].ranking is not None:
                 continue
             known = {share: losses[head] for share, (_, losses) in found.items() if head in losses}
             best = 0.0 if head in few else min(known, key=lambda share: known[share])
@@ -314,8 +329,15 @@ class Trainer:
             for step, batch in enumerate(chain.from_iterable(blocks), start=begun + 1):
                 self._mark("load")
                 joined = share.rows(step - 1, len(table), self.batch_size, parted=table.parted)
-                tally.add(*self._step(batch, before + step, joined))
                 rows += joined
+                if table.requests is not None:
+                    # Whole requests are some rows more or fewer than the batch's places: by these,
+                    # every row of the epoch counts alike.
+                    joined = self.batch_size * share.streams
+                measure = len(tally.terms) > 1 and step - 1 in measured_steps(steps)
+                tally.add(*self._step(batch, before + step, joined, measure=measure))
+                if measure and self._eager.gram is not None:
+                    tally.measured(self._eager.gram)
                 if step == steps:
                     break
                 if step % REPORT_STEPS == 0:
@@ -338,6 +360,7 @@ class Trainer:
         self.position = replace(self.position, step=0, rows=0, seconds=0.0, exchanged=0, streams=1)
         self._within = {}
         progress = report("epoch")
+        self.balance.end_epoch(progress.losses)
         if self.first is not None:
             self.first.end_epoch()
             self.first.stages.share.fill_(1.0)
@@ -345,7 +368,8 @@ class Trainer:
         valid = self._validate(logits, epoch) if self.valid is not None else {}
         best = self._advance(epoch, self._value(logits, valid))
         gates = {name: value for each in self.experts() for name, value in each.figures().items()}
-        progress = replace(progress, valid=valid, best=best, experts=gates)
+        compared = cosines(tally.gram, tally.terms)
+        progress = replace(progress, valid=valid, best=best, experts=gates, cosines=compared)
         self.position = replace(self.position, history=(*self.position.history, progress.record()))
         yield progress
 
@@ -388,15 +412,18 @@ class Trainer:
         layout, size, rate = self.ranker.layout, self.batch_size, self.training.unseen_rate
         blocks = self.train.blocks(
             layout, size, shuffle=True, seed=self.seed, epoch=epoch, unseen_rate=rate, start=start,
-            share=self._share,
+            share=self._share, whole_requests=self.train.requests is not None,
         )  # fmt: skip
         idle = (os.cpu_count() or 1) > self.training.threads
         return ahead(blocks) if idle and size >= PREFETCH_ROWS else blocks
 
-    def _step(self, batch: Batch, done: int, joined: int) -> tuple[Tensor, Tensor]:
+    def _step(
+        self, batch: Batch, done: int, joined: int, *, measure: bool
+    ) -> tuple[Tensor, Tensor]:
         """Train on a batch; return the losses and the rows of each term.
 
-        A process without rows in the joined batch goes along with one that teaches nothing.
+        A process without rows in the joined batch goes along with one that teaches nothing. A step
+        that measures is an eager one.
         """
         mine = len(batch)
         batch = batch if mine else self._idle
@@ -407,12 +434,12 @@ class Trainer:
         margin = None if self.first is None else self.first.step(batch, x)
         self._mark("gather")
         lr = self.dense_lr * factor
-        if self._compiled is not None and len(batch) == self.batch_size:
+        if self._compiled is not None and len(batch) == self.batch_size and not measure:
             step = self._compiled
             gradient, losses, rows = step(x, margin, moved, lr)
         else:
             step = self._eager
-            gradient, losses, rows = step(x, margin, moved, lr, joined)
+            gradient, losses, rows = step(x, margin, moved, lr, joined, measure=measure)
         self._names = step.names
         ids, bags = moved.ids, moved.bags
         if not mine:
@@ -461,7 +488,10 @@ class Trainer:
         assert self.valid is not None
         schema = self.supervision.schema
         rows = _labels(self.valid)
-        sums = self.supervision.sums(logits, *rows)
+        requests = self.valid.requests
+        sums = self.supervision.sums(
+            logits, *rows, requests=None if requests is None else torch.from_numpy(requests)
+        )
         found, total = {}, 0.0
         for term in schema.objective:
             if (each := sums[term.name]).weight > 0:
@@ -498,6 +528,10 @@ class Trainer:
             user=table.user,
             request=table.request,
             weight=table.weight,
+            groups={
+                name: each.codes
+                for name, each in label_groups(table, self.supervision.fitted).items()
+            },
             only=set().union(*wanted.values()),
         )
         return {
@@ -589,10 +623,22 @@ def balance_terms(supervision: Supervision) -> list[BalanceTerm]:
             constant_loss=likelihood.constant_loss(term, supervision.statistics[term.name]),
             exponent=likelihood.balance_exponent,
             share=supervision.statistics[term.name].weight_share,
+            is_density=term.population.label_kind.is_density and term.method is None,
         )
         for term in supervision.schema.objective
         for likelihood in (supervision.likelihoods[term.population.task],)
     ]
+
+
+def measured_steps(steps: int) -> range:
+    """Return the steps of an epoch, counted from 0, that compare the terms' gradients.
+
+    Example:
+        >>> [*measured_steps(40)], len(measured_steps(1000)), [*measured_steps(1)]
+        ([8, 24], 8, [0])
+    """
+    every = max(MEASURED_EVERY, -(-steps // MEASURED_STEPS))
+    return range(min(every, steps) // 2, steps, every)
 
 
 Item = TypeVar("Item")

@@ -38,7 +38,9 @@ class Progress:
 
     `valid`, `best` (so far) and `experts` are of an epoch: losses of terms (`click @ all loss`,
     `total loss`), of heads on their own rows ÷ the best constant's (`buy|click normalized loss`,
-    `normalized loss`), metrics (`click @ all auc`), and the figures of `ExpertUse`.
+    `normalized loss`), metrics (`click @ all auc`), and the figures of `ExpertUse`. So is
+    `cosines`: between the gradients of two terms at what they share, by `click @ all · buy @ all`,
+    of some batches of the epoch together.
     """
 
     event: Event
@@ -53,6 +55,7 @@ class Progress:
     valid: Mapping[str, float] = field(default_factory=dict)
     best: bool = False
     experts: Mapping[str, float] = field(default_factory=dict)
+    cosines: Mapping[str, float] = field(default_factory=dict)
     ranks: int = 1  # processes that train together; rows and losses are of all of them
     exchanged: int = 0  # bytes that this process has put into exchanges in this epoch
 
@@ -74,6 +77,7 @@ class Progress:
             **{f"train {term} empty batches": count for term, count in self.empty.items()},
             **{f"valid {name}": value for name, value in self.valid.items()},
             **self.experts,
+            **{f"cosine {pair}": value for pair, value in self.cosines.items()},
             "best": self.best,
         }
 
@@ -121,17 +125,23 @@ class Tally:
         self.steps = 0
         self.totals = np.zeros(0)
         self.empty_batches = np.zeros(len(terms), dtype=np.int64)
+        self.gram = np.zeros((len(terms), len(terms)))
 
     def add(self, losses: Tensor, rows: Tensor) -> None:
         """Keep a step's losses (T + penalties,) and rows (T,), detached, for the next flush."""
         self.losses.append(losses)
         self.rows.append(rows)
 
+    def measured(self, gram: np.ndarray) -> None:
+        """Add the inner products of the terms' gradients in a batch: (T, T)."""
+        self.gram += gram
+
     def state(self) -> dict[str, Tensor]:
         """Return all sums, and what was not summed up yet, as tensors."""
         found = {
             "totals": torch.from_numpy(self.totals), "steps": torch.tensor(self.steps),
             "empty batches": torch.from_numpy(self.empty_batches),
+            "gram": torch.from_numpy(self.gram),
         }  # fmt: skip
         if self.losses:
             found |= {"losses": torch.stack(self.losses), "rows": torch.stack(self.rows)}
@@ -141,6 +151,8 @@ class Tally:
         """Restore what `state` returned."""
         self.totals, self.steps = state["totals"].numpy(), int(state["steps"])
         self.empty_batches = state["empty batches"].numpy()
+        if "gram" in state:  # checkpoints had none at first
+            self.gram = state["gram"].numpy()
         if "losses" in state:
             self.losses, self.rows = list(state["losses"]), list(state["rows"])
 

@@ -222,7 +222,7 @@ def _streamed(schema: Schema, sources: Sources, folder: Path, key: str, limit: i
                 split: stream.write_table(
                     to, split, frame, schema, vocab, plans[split], orphans=sources.orphans,
                     carried=sources.carried if split in sources.scored else (),
-                    numbers=sources.numbers, keyed=split in sources.scored,
+                    numbers=sources.numbers, keyed=split in sources.scored or schema.ranked,
                 )
                 for split, frame in rows.items()
             }  # fmt: skip

@@ -13,11 +13,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from polyrank.balance import BalanceModule, ScalarBalance
+from polyrank.balance.gradients import term_gram
 from polyrank.errors import ConfigError, TrainingError
 from polyrank.models.outputs import Tensors
 from polyrank.models.ranker import Ranker
@@ -69,20 +71,23 @@ class EagerStep:
         self._running = running_statistics(parts.ranker) if parts.ranks.several else []
         self._stepped = [each for group in parts.dense.param_groups for each in group["params"]]
         self._lr: float | None = None
+        self.gram: np.ndarray | None = None
 
     def __call__(
         self, x: Tensor, margin: Tensor | None, batch: Tensors, lr: float,
-        joined: int | None = None,
+        joined: int | None = None, *, measure: bool = False,
     ) -> Stepped:  # fmt: skip
         """Step on a batch; x is (B, W), the margins of first stages (B, T).
 
-        Of several processes, each has a part of a batch of `joined` rows: 0 or more of them.
+        Of several processes, each has a part of a batch of `joined` rows: 0 or more of them. To
+        measure is to set `gram` to the inner products of the terms' gradients at what they share,
+        before the step: (T, T).
         """
         parts, several = self.parts, self.parts.ranks.several
         x.requires_grad_()
         scores = parts.ranker(x, margin)
         losses, rows = parts.supervision.losses(
-            scores.logits, batch.labels, batch.weight, batch.extras, joined
+            scores.logits, batch.labels, batch.weight, batch.extras, joined, batch.requests
         )
         penalties = scores.penalties
         if several:
@@ -94,6 +99,8 @@ class EagerStep:
         for parameter in self._stepped:
             parameter.grad = None
         pulled = _gradients(penalties, [x, *self._behind_x]) if penalties else ()
+        if measure:
+            self.gram = term_gram(list(losses.values()), [x, *self._shared], parts.ranks)
         parts.balance.backward(losses, [x, *self._shared])
         for tensor, gradient in pulled:  # last: a balance may set gradients as it likes
             tensor.grad = gradient if tensor.grad is None else tensor.grad + gradient
@@ -187,12 +194,18 @@ class CompiledStep:
         if not isinstance(balance, ScalarBalance):
             raise ConfigError(
                 "compile = true needs a balance that is one scalar function of the losses, got "
-                f"{type(training.balance).__name__}: leave compile out, or use sum or uncertainty"
+                f"{type(training.balance).__name__}: leave compile out, or use one of losses "
+                "alone, such as sum"
             )
         if type(training.dense) not in (Adam, AdamW):
             raise ConfigError(
                 "compile = true needs Adam or AdamW for the dense part, got "
                 f"{type(training.dense).__name__}: leave compile out"
+            )
+        if parts.supervision.schema.ranked:
+            raise ConfigError(
+                "compile = true needs batches of one size, and those of whole requests, which a "
+                "ranking loss needs, differ: leave compile out"
             )
         self.parts, self._balance = parts, balance
         self._decoupled = isinstance(training.dense, AdamW)

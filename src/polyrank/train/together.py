@@ -131,6 +131,7 @@ def exchanged(
     size: int,
     unseen_rate: float = 0.0,
     holders: int = 1,
+    measured: float = 0.0,
 ) -> dict[str, float]:
     """Return the bytes that a process puts into exchanges at a step, expected, by what they are.
 
@@ -142,6 +143,7 @@ def exchanged(
         size: rows of a process's batch.
         unseen_rate: of id dropout.
         holders: processes that hold the tables between them; 1 where each has them whole.
+        measured: share of the steps that compare the terms' gradients.
     """
     layout = ranker.layout
     counts = look_ups(train, layout.vocab.rows, unseen_rate)
@@ -166,10 +168,13 @@ def exchanged(
         found = sum(distinct_rows([share[slot.name]], size) for slot in read.slots)
         rows += others * found * (4 + 4 * read.columns) + 8.0 * holders * bool(read.columns)
     added = [*ranker.dense_parameters(), *running_statistics(ranker)]
-    said = 2 * len(supervision.schema.objective)  # values and rows of terms
-    return {
-        ROWS: rows, DENSE: 4.0 * sum(each.numel() for each in added), LOSSES: 4.0 * said,
-    }  # fmt: skip
+    terms = len(supervision.schema.objective)
+    dense = sum(each.numel() for each in added)
+    if terms > 1:
+        shared = sum(each.numel() for each in ranker.shared_parameters())
+        dense += measured * terms * (terms + shared)
+    # Of losses, values and rows of terms.
+    return {ROWS: rows, DENSE: 4.0 * dense, LOSSES: 4.0 * 2 * terms}
 
 
 def distinct_rows(shares: Sequence[np.ndarray], size: int) -> float:

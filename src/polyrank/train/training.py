@@ -93,8 +93,9 @@ class Training:
         unseen_rate: probability with which a training id is replaced by row 0 of its table.
         checkpoint: also within an epoch; without it a run resumes after its last whole epoch.
         compile: whether the dense part of a full batch is compiled into one graph, which takes
-            some 10 seconds at the first one and pays on long runs. Needs a C++ compiler, a `Sum` or
-            `Uncertainty` balance and `Adam` or `AdamW` for the dense part.
+            some 10 seconds at the first one and pays on long runs. Needs a C++ compiler, a balance
+            that is one function of the losses, such as `Sum`, and `Adam` or `AdamW` for the dense
+            part.
         tables: of several processes, whether each has all rows of the tables ("replicated") or they
             hold them between them ("sharded"); "auto" is sharded where one process has no room for
             all.

@@ -49,8 +49,10 @@ _REMEDIES: Mapping[Severity, Mapping[str, str]] = {
             ("no-labels", "no-positives", "no-negatives"),
             "check the join that made the label, take more rows, or leave the task out",
         ),
+        "above-duration": "fix the log, or set over = 'clip': a loop counts as watched to the end",
         "label-equal": "remove {column!r} from the features",
         "label-opposite": "remove {column!r} from the features",
+        "nothing-to-rank": "check the request key, take more rows, or leave ranking out",
         "time-reversed": "swap the files, or split by time: train on the past, {split} on what "
         "follows",
     },
@@ -66,10 +68,12 @@ _REMEDIES: Mapping[Severity, Mapping[str, str]] = {
     "info": {
         "drawn": "set [data] memory to audit every row; training counts orphans in all of them",
         "loss-scale": "balance = {{ kind = 'sum', normalize = true }}, the default, levels them",
+        "requests": "nothing, if few are told apart by one label; else lists may have been cut",
         "constant": "remove it: it teaches nothing",
         "nearly-unique": "remove it, or set min_count so that rare ids share a row",
         "nulls": "nothing: a null id is an id, and a missing number has its own bin or indicator",
         "shared-lists": "look at the table of lists itself, or at the join of a part of the log",
+        "unknown-duration": "nothing, if the log does not know them",
         "twins": "remove rows that were copied; of people or items that only look alike, nothing",
         "time-interleaved": "[data.split] by = 'time' scores on the future, which a model in use "
         "meets",

@@ -41,7 +41,7 @@ def drawn(
     """
     own = ROW_BYTES + TASK_BYTES * len(schema.tasks)
     names = [each.name for each in features] + [*keys, *schema.labels, *schema.keys.columns]
-    columns = list(dict.fromkeys(names))
+    columns = list(dict.fromkeys([*names, *schema.extras, *schema.made_of]))
     # Files of text are parsed as a whole, and so are the rows that are drawn.
     whole = own + CELLS * len(columns)
     counts = {split: count_rows(frame) for split, frame in frames.items()}

@@ -20,7 +20,7 @@ from polyrank.data.check.columns import (
 )
 from polyrank.data.check.drawn import drawn
 from polyrank.data.check.one_feature import labels_by_task
-from polyrank.data.check.outcomes import loss_findings, read_outcomes
+from polyrank.data.check.outcomes import loss_findings, read_outcomes, request_findings
 from polyrank.data.check.splits import (
     add_column,
     add_label,
@@ -88,6 +88,13 @@ def check(
     splits = {name: each for name, each in opened.items() if len(each.checksums)}
     if "train" in splits:
         findings += loss_findings(schema, splits["train"].labels, normalized=normalized)
+        request = schema.keys.request
+        if schema.ranked and request in column_names(splits["train"].frame):
+            train = splits["train"]
+            findings += request_findings(schema, train.labels, train.column(request))
+        elif schema.ranked:
+            message = f"train: a ranking loss needs the key column {request!r}"
+            findings.append(finding("nothing-to-rank", message, request, "train"))
         _check_features(schema, features, keys, splits, findings)
         _check_keys(schema, splits, findings)
         findings += duplicate_findings({name: each.checksums for name, each in splits.items()})
@@ -139,8 +146,9 @@ def _opened(
         findings.append(finding("missing-key", message, key, name))
     shown = [key for key in keys.columns if key not in missing]
     columns = [column for feature in features for column in feature.columns]
-    frame = by_column(frame, [*columns, *lists, *schema.labels, *shown])
-    data = collect(frame, dict.fromkeys([*shown, *schema.labels]))
+    labelled = [*schema.labels, *schema.extras, *schema.made_of]
+    frame = by_column(frame, [*columns, *lists, *labelled, *shown])
+    data = collect(frame, dict.fromkeys([*shown, *labelled]))
     checksums = no_rows_yet(data.height)
     if not data.height:
         findings.append(finding("no-rows", f"{name} has no rows", None, name, {"rows": 0}))

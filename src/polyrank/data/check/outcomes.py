@@ -8,8 +8,19 @@ import numpy as np
 import polars as pl
 
 from polyrank.data.check.audit import Finding, finding
-from polyrank.data.labels import Orphans, bad_labels, find_orphans, label_arrays, zeroed
-from polyrank.schema import Schema
+from polyrank.data.labels import (
+    Orphans,
+    bad_labels,
+    find_orphans,
+    label_arrays,
+    raw_label,
+    remark_in_words,
+    zeroed,
+)
+from polyrank.data.requests import request_statistics
+from polyrank.errors import DataError
+from polyrank.ranking import Ranking
+from polyrank.schema import Schema, Task
 from polyrank.terms import ALL, Population, population, population_label
 
 # Losses that differ by less than this factor start alike enough to need no balance.
@@ -27,7 +38,7 @@ def read_outcomes(
 
     They are NaN where they were not observed, where they cannot be read, and where the row will be
     dropped as an orphan; a row of weight 0 has no label to learn. The frame holds the label columns
-    and the keys that messages may show.
+    and those beside them, and the keys that messages may show.
     """
     findings, bad = [], bad_labels(frame, schema, split)
     for task, reason in bad.items():
@@ -53,9 +64,34 @@ def read_outcomes(
             frame = zeroed(frame, orphan)
         findings.append(finding("orphans", message, orphan.child, split, numbers, note=note))
     labels = label_arrays(frame, schema)
+    for task in schema.tasks:
+        if task.name not in bad and (task.label_kind.reads or task.label_kind.made_of):
+            labels[task.name] = _beside(frame, task, split, findings, labels[task.name])
     if dropped.any():
         labels = {task: np.where(dropped, np.nan, label) for task, label in labels.items()}
     return labels, [*findings, *_class_findings(schema, labels, split, set(bad), weight)]
+
+
+def _beside(
+    frame: pl.DataFrame, task: Task, split: str, findings: list[Finding], label: np.ndarray
+) -> np.ndarray:
+    """Return a label as the columns beside it have it learned; add what these show."""
+    try:
+        own, columns = raw_label(frame, task)
+    except DataError as error:
+        findings.append(finding("values", f"{split}: {error}", task.column, split))
+        return label
+    for remark in task.label_kind.remarks(own, columns):
+        if rows := int(remark.rows.sum()):
+            message = remark_in_words(task, remark, split)
+            note = "" if remark.refused else "nothing, if that is what the log means"
+            if not remark.refused:
+                message += f": {remark.becomes}"
+            numbers = {"rows": rows, "share": rows / frame.height}
+            findings.append(
+                finding(remark.check, message, remark.column, split, numbers, note=note)
+            )
+    return task.label_kind.observed(own, columns).astype(np.float64)
 
 
 def _class_findings(
@@ -99,9 +135,14 @@ def _class_findings(
 def loss_findings(
     schema: Schema, labels: Mapping[str, np.ndarray], *, normalized: bool
 ) -> Iterator[Finding]:
-    """Yield how far apart the constant predictors' losses of the terms lie, in training."""
+    """Yield how far apart the constant predictors' losses of the terms lie, in training.
+
+    Kinds of label whose loss the label alone does not tell are left out.
+    """
     losses: dict[str, float] = {}
     for term in schema.objective:
+        if isinstance(term.method, Ranking):  # of the same rows as the likelihood beside it
+            continue
         label = population_label(labels, term.population)
         values = label[~np.isnan(label)]
         if not len(values) or not values.std():  # its loss is 0
@@ -109,7 +150,7 @@ def loss_findings(
         if term.population.label_kind.is_event:
             rate = float(values.mean())
             losses[term.name] = float(-rate * np.log(rate) - (1 - rate) * np.log1p(-rate))
-        else:  # a target is standardised before it is learned
+        elif term.population.label_kind.standardised:
             losses[term.name] = 1.0
     if len(losses) < 2:
         return
@@ -124,6 +165,32 @@ def loss_findings(
         f"{does if normalized else 'does not divide them by that'}"
     )
     yield finding("loss-scale", message, None, "train", {"ratio": ratio, **losses})
+
+
+def request_findings(
+    schema: Schema, labels: Mapping[str, np.ndarray], request: pl.Series
+) -> Iterator[Finding]:
+    """Yield how many requests of training have nothing to rank, for each term that ranks.
+
+    Args:
+        schema: of the log.
+        labels: of the training rows, by task.
+        request: the request of each.
+    """
+    codes = request.rank("dense").fill_null(0).to_numpy().astype(np.int64)
+    for term in schema.objective:
+        if not isinstance(term.method, Ranking):
+            continue
+        label = population_label(labels, term.population)
+        found = request_statistics(codes, label)
+        numbers = {"requests": found.requests, "mixed": found.mixed, "rows": found.rows}
+        idle = found.requests - found.mixed
+        message = (
+            f"{term.name!r}: {idle:,} of {found.requests:,} requests have one label only, or one "
+            "row, and give nothing"
+        )
+        check = "requests" if found.mixed else "nothing-to-rank"
+        yield finding(check, message, request.name, "train", numbers)
 
 
 def _supervised(schema: Schema) -> Iterator[Population]:

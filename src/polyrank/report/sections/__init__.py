@@ -11,15 +11,16 @@ from polyrank.report.blocks import Section
 from polyrank.report.evidence import Evidence
 from polyrank.report.sections.epochs import experts, training
 from polyrank.report.sections.predictions import (
+    by_group,
     calibration,
     known_truth,
     ranking,
     spread,
-    values,
 )
 from polyrank.report.sections.record import audit, configuration, environment, missing
 from polyrank.report.sections.scores import fusion, scorecard, segments
 from polyrank.report.sections.stages import first_stages
+from polyrank.report.sections.values import values
 
 SECTIONS: tuple[Callable[[Evidence], Section | None], ...] = (
     missing,
@@ -28,6 +29,7 @@ SECTIONS: tuple[Callable[[Evidence], Section | None], ...] = (
     ranking,
     spread,
     values,
+    by_group,
     known_truth,
     segments,
     fusion,

@@ -21,6 +21,7 @@ LOSS = re.compile(r"^(?P<rows>train|valid) (?P<term>.+ @ .+) loss$")
 OWN = re.compile(rf"^valid (?P<series>.+) {NORMALIZED}$")
 ENTROPY = re.compile(r"^(?:(?P<level>.+?) )?gate (?P<gate>.+) (?P<of>row|mean) entropy$")
 DEAD = re.compile(r"^(?P<series>.*?) ?largest dead rate$")
+COSINE = re.compile(r"^cosine (?P<series>.+ · .+)$")
 HOW = dict(zip(("row", "mean"), charts.ENTROPIES, strict=True))
 
 
@@ -53,6 +54,7 @@ def training(evidence: Evidence) -> Section | None:
             picture = charts.by_epoch(lines, metric.title, best, shown)
             figures.append(Figure(f"Validation {metric.title}{of}", caption, (picture,)))
     figures += _own_losses(evidence, best)
+    figures += _cosines(evidence, best)
     kept = f"; the weights of epoch {best} were kept (dotted line)" if best is not None else ""
     text = (
         f"{counted(history.height, 'epoch')}{kept}. While both losses fall, the model still "
@@ -79,6 +81,21 @@ def _own_losses(evidence: Evidence, best: int | None) -> list[Figure]:
     lines = found.filter(pl.col("series").is_in(list(shown)))
     picture = charts.by_epoch(lines, "loss ÷ the constant's", best, shown)
     return [Figure("Each head's own loss", caption, (picture,))]
+
+
+def _cosines(evidence: Evidence, best: int | None) -> list[Figure]:
+    """Return how far the terms' gradients agree."""
+    found = _matching(evidence.history, COSINE)
+    if found.is_empty():
+        return []
+    caption = (
+        "Between two terms' gradients at what their tasks share: x and the trunk's shared "
+        "parameters. Above 0 a step for one also lowers the other's loss, and there is no conflict "
+        "that a balance could settle; below 0 they pull apart."
+    )
+    drawn = charts.styles(evidence.schema, found["series"].unique(maintain_order=True))
+    picture = charts.by_epoch(found, "cosine", best, drawn, (-1.0, 1.0))
+    return [Figure("Agreement of gradients", caption, (picture,))]
 
 
 def best_epoch(history: pl.DataFrame) -> int | None:

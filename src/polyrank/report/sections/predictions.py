@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 
 from polyrank.calibration import Isotonic, Platt
 from polyrank.calibration.fitting import NONE, Calibrator
 from polyrank.report import charts, curves
-from polyrank.report.blocks import Block, Figure, Listing, Paragraph, Section
+from polyrank.report.blocks import Block, Figure, Listing, Paragraph, Section, section_of
 from polyrank.report.evidence import Evidence, ScoredRows
 from polyrank.report.sections.scores import number
 
@@ -117,7 +117,7 @@ def spread(evidence: Evidence) -> Section | None:
         "Each label's rows add up to 100 %: the less the two overlap, the better they are told "
         "apart. A lone spike is many rows with one prediction."
     )
-    return _drawn("Predictions by label", text, figures)
+    return section_of("Predictions by label", text, figures)
 
 
 def known_truth(evidence: Evidence) -> Section | None:
@@ -138,38 +138,33 @@ def known_truth(evidence: Evidence) -> Section | None:
         "average. Band: the middle 80 % of their true probabilities; the narrower, the more the "
         "model tells rows apart."
     )
-    return _drawn("Estimate and truth", text, figures)
+    return section_of("Estimate and truth", text, figures)
 
 
-def values(evidence: Evidence) -> Section | None:
-    """Return predicted against observed values and the residuals of each score of no event."""
+def by_group(evidence: Evidence) -> Section | None:
+    """Return predicted and observed means within the groups of a kind of label, as of duration."""
     figures, colours = [], charts.hues(evidence.schema)
     for rows in evidence.rows.values():
-        if rows.is_event or rows.label is None or not len(rows.label):
+        if rows.groups is None or rows.label is None or not len(rows.label):
             continue
-        bins = curves.agreement(rows.label, rows.prediction, rows.weight)
-        errors = curves.residuals(rows.label, rows.prediction, rows.weight)
-        titles, hue = ("predicted, mean of the bin", "observed"), colours[rows.task]
-        pictures = (
-            charts.agreement(bins, hue=hue, titles=titles, floor=None),
-            charts.residuals(errors, hue=hue),
+        found = curves.by_group(
+            rows.label, rows.prediction, rows.groups.codes, rows.groups.names, rows.weight
         )
+        gap = np.abs(found.predicted - found.observed)
+        worst = int(gap.argmax())
         caption = (
-            f"Predicted on average {number(rows.mean(rows.prediction))}, observed "
-            f"{number(rows.mean(rows.label))}."
+            f"By {rows.groups.title}. The means are furthest apart in the group "
+            f"{found.names[worst]} ({found.rows[worst]:,} rows): predicted "
+            f"{number(found.predicted[worst])}, observed {number(found.observed[worst])}."
         )
-        figures.append(Figure(rows.name, caption, pictures))
+        picture = charts.by_group(found, rows.groups.title, hue=colours[rows.task])
+        figures.append(Figure(rows.name, caption, (picture,)))
     text = (
-        "Above: the mean observed value of the rows in a bin of equal count, by their prediction; "
-        "on the dashed line the prediction is right on average. Band: the middle 80 % of the "
-        "observed values. Beneath: the residuals, observed less predicted; the outermost bars "
-        "hold the 1 % beyond them."
+        "Groups have about equally many training rows each; “unknown” are rows without a value. "
+        "Band: the middle 80 % of the observed values. Where the lines part, the model is off for "
+        "a whole group, which a score over all rows may hide."
     )
-    return _drawn("Predicted values", text, figures)
-
-
-def _drawn(title: str, text: str, figures: Sequence[Figure]) -> Section | None:
-    return Section(title, (Paragraph(text), *figures)) if figures else None
+    return section_of("Predicted values by group", text, figures)
 
 
 def _axes(logarithmic: bool) -> str:

@@ -1,0 +1,62 @@
+"""A chain of questions about a level: is it above the first, and if so, above the next?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from polyrank.data.statistics import TermStatistics
+from polyrank.labels import LabelKind
+from polyrank.labels.ordinal import Ordinal
+from polyrank.objective.likelihood import BatchScores, Labels, Likelihood, by_columns
+from polyrank.terms import Summand, Term
+
+
+class OrdinalLikelihood(Likelihood):
+    """Σ over the levels k ≤ y of −log σ(z_k), and −log(1 − σ(z)) of the first above y.
+
+    P(y ≥ k) = Π over j ≤ k of σ(z_j) never rises with k. This is −log P(y), so that a row counts
+    once however many questions it answers. At z = 0 each answer has its share in the training rows.
+    """
+
+    def __init__(self, kind: LabelKind, fitted: Mapping[str, Any]) -> None:
+        super().__init__(kind, fitted)
+        assert isinstance(kind, Ordinal)
+        self.values = torch.tensor(kind.known, dtype=torch.float32)
+        self.shares = np.array(fitted["shares"], dtype=np.float64)
+        reached = np.cumsum(self.shares[::-1])[::-1]  # the share of each value and those above
+        passed = reached[1:] / reached[:-1]
+        self.start = torch.tensor(np.log(passed) - np.log1p(-passed), dtype=torch.float32)
+
+    def summands(self, term: Term, scores: BatchScores, labels: Labels) -> tuple[Summand, ...]:
+        rows, label = self.observed(term, labels, safe=float(self.values[0]))
+        z = by_columns(scores.logits[term.population.task]) + self.start.to(label)
+        values = self.values.to(label)
+        passed = label[:, None] >= values[1:]
+        # The question that was not passed is the last one that was asked.
+        asked = label[:, None] >= values[:-1]
+        each = logsigmoid(torch.where(passed, z, -z)) * asked
+        return (Summand(rows, 1.0, -each.sum(1)),)
+
+    def predict(self, logits: Tensor, extras: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        z = by_columns(logits) + self.start.double()
+        above, found = torch.ones_like(z[:, 0]), []
+        for each in z.unbind(1):
+            above = above / (1 + torch.exp(-each))
+            found.append(above)
+        values = self.values.double()
+        level = values[0] + torch.stack(found, 1) @ (values[1:] - values[:-1])
+        return (level, *found)
+
+    def constant_loss(self, term: Term, statistics: TermStatistics) -> float:
+        """Return the entropy of the shares."""
+        return float(-(self.shares * np.log(self.shares)).sum())
+
+    @property
+    def tolerance(self) -> float:
+        return 1e-6 * max(1.0, float(self.values.abs().max()))
