@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import polyrank as pr
+from polyrank.data.folds import folds, parted
 from polyrank.data.requests import shuffled, with_requests
 from polyrank.data.shares import WHOLE, Share
 from polyrank.data.table import encode
@@ -120,3 +121,12 @@ def test_a_window_needs_them_together():
     message = "train: the rows of a request lie apart.*sort it by 'r'"
     with pytest.raises(DataError, match=message):
         with_requests(replace(table, keys=keys), "train")
+
+
+def test_a_request_has_one_fold():
+    """Else what its rows share is read without the label of some of them, and not of others."""
+    requests = np.repeat(np.arange(50, dtype=np.int32), 4)
+    found = folds(parted(np.arange(200), requests), 4, seed=5).reshape(50, 4)
+    assert (found == found[:, :1]).all()
+    assert set(found[:, 0].tolist()) == {0, 1, 2, 3}
+    assert parted(requests, None) is requests

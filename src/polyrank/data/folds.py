@@ -41,6 +41,27 @@ def folds(rows: np.ndarray, count: int, seed: int, file: int = 0) -> np.ndarray:
     return ((mixed >> np.uint64(32)) % np.uint64(count)).astype(np.int32)
 
 
+def parted(rows: np.ndarray, requests: np.ndarray | None) -> np.ndarray:
+    """Return the numbers by which rows fall into folds: where a task ranks, those of requests.
+
+    A row's own label is left out of what it reads. Were the rows of a request in several folds,
+    what they have in common, such as the user's effect, would be read lower by its positives than
+    by its negatives, and a loss that compares them would learn that.
+
+    Args:
+        rows: row numbers.
+        requests: the number of each row's request; None where no task ranks.
+
+    Shape:
+        int (N,) each → (N,)
+
+    Example:
+        >>> parted(np.array([3, 4, 5]), np.array([9, 2, 9])).tolist()
+        [9, 2, 9]
+    """
+    return rows if requests is None else requests.astype(np.int64)
+
+
 def _mixed(z: Any) -> Any:
     z = (z ^ (z >> np.uint64(30))) * _FIRST
     z = (z ^ (z >> np.uint64(27))) * _SECOND

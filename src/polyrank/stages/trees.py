@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 
 from polyrank import spec
-from polyrank.data.folds import folds
+from polyrank.data.folds import folds, parted
 from polyrank.data.sampling import Sampling
 from polyrank.data.statistics import term_labels
 from polyrank.data.table import Batch, Table
@@ -334,7 +334,8 @@ class TreesLearner(StageLearner):
             )  # fmt: skip
         train = rows_of(run.train, columns, run.likelihoods, run.sampling)
         valid = None if run.valid is None else rows_of(run.valid, columns, run.likelihoods)
-        fold = folds(np.arange(len(run.train)), trees.folds, run.seed)
+        number = parted(np.arange(len(run.train)), run.train.requests)
+        fold = folds(number, trees.folds, run.seed)
         boosters = fit_boosters(
             trees, columns, train, fold, valid, seed=run.seed % 2**31, threads=run.threads
         )

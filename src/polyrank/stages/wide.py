@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn.functional import embedding
 
 from polyrank import spec
-from polyrank.data.folds import folds
+from polyrank.data.folds import folds, parted
 from polyrank.data.shares import Share
 from polyrank.data.table import Batch, Table
 from polyrank.data.vocab import Vocab
@@ -307,7 +307,7 @@ class WideLearner(StageLearner):
     def step(self, batch: Batch, x: Tensor, column: int) -> Tensor:
         assert self._tables is not None
         assert batch.rows is not None
-        own = folds(batch.rows, self.rows.folds, self.run.seed)
+        own = folds(parted(batch.rows, batch.requests), self.rows.folds, self.run.seed)
         effect, bias = self._tables
         batch, effect, _ = self.rows.batch_of(batch, effect)
         if x.device.type != "cpu":

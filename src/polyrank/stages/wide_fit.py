@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from polyrank.data.folds import folds
+from polyrank.data.folds import folds, parted
 from polyrank.data.statistics import look_ups, term_labels
 from polyrank.data.table import Batch
 from polyrank.nn import kernels, wide_kernels
@@ -172,7 +172,7 @@ class WideFit:
         labels = numbers_of(schema, likelihoods, batch.labels, batch.extras)
         batch = batch if labels is batch.labels else replace(batch, labels=labels)
         assert batch.rows is not None
-        own = folds(batch.rows, self.rows.folds, self.run.seed)
+        own = folds(parted(batch.rows, batch.requests), self.rows.folds, self.run.seed)
         first, decay = self._pace()
         step = self._step if self._scratch is not None else self._step_in_torch
         margin = step(batch, own, x, column, first, decay)

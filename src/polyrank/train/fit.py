@@ -231,7 +231,7 @@ def train_model(
     given = model.supervised(schema)
     schema = closed(given, sources.train)
     if schema != given:
-        config = {**config, "task": spec.to_table(schema.tasks)}
+        config = {**config, "task": [task.to_table() for task in schema.tasks]}
     check_run(schema, model, training, sources, seed)
     with ExitStack() as stack:
         ranks = stack.enter_context(joined_ranks(training.device))
