@@ -48,6 +48,9 @@ def a_log(seed: int, *, weight: bool, lists: bool = False) -> tuple[pr.Schema, p
             "share": rng.integers(0, 2, n).astype(float), "w": rng.integers(1, 4, n).astype(float),
         }
     )  # fmt: skip
+    counts = np.random.default_rng(seed + 2)  # of their own: the rest stays as it was
+    items = counts.negative_binomial(2, 1 / (1 + np.exp(0.3 + 0.4 * effect)))
+    frame = frame.with_columns(items=np.where(click == 1, items.astype(float), np.nan))
     names = {"history": None, "recent": None, "tags": None}
     if lists:
         names = {name: f"{name} weights" for name in names}
@@ -67,6 +70,7 @@ def a_log(seed: int, *, weight: bool, lists: bool = False) -> tuple[pr.Schema, p
         [
             pr.Task("click"), pr.Task("buy", given="click", space="click"),
             pr.Task("stars", kind="regression", given="click"), pr.Task("share"),
+            pr.Task("items", kind="count", given="click"),
         ],
         keys={"weight": "w"} if weight else {},
     )  # fmt: skip
@@ -106,11 +110,15 @@ class Plain:
         self.bias_past, self.bias_now = np.zeros((q, t)), np.zeros((q, t))
         self.prior = np.full((len(rows.slots), t), 10.0)
         self.noise, self.squares = np.ones(t), np.zeros((2, t))
+        self.noise[[task.kind == "count" for task in self.tasks]] = 1 / self._unit("items")
         self.effect = np.zeros((n, t))
         self.field = np.repeat(np.arange(len(rows.slots)), np.diff(rows.first_rows))
         self.epoch = self.steps = 0
         self.count, self.seen = self._counts()
         self.scale = {task.name: self._scale(task) for task in self.tasks}
+
+    def _unit(self, task):
+        return self.run.likelihoods[task].unit
 
     def _counts(self):
         table, rows = self.run.train, self.learner.rows
@@ -210,6 +218,10 @@ class Plain:
                     y = (y - likelihood.origin) / likelihood.unit
                     rest, steep = (y - z[:, j]) / self.noise[j], np.full(q, 1 / self.noise[j])
                     self.squares[:, j] += v * (y - z[fold[i], j]) ** 2, v
+                elif task.kind == "count":
+                    y, mean = y / self._unit("items"), np.exp(z[:, j])
+                    rest, steep = (y - mean) / self.noise[j], mean / self.noise[j]
+                    self.squares[:, j] += v * (y - mean[fold[i]]) ** 2 / mean[fold[i]], v
                 else:
                     shift = log(self.sampling.keep) if self.sampling and task.name == "click" else 0
                     p = 1 / (1 + np.exp(-(z[:, j] - shift)))
@@ -256,8 +268,8 @@ class Plain:
                 each = (self.score[tells, j], self.curve[tells, j], self.spread[tells, j])
                 fields.append(Moments(*each))
             told.append(fields)
-        of_events = np.array([task.kind == "binary" for task in self.tasks])
-        for heads in (np.flatnonzero(of_events), np.flatnonzero(~of_events)):
+        kinds = np.array([task.kind for task in self.tasks])
+        for heads in (np.flatnonzero(kinds == kind) for kind in ("binary", "regression", "count")):
             at = np.ix_(plain, heads)
             self.prior[at] = 1 / variances([told[j] for j in heads], 1 / self.prior[at])
         for each in (self.score, self.curve, self.spread):

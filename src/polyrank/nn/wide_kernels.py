@@ -30,7 +30,8 @@ from polyrank.nn.kernels import (
 )
 
 NOWHERE = np.iinfo(np.int64).min
-LOGISTIC, GAUSSIAN = range(2)  # likelihoods that have a curvature
+LOGISTIC, GAUSSIAN, POISSON = range(3)  # likelihoods that have a curvature
+WIDEST = np.float32(20)  # of a Poisson head's logarithm, as of its likelihood
 
 
 @compiled(parallel=True)
@@ -94,8 +95,8 @@ def read(
     `slots` has of each one its row of `ids` or `bag_starts`, its pooling, and what takes an id of
     the packs to a row of the state. `chains` has the label columns of a head, its own and then
     those of its ancestors, ended by −1; `numbers` of a head the label's origin and unit, 1 ÷ φ of
-    a Gaussian one, the scale of its weights, what is added to its logit in the sample, and the
-    weight of a row whose sampled root is 0 (1 for heads that descend from it); `sampled` is that
+    one that is no event, the scale of its weights, what is added to its logit in the sample, and
+    the weight of a row whose sampled root is 0 (1 for heads that descend from it); `sampled` is that
     root's column or −1. Reads are written to `out` from `column` on, times `scale`.
 
     Shape:
@@ -193,9 +194,15 @@ def _factor(pooling, weights, low, high):
 
 @compiled()
 def _rest(z, y, link, precision):
-    """Return y − p and p(1 − p), or of a Gaussian likelihood (y − z) ÷ φ and 1 ÷ φ."""
+    """Return y − p and p(1 − p), or of another likelihood its score and curvature.
+
+    A Gaussian one has (y − z) ÷ φ and 1 ÷ φ, a Poisson one (y − e^z) ÷ φ and e^z ÷ φ.
+    """
     if link == GAUSSIAN:
         return (y - z) * precision, precision
+    if link == POISSON:
+        mean = np.float32(exp(min(z, WIDEST)))
+        return (y - mean) * precision, mean * precision
     p = np.float32(1) / (np.float32(1) + np.float32(exp(-z)))
     return y - p, p * (np.float32(1) - p)
 

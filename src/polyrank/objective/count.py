@@ -26,6 +26,7 @@ class PoissonLikelihood(Likelihood):
     def __init__(self, kind: LabelKind, fitted: Mapping[str, Any]) -> None:
         super().__init__(kind, fitted)
         self.mean, self.constant = float(fitted["mean"]), float(fitted["constant_loss"])
+        self.unit = self.mean
 
     def summands(self, term: Term, scores: BatchScores, labels: Labels) -> tuple[Summand, ...]:
         rows, count = self.observed(term, labels)

@@ -32,12 +32,14 @@ class Gain(NamedTuple):
 class FirstStagesUse:
     """What the first stages of a bundle say, and what the network adds on some rows.
 
-    Margins, effects and changes are logits, or deviations of a label that is a number.
+    Margins, effects and changes are logits, logarithms of a count's mean, or deviations of a label
+    that is a number.
 
     Args:
         heads: names of the tasks with a margin.
         stages: names of those that have a margin of each head, the one that is added first.
-        units: what one deviation is in the label's own unit, of each head that is no event.
+        units: what one deviation is in the label's own unit, of each head that is a number.
+        counts: names of the heads that are counts.
         effects: of ids, by field and head.
         importance: of features, by stage and head: shares of the gain.
         margins: quantiles of each head's margin around its mean; {} without rows.
@@ -52,6 +54,7 @@ class FirstStagesUse:
     heads: tuple[str, ...]
     stages: Mapping[str, tuple[str, ...]]
     units: Mapping[str, float]
+    counts: tuple[str, ...] = ()
     effects: tuple[FieldEffects, ...] = ()
     importance: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
     margins: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
@@ -71,8 +74,9 @@ def first_stages(bundle: Bundle) -> FirstStagesUse | None:
         units={
             head: bundle.likelihoods[head].unit
             for head in first.heads
-            if not by_name[head].label_kind.is_event
+            if by_name[head].label_kind.link == "gaussian"
         },
+        counts=tuple(head for head in first.heads if by_name[head].label_kind.link == "poisson"),
         effects=tuple(
             found for each in stages.values() for found in each.effects(bundle.vocab, MOST_EFFECTS)
         ),

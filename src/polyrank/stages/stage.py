@@ -10,7 +10,7 @@ Letters: B rows, T heads with a margin, C columns that the network reads.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -107,9 +107,11 @@ class StageRun:
     ranks: Ranks = ALONE
 
 
-def margin_tasks(schema: Schema) -> tuple[Task, ...]:
-    """Return the tasks whose heads first stages can estimate: those with a curvature."""
-    return tuple(task for task in schema.tasks if task.label_kind.link is not None)
+def margin_tasks(
+    schema: Schema, links: Container[str | None] = ("logistic", "gaussian", "poisson")
+) -> tuple[Task, ...]:
+    """Return the tasks whose heads a first stage can estimate: those with one of these links."""
+    return tuple(task for task in schema.tasks if task.label_kind.link in links)
 
 
 class StageModule(nn.Module, ABC):

@@ -47,6 +47,7 @@ from polyrank.stages.ensemble import Ensemble
 from polyrank.stages.stage import Stage, StageLearner, StageModule, StageRun, margin_tasks
 from polyrank.terms import own_population
 
+LINKS = ("logistic", "gaussian")  # of heads that trees estimate
 logger = logging.getLogger(__name__)
 
 SCALE = 1 / 3  # of what the network reads, so that margins are about as large as other inputs
@@ -103,7 +104,7 @@ class Trees(Stage):
         object.__setattr__(self, "lr", spec.number("trees: lr", self.lr, above=0, most=1))
 
     def reads(self, schema: Schema) -> int:
-        return len(margin_tasks(schema))
+        return len(margin_tasks(schema, LINKS))
 
     def require(self) -> None:
         require_lightgbm()
@@ -276,7 +277,7 @@ class TreesModule(StageModule):
     def __init__(self, trees: Trees, layout: Layout) -> None:
         super().__init__()
         self.trees, self.layout = trees, layout
-        self.heads = tuple(task.name for task in margin_tasks(layout.schema))
+        self.heads = tuple(task.name for task in margin_tasks(layout.schema, LINKS))
         self.boosters: Boosters | None = None
 
     def says(self, table: Table) -> np.ndarray:
@@ -444,7 +445,7 @@ def rows_of(
     targets = {}
     labels = numbers_of(table.schema, likelihoods, table.labels, table.extras)
     table = table if labels is table.labels else replace(table, labels=labels)
-    for task in margin_tasks(table.schema):
+    for task in margin_tasks(table.schema, LINKS):
         likelihood = likelihoods[task.name]
         label = term_labels(table, own_population(table.schema, task))
         scaled = (label - likelihood.origin) / likelihood.unit

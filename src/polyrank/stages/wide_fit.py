@@ -35,7 +35,11 @@ if TYPE_CHECKING:
 
 PASSES = 4  # over the training rows; a fifth moved an AUC by .0001
 SCALE = 3.0  # of what the network reads, so that effects are about as large as its other inputs
-LINKS = {"logistic": wide_kernels.LOGISTIC, "gaussian": wide_kernels.GAUSSIAN}
+LINKS = {
+    "logistic": wide_kernels.LOGISTIC,
+    "gaussian": wide_kernels.GAUSSIAN,
+    "poisson": wide_kernels.POISSON,
+}
 LEAST_CURVATURE = 1e-6  # of an id that tells anything
 
 
@@ -123,14 +127,21 @@ class WideFit:
             "bias": bias,
             "prior": torch.full((len(rows.slots), self.heads), FIRST_PRIOR),
             "centre": torch.zeros(self.curves.rows, width),  # what a prior pulls to, if not to 0
-            "noise": torch.ones(self.heads),  # φ of each Gaussian head
-            "residuals": torch.zeros(2, self.heads, dtype=torch.float64),  # Σ v·r², Σ v
+            "noise": self._first_noise(tasks),  # φ of each head that is no event
+            "residuals": torch.zeros(2, self.heads, dtype=torch.float64),  # Σ v·φ̂, Σ v
         }
         self.tensors = {name: each.to(device) for name, each in self.tensors.items()}
         self.steps, self.passes = 0, 0
         self.mean = torch.zeros(total, width, device=device)
         self.precisions = torch.zeros(self.curves.rows, self.heads, device=device)  # as `centre`
         self._scratch = _Scratch(rows, self.padded, self.heads) if device.type == "cpu" else None
+
+    def _first_noise(self, tasks: Sequence[Task]) -> Tensor:
+        """Return φ before it is measured: of counts in units of their mean, 1 ÷ the mean."""
+        found = torch.ones(len(tasks))
+        for t in np.flatnonzero(self.links == wide_kernels.POISSON).tolist():
+            found[t] = 1 / self.run.likelihoods[tasks[t].name].unit
+        return found
 
     def _counted(self, unseen_rate: float) -> np.ndarray:
         """Return how often a pass looks up each row: float64 (R,)."""
@@ -296,13 +307,18 @@ class WideFit:
         value += decay * g / down
 
     def _measure(self, own: Tensor) -> None:
-        """Add up squared residuals of the Gaussian heads, of rows' own folds: own (B, 3T)."""
-        for t in np.flatnonzero(self.links == wide_kernels.GAUSSIAN):
-            noise = self.tensors["noise"][t]
+        """Add up squared residuals of heads that are no events, of rows' own folds: own (B, 3T).
+
+        Of a count they are divided by its mean (Pearson), so that φ is what it is spread more than
+        Poisson's, as in a quasi-likelihood (Wedderburn, Biometrika 1974).
+        """
+        for t in np.flatnonzero(self.links != wide_kernels.LOGISTIC):
             teaches = own[:, self.heads + t] > 0
-            precise = own[teaches, self.heads + t].double()  # v ÷ φ
-            squares = own[teaches, t].double() ** 2 / precise  # v·r² ÷ φ
-            self.tensors["residuals"][:, t] += noise * torch.stack([squares.sum(), precise.sum()])
+            steep = own[teaches, self.heads + t].double()  # v·h ÷ φ, with h = 1 or the mean
+            squares = own[teaches, t].double() ** 2 / steep  # v·r² ÷ (h·φ)
+            weight = own[teaches, 2 * self.heads + t].double() / steep  # v
+            said = torch.stack([self.tensors["noise"][t] * squares.sum(), weight.sum()])
+            self.tensors["residuals"][:, t] += said
 
     @torch.no_grad()
     def _step_in_torch(
@@ -327,12 +343,15 @@ class WideFit:
         y, v = self._targets(batch, device)
         numbers = torch.from_numpy(self.numbers).to(device)
         z = z.view(size, q, t)
-        gaussian = torch.from_numpy(self.links == wide_kernels.GAUSSIAN).to(device)
+        links = torch.from_numpy(self.links).to(device)
+        event, counted = links == wide_kernels.LOGISTIC, links == wide_kernels.POISSON
         at = torch.arange(size, device=device), fold
         margin = z[at].clone()
-        mean = torch.where(gaussian, z, torch.sigmoid(z + numbers[:, 4]))
-        curve = torch.where(gaussian, 1 / self.tensors["noise"], mean * (1 - mean))
-        rest = torch.where(gaussian, (y[:, None] - mean) / self.tensors["noise"], y[:, None] - mean)
+        mean = torch.where(event, torch.sigmoid(z + numbers[:, 4]), z)
+        mean = torch.where(counted, z.clamp(max=float(wide_kernels.WIDEST)).exp(), mean)
+        noise = torch.where(event, 1.0, self.tensors["noise"])
+        curve = torch.where(event, mean * (1 - mean), torch.where(counted, mean, 1.0)) / noise
+        rest = (y[:, None] - mean) / noise
         g, h = v[:, None] * rest, v[:, None] * curve
         mine = torch.cat([g[at], h[at], v * h[at]], dim=1)
         g[at], h[at] = 0, 0

@@ -38,16 +38,21 @@ LONGEST = 60  # letters of an id
 class _Scale:
     """The unit in which a head's effects are read."""
 
-    label: str | None  # None of an event
+    label: str | None  # None where effects multiply: of an event, and of a count
     unit: float = 1.0
+    counted: bool = False
 
     @property
     def deviations(self) -> str:
-        return "deviation, logits" if self.label is None else f"deviation, units of {self.label}"
+        if self.label is not None:
+            return f"deviation, units of {self.label}"
+        return "deviation of the log of the mean" if self.counted else "deviation, logits"
 
     @property
     def effects(self) -> str:
-        return "odds ratio" if self.label is None else f"effect, units of {self.label}"
+        if self.label is not None:
+            return f"effect, units of {self.label}"
+        return "ratio of means" if self.counted else "odds ratio"
 
     def shown(self, effect: float) -> str:
         """Return an effect as a person reads it."""
@@ -152,7 +157,8 @@ def _reading(use: FirstStagesUse) -> str:
 
 
 def _head(use: FirstStagesUse, head: str, name: str, hue: str) -> Iterator[Block]:
-    scale = _Scale(head, use.units[head]) if head in use.units else _Scale(None)
+    label = head if head in use.units else None
+    scale = _Scale(label, use.units.get(head, 1.0), head in use.counts)
     fields = [each for each in use.effects if each.head == head and each.ids]
     fields.sort(key=lambda each: -each.deviation)
     if fields:
