@@ -96,8 +96,8 @@ def read(
     the packs to a row of the state. `chains` has the label columns of a head, its own and then
     those of its ancestors, ended by −1; `numbers` of a head the label's origin and unit, 1 ÷ φ of
     one that is no event, the scale of its weights, what is added to its logit in the sample, and
-    the weight of a row whose sampled root is 0 (1 for heads that descend from it); `sampled` is that
-    root's column or −1. Reads are written to `out` from `column` on, times `scale`.
+    the weight of a row whose sampled root is 0 (1 for heads that descend from it); `sampled` is
+    that root's column or −1. Reads are written to `out` from `column` on, times `scale`.
 
     Shape:
         slots: int64 (K, 3) · state: float32 (R, 3P + …) · bias: float32 (Q·T,) · labels: float32
