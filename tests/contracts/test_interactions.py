@@ -19,6 +19,11 @@ from polyrank.train.sources import Sources
 both = pytest.mark.parametrize(
     ("kind", "interaction"), [(kind, each) for each in INTERACTIONS for kind in TRUNKS]
 )
+# A run takes seconds: each trunk with the default interaction, and each interaction with one trunk.
+runs = pytest.mark.parametrize(
+    ("kind", "interaction"),
+    [*((kind, "cross") for kind in TRUNKS), *(("mmoe", i) for i in INTERACTIONS if i != "cross")],
+)
 interactions = pytest.mark.parametrize("interaction", INTERACTIONS)
 
 
@@ -120,7 +125,7 @@ def test_explain_counts_it(interaction, rows):
     assert plan.parameters["interaction"] == expected
 
 
-@both
+@runs
 def test_it_trains_resumes_saves_loads_and_exports(kind, interaction, rows, tmp_path):
     def run(folder, **options):
         return pr.fit(

@@ -190,7 +190,7 @@ def test_no_graph_break(kind, rows):
 
 @trunks
 def test_the_table_reads_back(kind):
-    model = pr.Model(trunk=TRUNKS[kind](dropout=0.2))
+    model = pr.Model(trunk=TRUNKS[kind](dropout=0.2, norm="batch", activation="swish"))
     assert pr.Model.from_table(model.to_table()) == model
     assert model.to_table()["trunk"]["kind"] == kind
 

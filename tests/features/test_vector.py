@@ -20,6 +20,7 @@ from polyrank.data.table import encode
 from polyrank.data.vocab import Vocab
 from polyrank.errors import DataError, SchemaError
 from polyrank.features.vector import VectorEncoding, vectors_of
+from polyrank.serve.app import scorer
 from polyrank.serve.app.scorer import Scorer
 from polyrank.serve.export.write import export
 
@@ -162,7 +163,7 @@ def fitted(log, components=None, **options):
 
 
 @pytest.mark.parametrize("components", [None, 2])
-def test_it_goes_the_whole_way_of_a_bundle(log, components, tmp_path):
+def test_it_goes_the_whole_way_of_a_bundle(log, components, tmp_path, monkeypatch):
     bundle = fitted(log, components)
     auc = bundle.evaluate(log)["click @ all"].metrics["auc"]["value"]
     assert auc > (0.75 if components is None else 0.6)  # the answer is in the vector
@@ -183,6 +184,7 @@ def test_it_goes_the_whole_way_of_a_bundle(log, components, tmp_path):
     np.testing.assert_array_equal(one, same.outputs["p_click"])
     example = {name: codec.example for name, codec in engine.codecs.items()}
     assert Scorer(engine, 10)(json.dumps({"rows": [example]}).encode()).rows == 1
+    monkeypatch.setattr(scorer, "MOST_IDS", 1)  # of a list of ids, which a vector is not
     body = {"context": {"image": example["image"]}, "candidates": [{"item": 1}] * 10}
     assert Scorer(engine, 10)(json.dumps(body).encode()).rows == 10
     with pytest.raises(DataError, match="3 as in training, but 1 of 1 have another"):
@@ -225,6 +227,14 @@ def test_the_audit_knows_a_vector_by_its_length(log):
         each for each in check(schema, {"train": unequal}).findings if each.column == "image"
     )
     assert "must have vectors of one length" in error.message
+
+
+def test_vectors_are_of_the_rows_and_no_shared_lists(log):
+    schema = pr.Schema([pr.SparseFeature("item"), pr.VectorFeature("image")], [pr.Task("click")])
+    rows = log.drop("image").with_columns(key=pl.int_range(len(log)) % 5)
+    shared = pl.DataFrame({"key": range(5), "image": [[1.0, 2.0]] * 5})
+    with pytest.raises(DataError, match="a vector feature has one value a row: write it into th"):
+        pr.fit(schema, pr.Model(), train=pr.Joined(rows, shared, "key"), epochs=1)
 
 
 def test_vectors_are_columns_of_dense(log):

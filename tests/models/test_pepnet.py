@@ -171,3 +171,15 @@ def test_an_experiments_file_holds_both_trunks():
     experiment = Experiment.from_text(text)
     assert experiment.model.trunk == PEPNet(trunk=pr.MMoE(experts=4), gates=["user"])
     assert Experiment.from_text(experiment.to_toml()) == experiment
+
+
+def test_a_list_that_is_attended_to_may_be_a_gate_feature():
+    rows = {"item": np.arange(40) % 7, "seen": [[1, 2, 3]] * 40, "click": np.arange(40) % 2}
+    seen = pr.SequenceFeature(
+        "seen", shared_with="item", max_length=2, pooling=pr.Target(query="item")
+    )
+    schema = pr.Schema([pr.SparseFeature("item"), seen], [pr.Task("click")])
+    model = pr.Model(trunk=PEPNet(gates=["seen"]), embed_dim=4, wide=False)
+    trunk = pr.fit(schema, model, train=rows, epochs=1).ranker.trunk
+    assert trunk.columns == [slice(4, 8)]
+    assert trunk.embedding_gate.hidden.in_features == 4 + 8

@@ -193,3 +193,17 @@ def test_experts_start_different():
     out = bank(torch.randn(5, 4))
     assert out.shape == (5, 3, 2)
     assert not torch.equal(bank[0].linear[0].weight, bank[1].linear[0].weight)
+
+
+@shapes
+@norms
+def test_a_bank_of_swish_is_each_expert_by_itself(hidden, norm):
+    torch.manual_seed(0)
+    bank = ExpertBank(7, 3, hidden, norm, 0.0, "swish").double().eval()
+    x = torch.randn(5, 7).double()
+    for at, expert in enumerate(bank):
+        z = x
+        for layer, normed in zip(expert.linear, expert.norm, strict=True):
+            z = normed(layer(z))
+            z = z / (1 + (-z).exp())
+        assert_close(bank(x)[:, at], z, 10 * LONGEST)

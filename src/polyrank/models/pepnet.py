@@ -108,7 +108,9 @@ def columns_of(layout: Layout, names: Sequence[str]) -> list[slice]:
             raise ConfigError(
                 f"PEPNet: gates: feature {name!r} has no columns in x for a gate to read"
             )
-    return [layout.slices[slot.name] for name in names for slot in features[name].slots]
+    # The places of a list that is attended to are one slot of what a trunk reads.
+    slots = [slot.name for name in names for slot in features[name].slots]
+    return [layout.slices[name] for name in slots if name in layout.slices]
 
 
 class GateUnit(nn.Module):
