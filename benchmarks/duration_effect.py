@@ -88,7 +88,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--rows", type=int, default=1_000_000, help="of which 4 % are clicked")
+    parser.add_argument("--rows", type=int, default=1_000_000, help="of which 4 %% are clicked")
     parser.add_argument("--epochs", type=int, help="the default of `fit` if left out")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
