@@ -1,6 +1,7 @@
 """An exported bundle with every kind of column, and the rows that it learned from."""
 
 import json
+import shutil
 import socket
 from contextlib import ExitStack, contextmanager
 from http.client import HTTPConnection
@@ -12,6 +13,7 @@ import pytest
 import uvicorn
 
 import polyrank as pr
+from polyrank.files import replacing_folder
 from polyrank.serve.app.routes import app
 from polyrank.serve.app.server import listen
 from polyrank.serve.export.write import export
@@ -139,6 +141,32 @@ def exported(bundle, rows, tmp_path_factory):
     names = [feature.name for feature in bundle.schema.features]
     export(bundle, folder, [pl.DataFrame({name: rows[name] for name in names})])
     return folder
+
+
+@pytest.fixture(scope="session")
+def later(bundle, rows, tmp_path_factory):
+    """The folder of another bundle of the same columns, as of the day after."""
+    folder = tmp_path_factory.mktemp("later") / "bundle"
+    fewer = {name: values[:300] for name, values in rows.items()}  # other vocabularies too
+    model, fusion = pr.Model(tower=[4], embed_dim=4), pr.Fusion({"click": 1.0, "margin": 0.1})
+    fitted = pr.fit(bundle.schema, model, train=fewer, epochs=1, seed=2, fusion=fusion)
+    fitted.save(folder)
+    names = [feature.name for feature in bundle.schema.features]
+    export(fitted, folder, [pl.DataFrame({name: rows[name] for name in names})])
+    return folder
+
+
+@pytest.fixture
+def run_folder(exported, tmp_path):
+    """A run folder whose bundle a test may replace, and the function that does so at once."""
+
+    def replace(bundle):
+        with replacing_folder(tmp_path / "run" / "bundle") as new:
+            shutil.copytree(bundle, new, dirs_exist_ok=True)
+        return tmp_path / "run"
+
+    replace(exported)
+    return replace
 
 
 @pytest.fixture(scope="session")

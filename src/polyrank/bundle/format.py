@@ -16,11 +16,11 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote, unquote
 
 import numpy as np
@@ -39,6 +39,8 @@ from polyrank.schema import Schema
 FORMAT = 4
 MANIFEST = "bundle.json"
 STAGES = "stages/"
+_ATTEMPTS = 5  # to read a bundle that is replaced while it is read
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -157,6 +159,47 @@ def add(
         for name in files.keys() - kept.keys():
             files[name].replace(path / name)
         _put(path, {**manifest, **entries, "files": dict(sorted((kept | sums).items()))})
+
+
+def identity(path: Path) -> tuple[int, ...] | None:
+    """Return what differs whenever a bundle's folder or manifest is replaced; None without one."""
+    try:
+        folder, manifest = path.stat(), (path / MANIFEST).stat()
+    except OSError:
+        return None
+    return (folder.st_ino, manifest.st_ino, manifest.st_mtime_ns, manifest.st_size)
+
+
+def version_of(manifest: Mapping[str, Any]) -> str:
+    """Return a name for a bundle's content: of the checksums of its files, and what else is said.
+
+    Example:
+        >>> version_of({"format": 4, "files": {"config.toml": "…"}})
+        '9a5da2ea12be'
+    """
+    text = json.dumps(manifest, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def undisturbed(path: Path, load: Callable[[], Found]) -> Found:
+    """Return what `load` reads of a bundle's folder, from one bundle and not from two.
+
+    Where the folder or its manifest is replaced meanwhile, it is loaded again: else the
+    vocabularies could be of the bundle before, and the graph of the one after.
+    """
+    for _ in range(_ATTEMPTS):
+        before = identity(path)
+        try:
+            found = load()
+        except BundleError:
+            if identity(path) == before:
+                raise
+        else:
+            if identity(path) == before:
+                return found
+    raise BundleError(
+        f"the bundle {path} was replaced {_ATTEMPTS} times while it was read: write it less often"
+    )
 
 
 def find(path: Path) -> Path:

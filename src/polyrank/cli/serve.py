@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 
 def serve(
-    run: Path,
+    run: str,
     /,
-    *,
+    *more: str,
     host: str = "127.0.0.1",
     port: int = 8000,
     max_body_mb: float = 16.0,
@@ -17,11 +15,14 @@ def serve(
     queue: int = 64,
     drain: float = 1.0,
     threads: int = 1,
+    watch: bool = False,
 ) -> None:
     """Serve over HTTP: rows in, named probabilities and their ranking out.
 
     Args:
-        run: a run folder or a bundle folder that `polyrank export` has written to.
+        run: a run folder or a bundle folder that `polyrank export` has written to; NAME=FOLDER
+            gives it a name.
+        more: others, each NAME=FOLDER, at /v1/models/NAME/score.
         host: address to listen on; 0.0.0.0 for all addresses of this machine.
         port: 0 takes a free one.
         max_body_mb: largest body, in MiB.
@@ -30,6 +31,7 @@ def serve(
         queue: scoring requests that may wait or run.
         drain: seconds of accepting with `Connection: close` after SIGTERM.
         threads: of one run of the graph.
+        watch: load a new bundle as soon as it is there, as SIGHUP does.
     """
     from polyrank.serve.extra import require
 
@@ -37,14 +39,16 @@ def serve(
         "msgspec", "onnxruntime", "prometheus_client", "starlette", "uvicorn", what="the server"
     )
     from polyrank.serve.app.limits import Limits
+    from polyrank.serve.app.models import Models
     from polyrank.serve.app.server import serve as run_server
-    from polyrank.serve.engine import Engine
 
     limits = Limits(
         body_mb=max_body_mb, rows=max_rows, timeout_s=timeout, queue=queue, drain_s=drain
     )
 
     def started(address: str) -> None:
-        print(f"serving {run} at {address}", flush=True)
+        print(f"serving {', '.join(runs)} at {address}", flush=True)
 
-    run_server(Engine(run, threads=threads), limits, host=host, port=port, started=started)
+    runs = (run, *more)
+    models = Models.open(runs, limits.rows, threads)
+    run_server(models, limits, host=host, port=port, started=started, watch=watch)

@@ -71,8 +71,13 @@ class Engine:
         spec.whole("threads", threads)  # of 0, onnxruntime would take every core
         require("onnxruntime", what="the engine")
         self.folder = format.find(Path(path))
+        self.identity = format.identity(self.folder)
+        format.undisturbed(self.folder, lambda: self._open(path, threads))
+
+    def _open(self, path: str | Path, threads: int) -> None:
         parts = format.read(self.folder, weights=False)
         self.manifest: Mapping[str, Any] = parts.manifest
+        self.version = format.version_of(parts.manifest)
         refuse_unexported(self.manifest, path)
         try:
             self.schema = Schema.from_table(self.manifest["schema"])

@@ -6,9 +6,11 @@ from hypothesis import HealthCheck, given, settings
 from schemathesis import GenerationMode, checks
 
 from polyrank.serve.app.limits import Limits
-from polyrank.serve.app.routes import answer_schema, app
+from polyrank.serve.app.openapi import answer_schema
+from polyrank.serve.app.routes import app
 
 SCORE = "/v1/score"
+SCORED = (SCORE, "/v1/models/default/score")
 
 DOCUMENTED = [
     checks.not_a_server_error,
@@ -40,11 +42,12 @@ def test_whatever_is_sent_is_answered_as_documented(documented, mode):
         if mode == GenerationMode.POSITIVE or operation.body:  # nothing else can be sent wrongly
             bounded(given(case=operation.as_strategy(generation_mode=mode))(check))()
     if mode == GenerationMode.POSITIVE:
-        others = set(documented.raw_schema["paths"]) - {SCORE, "/openapi.json"}  # read to begin
-        assert len(others) == 4
-        assert seen == {(SCORE, 200), (SCORE, 422), *((each, 200) for each in others)}
+        others = set(documented.raw_schema["paths"]) - {*SCORED, "/openapi.json"}  # read to begin
+        assert len(others) == 6
+        scored = {(path, status) for path in SCORED for status in (200, 422)}
+        assert seen == scored | {(each, 200) for each in others}
     else:
-        assert {(SCORE, 400), (SCORE, 422)} <= seen
+        assert {(path, status) for path in SCORED for status in (400, 422)} <= seen
 
 
 def test_its_example_is_answered(documented, engine, serving):

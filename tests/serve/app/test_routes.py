@@ -256,11 +256,12 @@ def test_a_full_queue_is_429(serving, engine, good):
 
 def test_a_line_of_small_bodies_has_its_length_too():
     """Each takes its place before the first of them is answered."""
-    queue = Queue(lambda body: body, Limits(queue=3))
+    queue = Queue(Limits(queue=3))
 
     async def ask():
         return await asyncio.gather(
-            *(queue.run(str(number).encode()) for number in range(5)), return_exceptions=True
+            *(queue.run(bytes, str(number).encode()) for number in range(5)),
+            return_exceptions=True,
         )
 
     found = asyncio.run(ask())
@@ -314,7 +315,7 @@ def test_an_insane_request_id_is_replaced(web, sent):
     assert re.fullmatch("[0-9a-f]{32}", answer.headers["X-Request-ID"])
 
 
-def test_a_line_in_the_log_says_what_happened(web, good, caplog):
+def test_a_line_in_the_log_says_what_happened(web, good, engine, caplog):
     caplog.set_level(logging.INFO, "polyrank")
     good(web, headers={"X-Request-ID": "r7"})
     web.score({"rows": []}, {"X-Request-ID": "r8"})
@@ -327,6 +328,8 @@ def test_a_line_in_the_log_says_what_happened(web, good, caplog):
         "path": "/v1/score",
         "status": 200,
         "rows": 3,
+        "model": "default",
+        "version": engine.version,
     }
     assert lines["r8"]["error"] == "no rows to score"
 
@@ -415,20 +418,20 @@ def test_the_counts_are_those_of_the_requests(web, good):
     web.get("/nowhere/7")
     first = {name: [each[name] for each in good.records] for name in good.records[0]}
     lists = [each for each in first["seen"] if each is not None]
-    found = metrics(web)
+    found, ages = metrics(web), first["age"]
     expected = {
         'polyrank_requests_total{route="/v1/score",status="200"}': 2,
         'polyrank_requests_total{route="/v1/score",status="400"}': 1,
         'polyrank_requests_total{route="other",status="404"}': 1,
-        "polyrank_rows_total": 6,
+        'polyrank_rows_total{model="default"}': 6,
         "polyrank_request_seconds_count": 3,
         'polyrank_request_seconds_bucket{le="+Inf"}': 3,
-        'polyrank_ids_total{feature="user"}': 6,
-        'polyrank_ids_total{feature="city"}': 6 - first["city"].count(None),
-        'polyrank_unseen_ids_total{feature="city"}': 3,
-        'polyrank_ids_total{feature="seen"}': sum(map(len, lists)) + 3 * 2,
-        'polyrank_missing_values_total{feature="seen"}': 3,
-        'polyrank_missing_values_total{feature="age"}': first["age"].count(None) + 3,
+        'polyrank_ids_total{feature="user",model="default"}': 6,
+        'polyrank_ids_total{feature="city",model="default"}': 6 - first["city"].count(None),
+        'polyrank_unseen_ids_total{feature="city",model="default"}': 3,
+        'polyrank_ids_total{feature="seen",model="default"}': sum(map(len, lists)) + 3 * 2,
+        'polyrank_missing_values_total{feature="seen",model="default"}': 3,
+        'polyrank_missing_values_total{feature="age",model="default"}': ages.count(None) + 3,
         "polyrank_in_flight": 1,
         "polyrank_queue_rejected_total": 0,
     }

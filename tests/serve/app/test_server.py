@@ -14,6 +14,7 @@ from threading import Event, Thread
 
 import pytest
 
+import polyrank as pr
 from polyrank.cli.app import run
 from polyrank.errors import PolyrankError
 from polyrank.serve.app.server import listen, url
@@ -116,6 +117,67 @@ def test_sigterm_under_load_loses_no_answer(process, exported, body, expected):
         "stopped",
     ]
     assert any(answer.headers["Connection"] == "close" for answer in answers)
+
+
+def test_bundles_replaced_under_load_lose_no_request_and_mix_no_answer(
+    process, run_folder, exported, later, rows
+):
+    """Each answer is that of one bundle, by the version that it names, to the last digit."""
+    engines = {(engine := pr.Engine(folder)).version: engine for folder in (exported, later)}
+    needed = engine.inputs
+    sent = {name: rows[name][:20] for name in [*needed, "margin"]}
+    body = json.dumps({"rows": sent}).encode()
+    expected = {
+        version: each.predict({name: sent[name] for name in needed}).to_dict(as_series=False)
+        for version, each in engines.items()
+    }
+    folder = run_folder(exported)
+    with process(folder, "--drain", "0.5") as (server, web):
+        answers, faults, done = [], [], Event()
+
+        def client():
+            connection = web.connection()
+            try:
+                while not done.is_set():
+                    answers.append(web.score(body, connection=connection))
+            except Exception as fault:  # noqa: BLE001  any lost answer
+                faults.append(fault)
+            finally:
+                connection.close()
+
+        def counted(outcome):
+            name = f'polyrank_reloads_total{{model="default",outcome="{outcome}"}} '
+            (line,) = [
+                each for each in web.get("/metrics").body.decode().splitlines() if name in each
+            ]
+            return float(line.removeprefix(name))
+
+        threads = [Thread(target=client) for _ in range(3)]
+        for each in threads:
+            each.start()
+        for number, bundle in enumerate([later, exported, later], 1):
+            run_folder(bundle)
+            server.send_signal(signal.SIGHUP)
+            while counted("loaded") < number:
+                pass
+            with (folder / "bundle" / "model.onnx").open("r+b") as file:
+                file.truncate(1000)
+            server.send_signal(signal.SIGHUP)
+            while counted("refused") < number:
+                pass
+        done.set()
+        for each in threads:
+            each.join(60)
+        last = web.score(body)
+        server.send_signal(signal.SIGTERM)
+        server.communicate(timeout=60)
+    assert faults == []
+    assert {answer.status for answer in answers} == {200}
+    for answer in [*answers, last]:
+        assert answer.headers["X-Model"] == "default"
+        assert answer.json["outputs"] == expected[answer.headers["X-Model-Version"]]
+    assert {answer.headers["X-Model-Version"] for answer in answers} == set(expected)
+    assert last.headers["X-Model-Version"] == pr.Engine(later).version
 
 
 def test_a_body_that_is_half_there_at_sigterm_is_answered(process, exported, body, expected):

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from math import ceil
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -122,16 +122,16 @@ class Lingering:
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-class Queue(Generic[Result]):
+class Queue:
     """A queue of limited length: small bodies are scored at once, others by worker threads.
 
     While a thread works, the event loop stays free for health checks and for refusing what is too
     much. Only the event loop's thread may call it.
     """
 
-    def __init__(self, work: Callable[[bytes], Result], limits: Limits) -> None:
+    def __init__(self, limits: Limits) -> None:
         self.length = 0  # requests that wait or run
-        self._work, self._limits = work, limits
+        self._limits = limits
         self._pool = ThreadPoolExecutor(limits.workers, thread_name_prefix="score")
 
     def check(self) -> None:
@@ -141,17 +141,17 @@ class Queue(Generic[Result]):
                 f"the queue of {self.length} requests is full: try again", 429, {"Retry-After": "1"}
             )
 
-    async def run(self, body: bytes) -> Result:
-        """Return the result of a body; 429 if the queue is full, 503 if it takes too long."""
+    async def run(self, work: Callable[[bytes], Result], body: bytes) -> Result:
+        """Return what work makes of a body; 429 if the queue is full, 503 if it takes too long."""
         self.check()
         if len(body) <= self._limits.inline_kb * 1024:
             self.length += 1
             try:
                 await asyncio.sleep(0)  # requests that have arrived take their places first
-                return self._work(body)
+                return work(body)
             finally:
                 self._leave()
-        job = self._pool.submit(self._work, body)
+        job = self._pool.submit(work, body)
         self.length += 1
         loop = asyncio.get_running_loop()
 

@@ -58,7 +58,11 @@ def read(body: bytes, needed: Sequence[str], most_rows: int) -> ScoreRequest:
 
     NaN is a missing value, as null is. `needed` are the columns that every row must have.
     """
-    given = _parsed(body)
+    return taken(parsed(body), needed, most_rows)
+
+
+def taken(given: Any, needed: Sequence[str], most_rows: int) -> ScoreRequest:
+    """Return the request that a parsed body is, or refuse it."""
     if type(given) is not dict:
         raise Refused(f"the body must be an object, got {json_type(given)}: {_SHAPES}")
     for key in given:
@@ -93,7 +97,8 @@ def read(body: bytes, needed: Sequence[str], most_rows: int) -> ScoreRequest:
     return ScoreRequest(count, columns, shared, _top_k(given), sorted(ignored))
 
 
-def _parsed(body: bytes) -> Any:
+def parsed(body: bytes) -> Any:
+    """Return the JSON of a body, or refuse it with 400."""
     try:
         return msgspec.json.decode(body)
     except (ValueError, RecursionError):

@@ -40,7 +40,11 @@ class Scorer:
 
     def __call__(self, body: bytes) -> Scored:
         """Score a request's body."""
-        asked = request.read(body, self.needed, self.most_rows)
+        return self.score(request.parsed(body))
+
+    def score(self, given: Any) -> Scored:
+        """Score a parsed body."""
+        asked = request.taken(given, self.needed, self.most_rows)
         if asked.top_k is not None and self.engine.fusion is None:
             raise Refused(
                 "top_k needs a score to rank by, and this bundle declares no fusion: add a "

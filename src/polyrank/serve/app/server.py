@@ -17,9 +17,10 @@ from polyrank import spec
 from polyrank.errors import PolyrankError
 from polyrank.serve.app.limits import Limits
 from polyrank.serve.app.middleware import State
+from polyrank.serve.app.models import Models
+from polyrank.serve.app.reload import Reloader
 from polyrank.serve.app.routes import app
 from polyrank.serve.app.telemetry import log_to_stderr
-from polyrank.serve.engine import Engine
 
 logger = logging.getLogger(__name__)
 
@@ -28,18 +29,18 @@ _BACKLOG = 2048  # connections that wait to be accepted
 
 
 def serve(
-    engine: Engine, limits: Limits, *, host: str, port: int, started: Callable[[str], None]
-) -> None:
+    models: Models, limits: Limits, *, host: str, port: int, started: Callable[[str], None],
+    watch: bool = False,
+) -> None:  # fmt: skip
     """Serve until SIGTERM or SIGINT, then answer everything that was accepted.
 
-    It takes over the signals and the log of the process, and calls `started` with the URL as soon
-    as requests are answered.
+    SIGHUP, and with `watch` a new bundle where one was read, reloads the models. It takes over the
+    signals and the log of the process, and calls `started` with the URL as soon as requests are
+    answered.
     """
     state = State()
-    application = app(engine, limits, state)
-    # The first run of a graph allocates what the others use, and a bundle that cannot predict at
-    # all is found before the first request.
-    engine.predict_columns({name: [None] for name in engine.inputs})
+    application = app(models, limits, state)
+    reloader = Reloader(models, application.state.service.telemetry)
     listener = listen(host, port)
     log_to_stderr()
     config = uvicorn.Config(
@@ -56,7 +57,12 @@ def serve(
         backlog=_BACKLOG,
         timeout_graceful_shutdown=int(2 * limits.timeout_s + 1),  # a body and its answer
     )
-    server = _Server(config, state, limits.drain_s, lambda: started(url(listener)))
+
+    def begun() -> None:
+        reloader.start(watch=watch)
+        started(url(listener))
+
+    server = _Server(config, state, limits.drain_s, begun, reloader)
     # What is loaded stays: the collector must not go through it while requests wait.
     gc.collect()
     gc.freeze()
@@ -97,10 +103,12 @@ class _Server(uvicorn.Server):
     """uvicorn, but a signal first announces the stop, and then stops."""
 
     def __init__(
-        self, config: uvicorn.Config, state: State, drain_s: float, started: Callable[[], None]
-    ) -> None:
+        self, config: uvicorn.Config, state: State, drain_s: float, started: Callable[[], None],
+        reloader: Reloader,
+    ) -> None:  # fmt: skip
         super().__init__(config)
         self._state, self._drain_s, self._announce = state, drain_s, started
+        self._reloader = reloader
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -114,7 +122,12 @@ class _Server(uvicorn.Server):
         def handle(number: int, _: FrameType | None) -> None:
             loop.call_soon_threadsafe(self._stop, signal.Signals(number).name)
 
+        def reload(_: int, __: FrameType | None) -> None:
+            loop.call_soon_threadsafe(self._reloader.all)
+
         before = {each: signal.signal(each, handle) for each in _SIGNALS}
+        if hasattr(signal, "SIGHUP"):  # not on Windows
+            before[signal.SIGHUP] = signal.signal(signal.SIGHUP, reload)
         try:
             yield
         finally:
@@ -124,7 +137,8 @@ class _Server(uvicorn.Server):
     def _stop(self, name: str) -> None:
         if self._state.draining:
             logger.warning("%s again: stopping at once", name)
-            self.should_exit = self.force_exit = True
+            self.force_exit = True
+            self._close()
             return
         # Closing a listener or a connection resets what nobody has read yet. So for a while
         # everything is answered as before, with the word that it is the last on its connection.
@@ -133,4 +147,5 @@ class _Server(uvicorn.Server):
         asyncio.get_running_loop().call_later(self._drain_s, self._close)
 
     def _close(self) -> None:
+        self._reloader.stop()
         self.should_exit = True

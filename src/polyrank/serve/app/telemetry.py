@@ -6,7 +6,7 @@ import json
 import logging
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from itertools import accumulate
 
@@ -21,36 +21,55 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
 from polyrank.serve.app.scorer import Scored
+from polyrank.serve.engine import Engine
 
 _MS = (0.5, 1, 2, 3, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000)
 BUCKETS_S = tuple(each / 1000 for each in _MS)
+RELOADS = ("loaded", "same", "refused")
 
 
 class Telemetry(Collector):
     """The server's counts since it started; only the event loop's thread may use it.
 
-    A request costs a few additions: labels are made when the counts are read.
+    A request costs a few additions: labels are made when the counts are read. The features of a
+    model are those of the bundles that it has had.
     """
 
-    def __init__(self, id_features: Iterable[str], features: Iterable[str]) -> None:
+    def __init__(self) -> None:
         self.requests: Counter[tuple[str, int]] = Counter()
-        self.rows = self.in_flight = self.rejected = 0
-        self.ids = dict.fromkeys(id_features, 0)
-        self.unseen = dict(self.ids)
-        self.nulls = dict.fromkeys(features, 0)
+        self.in_flight = self.rejected = 0
+        self.rows: Counter[str] = Counter()
+        self.ids: Counter[tuple[str, str]] = Counter()  # model, feature
+        self.unseen: Counter[tuple[str, str]] = Counter()
+        self.nulls: Counter[tuple[str, str]] = Counter()
+        self.reloads: Counter[tuple[str, str]] = Counter()  # model, what came of it
+        self.versions: dict[str, str] = {}
         self._buckets = [0] * (len(BUCKETS_S) + 1)
         self._seconds = 0.0
         self._registry = CollectorRegistry()
         self._registry.register(self)
 
-    def scored(self, found: Scored) -> None:
+    def serves(self, model: str, engine: Engine) -> None:
+        """Note the bundle that answers under a name, so that what never happened is counted 0."""
+        self.versions[model] = engine.version
+        for outcome in RELOADS:
+            self.reloads[model, outcome] += 0
+        self.rows[model] += 0
+        for feature in engine.inputs:
+            self.nulls[model, feature] += 0
+        for each in engine.schema.features:
+            if each.id_tables:
+                self.ids[model, each.name] += 0
+                self.unseen[model, each.name] += 0
+
+    def scored(self, model: str, found: Scored) -> None:
         """Count the rows, ids and missing values of a scored request."""
-        self.rows += found.rows
+        self.rows[model] += found.rows
         totals = (self.ids, self.unseen, self.nulls)
         for total, more in zip(totals, (found.ids, found.unseen, found.nulls), strict=True):
             for name, count in more.items():
                 if count:
-                    total[name] += count
+                    total[model, name] += count
 
     def answered(self, route: str, status: int) -> None:
         """Count a request by its route and status."""
@@ -73,7 +92,10 @@ class Telemetry(Collector):
         for (route, status), count in sorted(self.requests.items()):
             requests.add_metric([route, str(status)], count)
         yield requests
-        yield CounterMetricFamily("polyrank_rows", "Rows scored.", value=self.rows)
+        rows = CounterMetricFamily("polyrank_rows", "Rows scored.", labels=["model"])
+        for model, count in self.rows.items():
+            rows.add_metric([model], count)
+        yield rows
         bounds = [*map(str, BUCKETS_S), "+Inf"]
         buckets = list(zip(bounds, accumulate(self._buckets), strict=True))
         yield HistogramMetricFamily(
@@ -87,10 +109,22 @@ class Telemetry(Collector):
             ("polyrank_unseen_ids", "Ids not seen in training.", self.unseen),
             ("polyrank_missing_values", "Nulls, and NaN in numbers.", self.nulls),
         ):
-            family = CounterMetricFamily(name, what, labels=["feature"])
-            for feature, count in counts.items():
-                family.add_metric([feature], count)
+            family = CounterMetricFamily(name, what, labels=["model", "feature"])
+            for (model, feature), count in counts.items():
+                family.add_metric([model, feature], count)
             yield family
+        reloads = CounterMetricFamily(
+            "polyrank_reloads", "Bundles looked at while serving.", labels=["model", "outcome"]
+        )
+        for (model, outcome), count in self.reloads.items():
+            reloads.add_metric([model, outcome], count)
+        yield reloads
+        versions = GaugeMetricFamily(
+            "polyrank_bundle", "1 for the bundle that answers.", labels=["model", "version"]
+        )
+        for model, version in self.versions.items():
+            versions.add_metric([model, version], 1)
+        yield versions
         yield GaugeMetricFamily("polyrank_in_flight", "Requests in flight.", value=self.in_flight)
         yield CounterMetricFamily(
             "polyrank_queue_rejected",
