@@ -68,11 +68,11 @@ class Client:
 
 
 @contextmanager
-def served(engine, limits=None, state=None):
+def served(engine, limits=None, state=None, split=None):
     """Serve in a thread of this process."""
     listener = listen("127.0.0.1", 0)
     server = uvicorn.Server(
-        uvicorn.Config(app(engine, limits, state), log_config=None, access_log=False)
+        uvicorn.Config(app(engine, limits, state, split), log_config=None, access_log=False)
     )
     thread = Thread(target=server.run, args=([listener],))
     port = listener.getsockname()[1]  # a connection is taken from now on, and answered once it runs
@@ -182,8 +182,6 @@ def client():
 
 @pytest.fixture
 def serving():
-    """Serve an engine on a free port of loopback: a function from (engine, limits) to a Client."""
+    """Serve an engine on a free port of loopback: a function from what `app` takes to a Client."""
     with ExitStack() as stack:
-        yield lambda engine, limits=None, state=None: stack.enter_context(
-            served(engine, limits, state)
-        )
+        yield lambda *given: stack.enter_context(served(*given))

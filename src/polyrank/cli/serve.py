@@ -16,6 +16,9 @@ def serve(
     drain: float = 1.0,
     threads: int = 1,
     watch: bool = False,
+    share: tuple[str, ...] = (),
+    split_by: str | None = None,
+    shadow: tuple[str, ...] = (),
 ) -> None:
     """Serve over HTTP: rows in, named probabilities and their ranking out.
 
@@ -32,6 +35,10 @@ def serve(
         drain: seconds of accepting with `Connection: close` after SIGTERM.
         threads: of one run of the graph.
         watch: load a new bundle as soon as it is there, as SIGHUP does.
+        share: NAME=SHARE, the part of the traffic of /v1/score that this model answers; the first
+            one answers the rest.
+        split_by: column whose hash chooses the model; the user key unless given.
+        shadow: a model that scores what others have answered, to be compared in /metrics.
     """
     from polyrank.serve.extra import require
 
@@ -41,6 +48,7 @@ def serve(
     from polyrank.serve.app.limits import Limits
     from polyrank.serve.app.models import Models
     from polyrank.serve.app.server import serve as run_server
+    from polyrank.serve.app.split import Split
 
     limits = Limits(
         body_mb=max_body_mb, rows=max_rows, timeout_s=timeout, queue=queue, drain_s=drain
@@ -51,4 +59,5 @@ def serve(
 
     runs = (run, *more)
     models = Models.open(runs, limits.rows, threads)
-    run_server(models, limits, host=host, port=port, started=started, watch=watch)
+    split = Split.of(models, share, split_by, shadow)
+    run_server(models, limits, host=host, port=port, started=started, split=split, watch=watch)

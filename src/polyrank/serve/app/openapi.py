@@ -22,15 +22,18 @@ _STATUSES = {
 }
 
 
-def request_schema(engine: Engine) -> Json:
-    """Return the schema of a body of `POST /v1/score`."""
+def request_schema(engine: Engine, key: str | None = None) -> Json:
+    """Return the schema of a body of `POST /v1/score`; `key` chooses the model of a request."""
     columns: Json = {name: codec.json for name, codec in engine.codecs.items()}
     beside = {k: each for codec in engine.codecs.values() for k, each in codec.beside.items()}
     columns |= {name: each.json for name, each in beside.items()}
     columns |= {name: _NUMBER for name in engine.fusion_columns if name not in columns}
+    if key is not None and key not in columns:
+        columns[key] = {"type": ["string", "number", "null"]}
     example = {name: codec.example for name, codec in engine.codecs.items()}
     example |= {name: each.example for name, each in beside.items()}
     example |= dict.fromkeys(engine.fusion_columns, 1.0)
+    example |= {name: None for name in columns if name not in example}
     every = {"type": "object", "required": list(columns), "properties": columns}
     some = {"type": "object", "properties": columns}
     more = {} if engine.fusion is None else {"top_k": {"type": "integer", "minimum": 1}}

@@ -21,7 +21,10 @@ from polyrank.serve.app.limits import Limits, Lingering, Queue, Refused, read_bo
 from polyrank.serve.app.middleware import RequestMiddleware, State, error_response
 from polyrank.serve.app.models import DEFAULT, Loaded, Model, Models
 from polyrank.serve.app.openapi import Json, request_schema, response, responses
+from polyrank.serve.app.request import parsed
 from polyrank.serve.app.scorer import Scored
+from polyrank.serve.app.shadow import Shadows
+from polyrank.serve.app.split import Split
 from polyrank.serve.app.telemetry import Telemetry
 from polyrank.serve.engine import Engine
 from polyrank.serve.inputs import ROWS_FILE
@@ -59,14 +62,15 @@ Answer = tuple[Loaded, Scored]
 class Service:
     """The endpoints of the models of a server."""
 
-    def __init__(self, models: Models, limits: Limits, state: State) -> None:
-        self.models, self.limits, self.state = models, limits, state
+    def __init__(self, models: Models, limits: Limits, state: State, split: Split) -> None:
+        self.models, self.limits, self.state, self.split = models, limits, state, split
         self.queue = Queue(limits)
         self.telemetry = Telemetry()
         for name, model in models.items():
             self.telemetry.serves(name, model.current.engine)
+        self.shadows = Shadows(models, tuple(split.shadows), self.telemetry)
         self.routes = (
-            *self._scoring("/v1", models.first, self.split),
+            *self._scoring("/v1", models.first, self._chosen, key=split.by),
             Route("/v1/models", self.listed, "The models that are served, and their versions."),
             *(
                 route
@@ -95,7 +99,7 @@ class Service:
         )
 
     def _scoring(
-        self, path: str, model: Model, work: Callable[[bytes], Answer]
+        self, path: str, model: Model, work: Callable[[bytes], Answer], key: str | None = None
     ) -> tuple[Route, Route]:
         """Return the routes of a model, or of whichever is chosen by the body."""
         return (
@@ -104,7 +108,7 @@ class Service:
                 partial(self.score, work),
                 "Score rows, or rank candidates.",
                 method="POST",
-                body=lambda: request_schema(model.current.engine),
+                body=lambda: request_schema(model.current.engine, key),
                 responses=lambda: responses(model.current.engine),
                 timed=True,
             ),
@@ -115,9 +119,11 @@ class Service:
             ),
         )
 
-    def split(self, body: bytes) -> Answer:
-        """Score a body by the model that gets it."""
-        return _by(self.models.first, body)
+    def _chosen(self, body: bytes) -> Answer:
+        given = parsed(body)
+        name = self.split.model(given)
+        loaded = (self.models.first if name is None else self.models[name]).current
+        return loaded, loaded.scorer.score(given, () if self.split.by is None else (self.split.by,))
 
     async def score(self, work: Callable[[bytes], Answer], request: Request) -> ASGIApp:
         """Answer a body with its scores, or with an error."""
@@ -133,6 +139,8 @@ class Service:
             too_large = error.status == 413 and "Connection" in error.headers
             return Lingering(refusal, self.limits.timeout_s) if too_large else refusal
         self.telemetry.scored(loaded.name, scored)
+        if work == self._chosen:
+            self.shadows.look(body, scored, fields["request_id"])
         fields |= {"rows": scored.rows, "model": loaded.name, "version": loaded.version}
         headers = {"X-Model": loaded.name, "X-Model-Version": loaded.version}
         return Response(scored.body, headers=headers, media_type="application/json")
@@ -140,8 +148,18 @@ class Service:
     async def listed(self, _: Request) -> Response:
         """Answer with the models."""
         versions = {name: model.current.version for name, model in self.models.items()}
-        found = [{"name": name, "version": version} for name, version in versions.items()]
-        return JSONResponse({"models": found})
+        split = self.split
+        rest = 1 - sum(split.shares.values())
+        found = [
+            {
+                "name": name,
+                "version": version,
+                "share": rest if name == self.models.first.name else split.shares.get(name, 0.0),
+                "shadow": name in split.shadows,
+            }
+            for name, version in versions.items()
+        ]
+        return JSONResponse({"models": found, "split_by": split.by})
 
     async def metadata(self, model: Model, _: Request) -> Response:
         """Answer with what a model is."""
@@ -202,7 +220,10 @@ class Service:
 
 
 def app(
-    served: Engine | Models, limits: Limits | None = None, state: State | None = None
+    served: Engine | Models,
+    limits: Limits | None = None,
+    state: State | None = None,
+    split: Split | None = None,
 ) -> Starlette:
     """Return models, or an engine, as an application for any ASGI server.
 
@@ -211,7 +232,7 @@ def app(
     state, limits = state or State(), limits or Limits()
     if not isinstance(served, Models):
         served = Models([Model(DEFAULT, served, limits.rows)])
-    service = Service(served, limits, state)
+    service = Service(served, limits, state, split or Split())
     timed = {each.path: each.timed for each in service.routes}
     found = Starlette(
         routes=[

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,36 @@ class Scored:
     ids: Mapping[str, int]
     unseen: Mapping[str, int]
     nulls: Mapping[str, int]
+    outputs: Mapping[str, np.ndarray]  # by column of `predict`, (rows,)
+    score: np.ndarray | None  # (rows,), where the bundle declares a fusion
+
+
+@dataclass(frozen=True)
+class Compared:
+    """How the answer of a shadow differs from the one that was given.
+
+    Args:
+        rows: of the request.
+        differences: sum over rows of |shadow − given|, by output that both have.
+        same_first: whether both put the same row first; None where one of them does not rank.
+    """
+
+    rows: int
+    differences: dict[str, float]
+    same_first: bool | None
+
+
+def compared(given: Scored, shadow: Scored) -> Compared:
+    """Compare two answers to one request."""
+    differences = {
+        name: float(np.abs(values - given.outputs[name]).sum())
+        for name, values in shadow.outputs.items()
+        if name in given.outputs
+    }
+    same = None
+    if given.score is not None and shadow.score is not None:
+        same = bool(np.argmax(given.score) == np.argmax(shadow.score))
+    return Compared(given.rows, differences, same)
 
 
 class Scorer:
@@ -42,9 +72,9 @@ class Scorer:
         """Score a request's body."""
         return self.score(request.parsed(body))
 
-    def score(self, given: Any) -> Scored:
-        """Score a parsed body."""
-        asked = request.taken(given, self.needed, self.most_rows)
+    def score(self, given: Any, beside: Collection[str] = ()) -> Scored:
+        """Score a parsed body; columns `beside` those needed are of use to somebody else."""
+        asked = request.taken(given, self.needed, self.most_rows, beside)
         if asked.top_k is not None and self.engine.fusion is None:
             raise Refused(
                 "top_k needs a score to rank by, and this bundle declares no fusion: add a "
@@ -56,8 +86,10 @@ class Scorer:
             score = self._score(asked, predicted)
         except DataError as error:
             raise Refused(shortened(str(error), _MESSAGE_LETTERS)) from None
-        answer = _body(asked, predicted, score)
-        return Scored(answer, asked.rows, predicted.ids, predicted.unseen, predicted.nulls)
+        return Scored(
+            _body(asked, predicted, score), asked.rows, predicted.ids, predicted.unseen,
+            predicted.nulls, predicted.outputs, score,
+        )  # fmt: skip
 
     def _predict(self, asked: ScoreRequest) -> Predictions:
         inputs = self.engine.inputs

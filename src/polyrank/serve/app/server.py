@@ -20,6 +20,7 @@ from polyrank.serve.app.middleware import State
 from polyrank.serve.app.models import Models
 from polyrank.serve.app.reload import Reloader
 from polyrank.serve.app.routes import app
+from polyrank.serve.app.split import Split
 from polyrank.serve.app.telemetry import log_to_stderr
 
 logger = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ _BACKLOG = 2048  # connections that wait to be accepted
 
 def serve(
     models: Models, limits: Limits, *, host: str, port: int, started: Callable[[str], None],
-    watch: bool = False,
+    split: Split | None = None, watch: bool = False,
 ) -> None:  # fmt: skip
     """Serve until SIGTERM or SIGINT, then answer everything that was accepted.
 
@@ -39,7 +40,7 @@ def serve(
     answered.
     """
     state = State()
-    application = app(models, limits, state)
+    application = app(models, limits, state, split)
     reloader = Reloader(models, application.state.service.telemetry)
     listener = listen(host, port)
     log_to_stderr()

@@ -6,9 +6,10 @@ import json
 import logging
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import accumulate
+from typing import Any
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import (
@@ -20,12 +21,13 @@ from prometheus_client.core import (
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
-from polyrank.serve.app.scorer import Scored
+from polyrank.serve.app.scorer import Compared, Scored
 from polyrank.serve.engine import Engine
 
 _MS = (0.5, 1, 2, 3, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000)
 BUCKETS_S = tuple(each / 1000 for each in _MS)
 RELOADS = ("loaded", "same", "refused")
+SHADOWS = ("scored", "failed", "skipped")
 
 
 class Telemetry(Collector):
@@ -43,6 +45,10 @@ class Telemetry(Collector):
         self.unseen: Counter[tuple[str, str]] = Counter()
         self.nulls: Counter[tuple[str, str]] = Counter()
         self.reloads: Counter[tuple[str, str]] = Counter()  # model, what came of it
+        self.shadows: Counter[tuple[str, str]] = Counter()  # model, what came of it
+        self.shadow_rows: Counter[str] = Counter()
+        self.shadow_first: Counter[str] = Counter()
+        self.shadow_differences: dict[tuple[str, str], float] = {}  # model, output
         self.versions: dict[str, str] = {}
         self._buckets = [0] * (len(BUCKETS_S) + 1)
         self._seconds = 0.0
@@ -71,6 +77,21 @@ class Telemetry(Collector):
                 if count:
                     total[model, name] += count
 
+    def shadowed(self, model: str) -> None:
+        """Note that a model is a shadow."""
+        for outcome in SHADOWS:
+            self.shadows[model, outcome] += 0
+
+    def compared(self, model: str, found: Compared) -> None:
+        """Count how a shadow's answer differs."""
+        self.shadows[model, "scored"] += 1
+        self.shadow_rows[model] += found.rows
+        for output, difference in found.differences.items():
+            before = self.shadow_differences.get((model, output), 0.0)
+            self.shadow_differences[model, output] = before + difference
+        if found.same_first is not None:
+            self.shadow_first[model] += found.same_first
+
     def answered(self, route: str, status: int) -> None:
         """Count a request by its route and status."""
         self.requests[route, status] += 1
@@ -86,16 +107,9 @@ class Telemetry(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics."""
-        requests = CounterMetricFamily(
-            "polyrank_requests", "Requests answered.", labels=["route", "status"]
-        )
-        for (route, status), count in sorted(self.requests.items()):
-            requests.add_metric([route, str(status)], count)
-        yield requests
-        rows = CounterMetricFamily("polyrank_rows", "Rows scored.", labels=["model"])
-        for model, count in self.rows.items():
-            rows.add_metric([model], count)
-        yield rows
+        answered = {(route, str(status)): n for (route, status), n in sorted(self.requests.items())}
+        yield _counter("requests", "Requests answered.", ["route", "status"], answered)
+        yield _counter("rows", "Rows scored.", ["model"], self.rows)
         bounds = [*map(str, BUCKETS_S), "+Inf"]
         buckets = list(zip(bounds, accumulate(self._buckets), strict=True))
         yield HistogramMetricFamily(
@@ -104,21 +118,23 @@ class Telemetry(Collector):
             buckets=buckets,
             sum_value=self._seconds,
         )
-        for name, what, counts in (
-            ("polyrank_ids", "Ids looked up.", self.ids),
-            ("polyrank_unseen_ids", "Ids not seen in training.", self.unseen),
-            ("polyrank_missing_values", "Nulls, and NaN in numbers.", self.nulls),
-        ):
-            family = CounterMetricFamily(name, what, labels=["model", "feature"])
-            for (model, feature), count in counts.items():
-                family.add_metric([model, feature], count)
-            yield family
-        reloads = CounterMetricFamily(
-            "polyrank_reloads", "Bundles looked at while serving.", labels=["model", "outcome"]
-        )
-        for (model, outcome), count in self.reloads.items():
-            reloads.add_metric([model, outcome], count)
-        yield reloads
+        feature = ["model", "feature"]
+        yield _counter("ids", "Ids looked up.", feature, self.ids)
+        yield _counter("unseen_ids", "Ids not seen in training.", feature, self.unseen)
+        yield _counter("missing_values", "Nulls, and NaN in numbers.", feature, self.nulls)
+        yield _counter("reloads", "Bundles looked at.", ["model", "outcome"], self.reloads)
+        if self.shadows:
+            yield _counter(
+                "shadow_requests", "Requests that a shadow got.", ["model", "outcome"], self.shadows
+            )
+            yield _counter("shadow_rows", "Rows compared.", ["model"], self.shadow_rows)
+            yield _counter(
+                "shadow_same_first", "Requests with one best row.", ["model"], self.shadow_first
+            )
+            yield _counter(
+                "shadow_difference", "Sum over rows of |shadow - given|.", ["model", "output"],
+                self.shadow_differences,
+            )  # fmt: skip
         versions = GaugeMetricFamily(
             "polyrank_bundle", "1 for the bundle that answers.", labels=["model", "version"]
         )
@@ -131,6 +147,16 @@ class Telemetry(Collector):
             "Requests refused because the queue was full.",
             value=self.rejected,
         )
+
+
+def _counter(
+    name: str, what: str, labels: Sequence[str], counts: Mapping[Any, float]
+) -> CounterMetricFamily:
+    """Return counts whose keys are a label, or a tuple of several."""
+    family = CounterMetricFamily(f"polyrank_{name}", what, labels=labels)
+    for key, count in counts.items():
+        family.add_metric([key] if isinstance(key, str) else list(key), count)
+    return family
 
 
 # In ASCII: a path that a client chose may hold a line separator or a terminal's control sequence.
