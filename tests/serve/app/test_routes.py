@@ -355,7 +355,7 @@ def test_top_k_needs_a_fusion(serving, engine, good):
 
 def test_other_routes(web):
     assert web.get("/healthz").json == {"status": "alive"}
-    assert web.get("/readyz").json == {"status": "ready"}
+    assert web.get("/readyz").json == {"status": "ready", "ready": True}
     answer = web.get("/v1/scor")
     assert answer.status == 404
     assert "no route '/v1/scor'; did you mean '/v1/score'?" in answer.json["error"]
@@ -402,7 +402,7 @@ def test_a_server_that_stops_says_so(serving, engine, good):
     good(web, connection=connection)
     state.draining = True
     answer = web.ask("GET", "/readyz", connection=connection)
-    assert (answer.status, answer.json) == (503, {"status": "draining"})
+    assert (answer.status, answer.json) == (503, {"status": "draining", "ready": False})
     assert answer.headers["Connection"] == "close"
     connection.close()
     assert web.get("/healthz").status == 200

@@ -22,14 +22,20 @@ _STATUSES = {
 }
 
 
-def request_schema(engine: Engine, key: str | None = None) -> Json:
-    """Return the schema of a body of `POST /v1/score`; `key` chooses the model of a request."""
-    columns: Json = {name: codec.json for name, codec in engine.codecs.items()}
+def columns_of(engine: Engine) -> dict[str, Json]:
+    """Return the schema of a value of each column that a bundle needs."""
+    columns = {name: codec.json for name, codec in engine.codecs.items()}
     beside = {k: each for codec in engine.codecs.values() for k, each in codec.beside.items()}
     columns |= {name: each.json for name, each in beside.items()}
-    columns |= {name: _NUMBER for name in engine.fusion_columns if name not in columns}
+    return {name: columns.get(name, _NUMBER) for name in [*engine.inputs, *engine.fusion_columns]}
+
+
+def request_schema(engine: Engine, key: str | None = None) -> Json:
+    """Return the schema of a body of `POST /v1/score`; `key` chooses the model of a request."""
+    columns = columns_of(engine)
     if key is not None and key not in columns:
         columns[key] = {"type": ["string", "number", "null"]}
+    beside = {k: each for codec in engine.codecs.values() for k, each in codec.beside.items()}
     example = {name: codec.example for name, codec in engine.codecs.items()}
     example |= {name: each.example for name, each in beside.items()}
     example |= dict.fromkeys(engine.fusion_columns, 1.0)
@@ -68,11 +74,11 @@ def answer_schema(engine: Engine) -> Json:
     return {"oneOf": [closed(each, optional="ignored") for each in shapes]}
 
 
-def responses(engine: Engine) -> dict[int, Json]:
-    """Return the answers of `POST /v1/score` by status."""
+def responses(answer: Json) -> dict[int, Json]:
+    """Return the answers of a scoring route by status, with the schema of 200."""
     error = closed(dict.fromkeys(["error", "request_id"], _STRING))
     refused = {status: response(text, error) for status, text in _STATUSES.items()}
-    return {200: response("The rows' outputs.", answer_schema(engine)), **refused}
+    return {200: response("The rows' outputs.", answer), **refused}
 
 
 def _tables(record: Json) -> list[Json]:

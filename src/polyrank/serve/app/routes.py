@@ -17,10 +17,11 @@ from starlette.types import ASGIApp
 
 from polyrank import __version__
 from polyrank.errors import did_you_mean
+from polyrank.serve.app import oip
 from polyrank.serve.app.limits import Limits, Lingering, Queue, Refused, read_body
 from polyrank.serve.app.middleware import RequestMiddleware, State, error_response
 from polyrank.serve.app.models import DEFAULT, Loaded, Model, Models
-from polyrank.serve.app.openapi import Json, request_schema, response, responses
+from polyrank.serve.app.openapi import Json, answer_schema, request_schema, response, responses
 from polyrank.serve.app.request import parsed
 from polyrank.serve.app.scorer import Scored
 from polyrank.serve.app.shadow import Shadows
@@ -75,18 +76,16 @@ class Service:
             *(
                 route
                 for name, model in models.items()
-                for route in self._scoring(f"/v1/models/{name}", model, partial(_by, model))
+                for route in (
+                    *self._scoring(f"/v1/models/{name}", model, partial(_by, model)),
+                    *self._inferring(f"/v2/models/{name}", model),
+                )
             ),
+            Route("/v2", self.server, "The server, in the Open Inference Protocol."),
+            Route("/v2/health/live", self.live, "Whether the process is alive."),
+            Route("/v2/health/ready", self.ready, "Whether it is ready.", responses=_readiness),
             Route("/healthz", self.alive, "Whether the process is alive."),
-            Route(
-                "/readyz",
-                self.ready,
-                "Whether to send requests here.",
-                responses=lambda: {
-                    200: response("Ready."),
-                    503: response("The server is stopping."),
-                },
-            ),
+            Route("/readyz", self.ready, "Whether to send requests here.", responses=_readiness),
             Route(
                 "/metrics",
                 self.metrics,
@@ -109,7 +108,7 @@ class Service:
                 "Score rows, or rank candidates.",
                 method="POST",
                 body=lambda: request_schema(model.current.engine, key),
-                responses=lambda: responses(model.current.engine),
+                responses=lambda: responses(answer_schema(model.current.engine)),
                 timed=True,
             ),
             Route(
@@ -119,11 +118,41 @@ class Service:
             ),
         )
 
+    def _inferring(self, path: str, model: Model) -> tuple[Route, ...]:
+        """Return the routes of a model in the Open Inference Protocol."""
+
+        async def described(_: Request) -> Response:
+            return JSONResponse(oip.metadata(model.name, model.current.engine))
+
+        return (
+            Route(path, described, "The inputs and outputs of a model."),
+            Route(f"{path}/ready", self.ready, "Whether to send requests.", responses=_readiness),
+            Route(
+                f"{path}/infer",
+                partial(self.infer, model),
+                "Score rows as tensors.",
+                method="POST",
+                body=lambda: oip.request_schema(model.current.engine),
+                responses=lambda: responses(oip.answer_schema()),
+                timed=True,
+            ),
+        )
+
     def _chosen(self, body: bytes) -> Answer:
         given = parsed(body)
         name = self.split.model(given)
         loaded = (self.models.first if name is None else self.models[name]).current
         return loaded, loaded.scorer.score(given, () if self.split.by is None else (self.split.by,))
+
+    async def infer(self, model: Model, request: Request) -> ASGIApp:
+        """Answer tensors with their scores, or with an error."""
+        length = request.headers.get(oip.HEADER_LENGTH)
+
+        def work(body: bytes) -> Answer:
+            loaded = model.current
+            return loaded, oip.infer(loaded.scorer, loaded.name, length, body)
+
+        return await self.score(work, request)
 
     async def score(self, work: Callable[[bytes], Answer], request: Request) -> ASGIApp:
         """Answer a body with its scores, or with an error."""
@@ -142,8 +171,9 @@ class Service:
         if work == self._chosen:
             self.shadows.look(body, scored, fields["request_id"])
         fields |= {"rows": scored.rows, "model": loaded.name, "version": loaded.version}
-        headers = {"X-Model": loaded.name, "X-Model-Version": loaded.version}
-        return Response(scored.body, headers=headers, media_type="application/json")
+        content, media_type, headers = scored.answer
+        headers = {**headers, "X-Model": loaded.name, "X-Model-Version": loaded.version}
+        return Response(content, headers=headers, media_type=media_type)
 
     async def listed(self, _: Request) -> Response:
         """Answer with the models."""
@@ -180,15 +210,24 @@ class Service:
             }
         )
 
+    async def server(self, _: Request) -> Response:
+        """Answer with what the server is."""
+        found = {"name": "polyrank", "version": __version__, "extensions": list(oip.EXTENSIONS)}
+        return JSONResponse(found)
+
+    async def live(self, _: Request) -> Response:
+        """Answer, which is all there is to it."""
+        return JSONResponse({"live": True})
+
     async def alive(self, _: Request) -> Response:
         """Answer, which is all there is to it."""
         return JSONResponse({"status": "alive"})
 
     async def ready(self, _: Request) -> Response:
         """Answer whether requests are welcome."""
-        if self.state.draining:
-            return JSONResponse({"status": "draining"}, 503)
-        return JSONResponse({"status": "ready"})
+        ready = not self.state.draining
+        status = "ready" if ready else "draining"
+        return JSONResponse({"status": status, "ready": ready}, 200 if ready else 503)
 
     async def metrics(self, _: Request) -> Response:
         """Answer with the counts."""
@@ -247,6 +286,10 @@ def app(
     found.state.service = service
     found.router.redirect_slashes = False  # a redirect would name the host that the client wrote
     return found
+
+
+def _readiness() -> dict[int, Json]:
+    return {200: response("Ready."), 503: response("The server is stopping.")}
 
 
 def _by(model: Model, body: bytes) -> Answer:

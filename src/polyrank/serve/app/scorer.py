@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -20,17 +20,33 @@ MOST_IDS = 100  # times the most rows: ids that a list of the context may have o
 _MESSAGE_LETTERS = 1000  # an error may quote what the client sent
 
 
+class Body(NamedTuple):
+    """What is sent."""
+
+    content: bytes
+    media_type: str = "application/json"
+    headers: Mapping[str, str] = {}
+
+
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """The answer to a request in JSON, and its counts: those of ids and values by feature."""
+    """The answer to a request, and its counts: those of ids and values by feature."""
 
-    body: bytes
+    answer: Body
     rows: int
     ids: Mapping[str, int]
     unseen: Mapping[str, int]
     nulls: Mapping[str, int]
     outputs: Mapping[str, np.ndarray]  # by column of `predict`, (rows,)
     score: np.ndarray | None  # (rows,), where the bundle declares a fusion
+
+    @property
+    def body(self) -> bytes:
+        """The bytes of the answer."""
+        return self.answer.content
+
+
+Writer = Callable[[ScoreRequest, Predictions, "np.ndarray | None"], Body]
 
 
 @dataclass(frozen=True)
@@ -72,7 +88,9 @@ class Scorer:
         """Score a request's body."""
         return self.score(request.parsed(body))
 
-    def score(self, given: Any, beside: Collection[str] = ()) -> Scored:
+    def score(
+        self, given: Any, beside: Collection[str] = (), write: Writer | None = None
+    ) -> Scored:
         """Score a parsed body; columns `beside` those needed are of use to somebody else."""
         asked = request.taken(given, self.needed, self.most_rows, beside)
         if asked.top_k is not None and self.engine.fusion is None:
@@ -87,7 +105,7 @@ class Scorer:
         except DataError as error:
             raise Refused(shortened(str(error), _MESSAGE_LETTERS)) from None
         return Scored(
-            _body(asked, predicted, score), asked.rows, predicted.ids, predicted.unseen,
+            (write or _body)(asked, predicted, score), asked.rows, predicted.ids, predicted.unseen,
             predicted.nulls, predicted.outputs, score,
         )  # fmt: skip
 
@@ -127,7 +145,7 @@ def _numbers(name: str, values: Sequence[Any]) -> pl.Series:
     return pl.Series(name, values, dtype=pl.Float64, strict=False)
 
 
-def _body(asked: ScoreRequest, predicted: Predictions, score: np.ndarray | None) -> bytes:
+def _body(asked: ScoreRequest, predicted: Predictions, score: np.ndarray | None) -> Body:
     """Return an answer as JSON: the outputs in the order of the rows, or the best rows."""
     found: dict[str, Any] = {"rows": asked.rows}
     if asked.top_k is None:
@@ -145,4 +163,4 @@ def _body(asked: ScoreRequest, predicted: Predictions, score: np.ndarray | None)
     found["unseen"] = {name: count for name, count in predicted.unseen.items() if count}
     if asked.ignored:
         found["ignored"] = asked.ignored
-    return to_json(found)
+    return Body(to_json(found))
