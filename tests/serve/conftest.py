@@ -14,8 +14,9 @@ import uvicorn
 
 import polyrank as pr
 from polyrank.files import replacing_folder
+from polyrank.serve.app.limits import Limits
 from polyrank.serve.app.routes import app
-from polyrank.serve.app.server import listen
+from polyrank.serve.app.server import configured, listen
 from polyrank.serve.export.write import export
 
 PATIENCE_S = 60  # of a socket, so that a server that does not answer fails a test and hangs none
@@ -70,10 +71,8 @@ class Client:
 @contextmanager
 def served(engine, limits=None, state=None, split=None):
     """Serve in a thread of this process."""
-    listener = listen("127.0.0.1", 0)
-    server = uvicorn.Server(
-        uvicorn.Config(app(engine, limits, state, split), log_config=None, access_log=False)
-    )
+    listener, limits = listen("127.0.0.1", 0), limits or Limits()
+    server = uvicorn.Server(configured(app(engine, limits, state, split), limits))
     thread = Thread(target=server.run, args=([listener],))
     port = listener.getsockname()[1]  # a connection is taken from now on, and answered once it runs
     thread.start()

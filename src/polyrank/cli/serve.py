@@ -13,6 +13,8 @@ def serve(
     max_rows: int = 10_000,
     timeout: float = 5.0,
     queue: int = 64,
+    total_mb: float = 256.0,
+    connections: int = 512,
     drain: float = 1.0,
     threads: int = 1,
     watch: bool = False,
@@ -32,6 +34,8 @@ def serve(
         max_rows: most rows per request.
         timeout: seconds for a body to arrive, and again for its answer.
         queue: scoring requests that may wait or run.
+        total_mb: bodies in memory at once, in MiB.
+        connections: open at once.
         drain: seconds of accepting with `Connection: close` after SIGTERM.
         threads: of one run of the graph.
         watch: load a new bundle as soon as it is there, as SIGHUP does.
@@ -51,8 +55,9 @@ def serve(
     from polyrank.serve.app.split import Split
 
     limits = Limits(
-        body_mb=max_body_mb, rows=max_rows, timeout_s=timeout, queue=queue, drain_s=drain
-    )
+        body_mb=max_body_mb, rows=max_rows, timeout_s=timeout, queue=queue, drain_s=drain,
+        total_mb=total_mb, connections=connections,
+    )  # fmt: skip
 
     def started(address: str) -> None:
         print(f"serving {', '.join(runs)} at {address}", flush=True)

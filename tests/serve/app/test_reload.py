@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 
 import polyrank as pr
+from polyrank.serve.app.limits import Bodies, Limits
 from polyrank.serve.app.models import Model, Models
 from polyrank.serve.app.reload import Reloader
 from polyrank.serve.app.telemetry import Telemetry
@@ -21,7 +22,7 @@ def models(run_folder, exported):
 @pytest.fixture
 def reloaded(models, caplog):
     """Reload once in a loop; return the telemetry and what was logged."""
-    telemetry = Telemetry()
+    telemetry = Telemetry(Bodies(Limits()))
     telemetry.serves("main", models.first.current.engine)
 
     def call():
@@ -106,7 +107,7 @@ def test_a_watch_takes_what_is_there_and_a_hangup_all(
 ):
     monkeypatch.setattr("polyrank.serve.app.reload.WATCH_S", 0)
     both = Models([models.first, Model("fixed", engine, 100)])
-    telemetry = Telemetry()
+    telemetry = Telemetry(Bodies(Limits()))
     wanted = {each: pr.Engine(each).version for each in (exported, later)}
 
     async def work():

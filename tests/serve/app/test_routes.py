@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from polyrank.schema import Schema
-from polyrank.serve.app.limits import Limits, Queue
+from polyrank.serve.app.limits import Bodies, Limits, Queue
 from polyrank.serve.app.middleware import State
 
 SMALL = Limits(body_mb=0.25, rows=300, timeout_s=30)
@@ -233,6 +233,24 @@ def test_a_client_that_goes_away_in_the_middle_is_counted(web, good):
     good(web)
 
 
+def test_more_bodies_than_fit_are_429(serving, engine, good):
+    """What has arrived of a body counts, and what is announced of the next."""
+    web = serving(engine, Limits(body_mb=0.25, total_mb=0.25, timeout_s=30))
+    head = b"POST /v1/score HTTP/1.1\r\nHost: x\r\nContent-Length: 200000\r\n\r\n"
+    with web.socket() as slow:
+        slow.sendall(head + b" " * 150_000)
+        until(web, "polyrank_body_bytes", 150_000)
+        for length in ({"Content-Length": "200000"}, {}):
+            refused = web.score_parts(iter([b" " * 100_000] * 2), length)
+            assert refused.status == 429
+            assert (refused.headers["Retry-After"], refused.headers["Connection"]) == ("1", "close")
+            assert "of at most 0.25 MiB of requests: try again" in refused.json["error"]
+        good(web)  # a small one has room
+    assert metric(web, "polyrank_queue_rejected_total") == 2
+    until(web, 'polyrank_requests_total{route="/v1/score",status="499"}', 1)
+    assert metric(web, "polyrank_body_bytes") == 0
+
+
 def test_a_full_queue_is_429(serving, engine, good):
     held = Held(engine)
     web = serving(held, Limits(queue=2, timeout_s=60, inline_kb=0))
@@ -256,16 +274,16 @@ def test_a_full_queue_is_429(serving, engine, good):
 
 def test_a_line_of_small_bodies_has_its_length_too():
     """Each takes its place before the first of them is answered."""
-    queue = Queue(Limits(queue=3))
+    queue, room = Queue(Limits(queue=3)), Bodies(Limits()).room()
 
     async def ask():
         return await asyncio.gather(
-            *(queue.run(bytes, str(number).encode()) for number in range(5)),
+            *(queue.run(bytes, b"1", room) for _ in range(5)),
             return_exceptions=True,
         )
 
     found = asyncio.run(ask())
-    assert found[:3] == [b"0", b"1", b"2"]
+    assert found[:3] == [b"1"] * 3
     assert [each.status for each in found[3:]] == [429, 429]
     assert queue.length == 0
 

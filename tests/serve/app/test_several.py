@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import polyrank as pr
-from polyrank.serve.app.limits import Limits
+from polyrank.serve.app.limits import Bodies, Limits
 from polyrank.serve.app.models import Model, Models
 from polyrank.serve.app.scorer import Scorer
 from polyrank.serve.app.shadow import WAITING, Shadows
@@ -94,13 +94,13 @@ def test_a_key_that_no_bundle_needs_is_documented_and_not_ignored(serving, model
 
 
 def test_a_shadow_is_compared_and_answers_nobody(models, sent):
-    telemetry = Telemetry()
+    telemetry = Telemetry(Bodies(Limits()))
     shadows = Shadows(models, ("new",), telemetry)
     body = sent(7)
     given = models["old"].current.scorer(json.dumps(body).encode())
 
     async def look():
-        shadows.look(json.dumps(body).encode(), given, "r1")
+        shadows.look(json.dumps(body).encode(), given, "r1", Bodies(Limits()).room())
         await shadows.settled()
 
     asyncio.run(look())
@@ -120,7 +120,7 @@ def test_a_shadow_is_compared_and_answers_nobody(models, sent):
 
 
 def test_a_broken_shadow_is_counted_and_a_slow_one_skips(models, sent, caplog, monkeypatch):
-    telemetry = Telemetry()
+    telemetry = Telemetry(Bodies(Limits()))
     shadows = Shadows(models, ("new",), telemetry)
     body = json.dumps(sent(7)).encode()
     given = models["old"].current.scorer(body)
@@ -132,7 +132,7 @@ def test_a_broken_shadow_is_counted_and_a_slow_one_skips(models, sent, caplog, m
 
     async def look():
         for number in range(WAITING + 2):
-            shadows.look(body, given, f"r{number}")
+            shadows.look(body, given, f"r{number}", Bodies(Limits()).room())
         await shadows.settled()
 
     caplog.set_level(logging.WARNING, "polyrank")

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp
 from polyrank import __version__
 from polyrank.errors import did_you_mean
 from polyrank.serve.app import oip
-from polyrank.serve.app.limits import Limits, Lingering, Queue, Refused, read_body
+from polyrank.serve.app.limits import Bodies, Limits, Lingering, Queue, Refused, read_body
 from polyrank.serve.app.middleware import RequestMiddleware, State, error_response
 from polyrank.serve.app.models import DEFAULT, Loaded, Model, Models
 from polyrank.serve.app.openapi import Json, answer_schema, request_schema, response, responses
@@ -65,8 +65,8 @@ class Service:
 
     def __init__(self, models: Models, limits: Limits, state: State, split: Split) -> None:
         self.models, self.limits, self.state, self.split = models, limits, state, split
-        self.queue = Queue(limits)
-        self.telemetry = Telemetry()
+        self.queue, self.bodies = Queue(limits), Bodies(limits)
+        self.telemetry = Telemetry(self.bodies)
         for name, model in models.items():
             self.telemetry.serves(name, model.current.engine)
         self.shadows = Shadows(models, tuple(split.shadows), self.telemetry)
@@ -157,19 +157,22 @@ class Service:
     async def score(self, work: Callable[[bytes], Answer], request: Request) -> ASGIApp:
         """Answer a body with its scores, or with an error."""
         fields = request.scope["state"]["fields"]
+        room = self.bodies.room()
         try:
             self.queue.check()  # a body that will not be scored is not read
-            body = await read_body(request.scope, request.receive, self.limits)
-            loaded, scored = await self.queue.run(work, body)
+            body = await read_body(request.scope, request.receive, self.limits, room)
+            loaded, scored = await self.queue.run(work, body, room)
+            if work == self._chosen:
+                self.shadows.look(body, scored, fields["request_id"], room)
         except Refused as error:
             if error.status == 429:
                 self.telemetry.rejected += 1
             refusal = error_response(error.status, str(error), fields, error.headers)
-            too_large = error.status == 413 and "Connection" in error.headers
-            return Lingering(refusal, self.limits.timeout_s) if too_large else refusal
+            unread = error.status in (413, 429) and "Connection" in error.headers
+            return Lingering(refusal, self.limits.timeout_s) if unread else refusal
+        finally:
+            room.leave()
         self.telemetry.scored(loaded.name, scored)
-        if work == self._chosen:
-            self.shadows.look(body, scored, fields["request_id"])
         fields |= {"rows": scored.rows, "model": loaded.name, "version": loaded.version}
         content, media_type, headers = scored.answer
         headers = {**headers, "X-Model": loaded.name, "X-Model-Version": loaded.version}

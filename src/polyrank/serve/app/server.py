@@ -12,12 +12,14 @@ from contextlib import contextmanager
 from types import FrameType
 
 import uvicorn
+from starlette.applications import Starlette
 
 from polyrank import spec
 from polyrank.errors import PolyrankError
 from polyrank.serve.app.limits import Limits
 from polyrank.serve.app.middleware import State
 from polyrank.serve.app.models import Models
+from polyrank.serve.app.protocol import guarded
 from polyrank.serve.app.reload import Reloader
 from polyrank.serve.app.routes import app
 from polyrank.serve.app.split import Split
@@ -44,8 +46,25 @@ def serve(
     reloader = Reloader(models, application.state.service.telemetry)
     listener = listen(host, port)
     log_to_stderr()
-    config = uvicorn.Config(
+
+    def begun() -> None:
+        reloader.start(watch=watch)
+        started(url(listener))
+
+    config = configured(application, limits)
+    server = _Server(config, state, limits.drain_s, begun, reloader)
+    # What is loaded stays: the collector must not go through it while requests wait.
+    gc.collect()
+    gc.freeze()
+    server.run([listener])
+    logger.info("stopped")
+
+
+def configured(application: Starlette, limits: Limits) -> uvicorn.Config:
+    """Return how uvicorn runs an application within limits."""
+    return uvicorn.Config(
         application,
+        http=guarded(limits, application.state.service.telemetry.gave_up),
         log_config=None,
         access_log=False,
         server_header=False,
@@ -58,17 +77,6 @@ def serve(
         backlog=_BACKLOG,
         timeout_graceful_shutdown=int(2 * limits.timeout_s + 1),  # a body and its answer
     )
-
-    def begun() -> None:
-        reloader.start(watch=watch)
-        started(url(listener))
-
-    server = _Server(config, state, limits.drain_s, begun, reloader)
-    # What is loaded stays: the collector must not go through it while requests wait.
-    gc.collect()
-    gc.freeze()
-    server.run([listener])
-    logger.info("stopped")
 
 
 def listen(host: str, port: int) -> socket.socket:

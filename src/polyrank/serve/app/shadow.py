@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from polyrank.errors import PolyrankError
 from polyrank.serve.app import request
+from polyrank.serve.app.limits import Room
 from polyrank.serve.app.models import Loaded, Models
 from polyrank.serve.app.scorer import Scored, compared
 from polyrank.serve.app.telemetry import Telemetry
@@ -31,7 +32,7 @@ class Shadows:
         for name in names:
             telemetry.shadowed(name)
 
-    def look(self, body: bytes, given: Scored, request_id: str) -> None:
+    def look(self, body: bytes, given: Scored, request_id: str, room: Room) -> None:
         """Have a body scored that was answered; this returns at once."""
         for name in self._names:
             if len(self._tasks) >= WAITING:
@@ -41,6 +42,8 @@ class Shadows:
             task = asyncio.get_running_loop().create_task(work)
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
+            room.stay()
+            task.add_done_callback(lambda _: room.leave())
 
     async def settled(self) -> None:
         """Wait for what is being scored."""

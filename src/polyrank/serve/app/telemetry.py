@@ -21,12 +21,14 @@ from prometheus_client.core import (
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
+from polyrank.serve.app.limits import Bodies
 from polyrank.serve.app.scorer import Compared, Scored
 from polyrank.serve.engine import Engine
 
 _MS = (0.5, 1, 2, 3, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000)
 BUCKETS_S = tuple(each / 1000 for each in _MS)
 RELOADS = ("loaded", "same", "refused")
+GIVEN_UP = ("many", "head", "slow", "unread")
 SHADOWS = ("scored", "failed", "skipped")
 
 
@@ -37,7 +39,9 @@ class Telemetry(Collector):
     model are those of the bundles that it has had.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, bodies: Bodies) -> None:
+        self.bodies = bodies
+        self.refused: Counter[str] = Counter(dict.fromkeys(GIVEN_UP, 0))
         self.requests: Counter[tuple[str, int]] = Counter()
         self.in_flight = self.rejected = 0
         self.rows: Counter[str] = Counter()
@@ -92,6 +96,10 @@ class Telemetry(Collector):
         if found.same_first is not None:
             self.shadow_first[model] += found.same_first
 
+    def gave_up(self, reason: str) -> None:
+        """Count a connection that was given up."""
+        self.refused[reason] += 1
+
     def answered(self, route: str, status: int) -> None:
         """Count a request by its route and status."""
         self.requests[route, status] += 1
@@ -141,10 +149,14 @@ class Telemetry(Collector):
         for model, version in self.versions.items():
             versions.add_metric([model, version], 1)
         yield versions
+        yield _counter("connections_refused", "Connections given up.", ["reason"], self.refused)
+        yield GaugeMetricFamily(
+            "polyrank_body_bytes", "Bytes of bodies in memory.", value=self.bodies.bytes
+        )
         yield GaugeMetricFamily("polyrank_in_flight", "Requests in flight.", value=self.in_flight)
         yield CounterMetricFamily(
             "polyrank_queue_rejected",
-            "Requests refused because the queue was full.",
+            "Requests refused because the queue or the memory for bodies was full.",
             value=self.rejected,
         )
 
