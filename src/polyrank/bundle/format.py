@@ -8,7 +8,7 @@ weights.safetensors    embed.TABLE, interaction.…, trunk.…, head.TASK.…
 scorecard.json         the run's own, if rows were scored
 stages/NAME/FILE.txt   texts of a first stage, such as a head's trees
 model.onnx             if it was exported; the manifest's entry "onnx" has its parity
-model-with-vocabulary.onnx   likewise, with the ids as inputs; tables beyond 1.5 GB in a .data file
+model-with-vocabulary.onnx   likewise, with the ids as inputs; beyond 16 MiB, tensors in a .data file
 """
 
 from __future__ import annotations
@@ -75,18 +75,24 @@ def write(path: Path, parts: Parts) -> None:
         _fill(temporary, parts)
 
 
-def read(path: Path, *, weights: bool = True) -> Parts:
+def read(path: Path, *, weights: bool = True, shared: Path | None = None) -> Parts:
     """Read a bundle, and check each file against its checksum.
 
-    Without `weights`, texts of first stages are left out too: an exported graph has both.
+    Without `weights`, texts of first stages are left out too: an exported graph has both. With
+    `shared`, a folder of the server's own, vocabularies are mapped from there, where the first
+    process puts them.
     """
     manifest = _checked(path)
     try:
-        vocab = {
-            unquote(file.stem): pl.read_parquet(file)
+        files = {
+            unquote(file.stem): file
             for file in (path / name for name in manifest["files"])
             if file.parent.name == "vocab"
         }
+        if shared is None:
+            vocab = {table: pl.read_parquet(file) for table, file in files.items()}
+        else:
+            vocab = _mapped(files, shared / version_of(manifest))
         scorecard = None
         if "scorecard.json" in manifest["files"]:
             scorecard = json.loads((path / "scorecard.json").read_text(encoding="utf-8"))
@@ -101,6 +107,30 @@ def read(path: Path, *, weights: bool = True) -> Parts:
         return Parts(manifest, config, history, vocab, arrays, scorecard, stages)
     except (OSError, ValueError, SafetensorError, pl.exceptions.PolarsError) as error:
         raise BundleError(f"the bundle {path} cannot be read: {error}") from error
+
+
+def _mapped(files: Mapping[str, Path], folder: Path) -> dict[str, pl.DataFrame]:
+    """Return Parquet files as mapped Arrow files, which are written where they are not there."""
+    import pyarrow as pa  # polars copies what it reads of such a file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    found = {}
+    for number, (table, file) in enumerate(files.items()):
+        arrow = folder / f"{number}.arrow"
+        with locked(folder):
+            if not arrow.is_file():
+                # One piece, of types that every pyarrow reads.
+                read = pl.read_parquet(file).to_arrow(compat_level=pl.CompatLevel.oldest())
+                with (
+                    replacing(arrow) as temporary,
+                    pa.ipc.new_file(str(temporary), read.schema) as written,
+                ):
+                    written.write_table(read.combine_chunks())
+            with pa.memory_map(str(arrow)) as opened:
+                frame = pl.from_arrow(pa.ipc.open_file(opened).read_all(), rechunk=False)
+            assert isinstance(frame, pl.DataFrame)
+            found[table] = frame
+    return found
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
