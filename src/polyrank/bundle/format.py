@@ -8,7 +8,7 @@ weights.safetensors    embed.TABLE, interaction.…, trunk.…, head.TASK.…
 scorecard.json         the run's own, if rows were scored
 stages/NAME/FILE.txt   texts of a first stage, such as a head's trees
 model.onnx             if it was exported; the manifest's entry "onnx" has its parity
-model-with-vocabulary.onnx   likewise, with the ids as inputs; beyond 16 MiB, tensors in a .data file
+model-with-vocabulary.onnx   likewise, with the ids as inputs; tensors of large ones in a .data file
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ def serve(
     connections: int = 512,
     drain: float = 1.0,
     threads: int = 1,
+    workers: int = 1,
     watch: bool = False,
     share: tuple[str, ...] = (),
     split_by: str | None = None,
@@ -38,6 +39,7 @@ def serve(
         connections: open at once.
         drain: seconds of accepting with `Connection: close` after SIGTERM.
         threads: of one run of the graph.
+        workers: processes that answer; tables and vocabularies are in memory once.
         watch: load a new bundle as soon as it is there, as SIGHUP does.
         share: NAME=SHARE, the part of the traffic of /v1/score that this model answers; the first
             one answers the rest.
@@ -50,19 +52,28 @@ def serve(
         "msgspec", "onnxruntime", "prometheus_client", "starlette", "uvicorn", what="the server"
     )
     from polyrank.serve.app.limits import Limits
-    from polyrank.serve.app.models import Models
+    from polyrank.serve.app.processes import serve_by_several
+    from polyrank.serve.app.server import listen
     from polyrank.serve.app.server import serve as run_server
-    from polyrank.serve.app.split import Split
+    from polyrank.serve.app.worker import Served
 
     limits = Limits(
         body_mb=max_body_mb, rows=max_rows, timeout_s=timeout, queue=queue, drain_s=drain,
         total_mb=total_mb, connections=connections,
     )  # fmt: skip
+    runs = (run, *more)
+    served = Served(
+        runs=runs, limits=limits, threads=threads, shares=share, by=split_by, shadows=shadow,
+        watch=watch,
+    )  # fmt: skip
 
     def started(address: str) -> None:
         print(f"serving {', '.join(runs)} at {address}", flush=True)
 
-    runs = (run, *more)
-    models = Models.open(runs, limits.rows, threads)
-    split = Split.of(models, share, split_by, shadow)
-    run_server(models, limits, host=host, port=port, started=started, split=split, watch=watch)
+    if workers != 1:
+        with listen(host, port) as listener:
+            serve_by_several(served, workers, listener=listener, started=started)
+        return
+    models, split = served.models()
+    with listen(host, port) as listener:
+        run_server(models, limits, listener=listener, started=started, split=split, watch=watch)

@@ -93,7 +93,7 @@ class Engine:
             weights = parts.config.get("fusion")
             self.fusion = None if weights is None else Fusion(weights)
             self.fusion_columns = tuple(self.fusion.columns(self.schema) if self.fusion else ())
-        except PolyrankError as error:
+        except (PolyrankError, OSError) as error:
             raise BundleError(f"the bundle {self.folder} cannot be used: {error}") from error
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise BundleError(

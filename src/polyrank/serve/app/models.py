@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import rmtree
 from time import sleep
 
 from polyrank.bundle import format
@@ -48,6 +50,7 @@ class Model:
         path: where later ones are looked for, a run folder or a bundle folder; None for an engine
             that is never replaced.
         threads: of one run of a graph of the later ones.
+        shared: where the look-ups of the later ones are shared with other processes.
 
     Raises:
         ConfigError: a name that is no segment of a path.
@@ -55,7 +58,7 @@ class Model:
 
     def __init__(
         self, name: str, engine: Engine, most_rows: int, *, path: Path | None = None,
-        threads: int = 1,
+        threads: int = 1, shared: Path | None = None,
     ) -> None:  # fmt: skip
         if not _NAME.match(name):
             raise ConfigError(
@@ -63,7 +66,7 @@ class Model:
                 f"with a letter or a digit, got {name!r}"
             )
         self.name, self.path = name, path
-        self._most_rows, self._threads = most_rows, threads
+        self._most_rows, self._threads, self._shared = most_rows, threads, shared
         self.current = self._loaded(engine)
         # Of the bundle that was tried last. What is on the disk now may be newer than the engine.
         self._tried = None if path is None else engine.identity
@@ -94,7 +97,7 @@ class Model:
                 break
             sleep(_ABSENT_S)
         self._tried = _identity(self.path)
-        engine = warm(self.path, self._threads)
+        engine = warm(self.path, self._threads, self._shared)
         if engine.version == self.current.version:
             return False
         self.current = self._loaded(engine)
@@ -123,15 +126,32 @@ class Models(Mapping[str, Model]):
                 "`polyrank serve old=RUN new=RUN`"
             )
         self.first = models[0]
+        self.shared: Path | None = None
 
     @classmethod
-    def open(cls, runs: Sequence[str], most_rows: int, threads: int = 1) -> Models:
+    def open(
+        cls, runs: Sequence[str], most_rows: int, threads: int = 1, shared: Path | None = None
+    ) -> Models:
         """Load bundles from folders, each given as FOLDER or NAME=FOLDER."""
         opened = []
         for name, path in map(named, runs):
-            engine = warm(path, threads)
-            opened.append(Model(name, engine, most_rows, path=path, threads=threads))
-        return cls(opened)
+            engine = warm(path, threads, shared)
+            model = Model(name, engine, most_rows, path=path, threads=threads, shared=shared)
+            opened.append(model)
+        found = cls(opened)
+        found.shared = shared
+        return found
+
+    def tidy(self) -> None:
+        """Remove what was shared of bundles before those that answer; what is mapped stays so."""
+        if self.shared is None:
+            return
+        mine = [self.shared / each.current.version for each in self.values()]
+        with suppress(OSError):
+            oldest = min(each.stat().st_mtime_ns for each in mine)
+            for folder in self.shared.iterdir():
+                if folder not in mine and folder.stat().st_mtime_ns < oldest:
+                    rmtree(folder, ignore_errors=True)
 
     def __getitem__(self, name: str) -> Model:
         return self._models[name]
@@ -143,13 +163,13 @@ class Models(Mapping[str, Model]):
         return len(self._models)
 
 
-def warm(path: Path, threads: int) -> Engine:
+def warm(path: Path, threads: int, shared: Path | None) -> Engine:
     """Return the engine of a bundle, which has predicted once.
 
     The first run of a graph allocates what the others use, look-ups are made when they are needed,
     and a bundle that cannot predict at all is found before its first request.
     """
-    engine = Engine(path, threads=threads)
+    engine = Engine(path, threads=threads, shared=shared)
     engine.predict_columns({name: [None] for name in engine.inputs})
     return engine
 

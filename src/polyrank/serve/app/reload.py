@@ -80,6 +80,7 @@ class Reloader:
         if not swapped:
             logger.info("the bundle is the same", extra={"fields": fields})
             return
+        self._models.tidy()
         gc.freeze()  # as at the start: what is loaded stays, until it is replaced
         lacking = sorted(set(model.current.scorer.needed) - set(before.scorer.needed))
         gone = sorted(set(before.engine.outputs) - set(engine.outputs))

@@ -16,6 +16,7 @@ from starlette.applications import Starlette
 
 from polyrank import spec
 from polyrank.errors import PolyrankError
+from polyrank.serve.app.ledger import Ledger, Place
 from polyrank.serve.app.limits import Limits
 from polyrank.serve.app.middleware import State
 from polyrank.serve.app.models import Models
@@ -32,31 +33,35 @@ _BACKLOG = 2048  # connections that wait to be accepted
 
 
 def serve(
-    models: Models, limits: Limits, *, host: str, port: int, started: Callable[[str], None],
-    split: Split | None = None, watch: bool = False,
+    models: Models, limits: Limits, *, listener: socket.socket, started: Callable[[str], None],
+    split: Split | None = None, watch: bool = False, place: Place | None = None,
 ) -> None:  # fmt: skip
     """Serve until SIGTERM or SIGINT, then answer everything that was accepted.
 
     SIGHUP, and with `watch` a new bundle where one was read, reloads the models. It takes over the
     signals and the log of the process, and calls `started` with the URL as soon as requests are
-    answered.
+    answered. `place` is that of one process of several.
     """
     state = State()
     application = app(models, limits, state, split)
-    reloader = Reloader(models, application.state.service.telemetry)
-    listener = listen(host, port)
+    telemetry = application.state.service.telemetry
+    reloader = Reloader(models, telemetry)
+    ledger = None if place is None else Ledger(place, telemetry)
     log_to_stderr()
 
     def begun() -> None:
         reloader.start(watch=watch)
+        if ledger is not None:
+            ledger.start(lambda: server.stop("the process that started this one is gone"))
         started(url(listener))
 
-    config = configured(application, limits)
-    server = _Server(config, state, limits.drain_s, begun, reloader)
+    server = _Server(configured(application, limits), state, limits.drain_s, begun, reloader)
     # What is loaded stays: the collector must not go through it while requests wait.
     gc.collect()
     gc.freeze()
     server.run([listener])
+    if ledger is not None:
+        ledger.write()
     logger.info("stopped")
 
 
@@ -129,7 +134,7 @@ class _Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
 
         def handle(number: int, _: FrameType | None) -> None:
-            loop.call_soon_threadsafe(self._stop, signal.Signals(number).name)
+            loop.call_soon_threadsafe(self.stop, signal.Signals(number).name)
 
         def reload(_: int, __: FrameType | None) -> None:
             loop.call_soon_threadsafe(self._reloader.all)
@@ -137,13 +142,16 @@ class _Server(uvicorn.Server):
         before = {each: signal.signal(each, handle) for each in _SIGNALS}
         if hasattr(signal, "SIGHUP"):  # not on Windows
             before[signal.SIGHUP] = signal.signal(signal.SIGHUP, reload)
+            # A process of several is started with them blocked, so that none is missed.
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, before)
         try:
             yield
         finally:
             for each, handler in before.items():
                 signal.signal(each, handler)
 
-    def _stop(self, name: str) -> None:
+    def stop(self, name: str) -> None:
+        """Announce the stop and then stop; asked again, stop at once."""
         if self._state.draining:
             logger.warning("%s again: stopping at once", name)
             self.force_exit = True

@@ -6,7 +6,7 @@ import json
 import logging
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import accumulate
 from typing import Any
@@ -29,21 +29,31 @@ _MS = (0.5, 1, 2, 3, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000)
 BUCKETS_S = tuple(each / 1000 for each in _MS)
 RELOADS = ("loaded", "same", "refused")
 GIVEN_UP = ("many", "head", "slow", "unread")
+State = dict[str, Any]  # as JSON
 SHADOWS = ("scored", "failed", "skipped")
 
 
-class Telemetry(Collector):
+_COUNTS = (
+    "refused", "requests", "rows", "ids", "unseen", "nulls", "reloads", "shadows", "shadow_rows",
+    "shadow_first", "shadow_differences",
+)  # fmt: skip
+
+
+class Telemetry:
     """The server's counts since it started; only the event loop's thread may use it.
 
     A request costs a few additions: labels are made when the counts are read. The features of a
     model are those of the bundles that it has had.
+
+    Attributes:
+        elsewhere: returns the `state` of each other process of the server.
     """
 
-    def __init__(self, bodies: Bodies) -> None:
+    def __init__(self, bodies: Bodies | None = None) -> None:
         self.bodies = bodies
         self.refused: Counter[str] = Counter(dict.fromkeys(GIVEN_UP, 0))
         self.requests: Counter[tuple[str, int]] = Counter()
-        self.in_flight = self.rejected = 0
+        self.in_flight = self.rejected = self.body_bytes = 0
         self.rows: Counter[str] = Counter()
         self.ids: Counter[tuple[str, str]] = Counter()  # model, feature
         self.unseen: Counter[tuple[str, str]] = Counter()
@@ -54,10 +64,10 @@ class Telemetry(Collector):
         self.shadow_first: Counter[str] = Counter()
         self.shadow_differences: dict[tuple[str, str], float] = {}  # model, output
         self.versions: dict[str, str] = {}
-        self._buckets = [0] * (len(BUCKETS_S) + 1)
-        self._seconds = 0.0
-        self._registry = CollectorRegistry()
-        self._registry.register(self)
+        self.running: Counter[tuple[str, str]] = Counter()  # model, version: processes
+        self.buckets = [0] * (len(BUCKETS_S) + 1)
+        self.seconds = 0.0
+        self.elsewhere: Callable[[], Iterable[State]] = tuple
 
     def serves(self, model: str, engine: Engine) -> None:
         """Note the bundle that answers under a name, so that what never happened is counted 0."""
@@ -106,58 +116,102 @@ class Telemetry(Collector):
 
     def took(self, seconds: float) -> None:
         """Count a request in the histogram of seconds."""
-        self._buckets[bisect_left(BUCKETS_S, seconds)] += 1
-        self._seconds += seconds
+        self.buckets[bisect_left(BUCKETS_S, seconds)] += 1
+        self.seconds += seconds
+
+    def state(self) -> State:
+        """Return all counts, and what is now, as JSON."""
+        return {
+            "counts": {name: list(getattr(self, name).items()) for name in _COUNTS},
+            "rejected": self.rejected,
+            "buckets": self.buckets,
+            "seconds": self.seconds,
+            "now": {
+                "in_flight": self.in_flight,
+                "body_bytes": 0 if self.bodies is None else self.bodies.bytes,
+                "running": list(self.versions.items()),
+            },
+        }
+
+    def add(self, state: State, *, now: bool) -> None:
+        """Add the counts of a state; with `now`, also what is now in its process."""
+        for name, pairs in state["counts"].items():
+            mine = getattr(self, name)
+            for key, count in pairs:
+                label = tuple(key) if isinstance(key, list | tuple) else key
+                mine[label] = mine.get(label, 0) + count
+        self.rejected += state["rejected"]
+        self.buckets = [a + b for a, b in zip(self.buckets, state["buckets"], strict=True)]
+        self.seconds += state["seconds"]
+        if now:
+            self.in_flight += state["now"]["in_flight"]
+            self.body_bytes += state["now"]["body_bytes"]
+            for model, version in state["now"]["running"]:
+                self.running[model, version] += 1
 
     def exposition(self) -> bytes:
-        """Return all counts in the text format of Prometheus."""
-        return generate_latest(self._registry)
+        """Return the counts of all processes in the text format of Prometheus."""
+        total = Telemetry()
+        for state in (self.state(), *self.elsewhere()):
+            total.add(state, now=True)
+        registry = CollectorRegistry()
+        registry.register(_Families(total))
+        return generate_latest(registry)
+
+
+class _Families(Collector):
+    """Counts as metrics."""
+
+    def __init__(self, counts: Telemetry) -> None:
+        self._counts = counts
 
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics."""
-        answered = {(route, str(status)): n for (route, status), n in sorted(self.requests.items())}
+        counts = self._counts
+        requests = sorted(counts.requests.items())
+        answered = {(route, str(status)): count for (route, status), count in requests}
         yield _counter("requests", "Requests answered.", ["route", "status"], answered)
-        yield _counter("rows", "Rows scored.", ["model"], self.rows)
+        yield _counter("rows", "Rows scored.", ["model"], counts.rows)
         bounds = [*map(str, BUCKETS_S), "+Inf"]
-        buckets = list(zip(bounds, accumulate(self._buckets), strict=True))
+        buckets = list(zip(bounds, accumulate(counts.buckets), strict=True))
         yield HistogramMetricFamily(
             "polyrank_request_seconds",
             "Seconds of a scoring request, from its headers to the end of its answer.",
             buckets=buckets,
-            sum_value=self._seconds,
+            sum_value=counts.seconds,
         )
         feature = ["model", "feature"]
-        yield _counter("ids", "Ids looked up.", feature, self.ids)
-        yield _counter("unseen_ids", "Ids not seen in training.", feature, self.unseen)
-        yield _counter("missing_values", "Nulls, and NaN in numbers.", feature, self.nulls)
-        yield _counter("reloads", "Bundles looked at.", ["model", "outcome"], self.reloads)
-        if self.shadows:
+        yield _counter("ids", "Ids looked up.", feature, counts.ids)
+        yield _counter("unseen_ids", "Ids not seen in training.", feature, counts.unseen)
+        yield _counter("missing_values", "Nulls, and NaN in numbers.", feature, counts.nulls)
+        yield _counter("reloads", "Bundles looked at.", ["model", "outcome"], counts.reloads)
+        if counts.shadows:
             yield _counter(
-                "shadow_requests", "Requests that a shadow got.", ["model", "outcome"], self.shadows
+                "shadow_requests", "Requests of a shadow.", ["model", "outcome"], counts.shadows
             )
-            yield _counter("shadow_rows", "Rows compared.", ["model"], self.shadow_rows)
+            yield _counter("shadow_rows", "Rows compared.", ["model"], counts.shadow_rows)
             yield _counter(
-                "shadow_same_first", "Requests with one best row.", ["model"], self.shadow_first
+                "shadow_same_first", "Requests with one best row.", ["model"], counts.shadow_first
             )
             yield _counter(
                 "shadow_difference", "Sum over rows of |shadow - given|.", ["model", "output"],
-                self.shadow_differences,
+                counts.shadow_differences,
             )  # fmt: skip
         versions = GaugeMetricFamily(
-            "polyrank_bundle", "1 for the bundle that answers.", labels=["model", "version"]
+            "polyrank_bundle", "Processes in which it answers.", labels=["model", "version"]
         )
-        for model, version in self.versions.items():
-            versions.add_metric([model, version], 1)
+        for (model, version), count in counts.running.items():
+            versions.add_metric([model, version], count)
         yield versions
-        yield _counter("connections_refused", "Connections given up.", ["reason"], self.refused)
+        yield _counter("connections_refused", "Connections given up.", ["reason"], counts.refused)
         yield GaugeMetricFamily(
-            "polyrank_body_bytes", "Bytes of bodies in memory.", value=self.bodies.bytes
+            "polyrank_body_bytes", "Bytes of bodies in memory.", value=counts.body_bytes
         )
-        yield GaugeMetricFamily("polyrank_in_flight", "Requests in flight.", value=self.in_flight)
+        yield GaugeMetricFamily("polyrank_in_flight", "Requests in flight.", value=counts.in_flight)
         yield CounterMetricFamily(
             "polyrank_queue_rejected",
             "Requests refused because the queue or the memory for bodies was full.",
-            value=self.rejected,
+            value=counts.rejected,
         )
 
 
