@@ -16,7 +16,8 @@ import polyrank as pr
 from polyrank.files import replacing_folder
 from polyrank.serve.app.limits import Limits
 from polyrank.serve.app.routes import app
-from polyrank.serve.app.server import configured, listen
+from polyrank.serve.app.server import configured
+from polyrank.serve.app.sockets import listen
 from polyrank.serve.export.write import export
 
 PATIENCE_S = 60  # of a socket, so that a server that does not answer fails a test and hangs none

@@ -56,6 +56,18 @@ def test_texts_of_one_hash_are_told_apart(tmp_path, monkeypatch):
     assert unseen == 4
 
 
+def test_what_is_kept_of_texts_is_bounded(tmp_path, monkeypatch):
+    monkeypatch.setattr("polyrank.features.vocabulary._KNOWN", 10)
+    texts = [f"text {number}" for number in range(100)] + ["x" * 1000]
+    found = shared(own := Vocabulary.fit([pl.Series(texts)]), tmp_path)
+    for text in [*texts, *texts, "unseen", None]:
+        assert found.encode_values([text, text])[0].tolist() == (
+            own.encode_values([text, text])[0].tolist()
+        )
+        assert len(found._known) <= 12
+    assert "x" * 1000 not in found._known
+
+
 def test_what_has_no_look_up_of_its_own_is_shared_too(tmp_path):
     for own in (Vocabulary("hash", size=9), Vocabulary("identity", size=9)):
         found = shared(own, tmp_path / own.dtype)

@@ -52,10 +52,8 @@ def serve(
         "msgspec", "onnxruntime", "prometheus_client", "starlette", "uvicorn", what="the server"
     )
     from polyrank.serve.app.limits import Limits
-    from polyrank.serve.app.processes import serve_by_several
-    from polyrank.serve.app.server import listen
-    from polyrank.serve.app.server import serve as run_server
-    from polyrank.serve.app.worker import Served
+    from polyrank.serve.app.sockets import listen
+    from polyrank.serve.app.task import Served
 
     limits = Limits(
         body_mb=max_body_mb, rows=max_rows, timeout_s=timeout, queue=queue, drain_s=drain,
@@ -71,9 +69,13 @@ def serve(
         print(f"serving {', '.join(runs)} at {address}", flush=True)
 
     if workers != 1:
+        from polyrank.serve.app.processes import serve_by_several
+
         with listen(host, port) as listener:
             serve_by_several(served, workers, listener=listener, started=started)
         return
+    from polyrank.serve.app.server import serve as run_server
+
     models, split = served.models()
     with listen(host, port) as listener:
         run_server(models, limits, listener=listener, started=started, split=split, watch=watch)

@@ -26,6 +26,9 @@ _SPREAD = 8
 # … or this many in all: 256 KiB, which stay in the cache.
 _SMALL = 65_536
 _LEAST = -(2**63)
+# Texts whose rows a process keeps beside the hashes that it shares, of so many letters at most: a
+# megabyte or two, and most of what is asked for.
+_KNOWN, _SHORT = 16_384, 64
 NoneType = type(None)
 
 
@@ -218,13 +221,29 @@ class Vocabulary:
             get = self._row_by_text.get
             rows = np.array([get(value, 0) for value in values], dtype=np.int64)
         else:
-            rows = self._rows_by_hash(values)
+            rows = self._rows_known(values)
         unseen, nulls = len(values) - int(np.count_nonzero(rows)), 0
         if NoneType in kinds:
             absent = np.array([value is None for value in values])
             nulls = int(np.count_nonzero(absent))
             rows[absent] = self._null_row
         return rows, unseen - nulls, nulls
+
+    def _rows_known(self, values: Sequence[str | None]) -> np.ndarray:
+        """Row of each text by its hash; what was asked for lately is known, as in a dict of all."""
+        known = self._known
+        rows = [known.get(value, -1) for value in values]
+        if -1 in rows:
+            places = [place for place, row in enumerate(rows) if row < 0]
+            found = self._rows_by_hash([values[place] for place in places]).tolist()
+            if len(known) > _KNOWN:
+                known.clear()
+            for place, row in zip(places, found, strict=True):
+                rows[place] = row
+                text = values[place]
+                if text is not None and len(text) <= _SHORT:
+                    known[text] = row
+        return np.array(rows, np.int64)
 
     def _rows_by_hash(self, values: Sequence[str | None]) -> np.ndarray:
         assert self._hashed is not None
@@ -289,6 +308,10 @@ class Vocabulary:
     def _hashed(self) -> tuple[np.ndarray, np.ndarray] | None:
         """Sorted hashes of texts and the row of each, where `sharing` has brought them."""
         return None
+
+    @cached_property
+    def _known(self) -> dict[str | None, int]:
+        return {None: 0}
 
     @cached_property
     def _sorted(self) -> tuple[np.ndarray, np.ndarray]:

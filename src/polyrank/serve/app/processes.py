@@ -21,9 +21,9 @@ from time import monotonic
 
 from polyrank import spec
 from polyrank.errors import PolyrankError
-from polyrank.serve.app.server import url
-from polyrank.serve.app.telemetry import log_to_stderr
-from polyrank.serve.app.worker import Served, Task
+from polyrank.serve.app.log import log_to_stderr
+from polyrank.serve.app.sockets import url
+from polyrank.serve.app.task import Served, Task
 
 logger = logging.getLogger(__name__)
 

@@ -14,22 +14,20 @@ from types import FrameType
 import uvicorn
 from starlette.applications import Starlette
 
-from polyrank import spec
-from polyrank.errors import PolyrankError
 from polyrank.serve.app.ledger import Ledger, Place
 from polyrank.serve.app.limits import Limits
+from polyrank.serve.app.log import log_to_stderr
 from polyrank.serve.app.middleware import State
 from polyrank.serve.app.models import Models
 from polyrank.serve.app.protocol import guarded
 from polyrank.serve.app.reload import Reloader
 from polyrank.serve.app.routes import app
+from polyrank.serve.app.sockets import BACKLOG, url
 from polyrank.serve.app.split import Split
-from polyrank.serve.app.telemetry import log_to_stderr
 
 logger = logging.getLogger(__name__)
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-_BACKLOG = 2048  # connections that wait to be accepted
 
 
 def serve(
@@ -79,38 +77,9 @@ def configured(application: Starlette, limits: Limits) -> uvicorn.Config:
         # Longer than proxies keep an idle connection (60 s and more), so that the proxy closes it,
         # and never the server while a request is under way.
         timeout_keep_alive=75,
-        backlog=_BACKLOG,
+        backlog=BACKLOG,
         timeout_graceful_shutdown=int(2 * limits.timeout_s + 1),  # a body and its answer
     )
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """Return a bound socket that accepts connections; port 0 takes a free one."""
-    spec.whole("port", port, least=0, most=2**16 - 1)  # a resolver would wrap it around
-    found = None
-    try:
-        family, kind, protocol, _, where = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        found = socket.socket(family, kind, protocol)
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        found.bind(where)
-        found.listen(_BACKLOG)
-        found.setblocking(False)
-    except OSError as error:
-        if found is not None:
-            found.close()
-        raise PolyrankError(
-            f"cannot listen on {host!r}, port {port}: {error.strerror or error}; choose another "
-            "with --host and --port (0 takes any free port)"
-        ) from None
-    return found
-
-
-def url(listener: socket.socket) -> str:
-    """Return the URL of a listening socket."""
-    host, port = listener.getsockname()[:2]
-    return f"http://{f'[{host}]' if listener.family == socket.AF_INET6 else host}:{port}"
 
 
 class _Server(uvicorn.Server):
