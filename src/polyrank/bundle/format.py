@@ -205,7 +205,7 @@ def version_of(manifest: Mapping[str, Any]) -> str:
 
     Example:
         >>> version_of({"format": 4, "files": {"config.toml": "…"}})
-        '9a5da2ea12be'
+        '45283f26454c'
     """
     text = json.dumps(manifest, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
