@@ -13,6 +13,7 @@ from hypothesis import strategies as some
 
 import polyrank as pr
 from polyrank.data.vocab import Vocab
+from polyrank.errors import BundleError
 from polyrank.features.vocabulary import Vocabulary
 from polyrank.serve.shared import sharing
 
@@ -54,6 +55,27 @@ def test_texts_of_one_hash_are_told_apart(tmp_path, monkeypatch):
     rows, unseen, _ = found.encode_values(asked)
     assert rows.tolist() == own.encode_values(asked)[0].tolist()
     assert unseen == 4
+
+
+def test_a_process_with_other_hashes_of_texts_is_refused(tmp_path, monkeypatch):
+    """It would find none of them."""
+    texts, integers = (Vocabulary.fit([pl.Series(each)]) for each in (["a", "b"], [1, 2]))
+    shared(texts, tmp_path / "texts")
+    shared(integers, tmp_path / "integers")
+    monkeypatch.setattr("polyrank.serve.shared.hash", len, raising=False)
+    with pytest.raises(BundleError, match="start all that share it with one PYTHONHASHSEED, a n"):
+        shared(texts, tmp_path / "texts")
+    assert shared(integers, tmp_path / "integers").encode_values([2])[0].tolist() == (
+        integers.encode_values([2])[0].tolist()
+    )
+
+
+def test_files_of_another_form_are_refused(tmp_path):
+    own = Vocabulary.fit([pl.Series([1])])
+    shared(own, tmp_path)
+    (tmp_path / "index.json").write_text('{"format": 0}', encoding="utf-8")
+    with pytest.raises(BundleError, match="has form 0, and this polyrank shares form 1: remove"):
+        shared(own, tmp_path)
 
 
 def test_what_is_kept_of_texts_is_bounded(tmp_path, monkeypatch):
