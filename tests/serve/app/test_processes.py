@@ -39,7 +39,7 @@ def several(client, tmp_path):
             log.open("w") as written,
             subprocess.Popen(
                 [*command, "--workers", "2", *options], stdout=subprocess.PIPE, stderr=written,
-                text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+                text=True, env=os.environ | {"OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path)},
             ) as server,
         ):  # fmt: skip
             found = []
@@ -158,13 +158,15 @@ def test_a_killed_worker_is_started_again_and_a_reload_reaches_all(
     assert server.returncode == 0
 
 
-def test_workers_end_with_the_process_that_started_them(several, exported):
+def test_workers_end_with_the_process_that_started_them(several, exported, tmp_path):
     with several(exported, "--drain", "0") as (server, _):
         workers = children(server.pid)
         server.kill()
         server.wait(60)
+        assert list(tmp_path.glob("polyrank-serve-*"))
         for each in workers:
             gone(each)
+    assert not list(tmp_path.glob("polyrank-serve-*"))
 
 
 def test_a_bundle_that_cannot_be_served_is_refused_with_its_reason(capsys, tmp_path, bundle):

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import rmtree
 
 from polyrank.files import replacing
 from polyrank.serve.app.telemetry import State, Telemetry
@@ -44,6 +45,7 @@ class Ledger:
             telemetry.add(json.loads(self._file.read_text(encoding="utf-8")), now=False)
         telemetry.elsewhere = self.others
         self._task: asyncio.Task[None] | None = None
+        self._orphan = False
 
     def start(self, orphaned: Callable[[], None]) -> None:
         """Write from now on, and say when nobody is left who would end this process."""
@@ -52,6 +54,7 @@ class Ledger:
 
         def gone() -> None:
             loop.remove_reader(self._place.alive)
+            self._orphan = True
             orphaned()
 
         loop.add_reader(self._place.alive, gone)
@@ -60,6 +63,13 @@ class Ledger:
         """Write the counts."""
         with suppress(OSError), replacing(self._file) as temporary:
             temporary.write_text(json.dumps(self._telemetry.state()), encoding="utf-8")
+
+    def end(self) -> None:
+        """Write for the last time; where nobody is left to remove the folder, remove it."""
+        if self._orphan:
+            rmtree(self._place.folder, ignore_errors=True)
+        else:
+            self.write()
 
     def others(self) -> Iterator[State]:
         """Yield the counts of the other processes."""

@@ -59,7 +59,7 @@ def serve(
     gc.freeze()
     server.run([listener])
     if ledger is not None:
-        ledger.write()
+        ledger.end()
     logger.info("stopped")
 
 
