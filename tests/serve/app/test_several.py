@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import polyrank as pr
+from polyrank.cli.app import run
 from polyrank.serve.app.limits import Bodies, Limits
 from polyrank.serve.app.models import Model, Models
 from polyrank.serve.app.scorer import Scorer
@@ -153,3 +154,12 @@ def test_only_shared_traffic_has_shadows(serving, models, sent):
     else:
         raise AssertionError(text)
     assert web.get("/v1/models").json["models"][1]["shadow"] is True
+
+
+def test_the_command_line_names_bundles_shares_and_shadows(exported, later, capsys):
+    runs = [f"old={exported}", f"new={later}"]
+    shares = ["--share", "new=.1", "--split-by", "session", "--shadow", "nex"]
+    assert run(["serve", *runs, *shares, "--port", "0"]) == 1
+    assert "no model 'nex' is served; did you mean 'new'?" in capsys.readouterr().err
+    assert run(["serve", str(exported), str(later), "--port", "0"]) == 1
+    assert "two models are called 'default': name each bundle, as in" in capsys.readouterr().err
