@@ -4,7 +4,7 @@
 PYTHON ?= .venv/bin/python
 BIN := $(dir $(PYTHON))
 
-.PHONY: check test numerics page torchless ray spark demo bench docs
+.PHONY: check test numerics page torchless oip ray spark demo bench docs
 
 check:
 	$(PYTHON) -m ruff check .
@@ -32,6 +32,12 @@ torchless: # serving, in an environment that has neither torch nor numba
 	  "$$venv/bin/pip" install --quiet -r serve-requirements.txt; \
 	  "$$venv/bin/pip" install --quiet --no-deps .; \
 	  POLYRANK_WITHOUT_TORCH="$$venv/bin/python" $(PYTHON) -m pytest tests/serve/test_without_torch.py
+
+oip: # a public client of the Open Inference Protocol, in an environment of its own
+	@set -e; venv=$$(mktemp -d); trap 'rm -rf "$$venv"' EXIT; \
+	  python3 -m venv "$$venv"; \
+	  "$$venv/bin/pip" install --quiet 'tritonclient[http]'; \
+	  OIP_PYTHON="$$venv/bin/python" $(PYTHON) -m pytest tests/serve/app/test_oip.py
 
 ray: # Ray's workers, in an environment with the extra [ray] that is laid over PYTHON's
 	@set -e; venv=$$(mktemp -d); trap 'rm -rf "$$venv"' EXIT; \

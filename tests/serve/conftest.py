@@ -1,6 +1,7 @@
 """An exported bundle with every kind of column, and the rows that it learned from."""
 
 import json
+import shutil
 import socket
 from contextlib import ExitStack, contextmanager
 from http.client import HTTPConnection
@@ -12,8 +13,11 @@ import pytest
 import uvicorn
 
 import polyrank as pr
+from polyrank.files import replacing_folder
+from polyrank.serve.app.limits import Limits
 from polyrank.serve.app.routes import app
-from polyrank.serve.app.server import listen
+from polyrank.serve.app.server import configured
+from polyrank.serve.app.sockets import listen
 from polyrank.serve.export.write import export
 
 PATIENCE_S = 60  # of a socket, so that a server that does not answer fails a test and hangs none
@@ -66,12 +70,10 @@ class Client:
 
 
 @contextmanager
-def served(engine, limits=None, state=None):
+def served(engine, limits=None, state=None, split=None):
     """Serve in a thread of this process."""
-    listener = listen("127.0.0.1", 0)
-    server = uvicorn.Server(
-        uvicorn.Config(app(engine, limits, state), log_config=None, access_log=False)
-    )
+    listener, limits = listen("127.0.0.1", 0), limits or Limits()
+    server = uvicorn.Server(configured(app(engine, limits, state, split), limits))
     thread = Thread(target=server.run, args=([listener],))
     port = listener.getsockname()[1]  # a connection is taken from now on, and answered once it runs
     thread.start()
@@ -142,6 +144,32 @@ def exported(bundle, rows, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def later(bundle, rows, tmp_path_factory):
+    """The folder of another bundle of the same columns, as of the day after."""
+    folder = tmp_path_factory.mktemp("later") / "bundle"
+    fewer = {name: values[:300] for name, values in rows.items()}  # other vocabularies too
+    model, fusion = pr.Model(tower=[4], embed_dim=4), pr.Fusion({"click": 1.0, "margin": 0.1})
+    fitted = pr.fit(bundle.schema, model, train=fewer, epochs=1, seed=2, fusion=fusion)
+    fitted.save(folder)
+    names = [feature.name for feature in bundle.schema.features]
+    export(fitted, folder, [pl.DataFrame({name: rows[name] for name in names})])
+    return folder
+
+
+@pytest.fixture
+def run_folder(exported, tmp_path):
+    """A run folder whose bundle a test may replace, and the function that does so at once."""
+
+    def replace(bundle):
+        with replacing_folder(tmp_path / "run" / "bundle") as new:
+            shutil.copytree(bundle, new, dirs_exist_ok=True)
+        return tmp_path / "run"
+
+    replace(exported)
+    return replace
+
+
+@pytest.fixture(scope="session")
 def engine(exported):
     return pr.Engine(exported)
 
@@ -154,8 +182,6 @@ def client():
 
 @pytest.fixture
 def serving():
-    """Serve an engine on a free port of loopback: a function from (engine, limits) to a Client."""
+    """Serve an engine on a free port of loopback: a function from what `app` takes to a Client."""
     with ExitStack() as stack:
-        yield lambda engine, limits=None, state=None: stack.enter_context(
-            served(engine, limits, state)
-        )
+        yield lambda *given: stack.enter_context(served(*given))

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import tomllib
+from contextlib import nullcontext
 from pathlib import Path
 
 import polars as pl
@@ -61,10 +62,11 @@ def test_the_image_serves_at_every_address_whatever_is_asked_of_it(monkeypatch, 
     )
     assert entry[0] == "polyrank"
     served = []
+    monkeypatch.setattr("polyrank.serve.app.sockets.listen", lambda host, _: nullcontext(host))
     monkeypatch.setattr(
         "polyrank.serve.app.server.serve",
-        lambda engine, _, **more: served.append((engine, more["host"])),
+        lambda run, _, **more: served.append((run, more["listener"])),
     )
-    monkeypatch.setattr("polyrank.serve.engine.Engine", lambda run, **_: str(run))
+    monkeypatch.setattr("polyrank.serve.app.task.Served.models", lambda told: (told.runs[0], None))
     assert run([*entry[1:], *default]) == run([*entry[1:], str(tmp_path), "--threads", "2"]) == 0
     assert served == [(default[0], "0.0.0.0"), (str(tmp_path), "0.0.0.0")]

@@ -8,7 +8,7 @@ weights.safetensors    embed.TABLE, interaction.…, trunk.…, head.TASK.…
 scorecard.json         the run's own, if rows were scored
 stages/NAME/FILE.txt   texts of a first stage, such as a head's trees
 model.onnx             if it was exported; the manifest's entry "onnx" has its parity
-model-with-vocabulary.onnx   likewise, with the ids as inputs; tables beyond 1.5 GB in a .data file
+model-with-vocabulary.onnx   likewise, with the ids as inputs; tensors of large ones in a .data file
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote, unquote
 
 import numpy as np
@@ -39,6 +39,8 @@ from polyrank.schema import Schema
 FORMAT = 4
 MANIFEST = "bundle.json"
 STAGES = "stages/"
+_ATTEMPTS = 5  # to read a bundle that is replaced while it is read
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -73,18 +75,24 @@ def write(path: Path, parts: Parts) -> None:
         _fill(temporary, parts)
 
 
-def read(path: Path, *, weights: bool = True) -> Parts:
+def read(path: Path, *, weights: bool = True, shared: Path | None = None) -> Parts:
     """Read a bundle, and check each file against its checksum.
 
-    Without `weights`, texts of first stages are left out too: an exported graph has both.
+    Without `weights`, texts of first stages are left out too: an exported graph has both. With
+    `shared`, a folder of the server's own, vocabularies are mapped from there, where the first
+    process puts them.
     """
     manifest = _checked(path)
     try:
-        vocab = {
-            unquote(file.stem): pl.read_parquet(file)
+        files = {
+            unquote(file.stem): file
             for file in (path / name for name in manifest["files"])
             if file.parent.name == "vocab"
         }
+        if shared is None:
+            vocab = {table: pl.read_parquet(file) for table, file in files.items()}
+        else:
+            vocab = _mapped(files, shared / version_of(manifest))
         scorecard = None
         if "scorecard.json" in manifest["files"]:
             scorecard = json.loads((path / "scorecard.json").read_text(encoding="utf-8"))
@@ -99,6 +107,30 @@ def read(path: Path, *, weights: bool = True) -> Parts:
         return Parts(manifest, config, history, vocab, arrays, scorecard, stages)
     except (OSError, ValueError, SafetensorError, pl.exceptions.PolarsError) as error:
         raise BundleError(f"the bundle {path} cannot be read: {error}") from error
+
+
+def _mapped(files: Mapping[str, Path], folder: Path) -> dict[str, pl.DataFrame]:
+    """Return Parquet files as mapped Arrow files, which are written where they are not there."""
+    import pyarrow as pa  # polars copies what it reads of such a file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    found = {}
+    for number, (table, file) in enumerate(files.items()):
+        arrow = folder / f"{number}.arrow"
+        with locked(folder):
+            if not arrow.is_file():
+                # One piece, of types that every pyarrow reads.
+                read = pl.read_parquet(file).to_arrow(compat_level=pl.CompatLevel.oldest())
+                with (
+                    replacing(arrow) as temporary,
+                    pa.ipc.new_file(str(temporary), read.schema) as written,
+                ):
+                    written.write_table(read.combine_chunks())
+            with pa.memory_map(str(arrow)) as opened:
+                frame = pl.from_arrow(pa.ipc.open_file(opened).read_all(), rechunk=False)
+            assert isinstance(frame, pl.DataFrame)
+            found[table] = frame
+    return found
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -157,6 +189,56 @@ def add(
         for name in files.keys() - kept.keys():
             files[name].replace(path / name)
         _put(path, {**manifest, **entries, "files": dict(sorted((kept | sums).items()))})
+
+
+def identity(path: Path) -> tuple[int, ...] | None:
+    """Return what differs whenever a bundle's folder or manifest is replaced; None without one."""
+    try:
+        folder, manifest = path.stat(), (path / MANIFEST).stat()
+    except OSError:
+        return None
+    return (folder.st_ino, manifest.st_ino, manifest.st_mtime_ns, manifest.st_size)
+
+
+def _text(path: Path) -> bytes | None:
+    try:
+        return (path / MANIFEST).read_bytes()
+    except OSError:
+        return None
+
+
+def version_of(manifest: Mapping[str, Any]) -> str:
+    """Return a name for a bundle's content: of the checksums of its files, and what else is said.
+
+    Example:
+        >>> version_of({"format": 4, "files": {"config.toml": "…"}})
+        '45283f26454c'
+    """
+    text = json.dumps(manifest, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def undisturbed(path: Path, load: Callable[[], Found]) -> Found:
+    """Return what `load` reads of a bundle's folder, from one bundle and not from two.
+
+    Where the folder or its manifest is replaced meanwhile, it is loaded again: else the
+    vocabularies could be of the bundle before, and the graph of the one after. On a disk whose
+    files never look the same twice, what the manifest says decides in the end.
+    """
+    for attempt in range(_ATTEMPTS):
+        before, said = identity(path), _text(path)
+        try:
+            found = load()
+        except BundleError:
+            if identity(path) == before:
+                raise
+        else:
+            last = attempt == _ATTEMPTS - 1
+            if identity(path) == before or (last and said == _text(path)):
+                return found
+    raise BundleError(
+        f"the bundle {path} was replaced {_ATTEMPTS} times while it was read: write it less often"
+    )
 
 
 def find(path: Path) -> Path:

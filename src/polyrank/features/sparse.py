@@ -251,10 +251,13 @@ class _Direct:
     def __init__(self, tables: Mapping[str, tuple[int, np.ndarray]]) -> None:
         parts: dict[int, int] = {}  # where the array of a vocabulary begins; sharers have one
         arrays, start = [], 0
+        whole = _whole([rows for _, rows in tables.values()])
         self.place = {name: number for number, name in enumerate(tables)}
         low, last, first = [], [], []
         for least, rows in tables.values():
-            if id(rows) not in parts:
+            if whole is not None:
+                parts[id(rows)] = (rows.ctypes.data - whole.ctypes.data) // whole.itemsize
+            elif id(rows) not in parts:
                 parts[id(rows)] = start
                 arrays.append(rows)
                 start += len(rows)
@@ -264,7 +267,7 @@ class _Direct:
         self.low = np.array(low, np.int64)[:, None]
         self.last = np.array(last, np.uint64)[:, None]
         self.first = np.array(first, np.int64)[:, None]
-        self.rows = np.concatenate(arrays)
+        self.rows = np.concatenate(arrays) if whole is None else whole
 
     def __call__(self, columns: Mapping[str, list[Any]]) -> dict[str, Encoded] | None:
         try:
@@ -280,3 +283,11 @@ class _Direct:
         np.maximum(rows, 0, out=rows)
         count = rows.shape[1]
         return {name: Encoded(rows[at], count, unseen[at], 0) for at, name in enumerate(columns)}
+
+
+def _whole(arrays: Sequence[np.ndarray]) -> np.ndarray | None:
+    """Return the array that all of these are parts of, if there is one: it is not copied."""
+    base = arrays[0].base
+    if not isinstance(base, np.ndarray) or base.dtype != arrays[0].dtype or base.ndim != 1:
+        return None
+    return base if all(each.base is base for each in arrays) else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from struct import error
@@ -26,6 +26,9 @@ _SPREAD = 8
 # … or this many in all: 256 KiB, which stay in the cache.
 _SMALL = 65_536
 _LEAST = -(2**63)
+# Texts whose rows a process keeps beside the hashes that it shares, of so many letters at most: a
+# megabyte or two, and most of what is asked for.
+_KNOWN, _SHORT = 16_384, 64
 NoneType = type(None)
 
 
@@ -139,13 +142,45 @@ class Vocabulary:
             raise DataError(
                 f"a vocabulary must have the columns row, value and count, got {frame.columns}"
             )
-        frame = frame.sort("row")
+        if not frame["row"].is_sorted():
+            frame = frame.sort("row")
         for name, dtype in _TYPES.items():
             if frame["value"].dtype == dtype:
                 return cls(name, frame["value"], frame["count"].cast(pl.Int64))
         raise DataError(
             f"a vocabulary must hold Int64, String or Float64 values, got {frame['value'].dtype}"
         )
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return what look-ups need beside the values, for `sharing`: int32 and int64 arrays.
+
+        Texts are found by Python's hash, which only processes of one PYTHONHASHSEED have in common.
+        """
+        if self.size is not None or self.dtype == "float":
+            return {}
+        if self.dtype == "string":
+            hashes = np.fromiter(map(hash, self._index["value"]), np.int64, self._index.height)
+            order = np.argsort(hashes, kind="stable")
+            rows = self._index["row"].to_numpy()[order]
+            return {"hashes": hashes[order], "rows": rows.astype(np.int32)}
+        found = dict(zip(("ids", "rows_of_ids"), self._sorted, strict=True))
+        return found if self.direct is None else found | {"direct": self.direct[1]}
+
+    def sharing(self, arrays: Mapping[str, np.ndarray], low: int | None) -> Vocabulary:
+        """Return the same vocabulary with arrays that lie elsewhere, such as in a mapped file.
+
+        Args:
+            arrays: what `arrays` returned.
+            low: the first id of `direct`.
+        """
+        found = Vocabulary(self.dtype, self.values, self.counts, self.size)
+        known = vars(found)  # where cached properties keep what they found
+        if "hashes" in arrays:
+            known["_hashed"] = (arrays["hashes"], arrays["rows"])
+        if "ids" in arrays:
+            known["_sorted"] = (arrays["ids"], arrays["rows_of_ids"])
+            known["direct"] = (low, arrays["direct"]) if "direct" in arrays else None
+        return found
 
     def _found(self, plain: pl.Series) -> np.ndarray:
         """Row of each plain id, −1 where it is null or not in the table."""
@@ -182,14 +217,55 @@ class Vocabulary:
         kinds = set(map(type, values))
         if not kinds <= {str, NoneType}:
             return None
-        get = self._row_by_text.get
-        rows = np.array([get(value, 0) for value in values], dtype=np.int64)
+        if self._hashed is None:
+            get = self._row_by_text.get
+            rows = np.array([get(value, 0) for value in values], dtype=np.int64)
+        else:
+            rows = self._rows_known(values)
         unseen, nulls = len(values) - int(np.count_nonzero(rows)), 0
         if NoneType in kinds:
             absent = np.array([value is None for value in values])
             nulls = int(np.count_nonzero(absent))
             rows[absent] = self._null_row
         return rows, unseen - nulls, nulls
+
+    def _rows_known(self, values: Sequence[str | None]) -> np.ndarray:
+        """Row of each text by its hash; what was asked for lately is known, as in a dict of all."""
+        known = self._known
+        rows = [known.get(value, -1) for value in values]
+        if -1 in rows:
+            places = [place for place, row in enumerate(rows) if row < 0]
+            found = self._rows_by_hash([values[place] for place in places]).tolist()
+            if len(known) > _KNOWN:
+                known.clear()
+            for place, row in zip(places, found, strict=True):
+                rows[place] = row
+                text = values[place]
+                if text is not None and len(text) <= _SHORT:
+                    known[text] = row
+        return np.array(rows, np.int64)
+
+    def _rows_by_hash(self, values: Sequence[str | None]) -> np.ndarray:
+        assert self._hashed is not None
+        hashes, rows = self._hashed
+        if not len(hashes):
+            return np.zeros(len(values), np.int64)
+        wanted = np.fromiter(map(hash, values), np.int64, len(values))
+        at = hashes.searchsorted(wanted)
+        at[at == len(hashes)] = 0
+        found = np.zeros(len(values), np.int64)
+        (hits,) = np.nonzero(hashes[at] == wanted)
+        texts = self.values.gather(rows[at[hits]] - 1).to_list()
+        for place, text in zip(hits.tolist(), texts, strict=True):
+            step = int(at[place])
+            while text != values[place]:  # several texts may have one hash
+                step += 1
+                if step == len(hashes) or hashes[step] != wanted[place]:
+                    break
+                text = self.values[int(rows[step]) - 1]
+            else:
+                found[place] = rows[step]
+        return found
 
     def _integers_found(self, values: Sequence[Any]) -> tuple[np.ndarray, int, int] | None:
         absent = None
@@ -227,6 +303,15 @@ class Vocabulary:
     @cached_property
     def _row_by_text(self) -> dict[str, int]:
         return dict(zip(self._index["value"].to_list(), self._index["row"].to_list(), strict=True))
+
+    @cached_property
+    def _hashed(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Sorted hashes of texts and the row of each, where `sharing` has brought them."""
+        return None
+
+    @cached_property
+    def _known(self) -> dict[str | None, int]:
+        return {None: 0}
 
     @cached_property
     def _sorted(self) -> tuple[np.ndarray, np.ndarray]:

@@ -22,6 +22,7 @@ from polyrank.metrics.fusion import Fusion
 from polyrank.schema import Schema
 from polyrank.serve.extra import require
 from polyrank.serve.inputs import FEW_ROWS, ROWS_FILE, Columns, Feeds, Inputs, Lookups, together
+from polyrank.serve.shared import sharing
 
 RUN_ROWS = 8192  # of one run of the graph: what is computed between stays in the cache
 
@@ -45,6 +46,8 @@ class Engine:
     Args:
         path: a run folder or a bundle folder that `polyrank export` has written to.
         threads: of one run of the graph.
+        shared: a folder in which processes that have the same PYTHONHASHSEED keep the look-ups of
+            vocabularies, so that they are in memory once; None keeps them to this process.
 
     Raises:
         BundleError: not a bundle, a damaged one, or one that was not exported.
@@ -67,20 +70,30 @@ class Engine:
         ['p_click']
     """
 
-    def __init__(self, path: str | Path, *, threads: int = 1) -> None:
+    def __init__(
+        self, path: str | Path, *, threads: int = 1, shared: str | Path | None = None
+    ) -> None:
         spec.whole("threads", threads)  # of 0, onnxruntime would take every core
         require("onnxruntime", what="the engine")
         self.folder = format.find(Path(path))
-        parts = format.read(self.folder, weights=False)
+        self.identity = format.identity(self.folder)
+        format.undisturbed(self.folder, lambda: self._open(path, threads, shared))
+
+    def _open(self, path: str | Path, threads: int, shared: str | Path | None) -> None:
+        place = None if shared is None else Path(shared)
+        parts = format.read(self.folder, weights=False, shared=place)
         self.manifest: Mapping[str, Any] = parts.manifest
+        self.version = format.version_of(parts.manifest)
         refuse_unexported(self.manifest, path)
         try:
             self.schema = Schema.from_table(self.manifest["schema"])
             self.vocab = format.vocab_of(self.schema, parts)
+            if place is not None:
+                self.vocab = sharing(self.vocab, place / self.version)
             weights = parts.config.get("fusion")
             self.fusion = None if weights is None else Fusion(weights)
             self.fusion_columns = tuple(self.fusion.columns(self.schema) if self.fusion else ())
-        except PolyrankError as error:
+        except (PolyrankError, OSError) as error:
             raise BundleError(f"the bundle {self.folder} cannot be used: {error}") from error
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise BundleError(

@@ -5,6 +5,7 @@ import logging
 
 import pytest
 
+from polyrank.serve.app.limits import Bodies, Limits
 from polyrank.serve.app.middleware import RequestMiddleware, State
 from polyrank.serve.app.telemetry import Telemetry
 
@@ -18,7 +19,7 @@ async def begins_and_breaks(_scope, _receive, send):
 
 
 def test_an_answer_that_has_begun_is_broken_off():
-    telemetry, sent = Telemetry([], []), []
+    telemetry, sent = Telemetry(Bodies(Limits())), []
 
     async def send(message):
         sent.append(message)
@@ -41,7 +42,7 @@ def test_a_client_who_resets_the_connection_is_no_fault(caplog):
     async def send(_):
         raise RuntimeError("unable to perform operation on <TCPTransport>; the handler is closed")
 
-    telemetry = Telemetry([], [])
+    telemetry = Telemetry(Bodies(Limits()))
     caplog.set_level(logging.INFO, "polyrank")
     asyncio.run(RequestMiddleware(answers, telemetry, State(), PATHS)(dict(SCOPE), None, send))
     assert telemetry.requests == {("/healthz", 499): 1}
@@ -54,7 +55,6 @@ def test_a_message_out_of_turn_is_a_fault():
     async def send(_):
         raise RuntimeError("Unexpected ASGI message")
 
+    telemetry = Telemetry(Bodies(Limits()))
     with pytest.raises(RuntimeError, match="Unexpected ASGI message"):
-        asyncio.run(
-            RequestMiddleware(answers, Telemetry([], []), State(), PATHS)(dict(SCOPE), None, send)
-        )
+        asyncio.run(RequestMiddleware(answers, telemetry, State(), PATHS)(dict(SCOPE), None, send))

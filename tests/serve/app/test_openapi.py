@@ -1,14 +1,20 @@
 """Whatever schemathesis makes of the OpenAPI document is answered as it says."""
 
+import json
+
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
 from schemathesis import GenerationMode, checks
 
+from polyrank.serve.app import oip
 from polyrank.serve.app.limits import Limits
-from polyrank.serve.app.routes import answer_schema, app
+from polyrank.serve.app.openapi import answer_schema
+from polyrank.serve.app.routes import app
 
 SCORE = "/v1/score"
+SCORED = (SCORE, "/v1/models/default/score")
+INFER = "/v2/models/default/infer"
 
 DOCUMENTED = [
     checks.not_a_server_error,
@@ -40,16 +46,24 @@ def test_whatever_is_sent_is_answered_as_documented(documented, mode):
         if mode == GenerationMode.POSITIVE or operation.body:  # nothing else can be sent wrongly
             bounded(given(case=operation.as_strategy(generation_mode=mode))(check))()
     if mode == GenerationMode.POSITIVE:
-        others = set(documented.raw_schema["paths"]) - {SCORE, "/openapi.json"}  # read to begin
-        assert len(others) == 4
-        assert seen == {(SCORE, 200), (SCORE, 422), *((each, 200) for each in others)}
+        read = {*SCORED, INFER, "/openapi.json"}  # the document was read to begin
+        others = set(documented.raw_schema["paths"]) - read
+        assert len(others) == 11
+        scored = {(path, status) for path in SCORED for status in (200, 422)}
+        expected = scored | {(each, 200) for each in others} | {(INFER, 422)}
+        assert seen - {(INFER, 200)} == expected
     else:
-        assert {(SCORE, 400), (SCORE, 422)} <= seen
+        wrong = {(path, status) for path in (*SCORED, INFER) for status in (400, 422)}
+        assert wrong <= seen
 
 
-def test_its_example_is_answered(documented, engine, serving):
-    body = documented.raw_schema["paths"][SCORE]["post"]["requestBody"]
+@pytest.mark.parametrize("path", [SCORE, INFER])
+def test_its_example_is_answered(documented, engine, serving, path):
+    body = documented.raw_schema["paths"][path]["post"]["requestBody"]
     example = body["content"]["application/json"]["schema"]["example"]
-    answer = serving(engine).score(example)
+    answer = serving(engine).ask("POST", path, json.dumps(example))
     assert answer.status == 200
-    assert set(answer.json) == set(answer_schema(engine)["oneOf"][0]["required"])
+    if path == SCORE:
+        assert set(answer.json) == set(answer_schema(engine)["oneOf"][0]["required"])
+    else:
+        assert set(answer.json) == set(oip.answer_schema()["required"])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from polyrank.schema import Schema
-from polyrank.serve.app.limits import Limits, Queue
+from polyrank.serve.app.limits import Bodies, Limits, Queue
 from polyrank.serve.app.middleware import State
 
 SMALL = Limits(body_mb=0.25, rows=300, timeout_s=30)
@@ -233,6 +233,24 @@ def test_a_client_that_goes_away_in_the_middle_is_counted(web, good):
     good(web)
 
 
+def test_more_bodies_than_fit_are_429(serving, engine, good):
+    """What has arrived of a body counts, and what is announced of the next."""
+    web = serving(engine, Limits(body_mb=0.25, total_mb=0.25, timeout_s=30))
+    head = b"POST /v1/score HTTP/1.1\r\nHost: x\r\nContent-Length: 200000\r\n\r\n"
+    with web.socket() as slow:
+        slow.sendall(head + b" " * 150_000)
+        until(web, "polyrank_body_bytes", 150_000)
+        for length in ({"Content-Length": "200000"}, {}):
+            refused = web.score_parts(iter([b" " * 100_000] * 2), length)
+            assert refused.status == 429
+            assert (refused.headers["Retry-After"], refused.headers["Connection"]) == ("1", "close")
+            assert "of at most 0.25 MiB of requests: try again" in refused.json["error"]
+        good(web)  # a small one has room
+    assert metric(web, "polyrank_queue_rejected_total") == 2
+    until(web, 'polyrank_requests_total{route="/v1/score",status="499"}', 1)
+    assert metric(web, "polyrank_body_bytes") == 0
+
+
 def test_a_full_queue_is_429(serving, engine, good):
     held = Held(engine)
     web = serving(held, Limits(queue=2, timeout_s=60, inline_kb=0))
@@ -256,15 +274,16 @@ def test_a_full_queue_is_429(serving, engine, good):
 
 def test_a_line_of_small_bodies_has_its_length_too():
     """Each takes its place before the first of them is answered."""
-    queue = Queue(lambda body: body, Limits(queue=3))
+    queue, room = Queue(Limits(queue=3)), Bodies(Limits()).room()
 
     async def ask():
         return await asyncio.gather(
-            *(queue.run(str(number).encode()) for number in range(5)), return_exceptions=True
+            *(queue.run(bytes, b"1", room) for _ in range(5)),
+            return_exceptions=True,
         )
 
     found = asyncio.run(ask())
-    assert found[:3] == [b"0", b"1", b"2"]
+    assert found[:3] == [b"1"] * 3
     assert [each.status for each in found[3:]] == [429, 429]
     assert queue.length == 0
 
@@ -314,7 +333,7 @@ def test_an_insane_request_id_is_replaced(web, sent):
     assert re.fullmatch("[0-9a-f]{32}", answer.headers["X-Request-ID"])
 
 
-def test_a_line_in_the_log_says_what_happened(web, good, caplog):
+def test_a_line_in_the_log_says_what_happened(web, good, engine, caplog):
     caplog.set_level(logging.INFO, "polyrank")
     good(web, headers={"X-Request-ID": "r7"})
     web.score({"rows": []}, {"X-Request-ID": "r8"})
@@ -327,6 +346,8 @@ def test_a_line_in_the_log_says_what_happened(web, good, caplog):
         "path": "/v1/score",
         "status": 200,
         "rows": 3,
+        "model": "default",
+        "version": engine.version,
     }
     assert lines["r8"]["error"] == "no rows to score"
 
@@ -352,7 +373,7 @@ def test_top_k_needs_a_fusion(serving, engine, good):
 
 def test_other_routes(web):
     assert web.get("/healthz").json == {"status": "alive"}
-    assert web.get("/readyz").json == {"status": "ready"}
+    assert web.get("/readyz").json == {"status": "ready", "ready": True}
     answer = web.get("/v1/scor")
     assert answer.status == 404
     assert "no route '/v1/scor'; did you mean '/v1/score'?" in answer.json["error"]
@@ -399,7 +420,7 @@ def test_a_server_that_stops_says_so(serving, engine, good):
     good(web, connection=connection)
     state.draining = True
     answer = web.ask("GET", "/readyz", connection=connection)
-    assert (answer.status, answer.json) == (503, {"status": "draining"})
+    assert (answer.status, answer.json) == (503, {"status": "draining", "ready": False})
     assert answer.headers["Connection"] == "close"
     connection.close()
     assert web.get("/healthz").status == 200
@@ -415,20 +436,20 @@ def test_the_counts_are_those_of_the_requests(web, good):
     web.get("/nowhere/7")
     first = {name: [each[name] for each in good.records] for name in good.records[0]}
     lists = [each for each in first["seen"] if each is not None]
-    found = metrics(web)
+    found, ages = metrics(web), first["age"]
     expected = {
         'polyrank_requests_total{route="/v1/score",status="200"}': 2,
         'polyrank_requests_total{route="/v1/score",status="400"}': 1,
         'polyrank_requests_total{route="other",status="404"}': 1,
-        "polyrank_rows_total": 6,
+        'polyrank_rows_total{model="default"}': 6,
         "polyrank_request_seconds_count": 3,
         'polyrank_request_seconds_bucket{le="+Inf"}': 3,
-        'polyrank_ids_total{feature="user"}': 6,
-        'polyrank_ids_total{feature="city"}': 6 - first["city"].count(None),
-        'polyrank_unseen_ids_total{feature="city"}': 3,
-        'polyrank_ids_total{feature="seen"}': sum(map(len, lists)) + 3 * 2,
-        'polyrank_missing_values_total{feature="seen"}': 3,
-        'polyrank_missing_values_total{feature="age"}': first["age"].count(None) + 3,
+        'polyrank_ids_total{feature="user",model="default"}': 6,
+        'polyrank_ids_total{feature="city",model="default"}': 6 - first["city"].count(None),
+        'polyrank_unseen_ids_total{feature="city",model="default"}': 3,
+        'polyrank_ids_total{feature="seen",model="default"}': sum(map(len, lists)) + 3 * 2,
+        'polyrank_missing_values_total{feature="seen",model="default"}': 3,
+        'polyrank_missing_values_total{feature="age",model="default"}': ages.count(None) + 3,
         "polyrank_in_flight": 1,
         "polyrank_queue_rejected_total": 0,
     }

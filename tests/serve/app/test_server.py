@@ -14,27 +14,39 @@ from threading import Event, Thread
 
 import pytest
 
+import polyrank as pr
 from polyrank.cli.app import run
 from polyrank.errors import PolyrankError
-from polyrank.serve.app.server import listen, url
+from polyrank.serve.app.sockets import listen, url
 
 CLIENTS, ENOUGH = 6, 5
 
 
 @pytest.fixture
-def process(client):
+def log(tmp_path):
+    """The file of the server's log: a pipe that nobody reads would stop it when it is full."""
+    return tmp_path / "log"
+
+
+@pytest.fixture
+def process(client, log):
     """Start `polyrank serve` on a free port; whatever happens, it does not outlive the test."""
-    return partial(start, client)
+    return partial(start, client, log)
 
 
 @contextmanager
-def start(client, folder, *options):
+def start(client, log, folder, *options):
     command = [sys.executable, "-m", "polyrank", "serve", str(folder), "--port", "0", *options]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, **pipes, env=os.environ | {"OMP_NUM_THREADS": "1"}) as started:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with (
+        log.open("w") as stderr,
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=stderr, text=True, env=environment
+        ) as started,
+    ):
         try:
             line = started.stdout.readline()
-            assert "serving" in line, started.stderr.read()
+            assert "serving" in line, log.read_text(encoding="utf-8")
             yield started, client(int(line.rsplit(":", 1)[1]))
         finally:
             started.kill()
@@ -63,11 +75,11 @@ def command(capsys):
     return call
 
 
-def lines(text):
-    return [json.loads(line) for line in text.splitlines()]
+def lines(log):
+    return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
 
 
-def test_sigterm_under_load_loses_no_answer(process, exported, body, expected):
+def test_sigterm_under_load_loses_no_answer(process, exported, body, expected, log):
     with process(exported, "--drain", "0.5") as (server, web):
         answers, faults, under_way = [], [], Event()
 
@@ -101,7 +113,7 @@ def test_sigterm_under_load_loses_no_answer(process, exported, body, expected):
         server.send_signal(signal.SIGTERM)
         for each in threads:
             each.join(60)
-        _, log = server.communicate(timeout=60)
+        server.wait(60)
     assert faults == []
     assert server.returncode == 0
     assert len(answers) >= CLIENTS * ENOUGH
@@ -118,6 +130,67 @@ def test_sigterm_under_load_loses_no_answer(process, exported, body, expected):
     assert any(answer.headers["Connection"] == "close" for answer in answers)
 
 
+def test_bundles_replaced_under_load_lose_no_request_and_mix_no_answer(
+    process, run_folder, exported, later, rows
+):
+    """Each answer is that of one bundle, by the version that it names, to the last digit."""
+    engines = {(engine := pr.Engine(folder)).version: engine for folder in (exported, later)}
+    needed = engine.inputs
+    sent = {name: rows[name][:20] for name in [*needed, "margin"]}
+    body = json.dumps({"rows": sent}).encode()
+    expected = {
+        version: each.predict({name: sent[name] for name in needed}).to_dict(as_series=False)
+        for version, each in engines.items()
+    }
+    folder = run_folder(exported)
+    with process(folder, "--drain", "0.5") as (server, web):
+        answers, faults, done = [], [], Event()
+
+        def client():
+            connection = web.connection()
+            try:
+                while not done.is_set():
+                    answers.append(web.score(body, connection=connection))
+            except Exception as fault:  # noqa: BLE001  any lost answer
+                faults.append(fault)
+            finally:
+                connection.close()
+
+        def counted(outcome):
+            name = f'polyrank_reloads_total{{model="default",outcome="{outcome}"}} '
+            (line,) = [
+                each for each in web.get("/metrics").body.decode().splitlines() if name in each
+            ]
+            return float(line.removeprefix(name))
+
+        threads = [Thread(target=client) for _ in range(3)]
+        for each in threads:
+            each.start()
+        for number, bundle in enumerate([later, exported, later], 1):
+            run_folder(bundle)
+            server.send_signal(signal.SIGHUP)
+            while counted("loaded") < number:
+                pass
+            with (folder / "bundle" / "model.onnx").open("r+b") as file:
+                file.truncate(1000)
+            server.send_signal(signal.SIGHUP)
+            while counted("refused") < number:
+                pass
+        done.set()
+        for each in threads:
+            each.join(60)
+        last = web.score(body)
+        server.send_signal(signal.SIGTERM)
+        server.wait(60)
+    assert faults == []
+    assert {answer.status for answer in answers} == {200}
+    for answer in [*answers, last]:
+        assert answer.headers["X-Model"] == "default"
+        assert answer.json["outputs"] == expected[answer.headers["X-Model-Version"]]
+    assert {answer.headers["X-Model-Version"] for answer in answers} == set(expected)
+    assert last.headers["X-Model-Version"] == pr.Engine(later).version
+
+
 def test_a_body_that_is_half_there_at_sigterm_is_answered(process, exported, body, expected):
     with process(exported) as (server, web), web.socket() as half:
         head = f"POST /v1/score HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
@@ -130,17 +203,17 @@ def test_a_body_that_is_half_there_at_sigterm_is_answered(process, exported, bod
         assert headers.startswith(b"HTTP/1.1 200 ")
         assert b"connection: close" in headers.lower()
         assert json.loads(answer)["outputs"] == expected
-        server.communicate(timeout=60)
+        server.wait(60)
     assert server.returncode == 0
 
 
-def test_a_second_signal_ends_it_at_once(process, exported):
+def test_a_second_signal_ends_it_at_once(process, exported, log):
     with process(exported, "--drain", "600") as (server, web):
         server.send_signal(signal.SIGINT)
         while web.get("/readyz").status != 503:
             pass
         server.send_signal(signal.SIGINT)
-        _, log = server.communicate(timeout=60)
+        server.wait(60)
     assert server.returncode == 0
     assert "SIGINT again: stopping at once" in [each["message"] for each in lines(log)]
 

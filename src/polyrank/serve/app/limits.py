@@ -8,13 +8,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from math import ceil
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from polyrank import spec
-from polyrank.errors import PolyrankError
+from polyrank.errors import ConfigError, PolyrankError
 
 Result = TypeVar("Result")
 
@@ -34,13 +34,23 @@ class Limits:
     # Threads for larger bodies. With two, a request of thousands of rows does not hold up another;
     # parsing holds Python's lock, so more add nothing.
     workers: int = 2
+    # Bodies in memory, of requests that arrive, wait or run: as many of the largest as come at once
+    # would take more than a small machine has. Parsed, a body takes several times its bytes.
+    total_mb: float = 256.0
+    head_kb: float = 64.0  # request line and headers
+    connections: int = 512  # open ones; half of the files that most systems allow a process
     drain_s: float = 1.0  # seconds of accepting with `Connection: close` after a signal
 
     def __post_init__(self) -> None:
-        for name in ("rows", "queue", "workers"):
+        for name in ("rows", "queue", "workers", "connections"):
             spec.whole(f"limit {name}", getattr(self, name))
-        for name in ("body_mb", "timeout_s"):
+        for name in ("body_mb", "total_mb", "head_kb", "timeout_s"):
             spec.number(f"limit {name}", getattr(self, name), above=0)
+        if self.total_mb < self.body_mb:
+            raise ConfigError(
+                f"limit total_mb must be at least body_mb, {self.body_mb:g}, for one body to fit, "
+                f"got {self.total_mb:g}"
+            )
         for name in ("inline_kb", "drain_s"):
             spec.number(f"limit {name}", getattr(self, name), least=0)
 
@@ -48,6 +58,11 @@ class Limits:
     def body_bytes(self) -> int:
         """Largest body in bytes."""
         return int(self.body_mb * 2**20)
+
+    @property
+    def head_bytes(self) -> int:
+        """Largest request line with its headers, in bytes."""
+        return int(self.head_kb * 1024)
 
 
 class Refused(PolyrankError):
@@ -61,11 +76,63 @@ class Refused(PolyrankError):
         self.headers = dict(headers or {})
 
 
-async def read_body(scope: Scope, receive: Receive, limits: Limits) -> bytes:
-    """Return the whole body of a request, or refuse it: 413 or 408."""
+class Bodies:
+    """The bytes of all bodies in memory; only the event loop's thread may call it."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.bytes = 0
+        self.most = int(limits.total_mb * 2**20)
+
+    def room(self) -> Room:
+        """Return room for a body."""
+        return Room(self)
+
+    def check(self, more: int) -> None:
+        """Refuse so many more bytes with 429 if all bodies would be too many."""
+        if self.bytes + more > self.most:
+            raise Refused(
+                f"the server holds {self.bytes / 2**20:.1f} of at most {self.most / 2**20:g} MiB "
+                "of requests: try again",
+                429,
+                {"Retry-After": "1", "Connection": "close"},
+            )
+
+
+class Room:
+    """What one body takes up, until the last of its holders leaves."""
+
+    def __init__(self, bodies: Bodies) -> None:
+        self._bodies, self._bytes, self._holders = bodies, 0, 1
+
+    def check(self, more: int) -> None:
+        """Refuse so many more bytes if they have no room."""
+        self._bodies.check(more)
+
+    def add(self, more: int) -> None:
+        """Take up so many more bytes, or refuse them."""
+        self._bodies.check(more)
+        self._bytes += more
+        self._bodies.bytes += more
+
+    def stay(self) -> None:
+        """Note one more holder of the body."""
+        self._holders += 1
+
+    def leave(self) -> None:
+        """Give up the body."""
+        self._holders -= 1
+        if not self._holders:
+            self._bodies.bytes -= self._bytes
+            self._bytes = 0
+
+
+async def read_body(scope: Scope, receive: Receive, limits: Limits, room: Room) -> bytes:
+    """Return the whole body of a request, or refuse it: 413, 429 or 408."""
     for name, value in scope["headers"]:
-        if name == b"content-length" and value.isdigit() and int(value) > limits.body_bytes:
-            raise _too_large(limits)
+        if name == b"content-length" and value.isdigit():
+            if int(value) > limits.body_bytes:
+                raise _too_large(limits)
+            room.check(int(value))
     parts, size = [], 0
     try:
         async with asyncio.timeout(limits.timeout_s):
@@ -77,6 +144,7 @@ async def read_body(scope: Scope, receive: Receive, limits: Limits) -> bytes:
                 size += len(part)
                 if size > limits.body_bytes:
                     raise _too_large(limits)
+                room.add(len(part))
                 parts.append(part)
                 if not message.get("more_body", False):
                     return parts[0] if len(parts) == 1 else b"".join(parts)
@@ -122,16 +190,16 @@ class Lingering:
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-class Queue(Generic[Result]):
+class Queue:
     """A queue of limited length: small bodies are scored at once, others by worker threads.
 
     While a thread works, the event loop stays free for health checks and for refusing what is too
     much. Only the event loop's thread may call it.
     """
 
-    def __init__(self, work: Callable[[bytes], Result], limits: Limits) -> None:
+    def __init__(self, limits: Limits) -> None:
         self.length = 0  # requests that wait or run
-        self._work, self._limits = work, limits
+        self._limits = limits
         self._pool = ThreadPoolExecutor(limits.workers, thread_name_prefix="score")
 
     def check(self) -> None:
@@ -141,23 +209,30 @@ class Queue(Generic[Result]):
                 f"the queue of {self.length} requests is full: try again", 429, {"Retry-After": "1"}
             )
 
-    async def run(self, body: bytes) -> Result:
-        """Return the result of a body; 429 if the queue is full, 503 if it takes too long."""
+    async def run(self, work: Callable[[bytes], Result], body: bytes, room: Room) -> Result:
+        """Return what work makes of a body; 429 if the queue is full, 503 if it takes too long.
+
+        `room` is the body's, which a job that cannot be stopped keeps to its end.
+        """
         self.check()
         if len(body) <= self._limits.inline_kb * 1024:
             self.length += 1
             try:
                 await asyncio.sleep(0)  # requests that have arrived take their places first
-                return self._work(body)
+                return work(body)
             finally:
                 self._leave()
-        job = self._pool.submit(self._work, body)
+        job = self._pool.submit(work, body)
         self.length += 1
         loop = asyncio.get_running_loop()
 
+        def left() -> None:
+            self._leave()
+            room.leave()
+
         def done_elsewhere(_: Future[Result]) -> None:
             with suppress(RuntimeError):  # the loop is closed: the process ends
-                loop.call_soon_threadsafe(self._leave)
+                loop.call_soon_threadsafe(left)
 
         try:
             async with asyncio.timeout(self._limits.timeout_s):
@@ -174,6 +249,7 @@ class Queue(Generic[Result]):
             if job.done():
                 self._leave()
             else:
+                room.stay()
                 job.add_done_callback(done_elsewhere)
 
     def _leave(self) -> None:

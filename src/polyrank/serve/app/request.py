@@ -9,7 +9,7 @@ One of three shapes, of which the first two are the same rows:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import islice
@@ -58,7 +58,13 @@ def read(body: bytes, needed: Sequence[str], most_rows: int) -> ScoreRequest:
 
     NaN is a missing value, as null is. `needed` are the columns that every row must have.
     """
-    given = _parsed(body)
+    return taken(parsed(body), needed, most_rows)
+
+
+def taken(
+    given: Any, needed: Sequence[str], most_rows: int, beside: Collection[str] = ()
+) -> ScoreRequest:
+    """Return the request that a parsed body is, or refuse it; `beside` are not called ignored."""
     if type(given) is not dict:
         raise Refused(f"the body must be an object, got {json_type(given)}: {_SHAPES}")
     for key in given:
@@ -90,10 +96,11 @@ def read(body: bytes, needed: Sequence[str], most_rows: int) -> ScoreRequest:
             "out",
         )
     ignored = extra if len(shared) == len(context) else extra | (context.keys() - shared.keys())
-    return ScoreRequest(count, columns, shared, _top_k(given), sorted(ignored))
+    return ScoreRequest(count, columns, shared, _top_k(given), sorted(ignored.difference(beside)))
 
 
-def _parsed(body: bytes) -> Any:
+def parsed(body: bytes) -> Any:
+    """Return the JSON of a body, or refuse it with 400."""
     try:
         return msgspec.json.decode(body)
     except (ValueError, RecursionError):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass
+from functools import partial
 
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
@@ -17,27 +17,18 @@ from starlette.types import ASGIApp
 
 from polyrank import __version__
 from polyrank.errors import did_you_mean
-from polyrank.serve.app.limits import Limits, Lingering, Queue, Refused, read_body
+from polyrank.serve.app import oip
+from polyrank.serve.app.limits import Bodies, Limits, Lingering, Queue, Refused, read_body
 from polyrank.serve.app.middleware import RequestMiddleware, State, error_response
-from polyrank.serve.app.scorer import Scorer
+from polyrank.serve.app.models import DEFAULT, Loaded, Model, Models
+from polyrank.serve.app.openapi import Json, answer_schema, request_schema, response, responses
+from polyrank.serve.app.request import parsed
+from polyrank.serve.app.scorer import Scored
+from polyrank.serve.app.shadow import Shadows
+from polyrank.serve.app.split import Split
 from polyrank.serve.app.telemetry import Telemetry
 from polyrank.serve.engine import Engine
 from polyrank.serve.inputs import ROWS_FILE
-
-Json = dict[str, Any]
-_COUNT: Json = {"type": "integer", "minimum": 0}
-_STRING: Json = {"type": "string"}
-_NUMBER: Json = {"type": "number"}
-_NUMBERS: Json = {"type": "array", "items": _NUMBER}
-_STATUSES = {
-    400: "The body is not JSON in UTF-8.",
-    408: "The body did not arrive in time.",
-    413: "The body or its number of rows is over the limit.",
-    422: "The bundle cannot score the rows; the error says why.",
-    429: "The queue of requests is full.",
-    500: "Unexpected error; the server's log has it under the request's id.",
-    503: "The answer took too long.",
-}
 
 
 @dataclass(frozen=True)
@@ -45,84 +36,176 @@ class Route:
     """A route, and how the OpenAPI document describes it."""
 
     path: str
-    endpoint: Callable[[Request], Awaitable[ASGIApp]]  # its docstring is the route's summary
+    endpoint: Callable[[Request], Awaitable[ASGIApp]]
+    summary: str
     method: str = "GET"  # includes HEAD
-    body: Json | None = None  # JSON Schema
-    responses: Mapping[int, Json] = field(default_factory=lambda: {200: _response("As JSON.")})
+    body: Callable[[], Json] | None = None  # JSON Schema, of the bundle that answers by then
+    responses: Callable[[], Mapping[int, Json]] = lambda: {200: response("As JSON.")}
     timed: bool = False  # whether its requests are in the histogram of seconds
 
     def operation(self) -> Json:
         """Return the route in OpenAPI."""
-        content = {"application/json": {"schema": self.body}}
-        body = {"requestBody": {"required": True, "content": content}} if self.body else {}
+        body: Json = {}
+        if self.body is not None:
+            content = {"application/json": {"schema": self.body()}}
+            body = {"requestBody": {"required": True, "content": content}}
         return {
-            "operationId": self.endpoint.__name__,
-            "summary": self.endpoint.__doc__,
+            "operationId": f"{self.method.lower()}{self.path.replace('/', '_')}",
+            "summary": self.summary,
             **body,
-            "responses": {str(status): each for status, each in self.responses.items()},
+            "responses": {str(status): each for status, each in self.responses().items()},
         }
 
 
-class Service:
-    """The endpoints of an engine."""
+Answer = tuple[Loaded, Scored]
 
-    def __init__(self, engine: Engine, limits: Limits, state: State) -> None:
-        self.engine, self.limits, self.state = engine, limits, state
-        self.scorer = Scorer(engine, limits.rows)
-        self.queue = Queue(self.scorer, limits)
-        self.telemetry = Telemetry(
-            (each.name for each in engine.schema.features if each.id_tables), engine.inputs
-        )
+
+class Service:
+    """The endpoints of the models of a server."""
+
+    def __init__(self, models: Models, limits: Limits, state: State, split: Split) -> None:
+        self.models, self.limits, self.state, self.split = models, limits, state, split
+        self.queue, self.bodies = Queue(limits), Bodies(limits)
+        self.telemetry = Telemetry(self.bodies)
+        for name, model in models.items():
+            self.telemetry.serves(name, model.current.engine)
+        self.shadows = Shadows(models, tuple(split.shadows), self.telemetry)
         self.routes = (
-            Route(
-                "/v1/score",
-                self.score,
-                method="POST",
-                body=request_schema(engine),
-                responses=_responses(engine),
-                timed=True,
+            *self._scoring("/v1", models.first, self._chosen, key=split.by),
+            Route("/v1/models", self.listed, "The models that are served, and their versions."),
+            *(
+                route
+                for name, model in models.items()
+                for route in (
+                    *self._scoring(f"/v1/models/{name}", model, partial(_by, model)),
+                    *self._inferring(f"/v2/models/{name}", model),
+                )
             ),
-            Route("/v1/metadata", self.metadata),
-            Route("/healthz", self.alive),
-            Route(
-                "/readyz",
-                self.ready,
-                responses={200: _response("Ready."), 503: _response("The server is stopping.")},
-            ),
+            Route("/v2", self.server, "The server, in the Open Inference Protocol."),
+            Route("/v2/health/live", self.live, "Whether the process is alive."),
+            Route("/v2/health/ready", self.ready, "Whether it is ready.", responses=_readiness),
+            Route("/healthz", self.alive, "Whether the process is alive."),
+            Route("/readyz", self.ready, "Whether to send requests here.", responses=_readiness),
             Route(
                 "/metrics",
                 self.metrics,
-                responses={200: _response("In the text format of Prometheus.", None, "text/plain")},
+                "Counts for Prometheus.",
+                responses=lambda: {
+                    200: response("In the text format of Prometheus.", None, "text/plain")
+                },
             ),
-            Route("/openapi.json", self.openapi),
+            Route("/openapi.json", self.openapi, "This document."),
         )
 
-    async def score(self, request: Request) -> ASGIApp:
-        """Score rows, or rank candidates."""
+    def _scoring(
+        self, path: str, model: Model, work: Callable[[bytes], Answer], key: str | None = None
+    ) -> tuple[Route, Route]:
+        """Return the routes of a model, or of whichever is chosen by the body."""
+        return (
+            Route(
+                f"{path}/score",
+                partial(self.score, work),
+                "Score rows, or rank candidates.",
+                method="POST",
+                body=lambda: request_schema(model.current.engine, key),
+                responses=lambda: responses(answer_schema(model.current.engine)),
+                timed=True,
+            ),
+            Route(
+                f"{path}/metadata",
+                partial(self.metadata, model),
+                "What is served, and within which limits.",
+            ),
+        )
+
+    def _inferring(self, path: str, model: Model) -> tuple[Route, ...]:
+        """Return the routes of a model in the Open Inference Protocol."""
+
+        async def described(_: Request) -> Response:
+            return JSONResponse(oip.metadata(model.name, model.current.engine))
+
+        return (
+            Route(path, described, "The inputs and outputs of a model."),
+            Route(f"{path}/ready", self.ready, "Whether to send requests.", responses=_readiness),
+            Route(
+                f"{path}/infer",
+                partial(self.infer, model),
+                "Score rows as tensors.",
+                method="POST",
+                body=lambda: oip.request_schema(model.current.engine),
+                responses=lambda: responses(oip.answer_schema()),
+                timed=True,
+            ),
+        )
+
+    def _chosen(self, body: bytes) -> Answer:
+        given = parsed(body)
+        name = self.split.model(given)
+        loaded = (self.models.first if name is None else self.models[name]).current
+        return loaded, loaded.scorer.score(given, () if self.split.by is None else (self.split.by,))
+
+    async def infer(self, model: Model, request: Request) -> ASGIApp:
+        """Answer tensors with their scores, or with an error."""
+        length = request.headers.get(oip.HEADER_LENGTH)
+
+        def work(body: bytes) -> Answer:
+            loaded = model.current
+            return loaded, oip.infer(loaded.scorer, loaded.name, length, body)
+
+        return await self.score(work, request)
+
+    async def score(self, work: Callable[[bytes], Answer], request: Request) -> ASGIApp:
+        """Answer a body with its scores, or with an error."""
         fields = request.scope["state"]["fields"]
+        room = self.bodies.room()
         try:
             self.queue.check()  # a body that will not be scored is not read
-            body = await read_body(request.scope, request.receive, self.limits)
-            scored = await self.queue.run(body)
+            body = await read_body(request.scope, request.receive, self.limits, room)
+            loaded, scored = await self.queue.run(work, body, room)
+            if work == self._chosen:
+                self.shadows.look(body, scored, fields["request_id"], room)
         except Refused as error:
             if error.status == 429:
                 self.telemetry.rejected += 1
-            response = error_response(error.status, str(error), fields, error.headers)
-            too_large = error.status == 413 and "Connection" in error.headers
-            return Lingering(response, self.limits.timeout_s) if too_large else response
-        self.telemetry.scored(scored)
-        fields["rows"] = scored.rows
-        return Response(scored.body, media_type="application/json")
+            refusal = error_response(error.status, str(error), fields, error.headers)
+            unread = error.status in (413, 429) and "Connection" in error.headers
+            return Lingering(refusal, self.limits.timeout_s) if unread else refusal
+        finally:
+            room.leave()
+        self.telemetry.scored(loaded.name, scored)
+        fields |= {"rows": scored.rows, "model": loaded.name, "version": loaded.version}
+        content, media_type, headers = scored.answer
+        headers = {**headers, "X-Model": loaded.name, "X-Model-Version": loaded.version}
+        return Response(content, headers=headers, media_type=media_type)
 
-    async def metadata(self, _: Request) -> Response:
-        """What is served, and within which limits."""
-        engine = self.engine
+    async def listed(self, _: Request) -> Response:
+        """Answer with the models."""
+        versions = {name: model.current.version for name, model in self.models.items()}
+        split = self.split
+        rest = 1 - sum(split.shares.values())
+        found = [
+            {
+                "name": name,
+                "version": version,
+                "share": rest if name == self.models.first.name else split.shares.get(name, 0.0),
+                "shadow": name in split.shadows,
+            }
+            for name, version in versions.items()
+        ]
+        return JSONResponse({"models": found, "split_by": split.by})
+
+    async def metadata(self, model: Model, _: Request) -> Response:
+        """Answer with what a model is."""
+        loaded = model.current
+        engine = loaded.engine
         return JSONResponse(
             {
                 "polyrank": __version__,
+                "model": loaded.name,
+                "version": loaded.version,
                 "bundle": {key: engine.manifest[key] for key in ("polyrank", "format")},
                 "schema": engine.schema.to_table(),
-                "columns": list(self.scorer.needed),
+                "columns": list(loaded.scorer.needed),
                 "outputs": list(engine.outputs),
                 "fusion": None if engine.fusion is None else engine.fusion.to_table(),
                 "parity": engine.manifest["onnx"][ROWS_FILE],
@@ -130,22 +213,31 @@ class Service:
             }
         )
 
+    async def server(self, _: Request) -> Response:
+        """Answer with what the server is."""
+        found = {"name": "polyrank", "version": __version__, "extensions": list(oip.EXTENSIONS)}
+        return JSONResponse(found)
+
+    async def live(self, _: Request) -> Response:
+        """Answer, which is all there is to it."""
+        return JSONResponse({"live": True})
+
     async def alive(self, _: Request) -> Response:
-        """Whether the process is alive."""
+        """Answer, which is all there is to it."""
         return JSONResponse({"status": "alive"})
 
     async def ready(self, _: Request) -> Response:
-        """Whether to send requests here."""
-        if self.state.draining:
-            return JSONResponse({"status": "draining"}, 503)
-        return JSONResponse({"status": "ready"})
+        """Answer whether requests are welcome."""
+        ready = not self.state.draining
+        status = "ready" if ready else "draining"
+        return JSONResponse({"status": status, "ready": ready}, 200 if ready else 503)
 
     async def metrics(self, _: Request) -> Response:
-        """Counts for Prometheus."""
+        """Answer with the counts."""
         return Response(self.telemetry.exposition(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def openapi(self, _: Request) -> Response:
-        """This document."""
+        """Answer with the document."""
         info = {
             "title": "polyrank",
             "summary": "Outcomes of impressions, and the order in which to show them.",
@@ -169,93 +261,40 @@ class Service:
         return error_response(error.status_code, message, fields, headers)
 
 
-def app(engine: Engine, limits: Limits | None = None, state: State | None = None) -> Starlette:
-    """Return an engine as an application for any ASGI server, which may stop it by its state."""
-    state = state or State()
-    service = Service(engine, limits or Limits(), state)
+def app(
+    served: Engine | Models,
+    limits: Limits | None = None,
+    state: State | None = None,
+    split: Split | None = None,
+) -> Starlette:
+    """Return models, or an engine, as an application for any ASGI server.
+
+    Whoever runs it may stop it by `state`, and finds its service at `app.state.service`.
+    """
+    state, limits = state or State(), limits or Limits()
+    if not isinstance(served, Models):
+        served = Models([Model(DEFAULT, served, limits.rows)])
+    service = Service(served, limits, state, split or Split())
     timed = {each.path: each.timed for each in service.routes}
     found = Starlette(
-        routes=[Routed(each.path, each.endpoint, methods=[each.method]) for each in service.routes],
+        routes=[
+            Routed(each.path, each.endpoint, methods=[each.method], name=each.path)
+            for each in service.routes
+        ],
         middleware=[
             Middleware(RequestMiddleware, telemetry=service.telemetry, state=state, timed=timed)
         ],
         exception_handlers={HTTPException: service.no_route},
     )
+    found.state.service = service
     found.router.redirect_slashes = False  # a redirect would name the host that the client wrote
     return found
 
 
-def request_schema(engine: Engine) -> Json:
-    """Return the schema of a body of `POST /v1/score`."""
-    columns: Json = {name: codec.json for name, codec in engine.codecs.items()}
-    beside = {k: each for codec in engine.codecs.values() for k, each in codec.beside.items()}
-    columns |= {name: each.json for name, each in beside.items()}
-    columns |= {name: _NUMBER for name in engine.fusion_columns if name not in columns}
-    example = {name: codec.example for name, codec in engine.codecs.items()}
-    example |= {name: each.example for name, each in beside.items()}
-    example |= dict.fromkeys(engine.fusion_columns, 1.0)
-    every = {"type": "object", "required": list(columns), "properties": columns}
-    some = {"type": "object", "properties": columns}
-    more = {} if engine.fusion is None else {"top_k": {"type": "integer", "minimum": 1}}
-    shapes = {
-        "rows": {"rows": {"oneOf": _tables(every)}},
-        "ranking": {"context": some, "candidates": {"oneOf": _tables(some)}},
-    }
-    return {
-        "oneOf": [
-            {"title": title, **_closed({**keys, **more}, optional="top_k")}
-            for title, keys in shapes.items()
-        ],
-        "example": {"rows": [example]},
-    }
+def _readiness() -> dict[int, Json]:
+    return {200: response("Ready."), 503: response("The server is stopping.")}
 
 
-def answer_schema(engine: Engine) -> Json:
-    """Return the schema of an answer of `POST /v1/score`."""
-    counted = {
-        "rows": {"type": "integer", "minimum": 1},
-        "unseen": {"type": "object", "additionalProperties": _COUNT},
-        "ignored": {"type": "array", "items": _STRING},
-    }
-    outputs = dict.fromkeys(engine.outputs, _NUMBERS)
-    all_rows: Json = {"outputs": {"type": "object", "properties": outputs}}
-    if engine.fusion is None:
-        return _closed({**counted, **all_rows}, optional="ignored")
-    all_rows |= {"score": _NUMBERS, "order": {"type": "array", "items": _COUNT}}
-    best = {"row": _COUNT, **dict.fromkeys(["score", *engine.outputs], _NUMBER)}
-    top = {"top": {"type": "array", "items": _closed(best)}}
-    shapes = ({**counted, **all_rows}, {**counted, **top})
-    return {"oneOf": [_closed(each, optional="ignored") for each in shapes]}
-
-
-def _responses(engine: Engine) -> dict[int, Json]:
-    error = _closed(dict.fromkeys(["error", "request_id"], _STRING))
-    refused = {status: _response(text, error) for status, text in _STATUSES.items()}
-    return {200: _response("The rows' outputs.", answer_schema(engine)), **refused}
-
-
-def _tables(record: Json) -> list[Json]:
-    properties = {
-        name: {"type": "array", "items": each, "minItems": 1}
-        for name, each in record["properties"].items()
-    }
-    return [
-        {"type": "array", "items": record, "minItems": 1},
-        {**record, "properties": properties},
-    ]
-
-
-def _closed(properties: Json, optional: str | None = None) -> Json:
-    return {
-        "type": "object",
-        "required": [name for name in properties if name != optional],
-        "properties": properties,
-        "additionalProperties": False,
-    }
-
-
-def _response(
-    description: str, schema: Json | None = None, media_type: str = "application/json"
-) -> Json:
-    content = {} if schema is None else {"schema": schema}
-    return {"description": description, "content": {media_type: content}}
+def _by(model: Model, body: bytes) -> Answer:
+    loaded = model.current  # to the end of this request
+    return loaded, loaded.scorer(body)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -20,15 +20,61 @@ MOST_IDS = 100  # times the most rows: ids that a list of the context may have o
 _MESSAGE_LETTERS = 1000  # an error may quote what the client sent
 
 
+class Body(NamedTuple):
+    """What is sent."""
+
+    content: bytes
+    media_type: str = "application/json"
+    headers: Mapping[str, str] = {}
+
+
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """The answer to a request in JSON, and its counts: those of ids and values by feature."""
+    """The answer to a request, and its counts: those of ids and values by feature."""
 
-    body: bytes
+    answer: Body
     rows: int
     ids: Mapping[str, int]
     unseen: Mapping[str, int]
     nulls: Mapping[str, int]
+    outputs: Mapping[str, np.ndarray]  # by column of `predict`, (rows,)
+    score: np.ndarray | None  # (rows,), where the bundle declares a fusion
+
+    @property
+    def body(self) -> bytes:
+        """The bytes of the answer."""
+        return self.answer.content
+
+
+Writer = Callable[[ScoreRequest, Predictions, "np.ndarray | None"], Body]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """How the answer of a shadow differs from the one that was given.
+
+    Args:
+        rows: of the request.
+        differences: sum over rows of |shadow − given|, by output that both have.
+        same_first: whether both put the same row first; None where one of them does not rank.
+    """
+
+    rows: int
+    differences: dict[str, float]
+    same_first: bool | None
+
+
+def compared(given: Scored, shadow: Scored) -> Compared:
+    """Compare two answers to one request."""
+    differences = {
+        name: float(np.abs(values - given.outputs[name]).sum())
+        for name, values in shadow.outputs.items()
+        if name in given.outputs
+    }
+    same = None
+    if given.score is not None and shadow.score is not None:
+        same = bool(np.argmax(given.score) == np.argmax(shadow.score))
+    return Compared(given.rows, differences, same)
 
 
 class Scorer:
@@ -40,7 +86,13 @@ class Scorer:
 
     def __call__(self, body: bytes) -> Scored:
         """Score a request's body."""
-        asked = request.read(body, self.needed, self.most_rows)
+        return self.score(request.parsed(body))
+
+    def score(
+        self, given: Any, beside: Collection[str] = (), write: Writer | None = None
+    ) -> Scored:
+        """Score a parsed body; columns `beside` those needed are of use to somebody else."""
+        asked = request.taken(given, self.needed, self.most_rows, beside)
         if asked.top_k is not None and self.engine.fusion is None:
             raise Refused(
                 "top_k needs a score to rank by, and this bundle declares no fusion: add a "
@@ -52,8 +104,10 @@ class Scorer:
             score = self._score(asked, predicted)
         except DataError as error:
             raise Refused(shortened(str(error), _MESSAGE_LETTERS)) from None
-        answer = _body(asked, predicted, score)
-        return Scored(answer, asked.rows, predicted.ids, predicted.unseen, predicted.nulls)
+        return Scored(
+            (write or _body)(asked, predicted, score), asked.rows, predicted.ids, predicted.unseen,
+            predicted.nulls, predicted.outputs, score,
+        )  # fmt: skip
 
     def _predict(self, asked: ScoreRequest) -> Predictions:
         inputs = self.engine.inputs
@@ -94,7 +148,7 @@ def _numbers(name: str, values: Sequence[Any]) -> pl.Series:
     return pl.Series(name, values, dtype=pl.Float64, strict=False)
 
 
-def _body(asked: ScoreRequest, predicted: Predictions, score: np.ndarray | None) -> bytes:
+def _body(asked: ScoreRequest, predicted: Predictions, score: np.ndarray | None) -> Body:
     """Return an answer as JSON: the outputs in the order of the rows, or the best rows."""
     found: dict[str, Any] = {"rows": asked.rows}
     if asked.top_k is None:
@@ -112,4 +166,4 @@ def _body(asked: ScoreRequest, predicted: Predictions, score: np.ndarray | None)
     found["unseen"] = {name: count for name, count in predicted.unseen.items() if count}
     if asked.ignored:
         found["ignored"] = asked.ignored
-    return to_json(found)
+    return Body(to_json(found))

@@ -12,38 +12,62 @@ from contextlib import contextmanager
 from types import FrameType
 
 import uvicorn
+from starlette.applications import Starlette
 
-from polyrank import spec
-from polyrank.errors import PolyrankError
+from polyrank.serve.app.ledger import Ledger, Place
 from polyrank.serve.app.limits import Limits
+from polyrank.serve.app.log import log_to_stderr
 from polyrank.serve.app.middleware import State
+from polyrank.serve.app.models import Models
+from polyrank.serve.app.protocol import guarded
+from polyrank.serve.app.reload import Reloader
 from polyrank.serve.app.routes import app
-from polyrank.serve.app.telemetry import log_to_stderr
-from polyrank.serve.engine import Engine
+from polyrank.serve.app.sockets import BACKLOG, url
+from polyrank.serve.app.split import Split
 
 logger = logging.getLogger(__name__)
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-_BACKLOG = 2048  # connections that wait to be accepted
 
 
 def serve(
-    engine: Engine, limits: Limits, *, host: str, port: int, started: Callable[[str], None]
-) -> None:
+    models: Models, limits: Limits, *, listener: socket.socket, started: Callable[[str], None],
+    split: Split | None = None, watch: bool = False, place: Place | None = None,
+) -> None:  # fmt: skip
     """Serve until SIGTERM or SIGINT, then answer everything that was accepted.
 
-    It takes over the signals and the log of the process, and calls `started` with the URL as soon
-    as requests are answered.
+    SIGHUP, and with `watch` a new bundle where one was read, reloads the models. It takes over the
+    signals and the log of the process, and calls `started` with the URL as soon as requests are
+    answered. `place` is that of one process of several.
     """
     state = State()
-    application = app(engine, limits, state)
-    # The first run of a graph allocates what the others use, and a bundle that cannot predict at
-    # all is found before the first request.
-    engine.predict_columns({name: [None] for name in engine.inputs})
-    listener = listen(host, port)
+    application = app(models, limits, state, split)
+    telemetry = application.state.service.telemetry
+    reloader = Reloader(models, telemetry)
+    ledger = None if place is None else Ledger(place, telemetry)
     log_to_stderr()
-    config = uvicorn.Config(
+
+    def begun() -> None:
+        reloader.start(watch=watch)
+        if ledger is not None:
+            ledger.start(lambda: server.stop("the process that started this one is gone"))
+        started(url(listener))
+
+    server = _Server(configured(application, limits), state, limits.drain_s, begun, reloader)
+    # What is loaded stays: the collector must not go through it while requests wait.
+    gc.collect()
+    gc.freeze()
+    server.run([listener])
+    if ledger is not None:
+        ledger.end()
+    logger.info("stopped")
+
+
+def configured(application: Starlette, limits: Limits) -> uvicorn.Config:
+    """Return how uvicorn runs an application within limits."""
+    return uvicorn.Config(
         application,
+        http=guarded(limits, application.state.service.telemetry.gave_up),
         log_config=None,
         access_log=False,
         server_header=False,
@@ -53,54 +77,21 @@ def serve(
         # Longer than proxies keep an idle connection (60 s and more), so that the proxy closes it,
         # and never the server while a request is under way.
         timeout_keep_alive=75,
-        backlog=_BACKLOG,
+        backlog=BACKLOG,
         timeout_graceful_shutdown=int(2 * limits.timeout_s + 1),  # a body and its answer
     )
-    server = _Server(config, state, limits.drain_s, lambda: started(url(listener)))
-    # What is loaded stays: the collector must not go through it while requests wait.
-    gc.collect()
-    gc.freeze()
-    server.run([listener])
-    logger.info("stopped")
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """Return a bound socket that accepts connections; port 0 takes a free one."""
-    spec.whole("port", port, least=0, most=2**16 - 1)  # a resolver would wrap it around
-    found = None
-    try:
-        family, kind, protocol, _, where = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        found = socket.socket(family, kind, protocol)
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        found.bind(where)
-        found.listen(_BACKLOG)
-        found.setblocking(False)
-    except OSError as error:
-        if found is not None:
-            found.close()
-        raise PolyrankError(
-            f"cannot listen on {host!r}, port {port}: {error.strerror or error}; choose another "
-            "with --host and --port (0 takes any free port)"
-        ) from None
-    return found
-
-
-def url(listener: socket.socket) -> str:
-    """Return the URL of a listening socket."""
-    host, port = listener.getsockname()[:2]
-    return f"http://{f'[{host}]' if listener.family == socket.AF_INET6 else host}:{port}"
 
 
 class _Server(uvicorn.Server):
     """uvicorn, but a signal first announces the stop, and then stops."""
 
     def __init__(
-        self, config: uvicorn.Config, state: State, drain_s: float, started: Callable[[], None]
-    ) -> None:
+        self, config: uvicorn.Config, state: State, drain_s: float, started: Callable[[], None],
+        reloader: Reloader,
+    ) -> None:  # fmt: skip
         super().__init__(config)
         self._state, self._drain_s, self._announce = state, drain_s, started
+        self._reloader = reloader
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -112,19 +103,28 @@ class _Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
 
         def handle(number: int, _: FrameType | None) -> None:
-            loop.call_soon_threadsafe(self._stop, signal.Signals(number).name)
+            loop.call_soon_threadsafe(self.stop, signal.Signals(number).name)
+
+        def reload(_: int, __: FrameType | None) -> None:
+            loop.call_soon_threadsafe(self._reloader.all)
 
         before = {each: signal.signal(each, handle) for each in _SIGNALS}
+        if hasattr(signal, "SIGHUP"):  # not on Windows
+            before[signal.SIGHUP] = signal.signal(signal.SIGHUP, reload)
+            # A process of several is started with them blocked, so that none is missed.
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, before)
         try:
             yield
         finally:
             for each, handler in before.items():
                 signal.signal(each, handler)
 
-    def _stop(self, name: str) -> None:
+    def stop(self, name: str) -> None:
+        """Announce the stop and then stop; asked again, stop at once."""
         if self._state.draining:
             logger.warning("%s again: stopping at once", name)
-            self.should_exit = self.force_exit = True
+            self.force_exit = True
+            self._close()
             return
         # Closing a listener or a connection resets what nobody has read yet. So for a while
         # everything is answered as before, with the word that it is the last on its connection.
@@ -133,4 +133,5 @@ class _Server(uvicorn.Server):
         asyncio.get_running_loop().call_later(self._drain_s, self._close)
 
     def _close(self) -> None:
+        self._reloader.stop()
         self.should_exit = True

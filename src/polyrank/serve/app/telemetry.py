@@ -1,14 +1,12 @@
-"""What an operator sees: counts for Prometheus, and one JSON object per line of the log."""
+"""The counts of a server, for Prometheus."""
 
 from __future__ import annotations
 
-import json
-import logging
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
+from typing import Any
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import (
@@ -20,37 +18,94 @@ from prometheus_client.core import (
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
-from polyrank.serve.app.scorer import Scored
+from polyrank.serve.app.limits import Bodies
+from polyrank.serve.app.scorer import Compared, Scored
+from polyrank.serve.engine import Engine
 
 _MS = (0.5, 1, 2, 3, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000)
 BUCKETS_S = tuple(each / 1000 for each in _MS)
+RELOADS = ("loaded", "same", "refused")
+GIVEN_UP = ("many", "head", "slow", "unread")
+State = dict[str, Any]  # as JSON
+SHADOWS = ("scored", "failed", "skipped")
 
 
-class Telemetry(Collector):
+_COUNTS = (
+    "refused", "requests", "rows", "ids", "unseen", "nulls", "reloads", "shadows", "shadow_rows",
+    "shadow_first", "shadow_differences",
+)  # fmt: skip
+
+
+class Telemetry:
     """The server's counts since it started; only the event loop's thread may use it.
 
-    A request costs a few additions: labels are made when the counts are read.
+    A request costs a few additions: labels are made when the counts are read. The features of a
+    model are those of the bundles that it has had.
+
+    Attributes:
+        elsewhere: returns the `state` of each other process of the server.
     """
 
-    def __init__(self, id_features: Iterable[str], features: Iterable[str]) -> None:
+    def __init__(self, bodies: Bodies | None = None) -> None:
+        self.bodies = bodies
+        self.refused: Counter[str] = Counter(dict.fromkeys(GIVEN_UP, 0))
         self.requests: Counter[tuple[str, int]] = Counter()
-        self.rows = self.in_flight = self.rejected = 0
-        self.ids = dict.fromkeys(id_features, 0)
-        self.unseen = dict(self.ids)
-        self.nulls = dict.fromkeys(features, 0)
-        self._buckets = [0] * (len(BUCKETS_S) + 1)
-        self._seconds = 0.0
-        self._registry = CollectorRegistry()
-        self._registry.register(self)
+        self.in_flight = self.rejected = self.body_bytes = 0
+        self.rows: Counter[str] = Counter()
+        self.ids: Counter[tuple[str, str]] = Counter()  # model, feature
+        self.unseen: Counter[tuple[str, str]] = Counter()
+        self.nulls: Counter[tuple[str, str]] = Counter()
+        self.reloads: Counter[tuple[str, str]] = Counter()  # model, what came of it
+        self.shadows: Counter[tuple[str, str]] = Counter()  # model, what came of it
+        self.shadow_rows: Counter[str] = Counter()
+        self.shadow_first: Counter[str] = Counter()
+        self.shadow_differences: dict[tuple[str, str], float] = {}  # model, output
+        self.versions: dict[str, str] = {}
+        self.running: Counter[tuple[str, str]] = Counter()  # model, version: processes
+        self.buckets = [0] * (len(BUCKETS_S) + 1)
+        self.seconds = 0.0
+        self.elsewhere: Callable[[], Iterable[State]] = tuple
 
-    def scored(self, found: Scored) -> None:
+    def serves(self, model: str, engine: Engine) -> None:
+        """Note the bundle that answers under a name, so that what never happened is counted 0."""
+        self.versions[model] = engine.version
+        for outcome in RELOADS:
+            self.reloads[model, outcome] += 0
+        self.rows[model] += 0
+        for feature in engine.inputs:
+            self.nulls[model, feature] += 0
+        for each in engine.schema.features:
+            if each.id_tables:
+                self.ids[model, each.name] += 0
+                self.unseen[model, each.name] += 0
+
+    def scored(self, model: str, found: Scored) -> None:
         """Count the rows, ids and missing values of a scored request."""
-        self.rows += found.rows
+        self.rows[model] += found.rows
         totals = (self.ids, self.unseen, self.nulls)
         for total, more in zip(totals, (found.ids, found.unseen, found.nulls), strict=True):
             for name, count in more.items():
                 if count:
-                    total[name] += count
+                    total[model, name] += count
+
+    def shadowed(self, model: str) -> None:
+        """Note that a model is a shadow."""
+        for outcome in SHADOWS:
+            self.shadows[model, outcome] += 0
+
+    def compared(self, model: str, found: Compared) -> None:
+        """Count how a shadow's answer differs."""
+        self.shadows[model, "scored"] += 1
+        self.shadow_rows[model] += found.rows
+        for output, difference in found.differences.items():
+            before = self.shadow_differences.get((model, output), 0.0)
+            self.shadow_differences[model, output] = before + difference
+        if found.same_first is not None:
+            self.shadow_first[model] += found.same_first
+
+    def gave_up(self, reason: str) -> None:
+        """Count a connection that was given up."""
+        self.refused[reason] += 1
 
     def answered(self, route: str, status: int) -> None:
         """Count a request by its route and status."""
@@ -58,72 +113,110 @@ class Telemetry(Collector):
 
     def took(self, seconds: float) -> None:
         """Count a request in the histogram of seconds."""
-        self._buckets[bisect_left(BUCKETS_S, seconds)] += 1
-        self._seconds += seconds
+        self.buckets[bisect_left(BUCKETS_S, seconds)] += 1
+        self.seconds += seconds
+
+    def state(self) -> State:
+        """Return all counts, and what is now, as JSON."""
+        return {
+            "counts": {name: list(getattr(self, name).items()) for name in _COUNTS},
+            "rejected": self.rejected,
+            "buckets": self.buckets,
+            "seconds": self.seconds,
+            "now": {
+                "in_flight": self.in_flight,
+                "body_bytes": 0 if self.bodies is None else self.bodies.bytes,
+                "running": list(self.versions.items()),
+            },
+        }
+
+    def add(self, state: State, *, now: bool) -> None:
+        """Add the counts of a state; with `now`, also what is now in its process."""
+        for name, pairs in state["counts"].items():
+            mine = getattr(self, name)
+            for key, count in pairs:
+                label = tuple(key) if isinstance(key, list | tuple) else key
+                mine[label] = mine.get(label, 0) + count
+        self.rejected += state["rejected"]
+        self.buckets = [a + b for a, b in zip(self.buckets, state["buckets"], strict=True)]
+        self.seconds += state["seconds"]
+        if now:
+            self.in_flight += state["now"]["in_flight"]
+            self.body_bytes += state["now"]["body_bytes"]
+            for model, version in state["now"]["running"]:
+                self.running[model, version] += 1
 
     def exposition(self) -> bytes:
-        """Return all counts in the text format of Prometheus."""
-        return generate_latest(self._registry)
+        """Return the counts of all processes in the text format of Prometheus."""
+        total = Telemetry()
+        for state in (self.state(), *self.elsewhere()):
+            total.add(state, now=True)
+        registry = CollectorRegistry()
+        registry.register(_Families(total))
+        return generate_latest(registry)
+
+
+class _Families(Collector):
+    """Counts as metrics."""
+
+    def __init__(self, counts: Telemetry) -> None:
+        self._counts = counts
 
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics."""
-        requests = CounterMetricFamily(
-            "polyrank_requests", "Requests answered.", labels=["route", "status"]
-        )
-        for (route, status), count in sorted(self.requests.items()):
-            requests.add_metric([route, str(status)], count)
-        yield requests
-        yield CounterMetricFamily("polyrank_rows", "Rows scored.", value=self.rows)
+        counts = self._counts
+        requests = sorted(counts.requests.items())
+        answered = {(route, str(status)): count for (route, status), count in requests}
+        yield _counter("requests", "Requests answered.", ["route", "status"], answered)
+        yield _counter("rows", "Rows scored.", ["model"], counts.rows)
         bounds = [*map(str, BUCKETS_S), "+Inf"]
-        buckets = list(zip(bounds, accumulate(self._buckets), strict=True))
+        buckets = list(zip(bounds, accumulate(counts.buckets), strict=True))
         yield HistogramMetricFamily(
             "polyrank_request_seconds",
             "Seconds of a scoring request, from its headers to the end of its answer.",
             buckets=buckets,
-            sum_value=self._seconds,
+            sum_value=counts.seconds,
         )
-        for name, what, counts in (
-            ("polyrank_ids", "Ids looked up.", self.ids),
-            ("polyrank_unseen_ids", "Ids not seen in training.", self.unseen),
-            ("polyrank_missing_values", "Nulls, and NaN in numbers.", self.nulls),
-        ):
-            family = CounterMetricFamily(name, what, labels=["feature"])
-            for feature, count in counts.items():
-                family.add_metric([feature], count)
-            yield family
-        yield GaugeMetricFamily("polyrank_in_flight", "Requests in flight.", value=self.in_flight)
+        feature = ["model", "feature"]
+        yield _counter("ids", "Ids looked up.", feature, counts.ids)
+        yield _counter("unseen_ids", "Ids not seen in training.", feature, counts.unseen)
+        yield _counter("missing_values", "Nulls, and NaN in numbers.", feature, counts.nulls)
+        yield _counter("reloads", "Bundles looked at.", ["model", "outcome"], counts.reloads)
+        if counts.shadows:
+            yield _counter(
+                "shadow_requests", "Requests of a shadow.", ["model", "outcome"], counts.shadows
+            )
+            yield _counter("shadow_rows", "Rows compared.", ["model"], counts.shadow_rows)
+            yield _counter(
+                "shadow_same_first", "Requests with one best row.", ["model"], counts.shadow_first
+            )
+            yield _counter(
+                "shadow_difference", "Sum over rows of |shadow - given|.", ["model", "output"],
+                counts.shadow_differences,
+            )  # fmt: skip
+        versions = GaugeMetricFamily(
+            "polyrank_bundle", "Processes in which it answers.", labels=["model", "version"]
+        )
+        for (model, version), count in counts.running.items():
+            versions.add_metric([model, version], count)
+        yield versions
+        yield _counter("connections_refused", "Connections given up.", ["reason"], counts.refused)
+        yield GaugeMetricFamily(
+            "polyrank_body_bytes", "Bytes of bodies in memory.", value=counts.body_bytes
+        )
+        yield GaugeMetricFamily("polyrank_in_flight", "Requests in flight.", value=counts.in_flight)
         yield CounterMetricFamily(
             "polyrank_queue_rejected",
-            "Requests refused because the queue was full.",
-            value=self.rejected,
+            "Requests refused because the queue or the memory for bodies was full.",
+            value=counts.rejected,
         )
 
 
-# In ASCII: a path that a client chose may hold a line separator or a terminal's control sequence.
-_ENCODER = json.JSONEncoder(ensure_ascii=True, default=str)
-
-
-class JsonLines(logging.Formatter):
-    """A formatter whose lines are JSON: time, level, logger, message, `extra={"fields": {…}}`."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Return a record as one line."""
-        when = datetime.fromtimestamp(record.created, UTC)
-        line = {
-            "time": when.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-            **getattr(record, "fields", {}),
-        }
-        if record.exc_info:
-            line["traceback"] = self.formatException(record.exc_info)
-        return _ENCODER.encode(line)
-
-
-def log_to_stderr() -> None:
-    """Log to standard error as JSON: polyrank's loggers from INFO, all others from WARNING."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(JsonLines())
-    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    logging.getLogger("polyrank").setLevel(logging.INFO)
+def _counter(
+    name: str, what: str, labels: Sequence[str], counts: Mapping[Any, float]
+) -> CounterMetricFamily:
+    """Return counts whose keys are a label, or a tuple of several."""
+    family = CounterMetricFamily(f"polyrank_{name}", what, labels=labels)
+    for key, count in counts.items():
+        family.add_metric([key] if isinstance(key, str) else list(key), count)
+    return family

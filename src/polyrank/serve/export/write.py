@@ -26,7 +26,9 @@ from polyrank.serve.inputs import RAW_FILE, ROWS_FILE, Inputs
 
 OPSET = 18  # of the operators: what every torch ≥ 2.6 writes and onnxruntime ≥ 1.20 reads
 FILES = (ROWS_FILE, RAW_FILE)
-_LARGEST_BYTES = 1_500_000_000  # a protobuf holds 2 GiB; above, tensors lie in a file beside it
+# Above, tensors lie in a file beside the graph, which processes map and have in memory once. A
+# graph itself holds 2 GiB at most.
+_LARGEST_BYTES = 16 * 2**20
 
 
 def export(

@@ -4,7 +4,7 @@ import json
 import logging
 import sys
 
-from polyrank.serve.app.telemetry import JsonLines
+from polyrank.serve.app.log import JsonLines
 
 
 def test_a_traceback_is_in_the_line():
