@@ -1,11 +1,11 @@
 """What kinds of label recover of a known truth, and what eight tasks of five kinds cost.
 
-The synthetic log with the parts stars, items, money and watch (without a duration effect), and one default model with a task of each kind. On test
-rows, for each seed: the gap of each level's probability, the ratio of mean predicted to mean true
-counts and spend, the share of labels below each quantile, and the log loss of stars as categories
-less that of their true probabilities. Prints means ± standard deviations
-over seeds and the 95 % interval of each mean (t). With --speed also rows a second of eight tasks of
-five kinds and of eight binary ones, in turn. Writes results/label_kinds.json.
+The synthetic log with the parts stars, items, money and watch (without a duration effect), and one
+default model with a task of each kind. On test rows, for each seed: the gap of each level's
+probability, the ratio of mean predicted to mean true counts and spend, the share of labels below
+each quantile, and the log loss of stars as categories less that of their true probabilities. Prints
+means ± standard deviations over seeds and the 95 % interval of each mean (t); and rows a second of
+eight tasks of five kinds and of eight binary ones, in turn. Writes results/label_kinds.json.
 
     python benchmarks/label_kinds.py [--seeds 5] [--rows 1000000] [--speed ROUNDS]
 """
