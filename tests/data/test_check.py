@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from polyrank.data.read import read
 from polyrank.data.stream import LEAST_CHUNK_ROWS
 from polyrank.datasets import load
 from polyrank.errors import DataError
-from polyrank.labels import WatchTime
+from polyrank.labels import Ordinal, WatchTime
 from polyrank.schema import DenseFeature, Keys, Schema, SequenceFeature, SparseFeature, Task
 
 FEATURES = [
@@ -352,6 +353,18 @@ def test_watch_time_above_its_duration_and_unknown_durations_are_counted(over, s
 def test_the_scale_of_a_loss_that_the_label_alone_does_not_tell_is_not_guessed():
     found = {each.check: each for each in watched("clip").findings}
     assert "loss-scale" not in found  # the click's is the only one known
+
+
+def test_levels_that_never_occur_in_training_are_named():
+    stars = [1.0, 7.0, 3.0, 9.0] * 20
+    log = pl.DataFrame({"item": [1, 2] * 40, "click": [1, 0] * 40, "stars": stars})
+    task = Task("stars", kind=Ordinal(values=[1, 2, 3, 5]), given="click")
+    schema = Schema([SparseFeature("item")], [Task("click"), task])
+    (found,) = check(schema, {"train": log}).of("warning")
+    assert (found.severity, found.numbers) == ("warning", {"values": 2, "rows": 40})
+    assert "no row of label 'stars' (task 'stars') is 2, 5" in str(found)
+    whole = replace(schema, tasks=(schema.tasks[0], replace(task, kind="ordinal")))
+    assert not [each for each in check(whole, {"train": log}).findings if "absent" in each.check]
 
 
 def test_a_duration_that_is_no_number_is_a_finding():

@@ -148,6 +148,10 @@ class LabelKind(ABC):
     def allows(self, values: np.ndarray) -> np.ndarray:
         """Return which values a label may have: float64 (rows,), none NaN → bool (rows,)."""
 
+    def absent(self, label: np.ndarray) -> tuple[str, ...]:
+        """Return what its label may be and never is, in words: of float64 (rows,), none NaN."""
+        return ()
+
     def observed(self, label: np.ndarray, columns: Mapping[str, np.ndarray]) -> np.ndarray:
         """Return the label as it is learned and scored.
 

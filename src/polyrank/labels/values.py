@@ -99,6 +99,12 @@ class Valued(LabelKind):
             return np.isfinite(values)
         return np.isin(values.astype(np.float32), np.array(self.values, np.float32))
 
+    def absent(self, label: np.ndarray) -> tuple[str, ...]:
+        """Return the given values that no row has."""
+        values = np.array(self.values or (), np.float32)
+        found = np.isin(values, label.astype(np.float32))
+        return tuple(f"{each:g}" for each in values[~found])
+
     def places(self, label: np.ndarray) -> np.ndarray:
         """Return the place of each label among the values: int64 (rows,).
 

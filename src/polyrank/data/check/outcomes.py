@@ -21,7 +21,7 @@ from polyrank.data.requests import request_statistics
 from polyrank.errors import DataError
 from polyrank.ranking import Ranking
 from polyrank.schema import Schema, Task
-from polyrank.terms import ALL, Population, population, population_label
+from polyrank.terms import ALL, Population, own_population, population, population_label
 
 # Losses that differ by less than this factor start alike enough to need no balance.
 UNEVEN_LOSSES = 2.0
@@ -69,7 +69,8 @@ def read_outcomes(
             labels[task.name] = _beside(frame, task, split, findings, labels[task.name])
     if dropped.any():
         labels = {task: np.where(dropped, np.nan, label) for task, label in labels.items()}
-    return labels, [*findings, *_class_findings(schema, labels, split, set(bad), weight)]
+    found = _class_findings(schema, labels, split, set(bad), weight)
+    return labels, [*findings, *found, *_absent_findings(schema, labels, split, set(bad))]
 
 
 def _beside(
@@ -130,6 +131,22 @@ def _class_findings(
         numbers = {"rows": observed, "positives": positives}
         remedy = f"enlarge {split}, or split in another way: {where.name!r} cannot be scored on it"
         yield finding(check, message, column, split, numbers, remedy=remedy * (split != "train"))
+
+
+def _absent_findings(
+    schema: Schema, labels: Mapping[str, np.ndarray], split: str, without: set[str]
+) -> Iterator[Finding]:
+    """Yield a warning for each task of which some value never occurs in training."""
+    for task in schema.tasks:
+        if split != "train" or task.name in without:
+            continue
+        label = population_label(labels, own_population(schema, task))
+        label = label[~np.isnan(label)]
+        if len(label) and (absent := task.label_kind.absent(label)):
+            shown = ", ".join(absent[:8]) + (f", … {len(absent) - 8:,} more" * (len(absent) > 8))
+            message = f"{split}: no row of label {task.column!r} (task {task.name!r}) is {shown}"
+            numbers = {"values": len(absent), "rows": len(label)}
+            yield finding("absent-values", message, task.column, split, numbers)
 
 
 def loss_findings(
