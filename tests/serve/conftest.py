@@ -1,6 +1,7 @@
 """An exported bundle with every kind of column, and the rows that it learned from."""
 
 import json
+import logging
 import shutil
 import socket
 from contextlib import ExitStack, contextmanager
@@ -15,6 +16,7 @@ import uvicorn
 import polyrank as pr
 from polyrank.files import replacing_folder
 from polyrank.serve.app.limits import Limits
+from polyrank.serve.app.log import JsonLines
 from polyrank.serve.app.routes import app
 from polyrank.serve.app.server import configured
 from polyrank.serve.app.sockets import listen
@@ -24,6 +26,18 @@ PATIENCE_S = 60  # of a socket, so that a server that does not answer fails a te
 
 # A script of another environment's Python, which has a client of its own.
 collect_ignore = ["oip_client.py"]
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was():
+    """Take away what a server that ran in this process logs to: a stream that is closed by then."""
+    root, own = logging.getLogger(), logging.getLogger("polyrank")
+    levels = root.level, own.level
+    yield
+    for handler in [each for each in root.handlers if isinstance(each.formatter, JsonLines)]:
+        root.removeHandler(handler)
+    root.setLevel(levels[0])
+    own.setLevel(levels[1])
 
 
 class Answer:

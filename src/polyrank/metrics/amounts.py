@@ -92,26 +92,17 @@ def mean_ratio(predicted: np.ndarray, observed: np.ndarray) -> np.ndarray:
     return predicted / observed
 
 
-def _standing(by: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Return the share of the weight below each row less that above it, by a number.
+def _below_less_above(by: np.ndarray, mass: np.ndarray) -> np.ndarray:
+    """Return the mass of the rows below each row less that of those above, by a number.
 
-    It is 1 for the first of many rows and −1 for the last; rows that tie stand halfway.
+    Rows that tie stand halfway.
     """
     order = np.argsort(-by, kind="stable")
-    new = starts(by[order][1:] != by[order][:-1])
-    run = np.cumsum(new) - 1
-    own = np.bincount(run, weight[order])
-    above = np.cumsum(own) - own
+    run = np.cumsum(starts(by[order][1:] != by[order][:-1])) - 1
+    held = np.bincount(run, mass[order])
     found = np.empty(len(order))
-    found[order] = (weight.sum() - 2 * above - own)[run] / weight.sum()
+    found[order] = (held.sum() - 2 * (np.cumsum(held) - held) - held)[run]
     return found
-
-
-def _gini_parts(rows: Rows) -> tuple[float, float, np.ndarray, np.ndarray, np.ndarray]:
-    y = rows.label
-    w = np.ones(len(y)) if rows.weight is None else rows.weight
-    ranks, best = (_standing(each, w) for each in (rows.prediction, y))
-    return float(w @ (y * ranks)), float(w @ (y * best)), ranks, best, w
 
 
 def _needs_gini(rows: Rows) -> str | None:
@@ -122,25 +113,20 @@ def _needs_gini(rows: Rows) -> str | None:
 
 
 def _gini(rows: Rows) -> np.ndarray:
-    """Return the metric plus each row's influence on it, whose weighted mean is the metric."""
-    own, best, ranks, tops, w = _gini_parts(rows)
-    value = own / best
+    """Return the metric plus each row's influence on it, whose weighted mean is the metric.
 
-    def influence(by: np.ndarray, places: np.ndarray) -> np.ndarray:
-        # A row adds its own label at its place, and moves all others by one place.
-        y = rows.label
-        order = np.argsort(-by, kind="stable")
-        new = starts(by[order][1:] != by[order][:-1])
-        run = np.cumsum(new) - 1
-        held = np.bincount(run, (w * y)[order])
-        total = held.sum()
-        after = np.empty(len(y))
-        after[order] = (total - 2 * (np.cumsum(held) - held) - held)[run]
-        return y * places - after / w.sum()
-
-    # The derivative of a ratio; parts of degree 1 in the weights, so that means are taken off.
-    each = (influence(rows.prediction, ranks) - value * influence(rows.label, tops)) / best
-    each = each * w.sum()
+    The area is Σ w·y·r, with r the share of rows below each row less that above. A row adds its
+    own label at its place, and moves all others by one place.
+    """
+    y = rows.label
+    w = np.ones(len(y)) if rows.weight is None else rows.weight
+    areas, derivatives = [], []
+    for by in (rows.prediction, y):
+        place = _below_less_above(by, w) / w.sum()
+        areas.append(float(w @ (y * place)))
+        derivatives.append(y * place - _below_less_above(by, w * y) / w.sum())
+    value = areas[0] / areas[1]
+    each = (derivatives[0] - value * derivatives[1]) / areas[1] * w.sum()
     return value + each - (w @ each) / w.sum()
 
 
