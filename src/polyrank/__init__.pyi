@@ -35,6 +35,9 @@ from .debias.nise import NISE as NISE
 from .debias.propensity import PropensityUse as PropensityUse
 from .debias.propensity import PropensityWeighted as PropensityWeighted
 from .debias.snips import SNIPS as SNIPS
+from .delay import Delay as Delay
+from .delay import DelayMask as DelayMask
+from .delay import EarlyDelay as EarlyDelay
 from .errors import BundleError as BundleError
 from .errors import ConfigError as ConfigError
 from .errors import DataError as DataError

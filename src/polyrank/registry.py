@@ -35,6 +35,7 @@ AXES = (
     "feature",
     "label",
     "debias",
+    "delay",
     "ranking",
     "metric",
     "calibration",

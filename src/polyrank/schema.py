@@ -10,7 +10,6 @@ from itertools import pairwise
 from typing import Any
 
 from polyrank import spec
-from polyrank.debias import Debias
 from polyrank.errors import ConfigError, SchemaError, did_you_mean
 from polyrank.features import (
     FEATURES,
@@ -28,6 +27,7 @@ from polyrank.features import (
     names_by_kind,
     refuse_duplicates,
 )
+from polyrank.loss_method import LossMethod
 from polyrank.tasks import ALL, Forest, Task
 from polyrank.terms import (
     TRUE,
@@ -131,6 +131,7 @@ class Schema(Forest):
         self.check()
         _check_spaces(self)
         _check_ranked(self)
+        _check_delayed(self)
         refuse_duplicates("term", [term.name for term in self.objective])
         _check_columns(self)
 
@@ -143,7 +144,7 @@ class Schema(Forest):
         self,
         task: Task,
         space: str,
-        method: Debias | None = None,
+        method: LossMethod | None = None,
         part: str | None = None,
         *,
         weight: float = 1.0,
@@ -323,6 +324,22 @@ def _check_ranked(schema: Schema) -> None:
                 f"task {task.name!r}: ranking compares the rows of a request: name its column in "
                 "keys, request"
             )
+
+
+def _check_delayed(schema: Schema) -> None:
+    for name, delay in schema.delays.items():
+        if schema.keys.time is None:
+            raise SchemaError(
+                f"task {name!r}: delay runs from the time of the impression: name its column in "
+                "keys, time"
+            )
+        if delay.time == schema.keys.time:
+            raise SchemaError(
+                f"task {name!r}: delay ends at the time of the event, and {delay.time!r} is the "
+                "time of the impression; name another column"
+            )
+        if delay.time in schema.labels:
+            raise SchemaError(f"task {name!r}: the time {delay.time!r} of its delay is a label")
 
 
 def _check_columns(schema: Schema) -> None:

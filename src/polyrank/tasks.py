@@ -9,9 +9,11 @@ from typing import Any, Literal
 
 from polyrank import spec
 from polyrank.debias import DEBIAS, Debias
+from polyrank.delay import DELAY, Delay, DelayMask, EarlyDelay
 from polyrank.errors import SchemaError, did_you_mean
 from polyrank.features import refuse_duplicates
 from polyrank.labels import LABELS, LabelKind
+from polyrank.loss_method import LossMethod
 from polyrank.ranking import RANKING, Ranking
 
 ALL = "all"
@@ -41,6 +43,8 @@ class Task:
             beside the likelihood or instead of it; `[keys] request` says which rows these are.
         hold_ancestors: whether the factors above it in its terms' probabilities are constants, so
             that a rare outcome does not move the heads of those before it.
+        delay: of an event that is known late, when that is, and what learns before: a `Delay`.
+            `[keys] time` says when the impression was.
 
     Raises:
         SchemaError: an option that no task can have.
@@ -60,6 +64,7 @@ class Task:
     debias: Debias | None = None
     ranking: str | Ranking | None = None
     hold_ancestors: bool = False
+    delay: Delay | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name.isidentifier():
@@ -107,6 +112,28 @@ class Task:
             )
         if self.hold_ancestors:
             self._check_held(where)
+        object.__setattr__(
+            self, "delay", _named_or_spec(self.delay, DELAY, Delay, f"{where}: delay")
+        )
+        if self.delay is not None:
+            self._check_delayed(self.delay, where)
+
+    def _check_delayed(self, delay: Delay, where: str) -> None:
+        """Refuse what does not happen, or beside an early method another one of the loss."""
+        if not self.label_kind.is_event:
+            raise SchemaError(
+                f"{where}: delay needs an event, such as kind 'binary', got {self.kind!r}"
+            )
+        if delay.time == self.column:
+            raise SchemaError(
+                f"{where}: delay reads the time of the event in {delay.time!r}, which is its label"
+            )
+        for option in ("debias", "ranking"):
+            if getattr(self, option) is not None and isinstance(delay, EarlyDelay):
+                raise SchemaError(
+                    f"{where}: delay {delay.name!r} and {option} both replace the loss: leave "
+                    f"{option} out, or use delay 'mask' beside it"
+                )
 
     def _check_ranked(self, where: str) -> None:
         """Refuse what has no two labels to compare, or terms of another method."""
@@ -139,9 +166,14 @@ class Task:
         return LABELS[self.kind]() if isinstance(self.kind, str) else self.kind
 
     @property
-    def method(self) -> Debias | Ranking | None:
+    def method(self) -> LossMethod | Ranking | None:
         """The method that may add auxiliary heads."""
-        return self.debias or self.ranker
+        return self.supervision or self.ranker
+
+    @property
+    def supervision(self) -> LossMethod | None:
+        """The method whose terms take the place of the likelihood's."""
+        return self.debias or (self.delay if isinstance(self.delay, EarlyDelay) else None)
 
     @property
     def ranker(self) -> Ranking | None:
@@ -168,6 +200,8 @@ class Task:
             own["kind"] = spec.chosen(LABELS, self.kind)
         if self.debias is not None:
             own["debias"] = spec.chosen(DEBIAS, self.debias)
+        if self.delay is not None:
+            own["delay"] = spec.chosen(DELAY, self.delay)
         if isinstance(self.ranking, Ranking):
             own["ranking"] = spec.chosen(RANKING, self.ranking)
         return spec.to_table(own)
@@ -183,8 +217,13 @@ class Task:
         chosen: dict[str, Any] = {}
         if isinstance(table, Mapping):
             chosen = {
-                key: spec.choose(registry, table[key], f"{where}.{key}")
-                for key, registry in (("kind", LABELS), ("debias", DEBIAS), ("ranking", RANKING))
+                key: spec.choose(registry, {**usual, **table[key]}, f"{where}.{key}")
+                for key, registry, usual in (
+                    ("kind", LABELS, {}),
+                    ("debias", DEBIAS, {}),
+                    ("ranking", RANKING, {}),
+                    ("delay", DELAY, {"kind": DelayMask.name}),
+                )
                 if isinstance(table.get(key), Mapping)
             }
             table = {**table, **chosen}
@@ -230,8 +269,14 @@ class Forest:
 
     @cached_property
     def made_of(self) -> tuple[str, ...]:
-        """Raw numeric columns that labels are made of beside their own, each once."""
-        return tuple(dict.fromkeys(name for task in self.tasks for name in task.label_kind.made_of))
+        """Raw columns, numbers or times, that labels are made of beside their own, each once."""
+        numbers = [name for task in self.tasks for name in task.label_kind.made_of]
+        return tuple(dict.fromkeys([*numbers, *(delay.time for delay in self.delays.values())]))
+
+    @cached_property
+    def delays(self) -> Mapping[str, Delay]:
+        """The delays of tasks that have one, in task order."""
+        return {task.name: task.delay for task in self.tasks if task.delay is not None}
 
     def ancestors(self, name: str) -> tuple[str, ...]:
         """Return the tasks that must happen before `name`, the root first."""

@@ -10,9 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from polyrank.debias import Debias
-from polyrank.debias.method import Summand as Summand  # what terms are made of
+from polyrank.delay.method import IMMATURE
 from polyrank.labels import LabelKind
+from polyrank.loss_method import LossMethod
+from polyrank.loss_method import Summand as Summand  # what terms are made of
 from polyrank.ranking import Ranking
 from polyrank.tasks import ALL, Forest, Task
 from polyrank.text import aligned, html_table
@@ -104,8 +105,8 @@ class Term:
     Args:
         positive_weight: of positives in the training loss.
         probability: the event in symbols, for tables; what is held stands in brackets.
-        method: the debiased loss, or the loss over a request, that it belongs to; None for the
-            likelihood of its label.
+        method: the debiased loss, the correction of late conversions, or the loss over a request,
+            that it belongs to; None for the likelihood of its label.
         part: which of the method's terms of one population it is, where it has several.
         held: the heads whose outcomes are constants in this term: it does not move them.
         entire_space: whether its weighted rows stand for all rows, those where its condition did
@@ -118,7 +119,7 @@ class Term:
     yes: tuple[Path, ...]
     no: tuple[Path, ...]
     probability: str
-    method: Debias | Ranking | None = None
+    method: LossMethod | Ranking | None = None
     part: str | None = None
     held: tuple[str, ...] = ()
     entire_space: bool = False
@@ -188,8 +189,8 @@ def compile_terms(schema: Forest) -> Objective:
             term
             for task in schema.tasks
             for term in (
-                task.debias.terms(schema, task)
-                if task.debias is not None
+                task.supervision.terms(schema, task)
+                if task.supervision is not None
                 else (each for space in task.spaces for each in _terms_in(schema, task, space))
             )
         )
@@ -292,19 +293,27 @@ def head_columns(task: Task) -> tuple[str, ...]:
 def joint_label(factors: Sequence[Any]) -> Any:
     """Return the three-valued AND of labels: 0 if any is 0, else NaN if any is NaN, else 1.
 
+    A row is NaN too where any factor is not mature (`IMMATURE`), whatever the others are.
+
     Args:
-        factors: float arrays or tensors of one shape, with values 0, 1 and NaN.
+        factors: float arrays or tensors of one shape, with values 0, 1, NaN and `IMMATURE`.
 
     Example:
         >>> import numpy as np
         >>> joint_label([np.array([0.0, 1.0, 1.0]), np.array([np.nan, np.nan, 1.0])])
         array([ 0., nan,  1.])
     """
-    product, zero = factors[0] * 1, factors[0] == 0
-    for factor in factors[1:]:
+    known = [factor * 1 for factor in factors]
+    immature = factors[0] == IMMATURE
+    for factor in known:
+        immature = immature | (factor == IMMATURE)
+        factor[factor == IMMATURE] = float("nan")  # 0 × inf is no number, and numpy warns of it
+    product, zero = known[0], known[0] == 0
+    for factor in known[1:]:
         product = product * factor  # NaN wherever any factor is NaN
         zero = zero | (factor == 0)
     product[zero] = 0.0
+    product[immature] = float("nan")
     return product
 
 
@@ -329,7 +338,7 @@ def term_of(
     schema: Forest,
     task: Task,
     space: str,
-    method: Debias | None = None,
+    method: LossMethod | None = None,
     part: str | None = None,
 ) -> Term:
     """Return the term of a task in one space; `method` and `part` as in `Term`."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Literal, get_args
 
 import numpy as np
 import polars as pl
 
+from polyrank.data.delays import late, with_cut
 from polyrank.data.read import Joined, Source, collect, read
 from polyrank.errors import DataError, did_you_mean
 from polyrank.features.dense import float32_of
@@ -20,6 +22,7 @@ from polyrank.terms import joint_label
 logger = logging.getLogger(__name__)
 
 Orphans = Literal["error", "drop", "zero"]
+EMPTY: Mapping[str, float] = MappingProxyType({})
 # Rows read of every feature before the few that equal a label there are read whole.
 _FIRST_ROWS = 10_000
 
@@ -111,18 +114,30 @@ def raw_label(frame: pl.DataFrame, task: Task) -> tuple[np.ndarray, dict[str, np
     return label, {name: float32_of(frame[name]) for name in names}
 
 
-def tell_of_remarks(frame: pl.DataFrame, schema: Schema, split: str = "data") -> None:
-    """Refuse what kinds of label refuse of labels beside other columns, and log the rest."""
-    for task, remark in find_remarks(frame, schema):
+def tell_of_remarks(
+    frame: pl.DataFrame, schema: Schema, split: str = "data", cuts: Mapping[str, float] = EMPTY
+) -> None:
+    """Refuse what labels may not be beside other columns, and log the rest.
+
+    `cuts` are of the log, by task with a delay.
+    """
+    for task, remark in find_remarks(frame, schema, cuts):
         words = remark_in_words(task, remark, split)
         if remark.refused:
             raise DataError(f"{words}, the first in row {int(remark.rows.argmax())}")
         logger.info("%s: %s", words, remark.becomes)
 
 
-def find_remarks(frame: pl.DataFrame, schema: Schema) -> Iterator[tuple[Task, Remark]]:
-    """Yield what labels show beside the columns that their kinds read, where they do."""
+def find_remarks(
+    frame: pl.DataFrame, schema: Schema, cuts: Mapping[str, float]
+) -> Iterator[tuple[Task, Remark]]:
+    """Yield what labels show beside the columns of their kinds and their delays, where they do."""
     for task in schema.tasks:
+        if task.delay is not None:
+            label, _ = raw_label(frame, task)
+            for remark in late(frame, schema, task, label, cuts[task.name])[1]:
+                if remark.rows.any():
+                    yield task, remark
         if task.label_kind.reads or task.label_kind.made_of:
             for remark in task.label_kind.remarks(*raw_label(frame, task)):
                 if remark.rows.any():
@@ -137,14 +152,16 @@ def remark_in_words(task: Task, remark: Remark, split: str) -> str:
 
 
 def closed(schema: Schema, train: Source) -> Schema:
-    """Return the schema whose kinds of label have what they take from the training rows.
+    """Return the schema whose kinds of label, and delays, have what they take from training rows.
 
     Raises:
-        DataError: labels that are no numbers, or too few or too many distinct ones.
+        DataError: labels that are no numbers, or too few or too many distinct ones; times that a
+            delay cannot read.
     """
-    if not any(task.label_kind.is_open for task in schema.tasks):
+    if not (schema.delays or any(task.label_kind.is_open for task in schema.tasks)):
         return schema
     frame = read(train.rows if isinstance(train, Joined) else train, schema)
+    schema = with_cut(schema, frame)
     tasks = []
     for task in schema.tasks:
         if task.label_kind.is_open:
@@ -350,7 +367,9 @@ def hidden_labels(labels: Mapping[str, np.ndarray], schema: Schema) -> list[Hidd
     found = []
     for task in schema.tasks:
         event, words = task.label_kind.is_event, f"the label {task.column!r} of task {task.name!r}"
-        found.append(HiddenLabel(words, task.name, labels[task.name], event))
+        # What is not mature is not observed.
+        own = joint_label([labels[task.name]]) if event else labels[task.name]
+        found.append(HiddenLabel(words, task.name, own, event))
         chain = (*schema.ancestors(task.name), task.name)
         if len(chain) > 1 and event:
             words = f"the joint label of task {task.name!r} ({' & '.join(chain)})"

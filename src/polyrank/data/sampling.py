@@ -91,6 +91,13 @@ class Sampling:
                 f"were sampled (known: {known})"
             )
 
+        if task.delay is not None:
+            raise ConfigError(
+                f"sampling: task {self.task!r} has a delay: a row was kept or not by a label that "
+                "time had not decided, and how many rows it stands for is not known; leave out "
+                "sampling or delay"
+            )
+
     def weight(self, root: np.ndarray) -> np.ndarray:
         """Return how many rows of the whole log each kept row stands for, by the task's labels."""
         return np.where(root == 0, 1 / self.keep, 1.0)

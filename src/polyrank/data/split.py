@@ -127,7 +127,7 @@ def ordered(times: pl.Series) -> pl.Series:
             return numbers
     present = times.drop_nulls().unique().sort()
     odd = present.filter(~present.str.contains(_ISO)).head(1)
-    offsets, local = present.str.extract(_OFFSET), present.str.replace(_OFFSET, "")
+    offsets, local = present.str.extract(ISO_OFFSET), present.str.replace(ISO_OFFSET, "")
     formats = local.str.replace(_FRACTION, "").str.replace_all(r"\d", "9")
     one_each = [present.gather(each.arg_unique()) for each in (formats, offsets)]
     if len(odd) or any(len(each) > 1 for each in one_each):
@@ -136,10 +136,10 @@ def ordered(times: pl.Series) -> pl.Series:
             f"the times in {times.name!r} must be numbers, dates, or ISO 8601 text in one format "
             f"(2024-05-31 or 2024-05-31T09:30:00), got {', '.join(map(repr, shown[:2]))}"
         )
-    return times.str.replace(_OFFSET, "")
+    return times.str.replace(ISO_OFFSET, "")
 
 
-_OFFSET = r"(Z|[+-]\d{2}:?\d{2})$"
+ISO_OFFSET = r"(Z|[+-]\d{2}:?\d{2})$"
 _FRACTION = r"[.,]\d+$"
 _ISO = r"^\d{4}-\d{2}-\d{2}(?:[T ]\d{2}:\d{2}(?::\d{2}(?:[.,]\d+)?)?(?:Z|[+-]\d{2}:?\d{2})?)?$"
 

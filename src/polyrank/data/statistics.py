@@ -8,9 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from polyrank.data.delays import known_early
 from polyrank.data.sampling import Sampling
 from polyrank.data.table import Table
 from polyrank.data.windows import PIECE_ROWS, pieces
+from polyrank.delay import EarlyDelay
+from polyrank.delay.method import IMMATURE
 from polyrank.errors import DataError
 from polyrank.features.bags import Bag
 from polyrank.labels.kind import RowGroups
@@ -62,10 +65,13 @@ def term_statistics(
     """
     found = {}
     for term in table.schema.objective if terms is None else terms:
-        found[term.name] = _statistics(table, term.population, sampling)
+        early = isinstance(term.method, EarlyDelay) and term.part is None
+        found[term.name] = _statistics(table, term.population, sampling, early=early)
         if term.entire_space and term.population.given is not None:
             condition = table.schema.by_name[term.population.given]
-            rest = _statistics(table, population(table.schema, condition, ALL), sampling)
+            rest = _statistics(
+                table, population(table.schema, condition, ALL), sampling, beside=term.population
+            )
             share = found[term.name].weight_share + rest.weight_share * (1 - rest.mean)
             found[term.name] = replace(found[term.name], weight_share=share)
     return found
@@ -136,13 +142,18 @@ def look_ups(
     return found
 
 
-def term_labels(table: Table, population: Population) -> np.ndarray:
-    """Return a population's label for each row of a table; NaN outside its space too."""
+def term_labels(table: Table, population: Population, *, early: bool = False) -> np.ndarray:
+    """Return a population's label for each row of a table; NaN outside its space too.
+
+    With `early`, that of its own task is what was known at the log's cut, mature or not.
+    """
     columns = {
         task.name: table.labels[:, index].astype(np.float64)
         for index, task in enumerate(table.schema.tasks)
         if task.name in (*population.conditions, *population.heads)
     }
+    if early:
+        columns[population.task] = known_early(table.schema, table.labels, population.task)
     return population_label(columns, population)
 
 
@@ -178,10 +189,17 @@ def refuse_unusable(
             )
 
 
-def _statistics(table: Table, population: Population, sampling: Sampling | None) -> TermStatistics:
+def _statistics(
+    table: Table,
+    population: Population,
+    sampling: Sampling | None,
+    *,
+    beside: Population | None = None,
+    early: bool = False,
+) -> TermStatistics:
     rows = positives = weighing_rows = weighing_positives = 0
     weight = total = squares = 0.0
-    for values, weights in labelled(table, population, sampling):
+    for values, weights in labelled(table, population, sampling, beside=beside, early=early):
         rows += len(values)
         positive, weighing = values == 1, weights > 0
         positives += int(np.count_nonzero(positive))
@@ -190,7 +208,7 @@ def _statistics(table: Table, population: Population, sampling: Sampling | None)
         weight += float(weights.sum())
         total += float(weights @ values)
     mean = total / weight if weight > 0 else 0.0
-    for values, weights in labelled(table, population, sampling):
+    for values, weights in labelled(table, population, sampling, beside=beside, early=early):
         squares += float(weights @ (values - mean) ** 2)
     event = population.label_kind.is_event
     return TermStatistics(
@@ -206,12 +224,24 @@ def _statistics(table: Table, population: Population, sampling: Sampling | None)
 
 
 def labelled(
-    table: Table, population: Population, sampling: Sampling | None
+    table: Table,
+    population: Population,
+    sampling: Sampling | None,
+    *,
+    beside: Population | None = None,
+    early: bool = False,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield observed labels and their weights, by pieces of the table."""
+    """Yield observed labels and their weights, by pieces of the table.
+
+    Rows that are not mature in the population `beside` are left out; `early` as in `term_labels`.
+    """
+    names = [task.name for task in table.schema.tasks]
     for piece in pieces(table):
-        label = term_labels(piece, population)
+        label = term_labels(piece, population, early=early)
         usable = ~np.isnan(label)
+        if beside is not None:
+            for name in (*beside.conditions, *beside.heads):
+                usable &= piece.labels[:, names.index(name)] != IMMATURE
         own = piece.weight if sampling is None else sampling.term_weight(piece, population)
         values = label[usable]
         yield values, np.ones(len(values)) if own is None else own[usable].astype(np.float64)

@@ -74,6 +74,7 @@ def row_bytes(schema: Schema, shared: Collection[str] = ()) -> int:
     Of the features whose lists are `shared`, it holds the numbers alone.
     """
     values = len(schema.fields) + len(schema.labels) + len(schema.extras) + 2
+    values += 2 * len(schema.delays)
     for slot in schema.bags:
         values += 1 if slot.name in shared else (1 + slot.weighted) * LIST_LENGTH
     values += MOST_COLUMNS * len(schema.dense)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from polyrank.data.delays import cuts, late_columns
 from polyrank.data.labels import Orphans, apply_orphans, check_labels, raw_label, tell_of_remarks
 from polyrank.data.read import Joined, by_column, collect, column_names
 from polyrank.data.requests import request_batches
@@ -235,7 +236,8 @@ class Table:
         ids: rows of each slot's own table, in the order of `schema.fields`.
         dense: columns of `schema.dense`, one slot after the other.
         labels: in task order, NaN = not observed; no columns where encoded without labels.
-            Regression labels are float32 in their own unit.
+            Regression labels are float32 in their own unit. After them, of each task with a delay,
+            the time to the log's cut and the time to the event, in windows.
         weight: sample weights, or None.
         keys: the key columns user, request and time that the data has.
         truth: known truth of probabilities, by output column; never an input, and not read where
@@ -528,6 +530,7 @@ class Columns:
         others: all but the features.
         features: those of the features, but of lists that are shared.
         carried: those that are kept as they are.
+        cuts: of the whole log, by task with a delay.
     """
 
     keys: list[str]
@@ -535,6 +538,7 @@ class Columns:
     others: list[str]
     features: list[str]
     carried: list[str]
+    cuts: Mapping[str, float]
 
     @classmethod
     def of(
@@ -562,7 +566,8 @@ class Columns:
         ]
         if sharing is not None:
             others.append(sharing.shared.key)
-        return cls(present, truth, others, features, list(dict.fromkeys(carried)))
+        ends = cuts(frame, schema, split) if labels else {}
+        return cls(present, truth, others, features, list(dict.fromkeys(carried)), ends)
 
 
 def encode_columns(
@@ -587,7 +592,7 @@ def encode_columns(
     kept: pl.Series | None = None
     if labels:
         check_labels(data, schema, split)
-        tell_of_remarks(data, schema, split)
+        tell_of_remarks(data, schema, split, columns.cuts)
         data, kept = _without_orphans(data, schema, orphans, split)
         if not data.height:
             raise DataError(f"no rows in {split} after its orphans were dropped")
@@ -609,7 +614,9 @@ def encode_columns(
     return Table(
         schema=schema,
         **_inputs(inputs, data.height, schema, vocab, numbers=numbers),
-        labels=_label_columns(data, schema) if labels else np.empty((data.height, 0), np.float32),
+        labels=_label_columns(data, schema, columns.cuts)
+        if labels
+        else np.empty((data.height, 0), np.float32),
         weight=weight,
         keys=data.select(columns.keys),
         truth=true_values,
@@ -681,11 +688,11 @@ def _numbers(data: pl.DataFrame, names: Sequence[str]) -> np.ndarray:
     return np.column_stack(columns) if columns else np.empty((data.height, 0), np.float32)
 
 
-def _label_columns(data: pl.DataFrame, schema: Schema) -> np.ndarray:
+def _label_columns(data: pl.DataFrame, schema: Schema, ends: Mapping[str, float]) -> np.ndarray:
     labels = np.empty((data.height, len(schema.tasks)), dtype=np.float32)
     for index, task in enumerate(schema.tasks):
         labels[:, index] = task.label_kind.observed(*raw_label(data, task))
-    return labels
+    return late_columns(data, schema, labels, ends)
 
 
 def sample_weights(series: pl.Series, split: str) -> np.ndarray:

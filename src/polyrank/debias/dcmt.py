@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from polyrank.debias.ips import weighted
-from polyrank.debias.method import Summand
 from polyrank.debias.propensity import PropensityWeighted
+from polyrank.loss_method import Summand
 
 TWIN = "twin"
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from polyrank.debias.ips import weighted
-from polyrank.debias.method import Summand
 from polyrank.debias.propensity import PropensityWeighted
 from polyrank.errors import SchemaError
+from polyrank.loss_method import Summand
 
 IMPUTATION = "imputation"
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from polyrank.debias.dr import IMPUTATION, doubly_robust, doubly_robust_terms
 from polyrank.debias.ips import weighted
-from polyrank.debias.method import Summand
 from polyrank.debias.propensity import PropensityWeighted
+from polyrank.loss_method import Summand
 
 
 @dataclass(frozen=True, kw_only=True)

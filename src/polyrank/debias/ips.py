@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from polyrank.debias.method import Summand
 from polyrank.debias.propensity import PropensityWeighted
+from polyrank.loss_method import Summand
 
 
 @dataclass(frozen=True, kw_only=True)

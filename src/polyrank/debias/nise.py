@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from polyrank.debias.method import Debias, Summand
+from polyrank.debias.method import Debias
+from polyrank.loss_method import Summand
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import ArrayLike
 
+from polyrank.delay.method import IMMATURE
 from polyrank.errors import ConfigError, DataError, did_you_mean
 from polyrank.metrics.binary import auc, soft_auc
 from polyrank.metrics.bootstrap import intervals
@@ -196,7 +197,8 @@ def _labels(schema: Schema, given: Mapping[str, ArrayLike], rows: int) -> dict[s
 
 
 def _check_label(task: Task, label: np.ndarray) -> None:
-    kind, observed = task.label_kind, label[~np.isnan(label)]
+    immature = label == IMMATURE if task.delay is not None else False
+    kind, observed = task.label_kind, label[~(np.isnan(label) | immature)]
     refuse_values(f"label of {task.name} must be {kind.rule}", observed, lambda y: ~kind.allows(y))
 
 

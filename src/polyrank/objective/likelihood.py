@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from polyrank.data.statistics import TermStatistics
+from polyrank.delay.method import IMMATURE
 from polyrank.labels import LabelKind
 from polyrank.registry import resolved
 from polyrank.schema import Schema
@@ -38,6 +39,11 @@ class Labels:
     no: Mapping[str, Tensor]  # whether it is 0
     extras: Mapping[str, Tensor] = field(default_factory=dict)  # raw columns by name
     request: Tensor | None = None  # the number of each row's request, where a task ranks
+    # Of tasks with a delay: whether time has decided the label, and, in windows, the time from the
+    # impression to the cut and to the event; NaN where nobody knows, or without an event.
+    mature: Mapping[str, Tensor] = field(default_factory=dict)
+    elapsed: Mapping[str, Tensor] = field(default_factory=dict)
+    delay: Mapping[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -45,21 +51,38 @@ class Labels:
         request: Tensor | None = None,
     ) -> Labels:  # fmt: skip
         """Read the columns (B, L) and (B, E); a comparison with NaN is false."""
-        tasks = [task.name for task in schema.tasks]
+        tasks, delays = [task.name for task in schema.tasks], schema.delays
+        columns, times = labels[:, : len(tasks)], labels[:, len(tasks) :].unbind(1)
         value, yes, no = (
             dict(zip(tasks, each.unbind(1), strict=True))
-            for each in (labels, labels == 1, labels == 0)
+            for each in (columns, columns == 1, columns == 0)
         )
-        return cls(value, yes, no, named_extras(schema, extras), request)
+        return cls(
+            value, yes, no, named_extras(schema, extras), request,
+            mature={name: value[name] != IMMATURE for name in delays},
+            elapsed=dict(zip(delays, times[::2], strict=True)),
+            delay=dict(zip(delays, times[1::2], strict=True)),
+        )  # fmt: skip
 
-    def within(self, where: Population, rows: Tensor) -> Tensor:
-        """Return the rows for which the population's conditions happened."""
-        return reduce(torch.Tensor.__and__, [self.yes[task] for task in where.conditions], rows)
+    def within(self, where: Population, rows: Tensor, early: str | None = None) -> Tensor:
+        """Return those of some rows that are mature and whose conditions happened.
+
+        Of the task `early`, rows need not be mature.
+        """
+        rows = reduce(torch.Tensor.__and__, [self.yes[task] for task in where.conditions], rows)
+        return self._mature(where, rows, early)
 
     def outside(self, where: Population) -> Tensor:
-        """Return the rows for which one of the population's conditions did not happen."""
+        """Return the mature rows for which one of the population's conditions did not happen."""
         none = torch.zeros_like(next(iter(self.no.values())))
-        return reduce(torch.Tensor.__or__, [self.no[task] for task in where.conditions], none)
+        rows = reduce(torch.Tensor.__or__, [self.no[task] for task in where.conditions], none)
+        return self._mature(where, rows)
+
+    def _mature(self, where: Population, rows: Tensor, early: str | None = None) -> Tensor:
+        """Return those of some rows on which every task of the population's path is mature."""
+        path = (*where.conditions, *where.heads)
+        mature = [self.mature[task] for task in path if task in self.mature and task != early]
+        return reduce(torch.Tensor.__and__, mature, rows)
 
     def outcome(self, where: Population) -> tuple[Tensor, Tensor]:
         """Return the population's rows of label 1, then those of label 0.
@@ -216,12 +239,17 @@ def numbers_of(
     labels: np.ndarray,
     extras: np.ndarray | None,
 ) -> np.ndarray:
-    """Return label columns (N, L) as `Likelihood.number` has each; the same where none differs."""
+    """Return label columns (N, L) as `Likelihood.number` has each; the same where none differs.
+
+    Labels that are not mature are NaN: the path of every head that reads them has their task.
+    """
     columns = named_extras(schema, None if extras is None else torch.from_numpy(extras))
     found = labels
     for index, task in enumerate(schema.tasks):
         label = torch.from_numpy(labels)[:, index]
         number = likelihoods[task.name].number(label, columns)
+        if task.delay is not None:
+            number = torch.where(number == IMMATURE, torch.nan, number)
         if number is not label:
             found = found.copy() if found is labels else found
             found[:, index] = number.numpy()

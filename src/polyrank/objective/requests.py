@@ -6,7 +6,6 @@ Letters: B rows of a batch, R requests in it, P pairs.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import reduce
 
 import torch
 from torch import Tensor
@@ -38,12 +37,7 @@ class Requests:
         where = term.population
         assert labels.request is not None, "a ranking loss needs the requests of the rows"
         known, segment = labels.request.unique(return_inverse=True)
-        yes = labels.within(
-            where, reduce(torch.Tensor.__and__, [labels.yes[head] for head in where.heads])
-        )
-        no = labels.within(
-            where, reduce(torch.Tensor.__or__, [labels.no[head] for head in where.heads])
-        )
+        yes, no = labels.outcome(where)
         every = cls(segment, len(known), yes, no)
         both = (every.sum(yes.float()) > 0) & (every.sum(no.float()) > 0)
         return cls(segment, len(known), yes & both, no & both)

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 
 from polyrank import spec
+from polyrank.data.delays import DelayStatistics
+from polyrank.data.delays import statistics as delay_statistics
 from polyrank.data.labels import closed
 from polyrank.data.memory import SHARE
 from polyrank.data.requests import RequestStatistics
@@ -43,6 +45,7 @@ class RunPlan:
     fusion: Fusion | None = None
     together: TogetherPlan | None = None  # of several processes, where somebody asked
     requests: Mapping[str, RequestStatistics] = field(default_factory=dict)  # of terms that rank
+    delays: Mapping[str, DelayStatistics] = field(default_factory=dict)  # of tasks, in training
 
     def __str__(self) -> str:
         splits = ", ".join(f"{split} {rows:,}" for split, rows in self.rows.items())
@@ -69,6 +72,8 @@ class RunPlan:
             ]
             heads = ["term over requests", "requests", "with both labels", "rows in these"]
             tables.append(aligned(heads, counted, [1, 2, 3]))
+        if self.delays:
+            tables.append(_delays(self.schema, self.delays))
         tables.append(parameters)
         tables.append(_with_total(["memory", "MiB"], memory, ",.1f"))
         if self.together is not None:
@@ -106,6 +111,7 @@ class RunPlan:
             "parameters": dict(self.parameters),
             "memory_bytes": dict(self.memory_bytes),
             **({} if self.together is None else {"together": self.together.to_json()}),
+            **({"delays": spec.to_table(self.delays)} if self.delays else {}),
         }
 
 
@@ -179,7 +185,24 @@ def explain(
         fusion=fusion,
         together=plan,
         requests=supervision.requests,
+        delays=delay_statistics(schema, tables["train"].labels),
     )
+
+
+def _delays(schema: Schema, delays: Mapping[str, DelayStatistics]) -> str:
+    """Return what time leaves of the labels that are known late."""
+    heads = [
+        "known late", "window", "the log's cut", "rows", "younger than the window", "events",
+        "of younger rows", "after the window",
+    ]  # fmt: skip
+    lines = []
+    for name, each in delays.items():
+        window, counts = schema.delays[name].window, [each.rows, each.immature, each.events]
+        counts += [each.early_events, each.late_events]
+        shown = window if isinstance(window, str) else f"{window:g} s"
+        now = f"{each.now:.0f}" if isinstance(each.now, float) else str(each.now)
+        lines.append([name, shown, now, *(f"{count:,}" for count in counts)])
+    return aligned(heads, lines, [3, 4, 5, 6, 7])
 
 
 def _with_total(titles: list[str], counts: Mapping[str, float], form: str) -> str:

@@ -284,7 +284,7 @@ def _one_warning_of_orphans() -> Generator[None]:
     source, thread = logging.getLogger(labels.__name__), get_ident()
 
     def keep(record: logging.LogRecord) -> bool:
-        mine = record.thread == thread
+        mine = record.thread == thread and record.levelno >= logging.WARNING
         if mine:
             found.append(record.getMessage())
         return not mine

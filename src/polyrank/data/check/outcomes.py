@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import polars as pl
 
 from polyrank.data.check.audit import Finding, finding
+from polyrank.data.delays import cuts, late
 from polyrank.data.labels import (
     Orphans,
     bad_labels,
@@ -19,6 +20,7 @@ from polyrank.data.labels import (
 )
 from polyrank.data.requests import request_statistics
 from polyrank.errors import DataError
+from polyrank.labels.kind import Remark
 from polyrank.ranking import Ranking
 from polyrank.schema import Schema, Task
 from polyrank.terms import ALL, Population, own_population, population, population_label
@@ -41,6 +43,12 @@ def read_outcomes(
     and those beside them, and the keys that messages may show.
     """
     findings, bad = [], bad_labels(frame, schema, split)
+    ends: Mapping[str, float] = {}
+    if frame.height:
+        try:
+            ends = cuts(frame, schema, split)
+        except DataError as error:
+            findings.append(finding("no-time", str(error), schema.keys.time, split))
     for task, reason in bad.items():
         column, numbers = schema.by_name[task].column, {"rows": frame.height}
         findings.append(finding("label-values", reason, column, split, numbers))
@@ -67,6 +75,10 @@ def read_outcomes(
     for task in schema.tasks:
         if task.name not in bad and (task.label_kind.reads or task.label_kind.made_of):
             labels[task.name] = _beside(frame, task, split, findings, labels[task.name])
+        if task.name in ends and task.name not in bad:
+            labels[task.name] = _in_time(
+                frame, schema, task, ends[task.name], split, findings, labels[task.name]
+            )
     if dropped.any():
         labels = {task: np.where(dropped, np.nan, label) for task, label in labels.items()}
     found = _class_findings(schema, labels, split, set(bad), weight)
@@ -82,17 +94,33 @@ def _beside(
     except DataError as error:
         findings.append(finding("values", f"{split}: {error}", task.column, split))
         return label
-    for remark in task.label_kind.remarks(own, columns):
+    findings += _remarked(task, task.label_kind.remarks(own, columns), split)
+    return task.label_kind.observed(own, columns).astype(np.float64)
+
+
+def _in_time(
+    frame: pl.DataFrame, schema: Schema, task: Task, cut: float, split: str,
+    findings: list[Finding], label: np.ndarray,
+) -> np.ndarray:  # fmt: skip
+    """Return a label that is known late as its times have it learned; add what these show."""
+    try:
+        found, remarks = late(frame, schema, task, label.astype(np.float32), cut)
+    except DataError as error:
+        findings.append(finding("values", f"{split}: {error}", task.column, split))
+        return label
+    findings += _remarked(task, remarks, split)
+    return found.label.astype(np.float64)
+
+
+def _remarked(task: Task, remarks: Iterable[Remark], split: str) -> Iterator[Finding]:
+    for remark in remarks:
         if rows := int(remark.rows.sum()):
             message = remark_in_words(task, remark, split)
             note = "" if remark.refused else "nothing, if that is what the log means"
             if not remark.refused:
                 message += f": {remark.becomes}"
-            numbers = {"rows": rows, "share": rows / frame.height}
-            findings.append(
-                finding(remark.check, message, remark.column, split, numbers, note=note)
-            )
-    return task.label_kind.observed(own, columns).astype(np.float64)
+            numbers = {"rows": rows, "share": rows / len(remark.rows)}
+            yield finding(remark.check, message, remark.column, split, numbers, note=note)
 
 
 def _class_findings(
