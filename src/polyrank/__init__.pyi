@@ -35,6 +35,10 @@ from .debias.nise import NISE as NISE
 from .debias.propensity import PropensityUse as PropensityUse
 from .debias.propensity import PropensityWeighted as PropensityWeighted
 from .debias.snips import SNIPS as SNIPS
+from .delay import DEFER as DEFER
+from .delay import DFM as DFM
+from .delay import ESDFM as ESDFM
+from .delay import FNW as FNW
 from .delay import Delay as Delay
 from .delay import DelayMask as DelayMask
 from .delay import EarlyDelay as EarlyDelay

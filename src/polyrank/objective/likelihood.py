@@ -78,6 +78,24 @@ class Labels:
         rows = reduce(torch.Tensor.__or__, [self.no[task] for task in where.conditions], none)
         return self._mature(where, rows)
 
+    def at_the_cut(self, where: Population) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the rows of a population by what was known of its late task at the log's cut.
+
+        They are those of label 1, those of label 0, and those that may still become 1.
+
+        Shape:
+            bool (B,) each
+        """
+        task, parents = where.task, where.heads[:-1]
+        e, d = self.elapsed[task], self.delay[task]
+        came, observed = (d <= e) & (d <= 1), e == e  # NaN is not equal to itself
+        possible = reduce(torch.Tensor.__and__, [self.yes[each] for each in parents], observed)
+        over = ~came & (e >= 1)
+        no = reduce(torch.Tensor.__or__, [self.no[each] for each in parents], over)
+        found = possible & came, no, possible & ~came & ~over
+        yes, no, open_ = (self.within(where, rows, early=task) for rows in found)
+        return yes, no, open_
+
     def _mature(self, where: Population, rows: Tensor, early: str | None = None) -> Tensor:
         """Return those of some rows on which every task of the population's path is mature."""
         path = (*where.conditions, *where.heads)

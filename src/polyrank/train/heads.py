@@ -36,13 +36,13 @@ def start(ranker: Ranker, train: Table, device: str, sampling: Sampling | None =
 
 
 def _starts(train: Table, sampling: Sampling | None) -> dict[str, float]:
-    """Return the probability that each head starts at: base rates, and what debiased losses say."""
+    """Return the probability that each head starts at: base rates, and what methods say."""
     rates = base_rates(train, sampling)
     return rates | {
-        f"{task.name}#{name}": task.debias.start(name, rates[task.name])
+        f"{task.name}#{name}": task.supervision.start(name, rates[task.name])
         for task in train.schema.tasks
-        if task.debias is not None
-        for name in task.debias.heads(task)
+        if task.supervision is not None
+        for name in task.supervision.heads(task)
     }
 
 
