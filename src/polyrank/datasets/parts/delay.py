@@ -23,6 +23,7 @@ class Delay(Part):
     | `buy` | what is known when the split is read |
     | `buy_eventually` | what happens in the end; its truths are those of `buy` in other logs |
     | `buy_delay_s` | D; null where no purchase is known |
+    | `buy_time` | the click's time + D, for the `delay` of a task; null likewise |
     | `elapsed_s` | T − the impression's time; null in the test split |
     | `true_p_buy_seen` | P(buy known by T) = P(buy)·(1 − e^(−λ·elapsed)); in test P(buy) |
     | `true_buy_delay_s` | the mean delay, 1/λ |
@@ -58,4 +59,5 @@ class Delay(Part):
         )
         labels = log.labels.adding({"buy": known, "buy_eventually": buy})
         known_delay = np.where(known == 1, delay, np.nan)
-        return replace(log, labels=labels.adding({"buy_delay_s": known_delay}, number=True))
+        times = {"buy_delay_s": known_delay, "buy_time": log.time + known_delay}
+        return replace(log, labels=labels.adding(times, number=True))
