@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
+import polyrank as pr
 from polyrank.data.check import Audit, Finding, check, drawn
 from polyrank.data.check.audit import RULES
 from polyrank.data.check.columns import coding, stability_index
@@ -643,3 +644,43 @@ def test_the_page_lists_every_rule_with_its_severity():
         for check in re.findall(r"`([\w-]+)`", checks)
     }
     assert listed == {check: severity for check, (severity, _) in RULES.items()}
+
+
+def in_time(rows=4_000, *, late_s=0.0, trend=0.0, seed=0):
+    """Thirty days of clicks and purchases, of which those not yet here are missing."""
+    rng = np.random.default_rng(seed)
+    time = np.sort(rng.uniform(0, 30 * 86_400, rows))
+    click = rng.random(rows) < 0.6
+    rate = 0.4 * (1 + trend * (time / time[-1] - 0.5))
+    buy = click & (rng.random(rows) < rate) & (time + rng.exponential(1, rows) * late_s <= time[-1])
+    return pl.DataFrame(
+        {"item": rng.integers(0, 5, rows), "time": time, "click": click.astype(int),
+         "buy": buy.astype(int), "buy_time": np.where(buy, time, np.nan)}
+    )  # fmt: skip
+
+
+def cold(frame, **task):
+    tasks = [pr.Task("click"), pr.Task("buy", given="click", **task)]
+    own = pr.Schema([pr.SparseFeature("item")], tasks, pr.Keys(time="time"))
+    found = check(own, {"train": frame}).findings
+    return [each for each in found if each.check == "cold-end"]
+
+
+def test_a_log_whose_newest_rows_are_too_cold_is_warned_of():
+    (found,) = cold(in_time(late_s=3 * 86_400))
+    assert found.severity == "warning"
+    assert found.column == "buy"
+    assert found.numbers["rate"] < 0.25 < 0.35 < found.numbers["earlier"]
+    assert "the last tenth of the rows in time has 'buy|click' in 0." in found.message
+    assert "give its task a delay" in found.remedy
+    late = pr.DelayMask(time="buy_time", window="7d")
+    assert cold(in_time(late_s=3 * 86_400), delay=late) == []
+    text = in_time(late_s=3 * 86_400).with_columns(pl.lit("noon").alias("time"))
+    assert cold(text) == []  # `time-format` says so
+
+
+@pytest.mark.parametrize("trend", [-0.4, 0.0, 0.4])
+def test_a_log_that_only_drifts_is_not_cold(trend):
+    found = [cold(in_time(trend=trend, seed=seed)) for seed in range(10)]
+    assert sum(map(bool, found)) == 0
+    assert cold(in_time(60, late_s=3 * 86_400)) == []

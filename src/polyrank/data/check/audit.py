@@ -60,6 +60,7 @@ _REMEDIES: Mapping[Severity, Mapping[str, str]] = {
     },
     "warning": {
         "absent-values": "nothing is learned of them: take more rows, or leave them out",
+        "cold-end": "if {column!r} comes late, give its task a delay; else find out what changed",
         "missing-key": "add the column, or leave the key out of [keys]",
         "may-state-label": "find out when {column!r} is written: if after the outcome, or from it, "
         "remove it from the features",

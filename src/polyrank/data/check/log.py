@@ -20,7 +20,12 @@ from polyrank.data.check.columns import (
 )
 from polyrank.data.check.drawn import drawn
 from polyrank.data.check.one_feature import labels_by_task
-from polyrank.data.check.outcomes import loss_findings, read_outcomes, request_findings
+from polyrank.data.check.outcomes import (
+    cold_findings,
+    loss_findings,
+    read_outcomes,
+    request_findings,
+)
 from polyrank.data.check.splits import (
     add_column,
     add_label,
@@ -92,7 +97,11 @@ def check(
         if schema.ranked and request in column_names(splits["train"].frame):
             train = splits["train"]
             findings += request_findings(schema, train.labels, train.column(request))
-        elif schema.ranked:
+        time = schema.keys.time
+        if time is not None and time in column_names(splits["train"].frame):
+            train = splits["train"]
+            findings += cold_findings(schema, train.labels, train.column(time))
+        if schema.ranked and request not in column_names(splits["train"].frame):
             message = f"train: a ranking loss needs the key column {request!r}"
             findings.append(finding("nothing-to-rank", message, request, "train"))
         _check_features(schema, features, keys, splits, findings)

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from polyrank.data.check.audit import Finding, finding
-from polyrank.data.delays import cuts, late
+from polyrank.data.delays import Times, cuts, late
 from polyrank.data.labels import (
     Orphans,
     bad_labels,
@@ -27,6 +27,12 @@ from polyrank.terms import ALL, Population, own_population, population, populati
 
 # Losses that differ by less than this factor start alike enough to need no balance.
 UNEVEN_LOSSES = 2.0
+# The newest tenth of a log is cold if an event's rate there is below that of the earlier ones by a
+# sixth, and by 4 standard deviations; with fewer expected events, chance decides.
+TENTHS = 10
+COLD_SHARE = 1 / 6
+COLD_DEVIATIONS = 4.0
+COLD_EVENTS = 20
 
 
 def read_outcomes(
@@ -236,6 +242,51 @@ def request_findings(
         )
         check = "requests" if found.mixed else "nothing-to-rank"
         yield finding(check, message, request.name, "train", numbers)
+
+
+def cold_findings(
+    schema: Schema, labels: Mapping[str, np.ndarray], times: pl.Series
+) -> Iterator[Finding]:
+    """Yield which events look as if some of their newest labels had not come yet.
+
+    Rows are cut into tenths in time. The last one is cold if its rate is well below that of the
+    others, by what their rates differ among themselves and by chance. A task with a delay is not
+    looked at: time decides which of its labels are known.
+
+    Args:
+        schema: of the log.
+        labels: of the training rows, by task.
+        times: of their impressions.
+    """
+    try:
+        seconds = Times.of(times).seconds
+    except DataError:  # which has a finding of its own
+        return
+    for task in schema.tasks:
+        if task.delay is not None or not task.label_kind.is_event:
+            continue
+        where = own_population(schema, task)
+        label = population_label(labels, where)
+        rows = np.flatnonzero(~(np.isnan(label) | np.isnan(seconds)))
+        if len(rows) < TENTHS:
+            continue
+        ordered = rows[np.argsort(seconds[rows], kind="stable")]
+        tenths = np.array_split(label[ordered], TENTHS)
+        rates = np.array([each.mean() for each in tenths])
+        before, last = rates[:-1].mean(), rates[-1]
+        count = len(tenths[-1])
+        # The tenth before the last may be cold as well: it says nothing of how rates differ.
+        spread = rates[:-2].var(ddof=1) + before * (1 - before) / count
+        drop = before - last
+        if before * count < COLD_EVENTS or drop < COLD_SHARE * before:
+            continue
+        if drop > COLD_DEVIATIONS * np.sqrt(spread):
+            message = (
+                f"train: the last tenth of the rows in time has {where.predicted!r} in {last:.3g} "
+                f"of them, and the earlier ones in {before:.3g}: not all labels may have come yet"
+            )
+            numbers = {"rows": count, "rate": float(last), "earlier": float(before)}
+            yield finding("cold-end", message, task.column, "train", numbers)
 
 
 def _supervised(schema: Schema) -> Iterator[Population]:
