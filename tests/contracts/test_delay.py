@@ -1,7 +1,7 @@
 """What every correction of late conversions keeps, through each way in."""
 
 import json
-from dataclasses import fields
+from dataclasses import dataclass, fields
 
 import numpy as np
 import polars as pl
@@ -14,8 +14,11 @@ from polyrank.config import Experiment
 from polyrank.data.table import encode
 from polyrank.data.vocab import Vocab
 from polyrank.delay import DELAY, EarlyDelay
+from polyrank.errors import DataError
 from polyrank.objective.losses import Supervision
+from polyrank.registry import unregister
 from polyrank.serve.export.write import export
+from polyrank.terms import Summand
 from polyrank.train import step
 from polyrank.train.loop import Trainer
 
@@ -243,3 +246,52 @@ def test_balances_and_first_stages_take_its_rows(kind):
     )  # fmt: skip
     assert all(each.isfinite().all() for each in bundle.ranker.named_weights().values())
     assert bundle.predict(log())["p_buy"].is_finite().all()
+
+
+@methods
+def test_sampled_negatives_teach_it(kind):
+    sampling = pr.Sampling("click", keep=0.5)
+    bundle = pr.fit(schema(kind), model(), train=log(), epochs=1, batch_size=64, sampling=sampling)
+    assert bundle.predict(log())["p_buy"].is_finite().all()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Naive(EarlyDelay):
+    """What is known at the cut, as another package might have it."""
+
+    name = "naive"
+
+    def summands(self, term, scores, labels):
+        yes, no, open_ = labels.at_the_cut(term.population)
+        return (
+            Summand(yes, 1.0, -scores.log_probability(term.yes), positive=True),
+            Summand(no | open_, 1.0, -scores.log_probability(term.no)),
+        )
+
+
+def test_a_plugin_adds_a_method():
+    pr.register("delay", "naive", Naive)
+    try:
+        table = {"kind": "naive", "time": "buy_time", "window": "7d"}
+        task = pr.Task.from_table({"name": "buy", "given": "cart", "delay": table})
+        assert task.to_table()["delay"] == table
+        own = pr.Schema(
+            [pr.SparseFeature("item")],
+            [pr.Task("click"), pr.Task("cart", given="click"), task], pr.Keys(time="time"),
+        )  # fmt: skip
+        bundle = pr.fit(own, model(), train=log(), epochs=1, batch_size=64)
+        assert [term.name for term in own.objective][2] == "buy|cart @ cart [naive]"
+        assert bundle.predict(log())["p_buy"].is_finite().all()
+    finally:
+        unregister("delay", "naive")
+
+
+def test_a_schema_of_a_bundle_is_of_its_log():
+    """Its cut and its stream are those of the training rows: a later log needs its own."""
+    own = pr.fit(schema("fnw"), model(), train=log(), epochs=1).schema
+    delay = own.by_name["buy"].delay
+    assert delay.now == log()["time"].max()
+    assert delay.stream == pytest.approx(log()["time"].max() - log()["time"].min() - 7 * DAY)
+    later = log().with_columns(pl.col("time", "buy_time") + 30 * DAY)
+    with pytest.raises(DataError, match=r"now = .* lies before the latest impression"):
+        pr.fit(own, model(), train=later, epochs=1)

@@ -401,3 +401,11 @@ def test_the_mask_stands_beside_other_losses(more):
     if "debias" in more:
         statistic = term_statistics(table)["buy|click @ click [ddpo]"]
         assert statistic.weight_share == pytest.approx(mature / size)
+
+
+def test_times_are_read_by_chunks_of_one_form():
+    """A log larger than memory is cut where it ends, wherever its last row is."""
+    size = 300_000
+    time = np.random.default_rng(0).permutation(size).astype(float)
+    frame = pl.DataFrame({"time": time, "item": 1, "click": 1, "buy": 0, "buy_time": None})
+    assert cuts(frame.lazy(), schema(), "train") == {"buy": size - 1}

@@ -426,7 +426,7 @@ def _task(
     """Return a task that is learned on all rows, whatever the native defaults are."""
     return Task(
         name, label=name, kind=kind, given=given, space=ALL, weight=weight, positive_weight=1.0,
-        debias=None, ranking=None, hold_ancestors=False,
+        debias=None, ranking=None, hold_ancestors=False, delay=None,
     )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from polyrank.data.read import collect, column_names
+from polyrank.data.read import collect_chunks, column_names
 from polyrank.data.split import ISO_OFFSET, ordered
 from polyrank.delay import Delay
 from polyrank.delay.method import IMMATURE
@@ -140,22 +140,22 @@ def cuts(frame: pl.LazyFrame | pl.DataFrame, schema: Schema, split: str) -> dict
     Raises:
         DataError: a log without times, or training rows after the cut that the task names.
     """
-    found: dict[str, float] = {}
+    if not schema.delays:
+        return {}
+    span, found = _Span.of(frame, schema, split), {}
     for name, delay in schema.delays.items():
-        times = _impressions(frame, schema, split)
-        latest = float(np.nanmax(times.seconds))
-        found[name] = latest
+        found[name] = span.end
         if delay.now is not None:
             own = Times.of(pl.Series("now", [delay.now]))
             where = f"{split}: delay of task {name!r}: now"
-            _refuse_mixed(own, times, f"{where} = {delay.now!r}", schema.keys.time)
+            _refuse_mixed(own.form, span.form, f"{where} = {delay.now!r}", schema.keys.time)
             now = float(own.seconds[0])
-            if now < latest and split == "train":
+            if now < span.end and split == "train":
                 raise DataError(
                     f"{where} = {delay.now!r} lies before the latest impression, at "
-                    f"{times.latest!r}: say when the log was read, or leave now out"
+                    f"{span.latest!r}: say when the log was read, or leave now out"
                 )
-            found[name] = max(now, latest)
+            found[name] = max(now, span.end)
     return found
 
 
@@ -163,13 +163,11 @@ def with_cut(schema: Schema, train: pl.LazyFrame | pl.DataFrame) -> Schema:
     """Return the schema whose delays have what they take from the training rows."""
     if not schema.delays:
         return schema
-    ends, times = cuts(train, schema, "train"), _impressions(train, schema, "train")
-    latest, first = times.latest, float(np.nanmin(times.seconds))
-    assert latest is not None
+    ends, span = cuts(train, schema, "train"), _Span.of(train, schema, "train")
     tasks = [
         task
         if task.delay is None
-        else replace(task, delay=task.delay.closed(latest, ends[task.name] - first))
+        else replace(task, delay=task.delay.closed(span.latest, ends[task.name] - span.start))
         for task in schema.tasks
     ]
     return replace(schema, tasks=tuple(tasks))
@@ -191,7 +189,7 @@ def late(
     assert delay is not None
     assert key is not None
     shown, event = Times.of(frame[key]), Times.of(frame[delay.time])
-    _refuse_mixed(event, shown, f"task {task.name!r}: its times {delay.time!r}", key)
+    _refuse_mixed(event.form, shown.form, f"task {task.name!r}: its times {delay.time!r}", key)
     start, window = shown.seconds, delay.window_seconds
     e, d = cut - start, event.seconds - start
     happened, timed = label == 1, ~np.isnan(event.seconds)
@@ -294,21 +292,44 @@ def late_columns(
     return np.column_stack([labels, *more]) if more else labels
 
 
-def _impressions(frame: pl.LazyFrame | pl.DataFrame, schema: Schema, split: str) -> Times:
-    """Return the times of impressions; DataError where there are none."""
-    key = schema.keys.time
-    assert key is not None
-    if key not in column_names(frame):
-        raise DataError(f"{split}: a delay needs the time of impressions, and {key!r} is no column")
-    times = Times.of(collect(frame, [key])[key])
-    if times.form is None:
-        raise DataError(f"{split}: a delay needs the time of impressions, and {key!r} has none")
-    return times
+@dataclass(frozen=True)
+class _Span:
+    """The first and the last time of a log's impressions, in seconds."""
+
+    start: float
+    end: float
+    latest: str | float  # the last one, as `now` is written
+    form: str | None
+
+    @classmethod
+    def of(cls, frame: pl.LazyFrame | pl.DataFrame, schema: Schema, split: str) -> _Span:
+        """Read the times by chunks; DataError where there are none."""
+        key, found = schema.keys.time, None
+        if key not in column_names(frame):
+            raise DataError(
+                f"{split}: a delay needs the time of impressions, and {key!r} is no column"
+            )
+        for part in collect_chunks(frame, [key]):
+            times = Times.of(part[key])
+            if times.latest is None:
+                continue
+            seconds = times.seconds
+            own = cls(
+                float(np.nanmin(seconds)), float(np.nanmax(seconds)), times.latest, times.form
+            )
+            if found is not None:
+                _refuse_mixed(own.form, found.form, f"{split}: some times", key)
+                last = own if own.end > found.end else found
+                own = replace(last, start=min(own.start, found.start))
+            found = own
+        if found is None:
+            raise DataError(f"{split}: a delay needs the time of impressions, and {key!r} has none")
+        return found
 
 
-def _refuse_mixed(own: Times, impressions: Times, what: str, key: str | None) -> None:
-    if own.form is not None and own.form != impressions.form:
+def _refuse_mixed(own: str | None, impressions: str | None, what: str, key: str | None) -> None:
+    if own is not None and own != impressions:
         raise DataError(
-            f"{what} are {own.form}, and the times of impressions in {key!r} are "
-            f"{impressions.form}: write both in one way"
+            f"{what} are {own}, and the times of impressions in {key!r} are {impressions}: write "
+            "both in one way"
         )
