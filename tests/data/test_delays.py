@@ -18,7 +18,7 @@ from polyrank.data.statistics import term_labels, term_statistics
 from polyrank.data.table import encode
 from polyrank.data.vocab import Vocab
 from polyrank.delay.method import IMMATURE, seconds_of
-from polyrank.errors import ConfigError, DataError, SchemaError
+from polyrank.errors import ConfigError, DataError, PolyrankError, SchemaError
 from polyrank.objective.losses import Supervision
 from polyrank.terms import joint_label
 
@@ -305,6 +305,30 @@ def test_a_log_without_the_columns_is_refused():
         encoded(rows().drop("time"))
     with pytest.raises(DataError, match="buy_time"):
         encoded(rows().drop("buy_time"))
+
+
+def test_a_log_younger_than_its_window_is_refused():
+    found = schema(window="9d")
+    with pytest.raises(
+        DataError,
+        match=r"term 'buy\|click @ click' has no usable rows in train \(no row has an observed "
+        r"label 'buy' where 'click' happened and is older than the window of 'buy'\)",
+    ):
+        Supervision.of(encoded(rows(), found))
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"window": "7d"}, "task.delay: the key 'time' is missing"),
+        ({"tme": "t", "window": "7d"}, "task.delay: unknown key 'tme'; did you mean 'time'"),
+        ({"kind": "dmf", "time": "t", "window": 1}, "task.delay: unknown kind 'dmf'.*'dfm'"),
+        ({"time": "t", "window": "1y"}, "task.delay: delay 'mask': window must be .*, got '1y'"),
+    ],
+)
+def test_what_a_file_cannot_say_is_refused(table, message):
+    with pytest.raises(PolyrankError, match=message):
+        pr.Task.from_table({"name": "buy", "delay": table})
 
 
 def test_a_time_without_an_event_is_counted_and_says_nothing(caplog):

@@ -213,6 +213,18 @@ def test_the_delay_of_dfm_is_a_distribution():
         np.testing.assert_allclose(whole, 1 - survival, atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", EARLY)
+@pytest.mark.parametrize("spread", [0.5, 5.0, 20.0])
+def test_float32_is_enough(make_batch, kind, spread):
+    """Logarithms of shares are summed, never logarithms of differences that float32 loses."""
+    batch = make_batch(kind, spread=spread)
+    exact = batch.losses()
+    batch.z = {name: z.detach().float() for name, z in batch.z.items()}
+    batch.weight = batch.weight.float()
+    for name, loss in batch.losses(batch.labels.float()).items():
+        torch.testing.assert_close(loss.double(), exact[name].detach(), rtol=2e-5, atol=1e-6)
+
+
 P, DELAYS = np.array([0.15, 0.5]), np.array([4.0, 1.5]) * DAY  # of two items
 WITHIN = P * -np.expm1(-7 * DAY / DELAYS)
 

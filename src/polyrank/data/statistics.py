@@ -169,6 +169,7 @@ def refuse_unusable(
                 if found.rows
                 else f"no row has an observed label {term.label!r}"
                 + (f" where {space!r} happened" if space != "all" else "")
+                + _in_time(schema, term)
             )
             raise DataError(
                 f"term {term.name!r} has no usable rows in {split} ({reason}): "
@@ -187,6 +188,13 @@ def refuse_unusable(
                 f"term {term.name!r} has no {missing} in {split} ({counts}): "
                 "a binary term needs both labels; add rows, or leave the task out"
             )
+
+
+def _in_time(schema: Schema, term: Term) -> str:
+    """Return which windows its rows must be older than, in words."""
+    path = (*term.population.conditions, *term.population.heads)
+    windows = [f"the window of {name!r}" for name in schema.delays if name in path]
+    return f" and is older than {' and '.join(windows)}" if windows else ""
 
 
 def _statistics(
