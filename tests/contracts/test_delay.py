@@ -14,6 +14,7 @@ from polyrank.config import Experiment
 from polyrank.data.table import encode
 from polyrank.data.vocab import Vocab
 from polyrank.delay import DELAY, EarlyDelay
+from polyrank.delay.stream import StreamDelay
 from polyrank.errors import DataError
 from polyrank.objective.losses import Supervision
 from polyrank.registry import unregister
@@ -144,10 +145,15 @@ def test_the_file_and_every_verb_know_it(kind, tmp_path, monkeypatch, capsys):
     shown = capsys.readouterr().out
     assert own_term(kind) in shown
     assert "younger than the window" in shown
+    rows = log()
+    learned = "every row" if issubclass(DELAY[kind], EarlyDelay) else "mature rows"
+    if issubclass(DELAY[kind], StreamDelay):
+        days = (rows["time"].max() - rows["time"].min()) / DAY - 7
+        learned = f"what came in the last {days:.4g} days"
+    assert learned in shown
     assert pl.read_parquet("scored.parquet").columns[-len(COLUMNS) :] == COLUMNS
     assert run(["explain", "late.toml", "--json"]) == 0
     counted = json.loads(capsys.readouterr().out)["delays"]["buy"]
-    rows = log()
     young = rows.filter(rows["time"].max() - pl.col("time") < 7 * DAY)
     assert counted["immature"] == young.height
     assert counted["early_events"] == int(young["buy_time"].is_not_nan().sum())

@@ -62,6 +62,11 @@ class Delay:
         """W in seconds."""
         return seconds_of(self.window, self._of("window"))
 
+    @property
+    def learns_from(self) -> str:
+        """The rows that teach its task, in words."""
+        return "mature rows"
+
     def closed(self, now: str | float, log_seconds: float) -> Self:
         """Return the method with what it takes from the training rows.
 
@@ -81,6 +86,11 @@ class EarlyDelay(Delay, LossMethod):
     """A method whose terms learn from rows that are not mature, in place of the likelihood."""
 
     axis = "delay"
+
+    @property
+    def learns_from(self) -> str:
+        """The rows that teach its task, in words."""
+        return "every row"
 
     def terms(self, schema: Any, task: Any) -> tuple[Any, ...]:
         """Return a term in each space of the task."""

@@ -46,6 +46,11 @@ class StreamDelay(EarlyDelay):
         assert self.stream is not None, "the training rows say how long the stream is: `closed`"
         return seconds_of(self.stream, self._of("stream")) / self.window_seconds
 
+    @property
+    def learns_from(self) -> str:
+        """The stream, in days."""
+        return f"what came in the last {self.length * self.window_seconds / 86_400:.4g} days"
+
     def closed(self, now: str | float, log_seconds: float) -> Self:
         """Return the method with the cut and the stream of the training rows.
 

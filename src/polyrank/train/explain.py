@@ -193,7 +193,7 @@ def _delays(schema: Schema, delays: Mapping[str, DelayStatistics]) -> str:
     """Return what time leaves of the labels that are known late."""
     heads = [
         "known late", "window", "the log's cut", "rows", "younger than the window", "events",
-        "of younger rows", "after the window",
+        "of younger rows", "after the window", "learned from",
     ]  # fmt: skip
     lines = []
     for name, each in delays.items():
@@ -201,7 +201,8 @@ def _delays(schema: Schema, delays: Mapping[str, DelayStatistics]) -> str:
         counts += [each.early_events, each.late_events]
         shown = window if isinstance(window, str) else f"{window:g} s"
         now = f"{each.now:.0f}" if isinstance(each.now, float) else str(each.now)
-        lines.append([name, shown, now, *(f"{count:,}" for count in counts)])
+        learned = schema.delays[name].learns_from
+        lines.append([name, shown, now, *(f"{count:,}" for count in counts), learned])
     return aligned(heads, lines, [3, 4, 5, 6, 7])
 
 
