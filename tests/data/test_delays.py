@@ -21,6 +21,8 @@ from polyrank.delay.method import IMMATURE, seconds_of
 from polyrank.errors import ConfigError, DataError, PolyrankError, SchemaError
 from polyrank.objective.losses import Supervision
 from polyrank.terms import joint_label
+from polyrank.train.sources import Sources
+from polyrank.train.sources import encoded as tables_of
 
 DAY = 86_400
 START = datetime(2026, 3, 1)
@@ -433,3 +435,27 @@ def test_times_are_read_by_chunks_of_one_form():
     time = np.random.default_rng(0).permutation(size).astype(float)
     frame = pl.DataFrame({"time": time, "item": 1, "click": 1, "buy": 0, "buy_time": None})
     assert cuts(frame.lazy(), schema(), "train") == {"buy": size - 1}
+
+
+def test_a_log_encoded_on_disk_is_the_one_in_memory(tmp_path, caplog):
+    size = 40_000
+    rng = np.random.default_rng(0)
+    time = rng.integers(0, 10 * DAY, size)
+    click = rng.random(size) < 0.6
+    buy = click & (rng.random(size) < 0.5)
+    frame = pl.DataFrame(
+        {
+            "item": rng.integers(0, 3, size), "time": time, "click": click.astype(int),
+            "buy": buy.astype(int), "buy_time": np.where(buy, time + DAY, np.nan),
+        }
+    )  # fmt: skip
+    frame.write_csv(tmp_path / "rows.csv")
+    own = with_cut(schema(), frame)
+    sources = Sources(str(tmp_path / "rows.csv"), memory="1MiB")
+    with caplog.at_level(logging.INFO, "polyrank"):
+        on_disk = tables_of(own, sources, beside=tmp_path)[1]["train"]
+    assert "encoded by chunks" in caplog.text
+    in_memory = tables_of(own, Sources(frame))[1]["train"]
+    np.testing.assert_array_equal(np.array(on_disk.labels), in_memory.labels)
+    again = tables_of(own, sources, beside=tmp_path)[1]["train"]  # from the cache
+    np.testing.assert_array_equal(np.array(again.labels), in_memory.labels)
