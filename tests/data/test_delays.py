@@ -262,6 +262,13 @@ def test_counts_are_told(caplog):
     assert "1 row of label 'buy' (task 'buy') with an event after the window of '2d'" in caplog.text
 
 
+def test_counts_are_information_and_no_warning_of_orphans(caplog):
+    with caplog.at_level(logging.INFO, "polyrank"):
+        tables_of(with_cut(schema(), rows()), Sources(rows()))
+    told = [each for each in caplog.records if "younger than the window" in each.getMessage()]
+    assert [each.levelname for each in told] == ["INFO"]
+
+
 def test_the_audit_counts_them():
     found = {each.check: each for each in check(schema(), {"train": rows()}).findings}
     assert found["immature"].numbers == {"rows": 2, "share": 2 / 6}
