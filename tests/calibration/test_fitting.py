@@ -23,9 +23,9 @@ def drawn(seed, rows=20_000, true=lambda z: z - 2):
 def test_a_shifted_and_stretched_logit_is_brought_back():
     logit, label = drawn(1)
     found = calibrate(2 * logit + 3, label, seed=1)
-    assert found.kind == "platt" or found.log_loss["isotonic"] < found.log_loss["platt"]
+    assert found.kind == "platt" or found.losses["isotonic"] < found.losses["platt"]
     assert found.reason is None
-    assert found.log_loss["platt"] < found.log_loss["none"]
+    assert found.losses["platt"] < found.losses["none"]
     assert np.abs(found.apply(2 * logit + 3) - (logit - 2)).mean() < 0.1
     assert (found.rows, found.positives) == (20_000, int(label.sum()))
 
@@ -34,7 +34,7 @@ def test_a_bent_logit_takes_knots():
     logit, label = drawn(2, true=lambda z: np.where(z > 0, 3 * z, z / 3) - 1)
     found = calibrate(logit, label)
     assert isinstance(found.map, Isotonic)
-    assert found.log_loss["isotonic"] < found.log_loss["platt"] < found.log_loss["none"]
+    assert found.losses["isotonic"] < found.losses["platt"] < found.losses["none"]
 
 
 def test_a_calibrated_logit_is_mostly_left_alone():
@@ -48,7 +48,7 @@ def test_a_calibrated_logit_is_mostly_left_alone():
 def test_isotonic_needs_a_thousand_positives():
     logit, label = drawn(3, rows=2_000)
     assert label.sum() < 1_000
-    assert calibrate(logit, label).log_loss.keys() == {"none", "platt"}
+    assert calibrate(logit, label).losses.keys() == {"none", "platt"}
 
 
 @pytest.mark.parametrize(("positives", "negatives"), [(49, 500), (500, 49), (0, 10), (0, 0)])
@@ -56,7 +56,7 @@ def test_few_of_either_label_give_none_and_the_reason(positives, negatives):
     label = np.repeat([1.0, 0.0], [positives, negatives])
     found = calibrate(np.linspace(-1, 1, len(label)), label)
     assert found.map is None
-    assert found.log_loss == {}
+    assert found.losses == {}
     few, name = (positives, "positives") if positives < 50 else (negatives, "negatives")
     assert found.reason == f"{few} {name}, and at least 50 are needed"
 
@@ -78,7 +78,7 @@ def test_the_order_of_the_rows_decides_nothing_where_users_make_the_folds():
     one = calibrate(logit, label, None, user, seed=3)
     other = calibrate(logit[order], label[order], None, user[order], seed=3)
     assert one.kind == other.kind
-    assert one.log_loss == pytest.approx(other.log_loss, rel=1e-12)
+    assert one.losses == pytest.approx(other.losses, rel=1e-12)
 
 
 def test_rows_of_one_user_are_not_taken_for_evidence_of_each_other():
@@ -93,7 +93,7 @@ def test_one_user_cannot_be_folded():
     logit, label = drawn(7)
     found = calibrate(logit, label, None, np.zeros(len(logit), dtype=np.int64))
     assert found.map is None
-    assert found.log_loss.keys() == {"none"}
+    assert found.losses.keys() == {"none"}
     assert found.reason == NO_END
 
 
@@ -102,10 +102,10 @@ def test_a_candidate_is_judged_on_rows_that_it_did_not_see(monkeypatch):
     seen = []
 
     class ByHeart(Isotonic):
-        least_positives = 50
+        least = 50
 
         @classmethod
-        def fit(cls, logit, label, _):
+        def fit(cls, logit, label, *_):
             seen.append(len(logit))
             knots = tuple(np.unique(logit).tolist())
             labels = dict(zip(logit.tolist(), label.tolist(), strict=True))

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from polyrank import spec
-from polyrank.calibration import MAPS, Isotonic, Platt
+from polyrank.calibration import MAPS, Isotonic, IsotonicMean, Platt
 from polyrank.errors import ConfigError
 
 LOGITS = st.lists(st.integers(-4000, 4000), min_size=2, max_size=40, unique=True).map(
@@ -19,11 +19,13 @@ RISING = st.lists(st.integers(-2000, 2000), min_size=1, max_size=30, unique=True
 
 @st.composite
 def maps(draw):
-    if draw(st.booleans()):
+    which = draw(st.sampled_from([Platt, Isotonic, IsotonicMean]))
+    if which is Platt:
         return Platt(draw(st.floats(1e-3, 1e3)), draw(st.floats(-50, 50)))
     x, y = draw(RISING), draw(RISING)
     knots = min(len(x), len(y))
-    return Isotonic(x[:knots], y[:knots])
+    above = {"above": draw(st.floats(1e-3, 1e3))} if which is IsotonicMean else {}
+    return which(x[:knots], y[:knots], **above)
 
 
 def from_table(table, where="calibrator"):

@@ -8,6 +8,8 @@ import pytest
 import torch
 
 import polyrank as pr
+from polyrank.calibration import MAPS
+from polyrank.calibration.scale import SCALES
 from polyrank.data.table import encode
 from polyrank.data.vocab import Vocab
 from polyrank.errors import DataError
@@ -100,7 +102,12 @@ def test_its_facts_agree_with_each_other(kind):
     assert spec.loss_title
     assert spec.allows(CANDIDATES).any()
     assert len(set(spec.stems("spend"))) == len(spec.stems("spend")) >= 1
-    assert not spec.calibrated or spec.outputs == 1  # a map is of one logit
+    if spec.calibrated is not None:
+        assert spec.calibrated in SCALES
+        assert any(spec.calibrated in each.scales for each in MAPS.values())
+        assert spec.calibrated == "quantiles" or len(spec.stems("y")) == 1  # a map is of one number
+        assert spec.calibrated != "logit" or spec.is_event
+        assert spec.calibrated != "amount" or spec.is_factor
 
 
 @kinds

@@ -222,7 +222,7 @@ def test_each_head_says_which_map_it_got_or_why_none(bundle, evidence):
     assert "Platt, slope .9000, intercept −.2000, fitted on 4,000 validation rows with 700" in text
     assert f"positives: {bundle.calibrators['buy'].reason}" in text
     none = predictions.calibration(replace(evidence, calibrators={})).html()
-    assert none.count("no map: there were no validation rows") == 2
+    assert none.count("no map: there were no validation rows") == 3
 
 
 def test_raw_rows_are_kept_where_a_map_changed_the_score(evidence):

@@ -87,7 +87,7 @@ def test_it_is_calibrate_with_weights_and_users(bundle):
         logits[kept], valid["buy"][kept], valid["w"][kept], valid["user"][kept], seed=1
     )
     assert bundle.calibrators["buy"].kind == expected.kind
-    assert bundle.calibrators["buy"].log_loss["none"] == pytest.approx(expected.log_loss["none"])
+    assert bundle.calibrators["buy"].losses["none"] == pytest.approx(expected.losses["none"])
     np.testing.assert_allclose(bundle.calibrators["buy"].apply(logits), expected.apply(logits))
 
 
@@ -121,8 +121,9 @@ def test_without_validation_rows_nothing_is_calibrated_and_it_says_so(caplog):
     assert "without validation rows no calibration undoes that" in caplog.text
 
 
-def test_a_regression_has_no_map():
-    schema = pr.Schema(SCHEMA.features, [pr.Task("item_value", label="w", kind="regression")])
+def test_a_huber_regression_has_no_map():
+    task = pr.Task("item_value", label="w", kind=pr.Regression(loss="huber"))
+    schema = pr.Schema(SCHEMA.features, [task])
     rows = log(1, 300)
     fitted = pr.fit(schema, MODEL, train=rows, valid=rows, epochs=1)
     assert calibrators(fitted, fitted.encode(rows, split="valid"), seed=0) == {}

@@ -6,7 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from textwrap import indent
 from typing import Any
@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
+from torch import Tensor
 
 from polyrank import spec
 from polyrank.bundle import format
+from polyrank.calibration import CalibrationMap
 from polyrank.calibration.fitting import Calibrator
 from polyrank.data import stream
 from polyrank.data.labels import Orphans, check_rule
@@ -61,7 +63,7 @@ class Bundle:
         config: the resolved experiment as plain tables.
         history: one row per epoch.
         scorecard: of the test rows where there were any, else of the validation rows.
-        calibrators: of each head's logit, by task; a head without one is uncalibrated.
+        calibrators: of each head, by task; a head without one is uncalibrated.
     """
 
     schema: Schema
@@ -420,13 +422,15 @@ class Bundle:
         self, table: Table, logits: Mapping[str, np.ndarray], *, raw: bool = False
     ) -> dict[str, np.ndarray]:
         """Return the output columns from `logits`: maps act on them, products come after."""
-        maps = {} if raw else self.calibrators
-        calibrated = {
-            task: torch.from_numpy(maps[task].apply(each) if task in maps else each)
-            for task, each in logits.items()
-        }
+        tensors = {task: torch.from_numpy(each) for task, each in logits.items()}
         extras = named_extras(self.schema, torch.from_numpy(table.extras))
-        found = outputs(self.schema, calibrated, self.likelihoods, extras)
+        fitted = {} if raw else self.calibrators
+        maps = {
+            task: partial(_mapped, each.map)
+            for task, each in fitted.items()
+            if each.map is not None
+        }
+        found = outputs(self.schema, tensors, self.likelihoods, extras, maps)
         return {name: each.numpy() for name, each in found.items()}
 
     @cached_property
@@ -468,9 +472,19 @@ class Bundle:
             "encodings": self.vocab.saved_states(),
             "targets": {task: dict(each) for task, each in self.targets.items()},
             "tables": {slot.name: slot.table for slot in self.schema.lookups},
-            "calibrators": {task: each.to_table() for task, each in self.calibrators.items()},
+            "calibrators": {
+                task: each.to_table(self.schema.by_name[task].label_kind)
+                for task, each in self.calibrators.items()
+            },
             "stages": {} if self.ranker.first is None else self.ranker.first.to_table(),
         }
+
+
+def _mapped(found: CalibrationMap, values: Any) -> Any:
+    """Return what is calibrated of a tensor, or of a tuple of them."""
+    if isinstance(values, Tensor):
+        return torch.from_numpy(found.apply(values.numpy()))
+    return tuple(torch.from_numpy(each) for each in found.apply([v.numpy() for v in values]))
 
 
 def _scanned(rows: Any, opened: pl.LazyFrame | Joined) -> pl.LazyFrame | None:
@@ -536,7 +550,9 @@ def load(path: str | Path, *, trunk: BuildsTrunk | None = None) -> Bundle:
         targets = {task: dict(each) for task, each in parts.manifest["targets"].items()}
         likelihoods(schema, targets)  # refuses what is damaged
         calibrators = {
-            task: Calibrator.from_table(each, f"calibrators.{task}")
+            task: Calibrator.from_table(
+                each, f"calibrators.{task}", schema.by_name[task].label_kind
+            )
             for task, each in parts.manifest["calibrators"].items()
         }
         card = None if parts.scorecard is None else Scorecard.from_json(parts.scorecard)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
-from math import isfinite
 
 import numpy as np
 
-from polyrank.calibration.map import CalibrationMap
-from polyrank.errors import ConfigError
+from polyrank.calibration.knots import Knotted
+from polyrank.labels import LabelKind
 
 # Each of 10,000 groups of validation rows is far narrower than a block of equal means, and the
 # pooling, a loop of Python, then takes milliseconds whatever the number of rows.
@@ -18,7 +16,7 @@ KNOTS = 256
 
 
 @dataclass(frozen=True)
-class Isotonic(CalibrationMap):
+class Isotonic(Knotted):
     """Knots from rising logits to rising logits: linear between, and of slope 1 beyond the ends.
 
     Reference:
@@ -26,29 +24,16 @@ class Isotonic(CalibrationMap):
         estimates, KDD 2002; the knots in place of its steps are ours.
     """
 
-    x: tuple[float, ...]
-    y: tuple[float, ...]
-
     name = "isotonic"
-    least_positives = 1_000  # it has as many parameters as the rows will bear
-    graph = "polyrank.serve.export.twin:Knots"
-
-    def __post_init__(self) -> None:
-        if not self.x or len(self.x) != len(self.y):
-            raise ConfigError(
-                f"x and y must hold the same number of knots, at least 1, got {len(self.x)} and "
-                f"{len(self.y)}"
-            )
-        for name, values in (("x", self.x), ("y", self.y)):
-            if not all(isfinite(each) for each in values):
-                raise ConfigError(f"{name} must hold finite numbers, got {values}")
-            for low, high in pairwise(values):
-                if not low < high:
-                    raise ConfigError(f"{name} must rise from knot to knot, got {low}, {high}")
+    least = 1_000  # it has as many parameters as the rows will bear
 
     @classmethod
     def fit(
-        cls, logit: np.ndarray, label: np.ndarray, weight: np.ndarray | None = None
+        cls,
+        prediction: np.ndarray,
+        label: np.ndarray,
+        weight: np.ndarray | None = None,
+        kind: LabelKind | None = None,  # noqa: ARG003  a logit is a logit
     ) -> Isotonic | None:
         """Return the knots of the isotonic regression: each block's mean logit and its mean label.
 
@@ -62,17 +47,13 @@ class Isotonic(CalibrationMap):
         """
         if not len(label) or label.min() == label.max():
             return None
-        blocks = _bounded(pooled(grouped(logit, label, weight)))
+        blocks = bounded(pooled(grouped(prediction, label, weight)))
         blocks, share = _ends_off_zero_and_one(blocks)
         x, y = blocks.logit, np.log(share) - np.log1p(-share)
         # Means of neighbours may round to one number; the first of such knots is kept.
         rising = np.ones(len(x), dtype=bool)
         rising[1:] = (x[1:] > x[:-1]) & (y[1:] > y[:-1])
         return Isotonic(tuple(x[rising].tolist()), tuple(y[rising].tolist()))
-
-    def apply(self, logits: np.ndarray) -> np.ndarray:
-        inside = np.clip(logits, self.x[0], self.x[-1])
-        return np.interp(inside, self.x, self.y) + (logits - inside)
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +112,8 @@ def pooled(groups: Blocks) -> Blocks:
     return groups.merged(np.array(starts))
 
 
-def _bounded(blocks: Blocks) -> Blocks:
+def bounded(blocks: Blocks) -> Blocks:
+    """Return at most 256 blocks: neighbours are merged."""
     if len(blocks) <= KNOTS:
         return blocks
     return blocks.merged(np.unique(np.arange(KNOTS) * len(blocks) // KNOTS))

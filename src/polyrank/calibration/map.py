@@ -1,16 +1,21 @@
-"""What a calibration map is: frozen numbers that take a head's logit to a calibrated one.
+"""What a calibration map is: frozen numbers that take a prediction to a calibrated one.
 
-A map is strictly increasing, so that it never reorders the rows of its own head, and it works on
-the logit, so that no probability becomes 0 or 1 that was not.
+A map is strictly increasing, so that it never reorders the rows of its own head. Of an event it
+works on the logit, so that no probability becomes 0 or 1 that was not; of other kinds on what they
+predict.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
+
+from polyrank.errors import ConfigError
+from polyrank.labels import LabelKind
 
 
 @dataclass(frozen=True)
@@ -19,29 +24,54 @@ class CalibrationMap(ABC):
 
     Attributes:
         name: as the bundle writes it.
-        least_positives: validation positives below which it is no candidate.
+        scales: what it maps, by the names of `polyrank.calibration.scale.SCALES`.
+        least: rows that tell most, such as positives of an event, below which it is no candidate.
         graph: "module:function" from a map to the `nn.Module` of it that an exported graph takes;
             None where `apply` is arithmetic that a tensor does too.
     """
 
     name: ClassVar[str]
-    least_positives: ClassVar[int] = 50
+    scales: ClassVar[tuple[str, ...]] = ("logit",)
+    least: ClassVar[int] = 50
     graph: ClassVar[str | None] = None
 
     @classmethod
     @abstractmethod
-    def fit(cls, logit: np.ndarray, label: np.ndarray, weight: np.ndarray) -> Self | None:
-        """Return the map of the lowest log loss, or None where there is none.
+    def fit(
+        cls, prediction: np.ndarray, label: np.ndarray, weight: np.ndarray, kind: LabelKind
+    ) -> Self | None:
+        """Return the map of the lowest loss of its scale, or None where there is none.
 
         Args:
-            logit: finite, from the lowest to the highest.
-            label: 0 or 1.
-            weight: sample weights above 0.
-
-        Shape:
-            every array (rows,)
+            prediction: finite; a logit (rows,), from the lowest to the highest; likewise a mean; or
+                quantiles (rows, levels).
+            label: (rows,); 0 or 1 of a logit.
+            weight: sample weights above 0: (rows,).
+            kind: of the label, with its options.
         """
 
     @abstractmethod
-    def apply(self, logits: Any) -> Any:
-        """Return calibrated logits: float64 (rows,) → (rows,)."""
+    def apply(self, values: Any) -> Any:
+        """Return what is calibrated.
+
+        Shape:
+            float64 (rows,) → (rows,); of quantiles, columns (rows,) from the lowest level on → as
+            many
+        """
+
+    def words(self, number: Callable[[float], str] = str) -> str:
+        """Return what it is, in a few words; `number` writes figures as the reader has them."""
+        return self.name
+
+    def check(self, kind: LabelKind, where: str) -> None:
+        """Refuse a kind of label that it has no meaning for.
+
+        Raises:
+            ConfigError: the kind has another scale, or none.
+        """
+        if kind.calibrated not in self.scales:
+            has = "has no map" if kind.calibrated is None else f"has maps of {kind.calibrated!r}"
+            raise ConfigError(
+                f"{where}: the map {self.name!r} is of {' or '.join(map(repr, self.scales))}, and "
+                f"a label of kind {kind.name!r} {has}"
+            )

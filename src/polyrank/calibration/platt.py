@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from polyrank import spec
 from polyrank.calibration.map import CalibrationMap
+from polyrank.labels import LabelKind
 
 STEPS = 100
 # Twice the distance from the best mean log loss at which the step that was just taken is the last:
@@ -38,7 +40,11 @@ class Platt(CalibrationMap):
 
     @classmethod
     def fit(
-        cls, logit: np.ndarray, label: np.ndarray, weight: np.ndarray | None = None
+        cls,
+        prediction: np.ndarray,
+        label: np.ndarray,
+        weight: np.ndarray | None = None,
+        kind: LabelKind | None = None,  # noqa: ARG003  a logit is a logit
     ) -> Platt | None:
         """Return the line on the logit of the highest likelihood, by Newton's method.
 
@@ -52,6 +58,7 @@ class Platt(CalibrationMap):
             Platt, Probabilistic outputs for support vector machines, 1999, eq. 2 and 3; Lin, Lin
             and Weng, A note on Platt's probabilistic outputs, Machine Learning 2007, algorithm 1.
         """
+        logit = prediction
         w = np.full(len(logit), 1 / max(len(logit), 1)) if weight is None else weight / weight.sum()
         positive = label == 1
         if positive.all() or not positive.any():
@@ -72,8 +79,12 @@ class Platt(CalibrationMap):
         slope = float(found[0]) / spread
         return cls(slope, float(found[1]) - slope * center)
 
-    def apply(self, logits: Any) -> Any:
-        return self.slope * logits + self.intercept
+    def words(self, number: Callable[[float], str] = str) -> str:
+        """Return its line."""
+        return f"Platt, slope {number(self.slope)}, intercept {number(self.intercept)}"
+
+    def apply(self, values: Any) -> Any:
+        return self.slope * values + self.intercept
 
 
 def log_loss(logit: np.ndarray, label: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from polyrank.labels.kind import LabelKind
+from polyrank.labels.kind import LabelKind, Scale
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,12 +16,16 @@ class Binary(LabelKind):
     name = "binary"
     likelihood = "polyrank.objective.binary:BinaryLikelihood"
     is_event = True
-    calibrated = True
     default_metric = "auc"
     allowed = "0, 1 or null"
     counts = ("rows", "positives")
     loss_title = "log loss, nats"
     curvature = "logistic"
+
+    @property
+    def calibrated(self) -> Scale:
+        """Its logit."""
+        return "logit"
 
     def stems(self, task: str) -> tuple[str, ...]:
         """`p_click`: a probability."""

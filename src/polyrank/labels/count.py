@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from polyrank.errors import SchemaError, did_you_mean
-from polyrank.labels.kind import LabelKind
+from polyrank.labels.kind import LabelKind, Scale
 
 Distribution = Literal["poisson", "negative_binomial"]
 _LARGEST = 2.0**24  # whole numbers that float32 holds
@@ -59,6 +59,11 @@ class Count(LabelKind):
     def outputs(self) -> int:
         """The log of the mean, and of a negative binomial that of the dispersion."""
         return 1 if self.distribution == "poisson" else 2
+
+    @property
+    def calibrated(self) -> Scale:
+        """Its mean."""
+        return "amount"
 
     @property
     def is_factor(self) -> bool:

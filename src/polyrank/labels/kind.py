@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 Curvature = Literal["logistic", "gaussian", "poisson"]
+Scale = Literal["logit", "amount", "number", "quantiles"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +60,6 @@ class LabelKind(ABC):
         is_event: whether it happens or not. An event may be `given`, has positives and negatives,
             is joined with its ancestors to one label, and is scored on all rows and on those of
             each ancestor; any other kind is scored where its `given` happened.
-        calibrated: whether its head's logit gets a calibration map.
         default_metric: what early stopping and each epoch look at.
         metrics: of other kinds that it has too, by name, in the order of its tables.
         allowed: what its label may hold, in words.
@@ -80,7 +80,6 @@ class LabelKind(ABC):
     name: ClassVar[str]
     likelihood: ClassVar[str]
     is_event: ClassVar[bool] = False
-    calibrated: ClassVar[bool] = False
     default_metric: ClassVar[str]
     metrics: ClassVar[tuple[str, ...]] = ()
     allowed: ClassVar[str]
@@ -102,6 +101,15 @@ class LabelKind(ABC):
     def link(self) -> Curvature | None:
         """The likelihood by which wide rows estimate effects on its head; None for no wide rows."""
         return self.curvature if self.outputs == 1 else None
+
+    @property
+    def calibrated(self) -> Scale | None:
+        """What a calibration map of it maps, by `polyrank.calibration.SCALES`; None has no map.
+
+        "logit" is its head's; "amount" its only output, a mean of what is never below 0; "number"
+        its only output, a mean of any number; "quantiles" all outputs, which must not cross.
+        """
+        return None
 
     @property
     def is_density(self) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from polyrank.labels.kind import LabelKind
+from polyrank.labels.kind import LabelKind, Scale
 
 _LARGEST = float(np.finfo(np.float32).max)
 
@@ -46,6 +46,11 @@ class LogNormal(LabelKind):
     def is_density(self) -> bool:
         """It is."""
         return True
+
+    @property
+    def calibrated(self) -> Scale:
+        """Its mean."""
+        return "amount"
 
     @property
     def is_factor(self) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 
 from polyrank import spec
 from polyrank.errors import SchemaError
-from polyrank.labels.kind import LabelKind
+from polyrank.labels.kind import LabelKind, Scale
 from polyrank.labels.values import said
 
 _LARGEST = float(np.finfo(np.float32).max)
@@ -67,6 +67,11 @@ class Quantile(LabelKind):
     def outputs(self) -> int:
         """The lowest quantile, and the gaps between them."""
         return len(self.levels)
+
+    @property
+    def calibrated(self) -> Scale:
+        """All of them."""
+        return "quantiles"
 
     def stems(self, task: str) -> tuple[str, ...]:
         """`price_q10` and so on."""

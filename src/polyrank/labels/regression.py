@@ -10,7 +10,7 @@ import numpy as np
 
 from polyrank import spec
 from polyrank.errors import SchemaError, did_you_mean
-from polyrank.labels.kind import Curvature, LabelKind
+from polyrank.labels.kind import Curvature, LabelKind, Scale
 
 Loss = Literal["squared", "huber"]
 Transform = Literal["none", "log1p"]
@@ -70,6 +70,13 @@ class Regression(LabelKind):
     def link(self) -> Curvature | None:
         """A Huber loss has no curvature in its tails."""
         return super().link if self.loss == "squared" else None
+
+    @property
+    def calibrated(self) -> Scale | None:
+        """Its mean; what "huber" predicts is none, on purpose."""
+        if self.loss == "huber":
+            return None
+        return "amount" if self.transform == "log1p" else "number"
 
     @property
     def is_factor(self) -> bool:

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from polyrank.errors import DataError, SchemaError, did_you_mean
-from polyrank.labels.kind import LabelKind, Remark
+from polyrank.labels.kind import LabelKind, Remark, Scale
 
 Negatives = Literal["every_row", "no_event"]
 _LARGEST = float(np.finfo(np.float32).max)
@@ -64,6 +64,11 @@ class WeightedLogistic(LabelKind):
     def made_of(self) -> tuple[str, ...]:
         """The event."""
         return () if self.event is None else (self.event,)
+
+    @property
+    def calibrated(self) -> Scale | None:
+        """Its mean; the published odds are none."""
+        return "amount" if self.negatives == "every_row" else None
 
     @property
     def is_factor(self) -> bool:

@@ -50,7 +50,7 @@ def _needs_counts(rows: Rows) -> str | None:
     sums=(_deviance, one),
     needs=_needs_counts,
     scale="log",
-    roles=("compared",),
+    roles=("compared", "calibration table"),
 )
 def deviance(total: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Return the mean of 2·(y·log(y/μ) − (y − μ)): 0 where every count is its prediction.
@@ -81,6 +81,7 @@ def _needs_amounts(rows: Rows) -> str | None:
     sums=(_prediction, _label),
     needs=_needs_amounts,
     scale="log",
+    roles=("calibration table",),
 )
 def mean_ratio(predicted: np.ndarray, observed: np.ndarray) -> np.ndarray:
     """Return the predicted total ÷ the observed one; above 1 is too much predicted.

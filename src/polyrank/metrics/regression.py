@@ -29,7 +29,7 @@ def _squared_error(rows: Rows) -> np.ndarray:
     higher_is_better=False,
     sums=(_squared_error, one),
     scale="log",
-    roles=("compared",),
+    roles=("compared", "calibration table"),
 )
 def rmse(squares: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Return the root of the mean squared error.

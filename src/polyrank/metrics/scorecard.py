@@ -240,8 +240,11 @@ def _score(
         absent |= reasons
     before = None if raw is None else {}
     if raw is not None and rows is not None:
-        diagnosed = {name: each for name, each in wanted.items() if "diagnosed" in each.roles}
-        before, _ = _measured(diagnosed, Rows.of(label, raw[kept], weight, codes))
+        shown = {"diagnosed", "calibration table"}
+        moved = {name: each for name, each in wanted.items() if shown & {*each.roles}}
+        own = outputs_of(log.schema, {**log.predictions, **log.raw}, where)
+        own = None if own is None else own[kept]
+        before, _ = _measured(moved, Rows.of(label, raw[kept], weight, codes, own, kind))
     truth = None
     if p_true is not None and rows is not None:
         truth, undefined = _against(p_true[kept], prediction, label, weight)

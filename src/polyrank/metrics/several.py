@@ -44,7 +44,7 @@ def _pinball(rows: Rows) -> np.ndarray:
     higher_is_better=False,
     sums=(_pinball, one),
     scale="log",
-    roles=("compared",),
+    roles=("compared", "calibration table"),
 )
 def pinball(losses: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Return the mean of max(a·(y − q), (a − 1)·(y − q)) over the levels a, in the label's unit.
@@ -77,6 +77,7 @@ def _inside(rows: Rows) -> np.ndarray:
     best=0,
     sums=(_inside, one),
     scale="plain",
+    roles=("calibration table",),
 )
 def coverage_gap(inside: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Return the share of labels between the lowest and the highest quantile, less the promised.

@@ -5,9 +5,10 @@ Letters: N rows of the table.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import islice
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -113,18 +114,26 @@ def outputs(
     logits: Mapping[str, Tensor],
     likelihoods: Mapping[str, Likelihood],
     extras: Mapping[str, Tensor],
+    maps: Mapping[str, Callable[[Any], Any]] = MappingProxyType({}),
 ) -> dict[str, Tensor]:
     """Return float64 output columns in task order: each head given its parent, then each joint.
 
     A joint is a product with its parent's joint, so that it never exceeds it. The only way from
     logits to outputs: an exported graph is traced through it.
+
+    Args:
+        schema: the tasks.
+        logits: of each head, uncalibrated.
+        likelihoods: of each task.
+        extras: the columns that kinds of label read.
+        maps: calibration, by task, of what its kind of label says is `calibrated`.
     """
     columns: dict[str, dict[str, Tensor]] = {}
     joints: dict[str, Tensor] = {}
     names = [task.name for task in schema.tasks]
     for name in sorted(names, key=lambda each: len(schema.ancestors(each))):  # parents first
         task = schema.by_name[name]
-        values = likelihoods[name].predict(logits[name], extras)
+        values = _predicted(likelihoods[name], logits[name], extras, maps.get(name))
         if task.given and task.label_kind.has_joint:
             found = [each for value in values for each in (value, joints[task.given] * value)]
             joints[name] = found[1]
@@ -133,3 +142,20 @@ def outputs(
             joints[name] = found[0]
         columns[name] = dict(zip(output_columns(task), found, strict=True))
     return {column: values for name in names for column, values in columns[name].items()}
+
+
+def _predicted(
+    likelihood: Likelihood,
+    logits: Tensor,
+    extras: Mapping[str, Tensor],
+    apply: Callable[[Any], Any] | None,
+) -> tuple[Tensor, ...]:
+    """Return a head's outputs, calibrated where there is a map."""
+    if apply is None:
+        return likelihood.predict(logits, extras)
+    if likelihood.kind.calibrated == "logit":
+        return likelihood.predict(apply(logits), extras)
+    values = likelihood.predict(logits, extras)
+    if likelihood.kind.calibrated == "quantiles":
+        return tuple(apply(values))
+    return (apply(values[0]), *values[1:])

@@ -7,14 +7,14 @@ import logging
 import numpy as np
 
 from polyrank.bundle.model import Bundle
-from polyrank.calibration.fitting import Calibrator, calibrate
+from polyrank.calibration.fitting import Calibrator, calibrate, scale_of
 from polyrank.data.sampling import Sampling
 from polyrank.data.statistics import labelled, term_labels
 from polyrank.data.table import Table
 from polyrank.metrics.inputs import key_codes
 from polyrank.models.outputs import inputs
 from polyrank.models.ranker import Ranker
-from polyrank.terms import own_population
+from polyrank.terms import head_columns, own_population
 
 logger = logging.getLogger(__name__)
 
@@ -70,28 +70,34 @@ def base_rates(table: Table, sampling: Sampling | None = None) -> dict[str, floa
 
 
 def calibrators(bundle: Bundle, valid: Table, *, seed: int) -> dict[str, Calibrator]:
-    """Return each binary head's calibration on the validation rows that speak of it.
+    """Return each head's calibration, where its kind has one, on the rows that speak of it.
 
     A head learns P(task | given), whatever its space, so it is held to its own label on the rows
     where `given` happened; a root to all rows.
     """
     logits = bundle.logits(valid)
+    raw = bundle.columns(valid, logits, raw=True)
     groups = None if valid.user is None else key_codes("user", valid.user)
     found = {}
     for task in bundle.schema.tasks:
-        if not task.label_kind.calibrated:
+        kind = task.label_kind
+        if kind.calibrated is None:
             continue
+        columns = [raw[name] for name in head_columns(task)]
+        several = np.stack(columns, 1) if kind.calibrated == "quantiles" else columns[0]
+        given = logits[task.name] if kind.calibrated == "logit" else several
         label = term_labels(valid, own_population(bundle.schema, task))
         kept = ~np.isnan(label)
         weight, group = (None if each is None else each[kept] for each in (valid.weight, groups))
-        fitted = calibrate(logits[task.name][kept], label[kept], weight, group, seed)
+        fitted = calibrate(given[kept], label[kept], weight, group, seed, kind)
         found[task.name] = fitted
-        where = f"{fitted.rows:,} validation rows with {fitted.positives:,} positives"
+        where = fitted.where
         if fitted.map is None:
             logger.info("task %r is not calibrated on %s: %s", task.name, where, fitted.reason)
             continue
         logger.info(
-            "task %r is calibrated (%s) on %s: log loss %.6f → %.6f by cross-fit",
-            task.name, fitted.kind, where, fitted.log_loss["none"], fitted.log_loss[fitted.kind],
+            "task %r is calibrated (%s) on %s: %s %.6f → %.6f by cross-fit", task.name,
+            fitted.kind, where, scale_of(kind).loss_name.replace("_", " "),
+            fitted.losses["none"], fitted.losses[fitted.kind],
         )  # fmt: skip
     return found

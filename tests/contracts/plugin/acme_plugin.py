@@ -125,15 +125,15 @@ class Shift(pr.CalibrationMap):
     by: float = 0.0
 
     @classmethod
-    def fit(cls, logit, label, weight):
+    def fit(cls, logit, label, weight, _):
         by, w = 0.0, weight / weight.sum()
         for _ in range(50):
             p = 1 / (1 + np.exp(-(logit + by)))
             by -= w @ (p - label) / (w @ (p * (1 - p)))
         return cls(float(by))
 
-    def apply(self, logits):
-        return logits + self.by
+    def apply(self, values):
+        return values + self.by
 
 
 NAMES = {

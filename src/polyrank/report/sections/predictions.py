@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from polyrank.calibration import Isotonic, Platt
-from polyrank.calibration.fitting import NONE, Calibrator
+from polyrank.calibration.fitting import NONE, Calibrator, scale_of
+from polyrank.labels import LabelKind
 from polyrank.report import charts, curves
 from polyrank.report.blocks import Block, Figure, Listing, Paragraph, Section, section_of
 from polyrank.report.evidence import Evidence, ScoredRows
@@ -51,24 +51,25 @@ def _reliability(rows: ScoredRows, label: np.ndarray, hue: str) -> Figure:
 def _maps(evidence: Evidence) -> Iterator[tuple[str, str]]:
     """Yield each calibrated head with the map that it got, or why it has none."""
     for task in evidence.schema.tasks:
-        if task.label_kind.calibrated:
+        if task.label_kind.calibrated is not None:
             head = f"{task.name}|{task.given}" if task.given else task.name
             found = evidence.calibrators.get(task.name)
-            yield head, "no map: there were no validation rows" if found is None else _map(found)
+            yield (
+                head,
+                "no map: there were no validation rows"
+                if found is None
+                else _map(found, task.label_kind),
+            )
 
 
-def _map(found: Calibrator) -> str:
-    on = f"{found.rows:,} validation rows with {found.positives:,} positives"
-    if isinstance(found.map, Platt):
-        what = f"Platt, slope {number(found.map.slope)}, intercept {number(found.map.intercept)}"
-    elif isinstance(found.map, Isotonic):
-        what = f"isotonic, {len(found.map.x)} knots"
-    else:
-        return f"no map, by {on}: {found.reason}"
-    before, after = found.log_loss[NONE], found.log_loss[found.kind]
+def _map(found: Calibrator, kind: LabelKind) -> str:
+    if found.map is None:
+        return f"no map, by {found.where}: {found.reason}"
+    loss = scale_of(kind).loss_name.replace("_", " ")
+    before, after = found.losses[NONE], found.losses[found.kind]
     return (
-        f"{what}, fitted on {on}; by cross-fit their log loss went from {number(before)} to "
-        f"{number(after)}"
+        f"{found.map.words(number)}, fitted on {found.where}; by cross-fit their {loss} went from "
+        f"{number(before)} to {number(after)}"
     )
 
 

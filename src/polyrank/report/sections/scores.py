@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import polars as pl
@@ -188,7 +189,8 @@ def _by_request(kind: str, scores: Sequence[Score]) -> list[Block]:
 
 
 def _before_and_after(scores: Sequence[Score]) -> ReportTable:
-    names = metric_names(scores, "diagnosed")
+    shown = (metric_names(scores, role) for role in ("diagnosed", "calibration table"))
+    names = list(dict.fromkeys(chain.from_iterable(shown)))
 
     def change(score: Score, name: str) -> Cell:
         before, after = (score.raw or {}).get(name), score.metrics.get(name)

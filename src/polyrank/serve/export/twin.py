@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from polyrank.bundle.model import Bundle
-from polyrank.calibration import CalibrationMap, Isotonic
+from polyrank.calibration import CalibrationMap
+from polyrank.calibration.knots import Knotted
 from polyrank.models.outputs import outputs
 from polyrank.models.ranker import Ranker
 from polyrank.nn.embed import LocalEmbedder
@@ -38,10 +39,9 @@ class Twin(nn.Module):
         self.embed = LocalEmbedder(bundle.ranker.embed)
         self.ranker: Ranker = bundle.ranker
         self.features = nn.ModuleList(graphs_of(bundle.vocab))
-        self.calibrator = Named(
-            {task: _calibrator(each.map) for task, each in bundle.calibrators.items()}
-        )
-        self.calibrated = frozenset(bundle.calibrators)
+        maps = {task: each.map for task, each in bundle.calibrators.items() if each.map}
+        self.calibrator = Named({task: _calibrator(each) for task, each in maps.items()})
+        self.mapped = tuple(maps)
         self.likelihoods = bundle.likelihoods
         self.given = given_stages(bundle)
         self.eval()
@@ -63,12 +63,12 @@ class Twin(nn.Module):
             x = torch.cat([x, reads], dim=1)
         logits = self.ranker(x, margin).logits
         extras = {name: by_name[name] for name in self.schema.extras}
-        calibrated = {}
+        finite = {}
         for task in self.schema.by_name:
             z = logits[task].double()
-            z = torch.where(z.abs() < torch.inf, z, torch.nan)
-            calibrated[task] = self.calibrator[task](z) if task in self.calibrated else z
-        return tuple(outputs(self.schema, calibrated, self.likelihoods, extras).values())
+            finite[task] = torch.where(z.abs() < torch.inf, z, torch.nan)
+        maps = {task: self.calibrator[task] for task in self.mapped}
+        return tuple(outputs(self.schema, finite, self.likelihoods, extras, maps).values())
 
 
 def given_stages(bundle: Bundle) -> tuple[str, ...]:
@@ -110,15 +110,16 @@ class Applied(nn.Module):
 
 
 class Knots(nn.Module):
-    """`Isotonic.apply`: linear between knots, slope 1 beyond them."""
+    """`Knotted.apply`: linear between knots, a slope of its own above the last, 1 below."""
 
     x: Tensor
     y: Tensor
     slope: Tensor
 
-    def __init__(self, found: Isotonic) -> None:
+    def __init__(self, found: Knotted) -> None:
         super().__init__()
         self.low, self.high = found.x[0], found.x[-1]
+        self.above = found.slope_above
         x, y = np.array(found.x), np.array(found.y)
         slope = np.append(np.diff(y) / np.diff(x), 0.0)  # none behind the last knot
         for name, each in (("x", x), ("y", y), ("slope", slope)):
@@ -128,10 +129,12 @@ class Knots(nn.Module):
         inside = z.clamp(self.low, self.high)
         at = (inside >= self.x[:, None]).float().sum(0).long() - 1  # as bins are counted
         at = at.clamp(min=0)  # where z is NaN
-        return self.y[at] + (inside - self.x[at]) * self.slope[at] + (z - inside)
+        return (
+            self.y[at]
+            + (inside - self.x[at]) * self.slope[at]
+            + torch.where(z > inside, self.above * (z - inside), z - inside)
+        )
 
 
-def _calibrator(found: CalibrationMap | None) -> nn.Module:
-    if found is None:
-        return nn.Identity()
+def _calibrator(found: CalibrationMap) -> nn.Module:
     return Applied(found) if found.graph is None else resolved(found.graph)(found)
