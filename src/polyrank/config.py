@@ -28,9 +28,10 @@ from polyrank.train.fit import config_tables, train_model
 from polyrank.train.progress import Observer, Profile
 from polyrank.train.seeds import SeedRuns, check_rows, finished, run_of, scorecard_of, seeds_folder
 from polyrank.train.sources import Sources
+from polyrank.train.start import Start
 from polyrank.train.training import Training
 
-SECTIONS = ["name", "seed", "data", "features", "keys", "task", "model", "train", "fusion"]
+SECTIONS = ["name", "seed", "data", "features", "keys", "task", "model", "train", "fusion", "start"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +144,7 @@ class Experiment:
         name: of the run folder.
         seed: of splits, weights, shuffling and dropout.
         fusion: the weights of a fused score, which the scorecard then measures as well.
+        start: the run that training goes on from.
 
     Example:
         >>> experiment = Experiment.from_text('''
@@ -166,6 +168,7 @@ class Experiment:
     name: str = "experiment"
     seed: int = 0
     fusion: Fusion | None = None
+    start: Start | None = None
 
     def __post_init__(self) -> None:
         name = self.name
@@ -238,6 +241,7 @@ class Experiment:
             model=Model.from_table(table.get("model", {})),
             training=Training.from_table(table.get("train", {})),
             fusion=Fusion(table["fusion"]) if "fusion" in table else None,
+            start=Start.from_table(table["start"], Path(folder)) if "start" in table else None,
             **{key: table[key] for key in ("name", "seed") if key in table},
         )
 
@@ -245,7 +249,7 @@ class Experiment:
         """Return plain tables, every default shown."""
         return config_tables(
             self.name, self.seed, spec.to_table(self.data), self.schema, self.model, self.training,
-            self.fusion,
+            self.fusion, self.start,
         )  # fmt: skip
 
     def to_toml(self) -> str:
@@ -290,8 +294,8 @@ class Experiment:
         """Train the model as `polyrank.fit` does; a profile collects where a step's time goes."""
         return train_model(
             self.schema, self.model, self.training, self.sources(), seed=self.seed,
-            config=self.to_table(), fusion=self.fusion, out=out, resume=resume, force=force,
-            progress=progress, profile=profile,
+            config=self.to_table(), fusion=self.fusion, begun=self.start, out=out,
+            resume=resume, force=force, progress=progress, profile=profile,
         )  # fmt: skip
 
     def fit_seeds(
@@ -350,8 +354,8 @@ class Experiment:
                 else:
                     cards[seed] = train_model(
                         one.schema, one.model, one.training, one.sources(), seed=seed,
-                        config=config, fusion=one.fusion, out=run, resume=resume, progress=progress,
-                        title=f"{self.name} (seed {seed})", beside=folder.parent,
+                        config=config, fusion=one.fusion, begun=one.start, out=run, resume=resume,
+                        progress=progress, title=f"{self.name} (seed {seed})", beside=folder.parent,
                     ).scorecard  # fmt: skip
                 found = SeedRuns(folder, dict(cards))
                 check_rows(list(found.runs.values()))
@@ -419,7 +423,7 @@ def _parsed(override: str) -> dict[str, Any]:
 
 def _check_known(changes: Mapping[str, Any], table: Mapping[str, Any]) -> None:
     """Refuse a key that no experiment has; the hint looks for it in every section."""
-    tables = {"data": Data, "keys": Keys, "model": Model, "train": Training}
+    tables = {"data": Data, "keys": Keys, "model": Model, "train": Training, "start": Start}
     own = {name: [f"{name}.{each.name}" for each in fields(cls)] for name, cls in tables.items()}
     known = [*SECTIONS, *(key for keys in own.values() for key in keys), *_dotted(table)]
     for section, inner in changes.items():

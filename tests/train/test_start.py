@@ -219,3 +219,10 @@ def test_other_tasks_and_models_are_refused(first):
 def test_a_start_of_another_kind_is_refused(options, message):
     with pytest.raises(ConfigError, match=message):
         Start(**options)
+
+
+def test_a_bundle_that_was_in_memory_cannot_be_opened_again(first, tmp_path):
+    found = fit(day(1), start=pr.load(first), out=tmp_path / "run")
+    start = Start.from_table(found.config["start"], tmp_path)
+    with pytest.raises(ConfigError, match="a bundle in memory: save it, and name its folder"):
+        start.opened()

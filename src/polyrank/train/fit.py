@@ -274,7 +274,7 @@ def train_model(
         limit = ranks.of_first(limit)
         sources = replace(sources, memory=AUTO_MEMORY if limit is None else limit)
         with ranks.first_before_others():  # so that the cache is written once
-            learned = _learned(schema, sources, origin)
+            learned = learned_by(schema, sources, origin)
             if origin is not None and not learned[-1].rows:
                 return _unchanged(origin, config, learned, run)
             before = None if origin is None else origin.before
@@ -364,7 +364,7 @@ def train_model(
         return replace(bundle, calibrators=calibrated, scorecard=card)
 
 
-def _learned(schema: Schema, sources: Sources, origin: Origin | None) -> tuple[Learned, ...]:
+def learned_by(schema: Schema, sources: Sources, origin: Origin | None) -> tuple[Learned, ...]:
     """Return what the run and those before it learn; refuse rows that they have learned."""
     new = learned_of(sources.train, schema)
     if origin is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -57,7 +57,7 @@ class Start:
     retain: float = 1.0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.run, str | Path | Bundle) or self.run == MEMORY:
+        if not isinstance(self.run, str | Path | Bundle):
             raise ConfigError(
                 f"start: run must be a run folder, a bundle folder or a Bundle, got {self.run!r}"
             )
@@ -77,10 +77,29 @@ class Start:
         run = MEMORY if isinstance(self.run, Bundle) else str(Path(self.run).absolute())
         return {"run": run, "encodings": self.encodings, "retain": float(self.retain)}
 
+    @classmethod
+    def from_table(cls, table: Mapping[str, Any], folder: Path) -> Start:
+        """Read a `[start]` table; a relative path is in `folder`.
+
+        Raises:
+            ConfigError: an unknown key, a missing run, or a value of a wrong type.
+        """
+        spec.check_keys(table, [each.name for each in fields(cls)], "start")
+        if "run" not in table:
+            raise ConfigError("start: run is missing: name the run folder to go on from")
+        run = table["run"]
+        if isinstance(run, str) and run != MEMORY:
+            run = str((folder / run).absolute())
+        return cls(**{**table, "run": run})
+
     def opened(self) -> Origin:
         """Load the bundle, and say whether there is a state of the optimisers beside it."""
         if isinstance(self.run, Bundle):
             return Origin(self, self.run, None)
+        if self.run == MEMORY:
+            raise ConfigError(
+                "start: the run began from a bundle in memory: save it, and name its folder as run"
+            )
         path = Path(self.run)
         return Origin(self, load(path), path if (path / "bundle").is_dir() else None)
 
