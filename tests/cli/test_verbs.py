@@ -137,6 +137,26 @@ def test_train_starts_from_a_run_and_exports_what_grew(folder, command):
     assert "1 of 1 files or frames of training rows were learned" in errors
 
 
+def test_replay_shows_each_day_and_writes_a_page(folder, command):
+    rows = pl.read_parquet(folder / "train.parquet").with_row_index("row")
+    rows.with_columns(day=pl.col("row") // 150).write_parquet(folder / "train.parquet")
+    arguments = ("replay", "exp.toml", "--by", "day", "--set", "data.orphans=zero")
+    code, out, _ = command(*arguments, "--strategy", "scratch", "--strategy", "warm")
+    assert code == 0
+    assert "click @ all, auc, each period by the model of the one before" in out
+    assert out.splitlines()[1].split() == ["period", "rows", "scratch", "warm"]
+    page = (folder / "runs" / "tiny-replay" / "replay.html").read_text(encoding="utf-8")
+    assert "Seconds to learn a period" in page
+    code, out, _ = command(
+        *arguments, "--strategy", "warm", "--from", "1", "--to", "1", "--out", "one", "--json"
+    )
+    (cell,) = out["periods"]
+    assert (cell["period"], cell["rows"], cell["strategy"]) == ("1", 150, "warm")
+    code, _, errors = command(*arguments, "--strategy", "warm")
+    assert code == 1
+    assert "exists: go on with --resume" in errors
+
+
 def test_train_shows_where_a_steps_time_goes_and_learns_the_same(folder, command):
     command("train", "exp.toml")
     code, found, _ = command("train", "exp.toml", "--out", "profiled", "--profile", "--json")
