@@ -395,3 +395,24 @@ def test_a_split_may_have_a_seed_of_its_own(tmp_path):
         ConfigError, match=r"data\.split: seed must be a whole number of at least 0"
     ):
         rows(1, {"seed": -1})
+
+
+def test_a_run_that_training_goes_on_from(tmp_path):
+    text = """
+        start = { run = "runs/monday", retain = 0.9 }
+        [data]
+        train = "log.csv"
+        [features]
+        sparse = ["item"]
+        [[task]]
+        name = "click"
+    """
+    found = Experiment.from_text(text, folder=tmp_path)
+    assert found.start == pr.Start(run=str(tmp_path / "runs" / "monday"), retain=0.9)
+    assert Experiment.from_text(found.to_toml()) == found
+    changed = Experiment.from_text(text, folder=tmp_path, overrides=["start.run=/b"])
+    assert changed.start == pr.Start(run="/b", retain=0.9)
+    with pytest.raises(ConfigError, match="start: run is missing: name the run folder"):
+        Experiment.from_text(text.replace('run = "runs/monday", ', ""))
+    with pytest.raises(ConfigError, match="start: unknown key 'keep'"):
+        Experiment.from_text(text.replace("retain", "keep"))

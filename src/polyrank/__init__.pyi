@@ -120,6 +120,7 @@ from .train.optim import RowOptimizer as RowOptimizer
 from .train.optim import RowwiseAdagrad as RowwiseAdagrad
 from .train.optim import Schedule as Schedule
 from .train.seeds import SeedRuns as SeedRuns
+from .train.start import Start as Start
 from .train.training import Checkpoint as Checkpoint
 from .train.training import Stop as Stop
 from .train.training import Training as Training

@@ -21,16 +21,27 @@ from polyrank.data.split import By, split
 from polyrank.errors import ConfigError, did_you_mean
 from polyrank.features import FEATURES
 from polyrank.metrics.fusion import Fusion
+from polyrank.metrics.registry import direction
 from polyrank.metrics.scorecard import Scorecard
 from polyrank.models.model import Model
 from polyrank.schema import Feature, Keys, Schema, Task
+from polyrank.terms import populations
 from polyrank.train.fit import config_tables, train_model
 from polyrank.train.progress import Observer, Profile
+from polyrank.train.replay import (
+    Periods,
+    Replay,
+    replay,
+    settings_of,
+    strategies,
+    strategies_named,
+)
 from polyrank.train.seeds import SeedRuns, check_rows, finished, run_of, scorecard_of, seeds_folder
 from polyrank.train.sources import Sources
+from polyrank.train.start import Start
 from polyrank.train.training import Training
 
-SECTIONS = ["name", "seed", "data", "features", "keys", "task", "model", "train", "fusion"]
+SECTIONS = ["name", "seed", "data", "features", "keys", "task", "model", "train", "fusion", "start"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +154,7 @@ class Experiment:
         name: of the run folder.
         seed: of splits, weights, shuffling and dropout.
         fusion: the weights of a fused score, which the scorecard then measures as well.
+        start: the run that training goes on from.
 
     Example:
         >>> experiment = Experiment.from_text('''
@@ -166,6 +178,7 @@ class Experiment:
     name: str = "experiment"
     seed: int = 0
     fusion: Fusion | None = None
+    start: Start | None = None
 
     def __post_init__(self) -> None:
         name = self.name
@@ -238,6 +251,7 @@ class Experiment:
             model=Model.from_table(table.get("model", {})),
             training=Training.from_table(table.get("train", {})),
             fusion=Fusion(table["fusion"]) if "fusion" in table else None,
+            start=Start.from_table(table["start"], Path(folder)) if "start" in table else None,
             **{key: table[key] for key in ("name", "seed") if key in table},
         )
 
@@ -245,7 +259,7 @@ class Experiment:
         """Return plain tables, every default shown."""
         return config_tables(
             self.name, self.seed, spec.to_table(self.data), self.schema, self.model, self.training,
-            self.fusion,
+            self.fusion, self.start,
         )  # fmt: skip
 
     def to_toml(self) -> str:
@@ -290,8 +304,84 @@ class Experiment:
         """Train the model as `polyrank.fit` does; a profile collects where a step's time goes."""
         return train_model(
             self.schema, self.model, self.training, self.sources(), seed=self.seed,
-            config=self.to_table(), fusion=self.fusion, out=out, resume=resume, force=force,
-            progress=progress, profile=profile,
+            config=self.to_table(), fusion=self.fusion, begun=self.start, out=out,
+            resume=resume, force=force, progress=progress, profile=profile,
+        )  # fmt: skip
+
+    def replay(
+        self,
+        by: str,
+        *,
+        first: Any = None,
+        last: Any = None,
+        every: str | None = None,
+        names: Sequence[str] = (),
+        window: int | None = None,
+        retain: float = 0.9,
+        valid: float = 0.1,
+        score: str | None = None,
+        metric: str | None = None,
+        out: str | Path,
+        resume: bool = False,
+        force: bool = False,
+        progress: Observer | bool | None = None,
+    ) -> Replay:
+        """Score each period of the log by the model of the period before, then learn it.
+
+        The rows are those of `data.source`, or of `data.train`; see docs/warm_start.md.
+
+        Args:
+            by: a column whose values are periods, or times where `every` is given.
+            first: period that is scored; by default the second one.
+            last: period that is scored and learned; by default the last one.
+            every: the length of a period, such as "1d", or a number of the column's unit.
+            names: of strategies, among scratch, warm and forget; all by default.
+            window: periods that scratch learns; all so far by default.
+            retain: share of what earlier periods told that still counts, of forget.
+            valid: share of each run's rows that choose its epoch and calibrate.
+            score: that is shown; by default the first task's.
+            metric: that is shown; by default its kind's.
+            out: the folder of the runs.
+            resume: go on with the replay in `out`.
+            force: replace it.
+            progress: as in `polyrank.fit`.
+
+        Raises:
+            ConfigError: options that contradict the log or the folder.
+            DataError: rows that cannot be cut, or learned.
+        """
+        if self.data.shared is not None:
+            raise ConfigError("a replay takes no [data.shared]: join the lists first")
+        chosen = strategies_named(names, strategies(window, retain))
+        kinds = {each.name: each for each in populations(self.schema)}
+        score = next(iter(kinds)) if score is None else score
+        if score not in kinds:
+            raise ConfigError(f"unknown score {score!r}{did_you_mean(score, kinds)}")
+        metric = kinds[score].label_kind.default_metric if metric is None else metric
+        direction(kinds[score].kind, metric)  # refuses an unknown one
+        source = self.data.source or self.data.train
+        periods = Periods.of(read(source, self.schema), by, every=every, first=first, last=last)
+        config = self.to_table()
+        rules: Any = {name: getattr(self.data, name) for name in ("orphans", "sampling", "memory")}
+
+        def fit(train: Any, held: Any, start: Start | None, folder: Path, again: bool) -> Bundle:
+            sources = Sources(train, held, **rules)
+            if self.fusion is not None:
+                sources = sources.carrying(self.fusion, self.schema)
+            own = config if start is None else {**config, "start": start.to_table()}
+            return train_model(
+                self.schema, self.model, self.training, sources, seed=self.seed, config=own,
+                fusion=self.fusion, begun=start, out=folder, resume=again, progress=progress,
+                title=f"{self.name} ({folder.parent.name} {folder.name})",
+            )  # fmt: skip
+
+        settings = settings_of(
+            config, chosen, by=by, first=periods.chosen[0], last=periods.chosen[-1], every=every,
+            valid=valid,
+        )  # fmt: skip
+        return replay(
+            periods, chosen, fit, out=Path(out), settings=settings, valid=valid, seed=self.seed,
+            begun=self.start, score=score, metric=metric, resume=resume, force=force,
         )  # fmt: skip
 
     def fit_seeds(
@@ -350,8 +440,8 @@ class Experiment:
                 else:
                     cards[seed] = train_model(
                         one.schema, one.model, one.training, one.sources(), seed=seed,
-                        config=config, fusion=one.fusion, out=run, resume=resume, progress=progress,
-                        title=f"{self.name} (seed {seed})", beside=folder.parent,
+                        config=config, fusion=one.fusion, begun=one.start, out=run, resume=resume,
+                        progress=progress, title=f"{self.name} (seed {seed})", beside=folder.parent,
                     ).scorecard  # fmt: skip
                 found = SeedRuns(folder, dict(cards))
                 check_rows(list(found.runs.values()))
@@ -419,7 +509,7 @@ def _parsed(override: str) -> dict[str, Any]:
 
 def _check_known(changes: Mapping[str, Any], table: Mapping[str, Any]) -> None:
     """Refuse a key that no experiment has; the hint looks for it in every section."""
-    tables = {"data": Data, "keys": Keys, "model": Model, "train": Training}
+    tables = {"data": Data, "keys": Keys, "model": Model, "train": Training, "start": Start}
     own = {name: [f"{name}.{each.name}" for each in fields(cls)] for name, cls in tables.items()}
     known = [*SECTIONS, *(key for keys in own.values() for key in keys), *_dotted(table)]
     for section, inner in changes.items():

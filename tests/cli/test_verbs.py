@@ -112,6 +112,51 @@ def test_train_prints_json_and_takes_changes(folder, command):
     assert saved.data.valid == str(folder / "valid.csv")
 
 
+def test_train_starts_from_a_run_and_exports_what_grew(folder, command):
+    command("train", "exp.toml")
+    rows = pl.read_parquet(folder / "train.parquet").with_columns(pl.col("item") + "2")
+    rows.write_parquet(folder / "new.parquet")
+    new = ("--set", "data.train=new.parquet")
+    code, out, _ = command("explain", "exp.toml", *new, "--set", "start.run=runs/tiny")
+    assert code == 0
+    code, out, _ = command(
+        "train", "exp.toml", *new, "--start", "runs/tiny", "--out", "runs/next", "--json"
+    )
+    assert code == 0
+    assert out["run"] == "runs/next"
+    old, grown = (
+        pl.read_parquet(folder / "runs" / name / "bundle" / "vocab" / "item.parquet")
+        for name in ("tiny", "next")
+    )
+    assert grown["value"][: old.height].equals(old["value"])
+    assert grown.height > old.height
+    code, _, _ = command("export", "runs/next")  # which compares the graph with the bundle
+    assert code == 0
+    code, _, errors = command("train", "exp.toml", "--start", "runs/next", "--out", "runs/again")
+    assert code == 1
+    assert "1 of 1 files or frames of training rows were learned" in errors
+
+
+def test_replay_shows_each_day_and_writes_a_page(folder, command):
+    rows = pl.read_parquet(folder / "train.parquet").with_row_index("row")
+    rows.with_columns(day=pl.col("row") // 150).write_parquet(folder / "train.parquet")
+    arguments = ("replay", "exp.toml", "--by", "day", "--set", "data.orphans=zero")
+    code, out, _ = command(*arguments, "--strategy", "scratch", "--strategy", "warm")
+    assert code == 0
+    assert "click @ all, auc, each period by the model of the one before" in out
+    assert out.splitlines()[1].split() == ["period", "rows", "scratch", "warm"]
+    page = (folder / "runs" / "tiny-replay" / "replay.html").read_text(encoding="utf-8")
+    assert "Seconds to learn a period" in page
+    code, out, _ = command(
+        *arguments, "--strategy", "warm", "--from", "1", "--to", "1", "--out", "one", "--json"
+    )
+    (cell,) = out["periods"]
+    assert (cell["period"], cell["rows"], cell["strategy"]) == ("1", 150, "warm")
+    code, _, errors = command(*arguments, "--strategy", "warm")
+    assert code == 1
+    assert "exists: go on with --resume" in errors
+
+
 def test_train_shows_where_a_steps_time_goes_and_learns_the_same(folder, command):
     command("train", "exp.toml")
     code, found, _ = command("train", "exp.toml", "--out", "profiled", "--profile", "--json")

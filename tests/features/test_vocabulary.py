@@ -258,3 +258,35 @@ def test_integers_that_lie_close_together_are_counted_and_found_like_others(low,
     others = pl.Series([low, low + 70_000, 2**63 - 1, -(2**63), low - 1 if low > -(2**63) else 0])
     expected = [vocabulary.to_frame().filter(value=each)["row"].sum() for each in others]
     assert vocabulary.encode(others)[0].tolist() == expected
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 6) | st.none(), max_size=12), min_size=2, max_size=4),
+    st.integers(1, 4),
+)
+def test_growing_counts_like_one_fit_and_keeps_rows(parts, least):
+    columns = [pl.Series(part, dtype=pl.Int64) for part in parts]
+    found = Vocabulary.fit(columns[:1], least)
+    for column in columns[1:]:
+        before, found = (
+            found,
+            Vocabulary.from_frame(found.saved()).grown([counts_of(column)], least),
+        )
+        assert found.values[: len(before.values)].equals(before.values)
+    whole = Vocabulary.fit(columns, least)
+    one, two = (
+        dict(zip(each.values.to_list(), each.counts.to_list(), strict=True))
+        for each in (found, whole)
+    )
+    assert one == two
+
+
+def test_growing_never_makes_ids_one_that_were_told_apart():
+    first = Vocabulary.fit([pl.Series(["a", "7", "7", "07", "07"])], min_count=2)
+    grown = first.grown([counts_of(pl.Series([7, 8, 8]))], min_count=2)
+    assert grown.dtype == "string"
+    assert grown.values.to_list() == ["07", "7", "8"]
+    assert grown.counts.to_list() == [2, 3, 2]
+    wider = Vocabulary.fit([pl.Series([7, 8])]).grown([counts_of(pl.Series(["x", "7"]))])
+    assert wider.values.to_list() == ["7", "8", "x"]
+    assert wider.encode(pl.Series([8, 7]))[0].tolist() == [2, 1]

@@ -16,6 +16,7 @@ import polyrank as pr
 from polyrank.data.folds import folds
 from polyrank.data.sampling import Sampling
 from polyrank.data.table import Table
+from polyrank.data.vocab import Before
 from polyrank.errors import ConfigError, SchemaError
 from polyrank.objective.losses import Supervision
 from polyrank.stages.priors import Moments, variances
@@ -386,10 +387,11 @@ TWO_IDS = pr.Schema([pr.SparseFeature("user"), pr.SparseFeature("item")], [pr.Ta
 
 
 def run_alone(
-    schema: pr.Schema, frame: pl.DataFrame, *, epochs: int, size: int = 256, folds: int = 4
-) -> WideFit:
+    schema: pr.Schema, frame: pl.DataFrame, *, epochs: int, size: int = 256, folds: int = 4,
+    before: dict | None = None, retained: float = 1.0, prepare=None, earlier: Before | None = None,
+) -> WideFit:  # fmt: skip
     """Fit wide rows without a network."""
-    vocab, tables = encoded(schema, Sources(frame, None, None))
+    vocab, tables = encoded(schema, Sources(frame, None, None), before=earlier)
     train = tables["train"]
     spec = Wide(folds=folds)
     rows = spec.build(pr.Model(wide=spec).layout(schema, vocab))
@@ -398,7 +400,11 @@ def run_alone(
         rates=base_rates(train), sampling=None, seed=1, steps=-(-len(train) // size),
         unseen_rate=0.0, batch_size=size, threads=1,
     )  # fmt: skip
+    if before is not None:
+        rows.start_from(before, set(), retained)
     learner = WideFit(rows, run, epochs)
+    if prepare is not None:
+        prepare(learner)
     x = torch.zeros(size, rows.layout.width)
     for epoch in range(epochs):
         for batch in train.batches(rows.layout, size, shuffle=True, seed=1, epoch=epoch):
@@ -428,6 +434,91 @@ def test_with_enough_rows_it_is_the_penalised_logistic_regression():
     z = one_hot @ ours
     assert abs(roc_auc_score(frame["click"], z) - roc_auc_score(
         frame["click"], one_hot @ coefficients)) < 5e-4  # fmt: skip
+
+
+@pytest.mark.parametrize("in_torch", [False, True], ids=["compiled", "torch"])
+@pytest.mark.parametrize("retained", [1.0, 0.5])
+def test_a_posterior_is_the_prior_of_later_rows_as_in_plain_float64(retained, in_torch):
+    """The posterior mode given the discounted Gaussian of earlier rows, by Newton's method."""
+    first = run_alone(TWO_IDS, ids_log(8_000, 2, users=60, items=50), epochs=6, size=64).rows
+    frame = ids_log(20_000, 3, users=60, items=50)
+    before = first.named_weights()
+
+    earlier = Before(first.layout.vocab, False, "first")
+
+    def going_on(learner):
+        learner._scratch = None if in_torch else learner._scratch
+
+    learner = run_alone(
+        TWO_IDS, frame, epochs=12, size=64, prepare=going_on, before=before, retained=retained,
+        earlier=earlier,
+    )  # fmt: skip
+    rows, table = learner.rows, learner.run.train
+    width = len(rows.effect)
+    x = np.zeros((frame.height, width + 1))
+    x[:, -1] = 1  # the bias
+    for k in range(2):
+        x[np.arange(frame.height), rows.first_rows[k] + table.ids[k]] = 1
+    y = frame["click"].to_numpy()
+    level = np.repeat(first.prior[:, 0].double().numpy(), np.diff(rows.first_rows))
+    precision = first.precision[:, 0].double().numpy()
+    information = np.append(
+        level + retained * (precision - level), retained * float(first.bias_curvature[0])
+    )
+    score = np.append(
+        retained * precision * first.effect[:, 0].double().numpy(),
+        information[-1] * float(first.bias[0]),
+    )
+    w = score / information
+    for _ in range(20):
+        p = 1 / (1 + np.exp(-x @ w))
+        gradient = x.T @ (y - p) + score - information * w
+        w += np.linalg.solve((x.T * (p * (1 - p))) @ x + np.diag(information), gradient)
+    assert np.abs(x.T @ (y - p) + score - information * w).max() < 1e-6
+    ours = learner.tensors["state"][:, learner.heads * rows.folds].numpy()
+    assert np.linalg.norm(ours - w[:-1]) / np.linalg.norm(w[:-1]) < 2e-2
+    assert float(rows.bias[0]) == pytest.approx(w[-1], abs=2e-2)
+    exact = information[:-1] + (x.T**2 @ (p * (1 - p)))[:-1]
+    np.testing.assert_allclose(rows.precision[:, 0].numpy(), exact, rtol=2e-2)
+    assert float(rows.bias_curvature[0]) == pytest.approx(
+        information[-1] + float((p * (1 - p)).sum()), rel=2e-2
+    )
+    assert torch.equal(rows.prior, first.prior)
+
+
+def test_bins_go_on_from_what_earlier_rows_told_of_them():
+    """A curve of few later rows stays near that of many earlier ones, and forgets by a factor."""
+
+    def log_of(rows, seed):
+        rng = np.random.default_rng(seed)
+        price = rng.normal(size=rows)
+        p = 1 / (1 + np.exp(-(np.sin(2 * price) - 0.5)))
+        return pl.DataFrame({"price": price, "click": (rng.random(rows) < p).astype(int)})
+
+    schema = pr.Schema([pr.DenseFeature("price", encoding="bins", bins=12)], [pr.Task("click")])
+    first = run_alone(schema, log_of(20_000, 1), epochs=4)
+    found = {}
+    for retained in (1.0, 0.1):
+        later = log_of(400, 2)
+        learner = run_alone(
+            schema, later, epochs=4, before=first.rows.named_weights(), retained=retained,
+            earlier=Before(first.rows.layout.vocab, False, "first"),
+        )  # fmt: skip
+        rows = learner.rows
+        old, new = (each.named_weights() for each in (first.rows, rows))
+        of_later = new["curvature.price"] - retained * old["curvature.price"]
+        assert float(of_later.min()) > -1e-2
+        assert float(of_later.sum()) == pytest.approx(400 * 0.22, rel=0.15)
+        found[retained] = float((rows.effect - first.rows.effect).abs().max())
+    assert found[1.0] < 0.15
+    assert found[1.0] < found[0.1]
+
+
+def test_a_stage_that_cannot_go_on_says_so():
+    rows = pr.Trees().build(pr.Model(trees=pr.Trees()).layout(TWO_IDS, encoded(
+        TWO_IDS, Sources(ids_log(200, 1)))[0]))  # fmt: skip
+    with pytest.raises(ConfigError, match="cannot learn on from earlier rows: train on all rows"):
+        rows.start_from({}, set(), 1.0)
 
 
 def test_a_row_is_never_read_by_what_learned_from_it():

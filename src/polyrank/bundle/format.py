@@ -3,7 +3,7 @@
 bundle.json            format, versions, schema, model, encodings, checksums
 config.toml            the resolved experiment
 history.parquet        one row per epoch
-vocab/TABLE.parquet    columns row, value, count
+vocab/TABLE.parquet    columns row, value, count; ids of row 0 are rare ones
 weights.safetensors    embed.TABLE, interaction.…, trunk.…, head.TASK.…
 scorecard.json         the run's own, if rows were scored
 stages/NAME/FILE.txt   texts of a first stage, such as a head's trees
@@ -36,9 +36,10 @@ from polyrank.features.vocabulary import Vocabulary
 from polyrank.files import locked, replacing, replacing_folder, writing
 from polyrank.schema import Schema
 
-FORMAT = 4
+FORMAT = 5
 MANIFEST = "bundle.json"
 STAGES = "stages/"
+_LISTED = pl.col("row") > 0
 _ATTEMPTS = 5  # to read a bundle that is replaced while it is read
 Found = TypeVar("Found")
 
@@ -80,7 +81,7 @@ def read(path: Path, *, weights: bool = True, shared: Path | None = None) -> Par
 
     Without `weights`, texts of first stages are left out too: an exported graph has both. With
     `shared`, a folder of the server's own, vocabularies are mapped from there, where the first
-    process puts them.
+    process puts them. Rare ids, which only a warm start counts on, come with the weights.
     """
     manifest = _checked(path)
     try:
@@ -91,6 +92,8 @@ def read(path: Path, *, weights: bool = True, shared: Path | None = None) -> Par
         }
         if shared is None:
             vocab = {table: pl.read_parquet(file) for table, file in files.items()}
+            if not weights:
+                vocab = {table: each.filter(_LISTED) for table, each in vocab.items()}
         else:
             vocab = _mapped(files, shared / version_of(manifest))
         scorecard = None
@@ -120,7 +123,11 @@ def _mapped(files: Mapping[str, Path], folder: Path) -> dict[str, pl.DataFrame]:
         with locked(folder):
             if not arrow.is_file():
                 # One piece, of types that every pyarrow reads.
-                read = pl.read_parquet(file).to_arrow(compat_level=pl.CompatLevel.oldest())
+                read = (
+                    pl.read_parquet(file)
+                    .filter(_LISTED)
+                    .to_arrow(compat_level=pl.CompatLevel.oldest())
+                )
                 with (
                     replacing(arrow) as temporary,
                     pa.ipc.new_file(str(temporary), read.schema) as written,

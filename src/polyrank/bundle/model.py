@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -22,6 +24,7 @@ from polyrank.calibration import CalibrationMap
 from polyrank.calibration.fitting import Calibrator
 from polyrank.data import stream
 from polyrank.data.labels import Orphans, check_rule
+from polyrank.data.learned import Learned
 from polyrank.data.read import Joined, collect_chunks, column_names, read, with_lists
 from polyrank.data.sampling import Sampling
 from polyrank.data.statistics import label_groups
@@ -64,6 +67,7 @@ class Bundle:
         history: one row per epoch.
         scorecard: of the test rows where there were any, else of the validation rows.
         calibrators: of each head, by task; a head without one is uncalibrated.
+        learned: the training rows of the runs behind these weights, the first run's first.
     """
 
     schema: Schema
@@ -75,6 +79,16 @@ class Bundle:
     history: pl.DataFrame
     scorecard: Scorecard | None
     calibrators: Mapping[str, Calibrator] = field(default_factory=dict)
+    learned: tuple[Learned, ...] = ()
+
+    @property
+    def version(self) -> str:
+        """A name for what it has learned, by which a bundle that starts from it names it."""
+        digest = hashlib.sha256(json.dumps(self._manifest(), sort_keys=True).encode())
+        for name, weight in self.ranker.named_weights().items():
+            digest.update(name.encode())
+            digest.update(weight.contiguous().numpy().tobytes())
+        return digest.hexdigest()[:12]
 
     @property
     def fusion(self) -> Fusion | None:
@@ -128,6 +142,10 @@ class Bundle:
             kept = _figures(self.history.row(self.kept_epoch - 1, named=True))
             shown = ", ".join(f"{name} {value}" for name, value in kept.items())
             facts["kept"] = f"epoch {self.kept_epoch} of {self.history.height}: {shown}"
+        if len(self.learned) > 1:
+            rows = sum(each.rows for each in self.learned)
+            runs = counted(len(self.learned) - 1, "run")
+            facts["learned"] = f"{rows:,} rows, of this run and {runs} before it"
         if self.scorecard is not None:
             facts["scorecard"] = f"of {self.scorecard.split} rows"
         return facts
@@ -446,7 +464,7 @@ class Bundle:
         """
         weights = {name: each.numpy() for name, each in self.ranker.named_weights().items()}
         listed = {name: each for name, each in self.vocab.tables.items() if each.size is None}
-        vocab = {name: table.to_frame() for name, table in listed.items()}
+        vocab = {name: table.saved() for name, table in listed.items()}
         card = self.scorecard.to_json() if self.scorecard is not None else None
         stages = {} if self.ranker.first is None else self.ranker.first.to_files()
         record = self.config, self.history, vocab, weights, card, stages
@@ -477,6 +495,7 @@ class Bundle:
                 for task, each in self.calibrators.items()
             },
             "stages": {} if self.ranker.first is None else self.ranker.first.to_table(),
+            "learned": [spec.to_table(each) for each in self.learned],
         }
 
 
@@ -555,6 +574,9 @@ def load(path: str | Path, *, trunk: BuildsTrunk | None = None) -> Bundle:
             )
             for task, each in parts.manifest["calibrators"].items()
         }
+        learned = tuple(
+            spec.from_table(Learned, each, "learned") for each in parts.manifest["learned"]
+        )
         card = None if parts.scorecard is None else Scorecard.from_json(parts.scorecard)
         ranker = _built(model, model.layout(schema, vocab))
     except PolyrankError as error:
@@ -565,7 +587,7 @@ def load(path: str | Path, *, trunk: BuildsTrunk | None = None) -> Bundle:
     if ranker.first is not None:
         ranker.first.load_files(parts.manifest["stages"], parts.stages)
     record = parts.config, parts.history, card
-    return Bundle(schema, model, vocab, targets, ranker.eval(), *record, calibrators)
+    return Bundle(schema, model, vocab, targets, ranker.eval(), *record, calibrators, learned)
 
 
 def _built(model: Model, layout: Layout) -> Ranker:

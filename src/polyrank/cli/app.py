@@ -25,6 +25,7 @@ VERBS = {
     "check": "Audit the log of an experiment before training on it.",
     "explain": "Show the plan: objective, rows and positives per term, parameters, memory.",
     "train": "Train an experiment and write its run folder.",
+    "replay": "Test, then train, day by day: from scratch and warm start side by side.",
     "evaluate": "Score labelled rows: the scorecard.",
     "predict": "Score rows into a file.",
     "export": "Write ONNX files that give the model's numbers, checked on real rows.",

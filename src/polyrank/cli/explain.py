@@ -38,7 +38,8 @@ def explain(
         raise ConfigError("--memory is of each of several processes: give --ranks as well")
     loaded = Experiment.load(experiment, set)
     found = planned(
-        loaded.schema, loaded.model, loaded.training, loaded.sources(), loaded.fusion, ranks=ranks,
+        loaded.schema, loaded.model, loaded.training, loaded.sources(), loaded.fusion, loaded.start,
+        ranks=ranks,
         limit=None if memory is None else bytes_of(memory),
         rate=measured_rate(Path("runs") / loaded.name),
     )  # fmt: skip

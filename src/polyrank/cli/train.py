@@ -16,6 +16,7 @@ def train(
     resume: bool = False,
     force: bool = False,
     set: tuple[str, ...] = (),
+    start: Path | None = None,
     seeds: int | None = None,
     profile: bool = False,
     json: bool = False,
@@ -31,6 +32,8 @@ def train(
         force: replace the run in that folder.
         set: change a key of the file, such as train.epochs=3 or task.buy.space=click; may be
             repeated.
+        start: go on from the weights of this run folder or bundle, on new rows alone: the same as
+            start.run of the file.
         seeds: train so many seeds, from the experiment's on, each into a run folder OUT/seed-N, and
             print the mean and the standard deviation of every score.
         profile: show where a step's time goes: load (the next batch gathered from the table),
@@ -38,6 +41,8 @@ def train(
             weights are the same as without.
         json: print the run and its scorecard as JSON.
     """
+    from json import dumps as json_text
+
     from polyrank.bundle.format import seed_runs
     from polyrank.cli.show import print_json, print_profile, show
     from polyrank.config import Experiment
@@ -48,7 +53,8 @@ def train(
     if not speaks():  # what it would say, the first process of the run says
         for handler in logging.getLogger().handlers:
             handler.setLevel(logging.ERROR)
-    loaded = Experiment.load(experiment, set)
+    begun = () if start is None else (f"start.run={json_text(str(start.absolute()))}",)
+    loaded = Experiment.load(experiment, (*set, *begun))
     folder = out or Path("runs") / loaded.name
     if seeds is not None:
         if profile:

@@ -5,7 +5,7 @@ FOLDER/
   files.json         checksums of the sources (polyrank.data.checksums)
   KEY/               KEY says what was encoded, and by what: 32 hex digits
     manifest.json    types of vocabularies, encodings, counts, messages, files' sizes and checksums
-    vocab.0.arrow    values and counts of a vocabulary
+    vocab.0.arrow    a vocabulary
     train.ids.npy    an array of a table, which numpy maps into memory; likewise dense, labels, …
     train.keys.arrow the key columns
 
@@ -43,7 +43,7 @@ from polyrank.schema import Schema
 logger = logging.getLogger(__name__)
 
 # Of the files below, and of what encoding makes of the same rows: a change of either is a new one.
-FORMAT = 5
+FORMAT = 6
 NAME = ".polyrank-cache"
 KEPT = 4
 MANIFEST = "manifest.json"
@@ -173,8 +173,7 @@ def _write(
         file = None if table.size is not None else f"vocab.{index}"
         vocabularies[name] = {"dtype": table.dtype, "size": table.size, "file": file}
         if file:
-            frame = pl.DataFrame([table.values.alias("value"), table.counts.alias("count")])
-            frame.write_ipc(folder / f"{file}.arrow")
+            table.saved().write_ipc(folder / f"{file}.arrow")
     tables = write(folder)
     names = sorted(path.name for path in folder.iterdir())
     with ThreadPoolExecutor() as pool:
@@ -195,7 +194,7 @@ def _read_vocab(path: Path, body: Mapping[str, Any], schema: Schema) -> Vocab:
             tables[name] = Vocabulary(facts["dtype"], size=facts["size"])
         else:
             frame = pl.read_ipc((path / f"{facts['file']}.arrow").read_bytes())
-            tables[name] = Vocabulary(facts["dtype"], frame["value"], frame["count"])
+            tables[name] = Vocabulary.from_frame(frame)
     return Vocab(schema.features, tables, Vocab.states_of(schema.features, body["encodings"]))
 
 

@@ -29,10 +29,10 @@ from polyrank.data.read import Joined, collect_chunks, read
 from polyrank.data.shared import Shared, Sharing
 from polyrank.data.table import Columns, Table, encode_columns
 from polyrank.data.table_files import TableFiles
-from polyrank.data.vocab import Vocab, id_owners
+from polyrank.data.vocab import Before, Vocab, id_owners
 from polyrank.errors import DataError
 from polyrank.features.bags import Bag
-from polyrank.features.vocabulary import Vocabulary, counts_of, merged
+from polyrank.features.vocabulary import counts_of, merged
 from polyrank.schema import Schema
 
 logger = logging.getLogger(__name__)
@@ -104,7 +104,7 @@ def planned(frame: Frame, schema: Schema, orphans: Orphans, split: str, chunk: i
     return Plan(rows=kept, chunk_rows=chunk)
 
 
-def fitted(frame: Frame, schema: Schema, plan: Plan) -> Vocab:
+def fitted(frame: Frame, schema: Schema, plan: Plan, before: Before | None = None) -> Vocab:
     """Return what encodes a log, as `Vocab.fit` does, from chunks of its training rows."""
     shared = None
     if isinstance(frame, Joined):
@@ -146,11 +146,7 @@ def fitted(frame: Frame, schema: Schema, plan: Plan) -> Vocab:
             state = feature.fit(pl.concat(sampled.pop(feature.name)))
             if state is not None:
                 states[feature.name] = state
-    found = {
-        table: tables[table] or Vocabulary.of_counts(counted.pop(table), owner.least_count(table))
-        for table, owner in owners.items()
-    }
-    return Vocab(schema.features, found, states)
+    return Vocab.of_counts(schema.features, counted, states, before)
 
 
 def write_table(

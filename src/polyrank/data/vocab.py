@@ -34,13 +34,19 @@ class Vocab:
     states: Mapping[str, Any]
 
     @classmethod
-    def fit(cls, frame: pl.LazyFrame | pl.DataFrame | Joined, schema: Schema) -> Self:
+    def fit(
+        cls,
+        frame: pl.LazyFrame | pl.DataFrame | Joined,
+        schema: Schema,
+        before: Before | None = None,
+    ) -> Self:
         """Return what encodes a log, fitted on its training rows and no others.
 
         Args:
             frame: the training rows.
             schema: names the columns; a shared table is fitted on all its columns together, the
                 elements of lists among them, with the owner's `min_count`.
+            before: what a warm start grows.
 
         Raises:
             DataError: no rows, a missing column, or one that cannot be ids, lists or numbers.
@@ -67,18 +73,39 @@ class Vocab:
             column = feature.column(collect(frame, feature.columns))
             if not len(column):
                 raise DataError("no rows in train: there is nothing to fit a vocabulary on")
-            state = feature.fit(column)
-            if state is not None:
-                states[feature.name] = state
+            if before is None or before.refitted:
+                state = feature.fit(column)
+                if state is not None:
+                    states[feature.name] = state
             for table in feature.id_tables:
                 if tables[table] is None:
                     counted[table].append(counts_of(feature.ids(column, table)))
-        fitted = {
-            table: tables[table]
-            or Vocabulary.of_counts(counted.pop(table), owner.least_count(table))
-            for table, owner in owners.items()
-        }
-        return cls(schema.features, fitted, states)
+        return cls.of_counts(schema.features, counted, states, before)
+
+    @classmethod
+    def of_counts(
+        cls,
+        features: Sequence[Feature],
+        counted: Mapping[str, Sequence[pl.DataFrame]],
+        states: Mapping[str, Any],
+        before: Before | None = None,
+    ) -> Self:
+        """Return what encodes a log, from the counts of ids by table, and the states of features.
+
+        Of a warm start, tables grow, and the states that were before come first unless refitted.
+        """
+        fitted = {}
+        for table, owner in id_owners(features).items():
+            fixed, least = owner.fixed(table), owner.least_count(table)
+            if fixed is not None:
+                fitted[table] = fixed
+            elif before is not None:
+                fitted[table] = before.vocab.tables[table].grown(counted[table], least)
+            else:
+                fitted[table] = Vocabulary.of_counts(counted[table], least)
+        if before is not None and not before.refitted:
+            states = before.vocab.states
+        return cls(features, fitted, states)
 
     @staticmethod
     def states_of(features: Sequence[Feature], saved: Mapping[str, Any]) -> dict[str, Any]:
@@ -122,6 +149,21 @@ class Vocab:
             for codec in self.codecs.values()
             for slot, columns in codec.columns.items()
         }
+
+
+@dataclass(frozen=True)
+class Before:
+    """What a warm start grows: the vocabularies of a bundle.
+
+    Args:
+        vocab: its own.
+        refitted: whether the states of numbers are fitted again, on the new rows.
+        name: of the bundle's content, for caches.
+    """
+
+    vocab: Vocab
+    refitted: bool
+    name: str
 
 
 def id_owners(features: Sequence[Feature]) -> dict[str, Feature]:

@@ -26,6 +26,7 @@ _SPREAD = 8
 # … or this many in all: 256 KiB, which stay in the cache.
 _SMALL = 65_536
 _LEAST = -(2**63)
+_WIDER: tuple[IdType, ...] = ("int", "float", "string")
 # Texts whose rows a process keeps beside the hashes that it shares, of so many letters at most: a
 # megabyte or two, and most of what is asked for.
 _KNOWN, _SHORT = 16_384, 64
@@ -42,12 +43,14 @@ class Vocabulary:
         values: entries of rows 1, 2, …, the most frequent first; may hold one null.
         counts: training occurrences of each entry.
         size: rows of an identity or a hashed table.
+        rare: value and count of ids that had too few rows to be entries; a warm start counts on.
     """
 
     dtype: IdType | Literal["identity", "hash"]
     values: pl.Series = field(default_factory=lambda: pl.Series(dtype=pl.Int64))
     counts: pl.Series = field(default_factory=lambda: pl.Series(dtype=pl.Int64))
     size: int | None = None
+    rare: pl.DataFrame | None = None
 
     @classmethod
     def fit(cls, columns: Sequence[pl.Series], min_count: int = 1) -> Self:
@@ -58,17 +61,52 @@ class Vocabulary:
     def of_counts(cls, counted: Sequence[pl.DataFrame], min_count: int = 1) -> Self:
         """Return what `fit` does, from the `counts_of` each column."""
         dtype = id_type([each["value"] for each in counted])
-        entries = (
-            pl.concat(
-                each.select(as_type(each["value"], dtype), pl.col("count").cast(pl.Int64))
-                for each in counted
-            )
-            .group_by("value")
-            .sum()
-            .filter(pl.col("count") >= min_count)
-            .sort("count", "value", descending=[True, False], nulls_last=False)
+        entries = _totals(counted, dtype)
+        often = pl.col("count") >= min_count
+        kept = entries.filter(often)
+        return cls(dtype, kept["value"], kept["count"], rare=_some(entries.filter(~often)))
+
+    def grown(self, counted: Sequence[pl.DataFrame], min_count: int = 1) -> Vocabulary:
+        """Return the vocabulary of the rows that it was fitted on and of more.
+
+        Its entries keep their rows, and new ones come after them. An identity or a hashed table
+        stays as it is.
+
+        Args:
+            counted: the `counts_of` columns of the new rows.
+            min_count: which an id must reach in the old rows and the new ones together.
+
+        Example:
+            >>> first = Vocabulary.fit([pl.Series([7, 7, 8])], min_count=2)
+            >>> first.grown([counts_of(pl.Series([9, 9, 8]))], min_count=2).values.to_list()
+            [7, 8, 9]
+        """
+        if self.size is not None:
+            return self
+        rare = self._no_entries if self.rare is None else self.rare
+        found = id_type([self.values, rare["value"], *(each["value"] for each in counted)])
+        # Never a narrower one, in which ids that were told apart would be one.
+        dtype = max(self.id_type, found, key=_WIDER.index)
+        more = _totals([rare, *counted], dtype)
+        values = as_type(self.values, dtype).alias("value")
+        entries = pl.DataFrame([values, self.counts.alias("before")])
+        again = entries.join(more, on="value", how="left", nulls_equal=True, maintain_order="left")
+        counts = again["before"] + again["count"].fill_null(0)
+        others = more.join(entries, on="value", how="anti", nulls_equal=True, maintain_order="left")
+        often = pl.col("count") >= min_count
+        new, rest = others.filter(often), others.filter(~often)
+        return Vocabulary(
+            dtype,
+            pl.concat([values, new["value"]]),
+            pl.concat([counts.alias("count"), new["count"]]),
+            rare=_some(rest),
         )
-        return cls(dtype, entries["value"], entries["count"])
+
+    @property
+    def _no_entries(self) -> pl.DataFrame:
+        return pl.DataFrame(
+            {"value": self.values.clear(), "count": pl.Series(dtype=pl.Int64)},
+        )
 
     @property
     def rows(self) -> int:
@@ -135,9 +173,20 @@ class Vocabulary:
         rows = pl.Series("row", np.arange(1, len(self.values) + 1, dtype=np.int32))
         return pl.DataFrame([rows, self.values.alias("value"), self.counts.alias("count")])
 
+    def saved(self) -> pl.DataFrame:
+        """Return `to_frame` with the rare ids before it, all of them in row 0."""
+        listed = self.to_frame()
+        if self.rare is None:
+            return listed
+        row = pl.lit(0, pl.Int32).alias("row")
+        return pl.concat([self.rare.select(row, "value", "count"), listed])
+
     @classmethod
     def from_frame(cls, frame: pl.DataFrame) -> Self:
-        """Read what `to_frame` wrote, and refuse anything else; its type is that of the values."""
+        """Read what `saved` or `to_frame` wrote, and refuse anything else.
+
+        Its type is that of the values.
+        """
         if set(frame.columns) != {"row", "value", "count"}:
             raise DataError(
                 f"a vocabulary must have the columns row, value and count, got {frame.columns}"
@@ -146,7 +195,10 @@ class Vocabulary:
             frame = frame.sort("row")
         for name, dtype in _TYPES.items():
             if frame["value"].dtype == dtype:
-                return cls(name, frame["value"], frame["count"].cast(pl.Int64))
+                frame = frame.with_columns(pl.col("count").cast(pl.Int64))
+                rare = frame.filter(pl.col("row") == 0).select("value", "count")
+                listed = frame.slice(rare.height)
+                return cls(name, listed["value"], listed["count"], rare=_some(rare))
         raise DataError(
             f"a vocabulary must hold Int64, String or Float64 values, got {frame['value'].dtype}"
         )
@@ -173,7 +225,7 @@ class Vocabulary:
             arrays: what `arrays` returned.
             low: the first id of `direct`.
         """
-        found = Vocabulary(self.dtype, self.values, self.counts, self.size)
+        found = Vocabulary(self.dtype, self.values, self.counts, self.size, self.rare)
         known = vars(found)  # where cached properties keep what they found
         if "hashes" in arrays:
             known["_hashed"] = (arrays["hashes"], arrays["rows"])
@@ -340,6 +392,25 @@ class Vocabulary:
         table = np.full(high - low + 2, -1, dtype=np.int32)
         table[values - low] = self._index["row"].to_numpy()
         return low, table
+
+
+def _totals(counted: Sequence[pl.DataFrame], dtype: IdType) -> pl.DataFrame:
+    """Return distinct values of one type and their counts, the most frequent first."""
+    return (
+        pl.concat(
+            each.select(
+                as_type(each["value"], dtype).alias("value"), pl.col("count").cast(pl.Int64)
+            )
+            for each in counted
+        )
+        .group_by("value")
+        .sum()
+        .sort("count", "value", descending=[True, False], nulls_last=False)
+    )
+
+
+def _some(entries: pl.DataFrame) -> pl.DataFrame | None:
+    return entries if entries.height else None
 
 
 def merged(counted: Sequence[pl.DataFrame]) -> list[pl.DataFrame]:

@@ -5,7 +5,7 @@ Letters: B rows, W columns of x, H columns of a task's representation, T heads w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import ismethod
 from math import log
@@ -247,6 +247,29 @@ class Ranker(nn.Module):
             if not name.startswith(("embed.", "first."))
         }
         return tables | rest | ({} if self.first is None else self.first.named_weights())
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The first parts of the names of weights of first stages."""
+        return () if self.first is None else ("first", *self.first.stage)
+
+    @torch.no_grad()
+    def start_stages_from(
+        self, before: Mapping[str, Tensor], restarted: Collection[str], retained: float
+    ) -> None:
+        """Continue first stages from the named weights of an earlier ranker: see `StageModule`."""
+        if self.first is None:
+            return
+        self.first.share.copy_(before["first.share"])
+        if "first.added" in before:
+            self.first.added.copy_(before["first.added"])
+        for name, each in self.first.stage.items():
+            own = {
+                key.removeprefix(f"{name}."): weight
+                for key, weight in before.items()
+                if key.startswith(f"{name}.")
+            }
+            each.start_from(own, restarted, retained)
 
     def load_named_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Copy weights by name; BundleError for one missing, unknown or of another shape."""

@@ -210,21 +210,23 @@ def _rest(z, y, link, precision):
 @compiled(parallel=True)
 def update(
     ids, bag_ids, bag_starts, bag_weights, slots, order, tables, heads, padded, folds, gradient,
-    curvature, damping, own, state, count, prior, centre, centred, weighted, first_pass, decay,
-    slot, touched, sums, merged,
+    curvature, damping, own, state, count, prior, centre, centred, carried, pulled, weighted,
+    first_pass, decay, slot, touched, sums, merged,
 ):  # fmt: skip
     """Step the rows that a batch looked up, by what `read` found; all of the batch is one step.
 
     The prior pulls a row towards its row of `centre`, or towards 0: `centred` has of each slot what
-    takes a row of the state to its centre, or `NOWHERE`.
+    takes a row of the state to its centre, or `NOWHERE`. `carried` is what earlier rows told of
+    each row, and `pulled` that times what they said; both are empty where there are none.
 
     `order` has the slots of each thread, ended by −1; `slot` is −1 everywhere, before and after;
     `touched`, `sums` and `merged` are scratch of each thread.
 
     Shape:
         order: int64 (threads, K) · count: float32 (R,) · prior: float32 (K, T) · centre: float32
-        (C, Q·T) · centred: int64 (K,) · slot: int32 (R,) · touched: int32 (threads, N) · sums:
-        float32 (threads, N, 3P + 3T + 2) · merged: int32 (threads, N)
+        (C, Q·T) · centred: int64 (K,) · carried, pulled: float32 (R, T) or (0, T) · slot: int32
+        (R,) · touched: int32 (threads, N) · sums: float32 (threads, N, 3P + 3T + 2) · merged:
+        int32 (threads, N)
     """
     for thread in prange(order.shape[0]):
         rows, total, often = touched[thread], sums[thread], merged[thread]
@@ -237,7 +239,7 @@ def update(
             )  # fmt: skip
             _stepped(
                 k, found, rows, total, tables, heads, padded, state, count, prior, centre, centred,
-                weighted, first_pass, decay, slot,
+                carried, pulled, weighted, first_pass, decay, slot,
             )  # fmt: skip
 
 
@@ -273,7 +275,7 @@ def sum_rows(
 @compiled(parallel=True)
 def step_rows(
     given, given_sums, begins, places, order, tables, heads, padded, state, count, prior, centre,
-    centred, weighted, first_pass, decay, slot, touched, sums, merged,
+    centred, carried, pulled, weighted, first_pass, decay, slot, touched, sums, merged,
 ):  # fmt: skip
     """Step rows by what several processes found, each with its `sum_rows`.
 
@@ -301,7 +303,7 @@ def step_rows(
                         total[s, c] += given_sums[i, c]
             _stepped(
                 k, found, rows, total, tables, heads, padded, state, count, prior, centre, centred,
-                weighted, first_pass, decay, slot,
+                carried, pulled, weighted, first_pass, decay, slot,
             )  # fmt: skip
 
 
@@ -353,8 +355,8 @@ def _summed(
 
 @compiled()
 def _stepped(
-    k, found, rows, total, tables, heads, padded, state, count, prior, centre, centred, weighted,
-    first_pass, decay, slot,
+    k, found, rows, total, tables, heads, padded, state, count, prior, centre, centred, carried,
+    pulled, weighted, first_pass, decay, slot,
 ):  # fmt: skip
     """Step the rows of slot k that have sums, and free their places."""
     width, moments = tables * heads, 3 if weighted else 2
@@ -374,6 +376,8 @@ def _stepped(
                 if centred[k] != NOWHERE:
                     away -= centre[row + centred[k], c]
                 g -= level * share * away
+                if len(carried):
+                    g -= share * (carried[row, c % heads] * weight - pulled[row, c % heads])
                 down = max(level + state[row, padded + c], least)
                 state[row, c] = weight + decay * g / down
         for c in range(moments * heads):

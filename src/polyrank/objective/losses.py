@@ -59,12 +59,20 @@ class Supervision:
     requests: Mapping[str, RequestStatistics] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, train: Table, sampling: Sampling | None = None) -> Supervision:
-        """Measure the training rows; DataError, with the counts, for a term they cannot teach."""
+    def of(
+        cls,
+        train: Table,
+        sampling: Sampling | None = None,
+        fitted: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> Supervision:
+        """Measure the training rows; DataError, with the counts, for a term they cannot teach.
+
+        `fitted` is what a warm start keeps of the labels' kinds.
+        """
         statistics = term_statistics(train, sampling)
         refuse_unusable(statistics, train.schema, "train")
         requests = _requests(train, sampling)
-        fitted = fitted_labels(train, sampling)
+        fitted = fitted_labels(train, sampling) if fitted is None else fitted
         found = cls(train.schema, statistics, fitted, sampling, requests=requests)
         whole = train if sampling is None else sampling.weighted(train, "train")
         return replace(found, constant_losses=found._constant_losses(whole))

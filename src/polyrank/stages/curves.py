@@ -44,12 +44,14 @@ class Settled(NamedTuple):
             pull at the posterior is the gradient of its own prior: (R, Q).
         level: 1 ÷ the mean variance of the ordered rows about their mean, before any row is seen.
         precision: of the posterior of the last table: (R,).
+        said: the effects by the rows' own labels in the last table, without any prior: (R,).
     """
 
     effect: np.ndarray
     centre: np.ndarray
     level: float
     precision: np.ndarray
+    said: np.ndarray
 
 
 class Curve(NamedTuple):
@@ -137,8 +139,9 @@ class Curve(NamedTuple):
         found = [posterior(covariance, *each) for each in zip(said.T, curvature.T, strict=True)]
         mean = np.stack([each.mean for each in found], axis=1)
         return Settled(
-            mean, mean - curvature * (said - mean) / level, level, 1 / found[-1].variance
-        )
+            mean, mean - curvature * (said - mean) / level, level, 1 / found[-1].variance,
+            said[:, -1],
+        )  # fmt: skip
 
 
 class Curves:
@@ -173,12 +176,16 @@ class Curves:
         self.rows = 0
         own_rows = first_rows if own_rows is None else own_rows
         for k, (start, end) in enumerate(pairwise(first_rows.tolist())):
-            # A curve needs more than a line's two rows.
-            if ordered[k] and 3 < end - start <= MOST_ROWS:
+            if is_curved(ordered[k], end - start):
                 self.of_slot[k] = Curve.of(count[start:end].astype(np.float64))
                 own_start, own_end = own_rows[k : k + 2].tolist()
                 self.shift[k] = self.rows - own_start
                 self.rows += own_end - own_start
+
+
+def is_curved(ordered: bool, rows: int) -> bool:
+    """Whether a slot of so many rows has a curve, which needs more than a line's two rows."""
+    return ordered and 3 < rows <= MOST_ROWS
 
 
 class Posterior(NamedTuple):

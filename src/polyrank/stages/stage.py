@@ -10,7 +10,7 @@ Letters: B rows, T heads with a margin, C columns that the network reads.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from polyrank.data.sampling import Sampling
 from polyrank.data.table import Batch, Table
 from polyrank.data.vocab import Vocab
+from polyrank.errors import ConfigError
 from polyrank.features import Slot
 from polyrank.layout import Layout
 from polyrank.nn.embed import Padded, TensorBag
@@ -174,6 +175,24 @@ class StageModule(nn.Module, ABC):
     def named_weights(self) -> dict[str, Tensor]:
         """Return views of its weights by their lasting names."""
         return {}
+
+    def start_from(
+        self, before: Mapping[str, Tensor], restarted: Collection[str], retained: float
+    ) -> None:
+        """Continue from the weights of a stage that was fitted on earlier rows.
+
+        Args:
+            before: its `named_weights`; tables of ids may have grown since, behind their rows.
+            restarted: slots whose rows mean something else now.
+            retained: share of what the earlier rows told that still counts.
+
+        Raises:
+            ConfigError: it cannot; what it learned of earlier rows would be lost.
+        """
+        raise ConfigError(
+            f"the first stage {type(self).__name__} cannot learn on from earlier rows: train on "
+            "all rows without start, or leave the stage out of the model"
+        )
 
     def effects(self, vocab: Vocab, most: int) -> tuple[FieldEffects, ...]:
         """Return what it says of ids, by field and head, with up to `most` effects of each."""

@@ -12,7 +12,7 @@ T heads, R rows of all slots, D columns of labels on a path.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise, starmap
@@ -35,12 +35,14 @@ from polyrank.nn import kernels, wide_kernels
 from polyrank.nn.embed import Bags, Padded, TensorBag, pooled, pooled_padded
 from polyrank.nn.held import Found, HeldMatrix, fetched, find
 from polyrank.schema import Schema
+from polyrank.stages.curves import is_curved
 from polyrank.stages.effects import FieldEffects
 from polyrank.stages.priors import FIRST_PRIOR
 from polyrank.stages.stage import ReadRows, Stage, StageLearner, StageModule, StageRun, margin_tasks
 from polyrank.stages.wide_fit import (
     PASSES,
     SCALE,
+    Past,
     Tables,
     WideFit,
     columns,
@@ -111,6 +113,9 @@ class WideRows(StageModule):
     precision: Tensor  # (R, T)
     bias: Tensor  # (T,)
     prior: Tensor  # (K, T): the precision of each field's effects before any row is seen
+    bias_curvature: Tensor  # (T,): how precisely the bias is known
+    curvature: Tensor  # (C, T): of slots with a curve, how much their rows' own labels tell
+    said: Tensor  # (C, T): and what they say; other slots' posterior tells it by itself
     packed: Tensor  # (K, 1): what takes an id of the packs to a row of `effect`
     first: Tensor  # (K, 1): where each slot begins
     rows: Tensor  # (K, 1): rows of each slot
@@ -131,10 +136,20 @@ class WideRows(StageModule):
         ).astype(np.int64)
         self.shifts = self.first_rows[:-1] - in_packs
         total, heads = int(self.own_rows[-1]), len(self.heads)
+        self.past: Past | None = None  # what is to be learned on from
+        self.curved: dict[int, slice] = {}  # rows of `curvature` and `said`, by slot
+        end = 0
+        for k, slot in enumerate(self.slots):
+            if is_curved(slot.ordered, int(rows[k])):
+                self.curved[k] = slice(end, end + int(rows[k]))
+                end += int(rows[k])
         for name, each in (
             ("effect", torch.zeros(total, heads)),
             ("precision", torch.full((total, heads), FIRST_PRIOR)),
             ("bias", torch.zeros(heads)),
+            ("bias_curvature", torch.zeros(heads)),
+            ("curvature", torch.zeros(end, heads)),
+            ("said", torch.zeros(end, heads)),
             ("prior", torch.full((len(self.slots), heads), FIRST_PRIOR)),
         ):
             self.register_buffer(name, each)
@@ -235,14 +250,46 @@ class WideRows(StageModule):
         return WideLearner(self, run)
 
     def named_weights(self) -> dict[str, Tensor]:
-        """Return `wide.bias`, and of each slot its effects, their precision and their prior."""
-        found = {"bias": self.bias}
+        """Return the bias, and of each slot its effects, their precision and their prior."""
+        found = {"bias": self.bias, "bias_curvature": self.bias_curvature}
         ends = pairwise(self.first_rows.tolist())
         for k, (slot, own) in enumerate(zip(self.slots, starmap(slice, ends), strict=True)):
             found[f"effect.{slot.name}"] = self.effect[own]
             found[f"precision.{slot.name}"] = self.precision[own]
             found[f"prior.{slot.name}"] = self.prior[k]
+            if k in self.curved:
+                found[f"curvature.{slot.name}"] = self.curvature[self.curved[k]]
+                found[f"said.{slot.name}"] = self.said[self.curved[k]]
         return found
+
+    @torch.no_grad()
+    def start_from(
+        self, before: Mapping[str, Tensor], restarted: Collection[str], retained: float
+    ) -> None:
+        information, score = torch.zeros_like(self.effect), torch.zeros_like(self.effect)
+        ends = pairwise(self.first_rows.tolist())
+        for k, (slot, own) in enumerate(zip(self.slots, starmap(slice, ends), strict=True)):
+            self.prior[k] = before[f"prior.{slot.name}"]
+            self.precision[own] = self.prior[k]
+            if slot.name in restarted:
+                continue
+            effect, precision = (before[f"{each}.{slot.name}"] for each in ("effect", "precision"))
+            known = slice(own.start, own.start + len(effect))
+            self.effect[known], self.precision[known] = effect, precision
+            if k in self.curved:
+                told = before[f"curvature.{slot.name}"]
+                information[known], score[known] = told, told * before[f"said.{slot.name}"]
+                self.curvature[self.curved[k]] = told
+                self.said[self.curved[k]] = before[f"said.{slot.name}"]
+            else:
+                information[known] = (precision - self.prior[k]).clamp(min=0)
+                score[known] = precision * effect
+        self.bias.copy_(before["bias"])
+        self.bias_curvature.copy_(before["bias_curvature"])
+        self.past = Past(
+            retained * information, retained * score, self.prior.clone(), self.bias.clone(),
+            retained * self.bias_curvature,
+        )  # fmt: skip
 
     def effects(self, vocab: Vocab, most: int) -> tuple[FieldEffects, ...]:
         schema = self.layout.schema

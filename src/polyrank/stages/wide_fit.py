@@ -69,6 +69,19 @@ def slots_of(rows: WideRows) -> np.ndarray:
     return np.array(found, dtype=np.int64).reshape(len(rows.slots), 3)
 
 
+class Past(NamedTuple):
+    """What earlier rows told, as the posterior of their model has it.
+
+    Of an effect w it is the log-likelihood −½·information·w² + score·w.
+    """
+
+    information: Tensor  # (R, T)
+    score: Tensor  # (R, T)
+    prior: Tensor  # (K, T)
+    bias: Tensor  # (T,)
+    bias_information: Tensor  # (T,)
+
+
 class Lookups(NamedTuple):
     """All look-ups of a batch in torch, the ids that a list holds twice as one: each (n,)."""
 
@@ -113,6 +126,7 @@ class WideFit:
             [slot.ordered for slot in rows.slots], counts, rows.first_rows, wide_kernels.NOWHERE,
             rows.own_rows,
         )  # fmt: skip
+        self.past = rows.past
         self.numbers = np.array([self._numbers(task) for task in tasks], dtype=np.float32)
         self.numbers = self.numbers.reshape(len(tasks), 6)
         self.slots = rows.numbered
@@ -132,9 +146,33 @@ class WideFit:
         }
         self.tensors = {name: each.to(device) for name, each in self.tensors.items()}
         self.steps, self.passes = 0, 0
+        none = torch.empty(0, self.heads)
+        self.carried = none if self.past is None else self.past.information.to(device)
+        self.pulled = none if self.past is None else self.past.score.to(device)
+        if self.past is not None:
+            self._start_from(self.past)
         self.mean = torch.zeros(total, width, device=device)
         self.precisions = torch.zeros(self.curves.rows, self.heads, device=device)  # as `centre`
         self._scratch = _Scratch(rows, self.padded, self.heads) if device.type == "cpu" else None
+
+    def _start_from(self, past: Past) -> None:
+        """Take the posterior of earlier rows as the prior, in all tables: none saw today's rows."""
+        state, bias = self.tensors["state"], self.tensors["bias"]
+        width = self.tables * self.heads
+        self.tensors["prior"].copy_(past.prior)
+        for k, own in enumerate(self._slices()):
+            mean = self.pulled[own] / (self.carried[own] + self.tensors["prior"][k])
+            state[own, :width] = mean.repeat(1, self.tables)
+        bias[0, :width] = past.bias.repeat(self.tables)
+        self._carry()
+
+    def _carry(self) -> None:
+        """Count what earlier rows told to the curvatures of the pass that begins."""
+        assert self.past is not None
+        p, width = self.padded, self.tables * self.heads
+        self.tensors["state"][:, 2 * p : 2 * p + width] = self.carried.repeat(1, self.tables)
+        told = self.past.bias_information.to(self.tensors["bias"].device)
+        self.tensors["bias"][2, :width] = told.repeat(self.tables)
 
     def _first_noise(self, tasks: Sequence[Task]) -> Tensor:
         """Return φ before it is measured: of counts in units of their mean, 1 ÷ the mean."""
@@ -228,7 +266,8 @@ class WideFit:
         said = own, *found.of_rows
         step = (
             state, self.count.numpy(), self.tensors["prior"].numpy(),
-            self.tensors["centre"].numpy(), self.curves.shift, self.weighted, first,
+            self.tensors["centre"].numpy(), self.curves.shift, self.carried.numpy(),
+            self.pulled.numpy(), self.weighted, first,
             np.float32(decay), scratch.slot,
         )  # fmt: skip
         if self.run.ranks.several:
@@ -299,9 +338,20 @@ class WideFit:
         )
 
     def _step_bias(self, sums: Iterable[Tensor], first: bool, decay: float) -> None:
-        """Step the bias of each table and head by sums over the batch; it has no prior."""
+        """Step the bias of each table and head by sums over the batch.
+
+        It has no prior but what earlier rows told, of which each step of a pass pays as much.
+        """
         g, h, least = sums
         value, past, now = self.tensors["bias"]
+        if self.past is not None and not first:
+            width = self.tables * self.heads
+            told, mean = (
+                each.to(value.device).repeat(self.tables)
+                for each in (self.past.bias_information, self.past.bias)
+            )
+            g = g.clone()
+            g[:width] -= told / self.run.steps * (value[:width] - mean)
         now += h
         down = torch.maximum(now if first else past, least).clamp(min=1.0)
         value += decay * g / down
@@ -388,6 +438,9 @@ class WideFit:
         else:
             away = rows[:, :width] - self._centres(touched, slot)
             up = up - prior * share * away
+            if self.past is not None:
+                told = self.carried[touched].repeat(1, q) * rows[:, :width]
+                up = up - share * (told - self.pulled[touched].repeat(1, q))
             down = prior + rows[:, p : p + width]
         rows[:, :width] += decay * up / torch.maximum(down, least)
         rows[:, 3 * p :] += sums[:, 3 * width : -1]
@@ -461,12 +514,16 @@ class WideFit:
         p = self.padded
         state, bias = self.tensors["state"], self.tensors["bias"]
         width = self.tables * self.heads
-        self._estimate_priors()
+        if self.past is None:  # else the variances are those that the posterior had
+            self._estimate_priors()
         state[:, p : 2 * p] = state[:, 2 * p : 3 * p]
         state[:, 2 * p :] = 0
         bias[1], bias[2] = bias[2].clone(), 0
         self._settle_curves()
-        self._centre()
+        if self.past is None:
+            self._centre()
+        else:  # what earlier rows told holds the means where they are
+            self._carry()
         sums, weights = self.tensors["residuals"]
         noise = self.tensors["noise"]
         noise.copy_(torch.where(weights > 0, sums / weights.clamp(min=1e-30), noise.double()))
@@ -486,11 +543,13 @@ class WideFit:
         rows.effect.copy_(self.mean[:, width - t :])
         rows.bias.copy_(self.tensors["bias"][0, width - t : width])
         rows.prior.copy_(self.tensors["prior"])
+        rows.bias_curvature.copy_(self.tensors["bias"][1, width - t : width])
         curvature = self.tensors["state"][:, p + width - t : p + width]
         for k, own in enumerate(self._slices()):
             rows.precision[own] = curvature[own] + rows.prior[k]
         for k in self.curves.of_slot:
             rows.precision[self._rows_of(k)] = self.precisions[self._centred(k)]
+        rows.past = None
         return Tables(self.mean, self.tensors["bias"][0, :width].clone())
 
     def _settle_curves(self) -> None:
@@ -514,6 +573,8 @@ class WideFit:
                 prior[k, head] = found.level
                 precision = torch.from_numpy(found.precision[here])
                 self.precisions[self._centred(k), head] = precision.float()
+                self.rows.curvature[self.rows.curved[k], head] = torch.from_numpy(h[:, -t + head])
+                self.rows.said[self.rows.curved[k], head] = torch.from_numpy(found.said)
             state[own, : self.tables * t] = torch.from_numpy(effect[here]).float()
             centre.copy_(torch.from_numpy(old[here]))
 

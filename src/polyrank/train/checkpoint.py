@@ -34,7 +34,7 @@ from polyrank.train.progress import Progress
 logger = logging.getLogger(__name__)
 
 CHECKPOINT = Path("checkpoint") / "state.safetensors"
-FORMAT = 2  # of a checkpoint
+FORMAT = 3  # of a checkpoint
 
 
 @dataclass(frozen=True)
@@ -187,6 +187,21 @@ class Checkpoints:
         for rank, message in enumerate(found):
             if message is not None:
                 raise TrainingError(f"process {rank}: {message}")
+
+
+def finished_state(run: Path) -> dict[str, Tensor] | None:
+    """Return the tensors of a run's last checkpoint, whatever its rows; None where there are none.
+
+    There are none where processes held tables between them, or in another format.
+    """
+    path = run / CHECKPOINT
+    if not path.is_file():
+        return None
+    with _reading(path), safe_open(path, framework="pt") as file:
+        header = file.metadata()
+        if int(header["format"]) != FORMAT or "held" in header:
+            return None
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
 @contextmanager

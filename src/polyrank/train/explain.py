@@ -21,9 +21,11 @@ from polyrank.models.model import Model
 from polyrank.objective.losses import Supervision
 from polyrank.schema import Schema
 from polyrank.text import aligned
+from polyrank.train.fit import learned_by
 from polyrank.train.held import is_sharded, table_bytes
 from polyrank.train.loop import balance_terms, measured_steps
 from polyrank.train.sources import Sources, encoded
+from polyrank.train.start import Start
 from polyrank.train.together import TogetherPlan, exchanged
 from polyrank.train.training import Training
 
@@ -121,6 +123,7 @@ def explain(
     training: Training,
     sources: Sources,
     fusion: Fusion | None = None,
+    begun: Start | None = None,
     *,
     ranks: int | None = None,
     limit: int | None = None,
@@ -134,13 +137,20 @@ def explain(
         training: its options.
         sources: the rows.
         fusion: weights of a fused score.
+        begun: what the run starts from.
         ranks: how many processes train together; then the plan says what each of them needs.
         limit: bytes that each of them may take.
         rate: rows per second that one process trained, where it was measured.
     """
-    schema = closed(model.supervised(schema), sources.train)
+    origin, given = None if begun is None else begun.opened(), model.supervised(schema)
+    schema = closed(given if origin is None else origin.closed(given), sources.train)
     model.check(schema)
-    vocab, tables = encoded(schema, sources)
+    before = None
+    if origin is not None:
+        origin.check(schema, model)
+        learned_by(schema, sources, origin)  # refuses rows that were learned
+        before = origin.before
+    vocab, tables = encoded(schema, sources, before=before)
     # These two refuse what training would.
     supervision = Supervision.of(tables["train"], sources.train_sampling)
     training.balance.build(balance_terms(supervision))

@@ -22,6 +22,7 @@ from polyrank.balance import Balance, Sum
 from polyrank.bundle.model import Bundle
 from polyrank.data.check.one_feature import suspicions
 from polyrank.data.labels import Orphans, closed
+from polyrank.data.learned import Learned, learned_of, refuse_learned
 from polyrank.data.memory import AUTO as AUTO_MEMORY
 from polyrank.data.memory import bytes_of, resolved
 from polyrank.data.sampling import Sampling
@@ -44,8 +45,9 @@ from polyrank.train.held import check_shared, held, make_whole
 from polyrank.train.loop import Trainer
 from polyrank.train.optim import Adam, EmbeddingOptimizer, LazyAdam, Linear, Schedule
 from polyrank.train.progress import Observer, Profile, progress_bar
-from polyrank.train.run import run_folder
+from polyrank.train.run import RunFolder, run_folder
 from polyrank.train.sources import Sources, encoded, fingerprint
+from polyrank.train.start import Origin, Start
 from polyrank.train.training import AUTO, Checkpoint, Stop, Training
 
 logger = logging.getLogger(__name__)
@@ -78,6 +80,7 @@ def fit(
     compile: bool = False,
     tables: Literal["auto", "replicated", "sharded"] = AUTO,
     fusion: Fusion | None = None,
+    start: Start | Bundle | str | Path | None = None,
     out: str | Path | None = None,
     resume: bool = False,
     force: bool = False,
@@ -116,6 +119,8 @@ def fit(
         tables: of several processes, whether each has all rows of the tables or they hold them
             between them; by default the latter where one has no room for all.
         fusion: weights of a fused score, which the scorecard then measures as well.
+        start: a run folder, a bundle, or a `Start` that says more: training goes on from its
+            weights, on new rows alone; see docs/warm_start.md.
         out: a run folder to write: log, checkpoints and the bundle.
         resume: continue the run in `out`.
         force: replace the run in `out`.
@@ -169,12 +174,13 @@ def fit(
         if isinstance(source, str | Path)
     }
     data = {**paths, "orphans": orphans, "cache": cache, "sampling": sampling, "memory": memory}
-    config = config_tables("fit", seed, spec.to_table(data), schema, model, training, fusion)
+    begun = None if start is None else Start.of(start)
+    config = config_tables("fit", seed, spec.to_table(data), schema, model, training, fusion, begun)
     if fusion is not None:
         sources = sources.carrying(fusion, schema)
     return train_model(
         schema, model, training, sources, seed=seed, config=config, fusion=fusion,
-        out=out, resume=resume, force=force, progress=progress,
+        begun=begun, out=out, resume=resume, force=force, progress=progress,
     )  # fmt: skip
 
 
@@ -186,6 +192,7 @@ def config_tables(
     model: Model,
     training: Training,
     fusion: Fusion | None = None,
+    start: Start | None = None,
 ) -> dict[str, Any]:
     """Return an experiment as the plain tables of its TOML file, every default shown."""
     features: dict[str, Any] = {**names_by_kind(schema.features)}
@@ -202,7 +209,8 @@ def config_tables(
         "model": model.to_table(),
         "train": training.to_table(),
     }
-    return tables if fusion is None else {**tables, "fusion": fusion.to_table()}
+    optional = {"fusion": fusion, "start": start}
+    return tables | {name: each.to_table() for name, each in optional.items() if each is not None}
 
 
 def train_model(
@@ -214,6 +222,7 @@ def train_model(
     seed: int,
     config: Mapping[str, Any],
     fusion: Fusion | None = None,
+    begun: Start | None = None,
     out: str | Path | None = None,
     resume: bool = False,
     force: bool = False,
@@ -224,19 +233,26 @@ def train_model(
 ) -> Bundle:
     """Train a model as `fit` does; `config` is the experiment as plain tables, for the bundle.
 
-    `title` is the bar's instead of the experiment's name. The cache of encoded rows lies in the
-    folder `beside`: by default that of the run folder.
+    The run starts from what has `begun`. `title` is the bar's instead of the experiment's name. The
+    cache of encoded rows lies in the folder `beside`: by default that of the run folder.
     """
     sources = replace(sources, numbers=model.numbers)
     given = model.supervised(schema)
-    schema = closed(given, sources.train)
+    origin = None if begun is None else begun.opened()
+    schema = closed(given if origin is None else origin.closed(given), sources.train)
     if schema != given:
         config = {**config, "task": [task.to_table() for task in schema.tasks]}
     check_run(schema, model, training, sources, seed)
+    if origin is not None:
+        origin.check(schema, model)
     with ExitStack() as stack:
         ranks = stack.enter_context(joined_ranks(training.device))
         if ranks.several:
             check_ranks(model, training)
+            if origin is not None:
+                raise ConfigError(
+                    "start is of a single process: train in one process, or leave it out"
+                )
             training = replace(training, device=ranks.own(training.device))
         run = None
         if out is not None and ranks.first:
@@ -258,7 +274,11 @@ def train_model(
         limit = ranks.of_first(limit)
         sources = replace(sources, memory=AUTO_MEMORY if limit is None else limit)
         with ranks.first_before_others():  # so that the cache is written once
-            vocab, tables = encoded(schema, sources, beside=beside)
+            learned = learned_by(schema, sources, origin)
+            if origin is not None and not learned[-1].rows:
+                return _unchanged(origin, config, learned, run)
+            before = None if origin is None else origin.before
+            vocab, tables = encoded(schema, sources, beside=beside, before=before)
         if tables["train"].window is not None:
             config = {**config, "data": {**config["data"], "memory": limit}}
         train, valid = tables["train"], tables.get("valid")
@@ -267,7 +287,8 @@ def train_model(
         if fusion is not None and scored is not None:  # before hours of training, not after
             fusion.check_values(schema, scored.carried.to_dict())
         sampling = sources.train_sampling
-        supervision = Supervision.of(train, sampling)
+        fitted = None if origin is None else origin.bundle.targets
+        supervision = Supervision.of(train, sampling, fitted)
         if valid is not None:
             check_valid(training.stop, valid, supervision.fitted)
         _announce(schema, training.pace(len(train)).epochs, valid)
@@ -279,12 +300,18 @@ def train_model(
         shared = layout.held.ranks is not None
         with isolated(seed, training):
             ranker = model.build(layout).to(training.device)
-            start(ranker, train, training.device, sampling)
+            if origin is None:
+                start(ranker, train, training.device, sampling)
+            else:
+                origin.begin(ranker, vocab)
             trainer = Trainer(
                 ranker, training, supervision, train=train, valid=valid, seed=seed,
                 profile=profile, ranks=ranks,
             )  # fmt: skip
             data = fingerprint(vocab, tables)
+            if origin is not None:
+                origin.go_on(trainer)
+                data = f"{data}, start {origin.version}"
             if len(set(ranks.by_all(data))) > 1:
                 raise DataError(
                     "the processes of this run read other rows: give all of them the same files"
@@ -323,6 +350,7 @@ def train_model(
         bundle = Bundle(
             schema, model, vocab, supervision.fitted, ranker, config,
             pl.DataFrame(list(trainer.position.history), infer_schema_length=None), None,
+            learned=learned,
         )  # fmt: skip
         if valid is not None and ranks.first:
             _warn_of_divergence(trainer, valid)
@@ -334,6 +362,31 @@ def train_model(
         # No process returns before the bundle is written.
         calibrated, card = ranks.of_first((bundle.calibrators, bundle.scorecard))
         return replace(bundle, calibrators=calibrated, scorecard=card)
+
+
+def learned_by(schema: Schema, sources: Sources, origin: Origin | None) -> tuple[Learned, ...]:
+    """Return what the run and those before it learn; refuse rows that they have learned."""
+    new = learned_of(sources.train, schema)
+    if origin is None:
+        return (new,)
+    before = origin.bundle.learned
+    if new.rows:
+        refuse_learned(new, before)
+    new = replace(new, start=origin.version, retained=float(origin.start.retain))
+    return (*before, new)
+
+
+def _unchanged(
+    origin: Origin, config: Mapping[str, Any], learned: tuple[Learned, ...], run: RunFolder | None
+) -> Bundle:
+    """Return the bundle that a run starts from, where there is no row to learn."""
+    logger.warning("there are no new training rows: the model stays as it was")
+    bundle = replace(origin.bundle, config=config, learned=learned)
+    if run is not None:
+        run.config = config
+        run.open()
+        run.finish(bundle)
+    return bundle
 
 
 def _warn_of_divergence(trainer: Trainer, valid: Table) -> None:

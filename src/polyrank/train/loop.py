@@ -297,6 +297,19 @@ class Trainer:
             self.first.load(owned["first"])
         self._within = owned["within"]
 
+    def take_optimizers(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take the state of the optimisers and of the balance from that of another run."""
+        owned: dict[str, dict[str, Tensor]] = {"embeddings": {}, "dense": {}, "balance": {}}
+        for key, tensor in tensors.items():
+            owner, name = key.split(".", 1)
+            if owner in owned:
+                owned[owner][name] = tensor
+        self.embeddings.load(owned["embeddings"])
+        load_optimizer_state(self.dense, owned["dense"])
+        if self._compiled is not None:
+            self._compiled.rebind()
+        self.balance.load_state_dict(owned["balance"])
+
     def keep_best(self) -> None:
         """Put the best epoch's weights into the ranker, and log what is wrong with its gates."""
         self.ranker.load_state_dict(self.best)

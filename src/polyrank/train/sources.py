@@ -23,7 +23,7 @@ from polyrank.data.read import Joined, column_names, count_rows, files, read
 from polyrank.data.sampling import Sampling
 from polyrank.data.shared import Shared
 from polyrank.data.table import Table, encode
-from polyrank.data.vocab import Vocab
+from polyrank.data.vocab import Before, Vocab
 from polyrank.data.windows import some_rows
 from polyrank.errors import DataError
 from polyrank.features import hashing
@@ -99,19 +99,24 @@ class Sources:
 
 
 def encoded(
-    schema: Schema, sources: Sources, *, beside: Path | None = None
+    schema: Schema,
+    sources: Sources,
+    *,
+    beside: Path | None = None,
+    before: Before | None = None,
 ) -> tuple[Vocab, dict[str, Table]]:
     """Return the vocabulary of the training rows, and the tables of the given splits.
 
     Sampled validation and test rows are weighted to stand for the whole log; the loss does that for
     training rows. The folder `beside` is for a cache of the rows of files, without these weights.
-    Training rows have a window where all rows take more than `sources.memory`.
+    A warm start grows the vocabulary that was `before`. Training rows have a window where all rows
+    take more than `sources.memory`.
     """
     paths = sources.paths if beside is not None and sources.cache else None
     if beside is None or paths is None:
-        entry = _encoded(schema, sources)
+        entry = _encoded(schema, sources, before)
     else:
-        entry = _cached(schema, sources, paths, beside / cache.NAME)
+        entry = _cached(schema, sources, paths, beside / cache.NAME, before)
     tables = dict(entry.tables)
     for split, table in tables.items():
         log_counts(table.unseen, table.nulls, len(table), split)
@@ -123,17 +128,21 @@ def encoded(
 
 
 def _cached(
-    schema: Schema, sources: Sources, paths: Mapping[str, list[str]], folder: Path
+    schema: Schema,
+    sources: Sources,
+    paths: Mapping[str, list[str]],
+    folder: Path,
+    before: Before | None,
 ) -> cache.Entry:
     """Return the encoded rows of files from the cache, or encode and keep them."""
     flat = [path for each in paths.values() for path in each]
     try:
         cache.prepare(folder)
-        before = [checksums.state(path) for path in flat]
+        states = [checksums.state(path) for path in flat]
         sums = dict(zip(flat, checksums.of_files(flat, folder / "files.json"), strict=True))
     except OSError as error:
         logger.warning(NOT_CACHED, error)
-        return _encoded(schema, sources)
+        return _encoded(schema, sources, before)
     by_split = {split: [sums[path] for path in each] for split, each in paths.items()}
     # What decides the encoded rows beside the files' content and the schema.
     parts = None if sources.origin is None else sources.origin[1]
@@ -141,6 +150,8 @@ def _cached(
     recipe = [by_split, sources.orphans, parts, list(sources.carried), sources.numbers, *versions]
     if keys := [each.key for each in sources.splits.values() if isinstance(each, Joined)]:
         recipe.append(keys)
+    if before is not None:
+        recipe.append({"start": before.name, "refitted": before.refitted})
     key = cache.key_of(schema, recipe)
     entry = _earlier(folder, key, schema)
     if entry is not None:
@@ -149,9 +160,11 @@ def _cached(
     if larger is not None:
         # Another entry: numbers are fitted on a sample there, which a log that fits is not.
         key = cache.key_of(schema, [*recipe, "by chunks"])
-        return _earlier(folder, key, schema) or _streamed(schema, sources, folder, key, larger)
-    entry = _encoded(schema, sources)
-    if before != [checksums.state(path) for path in flat]:  # they are another key's rows
+        return _earlier(folder, key, schema) or _streamed(
+            schema, sources, folder, key, larger, before
+        )
+    entry = _encoded(schema, sources, before)
+    if states != [checksums.state(path) for path in flat]:  # they are another key's rows
         return entry
     try:
         size = cache.store(folder, key, entry)
@@ -203,7 +216,9 @@ def _opened(source: Any, schema: Schema) -> pl.LazyFrame | Joined:
     return read(source, schema)
 
 
-def _streamed(schema: Schema, sources: Sources, folder: Path, key: str, limit: int) -> cache.Entry:
+def _streamed(
+    schema: Schema, sources: Sources, folder: Path, key: str, limit: int, before: Before | None
+) -> cache.Entry:
     """Encode files that memory does not hold into the cache, by chunks of rows, and map them."""
     logger.info("the rows may exceed the memory: they are encoded by chunks into %s", folder / key)
     with cache.noted() as messages, writing(folder / key, DataError):
@@ -214,7 +229,7 @@ def _streamed(schema: Schema, sources: Sources, folder: Path, key: str, limit: i
             split: stream.planned(frame, schema, sources.orphans, split, chunk)
             for split, frame in rows.items()
         }
-        vocab = stream.fitted(rows["train"], schema, plans["train"])
+        vocab = stream.fitted(rows["train"], schema, plans["train"], before)
         check_leaks(rows["train"].lazy(), schema)
 
         def write(to: Path) -> dict[str, dict[str, Any]]:
@@ -261,10 +276,10 @@ def fingerprint(vocab: Vocab, tables: Mapping[str, Table]) -> str:
     return ", ".join(parts)
 
 
-def _encoded(schema: Schema, sources: Sources) -> cache.Entry:
+def _encoded(schema: Schema, sources: Sources, before: Before | None = None) -> cache.Entry:
     with cache.noted() as messages, _one_warning_of_orphans():
         rows = {split: _opened(source, schema) for split, source in sources.splits.items()}
-        vocab = Vocab.fit(rows["train"], schema)
+        vocab = Vocab.fit(rows["train"], schema, before)
         check_leaks(rows["train"].lazy(), schema)
         tables = {
             split: encode(
