@@ -21,6 +21,7 @@ from polyrank.data.check.columns import (
 from polyrank.data.check.drawn import drawn
 from polyrank.data.check.one_feature import labels_by_task
 from polyrank.data.check.outcomes import loss_findings, read_outcomes, request_findings
+from polyrank.data.check.position import position_findings
 from polyrank.data.check.splits import (
     add_column,
     add_label,
@@ -95,6 +96,7 @@ def check(
         elif schema.ranked:
             message = f"train: a ranking loss needs the key column {request!r}"
             findings.append(finding("nothing-to-rank", message, request, "train"))
+        findings += position_findings(schema, rows["train"], splits["train"].labels)
         _check_features(schema, features, keys, splits, findings)
         _check_keys(schema, splits, findings)
         findings += duplicate_findings({name: each.checksums for name, each in splits.items()})
