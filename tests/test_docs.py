@@ -29,6 +29,7 @@ TRANSLATED = {
     "docs/zh/objective.md": "docs/objective.md",
     "docs/zh/debias.md": "docs/debias.md",
     "docs/zh/labels.md": "docs/labels.md",
+    "docs/zh/position.md": "docs/position.md",
     "docs/zh/watch_time.md": "docs/watch_time.md",
     "docs/zh/trunks.md": "docs/trunks.md",
     "docs/zh/wide.md": "docs/wide.md",

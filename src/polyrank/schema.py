@@ -209,9 +209,23 @@ class Schema(Forest):
 
     @cached_property
     def inputs(self) -> tuple[str, ...]:
-        """The raw columns that a prediction needs: those of the features, then other `extras`."""
+        """The raw columns that a prediction needs: those of the features, then other `extras`.
+
+        Features whose value is set at prediction need none.
+        """
+        features = (column for each in self.features if not each.served for column in each.columns)
+        return tuple(dict.fromkeys([*features, *self.extras]))
+
+    @cached_property
+    def logged_inputs(self) -> tuple[str, ...]:
+        """The raw columns that training reads beside labels and keys: `inputs`, and the others."""
         features = (column for each in self.features for column in each.columns)
         return tuple(dict.fromkeys([*features, *self.extras]))
+
+    @property
+    def served(self) -> tuple[Feature, ...]:
+        """The features whose value is set at prediction."""
+        return tuple(each for each in self.features if each.served)
 
     def _slots(self, place: str) -> tuple[Slot, ...]:
         slots = (slot for feature in self.features for slot in feature.slots)
@@ -379,6 +393,11 @@ def _check_columns(schema: Schema) -> None:
                     f"column {column!r} has the weights of {feature.name!r}, and a kind of label "
                     "reads it as a number: rename a copy of the column"
                 )
+        if feature.served and feature.name in schema.extras:
+            raise SchemaError(
+                f"column {feature.name!r} has a value for serving, and a kind of label reads it in "
+                "every row at prediction: rename a copy of the column"
+            )
         if feature.name in schema.extras and not feature.numeric:
             raise SchemaError(
                 f"column {feature.name!r} is a {feature.kind} feature, and a kind of label reads "

@@ -684,3 +684,33 @@ def test_a_log_that_only_drifts_is_not_cold(trend):
     found = [cold(in_time(trend=trend, seed=seed)) for seed in range(10)]
     assert sum(map(bool, found)) == 0
     assert cold(in_time(60, late_s=3 * 86_400)) == []
+
+
+@pytest.mark.parametrize("dtype", [pl.Int64, pl.String])
+def test_a_position_that_is_not_served_is_told(dtype):
+    rng = np.random.default_rng(3)
+    position = rng.integers(1, 6, 4000)
+    frame = pl.DataFrame(
+        {
+            "item": rng.integers(0, 40, 4000),
+            "position": pl.Series(position).cast(dtype),
+            "slot": rng.integers(1, 6, 4000),  # goes with nothing
+            "rank": rng.random(4000) / position,  # is no whole number
+            "click": (rng.random(4000) < 0.4 / position).astype(int),
+        }
+    )
+
+    def found(*features):
+        schema = Schema([SparseFeature("item"), *features], [Task("click")])
+        findings = check(schema, {"train": frame}).findings
+        return [each for each in findings if each.check.startswith("position")]
+
+    (one,) = found()
+    assert (one.check, one.severity, one.column) == ("position-no-feature", "warning", "position")
+    expected = np.corrcoef(position, frame["click"])[0, 1]
+    assert one.numbers["correlation"] == pytest.approx(expected, rel=1e-12)
+    assert "column 'position' looks like a position, goes with 'click'" in one.message
+    assert "serving = 1" in one.remedy
+    (two,) = found(SparseFeature("position"))
+    assert two.check == "position-not-served"
+    assert not found(SparseFeature("position", serving=1))

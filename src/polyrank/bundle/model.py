@@ -135,6 +135,7 @@ class Bundle:
         facts = {
             "tasks": ", ".join(tasks),
             "features": ", ".join(feature.name for feature in self.schema.features),
+            **self._served(),
             "model": f"{type(self.model.trunk).__name__}, {counted(parameters, 'parameter')}",
             "calibrated": ", ".join(mapped) or "no head",
         }
@@ -149,6 +150,13 @@ class Bundle:
         if self.scorecard is not None:
             facts["scorecard"] = f"of {self.scorecard.split} rows"
         return facts
+
+    def _served(self) -> dict[str, str]:
+        """What is set at prediction."""
+        served = [
+            f"{each.name} = {self.vocab.codecs[each.name].serving}" for each in self.schema.served
+        ]
+        return {"set at prediction": ", ".join(served)} if served else {}
 
     def predict(self, rows: Any, *, raw: bool = False) -> pl.DataFrame:
         """Return the output columns of raw rows, in their order.
@@ -220,7 +228,7 @@ class Bundle:
         found: dict[str, list[np.ndarray]] = {}
         for each in stream.encoded_chunks(
             frame, self.schema, self.vocab, plan, split, orphans=rule, carried=carried,
-            numbers=self.model.numbers,
+            numbers=self.model.numbers, served=True,
         ):  # fmt: skip
             for head, logits in self.logits(each).items():
                 found.setdefault(head, []).append(logits)
@@ -317,7 +325,8 @@ class Bundle:
         Where the log was sampled, propensities are those of the sample, as the weights in training.
         `split` is as in `evaluate`.
         """
-        table = self.encode(rows, split=split)
+        # The weights of training were of rows as they were logged.
+        table = self.encode(rows, split=split, served=False)
         return self.propensities_labelled(table, self.logits(table))
 
     def propensities_labelled(
@@ -337,8 +346,13 @@ class Bundle:
         split: str | None = None,
         orphans: Orphans | None = None,
         carried: Sequence[str] = (),
+        served: bool = True,
     ) -> Table:
-        """Return raw rows as a Table that keeps `carried` columns; without a `split`, no labels."""
+        """Return raw rows as a Table that keeps `carried` columns; without a `split`, no labels.
+
+        Features have the values that are set at prediction; labelled rows, not `served`, those
+        that were logged.
+        """
         frame = self.opened(rows)
         if split is None:
             table = self._encoded(frame, carried)
@@ -347,6 +361,7 @@ class Bundle:
         table = encode(
             frame, self.schema, self.vocab, split=split, orphans=orphans or self.orphans,
             carried=[*carried, *self._fused(frame, split)], numbers=self.model.numbers,
+            served=served,
         )  # fmt: skip
         log_counts(table.unseen, table.nulls, len(table), split)
         return table if self.sampling is None else self.sampling.weighted(table, split)
@@ -364,7 +379,7 @@ class Bundle:
         """Return rows without labels as a Table."""
         return encode(
             frame, self.schema, self.vocab, split="rows", labels=False, carried=carried,
-            numbers=self.model.numbers,
+            numbers=self.model.numbers, served=True,
         )  # fmt: skip
 
     def opened(self, rows: Any) -> pl.LazyFrame | Joined:

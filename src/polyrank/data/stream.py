@@ -213,9 +213,12 @@ def encoded_chunks(
     carried: Sequence[str],
     numbers: bool,
     sharing: Sharing | None = None,
+    served: bool = False,
 ) -> Iterator[Table]:
     """Yield labelled rows as `encode` makes a table of them all, a chunk at a time."""
-    columns = Columns.of(frame, schema, split, labels=True, carried=carried, sharing=sharing)
+    columns = Columns.of(
+        frame, schema, split, labels=True, carried=carried, sharing=sharing, served=served
+    )
     read = 0
     for part in collect_chunks(frame, [*columns.others, *columns.features], plan.chunk_rows):
         with _rows_from(read):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
 
@@ -458,6 +458,33 @@ class Table:
         return {slot.name: found[slot.name] for each in schema.features for slot in each.slots}
 
 
+def as_served(table: Table, vocab: Vocab) -> Table:
+    """Return encoded rows with the values that features have at prediction, where these are set.
+
+    Only what changes is copied.
+    """
+    schema = table.schema
+    if not schema.served:
+        return table
+    ids, dense, numbers = table.ids.copy(), table.dense.copy(), table.numbers.copy()
+    fields = [slot.name for slot in schema.fields]
+    numeric = [feature.name for feature in schema.features if feature.numeric]
+    for feature in schema.served:
+        codec = vocab.codecs[feature.name]
+        found = codec.served(1).values
+        if feature.numeric and numbers.shape[1]:
+            numbers[:, numeric.index(feature.name)] = found
+        for name, values in codec.place(found).items():
+            if name in fields:
+                ids[fields.index(name)] = values
+            else:
+                dense[:, table.slices[name]] = values
+    names = {feature.name for feature in schema.served}
+    unseen = {name: 0 if name in names else count for name, count in table.unseen.items()}
+    nulls = {name: 0 if name in names else count for name, count in table.nulls.items()}
+    return replace(table, ids=ids, dense=dense, numbers=numbers, unseen=unseen, nulls=nulls)
+
+
 def outcomes(tables: Sequence[Table]) -> Table:
     """Return the rows of parts of a log, one after the other, without what a model reads of them.
 
@@ -490,6 +517,7 @@ def encode(
     labels: bool = True,
     carried: Sequence[str] = (),
     numbers: bool = False,
+    served: bool = False,
 ) -> Table:
     """Return rows encoded by a fitted vocabulary.
 
@@ -502,6 +530,8 @@ def encode(
         labels: False to predict: label, weight and truth columns are not read.
         carried: raw columns to keep beside the encoded ones, row by row.
         numbers: whether to keep the raw numbers too, which first-stage trees read.
+        served: whether features have the values that are set at prediction; their columns are
+            then not read.
 
     Raises:
         DataError: no rows, a missing column, labels, weights or known truths that cannot be,
@@ -513,7 +543,9 @@ def encode(
         keys = collect(frame, [shared.key])[shared.key]
         times = shared.times([shared.places(keys, split)])
         sharing = Sharing.of(shared, times, vocab.codecs)
-    columns = Columns.of(frame, schema, split, labels=labels, carried=carried, sharing=sharing)
+    columns = Columns.of(
+        frame, schema, split, labels=labels, carried=carried, sharing=sharing, served=served
+    )
     return encode_columns(
         frame, schema, vocab, columns, split=split, orphans=orphans, labels=labels, numbers=numbers,
         sharing=sharing,
@@ -531,6 +563,7 @@ class Columns:
         features: those of the features, but of lists that are shared.
         carried: those that are kept as they are.
         cuts: of the whole log, by task with a delay.
+        served: whether features have the values that are set at prediction, of no column.
     """
 
     keys: list[str]
@@ -539,11 +572,12 @@ class Columns:
     features: list[str]
     carried: list[str]
     cuts: Mapping[str, float]
+    served: bool = False
 
     @classmethod
     def of(
         cls, frame: pl.LazyFrame | pl.DataFrame, schema: Schema, split: str, *, labels: bool,
-        carried: Sequence[str], sharing: Sharing | None = None,
+        carried: Sequence[str], sharing: Sharing | None = None, served: bool = False,
     ) -> Columns:  # fmt: skip
         """Find them, and log which key is missing."""
         keys, known = schema.keys, column_names(frame)
@@ -561,13 +595,14 @@ class Columns:
         features = [
             column
             for feature in schema.features
-            if feature.name not in elsewhere
+            if feature.name not in elsewhere and not (served and feature.served)
             for column in feature.columns
         ]
         if sharing is not None:
             others.append(sharing.shared.key)
         ends = cuts(frame, schema, split) if labels else {}
-        return cls(present, truth, others, features, list(dict.fromkeys(carried)), ends)
+        kept = list(dict.fromkeys(carried))
+        return cls(present, truth, others, features, kept, ends, served)
 
 
 def encode_columns(
@@ -607,6 +642,8 @@ def encode_columns(
     def encoded(feature: Feature) -> Encoded:
         if sharing is not None and places is not None and feature.name in sharing.lists:
             return sharing.encoded(feature.name, places)
+        if columns.served and feature.served:
+            return vocab.codecs[feature.name].served(data.height)
         column = feature.column(collect(frame, feature.columns))
         return vocab.codecs[feature.name].read(column if kept is None else column.gather(kept))
 

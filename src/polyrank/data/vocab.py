@@ -33,6 +33,11 @@ class Vocab:
     tables: Mapping[str, Vocabulary]
     states: Mapping[str, Any]
 
+    def __post_init__(self) -> None:
+        for feature in self.features:
+            if feature.served:
+                self.codecs[feature.name].served(1)  # refuses what training cannot have learned
+
     @classmethod
     def fit(
         cls,

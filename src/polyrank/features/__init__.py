@@ -73,6 +73,11 @@ def check_features(features: Sequence[Feature]) -> None:
     if not features:
         raise SchemaError("a schema needs at least one feature")
     refuse_duplicates("feature", [feature.name for feature in features])
+    if all(feature.served for feature in features):
+        raise SchemaError(
+            "every feature has a value for serving, so that all rows would be predicted alike: a "
+            "schema needs at least one feature that rows have at prediction"
+        )
     by_name = {feature.name: feature for feature in features}
     for feature in features:
         if feature.name in FEATURES:

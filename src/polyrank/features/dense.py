@@ -17,7 +17,7 @@ from polyrank.features.bags import Bag, packed
 from polyrank.features.ids import EXACT
 from polyrank.features.kind import Codec, Encoded, Feature, Slot, Together, check_wide
 from polyrank.features.vocabulary import NoneType, Vocabulary
-from polyrank.spec import whole
+from polyrank.spec import number, whole
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +26,7 @@ Encoding = Literal["standard", "log", "bins", "values", "piecewise_linear", "non
 # is for missing values, which no id dropout may stand in for.
 _UNSEEN: Mapping[str, bool] = {"bins": False, "values": True}
 AUTO = "auto"
+MEAN = "mean"
 # The most is what census, of 200,000 rows, was measured with; fewer rows are a choice, at 25 to 60
 # of them a bin up to a thousand.
 _FEWEST_BINS, _MOST_BINS = 4, 48
@@ -192,9 +193,10 @@ class DenseEncoding:
 
 @dataclass(frozen=True)
 class DenseEncodings:
-    """The fitted encodings of one dense feature, in the order of its slots."""
+    """What is fitted of one dense feature: its encodings, in the order of its slots."""
 
     parts: tuple[DenseEncoding, ...]
+    mean: float | None = None  # of the training values, where it is served
 
 
 def bins_for(rows: int) -> int:
@@ -311,6 +313,8 @@ class DenseFeature(NumberFeature):
             others share one.
         wide: whether a model with wide rows has some for the bins; exact values have none, since
             many of a number's values say which user or item a row is of, whose effect is known.
+        serving: the number that every row has at prediction, whatever it holds; "mean" is that of
+            the training rows, and None reads the column. See docs/position.md.
 
     Raises:
         SchemaError: an unknown encoding, one that is named twice, or a value of a wrong type or
@@ -334,11 +338,17 @@ class DenseFeature(NumberFeature):
     min_count: int = 20
     _: KW_ONLY
     wide: bool = True
+    serving: float | Literal["mean"] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_wide(self.name, self.wide)
         where = f"feature {self.name!r}"
+        if self.serving is not None and self.serving != MEAN:
+            value = number(
+                f"{where}: unless it is {MEAN!r}, serving", self.serving, error=SchemaError
+            )
+            object.__setattr__(self, "serving", value)
         if not self.encodings:
             raise SchemaError(
                 f"{where}: encoding is empty: name at least one, or leave the key out"
@@ -389,9 +399,16 @@ class DenseFeature(NumberFeature):
         if np.isnan(values).all():
             logger.warning("dense feature %r has no value in training", self.name)
         options: Any = {"bins": self.bins, "min_count": self.min_count}
-        return DenseEncodings(
-            tuple(DenseEncoding.fit(each, values, **options) for each in self.encodings)
-        )
+        parts = tuple(DenseEncoding.fit(each, values, **options) for each in self.encodings)
+        if self.serving != MEAN:
+            return DenseEncodings(parts)
+        present = values[~np.isnan(values)].astype(np.float64)
+        if not len(present):
+            raise DataError(
+                f"dense feature {self.name!r} has no value in training, so serving = {MEAN!r} has "
+                "none either: name a number, or remove the feature"
+            )
+        return DenseEncodings(parts, _rounded(present.mean()))
 
     def codec(self, tables: Mapping[str, Vocabulary], state: DenseEncodings) -> DenseCodec:
         return DenseCodec(self, state)
@@ -402,9 +419,14 @@ class DenseCodec(NumberCodec):
 
     def __init__(self, feature: DenseFeature, state: DenseEncodings) -> None:
         super().__init__(feature)
+        self.mean = state.mean
         self.encodings = {
             slot.name: each for slot, each in zip(feature.slots, state.parts, strict=True)
         }
+
+    @property
+    def serving(self) -> float | None:
+        return self.mean if self.feature.serving == MEAN else self.feature.serving
 
     @property
     def rows(self) -> Mapping[str, int]:

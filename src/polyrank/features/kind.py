@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 import numpy as np
 import polars as pl
 
-from polyrank.errors import SchemaError
+from polyrank.errors import DataError, SchemaError
 from polyrank.features.bags import Bag
 from polyrank.spec import whole
 
@@ -151,6 +151,11 @@ class Feature(ABC):
         """The raw columns that it reads, the one of its own name first."""
         return (self.name,)
 
+    @property
+    def served(self) -> bool:
+        """Whether its value is set at prediction, so that rows need not have it."""
+        return getattr(self, "serving", None) is not None
+
     def column(self, raw: Mapping[str, pl.Series] | pl.DataFrame) -> pl.Series:
         """Return what it reads as one column, by its name, of the raw `columns` of some rows."""
         return raw[self.name]
@@ -271,6 +276,27 @@ class Codec(ABC):
         Raises:
             DataError: a column that can hold no such values.
         """
+
+    @property
+    def serving(self) -> Any:
+        """The value that its column has in every row at prediction; None where rows have it."""
+        return getattr(self.feature, "serving", None)
+
+    def served(self, rows: int) -> Encoded:
+        """Return what `read` does of so many rows that hold what is served.
+
+        Raises:
+            DataError: an id to serve that training did not see often enough.
+        """
+        found = self.read(pl.Series(self.feature.name, [self.serving]))
+        if found.unseen:
+            raise DataError(
+                f"feature {self.feature.name!r}: serving = {self.serving!r} is to stand in every "
+                "row at prediction, and training has too few rows of it to give it an embedding: "
+                "serve a value that the log has"
+            )
+        assert isinstance(found.values, np.ndarray)
+        return Encoded(np.repeat(found.values, rows, axis=0), rows * found.ids, 0, 0)
 
     def read_values(self, values: Sequence[Any]) -> Encoded | None:
         """Return what `read` returns of a few plain values, without making a column of them.

@@ -20,7 +20,7 @@ from polyrank.errors import SchemaError, did_you_mean
 from polyrank.features.bags import Bag, Elements, packed
 from polyrank.features.ids import IdType, as_type, plain_ids, spellings
 from polyrank.features.kind import Codec, Encoded, Feature, Slot, Together, check_wide
-from polyrank.features.vocabulary import Vocabulary
+from polyrank.features.vocabulary import NoneType, Vocabulary
 from polyrank.spec import whole
 
 NULL: Mapping[IdType, Any] = {"int": -(2**63), "string": "\ufdd0", "float": float("nan")}
@@ -145,6 +145,8 @@ class SparseFeature(IdFeature):
         hash: buckets of a hashed table, which fits no vocabulary: an id goes to row
             1 + hash mod `hash`, a null to row 0. See `polyrank.features.hashing`.
         wide: whether a model with wide rows has some for these ids.
+        serving: the id that every row has at prediction, whatever it holds, such as position 1;
+            None reads the column. See docs/position.md.
 
     Raises:
         SchemaError: a value of a wrong type or below 1, or options that exclude each other.
@@ -155,6 +157,17 @@ class SparseFeature(IdFeature):
     """
 
     kind: ClassVar[str] = "sparse"
+
+    _: KW_ONLY
+    serving: int | str | float | bool | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.serving, int | str | float | NoneType):
+            raise SchemaError(
+                f"feature {self.name!r}: serving must be an id, which is a number, a text or a "
+                f"boolean, got {self.serving!r}"
+            )
 
     @property
     def slots(self) -> tuple[Slot, ...]:

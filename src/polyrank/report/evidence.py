@@ -154,7 +154,10 @@ def _with_rows(about: Evidence, bundle: Bundle, rows: Any, split: str | None) ->
         notes=(*(() if fresh else differences(card, scored)), *untraded),
         first=None if first is None else with_changes(first, bundle, table, logits),
         experts=experts_of(bundle.ranker, table),
-        propensities=bundle.propensities_labelled(table, logits),
+        # The weights of training were of rows as they were logged.
+        propensities=bundle.propensities(frame, split=split or own)
+        if schema.served
+        else bundle.propensities_labelled(table, logits),
         segments=_segments(bundle, table, predictions),
         trade_offs=trade_offs,
     )

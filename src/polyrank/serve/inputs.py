@@ -13,6 +13,8 @@ vector      float32 (B, D), NaN = missing  the same
 weights     float32 (B, L), 0 fills        the same
 ==========  =============================  ==========================================
 
+A feature whose value is set at prediction is no input: its value is a constant of the graph.
+
 Ids are int64, text or float64, whichever the vocabulary holds; `polyrank.features.sparse` has what
 stands for null and for padding.
 
@@ -54,7 +56,9 @@ class Inputs:
     """
 
     def __init__(self, schema: Schema, vocab: Vocab) -> None:
-        self.codecs: dict[str, Codec] = {**vocab.codecs}
+        self.codecs: dict[str, Codec] = {
+            name: codec for name, codec in vocab.codecs.items() if not codec.feature.served
+        }
         for name in schema.extras:
             if name not in self.codecs:
                 self.codecs[name] = NumberFeature(name).codec({}, None)

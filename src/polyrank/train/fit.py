@@ -27,7 +27,7 @@ from polyrank.data.memory import AUTO as AUTO_MEMORY
 from polyrank.data.memory import bytes_of, resolved
 from polyrank.data.sampling import Sampling
 from polyrank.data.statistics import label_groups, term_labels, term_statistics
-from polyrank.data.table import Table
+from polyrank.data.table import Table, as_served
 from polyrank.errors import ConfigError, DataError, LeakageWarning, did_you_mean
 from polyrank.features import names_by_kind
 from polyrank.metrics.fusion import Fusion
@@ -356,7 +356,9 @@ def train_model(
             _warn_of_divergence(trainer, valid)
             bundle = replace(bundle, calibrators=calibrators(bundle, valid, seed=seed))
         if scored is not None and ranks.first:
-            bundle = replace(bundle, scorecard=bundle.score_labelled(scored, split))
+            bundle = replace(
+                bundle, scorecard=bundle.score_labelled(as_served(scored, vocab), split)
+            )
         if run is not None:
             run.finish(bundle)
         # No process returns before the bundle is written.

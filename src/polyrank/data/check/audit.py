@@ -67,6 +67,10 @@ _REMEDIES: Mapping[Severity, Mapping[str, str]] = {
         "drift": "find out what changed; train on later rows, or remove the feature if it is a "
         "clock or a counter",
         "duplicates": "remove them from {split}: a model has seen their labels",
+        "position-no-feature": "if rows are shown in its order, make it a feature with a value for "
+        "serving, such as serving = 1: what a place earns is else learned as what is in it",
+        "position-not-served": "if it is known only when rows are logged, give it a value for "
+        "serving, such as serving = 1",
         "time-format": "convert the column: [data.split] by = 'time' refuses it as it is",
     },
     "info": {

@@ -26,6 +26,7 @@ from polyrank.data.check.outcomes import (
     read_outcomes,
     request_findings,
 )
+from polyrank.data.check.position import position_findings
 from polyrank.data.check.splits import (
     add_column,
     add_label,
@@ -104,6 +105,7 @@ def check(
         if schema.ranked and request not in column_names(splits["train"].frame):
             message = f"train: a ranking loss needs the key column {request!r}"
             findings.append(finding("nothing-to-rank", message, request, "train"))
+        findings += position_findings(schema, rows["train"], splits["train"].labels)
         _check_features(schema, features, keys, splits, findings)
         _check_keys(schema, splits, findings)
         findings += duplicate_findings({name: each.checksums for name, each in splits.items()})

@@ -6,7 +6,8 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from onnx import GraphProto, ModelProto, NodeProto, helper
+import numpy as np
+from onnx import GraphProto, ModelProto, NodeProto, helper, numpy_helper
 
 from polyrank.data.vocab import Vocab
 from polyrank.schema import Schema
@@ -56,6 +57,26 @@ def with_shapes(model: ModelProto, schema: Schema) -> None:
     model.graph.ClearField("value_info")  # they name the old sizes
 
 
+def with_constants(model: ModelProto, values: Mapping[str, np.ndarray]) -> None:
+    """Set inputs of a graph to one value in every row: of shape (1, …) each, the rows first."""
+    graph = model.graph
+    kept = [each for each in graph.input if each.name not in values]
+    free = _free_prefix([each.name for each in (*graph.input, *graph.output)])
+    taken = {each.name: each.type.tensor_type.elem_type for each in graph.input}
+    rows, first = f"{free}batch", list[NodeProto]()
+    if values:
+        first.append(helper.make_node("Shape", [kept[0].name], [rows], start=0, end=1))
+    for name, value in values.items():
+        constant = value.astype(helper.tensor_dtype_to_np_dtype(taken[name]))
+        graph.initializer.append(numpy_helper.from_array(constant, f"{free}{name}.served"))
+        first.append(helper.make_node("Expand", [f"{free}{name}.served", rows], [name]))
+    later = list(graph.node)
+    graph.ClearField("node")
+    graph.node.extend([*first, *later])
+    graph.ClearField("input")
+    graph.input.extend(kept)
+
+
 def with_vocabulary(model: ModelProto, vocab: Vocab) -> None:
     """Make a graph on rows of vocabularies take the ids themselves."""
     graph = model.graph
@@ -63,7 +84,7 @@ def with_vocabulary(model: ModelProto, vocab: Vocab) -> None:
     free = _free_prefix([*inputs, *(each.name for each in graph.output)])
     first: list[NodeProto] = []
     rows: dict[str, str] = {}
-    kinds = {name: kind for kind in graphs_of(vocab) for name in kind.codecs}
+    kinds = {name: kind for kind in graphs_of(vocab) for name in kind.codecs if name in inputs}
     for name, kind in kinds.items():
         found = Nodes(name, f"{free}{name}.")
         element = kind.look_up(name, found)

@@ -30,7 +30,8 @@ class Twin(nn.Module):
 
     It has the weights of the bundle's ranker, without a copy. A row whose logit is not finite has
     NaN in every output of that head and of those below it. The inputs are those of `model.onnx`
-    (see `polyrank.serve.inputs`), the outputs the columns of `Bundle.predict`, float64 (B,) each.
+    (see `polyrank.serve.inputs`) and what is set at prediction, the outputs the columns of
+    `Bundle.predict`, float64 (B,) each.
     """
 
     def __init__(self, bundle: Bundle) -> None:
@@ -47,8 +48,8 @@ class Twin(nn.Module):
         self.eval()
 
     def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        count = len(self.schema.inputs)
-        by_name = dict(zip(self.schema.inputs, inputs[:count], strict=True))
+        count = len(self.schema.logged_inputs)
+        by_name = dict(zip(self.schema.logged_inputs, inputs[:count], strict=True))
         given = dict(zip(self.given, inputs[count:], strict=True))
         parts = [features(by_name) for features in self.features]
         fields = [each.fields for each in parts if each.fields is not None]
@@ -90,7 +91,8 @@ def example(bundle: Bundle, rows: int, length: int) -> list[Tensor]:
     }
     number = FeatureGraph({})  # for a column that a kind of label reads
     found = [
-        graphs.get(name, number).example(name, rows, length, generator) for name in schema.inputs
+        graphs.get(name, number).example(name, rows, length, generator)
+        for name in schema.logged_inputs
     ]
     for name in given_stages(bundle):
         assert first is not None

@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import onnx
 import polars as pl
 import torch
@@ -72,7 +73,8 @@ def captured(bundle: Bundle) -> ModelProto:
         if feature.ragged:  # weights are as many as ids
             lengths |= dict.fromkeys(feature.columns, torch.export.Dim(f"length_{at}"))
     shapes = [
-        {0: batch, 1: lengths[name]} if name in lengths else {0: batch} for name in schema.inputs
+        {0: batch, 1: lengths[name]} if name in lengths else {0: batch}
+        for name in schema.logged_inputs
     ]
     stages = given_stages(bundle)
     shapes += [{0: batch} for _ in stages]
@@ -97,14 +99,18 @@ def captured(bundle: Bundle) -> ModelProto:
     assert exported is not None
     outputs = schema.outputs
     model = exported.model_proto
-    taken = [*schema.inputs, *outputs]
+    taken = [*schema.logged_inputs, *outputs]
     margins = {name: graph.free_name(f"{name}_margin", taken) for name in stages}
-    graph.named(model, [*schema.inputs, *margins.values()], outputs)
+    graph.named(model, [*schema.logged_inputs, *margins.values()], outputs)
     graph.with_shapes(model, schema)
     for name, margin in margins.items():
         assert bundle.ranker.first is not None
         stage = bundle.ranker.first.stage[name]
         resolved(stage.graph)(model, stage, margin)
+    codecs = bundle.vocab.codecs
+    graph.with_constants(
+        model, {each.name: np.asarray(codecs[each.name].served(1).values) for each in schema.served}
+    )
     return model
 
 
