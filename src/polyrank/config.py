@@ -23,6 +23,7 @@ from polyrank.features import FEATURES
 from polyrank.metrics.fusion import Fusion
 from polyrank.metrics.scorecard import Scorecard
 from polyrank.models.model import Model
+from polyrank.monitor.bounds import Bounds
 from polyrank.schema import Feature, Keys, Schema, Task
 from polyrank.train.fit import config_tables, train_model
 from polyrank.train.progress import Observer, Profile
@@ -30,7 +31,18 @@ from polyrank.train.seeds import SeedRuns, check_rows, finished, run_of, scoreca
 from polyrank.train.sources import Sources
 from polyrank.train.training import Training
 
-SECTIONS = ["name", "seed", "data", "features", "keys", "task", "model", "train", "fusion"]
+SECTIONS = [
+    "name",
+    "seed",
+    "data",
+    "features",
+    "keys",
+    "task",
+    "model",
+    "train",
+    "fusion",
+    "monitor",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +155,7 @@ class Experiment:
         name: of the run folder.
         seed: of splits, weights, shuffling and dropout.
         fusion: the weights of a fused score, which the scorecard then measures as well.
+        monitor: the bounds of `polyrank monitor`.
 
     Example:
         >>> experiment = Experiment.from_text('''
@@ -166,6 +179,7 @@ class Experiment:
     name: str = "experiment"
     seed: int = 0
     fusion: Fusion | None = None
+    monitor: Bounds | None = None
 
     def __post_init__(self) -> None:
         name = self.name
@@ -238,15 +252,21 @@ class Experiment:
             model=Model.from_table(table.get("model", {})),
             training=Training.from_table(table.get("train", {})),
             fusion=Fusion(table["fusion"]) if "fusion" in table else None,
+            monitor=spec.from_table(Bounds, table["monitor"], "monitor")
+            if "monitor" in table
+            else None,
             **{key: table[key] for key in ("name", "seed") if key in table},
         )
 
     def to_table(self) -> dict[str, Any]:
         """Return plain tables, every default shown."""
-        return config_tables(
+        tables = config_tables(
             self.name, self.seed, spec.to_table(self.data), self.schema, self.model, self.training,
             self.fusion,
         )  # fmt: skip
+        return (
+            tables if self.monitor is None else {**tables, "monitor": spec.to_table(self.monitor)}
+        )
 
     def to_toml(self) -> str:
         """Return TOML text that `from_text` reads back."""

@@ -62,7 +62,7 @@ def counted(rows, values):
     generator = np.random.default_rng(3)
     chosen = world(generator, rows)
     facets = []
-    for name, each in values.items():
+    for name in values:
         if name == "item":
             top = list(range(1, 21))
             names = [*map(str, top), "other ids", "unseen", "null"]
@@ -90,24 +90,24 @@ def found(profile, values, seed=0):
     return {each.facet.name for each in drifts(profile, counts, seed=seed) if each.found}
 
 
-def shift_mean(values, generator):
+def shift_mean(values, _):
     values["price"] += 0.3
 
 
-def widen(values, generator):
+def widen(values, _):
     values["price"] *= 1.5
 
 
-def new_ids(values, generator):
+def new_ids(values, _):
     values["item"][: len(values["item"]) // 20] = 0
 
 
-def popularity(values, generator):
+def popularity(values, _):
     values["item"][values["item"] == 7] = 2
     values["item"][values["item"] == 5] = 1
 
 
-def nulls(values, generator):
+def nulls(values, _):
     values["age"][: len(values["age"]) // 20] = np.nan
 
 
@@ -115,7 +115,7 @@ def longer_lists(values, generator):
     values["length"] += generator.integers(0, 2, len(values["length"]))
 
 
-def score_shift(values, generator):
+def score_shift(values, _):
     odds = values["p_click"] / (1 - values["p_click"]) * np.exp(0.4)
     values["p_click"] = odds / (1 + odds)
 

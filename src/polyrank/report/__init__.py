@@ -24,6 +24,7 @@ from polyrank.errors import PolyrankError
 from polyrank.files import replacing
 from polyrank.metrics.comparison import Comparison
 from polyrank.report.evidence import Evidence, gather
+from polyrank.report.monitoring import Monitored
 
 __all__ = [
     "HOW_TO_INSTALL",
@@ -33,6 +34,7 @@ __all__ = [
     "need_extra",
     "write",
     "write_comparison",
+    "write_monitored",
 ]
 
 HOW_TO_INSTALL = "the report needs the extra [report]: pip install 'polyrank[report]'"
@@ -63,6 +65,14 @@ def write_comparison(found: Comparison, path: str | Path) -> Path:
     from polyrank.report.differences import comparison_page
 
     return _put(comparison_page(found, written=datetime.now().astimezone()), path)
+
+
+def write_monitored(found: Monitored, path: str | Path) -> Path:
+    """Write the page of what `polyrank.report.monitoring.monitor` found, as `write` does."""
+    need_extra()
+    from polyrank.report.drifted import monitored_page
+
+    return _put(monitored_page(found, written=datetime.now().astimezone()), path)
 
 
 def _put(text: str, path: str | Path) -> Path:
