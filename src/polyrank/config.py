@@ -24,6 +24,7 @@ from polyrank.metrics.fusion import Fusion
 from polyrank.metrics.registry import direction
 from polyrank.metrics.scorecard import Scorecard
 from polyrank.models.model import Model
+from polyrank.monitor.bounds import Bounds
 from polyrank.schema import Feature, Keys, Schema, Task
 from polyrank.terms import populations
 from polyrank.train.fit import config_tables, train_model
@@ -41,7 +42,19 @@ from polyrank.train.sources import Sources
 from polyrank.train.start import Start
 from polyrank.train.training import Training
 
-SECTIONS = ["name", "seed", "data", "features", "keys", "task", "model", "train", "fusion", "start"]
+SECTIONS = [
+    "name",
+    "seed",
+    "data",
+    "features",
+    "keys",
+    "task",
+    "model",
+    "train",
+    "fusion",
+    "start",
+    "monitor",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,6 +168,7 @@ class Experiment:
         seed: of splits, weights, shuffling and dropout.
         fusion: the weights of a fused score, which the scorecard then measures as well.
         start: the run that training goes on from.
+        monitor: the bounds of `polyrank monitor`.
 
     Example:
         >>> experiment = Experiment.from_text('''
@@ -179,6 +193,7 @@ class Experiment:
     seed: int = 0
     fusion: Fusion | None = None
     start: Start | None = None
+    monitor: Bounds | None = None
 
     def __post_init__(self) -> None:
         name = self.name
@@ -252,15 +267,21 @@ class Experiment:
             training=Training.from_table(table.get("train", {})),
             fusion=Fusion(table["fusion"]) if "fusion" in table else None,
             start=Start.from_table(table["start"], Path(folder)) if "start" in table else None,
+            monitor=spec.from_table(Bounds, table["monitor"], "monitor")
+            if "monitor" in table
+            else None,
             **{key: table[key] for key in ("name", "seed") if key in table},
         )
 
     def to_table(self) -> dict[str, Any]:
         """Return plain tables, every default shown."""
-        return config_tables(
+        tables = config_tables(
             self.name, self.seed, spec.to_table(self.data), self.schema, self.model, self.training,
             self.fusion, self.start,
         )  # fmt: skip
+        return (
+            tables if self.monitor is None else {**tables, "monitor": spec.to_table(self.monitor)}
+        )
 
     def to_toml(self) -> str:
         """Return TOML text that `from_text` reads back."""

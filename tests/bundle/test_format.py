@@ -27,6 +27,7 @@ def test_it_is_read_with_ordinary_tools(saved, bundle):
     names = {file.relative_to(saved).as_posix() for file in saved.rglob("*") if file.is_file()}
     assert names == {
         "bundle.json", "config.toml", "history.parquet", "weights.safetensors", "scorecard.json",
+            "profile.json",
         "vocab/user.parquet", "vocab/city.parquet",
     }  # fmt: skip
     manifest = json.loads((saved / "bundle.json").read_text())

@@ -6,6 +6,7 @@ history.parquet        one row per epoch
 vocab/TABLE.parquet    columns row, value, count; ids of row 0 are rare ones
 weights.safetensors    embed.TABLE, interaction.…, trunk.…, head.TASK.…
 scorecard.json         the run's own, if rows were scored
+profile.json           what rows looked like at fit, if a run counted them
 stages/NAME/FILE.txt   texts of a first stage, such as a head's trees
 model.onnx             if it was exported; the manifest's entry "onnx" has its parity
 model-with-vocabulary.onnx   likewise, with the ids as inputs; tensors of large ones in a .data file
@@ -56,6 +57,7 @@ class Parts:
         weights: arrays by lasting name.
         scorecard: None where nothing was scored.
         stages: texts of first stages, by path below `stages/`.
+        profile: of rows at fit; None where none was made.
     """
 
     manifest: Mapping[str, Any]
@@ -65,6 +67,7 @@ class Parts:
     weights: Mapping[str, np.ndarray]
     scorecard: Mapping[str, Any] | None
     stages: Mapping[str, str] = field(default_factory=dict)
+    profile: Mapping[str, Any] | None = None
 
 
 def write(path: Path, parts: Parts) -> None:
@@ -99,6 +102,9 @@ def read(path: Path, *, weights: bool = True, shared: Path | None = None) -> Par
         scorecard = None
         if "scorecard.json" in manifest["files"]:
             scorecard = json.loads((path / "scorecard.json").read_text(encoding="utf-8"))
+        profile = None
+        if "profile.json" in manifest["files"]:
+            profile = json.loads((path / "profile.json").read_text(encoding="utf-8"))
         config = tomllib.loads((path / "config.toml").read_text(encoding="utf-8"))
         history = pl.read_parquet(path / "history.parquet")
         arrays = tensors.load_file(path / "weights.safetensors") if weights else {}
@@ -107,7 +113,7 @@ def read(path: Path, *, weights: bool = True, shared: Path | None = None) -> Par
             for name in manifest["files"]
             if weights and name.startswith(STAGES)
         }
-        return Parts(manifest, config, history, vocab, arrays, scorecard, stages)
+        return Parts(manifest, config, history, vocab, arrays, scorecard, stages, profile)
     except (OSError, ValueError, SafetensorError, pl.exceptions.PolarsError) as error:
         raise BundleError(f"the bundle {path} cannot be read: {error}") from error
 
@@ -309,6 +315,8 @@ def _fill(folder: Path, parts: Parts) -> None:
     (folder / "config.toml").write_text(tomli_w.dumps(dict(parts.config)), encoding="utf-8")
     if parts.scorecard is not None:
         (folder / "scorecard.json").write_text(_json(parts.scorecard), encoding="utf-8")
+    if parts.profile is not None:
+        (folder / "profile.json").write_text(_json(parts.profile), encoding="utf-8")
     for name, text in parts.stages.items():
         file = folder / STAGES / name
         file.parent.mkdir(parents=True, exist_ok=True)

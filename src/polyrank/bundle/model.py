@@ -40,6 +40,7 @@ from polyrank.models.expert_use import ExpertUse, experts_of
 from polyrank.models.model import BuildsTrunk, Model
 from polyrank.models.outputs import CHUNK_ROWS, logits_of, outputs
 from polyrank.models.ranker import Ranker
+from polyrank.monitor.profile import Profile
 from polyrank.objective.likelihood import Likelihood, likelihoods, named_extras
 from polyrank.objective.losses import Supervision
 from polyrank.schema import Schema
@@ -68,6 +69,7 @@ class Bundle:
         scorecard: of the test rows where there were any, else of the validation rows.
         calibrators: of each head, by task; a head without one is uncalibrated.
         learned: the training rows of the runs behind these weights, the first run's first.
+        profile: what rows looked like at fit, for monitoring; None where none was made.
     """
 
     schema: Schema
@@ -80,6 +82,7 @@ class Bundle:
     scorecard: Scorecard | None
     calibrators: Mapping[str, Calibrator] = field(default_factory=dict)
     learned: tuple[Learned, ...] = ()
+    profile: Profile | None = None
 
     @property
     def version(self) -> str:
@@ -179,7 +182,7 @@ class Bundle:
         unseen, nulls, start = Counter[str](), Counter[str](), 0
         for part in collect_chunks(frame, self.schema.inputs, PIECE_ROWS):
             try:
-                table = self._encoded(part)
+                table = self.encode_quietly(part)
                 found.append(self.score(table, raw=raw))
             except DataError as error:
                 if not start:
@@ -355,7 +358,7 @@ class Bundle:
         """
         frame = self.opened(rows)
         if split is None:
-            table = self._encoded(frame, carried)
+            table = self.encode_quietly(frame, carried)
             log_counts(table.unseen, table.nulls, len(table), "rows")
             return table
         table = encode(
@@ -373,10 +376,10 @@ class Bundle:
         self.fusion.check(self.schema, column_names(frame.lazy()), split)
         return list(self.fusion.columns(self.schema))
 
-    def _encoded(
+    def encode_quietly(
         self, frame: pl.LazyFrame | pl.DataFrame | Joined, carried: Sequence[str] = ()
     ) -> Table:
-        """Return rows without labels as a Table."""
+        """Return rows without labels as a Table; what was unseen or null is not logged."""
         return encode(
             frame, self.schema, self.vocab, split="rows", labels=False, carried=carried,
             numbers=self.model.numbers, served=True,
@@ -483,7 +486,8 @@ class Bundle:
         card = self.scorecard.to_json() if self.scorecard is not None else None
         stages = {} if self.ranker.first is None else self.ranker.first.to_files()
         record = self.config, self.history, vocab, weights, card, stages
-        parts = format.Parts(self._manifest(), *record)
+        profile = None if self.profile is None else self.profile.to_table()
+        parts = format.Parts(self._manifest(), *record, profile)
         format.write(Path(path), parts)
 
     def _changed_columns(self) -> list[str]:
@@ -593,6 +597,7 @@ def load(path: str | Path, *, trunk: BuildsTrunk | None = None) -> Bundle:
             spec.from_table(Learned, each, "learned") for each in parts.manifest["learned"]
         )
         card = None if parts.scorecard is None else Scorecard.from_json(parts.scorecard)
+        profile = None if parts.profile is None else Profile.from_table(parts.profile)
         ranker = _built(model, model.layout(schema, vocab))
     except PolyrankError as error:
         raise BundleError(f"the bundle {folder} cannot be used: {error}") from error
@@ -602,7 +607,9 @@ def load(path: str | Path, *, trunk: BuildsTrunk | None = None) -> Bundle:
     if ranker.first is not None:
         ranker.first.load_files(parts.manifest["stages"], parts.stages)
     record = parts.config, parts.history, card
-    return Bundle(schema, model, vocab, targets, ranker.eval(), *record, calibrators, learned)
+    return Bundle(
+        schema, model, vocab, targets, ranker.eval(), *record, calibrators, learned, profile
+    )
 
 
 def _built(model: Model, layout: Layout) -> Ranker:

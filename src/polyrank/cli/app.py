@@ -1,4 +1,7 @@
-"""The command and its exit codes: 0 done, 1 refused or failed, 2 wrong usage, 130 interrupted."""
+"""The command and its exit codes.
+
+0 done, 1 refused or failed, 2 wrong usage, 3 a bound of `monitor` is crossed, 130 interrupted.
+"""
 
 from __future__ import annotations
 
@@ -31,6 +34,7 @@ VERBS = {
     "export": "Write ONNX files that give the model's numbers, checked on real rows.",
     "serve": "Serve over HTTP: rows in, named probabilities and their ranking out.",
     "report": "Write one HTML page: scores, curves, calibration, configuration.",
+    "monitor": "Compare rows with those at fit, and with labels once they have come.",
     "compare": "Compare runs on the same test rows: differences with intervals.",
 }
 

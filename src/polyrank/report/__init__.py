@@ -24,6 +24,7 @@ from polyrank.errors import PolyrankError
 from polyrank.files import replacing
 from polyrank.metrics.comparison import Comparison
 from polyrank.report.evidence import Evidence, gather
+from polyrank.report.monitoring import Monitored
 from polyrank.train.replay import Replay
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "need_extra",
     "write",
     "write_comparison",
+    "write_monitored",
     "write_replay",
 ]
 
@@ -73,6 +75,14 @@ def write_replay(found: Replay, path: str | Path) -> Path:
     from polyrank.report.replayed import replay_page
 
     return _put(replay_page(found, written=datetime.now().astimezone()), path)
+
+
+def write_monitored(found: Monitored, path: str | Path) -> Path:
+    """Write the page of what `polyrank.report.monitoring.monitor` found, as `write` does."""
+    need_extra()
+    from polyrank.report.drifted import monitored_page
+
+    return _put(monitored_page(found, written=datetime.now().astimezone()), path)
 
 
 def _put(text: str, path: str | Path) -> Path:

@@ -44,6 +44,7 @@ from polyrank.train.heads import calibrators, start
 from polyrank.train.held import check_shared, held, make_whole
 from polyrank.train.loop import Trainer
 from polyrank.train.optim import Adam, EmbeddingOptimizer, LazyAdam, Linear, Schedule
+from polyrank.train.profiled import profiled
 from polyrank.train.progress import Observer, Profile, progress_bar
 from polyrank.train.run import RunFolder, run_folder
 from polyrank.train.sources import Sources, encoded, fingerprint
@@ -359,11 +360,15 @@ def train_model(
             bundle = replace(
                 bundle, scorecard=bundle.score_labelled(as_served(scored, vocab), split)
             )
+        if ranks.first:
+            bundle = replace(bundle, profile=profiled(bundle, sources))
         if run is not None:
             run.finish(bundle)
         # No process returns before the bundle is written.
-        calibrated, card = ranks.of_first((bundle.calibrators, bundle.scorecard))
-        return replace(bundle, calibrators=calibrated, scorecard=card)
+        calibrated, card, seen = ranks.of_first(
+            (bundle.calibrators, bundle.scorecard, bundle.profile)
+        )
+        return replace(bundle, calibrators=calibrated, scorecard=card, profile=seen)
 
 
 def learned_by(schema: Schema, sources: Sources, origin: Origin | None) -> tuple[Learned, ...]:
