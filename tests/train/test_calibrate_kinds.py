@@ -6,8 +6,9 @@ import pytest
 
 import polyrank as pr
 from polyrank.calibration import Conformal, IsotonicMean
+from polyrank.report.blocks import Figure
 from polyrank.report.evidence import gather
-from polyrank.report.sections import predictions
+from polyrank.report.sections import predictions, values
 from polyrank.serve.export.write import export
 
 SCHEMA = pr.Schema(
@@ -106,7 +107,10 @@ def test_the_maps_are_saved_exported_and_served(run):
 
 def test_the_report_names_each_map(run):
     bundle, _ = run
-    text = predictions.calibration(gather(bundle, log(3, rows=500))).html()
+    evidence = gather(bundle, log(3, rows=500))
+    captions = [each.caption for each in values(evidence).blocks if isinstance(each, Figure)]
+    assert ["before calibration), observed" in each for each in captions] == [True] * 3 + [False]
+    text = predictions.calibration(evidence).html()
     assert "conformal, shift" in text
     assert "isotonic mean, " in text
     assert "cross-fit their pinball went from" in text

@@ -27,7 +27,8 @@ def values(evidence: Evidence) -> Section | None:
         pictures = tuple(chart(rows, rows.label, colours[rows.task]) for chart, _ in drawn.values())
         told |= {name: said for name, (_, said) in drawn.items()}
         predicted, observed = number(rows.mean(rows.prediction)), number(rows.mean(rows.label))
-        caption = f"Predicted on average {predicted}, observed {observed}."
+        raw = "" if rows.raw is None else f" ({number(rows.mean(rows.raw))} before calibration)"
+        caption = f"Predicted on average {predicted}{raw}, observed {observed}."
         figures.append(Figure(rows.name, caption if kind.is_average else "", pictures))
     return section_of("Predicted values", " ".join(told.values()), figures)
 
