@@ -33,6 +33,7 @@ TRANSLATED = {
     "docs/zh/watch_time.md": "docs/watch_time.md",
     "docs/zh/trunks.md": "docs/trunks.md",
     "docs/zh/wide.md": "docs/wide.md",
+    "docs/zh/warm_start.md": "docs/warm_start.md",
     "docs/zh/audit.md": "docs/audit.md",
     "docs/zh/calibration.md": "docs/calibration.md",
     "docs/zh/report.md": "docs/report.md",
