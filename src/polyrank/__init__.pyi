@@ -88,6 +88,8 @@ from .models.trunk import Mixing as Mixing
 from .models.trunk import Trunk as Trunk
 from .models.trunk import TrunkModule as TrunkModule
 from .objective.likelihood import Likelihood as Likelihood
+from .proposal.proposal import Proposal as Proposal
+from .proposal.propose import infer as infer
 from .ranking import JRC as JRC
 from .ranking import Pairwise as Pairwise
 from .ranking import Ranking as Ranking

@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 VERBS = {
     "demo": "The whole story end to end: a generated funnel, or real census data.",
     "data": "List, fetch (get) or generate (make) a data set.",
+    "init": "Propose an experiment for a log, every line with its reason, and audit it.",
     "check": "Audit the log of an experiment before training on it.",
     "explain": "Show the plan: objective, rows and positives per term, parameters, memory.",
     "train": "Train an experiment and write its run folder.",

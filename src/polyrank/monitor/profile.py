@@ -218,6 +218,8 @@ def profile(
     """
     facets = []
     for feature in vocab.features:
+        if feature.served:  # one value at prediction, whatever was logged
+            continue
         codec = vocab.codecs[feature.name]
         chosen = observed(codec, feature.column(train))
         seen = observed(codec, feature.column(counted))

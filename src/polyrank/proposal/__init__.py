@@ -1,0 +1,1 @@
+"""A proposed experiment for a log without a schema, each line of it with its reason."""

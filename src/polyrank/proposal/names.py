@@ -1,0 +1,54 @@
+"""What the name of a column says about it, in English and in Chinese."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+_PARTS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\d_a-zA-Z]+")
+
+EVENTS = (
+    "view", "viewed", "watched", "click", "clicked", "clk", "cart", "atc", "favorite", "fav",
+    "collect", "buy", "bought", "purchase", "purchased", "paid", "order", "ordered", "conversion",
+    "converted", "like", "liked", "follow", "followed", "share", "shared", "comment", "forward",
+    "hide", "dislike", "hate", "subscribe", "install", "signup", "income", "enter", "label",
+    "target", "点击", "购买", "下单", "加购", "收藏", "点赞", "关注", "分享", "评论", "转发",
+    "转化",
+)  # fmt: skip
+# Events that follow each other, whatever the log.
+FUNNEL = (
+    ("click", "clicked", "clk", "点击"),
+    ("cart", "atc", "加购"),
+    ("buy", "bought", "purchase", "purchased", "paid", "购买"),
+)
+# A column with one of these tells of the time before the impression, or of many of them.
+PAST = (
+    "hist", "history", "past", "last", "prev", "previous", "before", "avg", "mean", "rate", "ctr",
+    "cvr", "count", "cnt", "num", "total", "days", "day", "历史", "过去", "上次", "次数",
+)  # fmt: skip
+USERS = ("user", "uid", "member", "visitor", "customer", "device", "用户", "会员")
+REQUESTS = ("request", "req", "impression", "search", "query", "slate", "session", "请求", "会话")
+TIMES = ("time", "timestamp", "ts", "date", "datetime", "day", "时间", "日期")
+POSITIONS = ("position", "pos", "rank", "slot", "位置")
+STARS = ("rating", "stars", "star", "评分", "星级")
+IDS = (
+    "id", "code", "category", "cat", "brand", "city", "zip", "hour", "type", "编号", "类目", "品牌",
+)  # fmt: skip
+NUMBERS = (
+    "price", "age", "count", "cnt", "num", "amount", "score", "ratio", "rate", "ctr", "cvr",
+    "wage", "gains", "losses", "dividends", "weeks", "hours",
+    "duration", "length", "avg", "mean", "sum", "total", "days", "价格", "年龄", "数量", "时长",
+)  # fmt: skip
+
+
+def says(name: str, words: Iterable[str]) -> str | None:
+    """Return the first of the words that is a part of a name; None if none is.
+
+    Example:
+        >>> says("isClicked", EVENTS), says("last_click_time", PAST), says("是否点击", EVENTS)
+        ('clicked', 'last', '点击')
+    """
+    parts = {part.lower() for part in _PARTS.findall(name)}
+    return next(
+        (each for each in words if each in parts or (not each.isascii() and each in name)), None
+    )

@@ -1,0 +1,118 @@
+"""A proposed experiment: its schema, its reasons, and the TOML file that says both."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import tomli_w
+
+from polyrank.features import names_by_kind
+from polyrank.schema import Schema, Task
+from polyrank.spec import to_table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proposal:
+    """What `infer` proposes.
+
+    Args:
+        schema: features, tasks and keys.
+        by: how one log is split: "time" or "random".
+        reasons: of each column that is used or left out, why.
+        left_out: the columns that are not used, with the kind of feature that each could be.
+        rows: that were looked at.
+        of: rows that there are.
+    """
+
+    schema: Schema
+    by: str
+    reasons: Mapping[str, str]
+    left_out: Mapping[str, str]
+    rows: int
+    of: int
+
+    def to_toml(self, data: Mapping[str, str], name: str = "experiment") -> str:
+        """Return the annotated file of an experiment.
+
+        Args:
+            data: `source`, or `train` with `valid` and `test`: a path of each.
+            name: of the run folder.
+        """
+        lines = [
+            f"# Proposed from {self.rows:,} of {self.of:,} rows. A line that is commented out is "
+            "what else it could be.",
+            f"name = {_text(name)}  # of the run folder",
+            "",
+            "[data]",
+        ]
+        for split, path in data.items():
+            lines.append(f"{split} = {_text(path)}  # by the path that was given")
+        if "source" in data:
+            other, why = _SPLITS[self.by]
+            lines.append(f"split = {{ by = {_text(self.by)} }}  # {why}")
+            lines.append(f"# split = {{ by = {_text(other)} }}")
+        lines += ["", "[features]", *self._features(), "", *self._keys()]
+        for task in self.schema.tasks:
+            lines += ["", *self._task(task)]
+        return "\n".join(lines) + "\n"
+
+    def _features(self) -> list[str]:
+        lines: list[str] = []
+        names = names_by_kind(self.schema.features)
+        for kind in dict.fromkeys([*names, *self.left_out.values()]):
+            lines.append(f"{kind} = [  # {_KINDS[kind]}")
+            lines += [f"    {_text(each)},  # {self.reasons[each]}" for each in names.get(kind, [])]
+            lines += [
+                f"    # {_text(each)},  # left out: {self.reasons[each]}"
+                for each, could_be in self.left_out.items()
+                if could_be == kind
+            ]
+            lines.append("]")
+        return lines
+
+    def _keys(self) -> list[str]:
+        found = to_table(self.schema.keys)
+        lines = (
+            ["[keys]"] if found else ["# [keys]  # no column looks like a user, request or time"]
+        )
+        return lines + [
+            f"{key} = {_text(each)}  # {self.reasons[each]}" for key, each in found.items()
+        ]
+
+    def _task(self, task: Task) -> list[str]:
+        column = task.column
+        lines = ["[[task]]", f"name = {_text(task.name)}  # {self.reasons[column]}"]
+        if column != task.name:
+            lines.append(f"label = {_text(column)}  # the column; a name must be an identifier")
+        if task.kind != "binary":
+            kind = tomli_w.dumps({"kind": task.to_table()["kind"]}).strip()
+            lines.append(f"{kind}  # its values are levels in an order")
+            lines.append('# kind = "regression"')
+        if task.given:
+            lines.append(f"given = {_text(task.given)}  # {self.reasons[f'{column} given']}")
+        return lines
+
+
+_SPLITS = {
+    "time": ("random", "trained on the past, scored on what follows, as a model in use is"),
+    "random": ("user", "no time orders the rows so that each part has both labels"),
+}
+_KINDS = {
+    "sparse": "ids, each with an embedding",
+    "dense": "numbers",
+    "sequence": "lists of ids",
+    "vector": "lists of numbers of one length",
+}
+
+
+def _text(value: str) -> str:
+    """Return a TOML string: JSON's escapes are TOML's, and DEL is one more."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def names(columns: Sequence[str]) -> str:
+    """Return some names as a message shows them."""
+    shown = ", ".join(map(repr, columns[:20]))
+    return shown + (f", … {len(columns) - 20} more" if len(columns) > 20 else "")

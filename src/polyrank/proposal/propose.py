@@ -1,0 +1,433 @@
+"""A schema from the names, the types and the values of columns.
+
+A label is told by its name, and by what no coincidence explains: a column that is 1 only where
+another one is 1. All else is decided column by column; what the audit then finds to state a label,
+or cannot read, is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import log
+from typing import Any
+
+import polars as pl
+
+from polyrank.data.check import check
+from polyrank.data.read import Source, collect, column_names, count_rows, read
+from polyrank.data.split import split
+from polyrank.errors import DataError, did_you_mean
+from polyrank.features import FEATURES, Feature
+from polyrank.labels import Ordinal
+from polyrank.proposal import names
+from polyrank.proposal.proposal import Proposal
+from polyrank.proposal.proposal import names as shown
+from polyrank.schema import Keys, Schema, Task
+
+# Enough for rates of a thousandth; a larger log gives 20 blocks, which keep whole requests.
+SAMPLE_ROWS = 200_000
+BLOCKS = 20
+# ln of the chance at which an implication between two columns is no coincidence.
+COINCIDENCE = log(1e-6)
+# So many distinct whole numbers whose middle lies at half of the largest: counts crowd at 0.
+MANY, EVEN = 100, 0.15
+LEVELS = 11  # 0 to 10, or half stars
+_TRUTH = ("true_", "do_")
+_LEFT_OUT = ("label-equal", "label-opposite", "may-state-label", "values", "nearly-unique")
+_ISO = r"^\d{4}-\d{2}-\d{2}"
+
+
+@dataclass
+class _Found:
+    """What is decided so far."""
+
+    rows: pl.DataFrame
+    reasons: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+    events: list[str] = field(default_factory=list)
+    levels: list[str] = field(default_factory=list)
+    keys: dict[str, str] = field(default_factory=dict)
+    features: dict[str, str] = field(default_factory=dict)
+    given: dict[str, str] = field(default_factory=dict)
+
+    def leave(self, column: str, why: str, kind: str = "sparse") -> None:
+        self.features.pop(column, None)
+        self.left_out[column] = kind
+        self.reasons[column] = why
+
+
+def infer(
+    log: Source, *, labels: Sequence[str] = (), among: Sequence[str] | None = None
+) -> Proposal:
+    """Propose a schema for a log; deterministic.
+
+    Args:
+        log: as `polyrank.data.read.read` takes it. Of more than 200,000 rows, 20 blocks evenly
+            spaced are looked at.
+        labels: 0/1 columns that are labels whatever their names say.
+        among: the columns to look at, such as those that all files have; None takes all.
+
+    Raises:
+        DataError: a log that cannot be read, has no rows, no feature, or no column that could be a
+            label; a named label that is not there, or is not 0 and 1.
+
+    Example:
+        >>> found = infer({"item": ["a", "b", "c", "b"] * 30, "click": [0, 1, 1, 0] * 30})
+        >>> print(found.schema.objective)
+        term         probability  label  rows  kind
+        click @ all  P(click)     click  all   binary
+    """
+    frame = read(log)
+    known = [name for name in column_names(frame) if among is None or name in among]
+    for label in labels:
+        if label not in known:
+            raise DataError(f"label {label!r} is no column of the log{did_you_mean(label, known)}")
+    total = count_rows(frame)
+    if not total:
+        raise DataError("the log has no rows: nothing can be told from its header alone")
+    found = _Found(_sample(frame, known, total))
+    for column in known:
+        _place(found, column, labels)
+    _outcomes_by_structure(found)
+    if not found.events and not found.levels:
+        raise _no_label(found)
+    _leave_out_twins(found)
+    _funnel(found)
+    by = _split_by(found)
+    schema = _audited(found, by)
+    return Proposal(
+        schema=schema, by=by, reasons=found.reasons, left_out=found.left_out,
+        rows=found.rows.height, of=total,
+    )  # fmt: skip
+
+
+def _sample(frame: pl.LazyFrame, columns: list[str], total: int) -> pl.DataFrame:
+    if total <= SAMPLE_ROWS:
+        return collect(frame, columns)
+    index = "row"
+    while index in columns:
+        index += "_"
+    period, block = total // BLOCKS, SAMPLE_ROWS // BLOCKS
+    wanted = frame.with_row_index(index).filter(pl.col(index) % period < block)
+    return collect(wanted, columns)
+
+
+def _place(found: _Found, column: str, labels: Sequence[str]) -> None:
+    """Decide what one column is, by its name, its type and its values."""
+    values = found.rows[column]
+    dtype, present = values.dtype, values.drop_nulls()
+    binary = _is_binary(values)
+    if column in labels:
+        if not binary:
+            raise DataError(
+                f"label {column!r} must hold both 0 and 1, got "
+                f"{shown([str(each) for each in present.head(5).to_list()])}"
+            )
+        found.events.append(column)
+        found.reasons[column] = f"named as a label; {_rate(values)}"
+        return None
+    if column.startswith(_TRUTH):
+        return found.leave(
+            column, "by its name it is a known truth, which no model may read", "dense"
+        )
+    if isinstance(dtype, pl.List | pl.Array):
+        return _place_lists(found, column, values)
+    if dtype.is_nested() or dtype in (pl.Binary, pl.Object, pl.Duration):
+        return found.leave(column, f"a column of {dtype} is no feature")
+    distinct = present.n_unique()
+    if distinct <= 1:
+        return found.leave(column, "one value in all rows" if distinct else "no value in any row")
+    event, past = names.says(column, names.EVENTS), names.says(column, names.PAST)
+    if event and not past and binary:
+        found.events.append(column)
+        found.reasons[column] = f"0/1, and its name says {event!r}; {_rate(values)}"
+        return None
+    if names.says(column, names.TIMES) and not binary and _is_time(values):
+        if found.rows[column].null_count():
+            return found.leave(column, "a time, but null in some rows: no key, and no feature")
+        return _place_time(found, column, distinct)
+    return _place_rest(found, column, values, distinct)
+
+
+def _place_lists(found: _Found, column: str, values: pl.Series) -> None:
+    inner: Any = values.dtype
+    if inner.inner.is_nested():
+        return found.leave(column, "lists of lists are no feature", "sequence")
+    lengths = values.drop_nulls().list.len() if isinstance(inner, pl.List) else None
+    if inner.inner.is_float():
+        if lengths is None or lengths.n_unique() == 1:
+            found.features[column] = "vector"
+            found.reasons[column] = "a list of numbers of one length in every row"
+            return None
+        return found.leave(column, "lists of numbers of unlike lengths are no ids", "sequence")
+    found.features[column] = "sequence"
+    found.reasons[column] = "a list of ids in every row"
+    return None
+
+
+def _place_time(found: _Found, column: str, distinct: int) -> None:
+    """Keep the finest time as the key: a clock is no feature."""
+    other = found.keys.get("time")
+    if other is not None and found.rows[other].n_unique() >= distinct:
+        return found.leave(column, f"a time, coarser than {other!r}: a clock drifts")
+    if other is not None:
+        found.leave(other, f"a time, coarser than {column!r}: a clock drifts")
+    found.keys["time"] = column
+    found.reasons[column] = f"a time by its name and its values; {distinct:,} distinct"
+    return None
+
+
+def _place_rest(found: _Found, column: str, values: pl.Series, distinct: int) -> None:
+    past, rows = names.says(column, names.PAST), found.rows.height
+    stars = names.says(column, names.STARS)
+    if stars and not past and values.dtype.is_numeric() and distinct <= LEVELS and distinct > 2:
+        found.levels.append(column)
+        found.reasons[column] = f"{distinct} levels, and its name says {stars!r}"
+        return None
+    if names.says(column, names.POSITIONS) and values.dtype.is_numeric():
+        return found.leave(column, "a position is not known when rows are ranked", "dense")
+    user, request = names.says(column, names.USERS), names.says(column, names.REQUESTS)
+    repeated = rows > distinct and not values.dtype.is_float()
+    if request and repeated and not user and not past and "request" not in found.keys:
+        found.keys["request"] = column
+        found.reasons[column] = f"its name says {request!r}; {rows / distinct:.1f} rows of each"
+        return None
+    kind, why = _kind(column, values, distinct)
+    if user and kind == "sparse" and "user" not in found.keys and names.says(column, ("id", "uid")):
+        found.keys["user"] = column
+        why = f"an id of a user by its name; {distinct:,} distinct"
+    found.features[column] = kind
+    found.reasons[column] = why
+    return None
+
+
+def _kind(column: str, values: pl.Series, distinct: int) -> tuple[str, str]:
+    """Return whether a column is of ids or of numbers, and why."""
+    dtype = values.dtype
+    if not dtype.is_numeric():
+        return "sparse", f"{_type(dtype)}; {distinct:,} distinct"
+    number, id_ = names.says(column, names.NUMBERS), names.says(column, names.IDS)
+    if dtype.is_float():
+        return "dense", f"numbers with fractions; {distinct:,} distinct"
+    if id_ and not number:
+        return "sparse", f"whole numbers, and its name says {id_!r}; {distinct:,} distinct"
+    if number and distinct > 2:
+        return "dense", f"whole numbers, and its name says {number!r}; {distinct:,} distinct"
+    low, high = int(values.min()), int(values.max())  # pyrefly: ignore  (a numeric column)
+    if low in (0, 1) and distinct >= 0.9 * (high - low + 1):
+        return (
+            "sparse",
+            f"whole numbers from {low} on without gaps, as codes are; {distinct:,} distinct",
+        )
+    if distinct > MANY and low >= 0 and abs(_middle(values) / high - 0.5) < EVEN:
+        return "sparse", f"whole numbers spread evenly, as ids are; {distinct:,} distinct"
+    if distinct <= LEVELS:
+        return "sparse", f"whole numbers; only {distinct} distinct"
+    return "dense", f"whole numbers from {low:,} to {high:,}; {distinct:,} distinct"
+
+
+def _outcomes_by_structure(found: _Found) -> None:
+    """Find what follows an event: columns that are 0 or null wherever it did not happen."""
+    for column, kind in list(found.features.items()):
+        values = found.rows[column]
+        if kind not in ("sparse", "dense") or not (values.dtype.is_numeric() or _is_binary(values)):
+            continue
+        happened = (values.cast(pl.Float64, strict=False).fill_null(0) != 0) & values.is_not_null()
+        for event in found.events:
+            if not _implies(happened, found.rows[event]):
+                continue
+            count = int(happened.sum())
+            if _is_binary(values):
+                found.features.pop(column)
+                found.events.append(column)
+                found.reasons[column] = f"0/1, and never 1 without {event!r}; {_rate(values)}"
+            else:
+                found.leave(
+                    column, f"0 or null without {event!r}, in {count:,} rows not: an outcome"
+                )
+            break
+
+
+def _funnel(found: _Found) -> None:
+    """Give each event the rarest other one without which it never happened."""
+    counts = {each: int(_happened(found.rows[each]).sum()) for each in found.events}
+    for child in [*found.events, *found.levels]:
+        column = found.rows[child]
+        happened = column.is_not_null() if child in found.levels else _happened(column)
+        own = int(happened.sum())
+        parents = [
+            each
+            for each in found.events
+            if each != child
+            and counts[each] >= own + (child in found.events)
+            and _implies(happened, found.rows[each], known=_follows(child, each))
+        ]
+        if parents:
+            parent = min(parents, key=lambda each: counts[each])
+            found.given[child] = parent
+            found.reasons[f"{child} given"] = f"in all {own:,} rows with it, {parent!r} is 1"
+
+
+def _follows(child: str, parent: str) -> bool:
+    """Whether names alone say that one event comes after another, as a purchase after a click."""
+    later, earlier = (
+        next((place for place, words in enumerate(names.FUNNEL) if names.says(each, words)), -1)
+        for each in (child, parent)
+    )
+    return later > earlier >= 0
+
+
+def _implies(happened: pl.Series, event: pl.Series, *, known: bool = False) -> bool:
+    """Whether an event is 1, or unknown, wherever something happened, by more than coincidence.
+
+    What is `known` to follow the event needs one row without a contradiction.
+    """
+    seen = event.is_not_null()
+    count = int((happened & seen).sum())
+    rate = int(_happened(event).sum()) / max(int(seen.sum()), 1)
+    if (happened & seen & ~_happened(event)).any() or not 0 < rate < 1:
+        return False
+    return count > 0 if known else count * log(rate) < COINCIDENCE
+
+
+def _split_by(found: _Found) -> str:
+    """By time where each part then has both labels of every event; else at random."""
+    time = found.keys.get("time")
+    if time is None:
+        return "random"
+    try:
+        parts = [each.collect() for each in split(found.rows, "time", column=time)]
+    except DataError:
+        return "random"
+    held = all(
+        part[each].drop_nulls().n_unique() > 1
+        for part in parts
+        for each in [*found.events, *found.levels]
+    )
+    return "time" if held else "random"
+
+
+def _audited(found: _Found, by: Any) -> Schema:
+    """Return the schema without the features that the audit says state a label."""
+    schema = _schema(found)
+    column = found.keys.get("time") if by == "time" else None
+    train, valid, test = split(found.rows, by, column=column)
+    audit = check(schema, {"train": train, "valid": valid, "test": test}, orphans="drop")
+    for each in audit.findings:
+        if each.column not in found.features or each.check not in _LEFT_OUT:
+            continue
+        # An id ranks a label well where people or items differ much; the audit warns of it.
+        an_id = names.says(each.column, names.IDS) and found.features[each.column] == "sparse"
+        if not (an_id and each.check == "may-state-label"):
+            found.leave(each.column, each.message, found.features[each.column])
+    return _schema(found)
+
+
+def _leave_out_twins(found: _Found) -> None:
+    seen: dict[Any, str] = {}
+    for column in [*found.events, *found.features]:
+        values = found.rows[column]
+        if values.dtype.is_nested():
+            continue
+        mark = (str(values.dtype), values.hash(0).sum())
+        other = seen.setdefault(mark, column)
+        if other != column and values.equals(found.rows[other], check_names=False):
+            kind = found.features.get(column, "sparse")
+            found.events = [each for each in found.events if each != column]
+            found.leave(column, f"equals {other!r} in all rows", kind)
+
+
+def _schema(found: _Found) -> Schema:
+    if not found.features:
+        raise DataError(
+            f"no column is left as a feature: {shown(list(found.left_out))} are left out, such as "
+            + "; ".join(f"{each!r}: {found.reasons[each]}" for each in list(found.left_out)[:3])
+        )
+    columns = [*found.events, *found.levels]
+    tasks = {column: _identifier(column, columns) for column in columns}
+    features: list[Feature] = [FEATURES[kind](name) for name, kind in found.features.items()]
+    return Schema(
+        features=features,
+        tasks=[
+            Task(
+                tasks[column],
+                label=column,
+                kind=Ordinal() if column in found.levels else "binary",
+                given=tasks.get(found.given.get(column, "")),
+            )
+            for column in columns
+        ],
+        keys=Keys(**found.keys),
+    )
+
+
+def _identifier(column: str, columns: Sequence[str]) -> str:
+    name = "".join(each if f"a{each}".isidentifier() else "_" for each in column)
+    name = name if name.isidentifier() and name != "all" else f"task_{name}"
+    while name != column and name in columns:
+        name += "_"
+    return name
+
+
+def _no_label(found: _Found) -> DataError:
+    alone = [
+        each
+        for each in found.rows.columns
+        if names.says(each, names.EVENTS) and found.rows[each].drop_nulls().n_unique() == 1
+    ]
+    if alone:
+        return DataError(
+            f"{shown(alone)}: one class only, in {found.rows.height:,} rows; a label needs both 0 "
+            "and 1: take more rows, or rows without down-sampling"
+        )
+    could = [each for each in found.rows.columns if _is_binary(found.rows[each])]
+    if could:
+        return DataError(
+            f"no column has the name of an outcome, such as click or buy; 0/1 columns are "
+            f"{shown(could)}: name the labels among them (--label {could[0]})"
+        )
+    return DataError(
+        f"no column could be a label: none holds 0 and 1 (columns: {shown(found.rows.columns)}); "
+        "add one that says what happened, such as click"
+    )
+
+
+def _is_binary(values: pl.Series) -> bool:
+    if values.dtype == pl.Boolean:
+        return values.drop_nulls().n_unique() == 2
+    return values.dtype.is_numeric() and set(values.drop_nulls().unique().to_list()) == {0, 1}
+
+
+def _happened(values: pl.Series) -> pl.Series:
+    return (values.cast(pl.Float64) == 1).fill_null(value=False)
+
+
+def _is_time(values: pl.Series) -> bool:
+    """Whether values are dates, ISO 8601 text, days such as 20240531, or seconds since 1970."""
+    if values.dtype.is_temporal():
+        return True
+    present = values.drop_nulls()
+    if values.dtype == pl.String:
+        return bool(present.str.contains(_ISO).all())
+    if not values.dtype.is_numeric():
+        return False
+    low, high = float(present.min()), float(present.max())  # pyrefly: ignore  (numbers)
+    ranges = [
+        (19_000_101, 21_000_101),
+        *((4e8 * unit, 4.2e9 * unit) for unit in (1, 1e3, 1e6, 1e9)),
+    ]
+    return any(least <= low and high <= most for least, most in ranges)
+
+
+def _rate(values: pl.Series) -> str:
+    return f"1 in {int(_happened(values).sum()):,} of {values.count():,} rows"
+
+
+def _middle(values: pl.Series) -> float:
+    """Return the middle of the distinct values."""
+    return float(values.drop_nulls().unique().median())  # pyrefly: ignore  (numbers)
+
+
+def _type(dtype: pl.DataType) -> str:
+    return "text" if dtype in (pl.String, pl.Categorical, pl.Enum) else str(dtype).lower()

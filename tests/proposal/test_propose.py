@@ -1,0 +1,196 @@
+"""What is guessed of made-up logs of unlike shapes, and what is refused."""
+
+import numpy as np
+import polars as pl
+import pytest
+
+import polyrank as pr
+from polyrank.cli.app import run
+from polyrank.config import Experiment
+from polyrank.errors import DataError
+from polyrank.proposal import propose
+from polyrank.proposal.files import sources
+from polyrank.proposal.propose import infer
+
+ROWS = 600
+
+
+def funnel(rows=ROWS):
+    random = np.random.default_rng(1)
+    click = (random.random(rows) < 0.3).astype(int)
+    return pl.DataFrame(
+        {
+            "impression_id": np.arange(rows),
+            "request_id": np.arange(rows) // 6,
+            "user_id": random.integers(0, 40, rows),
+            "item_code": random.choice(["a", "b", "c"], rows),
+            "price": random.lognormal(size=rows).round(2),
+            "position": np.arange(rows) % 6,
+            "country": ["x"] * rows,
+            "stated": np.where(click, "yes", "no"),
+            "click": click,
+            "buy": click * (random.random(rows) < 0.4),
+            "true_p_click": random.random(rows),
+            "event_time": 1_700_000_000 + np.arange(rows),
+        }
+    )
+
+
+def stars(rows=ROWS):
+    random = np.random.default_rng(2)
+    return pl.DataFrame(
+        {
+            "userId": random.integers(1, 40, rows),
+            "movieId": random.integers(1, 200, rows),
+            "rating": random.integers(1, 6, rows),
+            "timestamp": 900_000_000 + np.arange(rows),
+            "seen": [[1, 2], [3]] * (rows // 2),
+        }
+    )
+
+
+def messy(rows=ROWS):
+    random = np.random.default_rng(3)
+    return pl.DataFrame(
+        {
+            "用户编号": random.integers(0, 30, rows),
+            "title, with comma": random.choice(['say "hi", you', "plain"], rows),
+            "价格": [None if each < 0.1 else float(each) for each in random.random(rows)],
+            "mixed": random.choice(["1", "2", "N/A"], rows),
+            "日期": [f"2024-05-{1 + place * 28 // rows:02d}" for place in range(rows)],
+            "copy": ["k", "l", "m"] * (rows // 3),
+            "copy again": ["k", "l", "m"] * (rows // 3),
+            "nothing": [None] * rows,
+            "是否点击": (random.random(rows) < 0.4).astype(int),
+        },
+        strict=False,
+    )
+
+
+def kinds(found):
+    return {feature.name: feature.kind for feature in found.schema.features}
+
+
+def test_a_funnel():
+    found = infer(funnel())
+    assert kinds(found) == {"user_id": "sparse", "item_code": "sparse", "price": "dense"}
+    assert [(task.name, task.given) for task in found.schema.tasks] == [
+        ("click", None),
+        ("buy", "click"),
+    ]
+    keys = found.schema.keys
+    assert (keys.user, keys.request, keys.time) == ("user_id", "request_id", "event_time")
+    assert found.by == "time"
+    assert "not known when rows are ranked" in found.reasons["position"]
+    assert "known truth" in found.reasons["true_p_click"]
+    assert "one value" in found.reasons["country"]
+    assert "distinct ids" in found.reasons["impression_id"]
+    assert "may state the label" in found.reasons["stated"]
+
+
+def test_ratings_are_levels_and_lists_are_sequences():
+    found = infer(stars())
+    assert [(task.name, task.kind) for task in found.schema.tasks] == [("rating", "ordinal")]
+    assert kinds(found) == {"userId": "sparse", "movieId": "sparse", "seen": "sequence"}
+    assert (found.schema.keys.user, found.by) == ("userId", "time")
+
+
+def test_a_messy_log():
+    found = infer(messy())
+    assert [task.name for task in found.schema.tasks] == ["是否点击"]
+    assert kinds(found) == {
+        "用户编号": "sparse",
+        "title, with comma": "sparse",
+        "mixed": "sparse",
+        "copy": "sparse",
+        "价格": "dense",
+    }
+    assert found.reasons["copy again"] == "equals 'copy' in all rows"
+    assert found.reasons["nothing"] == "no value in any row"
+    assert found.schema.keys.time == "日期"
+
+
+def test_what_is_never_there_without_an_event_is_its_outcome():
+    frame = (
+        funnel()
+        .rename({"buy": "x7"})
+        .with_columns(spent=pl.when(pl.col("click") == 1).then(pl.col("price")).otherwise(0))
+    )
+    found = infer(frame)
+    assert [(task.name, task.given) for task in found.schema.tasks][1] == ("x7", "click")
+    assert "without 'click'" in found.reasons["spent"]
+
+
+def test_a_task_has_an_identifier_and_its_column_is_the_label():
+    found = infer(funnel().rename({"click": "is click?", "buy": "bought"}))
+    assert [(task.name, task.label) for task in found.schema.tasks] == [
+        ("is_click_", "is click?"),
+        ("bought", "bought"),
+    ]
+
+
+def test_a_large_log_is_looked_at_in_blocks(monkeypatch):
+    monkeypatch.setattr(propose, "SAMPLE_ROWS", 300)
+    monkeypatch.setattr(propose, "BLOCKS", 3)
+    found = infer(funnel())
+    assert (found.rows, found.of) == (300, 600)
+    assert found == infer(funnel())
+
+
+@pytest.mark.parametrize(("log", "suffix"), [(funnel, "csv"), (messy, "csv"), (stars, "parquet")])
+def test_from_a_file_to_a_report_without_an_edit(log, suffix, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    path = f"log.{suffix}"
+    (log().write_csv if suffix == "csv" else log().write_parquet)(path)
+    assert run(["init", path, "--out", "e.toml"]) == 0
+    assert "next:    polyrank train e.toml" in capsys.readouterr().out
+    written, found = Experiment.load("e.toml").schema, pr.infer(path).schema
+    assert (written.features, written.keys) == (found.features, found.keys)
+    assert [each.name for each in written.tasks] == [each.name for each in found.tasks]
+    for verb in (["check", "e.toml"], ["train", "e.toml", "--set", "train.epochs=1"]):
+        assert run(verb) == 0, capsys.readouterr().err
+    assert run(["report", "runs/e"]) == 0, capsys.readouterr().err
+    assert run(["init", path, "--out", "e.toml"]) == 1
+    assert "e.toml exists" in capsys.readouterr().err
+
+
+def test_files_are_splits_by_their_names(tmp_path):
+    for name in ("train", "valid", "test"):
+        funnel().write_parquet(tmp_path / f"{name}.parquet")
+    assert list(sources([str(tmp_path)])) == ["train", "valid", "test"]
+    (tmp_path / "test.parquet").rename(tmp_path / "more.parquet")
+    assert sources([str(tmp_path)]) == {"source": str(tmp_path / "*.parquet")}
+
+
+@pytest.mark.parametrize(
+    ("frame", "labels", "message"),
+    [
+        ({"item": [], "click": []}, (), "the log has no rows"),
+        ({"item": ["a", "b"], "sex": [0, 1]}, (), r"0/1 columns are 'sex'.*--label sex"),
+        ({"item": ["a", "b"]}, (), "no column could be a label: none holds 0 and 1"),
+        ({"item": ["a", "b"], "click": [0, 0]}, (), "'click': one class only, in 2 rows"),
+        ({"item": ["a", "b"]}, ("itme",), "label 'itme' is no column .* did you mean 'item'"),
+        ({"item": ["a", "b"]}, ("item",), "label 'item' must hold both 0 and 1, got 'a', 'b'"),
+        ({"one": [1, 1], "click": [0, 1]}, (), "no column is left as a feature: 'one'"),
+    ],
+)
+def test_what_cannot_be_guessed_is_said(frame, labels, message):
+    with pytest.raises(DataError, match=message):
+        infer(frame, labels=labels)
+
+
+def test_what_is_no_log_is_said(tmp_path):
+    with pytest.raises(DataError, match="no such file"):
+        sources([str(tmp_path / "no.csv")])
+    with pytest.raises(DataError, match=r"is a folder without a \.parquet"):
+        sources([str(tmp_path)])
+    (tmp_path / "a.csv").touch()
+    with pytest.raises(DataError, match="is empty"):
+        sources([str(tmp_path / "a.csv")])
+    for name in ("a.csv", "b.csv"):
+        funnel().write_csv(tmp_path / name)
+    with pytest.raises(DataError, match=r"2 logs, got .*: give one folder or glob"):
+        sources([str(tmp_path / "a.csv"), str(tmp_path / "b.csv")])
+    stars().write_parquet(tmp_path / "c.parquet")
+    with pytest.raises(DataError, match="several kinds of log"):
+        sources([str(tmp_path)])
