@@ -31,6 +31,7 @@ TRANSLATED = {
     "docs/zh/labels.md": "docs/labels.md",
     "docs/zh/watch_time.md": "docs/watch_time.md",
     "docs/zh/trunks.md": "docs/trunks.md",
+    "docs/zh/monitoring.md": "docs/monitoring.md",
     "docs/zh/wide.md": "docs/wide.md",
     "docs/zh/audit.md": "docs/audit.md",
     "docs/zh/calibration.md": "docs/calibration.md",
