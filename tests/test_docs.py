@@ -32,6 +32,7 @@ TRANSLATED = {
     "docs/zh/position.md": "docs/position.md",
     "docs/zh/watch_time.md": "docs/watch_time.md",
     "docs/zh/trunks.md": "docs/trunks.md",
+    "docs/zh/monitoring.md": "docs/monitoring.md",
     "docs/zh/wide.md": "docs/wide.md",
     "docs/zh/warm_start.md": "docs/warm_start.md",
     "docs/zh/audit.md": "docs/audit.md",

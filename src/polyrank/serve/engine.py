@@ -19,6 +19,7 @@ from polyrank.errors import BundleError, DataError, PolyrankError, did_you_mean
 from polyrank.features.bags import Bag
 from polyrank.features.kind import Encoded
 from polyrank.metrics.fusion import Fusion
+from polyrank.monitor.profile import Profile
 from polyrank.schema import Schema
 from polyrank.serve.extra import require
 from polyrank.serve.inputs import FEW_ROWS, ROWS_FILE, Columns, Feeds, Inputs, Lookups, together
@@ -90,6 +91,7 @@ class Engine:
             self.vocab = format.vocab_of(self.schema, parts)
             if place is not None:
                 self.vocab = sharing(self.vocab, place / self.version)
+            self.profile = None if parts.profile is None else Profile.from_table(parts.profile)
             weights = parts.config.get("fusion")
             self.fusion = None if weights is None else Fusion(weights)
             self.fusion_columns = tuple(self.fusion.columns(self.schema) if self.fusion else ())

@@ -461,6 +461,25 @@ def test_the_counts_are_those_of_the_requests(web, good):
     assert found["polyrank_request_seconds_sum"] > 0
 
 
+def test_the_distribution_of_each_output_stands_beside_that_at_fit(web, good):
+    before = metrics(web)
+    good(web)
+    after = metrics(web)
+    fit = web.get("/metrics").body.decode()
+    for output in good(web)["outputs"]:
+        prefix = 'polyrank_predictions_total{bin="'
+        bins = [each for each in after if each.startswith(prefix) and f'"{output}"' in each]
+        assert sum(after[each] - before[each] for each in bins) == len(good.records)
+        shares = [
+            value
+            for name, value in after.items()
+            if name.startswith("polyrank_profile_share") and f'name="{output}"' in name
+        ]
+        assert len(shares) == len(bins)
+        assert sum(shares) == pytest.approx(1)
+    assert 'category="unseen",model="default",name="city",of="id"' in fit
+
+
 def metrics(web):
     lines = web.get("/metrics").body.decode().splitlines()
     pairs = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))

@@ -18,6 +18,7 @@ from prometheus_client.core import (
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
+from polyrank.monitor.profile import Profile
 from polyrank.serve.app.limits import Bodies
 from polyrank.serve.app.scorer import Compared, Scored
 from polyrank.serve.engine import Engine
@@ -32,7 +33,7 @@ SHADOWS = ("scored", "failed", "skipped")
 
 _COUNTS = (
     "refused", "requests", "rows", "ids", "unseen", "nulls", "reloads", "shadows", "shadow_rows",
-    "shadow_first", "shadow_differences",
+    "shadow_first", "shadow_differences", "predictions",
 )  # fmt: skip
 
 
@@ -60,6 +61,9 @@ class Telemetry:
         self.shadow_rows: Counter[str] = Counter()
         self.shadow_first: Counter[str] = Counter()
         self.shadow_differences: dict[tuple[str, str], float] = {}  # model, output
+        self.predictions: Counter[tuple[str, str, str]] = Counter()  # model, output, bin
+        self.profiles: dict[str, Profile] = {}
+        self.at_fit: dict[tuple[str, str, str, str], float] = {}  # model, facet, of, category
         self.versions: dict[str, str] = {}
         self.running: Counter[tuple[str, str]] = Counter()  # model, version: processes
         self.buckets = [0] * (len(BUCKETS_S) + 1)
@@ -69,6 +73,7 @@ class Telemetry:
     def serves(self, model: str, engine: Engine) -> None:
         """Note the bundle that answers under a name, so that what never happened is counted 0."""
         self.versions[model] = engine.version
+        self._profiled(model, engine.profile)
         for outcome in RELOADS:
             self.reloads[model, outcome] += 0
         self.rows[model] += 0
@@ -79,6 +84,20 @@ class Telemetry:
                 self.ids[model, each.name] += 0
                 self.unseen[model, each.name] += 0
 
+    def _profiled(self, model: str, profile: Profile | None) -> None:
+        """Note what a bundle has seen at fit; what one before it had seen is forgotten."""
+        self.at_fit = {key: share for key, share in self.at_fit.items() if key[0] != model}
+        self.profiles.pop(model, None)
+        if profile is None:
+            return
+        self.profiles[model] = profile
+        for each in profile.facets:
+            total = sum(each.counts)
+            for category, count in zip(each.categories, each.counts, strict=True):
+                self.at_fit[model, each.name, each.of, category] = count / total
+                if each.of == "prediction":
+                    self.predictions[model, each.name, category] += 0
+
     def scored(self, model: str, found: Scored) -> None:
         """Count the rows, ids and missing values of a scored request."""
         self.rows[model] += found.rows
@@ -87,6 +106,13 @@ class Telemetry:
             for name, count in more.items():
                 if count:
                     total[model, name] += count
+        profile = self.profiles.get(model)
+        for facet in () if profile is None else profile.facets:
+            if facet.of == "prediction" and facet.name in found.outputs:
+                counts = facet.count(found.outputs[facet.name])
+                for category, count in zip(facet.categories, counts.tolist(), strict=True):
+                    if count:
+                        self.predictions[model, facet.name, category] += count
 
     def shadowed(self, model: str) -> None:
         """Note that a model is a shadow."""
@@ -127,6 +153,7 @@ class Telemetry:
                 "in_flight": self.in_flight,
                 "body_bytes": 0 if self.bodies is None else self.bodies.bytes,
                 "running": list(self.versions.items()),
+                "at_fit": list(self.at_fit.items()),
             },
         }
 
@@ -143,6 +170,7 @@ class Telemetry:
         if now:
             self.in_flight += state["now"]["in_flight"]
             self.body_bytes += state["now"]["body_bytes"]
+            self.at_fit.update((tuple(key), share) for key, share in state["now"]["at_fit"])
             for model, version in state["now"]["running"]:
                 self.running[model, version] += 1
 
@@ -181,6 +209,17 @@ class _Families(Collector):
         yield _counter("ids", "Ids looked up.", feature, counts.ids)
         yield _counter("unseen_ids", "Ids not seen in training.", feature, counts.unseen)
         yield _counter("missing_values", "Nulls, and NaN in numbers.", feature, counts.nulls)
+        yield _counter(
+            "predictions", "Rows by bin of an output; the bins are the profile's.",
+            ["model", "output", "bin"], counts.predictions,
+        )  # fmt: skip
+        profile = GaugeMetricFamily(
+            "polyrank_profile_share", "Share of the rows at fit that were in a category.",
+            labels=["model", "name", "of", "category"],
+        )  # fmt: skip
+        for key, share in counts.at_fit.items():
+            profile.add_metric(list(key), share)
+        yield profile
         yield _counter("reloads", "Bundles looked at.", ["model", "outcome"], counts.reloads)
         if counts.shadows:
             yield _counter(
