@@ -43,6 +43,9 @@ class RunPlan:
     fusion: Fusion | None = None
     together: TogetherPlan | None = None  # of several processes, where somebody asked
     requests: Mapping[str, RequestStatistics] = field(default_factory=dict)  # of terms that rank
+    served: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # what features are set to at prediction
 
     def __str__(self) -> str:
         splits = ", ".join(f"{split} {rows:,}" for split, rows in self.rows.items())
@@ -52,6 +55,9 @@ class RunPlan:
         if self.fusion is not None:
             weights = ", ".join(f"{name} = {w:g}" for name, w in self.fusion.weights.items())
             rows += f"\nfused score: {weights}"
+        if self.served:
+            shown = ", ".join(f"{name} = {value}" for name, value in self.served.items())
+            rows += f"\nset at prediction: {shown}"
         terms = []
         for term in self.schema.objective:
             found = self.statistics[term.name]
@@ -101,6 +107,7 @@ class RunPlan:
             "rows": dict(self.rows),
             "sampling": spec.to_table(self.sampling),
             "fusion": None if self.fusion is None else self.fusion.to_table(),
+            "served": dict(self.served),
             "steps": self.steps,
             "epochs": self.epochs,
             "parameters": dict(self.parameters),
@@ -179,6 +186,7 @@ def explain(
         fusion=fusion,
         together=plan,
         requests=supervision.requests,
+        served=vocab.serving,
     )
 
 
