@@ -17,6 +17,7 @@ from polyrank.data.vocab import Vocab
 from polyrank.errors import ConfigError, DataError, SchemaError
 from polyrank.serve.batch import Predictor, predict_file
 from polyrank.serve.export.write import export
+from polyrank.train.explain import explain
 
 ROWS = 1200
 FEATURES = [
@@ -152,6 +153,19 @@ def test_a_file_says_it(tmp_path: Path) -> None:
     assert pr.Schema.from_json(experiment.schema.to_json()) == experiment.schema
     with pytest.raises(ConfigError, match=r"features\.age\.serving: .*, got 'most'"):
         Experiment.from_text(text.replace('"mean"', '"most"'), folder=tmp_path)
+
+
+def test_a_plan_says_it(tmp_path: Path) -> None:
+    pl.DataFrame(log()).write_csv(tmp_path / "log.csv")
+    table = {
+        "data": {"train": "log.csv", "cache": False},
+        "features": {"sparse": ["item", "position"], "position": {"serving": 1}},
+        "task": [{"name": "click"}],
+    }
+    experiment = Experiment.from_table(table, folder=tmp_path)
+    plan = explain(experiment.schema, experiment.model, experiment.training, experiment.sources())
+    assert "set at prediction: position = 1" in str(plan)
+    assert plan.to_json()["served"] == {"position": 1}
 
 
 def test_an_unseen_id_is_refused_before_training() -> None:

@@ -156,10 +156,8 @@ class Bundle:
 
     def _served(self) -> dict[str, str]:
         """What is set at prediction."""
-        served = [
-            f"{each.name} = {self.vocab.codecs[each.name].serving}" for each in self.schema.served
-        ]
-        return {"set at prediction": ", ".join(served)} if served else {}
+        served = ", ".join(f"{name} = {value}" for name, value in self.vocab.serving.items())
+        return {"set at prediction": served} if served else {}
 
     def predict(self, rows: Any, *, raw: bool = False) -> pl.DataFrame:
         """Return the output columns of raw rows, in their order.

@@ -466,7 +466,7 @@ def as_served(table: Table, vocab: Vocab) -> Table:
     schema = table.schema
     if not schema.served:
         return table
-    ids, dense, numbers = table.ids.copy(), table.dense.copy(), table.numbers.copy()
+    ids, dense, numbers = (each.copy("K") for each in (table.ids, table.dense, table.numbers))
     fields = [slot.name for slot in schema.fields]
     numeric = [feature.name for feature in schema.features if feature.numeric]
     for feature in schema.served:

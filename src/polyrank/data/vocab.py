@@ -138,6 +138,12 @@ class Vocab:
             for feature in self.features
         }
 
+    @property
+    def serving(self) -> dict[str, Any]:
+        """The value of each feature that is set at prediction."""
+        served = (feature.name for feature in self.features if feature.served)
+        return {name: self.codecs[name].serving for name in served}
+
     @cached_property
     def rows(self) -> Mapping[str, int]:
         """Rows of each embedding table."""

@@ -48,6 +48,7 @@ class RunPlan:
     together: TogetherPlan | None = None  # of several processes, where somebody asked
     requests: Mapping[str, RequestStatistics] = field(default_factory=dict)  # of terms that rank
     delays: Mapping[str, DelayStatistics] = field(default_factory=dict)  # of tasks, in training
+    served: Mapping[str, Any] = field(default_factory=dict)  # what features have at prediction
 
     def __str__(self) -> str:
         splits = ", ".join(f"{split} {rows:,}" for split, rows in self.rows.items())
@@ -57,6 +58,9 @@ class RunPlan:
         if self.fusion is not None:
             weights = ", ".join(f"{name} = {w:g}" for name, w in self.fusion.weights.items())
             rows += f"\nfused score: {weights}"
+        if self.served:
+            shown = ", ".join(f"{name} = {value}" for name, value in self.served.items())
+            rows += f"\nset at prediction: {shown}"
         terms = []
         for term in self.schema.objective:
             found = self.statistics[term.name]
@@ -108,6 +112,7 @@ class RunPlan:
             "rows": dict(self.rows),
             "sampling": spec.to_table(self.sampling),
             "fusion": None if self.fusion is None else self.fusion.to_table(),
+            "served": dict(self.served),
             "steps": self.steps,
             "epochs": self.epochs,
             "parameters": dict(self.parameters),
@@ -196,6 +201,7 @@ def explain(
         together=plan,
         requests=supervision.requests,
         delays=delay_statistics(schema, tables["train"].labels),
+        served=vocab.serving,
     )
 
 
