@@ -33,6 +33,7 @@ TRANSLATED = {
     "docs/zh/trunks.md": "docs/trunks.md",
     "docs/zh/wide.md": "docs/wide.md",
     "docs/zh/audit.md": "docs/audit.md",
+    "docs/zh/init.md": "docs/init.md",
     "docs/zh/calibration.md": "docs/calibration.md",
     "docs/zh/report.md": "docs/report.md",
     "docs/zh/compare.md": "docs/compare.md",
