@@ -36,6 +36,7 @@ TRANSLATED = {
     "docs/zh/wide.md": "docs/wide.md",
     "docs/zh/warm_start.md": "docs/warm_start.md",
     "docs/zh/audit.md": "docs/audit.md",
+    "docs/zh/init.md": "docs/init.md",
     "docs/zh/calibration.md": "docs/calibration.md",
     "docs/zh/report.md": "docs/report.md",
     "docs/zh/compare.md": "docs/compare.md",

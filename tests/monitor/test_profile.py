@@ -110,3 +110,10 @@ def test_counts_that_do_not_fit_are_refused():
         Facet(name="a", of="number", edges=[1.0], categories=["x"], counts=[1])
     with pytest.raises(ConfigError, match=r"facet 'a': of must be one of"):
         Facet(name="a", of="x", categories=["x"], counts=[1])
+
+
+def test_a_feature_that_is_set_at_prediction_is_not_watched():
+    features = [pr.SparseFeature("item", serving=1), pr.DenseFeature("price")]
+    schema = pr.Schema(features, [pr.Task("click")])
+    found = pr.fit(schema, pr.Model(), epochs=1, progress=False, train=rows(400, 1))
+    assert [each.title for each in found.profile.facets] == ["price", "p_click"]

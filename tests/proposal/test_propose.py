@@ -194,3 +194,16 @@ def test_what_is_no_log_is_said(tmp_path):
     stars().write_parquet(tmp_path / "c.parquet")
     with pytest.raises(DataError, match="several kinds of log"):
         sources([str(tmp_path)])
+
+
+def test_init_without_a_log_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run(["init"]) == 1
+    assert "init needs a log: polyrank init LOG" in capsys.readouterr().err
+
+
+def test_what_is_left_out_is_one_edit_away():
+    text = infer(funnel()).to_toml({"source": 'a "b".csv'}, "x")
+    back = Experiment.from_text(text.replace('# "position"', '"position"'))
+    assert "position" in {feature.name for feature in back.schema.features}
+    assert back.data.source.endswith('a "b".csv')
