@@ -237,3 +237,15 @@ def test_a_label_that_it_does_not_allow_is_refused_with_the_values(kind):
         DataError, match=f"'root' must hold .*kind {spec.name!r}.*got inf in {ROWS}"
     ):
         pr.fit(schema_of(kind), MODEL, train=log, epochs=1)
+
+
+@kinds
+def test_a_warm_start_keeps_what_the_kind_has_fitted(kind, tmp_path):
+    options = {"epochs": 1, "batch_size": 64}
+    first = pr.fit(schema_of(kind), MODEL, train=log_of(kind), **options)
+    rows = log_of(kind, seed=2)
+    second = pr.fit(schema_of(kind), MODEL, train=rows, start=first, **options)
+    assert second.targets == first.targets
+    assert not second.predict(rows).equals(first.predict(rows))
+    second.save(tmp_path / "bundle")
+    assert pr.load(tmp_path / "bundle").predict(rows).equals(second.predict(rows))
