@@ -10,7 +10,9 @@ import torch
 
 import polyrank as pr
 from polyrank.errors import ConfigError, DataError, SchemaError
+from polyrank.train.fit import check_ranks
 from polyrank.train.start import Start
+from polyrank.train.training import Training
 
 FEATURES = [
     pr.SparseFeature("user", min_count=3),
@@ -226,3 +228,13 @@ def test_a_bundle_that_was_in_memory_cannot_be_opened_again(first, tmp_path):
     start = Start.from_table(found.config["start"], tmp_path)
     with pytest.raises(ConfigError, match="a bundle in memory: save it, and name its folder"):
         start.opened()
+
+
+def test_several_processes_are_refused():
+    with pytest.raises(ConfigError, match="start is of a single process: train in one process"):
+        check_ranks(MODEL, Training(), Start(run="a"))
+
+
+def test_what_is_no_start_is_refused():
+    with pytest.raises(ConfigError, match="a run folder, a bundle folder or a Bundle, got 7"):
+        fit(day(0), start=7)
