@@ -109,6 +109,32 @@ def test_raw_needs_torch(command, without, rows):
 
 
 @pytest.mark.usefixtures("here")
+def test_uncertainty_needs_torch_and_adds_columns_to_files_parts_and_shards(command, without, rows):
+    names = [*COLUMNS, "p_click_sd", "p_buy_given_click_sd"]
+    expected = pr.load("plain").predict(rows, uncertainty=True)
+    scored = []
+    for out, options in (("a.parquet", ()), ("parts", ()), ("shards", ("--shard", "1/1"))):
+        line = ("predict", "plain", "rows.parquet", "-o", out, "--uncertainty", *options)
+        code, _, err = command(*line)
+        assert code == 0
+        assert err.startswith("engine: torch (--uncertainty was given)\n")
+        path = Path(out)
+        scored.append(pl.read_parquet(path if path.is_file() else path / "*.parquet"))
+    for each in scored:
+        assert each.columns == ["user", *names]
+        assert each.select(names).equals(expected)
+    code, _, err = command("predict", "plain", "rows.parquet", "-o", "parts", "--resume")
+    assert code == 1
+    assert "another columns (p_click_sd was 'Float64', is missing)" in err
+    without("torch")
+    code, _, err = command("predict", "exported", "rows.parquet", "-o", "b.csv", "--uncertainty")
+    assert code == 1
+    assert err == (
+        "error: --uncertainty needs torch: an exported bundle has no posterior of wide rows\n"
+    )
+
+
+@pytest.mark.usefixtures("here")
 def test_json_has_the_engine_and_the_counts(command):
     _, found, _ = command("predict", "exported", "rows.parquet", "-o", "out", "--json")
     nulls = pl.read_parquet("rows.parquet")["item"].null_count()

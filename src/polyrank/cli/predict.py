@@ -23,6 +23,7 @@ def predict(
     *,
     out: Annotated[Path, Parameter(name=["--out", "-o"])],
     raw: bool = False,
+    uncertainty: bool = False,
     resume: bool = False,
     force: bool = False,
     shard: str | None = None,
@@ -38,6 +39,8 @@ def predict(
         out: a .parquet, .csv or .tsv file, or a folder (no extension) of Parquet parts of 1,000,000
             rows.
         raw: uncalibrated probabilities, as the heads learned them; needs torch.
+        uncertainty: with p_TASK_sd, the standard deviation of the logit, for each binary head that
+            has wide rows; needs torch.
         resume: continue the folder `out` after its last finished part; keep a shard's part.
         force: replace the parts in the folder `out`, or the shard's.
         shard: K/N, such as 2/8: score the K-th of N runs of rows into a part of the folder `out`.
@@ -52,7 +55,7 @@ def predict(
     from polyrank.serve.shards import Shard
 
     part = None if shard is None else Shard.parse(shard)
-    predictor, config = _predictor(run, raw=raw, threads=threads)
+    predictor, config = _predictor(run, raw=raw, uncertainty=uncertainty, threads=threads)
     rows = _with_lists(data, predictor.schema, config, shared)
     found = _scored(predictor, rows, out, part, resume=resume, force=force)
     if part:
@@ -113,7 +116,9 @@ def _with_lists(
     return with_lists(data, schema, config)
 
 
-def _predictor(run: Path, *, raw: bool, threads: int | None) -> tuple[Predictor, Mapping[str, Any]]:
+def _predictor(
+    run: Path, *, raw: bool, uncertainty: bool, threads: int | None
+) -> tuple[Predictor, Mapping[str, Any]]:
     """Return the engine of an exported bundle if it is available, else the bundle in torch.
 
     With it comes the run's experiment.
@@ -136,6 +141,9 @@ def _predictor(run: Path, *, raw: bool, threads: int | None) -> tuple[Predictor,
         spec.whole("--threads", threads)
     if raw:
         why, remedy = "--raw was given", "--raw needs torch: an exported bundle is calibrated"
+    elif uncertainty:
+        why = "--uncertainty was given"
+        remedy = "--uncertainty needs torch: an exported bundle has no posterior of wide rows"
     elif not exported:
         why = f"{run} was not exported"
         remedy = f"{why}, and torch is not installed: run `polyrank export {run}` where it is"
@@ -156,12 +164,15 @@ def _predictor(run: Path, *, raw: bool, threads: int | None) -> tuple[Predictor,
     import torch
 
     from polyrank.bundle.model import load
+    from polyrank.models.uncertainty import deviation_column
 
     bundle = load(folder)
     sys.stderr.write(f"engine: torch ({why})\n")
     torch.set_num_threads(threads or _threads(bundle.config))
-    predict = partial(bundle.predict_frame, raw=raw)
-    found = Predictor(bundle.schema, predict, 1, {**identity, "engine": "torch"})
+    asked = bundle.uncertain(uncertainty)
+    predict = partial(bundle.predict_frame, raw=raw, uncertainty=asked)
+    more = [deviation_column(bundle.schema.by_name[task]) for task in asked]
+    found = Predictor(bundle.schema, predict, 1, {**identity, "engine": "torch"}, more)
     return found, bundle.config
 
 

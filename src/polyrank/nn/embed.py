@@ -280,6 +280,24 @@ def pooled_padded(bag: Padded, pooling: Pooling, weight: Tensor) -> Tensor:
     return total / torch.where(size > 0, size, 1.0)
 
 
+def coefficients(bag: TensorBag, pooling: Pooling) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the ids that are looked up, the row of each, and what pooling multiplies it by.
+
+    Shape:
+        (n,) each, an id that a list holds again coming again; the last one float64
+
+    Example:
+        >>> bag = TensorBag(torch.tensor([4, 7, 4]), torch.tensor([0, 1, 3]))
+        >>> ids, rows, factors = coefficients(bag, "mean")
+        >>> ids.tolist(), rows.tolist(), factors.tolist()
+        ([4, 7, 4], [0, 1, 1], [1.0, 0.5, 0.5])
+    """
+    count = len(bag.offsets) - 1
+    ids, factors = _spread(bag, pooling, torch.ones(count, 1, dtype=torch.float64))
+    offsets = (_last(bag) if pooling == "last" else bag).offsets
+    return ids, torch.arange(count).repeat_interleave(offsets.diff()), factors[:, 0]
+
+
 def _last(bag: TensorBag) -> TensorBag:
     ids, offsets, weights = bag
     some = offsets.diff() > 0

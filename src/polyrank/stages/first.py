@@ -88,6 +88,19 @@ class FirstStages(nn.Module):
             of_heads.append(added * torch.cat([each, none], dim=1)[:, columns])
         return torch.stack(of_heads).sum(0)
 
+    def adding(self, head: str) -> str:
+        """Return the name of the stage whose margin is added to a head."""
+        return list(self.places)[int(self.added[:, self.heads.index(head)].argmax())]
+
+    def variance(self, ids: Tensor, bags: tuple[TensorBag, ...]) -> dict[str, Tensor]:
+        """Return the variance of the added margins that have one: {head: float64 (B,)}."""
+        found = {}
+        for name, each in self.stage.items():
+            if each.has_variance:
+                own = zip(each.heads, each.variance(ids, bags).unbind(1), strict=True)
+                found |= {head: column for head, column in own if self.adding(head) == name}
+        return found
+
     def to_table(self) -> dict[str, Any]:
         """Return what a manifest keeps of each stage that has something to keep."""
         tables = {name: each.to_table() for name, each in self.stage.items()}

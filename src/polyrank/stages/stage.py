@@ -128,6 +128,11 @@ class StageModule(nn.Module, ABC):
     graph: ClassVar[str | None] = None
     heads: tuple[str, ...]
 
+    @property
+    def has_variance(self) -> bool:
+        """Whether it knows how sure it is of its margins, by `variance`."""
+        return False
+
     @abstractmethod
     def forward(
         self, ids: Tensor, bags: tuple[TensorBag, ...], given: Tensor | None
@@ -146,6 +151,10 @@ class StageModule(nn.Module, ABC):
         self, ids: Tensor, sequences: Sequence[Padded], given: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Return the same for ids local to each table and lists in matrices, for an export."""
+
+    def variance(self, ids: Tensor, bags: tuple[TensorBag, ...]) -> Tensor:
+        """Return the posterior variance of the margins of rows of the packs: float64 (B, T)."""
+        raise NotImplementedError(f"{type(self).__name__} has no variance of its margins")
 
     def to_table(self) -> dict[str, Any]:
         """Return what a bundle's manifest keeps of it, beside the weights."""

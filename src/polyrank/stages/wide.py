@@ -32,7 +32,7 @@ from polyrank.data.vocab import Vocab
 from polyrank.features import Slot
 from polyrank.layout import Layout
 from polyrank.nn import kernels, wide_kernels
-from polyrank.nn.embed import Bags, Padded, TensorBag, pooled, pooled_padded
+from polyrank.nn.embed import Bags, Padded, TensorBag, coefficients, pooled, pooled_padded
 from polyrank.nn.held import Found, HeldMatrix, fetched, find
 from polyrank.schema import Schema
 from polyrank.stages.curves import is_curved
@@ -186,6 +186,49 @@ class WideRows(StageModule):
             pooling = self.layout.schema.bags[index].pooling
             found.append(pooled(moved, pooling, effect)[:, None])
         return self._read(found, ids.shape[1])
+
+    @property
+    def has_variance(self) -> bool:
+        """Whether any id has a wide row: a bias alone says nothing of a row."""
+        return bool(self.slots)
+
+    def variance(self, ids: Tensor, bags: Sequence[TensorBag]) -> Tensor:
+        """Return the posterior variance of the margins of rows of the packs: float64 (B, T).
+
+        It is Σ x² ÷ precision over the ids of a row, each given all other effects; x is 1 for a
+        plain id, and for an id of a list the sum of what pooling multiplies its look-ups by. An
+        unseen id has the prior's variance, however well row 0 is known: that row is the mean of
+        many ids, and this is one of them. Several unseen ids of a list count as different ones.
+
+        Covariances of effects, the uncertainty of the bias and of the priors are not in it.
+        """
+        batch, total = ids.shape[1], int(self.first_rows[-1])
+        found = torch.zeros(batch, len(self.heads), dtype=torch.float64)
+        count = len(self.fields)
+        for k, own in enumerate(ids[self.fields] + self.packed[:count]):
+            found += 1 / self._precision_of(k, own)
+        for k, index in enumerate(self.bags, start=count):
+            bag = TensorBag(*bags[index])
+            local, place, x = coefficients(bag, self.layout.schema.bags[index].pooling)
+            own = local.long() + self.packed[k]
+            # One number a row and id; an unseen id is never the same as another one.
+            keys = place * total + own
+            if self.slots[k].unseen:
+                unseen = (own == self.first[k]).nonzero()[:, 0]
+                keys[unseen] = batch * total + total * unseen + own[unseen]
+            keys, merged = keys.unique(return_inverse=True)
+            sums = torch.zeros(len(keys), dtype=torch.float64).index_add_(0, merged, x)
+            rows = torch.zeros_like(keys).index_copy_(0, merged, place)
+            each = sums[:, None] ** 2 / self._precision_of(k, keys % total)
+            found.index_add_(0, rows, each)
+        return found
+
+    def _precision_of(self, k: int, rows: Tensor) -> Tensor:
+        """Return how precisely the effects of a slot's ids are known: float64 (n, T)."""
+        found = self.precision[rows].double()
+        if self.slots[k].unseen:
+            found[rows == self.first[k]] = self.prior[k].double()
+        return found
 
     def batch_of(self, batch: Batch, matrix: Tensor) -> tuple[Batch, Tensor, Found | None]:
         """Return a batch for the slots `numbered`, what it looks up in a matrix, and how.
