@@ -1,8 +1,8 @@
 """How often a 90 % interval of a logit contains the generator's truth, by the rows of the ids.
 
-`synthetic` logs without a hidden cause: in `additive`, effects of fields add up, as in wide rows; in
-`latent`, user and item have factors too, which no main effect says. On test rows, the interval is
-logit ± 1.645 · `p_click_sd` (likewise of buy given click), and the truth is the logit of
+`synthetic` logs without a hidden cause: in `additive`, effects of fields add up, as in wide rows;
+in `latent`, user and item have factors too, which no main effect says. On test rows, the interval
+is logit ± 1.645 · `p_click_sd` (likewise of buy given click), and the truth is the logit of
 `true_p_click`. Rows are grouped by the fewest training rows that one of their ids has. The centre
 is the served logit, or that of the wide rows alone: the first has what the network adds, of whose
 uncertainty the deviation knows nothing. Printed are the coverage, the mean deviation, and the root

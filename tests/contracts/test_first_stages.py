@@ -191,6 +191,14 @@ def assert_served(bundle, folder, log, *, vocabulary):
     expected = bundle.predict(rows)
     loaded = pr.load(folder)
     assert loaded.predict(rows).equals(expected)
+    first = bundle.ranker.first
+    sure = [
+        task for task in ("click", "buy") if first.stage[first.adding(task)].no_variance is None
+    ]
+    found = loaded.predict(rows, uncertainty=sure)
+    assert found.equals(bundle.predict(rows, uncertainty=sure))
+    assert found.width == expected.width + len(sure)
+    assert all((found[name] > 0).all() for name in found.columns if name.endswith("_sd"))
     parity = export(loaded, folder, [rows], vocabulary=vocabulary)
     assert [each.rows for each in parity.values()] == [rows.height] * (1 + vocabulary)
     served = pr.Engine(folder).predict(rows)

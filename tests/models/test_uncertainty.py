@@ -166,6 +166,7 @@ def test_the_log_says_who_has_none(bundle, caplog):
         (["stars"], "task 'stars' has no standard deviation: its kind is 'regression', and only a"),
         (["clik"], "unknown task 'clik'; did you mean 'click'"),
         ("click", "uncertainty must be true or a list of tasks, got 'click'"),
+        (1, "uncertainty must be true or a list of tasks, got 1"),
     ],
 )
 def test_who_has_none_is_refused_by_name(bundle, asked, message):
@@ -179,12 +180,12 @@ def test_who_has_none_is_refused_by_name(bundle, asked, message):
         (
             [pr.SparseFeature("user")],
             False,
-            "the model has no wide rows.*train a `Model` without `wide",
+            "no first stage is added to its logit: wide rows are, without `wide = false`",
         ),
         (
             [pr.SparseFeature("user", wide=False)],
             pr.Wide(),
-            "no feature has wide rows: train with an id feature",
+            "first stage 'wide' is added to its logit, and no feature has",
         ),
     ],
 )
@@ -205,7 +206,9 @@ def test_a_head_that_trees_are_added_to_is_refused():
     first = bundle.ranker.first
     assert first is not None
     first.added[:, 0] = torch.tensor([float(name == "trees") for name in first.stage])
-    with pytest.raises(ConfigError, match="first stage 'trees' is added to its logit, and only"):
+    with pytest.raises(
+        ConfigError, match="first stage 'trees' is added to its logit, and it has no posterior"
+    ):
         bundle.predict(a_log(5), uncertainty=True)
     first.added[:, 0] = torch.tensor([float(name == "wide") for name in first.stage])
     assert "p_click_sd" in bundle.predict(a_log(5), uncertainty=True).columns

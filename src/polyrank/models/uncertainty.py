@@ -55,7 +55,7 @@ def uncertain_tasks(ranker: Ranker, asked: bool | Sequence[str]) -> tuple[Task, 
         if said:
             logger.info("uncertainty: no standard deviation of %s", said)
         return found
-    if isinstance(asked, str):
+    if isinstance(asked, str) or not isinstance(asked, Sequence):
         raise ConfigError(f"uncertainty must be true or a list of tasks, got {asked!r}")
     for name in asked:
         if name not in tasks:
@@ -95,13 +95,7 @@ def _lacking(ranker: Ranker, task: Task) -> str | None:
     if task.label_kind.link != "logistic":
         return f"its kind is {task.label_kind.name!r}, and only a binary head has one logit"
     if first is None or task.name not in first.heads:
-        return "the model has no wide rows: train a `Model` without `wide = false`"
+        return "no first stage is added to its logit: wide rows are, without `wide = false`"
     added = first.adding(task.name)
-    if first.stage[added].has_variance:
-        return None
-    if added == "wide":
-        return "no feature has wide rows: train with an id feature without `wide = false`"
-    return (
-        f"the first stage {added!r} is added to its logit, and only wide rows have a posterior: "
-        f"train without {added!r}"
-    )
+    why = first.stage[added].no_variance
+    return None if why is None else f"the first stage {added!r} is added to its logit, and {why}"

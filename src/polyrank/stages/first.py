@@ -96,7 +96,7 @@ class FirstStages(nn.Module):
         """Return the variance of the added margins that have one: {head: float64 (B,)}."""
         found = {}
         for name, each in self.stage.items():
-            if each.has_variance:
+            if each.no_variance is None:
                 own = zip(each.heads, each.variance(ids, bags).unbind(1), strict=True)
                 found |= {head: column for head, column in own if self.adding(head) == name}
         return found

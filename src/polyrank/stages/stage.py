@@ -129,9 +129,9 @@ class StageModule(nn.Module, ABC):
     heads: tuple[str, ...]
 
     @property
-    def has_variance(self) -> bool:
-        """Whether it knows how sure it is of its margins, by `variance`."""
-        return False
+    def no_variance(self) -> str | None:
+        """Why it cannot say how sure it is of its margins; None where `variance` says it."""
+        return "it has no posterior"
 
     @abstractmethod
     def forward(

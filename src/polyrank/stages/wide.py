@@ -188,9 +188,9 @@ class WideRows(StageModule):
         return self._read(found, ids.shape[1])
 
     @property
-    def has_variance(self) -> bool:
-        """Whether any id has a wide row: a bias alone says nothing of a row."""
-        return bool(self.slots)
+    def no_variance(self) -> str | None:
+        """Why there is none: a bias alone says nothing of a row."""
+        return None if self.slots else "no feature has wide rows, each being `wide = false`"
 
     def variance(self, ids: Tensor, bags: Sequence[TensorBag]) -> Tensor:
         """Return the posterior variance of the margins of rows of the packs: float64 (B, T).
