@@ -28,6 +28,7 @@ TRANSLATED = {
     "docs/zh/tutorial.md": "docs/tutorial.md",
     "docs/zh/objective.md": "docs/objective.md",
     "docs/zh/debias.md": "docs/debias.md",
+    "docs/zh/late_conversions.md": "docs/late_conversions.md",
     "docs/zh/labels.md": "docs/labels.md",
     "docs/zh/position.md": "docs/position.md",
     "docs/zh/watch_time.md": "docs/watch_time.md",
