@@ -245,3 +245,19 @@ def test_coefficients_are_those_of_pooling(lists, pooling, weighted, seed):
     expected = pooled(bag, pooling, table)[:, 0]
     # Five float32 terms, which may nearly cancel in what a mean divides by.
     torch.testing.assert_close(found.float(), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_an_exported_file_gives_the_same(bundle, tmp_path):
+    pytest.importorskip("onnx")
+    from polyrank.serve.export.write import export
+
+    bundle.save(tmp_path / "bundle")
+    rows = new_rows()
+    export(bundle, tmp_path / "bundle", [rows], uncertainty=True)
+    served = pr.Engine(tmp_path / "bundle").predict(rows)
+    found = bundle.predict(rows, uncertainty=True)
+    assert served.columns == found.columns
+    for name in ("p_click_sd", "p_buy_given_click_sd"):
+        # Variances in float32, and weights of means summed in it.
+        np.testing.assert_allclose(served[name], found[name], rtol=1e-6)

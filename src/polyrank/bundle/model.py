@@ -46,7 +46,7 @@ from polyrank.objective.likelihood import Likelihood, likelihoods, named_extras
 from polyrank.objective.losses import Supervision
 from polyrank.schema import Schema
 from polyrank.serve.engine import Predictions
-from polyrank.terms import NORMALIZED, head_columns, output_columns
+from polyrank.terms import NORMALIZED, deviation_column, head_columns, output_columns
 from polyrank.text import aligned, counted, html_table
 
 logger = logging.getLogger(__name__)
@@ -209,7 +209,7 @@ class Bundle:
     ) -> Predictions:
         """Return the predictions of a frame, as an exported bundle's engine does."""
         table = self.encode(frame)
-        found = self._predicted(table, raw=raw) | self._deviations(table, uncertainty)
+        found = self._predicted(table, raw=raw) | self.deviations(table, uncertainty)
         return Predictions(found, table.unseen, table.nulls)
 
     def evaluate(
@@ -411,15 +411,21 @@ class Bundle:
         self, table: Table, *, raw: bool = False, uncertainty: bool | Sequence[str] = False
     ) -> pl.DataFrame:
         """Return the output columns of encoded rows; `raw` and `uncertainty` as in `predict`."""
-        found = self._predicted(table, raw=raw) | self._deviations(table, uncertainty)
+        found = self._predicted(table, raw=raw) | self.deviations(table, uncertainty)
         return pl.DataFrame(found)
 
     def uncertain(self, uncertainty: bool | Sequence[str] = True) -> list[str]:
         """Return the tasks that `predict` gives a standard deviation, or refuse them as it does."""
         return [task.name for task in uncertain_tasks(self.ranker, uncertainty)]
 
-    def _deviations(self, table: Table, uncertainty: bool | Sequence[str]) -> dict[str, np.ndarray]:
+    def deviations(self, table: Table, uncertainty: bool | Sequence[str]) -> dict[str, np.ndarray]:
+        """Return the standard deviations of logits of encoded rows by column, as `predict` does."""
         return deviations_of(self.ranker, table, uncertain_tasks(self.ranker, uncertainty))
+
+    def output_columns(self, uncertain: Sequence[str] = ()) -> tuple[str, ...]:
+        """Return the columns of `predict`, with the deviations of tasks."""
+        columns = (deviation_column(self.schema.by_name[task]) for task in uncertain)
+        return *self.schema.outputs, *columns
 
     def score_labelled(self, table: Table, split: str) -> Scorecard:
         """Return the scorecard of encoded, labelled rows, with intervals."""

@@ -16,19 +16,9 @@ from polyrank.errors import ConfigError, did_you_mean
 from polyrank.models.outputs import CHUNK_ROWS, Tensors
 from polyrank.models.ranker import Ranker
 from polyrank.schema import Task
-from polyrank.terms import head_columns
+from polyrank.terms import deviation_column
 
 logger = logging.getLogger(__name__)
-
-
-def deviation_column(task: Task) -> str:
-    """Return the column of the standard deviation of a head's logit.
-
-    Example:
-        >>> deviation_column(Task("buy", given="click"))
-        'p_buy_given_click_sd'
-    """
-    return f"{head_columns(task)[0]}_sd"
 
 
 def uncertain_tasks(ranker: Ranker, asked: bool | Sequence[str]) -> tuple[Task, ...]:

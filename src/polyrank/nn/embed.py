@@ -298,6 +298,25 @@ def coefficients(bag: TensorBag, pooling: Pooling) -> tuple[Tensor, Tensor, Tens
     return ids, torch.arange(count).repeat_interleave(offsets.diff()), factors[:, 0]
 
 
+def padded_coefficients(bag: Padded, pooling: Pooling) -> Tensor:
+    """Return what pooling multiplies each id of a matrix by, 0 where there is none: float64 (B, L).
+
+    Example:
+        >>> padded_coefficients(Padded(torch.tensor([[4, 7], [4, -1]])), "mean").tolist()
+        [[0.5, 0.5], [1.0, 0.0]]
+    """
+    ids, weights = bag
+    there = ids >= 0
+    if pooling == "last":
+        after = there.flip(1).long().cumsum(1).flip(1)
+        there = there & (after == 1)
+    x = there.double() if weights is None else torch.where(there, weights, 0.0).double()
+    if pooling != "mean":
+        return x
+    size = x.abs().sum(1, keepdim=True)
+    return x / torch.where(size > 0, size, 1.0)
+
+
 def _last(bag: TensorBag) -> TensorBag:
     ids, offsets, weights = bag
     some = offsets.diff() > 0

@@ -156,6 +156,10 @@ class StageModule(nn.Module, ABC):
         """Return the posterior variance of the margins of rows of the packs: float64 (B, T)."""
         raise NotImplementedError(f"{type(self).__name__} has no variance of its margins")
 
+    def variance_graph(self) -> nn.Module:
+        """Return what computes `variance` in an exported graph, of what `in_graph` takes first."""
+        raise ConfigError(f"the variance of {type(self).__name__} cannot be exported")
+
     def to_table(self) -> dict[str, Any]:
         """Return what a bundle's manifest keeps of it, beside the weights."""
         return {}
