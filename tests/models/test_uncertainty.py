@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from math import sqrt
 
 import numpy as np
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 import polyrank as pr
 from polyrank.errors import ConfigError
 from polyrank.models.uncertainty import uncertain_tasks
-from polyrank.nn.embed import TensorBag, coefficients, pooled
+from polyrank.nn.embed import Padded, TensorBag, coefficients, padded_coefficients, pooled
 
 POOLINGS = ("sum", "mean", "last")
 KNOWN = {"user": 12, "item": 8, "history": 8, "recent": 9, "tags": 6}  # ids 0 … n − 1
@@ -245,17 +246,31 @@ def test_coefficients_are_those_of_pooling(lists, pooling, weighted, seed):
     expected = pooled(bag, pooling, table)[:, 0]
     # Five float32 terms, which may nearly cancel in what a mean divides by.
     torch.testing.assert_close(found.float(), expected, rtol=1e-4, atol=1e-4)
+    matrix = torch.full((len(lists), 6), -1)
+    padded_weights = torch.zeros(len(lists), 6) if weighted else None
+    for row, (start, end) in enumerate(pairwise(offsets.tolist())):
+        matrix[row, : end - start] = ids[start:end]
+        if padded_weights is not None:
+            assert weights is not None
+            padded_weights[row, : end - start] = weights[start:end]
+    factors = padded_coefficients(Padded(matrix, padded_weights), pooling)
+    again = (factors * table[matrix.clamp(min=0), 0].double()).sum(1)
+    torch.testing.assert_close(again.float(), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_an_exported_file_gives_the_same(bundle, tmp_path):
     pytest.importorskip("onnx")
     from polyrank.serve.export.write import export
+    from polyrank.serve.workers import Exported
 
     bundle.save(tmp_path / "bundle")
     rows = new_rows()
     export(bundle, tmp_path / "bundle", [rows], uncertainty=True)
-    served = pr.Engine(tmp_path / "bundle").predict(rows)
+    engine = pr.Engine(tmp_path / "bundle")
+    served = engine.predict(rows)
+    assert engine.outputs == tuple(served.columns)
+    assert Exported.of(tmp_path / "bundle", None, 1).outputs == engine.outputs
     found = bundle.predict(rows, uncertainty=True)
     assert served.columns == found.columns
     for name in ("p_click_sd", "p_buy_given_click_sd"):
