@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from itertools import pairwise
 from math import sqrt
@@ -136,6 +137,23 @@ def test_an_unseen_id_is_less_sure_than_a_known_one(bundle):
     assert known < unseen
 
 
+@settings(max_examples=20, deadline=None)
+@given(ids=st.lists(st.integers(0, 7), max_size=5), order=st.randoms(use_true_random=False))
+def test_the_order_of_a_list_does_not_matter_and_an_unseen_id_widens_a_sum(bundle, ids, order):
+    shuffled = order.sample(ids, len(ids))
+    weights = [0.5] * len(ids)
+    rows = {
+        "user": [0] * 3, "item": [0] * 3, "recent": [[]] * 3, "price": [0.0] * 3,
+        "history": [ids, shuffled, ids], "tags": [ids, shuffled, [*ids, 99]],
+        "w": [weights, weights, [*weights, 0.5]],
+    }  # fmt: skip
+    lists = {name: pl.List(pl.Int64) for name in ("recent", "history", "tags")}
+    frame = pl.DataFrame(rows, schema_overrides={**lists, "w": pl.List(pl.Float64)})
+    one, other, wider = bundle.predict(frame, uncertainty=["click"])["p_click_sd"]
+    np.testing.assert_allclose(one, other, rtol=1e-12)  # sums of ten float64 numbers
+    assert wider > one
+
+
 def test_a_file_by_pieces_and_a_saved_bundle_give_the_same(bundle, tmp_path, monkeypatch):
     rows = new_rows()
     bundle.save(tmp_path / "bundle")
@@ -261,6 +279,7 @@ def test_coefficients_are_those_of_pooling(lists, pooling, weighted, seed):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_an_exported_file_gives_the_same(bundle, tmp_path):
     pytest.importorskip("onnx")
+    from polyrank.serve.app.scorer import Scorer
     from polyrank.serve.export.write import export
     from polyrank.serve.workers import Exported
 
@@ -272,6 +291,9 @@ def test_an_exported_file_gives_the_same(bundle, tmp_path):
     assert engine.outputs == tuple(served.columns)
     assert Exported.of(tmp_path / "bundle", None, 1).outputs == engine.outputs
     found = bundle.predict(rows, uncertainty=True)
+    body = json.dumps({"rows": rows.head(3).select(engine.inputs).to_dict(as_series=False)})
+    answer = json.loads(Scorer(engine, 100)(body.encode()).body)
+    np.testing.assert_array_equal(answer["outputs"]["p_click_sd"], served["p_click_sd"][:3])
     assert served.columns == found.columns
     for name in ("p_click_sd", "p_buy_given_click_sd"):
         # Variances in float32, and weights of means summed in it.
