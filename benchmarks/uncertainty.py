@@ -1,13 +1,14 @@
 """How often a 90 % interval of a logit contains the generator's truth, by the rows of the ids.
 
-`synthetic` logs without a hidden cause: in `additive`, effects of fields add up, as in wide rows;
-in `latent`, user and item have factors too, which no main effect says. On test rows, the interval
+Three logs: in `ids`, drawn here, the effects of users and items add up, as in wide rows, and most
+ids have few rows; in the `synthetic` log `additive`, without a hidden cause, those of fields do; in
+its `latent`, user and item have factors too, which no main effect says. On test rows, the interval
 is logit ± 1.645 · `p_click_sd` (likewise of buy given click), and the truth is the logit of
-`true_p_click`. Rows are grouped by the fewest training rows that one of their ids has. The centre
-is the served logit, or that of the wide rows alone: the first has what the network adds, of whose
-uncertainty the deviation knows nothing. Printed are the coverage, the mean deviation, and the root
-mean square of the error, which should be about the deviation, each as mean ± standard deviation
-over seeds. Writes results/uncertainty.json.
+`true_p_click`. Rows are grouped by the fewest training rows that one of their ids has; in a group
+of many rows an id, there are few ids. The centre is the served logit, or that of the wide rows
+alone: the first has what the network adds, of whose uncertainty the deviation knows nothing.
+Printed are the coverage, the mean deviation, and the root mean square of the error, which should be
+about the deviation, each as mean ± standard deviation over seeds. Writes results/uncertainty.json.
 
     python benchmarks/uncertainty.py [--seeds 5] [--rows 1_000_000] [--epochs N]
 """
@@ -16,7 +17,8 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import pairwise
 from math import inf
 from statistics import NormalDist
@@ -35,6 +37,33 @@ from polyrank.text import aligned
 BOUNDS = (0, 1, 10, 100, 1_000, inf)  # of the fewest training rows of an id
 LEVEL = 0.9
 METRICS = ("coverage", "deviation", "error")
+
+
+def of_ids(rows: int, seed: int) -> tuple[list[pl.DataFrame], pr.Schema]:
+    """Return train, valid and test rows of Zipf's users and items, whose effects add up."""
+    rng = np.random.default_rng(seed)
+    logit, columns = np.full(rows, -2.0), {}
+    for name, size, deviation in (("user", rows // 20, 0.7), ("item", rows // 20, 0.5)):
+        shares = 1 / np.arange(1, size + 1)
+        columns[name] = rng.choice(size, rows, p=shares / shares.sum())
+        logit += rng.normal(0, deviation, size)[columns[name]]
+    p = 1 / (1 + np.exp(-logit))
+    log = pl.DataFrame({**columns, "click": (rng.random(rows) < p) * 1, "true_p_click": p})
+    ends = (0, rows * 8 // 10, rows * 9 // 10, rows)
+    schema = pr.Schema([pr.SparseFeature("user"), pr.SparseFeature("item")], [pr.Task("click")])
+    return [log[start:end] for start, end in pairwise(ends)], schema
+
+
+def of_synthetic(preset: str, rows: int, seed: int) -> tuple[list[pl.DataFrame], pr.Schema]:
+    """Return the same of the generator."""
+    *splits, schema = synthetic(rows, preset=preset, hidden=0.0, seed=seed)
+    return [each.collect() for each in splits], schema
+
+
+LOGS: dict[str, Callable[[int, int], tuple[list[pl.DataFrame], pr.Schema]]] = {
+    "ids": of_ids,
+    **{preset: partial(of_synthetic, preset) for preset in sorted(PRESETS)},
+}
 
 
 def fewest_rows(schema: pr.Schema, train: pl.DataFrame, test: pl.DataFrame) -> np.ndarray:
@@ -97,22 +126,21 @@ def main() -> None:
     logging.basicConfig(level="ERROR")
     options = {} if args.epochs is None else {"epochs": args.epochs}
     found: dict[tuple[str, ...], list[dict[str, float]]] = {}
-    for preset in sorted(PRESETS):
+    for name, drawn in LOGS.items():
         for seed in range(1, args.seeds + 1):
-            *splits, schema = synthetic(args.rows, preset=preset, hidden=0.0, seed=seed)
-            train, valid, test = (each.collect() for each in splits)
+            (train, valid, test), schema = drawn(args.rows, seed)
             bundle = pr.fit(
                 schema, pr.Model(), train=train, valid=valid, seed=seed, threads=args.threads,
                 cache=False, **options,
             )  # fmt: skip
             for *key, figures in measured(bundle, fewest_rows(schema, train, test), test):
-                found.setdefault((preset, *key), []).append(figures)
-            print(preset, seed, flush=True)
+                found.setdefault((name, *key), []).append(figures)
+            print(name, seed, flush=True)
     order = [key for group in names() for key in found if key[-1] == group]
     order.sort(key=lambda key: key[:-1])  # stable: groups stay in their order
-    head = ["preset", "head", "centre", "fewest rows of an id", *METRICS]
+    head = ["log", "head", "centre", "fewest rows of an id", *METRICS]
     lines = [
-        [*key, *(spread([each[name] for each in found[key]], 3) for name in METRICS)]
+        [*key, *(spread([each[metric] for each in found[key]], 3) for metric in METRICS)]
         for key in order
     ]
     print(f"\n{aligned(head, lines)}\n")
