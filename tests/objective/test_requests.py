@@ -13,8 +13,10 @@ import polyrank as pr
 from polyrank.data.statistics import fitted_labels, term_statistics
 from polyrank.data.table import encode
 from polyrank.data.vocab import Vocab
-from polyrank.errors import ConfigError, DataError
+from polyrank.errors import ConfigError, DataError, SchemaError
+from polyrank.objective.likelihood import Likelihood
 from polyrank.objective.losses import Supervision
+from polyrank.objective.regression import RegressionLikelihood
 from polyrank.ranking import RANKING
 
 ROWS = 90
@@ -413,3 +415,22 @@ def test_the_softmax_of_counts_is_the_likelihood_of_their_shares():
     sums = supervision.sums({"y": z}, counts[:, None], None, requests=torch.zeros(3).long())
     (gradient,) = torch.autograd.grad(sums["y @ all [softmax]"].total, z)
     torch.testing.assert_close(gradient, torch.zeros_like(gradient), rtol=0, atol=1e-7)
+
+
+def test_an_ordered_kind_without_a_score_is_named():
+    class Unscored(RegressionLikelihood):
+        score = Likelihood.score
+
+    found = Unscored(pr.Regression(), {"mean": 0.0, "deviation": 1.0})
+    with pytest.raises(NotImplementedError, match="kind 'regression' is ordered and has no score"):
+        found.score(torch.zeros(3))
+
+
+def test_a_ranking_knows_events_alone_unless_it_says_more():
+    class Own(pr.Ranking):
+        name = "own"
+        loss = "polyrank.objective.requests:pairwise"
+
+    assert pr.Task("click", ranking=Own()).ranker == Own()
+    with pytest.raises(SchemaError, match=r"ranking 'own' compares .* 'binary', got 'count': use"):
+        pr.Task("items", kind="count", ranking=Own())
