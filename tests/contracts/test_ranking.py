@@ -8,13 +8,17 @@ from safetensors.numpy import load_file
 
 import polyrank as pr
 from polyrank.data.check import check
+from polyrank.data.table import encode
+from polyrank.data.vocab import Vocab
 from polyrank.datasets.write import as_toml, experiment_table
 from polyrank.errors import ConfigError, DataError, SchemaError
 from polyrank.labels import LABELS
+from polyrank.objective.losses import Supervision
 from polyrank.ranking import RANKING, Ranking
 from polyrank.schema import Schema
 from polyrank.serve.export.write import export
 from polyrank.train.explain import explain
+from polyrank.train.loop import balance_terms
 from polyrank.train.sources import Sources, encoded
 
 REQUESTS, LONGEST = 90, 9
@@ -137,6 +141,14 @@ ranking = {{ kind = "{kind}", share = 0.3 }}
     assert "grade" in {score.task for score in again.evaluate(graded_log(2))}
     export(again, tmp_path / "straight" / "bundle", [log(2)])  # refuses without parity
     assert list(pr.Engine(tmp_path / "straight").outputs) == bundle.predict(log(2)).columns
+
+
+def test_a_loss_beside_a_squared_error_is_balanced_as_a_log_likelihood():
+    """Uncertainty weighting halves the exponent of a squared error alone."""
+    tasks = [pr.Task("grade", kind="regression", ranking="pairwise")]
+    found = pr.Schema([pr.SparseFeature("item")], tasks, {"request": "request"})
+    table = encode(graded_log(), found, Vocab.fit(graded_log(), found))
+    assert [each.exponent for each in balance_terms(Supervision.of(table))] == [0.5, 1.0]
 
 
 @pytest.mark.parametrize(("kind", "label"), GRADED)
