@@ -14,9 +14,10 @@ from polyrank.data.statistics import fitted_labels, term_statistics
 from polyrank.data.table import encode
 from polyrank.data.vocab import Vocab
 from polyrank.errors import ConfigError, DataError, SchemaError
-from polyrank.objective.likelihood import Likelihood
+from polyrank.objective.likelihood import Labels, Likelihood
 from polyrank.objective.losses import Supervision
 from polyrank.objective.regression import RegressionLikelihood
+from polyrank.objective.requests import Requests
 from polyrank.ranking import RANKING
 
 ROWS = 90
@@ -434,3 +435,46 @@ def test_a_ranking_knows_events_alone_unless_it_says_more():
     assert pr.Task("click", ranking=Own()).ranker == Own()
     with pytest.raises(SchemaError, match=r"ranking 'own' compares .* 'binary', got 'count': use"):
         pr.Task("items", kind="count", ranking=Own())
+
+
+def requests_of(labels, codes):
+    """Return the requests of a batch of counts, and their labels as plain numbers."""
+    found = of_graded("pairwise", "count")
+    term = next(term for term in found.objective if term.method is not None)
+    column = torch.tensor(labels, dtype=torch.float32)[:, None]
+    request = torch.tensor(codes, dtype=torch.int64)
+    return Requests.of(term, Labels.of(found, column, None, request))
+
+
+LABELLED = st.lists(
+    st.tuples(st.sampled_from([0.0, 1.0, 2.0, 5.0, math.nan]), st.integers(0, 4)), max_size=40
+)
+
+
+@given(rows=LABELLED)
+@settings(max_examples=100, deadline=None)
+def test_pairs_are_all_rows_of_a_request_with_a_higher_and_a_lower_label(rows):
+    labels, codes = [label for label, _ in rows], [code for _, code in rows]
+    higher, lower, count = requests_of(labels, codes).pairs()
+    wanted = [
+        (i, j)
+        for i in range(len(rows))
+        for j in range(len(rows))
+        if codes[i] == codes[j] and labels[i] > labels[j]
+    ]
+    found = list(zip(higher.tolist(), lower.tolist(), strict=True))
+    assert sorted(found) == wanted
+    assert count.tolist() == [sum(each == i for each, _ in wanted) for i in higher.tolist()]
+
+
+@given(rows=LABELLED, unit=st.sampled_from([0.25, 2.0, 64.0]))
+@settings(max_examples=50, deadline=None)
+def test_gains_do_not_depend_on_the_unit_and_the_largest_of_a_request_is_1(rows, unit):
+    labels, codes = [label for label, _ in rows], [code for _, code in rows]
+    one, two = (requests_of([each * by for each in labels], codes) for by in (1.0, unit))
+    gains = one.gains(0.0)
+    assert torch.equal(gains, two.gains(0.0))
+    for code in {code for code, label in zip(codes, labels, strict=True) if label == label}:
+        own = [gain for gain, each in zip(gains.tolist(), codes, strict=True) if each == code]
+        seen = {label for label, each in zip(labels, codes, strict=True) if each == code}
+        assert max(own) == (1.0 if len({y for y in seen if y == y}) > 1 else 0.0)
