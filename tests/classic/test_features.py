@@ -271,6 +271,6 @@ def test_weights_and_a_longest_list_are_refused(options):
 @pytest.mark.parametrize("kind", [pr.SparseFeature, pr.DenseFeature])
 def test_a_value_that_is_set_at_prediction_is_refused(kind):
     size = {"vocab_size": 9} if kind is pr.SparseFeature else {}
-    message = "feature 'a' has serving 1, which the classic API does not know"
+    message = "feature 'a' has serving 1.*, which the classic API does not know"
     with pytest.raises(SchemaError, match=message):
         ESMM([kind("a", serving=1, **size)], [], {"dims": [4]}, {"dims": [4]})
