@@ -14,22 +14,19 @@ alone of the same seed with its 95 % interval (t). Writes results/graded_request
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from statistics import mean
 from time import perf_counter
 
 import numpy as np
 import polars as pl
-import torch
 from parts import record
-from parts.seeds import shown, spread
+from parts.cells import every_cell, table
 
 import polyrank as pr
 from polyrank.datasets.synthetic import synthetic
 from polyrank.metrics.amounts import graded_ndcg_at
 from polyrank.metrics.concordance import tau_b
-from polyrank.text import aligned
 
 ROWS = 600_000
 KINDS: dict[str, pr.LabelKind] = {
@@ -93,38 +90,13 @@ def trained(splits, schema, outcome, loss, seed):
     return {**figures(bundle, test, outcome), "seconds": seconds}
 
 
-def show(runs, seeds, rows):
-    """Print a table for each outcome."""
-    print(f"{rows:,} rows, {len(seeds)} seeds; {mean(e['seconds'] for e in runs):.0f} s a fit")
-    truth = "ndcg@10 of truth"
-    for outcome in KINDS:
-        lines = []
-        for loss in LOSSES:
-            own, base = (
-                [each for each in runs if (each["outcome"], each["loss"]) == (outcome, name)]
-                for name in (loss, "pointwise")
-            )
-            gap = shown([each[truth] for each in base], [each[truth] for each in own])
-            lines.append([loss, *(spread([each[f] for each in own]) for f in FIGURES), gap])
-        header = ["loss", *FIGURES, f"{truth} − pointwise's"]
-        print(f"\n{outcome}")
-        print(aligned(header, lines, list(range(1, len(header)))))
-
-
 def main():
-    """Run every cell, print the tables and save the figures."""
-    torch.set_num_threads(1)
-    seeds = list(range(1, 1 + int(sys.argv[1] if len(sys.argv) > 1 else 5)))
-    rows, runs = int(sys.argv[2]) if len(sys.argv) > 2 else ROWS, []
-    for seed in seeds:
-        splits, schema = log(seed, rows)
-        for outcome in KINDS:
-            for loss in LOSSES:
-                found = trained(splits, schema, outcome, loss, seed)
-                runs.append({"outcome": outcome, "loss": loss, "seed": seed, **found})
-        # After each seed: an interrupted run keeps what it has.
-        record.write(RESULTS, {**record.origin("polars"), "rows": rows, "runs": runs})
-    show(runs, seeds, rows)
+    """Run every cell, save the figures and print a table for each outcome."""
+    runs, seeds, rows = every_cell(RESULTS, ROWS, KINDS, LOSSES, log, trained)
+    print(f"{rows:,} rows, {len(seeds)} seeds; {mean(e['seconds'] for e in runs):.0f} s a fit")
+    for outcome in KINDS:
+        print(f"\n{outcome}")
+        print(table(runs, outcome, LOSSES, FIGURES, "ndcg@10 of truth", "pointwise"))
 
 
 if __name__ == "__main__":

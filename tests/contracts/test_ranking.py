@@ -24,6 +24,18 @@ from polyrank.train.sources import Sources, encoded
 REQUESTS, LONGEST = 90, 9
 SMALL = {"tower": [4], "embed_dim": 4, "wide": False, "interaction": False}
 
+HEAD = """
+[data]
+train = "train.parquet"
+valid = "valid.parquet"
+[features]
+sparse = ["item", "user"]
+[keys]
+request = "request"
+[[task]]
+name = "click"
+"""
+
 
 @pytest.fixture(params=list(RANKING))
 def kind(request):
@@ -81,17 +93,8 @@ def test_graded_labels_go_through_all_doors(kind, label, tmp_path):
     for split, seed in (("train", 0), ("valid", 1)):
         graded_log(seed).write_parquet(tmp_path / f"{split}.parquet")
     (tmp_path / "exp.toml").write_text(
-        f"""
-[data]
-train = "train.parquet"
-valid = "valid.parquet"
-[features]
-sparse = ["item", "user"]
-[keys]
-request = "request"
-[[task]]
-name = "click"
-[[task]]
+        HEAD
+        + f"""[[task]]
 name = "grade"
 given = "click"
 kind = "{label}"
@@ -217,17 +220,8 @@ def test_a_file_says_it_and_its_plan_and_audit_count(kind, tmp_path):
     for split, seed in (("train", 0), ("valid", 1)):
         log(seed).write_parquet(tmp_path / f"{split}.parquet")
     (tmp_path / "exp.toml").write_text(
-        f"""
-[data]
-train = "train.parquet"
-valid = "valid.parquet"
-[features]
-sparse = ["item", "user"]
-[keys]
-request = "request"
-[[task]]
-name = "click"
-ranking = {{ kind = "{kind}", share = 0.3 }}
+        HEAD
+        + f"""ranking = {{ kind = "{kind}", share = 0.3 }}
 [model]
 tower = [4]
 [train]
