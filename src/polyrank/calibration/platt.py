@@ -44,7 +44,7 @@ class Platt(CalibrationMap):
         prediction: np.ndarray,
         label: np.ndarray,
         weight: np.ndarray | None = None,
-        kind: LabelKind | None = None,  # noqa: ARG003  a logit is a logit
+        kind: LabelKind | None = None,
     ) -> Platt | None:
         """Return the line on the logit of the highest likelihood, by Newton's method.
 
