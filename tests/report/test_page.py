@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from html import escape
 from html.parser import HTMLParser
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import numpy as np
 import polars as pl
@@ -279,6 +279,24 @@ def test_the_agreement_of_gradients_is_drawn(schema):
     drawn = json.dumps(chart.to_dict(), ensure_ascii=False)
     assert all(name in drawn for name in names)
     assert "below 0 they pull apart" in figure.caption
+    assert "Means" not in figure.caption
+
+
+def test_the_agreement_of_many_gradients_is_a_grid(schema):
+    terms = ["click @ all", "buy|click @ click", "spend|buy @ buy", "like @ all"]
+    pairs = list(combinations(terms, 2))
+    history = pl.DataFrame(
+        {"epoch": [1, 2]}
+        | {f"cosine {a} · {b}": [0.1 * at, 0.3 * at] for at, (a, b) in enumerate(pairs)}
+    )
+    found = epochs.training(Evidence("x", schema, {}, history, None, {}, None)).blocks
+    (figure,) = (each for each in found if getattr(each, "title", "") == "Agreement of gradients")
+    (rows,) = figure.charts[0].to_dict()["datasets"].values()
+    drawn = {(each["row"], each["column"]): each["value"] for each in rows}
+    assert len(drawn) == 2 * len(pairs)
+    for at, (a, b) in enumerate(pairs):
+        assert drawn[a, b] == drawn[b, a] == pytest.approx(0.2 * at)
+    assert figure.caption.endswith("Means over the epochs.")
 
 
 def test_a_gate_that_collapsed_is_warned_of_at_the_top(full):

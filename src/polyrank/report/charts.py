@@ -39,7 +39,8 @@ AXIS_WIDTH = 46  # pixels, of y axes that stand above each other
 STROKE: dict[str, Any] = {"symbolType": "stroke", "symbolSize": 260}  # of a line's key
 EXTENT: dict[str, Any] = {"minExtent": AXIS_WIDTH, "maxExtent": AXIS_WIDTH}
 LABEL_ROOM = 0.09  # of a chart's width, which a short number takes
-WRITTEN_COLUMNS = 10  # of a grid; in more of them there is no room for numbers
+# Columns of a grid in which there is room for numbers, and for numbers with a sign.
+WRITTEN_COLUMNS, SIGNED_COLUMNS = 10, 6
 NARROWEST = 270  # pixels that a grid's columns share on a narrow screen
 LETTER = 6.5  # pixels
 ENTROPIES = ("one row", "all rows together")
@@ -558,8 +559,9 @@ def grid(
     *,
     titles: tuple[str, str],
     measure: str,
+    signed: bool = False,
 ) -> alt.LayerChart:
-    """Return shares from 0 to 1, written and coloured; a cell of None is empty.
+    """Return shares from 0 to 1, or from −1 if `signed`, written and coloured; None is empty.
 
     The titles are those of the y and the x axis; `measure` says what a number is.
     """
@@ -582,14 +584,15 @@ def grid(
     )  # fmt: skip
     cells = base.mark_rect().encode(
         color=alt.Color("value:Q", title=measure, legend=None).scale(
-            scheme="blues", domain=[0, 1], clamp=True
+            scheme="redblue" if signed else "blues", domain=[-1 if signed else 0, 1], clamp=True
         ),
         tooltip=["row:N", "column:N", tip("value", measure, ".4f")],
     )
     height = max(30 * len(rows), 40)
-    if len(columns) > WRITTEN_COLUMNS:
+    if len(columns) > (SIGNED_COLUMNS if signed else WRITTEN_COLUMNS):
         return finished(cells, height=height)
-    dark = alt.condition(alt.datum.value > 0.5, alt.value("#ffffff"), alt.value("#1b1f23"))
+    strong = alt.expr.abs(alt.datum.value) > 0.5
+    dark = alt.condition(strong, alt.value("#ffffff"), alt.value("#1b1f23"))
     numbers = base.mark_text(fontSize=11).encode(text=alt.Text("value:Q", format=".2f"), color=dark)
     return finished(cells, numbers, height=height)
 
