@@ -43,6 +43,7 @@ TRANSLATED = {
     "docs/zh/report.md": "docs/report.md",
     "docs/zh/compare.md": "docs/compare.md",
     "docs/zh/deploy.md": "docs/deploy.md",
+    "docs/zh/glossary.md": "docs/glossary.md",
 }
 FENCE = re.compile(
     r"(?P<skip><!-- no-run -->\n)?"
