@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+import polyrank as pr
 from polyrank.cli.app import run
 from polyrank.config import Experiment
 from polyrank.registry import unregister
@@ -136,6 +137,12 @@ def test_the_navigation_names_every_page():
     listed = re.findall(r"[\w/-]+\.md", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
     pages = [str(path.relative_to(ROOT / "docs")) for path in ROOT.glob("docs/**/*.md")]
     assert sorted(listed) == sorted(pages)
+
+
+def test_the_reference_has_every_public_name_once():
+    pages = [path.read_text(encoding="utf-8") for path in ROOT.glob("docs/reference/*.md")]
+    named = re.findall(r"^::: polyrank\.(\w+)$", "\n".join(pages), re.MULTILINE)
+    assert sorted(named) == sorted(set(pr.__all__) - {"__version__"})
 
 
 def test_the_readme_has_two_set_up_commands():
