@@ -4,7 +4,7 @@
 PYTHON ?= .venv/bin/python
 BIN := $(dir $(PYTHON))
 
-.PHONY: check test numerics page torchless oip ray spark demo bench docs
+.PHONY: check test numerics page torchless oip ray spark demo bench docs pictures
 
 check:
 	$(PYTHON) -m ruff check .
@@ -62,6 +62,9 @@ demo:
 
 bench: # needs the extra [bench]; each file is a script that prints its own table
 	@set -e; for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(PYTHON) "$$script"; done
+
+pictures: # those of the README, from a run made for them; needs chromium and the extra [report]
+	$(PYTHON) docs/pictures.py
 
 docs: # needs the extra [docs]; writes site/
 	$(PYTHON) -m zensical build --strict
