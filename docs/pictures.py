@@ -1,7 +1,7 @@
 """Render the README's picture from a real run: the top of a report, as Chromium shows it.
 
-A generated log of several outcomes is trained on with the defaults, and its report is opened without a
-window. Writes docs/images/report.png.
+A generated log of several outcomes is trained on with the defaults, and its report is opened
+without a window. Writes docs/images/report.png.
 
     python docs/pictures.py
 """
