@@ -44,6 +44,7 @@ TRANSLATED = {
     "docs/zh/report.md": "docs/report.md",
     "docs/zh/compare.md": "docs/compare.md",
     "docs/zh/deploy.md": "docs/deploy.md",
+    "docs/zh/recipes.md": "docs/recipes.md",
     "docs/zh/choosing.md": "docs/choosing.md",
     "docs/zh/glossary.md": "docs/glossary.md",
 }
