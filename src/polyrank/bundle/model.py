@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from textwrap import indent
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import polars as pl
@@ -25,7 +25,15 @@ from polyrank.calibration.fitting import Calibrator
 from polyrank.data import stream
 from polyrank.data.labels import Orphans, check_rule
 from polyrank.data.learned import Learned
-from polyrank.data.read import Joined, collect_chunks, column_names, read, with_lists
+from polyrank.data.read import (
+    Joined,
+    OtherFrame,
+    collect_chunks,
+    column_names,
+    like,
+    read,
+    with_lists,
+)
 from polyrank.data.sampling import Sampling
 from polyrank.data.statistics import label_groups
 from polyrank.data.table import Table, encode, outcomes
@@ -160,10 +168,21 @@ class Bundle:
         served = ", ".join(f"{name} = {value}" for name, value in self.vocab.serving.items())
         return {"set at prediction": served} if served else {}
 
+    @overload
+    def predict(
+        self, rows: OtherFrame, *, raw: bool = False, uncertainty: bool | Sequence[str] = False
+    ) -> Any: ...
+    @overload
     def predict(
         self, rows: Any, *, raw: bool = False, uncertainty: bool | Sequence[str] = False
-    ) -> pl.DataFrame:
+    ) -> pl.DataFrame: ...
+    def predict(
+        self, rows: Any, *, raw: bool = False, uncertainty: bool | Sequence[str] = False
+    ) -> Any:
         """Return the output columns of raw rows, in their order.
+
+        A pandas frame of a pandas frame, with its index; a pyarrow table of a pyarrow table; of all
+        else a polars frame.
 
         Of files, and of a LazyFrame, some rows are in memory at a time, beside the outputs.
 
@@ -184,6 +203,9 @@ class Bundle:
             ConfigError: `uncertainty` of a task that has none, or of a model that has none.
         """
         asked = self.uncertain(uncertainty)
+        return like(rows, self._predict(rows, raw, asked))
+
+    def _predict(self, rows: Any, raw: bool, asked: Sequence[str]) -> pl.DataFrame:
         opened = self.opened(rows)
         frame = _scanned(rows, opened)
         if frame is None or not frame.head(1).collect().height:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import polars as pl
@@ -14,7 +14,7 @@ import polars as pl
 from polyrank import spec
 from polyrank.bundle import format
 from polyrank.data.arrays import from_arrays
-from polyrank.data.read import collect, read
+from polyrank.data.read import OtherFrame, collect, like, read
 from polyrank.errors import BundleError, DataError, PolyrankError, did_you_mean
 from polyrank.features.bags import Bag
 from polyrank.features.kind import Encoded
@@ -110,8 +110,12 @@ class Engine:
         self.outputs = self._session.outputs
         self.inputs = self.schema.inputs
 
-    def predict(self, rows: Any) -> pl.DataFrame:
-        """Return the output columns of raw rows, in their order.
+    @overload
+    def predict(self, rows: OtherFrame) -> Any: ...
+    @overload
+    def predict(self, rows: Any) -> pl.DataFrame: ...
+    def predict(self, rows: Any) -> Any:
+        """Return the output columns of raw rows, in their order, as `Bundle.predict` does.
 
         Args:
             rows: a path or glob, a polars or pandas frame, a pyarrow table, or a dict of arrays,
@@ -120,7 +124,7 @@ class Engine:
         Raises:
             DataError: a feature that is missing or has the wrong type, or no rows.
         """
-        return pl.DataFrame(self._predict(self._columns(rows)).outputs)
+        return like(rows, pl.DataFrame(self._predict(self._columns(rows)).outputs))
 
     def predict_frame(self, frame: pl.DataFrame) -> Predictions:
         """Return the predictions for a frame with a column for each of `inputs`."""
