@@ -62,7 +62,7 @@ from .labels import WatchTime as WatchTime
 from .labels import WeightedLogistic as WeightedLogistic
 from .layout import Layout as Layout
 from .metrics.fusion import Fusion as Fusion
-from .metrics.registry import Metric as Metric
+from .metrics.metric import Metric as Metric
 from .metrics.scorecard import Score as Score
 from .metrics.scorecard import Scorecard as Scorecard
 from .metrics.seeds import SeedScores as SeedScores
