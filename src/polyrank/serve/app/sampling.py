@@ -28,7 +28,7 @@ class Sampling:
     Example:
         >>> sampling = Sampling(folder="rows", columns=("item", "p_click"), share=0.1)
         >>> sum(sampling.chosen(f"request {number}") for number in range(10_000))
-        997
+        1012
     """
 
     folder: str
