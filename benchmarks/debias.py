@@ -26,9 +26,6 @@ clicked-rows model with 95 % intervals (Student's t). Writes results/debias.json
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -39,6 +36,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
+from parts import record
 from parts.seeds import shown, spread
 
 import polyrank as pr
@@ -48,7 +46,7 @@ from polyrank.debias import DEBIAS
 from polyrank.metrics.registry import metric
 from polyrank.text import aligned
 
-RESULTS = Path(__file__).parent / "results" / "debias.json"
+RESULTS = record.RESULTS / "debias.json"
 PLAIN = "clicked rows"
 STRENGTHS = {"off": 0.0, "on": 1.5}  # of the policy's score
 LIKED = 3  # the least rating that counts as a purchase
@@ -282,14 +280,8 @@ def main() -> None:
         print(table(runs), flush=True)
     print("\n* : the 95 % interval over seeds excludes 0")
     if args.write:
-        RESULTS.parent.mkdir(exist_ok=True)
-        machine = {"cores": os.cpu_count(), "processor": platform.machine()}
-        versions = {
-            "polyrank": pr.__version__, "torch": torch.__version__, "polars": pl.__version__,
-        }  # fmt: skip
         budget = {"rows": args.rows, "epochs": args.epochs, "floor": args.floor}
-        written = {"machine": machine, "versions": versions, "budget": budget, "runs": kept}
-        RESULTS.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
+        record.write(RESULTS, {**record.origin("polars"), "budget": budget, "runs": kept})
 
 
 if __name__ == "__main__":

@@ -23,16 +23,12 @@ calibrated and not; the mean absolute error, and the AUC. Writes results/late_co
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 from collections.abc import Mapping
-from pathlib import Path
 from time import perf_counter
 
 import numpy as np
 import polars as pl
-import torch
+from parts import record
 from parts.seeds import shown, spread
 
 import polyrank as pr
@@ -42,7 +38,7 @@ from polyrank.delay import DELAY
 from polyrank.metrics.registry import metric
 from polyrank.text import aligned
 
-RESULTS = Path(__file__).parent / "results" / "late_conversions.json"
+RESULTS = record.RESULTS / "late_conversions.json"
 DAYS, MEAN_DAYS, WINDOW_DAYS = 30, 3, 7
 TRAIN = 0.8  # of the rows: the 30 days
 LABELS = ("complete", "naive", "negatives masked")  # without a delay, by column
@@ -153,14 +149,8 @@ def main() -> None:
     print(table(runs))
     print("\n* : the 95 % interval over seeds excludes 0")
     if args.write:
-        RESULTS.parent.mkdir(exist_ok=True)
-        machine = {"cores": os.cpu_count(), "processor": platform.machine()}
-        versions = {
-            "polyrank": pr.__version__, "torch": torch.__version__, "polars": pl.__version__,
-        }  # fmt: skip
         budget = {"rows": args.rows, "epochs": args.epochs}
-        written = {"machine": machine, "versions": versions, "budget": budget, "runs": kept}
-        RESULTS.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
+        record.write(RESULTS, {**record.origin("polars"), "budget": budget, "runs": kept})
 
 
 if __name__ == "__main__":

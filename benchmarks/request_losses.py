@@ -14,20 +14,17 @@ results/request_losses.json.
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from statistics import mean
 from time import perf_counter
 
 import numpy as np
-import torch
 from parts import record
-from parts.seeds import shown, spread
+from parts.cells import every_cell, table
 
 import polyrank as pr
 from polyrank.datasets.synthetic import synthetic
 from polyrank.metrics.registry import metric
-from polyrank.text import aligned
 
 ROWS = 600_000
 OUTCOMES = ("chosen", "click")
@@ -79,44 +76,14 @@ def trained(splits, schema, outcome, loss, seed):
     return {**both, "seconds": seconds}
 
 
-def show(runs, seeds, rows):
-    """Print a table for each outcome, raw and calibrated."""
+def main():
+    """Run every cell, save the figures and print a table for each outcome, raw and calibrated."""
+    runs, seeds, rows = every_cell(RESULTS, ROWS, OUTCOMES, LOSSES, log, trained)
     print(f"{rows:,} rows, {len(seeds)} seeds; {mean(e['seconds'] for e in runs):.0f} s a fit")
     for outcome in OUTCOMES:
-        for form in ("raw", "fitted"):
-            lines = []
-            for loss in LOSSES:
-                cells = {
-                    name: [
-                        each[form]
-                        for each in runs
-                        if (each["outcome"], each["loss"]) == (outcome, name)
-                    ]
-                    for name in (loss, "pointwise")
-                }
-                values = {f: [each[f] for each in cells[loss]] for f in FIGURES}
-                base = [each["ndcg@10"] for each in cells["pointwise"]]
-                gap = shown(base, values["ndcg@10"])
-                lines.append([loss, *(spread(values[f]) for f in FIGURES), gap])
-            header = ["loss", *FIGURES, "ndcg@10 − pointwise's"]
-            print(f"\n{outcome}, {'raw' if form == 'raw' else 'calibrated'}")
-            print(aligned(header, lines, list(range(1, len(header)))))
-
-
-def main():
-    """Run every cell, print the tables and save the figures."""
-    torch.set_num_threads(1)
-    seeds = list(range(1, 1 + int(sys.argv[1] if len(sys.argv) > 1 else 5)))
-    rows, runs = int(sys.argv[2]) if len(sys.argv) > 2 else ROWS, []
-    for seed in seeds:
-        splits, schema = log(seed, rows)
-        for outcome in OUTCOMES:
-            for loss in LOSSES:
-                found = trained(splits, schema, outcome, loss, seed)
-                runs.append({"outcome": outcome, "loss": loss, "seed": seed, **found})
-        # After each seed: an interrupted run keeps what it has.
-        record.write(RESULTS, {**record.origin("polars"), "rows": rows, "runs": runs})
-    show(runs, seeds, rows)
+        for form, words in (("raw", "raw"), ("fitted", "calibrated")):
+            print(f"\n{outcome}, {words}")
+            print(table(runs, outcome, LOSSES, FIGURES, "ndcg@10", "pointwise", form))
 
 
 if __name__ == "__main__":

@@ -230,6 +230,7 @@ def test_a_tasks_kind_is_changed_in_place():
         ("epochs=3", "--set epochs: unknown key; did you mean 'train.epochs'"),
         ("Seed=3", "--set Seed: unknown key; did you mean 'seed'"),
         ("experts=3", "--set experts: unknown key; did you mean 'model.trunk.experts'"),
+        ("monitor.ps=1", "--set monitor.ps: unknown key; did you mean 'monitor.psi'"),
         ("train.experts=3", "--set train.experts: unknown key; did you mean 'model.trunk.experts'"),
         ("train.stop.scor='x'", "train.stop: unknown key 'scor'; did you mean 'score'"),
         ("task.buy=2", "--set task.buy: name a key of it, such as task.buy.weight=2"),

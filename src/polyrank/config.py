@@ -530,7 +530,10 @@ def _parsed(override: str) -> dict[str, Any]:
 
 def _check_known(changes: Mapping[str, Any], table: Mapping[str, Any]) -> None:
     """Refuse a key that no experiment has; the hint looks for it in every section."""
-    tables = {"data": Data, "keys": Keys, "model": Model, "train": Training, "start": Start}
+    tables = {
+        "data": Data, "keys": Keys, "model": Model, "train": Training, "start": Start,
+        "monitor": Bounds,
+    }  # fmt: skip
     own = {name: [f"{name}.{each.name}" for each in fields(cls)] for name, cls in tables.items()}
     known = [*SECTIONS, *(key for keys in own.values() for key in keys), *_dotted(table)]
     for section, inner in changes.items():

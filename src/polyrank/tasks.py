@@ -39,8 +39,9 @@ class Task:
         positive_weight: multiplies positives in the training loss; it inflates p on purpose,
             and only calibration undoes that.
         debias: a debiased loss for a conditional event, in place of `space`.
-        ranking: a loss of an event that compares the rows of a request, by name or with options,
-            beside the likelihood or instead of it; `[keys] request` says which rows these are.
+        ranking: a loss that compares the rows of a request, by name or with options, beside the
+            likelihood or instead of it; `[keys] request` says which rows these are. Of an event,
+            or of a label with an order.
         hold_ancestors: whether the factors above it in its terms' probabilities are constants, so
             that a rare outcome does not move the heads of those before it.
         delay: of an event that is known late, when that is, and what learns before: a `Delay`.
@@ -98,7 +99,7 @@ class Task:
         ranking = _named_or_spec(self.ranking, RANKING, Ranking, f"{where}: ranking")
         object.__setattr__(self, "ranking", ranking)
         if ranking is not None:
-            self._check_ranked(where)
+            self._check_ranked(ranking, where)
         if self.positive_weight != 1 and not kind.is_event:
             raise SchemaError(f"{where}: positive_weight needs an event, such as kind 'binary'")
         if debias is not None:
@@ -135,11 +136,16 @@ class Task:
                     f"{option} out, or use delay 'mask' beside it"
                 )
 
-    def _check_ranked(self, where: str) -> None:
-        """Refuse what has no two labels to compare, or terms of another method."""
-        if not self.label_kind.is_event:
+    def _check_ranked(self, ranking: Ranking, where: str) -> None:
+        """Refuse labels that it does not compare, or terms of another method."""
+        kind = self.label_kind
+        if not ranking.compares(kind):
+            takes = [repr(name) for name in LABELS if ranking.compares(LABELS[name])]
+            others = [repr(name) for name in RANKING if RANKING[name]().compares(kind)]
+            fix = f"use {' or '.join(others)}, or leave ranking out" if others else "leave it out"
             raise SchemaError(
-                f"{where}: ranking needs an event, such as kind 'binary', got {self.kind!r}"
+                f"{where}: ranking {ranking.name!r} compares labels of kind {', '.join(takes)}, "
+                f"got {kind.name!r}: {fix}"
             )
         if self.debias is not None:
             raise SchemaError(

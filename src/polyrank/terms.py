@@ -290,6 +290,16 @@ def head_columns(task: Task) -> tuple[str, ...]:
     return tuple(f"{stem}_given_{task.given}" for stem in stems) if task.given else stems
 
 
+def deviation_column(task: Task) -> str:
+    """Return the column of the standard deviation of a head's logit.
+
+    Example:
+        >>> deviation_column(Task("buy", given="click"))
+        'p_buy_given_click_sd'
+    """
+    return f"{head_columns(task)[0]}_sd"
+
+
 def joint_label(factors: Sequence[Any]) -> Any:
     """Return the three-valued AND of labels: 0 if any is 0, else NaN if any is NaN, else 1.
 

@@ -266,3 +266,11 @@ def test_weights_and_a_longest_list_are_refused(options):
     message = f"'seen' has {next(iter(options))} .*, which the classic API does not know"
     with pytest.raises(SchemaError, match=message):
         ESMM([feature], [], {"dims": [4]}, {"dims": [4]})
+
+
+@pytest.mark.parametrize("kind", [pr.SparseFeature, pr.DenseFeature])
+def test_a_value_that_is_set_at_prediction_is_refused(kind):
+    size = {"vocab_size": 9} if kind is pr.SparseFeature else {}
+    message = "feature 'a' has serving 1.*, which the classic API does not know"
+    with pytest.raises(SchemaError, match=message):
+        ESMM([kind("a", serving=1, **size)], [], {"dims": [4]}, {"dims": [4]})

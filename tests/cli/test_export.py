@@ -118,3 +118,27 @@ def test_no_bundle_is_refused(command, tmp_path):
     code, _, err = command("export", tmp_path / "nowhere")
     assert code == 1
     assert "nowhere does not exist" in err
+
+
+def test_uncertainty_is_an_output_that_is_compared_too(command, trained, tmp_path):
+    pr.load(trained / "memory").save(tmp_path / "run" / "bundle")
+    line = ("export", str(tmp_path / "run"), "--data", str(trained / "rows.parquet"))
+    code, out, _ = command(*line, "--uncertainty")
+    assert code == 0
+    assert [each.split()[0] for each in out.splitlines()[2:]] == ["p_click", "p_click_sd"]
+    assert out.splitlines()[-1].split()[-1] == "1.0e-05"
+
+
+def test_uncertainty_of_a_model_without_wide_rows_is_refused(command, tmp_path):
+    rows = pl.DataFrame({"item": [1, 2] * 20, "click": [0, 1, 1, 0] * 10})
+    schema = pr.Schema([pr.SparseFeature("item")], [pr.Task("click")])
+    bundle = pr.fit(schema, pr.Model(wide=False, tower=[2]), train=rows, epochs=1)
+    bundle.save(tmp_path / "run" / "bundle")
+    rows.write_parquet(tmp_path / "rows.parquet")
+    line = ("export", str(tmp_path / "run"), "--data", str(tmp_path / "rows.parquet"))
+    code, _, err = command(*line, "--uncertainty")
+    assert code == 1
+    assert err == (
+        "error: uncertainty: no task has a standard deviation: task 'click': no first stage is "
+        "added to its logit: wide rows are, without `wide = false`\n"
+    )

@@ -21,6 +21,7 @@ from polyrank.serve import batch
 from polyrank.serve.export.write import export
 
 COLUMNS = ["p_click", "p_buy_given_click", "p_buy"]
+DEVIATIONS = ["p_click_sd", "p_buy_given_click_sd"]
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +107,55 @@ def test_raw_needs_torch(command, without, rows):
     code, _, err = command("predict", "exported", "rows.parquet", "-o", "a.csv", "--raw")
     assert code == 1
     assert err == "error: --raw needs torch: an exported bundle is calibrated\n"
+
+
+@pytest.mark.usefixtures("here")
+def test_uncertainty_adds_columns_to_files_parts_and_shards(command, without, rows):
+    names = [*COLUMNS, *DEVIATIONS]
+    expected = pr.load("plain").predict(rows, uncertainty=True)
+    scored = []
+    for out, options in (("a.parquet", ()), ("parts", ()), ("shards", ("--shard", "1/1"))):
+        line = ("predict", "plain", "rows.parquet", "-o", out, "--uncertainty", *options)
+        code, _, err = command(*line)
+        assert code == 0
+        assert err.startswith("engine: torch (plain was not exported)\n")
+        path = Path(out)
+        scored.append(pl.read_parquet(path if path.is_file() else path / "*.parquet"))
+    for each in scored:
+        assert each.columns == ["user", *names]
+        assert each.select(names).equals(expected)
+    code, _, err = command("predict", "plain", "rows.parquet", "-o", "parts", "--resume")
+    assert code == 1
+    assert "another columns (p_click_sd was 'Float64', is missing)" in err
+    line = ("predict", "exported", "rows.parquet", "-o", "b.parquet", "--uncertainty")
+    code, _, err = command(*line)
+    assert code == 0
+    assert err.startswith("engine: torch (exported was exported without --uncertainty)\n")
+    assert pl.read_parquet("b.parquet").select(names).equals(expected)
+    without("torch")
+    code, _, err = command(*line)
+    assert code == 1
+    assert err == (
+        "error: exported was exported without --uncertainty, and torch is not installed: run "
+        "`polyrank export exported --uncertainty`\n"
+    )
+
+
+def test_uncertainty_of_an_exported_bundle_needs_no_torch(command, runs, rows, tmp_path, without):
+    bundle = pr.load(runs / "plain")
+    bundle.save(tmp_path / "sure" / "bundle")
+    export(bundle, tmp_path / "sure" / "bundle", [rows], uncertainty=True)
+    without("torch")
+    data, out = str(runs / "rows.parquet"), tmp_path / "a.parquet"
+    for options, names in ((("--uncertainty",), [*COLUMNS, *DEVIATIONS]), ((), COLUMNS)):
+        code, _, err = command("predict", str(tmp_path / "sure"), data, "-o", str(out), *options)
+        assert code == 0
+        assert err.startswith("engine: onnxruntime\n")
+        scored = pl.read_parquet(out)
+        assert scored.columns == ["user", *names]
+        expected = bundle.predict(rows, uncertainty=True)
+        for name in names:
+            assert (scored[name] - expected[name]).abs().max() <= 1e-5
 
 
 @pytest.mark.usefixtures("here")

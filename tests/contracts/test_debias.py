@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 import numpy as np
 import polars as pl
 import pytest
-import torch
+from tests.contracts.of_funnel import COLUMNS, model
 
 import polyrank as pr
 from polyrank.cli.app import run
@@ -17,15 +17,8 @@ from polyrank.data.vocab import Vocab
 from polyrank.debias import DEBIAS
 from polyrank.errors import ConfigError, SchemaError
 from polyrank.objective.losses import Supervision
-from polyrank.serve.export.write import export
-from polyrank.train import step
-from polyrank.train.loop import Trainer
 
 methods = pytest.mark.parametrize("kind", DEBIAS)
-PLAIN = {"wide": False, "trees": False, "interaction": False, "field_dropout": 0.0}
-COLUMNS = [
-    "p_click", "p_cart_given_click", "p_cart", "p_buy_given_cart", "p_buy",
-]  # fmt: skip
 TOML = """
 name = "debiased"
 seed = 3
@@ -55,10 +48,6 @@ batch_size = 64
 """
 
 
-class Interrupt(Exception):
-    pass
-
-
 def log(size=500, seed=1):
     rng = np.random.default_rng(seed)
     item = rng.integers(0, 12, size)
@@ -81,10 +70,6 @@ def schema(kind, **options):
         pr.Task("buy", given="cart", debias=DEBIAS[kind](**options)),
     ]  # fmt: skip
     return pr.Schema([pr.SparseFeature("item")], tasks)
-
-
-def model(**more):
-    return pr.Model(trunk=pr.MMoE(experts=2, hidden=[4]), tower=[4], embed_dim=4, **PLAIN | more)
 
 
 @methods
@@ -138,38 +123,6 @@ def test_the_file_and_every_verb_know_it(kind, tmp_path, monkeypatch, capsys):
 
 
 @methods
-def test_it_trains_resumes_saves_loads_and_exports(kind, tmp_path):
-    rows = log()
-
-    def fit(folder, **options):
-        return pr.fit(
-            schema(kind), model(dropout=0.2), train=rows, valid=rows, epochs=2, batch_size=64,
-            seed=5, out=tmp_path / folder, **options,
-        )  # fmt: skip
-
-    def interrupt(progress):
-        if progress.event == "epoch":
-            raise Interrupt
-
-    bundle = fit("whole")
-    for term in bundle.schema.objective:
-        assert bundle.history[f"train {term.name} loss"].is_finite().all()
-    weights = bundle.ranker.named_weights()
-    for head in bundle.schema.heads:
-        assert f"head.{head.name}.output.weight" in weights
-    with pytest.raises(Interrupt):
-        fit("broken", progress=interrupt)
-    resumed = fit("broken", resume=True).ranker.named_weights()
-    assert all(torch.equal(each, resumed[name]) for name, each in weights.items())
-    folder = tmp_path / "whole" / "bundle"
-    assert pr.load(folder).predict(rows).equals(bundle.predict(rows))
-    export(bundle, folder, [rows])
-    assert list(pr.Engine(folder).outputs) == COLUMNS
-    assert {each.task for each in bundle.scorecard} == {"click", "cart", "buy"}
-    assert set(bundle.calibrators) == {"click", "cart", "buy"}
-
-
-@methods
 def test_heads_start_at_the_rate_of_what_they_predict(kind):
     bundle = pr.fit(schema(kind), model(), train=log(), epochs=1, lr=1e-12)
     bought = log().filter(pl.col("cart") == 1)["buy"].to_numpy()
@@ -178,39 +131,6 @@ def test_heads_start_at_the_rate_of_what_they_predict(kind):
         bias = bundle.ranker.named_weights()[f"head.{head.name}.output.bias"]
         expected = 1 - rate if head.name == "buy#twin" else rate
         assert float(bias.sigmoid()) == pytest.approx(expected, rel=1e-4)
-
-
-@methods
-def test_every_head_that_it_declares_learns(kind):
-    rows = log()
-    still, moved = (
-        pr.fit(schema(kind), model(), train=rows, epochs=1, batch_size=64, lr=lr).ranker
-        for lr in (1e-12, 0.01)
-    )
-    for head in schema(kind).heads:
-        name = f"head.{head.name}.output.weight"
-        assert not torch.allclose(still.named_weights()[name], moved.named_weights()[name])
-
-
-@methods
-def test_compiled_steps_equal_the_eager_ones(kind, monkeypatch):
-    monkeypatch.setattr(step, "compiled", lambda graph: graph)
-    frame, found = log(), []
-    vocab = Vocab.fit(frame, schema(kind))
-    table = encode(frame, schema(kind), vocab)
-    for compile in (False, True):
-        torch.manual_seed(0)
-        ranker = model().build(model().layout(schema(kind), vocab))
-        training = pr.Training(epochs=2, batch_size=64, compile=compile)
-        each = Trainer(
-            ranker, training, Supervision.of(table), train=table, valid=None, seed=0
-        )  # fmt: skip
-        assert list(each.run())
-        found.append(each.state())
-    eager, graph = found
-    assert eager.keys() == graph.keys()
-    for name, tensor in eager.items():
-        torch.testing.assert_close(graph[name], tensor, rtol=1e-4, atol=1e-5)
 
 
 @methods

@@ -3,32 +3,20 @@
 import json
 from dataclasses import dataclass, fields
 
-import numpy as np
 import polars as pl
 import pytest
-import torch
+from tests.contracts.of_funnel import COLUMNS, DAY, log, model
 
 import polyrank as pr
 from polyrank.cli.app import run
 from polyrank.config import Experiment
-from polyrank.data.table import encode
-from polyrank.data.vocab import Vocab
 from polyrank.delay import DELAY, EarlyDelay
 from polyrank.delay.stream import StreamDelay
 from polyrank.errors import DataError
-from polyrank.objective.losses import Supervision
 from polyrank.registry import unregister
-from polyrank.serve.export.write import export
 from polyrank.terms import Summand
-from polyrank.train import step
-from polyrank.train.loop import Trainer
 
 methods = pytest.mark.parametrize("kind", DELAY)
-PLAIN = {"wide": False, "trees": False, "interaction": False, "field_dropout": 0.0}
-COLUMNS = [
-    "p_click", "p_cart_given_click", "p_cart", "p_buy_given_cart", "p_buy",
-]  # fmt: skip
-DAY = 86_400
 TOML = """
 name = "late"
 seed = 3
@@ -60,31 +48,6 @@ batch_size = 64
 """
 
 
-class Interrupt(Exception):
-    pass
-
-
-def log(size=500, seed=1):
-    """Thirty days of a funnel whose purchases come 3 days late on average."""
-    rng = np.random.default_rng(seed)
-    item = rng.integers(0, 12, size)
-    time = np.sort(rng.integers(0, 30 * DAY, size))
-    click = rng.random(size) < 0.3 + 0.05 * item
-    cart = click & (rng.random(size) < 0.7)
-    bought = time + rng.exponential(3 * DAY, size)
-    buy = cart & (rng.random(size) < 0.5) & (bought <= time[-1])
-    return pl.DataFrame(
-        {
-            "item": item,
-            "time": time,
-            "click": click.astype(int),
-            "cart": np.where(click, cart, np.nan),
-            "buy": np.where(cart, buy, np.nan),
-            "buy_time": np.where(buy, bought, np.nan),
-        }
-    )
-
-
 def delayed(kind, **options):
     return DELAY[kind](time="buy_time", window="7d", **options)
 
@@ -99,10 +62,6 @@ def schema(kind, **options):
 
 def own_term(kind):
     return "buy|cart @ cart" + f" [{kind}]" * issubclass(DELAY[kind], EarlyDelay)
-
-
-def model(**more):
-    return pr.Model(trunk=pr.MMoE(experts=2, hidden=[4]), tower=[4], embed_dim=4, **PLAIN | more)
 
 
 @methods
@@ -163,41 +122,6 @@ def test_the_file_and_every_verb_know_it(kind, tmp_path, monkeypatch, capsys):
 
 
 @methods
-def test_it_trains_resumes_saves_loads_and_exports(kind, tmp_path):
-    rows = log()
-
-    def fit(folder, **options):
-        return pr.fit(
-            schema(kind), model(dropout=0.2), train=rows, valid=rows, epochs=2, batch_size=64,
-            seed=5, out=tmp_path / folder, **options,
-        )  # fmt: skip
-
-    def interrupt(progress):
-        if progress.event == "epoch":
-            raise Interrupt
-
-    bundle = fit("whole")
-    for term in bundle.schema.objective:
-        assert bundle.history[f"train {term.name} loss"].is_finite().all()
-    weights = bundle.ranker.named_weights()
-    for head in bundle.schema.heads:
-        assert f"head.{head.name}.output.weight" in weights
-    with pytest.raises(Interrupt):
-        fit("broken", progress=interrupt)
-    resumed = fit("broken", resume=True).ranker.named_weights()
-    assert all(torch.equal(each, resumed[name]) for name, each in weights.items())
-    folder = tmp_path / "whole" / "bundle"
-    unlabelled = rows.select("item")
-    assert pr.load(folder).predict(unlabelled).equals(bundle.predict(unlabelled))
-    export(bundle, folder, [rows])
-    assert list(pr.Engine(folder).outputs) == COLUMNS
-    assert {each.task for each in bundle.scorecard} == {"click", "cart", "buy"}
-    by_file = tmp_path / "rows.parquet"
-    rows.write_parquet(by_file)
-    assert bundle.evaluate(by_file).to_json() == bundle.evaluate(rows).to_json()
-
-
-@methods
 def test_young_rows_are_scored_by_nobody(kind):
     """A score of validation rows is of those that are mature, whatever the method learns from."""
     rows = log()
@@ -207,41 +131,6 @@ def test_young_rows_are_scored_by_nobody(kind):
     assert scores["click @ all"].rows == rows.height
     assert scores["buy @ all"].rows == mature.height
     assert scores["buy|cart @ cart"].rows == int((mature["cart"] == 1).sum())
-
-
-@methods
-def test_every_head_that_it_declares_learns(kind):
-    rows = log()
-    still, moved = (
-        pr.fit(schema(kind), model(), train=rows, epochs=1, batch_size=64, lr=lr).ranker
-        for lr in (1e-12, 0.01)
-    )
-    for head in schema(kind).heads:
-        name = f"head.{head.name}.output.weight"
-        assert not torch.allclose(still.named_weights()[name], moved.named_weights()[name])
-
-
-@methods
-def test_compiled_steps_equal_the_eager_ones(kind, monkeypatch):
-    monkeypatch.setattr(step, "compiled", lambda graph: graph)
-    frame, found = log(), []
-    own = schema(kind)
-    own = pr.fit(own, model(), train=frame, epochs=1).schema  # with what it takes from the rows
-    vocab = Vocab.fit(frame, own)
-    table = encode(frame, own, vocab)
-    for compile in (False, True):
-        torch.manual_seed(0)
-        ranker = model().build(model().layout(own, vocab))
-        training = pr.Training(epochs=2, batch_size=64, compile=compile)
-        each = Trainer(
-            ranker, training, Supervision.of(table), train=table, valid=None, seed=0
-        )  # fmt: skip
-        assert list(each.run())
-        found.append(each.state())
-    eager, graph = found
-    assert eager.keys() == graph.keys()
-    for name, tensor in eager.items():
-        torch.testing.assert_close(graph[name], tensor, rtol=1e-4, atol=1e-5)
 
 
 @methods

@@ -191,12 +191,20 @@ def assert_served(bundle, folder, log, *, vocabulary):
     expected = bundle.predict(rows)
     loaded = pr.load(folder)
     assert loaded.predict(rows).equals(expected)
-    parity = export(loaded, folder, [rows], vocabulary=vocabulary)
+    first = bundle.ranker.first
+    sure = [
+        task for task in ("click", "buy") if first.stage[first.adding(task)].no_variance is None
+    ]
+    found = loaded.predict(rows, uncertainty=sure)
+    assert found.equals(bundle.predict(rows, uncertainty=sure))
+    assert found.width == expected.width + len(sure)
+    assert all((found[name] > 0).all() for name in found.columns if name.endswith("_sd"))
+    parity = export(loaded, folder, [rows], vocabulary=vocabulary, uncertainty=sure)
     assert [each.rows for each in parity.values()] == [rows.height] * (1 + vocabulary)
     served = pr.Engine(folder).predict(rows)
-    assert served.columns == expected.columns
+    assert served.columns == found.columns
     for column in served:
-        np.testing.assert_allclose(column, expected[column.name], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(column, found[column.name], rtol=1e-5, atol=1e-6)
 
 
 def unlabelled(log):

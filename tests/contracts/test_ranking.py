@@ -8,16 +8,33 @@ from safetensors.numpy import load_file
 
 import polyrank as pr
 from polyrank.data.check import check
+from polyrank.data.table import encode
+from polyrank.data.vocab import Vocab
 from polyrank.datasets.write import as_toml, experiment_table
-from polyrank.errors import ConfigError, SchemaError
+from polyrank.errors import ConfigError, DataError, SchemaError
+from polyrank.labels import LABELS
+from polyrank.objective.losses import Supervision
 from polyrank.ranking import RANKING, Ranking
 from polyrank.schema import Schema
 from polyrank.serve.export.write import export
 from polyrank.train.explain import explain
+from polyrank.train.loop import balance_terms
 from polyrank.train.sources import Sources, encoded
 
 REQUESTS, LONGEST = 90, 9
 SMALL = {"tower": [4], "embed_dim": 4, "wide": False, "interaction": False}
+
+HEAD = """
+[data]
+train = "train.parquet"
+valid = "valid.parquet"
+[features]
+sparse = ["item", "user"]
+[keys]
+request = "request"
+[[task]]
+name = "click"
+"""
 
 
 @pytest.fixture(params=list(RANKING))
@@ -51,6 +68,104 @@ def schema(kind, **options):
 def fitted(kind, **options):
     fit = {"train": log(), "valid": log(1), "epochs": 3, "batch_size": 32, "seed": 4}
     return pr.fit(schema(kind), pr.Model(**SMALL), **fit | {"progress": False} | options)
+
+
+GRADED = [
+    (kind, label)
+    for kind in RANKING
+    for label in LABELS
+    if not LABELS[label].is_event and RANKING[kind]().compares(LABELS[label])
+]
+
+
+def graded_log(seed=0):
+    """Of clicked rows a grade, which is a level, a count, an amount and a number at once."""
+    frame = log(seed)
+    level = 1 + np.random.default_rng(seed).poisson(1 + frame["item"].to_numpy() / 6).clip(max=3)
+    return frame.with_columns(
+        grade=pl.when(pl.col("click") == 1).then(pl.Series(level, dtype=pl.Int64))
+    )
+
+
+@pytest.mark.parametrize(("kind", "label"), GRADED)
+def test_graded_labels_go_through_all_doors(kind, label, tmp_path):
+    """File, plan, audit, training that goes on, bundle, export: of rows where a parent happened."""
+    for split, seed in (("train", 0), ("valid", 1)):
+        graded_log(seed).write_parquet(tmp_path / f"{split}.parquet")
+    (tmp_path / "exp.toml").write_text(
+        HEAD
+        + f"""[[task]]
+name = "grade"
+given = "click"
+kind = "{label}"
+ranking = {{ kind = "{kind}", share = 0.3 }}
+"""
+    )
+    experiment = pr.Experiment.load(tmp_path / "exp.toml")
+    found = experiment.schema
+    assert found.by_name["grade"].ranking == RANKING[kind](share=0.3)
+    assert pr.Experiment.from_text(experiment.to_toml()).schema == found
+    term = f"grade|click @ click [{kind}]"
+    assert {each.name: each.weight for each in found.objective} == {
+        "click @ all": 1.0, "grade|click @ click": 0.7, term: 0.3
+    }  # fmt: skip
+    seen = graded_log().filter(pl.col("click") == 1)
+    groups = seen.group_by("request").agg(pl.col("grade").n_unique(), pl.len())
+    mixed = groups.filter(pl.col("grade") > 1)
+    plan = explain(found, experiment.model, experiment.training, experiment.sources())
+    (line,) = [
+        line
+        for line in str(plan).split("term over requests")[1].splitlines()
+        if f"[{kind}]" in line
+    ]
+    counts = [f"{groups.height}", f"{mixed.height}", f"{mixed['len'].sum()}"]
+    assert line.split()[-3:] == counts
+    audit = check(found, {"train": graded_log(), "valid": graded_log(1)})
+    (counted,) = [each for each in audit.findings if each.check == "requests"]
+    idle = groups.height - mixed.height
+    assert f"{idle} of {groups.height} requests have one label only" in counted.message
+
+    def run(out, **options):
+        fit = {"train": graded_log(), "valid": graded_log(1), "epochs": 2, "batch_size": 64}
+        fit |= {"checkpoint": pr.Checkpoint(steps=2), "progress": False, "seed": 4}
+        return pr.fit(found, pr.Model(**SMALL), **fit | options, out=tmp_path / out)
+
+    def stop(progress):
+        if progress.event == "checkpoint" and progress.epoch == 2:
+            raise Interrupt
+
+    bundle = run("straight")
+    with pytest.raises(Interrupt):
+        run("broken", progress=stop)
+    assert run("broken", resume=True).predict(log(2)).equals(bundle.predict(log(2)))
+    assert np.isfinite(bundle.history[f"valid {term} loss"].to_numpy()).all()
+    again = pr.load(tmp_path / "straight")
+    assert again.predict(log(2)).equals(bundle.predict(log(2)))
+    assert "grade" in {score.task for score in again.evaluate(graded_log(2))}
+    export(again, tmp_path / "straight" / "bundle", [log(2)])  # refuses without parity
+    assert list(pr.Engine(tmp_path / "straight").outputs) == bundle.predict(log(2)).columns
+
+
+def test_a_loss_beside_a_squared_error_is_balanced_as_a_log_likelihood():
+    """Uncertainty weighting halves the exponent of a squared error alone."""
+    tasks = [pr.Task("grade", kind="regression", ranking="pairwise")]
+    found = pr.Schema([pr.SparseFeature("item")], tasks, {"request": "request"})
+    table = encode(graded_log(), found, Vocab.fit(graded_log(), found))
+    assert [each.exponent for each in balance_terms(Supervision.of(table))] == [0.5, 1.0]
+
+
+@pytest.mark.parametrize(("kind", "label"), GRADED)
+def test_graded_labels_that_are_all_equal_in_requests_are_refused(kind, label):
+    tasks = [pr.Task("grade", kind=label, ranking=kind)]
+    found = pr.Schema([pr.SparseFeature("item")], tasks, {"request": "request"})
+    rows = graded_log().with_columns(grade=1 + pl.col("request") % 3)
+    message = r"'grade @ all' has no request with two different labels in train \(90 requests\)"
+    with pytest.raises(DataError, match=message):
+        pr.fit(found, pr.Model(**SMALL), train=rows, epochs=1, progress=False)
+    (finding,) = [
+        each for each in check(found, {"train": rows}).findings if each.check == "nothing-to-rank"
+    ]
+    assert f"{REQUESTS} of {REQUESTS} requests" in finding.message
 
 
 def test_it_is_a_term_of_its_own_name_and_weight(kind):
@@ -105,17 +220,8 @@ def test_a_file_says_it_and_its_plan_and_audit_count(kind, tmp_path):
     for split, seed in (("train", 0), ("valid", 1)):
         log(seed).write_parquet(tmp_path / f"{split}.parquet")
     (tmp_path / "exp.toml").write_text(
-        f"""
-[data]
-train = "train.parquet"
-valid = "valid.parquet"
-[features]
-sparse = ["item", "user"]
-[keys]
-request = "request"
-[[task]]
-name = "click"
-ranking = {{ kind = "{kind}", share = 0.3 }}
+        HEAD
+        + f"""ranking = {{ kind = "{kind}", share = 0.3 }}
 [model]
 tower = [4]
 [train]
@@ -194,7 +300,19 @@ def test_the_level_of_jrc_is_trained_and_predicts_nothing():
     ("make", "message"),
     [
         (lambda: pr.Task("a", ranking="pairwse"), "ranking: unknown kind 'pairwse'; did you mean"),
-        (lambda: pr.Task("a", kind="regression", ranking="jrc"), "ranking needs an event"),
+        (
+            lambda: pr.Task("a", kind="ordinal", ranking="jrc"),
+            "task 'a': ranking 'jrc' compares labels of kind 'binary', got 'ordinal': use "
+            "'pairwise' or 'softmax', or leave ranking out",
+        ),
+        (
+            lambda: pr.Task("a", kind="regression", ranking="softmax"),
+            "compares labels of kind 'binary', .*'ordinal'.*, got 'regression': use 'pairwise', or",
+        ),
+        (
+            lambda: pr.Task("a", kind="categorical", ranking="pairwise"),
+            "'pairwise' compares labels of kind .*, got 'categorical': leave it out",
+        ),
         (lambda: pr.Task("a", ranking=3), "ranking must be a name or a Ranking, got 3"),
         (lambda: pr.Pairwise(share=0), "'pairwise': share must be a number above 0 and at most 1"),
         (lambda: pr.JRC(share=1), "'jrc': share must be a number above 0 and below 1, got 1"),

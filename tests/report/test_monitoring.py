@@ -166,3 +166,18 @@ def test_the_page_names_what_is_crossed_and_escapes(bundle, tmp_path):
     assert "<h3>price</h3>" in text
     assert escape(found.by_psi[0].moved) in text
     assert "AUC" in text
+
+
+def test_a_feature_that_is_set_at_prediction_need_not_be_there():
+    features = [pr.SparseFeature("item", serving=1), pr.DenseFeature("price")]
+    schema = pr.Schema(features, [pr.Task("click")])
+    fitted = pr.fit(schema, pr.Model(), train=rows(1000, 1), epochs=1, progress=False)
+    found = monitor(fitted, rows(500, 2).select("price"))
+    assert [each.facet.title for each in found.drifts] == ["price", "p_click"]
+
+
+def test_a_key_of_two_types_is_refused(bundle):
+    later = rows(500, 3)
+    labels = later.select(pl.col("row").cast(pl.String), "click")
+    with pytest.raises(DataError, match="'row' is a column of Int64 in the rows and of String in"):
+        monitor(bundle, later.drop("click"), labels=labels, key=["row"])

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import numpy as np
@@ -12,8 +13,9 @@ import polars as pl
 import pytest
 
 import polyrank as pr
-from polyrank.config import Experiment
+from polyrank.config import Experiment, SharedLists
 from polyrank.errors import ConfigError, DataError, TrainingError
+from polyrank.files import locked
 from polyrank.train.replay import Periods, Strategy, strategies, strategies_named
 
 EXPERIMENT = """
@@ -185,6 +187,15 @@ def test_other_options_are_refused(experiment, tmp_path):
     (tmp_path / "out").mkdir()
     with pytest.raises(ConfigError, match="exists and holds no replay: choose another --out"):
         experiment.replay("day", out=tmp_path / "out", force=True)
+    shared = SharedLists(file="lists.parquet", key="user")
+    joined = replace(experiment, data=replace(experiment.data, shared=shared))
+    with pytest.raises(ConfigError, match=r"a replay takes no \[data.shared\]: join the lists"):
+        joined.replay("day", out=tmp_path / "new")
+    with (
+        locked(tmp_path / ".new.lock"),
+        pytest.raises(ConfigError, match=r"another process is replaying into .*: wait for it"),
+    ):
+        experiment.replay("day", out=tmp_path / "new")
     with pytest.raises(ConfigError, match="resume continues a replay and force replaces it"):
         experiment.replay("day", out=tmp_path / "new", force=True, resume=True)
 

@@ -10,7 +10,9 @@ import torch
 
 import polyrank as pr
 from polyrank.errors import ConfigError, DataError, SchemaError
+from polyrank.train.fit import check_ranks
 from polyrank.train.start import Start
+from polyrank.train.training import Training
 
 FEATURES = [
     pr.SparseFeature("user", min_count=3),
@@ -226,3 +228,47 @@ def test_a_bundle_that_was_in_memory_cannot_be_opened_again(first, tmp_path):
     start = Start.from_table(found.config["start"], tmp_path)
     with pytest.raises(ConfigError, match="a bundle in memory: save it, and name its folder"):
         start.opened()
+
+
+def test_several_processes_are_refused():
+    with pytest.raises(ConfigError, match="start is of a single process: train in one process"):
+        check_ranks(MODEL, Training(), Start(run="a"))
+
+
+def test_what_is_no_start_is_refused():
+    with pytest.raises(ConfigError, match="a run folder, a bundle folder or a Bundle, got 7"):
+        fit(day(0), start=7)
+
+
+def test_encoded_rows_are_cached_by_the_bundle_that_they_grow(first, second, tmp_path, caplog):
+    day(2).write_parquet(tmp_path / "log.parquet")
+    caplog.set_level(logging.INFO)
+    found = []
+    for number, start in enumerate([second, second, first]):
+        out = tmp_path / str(number)
+        found.append(fit(str(tmp_path / "log.parquet"), start=start, out=out))
+    assert caplog.text.count("encoded rows of an earlier run are used") == 1
+    one, two, other = (each.vocab.tables["item"] for each in found)
+    assert one.saved().equals(two.saved())
+    assert not one.saved().equals(other.saved())
+    assert found[0].predict(day(3)).equals(found[1].predict(day(3)))
+
+
+def test_a_log_larger_than_memory_grows_the_same_vocabularies(first, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    day(1, rows=30_000).write_parquet(tmp_path / "log.parquet")
+    whole, streamed = (
+        fit(
+            str(tmp_path / "log.parquet"),
+            start=first,
+            out=tmp_path / memory / "run",
+            memory=memory,
+            epochs=1,
+            batch_size=1024,
+        )
+        for memory in ("1GiB", "1MiB")
+    )
+    assert "encoded by chunks" in caplog.text
+    for name, table in whole.vocab.tables.items():
+        assert streamed.vocab.tables[name].saved().equals(table.saved())
+    assert streamed.vocab.states == whole.vocab.states

@@ -40,12 +40,13 @@ from polyrank.models.expert_use import ExpertUse, experts_of
 from polyrank.models.model import BuildsTrunk, Model
 from polyrank.models.outputs import CHUNK_ROWS, logits_of, outputs
 from polyrank.models.ranker import Ranker
+from polyrank.models.uncertainty import deviations_of, uncertain_tasks
 from polyrank.monitor.profile import Profile
 from polyrank.objective.likelihood import Likelihood, likelihoods, named_extras
 from polyrank.objective.losses import Supervision
 from polyrank.schema import Schema
 from polyrank.serve.engine import Predictions
-from polyrank.terms import NORMALIZED, head_columns, output_columns
+from polyrank.terms import NORMALIZED, deviation_column, head_columns, output_columns
 from polyrank.text import aligned, counted, html_table
 
 logger = logging.getLogger(__name__)
@@ -159,29 +160,40 @@ class Bundle:
         served = ", ".join(f"{name} = {value}" for name, value in self.vocab.serving.items())
         return {"set at prediction": served} if served else {}
 
-    def predict(self, rows: Any, *, raw: bool = False) -> pl.DataFrame:
+    def predict(
+        self, rows: Any, *, raw: bool = False, uncertainty: bool | Sequence[str] = False
+    ) -> pl.DataFrame:
         """Return the output columns of raw rows, in their order.
 
         Of files, and of a LazyFrame, some rows are in memory at a time, beside the outputs.
+
+        With `uncertainty`, behind them comes a column for each binary head with wide rows, such as
+        `p_click_sd`: the standard deviation of the head's logit, before its calibration map, by the
+        posterior of the wide rows: √(Σ x² ÷ precision) over the ids of the row, each given all
+        other effects. An unseen id has the prior's variance. The covariances of effects, the bias,
+        and the network's own uncertainty are not in it; a joint such as `p_buy` has none.
 
         Args:
             rows: a path or glob, a polars or pandas frame, a pyarrow table, or a dict of arrays;
                 labels need not be there.
             raw: leave the logits uncalibrated.
+            uncertainty: True for each task that has such a column, or names of tasks.
 
         Raises:
             DataError: a feature that is missing or of a wrong type.
+            ConfigError: `uncertainty` of a task that has none, or of a model that has none.
         """
+        asked = self.uncertain(uncertainty)
         opened = self.opened(rows)
         frame = _scanned(rows, opened)
         if frame is None or not frame.head(1).collect().height:
-            return self.score(self.encode(opened), raw=raw)
+            return self.score(self.encode(opened), raw=raw, uncertainty=asked)
         found: list[pl.DataFrame] = []
         unseen, nulls, start = Counter[str](), Counter[str](), 0
         for part in collect_chunks(frame, self.schema.inputs, PIECE_ROWS):
             try:
                 table = self.encode_quietly(part)
-                found.append(self.score(table, raw=raw))
+                found.append(self.score(table, raw=raw, uncertainty=asked))
             except DataError as error:
                 if not start:
                     raise
@@ -192,10 +204,13 @@ class Bundle:
         log_counts(unseen, nulls, start, "rows")
         return pl.concat(found, rechunk=True)
 
-    def predict_frame(self, frame: pl.DataFrame, *, raw: bool = False) -> Predictions:
+    def predict_frame(
+        self, frame: pl.DataFrame, *, raw: bool = False, uncertainty: bool | Sequence[str] = False
+    ) -> Predictions:
         """Return the predictions of a frame, as an exported bundle's engine does."""
         table = self.encode(frame)
-        return Predictions(self._predicted(table, raw=raw), table.unseen, table.nulls)
+        found = self._predicted(table, raw=raw) | self.deviations(table, uncertainty)
+        return Predictions(found, table.unseen, table.nulls)
 
     def evaluate(
         self, rows: Any, *, split: str = "test", orphans: Orphans | None = None
@@ -392,9 +407,25 @@ class Bundle:
         found = with_lists(rows, self.schema, self.config)
         return found if isinstance(found, Joined) else read(found, self.schema)
 
-    def score(self, table: Table, *, raw: bool = False) -> pl.DataFrame:
-        """Return the output columns of encoded rows; `raw` as in `predict`."""
-        return pl.DataFrame(self._predicted(table, raw=raw))
+    def score(
+        self, table: Table, *, raw: bool = False, uncertainty: bool | Sequence[str] = False
+    ) -> pl.DataFrame:
+        """Return the output columns of encoded rows; `raw` and `uncertainty` as in `predict`."""
+        found = self._predicted(table, raw=raw) | self.deviations(table, uncertainty)
+        return pl.DataFrame(found)
+
+    def uncertain(self, uncertainty: bool | Sequence[str] = True) -> list[str]:
+        """Return the tasks that `predict` gives a standard deviation, or refuse them as it does."""
+        return [task.name for task in uncertain_tasks(self.ranker, uncertainty)]
+
+    def deviations(self, table: Table, uncertainty: bool | Sequence[str]) -> dict[str, np.ndarray]:
+        """Return the standard deviations of logits of encoded rows by column, as `predict` does."""
+        return deviations_of(self.ranker, table, uncertain_tasks(self.ranker, uncertainty))
+
+    def output_columns(self, uncertain: Sequence[str] = ()) -> tuple[str, ...]:
+        """Return the columns of `predict`, with the deviations of tasks."""
+        columns = (deviation_column(self.schema.by_name[task]) for task in uncertain)
+        return *self.schema.outputs, *columns
 
     def score_labelled(self, table: Table, split: str) -> Scorecard:
         """Return the scorecard of encoded, labelled rows, with intervals."""

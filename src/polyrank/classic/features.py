@@ -139,23 +139,23 @@ def vocab_of(features: Sequence[Feature]) -> Vocab:
 
 
 def _native(feature: Any) -> Feature:
-    if isinstance(feature, native.DenseFeature):
-        return _dense(feature)
-    if not isinstance(feature, IdFeature):
+    if not isinstance(feature, IdFeature | native.DenseFeature):
         raise SchemaError(
             f"features must be SparseFeature, SequenceFeature or DenseFeature, got {feature!r}"
         )
-    if feature.vocab_size is None and feature.shared_with is None:
-        raise SchemaError(
-            f"feature {feature.name!r} needs vocab_size, since an id is the row of its table: give "
-            "max + 1, or use `polyrank.fit`, which fits vocabularies"
-        )
-    for option in ("weights", "max_length"):
+    for option in ("weights", "max_length", "serving"):
         if (given := getattr(feature, option, None)) is not None:
             raise SchemaError(
                 f"feature {feature.name!r} has {option} {given!r}, which the classic API does not "
                 "know: use `polyrank.fit`"
             )
+    if isinstance(feature, native.DenseFeature):
+        return _dense(feature)
+    if feature.vocab_size is None and feature.shared_with is None:
+        raise SchemaError(
+            f"feature {feature.name!r} needs vocab_size, since an id is the row of its table: give "
+            "max + 1, or use `polyrank.fit`, which fits vocabularies"
+        )
     table = {
         "name": feature.name,
         "vocab_size": None if feature.shared_with else feature.vocab_size,  # the owner's rows
@@ -171,7 +171,7 @@ def _native(feature: Any) -> Feature:
         return native.SequenceFeature(
             **table, pooling=pooling, padding_idx=padding, weights=None, max_length=None
         )
-    return native.SparseFeature(**table)
+    return native.SparseFeature(**table, serving=None)
 
 
 def _width(feature: IdFeature) -> int | None:
@@ -193,7 +193,7 @@ def _dense(feature: native.DenseFeature) -> Feature:
         )
     _refuse_vector(feature)
     return native.DenseFeature(
-        feature.name, "none", bins=32, embed_dim=None, min_count=20, wide=True
+        feature.name, "none", bins=32, embed_dim=None, min_count=20, wide=True, serving=None
     )
 
 

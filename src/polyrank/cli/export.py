@@ -18,6 +18,7 @@ def export(
     *,
     data: str | None = None,
     with_vocabulary: bool = False,
+    uncertainty: bool = False,
     json: bool = False,
 ) -> None:
     """Write model.onnx into a bundle, if its predictions equal the bundle's on real rows.
@@ -27,6 +28,8 @@ def export(
         data: rows to compare on, instead of the run's own test (else validation, else training)
             rows: a CSV, TSV or Parquet file, or a glob, with or without labels.
         with_vocabulary: also write model-with-vocabulary.onnx, which takes the ids themselves.
+        uncertainty: the files also give p_TASK_sd, the standard deviation of the logit, for each
+            binary head that has wide rows.
         json: print the files and their parity as JSON.
     """
     from polyrank.bundle.format import find
@@ -41,7 +44,7 @@ def export(
     folder = find(run)
     bundle = load(folder)
     split, chunks = _rows(bundle, data)
-    found = write(bundle, folder, chunks, vocabulary=with_vocabulary)
+    found = write(bundle, folder, chunks, vocabulary=with_vocabulary, uncertainty=uncertainty)
     if json:
         files = {
             str(folder / name): {"split": split, **each.to_json()} for name, each in found.items()

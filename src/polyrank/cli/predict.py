@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from polyrank.data.read import Joined
     from polyrank.schema import Schema
     from polyrank.serve.batch import Counts, Predictor
+    from polyrank.serve.engine import Engine, Predictions
     from polyrank.serve.shards import Shard
 
 
@@ -23,6 +26,7 @@ def predict(
     *,
     out: Annotated[Path, Parameter(name=["--out", "-o"])],
     raw: bool = False,
+    uncertainty: bool = False,
     resume: bool = False,
     force: bool = False,
     shard: str | None = None,
@@ -38,6 +42,8 @@ def predict(
         out: a .parquet, .csv or .tsv file, or a folder (no extension) of Parquet parts of 1,000,000
             rows.
         raw: uncalibrated probabilities, as the heads learned them; needs torch.
+        uncertainty: with p_TASK_sd, the standard deviation of the logit, for each binary head that
+            has wide rows; needs torch, or a bundle exported with --uncertainty.
         resume: continue the folder `out` after its last finished part; keep a shard's part.
         force: replace the parts in the folder `out`, or the shard's.
         shard: K/N, such as 2/8: score the K-th of N runs of rows into a part of the folder `out`.
@@ -52,7 +58,7 @@ def predict(
     from polyrank.serve.shards import Shard
 
     part = None if shard is None else Shard.parse(shard)
-    predictor, config = _predictor(run, raw=raw, threads=threads)
+    predictor, config = _predictor(run, raw=raw, uncertainty=uncertainty, threads=threads)
     rows = _with_lists(data, predictor.schema, config, shared)
     found = _scored(predictor, rows, out, part, resume=resume, force=force)
     if part:
@@ -113,7 +119,9 @@ def _with_lists(
     return with_lists(data, schema, config)
 
 
-def _predictor(run: Path, *, raw: bool, threads: int | None) -> tuple[Predictor, Mapping[str, Any]]:
+def _predictor(
+    run: Path, *, raw: bool, uncertainty: bool, threads: int | None
+) -> tuple[Predictor, Mapping[str, Any]]:
     """Return the engine of an exported bundle if it is available, else the bundle in torch.
 
     With it comes the run's experiment.
@@ -126,10 +134,12 @@ def _predictor(run: Path, *, raw: bool, threads: int | None) -> tuple[Predictor,
     from polyrank.data import checksums
     from polyrank.errors import BundleError
     from polyrank.serve.batch import Predictor
+    from polyrank.serve.engine import deviations_exported
     from polyrank.serve.inputs import ROWS_FILE
 
     folder = format.find(run)
-    exported = ROWS_FILE in format.read_manifest(folder).get("onnx", {})
+    manifest = format.read_manifest(folder)
+    exported = ROWS_FILE in manifest.get("onnx", {})
     (bundle_json,) = checksums.of_files([str(folder / format.MANIFEST)])
     identity = {"bundle": bundle_json, "engine": "onnxruntime", "raw": raw}
     if threads is not None:
@@ -139,6 +149,9 @@ def _predictor(run: Path, *, raw: bool, threads: int | None) -> tuple[Predictor,
     elif not exported:
         why = f"{run} was not exported"
         remedy = f"{why}, and torch is not installed: run `polyrank export {run}` where it is"
+    elif uncertainty and not deviations_exported(manifest):
+        why = f"{run} was exported without --uncertainty"
+        remedy = f"{why}, and torch is not installed: run `polyrank export {run} --uncertainty`"
     elif not find_spec("onnxruntime"):
         why = "onnxruntime is not installed"
         remedy = "neither onnxruntime nor torch is installed: pip install 'polyrank[serve]'"
@@ -149,20 +162,33 @@ def _predictor(run: Path, *, raw: bool, threads: int | None) -> tuple[Predictor,
         sys.stderr.write("engine: onnxruntime\n")
         # Many threads with a chunk each are faster than many threads for one chunk.
         threads = threads or _threads(engine.config)
-        found = Predictor(engine.schema, engine.predict_frame, threads, identity)
+        more = deviations_exported(engine.manifest) if uncertainty else ()
+        columns = [*engine.schema.outputs, *more]
+        found = Predictor(engine.schema, partial(_some, engine, columns), threads, identity, more)
         return found, engine.config
     if not find_spec("torch"):
         raise BundleError(remedy)
     import torch
 
     from polyrank.bundle.model import load
+    from polyrank.terms import deviation_column
 
     bundle = load(folder)
     sys.stderr.write(f"engine: torch ({why})\n")
     torch.set_num_threads(threads or _threads(bundle.config))
-    predict = partial(bundle.predict_frame, raw=raw)
-    found = Predictor(bundle.schema, predict, 1, {**identity, "engine": "torch"})
+    asked = bundle.uncertain(uncertainty)
+    predict = partial(bundle.predict_frame, raw=raw, uncertainty=asked)
+    more = [deviation_column(bundle.schema.by_name[task]) for task in asked]
+    found = Predictor(bundle.schema, predict, 1, {**identity, "engine": "torch"}, more)
     return found, bundle.config
+
+
+def _some(engine: Engine, columns: Sequence[str], frame: pl.DataFrame) -> Predictions:
+    """Return the predictions for a frame, of the columns that were asked for."""
+    from dataclasses import replace
+
+    found = engine.predict_frame(frame)
+    return replace(found, outputs={name: found.outputs[name] for name in columns})
 
 
 def _threads(config: Mapping[str, Any]) -> int:

@@ -38,8 +38,8 @@ class Learned:
     rows: int
     start: str | None = None
     time: str | None = None
-    first: int | float | str | None = None
-    last: int | float | str | None = None
+    first: Moment | None = None
+    last: Moment | None = None
     fingerprints: Sequence[str] = ()
     retained: float | None = None
 

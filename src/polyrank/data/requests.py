@@ -53,7 +53,7 @@ class RequestStatistics:
 
     Args:
         requests: with a row of the term's population whose label is observed.
-        mixed: those of these that have both labels; all others give nothing.
+        mixed: those of these that have two different labels; all others give nothing.
         rows: in mixed ones.
         longest: rows of the longest request of the table.
     """
@@ -79,12 +79,17 @@ def request_statistics(requests: np.ndarray, label: np.ndarray) -> RequestStatis
         RequestStatistics(requests=3, mixed=1, rows=2, longest=2)
     """
     count = int(requests.max()) + 1 if len(requests) else 0
-    yes, no = (np.bincount(requests[label == each], minlength=count) for each in (1, 0))
-    both = (yes > 0) & (no > 0)
+    known = ~np.isnan(label)
+    codes, label = requests[known], label[known]
+    rows = np.bincount(codes, minlength=count)
+    low, high = np.full(count, np.inf), np.full(count, -np.inf)
+    np.minimum.at(low, codes, label)
+    np.maximum.at(high, codes, label)
+    mixed = low < high
     return RequestStatistics(
-        requests=int(np.count_nonzero(yes + no)),
-        mixed=int(np.count_nonzero(both)),
-        rows=int((yes + no)[both].sum()),
+        requests=int(np.count_nonzero(rows)),
+        mixed=int(np.count_nonzero(mixed)),
+        rows=int(rows[mixed].sum()),
         longest=int(np.bincount(requests).max()) if count else 0,
     )
 
@@ -95,13 +100,13 @@ def labelled_requests(
     """Return the counts of a ranking term's population, which must have a mixed request.
 
     Raises:
-        DataError: no request has both labels.
+        DataError: no request has two different labels.
     """
     found = request_statistics(requests, label)
     if not found.mixed:
         raise DataError(
-            f"{population.name!r} has no request with both labels in {split} "
-            f"({found.requests:,} requests): there is nothing to rank; leave ranking out"
+            f"{population.name!r} has no request with two different labels in "
+            f"{split} ({found.requests:,} requests): there is nothing to rank; leave ranking out"
         )
     return found
 

@@ -40,6 +40,7 @@ class Count(LabelKind):
 
     name = "count"
     likelihood = "polyrank.objective.count:likelihood"
+    is_ordered = has_zero = True
     default_metric = "deviance"
     metrics = ("rmse", "mae", "bias")
     allowed = "whole numbers from 0 to 16,777,216 or null"

@@ -60,6 +60,10 @@ class LabelKind(ABC):
         is_event: whether it happens or not. An event may be `given`, has positives and negatives,
             is joined with its ancestors to one label, and is scored on all rows and on those of
             each ancestor; any other kind is scored where its `given` happened.
+        is_ordered: whether rows of a request are compared by it: its labels have an order, and its
+            likelihood a `score` that rises with the first output. An event needs neither.
+        has_zero: whether an ordered label has a lowest value, its likelihood's `zero`, above which
+            it counts as a gain.
         default_metric: what early stopping and each epoch look at.
         metrics: of other kinds that it has too, by name, in the order of its tables.
         allowed: what its label may hold, in words.
@@ -80,6 +84,8 @@ class LabelKind(ABC):
     name: ClassVar[str]
     likelihood: ClassVar[str]
     is_event: ClassVar[bool] = False
+    is_ordered: ClassVar[bool] = False
+    has_zero: ClassVar[bool] = False
     default_metric: ClassVar[str]
     metrics: ClassVar[tuple[str, ...]] = ()
     allowed: ClassVar[str]

@@ -32,6 +32,7 @@ class LogNormal(LabelKind):
 
     name = "lognormal"
     likelihood = "polyrank.objective.lognormal:LogNormalLikelihood"
+    is_ordered = has_zero = True
     default_metric = "rmse"
     metrics = ("rmse", "mae", "bias")
     allowed = "numbers above 0 or null (a row that has none is one whose `given` did not happen)"

@@ -31,6 +31,7 @@ class Ordinal(Valued):
 
     name = "ordinal"
     likelihood = "polyrank.objective.ordinal:OrdinalLikelihood"
+    is_ordered = has_zero = True
     default_metric = "mae"
     metrics = ("mae", "rmse", "bias", "tau_b")
     loss_title = "log loss of the level, nats"

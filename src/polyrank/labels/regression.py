@@ -40,6 +40,7 @@ class Regression(LabelKind):
 
     name = "regression"
     likelihood = "polyrank.objective.regression:likelihood"
+    is_ordered = True
     default_metric = "rmse"
     allowed = "finite numbers within float32 (±3.4e38) or null"
     loss_title = "squared error, standardised"

@@ -7,7 +7,7 @@ its last id is counted: the ids of one list are not independent.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -217,9 +217,7 @@ def profile(
         split: whose rows are counted.
     """
     facets = []
-    for feature in vocab.features:
-        if feature.served:  # one value at prediction, whatever was logged
-            continue
+    for feature in watched(vocab.features):
         codec = vocab.codecs[feature.name]
         chosen = observed(codec, feature.column(train))
         seen = observed(codec, feature.column(counted))
@@ -234,6 +232,11 @@ def profile(
         first, second = (each[output].to_numpy().astype(np.float64) for each in predictions)
         facets.append(_counted(bins(output, "prediction", first), second))
     return Profile(split=split, rows=counted.height, facets=tuple(facets))
+
+
+def watched(features: Iterable[Feature]) -> list[Feature]:
+    """Return the features that have facets: not those that are set at prediction."""
+    return [feature for feature in features if not feature.served]
 
 
 def _left_out(vocab: Vocab, feature: Feature, of: Of, values: np.ndarray) -> np.ndarray:

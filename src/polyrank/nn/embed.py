@@ -280,6 +280,43 @@ def pooled_padded(bag: Padded, pooling: Pooling, weight: Tensor) -> Tensor:
     return total / torch.where(size > 0, size, 1.0)
 
 
+def coefficients(bag: TensorBag, pooling: Pooling) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the ids that are looked up, the row of each, and what pooling multiplies it by.
+
+    Shape:
+        (n,) each, an id that a list holds again coming again; the last one float64
+
+    Example:
+        >>> bag = TensorBag(torch.tensor([4, 7, 4]), torch.tensor([0, 1, 3]))
+        >>> ids, rows, factors = coefficients(bag, "mean")
+        >>> ids.tolist(), rows.tolist(), factors.tolist()
+        ([4, 7, 4], [0, 1, 1], [1.0, 0.5, 0.5])
+    """
+    count = len(bag.offsets) - 1
+    ids, factors = _spread(bag, pooling, torch.ones(count, 1, dtype=torch.float64))
+    offsets = (_last(bag) if pooling == "last" else bag).offsets
+    return ids, torch.arange(count).repeat_interleave(offsets.diff()), factors[:, 0]
+
+
+def padded_coefficients(bag: Padded, pooling: Pooling) -> Tensor:
+    """Return what pooling multiplies each id of a matrix by, 0 where there is none: float64 (B, L).
+
+    Example:
+        >>> padded_coefficients(Padded(torch.tensor([[4, 7], [4, -1]])), "mean").tolist()
+        [[0.5, 0.5], [1.0, 0.0]]
+    """
+    ids, weights = bag
+    there = ids >= 0
+    if pooling == "last":
+        after = there.flip(1).long().cumsum(1).flip(1)
+        there = there & (after == 1)
+    x = there.double() if weights is None else torch.where(there, weights, 0.0).double()
+    if pooling != "mean":
+        return x
+    size = x.abs().sum(1, keepdim=True)
+    return x / torch.where(size > 0, size, 1.0)
+
+
 def _last(bag: TensorBag) -> TensorBag:
     ids, offsets, weights = bag
     some = offsets.diff() > 0

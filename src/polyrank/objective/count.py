@@ -38,6 +38,10 @@ class PoissonLikelihood(Likelihood):
     def predict(self, logits: Tensor, extras: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         return (self.mean * torch.exp(logits.clamp(-WIDEST, WIDEST)),)
 
+    def score(self, logits: Tensor) -> Tensor:
+        """Return the log of the mean."""
+        return logits.clamp(-WIDEST, WIDEST) + log(self.mean)
+
     def constant_loss(self, term: Term, statistics: TermStatistics) -> float:
         return self.constant
 
@@ -70,6 +74,9 @@ class NegativeBinomialLikelihood(PoissonLikelihood):
 
     def predict(self, logits: Tensor, extras: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         return super().predict(logits[:, 0], extras)
+
+    def score(self, logits: Tensor) -> Tensor:
+        return super().score(logits[:, 0])
 
 
 def likelihood(kind: LabelKind, fitted: Mapping[str, Any]) -> Likelihood:

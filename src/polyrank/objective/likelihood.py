@@ -118,11 +118,17 @@ class BatchScores:
 
     logits: Mapping[str, Tensor]  # (B,), or (B, outputs) of a head with several
     outcomes: Outcomes
+    likelihoods: Mapping[str, Likelihood] = field(default_factory=dict)  # of tasks that rank
 
     @classmethod
-    def of(cls, schema: Schema, logits: Mapping[str, Tensor]) -> BatchScores:
+    def of(
+        cls,
+        schema: Schema,
+        logits: Mapping[str, Tensor],
+        likelihoods: Mapping[str, Likelihood] | None = None,
+    ) -> BatchScores:
         events = [task.name for task in schema.tasks if task.label_kind.is_event]
-        return cls(logits, log_outcomes(logits, events))
+        return cls(logits, log_outcomes(logits, events), likelihoods or {})
 
     def holding(self, heads: Sequence[str]) -> BatchScores:
         """Return the same scores in which the outcomes of these heads are constants."""
@@ -159,11 +165,13 @@ class Likelihood(ABC):
         balance_exponent: c in the likelihood e^(−s)·L·c of uncertainty weighting: 1 for a
             log-likelihood, ½ for a squared error (Kendall et al., CVPR 2018, eq. 7 and 10).
         origin, unit: the head's value stands for (`number` − origin) ÷ unit.
+        zero: the label that is no gain, of a kind that `has_zero`.
     """
 
     balance_exponent: ClassVar[float] = 1.0
     origin: float = 0.0
     unit: float = 1.0
+    zero: float = 0.0
 
     def __init__(self, kind: LabelKind, fitted: Mapping[str, Any]) -> None:
         self.kind, self.fitted = kind, fitted
@@ -199,6 +207,19 @@ class Likelihood(ABC):
         Shape:
             logits float64 (N,) or (N, outputs), extras float32 (N,) → float64 (N,) each
         """
+
+    def score(self, logits: Tensor) -> Tensor:
+        """Return what ranks a row of a kind that `is_ordered`, on a scale without bounds.
+
+        It rises with the first output, and a loss over a request reads its differences.
+
+        Args:
+            logits: of the task's head, not calibrated.
+
+        Shape:
+            (B,) or (B, outputs) → (B,)
+        """
+        raise NotImplementedError(f"kind {self.kind.name!r} is ordered and has no score")
 
     @abstractmethod
     def constant_loss(self, term: Term, statistics: TermStatistics) -> float:

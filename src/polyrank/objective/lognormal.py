@@ -45,9 +45,12 @@ class LogNormalLikelihood(Likelihood):
         return (Summand(rows, 1.0, value),)
 
     def predict(self, logits: Tensor, extras: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        return (torch.exp(self.score(logits)),)
+
+    def score(self, logits: Tensor) -> Tensor:
+        """Return the log of the mean, μ + σ²/2."""
         mean, deviation = self.standard(logits)
-        log_mean = self.mean + self.deviation * mean + (self.deviation * deviation).square() / 2
-        return (torch.exp(log_mean),)
+        return self.mean + self.deviation * mean + (self.deviation * deviation).square() / 2
 
     def constant_loss(self, term: Term, statistics: TermStatistics) -> float:
         """Return the entropy of a standard normal number."""

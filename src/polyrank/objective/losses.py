@@ -81,6 +81,14 @@ class Supervision:
     def likelihoods(self) -> Mapping[str, Likelihood]:
         return likelihoods(self.schema, self.fitted)
 
+    @cached_property
+    def _ranked(self) -> Mapping[str, Likelihood]:
+        """The likelihoods whose scores rank rows: those of tasks that are no event."""
+        ranked = [
+            task for task in self.schema.tasks if task.ranker and not task.label_kind.is_event
+        ]
+        return {task.name: self.likelihoods[task.name] for task in ranked}
+
     def losses(
         self,
         logits: Logits,
@@ -166,7 +174,7 @@ class Supervision:
         requests: Tensor | None = None,
     ) -> Parts:
         found = Labels.of(self.schema, labels, extras, requests)
-        scores = BatchScores.of(self.schema, logits)
+        scores = BatchScores.of(self.schema, logits, self._ranked)
         methods = [
             (term, term.method or self.likelihoods[term.population.task])
             for term in (self.schema.objective if terms is None else terms)

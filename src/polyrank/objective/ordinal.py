@@ -31,6 +31,7 @@ class OrdinalLikelihood(Likelihood):
         self.shares = np.array(fitted["shares"], dtype=np.float64)
         reached = np.cumsum(self.shares[::-1])[::-1]  # the share of each value and those above
         passed = reached[1:] / reached[:-1]
+        self.zero = float(kind.known[0])
         self.start = torch.tensor(np.log(passed) - np.log1p(-passed), dtype=torch.float32)
 
     def summands(self, term: Term, scores: BatchScores, labels: Labels) -> tuple[Summand, ...]:
@@ -52,6 +53,22 @@ class OrdinalLikelihood(Likelihood):
         values = self.values.double()
         level = values[0] + torch.stack(found, 1) @ (values[1:] - values[:-1])
         return (level, *found)
+
+    def score(self, logits: Tensor) -> Tensor:
+        """Return log((E − lowest) ÷ (highest − E)) of the expected level E.
+
+        With two levels it is the logit of the higher one, z + start: a binary task's score.
+        Numerator and denominator are sums over levels of their probability times their distance
+        from an end, each from its logarithm, so that no tail is a difference.
+        """
+        z = by_columns(logits) + self.start.to(logits)
+        values = self.values.to(logits)
+        none = torch.zeros_like(z[:, :1])
+        passed = torch.cat([none, logsigmoid(z).cumsum(1)], dim=1)  # log P(at least each level)
+        level = passed + torch.cat([logsigmoid(-z), none], dim=1)  # log P(each level)
+        above = level[:, 1:] + torch.log(values[1:] - values[0])
+        below = level[:, :-1] + torch.log(values[-1] - values[:-1])
+        return above.logsumexp(1) - below.logsumexp(1)
 
     def constant_loss(self, term: Term, statistics: TermStatistics) -> float:
         """Return the entropy of the shares."""

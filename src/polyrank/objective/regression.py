@@ -47,6 +47,10 @@ class RegressionLikelihood(Likelihood):
     def predict(self, logits: Tensor, extras: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         return (logits * self.unit + self.origin,)
 
+    def score(self, logits: Tensor) -> Tensor:
+        """Return the standardised value."""
+        return logits
+
     def constant_loss(self, term: Term, statistics: TermStatistics) -> float:
         """Return the variance of the standardised target: 1, or 0 for a constant target."""
         if self.delta is not None:
@@ -88,6 +92,10 @@ class LogLikelihood(RegressionLikelihood):
     def predict(self, logits: Tensor, extras: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         found = self.scale * torch.exp(self.log_mean(logits[:, 0], logits[:, 1])) - 1
         return (torch.where(found < 0, 0.0, found),)
+
+    def score(self, logits: Tensor) -> Tensor:
+        """Return the log of E[1 + label] ÷ scale."""
+        return self.log_mean(logits[:, 0], logits[:, 1])
 
     def constant_loss(self, term: Term, statistics: TermStatistics) -> float:
         """Return the loss of the logs' mean, and of the mean on the way back."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from polyrank.data.check.position import WORDS
+
 _PARTS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\d_a-zA-Z]+")
 
 EVENTS = (
@@ -29,7 +31,7 @@ PAST = (
 USERS = ("user", "uid", "member", "visitor", "customer", "device", "用户", "会员")
 REQUESTS = ("request", "req", "impression", "search", "query", "slate", "session", "请求", "会话")
 TIMES = ("time", "timestamp", "ts", "date", "datetime", "day", "时间", "日期")
-POSITIONS = ("position", "pos", "rank", "slot", "位置")
+POSITIONS = (*WORDS, "位置")
 STARS = ("rating", "stars", "star", "评分", "星级")
 IDS = (
     "id", "code", "category", "cat", "brand", "city", "zip", "hour", "type", "编号", "类目", "品牌",

@@ -19,7 +19,7 @@ from polyrank.registry import resolved
 class Ranking(ABC):
     """A loss that compares the rows of one request; its fields are the options of `ranking`.
 
-    A request that has one label only, or a single row, gives nothing.
+    A request whose labels are all equal, or of a single row, gives nothing.
 
     Args:
         share: of the task's weight. The rest is the likelihood's, row by row, which keeps
@@ -42,6 +42,10 @@ class Ranking(ABC):
         where = f"ranking {self.name!r}: share"
         share = spec.number(where, self.share, above=0, most=1, error=SchemaError)
         object.__setattr__(self, "share", share)
+
+    def compares(self, kind: Any) -> bool:
+        """Whether its loss knows labels of a `LabelKind`, or of a class of them."""
+        return kind.is_event
 
     def heads(self, task: Any) -> tuple[str, ...]:
         """Return the auxiliary heads of a `Task`; `level` becomes `click#level`."""

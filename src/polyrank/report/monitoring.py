@@ -15,7 +15,7 @@ from polyrank.errors import ConfigError, DataError, did_you_mean
 from polyrank.metrics.scorecard import Scorecard
 from polyrank.monitor.bounds import Bounds
 from polyrank.monitor.drift import ALPHA, Drift, drifts
-from polyrank.monitor.profile import Profile, observed
+from polyrank.monitor.profile import Profile, observed, watched
 from polyrank.text import aligned
 
 
@@ -135,7 +135,7 @@ def monitor(
 def _counts(bundle: Bundle, profile: Profile, part: pl.DataFrame) -> list[np.ndarray]:
     """Return the counts of some raw rows, by facet."""
     values: dict[tuple[str, str], np.ndarray] = {}
-    for feature in bundle.schema.features:
+    for feature in watched(bundle.schema.features):
         column = feature.column(part)
         for of, each in observed(bundle.vocab.codecs[feature.name], column).items():
             values[feature.name, of] = each
@@ -165,6 +165,12 @@ def _scored(bundle: Bundle, frame: pl.LazyFrame, labels: Any, key: Sequence[str]
             raise DataError(
                 f"{twice:,} of {each.height:,} rows of {what} share their {' and '.join(key)}: "
                 "name more columns, so that a key names one row"
+            )
+    for column in key:
+        if rows[column].dtype != found[column].dtype:
+            raise DataError(
+                f"the key {column!r} is a column of {rows[column].dtype} in the rows and of "
+                f"{found[column].dtype} in the labels: write it as one type"
             )
     both = rows.join(found, on=list(key), how="inner", maintain_order="left")
     if not both.height:

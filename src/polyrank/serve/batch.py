@@ -59,6 +59,7 @@ class Predictor:
     threads: int = 1  # that may call `predict` at the same time
     # What a later process must share to resume the parts, such as the checksum of the bundle.
     identity: Mapping[str, Any] = field(default_factory=dict)
+    more: Sequence[str] = ()  # columns that it predicts behind the schema's outputs
 
 
 @dataclass(frozen=True, eq=False)
@@ -240,7 +241,7 @@ def _columns(predictor: Predictor, frame: pl.LazyFrame, keys: list[str]) -> pl.S
     types = frame.collect_schema()
     return pl.Schema(
         {name: types[name] for name in keys}
-        | {name: pl.Float64() for name in predictor.schema.outputs}
+        | {name: pl.Float64() for name in [*predictor.schema.outputs, *predictor.more]}
     )
 
 

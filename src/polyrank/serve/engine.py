@@ -24,6 +24,7 @@ from polyrank.schema import Schema
 from polyrank.serve.extra import require
 from polyrank.serve.inputs import FEW_ROWS, ROWS_FILE, Columns, Feeds, Inputs, Lookups, together
 from polyrank.serve.shared import sharing
+from polyrank.terms import deviation_column
 
 RUN_ROWS = 8192  # of one run of the graph: what is computed between stays in the cache
 
@@ -238,6 +239,13 @@ def _rows(columns: Mapping[str, Sequence[Any] | pl.Series]) -> int:
     if not lengths or lengths == {0}:
         raise DataError("there are no rows to predict")
     return lengths.pop()
+
+
+def deviations_exported(manifest: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the columns of deviations that a manifest's exported model gives behind the others."""
+    given = manifest["onnx"][ROWS_FILE]["differences"]
+    tasks = Schema.from_table(manifest["schema"]).tasks
+    return tuple(name for name in map(deviation_column, tasks) if name in given)
 
 
 class Session:

@@ -15,7 +15,7 @@ from polyrank.bundle import format
 from polyrank.data import checksums
 from polyrank.errors import BundleError, ConfigError, DataError, did_you_mean
 from polyrank.schema import Schema
-from polyrank.serve.engine import Engine, refuse_unexported
+from polyrank.serve.engine import Engine, deviations_exported, refuse_unexported
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Exported:
             checksum=_checksum(folder),
             inputs=tuple(schema.inputs),
             keys=tuple(schema.keys.columns),
-            outputs=tuple(schema.outputs),
+            outputs=(*schema.outputs, *deviations_exported(manifest)),
             threads=threads,
         )
 

@@ -88,6 +88,23 @@ class FirstStages(nn.Module):
             of_heads.append(added * torch.cat([each, none], dim=1)[:, columns])
         return torch.stack(of_heads).sum(0)
 
+    def adding(self, head: str) -> str:
+        """Return the name of the stage whose margin is added to a head."""
+        return list(self.places)[int(self.added[:, self.heads.index(head)].argmax())]
+
+    def variance(self, ids: Tensor, bags: tuple[TensorBag, ...]) -> dict[str, Tensor]:
+        """Return the variance of the added margins that have one: {head: float64 (B,)}."""
+        found = {}
+        for name, each in self.stage.items():
+            if each.no_variance is None:
+                own = zip(each.heads, each.variance(ids, bags).unbind(1), strict=True)
+                found |= {head: column for head, column in own if self.adding(head) == name}
+        return found
+
+    def variance_graph(self) -> Variances:
+        """Return what computes `variance` in an exported graph."""
+        return Variances(self)
+
     def to_table(self) -> dict[str, Any]:
         """Return what a manifest keeps of each stage that has something to keep."""
         tables = {name: each.to_table() for name, each in self.stage.items()}
@@ -110,6 +127,28 @@ class FirstStages(nn.Module):
             for key, weight in each.named_weights().items()
         }
         return found if len(self.places) == 1 else found | {"first.added": self.added}
+
+
+class Variances(nn.Module):
+    """The variance of added margins in an exported graph: of local ids, {head: float64 (B,)}."""
+
+    def __init__(self, first: FirstStages) -> None:
+        super().__init__()
+        some = {name: each for name, each in first.stage.items() if each.no_variance is None}
+        self.stage: Named[nn.Module] = Named(
+            {name: each.variance_graph() for name, each in some.items()}
+        )
+        self.columns = {
+            name: [(at, head) for at, head in enumerate(each.heads) if first.adding(head) == name]
+            for name, each in some.items()
+        }
+
+    def forward(self, ids: Tensor, sequences: Sequence[Padded]) -> dict[str, Tensor]:
+        found = {}
+        for name, each in self.stage.items():
+            variance = each(ids, sequences)
+            found |= {head: variance[:, at] for at, head in self.columns[name]}
+        return found
 
 
 @dataclass(frozen=True, eq=False)

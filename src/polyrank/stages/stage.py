@@ -128,6 +128,11 @@ class StageModule(nn.Module, ABC):
     graph: ClassVar[str | None] = None
     heads: tuple[str, ...]
 
+    @property
+    def no_variance(self) -> str | None:
+        """Why it cannot say how sure it is of its margins; None where `variance` says it."""
+        return "it has no posterior"
+
     @abstractmethod
     def forward(
         self, ids: Tensor, bags: tuple[TensorBag, ...], given: Tensor | None
@@ -146,6 +151,14 @@ class StageModule(nn.Module, ABC):
         self, ids: Tensor, sequences: Sequence[Padded], given: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Return the same for ids local to each table and lists in matrices, for an export."""
+
+    def variance(self, ids: Tensor, bags: tuple[TensorBag, ...]) -> Tensor:
+        """Return the posterior variance of the margins of rows of the packs: float64 (B, T)."""
+        raise NotImplementedError(f"{type(self).__name__} has no variance of its margins")
+
+    def variance_graph(self) -> nn.Module:
+        """Return what computes `variance` in an exported graph, of what `in_graph` takes first."""
+        raise ConfigError(f"the variance of {type(self).__name__} cannot be exported")
 
     def to_table(self) -> dict[str, Any]:
         """Return what a bundle's manifest keeps of it, beside the weights."""

@@ -21,8 +21,8 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.nn.functional import embedding
+from torch import Tensor, nn
+from torch.nn.functional import embedding, pad
 
 from polyrank import spec
 from polyrank.data.folds import folds, parted
@@ -32,7 +32,15 @@ from polyrank.data.vocab import Vocab
 from polyrank.features import Slot
 from polyrank.layout import Layout
 from polyrank.nn import kernels, wide_kernels
-from polyrank.nn.embed import Bags, Padded, TensorBag, pooled, pooled_padded
+from polyrank.nn.embed import (
+    Bags,
+    Padded,
+    TensorBag,
+    coefficients,
+    padded_coefficients,
+    pooled,
+    pooled_padded,
+)
 from polyrank.nn.held import Found, HeldMatrix, fetched, find
 from polyrank.schema import Schema
 from polyrank.stages.curves import is_curved
@@ -187,6 +195,52 @@ class WideRows(StageModule):
             found.append(pooled(moved, pooling, effect)[:, None])
         return self._read(found, ids.shape[1])
 
+    @property
+    def no_variance(self) -> str | None:
+        """Why there is none: a bias alone says nothing of a row."""
+        return None if self.slots else "no feature has wide rows, each being `wide = false`"
+
+    def variance(self, ids: Tensor, bags: Sequence[TensorBag]) -> Tensor:
+        """Return the posterior variance of the margins of rows of the packs: float64 (B, T).
+
+        It is Σ x² ÷ precision over the ids of a row, each given all other effects; x is 1 for a
+        plain id, and for an id of a list the sum of what pooling multiplies its look-ups by. An
+        unseen id has the prior's variance, however well row 0 is known: that row is the mean of
+        many ids, and this is one of them. Several unseen ids of a list count as different ones.
+
+        Covariances of effects, the uncertainty of the bias and of the priors are not in it.
+        """
+        batch, total = ids.shape[1], int(self.first_rows[-1])
+        found = torch.zeros(batch, len(self.heads), dtype=torch.float64)
+        count = len(self.fields)
+        for k, own in enumerate(ids[self.fields] + self.packed[:count]):
+            found += 1 / self._precision_of(k, own)
+        for k, index in enumerate(self.bags, start=count):
+            bag = TensorBag(*bags[index])
+            local, place, x = coefficients(bag, self.layout.schema.bags[index].pooling)
+            own = local.long() + self.packed[k]
+            # One number a row and id; an unseen id is never the same as another one.
+            keys = place * total + own
+            if self.slots[k].unseen:
+                unseen = (own == self.first[k]).nonzero()[:, 0]
+                keys[unseen] = batch * total + total * unseen + own[unseen]
+            keys, merged = keys.unique(return_inverse=True)
+            sums = torch.zeros(len(keys), dtype=torch.float64).index_add_(0, merged, x)
+            rows = torch.zeros_like(keys).index_copy_(0, merged, place)
+            each = sums[:, None] ** 2 / self._precision_of(k, keys % total)
+            found.index_add_(0, rows, each)
+        return found
+
+    def variance_graph(self) -> WideVariance:
+        return WideVariance(self)
+
+    def _precision_of(self, k: int, rows: Tensor) -> Tensor:
+        """Return how precisely the effects of a slot's ids are known: float64 (n, T)."""
+        found = self.precision[rows].double()
+        if self.slots[k].unseen:
+            found[rows == self.first[k]] = self.prior[k].double()
+        return found
+
     def batch_of(self, batch: Batch, matrix: Tensor) -> tuple[Batch, Tensor, Found | None]:
         """Return a batch for the slots `numbered`, what it looks up in a matrix, and how.
 
@@ -228,15 +282,16 @@ class WideRows(StageModule):
         count = len(self.fields)
         if count:
             own = ids if count == len(self.layout.schema.fields) else ids[self.fields]
-            found.append(embedding(self._inside(own, slice(count)).T, self.effect))
+            found.append(embedding(self.inside(own, slice(count)).T, self.effect))
         for place, index in enumerate(self.bags, start=count):
             own, weights = sequences[index]
-            rows = torch.where(own < 0, -1, self._inside(own, slice(place, place + 1)))
+            rows = torch.where(own < 0, -1, self.inside(own, slice(place, place + 1)))
             pooling = self.layout.schema.bags[index].pooling
             found.append(pooled_padded(Padded(rows, weights), pooling, self.effect)[:, None])
         return self._read(found, ids.shape[1])
 
-    def _inside(self, ids: Tensor, places: slice) -> Tensor:
+    def inside(self, ids: Tensor, places: slice) -> Tensor:
+        """Return the rows of local ids of slots; behind the last one where an id is no row."""
         inside = (ids >= 0) & (ids < self.rows[places])
         return torch.where(inside, ids + self.first[places], len(self.effect))
 
@@ -305,6 +360,45 @@ class WideRows(StageModule):
                 each = effect[:, t], precision[:, t], prior[t]
                 found.append(FieldEffects.of(slot.name, head, *each, names=names, most=most))
         return tuple(found)
+
+
+class WideVariance(nn.Module):
+    """The variance of margins as an exported graph has it: for local ids, and lists in matrices.
+
+    Up to rounding it is `WideRows.variance`, made of sorting, sums and look-ups.
+    """
+
+    variance: Tensor  # (R, T), of the effects of rows
+
+    def __init__(self, rows: WideRows) -> None:
+        super().__init__()
+        self.rows = rows
+        variance = 1 / rows.precision.double()
+        for k, slot in enumerate(rows.slots):
+            if slot.unseen:
+                variance[rows.first[k]] = 1 / rows.prior[k].double()
+        self.register_buffer("variance", variance.float())
+
+    def forward(self, ids: Tensor, sequences: Sequence[Padded]) -> Tensor:
+        rows, count, found = self.rows, len(self.rows.fields), []
+        if count:
+            own = rows.inside(ids[rows.fields], slice(count))
+            found.append(embedding(own.T, self.variance).double().sum(1))
+        for k, index in enumerate(rows.bags, start=count):
+            bag = Padded(*sequences[index])
+            x = padded_coefficients(bag, rows.layout.schema.bags[index].pooling)
+            own, order = bag.ids.sort(dim=1)
+            x = x.gather(1, order)
+            # The same ids of a row are side by side: one group, which unseen ids do not make.
+            begins = own != pad(own, (1, 0), value=-2)[:, :-1]
+            if rows.slots[k].unseen:
+                begins = begins | (own == 0)
+            group = begins.long().cumsum(1) - 1
+            sums = torch.zeros_like(x).scatter_add(1, group, x).gather(1, group)
+            squares = torch.where(begins, sums * sums, 0.0)
+            places = rows.inside(own.clamp(min=0), slice(k, k + 1))
+            found.append((embedding(places, self.variance).double() * squares[:, :, None]).sum(1))
+        return torch.stack(found).sum(0)
 
 
 class WideLearner(StageLearner):

@@ -76,7 +76,7 @@ class RunPlan:
                 [name, f"{each.requests:,}", f"{each.mixed:,}", f"{each.rows:,}"]
                 for name, each in self.requests.items()
             ]
-            heads = ["term over requests", "requests", "with both labels", "rows in these"]
+            heads = ["term over requests", "requests", "with two labels", "rows in these"]
             tables.append(aligned(heads, counted, [1, 2, 3]))
         if self.delays:
             tables.append(_delays(self.schema, self.delays))

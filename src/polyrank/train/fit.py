@@ -249,11 +249,7 @@ def train_model(
     with ExitStack() as stack:
         ranks = stack.enter_context(joined_ranks(training.device))
         if ranks.several:
-            check_ranks(model, training)
-            if origin is not None:
-                raise ConfigError(
-                    "start is of a single process: train in one process, or leave it out"
-                )
+            check_ranks(model, training, begun)
             training = replace(training, device=ranks.own(training.device))
         run = None
         if out is not None and ranks.first:
@@ -517,8 +513,10 @@ def check_valid(
         ) from None
 
 
-def check_ranks(model: Model, training: Training) -> None:
+def check_ranks(model: Model, training: Training, begun: Start | None = None) -> None:
     """Refuse what several processes cannot train together."""
+    if begun is not None:
+        raise ConfigError("start is of a single process: train in one process, or leave it out")
     if training.compile:
         raise ConfigError(
             "compile = true makes one graph of a whole step, in which several processes cannot "

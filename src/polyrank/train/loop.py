@@ -670,7 +670,8 @@ def balance_terms(supervision: Supervision) -> list[BalanceTerm]:
             name=term.name,
             weight=term.weight,
             constant_loss=likelihood.constant_loss(term, supervision.statistics[term.name]),
-            exponent=likelihood.balance_exponent,
+            # That of a squared error is of the likelihood alone, and of no loss beside it.
+            exponent=likelihood.balance_exponent if term.method is None else 1.0,
             share=supervision.statistics[term.name].weight_share,
             is_density=term.population.label_kind.is_density and term.method is None,
         )

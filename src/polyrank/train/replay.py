@@ -15,7 +15,7 @@ import json
 import logging
 import shutil
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
@@ -29,9 +29,10 @@ from polyrank.bundle.model import Bundle, load
 from polyrank.data.read import known_columns
 from polyrank.data.split import split
 from polyrank.errors import ConfigError, DataError, TrainingError, did_you_mean
-from polyrank.files import locked, replacing, replacing_folder, writing
+from polyrank.files import replacing, replacing_folder, writing
 from polyrank.metrics.scorecard import Scorecard
 from polyrank.text import aligned
+from polyrank.train.run import only_writer
 from polyrank.train.start import Start
 
 logger = logging.getLogger(__name__)
@@ -400,15 +401,7 @@ def _folder(
     """Keep others out of a folder, and make it that of this replay."""
     if resume and force:
         raise ConfigError("resume continues a replay and force replaces it: give one of them")
-    with ExitStack() as stack:
-        with writing(out, TrainingError):
-            out.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                stack.enter_context(locked(out.parent / f".{out.name}.lock", wait=False))
-            except BlockingIOError:
-                raise ConfigError(
-                    f"another process is replaying into {out}: wait for it, or choose another --out"
-                ) from None
+    with only_writer(out, "replaying into"):
         if out.exists():
             _check_folder(out, settings, resume=resume, force=force)
             if force:

@@ -29,21 +29,32 @@ CONFIG = "config.toml"
 
 
 @contextmanager
+def only_writer(path: Path, doing: str) -> Generator[None]:
+    """Keep others out of a folder that may not exist yet.
+
+    Raises:
+        ConfigError: another process has it; `doing` says what it does, such as "training in".
+        TrainingError: its lock cannot be written.
+    """
+    with ExitStack() as stack:
+        with writing(path, TrainingError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                stack.enter_context(locked(path.parent / f".{path.name}.lock", wait=False))
+            except BlockingIOError:
+                raise ConfigError(
+                    f"another process is {doing} {path}: wait for it, or choose another --out"
+                ) from None
+        yield
+
+
+@contextmanager
 def run_folder(
     path: str | Path, config: Mapping[str, Any], *, resume: bool = False, force: bool = False
 ) -> Generator[RunFolder]:
     """Give a run's folder and keep others out; `resume` continues its run, `force` replaces it."""
     path = Path(path)
-    lock = path.parent / f".{path.name}.lock"
-    with ExitStack() as stack:
-        with writing(path, TrainingError):
-            lock.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                stack.enter_context(locked(lock, wait=False))
-            except BlockingIOError:
-                raise ConfigError(
-                    f"another process is training in {path}: wait for it, or choose another --out"
-                ) from None
+    with only_writer(path, "training in"):
         if resume and force:
             raise ConfigError("resume continues a run and force replaces it: give one of them")
         if path.exists() and resume:

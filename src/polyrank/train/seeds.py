@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,11 @@ from safetensors import SafetensorError, safe_open
 
 from polyrank.bundle.format import MANIFEST, seed_runs
 from polyrank.errors import ConfigError, TrainingError
-from polyrank.files import locked, replacing, writing
+from polyrank.files import replacing, writing
 from polyrank.metrics.scorecard import Scorecard
 from polyrank.metrics.seeds import SeedScores
 from polyrank.train.checkpoint import CHECKPOINT
-from polyrank.train.run import CONFIG, run_folder
+from polyrank.train.run import CONFIG, only_writer, run_folder
 
 SUMMARY = "seeds.json"
 FORMAT = 1  # of the summary
@@ -98,15 +98,7 @@ def seeds_folder(
     """
     if resume and force:
         raise ConfigError("resume continues runs and force replaces them: give one of them")
-    with ExitStack() as stack:
-        with writing(folder, TrainingError):
-            folder.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            stack.enter_context(locked(folder.parent / f".{folder.name}.lock", wait=False))
-        except BlockingIOError:
-            raise ConfigError(
-                f"another process is training in {folder}: wait for it, or choose another --out"
-            ) from None
+    with only_writer(folder, "training in"):
         old = None
         if not _is_empty(folder):
             _check(folder, seeds, resume=resume, force=force)

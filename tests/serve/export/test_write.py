@@ -326,7 +326,7 @@ def test_a_feature_named_like_an_output_is_refused(tmp_path):
 @pytest.mark.parametrize("chunks", [[], [drawn().head(0)]])
 def test_no_rows_are_refused(exported, saved, chunks, monkeypatch):
     model = onnx.load(exported.folder / ROWS_FILE)
-    monkeypatch.setattr(module, "captured", lambda _: model)
+    monkeypatch.setattr(module, "captured", lambda *_: model)
     before = content(saved)
     with pytest.raises(ExportError, match=r"model.onnx: there were no rows to compare"):
         export(exported.bundle, saved, chunks)
@@ -358,7 +358,7 @@ def test_a_folder_that_cannot_be_written_is_named_and_nothing_is_left(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     model = onnx.load(copied / ROWS_FILE)
-    monkeypatch.setattr(module, "captured", lambda _: model)
+    monkeypatch.setattr(module, "captured", lambda *_: model)
 
     if step == "temporary folder":
         monkeypatch.setattr(module, "TemporaryDirectory", refuse)

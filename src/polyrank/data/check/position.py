@@ -15,7 +15,7 @@ from polyrank.features.ids import as_type, plain_ids
 from polyrank.schema import Schema
 
 # Words of a column's name that say so.
-WORDS = frozenset({"position", "pos", "rank", "slot"})
+WORDS = ("position", "pos", "rank", "slot")
 # Standard deviations of r = 0, which no log without an effect reaches by chance.
 DEVIATIONS = 5.0
 
@@ -28,7 +28,7 @@ def looks_like_position(name: str) -> bool:
         [True, True, True, False]
     """
     words = re.split(r"[^a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower())
-    return not WORDS.isdisjoint(words)
+    return not set(WORDS).isdisjoint(words)
 
 
 def position_findings(

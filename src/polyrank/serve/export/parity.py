@@ -8,7 +8,7 @@ logits are then moved as far. Where a calibration map is steep, that can be a wh
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,10 +24,11 @@ from polyrank.errors import ExportError
 from polyrank.models.outputs import logits_of
 from polyrank.serve.engine import Session
 from polyrank.serve.inputs import RAW_FILE, Inputs
-from polyrank.terms import output_columns
+from polyrank.terms import deviation_column, output_columns
 
 logger = logging.getLogger(__name__)
 
+SD_BAR = 1e-5  # of deviations, which are below 10 and of variances in float32
 ROUNDINGS = 3  # two float32 computations differ by up to twice the rounding of one; and a margin
 T = TypeVar("T")
 
@@ -110,7 +111,10 @@ class Parity:
 
 
 def compared(
-    bundle: Bundle, files: Mapping[str, Path], chunks: Iterable[pl.DataFrame]
+    bundle: Bundle,
+    files: Mapping[str, Path],
+    chunks: Iterable[pl.DataFrame],
+    uncertain: Sequence[str] = (),
 ) -> dict[str, Parity]:
     """Return the parity of each file by its name, on chunks of raw rows, or refuse it."""
     sessions = {name: Session(path) for name, path in files.items()}
@@ -119,6 +123,8 @@ def compared(
         for task in bundle.schema.tasks
         for column in output_columns(task)
     }
+    deviations = [deviation_column(bundle.schema.by_name[task]) for task in uncertain]
+    bars |= dict.fromkeys(deviations, SD_BAR)
     parity = {name: Parity(bars) for name in files}
     inputs = Inputs(bundle.schema, bundle.vocab)
     exact: Exact | None = _tried(bundle, Exact, bundle)
@@ -127,9 +133,11 @@ def compared(
             continue
         table = bundle.encode(chunk)
         logits = bundle.logits(table)
-        expected = bundle.columns(table, logits)
+        expected = bundle.columns(table, logits) | bundle.deviations(table, uncertain)
         rounding = None if exact is None else _tried(bundle, exact.rounding, table, logits)
         exact = None if rounding is None else exact
+        if rounding is not None:  # deviations depend on no logit
+            rounding |= {name: np.zeros(len(table)) for name in deviations}
         for name, session in sessions.items():
             columns = inputs.raw(chunk) if name == RAW_FILE else inputs.encoded(chunk)
             parity[name].compare(session.run_columns(columns), expected, rounding)

@@ -31,12 +31,15 @@ class Twin(nn.Module):
     It has the weights of the bundle's ranker, without a copy. A row whose logit is not finite has
     NaN in every output of that head and of those below it. The inputs are those of `model.onnx`
     (see `polyrank.serve.inputs`) and what is set at prediction, the outputs the columns of
-    `Bundle.predict`, float64 (B,) each.
+    `Bundle.predict`, float64 (B,) each; behind them come deviations of the tasks `uncertain`.
     """
 
-    def __init__(self, bundle: Bundle) -> None:
+    def __init__(self, bundle: Bundle, uncertain: Sequence[str] = ()) -> None:
         super().__init__()
         self.schema = bundle.schema
+        self.uncertain = tuple(uncertain)
+        first = bundle.ranker.first
+        self.variances = first.variance_graph() if first is not None and uncertain else None
         self.embed = LocalEmbedder(bundle.ranker.embed)
         self.ranker: Ranker = bundle.ranker
         self.features = nn.ModuleList(graphs_of(bundle.vocab))
@@ -69,7 +72,11 @@ class Twin(nn.Module):
             z = logits[task].double()
             finite[task] = torch.where(z.abs() < torch.inf, z, torch.nan)
         maps = {task: self.calibrator[task] for task in self.mapped}
-        return tuple(outputs(self.schema, finite, self.likelihoods, extras, maps).values())
+        found = tuple(outputs(self.schema, finite, self.likelihoods, extras, maps).values())
+        if self.variances is None:
+            return found
+        variances = self.variances(ids, bags)
+        return *found, *(variances[task].sqrt() for task in self.uncertain)
 
 
 def given_stages(bundle: Bundle) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -33,7 +33,12 @@ _LARGEST_BYTES = 16 * 2**20
 
 
 def export(
-    bundle: Bundle, folder: Path, chunks: Iterable[pl.DataFrame], *, vocabulary: bool = False
+    bundle: Bundle,
+    folder: Path,
+    chunks: Iterable[pl.DataFrame],
+    *,
+    vocabulary: bool = False,
+    uncertainty: bool | Sequence[str] = False,
 ) -> dict[str, Parity]:
     """Write a bundle's ONNX files into its folder, if their predictions are the bundle's.
 
@@ -41,8 +46,12 @@ def export(
     are inside; a correction for down-sampled negatives belongs to the loss, so there is none. With
     `vocabulary`, `model-with-vocabulary.onnx` takes the ids themselves. Both are compared with the
     bundle on chunks of real rows, raw; returned is the parity of each file by name.
+
+    With `uncertainty`, as in `Bundle.predict`, the files have the deviations among their outputs,
+    and so has whatever serves them.
     """
-    outputs = bundle.schema.outputs
+    uncertain = bundle.uncertain(uncertainty)
+    outputs = bundle.output_columns(uncertain)
     for name in outputs:
         if name in bundle.schema.inputs:
             raise ExportError(
@@ -53,9 +62,9 @@ def export(
         # Inside the folder: if another bundle takes its place meanwhile, nothing is moved there.
         with TemporaryDirectory(dir=folder, prefix=".export-") as temporary:
             _check_same(bundle, folder)
-            files = _written(bundle, Path(temporary), vocabulary=vocabulary)
+            files = _written(bundle, Path(temporary), uncertain, vocabulary=vocabulary)
             sessions = {name: files[name] for name in FILES if name in files}
-            parity = compared(bundle, sessions, chunks)
+            parity = compared(bundle, sessions, chunks, uncertain)
             entries = {name: each.to_json() for name, each in parity.items()}
             former = [name for each in FILES for name in (each, _beside(each))]
             format.add(folder, files, {"onnx": entries}, instead_of=former)
@@ -64,9 +73,9 @@ def export(
     return parity
 
 
-def captured(bundle: Bundle) -> ModelProto:
+def captured(bundle: Bundle, uncertain: Sequence[str] = ()) -> ModelProto:
     """Return the graph of `model.onnx`, if `torch.export` and the ONNX exporter take the trunk."""
-    twin, schema = Twin(bundle), bundle.schema
+    twin, schema = Twin(bundle, uncertain), bundle.schema
     batch = torch.export.Dim("batch")
     lengths = {}
     for at, feature in enumerate(schema.features):
@@ -97,7 +106,7 @@ def captured(bundle: Bundle) -> ModelProto:
     finally:
         noisy.setLevel(level)
     assert exported is not None
-    outputs = schema.outputs
+    outputs = bundle.output_columns(uncertain)
     model = exported.model_proto
     taken = [*schema.logged_inputs, *outputs]
     margins = {name: graph.free_name(f"{name}_margin", taken) for name in stages}
@@ -128,12 +137,14 @@ def _check_same(bundle: Bundle, folder: Path) -> None:
         )
 
 
-def _written(bundle: Bundle, folder: Path, *, vocabulary: bool) -> dict[str, Path]:
+def _written(
+    bundle: Bundle, folder: Path, uncertain: Sequence[str], *, vocabulary: bool
+) -> dict[str, Path]:
     """Write the models; return their files by name, those of large tensors too."""
     schema, vocab = bundle.schema, bundle.vocab
-    outputs = schema.outputs
+    outputs = bundle.output_columns(uncertain)
     about = {"polyrank.schema": schema.to_table(), "polyrank.outputs": list(outputs)}
-    model = captured(bundle)
+    model = captured(bundle, uncertain)
     files: dict[str, Path] = {}
     for name in FILES[: 1 + vocabulary]:
         if name == RAW_FILE:
