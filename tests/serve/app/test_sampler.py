@@ -50,9 +50,10 @@ def kept(folder, pattern="*.parquet"):
 
 
 def test_monitor_reads_what_was_logged_and_predicts_it_alike(
-    serving, engine, exported, body, tmp_path, capsys
+    serving, engine, exported, rows, body, tmp_path, capsys
 ):
-    columns = (*engine.inputs, *engine.outputs, "score", "request_id", "row", "version", "time")
+    told = ("score", "request_id", "row", "version", "time")
+    columns = (*engine.inputs, "margin", *engine.outputs, *told)
     sampling = Sampling(folder=str(tmp_path), columns=columns, share=1.0, file_rows=50)
     web = serving(engine, SMALL, None, None, sampling)
     answer = web.score(body, {"X-Request-ID": "r1"})
@@ -72,6 +73,15 @@ def test_monitor_reads_what_was_logged_and_predicts_it_alike(
     assert monitor(load(exported), str(tmp_path / "*.parquet")).rows == 50
     assert run(["monitor", str(exported), f"{tmp_path}/*.parquet", "--json"]) in (0, 3)
     assert json.loads(capsys.readouterr().out)["rows"] == 50
+    labels = pl.DataFrame(
+        {
+            "request_id": ["r1"] * 30, "row": np.arange(30), "user": rows["user"][:30],
+            **{name: rows[name][:30] for name in ("click", "buy", "spend")},
+        }
+    )  # fmt: skip
+    key = ("request_id", "row", "user")  # logged as text, and a number in the labels
+    card = monitor(load(exported), str(tmp_path / "*.parquet"), labels=labels, key=key).scorecard
+    assert card["click @ all"].rows == 30
 
 
 def test_nothing_is_written_that_was_not_named(serving, engine, body, tmp_path):
@@ -339,6 +349,92 @@ def test_kill_9_in_rotation_leaves_no_half_of_a_file(tmp_path):
     Files(tmp_path, 10**9).write("default", pl.DataFrame({"x": [3.0]}))
     assert kept(tmp_path)["x"].to_list() == [1.0, 2.0, 3.0]
     assert not list(tmp_path.glob(".*"))
+
+
+SERVER = """
+import os, signal, sys
+import polars as pl
+from polyrank.cli.app import run
+
+real, left = pl.DataFrame.write_parquet, [1, 1]
+
+def killed(frame, path):
+    real(frame, path)
+    if not left:
+        os.truncate(path, 10)
+        os.kill(os.getpid(), signal.SIGKILL)
+    left.pop()
+
+pl.DataFrame.write_parquet = killed
+run(["serve", *sys.argv[1:]])
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no SIGKILL")
+def test_a_server_that_is_killed_in_rotation_loses_the_rows_it_holds_and_no_answer(
+    exported, body, client, tmp_path
+):
+    folder = tmp_path / "rows"
+    options = ["--log-rows", str(folder), "--log-column", "request_id", "--log-share", "1"]
+    command = [sys.executable, "-c", SERVER, str(exported), "--port", "0", *options]
+    with (
+        (tmp_path / "log").open("w") as log,
+        subprocess.Popen(
+            [*command, "--log-file-rows", "100"], stdout=subprocess.PIPE, stderr=log, text=True
+        ) as server,
+    ):
+        try:
+            web = client(int(server.stdout.readline().rsplit(":", 1)[1]))
+            for number in range(6):  # 50 rows each: the third file is that of the last two
+                assert web.score(body, {"X-Request-ID": f"r{number}"}).status == 200
+            assert server.wait(60) == -signal.SIGKILL
+        finally:
+            server.kill()
+    assert sorted(set(kept(folder)["request_id"])) == ["r0", "r1", "r2", "r3"]
+    assert kept(folder).height == 200
+    assert len(list(folder.glob(".*"))) == 1  # the half
+    Files(folder, 10**9).write("default", pl.DataFrame({"request_id": ["r6"]}))
+    assert not list(folder.glob(".*"))
+
+
+def test_a_reload_in_mid_buffer_begins_another_file(run_folder, exported, later, body, tmp_path):
+    path = run_folder(exported)
+    model = Model("default", pr.Engine(path), 300, path=path)
+    before = model.current
+    scored = before.scorer(json.dumps(body).encode())
+    folder = tmp_path / "rows"
+    sampling = Sampling(folder=str(folder), columns=("version", "price", "request_id"), share=1.0)
+
+    def work(sampler):
+        for number in range(2):
+            sampler.look(before, scored, f"r{number}", 10)
+        run_folder(later)
+        assert model.reload()
+        sampler.look(model.current, model.current.scorer(json.dumps(body).encode()), "r2", 10)
+        sampler.look(before, scored, "r3", 10)  # it took the bundle before the reload
+
+    assert used(sampling, work) == {"written": 4}
+    versions = [pr.Engine(each).version for each in (exported, later)]
+    files = [pl.read_parquet(each) for each in sorted(folder.iterdir())]
+    assert [each["version"].unique().to_list() for each in files] == [
+        [versions[0]], [versions[1]], [versions[0]],
+    ]  # fmt: skip
+    assert [each["request_id"].unique().sort().to_list() for each in files] == [
+        ["r0", "r1"], ["r2"], ["r3"],
+    ]  # fmt: skip
+
+
+def test_what_is_written_after_the_last_answer_is_counted(loaded, scored, tmp_path):
+    counts = []
+    sampling = Sampling(folder=str(tmp_path), columns=("price",), share=1.0)
+
+    async def main():
+        sampler = Sampler(sampling, lambda *given: counts.append(given))
+        sampler.look(loaded, scored, "r", 10)
+        return sampler
+
+    asyncio.run(main()).close()
+    assert counts == [("default", "written", 1)]
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,7 @@ class Sampler:
 
     Args:
         sampling: which ones, and what of them.
-        count: called in the thread of the event loop.
+        count: called in the thread of the event loop, or while `close` waits.
     """
 
     def __init__(self, sampling: Sampling, count: Count) -> None:
@@ -230,5 +230,7 @@ class Sampler:
 
     def _tell(self, model: str, outcome: str, requests: int) -> None:
         assert self._loop is not None  # a request came
-        with suppress(RuntimeError):  # the loop is closed: the process ends
+        try:
             self._loop.call_soon_threadsafe(self._count, model, outcome, requests)
+        except RuntimeError:  # the loop is closed, and its thread waits in `close`
+            self._count(model, outcome, requests)
