@@ -32,6 +32,7 @@ class Body(NamedTuple):
 class Scored:
     """The answer to a request, and its counts: those of ids and values by feature."""
 
+    given: Mapping[str, Any]  # the parsed request
     answer: Body
     rows: int
     ids: Mapping[str, int]
@@ -105,8 +106,8 @@ class Scorer:
         except DataError as error:
             raise Refused(shortened(str(error), _MESSAGE_LETTERS)) from None
         return Scored(
-            (write or _body)(asked, predicted, score), asked.rows, predicted.ids, predicted.unseen,
-            predicted.nulls, predicted.outputs, score,
+            given, (write or _body)(asked, predicted, score), asked.rows, predicted.ids,
+            predicted.unseen, predicted.nulls, predicted.outputs, score,
         )  # fmt: skip
 
     def _predict(self, asked: ScoreRequest) -> Predictions:
