@@ -20,6 +20,8 @@ from polyrank.data.read import column_names
 from polyrank.data.statistics import label_groups
 from polyrank.data.table import Table
 from polyrank.debias import PropensityUse
+from polyrank.inspection.dependence import numbers_of
+from polyrank.inspection.importance import Importance
 from polyrank.labels.kind import LabelKind, RowGroups
 from polyrank.metrics.fusion import trade_off
 from polyrank.metrics.predicted import outputs_of, predicted, true_probability
@@ -82,6 +84,8 @@ class Evidence:
     # By the name whose weight in the fused score is swept: that weight, then the metric of one
     # outcome and of another.
     trade_offs: Mapping[str, pl.DataFrame] = field(default_factory=dict)
+    importance: Importance | None = None  # of the features; None where nobody asked
+    dependence: pl.DataFrame | None = None  # of outputs on numbers, likewise
     audit: Audit | None = None
     environment: Mapping[str, str] = field(default_factory=dict)  # libraries and machine
 
@@ -102,12 +106,15 @@ def gather(
     trained: datetime | None = None,
     audit: Audit | None = None,
     unaudited: str = "no audit was given",
+    inspect: bool = False,
 ) -> Evidence:
     """Return the evidence of a bundle: predict the rows, and keep what the page draws.
 
     Without rows it is the bundle's own scorecard alone. `split` names rows that are others than
     that scorecard's: they get one of their own. `missing` says why there are no rows, `unaudited`
     why there is no audit of the log that the bundle learned from; `trained` is when it was written.
+    With `inspect` there is the importance of the features and the dependence on numbers, which take
+    many predictions: about (features × 5 + numbers × 20) of up to 20,000 and 2,000 rows.
     """
     about = Evidence(
         name=name or str(bundle.config.get("name", "run")),
@@ -124,10 +131,12 @@ def gather(
         audit=audit,
         environment=environment(),
     )
-    return about if rows is None else _with_rows(about, bundle, rows, split)
+    return about if rows is None else _with_rows(about, bundle, rows, split, inspect=inspect)
 
 
-def _with_rows(about: Evidence, bundle: Bundle, rows: Any, split: str | None) -> Evidence:
+def _with_rows(
+    about: Evidence, bundle: Bundle, rows: Any, split: str | None, *, inspect: bool
+) -> Evidence:
     """Return the evidence with all that takes rows: these are encoded once."""
     schema, frame = bundle.schema, bundle.opened(rows)
     carried = columns_needed(schema, column_names(frame.lazy()), None)
@@ -160,7 +169,19 @@ def _with_rows(about: Evidence, bundle: Bundle, rows: Any, split: str | None) ->
         else bundle.propensities_labelled(table, logits),
         segments=_segments(bundle, table, predictions),
         trade_offs=trade_offs,
+        importance=bundle.importance_labelled(table, split or own, tied=bundle.tied(frame))
+        if inspect
+        else None,
+        dependence=bundle.dependence_encoded(table, _numbers(bundle, table)) if inspect else None,
     )
+
+
+def _numbers(bundle: Bundle, table: Table) -> dict[str, np.ndarray]:
+    """Return the numbers of each feature that has some in these rows."""
+    found = {
+        each.name: each.values(table.carried[each.name]) for each in numbers_of(bundle.schema, None)
+    }
+    return {name: each for name, each in found.items() if not np.isnan(each).all()}
 
 
 def scored_rows(
