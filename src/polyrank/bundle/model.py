@@ -190,9 +190,10 @@ class Bundle:
 
         With `uncertainty`, behind them comes a column for each binary head with wide rows, such as
         `p_click_sd`: the standard deviation of the head's logit, before its calibration map, by the
-        posterior of the wide rows: √(Σ x² ÷ precision) over the ids of the row, each given all
-        other effects. An unseen id has the prior's variance. The covariances of effects, the bias,
-        and the network's own uncertainty are not in it; a joint such as `p_buy` has none.
+        posterior of the wide rows: √(V·(1 + πV/8)) with V = Σ x² ÷ precision over the ids of the
+        row, each given all other effects. An unseen id has the prior's variance. The covariances of
+        effects, the bias, and the network's own uncertainty are not in it; a joint such as `p_buy`
+        has none.
 
         Args:
             rows: a path or glob, a polars or pandas frame, a pyarrow table, or a dict of arrays;

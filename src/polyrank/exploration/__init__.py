@@ -1,0 +1,1 @@
+"""How sure a logit is, and ranking by more than its mean."""
