@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -16,6 +16,7 @@ import polars as pl
 from polyrank.bundle.model import Bundle
 from polyrank.calibration.fitting import Calibrator
 from polyrank.data.check import Audit
+from polyrank.data.delays import statistics
 from polyrank.data.read import column_names
 from polyrank.data.statistics import label_groups
 from polyrank.data.table import Table
@@ -160,7 +161,7 @@ def _with_rows(
         scorecard=card,
         rows=scored,
         missing=None,
-        notes=(*(() if fresh else differences(card, scored)), *untraded),
+        notes=(*_young(table), *(() if fresh else differences(card, scored)), *untraded),
         first=None if first is None else with_changes(first, bundle, table, logits),
         experts=experts_of(bundle.ranker, table),
         # The weights of training were of rows as they were logged.
@@ -182,6 +183,18 @@ def _numbers(bundle: Bundle, table: Table) -> dict[str, np.ndarray]:
         each.name: each.values(table.carried[each.name]) for each in numbers_of(bundle.schema, None)
     }
     return {name: each for name, each in found.items() if not np.isnan(each).all()}
+
+
+def _young(table: Table) -> Iterator[str]:
+    """Say of each task that is known late how many of the scored rows time leaves out."""
+    for name, each in statistics(table.schema, table.labels).items():
+        window = table.schema.delays[name].window
+        shown = window if isinstance(window, str) else f"{window:g} s"
+        if each.immature:
+            yield (
+                f"{each.immature:,} of {each.rows:,} rows are younger than the window of {shown} "
+                f"of {name!r} at the log's cut: every score whose path has it leaves them out."
+            )
 
 
 def scored_rows(
