@@ -46,6 +46,7 @@ TRANSLATED = {
     "docs/zh/deploy.md": "docs/deploy.md",
     "docs/zh/recipes.md": "docs/recipes.md",
     "docs/zh/choosing.md": "docs/choosing.md",
+    "docs/zh/faults.md": "docs/faults.md",
     "docs/zh/glossary.md": "docs/glossary.md",
 }
 FENCE = re.compile(
