@@ -31,6 +31,7 @@ TRANSLATED = {
     "docs/zh/debias.md": "docs/debias.md",
     "docs/zh/late_conversions.md": "docs/late_conversions.md",
     "docs/zh/labels.md": "docs/labels.md",
+    "docs/zh/exploration.md": "docs/exploration.md",
     "docs/zh/position.md": "docs/position.md",
     "docs/zh/watch_time.md": "docs/watch_time.md",
     "docs/zh/trunks.md": "docs/trunks.md",

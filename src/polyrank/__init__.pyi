@@ -50,6 +50,9 @@ from .errors import LeakageWarning as LeakageWarning
 from .errors import PolyrankError as PolyrankError
 from .errors import SchemaError as SchemaError
 from .errors import TrainingError as TrainingError
+from .exploration import UCB as UCB
+from .exploration import Exploration as Exploration
+from .exploration import Thompson as Thompson
 from .features import Feature as Feature
 from .labels import Categorical as Categorical
 from .labels import Count as Count

@@ -164,6 +164,17 @@ def exported(bundle, rows, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def sure(bundle, rows, tmp_path_factory):
+    """The folder of the same bundle, exported with deviations; not to be changed."""
+    folder = tmp_path_factory.mktemp("sure") / "bundle"
+    bundle.save(folder)
+    names = [feature.name for feature in bundle.schema.features]
+    chunks = [pl.DataFrame({name: rows[name] for name in names})]
+    export(bundle, folder, chunks, uncertainty=["click", "buy"])
+    return folder
+
+
+@pytest.fixture(scope="session")
 def later(bundle, rows, tmp_path_factory):
     """The folder of another bundle of the same columns, as of the day after."""
     folder = tmp_path_factory.mktemp("later") / "bundle"

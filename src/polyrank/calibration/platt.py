@@ -86,6 +86,9 @@ class Platt(CalibrationMap):
     def apply(self, values: Any) -> Any:
         return self.slope * values + self.intercept
 
+    def inverse(self, values: np.ndarray) -> np.ndarray:
+        return (values - self.intercept) / self.slope
+
 
 def log_loss(logit: np.ndarray, label: np.ndarray) -> np.ndarray:
     """Return each row's cross-entropy, in a form that no logit overflows.

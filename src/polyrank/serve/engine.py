@@ -16,11 +16,13 @@ from polyrank.bundle import format
 from polyrank.data.arrays import from_arrays
 from polyrank.data.read import OtherFrame, collect, like, read
 from polyrank.errors import BundleError, DataError, PolyrankError, did_you_mean
+from polyrank.exploration import Exploration
 from polyrank.features.bags import Bag
 from polyrank.features.kind import Encoded
 from polyrank.metrics.fusion import Fusion
 from polyrank.monitor.profile import Profile
 from polyrank.schema import Schema
+from polyrank.serve.explore import Explored, Explorer
 from polyrank.serve.extra import require
 from polyrank.serve.inputs import FEW_ROWS, ROWS_FILE, Columns, Feeds, Inputs, Lookups, together
 from polyrank.serve.shared import sharing
@@ -109,6 +111,7 @@ class Engine:
         self._session = Session(self.folder / ROWS_FILE, threads)
         self.outputs = self._session.outputs
         self.inputs = self.schema.inputs
+        self.explorer = Explorer.of(self.manifest, self.schema, self.fusion, self.outputs)
 
     @overload
     def predict(self, rows: OtherFrame) -> Any: ...
@@ -164,6 +167,30 @@ class Engine:
         if self.fusion is None:
             return None
         return self.fusion.score(self.schema, predictions.outputs, columns)
+
+    def explore(
+        self,
+        predictions: Predictions,
+        how: Exploration,
+        columns: Mapping[str, pl.Series] = MappingProxyType({}),
+        *,
+        first: int = 1,
+    ) -> Explored:
+        """Return rows ranked by more than their mean: see `docs/exploration.md`.
+
+        Args:
+            predictions: of the rows that compete, such as the candidates of one request.
+            how: such as `Thompson(seed=…)`.
+            columns: as in `score`.
+            first: K of the propensities, which are of being among the first K rows.
+
+        Raises:
+            ConfigError: a bundle that was exported without deviations; an output to rank by that
+                exploration does not move; propensities that would take too long.
+            DataError: a column that is not numeric.
+        """
+        spec.whole("first", first)
+        return self.explorer.explored(how, predictions.outputs, columns, first)
 
     def _columns(self, rows: Any) -> Mapping[str, Sequence[Any] | pl.Series]:
         """Return one column per input; lists stay lists."""
