@@ -144,6 +144,22 @@ def test_all_forms_of_a_request_give_its_rows(loaded, engine, rows):
     }  # fmt: skip
 
 
+def test_what_explored_is_logged_with_its_propensity(sure, rows):
+    engine = pr.Engine(sure)
+    loaded, columns = Model("default", engine, 300).current, ("explored", "propensity", "score")
+    given = {"rows": {name: rows[name][:6] for name in [*engine.inputs, "margin"]}}
+    for how in ({"kind": "thompson", "seed": 3}, {"kind": "ucb"}, None):
+        asked = given | ({"explore": how} if how else {})
+        scored = loaded.scorer(json.dumps(asked).encode())
+        found = frame_of(Sampled(loaded, scored, "r", datetime.now(UTC), 1), columns)
+        assert found.columns == list(columns)
+        assert found["propensity"].dtype == pl.Float64
+        answer = json.loads(scored.body)
+        for name, key in (("explored", "score"), ("propensity", "propensity")):
+            values = answer.get("explored", {}).get(key)
+            assert found[name].to_list() == (values or [None] * 6)
+
+
 def test_tensors_are_logged_too_and_refused_requests_are_not(serving, engine, tmp_path):
     sampling = Sampling(folder=str(tmp_path), columns=("city", "seen"), share=1.0, file_rows=1)
     web = serving(engine, SMALL, None, None, sampling)

@@ -9,10 +9,11 @@ key that the model needs not   String, null where a request has none
 output, `score`                Float64
 `request_id`, `version`        String; `version` names the bundle
 `row`                          Int64, within the request
+`explored`, `propensity`       Float64 of a request that explores, null of others
 `time`                         Datetime in UTC, of the answer
 =============================  ===============================================================
 
-A column of the model that has one of the last four names is the model's.
+A column of the model that has one of the last six names is the model's.
 """
 
 from __future__ import annotations
@@ -99,7 +100,16 @@ def frame_of(sampled: Sampled, columns: Sequence[str]) -> pl.DataFrame:
     return pl.DataFrame(found)
 
 
+def _explored(each: Sampled, name: str) -> pl.Series:
+    values = getattr(each.scored.explored, name, None)
+    if values is None:
+        return pl.repeat(None, each.scored.rows, dtype=pl.Float64, eager=True)
+    return pl.Series(values, dtype=pl.Float64)
+
+
 _FACTS = {
+    "explored": lambda each: _explored(each, "score"),
+    "propensity": lambda each: _explored(each, "propensity"),
     "request_id": lambda each: pl.repeat(each.request_id, each.scored.rows, eager=True),
     "row": lambda each: pl.int_range(each.scored.rows, eager=True),
     "time": lambda each: pl.repeat(each.time, each.scored.rows, dtype=TIME, eager=True),

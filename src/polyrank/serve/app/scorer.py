@@ -41,6 +41,7 @@ class Scored:
     nulls: Mapping[str, int]
     outputs: Mapping[str, np.ndarray]  # by column of `predict`, (rows,)
     score: np.ndarray | None  # (rows,), where the bundle declares a fusion
+    explored: Explored | None  # where the request asks for it
 
     @property
     def body(self) -> bytes:
@@ -116,7 +117,7 @@ class Scorer:
         answer = (write or _body)(asked, predicted, score, explored)
         return Scored(
             given, answer, asked.rows, predicted.ids, predicted.unseen, predicted.nulls,
-            predicted.outputs, score,
+            predicted.outputs, score, explored,
         )  # fmt: skip
 
     def _predict(self, asked: ScoreRequest) -> Predictions:
