@@ -3,8 +3,10 @@
 #   make check PYTHON=/opt/env/bin/python another one
 PYTHON ?= .venv/bin/python
 BIN := $(dir $(PYTHON))
+# What makes the environments of dist, wheel, lowest and newest: BASE=python3.13
+BASE ?= python3
 
-.PHONY: check test numerics page torchless oip ray spark demo bench docs
+.PHONY: check test numerics page torchless oip ray spark demo bench docs dist wheel lowest newest audit
 
 check:
 	$(PYTHON) -m ruff check .
@@ -65,3 +67,39 @@ bench: # needs the extra [bench]; each file is a script that prints its own tabl
 
 docs: # needs the extra [docs]; writes site/
 	$(PYTHON) -m zensical build --strict
+
+dist: # dist/: the sdist and the wheel, checked
+	@set -e; venv=$$(mktemp -d); trap 'rm -rf "$$venv"' EXIT; \
+	  $(BASE) -m venv "$$venv"; \
+	  "$$venv/bin/pip" install --quiet build 'twine>=6.1'; \
+	  rm -rf dist; "$$venv/bin/python" -m build; \
+	  "$$venv/bin/twine" check --strict dist/*
+
+# The wheel in an environment of its own, the demo from there, and in dist/ the software bill of materials
+# (CycloneDX) of what its installation brought.
+wheel: dist
+	@set -e; venv=$$(mktemp -d); trap 'rm -rf "$$venv"' EXIT; \
+	  $(BASE) -m venv "$$venv/own"; $(BASE) -m venv "$$venv/tool"; \
+	  "$$venv/own/bin/pip" install --quiet dist/*.whl; \
+	  "$$venv/tool/bin/pip" install --quiet cyclonedx-bom; \
+	  "$$venv/tool/bin/cyclonedx-py" environment --output-reproducible --pyproject pyproject.toml \
+	    --output-file dist/polyrank.cdx.json "$$venv/own/bin/python"; \
+	  cd "$$venv"; own/bin/polyrank demo
+
+# The tests, or those of TESTS, in an environment of their own: with the lowest version of each dependency
+# that pyproject.toml allows, and with the newest.
+lowest: CONSTRAINTS = $(BASE) .ci/lowest.py
+newest: CONSTRAINTS = true
+lowest newest:
+	@set -e; venv=$$(mktemp -d); trap 'rm -rf "$$venv"' EXIT; \
+	  $(CONSTRAINTS) >"$$venv/constraints.txt"; \
+	  $(BASE) -m venv "$$venv"; \
+	  "$$venv/bin/pip" install --quiet --constraint "$$venv/constraints.txt" --editable '.[dev]'; \
+	  "$$venv/bin/python" -m pytest -n auto $(TESTS)
+
+audit: # what is known against the versions of PYTHON's environment; needs PyPI's JSON answers
+	@set -e; venv=$$(mktemp -d); trap 'rm -rf "$$venv"' EXIT; \
+	  $(BASE) -m venv "$$venv"; \
+	  "$$venv/bin/pip" install --quiet pip-audit; \
+	  $(PYTHON) -m pip list --format freeze --exclude-editable | sed 's/+cpu$$//' >"$$venv/found.txt"; \
+	  "$$venv/bin/pip-audit" --strict --no-deps --disable-pip --requirement "$$venv/found.txt"
