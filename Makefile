@@ -3,8 +3,11 @@
 #   make check PYTHON=/opt/env/bin/python another one
 PYTHON ?= .venv/bin/python
 BIN := $(dir $(PYTHON))
+# What makes the environments of dist, wheel, lowest and newest: BASE=python3.13
+BASE ?= python3
 
-.PHONY: check test numerics page torchless oip ray spark typing demo bench docs pictures
+.PHONY: check test numerics page torchless oip ray spark typing demo bench docs pictures \
+  dist wheel lowest newest audit
 
 check:
 	$(PYTHON) -m ruff check .
@@ -67,13 +70,49 @@ typing: # code that uses polyrank, as mypy and pyright see it, in an environment
 	@set -e; venv=$$(mktemp -d); trap 'rm -rf "$$venv"' EXIT; \
 	  python3 -m venv "$$venv"; \
 	  "$$venv/bin/pip" install --quiet mypy 'pyright[nodejs]' pandas-stubs; \
-	  "$$venv/bin/mypy" --strict --warn-unused-ignores --python-executable $(PYTHON) \
-	    --cache-dir "$$venv/cache" tests/typing/user_code.py; \
-	  echo '{"reportUnnecessaryTypeIgnoreComment": "error"}' >"$$venv/pyrightconfig.json"; \
-	  "$$venv/bin/pyright" --pythonpath $(PYTHON) tests/typing/user_code.py
+	  mkdir "$$venv/code"; cp tests/typing/* "$$venv/code"; \
+	  "$$venv/bin/mypy" --strict --python-executable "$(abspath $(PYTHON))" --cache-dir "$$venv/cache" \
+	    "$$venv/code/user_code.py"; \
+	  "$$venv/bin/pyright" --project "$$venv/code" --pythonpath "$(abspath $(PYTHON))"
 
 pictures: # those of the README, from a run made for them; needs chromium and the extra [report]
 	$(PYTHON) docs/pictures.py
 
 docs: # needs the extra [docs]; writes site/
 	$(PYTHON) -m zensical build --strict
+
+dist: # dist/: the sdist and the wheel, checked
+	@set -e; venv=$$(mktemp -d); trap 'rm -rf "$$venv"' EXIT; \
+	  $(BASE) -m venv "$$venv"; \
+	  "$$venv/bin/pip" install --quiet build 'twine>=6.1'; \
+	  rm -rf dist; "$$venv/bin/python" -m build; \
+	  "$$venv/bin/twine" check --strict dist/*
+
+# The wheel in an environment of its own, the demo from there, and in dist/ the software bill of materials
+# (CycloneDX) of what its installation brought.
+wheel: dist
+	@set -e; venv=$$(mktemp -d); trap 'rm -rf "$$venv"' EXIT; \
+	  $(BASE) -m venv "$$venv/own"; $(BASE) -m venv "$$venv/tool"; \
+	  "$$venv/own/bin/pip" install --quiet dist/*.whl; \
+	  "$$venv/tool/bin/pip" install --quiet cyclonedx-bom; \
+	  "$$venv/tool/bin/cyclonedx-py" environment --output-reproducible --pyproject pyproject.toml \
+	    --output-file dist/polyrank.cdx.json "$$venv/own/bin/python"; \
+	  cd "$$venv"; own/bin/polyrank demo
+
+# The tests, or those of TESTS, in an environment of their own: with the lowest version of each dependency
+# that pyproject.toml allows, and with the newest.
+lowest: CONSTRAINTS = $(BASE) .ci/lowest.py
+newest: CONSTRAINTS = true
+lowest newest:
+	@set -e; venv=$$(mktemp -d); trap 'rm -rf "$$venv"' EXIT; \
+	  $(CONSTRAINTS) >"$$venv/constraints.txt"; \
+	  $(BASE) -m venv "$$venv"; \
+	  "$$venv/bin/pip" install --quiet --constraint "$$venv/constraints.txt" --editable '.[dev]'; \
+	  "$$venv/bin/python" -m pytest -n auto $(TESTS)
+
+audit: # what is known against the versions of PYTHON's environment; needs PyPI's JSON answers
+	@set -e; venv=$$(mktemp -d); trap 'rm -rf "$$venv"' EXIT; \
+	  $(BASE) -m venv "$$venv"; \
+	  "$$venv/bin/pip" install --quiet pip-audit; \
+	  $(PYTHON) -m pip list --format freeze --exclude-editable | sed 's/+cpu$$//' >"$$venv/found.txt"; \
+	  "$$venv/bin/pip-audit" --strict --no-deps --disable-pip --requirement "$$venv/found.txt"
