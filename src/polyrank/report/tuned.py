@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 from html import escape
+from math import log
 from statistics import mean, stdev
 
 import altair as alt
@@ -27,7 +28,7 @@ from polyrank.tune.space import Searched, label
 from polyrank.tune.spec import Choices
 from polyrank.tune.tuned import AS_GIVEN, Trial, Tuned
 
-SHORT = 24  # letters of a choice on an axis
+SHORT = 17  # letters of a choice on an axis
 STATES = {"complete": BLUE, "pruned": GREY}
 
 
@@ -50,13 +51,12 @@ def _outcome(found: Tuned) -> Section:
     rows = []
     for each in found.finalists:
         values, against = list(each.values.values()), found.against(each)
-        changes = "; ".join(f"{key} {label(value)}" for key, value in each.changes.items())
         rows.append(
             (
                 Cell(each.name),
                 Cell(f"{mean(values):.4f}", f"± {stdev(values):.4f}"),
                 Cell("–" if against is None else str(against)),
-                Cell(changes or "the file as it is"),
+                Cell(_settings(each.changes)),
             )
         )
     header = ("finalist", f"{found.objective} (valid)", "less the file", "settings")
@@ -122,21 +122,26 @@ def _keys(found: Tuned) -> Section:
 
 
 def _trials(found: Tuned) -> Section:
-    rows = [
-        (
-            Cell(str(each.number)),
-            Cell("–" if each.value is None else f"{each.value:.4f}", reason=each.reason),
-            Cell(each.state, each.reason),
-            Cell(str(len(each.epochs))),
-            Cell(f"{each.seconds:.1f}"),
-            *(Cell(label(each.changes[searched.key])) for searched in found.space),
+    own = {each.key: each.own for each in found.space}
+    rows = []
+    for each in found.trials:
+        changes = {key: value for key, value in each.changes.items() if value != own[key]}
+        rows.append(
+            (
+                Cell(str(each.number)),
+                Cell("–" if each.value is None else f"{each.value:.4f}"),
+                Cell(each.state, each.reason),
+                Cell(str(len(each.epochs))),
+                Cell(f"{each.seconds:.1f}"),
+                Cell(_settings(changes)),
+            )
         )
-        for each in found.trials
-    ]
-    keys = tuple(each.key for each in found.space)
-    header = ("trial", found.objective, "ended", "epochs", "seconds", *keys)
-    words = tuple(5 + at for at, each in enumerate(found.space) if isinstance(each.where, Choices))
-    return Section("All trials", (ReportTable(header, tuple(rows), (0, 2, *words)),))
+    header = ("trial", found.objective, "ended", "epochs", "seconds", "settings")
+    return Section("All trials", (ReportTable(header, tuple(rows), (0, 2, 5)),))
+
+
+def _settings(changes: Mapping[str, object]) -> str:
+    return "; ".join(f"{key} {label(each)}" for key, each in changes.items()) or "as in the file"
 
 
 def by_trial(trials: tuple[Trial, ...], title: str, *, higher: bool) -> alt.LayerChart:
@@ -214,14 +219,12 @@ def parallel(found: Tuned) -> alt.LayerChart:
         x=x, y=y, color=warmth, tooltip=["trial:N", "axis:N", "shown:N"]
     )  # fmt: skip
     ends = pl.DataFrame(_ends(found, low, high))
-    text = alt.Chart(ends).mark_text(fontSize=10, color="currentColor", opacity=0.85, dy=-8)
+    text = alt.Chart(ends).mark_text(fontSize=9, color="currentColor", opacity=0.85, dy=-8)
     return finished(curves, points, text.encode(x=x, y=y, text="shown:N"), height=300)
 
 
 def place(searched: Searched, value: object) -> float:
     """Return where a value lies on its axis, from 0 to 1."""
-    from math import log
-
     where = searched.where
     if isinstance(where, Choices):
         return where.values.index(value) / (len(where.values) - 1)
@@ -231,16 +234,31 @@ def place(searched: Searched, value: object) -> float:
     return (at - low) / (high - low)
 
 
+def short(value: object) -> str:
+    """Return a value in so few letters that axes beside each other have room.
+
+    Example:
+        >>> short({"kind": "shared_bottom", "hidden": [256]}), short({"folds": 4}), short(0.25)
+        ('shared_bottom 256', 'on', '0.25')
+    """
+    if isinstance(value, Mapping):
+        if "kind" not in value:
+            return "on"
+        value = " ".join([value["kind"], *([label(value["hidden"])] if "hidden" in value else [])])
+    shown = label(value)
+    return shown if len(shown) <= SHORT else f"{shown[: SHORT - 1]}…"
+
+
 def _ends(found: Tuned, low: float, high: float) -> list[dict[str, object]]:
     """Return the words at the ends of each axis, and at each choice."""
     lines: list[dict[str, object]] = []
     for each in found.space:
         where = each.where
         values = where.values if isinstance(where, Choices) else (where.low, where.high)
-        for value in values:
-            shown = label(value)
-            shown = shown if len(shown) <= SHORT else f"{shown[: SHORT - 1]}…"
-            lines.append({"axis": each.key, "height": place(each, value), "shown": shown})
+        lines += [
+            {"axis": each.key, "height": place(each, value), "shown": short(value)}
+            for value in values
+        ]
     for height, value in ((0.0, low), (1.0, high)):
         lines.append({"axis": found.objective, "height": height, "shown": f"{value:.4f}"})
     return lines
