@@ -37,10 +37,22 @@ from polyrank.train.replay import (
     strategies,
     strategies_named,
 )
-from polyrank.train.seeds import SeedRuns, check_rows, finished, run_of, scorecard_of, seeds_folder
+from polyrank.train.seeds import (
+    SeedRuns,
+    check_rows,
+    finished,
+    rescored,
+    run_of,
+    scorecard_of,
+    seeds_folder,
+)
 from polyrank.train.sources import Sources
 from polyrank.train.start import Start
 from polyrank.train.training import Training
+from polyrank.tune.search import Candidate, Objective, Told, Work, search
+from polyrank.tune.space import merged, searched
+from polyrank.tune.spec import Tune
+from polyrank.tune.tuned import Tuned
 
 SECTIONS = [
     "name",
@@ -54,6 +66,7 @@ SECTIONS = [
     "fusion",
     "start",
     "monitor",
+    "tune",
 ]
 
 
@@ -169,6 +182,7 @@ class Experiment:
         fusion: the weights of a fused score, which the scorecard then measures as well.
         start: the run that training goes on from.
         monitor: the bounds of `polyrank monitor`.
+        tuning: how `polyrank tune` searches.
 
     Example:
         >>> experiment = Experiment.from_text('''
@@ -194,6 +208,7 @@ class Experiment:
     fusion: Fusion | None = None
     start: Start | None = None
     monitor: Bounds | None = None
+    tuning: Tune | None = None
 
     def __post_init__(self) -> None:
         name = self.name
@@ -270,6 +285,7 @@ class Experiment:
             monitor=spec.from_table(Bounds, table["monitor"], "monitor")
             if "monitor" in table
             else None,
+            tuning=Tune.from_table(table["tune"]) if "tune" in table else None,
             **{key: table[key] for key in ("name", "seed") if key in table},
         )
 
@@ -279,16 +295,16 @@ class Experiment:
             self.name, self.seed, spec.to_table(self.data), self.schema, self.model, self.training,
             self.fusion, self.start,
         )  # fmt: skip
-        return (
-            tables if self.monitor is None else {**tables, "monitor": spec.to_table(self.monitor)}
-        )
+        if self.monitor is not None:
+            tables["monitor"] = spec.to_table(self.monitor)
+        return tables if self.tuning is None else {**tables, "tune": self.tuning.to_table()}
 
     def to_toml(self) -> str:
         """Return TOML text that `from_text` reads back."""
         return tomli_w.dumps(self.to_table())
 
-    def sources(self) -> Sources:
-        """Return what is learned from, chosen on and scored.
+    def sources(self, *, test: bool = True) -> Sources:
+        """Return what is learned from, chosen on and, unless test rows are left out, scored.
 
         Raises:
             ConfigError: sampling or a fused score that the tasks and the columns do not allow.
@@ -297,6 +313,7 @@ class Experiment:
         if self.data.sampling is not None:
             self.data.sampling.check(self.schema)
         sources = self.data.sources(self.schema, self.seed)
+        sources = sources if test else replace(sources, test=None)
         return sources if self.fusion is None else sources.carrying(self.fusion, self.schema)
 
     def audit(self) -> Audit:
@@ -413,6 +430,8 @@ class Experiment:
         resume: bool = False,
         force: bool = False,
         progress: Observer | bool | None = None,
+        test: bool = True,
+        beside: str | Path | None = None,
     ) -> SeedRuns:
         """Train the seeds `seed`, `seed` + 1, …, each into a run folder OUT/seed-N, on equal rows.
 
@@ -426,6 +445,8 @@ class Experiment:
                 goes on to the same bits, and with a higher count more are trained.
             force: replace the runs in `out`.
             progress: as in `polyrank.fit`.
+            test: whether test rows are read and scored; otherwise validation rows are scored.
+            beside: the folder of the cache of encoded rows; by default that of `out`.
 
         Raises:
             ConfigError: a count below 1, or a folder that holds something else.
@@ -460,14 +481,92 @@ class Experiment:
                     cards[seed] = scorecard_of(run)
                 else:
                     cards[seed] = train_model(
-                        one.schema, one.model, one.training, one.sources(), seed=seed,
+                        one.schema, one.model, one.training, one.sources(test=test), seed=seed,
                         config=config, fusion=one.fusion, begun=one.start, out=run, resume=resume,
-                        progress=progress, title=f"{self.name} (seed {seed})", beside=folder.parent,
+                        progress=progress, title=f"{self.name} (seed {seed})",
+                        beside=folder.parent if beside is None else Path(beside),
                     ).scorecard  # fmt: skip
                 found = SeedRuns(folder, dict(cards))
                 check_rows(list(found.runs.values()))
                 found.write()
         return SeedRuns(folder, cards)
+
+    def changed(self, changes: Mapping[str, Any]) -> Experiment:
+        """Return the same experiment with other values of its file, {key: value}.
+
+        Example:
+            >>> table = {"data": {"train": "t.csv"}, "features": {"sparse": ["item"]}}
+            >>> experiment = Experiment.from_table(table | {"task": [{"name": "click"}]})
+            >>> experiment.changed({"train.lr": 0.01}).training.dense.lr
+            0.01
+        """
+        tables = {**self.to_table(), "train": self.training.own_table()}
+        return Experiment.from_table(merged(tables, changes))
+
+    def tune(
+        self,
+        *,
+        out: str | Path,
+        resume: bool = False,
+        force: bool = False,
+        progress: Observer | bool | None = None,
+        told: Told | None = None,
+    ) -> Tuned:
+        """Search settings on validation rows, and score what wins once on test rows.
+
+        The file as it is, and the best trials, are trained again with several seeds; the best mean
+        wins. See docs/tune.md. Needs the extra `[tune]`.
+
+        Args:
+            out: the folder of the search.
+            resume: go on with the search in `out`, or join the processes that are at work on it.
+            force: replace it.
+            progress: of the runs of finalists, as in `polyrank.fit`.
+            told: called with each finished trial of this process.
+
+        Raises:
+            ConfigError: a space or an objective that this experiment does not have, or a folder
+                that holds something else.
+            PolyrankError: Optuna is not installed.
+        """
+        tune = self.tuning or Tune()
+        if self.start is not None:
+            raise ConfigError("tune trains from scratch: leave [start] out")
+        as_given = replace(self, tuning=None)
+        objective = Objective.of(tune, self.training, self.schema)
+        space = searched(tune, self.schema, lambda each: as_given.changed(each).to_table())
+        out = Path(out)
+
+        def of(changes: Mapping[str, Any]) -> Experiment:
+            found = as_given.changed(changes)
+            return replace(found, training=objective.watched(found.training))
+
+        def candidate(changes: Mapping[str, Any]) -> Candidate:
+            one = of(changes)
+            sources = replace(one, fusion=None).sources(test=False)
+            return Candidate(one.schema, one.model, one.training, sources, one.seed)
+
+        def fit(changes: Mapping[str, Any], folder: Path) -> SeedRuns:
+            return of(changes).fit_seeds(
+                tune.seeds, out=folder, resume=folder.exists(), progress=progress, test=False,
+                beside=out.parent,
+            )  # fmt: skip
+
+        tested = self.data.test is not None or (
+            self.data.split is not None and self.data.split.fractions[2] > 0
+        )
+
+        def score(runs: SeedRuns) -> SeedRuns:
+            return rescored(runs, self.sources().splits["test"], "test")
+
+        work = Work(
+            candidate, lambda changes: of(changes).to_toml(), fit, score if tested else None
+        )
+        shown = replace(tune, space={each.key: each.where for each in space})
+        return search(
+            tune, space, objective, work, out=out, seed=self.seed,
+            config=replace(self, tuning=shown).to_table(), resume=resume, force=force, told=told,
+        )  # fmt: skip
 
     def _of_seed(self, seed: int) -> Experiment:
         """The same experiment with another seed, on the rows that it has with its own."""
@@ -532,7 +631,7 @@ def _check_known(changes: Mapping[str, Any], table: Mapping[str, Any]) -> None:
     """Refuse a key that no experiment has; the hint looks for it in every section."""
     tables = {
         "data": Data, "keys": Keys, "model": Model, "train": Training, "start": Start,
-        "monitor": Bounds,
+        "monitor": Bounds, "tune": Tune,
     }  # fmt: skip
     own = {name: [f"{name}.{each.name}" for each in fields(cls)] for name, cls in tables.items()}
     known = [*SECTIONS, *(key for keys in own.values() for key in keys), *_dotted(table)]

@@ -29,6 +29,7 @@ VERBS = {
     "check": "Audit the log of an experiment before training on it.",
     "explain": "Show the plan: objective, rows and positives per term, parameters, memory.",
     "train": "Train an experiment and write its run folder.",
+    "tune": "Search better settings on validation rows; score the winner once on test rows.",
     "replay": "Test, then train, day by day: from scratch and warm start side by side.",
     "evaluate": "Score labelled rows: the scorecard.",
     "predict": "Score rows into a file.",

@@ -26,6 +26,7 @@ from polyrank.metrics.comparison import Comparison
 from polyrank.report.evidence import Evidence, gather
 from polyrank.report.monitoring import Monitored
 from polyrank.train.replay import Replay
+from polyrank.tune.tuned import Tuned
 
 __all__ = [
     "HOW_TO_INSTALL",
@@ -37,6 +38,7 @@ __all__ = [
     "write_comparison",
     "write_monitored",
     "write_replay",
+    "write_tuned",
 ]
 
 HOW_TO_INSTALL = "the report needs the extra [report]: pip install 'polyrank[report]'"
@@ -75,6 +77,14 @@ def write_replay(found: Replay, path: str | Path) -> Path:
     from polyrank.report.replayed import replay_page
 
     return _put(replay_page(found, written=datetime.now().astimezone()), path)
+
+
+def write_tuned(found: Tuned, path: str | Path) -> Path:
+    """Write the page of a search, as `write` does."""
+    need_extra()
+    from polyrank.report.tuned import tuned_page
+
+    return _put(tuned_page(found, written=datetime.now().astimezone()), path)
 
 
 def write_monitored(found: Monitored, path: str | Path) -> Path:

@@ -138,7 +138,7 @@ def _resumed(path: Path, config: Mapping[str, Any]) -> Mapping[str, Any]:
         before = found.get("data", {}).get("memory", AUTO)
         config = {**config, "data": {**data, "memory": before}}
     # The same round trip for both: TOML knows no tuple and no None.
-    difference = _difference(found, tomllib.loads(tomli_w.dumps(dict(config))))
+    difference = differs(found, tomllib.loads(tomli_w.dumps(dict(config))))
     if difference:
         raise ConfigError(
             f"{path} holds a run of another configuration ({difference}): --resume needs "
@@ -161,12 +161,13 @@ def _place(line: str) -> tuple[float, float]:
         return inf, inf  # a line that a kill tore: after every checkpoint
 
 
-def _difference(old: Mapping[str, Any], new: Mapping[str, Any], where: str = "") -> str:
+def differs(old: Mapping[str, Any], new: Mapping[str, Any], where: str = "") -> str:
+    """Return in words the first key in which two configurations differ, or nothing."""
     for key in [*old, *(key for key in new if key not in old)]:
         name = f"{where}.{key}" if where else key
         before, after = old.get(key), new.get(key)
         if isinstance(before, dict) and isinstance(after, dict):
-            inner = _difference(before, after, name)
+            inner = differs(before, after, name)
             if inner:
                 return inner
         elif before != after:

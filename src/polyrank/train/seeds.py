@@ -14,7 +14,7 @@ import json
 import shutil
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -22,12 +22,13 @@ from uuid import uuid4
 from safetensors import SafetensorError, safe_open
 
 from polyrank.bundle.format import MANIFEST, seed_runs
+from polyrank.bundle.model import load
 from polyrank.errors import ConfigError, TrainingError
 from polyrank.files import replacing, writing
 from polyrank.metrics.scorecard import Scorecard
 from polyrank.metrics.seeds import SeedScores
 from polyrank.train.checkpoint import CHECKPOINT
-from polyrank.train.run import CONFIG, only_writer, run_folder
+from polyrank.train.run import CONFIG, RunFolder, only_writer, run_folder
 
 SUMMARY = "seeds.json"
 FORMAT = 1  # of the summary
@@ -138,6 +139,21 @@ def scorecard_of(run: Path) -> Scorecard | None:
         return Scorecard.from_json(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from error
+
+
+def rescored(found: SeedRuns, rows: Any, split: str) -> SeedRuns:
+    """Return runs that were trained without some rows with their scorecards on these, saved."""
+    cards: dict[int, Scorecard | None] = {}
+    for seed, run in found.runs.items():
+        card = scorecard_of(run)
+        if card is None or card.split != split:
+            bundle = load(run / "bundle")
+            card = bundle.evaluate(rows, split=split)
+            RunFolder(run, bundle.config, resume=True).finish(replace(bundle, scorecard=card))
+        cards[seed] = card
+    scored = SeedRuns(found.folder, cards)
+    scored.write()
+    return scored
 
 
 def check_rows(runs: Sequence[Path]) -> None:

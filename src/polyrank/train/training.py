@@ -16,6 +16,7 @@ AUTO: Literal["auto"] = "auto"
 REPLICATED, SHARDED = "replicated", "sharded"
 SEEN_ROWS = 2_000_000  # by a network whose epochs are "auto"
 WARM_EPOCHS = 4  # of a warm start, whose network knows most of what it is to learn
+LEAST_EPOCHS, MOST_EPOCHS = 8, 20  # where they are "auto"
 ROW_LR_RATIO = 4 / 3  # of the embedding rows' step size to that of the dense part
 
 
@@ -163,7 +164,7 @@ class Training:
             size = min(max(2 ** (rows // 32).bit_length() // 2, 64), 1024)
             size = -(-size // ranks)
         if epochs == AUTO:
-            epochs = min(max(round(SEEN_ROWS / max(rows, 1)), 8), 20)
+            epochs = min(max(round(SEEN_ROWS / max(rows, 1)), LEAST_EPOCHS), MOST_EPOCHS)
         return Pace(epochs, size)
 
     def going_on(self, rows: int, share: float, rate: float | Literal["auto"] = AUTO) -> Training:
@@ -202,6 +203,25 @@ class Training:
         table = spec.to_table(self)
         for name, registry in _REGISTRIES.items():
             table[name] = spec.chosen(registry, getattr(self, name))
+        return table
+
+    def own_table(self) -> dict[str, Any]:
+        """Return plain tables without what is inherited, so that another lr or decay is as well.
+
+        Example:
+            >>> table = Training().own_table() | {"lr": 1e-2}
+            >>> Training.from_table(table).dense.lr
+            0.01
+        """
+        table = self.to_table()
+        assert self.dense.lr is not None  # filled in
+        inherited = {
+            "dense": {"lr": self.lr},
+            "embeddings": {"lr": self.dense.lr * ROW_LR_RATIO, "l2": self.dense.l2},
+        }
+        for name, own in inherited.items():
+            kept = {k: v for k, v in table[name].items() if k not in own or own[k] != v}
+            table[name] = kept
         return table
 
     @classmethod

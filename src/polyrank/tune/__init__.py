@@ -1,0 +1,1 @@
+"""The search for better settings; only `polyrank.tune.study` knows Optuna."""
