@@ -49,6 +49,22 @@ def test_too_few_labels_of_validation_add_nothing(log):
         assert fitted(some).ranker.first.share.item() in chosen
 
 
+def test_a_warm_start_moves_the_share_by_its_share_of_the_rows(log):
+    """A day's validation rows choose by chance; where they cannot tell, yesterday's share stays."""
+    schema = pr.Schema([pr.SparseFeature("item")], [pr.Task("click")])
+    parts = np.split(np.arange(ROWS), [1_500, 2_000, 2_500])
+    first, valid, day, later = ({name: c[rows] for name, c in log.items()} for rows in parts)
+    options = {"epochs": 1, "lr": 0.05}
+    before = pr.fit(schema, pr.Model(), train=first, valid=valid, **options)
+    before.ranker.first.share.fill_(0.5)
+    found = pr.fit(schema, pr.Model(), train=day, valid=later, start=before, **options)
+    assert found.ranker.first.share.item() in {0.5 + 0.25 * (share - 0.5) for share in SHARES}
+    few = {name: column[:60] for name, column in later.items()}
+    assert few["click"].sum() < 20
+    found = pr.fit(schema, pr.Model(), train=day, valid=few, start=before, **options)
+    assert found.ranker.first.share.item() == 0.5
+
+
 def test_without_validation_rows_all_is_added(log):
     assert fitted(log, valid=False).ranker.first.share.tolist() == [1.0]
 

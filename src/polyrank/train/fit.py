@@ -22,7 +22,7 @@ from polyrank.balance import Balance, Sum
 from polyrank.bundle.model import Bundle
 from polyrank.data.check.one_feature import suspicions
 from polyrank.data.labels import Orphans, closed
-from polyrank.data.learned import Learned, learned_of, refuse_learned
+from polyrank.data.learned import Learned, learned_of, refuse_learned, share_of_last
 from polyrank.data.memory import AUTO as AUTO_MEMORY
 from polyrank.data.memory import bytes_of, resolved
 from polyrank.data.sampling import Sampling
@@ -305,7 +305,7 @@ def train_model(
                 origin.begin(ranker, vocab)
             trainer = Trainer(
                 ranker, training, supervision, train=train, valid=valid, seed=seed,
-                profile=profile, ranks=ranks,
+                profile=profile, ranks=ranks, new=share_of_last(learned),
             )  # fmt: skip
             data = fingerprint(vocab, tables)
             if origin is not None:

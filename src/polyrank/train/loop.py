@@ -100,6 +100,8 @@ class Trainer:
     """Trains a ranker, which is on its device, on tables.
 
     `valid` chooses the best epoch, else it is the last; `monitor` stands in for `training.stop`.
+    The training rows are the share `new` of all rows that the ranker will have learned: below 1, it
+    has learned others.
     Several processes have a trainer each, of the same ranker and tables: a step is of the joined
     batch of all their batches, and afterwards all have the same weights.
     """
@@ -116,6 +118,7 @@ class Trainer:
         monitor: Monitor | None = None,
         profile: Profile | None = None,
         ranks: Ranks = ALONE,
+        new: float = 1.0,
     ) -> None:
         self.ranks = ranks
         self.monitor = monitor
@@ -160,7 +163,9 @@ class Trainer:
         self._within: dict[str, Tensor] = {}  # what a position within an epoch needs beside
         self.position = Position()
         self.first = None
+        self._new = new
         if ranker.first is not None:
+            self._shares_before = ranker.first.share.tolist()
             run = StageRun(
                 train=train, valid=valid, likelihoods=supervision.likelihoods,
                 rates=base_rates(train, supervision.sampling), batch_size=self.batch_size,
@@ -212,6 +217,9 @@ class Trainer:
         them, or of either label. It is 1 without validation, and for a task with a positive weight,
         whose network is inflated on purpose, or one that ranks, whose network learns another loss:
         the plain one would take that out again.
+
+        A warm start has few validation rows of a day, whose choice is by chance: its share is the
+        mean of the choices of all runs, by their rows, and stays where the day's cannot tell.
         """
         if self.first is None or self.valid is None:
             return logits
@@ -219,22 +227,24 @@ class Trainer:
         rows, stages = _labels(self.valid), self.first.stages
         tasks = self.supervision.schema.by_name
         found = {}
+
+        def mixed(name: str, share: float) -> Tensor:
+            return self._margins[name] + share * (logits[name] - self._margins[name])
+
         for share in SHARES:
-            mixed = {
-                name: self._margins[name] + share * (each - self._margins[name])
-                if name in self._margins
-                else each
-                for name, each in logits.items()
-            }
-            found[share] = mixed, self.supervision.own_losses(mixed, *rows)
+            some = {name: mixed(name, share) for name in logits if name in self._margins}
+            found[share] = self.supervision.own_losses(logits | some, *rows)
         chosen = dict(logits)
         for at, head in enumerate(stages.heads):
             if tasks[head].positive_weight != 1 or tasks[head].ranking is not None:
                 continue
-            known = {share: losses[head] for share, (_, losses) in found.items() if head in losses}
-            best = 0.0 if head in few else min(known, key=lambda share: known[share])
+            known = {share: losses[head] for share, losses in found.items() if head in losses}
+            before = self._shares_before[at]
+            best = before if self._new < 1 else 0.0
+            if head not in few:
+                best = before + self._new * (min(known, key=lambda share: known[share]) - before)
             stages.share[at] = best
-            chosen[head] = found[best][0][head]
+            chosen[head] = mixed(head, best)
         return chosen
 
     def _alone(self, valid: Table) -> dict[str, dict[str, float]]:
