@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from polyrank.labels.kind import Curvature
 from polyrank.labels.values import Valued, said
 
 
@@ -35,12 +36,23 @@ class Ordinal(Valued):
     default_metric = "mae"
     metrics = ("mae", "rmse", "bias", "tau_b")
     loss_title = "log loss of the level, nats"
+    curvature = "logistic"
     charts = ("agreement", "levels")
 
     @property
     def outputs(self) -> int:
         """A logit for each value but the lowest."""
         return 1 if self.is_open else self.size - 1
+
+    @property
+    def curvatures(self) -> tuple[Curvature | None, ...]:
+        """Each question is a binary one, of the rows that it is asked of."""
+        return (self.curvature,) * self.outputs
+
+    def question(self, output: int) -> str:
+        """Return `≥ 3 if ≥ 2`; of the lowest question `≥ 2`, since every row is asked."""
+        lower, level = self.known[output : output + 2]
+        return f"≥ {level:g} if ≥ {lower:g}" if output else f"≥ {level:g}"
 
     @property
     def is_factor(self) -> bool:
