@@ -114,7 +114,8 @@ def test_every_default_is_visible():
     assert table["model"] == {
         "trunk": {"kind": "shared_bottom", "hidden": [128]}, "tower": [64], "embed_dim": 16,
         "interaction": {"kind": "cross", "rank": 32, "layers": 1}, "norm": "none",
-        "dropout": 0.2, "field_dropout": 0.2, "wide": {"folds": 4}, "trees": False, "stages": [],
+        "dropout": 0.2, "field_dropout": 0.2, "wide": {"folds": 4, "outputs": 16},
+        "trees": False, "stages": [],
         "entire_space": False,
     }  # fmt: skip
     train = table["train"]

@@ -14,8 +14,9 @@ import polyrank as pr
 from polyrank.balance import BALANCES
 from polyrank.data.table import encode
 from polyrank.data.vocab import Vocab
+from polyrank.errors import ConfigError
 from polyrank.models.model import TRUNKS
-from polyrank.models.outputs import Tensors, inputs
+from polyrank.models.outputs import Tensors, inputs, logits_of, margins_of
 from polyrank.objective.losses import Supervision
 from polyrank.serve.export.write import export
 from polyrank.train.checkpoint import CHECKPOINT
@@ -40,6 +41,12 @@ CLICK, BUY, STARS = (
     pr.Task("stars", kind="regression", given="click"),
 )
 TASKS = (CLICK, BUY, STARS)
+SEVERAL = (
+    CLICK,
+    pr.Task("level", kind=pr.Ordinal(values=[1, 2, 3]), given="click"),
+    pr.Task("button", kind=pr.Categorical(values=[2, 5], others="other")),
+    pr.Task("spend", kind="lognormal", given="click"),
+)  # heads of several outputs
 WIDE, TREES = pr.Wide(folds=3), pr.Trees(folds=2, rounds=5, leaves=4, lr=0.3)
 NONE = {"wide": False, "trees": False, "interaction": False, "field_dropout": 0.0}
 STAGES = {
@@ -80,6 +87,9 @@ def log():
             "tags": lists(9, 4), "price": np.where(rng.random(ROWS) < 0.1, np.nan, effect**2),
             "click": click, "buy": buy,
             "stars": np.where(click == 1, 3 + effect + rng.normal(size=ROWS), np.nan),
+            "level": np.where(click == 1, 2 + np.sign(effect) * (np.abs(effect) > 0.5), np.nan),
+            "button": np.where(item % 3 == 0, 2, np.where(user % 2, 5, 7)),
+            "spend": np.where(click == 1, np.exp(effect), 0.0),
             # Of another mean than the rows for every label.
             "w": 1 + (click == 1) + 2.0 * (buy == 1) + (effect > 0),
         },
@@ -193,7 +203,9 @@ def assert_served(bundle, folder, log, *, vocabulary):
     assert loaded.predict(rows).equals(expected)
     first = bundle.ranker.first
     sure = [
-        task for task in ("click", "buy") if first.stage[first.adding(task)].no_variance is None
+        task
+        for task in ("click", "buy")
+        if task in first.heads and first.stage[first.adding(task)].no_variance is None
     ]
     found = loaded.predict(rows, uncertainty=sure)
     assert found.equals(bundle.predict(rows, uncertainty=sure))
@@ -217,6 +229,73 @@ def unlabelled(log):
     ids = pl.selectors.by_dtype(pl.List).cast(rows.schema["history"])
     nulls = rows.clear(3)
     return pl.concat([rows, unseen.with_columns(ids), nulls])
+
+
+def interrupted(progress):
+    if progress.event == "epoch" and progress.epoch == 1:
+        raise Interrupt
+
+
+@pytest.mark.parametrize("stages", ["wide", "wide and trees"])
+def test_heads_of_several_outputs_resume_are_saved_and_served(stages, log, tmp_path):
+    options = {"tasks": SEVERAL, "features": IN_GRAPHS, "stages": stages, "valid": log.head(300)}
+    bundle = fitted(log, out=tmp_path / "whole", **options)
+    first = bundle.ranker.first
+    # The network alone says how far money of one row is spread.
+    outputs = [("click", 0), ("level", 0), ("level", 1), *(("button", k) for k in range(3))]
+    assert first.outputs == (*outputs, ("spend", 0))
+    with pytest.raises(Interrupt):
+        fitted(log, out=tmp_path / "cut", progress=interrupted, **options)
+    resumed = fitted(log, out=tmp_path / "cut", resume=True, **options)
+    assert_same_stages(resumed, bundle)
+    assert resumed.predict(log).equals(bundle.predict(log))
+    assert_served(bundle, tmp_path / "whole" / "bundle", log, vocabulary=True)
+    with pytest.raises(ConfigError, match="task 'level' has no standard deviation: its kind is"):
+        bundle.predict(log, uncertainty=["level"])
+
+
+def test_outputs_start_at_their_margins_and_others_at_the_network(log):
+    ranker, table = built(log, tasks=SEVERAL)
+    moved_wide = [each for name, each in ranker.named_weights().items() if name[:5] == "wide."]
+    generator = torch.Generator().manual_seed(4)
+    for each in moved_wide:
+        each.normal_(std=0.3, generator=generator)
+    logits, margins = logits_of(ranker, table), margins_of(ranker, table)
+    assert margins.keys() == {"click", "level", "button", "spend"}
+    for head, each in margins.items():
+        known = ~each.isnan()
+        assert known.all() or head == "spend"
+        assert torch.equal(logits[head][known], each[known])
+    assert margins["spend"].isnan().all(0).tolist() == [False, True]
+    assert logits["spend"][:, 1].std() > 0  # with a layer that was drawn, as without wide rows
+    assert margins["button"].std(0).min() > 0.1
+    ranker.first.share[:] = 0
+    alone = logits_of(moved_network(ranker), table)
+    for head, each in margins.items():
+        known = ~each.isnan()
+        assert torch.equal(alone[head][known], each[known])
+    assert alone["spend"][:, 1].std() > 0
+
+
+def moved_network(ranker):
+    """Put random numbers into the last layers."""
+    for head in ranker.head:
+        torch.nn.init.normal_(ranker.head[head].output.weight, std=0.3)
+    return ranker
+
+
+def test_a_head_of_too_many_outputs_has_no_wide_rows(log, caplog):
+    schema = pr.Schema(FEATURES, SEVERAL)
+    wide = pr.Wide(folds=3, outputs=2)
+    assert [each.task.name for each in wide.margins(schema)] == ["click", "level", "level", "spend"]
+    caplog.set_level("INFO")
+    bundle = pr.fit(
+        schema, pr.Model(trunk=pr.SharedBottom(hidden=[4]), tower=[4], embed_dim=2, wide=wide),
+        train=log, epochs=1, batch_size=100,
+    )  # fmt: skip
+    assert bundle.ranker.first.heads == ("click", "level", "spend")
+    assert "wide rows: task 'button' has none, since its head has 3 outputs" in caplog.text
+    assert "'level' has none" not in caplog.text
 
 
 @trunks
@@ -268,11 +347,22 @@ def test_the_order_of_tasks_changes_no_fitted_margin(stages, log):
     options = {"valid": log.head(300), "stages": stages, **FROZEN}
     one = fitted(log, **options)
     other = fitted(log, tasks=(BUY, STARS, CLICK), **options)
+    check_permuted(one, other, log)
+
+
+def check_permuted(one, other, log):
     rows = log.head(200)
     expected = one.predict(rows)
     assert expected["p_click"].std() > 0.02
     for column in other.predict(rows):
         np.testing.assert_allclose(column, expected[column.name], rtol=2e-3, atol=1e-4)
+
+
+def test_the_order_of_heads_of_several_outputs_changes_no_fitted_margin(log):
+    options = {"valid": log.head(300), **FROZEN}
+    tasks = SEVERAL[:-1]  # how far money is spread is an answer of the network
+    one = fitted(log, tasks=tasks, **options)
+    check_permuted(one, fitted(log, tasks=tasks[::-1], **options), log)
 
 
 @pytest.mark.parametrize(

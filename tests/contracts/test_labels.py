@@ -23,9 +23,13 @@ from polyrank.labels import (
     WeightedLogistic,
 )
 from polyrank.metrics.registry import metrics_of
+from polyrank.objective.likelihood import targets_of
 from polyrank.objective.losses import Supervision
 from polyrank.serve.export.write import export
+from polyrank.stages.stage import StageRun
+from polyrank.stages.wide_fit import WideFit
 from polyrank.terms import output_columns
+from polyrank.train.heads import base_rates
 
 ROWS = 400
 CANDIDATES = np.array([0.0, 1.0, 2.0, 3.0, 0.25, -1.5, 7.0])
@@ -170,6 +174,47 @@ def test_permuting_the_tasks_permutes_the_losses(kind):
     two, _ = turned.losses(logits, labels.flip(1), weight, extras)
     for name, loss in one.items():
         torch.testing.assert_close(loss, two[name], rtol=1e-6, atol=1e-7)
+
+
+@kinds
+def test_wide_rows_learn_an_output_by_the_gradient_of_its_loss(kind):
+    """Up to a factor of the output, and where outputs without wide rows stand at 0."""
+    spec = spec_of(kind)
+    assert len(spec.curvatures) == spec.outputs
+    curved = [output for output, each in enumerate(spec.curvatures) if each is not None]
+    schema, log = schema_of(kind), log_of(kind)
+    vocab = Vocab.fit(log, schema)
+    table = encode(log, schema, vocab)
+    supervision = Supervision.of(table)
+    run = StageRun(
+        train=table, valid=None, likelihoods=supervision.likelihoods, rates=base_rates(table),
+        sampling=None, seed=1, steps=1, unseen_rate=0.0, batch_size=ROWS, threads=1,
+    )  # fmt: skip
+    fit = WideFit(pr.Wide().build(MODEL.layout(schema, vocab)), run)
+    columns = [at for at, (head, _) in enumerate(fit.rows.outputs) if head == "root"]
+    assert [fit.rows.outputs[at][1] for at in columns] == curved
+    if not curved:
+        assert "root" not in fit.rows.heads
+        return
+    z = torch.randn(ROWS, len(fit.rows.outputs), generator=torch.Generator().manual_seed(3))
+    mean, curve, noise = (each[:, 0] for each in fit._expected(z[:, None]))
+    tasks = [schema.by_name[head] for head in fit.rows.heads]
+    targets = targets_of(schema, tasks, supervision.likelihoods, table.labels, table.extras)
+    score = ((torch.from_numpy(targets) - mean) / noise)[:, columns].nan_to_num(0)
+    logits = torch.zeros(ROWS, spec.outputs)
+    logits[:, curved] = z[:, columns]
+    of_root = logits.squeeze(1).requires_grad_()
+    heads = {head.name: torch.zeros(ROWS, head.outputs).squeeze(1) for head in schema.heads}
+    labels, extras = torch.from_numpy(table.labels), torch.from_numpy(table.extras)
+    losses, _ = supervision.losses(heads | {"root": of_root}, labels, None, extras)
+    (gradient,) = torch.autograd.grad(losses["root @ all"], of_root)
+    gradient = gradient.reshape(ROWS, -1)[:, curved]
+    assert (curve[:, columns] >= 0).all()
+    for found, known in zip(score.T.double(), -gradient.T.double(), strict=True):
+        factor = (found @ known) / (found @ found)
+        assert factor > 0
+        size = float((factor * found).abs().max())
+        torch.testing.assert_close(factor * found, known, rtol=1e-4, atol=1e-5 * size)
 
 
 @kinds

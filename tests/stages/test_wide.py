@@ -27,6 +27,8 @@ from polyrank.train.heads import base_rates
 from polyrank.train.sources import Sources, encoded
 
 ROWS, BATCH = 1600, 16
+COUNTED = ("count", "weighted_logistic")
+MEASURED = ("regression", "lognormal", *COUNTED)
 
 
 def a_log(seed: int, *, weight: bool, lists: bool = False) -> tuple[pr.Schema, pl.DataFrame]:
@@ -78,13 +80,45 @@ def a_log(seed: int, *, weight: bool, lists: bool = False) -> tuple[pr.Schema, p
     return schema, frame
 
 
+SEVERAL = [
+    pr.Task("level", kind=pr.Ordinal(values=[1, 2, 3, 4]), given="click"),
+    pr.Task("button", kind=pr.Categorical(values=[2, 5, 9])),
+    pr.Task("spend", kind="lognormal", given="click"),
+    pr.Task("views", kind=pr.Count(distribution="negative_binomial")),
+    pr.Task("seconds", kind=pr.Regression(transform="log1p")),
+    pr.Task("play", kind="weighted_logistic"),
+]  # fmt: skip
+
+
+def of_several_outputs(seed: int, *, weight: bool) -> tuple[pr.Schema, pl.DataFrame]:
+    """The same log with heads of several outputs."""
+    schema, frame = a_log(seed, weight=weight)
+    rng, n = np.random.default_rng(seed + 3), ROWS
+    u = rng.normal(size=(40, 3))[frame["user"]] + rng.normal(size=(25, 3))[frame["item"]]
+    click = frame["click"].to_numpy()
+    logits = u + np.log([0.6, 0.3, 0.1]) + rng.gumbel(size=(n, 3))
+    missing = rng.random(n) < 0.05
+    seen = {
+        "level": np.where(click == 1, 1 + (u[:, :1] + rng.logistic(size=(n, 1))
+                                           > np.array([-1, 0.5, 2])).sum(1), np.nan),
+        "button": np.where(missing, np.nan, np.array([2, 5, 9])[logits.argmax(1)]),
+        "spend": np.where(click == 1, np.exp(1 + 0.5 * u[:, 1] + 0.7 * rng.normal(size=n)), 0),
+        "views": rng.negative_binomial(2, 1 / (1 + np.exp(0.4 * u[:, 0]))).astype(float),
+        "seconds": np.exp(2 + 0.5 * u[:, 2] + rng.normal(size=n)),
+        "play": np.where(rng.random(n) < 0.5, rng.exponential(np.exp(0.5 * u[:, 0])), 0),
+    }  # fmt: skip
+    tasks = [task for task in schema.tasks if task.name in ("click", "share")]
+    schema = pr.Schema(schema.features, [*tasks, *SEVERAL], schema.keys)
+    return schema, frame.with_columns(**seen)
+
+
 def learner_of(
     schema: pr.Schema, frame: pl.DataFrame, sampling: Sampling | None, epochs: int
 ) -> tuple[Table, WideFit]:
     vocab, tables = encoded(schema, Sources(frame, None, None))
     train = tables["train"]
     model = pr.Model(wide=Wide(folds=3))
-    rows = Wide(folds=3).build(model.layout(schema, vocab))
+    rows = Wide(folds=3).build(model.layout(train.schema, vocab))
     run = StageRun(
         train=train, valid=None, likelihoods=Supervision.of(train, sampling).likelihoods,
         rates=base_rates(train, sampling), sampling=sampling, seed=5, steps=len(train) // BATCH,
@@ -100,26 +134,27 @@ class Plain:
         self.learner, self.run, self.sampling = learner, learner.run, sampling
         rows = learner.rows
         schema = self.schema = learner.run.train.schema
-        self.tasks = [schema.by_name[name] for name in rows.heads]
-        q, t, n = rows.folds + 1, len(rows.heads), len(rows.effect)
+        self.tasks = [schema.by_name[name] for name, _ in rows.outputs]
+        self.places = [place for _, place in rows.outputs]
+        self.likelihoods = [self.run.likelihoods[task.name] for task in self.tasks]
+        q, t, n = rows.folds + 1, len(self.tasks), len(rows.effect)
         self.w, self.past, self.now, self.centre = (np.zeros((n, q, t)) for _ in range(4))
         self.precision = np.zeros((n, t))
         self.score, self.curve, self.spread = (np.zeros((n, t)) for _ in range(3))
         start = [log(self.run.rates[x] / (1 - self.run.rates[x])) if x in self.run.rates else 0
-                 for x in rows.heads]  # fmt: skip
+                 for x, _ in rows.outputs]  # fmt: skip
         self.bias = np.tile(np.array(start, dtype=float), (q, 1))
         self.bias_past, self.bias_now = np.zeros((q, t)), np.zeros((q, t))
         self.prior = np.full((len(rows.slots), t), 10.0)
         self.noise, self.squares = np.ones(t), np.zeros((2, t))
-        self.noise[[task.kind == "count" for task in self.tasks]] = 1 / self._unit("items")
+        for j, task in enumerate(self.tasks):
+            if task.label_kind.name == "count":
+                self.noise[j] = 1 / self.run.likelihoods[task.name].fitted["mean"]
         self.effect = np.zeros((n, t))
         self.field = np.repeat(np.arange(len(rows.slots)), np.diff(rows.first_rows))
         self.epoch = self.steps = 0
         self.count, self.seen = self._counts()
-        self.scale = {task.name: self._scale(task) for task in self.tasks}
-
-    def _unit(self, task):
-        return self.run.likelihoods[task].unit
+        self.scale = [self._scale(j) for j in range(t)]
 
     def _counts(self):
         table, rows = self.run.train, self.learner.rows
@@ -172,10 +207,60 @@ class Plain:
         v = (1.0 if batch.weight is None else batch.weight[i]) * self._outside(
             task, labels["click"]
         )
-        return v * self.scale[task.name], labels[task.name]
+        return v, labels[task.name]
 
-    def _scale(self, task):
-        """Sum of weights ÷ sum of their squares, over the rows that teach a head."""
+    def asked(self, j, y):
+        """Whether a label says something of an output, and what it is in its unit."""
+        task, place, fitted = self.tasks[j], self.places[j], self.likelihoods[j].fitted
+        if task.label_kind.name == "ordinal":
+            levels = np.array(task.label_kind.known)
+            return y >= levels[place], float(y >= levels[place + 1])
+        if task.label_kind.name == "categorical":
+            return True, float(y == task.label_kind.known[place])
+        if task.label_kind.name in ("regression", "lognormal"):
+            if task.label_kind.name == "lognormal":
+                y = np.log(y)
+            elif task.label_kind.transform == "log1p":
+                y = np.log1p(y)
+            return True, (y - fitted["mean"]) / fitted["deviation"]
+        if task.label_kind.name in ("count", "weighted_logistic"):
+            return True, y / fitted["mean" if task.label_kind.name == "count" else "scale"]
+        return True, y
+
+    def expected(self, j, z):
+        """The mean of an output in each table, its curvature and its own variance: (Q,) each.
+
+        `z` has all outputs, (Q, T).
+        """
+        task, place, fitted = self.tasks[j], self.places[j], self.likelihoods[j].fitted
+        one = np.ones(len(z))
+        if task.label_kind.name == "categorical":
+            own = [k for k, each in enumerate(self.tasks) if each.name == task.name]
+            odds = np.exp(z[:, own] + np.log(fitted["shares"]))
+            p = odds / odds.sum(1, keepdims=True)
+            each = p[:, place]
+            return each, each, each * (1 - each), p
+        if task.label_kind.name in ("regression", "lognormal"):
+            return z[:, j], one / self.noise[j], one / self.noise[j], None
+        if task.label_kind.name in ("count", "weighted_logistic"):
+            mean, a = np.exp(z[:, j]), 0.0
+            if task.label_kind.name == "weighted_logistic":
+                a = 1.0
+            elif task.label_kind.distribution == "negative_binomial":
+                a = fitted["dispersion"] * fitted["mean"]
+            h = mean / (1 + a * mean) / self.noise[j]
+            return mean, h, h, None
+        shift = log(self.sampling.keep) if self.sampling and task.name == "click" else 0
+        if task.label_kind.name == "ordinal":
+            reached = np.cumsum(fitted["shares"][::-1])[::-1]
+            rate = reached[place + 1] / reached[place]
+            shift = -log(rate / (1 - rate))
+        p = 1 / (1 + np.exp(-(z[:, j] - shift)))
+        return p, p * (1 - p), p * (1 - p), None
+
+    def _scale(self, j):
+        """Sum of weights ÷ sum of their squares, over the rows that teach an output."""
+        task = self.tasks[j]
         table, labels = self.run.train, self.run.train.labels_by_task
         happened = ~np.isnan(labels[task.name])
         for a in self.schema.ancestors(task.name):
@@ -184,7 +269,9 @@ class Plain:
         v = np.array(
             [w * self._outside(task, y) for w, y in zip(own, labels["click"], strict=True)]
         )
-        return v[happened].sum() / (v[happened] ** 2).sum()
+        known = zip(labels[task.name], happened, strict=True)
+        asked = np.array([taught and self.asked(j, y)[0] for y, taught in known])
+        return v[asked].sum() / (v[asked] ** 2).sum()
 
     def _outside(self, task, root):
         outside = self.sampling is not None and task.name == "share"
@@ -212,22 +299,25 @@ class Plain:
             reads.append(read.ravel())
             for j, task in enumerate(self.tasks):
                 v, y = self.weight(batch, i, task)
-                if v == 0:
+                asked, y = self.asked(j, y) if v else (False, y)
+                if not asked:
                     continue
-                if task.kind == "regression":
-                    likelihood = self.run.likelihoods[task.name]
-                    y = (y - likelihood.origin) / likelihood.unit
-                    rest, steep = (y - z[:, j]) / self.noise[j], np.full(q, 1 / self.noise[j])
-                    self.squares[:, j] += v * (y - z[fold[i], j]) ** 2, v
-                elif task.kind == "count":
-                    y, mean = y / self._unit("items"), np.exp(z[:, j])
-                    rest, steep = (y - mean) / self.noise[j], mean / self.noise[j]
-                    self.squares[:, j] += v * (y - mean[fold[i]]) ** 2 / mean[fold[i]], v
-                else:
-                    shift = log(self.sampling.keep) if self.sampling and task.name == "click" else 0
-                    p = 1 / (1 + np.exp(-(z[:, j] - shift)))
-                    rest, steep = y - p, p * (1 - p)
+                v *= self.scale[j]
+                mean, steep, variance, p = self.expected(j, z)
+                rest = y - mean
+                if task.label_kind.name in MEASURED:
+                    relative = steep[fold[i]] * self.noise[j]  # 1 ÷ variance of the likelihood
+                    if task.label_kind.name in ("count", "weighted_logistic"):
+                        relative = relative / mean[fold[i]] ** 2
+                    self.squares[:, j] += v * rest[fold[i]] ** 2 * relative, v
+                    rest = rest * steep / (mean if task.label_kind.name in COUNTED else 1)
                 own = v * rest[fold[i]], v * steep[fold[i]]
+                apart, middle = 1.0, None  # of a softmax: see below
+                if p is not None:
+                    of_row = p[fold[i]]
+                    others = np.delete(of_row, self.places[j])
+                    apart = np.sqrt((1 - of_row[self.places[j]]) ** 2 + (others**2).sum())
+                    middle = [k for k, each in enumerate(self.tasks) if each.name == task.name]
                 uses = np.arange(q) != fold[i]
                 gb[:, j] += uses * v * rest
                 hb[:, j] += uses * v * steep
@@ -237,9 +327,11 @@ class Plain:
                     h[row, :, j] += uses * v * steep * x * x
                     least[row, :, j] += uses * v * steep * abs(x) * reach
                     w = self.w[row, fold[i], j]
+                    if p is not None:
+                        w -= p[fold[i]] @ self.w[row, fold[i], middle]
                     self.score[row, j] += x * own[0] + x * x * own[1] * w
-                    self.curve[row, j] += x * x * own[1]
-                    self.spread[row, j] += x * x * v * own[1]
+                    self.curve[row, j] += x * x * own[1] * apart
+                    self.spread[row, j] += x * x * v * v * variance[fold[i]]
         some = touches > 0
         self.now[some] += h[some]
         prior = self.prior[self.field][:, None]
@@ -269,8 +361,9 @@ class Plain:
                 each = (self.score[tells, j], self.curve[tells, j], self.spread[tells, j])
                 fields.append(Moments(*each))
             told.append(fields)
-        kinds = np.array([task.kind for task in self.tasks])
-        for heads in (np.flatnonzero(kinds == kind) for kind in ("binary", "regression", "count")):
+        kinds = np.array([task.label_kind.name for task in self.tasks])
+        for some in (("binary", "ordinal"), ("regression", "lognormal"), COUNTED, ("categorical",)):
+            heads = np.flatnonzero(np.isin(kinds, some))
             at = np.ix_(plain, heads)
             self.prior[at] = 1 / variances([told[j] for j in heads], 1 / self.prior[at])
         for each in (self.score, self.curve, self.spread):
@@ -279,6 +372,13 @@ class Plain:
         for k in np.flatnonzero(curved):
             for j in range(self.prior.shape[1]):
                 self.settle(self.field == k, j)
+        for name in {task.name for task in self.tasks if task.label_kind.name == "categorical"}:
+            of_all = [j for j, task in enumerate(self.tasks) if task.name == name]
+            for k in plain:
+                own = np.ix_(self.field == k, range(self.w.shape[1]), of_all)
+                level = self.prior[k, of_all]
+                common = (level * self.w[own]).sum(2, keepdims=True) / level.sum()
+                self.w[own] -= common
         self.bias_past, self.bias_now = self.bias_now, np.zeros_like(self.bias_now)
         told = self.squares[1] > 0
         self.noise[told] = self.squares[0, told] / self.squares[1, told]
@@ -338,10 +438,16 @@ class Plain:
 
 
 @pytest.mark.parametrize("in_torch", [False, True], ids=["compiled", "torch"])
-@pytest.mark.parametrize("case", ["plain", "weighted", "sampled", "weighted lists"])
+@pytest.mark.parametrize(
+    "case",
+    ["plain", "weighted", "sampled", "weighted lists", "several outputs", "several, weighted"],
+)
 def test_two_hundred_steps_are_those_of_plain_float64(case, in_torch):
     sampling = Sampling("click", keep=0.5) if case == "sampled" else None
-    schema, frame = a_log(1, weight=case == "weighted", lists=case == "weighted lists")
+    if "several" in case:
+        schema, frame = of_several_outputs(1, weight="weighted" in case)
+    else:
+        schema, frame = a_log(1, weight=case == "weighted", lists=case == "weighted lists")
     train, learner = learner_of(schema, frame, sampling, epochs=2)
     if in_torch:
         learner._scratch = None
@@ -434,6 +540,114 @@ def test_with_enough_rows_it_is_the_penalised_logistic_regression():
     z = one_hot @ ours
     assert abs(roc_auc_score(frame["click"], z) - roc_auc_score(
         frame["click"], one_hot @ coefficients)) < 5e-4  # fmt: skip
+
+
+def categories_log(
+    rows: int, seed: int, *, users: int = 25, items: int = 15
+) -> tuple[pr.Schema, pl.DataFrame]:
+    """Categories of which main effects of users and items tell everything."""
+    rng = np.random.default_rng(seed)
+    user, item = rng.integers(0, users, rows), rng.integers(0, items, rows)
+    effects = np.random.default_rng(99)  # the same ones whatever the seed
+    z = effects.normal(0, 0.8, (users, 3))[user] + effects.normal(0, 0.8, (items, 3))[item]
+    z += np.log([0.7, 0.2, 0.1])
+    category = (z + rng.gumbel(size=z.shape)).argmax(1)
+    schema = pr.Schema(
+        [pr.SparseFeature("user"), pr.SparseFeature("item")],
+        [pr.Task("category", kind=pr.Categorical(values=[0, 1, 2]))],
+    )
+    return schema, pl.DataFrame({"user": user, "item": item, "category": category})
+
+
+def softmax_mode(
+    x: np.ndarray, y: np.ndarray, precision: np.ndarray, centre: np.ndarray, offset: np.ndarray
+) -> np.ndarray:
+    """The posterior mode of a softmax regression by Newton's method, effects (columns, K).
+
+    The prior of each effect is N(centre, 1 ÷ precision); its whole Hessian is used.
+    """
+    count, k = x.shape[1], y.shape[1]
+    w = centre.copy()
+    gradient = np.ones_like(w)
+    while np.abs(gradient).max() > 1e-6:
+        odds = np.exp(x @ w + offset)
+        p = odds / odds.sum(1, keepdims=True)
+        gradient = x.T @ (y - p) - precision * (w - centre)
+        hessian = np.zeros((count, k, count, k))
+        for a in range(k):
+            for b in range(k):
+                own = p[:, a] * ((a == b) - p[:, b])
+                hessian[:, a, :, b] = (x.T * own) @ x
+        flat = hessian.reshape(count * k, -1) + np.diag(precision.ravel())
+        w += np.linalg.solve(flat, gradient.ravel()).reshape(count, k)
+    return w
+
+
+def design(rows, table: Table) -> np.ndarray:
+    """One-hot ids and a bias."""
+    x = np.zeros((len(table), len(rows.effect) + 1))
+    x[:, -1] = 1
+    for k in range(len(rows.slots)):
+        x[np.arange(len(table)), rows.first_rows[k] + table.ids[k]] = 1
+    return x
+
+
+def centred(w: np.ndarray) -> np.ndarray:
+    """Effects less what all categories have in common, which changes no probability."""
+    return w - w.mean(1, keepdims=True)
+
+
+@pytest.mark.parametrize("in_torch", [False, True], ids=["compiled", "torch"])
+def test_with_enough_rows_it_is_the_penalised_softmax_regression(in_torch):
+    """The diagonal steps reach the mode that the whole Hessian finds, and do not overshoot it."""
+    schema, frame = categories_log(8_000, 2)
+
+    def prepare(learner):
+        learner._scratch = None if in_torch else learner._scratch
+
+    learner = run_alone(schema, frame, epochs=12, size=128, prepare=prepare)
+    rows = learner.rows
+    x = design(rows, learner.run.train)
+    y = np.eye(3)[frame["category"]]
+    precision = np.repeat(rows.prior.double().numpy(), np.diff(rows.first_rows), axis=0)
+    precision = np.vstack([precision, np.full((1, 3), 1e-6)])
+    offset = np.log(learner.run.likelihoods["category"].fitted["shares"])
+    exact = softmax_mode(x, y, precision, np.zeros_like(precision), offset)[:-1]
+    ours = learner.tensors["state"][:, 3 * rows.folds : 3 * rows.folds + 3].double().numpy()
+    assert np.linalg.norm(ours - exact) / np.linalg.norm(exact) < 2e-2
+
+
+def test_the_prior_of_categories_is_as_far_apart_as_they_were_drawn():
+    """To first order in the effects, as for events: .8 is found as about .7."""
+    schema, frame = categories_log(30_000, 1, users=400, items=300)
+    learner = run_alone(schema, frame, epochs=4)
+    spread = 1 / np.sqrt(learner.rows.prior.numpy())
+    assert spread.min() > 0.6
+    assert spread.max() < 0.85
+
+
+def test_the_posterior_of_categories_is_the_prior_of_later_rows():
+    schema, frame = categories_log(4_000, 2)
+    first = run_alone(schema, frame, epochs=6, size=64).rows
+    later = categories_log(8_000, 3)[1]
+    learner = run_alone(
+        schema, later, epochs=12, size=64, before=first.named_weights(),
+        earlier=Before(first.layout.vocab, False, "first"),
+    )  # fmt: skip
+    rows = learner.rows
+    x = design(rows, learner.run.train)
+    information = np.vstack([first.precision.double().numpy(),
+                             first.bias_curvature.double().numpy()[None]])  # fmt: skip
+    centre = np.vstack([first.effect.double().numpy(), first.bias.double().numpy()[None]])
+    offset = np.log(learner.run.likelihoods["category"].fitted["shares"])
+    y = np.eye(3)[later["category"]]
+    exact = softmax_mode(x, y, information, centre, offset)[:-1]
+    ours = learner.tensors["state"][:, 3 * rows.folds : 3 * rows.folds + 3].double().numpy()
+    assert np.linalg.norm(ours - exact) / np.linalg.norm(exact) < 3e-2
+    # Both days together say the same of an id as one log of both would.
+    whole = run_alone(schema, pl.concat([frame, later]), epochs=12, size=64).rows
+    both = np.linalg.norm(centred(whole.effect.numpy()))
+    assert np.linalg.norm(centred(ours) - centred(whole.effect.double().numpy())) / both < 0.1
 
 
 @pytest.mark.parametrize("in_torch", [False, True], ids=["compiled", "torch"])
@@ -556,10 +770,17 @@ def test_a_fold_depends_on_the_row_and_the_seed_alone():
         assert 0.7 < np.mean(other != found) < 0.8
 
 
-@pytest.mark.parametrize(("folds_", "message"), [(1, "at least 2"), (2.5, "whole number")])
-def test_too_few_folds_are_refused(folds_, message):
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"folds": 1}, "wide: folds must be a whole number of at least 2"),
+        ({"folds": 2.5}, "whole number"),
+        ({"outputs": 0}, "wide: outputs must be a whole number of at least 1"),
+    ],
+)
+def test_too_few_folds_or_outputs_are_refused(options, message):
     with pytest.raises(ConfigError, match=message):
-        pr.Wide(folds=folds_)
+        pr.Wide(**options)
 
 
 def test_what_is_no_wide_is_refused():

@@ -63,6 +63,7 @@ def log(rows: int, seed: int = 0) -> dict[str, Any]:
         "weight": random.integers(1, 4, rows), "click": click.astype(int),
         "buy": (click & (random.random(rows) < chance)).astype(int),
         "spend": np.where(click, chance * 9 + random.normal(size=rows), np.nan),
+        "stars": 1 + (chance > 0.3) + (chance > 0.6), "button": user % 3,
     }  # fmt: skip
 
 
@@ -159,6 +160,9 @@ def debiased(debias: pr.Debias) -> list[pr.Task]:
 
 
 SPEND = [pr.Task("click"), pr.Task("spend", given="click", kind="regression")]
+SEVERAL = [
+    pr.Task("click"), pr.Task("stars", kind="ordinal"), pr.Task("button", kind="categorical"),
+]  # fmt: skip
 RUNS: dict[str, Callable[[int], dict[str, Any]]] = {
     "sum": lambda count: fitted(count, epochs=26),  # 208 steps
     "uncertainty": lambda count: fitted(count, balance=pr.Uncertainty()),
@@ -177,6 +181,9 @@ RUNS: dict[str, Callable[[int], dict[str, Any]]] = {
     "wide": lambda count: fitted(count, model=wide()),
     "wide, gaussian": lambda count: fitted(
         count, model=wide(), tasks=SPEND
+    ),
+    "wide, several outputs": lambda count: fitted(
+        count, model=wide(), tasks=SEVERAL
     ),
     "ranking": lambda count: fitted(count, tasks=RANKED),
     "ranking, idle": lambda count: fitted(count, tasks=RANKED, rows=2 * SIZE + 5),
@@ -208,6 +215,9 @@ RUNS: dict[str, Callable[[int], dict[str, Any]]] = {
     "held, stem": lambda count: held(count, model=stem()),
     "target": lambda count: fitted(count, tags=ATTENDED),
     "held, target": lambda count: held(count, tags=ATTENDED),
+    "held, wide, several outputs": lambda count: held(
+        count, model=wide(), tasks=SEVERAL
+    ),
     "held, one row": lambda count: held(count, valid=1),
     # Large tables and batches, so that the model has something to count.
     "exchanged": lambda count: fitted(count, rows=4000, size=1000),

@@ -83,6 +83,7 @@ HELD = {
     "held": "sum", "held, adagrad": "adagrad", "held, every row": "every row",
     "held, in torch": "in torch", "held, wide": "wide", "held, idle, wide": "idle, wide",
     "held, stem": "stem", "held, target": "target", "held, one row": "one row",
+    "held, wide, several outputs": "wide, several outputs",
 }  # fmt: skip
 
 

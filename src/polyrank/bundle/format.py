@@ -37,7 +37,7 @@ from polyrank.features.vocabulary import Vocabulary
 from polyrank.files import locked, replacing, replacing_folder, writing
 from polyrank.schema import Schema
 
-FORMAT = 5
+FORMAT = 6
 MANIFEST = "bundle.json"
 STAGES = "stages/"
 _LISTED = pl.col("row") > 0

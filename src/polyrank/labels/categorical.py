@@ -8,6 +8,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from polyrank.errors import SchemaError, did_you_mean
+from polyrank.labels.kind import Curvature
 from polyrank.labels.values import Valued, said
 
 Others = Literal["error", "other"]
@@ -35,6 +36,7 @@ class Categorical(Valued):
     likelihood = "polyrank.objective.categorical:CategoricalLikelihood"
     default_metric = "cross_entropy"
     loss_title = "log loss of the category, nats"
+    curvature = "softmax"
     charts = ("categories",)
     is_average = False
     symbol = "P({} = …)"
@@ -56,6 +58,15 @@ class Categorical(Valued):
     def outputs(self) -> int:
         """A logit for each category."""
         return 1 if self.is_open else self.size
+
+    @property
+    def curvatures(self) -> tuple[Curvature | None, ...]:
+        """One softmax of all outputs."""
+        return (self.curvature,) * self.outputs
+
+    def question(self, output: int) -> str:
+        """Return `= 2`, or `= other`."""
+        return f"= {self.categories[output]}"
 
     @property
     def is_factor(self) -> bool:

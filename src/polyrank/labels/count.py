@@ -46,7 +46,7 @@ class Count(LabelKind):
     metrics = ("rmse", "mae", "bias")
     allowed = "whole numbers from 0 to 16,777,216 or null"
     loss_title = "negative log-likelihood, nats"
-    curvature = "poisson"  # of a head with one output: a dispersion of each row has no wide rows
+    curvature = "poisson"  # of the mean; a dispersion of each row has no wide rows
 
     distribution: Distribution = "poisson"
 

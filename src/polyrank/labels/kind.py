@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-Curvature = Literal["logistic", "gaussian", "poisson"]
+Curvature = Literal["logistic", "softmax", "gaussian", "poisson"]
 Scale = Literal["logit", "amount", "number", "quantiles"]
 
 
@@ -72,8 +72,8 @@ class LabelKind(ABC):
         standardised: whether its loss is the squared error of a standardised label, so that the
             best constant costs 1.
         curvature: the likelihood whose curvature lets wide rows estimate effects on its head:
-            "logistic", "gaussian" or "poisson"; None has no wide rows. `link` is that of a kind
-            with its options.
+            "logistic", "softmax", "gaussian" or "poisson"; None has no wide rows. `curvatures` has
+            that of each output, of a kind with its options.
         is_average: whether its first output estimates the mean of its label.
         symbol: what it predicts of a head, in the objective's table: "E[{}]".
         has_joint: whether an output times the chance of what it is given means anything.
@@ -120,9 +120,20 @@ class LabelKind(ABC):
         return self.allowed
 
     @property
-    def link(self) -> Curvature | None:
-        """The likelihood by which wide rows estimate effects on its head; None for no wide rows."""
-        return self.curvature if self.outputs == 1 else None
+    def curvatures(self) -> tuple[Curvature | None, ...]:
+        """Of each output, the likelihood by which wide rows estimate effects on it; None for none.
+
+        That of the first output is `curvature`; others, such as a deviation, have none unless their
+        kind says so. The outputs of a softmax are all of the head's.
+        """
+        return (self.curvature, *[None] * (self.outputs - 1))
+
+    def question(self, output: int) -> str:
+        """Return what an output of the head is about, beside the task's name: `≥ 4`, `= 2`.
+
+        It is "" where that is the label as a whole.
+        """
+        return ""
 
     @property
     def calibrated(self) -> Scale | None:

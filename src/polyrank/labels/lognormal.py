@@ -37,6 +37,7 @@ class LogNormal(LabelKind):
     metrics = ("rmse", "mae", "bias")
     allowed = "numbers above 0 or null (a row that has none is one whose `given` did not happen)"
     loss_title = "−log density, nats"
+    curvature = "gaussian"  # of μ; a deviation of each row has no wide rows
 
     @classmethod
     def proposed(cls, label: np.ndarray, numbers: Mapping[str, np.ndarray]) -> Self | None:

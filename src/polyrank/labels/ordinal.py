@@ -8,6 +8,7 @@ from typing import Self
 
 import numpy as np
 
+from polyrank.labels.kind import Curvature
 from polyrank.labels.values import Valued, said
 
 _USUAL = 11  # levels at most of a scale that people are asked to use
@@ -41,6 +42,7 @@ class Ordinal(Valued):
     default_metric = "mae"
     metrics = ("mae", "rmse", "bias", "tau_b")
     loss_title = "log loss of the level, nats"
+    curvature = "logistic"
     charts = ("agreement", "levels")
     words = ("rating", "stars", "star", "评分", "星级")
 
@@ -53,6 +55,16 @@ class Ordinal(Valued):
     def outputs(self) -> int:
         """A logit for each value but the lowest."""
         return 1 if self.is_open else self.size - 1
+
+    @property
+    def curvatures(self) -> tuple[Curvature | None, ...]:
+        """Each question is a binary one, of the rows that it is asked of."""
+        return (self.curvature,) * self.outputs
+
+    def question(self, output: int) -> str:
+        """Return `≥ 3 if ≥ 2`; of the lowest question `≥ 2`, since every row is asked."""
+        lower, level = self.known[output : output + 2]
+        return f"≥ {level:g} if ≥ {lower:g}" if output else f"≥ {level:g}"
 
     @property
     def is_factor(self) -> bool:

@@ -75,9 +75,9 @@ class Regression(LabelKind):
         return 2 if self.transform == "log1p" else 1
 
     @property
-    def link(self) -> Curvature | None:
-        """A Huber loss has no curvature in its tails."""
-        return super().link if self.loss == "squared" else None
+    def curvatures(self) -> tuple[Curvature | None, ...]:
+        """A Huber loss has no curvature in its tails; the way back from a log starts at the log."""
+        return super().curvatures if self.loss == "squared" else (None,) * self.outputs
 
     @property
     def calibrated(self) -> Scale | None:

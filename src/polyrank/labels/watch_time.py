@@ -12,7 +12,7 @@ import numpy as np
 
 from polyrank import spec
 from polyrank.errors import SchemaError, did_you_mean
-from polyrank.labels.kind import LabelKind, Remark, RowGroups
+from polyrank.labels.kind import Curvature, LabelKind, Remark, RowGroups
 from polyrank.text import says
 
 Method = Literal["d2q", "pcr", "censored"]
@@ -108,6 +108,11 @@ class WatchTime(LabelKind):
     def outputs(self) -> int:
         """Of "censored" the mean and the deviation of the latent log time; else one."""
         return 2 if self.method == "censored" else 1
+
+    @property
+    def curvatures(self) -> tuple[Curvature | None, ...]:
+        """A latent time that nobody saw to its end has no curvature that a row knows."""
+        return (None, None) if self.method == "censored" else super().curvatures
 
     @property
     def is_density(self) -> bool:

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from polyrank.errors import DataError, SchemaError, did_you_mean
-from polyrank.labels.kind import LabelKind, Remark, Scale
+from polyrank.labels.kind import Curvature, LabelKind, Remark, Scale
 
 Negatives = Literal["every_row", "no_event"]
 _LARGEST = float(np.finfo(np.float32).max)
@@ -59,6 +59,11 @@ class WeightedLogistic(LabelKind):
         if self.negatives not in known:
             hint = did_you_mean(str(self.negatives), known)
             raise SchemaError(f"{where}: unknown negatives {self.negatives!r}{hint}")
+
+    @property
+    def curvatures(self) -> tuple[Curvature | None, ...]:
+        """Of "every_row", whose odds are a mean: score v − (1 + v)p = (v − μ) ÷ (1 + μ)."""
+        return ("poisson",) if self.negatives == "every_row" else (None,)
 
     @property
     def made_of(self) -> tuple[str, ...]:

@@ -86,13 +86,16 @@ def logits_of(
 
 
 def margins_of(ranker: Ranker, table: Table, device: str = "cpu") -> dict[str, Tensor]:
-    """Return the margins that first stages add on every row, by head, each (N,); none without."""
+    """Return the margins that first stages add on every row, by head, as logits are.
+
+    There are none without first stages; an output without a margin has NaN.
+    """
     first = ranker.first
     if first is None:
         return {}
     if not table.given:
         table = ranker.told(table)
-    found = torch.empty(len(table), len(first.heads))
+    found = torch.empty(len(table), len(first.outputs))
     with torch.inference_mode():
         start = 0
         for batch in table.batches(ranker.layout, CHUNK_ROWS):
@@ -100,7 +103,7 @@ def margins_of(ranker: Ranker, table: Table, device: str = "cpu") -> dict[str, T
             margin, _ = first(tensors.ids, tensors.bags, tensors.given)
             found[start : start + len(batch)] = margin
             start += len(batch)
-    return dict(zip(first.heads, found.unbind(1), strict=True))
+    return first.by_head(found)
 
 
 def inputs(ranker: Ranker, batch: Batch, device: str) -> Inputs:

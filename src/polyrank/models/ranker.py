@@ -1,6 +1,6 @@
 """The network: embedder → (target attention) → (interaction) → trunk → heads, above first stages.
 
-Letters: B rows, W columns of x, H columns of a task's representation, T heads with a margin.
+Letters: B rows, W columns of x, H columns of a task's representation, T outputs with a margin.
 """
 
 from __future__ import annotations
@@ -122,9 +122,7 @@ class Ranker(nn.Module):
         logits = {name: self.head[name](hidden[name], first.get(name)) for name in self.head}
         if self.first is not None:
             assert margin is not None
-            for at, name in enumerate(self.first.heads):
-                share = 1.0 if self.training else self.first.share[at]
-                logits[name] = margin[:, at] + share * logits[name]
+            logits = self.first.above(margin, logits, whole=self.training)
         penalties = self.trunk.penalties(logits) if isinstance(self.trunk, TrunkModule) else {}
         return Scores(logits, penalties)
 
@@ -195,14 +193,17 @@ class Ranker(nn.Module):
     def start_at(self, rates: Mapping[str, float]) -> None:
         """Start where heads need not learn what is known.
 
-        A head with a margin starts at 0, since the margin has its base rate and more; any other
-        one that is named at the log-odds of its rate.
+        An output with a margin starts at 0, since the margin has its base rate and more; any other
+        head that is named at the log-odds of its rate.
         """
         margins = () if self.first is None else self.first.heads
         for name, head in self.head.items():
             if name in margins:
-                head.output.weight.zero_()
-                head.output.bias.zero_()
+                assert self.first is not None
+                for output, column in enumerate(self.first.columns[name]):
+                    if column >= 0:
+                        head.output.weight[output] = 0
+                        head.output.bias[output] = 0
             elif name in rates:
                 head.output.bias.fill_(log(rates[name] / (1 - rates[name])))
 

@@ -83,7 +83,7 @@ def deviations_of(ranker: Ranker, table: Table, tasks: Sequence[Task]) -> dict[s
 def _lacking(ranker: Ranker, task: Task) -> str | None:
     """Return why the logit of a head has no standard deviation; None where it has one."""
     first = ranker.first
-    if task.label_kind.link != "logistic":
+    if not task.label_kind.is_event:
         return f"its kind is {task.label_kind.name!r}, and only a binary head has one logit"
     if first is None or task.name not in first.heads:
         return "no first stage is added to its logit: wide rows are, without `wide = false`"

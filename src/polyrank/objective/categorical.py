@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import log_softmax
+from torch.nn.functional import log_softmax, one_hot
 
 from polyrank.data.statistics import TermStatistics
 from polyrank.labels import LabelKind
@@ -29,12 +29,28 @@ class CategoricalLikelihood(Likelihood):
 
     def summands(self, term: Term, scores: BatchScores, labels: Labels) -> tuple[Summand, ...]:
         rows, label = self.observed(term, labels, safe=float(self.values[0]))
+        place = self.places(label)
+        logs = log_softmax(scores.logits[term.population.task] + self.start.to(label), dim=1)
+        return (Summand(rows, 1.0, -logs.gather(1, place[:, None]).squeeze(1)),)
+
+    def places(self, label: Tensor) -> Tensor:
+        """Return the category of each label, none NaN: int64 (N,)."""
         values = self.values.to(label)
         place = torch.searchsorted(values, label.contiguous()).clamp(max=len(values) - 1)
         # What is none of the values is the last category, "other", where there is one.
-        place = torch.where(values[place] == label, place, self.kind.outputs - 1)
-        logs = log_softmax(scores.logits[term.population.task] + self.start.to(label), dim=1)
-        return (Summand(rows, 1.0, -logs.gather(1, place[:, None]).squeeze(1)),)
+        return torch.where(values[place] == label, place, self.kind.outputs - 1)
+
+    def targets(self, label: Tensor, extras: Mapping[str, Tensor]) -> Tensor:
+        """Return 1 at the category and 0 elsewhere."""
+        known = ~label.isnan()
+        place = self.places(torch.where(known, label, self.values[0].to(label)))
+        found = one_hot(place, self.kind.outputs).to(label)
+        return torch.where(known[:, None], found, torch.nan)
+
+    @property
+    def offsets(self) -> Sequence[float]:
+        """The log of each share in the training rows."""
+        return self.start.tolist()
 
     def predict(self, logits: Tensor, extras: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         z = logits + self.start.double()

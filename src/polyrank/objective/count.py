@@ -26,7 +26,7 @@ class PoissonLikelihood(Likelihood):
     def __init__(self, kind: LabelKind, fitted: Mapping[str, Any]) -> None:
         super().__init__(kind, fitted)
         self.mean, self.constant = float(fitted["mean"]), float(fitted["constant_loss"])
-        self.unit = self.mean
+        self.unit, self.noise = self.mean, 1 / self.mean
 
     def summands(self, term: Term, scores: BatchScores, labels: Labels) -> tuple[Summand, ...]:
         rows, count = self.observed(term, labels)
@@ -59,14 +59,15 @@ class NegativeBinomialLikelihood(PoissonLikelihood):
 
     def __init__(self, kind: LabelKind, fitted: Mapping[str, Any]) -> None:
         super().__init__(kind, fitted)
-        self.dispersion = float(fitted["dispersion"])
+        self.spread = float(fitted["dispersion"])
+        self.dispersion = self.spread * self.mean  # of counts in units of their mean
 
     def summands(self, term: Term, scores: BatchScores, labels: Labels) -> tuple[Summand, ...]:
         rows, count = self.observed(term, labels)
         above = scores.logits[term.population.task].clamp(-WIDEST, WIDEST)
         log_mean = above[:, 0] + log(self.mean)
         # In float64, and a within e^-14 and e^14: what remains of Γ's logarithms is a difference.
-        log_r = -(log(self.dispersion) + above[:, 1]).double().clamp(-14, 14)
+        log_r = -(log(self.spread) + above[:, 1]).double().clamp(-14, 14)
         r, y, gap = log_r.exp(), count.double(), log_mean.double() - log_r
         ways = torch.lgamma(r) + torch.lgamma(y + 1) - torch.lgamma(y + r)
         value = ways + r * softplus(gap) + y * softplus(-gap)

@@ -10,7 +10,7 @@ Letters: B rows of a batch, N rows.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from typing import Any, ClassVar
@@ -24,7 +24,7 @@ from polyrank.data.statistics import TermStatistics
 from polyrank.delay.method import IMMATURE
 from polyrank.labels import LabelKind
 from polyrank.registry import resolved
-from polyrank.schema import Schema
+from polyrank.schema import Schema, Task
 from polyrank.terms import Path, Population, Summand, Term
 
 Outcomes = Mapping[tuple[str, bool], Tensor]
@@ -166,12 +166,18 @@ class Likelihood(ABC):
             log-likelihood, ½ for a squared error (Kendall et al., CVPR 2018, eq. 7 and 10).
         origin, unit: the head's value stands for (`number` − origin) ÷ unit.
         zero: the label that is no gain, of a kind that `has_zero`.
+        noise: φ of the head's first output before wide rows have measured it.
+        dispersion: a of a Poisson curvature, whose variance is φ·μ(1 + a·μ) with the mean μ = e^z.
+        of_log: whether `number` is a logarithm, so that effects multiply what it is of.
     """
 
     balance_exponent: ClassVar[float] = 1.0
     origin: float = 0.0
     unit: float = 1.0
     zero: float = 0.0
+    noise: float = 1.0
+    dispersion: float = 0.0
+    of_log: ClassVar[bool] = False
 
     def __init__(self, kind: LabelKind, fitted: Mapping[str, Any]) -> None:
         self.kind, self.fitted = kind, fitted
@@ -181,9 +187,9 @@ class Likelihood(ABC):
         """Return the parts of a term's loss; their rows are those that teach the term."""
 
     def number(self, label: Tensor, extras: Mapping[str, Tensor]) -> Tensor:
-        """Return the number that a kind with a Gaussian curvature learns of a label.
+        """Return the number that a kind whose first output has a curvature learns of a label.
 
-        First stages are fitted on it. NaN stays NaN.
+        First stages are fitted on it, as origin and unit have it. NaN stays NaN.
 
         Args:
             label: in its own unit, NaN where it was not observed.
@@ -193,6 +199,21 @@ class Likelihood(ABC):
             (N,) each → (N,)
         """
         return label
+
+    def targets(self, label: Tensor, extras: Mapping[str, Tensor]) -> Tensor:
+        """Return what first stages learn of a label for each output that has a curvature.
+
+        NaN is a row that says nothing of an output.
+
+        Shape:
+            (N,) each → (N, outputs with a curvature)
+        """
+        return ((self.number(label, extras) - self.origin) / self.unit)[:, None]
+
+    @property
+    def offsets(self) -> Sequence[float]:
+        """What the likelihood adds to each output before it is a logit."""
+        return (0.0,) * self.kind.outputs
 
     @abstractmethod
     def predict(self, logits: Tensor, extras: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
@@ -293,6 +314,30 @@ def numbers_of(
             found = found.copy() if found is labels else found
             found[:, index] = number.numpy()
     return found
+
+
+def targets_of(
+    schema: Schema,
+    tasks: Iterable[Task],
+    likelihoods: Mapping[str, Likelihood],
+    labels: np.ndarray,
+    extras: np.ndarray | None,
+) -> np.ndarray:
+    """Return `Likelihood.targets` of some tasks, side by side: labels (N, L) → float32 (N, T).
+
+    Labels that are not mature are NaN.
+    """
+    columns = named_extras(schema, None if extras is None else torch.from_numpy(extras))
+    places = {task.name: index for index, task in enumerate(schema.tasks)}
+    found = []
+    for task in tasks:
+        label = torch.from_numpy(labels)[:, places[task.name]]
+        if task.delay is not None:
+            label = torch.where(label == IMMATURE, torch.nan, label)
+        found.append(likelihoods[task.name].targets(label, columns))
+    if not found:
+        return np.empty((len(labels), 0), np.float32)
+    return np.ascontiguousarray(torch.cat(found, dim=1).float().numpy())
 
 
 def named_extras(schema: Schema, extras: Tensor | None) -> dict[str, Tensor]:

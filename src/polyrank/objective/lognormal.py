@@ -26,9 +26,12 @@ class LogNormalLikelihood(Likelihood):
     The density of y itself has log y in addition, which no parameter changes.
     """
 
+    of_log = True
+
     def __init__(self, kind: LabelKind, fitted: Mapping[str, Any]) -> None:
         super().__init__(kind, fitted)
         self.mean, self.deviation = float(fitted["mean"]), float(fitted["deviation"])
+        self.origin, self.unit = self.mean, self.deviation
         # The sigmoid of it is 1 between LEAST and MOST.
         self.shift = log((1 - LEAST) / (MOST - 1))
 
@@ -36,6 +39,10 @@ class LogNormalLikelihood(Likelihood):
         """Return μ less its mean, and σ, both ÷ the training rows' σ: 0 and 1 where z is 0."""
         share = 1 / (1 + torch.exp(-(z[:, 1] + self.shift).clamp(-WIDEST, WIDEST)))
         return z[:, 0], LEAST + (MOST - LEAST) * share
+
+    def number(self, label: Tensor, extras: Mapping[str, Tensor]) -> Tensor:
+        """Return the logarithm."""
+        return torch.log(label)
 
     def summands(self, term: Term, scores: BatchScores, labels: Labels) -> tuple[Summand, ...]:
         rows, label = self.observed(term, labels, safe=1.0)

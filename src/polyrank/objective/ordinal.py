@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,17 @@ class OrdinalLikelihood(Likelihood):
         asked = label[:, None] >= values[:-1]
         each = logsigmoid(torch.where(passed, z, -z)) * asked
         return (Summand(rows, 1.0, -each.sum(1)),)
+
+    def targets(self, label: Tensor, extras: Mapping[str, Tensor]) -> Tensor:
+        """Return the answer to each question that a row is asked: 1 where the level is passed."""
+        values = self.values.to(label)
+        passed = (label[:, None] >= values[1:]).to(label)
+        return torch.where(label[:, None] >= values[:-1], passed, torch.nan)
+
+    @property
+    def offsets(self) -> Sequence[float]:
+        """The log-odds of each answer in the training rows."""
+        return self.start.tolist()
 
     def predict(self, logits: Tensor, extras: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         z = by_columns(logits) + self.start.double()

@@ -71,9 +71,15 @@ class LogLikelihood(RegressionLikelihood):
     is (JASA 1983), and rows may differ in how far apart mean and median are.
     """
 
+    of_log = True
+
     def __init__(self, kind: LabelKind, fitted: Mapping[str, Any]) -> None:
         super().__init__(kind, fitted)
         self.scale = float(fitted["scale"])
+
+    def number(self, label: Tensor, extras: Mapping[str, Tensor]) -> Tensor:
+        """Return log(1 + label)."""
+        return torch.log1p(label)
 
     def summands(self, term: Term, scores: BatchScores, labels: Labels) -> tuple[Summand, ...]:
         rows, label = self.observed(term, labels)

@@ -20,11 +20,17 @@ class WeightedLogisticLikelihood(Likelihood):
     The second part belongs to the negatives: to every row, or to those without the event. Where it
     belongs to every row, the least that the row's value allows is taken off, so that a perfect
     prediction costs 0.
+
+    Of "every_row" the score is (v − μ) ÷ (1 + μ) and the curvature μ ÷ (1 + μ) with the mean
+    μ = e^z: those of a count whose variance is μ(1 + μ), a dispersion of 1.
     """
+
+    dispersion = 1.0
 
     def __init__(self, kind: Any, fitted: Mapping[str, Any]) -> None:
         super().__init__(kind, fitted)
         self.scale, self.constant = float(fitted["scale"]), float(fitted["constant_loss"])
+        self.unit = self.scale
         self.every_row = kind.negatives == "every_row"
 
     def summands(self, term: Term, scores: BatchScores, labels: Labels) -> tuple[Summand, ...]:

@@ -15,6 +15,7 @@ from polyrank.metrics.scorecard import scorecard
 from polyrank.models.outputs import margins_of
 from polyrank.stages.effects import FieldEffects
 from polyrank.stages.first import FirstStages
+from polyrank.stages.stage import margin_name
 
 MOST_EFFECTS = 10  # of a field and head
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -36,13 +37,14 @@ class FirstStagesUse:
     that is a number.
 
     Args:
-        heads: names of the tasks with a margin.
-        stages: names of those that have a margin of each head, the one that is added first.
-        units: what one deviation is in the label's own unit, of each head that is a number.
-        counts: names of the heads that are counts.
-        effects: of ids, by field and head.
+        heads: names of the margins: that of a task, or `stars ≥ 2` of one with several.
+        stages: names of those that have each margin, the one that is added first.
+        units: what one deviation is in the label's own unit, of each margin that is a number.
+        ratios: of each margin whose effects multiply a mean, what effects are multiplied by before
+            they are exponents.
+        effects: of ids, by field and margin.
         importance: of features, by stage and head: shares of the gain.
-        margins: quantiles of each head's margin around its mean; {} without rows.
+        margins: quantiles of each margin around its mean; {} without rows.
         changes: quantiles of what the network adds to it, likewise.
         gains: by score: what the network is worth; {} without rows, none of a score that the
             rows cannot measure.
@@ -54,7 +56,7 @@ class FirstStagesUse:
     heads: tuple[str, ...]
     stages: Mapping[str, tuple[str, ...]]
     units: Mapping[str, float]
-    counts: tuple[str, ...] = ()
+    ratios: Mapping[str, float] = field(default_factory=dict)
     effects: tuple[FieldEffects, ...] = ()
     importance: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
     margins: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
@@ -67,16 +69,20 @@ def first_stages(bundle: Bundle) -> FirstStagesUse | None:
     first = bundle.ranker.first
     if first is None:
         return None
-    stages, by_name = dict(first.stage.items()), bundle.schema.by_name
+    stages, names = dict(first.stage.items()), _names(bundle, first)
+    units, ratios = {}, {}
+    for (head, output), name in names.items():
+        likelihood = bundle.likelihoods[head]
+        curvature = bundle.schema.by_name[head].label_kind.curvatures[output]
+        if curvature == "gaussian":
+            (ratios if likelihood.of_log else units)[name] = likelihood.unit
+        elif curvature == "poisson":
+            ratios[name] = 1.0
     return FirstStagesUse(
-        heads=first.heads,
-        stages={head: _in_use(first, at, head) for at, head in enumerate(first.heads)},
-        units={
-            head: bundle.likelihoods[head].unit
-            for head in first.heads
-            if by_name[head].label_kind.link == "gaussian"
-        },
-        counts=tuple(head for head in first.heads if by_name[head].label_kind.link == "poisson"),
+        heads=tuple(names.values()),
+        stages={name: _in_use(first, output) for output, name in names.items()},
+        units=units,
+        ratios=ratios,
         effects=tuple(
             found for each in stages.values() for found in each.effects(bundle.vocab, MOST_EFFECTS)
         ),
@@ -84,9 +90,16 @@ def first_stages(bundle: Bundle) -> FirstStagesUse | None:
     )
 
 
-def _in_use(first: FirstStages, at: int, head: str) -> tuple[str, ...]:
-    added = dict(zip(first.places, first.added[:, at].tolist(), strict=True))
-    having = [name for name, each in first.stage.items() if head in each.heads]
+def _names(bundle: Bundle, first: FirstStages) -> dict[tuple[str, int], str]:
+    """Return what each margin is called, by head and output."""
+    tasks = bundle.schema.by_name
+    return {(head, at): margin_name(tasks[head], at) for head, at in first.outputs}
+
+
+def _in_use(first: FirstStages, output: tuple[str, int]) -> tuple[str, ...]:
+    of_head = first.added[:, first.heads.index(output[0])].tolist()
+    added = dict(zip(first.places, of_head, strict=True))
+    having = [name for name, each in first.stage.items() if output in each.outputs]
     return tuple(sorted(having, key=lambda name: -added[name]))
 
 
@@ -98,16 +111,18 @@ def with_changes(
         head: each.numpy().astype(np.float64)
         for head, each in margins_of(bundle.ranker, table).items()
     }
+    first = bundle.ranker.first
     counts = slice(None) if table.weight is None else table.weight > 0
-    own = {head: each[counts] for head, each in margins.items()}
-    if not len(table) or not all(map(len, own.values())):
+    if first is None or not len(np.zeros(len(table))[counts]):
         return use
-    return replace(
-        use,
-        margins={head: _quantiles(each - each.mean()) for head, each in own.items()},
-        changes={head: _quantiles(logits[head][counts] - each) for head, each in own.items()},
-        gains=_gains(bundle, table, margins, logits),
-    )
+    own, changes = {}, {}
+    for (head, output), name in _names(bundle, first).items():
+        margin, logit = (
+            each[head].reshape(len(table), -1)[counts, output] for each in (margins, logits)
+        )
+        own[name], changes[name] = _quantiles(margin - margin.mean()), _quantiles(logit - margin)
+    alone = {head: np.where(np.isnan(each), logits[head], each) for head, each in margins.items()}
+    return replace(use, margins=own, changes=changes, gains=_gains(bundle, table, alone, logits))
 
 
 def _quantiles(values: np.ndarray) -> tuple[float, ...]:

@@ -1,6 +1,7 @@
-"""The first stages of a model together: one margin a head, and all that the network reads.
+"""The first stages of a model together: their margins of heads, and all that the network reads.
 
-Letters: B rows, T heads with a margin, C columns that the network reads, W columns of x.
+Letters: B rows, H heads with a margin, T outputs of theirs that have one, C columns that the
+network reads, W columns of x.
 """
 
 from __future__ import annotations
@@ -25,21 +26,39 @@ Given = Sequence[tuple[Tensor, Tensor]]
 class FirstStages(nn.Module):
     """Fitted first stages; of each head, the margin of one is added and the others are read."""
 
-    added: Tensor  # (stages, T): 1 where a stage's margin is added to a head
-    share: Tensor  # (T,): of the network's answer that is added to the margin when serving
+    added: Tensor  # (stages, H): 1 where a stage's margins are added to a head
+    share: Tensor  # (H,): of the network's answer that is added to margins when serving
 
-    def __init__(self, stage: Mapping[str, StageModule], tasks: Sequence[str]) -> None:
+    def __init__(self, stage: Mapping[str, StageModule], sizes: Mapping[str, int]) -> None:
+        """Put stages together, for tasks whose heads have so many outputs."""
         super().__init__()
         self.stage: Named[StageModule] = Named(stage)
         self.heads = tuple(
-            task for task in tasks if any(task in each.heads for each in stage.values())
+            task for task in sizes if any(task in each.heads for each in stage.values())
+        )
+        self.sizes = {head: sizes[head] for head in self.heads}
+        having = {output for each in stage.values() for output in each.outputs}
+        self.outputs = tuple(
+            (head, output)
+            for head, size in self.sizes.items()
+            for output in range(size)
+            if (head, output) in having
         )
         self.places = {
-            name: [self.heads.index(head) for head in each.heads] for name, each in stage.items()
+            name: [self.outputs.index(output) for output in each.outputs]
+            for name, each in stage.items()
+        }
+        # Which column of the margins each output of a head has; −1 where it has none.
+        self.columns = {
+            head: [
+                self.outputs.index((head, output)) if (head, output) in having else -1
+                for output in range(size)
+            ]
+            for head, size in self.sizes.items()
         }
         added = torch.zeros(len(stage), len(self.heads))
-        for row, places in zip(added, self.places.values(), strict=True):
-            row[places] = 1
+        for row, each in zip(added, stage.values(), strict=True):
+            row[[self.heads.index(head) for head in each.heads]] = 1
         first = added.cumsum(0) == 1  # until told otherwise, the first stage that has the head
         self.register_buffer("added", added * first)
         self.register_buffer("share", torch.ones(len(self.heads)))
@@ -48,7 +67,7 @@ class FirstStages(nn.Module):
     def of(cls, stages: Sequence[Stage], layout: Layout) -> FirstStages | None:
         """Build the stages of a layout; None where nothing is added and nothing read."""
         built = {each.name: each.build(layout) for each in stages}
-        found = cls(built, [task.name for task in layout.schema.tasks])
+        found = cls(built, {task.name: task.label_kind.outputs for task in layout.schema.tasks})
         return found if found.heads or any(layout.reads.values()) else None
 
     def forward(
@@ -78,28 +97,74 @@ class FirstStages(nn.Module):
 
     def margin(self, margins: Sequence[Tensor]) -> Tensor:
         """Return the margins that are added, of those of each stage: (B, T)."""
-        places = list(self.places.values())
-        if len(margins) == 1 and len(places[0]) == len(self.heads):
+        places, count = list(self.places.values()), len(self.outputs)
+        if len(margins) == 1 and len(places[0]) == count:
             return margins[0]
         none = margins[0].new_zeros(margins[0].shape[0], 1)
-        of_heads = []
+        heads = [self.heads.index(head) for head, _ in self.outputs]
+        of_stages = []
         for added, own, each in zip(self.added, places, margins, strict=True):
-            columns = [own.index(at) if at in own else len(own) for at in range(len(self.heads))]
-            of_heads.append(added * torch.cat([each, none], dim=1)[:, columns])
-        return torch.stack(of_heads).sum(0)
+            columns = [own.index(at) if at in own else len(own) for at in range(count)]
+            of_stages.append(added[heads] * torch.cat([each, none], dim=1)[:, columns])
+        return torch.stack(of_stages).sum(0)
+
+    def by_head(self, margin: Tensor) -> dict[str, Tensor]:
+        """Return margins (B, T) by head, as logits are: (B,), or (B, outputs) of several outputs.
+
+        An output without a margin has NaN.
+        """
+        found, none = {}, margin.new_full((len(margin),), torch.nan)
+        for head, columns in self.columns.items():
+            each = [none if at < 0 else margin[:, at] for at in columns]
+            found[head] = torch.stack(each, dim=1).squeeze(1)
+        return found
+
+    def above(
+        self, margin: Tensor, answers: Mapping[str, Tensor], *, whole: bool
+    ) -> dict[str, Tensor]:
+        """Return the logits: of each head its margins and its share of the network's answer.
+
+        Args:
+            margin: of the heads' outputs.
+            answers: of the network, by head. Those of outputs without a margin are logits.
+            whole: whether all of the answer is added, as in training.
+
+        Shape:
+            margin (B, T), answers (B,) or (B, outputs) each
+        """
+        found = dict(answers)
+        for at, (head, columns) in enumerate(self.columns.items()):
+            share, own = 1.0 if whole else self.share[at], answers[head]
+            if len(columns) == 1:
+                found[head] = margin[:, columns[0]] + share * own
+            elif min(columns) >= 0:
+                found[head] = margin[:, columns[0] : columns[-1] + 1] + share * own
+            else:
+                parts = zip(columns, own.unbind(1), strict=True)
+                each = [z if c < 0 else margin[:, c] + share * z for c, z in parts]
+                found[head] = torch.stack(each, dim=1)
+        return found
 
     def adding(self, head: str) -> str:
         """Return the name of the stage whose margin is added to a head."""
         return list(self.places)[int(self.added[:, self.heads.index(head)].argmax())]
 
     def variance(self, ids: Tensor, bags: tuple[TensorBag, ...]) -> dict[str, Tensor]:
-        """Return the variance of the added margins that have one: {head: float64 (B,)}."""
+        """Return the variance of added margins of heads with one output: {head: float64 (B,)}."""
         found = {}
         for name, each in self.stage.items():
             if each.no_variance is None:
-                own = zip(each.heads, each.variance(ids, bags).unbind(1), strict=True)
-                found |= {head: column for head, column in own if self.adding(head) == name}
+                variance = each.variance(ids, bags)
+                found |= {head: variance[:, at] for at, head in self.single(name)}
         return found
+
+    def single(self, name: str) -> list[tuple[int, str]]:
+        """Return which columns of a stage are added to heads with one output, and these heads."""
+        return [
+            (at, head)
+            for at, (head, _) in enumerate(self.stage[name].outputs)
+            if self.sizes[head] == 1 and self.adding(head) == name
+        ]
 
     def variance_graph(self) -> Variances:
         """Return what computes `variance` in an exported graph."""
@@ -138,10 +203,7 @@ class Variances(nn.Module):
         self.stage: Named[nn.Module] = Named(
             {name: each.variance_graph() for name, each in some.items()}
         )
-        self.columns = {
-            name: [(at, head) for at, head in enumerate(each.heads) if first.adding(head) == name]
-            for name, each in some.items()
-        }
+        self.columns = {name: first.single(name) for name in some}
 
     def forward(self, ids: Tensor, sequences: Sequence[Padded]) -> dict[str, Tensor]:
         found = {}

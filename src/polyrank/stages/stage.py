@@ -4,13 +4,13 @@ The network reads columns of x and adds to margins. Both come of a model that ha
 in training of one that never learned from the row's fold, so that the network meets there what it
 will meet when it serves. Neither has a gradient.
 
-Letters: B rows, T heads with a margin, C columns that the network reads.
+Letters: B rows, T outputs of heads with a margin, C columns that the network reads.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Container, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -22,6 +22,7 @@ from polyrank.data.table import Batch, Table
 from polyrank.data.vocab import Vocab
 from polyrank.errors import ConfigError
 from polyrank.features import Slot
+from polyrank.labels.kind import Curvature
 from polyrank.layout import Layout
 from polyrank.nn.embed import Padded, TensorBag
 from polyrank.objective.likelihood import Likelihood
@@ -108,11 +109,41 @@ class StageRun:
     ranks: Ranks = ALONE
 
 
-def margin_tasks(
-    schema: Schema, links: Container[str | None] = ("logistic", "gaussian", "poisson")
-) -> tuple[Task, ...]:
-    """Return the tasks whose heads a first stage can estimate: those with one of these links."""
-    return tuple(task for task in schema.tasks if task.label_kind.link in links)
+class Margin(NamedTuple):
+    """An output of a task's head that a first stage can estimate."""
+
+    task: Task
+    output: int  # its place in the head
+    curvature: Curvature
+
+    @property
+    def name(self) -> str:
+        """What it is called in logs and reports."""
+        return margin_name(self.task, self.output)
+
+
+def margin_name(task: Task, output: int) -> str:
+    """Return the task's name, and of a head with several questions which one: `stars ≥ 2`."""
+    return f"{task.name} {task.label_kind.question(output)}".strip()
+
+
+def margins_of_tasks(schema: Schema, most: int) -> tuple[Margin, ...]:
+    """Return the outputs whose likelihood has a curvature, of heads with at most so many of them.
+
+    Example:
+        >>> import polyrank as pr
+        >>> stars = Task("stars", kind=pr.Ordinal(values=[1, 2, 3]))
+        >>> schema = Schema([pr.SparseFeature("item")], [Task("click"), stars])
+        >>> [each.name for each in margins_of_tasks(schema, most=2)]
+        ['click', 'stars ≥ 2', 'stars ≥ 3 if ≥ 2']
+    """
+    return tuple(each for task in schema.tasks for each in _margins(task, most))
+
+
+def _margins(task: Task, most: int) -> list[Margin]:
+    each = enumerate(task.label_kind.curvatures)
+    found = [Margin(task, output, known) for output, known in each if known is not None]
+    return found if len(found) <= most else []
 
 
 class StageModule(nn.Module, ABC):
@@ -120,6 +151,7 @@ class StageModule(nn.Module, ABC):
 
     Attributes:
         heads: the tasks of its margins, in order.
+        outputs: the task and the output of each margin; by default the first one of each head.
         graph: "module:function" of what puts nodes that compute `given` into an exported graph,
             for a stage whose margins torch does not compute: called with the model, the stage and
             the name of the graph's input of margins, which it takes away.
@@ -127,6 +159,10 @@ class StageModule(nn.Module, ABC):
 
     graph: ClassVar[str | None] = None
     heads: tuple[str, ...]
+
+    @property
+    def outputs(self) -> tuple[tuple[str, int], ...]:
+        return tuple((head, 0) for head in self.heads)
 
     @property
     def no_variance(self) -> str | None:

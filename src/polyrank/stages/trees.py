@@ -42,12 +42,11 @@ from polyrank.errors import BundleError, ConfigError
 from polyrank.layout import Layout
 from polyrank.nn.embed import Padded, TensorBag
 from polyrank.objective.likelihood import Likelihood, numbers_of
-from polyrank.schema import Schema
+from polyrank.schema import Schema, Task
 from polyrank.stages.ensemble import Ensemble
-from polyrank.stages.stage import Stage, StageLearner, StageModule, StageRun, margin_tasks
+from polyrank.stages.stage import Stage, StageLearner, StageModule, StageRun
 from polyrank.terms import own_population
 
-LINKS = ("logistic", "gaussian")  # of heads that trees estimate
 logger = logging.getLogger(__name__)
 
 SCALE = 1 / 3  # of what the network reads, so that margins are about as large as other inputs
@@ -104,7 +103,7 @@ class Trees(Stage):
         object.__setattr__(self, "lr", spec.number("trees: lr", self.lr, above=0, most=1))
 
     def reads(self, schema: Schema) -> int:
-        return len(margin_tasks(schema, LINKS))
+        return len(tasks_of(schema))
 
     def require(self) -> None:
         require_lightgbm()
@@ -115,6 +114,16 @@ class Trees(Stage):
 
     def build(self, layout: Layout) -> TreesModule:
         return TreesModule(self, layout)
+
+
+def tasks_of(schema: Schema) -> tuple[Task, ...]:
+    """Return the tasks whose heads have trees: events, and numbers learned by squared error."""
+    return tuple(
+        task
+        for task in schema.tasks
+        if task.label_kind.curvatures == ("gaussian",)
+        or (task.label_kind.is_event and task.label_kind.curvatures == ("logistic",))
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -277,7 +286,7 @@ class TreesModule(StageModule):
     def __init__(self, trees: Trees, layout: Layout) -> None:
         super().__init__()
         self.trees, self.layout = trees, layout
-        self.heads = tuple(task.name for task in margin_tasks(layout.schema, LINKS))
+        self.heads = tuple(task.name for task in tasks_of(layout.schema))
         self.boosters: Boosters | None = None
 
     def says(self, table: Table) -> np.ndarray:
@@ -445,7 +454,7 @@ def rows_of(
     targets = {}
     labels = numbers_of(table.schema, likelihoods, table.labels, table.extras)
     table = table if labels is table.labels else replace(table, labels=labels)
-    for task in margin_tasks(table.schema, LINKS):
+    for task in tasks_of(table.schema):
         likelihood = likelihoods[task.name]
         label = term_labels(table, own_population(table.schema, task))
         scaled = (label - likelihood.origin) / likelihood.unit

@@ -1,12 +1,12 @@
 """Wide rows: one number an id, feature and head, estimated as a Bayesian effect beside the network.
 
-Each of K + 1 tables is a logistic regression on ids alone: K that never learn from one fold, and
-one that learns from all rows. Main effects of ids with few rows are thus shrunk by a prior whose
-variance is estimated, which shared layers cannot do. The maths is in docs/wide.md, the compiled
-loops in `polyrank.nn.wide_kernels`.
+Each of K + 1 tables is a regression on ids alone, logistic or of another likelihood: K that never
+learn from one fold, and one that learns from all rows. Main effects of ids with few rows are thus
+shrunk by a prior whose variance is estimated, which shared layers cannot do. The maths is in
+docs/wide.md, the compiled loops in `polyrank.nn.wide_kernels`.
 
 Letters: B rows, F fields of ids, K slots with wide rows, Q tables (the folds, then the full one),
-T heads, R rows of all slots, D columns of labels on a path.
+T outputs of heads, R rows of all slots.
 """
 
 from __future__ import annotations
@@ -46,7 +46,15 @@ from polyrank.schema import Schema
 from polyrank.stages.curves import is_curved
 from polyrank.stages.effects import FieldEffects
 from polyrank.stages.priors import FIRST_PRIOR
-from polyrank.stages.stage import ReadRows, Stage, StageLearner, StageModule, StageRun, margin_tasks
+from polyrank.stages.stage import (
+    Margin,
+    ReadRows,
+    Stage,
+    StageLearner,
+    StageModule,
+    StageRun,
+    margins_of_tasks,
+)
 from polyrank.stages.wide_fit import (
     PASSES,
     SCALE,
@@ -67,15 +75,18 @@ CHUNK_ROWS = 16384
 class Wide(Stage):
     """Wide rows, with priors of their own; equals `[model] wide`.
 
-    Every id feature has them but those with `wide = false`, for every head whose likelihood has a
-    curvature. For T heads, while they are fitted they take about 4·T·(folds + 1) + 3·T numbers an
-    id; in training T·(folds + 1), and when serving T.
+    Every id feature has them but those with `wide = false`, for every output whose likelihood has
+    a curvature. For T outputs, while they are fitted they take about 4·T·(folds + 1) + 3·T numbers
+    an id; in training T·(folds + 1), and when serving T.
 
     Args:
         folds: parts of the training rows; a row's own effect never learned from its part.
+        outputs: most outputs of a head that has wide rows, such as categories; a head of more has
+            none, since each is a number of every id in every table.
 
     Raises:
-        ConfigError: fewer than 2 folds: without another part, no effect is free of its own label.
+        ConfigError: fewer than 2 folds: without another part, no effect is free of its own label;
+            or fewer than 1 output.
 
     Example:
         >>> Wide().folds
@@ -86,24 +97,30 @@ class Wide(Stage):
     by_ranks = True
 
     folds: int = 4
+    outputs: int = 16
 
     def __post_init__(self) -> None:
         spec.whole("wide: folds", self.folds, least=2, most=64)
+        spec.whole("wide: outputs", self.outputs)
 
     def reads(self, schema: Schema) -> int:
-        return len(wide_slots(schema)) * len(margin_tasks(schema))
+        return len(wide_slots(schema)) * len(self.margins(schema))
 
     def build(self, layout: Layout) -> WideRows:
-        return WideRows(layout, self.folds)
+        return WideRows(layout, self.folds, self.margins(layout.schema))
 
     def read_rows(self, schema: Schema) -> ReadRows:
-        return ReadRows(wide_slots(schema), (self.folds + 1) * len(margin_tasks(schema)))
+        return ReadRows(wide_slots(schema), (self.folds + 1) * len(self.margins(schema)))
 
     def memory(self, schema: Schema, rows: Mapping[str, int]) -> int:
-        heads, total = len(margin_tasks(schema)), sum(rows[s.table] for s in wide_slots(schema))
+        outputs, total = len(self.margins(schema)), sum(rows[s.table] for s in wide_slots(schema))
         tables = self.folds + 1
-        fitting = columns(heads, tables, weighted=True) + tables * heads
-        return 4 * total * (fitting + 2 * heads + 2)
+        fitting = columns(outputs, tables, spread=True) + tables * outputs
+        return 4 * total * (fitting + 2 * outputs + 2)
+
+    def margins(self, schema: Schema) -> tuple[Margin, ...]:
+        """Return the outputs of heads that have wide rows."""
+        return margins_of_tasks(schema, self.outputs)
 
 
 def wide_slots(schema: Schema) -> tuple[Slot, ...]:
@@ -128,11 +145,11 @@ class WideRows(StageModule):
     first: Tensor  # (K, 1): where each slot begins
     rows: Tensor  # (K, 1): rows of each slot
 
-    def __init__(self, layout: Layout, count: int) -> None:
+    def __init__(self, layout: Layout, count: int, margins: Sequence[Margin]) -> None:
         super().__init__()
         schema = layout.schema
-        self.layout, self.folds = layout, count
-        self.heads = tuple(task.name for task in margin_tasks(schema))
+        self.layout, self.folds, self.margins = layout, count, tuple(margins)
+        self.heads = tuple(dict.fromkeys(each.task.name for each in margins))
         self.slots = wide_slots(schema)
         rows = np.array([layout.vocab.rows[slot.table] for slot in self.slots], dtype=np.int64)
         self.first_rows = np.cumsum([0, *rows.tolist()], dtype=np.int64)
@@ -143,7 +160,7 @@ class WideRows(StageModule):
             [layout.offsets[self.fields], layout.bag_offsets[self.bags]]
         ).astype(np.int64)
         self.shifts = self.first_rows[:-1] - in_packs
-        total, heads = int(self.own_rows[-1]), len(self.heads)
+        total, outputs = int(self.own_rows[-1]), len(self.margins)
         self.past: Past | None = None  # what is to be learned on from
         self.curved: dict[int, slice] = {}  # rows of `curvature` and `said`, by slot
         end = 0
@@ -152,19 +169,23 @@ class WideRows(StageModule):
                 self.curved[k] = slice(end, end + int(rows[k]))
                 end += int(rows[k])
         for name, each in (
-            ("effect", torch.zeros(total, heads)),
-            ("precision", torch.full((total, heads), FIRST_PRIOR)),
-            ("bias", torch.zeros(heads)),
-            ("bias_curvature", torch.zeros(heads)),
-            ("curvature", torch.zeros(end, heads)),
-            ("said", torch.zeros(end, heads)),
-            ("prior", torch.full((len(self.slots), heads), FIRST_PRIOR)),
+            ("effect", torch.zeros(total, outputs)),
+            ("precision", torch.full((total, outputs), FIRST_PRIOR)),
+            ("bias", torch.zeros(outputs)),
+            ("bias_curvature", torch.zeros(outputs)),
+            ("curvature", torch.zeros(end, outputs)),
+            ("said", torch.zeros(end, outputs)),
+            ("prior", torch.full((len(self.slots), outputs), FIRST_PRIOR)),
         ):
             self.register_buffer(name, each)
         for name, each in (
             ("packed", self.shifts), ("first", self.first_rows[:-1]), ("rows", rows)
         ):  # fmt: skip
             self.register_buffer(name, torch.from_numpy(each)[:, None].clone(), persistent=False)
+
+    @property
+    def outputs(self) -> tuple[tuple[str, int], ...]:
+        return tuple((each.task.name, each.output) for each in self.margins)
 
     @property
     def matrix(self) -> HeldMatrix:
@@ -211,7 +232,7 @@ class WideRows(StageModule):
         Covariances of effects, the uncertainty of the bias and of the priors are not in it.
         """
         batch, total = ids.shape[1], int(self.first_rows[-1])
-        found = torch.zeros(batch, len(self.heads), dtype=torch.float64)
+        found = torch.zeros(batch, len(self.margins), dtype=torch.float64)
         count = len(self.fields)
         for k, own in enumerate(ids[self.fields] + self.packed[:count]):
             found += 1 / self._precision_of(k, own)
@@ -356,9 +377,9 @@ class WideRows(StageModule):
                 for name in ("effect", "precision", "prior")
             )
             names = partial(vocab.codecs[owners[slot.name]].named, slot.name)
-            for t, head in enumerate(self.heads):
+            for t, margin in enumerate(self.margins):
                 each = effect[:, t], precision[:, t], prior[t]
-                found.append(FieldEffects.of(slot.name, head, *each, names=names, most=most))
+                found.append(FieldEffects.of(slot.name, margin.name, *each, names=names, most=most))
         return tuple(found)
 
 
@@ -417,6 +438,12 @@ class WideLearner(StageLearner):
 
     def start(self) -> None:
         begun = perf_counter()
+        for task in self.rows.layout.schema.tasks:
+            if any(task.label_kind.curvatures) and task.name not in self.rows.heads:
+                logger.info(
+                    "wide rows: task %r has none, since its head has %d outputs: "
+                    "[model] wide.outputs says how many may be", task.name, task.label_kind.outputs,
+                )  # fmt: skip
         fit, run, layout = WideFit(self.rows, self.run), self.run, self.rows.layout
         x = torch.empty(run.batch_size, layout.width, device=self.rows.effect.device)
         share = Share.of(run.ranks.rank, run.ranks.count, run.ranks.count)
@@ -430,7 +457,8 @@ class WideLearner(StageLearner):
         self._tables = fit.finish()
         spreads = (1 / self.rows.prior.mean(0).sqrt()).tolist()
         shown = ", ".join(
-            f"{h} {each:.3g}" for h, each in zip(self.rows.heads, spreads, strict=True)
+            f"{margin.name} {each:.3g}"
+            for margin, each in zip(self.rows.margins, spreads, strict=True)
         )
         logger.info(
             "wide rows: %s of %d features fitted in %.1f s; usual deviation of an effect: %s",
@@ -453,7 +481,7 @@ class WideLearner(StageLearner):
         batch, effect, _ = self.rows.batch_of(batch, effect)
         if x.device.type != "cpu":
             return self._step_in_torch(batch, own, effect, x, column)
-        margin = torch.empty(len(batch), len(self.rows.heads))
+        margin = torch.empty(len(batch), len(self.rows.margins))
         some = Bags.of([TensorBag.of(bag) for bag in batch.bags], self.rows.bags)
         with kernels.ONE_AT_A_TIME:
             wide_kernels.read_own(
@@ -469,7 +497,7 @@ class WideLearner(StageLearner):
         """Read the same on any device."""
         assert self._tables is not None
         bias = self._tables.bias
-        rows, device, heads = self.rows, x.device, len(self.rows.heads)
+        rows, device, outputs = self.rows, x.device, len(self.rows.margins)
         fold = torch.from_numpy(own).to(device).long()
         ids = torch.from_numpy(batch.ids).to(device)
         bags = [TensorBag.of(bag, device) for bag in batch.bags]
@@ -479,13 +507,13 @@ class WideLearner(StageLearner):
         for index, shift, pooling in zip(rows.bags, shifts, self._pooled, strict=True):
             moved = bags[index]._replace(ids=bags[index].ids + int(shift))
             each.append(pooled(moved, pooling, effect))
-        columns = fold[:, None] * heads + torch.arange(heads, device=device)
+        columns = fold[:, None] * outputs + torch.arange(outputs, device=device)
         found = [part.gather(1, columns) for part in each]
         margin = bias[columns]
         for part in found:
             margin = margin + part
         if found:
-            x[:, column : column + len(found) * heads] = SCALE * torch.cat(found, dim=1)
+            x[:, column : column + len(found) * outputs] = SCALE * torch.cat(found, dim=1)
         return margin
 
     def end_epoch(self) -> None:

@@ -1,13 +1,12 @@
 """The estimation of wide rows: passes over the training rows before the network's first step.
 
-Letters: B rows, K slots with wide rows, Q tables (the folds, then the full one), T heads, P ≥ Q·T,
-R rows of all slots.
+Letters: B rows, K slots with wide rows, Q tables (the folds, then the full one), T outputs of
+heads, P ≥ Q·T, R rows of all slots.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from itertools import pairwise, starmap
 from math import log
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -22,7 +21,7 @@ from polyrank.data.table import Batch
 from polyrank.nn import kernels, wide_kernels
 from polyrank.nn.embed import POOLINGS, Bags, TensorBag
 from polyrank.nn.held import Found, dealt
-from polyrank.objective.likelihood import numbers_of
+from polyrank.objective.likelihood import named_extras, targets_of
 from polyrank.ranks import ALONE
 from polyrank.schema import Task
 from polyrank.stages.curves import Curves
@@ -39,7 +38,10 @@ LINKS = {
     "logistic": wide_kernels.LOGISTIC,
     "gaussian": wide_kernels.GAUSSIAN,
     "poisson": wide_kernels.POISSON,
+    "softmax": wide_kernels.SOFTMAX,
 }
+MEASURED = (wide_kernels.GAUSSIAN, wide_kernels.POISSON)  # whose φ is measured
+CHUNK_ROWS = 2**18
 LEAST_CURVATURE = 1e-6  # of an id that tells anything
 
 
@@ -50,14 +52,14 @@ class Tables(NamedTuple):
     bias: Tensor  # (Q·T,)
 
 
-def padded(heads: int, tables: int) -> int:
+def padded(outputs: int, tables: int) -> int:
     """Return the weights of a row, filled up to whole vectors."""
-    return -(-heads * tables // 4) * 4
+    return -(-outputs * tables // 4) * 4
 
 
-def columns(heads: int, tables: int, weighted: bool) -> int:
-    """Return how many numbers of an id are kept while it learns."""
-    return 3 * padded(heads, tables) + (3 if weighted else 2) * heads
+def columns(outputs: int, tables: int, spread: bool) -> int:
+    """Return how many numbers of an id are kept while it learns; `spread` as J is."""
+    return 3 * padded(outputs, tables) + (3 if spread else 2) * outputs
 
 
 def slots_of(rows: WideRows) -> np.ndarray:
@@ -99,12 +101,15 @@ class WideFit:
     def __init__(self, rows: WideRows, run: StageRun, total_passes: int = PASSES) -> None:
         self.rows, self.run, self.total_passes = rows, run, total_passes
         schema = run.train.schema
-        self.tables, self.heads = rows.folds + 1, len(rows.heads)
-        self.padded = padded(self.heads, self.tables)
-        tasks = [schema.by_name[name] for name in rows.heads]
-        self.weighted = run.train.weight is not None or run.sampling is not None
+        self.tables, self.outputs = rows.folds + 1, len(rows.margins)
+        self.padded = padded(self.outputs, self.tables)
+        self.tasks = [schema.by_name[name] for name in rows.heads]
+        self.links = np.array([LINKS[m.curvature] for m in rows.margins], dtype=np.int64)
+        # Whether J, the variance of a score, is another number than its H.
+        self.spread = run.train.weight is not None or run.sampling is not None
+        self.spread |= bool((self.links == wide_kernels.SOFTMAX).any())
         device, held = rows.effect.device, rows.layout.held
-        total, width = len(rows.effect), self.tables * self.heads
+        total, width = len(rows.effect), self.tables * self.outputs
         # The processes that hold the rows between them, and add up what they say of all.
         self.holders = ALONE if held.ranks is None else held.ranks
         # Counts are those of id dropout too: row 0 would pay its prior too often otherwise.
@@ -113,52 +118,57 @@ class WideFit:
         self.seen = held.of(self._counted(0.0) > 0)
         labels = [task.name for task in schema.tasks]
         chains = [
-            [labels.index(name) for name in (task.name, *schema.ancestors(task.name))]
-            for task in tasks
+            [labels.index(name) for name in schema.ancestors(each.task.name)]
+            for each in rows.margins
         ]
-        deepest = max(map(len, chains), default=1)
+        deepest = max(map(len, chains), default=0)
         self.chains = np.array(
             [[*chain, *[-1] * (deepest - len(chain))] for chain in chains], dtype=np.int64
-        ).reshape(len(tasks), deepest)
-        self.links = np.array([LINKS[t.label_kind.link or ""] for t in tasks], dtype=np.int64)
+        ).reshape(self.outputs, deepest)
+        self.ends = np.zeros(self.outputs, dtype=np.int64)  # of each softmax, at its first output
+        for t in np.flatnonzero(self.links == wide_kernels.SOFTMAX).tolist():
+            self.ends[t - rows.margins[t].output] = t + 1
         self.sampled = -1 if run.sampling is None else labels.index(run.sampling.task)
         self.curves = Curves(
             [slot.ordered for slot in rows.slots], counts, rows.first_rows, wide_kernels.NOWHERE,
             rows.own_rows,
         )  # fmt: skip
         self.past = rows.past
-        self.numbers = np.array([self._numbers(task) for task in tasks], dtype=np.float32)
-        self.numbers = self.numbers.reshape(len(tasks), 6)
+        numbers = [each for task in self.tasks for each in self._numbers(task)]
+        self.numbers = np.array(numbers, dtype=np.float32).reshape(self.outputs, 5)
         self.slots = rows.numbered
         start = [
-            log(run.rates[name] / (1 - run.rates[name])) if name in run.rates else 0.0
-            for name in rows.heads
+            log(run.rates[task.name] / (1 - run.rates[task.name]))
+            if task.name in run.rates
+            else 0.0
+            for task, _, _ in rows.margins
         ]
         bias = torch.zeros(3, self.padded)  # its value, and the curvature of both passes
         bias[0, :width] = torch.tensor(start).repeat(self.tables)
         self.tensors = {
-            "state": torch.zeros(total, columns(self.heads, self.tables, self.weighted)),
+            "state": torch.zeros(total, columns(self.outputs, self.tables, self.spread)),
             "bias": bias,
-            "prior": torch.full((len(rows.slots), self.heads), FIRST_PRIOR),
+            "prior": torch.full((len(rows.slots), self.outputs), FIRST_PRIOR),
             "centre": torch.zeros(self.curves.rows, width),  # what a prior pulls to, if not to 0
-            "noise": self._first_noise(tasks),  # φ of each head that is no event
-            "residuals": torch.zeros(2, self.heads, dtype=torch.float64),  # Σ v·φ̂, Σ v
+            # φ of each output that is no event.
+            "noise": torch.tensor([run.likelihoods[m.task.name].noise for m in rows.margins]),
+            "residuals": torch.zeros(2, self.outputs, dtype=torch.float64),  # Σ v·φ̂, Σ v
         }
         self.tensors = {name: each.to(device) for name, each in self.tensors.items()}
         self.steps, self.passes = 0, 0
-        none = torch.empty(0, self.heads)
+        none = torch.empty(0, self.outputs)
         self.carried = none if self.past is None else self.past.information.to(device)
         self.pulled = none if self.past is None else self.past.score.to(device)
         if self.past is not None:
             self._start_from(self.past)
         self.mean = torch.zeros(total, width, device=device)
-        self.precisions = torch.zeros(self.curves.rows, self.heads, device=device)  # as `centre`
-        self._scratch = _Scratch(rows, self.padded, self.heads) if device.type == "cpu" else None
+        self.precisions = torch.zeros(self.curves.rows, self.outputs, device=device)  # as `centre`
+        self._scratch = _Scratch(rows, self.padded, self.outputs) if device.type == "cpu" else None
 
     def _start_from(self, past: Past) -> None:
         """Take the posterior of earlier rows as the prior, in all tables: none saw today's rows."""
         state, bias = self.tensors["state"], self.tensors["bias"]
-        width = self.tables * self.heads
+        width = self.tables * self.outputs
         self.tensors["prior"].copy_(past.prior)
         for k, own in enumerate(self._slices()):
             mean = self.pulled[own] / (self.carried[own] + self.tensors["prior"][k])
@@ -169,42 +179,46 @@ class WideFit:
     def _carry(self) -> None:
         """Count what earlier rows told to the curvatures of the pass that begins."""
         assert self.past is not None
-        p, width = self.padded, self.tables * self.heads
+        p, width = self.padded, self.tables * self.outputs
         self.tensors["state"][:, 2 * p : 2 * p + width] = self.carried.repeat(1, self.tables)
         told = self.past.bias_information.to(self.tensors["bias"].device)
         self.tensors["bias"][2, :width] = told.repeat(self.tables)
-
-    def _first_noise(self, tasks: Sequence[Task]) -> Tensor:
-        """Return φ before it is measured: of counts in units of their mean, 1 ÷ the mean."""
-        found = torch.ones(len(tasks))
-        for t in np.flatnonzero(self.links == wide_kernels.POISSON).tolist():
-            found[t] = 1 / self.run.likelihoods[tasks[t].name].unit
-        return found
 
     def _counted(self, unseen_rate: float) -> np.ndarray:
         """Return how often a pass looks up each row: float64 (R,)."""
         found = look_ups(self.run.train, self.rows.layout.vocab.rows, unseen_rate)
         return np.concatenate([np.empty(0), *(found[slot.name] for slot in self.rows.slots)])
 
-    def _numbers(self, task: Task) -> tuple[float, ...]:
-        """What the kernel needs of a head: see `polyrank.nn.wide_kernels.read`."""
+    def _numbers(self, task: Task) -> list[tuple[float, ...]]:
+        """What the kernel needs of a head's outputs: see `polyrank.nn.wide_kernels.read`."""
         run, schema = self.run, self.run.train.schema
         likelihood = run.likelihoods[task.name]
         where = own_population(schema, task)
         weight = run.train.weight
-        offset, outside = 0.0, 1.0
+        sampled, outside = 0.0, 1.0
         if run.sampling is not None:
             weight = run.sampling.term_weight(run.train, where)
             if run.sampling.task == task.name:
-                offset = -log(run.sampling.keep)
+                sampled = -log(run.sampling.keep)
             elif not where.descends_from(run.sampling.task):
                 outside = 1 / run.sampling.keep
-        scale = 1.0
+        known = [at for at, each in enumerate(task.label_kind.curvatures) if each is not None]
+        scales = np.ones(len(known))
         if weight is not None:  # as many rows as the weighted ones are worth
-            own = weight[~np.isnan(term_labels(run.train, where))].astype(np.float64)
-            squares = float(own @ own)
-            scale = float(own.sum()) / squares if squares > 0 else 1.0
-        return likelihood.origin, likelihood.unit, 1.0, scale, offset, outside
+            of_rows = term_labels(run.train, where)
+            sums = np.zeros((2, len(known)))
+            for start in range(0, len(weight), CHUNK_ROWS):
+                part = slice(start, start + CHUNK_ROWS)
+                label = torch.from_numpy(of_rows[part].astype(np.float32))
+                extras = torch.from_numpy(run.train.extras[part])
+                found = likelihood.targets(label, named_extras(schema, extras)).numpy()
+                own, teaches = weight[part].astype(np.float64), ~np.isnan(found)
+                sums += own @ teaches, own**2 @ teaches
+            scales = np.divide(*sums, out=scales, where=sums[1] > 0)
+        return [
+            (1.0, scale, likelihood.offsets[at] + sampled, outside, likelihood.dispersion)
+            for at, scale in zip(known, scales.tolist(), strict=True)
+        ]
 
     def step(self, batch: Batch, x: Tensor, column: int) -> Tensor:
         """Learn from a batch; return what its rows' own folds said before.
@@ -218,13 +232,12 @@ class WideFit:
             x: (B, W) → margins (B, T)
         """
         schema, likelihoods = self.run.train.schema, self.run.likelihoods
-        labels = numbers_of(schema, likelihoods, batch.labels, batch.extras)
-        batch = batch if labels is batch.labels else replace(batch, labels=labels)
+        targets = targets_of(schema, self.tasks, likelihoods, batch.labels, batch.extras)
         assert batch.rows is not None
         own = folds(parted(batch.rows, batch.requests), self.rows.folds, self.run.seed)
         first, decay = self._pace()
         step = self._step if self._scratch is not None else self._step_in_torch
-        margin = step(batch, own, x, column, first, decay)
+        margin = step(batch, targets, own, x, column, first, decay)
         self.steps += 1
         return margin
 
@@ -236,11 +249,12 @@ class WideFit:
         return False, 1 - (self.steps - done) / (done * (self.total_passes - 1))
 
     def _step(
-        self, batch: Batch, own: np.ndarray, x: Tensor, column: int, first: bool, decay: float
-    ) -> Tensor:
+        self, batch: Batch, targets: np.ndarray, own: np.ndarray, x: Tensor, column: int,
+        first: bool, decay: float,
+    ) -> Tensor:  # fmt: skip
         scratch = self._scratch
         assert scratch is not None
-        size, width = len(batch), self.tables * self.heads
+        size, width = len(batch), self.tables * self.outputs
         whole = self.tensors["state"]
         batch, read, numbered = self.rows.batch_of(batch, whole[:, :width])
         if numbered is None:
@@ -249,25 +263,25 @@ class WideFit:
         ids = np.ascontiguousarray(batch.ids)
         weight = _NO_WEIGHT if batch.weight is None else batch.weight
         found = scratch.of(size, some)
-        margin = torch.empty(size, self.heads)
+        margin = torch.empty(size, self.outputs)
         state, bias = whole.numpy(), self.tensors["bias"].numpy()
         numbers = self.numbers.copy()
-        numbers[:, 2] = 1 / self.tensors["noise"].numpy()
+        numbers[:, 0] = 1 / self.tensors["noise"].numpy()
         with kernels.ONE_AT_A_TIME:
             wide_kernels.read(
                 ids, some.ids, some.starts, some.weights, self.slots, read.numpy(), bias[0, :width],
-                self.tables, batch.labels, weight, own, self.chains, self.links, numbers,
-                self.sampled, x.detach().numpy(), column, np.float32(SCALE), margin.numpy(),
-                *found.of_rows, torch.get_num_threads(),
+                self.tables, batch.labels, targets, weight, own, self.chains, self.links,
+                self.ends, numbers, self.sampled, x.detach().numpy(), column, np.float32(SCALE),
+                margin.numpy(), *found.of_rows, torch.get_num_threads(),
             )  # fmt: skip
         of_bias = [torch.from_numpy(each.sum(0)) for each in found.of_rows[:3]]
         looked_up = ids, some.ids, some.starts, some.weights, self.slots, scratch.order
-        shape = self.tables, self.heads, self.padded
-        said = own, *found.of_rows
+        shape = self.tables, self.outputs, self.padded
+        said = self.ends, own, *found.of_rows
         step = (
             state, self.count.numpy(), self.tensors["prior"].numpy(),
             self.tensors["centre"].numpy(), self.curves.shift, self.carried.numpy(),
-            self.pulled.numpy(), self.weighted, first,
+            self.pulled.numpy(), self.spread, first,
             np.float32(decay), scratch.slot,
         )  # fmt: skip
         if self.run.ranks.several:
@@ -319,7 +333,7 @@ class WideFit:
         with kernels.ONE_AT_A_TIME:
             wide_kernels.step_rows(
                 rows.numpy(), numbers.numpy(), begins, np.cumsum([0, *counts.sum(0)]),
-                scratch.order, self.tables, self.heads, self.padded, *step, *room,
+                scratch.order, self.tables, self.outputs, self.padded, *step, *room,
             )  # fmt: skip
 
     def _exchanged(
@@ -345,7 +359,7 @@ class WideFit:
         g, h, least = sums
         value, past, now = self.tensors["bias"]
         if self.past is not None and not first:
-            width = self.tables * self.heads
+            width = self.tables * self.outputs
             told, mean = (
                 each.to(value.device).repeat(self.tables)
                 for each in (self.past.bias_information, self.past.bias)
@@ -357,26 +371,27 @@ class WideFit:
         value += decay * g / down
 
     def _measure(self, own: Tensor) -> None:
-        """Add up squared residuals of heads that are no events, of rows' own folds: own (B, 3T).
+        """Add up squared residuals of outputs that are no events, of rows' own folds: own (B, 4T).
 
-        Of a count they are divided by its mean (Pearson), so that φ is what it is spread more than
-        Poisson's, as in a quasi-likelihood (Wedderburn, Biometrika 1974).
+        Of a count they are divided by its variance (Pearson), so that φ is what it is spread more
+        than its likelihood has it, as in a quasi-likelihood (Wedderburn, Biometrika 1974).
         """
-        for t in np.flatnonzero(self.links != wide_kernels.LOGISTIC):
-            teaches = own[:, self.heads + t] > 0
-            steep = own[teaches, self.heads + t].double()  # v·h ÷ φ, with h = 1 or the mean
+        for t in np.flatnonzero(np.isin(self.links, MEASURED)):
+            teaches = own[:, self.outputs + t] > 0
+            steep = own[teaches, self.outputs + t].double()  # v·h ÷ φ, with h = 1 or a count's
             squares = own[teaches, t].double() ** 2 / steep  # v·r² ÷ (h·φ)
-            weight = own[teaches, 2 * self.heads + t].double() / steep  # v
+            weight = own[teaches, 3 * self.outputs + t].double() / steep  # v
             said = torch.stack([self.tensors["noise"][t] * squares.sum(), weight.sum()])
             self.tensors["residuals"][:, t] += said
 
     @torch.no_grad()
     def _step_in_torch(
-        self, batch: Batch, own: np.ndarray, x: Tensor, column: int, first: bool, decay: float
-    ) -> Tensor:
+        self, batch: Batch, targets: np.ndarray, own: np.ndarray, x: Tensor, column: int,
+        first: bool, decay: float,
+    ) -> Tensor:  # fmt: skip
         """Take the same step on any device."""
         device, size = x.device, len(batch)
-        q, t, p = self.tables, self.heads, self.padded
+        q, t, p = self.tables, self.outputs, self.padded
         width, fold = q * t, torch.from_numpy(own).long().to(device)
         state, bias = self.tensors["state"], self.tensors["bias"]
         batch, read, numbered = self.rows.batch_of(batch, state[:, :width])
@@ -390,31 +405,30 @@ class WideFit:
         reads.index_add_(0, ups.batch * len(self.rows.slots) + ups.slot, of_fold)
         x[:, column : column + reads.numel() // size] = SCALE * reads.view(size, -1)
         reach = 1 + torch.zeros(size, device=device).index_add_(0, ups.batch, ups.size)
-        y, v = self._targets(batch, device)
-        numbers = torch.from_numpy(self.numbers).to(device)
+        v = self._taught(batch, targets, device)
+        y = torch.where(v > 0, torch.from_numpy(targets).to(device), 0.0)
         z = z.view(size, q, t)
-        links = torch.from_numpy(self.links).to(device)
-        event, counted = links == wide_kernels.LOGISTIC, links == wide_kernels.POISSON
         at = torch.arange(size, device=device), fold
         margin = z[at].clone()
-        mean = torch.where(event, torch.sigmoid(z + numbers[:, 4]), z)
-        mean = torch.where(counted, z.clamp(max=float(wide_kernels.WIDEST)).exp(), mean)
-        noise = torch.where(event, 1.0, self.tensors["noise"])
-        curve = torch.where(event, mean * (1 - mean), torch.where(counted, mean, 1.0)) / noise
+        mean, curve, noise = self._expected(z)
         rest = (y[:, None] - mean) / noise
         g, h = v[:, None] * rest, v[:, None] * curve
-        mine = torch.cat([g[at], h[at], v * h[at]], dim=1)
+        mine = self._own(v, g[at], h[at], mean[at])
         g[at], h[at] = 0, 0
         g, h = g.view(size, width), h.view(size, width)
         damping = h * reach[:, None]
         one, two = ups.x[:, None], ups.x[:, None] ** 2
-        steep = two * mine[ups.batch, t : 2 * t]
+        score, pull, steep, spread = mine[ups.batch].split(t, dim=1)
         weight_of_fold = read[ups.row].view(-1, q, t)[
             torch.arange(len(ups.row), device=device), fold[ups.batch]
         ]
-        moments = [one * mine[ups.batch, :t] + steep * weight_of_fold, steep]
-        if self.weighted:
-            moments.append(two * mine[ups.batch, 2 * t :])
+        for some in self._softmaxes():  # what all its outputs have in common says nothing
+            each = pull[:, some]
+            of_all = (each * weight_of_fold[:, some]).sum(1, keepdim=True)
+            weight_of_fold[:, some] -= of_all / each.sum(1, keepdim=True).clamp(min=1e-30)
+        moments = [one * score + two * pull * weight_of_fold, two * steep]
+        if self.spread:
+            moments.append(two * spread)
         said = [one * g[ups.batch], two * h[ups.batch], one.abs() * damping[ups.batch]]
         said += [*moments, ups.touches[:, None]]
         touched, sums = _summed(ups.row, torch.cat(said, dim=1))
@@ -449,22 +463,50 @@ class WideFit:
         self._measure(mine)
         return margin
 
-    def _targets(self, batch: Batch, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Return the labels of the heads in their unit, and how much each row teaches: (B, T)."""
+    def _taught(self, batch: Batch, targets: np.ndarray, device: torch.device) -> Tensor:
+        """Return how much each row teaches each output: (B, T)."""
         labels = torch.from_numpy(batch.labels).to(device)
         numbers = torch.from_numpy(self.numbers).to(device)
-        y = labels[:, self.chains[:, 0]]
-        v = (~y.isnan()).float()
+        v = (~torch.from_numpy(targets).to(device).isnan()).float()
         for t, chain in enumerate(self.chains):
-            for ancestor in chain[1:][chain[1:] >= 0]:
+            for ancestor in chain[chain >= 0]:
                 v[:, t] *= labels[:, ancestor] == 1
-        v *= numbers[:, 3]
+        v *= numbers[:, 1]
         if batch.weight is not None:
             v *= torch.from_numpy(batch.weight).to(device)[:, None]
         if self.sampled >= 0:
-            v = torch.where(labels[:, self.sampled, None] == 0, v * numbers[:, 5], v)
-        y = torch.where(v > 0, (y - numbers[:, 0]) / numbers[:, 1], 0.0)
-        return y, v
+            v = torch.where(labels[:, self.sampled, None] == 0, v * numbers[:, 3], v)
+        return v
+
+    def _expected(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what margins (B, Q, T) expect, the curvatures, and what scores are divided by."""
+        numbers = torch.from_numpy(self.numbers).to(z.device)
+        links = torch.from_numpy(self.links).to(z.device)
+        event, counted = links == wide_kernels.LOGISTIC, links == wide_kernels.POISSON
+        z = z + numbers[:, 2]
+        mean = torch.where(event, torch.sigmoid(z), z)
+        mean = torch.where(counted, z.clamp(max=float(wide_kernels.WIDEST)).exp(), mean)
+        for some in self._softmaxes():
+            mean[:, :, some] = torch.softmax(z[:, :, some], dim=2)
+        several = links == wide_kernels.SOFTMAX
+        noise = torch.where(event | several, 1.0, self.tensors["noise"])
+        noise = torch.where(counted, noise * (1 + numbers[:, 4] * mean), noise)
+        curve = torch.where(event, mean * (1 - mean), torch.where(counted | several, mean, 1.0))
+        return mean, curve / noise, noise
+
+    def _own(self, v: Tensor, g: Tensor, h: Tensor, p: Tensor) -> Tensor:
+        """Return what rows say of the prior: see `wide_kernels.read`; (B, T) each → (B, 4T)."""
+        steep, spread = h.clone(), v * h
+        for some in self._softmaxes():
+            each = p[:, some]
+            apart = 1 - 2 * each + each.square().sum(1, keepdim=True)
+            steep[:, some] *= apart.clamp(min=0).sqrt()
+            spread[:, some] *= 1 - each
+        return torch.cat([g, h, steep, spread], dim=1)
+
+    def _softmaxes(self) -> Iterator[slice]:
+        """Return the outputs of each softmax."""
+        return (slice(t, int(self.ends[t])) for t in np.flatnonzero(self.ends).tolist())
 
     def _look_ups(self, batch: Batch, device: torch.device) -> Lookups:
         parts = []
@@ -513,13 +555,14 @@ class WideFit:
         self.run.ranks.total([self.tensors["residuals"]])
         p = self.padded
         state, bias = self.tensors["state"], self.tensors["bias"]
-        width = self.tables * self.heads
+        width = self.tables * self.outputs
         if self.past is None:  # else the variances are those that the posterior had
             self._estimate_priors()
         state[:, p : 2 * p] = state[:, 2 * p : 3 * p]
         state[:, 2 * p :] = 0
         bias[1], bias[2] = bias[2].clone(), 0
         self._settle_curves()
+        self._settle_softmaxes()
         if self.past is None:
             self._centre()
         else:  # what earlier rows told holds the means where they are
@@ -538,7 +581,7 @@ class WideFit:
 
     def finish(self) -> Tables:
         """Bring what serves up to date; return what training reads."""
-        rows, t, p = self.rows, self.heads, self.padded
+        rows, t, p = self.rows, self.outputs, self.padded
         width = self.tables * t
         rows.effect.copy_(self.mean[:, width - t :])
         rows.bias.copy_(self.tensors["bias"][0, width - t : width])
@@ -554,7 +597,7 @@ class WideFit:
 
     def _settle_curves(self) -> None:
         """Give rows in order their posterior, which steps by single rows would reach slowly."""
-        state, prior, t = self.tensors["state"], self.tensors["prior"], self.heads
+        state, prior, t = self.tensors["state"], self.tensors["prior"], self.outputs
         curved = slice(self.padded, self.padded + self.tables * t)
         held = self.rows.layout.held
         for k, curve in self.curves.of_slot.items():
@@ -565,18 +608,40 @@ class WideFit:
                 each.cpu().numpy().astype(np.float64) for each in self._of_slot(k, *parts)
             )
             h[h <= LEAST_CURVATURE] = 0
-            for head in range(t):
-                mine = slice(head, None, t)
-                level = float(prior[k, head])
+            for output in range(t):
+                mine = slice(output, None, t)
+                level = float(prior[k, output])
                 found = curve.settled(effect[:, mine], old[:, mine], h[:, mine], level)
                 effect[:, mine], old[:, mine] = found.effect, found.centre
-                prior[k, head] = found.level
+                prior[k, output] = found.level
                 precision = torch.from_numpy(found.precision[here])
-                self.precisions[self._centred(k), head] = precision.float()
-                self.rows.curvature[self.rows.curved[k], head] = torch.from_numpy(h[:, -t + head])
-                self.rows.said[self.rows.curved[k], head] = torch.from_numpy(found.said)
+                self.precisions[self._centred(k), output] = precision.float()
+                self.rows.curvature[self.rows.curved[k], output] = torch.from_numpy(
+                    h[:, -t + output]
+                )
+                self.rows.said[self.rows.curved[k], output] = torch.from_numpy(found.said)
             state[own, : self.tables * t] = torch.from_numpy(effect[here]).float()
             centre.copy_(torch.from_numpy(old[here]))
+
+    def _settle_softmaxes(self) -> None:
+        """Move what the effects of an id on all outputs of a softmax have in common to its optimum.
+
+        It changes no probability, so that only the prior and earlier rows tell it, and steps by
+        single outputs would reach it slowly.
+        """
+        width, prior = self.tables * self.outputs, self.tensors["prior"]
+        for some in self._softmaxes():
+            for k, own in enumerate(self._slices()):
+                if k in self.curves.of_slot:  # whose prior has no such direction of one row
+                    continue
+                whole = self.tensors["state"][own, :width]
+                effects = whole.unflatten(1, (self.tables, self.outputs))[:, :, some]
+                precision, score = prior[k, some], torch.zeros((), device=prior.device)
+                if self.past is not None:
+                    precision = precision + self.carried[own, None, some]
+                    score = self.pulled[own, None, some]
+                off = (precision * effects - score).sum(2) / precision.sum(-1)
+                effects -= off[:, :, None]
 
     def _of_slot(self, k: int, *own: Tensor) -> list[Tensor]:
         """Return what all processes have of the rows of a slot, given what this one has."""
@@ -601,7 +666,7 @@ class WideFit:
 
     def _centres(self, rows: Tensor, slot: Tensor) -> Tensor:
         """Return what the prior pulls rows of the state to, given their slots: (n, Q·T)."""
-        found = torch.zeros(len(rows), self.tables * self.heads, device=rows.device)
+        found = torch.zeros(len(rows), self.tables * self.outputs, device=rows.device)
         shift = torch.from_numpy(self.curves.shift).to(rows.device)[slot]
         here = shift != wide_kernels.NOWHERE
         found[here] = self.tensors["centre"][rows[here] + shift[here]]
@@ -614,7 +679,7 @@ class WideFit:
         are 0; steps along this direction, which the prior alone tells from others, are slow, and an
         id that was never seen would get the base rate of none.
         """
-        width = self.tables * self.heads
+        width = self.tables * self.outputs
         state, bias = self.tensors["state"], self.tensors["bias"]
         fields = list(self._slices())[: len(self.rows.fields)]
         known = [state[own, self.padded : self.padded + width] > 0 for own in fields]
@@ -630,25 +695,25 @@ class WideFit:
 
     def _estimate_priors(self) -> None:
         """Set each field's prior from what its ids said in this pass."""
-        t, start = self.heads, 3 * self.padded
+        t, start = self.outputs, 3 * self.padded
         found = self.tensors["state"][:, start:].cpu().numpy()
         prior = self.tensors["prior"].cpu().numpy()
         slots = [k for k in range(len(self.rows.slots)) if k not in self.curves.of_slot]
         told: list[list[Moments]] = []
-        for head in range(t):
+        for output in range(t):
             fields = []
             for own in map(self._rows_of, slots):
-                tells = (found[own, t + head] > LEAST_CURVATURE) & self.seen[own]
-                score, curvature = found[own, head][tells], found[own, t + head][tells]
-                spread = found[own, 2 * t + head][tells] if self.weighted else curvature
+                tells = (found[own, t + output] > LEAST_CURVATURE) & self.seen[own]
+                score, curvature = found[own, output][tells], found[own, t + output][tells]
+                spread = found[own, 2 * t + output][tells] if self.spread else curvature
                 fields.append(Moments(score, curvature, spread))
             told.append(fields)
         # A logit and a label's deviation are no common measure.
         for link in set(self.links.tolist()):
-            heads = np.flatnonzero(self.links == link)
-            at = np.ix_(np.array(slots, dtype=np.int64), heads)
+            outputs = np.flatnonzero(self.links == link)
+            at = np.ix_(np.array(slots, dtype=np.int64), outputs)
             before = 1 / prior[at].astype(np.float64)
-            found_of = variances([told[head] for head in heads], before, self.holders)
+            found_of = variances([told[each] for each in outputs], before, self.holders)
             prior[at] = 1 / found_of
         self.tensors["prior"].copy_(torch.from_numpy(prior))
 
@@ -667,15 +732,15 @@ def _summed(rows: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class _Work(NamedTuple):
-    of_rows: tuple[np.ndarray, ...]  # gradient, curvature, damping (B, P) and own (B, 3T)
+    of_rows: tuple[np.ndarray, ...]  # gradient, curvature, damping (B, P) and own (B, 4T)
     of_threads: tuple[np.ndarray, ...]  # slot's touched, sums, merged
 
 
 class _Scratch:
     """What the kernels need beside their arguments, kept from step to step."""
 
-    def __init__(self, rows: WideRows, padded: int, heads: int) -> None:
-        self.padded, self.heads = padded, heads
+    def __init__(self, rows: WideRows, padded: int, outputs: int) -> None:
+        self.padded, self.outputs = padded, outputs
         self.order = slots_by_thread(len(rows.slots), torch.get_num_threads())
         self.slot = np.full(len(rows.effect), -1, dtype=np.int32)
         self._rows: tuple[np.ndarray, ...] = ()
@@ -692,7 +757,7 @@ class _Scratch:
     def of_lines(self, most: int) -> tuple[np.ndarray, ...]:
         """Return `touched`, `sums` and `merged` with room for so many lines, of all slots."""
         if not self._lines or len(self._lines[0]) < most:
-            numbers = 3 * self.padded + 3 * self.heads + 2
+            numbers = 3 * self.padded + 3 * self.outputs + 2
             self._lines = (
                 np.empty(most, dtype=np.int32),
                 np.empty((most, numbers), dtype=np.float32),
@@ -702,13 +767,13 @@ class _Scratch:
 
     def of(self, size: int, bags: Bags) -> _Work:
         if not self._rows or len(self._rows[0]) != size:
-            shapes = [(size, self.padded)] * 3 + [(size, 3 * self.heads)]
+            shapes = [(size, self.padded)] * 3 + [(size, 4 * self.outputs)]
             self._rows = tuple(np.zeros(shape, dtype=np.float32) for shape in shapes)
         lengths = bags.starts[:, -1] - bags.starts[:, 0]
         most = max([size, *lengths.tolist()])
         if not self._threads or self._threads[0].shape[1] < most:
             threads = len(self.order)
-            columns = 3 * self.padded + 3 * self.heads + 2
+            columns = 3 * self.padded + 3 * self.outputs + 2
             self._threads = (
                 np.empty((threads, most), dtype=np.int32),
                 np.empty((threads, most, columns), dtype=np.float32),

@@ -34,7 +34,7 @@ from polyrank.train.progress import Progress
 logger = logging.getLogger(__name__)
 
 CHECKPOINT = Path("checkpoint") / "state.safetensors"
-FORMAT = 3  # of a checkpoint
+FORMAT = 4  # of a checkpoint
 
 
 @dataclass(frozen=True)

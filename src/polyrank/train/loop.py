@@ -36,7 +36,7 @@ from polyrank.metrics.scorecard import scorecard
 from polyrank.models.expert_use import ExpertUse, experts_of
 from polyrank.models.outputs import Tensors, logits_of, margins_of, outputs
 from polyrank.models.ranker import Ranker
-from polyrank.objective.likelihood import named_extras
+from polyrank.objective.likelihood import by_columns, named_extras
 from polyrank.objective.losses import Supervision
 from polyrank.ranks import ALONE, Ranks
 from polyrank.stages.first import FirstStagesLearner
@@ -229,7 +229,7 @@ class Trainer:
         found = {}
 
         def mixed(name: str, share: float) -> Tensor:
-            return self._margins[name] + share * (logits[name] - self._margins[name])
+            return _mixed(self._margins[name], logits[name], share)
 
         for share in SHARES:
             some = {name: mixed(name, share) for name in logits if name in self._margins}
@@ -252,12 +252,16 @@ class Trainer:
         assert self.first is not None
         losses = {}
         for name, learner in self.first.learners.items():
-            heads = self.first.stages.stage[name].heads
-            margins = learner.alone(valid)
+            stage = self.first.stages.stage[name]
+            heads = stage.heads
             logits = {
                 head.name: torch.zeros(len(valid), head.outputs).squeeze(1)
                 for head in self.supervision.schema.heads
-            } | dict(zip(heads, margins.unbind(1), strict=True))
+            }
+            for (head, output), each in zip(
+                stage.outputs, learner.alone(valid).unbind(1), strict=True
+            ):
+                by_columns(logits[head])[:, output] = each
             found = self.supervision.own_losses(logits, *_labels(valid))
             losses[name] = {head: found[head] for head in heads if head in found}
             shown = ", ".join(f"{head} {loss:.4f}" for head, loss in losses[name].items())
@@ -661,6 +665,11 @@ def _untold(valid: Table) -> set[str]:
         if min(of_each) < TELLING_ROWS:
             few.add(term.population.task)
     return few
+
+
+def _mixed(margin: Tensor, logits: Tensor, share: float) -> Tensor:
+    """Return logits with a share of what they have beside the margin, where there is one."""
+    return torch.where(margin.isnan(), logits, margin + share * (logits - margin))
 
 
 def _labels(table: Table) -> tuple[Tensor, Tensor | None, Tensor]:

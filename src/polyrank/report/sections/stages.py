@@ -26,9 +26,11 @@ from polyrank.report.evidence import Evidence
 from polyrank.report.first_stages import MOST_EFFECTS, QUANTILES, FirstStagesUse
 from polyrank.report.sections.scores import number
 from polyrank.stages.effects import DECILES, FieldEffects, IdEffect
+from polyrank.stages.stage import margin_name
 from polyrank.terms import own_population
 
 MOST_FIELDS = 15  # of a chart of bars
+MOST_OUTPUTS = 4  # of a head that are shown one by one
 MOST_LINES = 8  # of a chart of lines
 CURVE_POINTS = 25
 LONGEST = 60  # letters of an id
@@ -38,27 +40,27 @@ LONGEST = 60  # letters of an id
 class _Scale:
     """The unit in which a head's effects are read."""
 
-    label: str | None  # None where effects multiply: of an event, and of a count
+    label: str | None  # None where effects multiply: odds, and means
     unit: float = 1.0
-    counted: bool = False
+    of_means: bool = False
 
     @property
     def deviations(self) -> str:
         if self.label is not None:
             return f"deviation, units of {self.label}"
-        return "deviation of the log of the mean" if self.counted else "deviation, logits"
+        return "deviation of the log of the mean" if self.of_means else "deviation, logits"
 
     @property
     def effects(self) -> str:
         if self.label is not None:
             return f"effect, units of {self.label}"
-        return "ratio of means" if self.counted else "odds ratio"
+        return "ratio of means" if self.of_means else "odds ratio"
 
     def shown(self, effect: float) -> str:
         """Return an effect as a person reads it."""
         if self.label is not None:
             return number(effect * self.unit)
-        return f"{exp(effect):.3g}".removeprefix("0").replace("-", "−")
+        return f"{exp(effect * self.unit):.3g}".removeprefix("0").replace("-", "−")
 
 
 def first_stages(evidence: Evidence) -> Section | None:
@@ -66,11 +68,17 @@ def first_stages(evidence: Evidence) -> Section | None:
     use = evidence.first
     if use is None:
         return None
-    names = {
-        task.name: own_population(evidence.schema, task).predicted
-        for task in evidence.schema.tasks
-        if task.name in use.heads
-    }
+    names, colours, hues = {}, {}, charts.hues(evidence.schema)
+    detailed: list[str] = []
+    for task in evidence.schema.tasks:
+        outputs = range(task.label_kind.outputs)
+        own = [at for at in outputs if margin_name(task, at) in use.heads]
+        predicted = own_population(evidence.schema, task).predicted
+        for at in own:
+            name = margin_name(task, at)
+            names[name] = f"{predicted} {task.label_kind.question(at)}".strip()
+            colours[name] = hues[task.name]
+        detailed += [margin_name(task, at) for at in own[:MOST_OUTPUTS]]
     text = (
         "First stages are fitted out of fold, before or beside the network. The margin of one is "
         "added to what the network gives for a head; the network reads the others too."
@@ -82,9 +90,12 @@ def first_stages(evidence: Evidence) -> Section | None:
         blocks.append(_changes(use, names))
     if use.effects:
         blocks.append(Paragraph(_reading(use)))
-    colours = charts.hues(evidence.schema)
-    for head, name in names.items():
-        blocks += _head(use, head, name, colours[head])
+    for head in detailed:
+        blocks += _head(use, head, names[head], colours[head])
+    if len(detailed) < len(names):
+        left = len(names) - len(detailed)
+        text = f"Of a head with many outputs, those after the first {MOST_OUTPUTS} have no charts: "
+        blocks.append(Paragraph(f"{text}{left:,} here."))
     return Section("First stages", tuple(blocks))
 
 
@@ -158,7 +169,8 @@ def _reading(use: FirstStagesUse) -> str:
 
 def _head(use: FirstStagesUse, head: str, name: str, hue: str) -> Iterator[Block]:
     label = head if head in use.units else None
-    scale = _Scale(label, use.units.get(head, 1.0), head in use.counts)
+    unit = use.units.get(head, use.ratios.get(head, 1.0))
+    scale = _Scale(label, unit, head in use.ratios)
     fields = [each for each in use.effects if each.head == head and each.ids]
     fields.sort(key=lambda each: -each.deviation)
     if fields:
