@@ -25,6 +25,7 @@ from polyrank.metrics.registry import direction
 from polyrank.metrics.scorecard import Scorecard
 from polyrank.models.model import Model
 from polyrank.monitor.bounds import Bounds
+from polyrank.paths import absolute
 from polyrank.schema import Feature, Keys, Schema, Task
 from polyrank.terms import populations
 from polyrank.train.fit import config_tables, train_model
@@ -137,13 +138,13 @@ class Data:
     def absolute(self, folder: Path) -> Data:
         """Return the same with absolute paths; relative ones are in `folder`."""
         paths = {
-            name: str((folder / path).absolute())
+            name: absolute(path, folder)
             for name in (*SPLITS, "source")
             if (path := getattr(self, name)) is not None
         }
         shared = self.shared
         if shared is not None:
-            shared = replace(shared, file=str((folder / shared.file).absolute()))
+            shared = replace(shared, file=absolute(shared.file, folder))
         return replace(self, **paths, shared=shared)
 
     def sources(self, schema: Schema, seed: int) -> Sources:

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
+from polyrank.paths import local
+
 
 @contextmanager
 def replacing(path: Path) -> Generator[Path]:
@@ -17,7 +19,7 @@ def replacing(path: Path) -> Generator[Path]:
     A reader sees the old file or the new one, never half of one. After an exception the old one
     is left, and nothing else.
     """
-    temporary = _beside(path)
+    temporary = _beside(local(path, "the file"))
     try:
         yield temporary
         temporary.replace(path)
@@ -31,7 +33,7 @@ def replacing_folder(path: Path) -> Generator[Path]:
 
     No system exchanges two folders in one step: for a moment between two renames there is none.
     """
-    temporary, old = _beside(path), _beside(path)
+    temporary, old = _beside(local(path, "the folder")), _beside(path)
     try:
         temporary.mkdir(parents=True)
         yield temporary

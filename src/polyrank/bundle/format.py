@@ -35,6 +35,7 @@ from polyrank.errors import BundleError
 from polyrank.features import hashing
 from polyrank.features.vocabulary import Vocabulary
 from polyrank.files import locked, replacing, replacing_folder, writing
+from polyrank.paths import local
 from polyrank.schema import Schema
 
 FORMAT = 6
@@ -72,6 +73,7 @@ class Parts:
 
 def write(path: Path, parts: Parts) -> None:
     """Write a bundle into a temporary folder beside `path`, then rename it."""
+    path = local(path, "the bundle")
     if path.exists() and not (path / MANIFEST).is_file():
         raise BundleError(f"{path} exists and is not a bundle: it is left as it is; choose another")
     failures = (SafetensorError, pl.exceptions.PolarsError)
@@ -256,6 +258,7 @@ def undisturbed(path: Path, load: Callable[[], Found]) -> Found:
 
 def find(path: Path) -> Path:
     """Return the bundle's folder of a run folder or a bundle folder."""
+    path = local(path, "the run or bundle", read=True)
     for candidate in (path, path / "bundle"):
         if (candidate / MANIFEST).is_file():
             return candidate

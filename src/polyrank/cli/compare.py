@@ -33,6 +33,7 @@ def compare(
     from polyrank.bundle.model import load
     from polyrank.cli.show import print_json
     from polyrank.errors import ConfigError
+    from polyrank.paths import local
     from polyrank.report import need_extra, write_comparison
     from polyrank.report.compare import ComparedRun
     from polyrank.report.compare import compare as compared
@@ -43,6 +44,7 @@ def compare(
         raise ConfigError(f"compare needs at least two runs, got {len(paths)}")
     if out is not None:
         need_extra()
+        local(out, "the page")
     of = {path: folder for folder, inside in folders.items() for path in inside if path != folder}
     bundles = {path: load(path) for path in paths}
     split, sources = _own_rows(bundles) if data is None else ("given", dict.fromkeys(bundles, data))

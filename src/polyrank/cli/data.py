@@ -10,6 +10,7 @@ from typing import Any
 from cyclopts import App
 
 from polyrank.errors import ConfigError
+from polyrank.paths import local
 
 data = App(name="data", help="List, fetch (get) or generate (make) a data set.")
 
@@ -62,6 +63,9 @@ def get(
     """
     from polyrank.datasets import find
 
+    for path in (from_, raw):
+        if path is not None:
+            local(path, "the data", read=True)
     options: dict[str, Any] = {"source": from_, "education": education or None}
     dataset = find(name)
     if raw is not None:
@@ -149,7 +153,7 @@ def _write(name: str, options: dict[str, Any], out: Path | None, force: bool, js
     from polyrank.datasets import find
     from polyrank.datasets.write import write
 
-    dataset, folder = find(name), out or Path("data") / name
+    dataset, folder = find(name), local(out or Path("data") / name, "the data set")
     frames = dataset.load(**{key: value for key, value in options.items() if value is not None})
     experiment = write(frames, folder, name=name, training=dataset.training, force=force)
     if json:

@@ -32,13 +32,14 @@ def evaluate(
     from polyrank.data.read import column_names
     from polyrank.errors import ConfigError
     from polyrank.metrics.segments import as_text, columns_needed
+    from polyrank.paths import absolute
 
     if score is not None and not by:
         raise ConfigError("--score chooses segments: name their column by --by")
     bundle = load(run)
     # The run's own files keep their names, which say whether their rows were sampled.
     files = bundle.config.get("data", {})
-    own = (name for name in ("valid", "train") if files.get(name) == str(Path(data).absolute()))
+    own = (name for name in ("valid", "train") if files.get(name) == absolute(data))
     split = next(own, "test")
     segments = None
     if by:

@@ -26,19 +26,20 @@ def init(
     from polyrank.data.read import column_names, read
     from polyrank.errors import ConfigError
     from polyrank.files import replacing
+    from polyrank.paths import absolute, local
     from polyrank.proposal.files import sources
     from polyrank.proposal.propose import infer
 
     if not logs:
         raise ConfigError("init needs a log: polyrank init LOG, such as log.csv")
-    if out.exists() and not force:
+    if local(out, "the experiment").exists() and not force:
         raise ConfigError(f"{out} exists: name another file with --out, or replace it with --force")
     paths = sources(logs)
     frames = [read(path) for path in paths.values()]
     common = set.intersection(*(set(column_names(frame)) for frame in frames))
     found = infer(frames[0], labels=label, among=sorted(common))
-    absolute = {split: str(Path(path).absolute()) for split, path in paths.items()}
-    text = found.to_toml(absolute, out.stem)
+    named = {split: absolute(path) for split, path in paths.items()}
+    text = found.to_toml(named, out.stem)
     with replacing(out) as temporary:
         temporary.write_text(text, encoding="utf-8")
     print(f"read:    {found.rows:,} of {found.of:,} rows\n\n{found.schema}\n")

@@ -58,9 +58,12 @@ def write_page(
     from polyrank.bundle.format import MANIFEST, find
     from polyrank.bundle.model import load
     from polyrank.errors import DataError
+    from polyrank.paths import local
     from polyrank.report import gather, need_extra, write
 
     need_extra()
+    if out is not None:
+        local(out, "the page")
     folder = find(run)
     bundle = load(folder)
     trained = datetime.fromtimestamp((folder / MANIFEST).stat().st_mtime).astimezone()

@@ -47,13 +47,14 @@ def train(
     from polyrank.cli.show import print_json, print_profile, show
     from polyrank.config import Experiment
     from polyrank.errors import ConfigError
+    from polyrank.paths import absolute
     from polyrank.ranks import launched, speaks
     from polyrank.train.progress import Profile
 
     if not speaks():  # what it would say, the first process of the run says
         for handler in logging.getLogger().handlers:
             handler.setLevel(logging.ERROR)
-    begun = () if start is None else (f"start.run={json_text(str(start.absolute()))}",)
+    begun = () if start is None else (f"start.run={json_text(absolute(start))}",)
     loaded = Experiment.load(experiment, (*set, *begun))
     folder = out or Path("runs") / loaded.name
     if seeds is not None:

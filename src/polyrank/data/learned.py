@@ -16,6 +16,7 @@ from polyrank.data.read import Joined, collect, column_names, count_rows, files,
 from polyrank.errors import DataError
 from polyrank.features.hashing import stable64
 from polyrank.features.ids import plain_ids
+from polyrank.paths import store_of
 from polyrank.schema import Schema
 
 Moment = int | float | str
@@ -31,7 +32,8 @@ class Learned:
         time: the column of time, if the schema declares one that the rows have.
         first: its least value; a date or a time as its text.
         last: its greatest value.
-        fingerprints: without a time, a SHA-256 of each file, or of the rows of a frame.
+        fingerprints: without a time, a SHA-256 of each file of this machine, or of the rows of
+            anything else.
         retained: share of what earlier rows told that still counted in the run.
     """
 
@@ -61,7 +63,7 @@ def learned_of(source: Any, schema: Schema) -> Learned:
     frame, time = read(rows, schema), schema.keys.time
     if time is not None and time in column_names(frame):
         return _of_times(frame, time)
-    if isinstance(rows, str | Path):
+    if isinstance(rows, str | Path) and store_of(rows) is None:
         found = checksums.of_files(files(str(rows)))
         return Learned(rows=count_rows(frame), fingerprints=found)
     return Learned(rows=count_rows(frame), fingerprints=[fingerprint(frame, schema)])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
@@ -13,6 +13,7 @@ import polars as pl
 
 from polyrank.data.arrays import from_arrays
 from polyrank.errors import DataError, did_you_mean
+from polyrank.paths import STORES, listed, plain, store_of
 from polyrank.schema import Schema
 
 # A path or a glob, a polars or pandas frame, a pyarrow table, a mapping of arrays, or a `Joined`.
@@ -38,6 +39,13 @@ _RENAMED = re.compile(r"(?P<name>.*)_duplicated_\d+")  # as polars names a colum
 _AT_COLUMN = re.compile(r"at column '(?P<column>.*?)'")
 # What polars says, and what a reader can do about it.
 _EXPLAINED = (
+    (r"expanded paths were empty", "no file of the store matches it"),
+    (r"Object at location (?P<object>.*?) not found", "the store has no {object!r}"),
+    (
+        r"(?:object-store error: |error sending request)(?P<what>[^\n]{,300})",
+        "the store does not answer, or refuses: {what}; credentials are read from the environment, "
+        "as docs/scale.md says",
+    ),
     (r"invalid utf-8", "a text is not UTF-8: save the file as UTF-8"),
     (
         r"could not parse `(?P<value>[^\r\n]{,60})[^\r\n]*[\r\n`].*is not properly escaped",
@@ -133,7 +141,8 @@ def read(source: Source, schema: Schema | None = None) -> pl.LazyFrame:
 
     Args:
         source: a path or a glob of `.csv`, `.tsv` (either also as `.gz`) or `.parquet` files
-            (concatenated in sorted order), a polars or pandas frame (the index is dropped), a
+            (concatenated in sorted order), of this machine or of an object store (`s3://`,
+            `gs://`, `abfss://`, `https://`), a polars or pandas frame (the index is dropped), a
             pyarrow table, or a mapping from column to 1-D array, list of lists, or 2-D array whose
             rows are lists; or a `Joined`, which is joined.
         schema: with it the features of numbers, labels and weight of a CSV or TSV file are parsed
@@ -153,7 +162,7 @@ def read(source: Source, schema: Schema | None = None) -> pl.LazyFrame:
     if isinstance(source, Joined):
         return source.lazy(schema)
     if isinstance(source, str | Path):
-        return _scan(str(source), schema)
+        return _scan(plain(source), schema)
     if isinstance(source, Mapping):
         return from_arrays(source).lazy()
     if hasattr(source, "__arrow_c_stream__"):
@@ -199,7 +208,26 @@ def with_lists(rows: Source, schema: Schema, config: Mapping[str, Any]) -> Sourc
 
 
 def files(pattern: str) -> list[str]:
-    """Return the files of a path or a glob in the order in which they are read."""
+    """Return the files of a path or a glob in the order in which they are read.
+
+    A path or a glob of an object store is returned as it is: the store lists its files.
+
+    Raises:
+        DataError: no such file, no such kind of store, or a glob of a web server, which lists none.
+    """
+    scheme, pattern = store_of(pattern), plain(pattern)
+    if scheme is not None:
+        if scheme not in STORES:
+            raise DataError(
+                f"{pattern!r}: rows are not read from {scheme}:// (known: "
+                f"{', '.join(f'{each}://' for each in STORES)}); copy the file to this machine"
+            )
+        if "*" in pattern.partition("?")[0] and not listed(pattern):
+            raise DataError(
+                f"{pattern!r}: a web server does not list its files; name one file, or copy them "
+                "to this machine"
+            )
+        return [pattern]
     # A file may have a bracket in its name, so a path that exists is never taken for a glob.
     paths = [pattern] if Path(pattern).exists() else sorted(glob(pattern, recursive=True))  # noqa: PTH207  an absolute pattern
     if not paths:
@@ -328,7 +356,7 @@ def _scan(pattern: str, schema: Schema | None) -> pl.LazyFrame:
         # Files written on different days may hold narrower numbers or more columns than the first.
         scan = pl.scan_parquet(
             paths,
-            glob=False,
+            glob=_in_store(paths),
             extra_columns="ignore",
             cast_options=pl.ScanCastOptions(integer_cast="upcast", float_cast="upcast"),
         )
@@ -345,24 +373,35 @@ def is_parquet(frame: pl.LazyFrame | pl.DataFrame) -> bool:
     )
 
 
+def _in_store(paths: Sequence[str]) -> bool:
+    """Whether the paths are a glob that an object store resolves."""
+    return any(store_of(path) is not None and listed(path) for path in paths)
+
+
 def _format(path: str) -> tuple[str, str]:
-    if Path(path).is_dir():
+    name = path
+    if store_of(path) is not None:
+        name = path if listed(path) else re.split(r"[?#]", path)[0]  # of a signed address
+        if name.endswith("/"):
+            raise DataError(f"{path!r} is a folder: name its files, such as {path + '*.parquet'!r}")
+    elif Path(path).is_dir():
         raise DataError(f"{path!r} is a folder: name its files, such as {path + '/*.parquet'!r}")
     for suffix, found in _FORMATS.items():
-        if path.lower().endswith(suffix):
+        if name.lower().endswith(suffix):
             return found
     raise DataError(
-        f"{path!r}: unknown extension {Path(path).suffix!r} (known: "
+        f"{path!r}: unknown extension {Path(name).suffix!r} (known: "
         f"{', '.join(map(repr, _FORMATS))})"
     )
 
 
 def _scan_text(paths: list[str], separator: str, schema: Schema | None) -> pl.LazyFrame:
-    options: dict[str, Any] = {"glob": False, "null_values": MISSING, "separator": separator}
+    glob = _in_store(paths)
+    options: dict[str, Any] = {"glob": glob, "null_values": MISSING, "separator": separator}
     scan = pl.scan_csv(paths, infer_schema_length=INFERENCE_ROWS, **options)
     types = dict(scan.collect_schema())
     if any(_RENAMED.fullmatch(name) for name in types):
-        _refuse_duplicates(paths[0], separator)
+        _refuse_duplicates(paths[0], separator, glob)
     numbers: set[str | None] = set()
     ids: set[str | None] = set()
     if schema is not None:
@@ -398,11 +437,11 @@ def _refuse_lists(schema: Schema, columns: Iterable[str]) -> None:
             )
 
 
-def _refuse_duplicates(path: str, separator: str) -> None:
+def _refuse_duplicates(path: str, separator: str, glob: bool) -> None:
     """Refuse a header that has a name twice, of which polars would rename the second in silence."""
-    header = pl.read_csv(
-        path, has_header=False, n_rows=1, infer_schema=False, separator=separator, glob=False
-    )
+    header = pl.scan_csv(
+        path, has_header=False, n_rows=1, infer_schema=False, separator=separator, glob=glob
+    ).collect()
     first: dict[Any, int] = {}
     for place, name in enumerate(header.row(0), start=1):
         if name in first:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from polyrank.data.read import files
 from polyrank.errors import DataError
+from polyrank.paths import store_of
 from polyrank.text import says
 
 _ROLES = {
@@ -30,7 +31,7 @@ def sources(logs: Sequence[str]) -> dict[str, str]:
     patterns = [_in_folder(each) if Path(each).is_dir() else each for each in logs]
     paths = [path for pattern in patterns for path in files(pattern)]
     for path in paths:
-        if not Path(path).stat().st_size:
+        if store_of(path) is None and not Path(path).stat().st_size:
             raise DataError(f"{path!r} is empty: it has not even a header")
     roles: dict[str, str] = {}
     for path in paths:

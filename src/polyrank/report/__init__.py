@@ -23,6 +23,7 @@ from pathlib import Path
 from polyrank.errors import PolyrankError
 from polyrank.files import replacing
 from polyrank.metrics.comparison import Comparison
+from polyrank.paths import local
 from polyrank.report.evidence import Evidence, gather
 from polyrank.report.monitoring import Monitored
 from polyrank.train.replay import Replay
@@ -96,7 +97,7 @@ def write_monitored(found: Monitored, path: str | Path) -> Path:
 
 
 def _put(text: str, path: str | Path) -> Path:
-    path = Path(path)
+    path = local(path, "the page")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:

@@ -35,6 +35,7 @@ from polyrank.data.read import (
 from polyrank.data.shared import Lists, Shared
 from polyrank.errors import DataError
 from polyrank.files import replacing, writing
+from polyrank.paths import local, store_of
 from polyrank.schema import Schema
 from polyrank.serve.engine import Predictions
 from polyrank.serve.parts import Counts, PartsFolder
@@ -95,7 +96,7 @@ def predict_file(predictor: Predictor, source: Any, out: str | Path) -> Counts:
     `Joined` source shares are in memory once, and joined a chunk at a time. The file is
     written beside its place and renamed at the end.
     """
-    out = Path(out)
+    out = local(out, "the file of predictions")
     opened = _WRITERS.get(out.suffix.lower())
     if opened is None:
         raise DataError(
@@ -126,7 +127,7 @@ def predict_parts(
     the finished parts; a run that is interrupted and resumed gives the parts of one that was not
     interrupted, to the byte. `force` removes existing parts.
     """
-    out = Path(out)
+    out = local(out, "the folder of predictions")
     folder = PartsFolder(out, resume=resume, force=force)
     _check_apart(source, out)
     rows = _Rows.of(source, predictor.schema)
@@ -164,7 +165,7 @@ def predict_shard(
     The part is written beside its place and renamed. `resume` keeps a part that is there, `force`
     replaces it; no shard touches another's.
     """
-    out = Path(out)
+    out = local(out, "the folder of predictions")
     folder = ShardsFolder(out, shard, resume=resume, force=force)
     _check_apart(source, out)
     rows = _Rows.of(source, predictor.schema)
@@ -202,6 +203,7 @@ def _head(
 ) -> dict[str, Any]:
     """Return what all parts have in common."""
     paths = _files(source)
+    _refuse_stores(paths)
     try:
         found = checksums.of_files(paths)
     except OSError as error:
@@ -220,13 +222,26 @@ def _shards_head(
     predictor: Predictor, source: str | Joined, columns: pl.Schema, total: int
 ) -> dict[str, Any]:
     """Return what all shards have in common; a checksum would read the whole log for each."""
-    sizes = {path: Path(path).stat().st_size for path in _files(source)}
+    paths = _files(source)
+    _refuse_stores(paths)
+    sizes = {path: Path(path).stat().st_size for path in paths}
     return {
         **predictor.identity,
         "source": [{"file": Path(path).name, "bytes": size} for path, size in sizes.items()],
         "rows": total,
         "columns": {name: str(dtype) for name, dtype in columns.items()},
     }
+
+
+def _refuse_stores(paths: Iterable[str]) -> None:
+    """Refuse rows of which no cheap mark tells whether they are still the same."""
+    for path in paths:
+        if store_of(path) is not None:
+            raise DataError(
+                f"{path}: a folder of parts records by which files it was made, and those of an "
+                "object store would be downloaded for their checksum: copy them to this machine, "
+                "or write one file, such as --out predictions.parquet"
+            )
 
 
 def _files(source: Any) -> list[str]:
@@ -320,6 +335,8 @@ def _write(
 def _check_apart(source: Any, out: Path) -> None:
     """Refuse to write over the source."""
     for path in _files(source):
+        if store_of(path) is not None:
+            continue
         found, place = Path(path).resolve(), out.resolve()
         if found == place:
             raise DataError(f"{out} is also the source, which it would replace: choose another")

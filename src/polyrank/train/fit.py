@@ -36,6 +36,7 @@ from polyrank.metrics.undefined import Undefined
 from polyrank.models.model import Model
 from polyrank.nn import kernels
 from polyrank.objective.losses import Supervision
+from polyrank.paths import absolute
 from polyrank.ranks import joined_ranks, of_host, restarted
 from polyrank.schema import Schema
 from polyrank.terms import own_terms, populations
@@ -170,7 +171,7 @@ def fit(
     sources = Sources(train, valid, test, orphans, cache=cache, sampling=sampling, memory=memory)
     bytes_of(memory)
     paths = {
-        split: str(Path(source).absolute())
+        split: absolute(source)
         for split, source in sources.splits.items()
         if isinstance(source, str | Path)
     }

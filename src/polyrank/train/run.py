@@ -20,6 +20,7 @@ from polyrank.bundle.model import Bundle
 from polyrank.data.memory import AUTO
 from polyrank.errors import ConfigError, TrainingError
 from polyrank.files import locked, replacing, replacing_folder, writing
+from polyrank.paths import local
 from polyrank.train.loop import Position
 from polyrank.train.progress import Progress
 
@@ -36,6 +37,7 @@ def only_writer(path: Path, doing: str) -> Generator[None]:
         ConfigError: another process has it; `doing` says what it does, such as "training in".
         TrainingError: its lock cannot be written.
     """
+    path = local(path, "the run folder")
     with ExitStack() as stack:
         with writing(path, TrainingError):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,7 +55,7 @@ def run_folder(
     path: str | Path, config: Mapping[str, Any], *, resume: bool = False, force: bool = False
 ) -> Generator[RunFolder]:
     """Give a run's folder and keep others out; `resume` continues its run, `force` replaces it."""
-    path = Path(path)
+    path = local(path, "the run folder")
     with only_writer(path, "training in"):
         if resume and force:
             raise ConfigError("resume continues a run and force replaces it: give one of them")

@@ -29,6 +29,7 @@ from polyrank.errors import DataError
 from polyrank.features import hashing
 from polyrank.files import writing
 from polyrank.metrics.fusion import Fusion
+from polyrank.paths import store_of
 from polyrank.schema import Schema
 
 logger = logging.getLogger(__name__)
@@ -36,6 +37,11 @@ logger = logging.getLogger(__name__)
 FINGERPRINT_ROWS = 100_000  # of a split
 FINGERPRINT_LISTS = 1_000  # of those that its rows share
 NOT_CACHED = "the encoded rows are not cached for the next run: %s"
+NOT_HERE = (
+    "rows of an object store are read anew by each run, and must fit in memory once they are "
+    "encoded: their files would be downloaded for the checksums of a cache. Copy them to this "
+    "machine for one, or set cache = false"
+)
 
 
 @dataclass(frozen=True)
@@ -82,7 +88,7 @@ class Sources:
 
     @property
     def paths(self) -> dict[str, list[str]] | None:
-        """The files of each split, or of all together; None where some rows are in memory."""
+        """The files of each split, or of all together; None where some rows are no files here."""
         patterns = {split: [source] for split, source in self.splits.items()}
         for split, (source,) in list(patterns.items()):
             if isinstance(source, Joined):
@@ -91,6 +97,9 @@ class Sources:
             others = [each[1] for each in patterns.values() if len(each) > 1]
             patterns = {"source": [self.origin[0], *others[:1]]}
         if not all(isinstance(each, str | Path) for parts in patterns.values() for each in parts):
+            return None
+        if any(store_of(each) for parts in patterns.values() for each in parts):
+            logger.warning(NOT_HERE)
             return None
         return {
             split: [path for each in parts for path in files(str(each))]

@@ -20,6 +20,7 @@ from polyrank.errors import ConfigError, SchemaError
 from polyrank.layout import Layout
 from polyrank.models.model import Model
 from polyrank.models.ranker import Ranker
+from polyrank.paths import absolute, local
 from polyrank.schema import Schema
 from polyrank.train.checkpoint import finished_state
 from polyrank.train.loop import Trainer
@@ -81,9 +82,9 @@ class Start:
 
     def to_table(self) -> dict[str, Any]:
         """Return the table of a TOML file, with an absolute path."""
-        run = MEMORY if isinstance(self.run, Bundle) else str(Path(self.run).absolute())
         return {
-            "run": run, "encodings": self.encodings, "retain": float(self.retain),
+            "run": MEMORY if isinstance(self.run, Bundle) else absolute(self.run),
+            "encodings": self.encodings, "retain": float(self.retain),
             "rate": self.rate if self.rate == AUTO else float(self.rate),
         }  # fmt: skip
 
@@ -99,7 +100,7 @@ class Start:
             raise ConfigError("start: run is missing: name the run folder to go on from")
         run = table["run"]
         if isinstance(run, str) and run != MEMORY:
-            run = str((folder / run).absolute())
+            run = absolute(run, folder)
         return cls(**{**table, "run": run})
 
     def opened(self) -> Origin:
@@ -110,7 +111,7 @@ class Start:
             raise ConfigError(
                 "start: the run began from a bundle in memory: save it, and name its folder as run"
             )
-        path = Path(self.run)
+        path = local(self.run, "start: the run", read=True)
         return Origin(self, load(path), path if (path / "bundle").is_dir() else None)
 
 
