@@ -56,6 +56,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--again", nargs="+", default=[], help="lines to run anew: code changed")
     parser.add_argument("--kuairand", type=Path, help="the sample's file")
     parser.add_argument("--match-rows", type=int, default=200_000, help="0 leaves the match out")
+    parser.add_argument("--ways", nargs="+", default=["mean", "sum", "last", "target"])
     parser.add_argument("--epochs", type=int, help="instead of the default number, to try it out")
     parser.add_argument("--show", action="store_true", help="print what is there, run nothing")
     parser.add_argument("--out", type=Path, default=RESULTS / "trunks.json")
@@ -192,11 +193,11 @@ def pooled(pooling: str, rows: int, seed: int, epochs: int | None) -> dict[str, 
 
 def matches(args: argparse.Namespace) -> str:
     """Return the table of ways of pooling, seed by seed."""
-    ways = ("mean", "sum", "last", "target")
-    found = {
-        way: [pooled(way, args.match_rows, seed, args.epochs) for seed in range(1, args.seeds + 1)]
-        for way in ways
-    }
+    found: dict[str, list[dict[str, float]]] = {way: [] for way in args.ways}
+    for seed in range(1, args.seeds + 1):
+        for way, runs in found.items():
+            runs.append(pooled(way, args.match_rows, seed, args.epochs))
+            print(f"match, seed {seed}, {way}: soft auc {runs[-1]['auc']:.4f}", flush=True)
     write(args.out.with_stem(f"{args.out.stem}-match"), {**origin(), "runs": found})
     rows = []
     for way, runs in found.items():

@@ -1,5 +1,6 @@
 """`polyrank report`: where the page goes, which rows it shows, what it refuses."""
 
+import os
 import shutil
 
 import polars as pl
@@ -63,6 +64,21 @@ def test_what_the_model_reads_is_inspected_where_asked(trained, command):
     assert "<h2>Dependence on numbers</h2>" in text
     assert command("report", "runs/tiny")[0] == 0
     assert "<h2>Importance of features</h2>" not in page(trained / "report.html")
+
+
+def test_charts_are_written_and_the_page_is_opened(trained, command, monkeypatch):
+    opened = []
+    monkeypatch.setattr("webbrowser.open", lambda address: not opened.append(address))
+    code, out, err = command("report", "runs/tiny", "--charts", "pictures", "--open", "--json")
+    assert (code, err) == (0, "")
+    assert opened == [(trained / "report.html").as_uri()]
+    assert all(map(os.path.isfile, out["charts"]))
+    assert "pictures/ranking-roc.svg" in out["charts"]
+    monkeypatch.setattr("webbrowser.open", lambda _: False)
+    code, out, err = command("report", "runs/tiny", "--charts", "pictures", "--open")
+    assert code == 0
+    assert "files of charts: pictures" in out
+    assert err == "no browser could be opened: open runs/tiny/report.html yourself\n"
 
 
 def test_rows_that_are_gone_are_said_to_be(trained, command):

@@ -19,6 +19,7 @@ from cyclopts.exceptions import CycloptsError
 
 from polyrank import __version__
 from polyrank.errors import LeakageWarning, PolyrankError
+from polyrank.meter import bars
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +67,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")
     tokens = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        with _warnings_as_lines():
+        with _warnings_as_lines(), bars():
             result = app()(tokens, exit_on_error=False, result_action="return_value")
         return result if isinstance(result, int) else 0
     except CycloptsError:

@@ -136,9 +136,17 @@ def make(
 def download_bar(name: str) -> Generator[Any]:
     """Give an observer of (done bytes, all bytes or None) that draws a bar."""
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
 
-    columns = TextColumn("fetching {task.description}"), BarColumn(), DownloadColumn()
+    amounts = DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(compact=True)
+    columns = TextColumn("fetching {task.description}"), BarColumn(20), *amounts
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(name, total=None, visible=False)
 

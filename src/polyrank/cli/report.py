@@ -18,6 +18,8 @@ def report(
     data: str | None = None,
     out: Path | None = None,
     inspect: bool = False,
+    charts: Path | None = None,
+    open: bool = False,
     json: bool = False,
 ) -> None:
     """Write one HTML file that shows what a run is worth; it opens from disk, offline.
@@ -29,23 +31,37 @@ def report(
         out: the file; RUN/report.html by default.
         inspect: also show which features each score needs, and how numbers move predictions; it
             takes a prediction of the rows for each of many permutations and values.
+        charts: a folder; also write each chart of the page into it, as SVG and as PNG.
+        open: show the page in the browser.
         json: print the path and what the page lacks as JSON, and what --inspect found.
     """
     import sys
+    import webbrowser
 
     from polyrank.cli.show import print_json
+    from polyrank.paths import local
+    from polyrank.report import write_charts
 
+    if charts is not None:
+        local(charts, "the folder of charts")
     path, evidence = write_page(run, data, out, inspect=inspect)
+    drawn = [] if charts is None else write_charts(evidence, charts)
+    if open and not webbrowser.open(path.resolve().as_uri()):
+        sys.stderr.write(f"no browser could be opened: open {path} yourself\n")
     if json:
         found: dict[str, Any] = {"missing": evidence.missing, "unaudited": evidence.unaudited}
         if evidence.importance is not None and evidence.dependence is not None:
             found["importance"] = evidence.importance.to_json()
             found["dependence"] = evidence.dependence.to_dicts()
+        if charts is not None:
+            found["charts"] = list(map(str, drawn))
         print_json({"report": str(path), **found})
         return
     if evidence.missing is not None:
         sys.stderr.write(f"without the scored rows: {evidence.missing}\n")
     print(path)
+    if charts is not None:
+        print(f"{len(drawn)} files of charts: {charts}")
 
 
 def write_page(

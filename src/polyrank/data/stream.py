@@ -33,6 +33,7 @@ from polyrank.data.vocab import Before, Vocab, id_owners
 from polyrank.errors import DataError
 from polyrank.features.bags import Bag
 from polyrank.features.vocabulary import counts_of, merged
+from polyrank.meter import metered
 from polyrank.schema import Schema
 
 logger = logging.getLogger(__name__)
@@ -121,7 +122,8 @@ def fitted(frame: Frame, schema: Schema, plan: Plan, before: Before | None = Non
     random = np.random.default_rng(_SEED)
     names = [column for feature in own for column in feature.columns]
     keys = [] if shared is None else [shared.key]
-    for part in collect_chunks(frame, [*names, *keys], plan.chunk_rows):
+    parts = collect_chunks(frame, [*names, *keys], plan.chunk_rows)
+    for part in metered(parts, "fitting vocabularies", total=plan.rows, size=_height):
         drawn = None if share == 1 else np.flatnonzero(random.random(part.height) < share)
         if shared is not None:
             times += shared.times([shared.places(part[shared.key], "train")])
@@ -220,7 +222,8 @@ def encoded_chunks(
         frame, schema, split, labels=True, carried=carried, sharing=sharing, served=served
     )
     read = 0
-    for part in collect_chunks(frame, [*columns.others, *columns.features], plan.chunk_rows):
+    parts = collect_chunks(frame, [*columns.others, *columns.features], plan.chunk_rows)
+    for part in metered(parts, f"encoding {split}", total=plan.rows, size=_height):
         with _rows_from(read):
             kept = part if orphans == "error" else without_orphans(part, schema, orphans)
             read += part.height
@@ -230,6 +233,10 @@ def encoded_chunks(
                 kept, schema, vocab, columns, split=split, numbers=numbers, sharing=sharing
             )
         yield table
+
+
+def _height(part: pl.DataFrame) -> int:
+    return part.height
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from polyrank.features.bags import Bag
 from polyrank.features.dense import float32_of
 from polyrank.features.kind import Encoded, Feature
 from polyrank.layout import Layout
+from polyrank.meter import metered
 from polyrank.schema import Schema
 from polyrank.terms import TRUE, output_columns
 
@@ -664,7 +665,7 @@ def encode_columns(
         column = feature.column(collect(frame, feature.columns))
         return vocab.codecs[feature.name].read(column if kept is None else column.gather(kept))
 
-    inputs = map(encoded, schema.features)
+    inputs = map(encoded, metered(schema.features, f"encoding {split}", unit="features"))
     return Table(
         schema=schema,
         **_inputs(inputs, data.height, schema, vocab, numbers=numbers),

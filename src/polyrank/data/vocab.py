@@ -16,6 +16,7 @@ from polyrank.data.shared import Shared
 from polyrank.errors import DataError
 from polyrank.features import Codec, Feature
 from polyrank.features.vocabulary import Vocabulary, counts_of
+from polyrank.meter import metered
 from polyrank.schema import Schema
 
 
@@ -69,7 +70,7 @@ class Vocab:
             each for each in schema.features if shared is None or each.name not in shared.features
         ]
         frame = by_column(frame, [column for each in own for column in each.columns])
-        for feature in schema.features:
+        for feature in metered(schema.features, "fitting vocabularies", unit="features"):
             if shared is not None and feature.name in shared.features:
                 for table in feature.id_tables:
                     if tables[table] is None:

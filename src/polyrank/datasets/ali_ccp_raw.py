@@ -30,6 +30,7 @@ from polyrank.datasets.world import World
 from polyrank.errors import ConfigError
 from polyrank.features.bags import offsets_of
 from polyrank.files import replacing
+from polyrank.meter import metered
 from polyrank.spec import whole
 
 # Fields with one value, by the file that has them, and those that may have several.
@@ -93,7 +94,9 @@ def ali_ccp_raw(folder: str | Path, *, rows: int = 1_000_000, seed: int = 0) -> 
         ):
             file = opened(f"sample_skeleton_{split}.csv")
             truths = []
-            for part, truth in log.skeleton(count, salt):
+            parts = log.skeleton(count, salt)
+            what = f"writing {split} rows"
+            for part, truth in metered(parts, what, total=count, size=lambda of: of[0].height):
                 labels = part.select(pl.col("click", "buy").cast(pl.Int64))
                 counted["rows"] += part.height
                 counted["clicks"] += int(labels["click"].sum())

@@ -19,6 +19,7 @@ from polyrank.datasets.parts import Log, Part, chosen
 from polyrank.datasets.parts.part import STAGES, Labels
 from polyrank.datasets.world import Draw, Field, Number, Preset, World
 from polyrank.errors import ConfigError, did_you_mean
+from polyrank.meter import metered
 from polyrank.schema import DenseFeature, Keys, Schema, SparseFeature, Task
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def synthetic(
     world, rng = World.seeded(plan, users, items, hidden, seed)
     splits: list[_Split] = []
     requests, time = 0, START_S
-    for count in counts:
+    for count in metered(counts, "drawing impressions", total=rows, size=int):
         splits.append(_drawn(world, count, hidden, rng, requests, time))
         requests, time = int(splits[-1].request[-1]) + 1, int(splits[-1].time[-1])
     log = _joined(world, splits)

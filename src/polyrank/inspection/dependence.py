@@ -18,6 +18,7 @@ from polyrank.data.windows import part
 from polyrank.errors import ConfigError, DataError, did_you_mean
 from polyrank.features import Feature
 from polyrank.inspection.importance import Predict, drawn
+from polyrank.meter import metered
 from polyrank.metrics.predicted import scored_columns
 from polyrank.schema import Schema
 
@@ -130,7 +131,7 @@ def dependence(
     rows = replace(part(table, some), given={})
     weight = None if rows.weight is None else rows.weight.astype(np.float64)
     frames = [pl.DataFrame(schema=COLUMNS)]
-    for name, own in values.items():
+    for name, own in metered(values.items(), "moving numbers", unit="features"):
         grid = grid_of(own, points)
         if not len(grid):
             raise DataError(f"feature {name!r} has no value in these rows: there is no curve of it")

@@ -19,6 +19,7 @@ from polyrank import spec
 from polyrank.data.table import Table
 from polyrank.data.windows import part
 from polyrank.errors import ConfigError, did_you_mean
+from polyrank.meter import metered
 from polyrank.metrics.bootstrap import Z, bootstrap, too_few
 from polyrank.metrics.comparison import student_t
 from polyrank.metrics.inputs import coded, key_codes
@@ -317,7 +318,7 @@ def importance(
     draws = (np.random.default_rng([seed, each]) for each in range(permutations))
     orders = [each.permutation(len(some)) for each in draws]
     drops: list[Drop] = []
-    for name, features in groups.items():
+    for name, features in metered(groups.items(), "permuting features", unit="features"):
         after = [predict(permuted(table, features, order)) for order in orders]
         drops += [each.drop(name, after) for each in measures.values()]
     places = {each.name: place for place, each in enumerate(chosen)}

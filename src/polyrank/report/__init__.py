@@ -21,7 +21,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from polyrank.errors import PolyrankError
-from polyrank.files import replacing
+from polyrank.files import replacing, writing
 from polyrank.metrics.comparison import Comparison
 from polyrank.paths import local
 from polyrank.report.evidence import Evidence, gather
@@ -36,6 +36,7 @@ __all__ = [
     "installed",
     "need_extra",
     "write",
+    "write_charts",
     "write_comparison",
     "write_monitored",
     "write_replay",
@@ -62,6 +63,26 @@ def write(evidence: Evidence, path: str | Path) -> Path:
     from polyrank.report.page import page
 
     return _put(page(evidence, written=datetime.now().astimezone()), path)
+
+
+def write_charts(evidence: Evidence, folder: str | Path) -> list[Path]:
+    """Write each chart of the page into a folder, as SVG and as PNG; return the files.
+
+    They are called by section and title, such as `calibration-click-all.svg`; of charts above each
+    other in one figure, those after the first have a number. The folder keeps what else it holds.
+    """
+    need_extra()
+    from polyrank.report.pictures import pictures
+
+    place = local(folder, "the folder of charts")
+    with writing(f"the charts in {place}", PolyrankError):
+        place.mkdir(parents=True, exist_ok=True)
+        found = []
+        for name, content in pictures(evidence):
+            with replacing(place / name) as temporary:
+                temporary.write_bytes(content)
+            found.append(place / name)
+    return found
 
 
 def write_comparison(found: Comparison, path: str | Path) -> Path:

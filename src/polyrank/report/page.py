@@ -28,9 +28,14 @@ POLICY = (
 
 def page(evidence: Evidence, *, written: datetime) -> str:
     """Return the page as HTML that needs nothing beside it."""
-    sections = [found for section in SECTIONS if (found := section(evidence)) is not None]
+    sections = sections_of(evidence)
     title = f"{evidence.name} · polyrank report"
     return document(title, _headline(evidence), sections, written=written)
+
+
+def sections_of(evidence: Evidence) -> list[Section]:
+    """Return the sections of the page that have something to show, in order."""
+    return [found for section in SECTIONS if (found := section(evidence)) is not None]
 
 
 def document(title: str, headline: str, sections: Sequence[Section], *, written: datetime) -> str:

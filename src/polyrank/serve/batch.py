@@ -29,12 +29,14 @@ from polyrank.data.read import (
     column_names,
     count_rows,
     files,
+    is_parquet,
     known_columns,
     read,
 )
 from polyrank.data.shared import Lists, Shared
 from polyrank.errors import DataError
 from polyrank.files import replacing, writing
+from polyrank.meter import metered, watching
 from polyrank.paths import local, store_of
 from polyrank.schema import Schema
 from polyrank.serve.engine import Predictions
@@ -271,7 +273,13 @@ def _predicted(
     inputs, frame = predictor.schema.inputs, rows.frame
     if start or stop is not None:
         frame = frame.slice(start, None if stop is None else stop - start)
-    chunks = collect_chunks(frame, [*keys, *rows.columns], CHUNK_ROWS)
+    total = None if stop is None else stop - start
+    if total is None and watching() and is_parquet(rows.frame):
+        total = count_rows(rows.frame) - start
+    chunks = metered(
+        collect_chunks(frame, [*keys, *rows.columns], CHUNK_ROWS),
+        "scoring", total=total, size=lambda chunk: chunk.height,
+    )  # fmt: skip
     waiting: deque[Future[tuple[pl.DataFrame, Predictions]]] = deque()
 
     def one(chunk: pl.DataFrame, first: int) -> tuple[pl.DataFrame, Predictions]:

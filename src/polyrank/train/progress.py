@@ -5,8 +5,6 @@ Letters: T terms.
 
 from __future__ import annotations
 
-import logging
-import sys
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +17,7 @@ import torch
 from torch import Tensor
 
 from polyrank.errors import TrainingError
+from polyrank.meter import bar
 from polyrank.terms import NORMALIZED
 
 REMEDY = (
@@ -211,46 +210,32 @@ class Profile:
 
 @contextmanager
 def progress_bar(name: str) -> Generator[Observer]:
-    """Give an observer that prints a line per epoch on stderr, with a bar below on a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
+    """Give an observer that prints a line per epoch on stderr, with a bar below on a terminal.
 
-    stderr = sys.stderr
-    bar = Bar(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f}%"),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        transient=True,
-    )
-    task = bar.add_task(name, total=None, rate="")
+    Before the first step the bar shows how far the rows are encoded.
+    """
+    with bar(name) as shown:
+        last = ""
 
-    def observe(each: Progress) -> None:
-        bar.update(
-            task,
-            description=f"{name} · epoch {each.epoch} of {each.epochs}",
-            total=each.epochs * each.steps,
-            completed=(each.epoch - 1) * each.steps + each.step,
-            rate=f"{each.rows_per_second:,.0f} rows/s",
-        )
-        if each.event == "epoch":
-            bar.console.print(f"{name} {each}", highlight=False, markup=False, soft_wrap=True)
+        def observe(each: Progress) -> None:
+            nonlocal last
+            if each.event == "epoch":
+                last = _first_figure(each)
+            shown.show(
+                f"{name} · epoch {each.epoch} of {each.epochs}",
+                (each.epoch - 1) * each.steps + each.step,
+                each.epochs * each.steps,
+                f"{each.rows_per_second:,.0f} rows/s",
+                last,
+            )
+            if each.event == "epoch":
+                shown.line(f"{name} {each}")
 
-    with bar:
-        # Rich has put a stream in stderr's place; handlers still hold the one beneath the bar.
-        handlers = [
-            each
-            for logger in (logging.getLogger(), logging.getLogger("polyrank"))
-            for each in logger.handlers
-            if isinstance(each, logging.StreamHandler) and each.stream is stderr
-        ]
-        for handler in handlers:
-            handler.setStream(sys.stderr)
-        try:
-            yield observe
-        finally:
-            for handler in handlers:
-                handler.setStream(stderr)
+        yield observe
+
+
+def _first_figure(each: Progress) -> str:
+    """Return the figure of an epoch that is looked at first: of validation rows, if any."""
+    figures = {name: value for name, value in each.valid.items() if not name.endswith(" loss")}
+    figures = figures or each.valid or {f"{name} loss": v for name, v in each.losses.items()}
+    return next((f"{name} {value:.4f}" for name, value in figures.items()), "")

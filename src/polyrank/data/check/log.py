@@ -42,6 +42,7 @@ from polyrank.data.sampling import SPLITS
 from polyrank.data.shared import Shared
 from polyrank.data.table import sample_weights
 from polyrank.errors import DataError, did_you_mean
+from polyrank.meter import metered
 from polyrank.schema import DenseFeature, Feature, Schema, SparseFeature
 
 Frame = pl.LazyFrame | pl.DataFrame
@@ -188,7 +189,7 @@ def _check_features(
         if found is not None:
             add_column(rows, found[1]["train"].exact)
     known, by_task = hidden_labels(train.labels, schema), labels_by_task(schema, train.labels)
-    for feature in features:
+    for feature in metered(features, "auditing the log", unit="features"):
         column = train.read(feature)
         found = _coded(feature, column, splits, findings)
         if found is None:
