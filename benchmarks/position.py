@@ -32,6 +32,7 @@ WAYS: dict[str, list[Any]] = {
     "without": [],
     "read at prediction": [pr.SparseFeature("position")],
     "serving = 1": [pr.SparseFeature("position", serving=1)],
+    "serving = 1, tower = [16]": [pr.SparseFeature("position", serving=1, tower=[16])],
 }
 METRICS = ("AUC with relevance", "error of p_click", "AUC with logged clicks")
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from itertools import accumulate
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -103,6 +103,7 @@ class Layout:
         vocab: rows of each table and columns of each slot of `dense`.
         widths: embedding width of each table.
         reads: columns that each first stage gives to be read; its slice is called `#NAME`.
+        apart: those of them that speak of a feature with a tower of its own: no trunk reads them.
         held: which rows of the packs, and of what first stages have of each id, this process holds.
         sets: of embeddings that each table holds side by side, all of one width.
 
@@ -126,6 +127,7 @@ class Layout:
     reads: Mapping[str, int] = field(default_factory=dict)
     held: Held = WHOLE
     sets: int = 1
+    apart: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for pack in self.packs:
@@ -180,11 +182,23 @@ class Layout:
 
     @property
     def read(self) -> Layout:
-        """Where each slot lies in what the trunk reads, in which an attended list is one vector."""
-        if all(feature.target is None for feature in self.schema.features):
+        """Where each slot lies in what the trunk reads.
+
+        An attended list is one vector there, and what has a tower of its own is left out.
+        """
+        attended = any(feature.target is not None for feature in self.schema.features)
+        if not attended and not self.schema.own_towers:
             return self
-        parts = self.schema, self.vocab, self.widths, self.reads, self.held, self.sets
-        return ReadLayout(*parts)
+        return ReadLayout(*self._parts)
+
+    @property
+    def own_towers(self) -> Mapping[str, tuple[slice, ...]]:
+        """The columns of x, by slot, of each feature that has a tower of its own."""
+        return {
+            feature.name: tuple(self.slices[slot.name] for slot in feature.slots)
+            for feature in self.schema.features
+            if feature.name in self.schema.own_towers
+        }
 
     def of_set(self, number: int) -> list[slice]:
         """Return the columns of x of one set: its part of each embedding, and what is in no table.
@@ -218,6 +232,10 @@ class Layout:
         """Number of columns of x that features fill; what first stages give comes after them."""
         return self.width - sum(self.reads.values())
 
+    @property
+    def _parts(self) -> tuple[Any, ...]:
+        return tuple(getattr(self, each.name) for each in fields(self))
+
     def _first_rows(self, slots: Sequence[Slot]) -> np.ndarray:
         first = {table: row for pack in self.packs for table, row in pack.offsets.items()}
         return np.array([first[slot.table] for slot in slots], dtype=np.int64)
@@ -225,16 +243,21 @@ class Layout:
 
 @dataclass(frozen=True)
 class ReadLayout(Layout):
-    """Where each slot lies behind target attention: the places of a list are one slot."""
+    """Where each slot lies behind target attention, without what has a tower of its own."""
 
     @cached_property
     def slices(self) -> Mapping[str, slice]:
         """Columns of what the trunk reads that hold each slot, by its name."""
-        parts = self.schema, self.vocab, self.widths, self.reads, self.held, self.sets
-        raw = Layout(*parts).slices
-        attended = [each for each in self.schema.features if each.target is not None]
-        places = {slot.name for each in attended for slot in each.slots[1:]}
-        widths = {name: at.stop - at.start for name, at in raw.items() if name not in places}
+        raw = Layout(*self._parts).slices
+        left_out: set[str] = set()
+        for each in self.schema.features:
+            if each.name in self.schema.own_towers:
+                left_out |= {slot.name for slot in each.slots}
+            elif each.target is not None:
+                left_out |= {slot.name for slot in each.slots[1:]}  # the places of a list
+        widths = {name: at.stop - at.start for name, at in raw.items() if name not in left_out}
+        for stage, columns in self.apart.items():
+            widths[f"#{stage}"] -= len(columns)
         ends = accumulate(widths.values())
         return {
             name: slice(end - width, end)

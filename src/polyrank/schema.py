@@ -222,6 +222,11 @@ class Schema(Forest):
         features = (column for each in self.features for column in each.columns)
         return tuple(dict.fromkeys([*features, *self.extras]))
 
+    @cached_property
+    def own_towers(self) -> Mapping[str, tuple[int, ...]]:
+        """The layers of each feature that has a tower of its own, which no trunk reads."""
+        return {each.name: own for each in self.features if (own := each.own_tower) is not None}
+
     @property
     def served(self) -> tuple[Feature, ...]:
         """The features whose value is set at prediction."""

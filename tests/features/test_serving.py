@@ -24,8 +24,10 @@ FEATURES = [
     pr.SparseFeature("position", serving=1),
     pr.DenseFeature("position", serving=1),
     pr.DenseFeature("position", serving="mean"),
+    pr.SparseFeature("position", serving=1, tower=[4]),
+    pr.DenseFeature("position", serving="mean", tower=[]),
 ]
-KINDS = ["sparse", "dense", "mean"]
+KINDS = ["sparse", "dense", "mean", "sparse with a tower", "mean with a tower"]
 
 
 def log() -> dict[str, np.ndarray]:

@@ -50,3 +50,15 @@ def test_what_does_not_fit_is_refused_by_name():
     assert '"forward.weight"' in str(refused.value)
     assert '"Forward.weight"' in str(refused.value)
     assert ":weight" not in str(refused.value)
+
+
+def test_a_name_may_have_dots():
+    names = ["a", "a.b", "a.b.c", "a.weight"]
+    named = nn.Sequential(Named({name: nn.Linear(1, 1) for name in names}))
+    state = {
+        key: torch.full_like(each, at) for at, (key, each) in enumerate(named.state_dict().items())
+    }
+    assert [*state] == [f"0.{name}.{part}" for name in names for part in ("weight", "bias")]
+    named.load_state_dict(state)
+    for key, each in named.state_dict().items():
+        assert torch.equal(each, state[key])

@@ -166,9 +166,11 @@ class Bundle:
         return facts
 
     def _served(self) -> dict[str, str]:
-        """What is set at prediction."""
+        """What is set at prediction, and what the trunk does not read."""
         served = ", ".join(f"{name} = {value}" for name, value in self.vocab.serving.items())
-        return {"set at prediction": served} if served else {}
+        facts = {"set at prediction": served} if served else {}
+        own = ", ".join(f"{name} {[*each]}" for name, each in self.schema.own_towers.items())
+        return facts | ({"tower of its own": own} if own else {})
 
     @overload
     def predict(

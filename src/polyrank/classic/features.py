@@ -143,7 +143,7 @@ def _native(feature: Any) -> Feature:
         raise SchemaError(
             f"features must be SparseFeature, SequenceFeature or DenseFeature, got {feature!r}"
         )
-    for option in ("weights", "max_length", "serving"):
+    for option in ("weights", "max_length", "serving", "tower"):
         if (given := getattr(feature, option, None)) is not None:
             raise SchemaError(
                 f"feature {feature.name!r} has {option} {given!r}, which the classic API does not "
@@ -171,7 +171,7 @@ def _native(feature: Any) -> Feature:
         return native.SequenceFeature(
             **table, pooling=pooling, padding_idx=padding, weights=None, max_length=None
         )
-    return native.SparseFeature(**table, serving=None)
+    return native.SparseFeature(**table, serving=None, tower=None)
 
 
 def _width(feature: IdFeature) -> int | None:
@@ -193,8 +193,9 @@ def _dense(feature: native.DenseFeature) -> Feature:
         )
     _refuse_vector(feature)
     return native.DenseFeature(
-        feature.name, "none", bins=32, embed_dim=None, min_count=20, wide=True, serving=None
-    )
+        feature.name, "none", bins=32, embed_dim=None, min_count=20, wide=True, serving=None,
+        tower=None,
+    )  # fmt: skip
 
 
 def _refuse_vector(feature: native.DenseFeature) -> None:

@@ -15,7 +15,15 @@ import polars as pl
 from polyrank.errors import DataError, SchemaError, did_you_mean
 from polyrank.features.bags import Bag, packed
 from polyrank.features.ids import EXACT
-from polyrank.features.kind import Codec, Encoded, Feature, Slot, Together, check_wide
+from polyrank.features.kind import (
+    Codec,
+    Encoded,
+    Feature,
+    Slot,
+    Together,
+    check_wide,
+    checked_tower,
+)
 from polyrank.features.vocabulary import NoneType, Vocabulary
 from polyrank.spec import number, whole
 
@@ -315,6 +323,9 @@ class DenseFeature(NumberFeature):
             many of a number's values say which user or item a row is of, whose effect is known.
         serving: the number that every row has at prediction, whatever it holds; "mean" is that of
             the training rows, and None reads the column. See docs/position.md.
+        tower: widths of the layers of a small tower of its own, [] for a linear map: the trunk does
+            not read the feature, and what the tower says is added to each head's logit, so that
+            its effect is the same whatever the other features are. None leaves it to the trunk.
 
     Raises:
         SchemaError: an unknown encoding, one that is named twice, or a value of a wrong type or
@@ -339,9 +350,11 @@ class DenseFeature(NumberFeature):
     _: KW_ONLY
     wide: bool = True
     serving: float | Literal["mean"] | None = None
+    tower: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        object.__setattr__(self, "tower", checked_tower(self.name, self.tower))
         check_wide(self.name, self.wide)
         where = f"feature {self.name!r}"
         if self.serving is not None and self.serving != MEAN:

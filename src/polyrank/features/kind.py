@@ -97,6 +97,19 @@ def check_wide(name: str, wide: object) -> None:
         raise SchemaError(f"feature {name!r}: wide must be true or false, got {wide!r}")
 
 
+def checked_tower(name: str, tower: object) -> tuple[int, ...] | None:
+    """Return the layers of a feature's own tower; refuse what is no list of widths."""
+    if tower is None:
+        return None
+    if not isinstance(tower, list | tuple):
+        raise SchemaError(
+            f"feature {name!r}: tower must be a list of layer widths, which may be empty, got "
+            f"{tower!r}"
+        )
+    where = f"feature {name!r}: a layer of its tower"
+    return tuple(whole(where, each, error=SchemaError) for each in tower)
+
+
 class Encoded(NamedTuple):
     """A column as the exported graph takes it, and what is counted of it.
 
@@ -138,7 +151,7 @@ class Feature(ABC):
     numeric: ClassVar[bool] = False
     lists: ClassVar[bool] = False
     expects: ClassVar[str]
-    model_options: ClassVar[tuple[str, ...]] = ("embed_dim", "wide")
+    model_options: ClassVar[tuple[str, ...]] = ("embed_dim", "wide", "tower")
 
     name: str
 
@@ -155,6 +168,11 @@ class Feature(ABC):
     def served(self) -> bool:
         """Whether its value is set at prediction, so that rows need not have it."""
         return getattr(self, "serving", None) is not None
+
+    @property
+    def own_tower(self) -> tuple[int, ...] | None:
+        """The layers of a tower of its own, which alone reads it; None where the trunk does."""
+        return getattr(self, "tower", None)
 
     def column(self, raw: Mapping[str, pl.Series] | pl.DataFrame) -> pl.Series:
         """Return what it reads as one column, by its name, of the raw `columns` of some rows."""

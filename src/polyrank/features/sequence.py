@@ -137,6 +137,11 @@ class SequenceFeature(IdFeature):
                     f"feature {self.name!r}: the query {self.target.query!r} of its pooling is no "
                     f"sparse feature{hint}: declare one, such as the id of the item that is ranked"
                 )
+            if features[self.target.query].own_tower is not None:
+                raise SchemaError(
+                    f"feature {self.name!r}: the query {self.target.query!r} of its pooling has a "
+                    "tower of its own, which alone reads it: leave one of the two out"
+                )
         if self.weights is None:
             return
         for other in features.values():

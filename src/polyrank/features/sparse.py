@@ -19,7 +19,15 @@ import polars as pl
 from polyrank.errors import SchemaError, did_you_mean
 from polyrank.features.bags import Bag, Elements, packed
 from polyrank.features.ids import IdType, as_type, plain_ids, spellings
-from polyrank.features.kind import Codec, Encoded, Feature, Slot, Together, check_wide
+from polyrank.features.kind import (
+    Codec,
+    Encoded,
+    Feature,
+    Slot,
+    Together,
+    check_wide,
+    checked_tower,
+)
 from polyrank.features.vocabulary import NoneType, Vocabulary
 from polyrank.spec import whole
 
@@ -147,6 +155,9 @@ class SparseFeature(IdFeature):
         wide: whether a model with wide rows has some for these ids.
         serving: the id that every row has at prediction, whatever it holds, such as position 1;
             None reads the column. See docs/position.md.
+        tower: widths of the layers of a small tower of its own, [] for a linear map: the trunk does
+            not read the feature, and what the tower says is added to each head's logit, so that
+            its effect is the same whatever the other features are. None leaves it to the trunk.
 
     Raises:
         SchemaError: a value of a wrong type or below 1, or options that exclude each other.
@@ -160,9 +171,11 @@ class SparseFeature(IdFeature):
 
     _: KW_ONLY
     serving: int | str | float | bool | None = None
+    tower: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        object.__setattr__(self, "tower", checked_tower(self.name, self.tower))
         if not isinstance(self.serving, int | str | float | NoneType):
             raise SchemaError(
                 f"feature {self.name!r}: serving must be an id, which is a number, a text or a "

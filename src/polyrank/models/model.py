@@ -184,7 +184,9 @@ class Model:
         sets = self.trunk.sets(schema.tasks) if isinstance(self.trunk, Trunk) else 1
         widths = {table: sets * (owner.width(table) or self.embed_dim) for table, owner in tables}
         reads = {stage.name: stage.reads(schema) for stage in self.first_stages}
-        return Layout(schema, vocab, widths, reads, held, sets)
+        own = schema.own_towers
+        apart = {stage.name: stage.reads_of(schema, own) for stage in self.first_stages if own}
+        return Layout(schema, vocab, widths, reads, held, sets, apart)
 
     def build(self, layout: Layout) -> Ranker:
         """Return the network, with weights drawn from torch's generator."""
@@ -193,10 +195,17 @@ class Model:
         towers = each if isinstance(each, Mapping) else {task.name: each for task in tasks}
         embed = PackedEmbedder(layout) if layout.held.ranks is None else HeldEmbedder(layout)
         own, read = self.interaction, layout.read
+        if not read.width:
+            raise ConfigError(
+                "every feature has a tower of its own, so the trunk has nothing to read: leave "
+                "tower out of one of them"
+            )
         pooling = None if read is layout else TargetPooling(layout)
         interaction = None if own is False else build_interaction(own, read)
         trunk = with_defaults(self.trunk, self.norm, self.dropout).build(read, tasks)
-        head = build_heads(trunk, read, towers, norm=self.norm, dropout=self.dropout)
+        head = build_heads(
+            trunk, read, towers, layout.own_towers, norm=self.norm, dropout=self.dropout
+        )
         dropped = FieldDropout(read, self.field_dropout) if self.field_dropout else None
         first = FirstStages.of(self.first_stages, layout)
         return Ranker(

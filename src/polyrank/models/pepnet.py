@@ -108,6 +108,11 @@ def columns_of(layout: Layout, names: Sequence[str]) -> list[slice]:
             raise ConfigError(
                 f"PEPNet: gates: feature {name!r} has no columns in x for a gate to read"
             )
+        if name in layout.schema.own_towers:
+            raise ConfigError(
+                f"PEPNet: gates: feature {name!r} has a tower of its own, which alone reads it: "
+                "leave one of the two out"
+            )
     # The places of a list that is attended to are one slot of what a trunk reads.
     slots = [slot.name for name in names for slot in features[name].slots]
     return [layout.slices[name] for name in slots if name in layout.slices]

@@ -47,16 +47,53 @@ class Scores:
     penalties: Mapping[str, Tensor]  # named scalars of the trunk
 
 
-class Head(nn.Module):
-    """A task's tower and its last linear layer: (B, H) → (B,) for one output, else (B, outputs)."""
+class OwnTower(nn.Module):
+    """What one feature adds to a head by itself, whatever the others are.
+
+    Without biases, it begins near 0: embeddings begin there. (With an output of 0, they would get
+    no gradient, and the output hardly any.) Its layers are Swish, of which no unit dies.
+
+    Shape:
+        its columns of x (B, C) → (B, outputs)
+
+    Reference:
+        Guo et al., RecSys 2019, "PAL", eq. 4: there log P(seen | position) is added to the log of
+        the probability, which for rare events is nearly the logit.
+    """
 
     def __init__(self, tower: MLP, outputs: int) -> None:
         super().__init__()
         self.tower = tower
-        self.output = nn.Linear(tower.width, outputs)
+        self.output = nn.Linear(tower.width, outputs, bias=False)  # the head has one
+        for layer in tower.linear:
+            assert isinstance(layer, nn.Linear)
+            nn.init.zeros_(layer.bias)
 
-    def forward(self, x: Tensor, first: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
+        return self.output(self.tower(x))
+
+
+class Head(nn.Module):
+    """A task's tower and its last linear layer: (B, H) → (B,) for one output, else (B, outputs).
+
+    What the towers of single features say of `own`, their columns by name, is added.
+    """
+
+    def __init__(
+        self, tower: MLP, outputs: int, own: Mapping[str, OwnTower] = MappingProxyType({})
+    ) -> None:
+        super().__init__()
+        self.tower = tower
+        self.output = nn.Linear(tower.width, outputs)
+        self.own: Named[OwnTower] = Named(own)
+
+    def forward(
+        self, x: Tensor, first: Tensor | None = None,
+        own: Mapping[str, Tensor] = MappingProxyType({}),
+    ) -> Tensor:  # fmt: skip
         logits = self.output(self.tower(x, first))
+        for name, each in self.own.items():
+            logits = logits + each(own[name])
         return logits.squeeze(1) if logits.shape[1] == 1 else logits
 
 
@@ -97,6 +134,7 @@ class Ranker(nn.Module):
         self.trunk = trunk
         self.head: Named[Head] = Named(head)
         self.first = first
+        self._own_columns = layout.own_towers
 
     def told(self, table: Table) -> Table:
         """Return a table with what first stages say of it as a whole: `inputs` needs it."""
@@ -118,8 +156,8 @@ class Ranker(nn.Module):
 
     def forward(self, x: Tensor, margin: Tensor | None = None) -> Scores:
         hidden = self.hidden(x)
-        first = first_layers(self._towers(), hidden)
-        logits = {name: self.head[name](hidden[name], first.get(name)) for name in self.head}
+        first, own = first_layers(self._towers(), hidden), self._own(x)
+        logits = {name: self.head[name](hidden[name], first.get(name), own) for name in self.head}
         if self.first is not None:
             assert margin is not None
             logits = self.first.above(margin, logits, whole=self.training)
@@ -232,6 +270,13 @@ class Ranker(nn.Module):
             x = self.field_dropout(x)
         return x if self.interaction is None else self.interaction(x)
 
+    def _own(self, x: Tensor) -> dict[str, Tensor]:
+        """Return the columns of each feature that has a tower of its own."""
+        return {
+            name: torch.cat([x[:, each] for each in columns], dim=1)
+            for name, columns in self._own_columns.items()
+        }
+
     def _towers(self) -> dict[str, MLP]:
         return {name: head.tower for name, head in self.head.items()}
 
@@ -291,9 +336,13 @@ class Ranker(nn.Module):
 
 
 def build_heads(
-    trunk: nn.Module, layout: Layout, towers: Mapping[str, Sequence[int]], **layers: Any
-) -> dict[str, Head]:
-    """Return the modules of the schema's heads, as wide as what the trunk gives them."""
+    trunk: nn.Module, layout: Layout, towers: Mapping[str, Sequence[int]],
+    own: Mapping[str, Sequence[slice]] = MappingProxyType({}), **layers: Any,
+) -> dict[str, Head]:  # fmt: skip
+    """Return the modules of the schema's heads, as wide as what the trunk gives them.
+
+    `own` has the columns of each feature with a tower of its own.
+    """
     hidden = _outputs(trunk, layout)
 
     def width(head: HeadSpec) -> int:
@@ -308,8 +357,18 @@ def build_heads(
             )
         return found.shape[1]
 
+    def alone(head: HeadSpec, name: str, columns: Sequence[slice]) -> OwnTower:
+        inputs = sum(each.stop - each.start for each in columns)
+        return OwnTower(
+            MLP(inputs, layout.schema.own_towers[name], activation="swish"), head.outputs
+        )
+
     return {
-        head.name: Head(MLP(width(head), towers[head.task], **layers), head.outputs)
+        head.name: Head(
+            MLP(width(head), towers[head.task], **layers),
+            head.outputs,
+            {name: alone(head, name, columns) for name, columns in own.items()},
+        )
         for head in layout.schema.heads
     }
 

@@ -1,8 +1,8 @@
-"""Target attention: the places of a list weighed by what is ranked, behind the cut at x.
+"""What a trunk reads of x: target attention, the places of a list weighed by what is ranked.
 
 A list of at most L ids fills L slots of x, one a place, so that kernels look up and update its rows
 as those of any bag; an empty place is 0. Here the slots become one vector, which is what the trunk
-reads: `Layout.read` says where it lies.
+reads: `Layout.read` says where it lies. What a tower of its own reads is left out.
 
 Letters: B rows, L places, H columns of an embedding, W columns of x, R of what is read.
 """
@@ -10,6 +10,7 @@ Letters: B rows, L places, H columns of an embedding, W columns of x, R of what 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -47,18 +48,32 @@ class TargetAttention(nn.Module):
 
 
 class TargetPooling(nn.Module):
-    """All attended lists of a layout: (B, W) → (B, R); other columns stay as they are."""
+    """All attended lists of a layout: (B, W) → (B, R); other columns stay as they are.
+
+    Those of features with a tower of their own, and of what first stages say of these, leave.
+    """
 
     def __init__(self, layout: Layout) -> None:
         super().__init__()
         attended = {each.name: each for each in layout.schema.features if each.target is not None}
-        places = {slot.name for each in attended.values() for slot in each.slots[1:]}
+        left_out = {slot.name for each in attended.values() for slot in each.slots[1:]}
+        left_out |= {
+            slot.name
+            for each in layout.schema.features
+            if each.name in layout.schema.own_towers
+            for slot in each.slots
+        }
         attention: dict[str, TargetAttention] = {}
         # What is read, in order: the name of a list, or "" for columns as they are.
         self.pieces: list[tuple[str, slice]] = []
         self.query: dict[str, slice] = {}
         for name, own in layout.slices.items():
-            if name in places:
+            if name in left_out:
+                continue
+            if apart := layout.apart.get(name.removeprefix("#")):
+                ends = [own.start - 1, *(own.start + at for at in sorted(apart)), own.stop]
+                kept = (slice(before + 1, end) for before, end in pairwise(ends))
+                self.pieces += [("", each) for each in kept if each.start < each.stop]
                 continue
             feature = attended.get(name)
             if feature is None or feature.target is None:

@@ -57,6 +57,14 @@ class Stage(ABC):
     def reads(self, schema: Schema) -> int:
         """Return how many columns of x it gives."""
 
+    def reads_of(self, schema: Schema, features: Collection[str]) -> Sequence[int]:
+        """Return which of these columns speak of some features alone.
+
+        They are not read where these have towers of their own. A stage whose columns speak of
+        several features at once leaves those out that have one.
+        """
+        return ()
+
     def read_rows(self, schema: Schema) -> ReadRows:
         """Return what a training step reads of ids: no row of its own, where it has none."""
         return ReadRows((), 0)

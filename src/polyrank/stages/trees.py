@@ -393,10 +393,13 @@ def columns_of(schema: Schema, rows: Mapping[str, int], trees: Trees) -> tuple[C
     Raises:
         ConfigError: no feature that trees can read.
     """
-    numbers = [Column(feature=each.name) for each in schema.features if each.numeric]
-    categories, left_out = [], {}
+    numbers, categories, left_out = [], [], {}
     for each in schema.features:
+        if each.name in schema.own_towers:
+            left_out[each.name] = "has a tower of its own"
+            continue
         if each.numeric:
+            numbers.append(Column(feature=each.name))
             continue
         sizes = [rows[slot.table] for slot in each.slots if slot.place == "ids"]
         if each.ragged or len(sizes) != 1:

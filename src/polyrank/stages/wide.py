@@ -106,6 +106,18 @@ class Wide(Stage):
     def reads(self, schema: Schema) -> int:
         return len(wide_slots(schema)) * len(self.margins(schema))
 
+    def reads_of(self, schema: Schema, features: Collection[str]) -> Sequence[int]:
+        own = {
+            slot.name for each in schema.features if each.name in features for slot in each.slots
+        }
+        heads = len(margin_tasks(schema))
+        return [
+            place * heads + head
+            for place, slot in enumerate(wide_slots(schema))
+            if slot.name in own
+            for head in range(heads)
+        ]
+
     def build(self, layout: Layout) -> WideRows:
         return WideRows(layout, self.folds, self.margins(layout.schema))
 

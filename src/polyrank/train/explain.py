@@ -61,6 +61,9 @@ class RunPlan:
         if self.served:
             shown = ", ".join(f"{name} = {value}" for name, value in self.served.items())
             rows += f"\nset at prediction: {shown}"
+        if self.schema.own_towers:
+            shown = ", ".join(f"{n} {[*own]}" for n, own in self.schema.own_towers.items())
+            rows += f"\ntower of its own: {shown}"
         terms = []
         for term in self.schema.objective:
             found = self.statistics[term.name]
@@ -113,6 +116,7 @@ class RunPlan:
             "sampling": spec.to_table(self.sampling),
             "fusion": None if self.fusion is None else self.fusion.to_table(),
             "served": dict(self.served),
+            "own_towers": {name: list(own) for name, own in self.schema.own_towers.items()},
             "steps": self.steps,
             "epochs": self.epochs,
             "parameters": dict(self.parameters),
