@@ -4,7 +4,7 @@
 PYTHON ?= .venv/bin/python
 BIN := $(dir $(PYTHON))
 
-.PHONY: check test numerics page torchless oip ray spark demo bench docs
+.PHONY: check test numerics page torchless oip ray spark typing demo bench docs pictures
 
 check:
 	$(PYTHON) -m ruff check .
@@ -62,6 +62,18 @@ demo:
 
 bench: # needs the extra [bench]; each file is a script that prints its own table
 	@set -e; for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(PYTHON) "$$script"; done
+
+typing: # code that uses polyrank, as mypy and pyright see it, in an environment of their own
+	@set -e; venv=$$(mktemp -d); trap 'rm -rf "$$venv"' EXIT; \
+	  python3 -m venv "$$venv"; \
+	  "$$venv/bin/pip" install --quiet mypy 'pyright[nodejs]' pandas-stubs; \
+	  "$$venv/bin/mypy" --strict --warn-unused-ignores --python-executable $(PYTHON) \
+	    --cache-dir "$$venv/cache" tests/typing/user_code.py; \
+	  echo '{"reportUnnecessaryTypeIgnoreComment": "error"}' >"$$venv/pyrightconfig.json"; \
+	  "$$venv/bin/pyright" --pythonpath $(PYTHON) tests/typing/user_code.py
+
+pictures: # those of the README, from a run made for them; needs chromium and the extra [report]
+	$(PYTHON) docs/pictures.py
 
 docs: # needs the extra [docs]; writes site/
 	$(PYTHON) -m zensical build --strict

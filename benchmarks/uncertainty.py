@@ -3,10 +3,12 @@
 Three logs: in `ids`, drawn here, the effects of users and items add up, as in wide rows, and most
 ids have few rows; in the `synthetic` log `additive`, without a hidden cause, those of fields do; in
 its `latent`, user and item have factors too, which no main effect says. On test rows, the interval
-is logit ± 1.645 · `p_click_sd` (likewise of buy given click), and the truth is the logit of
+is centre ± 1.645 · `p_click_sd` (likewise of buy given click), and the truth is the logit of
 `true_p_click`. Rows are grouped by the fewest training rows that one of their ids has; in a group
-of many rows an id, there are few ids. The centre is the served logit, or that of the wide rows
-alone: the first has what the network adds, of whose uncertainty the deviation knows nothing.
+of many rows an id, there are few ids. The centre is the mean of the true logit, which
+docs/uncertainty.md describes; the served logit, which is that of the mean probability; or the mean
+by the wide rows alone: the first two have what the network adds, of whose uncertainty the deviation
+knows nothing.
 Printed are the coverage, the mean deviation, and the root mean square of the error, which should be
 about the deviation, each as mean ± standard deviation over seeds. Writes results/uncertainty.json.
 
@@ -30,6 +32,7 @@ from parts.seeds import spread
 
 import polyrank as pr
 from polyrank.datasets.synthetic import PRESETS, synthetic
+from polyrank.exploration.posterior import centre
 from polyrank.models.outputs import margins_of
 from polyrank.terms import head_columns
 from polyrank.text import aligned
@@ -99,8 +102,9 @@ def measured(
     for task in bundle.schema.tasks:
         (column,) = head_columns(task)
         p, sd = test[f"true_{column}"].to_numpy(), deviations[f"{column}_sd"].to_numpy()
-        centres = {"served": logits[task.name], "wide rows": margins[task.name].double().numpy()}
-        for centre, logit in centres.items():
+        served, wide = logits[task.name], margins[task.name].double().numpy()
+        centres = {"mean": centre(served, sd), "served": served, "wide rows": centre(wide, sd)}
+        for name_of_centre, logit in centres.items():
             error = logit - np.log(p / (1 - p))
             for name, (low, high) in zip(names(), pairwise(BOUNDS), strict=True):
                 own = (fewest >= low) & (fewest < high)
@@ -110,7 +114,7 @@ def measured(
                         float(sd[own].mean()),
                         float(np.sqrt((error[own] ** 2).mean())),
                     )
-                    yield column, centre, name, dict(zip(METRICS, figures, strict=True))
+                    yield column, name_of_centre, name, dict(zip(METRICS, figures, strict=True))
 
 
 def main() -> None:

@@ -57,7 +57,7 @@ schema = pr.Schema(
         pr.Task("buy", given="cart", space=("all", "click")),
         pr.Task("spend", kind="regression", given="buy"),
     ],
-    keys={"user": "user"},
+    keys=pr.Keys(user="user"),
 )
 print(schema.objective)
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+import polyrank as pr
 from polyrank.cli.app import run
 from polyrank.config import Experiment
 from polyrank.registry import unregister
@@ -30,6 +31,7 @@ TRANSLATED = {
     "docs/zh/debias.md": "docs/debias.md",
     "docs/zh/late_conversions.md": "docs/late_conversions.md",
     "docs/zh/labels.md": "docs/labels.md",
+    "docs/zh/exploration.md": "docs/exploration.md",
     "docs/zh/position.md": "docs/position.md",
     "docs/zh/watch_time.md": "docs/watch_time.md",
     "docs/zh/trunks.md": "docs/trunks.md",
@@ -43,6 +45,10 @@ TRANSLATED = {
     "docs/zh/report.md": "docs/report.md",
     "docs/zh/compare.md": "docs/compare.md",
     "docs/zh/deploy.md": "docs/deploy.md",
+    "docs/zh/recipes.md": "docs/recipes.md",
+    "docs/zh/choosing.md": "docs/choosing.md",
+    "docs/zh/faults.md": "docs/faults.md",
+    "docs/zh/glossary.md": "docs/glossary.md",
 }
 FENCE = re.compile(
     r"(?P<skip><!-- no-run -->\n)?"
@@ -135,6 +141,12 @@ def test_the_navigation_names_every_page():
     listed = re.findall(r"[\w/-]+\.md", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
     pages = [str(path.relative_to(ROOT / "docs")) for path in ROOT.glob("docs/**/*.md")]
     assert sorted(listed) == sorted(pages)
+
+
+def test_the_reference_has_every_public_name_once():
+    pages = [path.read_text(encoding="utf-8") for path in ROOT.glob("docs/reference/*.md")]
+    named = re.findall(r"^::: polyrank\.(\w+)$", "\n".join(pages), re.MULTILINE)
+    assert sorted(named) == sorted(set(pr.__all__) - {"__version__"})
 
 
 def test_the_readme_has_two_set_up_commands():

@@ -50,6 +50,9 @@ from .errors import LeakageWarning as LeakageWarning
 from .errors import PolyrankError as PolyrankError
 from .errors import SchemaError as SchemaError
 from .errors import TrainingError as TrainingError
+from .exploration import UCB as UCB
+from .exploration import Exploration as Exploration
+from .exploration import Thompson as Thompson
 from .features import Feature as Feature
 from .labels import Categorical as Categorical
 from .labels import Count as Count
@@ -62,7 +65,7 @@ from .labels import WatchTime as WatchTime
 from .labels import WeightedLogistic as WeightedLogistic
 from .layout import Layout as Layout
 from .metrics.fusion import Fusion as Fusion
-from .metrics.registry import Metric as Metric
+from .metrics.metric import Metric as Metric
 from .metrics.scorecard import Score as Score
 from .metrics.scorecard import Scorecard as Scorecard
 from .metrics.seeds import SeedScores as SeedScores

@@ -39,6 +39,7 @@ AXES = (
     "ranking",
     "metric",
     "calibration",
+    "exploration",
 )
 T = TypeVar("T")
 

@@ -290,6 +290,35 @@ def head_columns(task: Task) -> tuple[str, ...]:
     return tuple(f"{stem}_given_{task.given}" for stem in stems) if task.given else stems
 
 
+def composed(schema: Forest, heads: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+    """Return the columns of `predict`, of arrays or tensors of any shape: heads, then joints.
+
+    A joint is a product with its parent's joint, so that it never exceeds it.
+
+    Args:
+        schema: the tasks.
+        heads: the values of each task's `head_columns`.
+
+    Example:
+        >>> from polyrank.schema import DenseFeature, Schema, Task
+        >>> schema = Schema([DenseFeature("x")], [Task("click"), Task("buy", given="click")])
+        >>> composed(schema, {"click": [0.5], "buy": [0.25]})
+        {'p_click': 0.5, 'p_buy_given_click': 0.25, 'p_buy': 0.125}
+    """
+    columns: dict[str, dict[str, Any]] = {}
+    joints: dict[str, Any] = {}
+    for task in sorted(schema.tasks, key=lambda each: len(schema.ancestors(each.name))):
+        values = heads[task.name]  # those of parents are there already
+        if task.given and task.label_kind.has_joint:
+            found = [each for value in values for each in (value, joints[task.given] * value)]
+            joints[task.name] = found[1]
+        else:
+            found = [*values]
+            joints[task.name] = found[0]
+        columns[task.name] = dict(zip(output_columns(task), found, strict=True))
+    return {name: values for task in schema.tasks for name, values in columns[task.name].items()}
+
+
 def deviation_column(task: Task) -> str:
     """Return the column of the standard deviation of a head's logit.
 

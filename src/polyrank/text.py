@@ -1,9 +1,12 @@
-"""Tables as text and as HTML: what `print` and a notebook show of an objective or a scorecard."""
+"""Tables as text and as HTML, numbers of things, and the words of a column's name."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from html import escape
+
+_PARTS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\d_a-zA-Z]+")
 
 
 def aligned(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
@@ -47,3 +50,18 @@ def counted(number: int, noun: str) -> str:
         ('1 row', '1,200 rows')
     """
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def says(name: str, words: Iterable[str]) -> str | None:
+    """Return the first of the words that is a part of a name; None if none is.
+
+    Example:
+        >>> says("isClicked", ["click", "clicked"]), says("deposit", ["pos"])
+        ('clicked', None)
+        >>> says("是否点击", ["点击"])
+        '点击'
+    """
+    parts = {part.lower() for part in _PARTS.findall(name)}
+    return next(
+        (each for each in words if each in parts or (not each.isascii() and each in name)), None
+    )

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from polyrank import spec
-from polyrank.calibration import MAPS, Isotonic, IsotonicMean, Platt
+from polyrank.calibration import MAPS, CalibrationMap, Isotonic, IsotonicMean, Platt
 from polyrank.errors import ConfigError
 
 LOGITS = st.lists(st.integers(-4000, 4000), min_size=2, max_size=40, unique=True).map(
@@ -70,3 +70,16 @@ def test_knots_are_met_and_the_ends_go_on_with_slope_one():
 def test_what_is_no_map_is_refused(make, message):
     with pytest.raises(ConfigError, match=message):
         make()
+
+
+@given(maps(), LOGITS)
+def test_the_inverse_of_a_map_takes_back_what_it_does(found, logits):
+    mapped = found.apply(logits)
+    scale = np.abs(logits).max() + np.abs(mapped).max() + 1
+    # Of a map that is steep or flat, the next float64 is that much further away.
+    flattest = np.diff(mapped).min() / np.diff(logits).max()
+    tolerance = 1e-13 * scale * max(1, 1 / flattest)
+    np.testing.assert_allclose(found.inverse(mapped), logits, rtol=0, atol=tolerance)
+    np.testing.assert_allclose(
+        CalibrationMap.inverse(found, mapped), logits, rtol=0, atol=tolerance
+    )

@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ from scipy import stats
 import polyrank as pr
 from polyrank.config import Experiment
 from polyrank.metrics.binary import auc
-from polyrank.report.compare import ComparedRun, compare
+from polyrank.metrics.comparison import furthest_apart
+from polyrank.report.compare import ComparedRun, _plain, compare
 
 TRUNK = "model.trunk.experts=1"
 EXPERIMENT = """
@@ -334,3 +336,60 @@ def test_a_source_is_split_as_it_was(command):
     assert code == 1
     assert "seed 1" in err
     assert "seed 9" in err
+
+
+@pytest.mark.usefixtures("runs")
+def test_the_rows_on_which_runs_disagree_most_are_those_of_a_plain_loop(command):
+    names = ["a-1", "a-2", "b-1", "b-2"]
+    code, found, err = command("compare", *names, "--disagreements", "20", "--json")
+    assert code == 0, err
+    rows = pl.read_parquet("test.parquet")
+    predicted = {name: pr.load(name).predict(rows)["p_buy"].to_numpy() for name in names}
+    before = (predicted["a-1"] + predicted["a-2"]) / 2
+    after = (predicted["b-1"] + predicted["b-2"]) / 2
+    expected = sorted(range(800), key=lambda row: -abs(after[row] - before[row]))[:20]
+    own = [each for each in found["disagreements"] if each["score"] == "buy @ all"]
+    assert [each["row"] for each in own] == expected
+    for each in own:
+        row = rows.row(each["row"], named=True)
+        assert each["label"] == row["click"] * row["purchase"]
+        assert each["before"] == pytest.approx(before[each["row"]], abs=1e-6)
+        assert each["after"] == pytest.approx(after[each["row"]], abs=1e-6)
+        assert (each["baseline"], each["name"]) == ("base", "other")
+        assert each["keys"] == {"user": row["user"]}
+        assert each["features"] == {"user": str(row["user"]), "item": row["item"]} or each[
+            "features"
+        ] == {"user": row["user"], "item": row["item"]}
+    clicked = [each for each in found["disagreements"] if each["score"] == "buy|click @ click"]
+    assert all(rows["click"][each["row"]] == 1 for each in clicked)
+
+
+@pytest.mark.usefixtures("runs")
+def test_disagreements_are_shown_where_somebody_asks(command, tmp_path):
+    pytest.importorskip("altair")
+    out = tmp_path / "page.html"
+    code, text, _ = command("compare", "a-1", "b-1", "--disagreements", "3", "--out", str(out))
+    assert code == 0
+    assert "click @ all: the rows on which other and base differ most" in text
+    assert "item " in text
+    page = out.read_text(encoding="utf-8")
+    assert "<h2>Largest disagreements</h2>" in page
+    assert "mind to whom you send this page" in page
+    code, found, _ = command("compare", "a-1", "b-1", "--json")
+    assert found["disagreements"] == []
+    code, _, err = command("compare", "a-1", "b-1", "--disagreements", "-1")
+    assert code == 1
+    assert "disagreements must be a whole number of at least 0, got -1" in err
+
+
+def test_rows_of_weight_0_and_without_a_difference_are_no_disagreements():
+    before, after = np.array([0.1, 0.5, 0.2, 0.3]), np.array([0.9, 0.1, 0.2, 0.2])
+    found = furthest_apart(before, after, 9, np.array([0.0, 1, 1, 1]))
+    assert found.tolist() == [1, 3]
+
+
+def test_values_that_json_has_no_type_for_are_text():
+    frame = pl.DataFrame(
+        {"day": [date(2026, 12, 2)], "price": [float("nan")], "n": [3], "s": [None]}
+    )
+    assert _plain(frame, 0) == {"day": "2026-12-02", "price": None, "n": 3, "s": None}

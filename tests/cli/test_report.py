@@ -52,6 +52,19 @@ def test_a_bundle_folder_and_another_file(trained, command):
     assert "<h1>tiny</h1>" in page(trained.parent.parent / "elsewhere" / "page.html")
 
 
+def test_what_the_model_reads_is_inspected_where_asked(trained, command):
+    code, out, err = command("report", "runs/tiny", "--inspect", "--json")
+    assert (code, err) == (0, "")
+    assert out["importance"]["rows"] == 100
+    assert {each["feature"] for each in out["importance"]["drops"]} == {"user", "item", "price"}
+    assert {each["output"] for each in out["dependence"]} >= {"p_click", "p_buy"}
+    text = page(trained / "report.html")
+    assert "<h2>Importance of features</h2>" in text
+    assert "<h2>Dependence on numbers</h2>" in text
+    assert command("report", "runs/tiny")[0] == 0
+    assert "<h2>Importance of features</h2>" not in page(trained / "report.html")
+
+
 def test_rows_that_are_gone_are_said_to_be(trained, command):
     (trained.parent.parent / "test.parquet").unlink()
     code, out, err = command("report", "runs/tiny")

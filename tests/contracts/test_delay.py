@@ -2,6 +2,8 @@
 
 import json
 from dataclasses import dataclass, fields
+from html import unescape
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -115,6 +117,9 @@ def test_the_file_and_every_verb_know_it(kind, tmp_path, monkeypatch, capsys):
     counted = json.loads(capsys.readouterr().out)["delays"]["buy"]
     young = rows.filter(rows["time"].max() - pl.col("time") < 7 * DAY)
     assert counted["immature"] == young.height
+    (page,) = Path("runs/late").glob("*.html")
+    text = unescape(page.read_text(encoding="utf-8"))
+    assert f"{young.height:,} of {rows.height:,} rows are younger than the window of 7d" in text
     assert counted["early_events"] == int(young["buy_time"].is_not_nan().sum())
     delay = Experiment.load("runs/late/config.toml").schema.by_name["buy"].delay
     assert type(delay) is DELAY[kind]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from itertools import pairwise
-from math import sqrt
+from math import pi, sqrt
 
 import numpy as np
 import polars as pl
@@ -104,7 +104,7 @@ def expected(bundle: pr.Bundle, rows: pl.DataFrame, task: int) -> np.ndarray:
                 else:
                     precision = weights[f"wide.prior.{name}"][task]
                 variance += x**2 / precision
-        found.append(sqrt(variance))
+        found.append(sqrt(variance * (1 + pi / 8 * variance)))
     return np.array(found)
 
 

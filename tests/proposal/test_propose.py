@@ -49,6 +49,28 @@ def stars(rows=ROWS):
     )
 
 
+def amounts(rows=ROWS):
+    """Every kind of outcome that is no event."""
+    random = np.random.default_rng(4)
+    click = random.random(rows) < 0.5
+    buy = click & (random.random(rows) < 0.5)
+    length = random.integers(5, 60, rows)
+    return pl.DataFrame(
+        {
+            "item_id": random.integers(0, 30, rows),
+            "length_s": length,
+            "past_spend": random.lognormal(size=rows),
+            "click": click.astype(int),
+            "buy": buy.astype(int),
+            "pieces": buy * random.poisson(2.0, rows),
+            "revenue": np.where(buy, random.lognormal(size=rows), 0.0),
+            "refund": np.where(click, random.normal(size=rows), 0.0),
+            "watched_s": (length * random.random(rows)).round(1),
+            "dwell_time": random.lognormal(size=rows),
+        }
+    )
+
+
 def messy(rows=ROWS):
     random = np.random.default_rng(3)
     return pl.DataFrame(
@@ -118,7 +140,25 @@ def test_what_is_never_there_without_an_event_is_its_outcome():
     )
     found = infer(frame)
     assert [(task.name, task.given) for task in found.schema.tasks][1] == ("x7", "click")
+    assert found.schema.tasks[2] == pr.Task("spent", kind="lognormal", given="click")
     assert "without 'click'" in found.reasons["spent"]
+
+
+def test_numbers_that_are_outcomes_have_a_kind():
+    found = infer(amounts())
+    assert found.schema.tasks[2:] == (
+        pr.Task("watched_s", kind=pr.WatchTime(duration="length_s")),
+        pr.Task("dwell_time", kind=pr.Regression(transform="log1p")),
+        pr.Task("pieces", kind="count", given="buy"),
+        pr.Task("revenue", kind="lognormal", given="buy"),
+    )
+    assert kinds(found) == {"item_id": "sparse", "length_s": "dense", "past_spend": "dense"}
+    assert "an outcome" in found.reasons["refund"]  # below 0 too: no kind is sure of it
+
+
+def test_a_watch_time_needs_a_column_that_bounds_it():
+    found = infer(amounts().with_columns(length_s=pl.col("length_s") / 100))
+    assert "watched_s" in kinds(found)
 
 
 def test_a_task_has_an_identifier_and_its_column_is_the_label():
@@ -137,7 +177,10 @@ def test_a_large_log_is_looked_at_in_blocks(monkeypatch):
     assert found == infer(funnel())
 
 
-@pytest.mark.parametrize(("log", "suffix"), [(funnel, "csv"), (messy, "csv"), (stars, "parquet")])
+@pytest.mark.parametrize(
+    ("log", "suffix"),
+    [(funnel, "csv"), (messy, "csv"), (stars, "parquet"), (amounts, "parquet")],
+)
 def test_from_a_file_to_a_report_without_an_edit(log, suffix, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     path = f"log.{suffix}"
@@ -146,7 +189,11 @@ def test_from_a_file_to_a_report_without_an_edit(log, suffix, tmp_path, monkeypa
     assert "next:    polyrank train e.toml" in capsys.readouterr().out
     written, found = Experiment.load("e.toml").schema, pr.infer(path).schema
     assert (written.features, written.keys) == (found.features, found.keys)
-    assert [each.name for each in written.tasks] == [each.name for each in found.tasks]
+    read, proposed = (
+        [(each.name, each.label, each.label_kind, each.given) for each in schema.tasks]
+        for schema in (written, found)
+    )
+    assert read == proposed
     for verb in (["check", "e.toml"], ["train", "e.toml", "--set", "train.epochs=1"]):
         assert run(verb) == 0, capsys.readouterr().err
     assert run(["report", "runs/e"]) == 0, capsys.readouterr().err

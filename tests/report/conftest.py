@@ -74,7 +74,7 @@ def bundle(schema, rows):
 @pytest.fixture(scope="session")
 def evidence(bundle, rows):
     """What every bundle gives."""
-    return gather(bundle, rows, trained=datetime(2026, 11, 26, 12, tzinfo=UTC))
+    return gather(bundle, rows, trained=datetime(2026, 11, 26, 12, tzinfo=UTC), inspect=True)
 
 
 @pytest.fixture(scope="session")

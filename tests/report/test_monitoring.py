@@ -176,8 +176,33 @@ def test_a_feature_that_is_set_at_prediction_need_not_be_there():
     assert [each.facet.title for each in found.drifts] == ["price", "p_click"]
 
 
+@pytest.mark.parametrize("kind", [pl.String, pl.Float64, pl.Int32])
+def test_a_key_of_numbers_is_that_of_text(bundle, kind):
+    later = rows(500, 3, first=2**40 if kind != pl.Int32 else 0)
+    labels = later.select("row", "click")
+    one = monitor(bundle, later.drop("click"), labels=labels, key=["row"])
+    logged = later.drop("click").with_columns(pl.col("row").cast(kind))
+    assert monitor(bundle, logged, labels=labels, key=["row"]).to_json() == one.to_json()
+
+
+def test_text_that_is_no_number_stays_text_and_a_key_that_is_missing_has_no_label(bundle):
+    later = rows(500, 3).with_columns(
+        pl.when(pl.col("row") < 100)
+        .then(None)
+        .when(pl.col("row") < 200)
+        .then(pl.format("0{}", "row"))
+        .otherwise(pl.col("row").cast(pl.String))
+        .alias("row")
+    )
+    found = monitor(
+        bundle, later.drop("click"), labels=rows(500, 3).select("row", "click"), key=["row"]
+    )
+    assert found.rows == 500
+    assert found.scorecard["click @ all"].rows == 300
+
+
 def test_a_key_of_two_types_is_refused(bundle):
     later = rows(500, 3)
-    labels = later.select(pl.col("row").cast(pl.String), "click")
-    with pytest.raises(DataError, match="'row' is a column of Int64 in the rows and of String in"):
+    labels = later.select(pl.col("row").cast(pl.Date), "click")
+    with pytest.raises(DataError, match="'row' is a column of Int64 in the rows and of Date in"):
         monitor(bundle, later.drop("click"), labels=labels, key=["row"])

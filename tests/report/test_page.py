@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from html import escape
 from html.parser import HTMLParser
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import numpy as np
 import polars as pl
@@ -14,16 +14,19 @@ import pytest
 
 import polyrank as pr
 from polyrank.data.check import Audit
+from polyrank.inspection.importance import Drop
 from polyrank.metrics.score import Scorecard
 from polyrank.report import Evidence, curves, gather, write
+from polyrank.report.blocks import Figure
 from polyrank.report.page import page
-from polyrank.report.sections import debiased, epochs, predictions, record, scores
+from polyrank.report.sections import debiased, epochs, inspected, predictions, record, scores
 from polyrank.report.sections.values import values as predicted_values
 
 NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
 TITLES = [
     "Scorecard", "Calibration", "Ranking", "Predictions by label", "Predicted values",
-    "Estimate and truth", "Segments", "Fused score", "Training", "Propensities",
+    "Estimate and truth", "Segments", "Importance of features", "Dependence on numbers",
+    "Fused score", "Training", "Propensities",
     "First stages", "Gates and experts", "Audit of the log", "Configuration", "Environment",
 ]  # fmt: skip
 
@@ -279,6 +282,24 @@ def test_the_agreement_of_gradients_is_drawn(schema):
     drawn = json.dumps(chart.to_dict(), ensure_ascii=False)
     assert all(name in drawn for name in names)
     assert "below 0 they pull apart" in figure.caption
+    assert "Means" not in figure.caption
+
+
+def test_the_agreement_of_many_gradients_is_a_grid(schema):
+    terms = ["click @ all", "buy|click @ click", "spend|buy @ buy", "like @ all"]
+    pairs = list(combinations(terms, 2))
+    history = pl.DataFrame(
+        {"epoch": [1, 2]}
+        | {f"cosine {a} · {b}": [0.1 * at, 0.3 * at] for at, (a, b) in enumerate(pairs)}
+    )
+    found = epochs.training(Evidence("x", schema, {}, history, None, {}, None)).blocks
+    (figure,) = (each for each in found if getattr(each, "title", "") == "Agreement of gradients")
+    (rows,) = figure.charts[0].to_dict()["datasets"].values()
+    drawn = {(each["row"], each["column"]): each["value"] for each in rows}
+    assert len(drawn) == 2 * len(pairs)
+    for at, (a, b) in enumerate(pairs):
+        assert drawn[a, b] == drawn[b, a] == pytest.approx(0.2 * at)
+    assert figure.caption.endswith("Means over the epochs.")
 
 
 def test_a_gate_that_collapsed_is_warned_of_at_the_top(full):
@@ -434,3 +455,51 @@ def test_weights_that_leave_few_rows_are_warned_of_beside_their_propensities(ful
     assert "leave an effective sample of" in text
     assert "0.2% of them clipped at a propensity of 0.001. The dashed line is the floor." in text
     assert debiased.propensities(replace(full, propensities=())) is None
+
+
+def test_importance_has_a_chart_a_score_and_every_loss_in_a_table(full):
+    section = inspected.importance(full)
+    text = section.html()
+    figures = [each for each in section.blocks if isinstance(each, Figure)]
+    assert [each.title for each in figures] == list(full.importance.whole)
+    assert "permutation importance" not in text
+    assert "Permutation importance on 4,000 valid rows; 5 permutations" in text
+    drop = next(each for each in full.importance.drops if each.feature == "price")
+    assert scores.number(drop.value).lstrip("−") in text
+    for figure in figures:
+        for chart in figure.charts:
+            chart.to_dict()  # which validates it
+
+
+def test_importance_names_what_is_left_out_and_what_it_leaves_out(full):
+    many = tuple(Drop("click @ all", "auc", f"f{each}", 0.1) for each in range(25))
+    found = replace(
+        full.importance, drops=many, whole={"click @ all": 0.7}, left_out={"slot": "it is served"}
+    )
+    text = inspected.importance(replace(full, importance=found)).html()
+    assert "Slot is left out: it is served." in text
+    assert "The 20 largest of 25." in text
+    assert "the 20 first of 25, by the first score" in text
+    assert "f20" not in text
+
+
+def test_curves_of_numbers_are_drawn_in_the_order_of_their_importance(full):
+    names = [f"n{each}" for each in range(9)]
+    curve = full.dependence.filter(feature="price")
+    frame = pl.concat(curve.with_columns(feature=pl.lit(name)) for name in names)
+    drops = [Drop("click @ all", "auc", name, place / 10) for place, name in enumerate(names)]
+    found = replace(full.importance, drops=tuple(drops))
+    section = inspected.dependence(replace(full, dependence=frame, importance=found))
+    figures = [each for each in section.blocks if isinstance(each, Figure)]
+    assert [each.title for each in figures] == names[:0:-1]
+    assert "Here are the 8 numbers of 9 that matter most." in section.html()
+    assert len(figures[0].charts) == 3  # an output of each task
+    for chart in figures[0].charts:
+        chart.to_dict()
+
+
+def test_without_inspection_neither_is_there(full):
+    bare = replace(full, importance=None, dependence=None)
+    assert inspected.importance(bare) is None
+    assert inspected.dependence(bare) is None
+    assert inspected.dependence(replace(full, dependence=full.dependence.clear())) is None

@@ -87,10 +87,11 @@ class Client:
 
 
 @contextmanager
-def served(engine, limits=None, state=None, split=None):
+def served(engine, limits=None, state=None, split=None, sampling=None):
     """Serve in a thread of this process."""
     listener, limits = listen("127.0.0.1", 0), limits or Limits()
-    server = uvicorn.Server(configured(app(engine, limits, state, split), limits))
+    application = app(engine, limits, state, split, sampling)
+    server = uvicorn.Server(configured(application, limits))
     thread = Thread(target=server.run, args=([listener],))
     port = listener.getsockname()[1]  # a connection is taken from now on, and answered once it runs
     thread.start()
@@ -99,6 +100,8 @@ def served(engine, limits=None, state=None, split=None):
     finally:
         server.should_exit = True
         thread.join()
+        if application.state.service.sampler is not None:
+            application.state.service.sampler.close()
 
 
 @pytest.fixture(scope="session")
@@ -157,6 +160,17 @@ def exported(bundle, rows, tmp_path_factory):
     bundle.save(folder)
     names = [feature.name for feature in bundle.schema.features]
     export(bundle, folder, [pl.DataFrame({name: rows[name] for name in names})])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sure(bundle, rows, tmp_path_factory):
+    """The folder of the same bundle, exported with deviations; not to be changed."""
+    folder = tmp_path_factory.mktemp("sure") / "bundle"
+    bundle.save(folder)
+    names = [feature.name for feature in bundle.schema.features]
+    chunks = [pl.DataFrame({name: rows[name] for name in names})]
+    export(bundle, folder, chunks, uncertainty=["click", "buy"])
     return folder
 
 

@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 
@@ -134,3 +136,54 @@ def test_direct_look_ups_are_one_array_and_not_copied(tmp_path):
     for name, each in look_up(asked).items():
         np.testing.assert_array_equal(each.values, expected[name].values)
         assert each[1:] == expected[name][1:]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import numpy as np
+from polyrank.serve.app.models import Model
+from polyrank.serve.engine import Engine
+
+run, shared = map(Path, sys.argv[1:])
+model = Model("default", Engine(run / "before", shared=shared), 100, path=run / "after",
+              shared=shared)
+real = np.save
+
+def killed(file, array):
+    real(file, array)
+    file.truncate(10)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+np.save = killed
+model.reload()
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no SIGKILL")
+def test_a_process_that_is_killed_within_a_reload_leaves_the_others_what_is_whole(
+    exported, later, rows, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("PYTHONHASHSEED", "7")
+    run, folder = tmp_path / "run", tmp_path / "shared"
+    shutil.copytree(exported, run / "before")
+    shutil.copytree(later, run / "after")
+    command = [sys.executable, "-c", KILLED, str(run), str(folder)]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    half = folder / pr.Engine(later).version
+    assert half.is_dir()
+    assert not (half / "index.json").exists()
+    code = """
+import json, sys
+from polyrank.serve.engine import Engine
+path, shared, columns = sys.argv[1:]
+print(Engine(path, shared=shared).predict(json.loads(columns)).write_json())
+"""
+    for path in (later, exported):
+        columns = {name: rows[name][:50] for name in pr.Engine(path).inputs}
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(path), str(folder), json.dumps(columns)],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        assert json.loads(done.stdout) == json.loads(pr.Engine(path).predict(columns).write_json())
+    assert (half / "index.json").exists()

@@ -24,11 +24,12 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-def test_a_bundle_is_served_by_an_interpreter_without_them(exported, bundle, rows, tmp_path):
+def test_a_bundle_is_served_by_an_interpreter_without_them(sure, bundle, rows, tmp_path):
     pl.DataFrame(rows).write_parquet(tmp_path / "rows.parquet")
-    bundle.predict(rows).write_parquet(tmp_path / "expected.parquet")
+    expected = bundle.predict(rows, uncertainty=["click", "buy"])
+    expected.write_parquet(tmp_path / "expected.parquet")
     files = [str(tmp_path / name) for name in ("rows.parquet", "expected.parquet", "out.parquet")]
-    script = [str(Path(__file__).with_name("without_torch.py")), str(exported), *files]
+    script = [str(Path(__file__).with_name("without_torch.py")), str(sure), *files]
     command = (
         [INTERPRETER, *script]
         if INTERPRETER

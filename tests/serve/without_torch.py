@@ -35,7 +35,11 @@ def main(bundle: str, rows: str, expected: str, out: str) -> None:
     close(engine.predict(frame), truth)
     body = json.dumps({"rows": frame.to_dict(as_series=False)}).encode()
     close(pl.DataFrame(asyncio.run(over_http(app(engine), body))["outputs"]), truth)
-    code = run(["predict", bundle, rows, "-o", out])
+    request = {"rows": frame.head(5).to_dict(as_series=False), "top_k": 2}
+    request["explore"] = {"kind": "thompson", "seed": 3, "draws": 50}
+    answer = asyncio.run(over_http(app(engine), json.dumps(request).encode()))
+    assert [each["propensity"] > 0 for each in answer["top"]] == [True, True], answer
+    code = run(["predict", bundle, rows, "-o", out, "--uncertainty"])
     assert code == 0, f"polyrank predict ended with {code}"
     close(pl.read_parquet(out).select(truth.columns), truth)
     with redirect_stderr(StringIO()) as said:
@@ -68,7 +72,7 @@ async def over_http(application, body: bytes) -> dict:
 def close(found: pl.DataFrame, expected: pl.DataFrame) -> None:
     assert found.columns == expected.columns
     for name in expected.columns:
-        limit = 1e-6 if name.startswith("p_") else 1e-3
+        limit = 1e-5 if name.endswith("_sd") else 1e-6 if name.startswith("p_") else 1e-3
         np.testing.assert_allclose(found[name], expected[name], rtol=0, atol=limit)
 
 

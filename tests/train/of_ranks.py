@@ -67,10 +67,14 @@ def log(rows: int, seed: int = 0) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def schema(**options: Any) -> pr.Schema:
+TAGS = pr.SequenceFeature("tags")
+ATTENDED = pr.SequenceFeature("tags", pooling=pr.Target(query="item"), max_length=3)
+
+
+def schema(*, tags: pr.SequenceFeature = TAGS, **options: Any) -> pr.Schema:
     """The columns of the log, its numbers in bins."""
     features = [
-        pr.SparseFeature("user"), pr.SparseFeature("item"), pr.SequenceFeature("tags"),
+        pr.SparseFeature("user"), pr.SparseFeature("item"), tags,
         pr.DenseFeature("age", encoding=["standard", "bins"]),
     ]  # fmt: skip
     tasks = options.pop("tasks", TASKS)
@@ -88,11 +92,12 @@ def fitted(
     size: int = SIZE,
     valid: int = SIZE,
     memory: str | int = "auto",
+    tags: pr.SequenceFeature = TAGS,
     **options: Any,
 ) -> dict[str, Any]:
     """Return what a run of `count` processes gave: its history and some predictions."""
     bundle = pr.fit(
-        schema(tasks=tasks or TASKS), model or plain(),
+        schema(tasks=tasks or TASKS, tags=tags), model or plain(),
         train=log(rows), valid=log(valid, seed=1), memory=memory,
         **{"epochs": 2, "batch_size": size // count, "seed": 3, "progress": False, "lr": 0.01,
            "unseen_rate": 0.0} | options,
@@ -119,6 +124,11 @@ def wide() -> pr.Model:
 
 def mmoe() -> pr.Model:
     return pr.Model(trunk=pr.MMoE(experts=3, hidden=[8]), tower=[4], **PLAIN)
+
+
+def stem() -> pr.Model:
+    """Sets of tables: one of each task beside the shared one."""
+    return pr.Model(trunk=pr.STEM(hidden=[8]), tower=[4], **PLAIN)
 
 
 def full(count: int) -> dict[str, Any]:
@@ -204,6 +214,10 @@ RUNS: dict[str, Callable[[int], dict[str, Any]]] = {
     "held, wide, several outputs": lambda count: held(
         count, model=wide(), tasks=SEVERAL
     ),
+    "stem": lambda count: fitted(count, model=stem()),
+    "held, stem": lambda count: held(count, model=stem()),
+    "target": lambda count: fitted(count, tags=ATTENDED),
+    "held, target": lambda count: held(count, tags=ATTENDED),
     "held, one row": lambda count: held(count, valid=1),
     # Large tables and batches, so that the model has something to count.
     "exchanged": lambda count: fitted(count, rows=4000, size=1000),

@@ -555,6 +555,17 @@ def test_sources_of_every_kind_give_the_same_model(funnel, tmp_path):
     assert all(each.equals(found[0]) for each in found)
 
 
+def test_a_pandas_frame_is_answered_by_one_with_its_index(funnel):
+    _, valid, _ = funnel
+    rows = pl.DataFrame(valid).to_pandas().iloc[::-1]
+    bundle = fitted(funnel, epochs=1)
+    found = bundle.predict(rows)
+    assert found.index.equals(rows.index)
+    expected = bundle.predict(valid)
+    assert list(found.columns) == expected.columns
+    np.testing.assert_array_equal(found["p_buy"].to_numpy()[::-1], expected["p_buy"].to_numpy())
+
+
 def test_ids_that_training_did_not_see_share_one_trained_row(funnel, caplog):
     caplog.set_level(logging.INFO)
     bundle = fitted(funnel, epochs=3, unseen_rate=0.05)

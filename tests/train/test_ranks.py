@@ -82,7 +82,8 @@ def test_two_processes_are_one_with_the_joined_batch(by_two, name):
 HELD = {
     "held": "sum", "held, adagrad": "adagrad", "held, every row": "every row",
     "held, in torch": "in torch", "held, wide": "wide", "held, idle, wide": "idle, wide",
-    "held, one row": "one row", "held, wide, several outputs": "wide, several outputs",
+    "held, wide, several outputs": "wide, several outputs",
+    "held, stem": "stem", "held, target": "target", "held, one row": "one row",
 }  # fmt: skip
 
 

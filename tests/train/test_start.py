@@ -157,6 +157,26 @@ def test_a_run_folder_has_the_state_of_the_optimisers_and_a_bundle_has_not(first
     assert "train.embeddings was 'lazy_adam', and is 'sgd'" in caplog.text
 
 
+def test_a_day_counts_by_its_share_of_all_rows(first, caplog):
+    caplog.set_level(logging.INFO)
+    before = pr.load(first).ranker.named_weights()
+
+    def moved(**options):
+        start = Start(run=first / "bundle", **options)
+        return fit(day(1, rows=200), start=start).ranker.named_weights()
+
+    auto, whole, forgets = moved(), moved(rate=1.0), moved(retain=0.5)
+    assert "25 % of the rows that count are new; learning rates are times 0.5, and" in caplog.text
+    same = moved(rate=0.5)
+    assert all(torch.equal(auto[name], same[name]) for name in auto)
+    dense = [name for name in before if name.startswith("trunk")]
+    away = [
+        sum(float((each[name] - before[name]).square().sum()) for name in dense)
+        for each in (auto, forgets, whole)
+    ]
+    assert away == sorted(away)
+
+
 def test_one_bundle_in_memory_or_in_a_folder_gives_the_same_bits(first):
     found = [fit(day(1), start=each) for each in (pr.load(first), first / "bundle")]
     one, two = (each.ranker.named_weights() for each in found)
@@ -216,6 +236,8 @@ def test_other_tasks_and_models_are_refused(first):
         ({"run": 3}, "run must be a run folder, a bundle folder or a Bundle, got 3"),
         ({"run": "a", "encodings": "kept"}, "must be 'frozen' or 'refitted', got 'kept'"),
         ({"run": "a", "retain": 0}, "retain must be a number above 0 and at most 1, got 0"),
+        ({"run": "a", "rate": 0}, "rate, unless it is 'auto', must be a number above 0, got 0"),
+        ({"run": "a", "rate": "slow"}, "rate, unless it is 'auto', must be a .*, got 'slow'"),
     ],
 )
 def test_a_start_of_another_kind_is_refused(options, message):

@@ -85,3 +85,16 @@ def test_embeddings_inherit_from_the_dense_part():
 def test_tables_are_checked(table, message):
     with pytest.raises(ConfigError, match=message):
         Training.from_table(table)
+
+
+def test_a_warm_start_is_slower_by_the_root_of_the_share_of_its_rows_and_shorter():
+    training = Training(dense=pr.AdamW(lr=0.1), embeddings=pr.Adagrad(lr=0.4))
+    found = training.going_on(100_000, share=1 / 16)
+    assert (found.lr, found.dense.lr, found.embeddings.lr) == pytest.approx((0.00075, 0.025, 0.1))
+    assert found.epochs == 4 < training.pace(100_000).epochs
+    assert found.batch_size == "auto"
+    told = Training(epochs=3).going_on(100_000, share=1 / 16, rate=0.5)
+    assert (told.epochs, told.lr) == (3, 0.0015)
+    assert training.going_on(100_000, share=1.0) == Training(
+        epochs=4, dense=training.dense, embeddings=training.embeddings
+    )

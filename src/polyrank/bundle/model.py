@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from textwrap import indent
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import polars as pl
@@ -25,13 +25,23 @@ from polyrank.calibration.fitting import Calibrator
 from polyrank.data import stream
 from polyrank.data.labels import Orphans, check_rule
 from polyrank.data.learned import Learned
-from polyrank.data.read import Joined, collect_chunks, column_names, read, with_lists
+from polyrank.data.read import (
+    Joined,
+    OtherFrame,
+    collect_chunks,
+    column_names,
+    like,
+    read,
+    with_lists,
+)
 from polyrank.data.sampling import Sampling
 from polyrank.data.statistics import label_groups
 from polyrank.data.table import Table, encode, outcomes
 from polyrank.data.vocab import Vocab
 from polyrank.debias import PropensityUse
 from polyrank.errors import BundleError, ConfigError, DataError, PolyrankError
+from polyrank.inspection.dependence import CURVE_ROWS, POINTS, dependence, numbers_of
+from polyrank.inspection.importance import MOST_ROWS, PERMUTATIONS, Importance, importance
 from polyrank.layout import Layout
 from polyrank.metrics.fusion import FACTORS, Fusion, fused, trade_off
 from polyrank.metrics.scorecard import Scorecard, scorecard
@@ -160,18 +170,30 @@ class Bundle:
         served = ", ".join(f"{name} = {value}" for name, value in self.vocab.serving.items())
         return {"set at prediction": served} if served else {}
 
+    @overload
+    def predict(
+        self, rows: OtherFrame, *, raw: bool = False, uncertainty: bool | Sequence[str] = False
+    ) -> Any: ...
+    @overload
     def predict(
         self, rows: Any, *, raw: bool = False, uncertainty: bool | Sequence[str] = False
-    ) -> pl.DataFrame:
+    ) -> pl.DataFrame: ...
+    def predict(
+        self, rows: Any, *, raw: bool = False, uncertainty: bool | Sequence[str] = False
+    ) -> Any:
         """Return the output columns of raw rows, in their order.
+
+        A pandas frame of a pandas frame, with its index; a pyarrow table of a pyarrow table; of all
+        else a polars frame.
 
         Of files, and of a LazyFrame, some rows are in memory at a time, beside the outputs.
 
         With `uncertainty`, behind them comes a column for each binary head with wide rows, such as
         `p_click_sd`: the standard deviation of the head's logit, before its calibration map, by the
-        posterior of the wide rows: √(Σ x² ÷ precision) over the ids of the row, each given all
-        other effects. An unseen id has the prior's variance. The covariances of effects, the bias,
-        and the network's own uncertainty are not in it; a joint such as `p_buy` has none.
+        posterior of the wide rows: √(V·(1 + πV/8)) with V = Σ x² ÷ precision over the ids of the
+        row, each given all other effects. An unseen id has the prior's variance. The covariances of
+        effects, the bias, and the network's own uncertainty are not in it; a joint such as `p_buy`
+        has none.
 
         Args:
             rows: a path or glob, a polars or pandas frame, a pyarrow table, or a dict of arrays;
@@ -184,6 +206,9 @@ class Bundle:
             ConfigError: `uncertainty` of a task that has none, or of a model that has none.
         """
         asked = self.uncertain(uncertainty)
+        return like(rows, self._predict(rows, raw, asked))
+
+    def _predict(self, rows: Any, raw: bool, asked: Sequence[str]) -> pl.DataFrame:
         opened = self.opened(rows)
         frame = _scanned(rows, opened)
         if frame is None or not frame.head(1).collect().height:
@@ -286,6 +311,102 @@ class Bundle:
         needed = columns_needed(self.schema, column_names(frame), by)
         table = self.encode(frame, split=split, orphans=orphans, carried=needed)
         return self.segments_labelled(table, by, score)
+
+    def importance(
+        self,
+        rows: Any,
+        *,
+        scores: Sequence[str] | None = None,
+        metric: str | None = None,
+        together: Mapping[str, Sequence[str]] | None = None,
+        permutations: int = PERMUTATIONS,
+        most_rows: int = MOST_ROWS,
+        seed: int = 0,
+        split: str = "test",
+        orphans: Orphans | None = None,
+    ) -> Importance:
+        """Return what each score of labelled rows loses when a feature's values are permuted.
+
+        Lists that come by one key, with `[data] shared` or a `Joined`, are permuted together, and
+        with them the key if it is a feature. Features that are set at prediction are left out.
+
+        Args:
+            rows: as in `predict`, with labels; better not those of the training.
+            scores: such as `["click @ all"]`; None takes all.
+            metric: with a direction; None takes the default of each score's kind of label.
+            together: names of features to permute as one, by a name for them.
+            permutations: of each feature, at least 2.
+            most_rows: that are drawn at random where there are more.
+            seed: of the draw and of the permutations.
+            split: as in `evaluate`.
+            orphans: as in `evaluate`.
+
+        Raises:
+            ConfigError: an unknown score, metric or feature, with the nearest; a metric without a
+                direction.
+        """
+        opened = self.opened(rows)
+        table = self.encode(opened, split=split, orphans=orphans)
+        return self.importance_labelled(
+            table, split, tied=self.tied(opened), scores=scores, measure=metric, together=together,
+            permutations=permutations, most_rows=most_rows, seed=seed,
+        )  # fmt: skip
+
+    def importance_labelled(self, table: Table, split: str, **options: Any) -> Importance:
+        """Return the same of encoded, labelled rows; the options are those of its own module."""
+
+        def groups(rows: Table) -> dict[str, np.ndarray]:
+            return {name: each.codes for name, each in label_groups(rows, self.targets).items()}
+
+        return importance(table, self._predicted, label_groups=groups, split=split, **options)
+
+    def tied(self, opened: pl.LazyFrame | Joined) -> dict[str, tuple[str, ...]]:
+        """Return the features that are functions of one key of the rows, by a name for them."""
+        if not isinstance(opened, Joined):
+            return {}
+        shared = {*column_names(read(opened.shared, self.schema))}
+        names = (each.name for each in self.schema.features if shared & {*each.columns})
+        return {f"by {opened.key}": tuple(names)}
+
+    def dependence(
+        self,
+        rows: Any,
+        features: Sequence[str] | None = None,
+        *,
+        points: int = POINTS,
+        most_rows: int = CURVE_ROWS,
+        seed: int = 0,
+    ) -> pl.DataFrame:
+        """Return how the outputs move with a number, all else of each row as it is.
+
+        Args:
+            rows: as in `predict`; labels need not be there.
+            features: dense features; None takes all that have a value in these rows.
+            points: values of each, at evenly spaced quantiles of these rows, at most.
+            most_rows: that are drawn at random where there are more.
+            seed: of the draw.
+
+        Returns:
+            A line for each feature, output column and value: `mean`, the partial dependence, and
+            `low` and `high`, the middle 80 % of the rows' own curves, each moved to the level of
+            the mean.
+
+        Raises:
+            ConfigError: a feature that is unknown, no number, or set at prediction.
+            DataError: a named feature without a value in these rows.
+        """
+        numbers = numbers_of(self.schema, features)
+        table = self.encode(rows, carried=[each.name for each in numbers])
+        values = {each.name: each.values(table.carried[each.name]) for each in numbers}
+        if features is None:
+            values = {name: each for name, each in values.items() if not np.isnan(each).all()}
+        return self.dependence_encoded(table, values, points=points, most_rows=most_rows, seed=seed)
+
+    def dependence_encoded(
+        self, table: Table, values: Mapping[str, np.ndarray], **options: Any
+    ) -> pl.DataFrame:
+        """Return the same of encoded rows, by the numbers of each feature, NaN where missing."""
+        return dependence(table, self.vocab, self._predicted, values, **options)
 
     def trade_off(
         self,

@@ -33,7 +33,7 @@ class Isotonic(Knotted):
         prediction: np.ndarray,
         label: np.ndarray,
         weight: np.ndarray | None = None,
-        kind: LabelKind | None = None,  # noqa: ARG003  a logit is a logit
+        kind: LabelKind | None = None,
     ) -> Isotonic | None:
         """Return the knots of the isotonic regression: each block's mean logit and its mean label.
 

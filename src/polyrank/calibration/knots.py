@@ -50,3 +50,9 @@ class Knotted(CalibrationMap):
         beyond = values - inside
         slope = np.where(beyond > 0, self.slope_above, 1.0)
         return np.interp(inside, self.x, self.y) + slope * beyond
+
+    def inverse(self, values: np.ndarray) -> np.ndarray:
+        inside = np.clip(values, self.y[0], self.y[-1])
+        beyond = values - inside
+        slope = np.where(beyond > 0, self.slope_above, 1.0)
+        return np.interp(inside, self.y, self.x) + beyond / slope

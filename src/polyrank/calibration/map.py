@@ -17,6 +17,8 @@ import numpy as np
 from polyrank.errors import ConfigError
 from polyrank.labels import LabelKind
 
+_DOUBLINGS, _HALVINGS = 64, 100  # more than float64 tells apart
+
 
 @dataclass(frozen=True)
 class CalibrationMap(ABC):
@@ -58,6 +60,25 @@ class CalibrationMap(ABC):
             float64 (rows,) → (rows,); of quantiles, columns (rows,) from the lowest level on → as
             many
         """
+
+    def inverse(self, values: np.ndarray) -> np.ndarray:
+        """Return the logits that `apply` takes to `values`, by bisection; of maps of a logit.
+
+        Shape:
+            float64 (rows,) → (rows,)
+        """
+        low, high = values - 1.0, values + 1.0
+        for _ in range(_DOUBLINGS):  # an interval that holds the answer
+            below, above = self.apply(low) > values, self.apply(high) < values
+            if not (below.any() or above.any()):
+                break
+            width = high - low
+            low, high = np.where(below, low - width, low), np.where(above, high + width, high)
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            less = self.apply(middle) < values
+            low, high = np.where(less, middle, low), np.where(less, high, middle)
+        return (low + high) / 2
 
     def words(self, number: Callable[[float], str] = str) -> str:
         """Return what it is, in a few words; `number` writes figures as the reader has them."""

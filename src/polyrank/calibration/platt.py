@@ -44,7 +44,7 @@ class Platt(CalibrationMap):
         prediction: np.ndarray,
         label: np.ndarray,
         weight: np.ndarray | None = None,
-        kind: LabelKind | None = None,  # noqa: ARG003  a logit is a logit
+        kind: LabelKind | None = None,
     ) -> Platt | None:
         """Return the line on the logit of the highest likelihood, by Newton's method.
 
@@ -85,6 +85,9 @@ class Platt(CalibrationMap):
 
     def apply(self, values: Any) -> Any:
         return self.slope * values + self.intercept
+
+    def inverse(self, values: np.ndarray) -> np.ndarray:
+        return (values - self.intercept) / self.slope
 
 
 def log_loss(logit: np.ndarray, label: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ def compare(
     *runs: Path,
     data: str | None = None,
     out: Path | None = None,
+    disagreements: int = 0,
     json: bool = False,
 ) -> None:
     """Compare runs on the same test rows: differences from the first, with intervals.
@@ -25,6 +26,8 @@ def compare(
         data: labelled rows to compare on instead of the runs' own test (else validation) rows: a
             CSV or Parquet file, or a glob.
         out: also write a page, such as compared.html, that draws the differences.
+        disagreements: of each score also show so many rows, such as 20, on which predictions differ
+            most, with their keys and features.
         json: print the comparison as JSON.
     """
     from polyrank.bundle.model import load
@@ -44,7 +47,7 @@ def compare(
     bundles = {path: load(path) for path in paths}
     split, sources = _own_rows(bundles) if data is None else ("given", dict.fromkeys(bundles, data))
     rows = [ComparedRun(path, bundles[path], sources[path], of.get(path)) for path in paths]
-    found = compared(rows, split=split)
+    found = compared(rows, split=split, disagreements=disagreements)
     page = {} if out is None else {"page": str(write_comparison(found, out))}
     if json:
         print_json(found.to_json() | page)

@@ -17,6 +17,7 @@ def report(
     *,
     data: str | None = None,
     out: Path | None = None,
+    inspect: bool = False,
     json: bool = False,
 ) -> None:
     """Write one HTML file that shows what a run is worth; it opens from disk, offline.
@@ -26,16 +27,21 @@ def report(
         data: labelled rows to show instead of the run's own test (else validation) rows: a CSV or
             Parquet file, or a glob.
         out: the file; RUN/report.html by default.
-        json: print the path and what the page lacks as JSON.
+        inspect: also show which features each score needs, and how numbers move predictions; it
+            takes a prediction of the rows for each of many permutations and values.
+        json: print the path and what the page lacks as JSON, and what --inspect found.
     """
     import sys
 
     from polyrank.cli.show import print_json
 
-    path, evidence = write_page(run, data, out)
+    path, evidence = write_page(run, data, out, inspect=inspect)
     if json:
-        gaps = {"missing": evidence.missing, "unaudited": evidence.unaudited}
-        print_json({"report": str(path), **gaps})
+        found: dict[str, Any] = {"missing": evidence.missing, "unaudited": evidence.unaudited}
+        if evidence.importance is not None and evidence.dependence is not None:
+            found["importance"] = evidence.importance.to_json()
+            found["dependence"] = evidence.dependence.to_dicts()
+        print_json({"report": str(path), **found})
         return
     if evidence.missing is not None:
         sys.stderr.write(f"without the scored rows: {evidence.missing}\n")
@@ -43,7 +49,7 @@ def report(
 
 
 def write_page(
-    run: Path, data: str | None = None, out: Path | None = None
+    run: Path, data: str | None = None, out: Path | None = None, *, inspect: bool = False
 ) -> tuple[Path, Evidence]:
     """Write a run's page; return where, and what it was written from."""
     from datetime import datetime
@@ -61,7 +67,10 @@ def write_page(
     named = folder.resolve()
     name = (named.parent if named.name == "bundle" else named).name
     audit, unaudited = _audit(bundle)
-    gathered = partial(gather, bundle, name=name, trained=trained, audit=audit, unaudited=unaudited)
+    gathered = partial(
+        gather, bundle, name=name, trained=trained, audit=audit, unaudited=unaudited,
+        inspect=inspect,
+    )  # fmt: skip
     if data is not None:
         evidence = gathered(data, split="given")
     else:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 
 def serve(
     run: str,
@@ -22,6 +25,12 @@ def serve(
     share: tuple[str, ...] = (),
     split_by: str | None = None,
     shadow: tuple[str, ...] = (),
+    log_rows: Path | None = None,
+    log_column: tuple[str, ...] = (),
+    log_share: float | None = None,
+    log_mb: float | None = None,
+    log_file_rows: int | None = None,
+    log_file_seconds: float | None = None,
 ) -> None:
     """Serve over HTTP: rows in, named probabilities and their ranking out.
 
@@ -45,13 +54,22 @@ def serve(
             one answers the rest.
         split_by: column whose hash chooses the model; the user key unless given.
         shadow: a model that scores what others have answered, to be compared in /metrics.
+        log_rows: folder of Parquet files with the rows of a share of the requests, for
+            `polyrank monitor`; needs --log-column.
+        log_column: a column to log, of the rows or of their predictions; no other one is.
+        log_share: the share of the requests, .01 by default; a hash of the request's id decides.
+        log_mb: all files together, in MiB, 1,024 by default; the oldest ones are removed.
+        log_file_rows: rows of a file, 10,000 by default.
+        log_file_seconds: that a row waits for its file at most, 60 by default.
     """
+    from polyrank.errors import ConfigError
     from polyrank.serve.extra import require
 
     require(
         "msgspec", "onnxruntime", "prometheus_client", "starlette", "uvicorn", what="the server"
     )
     from polyrank.serve.app.limits import Limits
+    from polyrank.serve.app.sampling import Sampling
     from polyrank.serve.app.sockets import listen
     from polyrank.serve.app.task import Served
 
@@ -59,10 +77,20 @@ def serve(
         body_mb=max_body_mb, rows=max_rows, timeout_s=timeout, queue=queue, drain_s=drain,
         total_mb=total_mb, connections=connections,
     )  # fmt: skip
+    options = {
+        "share": log_share, "most_mb": log_mb, "file_rows": log_file_rows,
+        "file_s": log_file_seconds,
+    }  # fmt: skip
+    chosen: dict[str, Any] = {name: each for name, each in options.items() if each is not None}
+    if log_rows is None and (chosen or log_column):
+        raise ConfigError("the options of logged rows need their folder: give --log-rows FOLDER")
+    sampling = None
+    if log_rows is not None:
+        sampling = Sampling(folder=str(log_rows), columns=log_column, **chosen)
     runs = (run, *more)
     served = Served(
         runs=runs, limits=limits, threads=threads, shares=share, by=split_by, shadows=shadow,
-        watch=watch,
+        watch=watch, sampling=sampling,
     )  # fmt: skip
 
     def started(address: str) -> None:
@@ -78,4 +106,7 @@ def serve(
 
     models, split = served.models()
     with listen(host, port) as listener:
-        run_server(models, limits, listener=listener, started=started, split=split, watch=watch)
+        run_server(
+            models, limits, listener=listener, started=started, split=split, watch=watch,
+            sampling=sampling,
+        )  # fmt: skip

@@ -124,6 +124,22 @@ def fingerprint(frame: pl.LazyFrame, schema: Schema) -> str:
     return digest.hexdigest()
 
 
+def share_of_last(learned: Sequence[Learned]) -> float:
+    """Return the share of the last run's rows in all rows that still count.
+
+    Rows of n runs ago count by the product of the shares that each run since retained.
+
+    Example:
+        >>> runs = [Learned(rows=300), Learned(rows=50, retained=0.5), Learned(rows=50, retained=1)]
+        >>> share_of_last(runs)  # 50 of 150 + 50 + 50
+        0.2
+    """
+    total = 0.0
+    for each in learned:
+        total = each.rows + (1.0 if each.retained is None else each.retained) * total
+    return learned[-1].rows / total
+
+
 def refuse_learned(new: Learned, before: Sequence[Learned]) -> None:
     """Refuse rows that a model has learned: they would count twice in what it knows.
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import polars as pl
 
@@ -76,6 +76,17 @@ _EXPLAINED = (
     ),
 )
 _SCANNED = re.compile(r"^\s*(?:Csv|Parquet) SCAN \[(?P<files>.*)\]$", re.MULTILINE)
+
+
+class OtherFrame(Protocol):
+    """A pandas frame or a pyarrow table, neither of which is imported here; no polars frame."""
+
+    @property
+    def columns(self) -> Any:
+        """Of a pandas frame its names."""
+
+    def take(self, indices: Any) -> Any:
+        """Return some rows, which polars calls `gather`."""
 
 
 class _Stream:
@@ -151,6 +162,24 @@ def read(source: Source, schema: Schema | None = None) -> pl.LazyFrame:
         "rows must be a path, a polars or pandas frame, a pyarrow table or a mapping of arrays, "
         f"got {type(source).__module__}.{type(source).__qualname__}"
     )
+
+
+def like(source: Source, found: pl.DataFrame) -> Any:
+    """Return what was found of rows as a frame of their library, with pandas' index.
+
+    Rows that are no frame, such as a path or arrays, have a polars frame.
+
+    Example:
+        >>> import pandas as pd
+        >>> rows = pd.DataFrame({"item": [3, 4]}, index=["a", "b"])
+        >>> like(rows, pl.DataFrame({"p_click": [0.5, 0.25]})).loc["b", "p_click"]
+        np.float64(0.25)
+    """
+    library = type(source).__module__.partition(".")[0]
+    if library == "pandas":
+        columns = {name: found[name].to_numpy() for name in found.columns}
+        return type(source)(columns, index=source.index)
+    return found.to_arrow() if library == "pyarrow" else found
 
 
 def with_lists(rows: Source, schema: Schema, config: Mapping[str, Any]) -> Source:

@@ -463,26 +463,43 @@ def as_served(table: Table, vocab: Vocab) -> Table:
 
     Only what changes is copied.
     """
+    served = table.schema.served
+    values = {each.name: vocab.codecs[each.name].served(1).values for each in served}
+    found = with_values(table, vocab, values)
+    unseen = {name: 0 if name in values else count for name, count in table.unseen.items()}
+    nulls = {name: 0 if name in values else count for name, count in table.nulls.items()}
+    return replace(found, unseen=unseen, nulls=nulls)
+
+
+def with_values(table: Table, vocab: Vocab, values: Mapping[str, Any]) -> Table:
+    """Return encoded rows in which features have one value each, given as `Codec.read` has it.
+
+    A kind of label that reads the column of such a feature reads that value too. Only what changes
+    is copied.
+
+    Args:
+        table: the rows.
+        vocab: by which they are encoded.
+        values: by feature, of one row; no lists.
+    """
     schema = table.schema
-    if not schema.served:
+    if not values:
         return table
-    ids, dense, numbers = (each.copy("K") for each in (table.ids, table.dense, table.numbers))
+    arrays = (table.ids, table.dense, table.numbers, table.extras)
+    ids, dense, numbers, extras = (each.copy("K") for each in arrays)
     fields = [slot.name for slot in schema.fields]
     numeric = [feature.name for feature in schema.features if feature.numeric]
-    for feature in schema.served:
-        codec = vocab.codecs[feature.name]
-        found = codec.served(1).values
-        if feature.numeric and numbers.shape[1]:
-            numbers[:, numeric.index(feature.name)] = found
-        for name, values in codec.place(found).items():
+    for feature, found in values.items():
+        if feature in numeric and numbers.shape[1]:
+            numbers[:, numeric.index(feature)] = found
+        if feature in schema.extras:
+            extras[:, schema.extras.index(feature)] = found
+        for name, each in vocab.codecs[feature].place(found).items():
             if name in fields:
-                ids[fields.index(name)] = values
+                ids[fields.index(name)] = each
             else:
-                dense[:, table.slices[name]] = values
-    names = {feature.name for feature in schema.served}
-    unseen = {name: 0 if name in names else count for name, count in table.unseen.items()}
-    nulls = {name: 0 if name in names else count for name, count in table.nulls.items()}
-    return replace(table, ids=ids, dense=dense, numbers=numbers, unseen=unseen, nulls=nulls)
+                dense[:, table.slices[name]] = each
+    return replace(table, ids=ids, dense=dense, numbers=numbers, extras=extras)
 
 
 def outcomes(tables: Sequence[Table]) -> Table:

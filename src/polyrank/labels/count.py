@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import lgamma, log
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from polyrank.labels.kind import LabelKind, Scale
 
 Distribution = Literal["poisson", "negative_binomial"]
 _LARGEST = 2.0**24  # whole numbers that float32 holds
+_USUAL = 1000  # more than that of one event is rather a number with a unit
 _LEAST = 1e-3  # of a dispersion: below it, nothing tells the distribution from Poisson's
 
 
@@ -55,6 +56,12 @@ class Count(LabelKind):
             raise SchemaError(
                 f"kind {self.name!r}: unknown distribution {self.distribution!r}{hint}"
             )
+
+    @classmethod
+    def proposed(cls, label: np.ndarray, numbers: Mapping[str, np.ndarray]) -> Self | None:
+        """Whole numbers, some of them above 1."""
+        alike = bool(cls().allows(label).all()) and 1 < label.max(initial=0) <= _USUAL
+        return cls() if alike else None
 
     @property
     def outputs(self) -> int:

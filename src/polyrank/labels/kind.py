@@ -79,6 +79,8 @@ class LabelKind(ABC):
         has_joint: whether an output times the chance of what it is given means anything.
         charts: what a report draws of its predictions, by the names that
             `polyrank.report.sections.values` knows; none for an event.
+        words: of a column's name that tell it, in English and in Chinese. A kind without any is
+            told by values that are never above 0 without an event, if it is `proposed` at all.
     """
 
     name: ClassVar[str]
@@ -97,6 +99,20 @@ class LabelKind(ABC):
     symbol: ClassVar[str] = "E[{}]"
     has_joint: ClassVar[bool] = True
     charts: ClassVar[tuple[str, ...]] = ("agreement", "residuals")
+    words: ClassVar[tuple[str, ...]] = ()
+
+    @classmethod
+    def proposed(cls, label: np.ndarray, numbers: Mapping[str, np.ndarray]) -> LabelKind | None:
+        """Return the kind that undeclared labels may be of; None where they do not look like it.
+
+        Args:
+            label: float64, none NaN.
+            numbers: other columns that are known when rows are ranked: float64, NaN = missing.
+
+        Shape:
+            every array (rows,)
+        """
+        return None
 
     @property
     def rule(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -38,6 +38,12 @@ class LogNormal(LabelKind):
     allowed = "numbers above 0 or null (a row that has none is one whose `given` did not happen)"
     loss_title = "−log density, nats"
     curvature = "gaussian"  # of μ; a deviation of each row has no wide rows
+
+    @classmethod
+    def proposed(cls, label: np.ndarray, numbers: Mapping[str, np.ndarray]) -> Self | None:
+        """Positive numbers, most of them distinct."""
+        alike = bool(cls().allows(label).all()) and len(np.unique(label)) > 0.1 * len(label) > 1
+        return cls() if alike else None
 
     @property
     def outputs(self) -> int:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
 
 from polyrank.labels.kind import Curvature
 from polyrank.labels.values import Valued, said
+
+_USUAL = 11  # levels at most of a scale that people are asked to use
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +44,12 @@ class Ordinal(Valued):
     loss_title = "log loss of the level, nats"
     curvature = "logistic"
     charts = ("agreement", "levels")
+    words = ("rating", "stars", "star", "评分", "星级")
+
+    @classmethod
+    def proposed(cls, label: np.ndarray, numbers: Mapping[str, np.ndarray]) -> Self | None:
+        """A few values, such as 0 to 10 or half stars."""
+        return cls() if 2 < len(np.unique(label)) <= _USUAL else None
 
     @property
     def outputs(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 
@@ -46,6 +46,13 @@ class Regression(LabelKind):
     loss_title = "squared error, standardised"
     standardised = True
     curvature = "gaussian"
+    words = ("dwell", "stay", "停留")
+
+    @classmethod
+    def proposed(cls, label: np.ndarray, numbers: Mapping[str, np.ndarray]) -> Self | None:
+        """Times of no known bound, which have a long tail."""
+        alike = label.min(initial=0) >= 0 and len(np.unique(label)) > 2
+        return cls(transform="log1p") if alike else None
 
     loss: Loss = "squared"
     delta: float = 1.0

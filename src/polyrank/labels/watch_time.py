@@ -6,13 +6,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from math import erfc, log, sqrt, tau
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, Self, get_args
 
 import numpy as np
 
 from polyrank import spec
 from polyrank.errors import SchemaError, did_you_mean
 from polyrank.labels.kind import Curvature, LabelKind, Remark, RowGroups
+from polyrank.text import says
 
 Method = Literal["d2q", "pcr", "censored"]
 Over = Literal["clip", "keep", "error"]
@@ -21,6 +22,8 @@ KNOTS = 255
 _HALVINGS = (128, 64, 32, 16, 8, 4, 2, 1)
 # Rows on which the constant of "censored" is fitted, and rounds of EM.
 _EM_ROWS, _EM_ROUNDS = 4096, 100
+# Words of a column's name that say so.
+_DURATIONS = ("duration", "length", "时长")
 _LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -66,6 +69,8 @@ class WatchTime(LabelKind):
     curvature = "gaussian"  # of a share, which is learned as a number is
     loss_title = "loss of the watch time, by its method"
 
+    words = ("play", "watch", "watched", "播放", "观看")
+
     duration: str = "duration"
     method: Method = "d2q"
     groups: int = 30
@@ -87,6 +92,17 @@ class WatchTime(LabelKind):
             )
         groups = spec.whole(f"{where}: groups", self.groups, error=SchemaError)
         object.__setattr__(self, "groups", groups)
+
+    @classmethod
+    def proposed(cls, label: np.ndarray, numbers: Mapping[str, np.ndarray]) -> Self | None:
+        """A time that a column of durations bounds, by its name and in most rows."""
+        if label.min(initial=0) < 0 or len(np.unique(label)) <= 2:
+            return None
+        for name, duration in numbers.items():
+            known = duration > 0
+            if says(name, _DURATIONS) and 2 * (label <= duration)[known].sum() > known.sum():
+                return cls(duration=name)
+        return None
 
     @property
     def outputs(self) -> int:

@@ -236,6 +236,55 @@ def _over_rows(value: float, differences: np.ndarray) -> tuple[Spread | None, st
 
 
 @dataclass(frozen=True)
+class Disagreement:
+    """One row of a score on which two groups of runs are far apart.
+
+    Args:
+        score: whose prediction it is.
+        baseline: the first group.
+        name: the other one.
+        row: its number among the rows that are compared, from 0.
+        label: that was observed.
+        before: the baseline's prediction, the mean over its seeds.
+        after: the other's.
+        keys: of the row.
+        features: its raw values, without lists.
+    """
+
+    score: str
+    baseline: str
+    name: str
+    row: int
+    label: float
+    before: float
+    after: float
+    keys: Mapping[str, Any]
+    features: Mapping[str, Any]
+
+    def told(self, values: Mapping[str, Any]) -> str:
+        """Return keys or features in one line."""
+        return ", ".join(f"{name} {_short(value)}" for name, value in values.items())
+
+
+def furthest_apart(
+    before: np.ndarray, after: np.ndarray, most: int, weight: np.ndarray | None = None
+) -> np.ndarray:
+    """Return the numbers of the rows whose predictions differ most, the largest gap first.
+
+    Rows of weight 0 are none, nor are rows without a difference.
+
+    Example:
+        >>> furthest_apart(np.array([0.1, 0.5, 0.2]), np.array([0.2, 0.1, 0.2]), 2).tolist()
+        [1, 0]
+    """
+    gap = np.abs(after - before)
+    if weight is not None:
+        gap = np.where(weight > 0, gap, 0.0)
+    order = np.argsort(-gap, kind="stable")[:most]
+    return order[gap[order] > 0]
+
+
+@dataclass(frozen=True)
 class Comparison:
     """Groups of runs on the same rows; prints as a table and writes JSON."""
 
@@ -247,6 +296,7 @@ class Comparison:
     differences: tuple[Difference, ...]  # likewise
     absent: Mapping[str, Mapping[str, str]]  # by score and metric, why it is not compared
     notes: tuple[str, ...] = ()  # on how the runs were grouped
+    disagreements: tuple[Disagreement, ...] = ()  # by score and group, where somebody asked
 
     @property
     def judged(self) -> tuple[Difference, ...]:
@@ -350,12 +400,38 @@ class Comparison:
             "significant": len(self.significant),
             "conclusion": self.conclusion,
             "remarks": list(self.remarks),
+            "disagreements": [asdict(each) for each in self.disagreements],
         }  # fmt: skip
+
+    @property
+    def disagreed(self) -> dict[tuple[str, str], list[Disagreement]]:
+        """The rows that are furthest apart, by score and group."""
+        found: dict[tuple[str, str], list[Disagreement]] = {}
+        for each in self.disagreements:
+            found.setdefault((each.score, each.name), []).append(each)
+        return found
 
     def __str__(self) -> str:
         table = aligned(*self._table, right=range(3, 7))
         remarks = (f"– {remark}" for remark in self.remarks)
-        return "\n".join([self._rows, "", table, "", self.conclusion, *remarks])
+        return "\n".join([self._rows, "", table, "", self.conclusion, *remarks, *self._disagreed])
+
+    @property
+    def _disagreed(self) -> list[str]:
+        """The rows that are furthest apart, as lines."""
+        lines = []
+        for (score, name), rows in self.disagreed.items():
+            baseline = rows[0].baseline
+            header = ["row", "label", baseline, name, "difference", "keys", "features"]
+            table = [
+                [f"{each.row:,}", f"{each.label:g}", f"{each.before:.4f}", f"{each.after:.4f}",
+                 f"{each.after - each.before:+z.4f}", _cut(each.told(each.keys)),
+                 _cut(each.told(each.features))]
+                for each in rows
+            ]  # fmt: skip
+            lines += ["", f"{score}: the rows on which {name} and {baseline} differ most", ""]
+            lines.append(aligned(header, table, right=range(5)))
+        return lines
 
     def _repr_html_(self) -> str:
         notes = [self.conclusion, *(f"– {remark}" for remark in self.remarks)]
@@ -393,3 +469,12 @@ class Comparison:
 
 def _interval(spread: Spread | None) -> str:
     return "–" if spread is None else f"{spread.low:+z.4f} … {spread.high:+z.4f}"
+
+
+def _short(value: Any) -> str:
+    text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    return "–" if value is None else text if len(text) <= 40 else f"{text[:39]}…"
+
+
+def _cut(text: str, width: int = 60) -> str:
+    return text if len(text) <= width else f"{text[: width - 1]}…"

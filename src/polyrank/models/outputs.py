@@ -19,7 +19,7 @@ from polyrank.models.ranker import Inputs, Ranker
 from polyrank.nn.embed import TensorBag
 from polyrank.objective.likelihood import Likelihood
 from polyrank.schema import Schema
-from polyrank.terms import output_columns
+from polyrank.terms import composed
 
 CHUNK_ROWS = 16384
 
@@ -121,8 +121,7 @@ def outputs(
 ) -> dict[str, Tensor]:
     """Return float64 output columns in task order: each head given its parent, then each joint.
 
-    A joint is a product with its parent's joint, so that it never exceeds it. The only way from
-    logits to outputs: an exported graph is traced through it.
+    The only way from logits to outputs: an exported graph is traced through it.
 
     Args:
         schema: the tasks.
@@ -131,20 +130,13 @@ def outputs(
         extras: the columns that kinds of label read.
         maps: calibration, by task, of what its kind of label says is `calibrated`.
     """
-    columns: dict[str, dict[str, Tensor]] = {}
-    joints: dict[str, Tensor] = {}
-    names = [task.name for task in schema.tasks]
-    for name in sorted(names, key=lambda each: len(schema.ancestors(each))):  # parents first
-        task = schema.by_name[name]
-        values = _predicted(likelihoods[name], logits[name], extras, maps.get(name))
-        if task.given and task.label_kind.has_joint:
-            found = [each for value in values for each in (value, joints[task.given] * value)]
-            joints[name] = found[1]
-        else:
-            found = [*values]
-            joints[name] = found[0]
-        columns[name] = dict(zip(output_columns(task), found, strict=True))
-    return {column: values for name in names for column, values in columns[name].items()}
+    return composed(
+        schema,
+        {
+            name: _predicted(likelihoods[name], logits[name], extras, maps.get(name))
+            for name in schema.by_name
+        },
+    )
 
 
 def _predicted(

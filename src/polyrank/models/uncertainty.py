@@ -13,6 +13,7 @@ import torch
 
 from polyrank.data.table import Table
 from polyrank.errors import ConfigError, did_you_mean
+from polyrank.exploration.posterior import deviation
 from polyrank.models.outputs import CHUNK_ROWS, Tensors
 from polyrank.models.ranker import Ranker
 from polyrank.schema import Task
@@ -74,7 +75,7 @@ def deviations_of(ranker: Ranker, table: Table, tasks: Sequence[Task]) -> dict[s
             tensors = Tensors.of(batch, "cpu")
             variances = ranker.first.variance(tensors.ids, tensors.bags)
             for name, each in found.items():
-                each[start : start + len(batch)] = variances[name].sqrt().numpy()
+                each[start : start + len(batch)] = deviation(variances[name]).numpy()
             start += len(batch)
     return {deviation_column(task): found[task.name] for task in tasks}
 

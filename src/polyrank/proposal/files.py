@@ -7,7 +7,7 @@ from pathlib import Path
 
 from polyrank.data.read import files
 from polyrank.errors import DataError
-from polyrank.proposal.names import says
+from polyrank.text import says
 
 _ROLES = {
     "train": ("train", "training"),

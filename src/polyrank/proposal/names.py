@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
-
 from polyrank.data.check.position import WORDS
-
-_PARTS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\d_a-zA-Z]+")
 
 EVENTS = (
     "view", "viewed", "watched", "click", "clicked", "clk", "cart", "atc", "favorite", "fav",
@@ -32,7 +27,6 @@ USERS = ("user", "uid", "member", "visitor", "customer", "device", "用户", "�
 REQUESTS = ("request", "req", "impression", "search", "query", "slate", "session", "请求", "会话")
 TIMES = ("time", "timestamp", "ts", "date", "datetime", "day", "时间", "日期")
 POSITIONS = (*WORDS, "位置")
-STARS = ("rating", "stars", "star", "评分", "星级")
 IDS = (
     "id", "code", "category", "cat", "brand", "city", "zip", "hour", "type", "编号", "类目", "品牌",
 )  # fmt: skip
@@ -41,16 +35,3 @@ NUMBERS = (
     "wage", "gains", "losses", "dividends", "weeks", "hours",
     "duration", "length", "avg", "mean", "sum", "total", "days", "价格", "年龄", "数量", "时长",
 )  # fmt: skip
-
-
-def says(name: str, words: Iterable[str]) -> str | None:
-    """Return the first of the words that is a part of a name; None if none is.
-
-    Example:
-        >>> says("isClicked", EVENTS), says("last_click_time", PAST), says("是否点击", EVENTS)
-        ('clicked', 'last', '点击')
-    """
-    parts = {part.lower() for part in _PARTS.findall(name)}
-    return next(
-        (each for each in words if each in parts or (not each.isascii() and each in name)), None
-    )

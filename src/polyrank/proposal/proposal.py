@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-
-import tomli_w
+from dataclasses import dataclass, fields
+from typing import Any
 
 from polyrank.features import names_by_kind
+from polyrank.labels import LabelKind
 from polyrank.schema import Schema, Task
 from polyrank.spec import to_table
 
@@ -87,8 +87,7 @@ class Proposal:
         if column != task.name:
             lines.append(f"label = {_text(column)}  # the column; a name must be an identifier")
         if task.kind != "binary":
-            kind = tomli_w.dumps({"kind": task.to_table()["kind"]}).strip()
-            lines.append(f"{kind}  # its values are levels in an order")
+            lines.append(f"kind = {_kind(task.label_kind)}  # {task.label_kind.allowed}")
             lines.append('# kind = "regression"')
         if task.given:
             lines.append(f"given = {_text(task.given)}  # {self.reasons[f'{column} given']}")
@@ -107,8 +106,21 @@ _KINDS = {
 }
 
 
-def _text(value: str) -> str:
-    """Return a TOML string: JSON's escapes are TOML's, and DEL is one more."""
+def _kind(kind: LabelKind) -> str:
+    """Return a kind as TOML in one line, with the options that are not its defaults."""
+    chosen = {
+        each.name: getattr(kind, each.name)
+        for each in fields(kind)
+        if getattr(kind, each.name) != each.default
+    }
+    if not chosen:
+        return _text(kind.name)
+    options = {"kind": kind.name, **chosen}
+    return "{ " + ", ".join(f"{name} = {_text(each)}" for name, each in options.items()) + " }"
+
+
+def _text(value: str | float | Sequence[Any]) -> str:
+    """Return a TOML value: JSON's escapes are TOML's, and DEL is one more."""
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from math import log
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from polyrank.data.check import check
@@ -19,11 +20,12 @@ from polyrank.data.read import Source, collect, column_names, count_rows, read
 from polyrank.data.split import split
 from polyrank.errors import DataError, did_you_mean
 from polyrank.features import FEATURES, Feature
-from polyrank.labels import Ordinal
+from polyrank.labels import LABELS, LabelKind
 from polyrank.proposal import names
 from polyrank.proposal.proposal import Proposal
 from polyrank.proposal.proposal import names as shown
 from polyrank.schema import Keys, Schema, Task
+from polyrank.text import says
 
 # Enough for rates of a thousandth; a larger log gives 20 blocks, which keep whole requests.
 SAMPLE_ROWS = 200_000
@@ -32,7 +34,7 @@ BLOCKS = 20
 COINCIDENCE = log(1e-6)
 # So many distinct whole numbers whose middle lies at half of the largest: counts crowd at 0.
 MANY, EVEN = 100, 0.15
-LEVELS = 11  # 0 to 10, or half stars
+FEW = 11  # distinct whole numbers that are rather codes than amounts
 _TRUTH = ("true_", "do_")
 _LEFT_OUT = ("label-equal", "label-opposite", "may-state-label", "values", "nearly-unique")
 _ISO = r"^\d{4}-\d{2}-\d{2}"
@@ -46,7 +48,7 @@ class _Found:
     reasons: dict[str, str] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
     events: list[str] = field(default_factory=list)
-    levels: list[str] = field(default_factory=list)
+    amounts: dict[str, LabelKind] = field(default_factory=dict)
     keys: dict[str, str] = field(default_factory=dict)
     features: dict[str, str] = field(default_factory=dict)
     given: dict[str, str] = field(default_factory=dict)
@@ -54,6 +56,11 @@ class _Found:
     def leave(self, column: str, why: str, kind: str = "sparse") -> None:
         self.features.pop(column, None)
         self.left_out[column] = kind
+        self.reasons[column] = why
+
+    def take(self, column: str, kind: LabelKind, why: str) -> None:
+        self.features.pop(column)
+        self.amounts[column] = kind
         self.reasons[column] = why
 
 
@@ -89,8 +96,10 @@ def infer(
     found = _Found(_sample(frame, known, total))
     for column in known:
         _place(found, column, labels)
-    _outcomes_by_structure(found)
-    if not found.events and not found.levels:
+    _events_by_structure(found)
+    _amounts_by_name(found)
+    _amounts_by_structure(found)
+    if not found.events and not found.amounts:
         raise _no_label(found)
     _leave_out_twins(found)
     _funnel(found)
@@ -138,12 +147,12 @@ def _place(found: _Found, column: str, labels: Sequence[str]) -> None:
     distinct = present.n_unique()
     if distinct <= 1:
         return found.leave(column, "one value in all rows" if distinct else "no value in any row")
-    event, past = names.says(column, names.EVENTS), names.says(column, names.PAST)
+    event, past = says(column, names.EVENTS), says(column, names.PAST)
     if event and not past and binary:
         found.events.append(column)
         found.reasons[column] = f"0/1, and its name says {event!r}; {_rate(values)}"
         return None
-    if names.says(column, names.TIMES) and not binary and _is_time(values):
+    if says(column, names.TIMES) and not binary and _is_time(values):
         if found.rows[column].null_count():
             return found.leave(column, "a time, but null in some rows: no key, and no feature")
         return _place_time(found, column, distinct)
@@ -179,22 +188,17 @@ def _place_time(found: _Found, column: str, distinct: int) -> None:
 
 
 def _place_rest(found: _Found, column: str, values: pl.Series, distinct: int) -> None:
-    past, rows = names.says(column, names.PAST), found.rows.height
-    stars = names.says(column, names.STARS)
-    if stars and not past and values.dtype.is_numeric() and distinct <= LEVELS and distinct > 2:
-        found.levels.append(column)
-        found.reasons[column] = f"{distinct} levels, and its name says {stars!r}"
-        return None
-    if names.says(column, names.POSITIONS) and values.dtype.is_numeric():
+    past, rows = says(column, names.PAST), found.rows.height
+    if says(column, names.POSITIONS) and values.dtype.is_numeric():
         return found.leave(column, "a position is not known when rows are ranked", "dense")
-    user, request = names.says(column, names.USERS), names.says(column, names.REQUESTS)
+    user, request = says(column, names.USERS), says(column, names.REQUESTS)
     repeated = rows > distinct and not values.dtype.is_float()
     if request and repeated and not user and not past and "request" not in found.keys:
         found.keys["request"] = column
         found.reasons[column] = f"its name says {request!r}; {rows / distinct:.1f} rows of each"
         return None
     kind, why = _kind(column, values, distinct)
-    if user and kind == "sparse" and "user" not in found.keys and names.says(column, ("id", "uid")):
+    if user and kind == "sparse" and "user" not in found.keys and says(column, ("id", "uid")):
         found.keys["user"] = column
         why = f"an id of a user by its name; {distinct:,} distinct"
     found.features[column] = kind
@@ -207,7 +211,7 @@ def _kind(column: str, values: pl.Series, distinct: int) -> tuple[str, str]:
     dtype = values.dtype
     if not dtype.is_numeric():
         return "sparse", f"{_type(dtype)}; {distinct:,} distinct"
-    number, id_ = names.says(column, names.NUMBERS), names.says(column, names.IDS)
+    number, id_ = says(column, names.NUMBERS), says(column, names.IDS)
     if dtype.is_float():
         return "dense", f"numbers with fractions; {distinct:,} distinct"
     if id_ and not number:
@@ -222,57 +226,111 @@ def _kind(column: str, values: pl.Series, distinct: int) -> tuple[str, str]:
         )
     if distinct > MANY and low >= 0 and abs(_middle(values) / high - 0.5) < EVEN:
         return "sparse", f"whole numbers spread evenly, as ids are; {distinct:,} distinct"
-    if distinct <= LEVELS:
+    if distinct <= FEW:
         return "sparse", f"whole numbers; only {distinct} distinct"
     return "dense", f"whole numbers from {low:,} to {high:,}; {distinct:,} distinct"
 
 
-def _outcomes_by_structure(found: _Found) -> None:
-    """Find what follows an event: columns that are 0 or null wherever it did not happen."""
-    for column, kind in list(found.features.items()):
+def _events_by_structure(found: _Found) -> None:
+    """Find 0/1 columns that are never 1 without an event."""
+    for column in _single(found):
         values = found.rows[column]
-        if kind not in ("sparse", "dense") or not (values.dtype.is_numeric() or _is_binary(values)):
+        event = next(
+            (each for each in found.events if _implies(_above(values), found.rows[each])), None
+        )
+        if event is not None and _is_binary(values):
+            found.features.pop(column)
+            found.events.append(column)
+            found.reasons[column] = f"0/1, and never 1 without {event!r}; {_rate(values)}"
+
+
+def _amounts_by_name(found: _Found) -> None:
+    """Find numbers whose names say that they are outcomes, and which look like it."""
+    for column in _single(found):
+        values = found.rows[column]
+        if not values.dtype.is_numeric() or says(column, names.PAST):
             continue
-        happened = (values.cast(pl.Float64, strict=False).fill_null(0) != 0) & values.is_not_null()
-        for event in found.events:
-            if not _implies(happened, found.rows[event]):
-                continue
-            count = int(happened.sum())
-            if _is_binary(values):
-                found.features.pop(column)
-                found.events.append(column)
-                found.reasons[column] = f"0/1, and never 1 without {event!r}; {_rate(values)}"
-            else:
-                found.leave(
-                    column, f"0 or null without {event!r}, in {count:,} rows not: an outcome"
-                )
-            break
+        for name, kind in LABELS.items():
+            word = says(column, kind.words)
+            proposed = word and kind.proposed(*_numbers(found, column, values.is_not_null()))
+            if proposed:
+                found.take(column, proposed, f"its name says {word!r}; {name}")
+                break
+
+
+def _amounts_by_structure(found: _Found) -> None:
+    """Find numbers that are 0 or null wherever an event did not happen."""
+    for column in _single(found):
+        values = found.rows[column]
+        event = _parent(found, column)
+        if event is None or not values.dtype.is_numeric():
+            continue
+        read = _happened(found.rows[event]) & values.is_not_null()
+        label, numbers = _numbers(found, column, read)
+        why = f"0 or null without {event!r}, in {int(_above(values).sum()):,} rows not: an outcome"
+        kinds = (kind.proposed(label, numbers) for kind in LABELS.values() if not kind.words)
+        proposed = next(filter(None, kinds), None)
+        if proposed:
+            found.take(column, proposed, why)
+        else:
+            found.leave(column, why)
+
+
+def _single(found: _Found) -> list[str]:
+    """Return the features of one value a row that could be outcomes."""
+    return [
+        column
+        for column, kind in found.features.items()
+        if kind in ("sparse", "dense")
+        and (found.rows[column].dtype.is_numeric() or _is_binary(found.rows[column]))
+    ]
+
+
+def _numbers(
+    found: _Found, column: str, read: pl.Series
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Return a column, and the other features that are numbers, in some of the rows."""
+    rows = found.rows.filter(read)
+    others = [
+        each
+        for each, kind in found.features.items()
+        if kind in ("sparse", "dense") and each != column and rows[each].dtype.is_numeric()
+    ]
+    every = {
+        each: rows[each].cast(pl.Float64).fill_null(np.nan).to_numpy() for each in [column, *others]
+    }
+    return every.pop(column), every
 
 
 def _funnel(found: _Found) -> None:
-    """Give each event the rarest other one without which it never happened."""
-    counts = {each: int(_happened(found.rows[each]).sum()) for each in found.events}
-    for child in [*found.events, *found.levels]:
-        column = found.rows[child]
-        happened = column.is_not_null() if child in found.levels else _happened(column)
-        own = int(happened.sum())
-        parents = [
-            each
-            for each in found.events
-            if each != child
-            and counts[each] >= own + (child in found.events)
-            and _implies(happened, found.rows[each], known=_follows(child, each))
-        ]
-        if parents:
-            parent = min(parents, key=lambda each: counts[each])
+    """Give each outcome the rarest event without which it never happened."""
+    for child in [*found.events, *found.amounts]:
+        parent = _parent(found, child)
+        if parent is not None:
+            own = int(_above(found.rows[child]).sum())
             found.given[child] = parent
             found.reasons[f"{child} given"] = f"in all {own:,} rows with it, {parent!r} is 1"
+
+
+def _parent(found: _Found, child: str) -> str | None:
+    """Return the rarest event that happened wherever a column is neither 0 nor null."""
+    happened = _above(found.rows[child])
+    counts = {each: int(_happened(found.rows[each]).sum()) for each in found.events}
+    least = int(happened.sum()) + (child in found.events)
+    parents = [
+        each
+        for each, count in counts.items()
+        if each != child
+        and count >= least
+        and _implies(happened, found.rows[each], known=_follows(child, each))
+    ]
+    return min(parents, key=lambda each: counts[each], default=None)
 
 
 def _follows(child: str, parent: str) -> bool:
     """Whether names alone say that one event comes after another, as a purchase after a click."""
     later, earlier = (
-        next((place for place, words in enumerate(names.FUNNEL) if names.says(each, words)), -1)
+        next((place for place, words in enumerate(names.FUNNEL) if says(each, words)), -1)
         for each in (child, parent)
     )
     return later > earlier >= 0
@@ -303,7 +361,7 @@ def _split_by(found: _Found) -> str:
     held = all(
         part[each].drop_nulls().n_unique() > 1
         for part in parts
-        for each in [*found.events, *found.levels]
+        for each in [*found.events, *found.amounts]
     )
     return "time" if held else "random"
 
@@ -318,7 +376,7 @@ def _audited(found: _Found, by: Any) -> Schema:
         if each.column not in found.features or each.check not in _LEFT_OUT:
             continue
         # An id ranks a label well where people or items differ much; the audit warns of it.
-        an_id = names.says(each.column, names.IDS) and found.features[each.column] == "sparse"
+        an_id = says(each.column, names.IDS) and found.features[each.column] == "sparse"
         if not (an_id and each.check == "may-state-label"):
             found.leave(each.column, each.message, found.features[each.column])
     return _schema(found)
@@ -344,7 +402,7 @@ def _schema(found: _Found) -> Schema:
             f"no column is left as a feature: {shown(list(found.left_out))} are left out, such as "
             + "; ".join(f"{each!r}: {found.reasons[each]}" for each in list(found.left_out)[:3])
         )
-    columns = [*found.events, *found.levels]
+    columns = [*found.events, *found.amounts]
     tasks = {column: _identifier(column, columns) for column in columns}
     features: list[Feature] = [FEATURES[kind](name) for name, kind in found.features.items()]
     return Schema(
@@ -353,7 +411,7 @@ def _schema(found: _Found) -> Schema:
             Task(
                 tasks[column],
                 label=column,
-                kind=Ordinal() if column in found.levels else "binary",
+                kind=found.amounts.get(column, "binary"),
                 given=tasks.get(found.given.get(column, "")),
             )
             for column in columns
@@ -374,7 +432,7 @@ def _no_label(found: _Found) -> DataError:
     alone = [
         each
         for each in found.rows.columns
-        if names.says(each, names.EVENTS) and found.rows[each].drop_nulls().n_unique() == 1
+        if says(each, names.EVENTS) and found.rows[each].drop_nulls().n_unique() == 1
     ]
     if alone:
         return DataError(
@@ -397,6 +455,11 @@ def _is_binary(values: pl.Series) -> bool:
     if values.dtype == pl.Boolean:
         return values.drop_nulls().n_unique() == 2
     return values.dtype.is_numeric() and set(values.drop_nulls().unique().to_list()) == {0, 1}
+
+
+def _above(values: pl.Series) -> pl.Series:
+    """Whether a value is there and is not 0."""
+    return (values.cast(pl.Float64, strict=False) != 0).fill_null(value=False)
 
 
 def _happened(values: pl.Series) -> pl.Series:

@@ -39,7 +39,8 @@ AXIS_WIDTH = 46  # pixels, of y axes that stand above each other
 STROKE: dict[str, Any] = {"symbolType": "stroke", "symbolSize": 260}  # of a line's key
 EXTENT: dict[str, Any] = {"minExtent": AXIS_WIDTH, "maxExtent": AXIS_WIDTH}
 LABEL_ROOM = 0.09  # of a chart's width, which a short number takes
-WRITTEN_COLUMNS = 10  # of a grid; in more of them there is no room for numbers
+# Columns of a grid in which there is room for numbers, and for numbers with a sign.
+WRITTEN_COLUMNS, SIGNED_COLUMNS = 10, 6
 NARROWEST = 270  # pixels that a grid's columns share on a narrow screen
 LETTER = 6.5  # pixels
 ENTROPIES = ("one row", "all rows together")
@@ -558,8 +559,9 @@ def grid(
     *,
     titles: tuple[str, str],
     measure: str,
+    signed: bool = False,
 ) -> alt.LayerChart:
-    """Return shares from 0 to 1, written and coloured; a cell of None is empty.
+    """Return shares from 0 to 1, or from −1 if `signed`, written and coloured; None is empty.
 
     The titles are those of the y and the x axis; `measure` says what a number is.
     """
@@ -582,14 +584,15 @@ def grid(
     )  # fmt: skip
     cells = base.mark_rect().encode(
         color=alt.Color("value:Q", title=measure, legend=None).scale(
-            scheme="blues", domain=[0, 1], clamp=True
+            scheme="redblue" if signed else "blues", domain=[-1 if signed else 0, 1], clamp=True
         ),
         tooltip=["row:N", "column:N", tip("value", measure, ".4f")],
     )
     height = max(30 * len(rows), 40)
-    if len(columns) > WRITTEN_COLUMNS:
+    if len(columns) > (SIGNED_COLUMNS if signed else WRITTEN_COLUMNS):
         return finished(cells, height=height)
-    dark = alt.condition(alt.datum.value > 0.5, alt.value("#ffffff"), alt.value("#1b1f23"))
+    strong = alt.expr.abs(alt.datum.value) > 0.5
+    dark = alt.condition(strong, alt.value("#ffffff"), alt.value("#1b1f23"))
     numbers = base.mark_text(fontSize=11).encode(text=alt.Text("value:Q", format=".2f"), color=dark)
     return finished(cells, numbers, height=height)
 
@@ -623,6 +626,62 @@ def by_feature(
     form = "%" if shares else "f"
     bars = _named_bars(list(values.values()), list(values), ("feature", title), form, hue)
     return finished(bars, height=max(20 * len(values), 40))
+
+
+def drops(
+    values: Sequence[tuple[str, float, float | None, float | None]], title: str, *, hue: str
+) -> alt.LayerChart:
+    """Return a point a feature, its interval where it has one, and a line at 0.
+
+    The values are a name, a number, and the ends of its interval.
+    """
+    frame = pl.DataFrame(
+        [dict(zip(("name", "value", "low", "high"), each, strict=True)) for each in values],
+        schema={"name": pl.String, **dict.fromkeys(("value", "low", "high"), pl.Float64)},
+    )
+    names = frame["name"].to_list()
+    y = alt.Y("name:N", title=None, sort=names).axis(labelLimit=130, ticks=False)
+    x = alt.X("value:Q", title=title).axis(format="~g", tickCount=5, labelOverlap="greedy")
+    base = alt.Chart(frame).encode(
+        y=y,
+        tooltip=[
+            "name:N", tip("value", title, "+.5f"), tip("low", "95 % from", "+.5f"),
+            tip("high", "to", "+.5f"),
+        ],
+    )  # fmt: skip
+    nothing = alt.Chart(pl.DataFrame({"zero": [0.0]})).mark_rule(
+        color="currentColor", opacity=0.45, strokeDash=[4, 4]
+    )
+    whiskers = base.transform_filter("isValid(datum.low)").mark_rule(
+        color=hue, strokeWidth=2, opacity=0.6
+    )
+    layers = [nothing.encode(x=alt.X("zero:Q", title=title)), whiskers.encode(x="low:Q", x2="high")]
+    points = base.mark_point(color=hue, size=42, filled=True, opacity=1).encode(x=x)
+    return finished(*layers, points, height=max(20 * len(names), 40))
+
+
+def dependence(curve: pl.DataFrame, feature: str, output: str, *, hue: str) -> alt.LayerChart:
+    """Return the mean output over a number, and the band of the rows' own curves.
+
+    The columns are `value`, `mean`, `low`, `high`.
+    """
+    low, high = (float(f(curve["value"])) for f in (min, max))
+    x = x_axis("value", feature, (low, high) if low < high else (low - 0.5, high + 0.5))
+    y = alt.Y("mean:Q", title=output).scale(zero=False, padding=6)
+    y = y.axis(tickCount=4, format="~r", **EXTENT)
+    base = alt.Chart(curve.select("value", "mean", "low", "high")).encode(x=x)
+    band = base.mark_area(color=hue, opacity=0.2).encode(
+        y=alt.Y("low:Q", title=output).scale(zero=False), y2="high:Q"
+    )
+    line = base.mark_line(color=hue, point={"size": 24, "filled": True, "color": hue}).encode(
+        y=y,
+        tooltip=[
+            tip("value", feature, ".5~g"), tip("mean", output, ".4~g"),
+            tip("low", "10 % of the curves are below", ".4~g"),
+            tip("high", "10 % are above", ".4~g"),
+        ],
+    )  # fmt: skip
+    return finished(band, line, height=120)
 
 
 def _named_bars(

@@ -6,17 +6,25 @@ group; the first run's is the baseline.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import polars as pl
 
+from polyrank import spec
 from polyrank.bundle.model import Bundle
+from polyrank.data.read import Joined, column_names, read
 from polyrank.data.statistics import label_groups
 from polyrank.errors import ConfigError, DataError
-from polyrank.metrics.comparison import Comparison, Sample, paired
+from polyrank.metrics.comparison import (
+    Comparison,
+    Disagreement,
+    Sample,
+    furthest_apart,
+    paired,
+)
 from polyrank.metrics.predicted import outputs_of, predicted
 from polyrank.terms import Population, population_label, populations
 
@@ -46,12 +54,25 @@ class ComparedRun:
         return int(self.bundle.config.get("seed", 0))
 
 
-def compare(runs: Sequence[ComparedRun], *, split: str = "test") -> Comparison:
+def compare(
+    runs: Sequence[ComparedRun], *, split: str = "test", disagreements: int = 0
+) -> Comparison:
     """Compare runs on the same labelled rows; the group of the first is the baseline.
 
     The first run's user key says which rows are drawn together, and its weights and the groups of
     its kinds of label are used.
+
+    Args:
+        runs: at least two.
+        split: the name of the rows.
+        disagreements: of each score and each group but the first, so many of the rows on which it
+            is furthest from the baseline, with their keys and features.
+
+    Raises:
+        ConfigError: too few runs, one that is given twice, no score in common, or a count below 0.
+        DataError: runs that keep other rows, or labels.
     """
+    spec.whole("disagreements", disagreements, least=0)
     if len(runs) < 2:
         raise ConfigError(f"compare needs at least two runs, got {len(runs)}")
     paths = [run.path for run in runs]
@@ -60,7 +81,10 @@ def compare(runs: Sequence[ComparedRun], *, split: str = "test") -> Comparison:
             raise ConfigError(f"the run {path} is given twice: a run does not differ from itself")
     names, notes = _names(runs)
     shared = _shared(runs)
-    scored = [_predicted(run, shared, split) for run in runs]
+    told = _told_columns(runs) if disagreements else []
+    scored = [
+        _predicted(run, shared, split, told if place == 0 else []) for place, run in enumerate(runs)
+    ]
     first = scored[0]
     for run, each in zip(runs, scored, strict=True):
         _refuse_other_rows(runs[0], first, run, each)
@@ -93,6 +117,11 @@ def compare(runs: Sequence[ComparedRun], *, split: str = "test") -> Comparison:
         differences=tuple(differences),
         absent=absent,
         notes=notes,
+        disagreements=tuple(
+            each
+            for where in shared
+            for each in _disagreements(where.name, runs, scored, names, disagreements)
+        ),
     )
 
 
@@ -107,6 +136,8 @@ class _Predicted:
     user: pl.Series | None
     weight: np.ndarray | None
     groups: Mapping[str, np.ndarray]  # of rows, by task, of kinds of label that have some
+    keys: pl.DataFrame
+    features: pl.DataFrame  # raw values, of rows that may be told
 
     def of(self, score: str, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """Return the prediction of a score on some rows, and all outputs of its head."""
@@ -114,9 +145,11 @@ class _Predicted:
         return self.predictions[score][rows], None if outputs is None else outputs[rows]
 
 
-def _predicted(run: ComparedRun, shared: Sequence[Population], split: str) -> _Predicted:
+def _predicted(
+    run: ComparedRun, shared: Sequence[Population], split: str, told: Sequence[str]
+) -> _Predicted:
     bundle = run.bundle
-    table = bundle.encode(run.rows, split=split)
+    table = bundle.encode(run.rows, split=split, carried=told)
     outputs = {column.name: column.to_numpy() for column in bundle.score(table)}
     labels = table.labels_by_task
     return _Predicted(
@@ -127,7 +160,58 @@ def _predicted(run: ComparedRun, shared: Sequence[Population], split: str) -> _P
         table.user,
         table.weight,
         {name: each.codes for name, each in label_groups(table, bundle.targets).items()},
+        table.keys,
+        table.carried.select(told),
     )
+
+
+def _told_columns(runs: Sequence[ComparedRun]) -> list[str]:
+    """Return the columns of the runs' features, but lists, that the rows themselves hold."""
+    bundle = runs[0].bundle
+    opened = bundle.opened(runs[0].rows)
+    own = read(opened.rows, bundle.schema) if isinstance(opened, Joined) else opened
+    features = (each for run in runs for each in run.bundle.schema.features if not each.lists)
+    known = {*column_names(own)}
+    columns = (column for each in features for column in each.columns if column in known)
+    return list(dict.fromkeys(columns))
+
+
+def _disagreements(
+    score: str,
+    runs: Sequence[ComparedRun],
+    scored: Sequence[_Predicted],
+    names: Mapping[str, str],
+    most: int,
+) -> Iterator[Disagreement]:
+    """Yield the rows of a score on which each group is furthest from the baseline."""
+    if not most:
+        return
+    first, groups = scored[0], {}
+    rows = np.flatnonzero(~np.isnan(first.labels[score]))
+    for run, each in zip(runs, scored, strict=True):
+        groups.setdefault(names[run.path], []).append(each.predictions[score][rows])
+    means = {name: np.mean(each, axis=0) for name, each in groups.items()}
+    baseline, *others = means
+    before, weight = means[baseline], None if first.weight is None else first.weight[rows]
+    for name in others:
+        for place in furthest_apart(before, means[name], most, weight).tolist():
+            row = int(rows[place])
+            yield Disagreement(
+                score, baseline, name, row, float(first.labels[score][row]), float(before[place]),
+                float(means[name][place]), _plain(first.keys, row), _plain(first.features, row),
+            )  # fmt: skip
+
+
+def _plain(frame: pl.DataFrame, row: int) -> dict[str, Any]:
+    """Return a row as values of JSON: what has no such type, such as a date, as text."""
+    found = frame.row(row, named=True) if frame.width else {}
+    return {name: _json(value) for name, value in found.items()}
+
+
+def _json(value: Any) -> Any:
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value if value is None or isinstance(value, int | float | str) else str(value)
 
 
 def _refuse_other_rows(

@@ -11,7 +11,16 @@ import polars as pl
 
 from polyrank.metrics.comparison import Comparison, Difference, Group, Spread
 from polyrank.metrics.registry import METRICS
-from polyrank.report.blocks import Cell, Figure, Note, Paragraph, ReportTable, Section
+from polyrank.report.blocks import (
+    Block,
+    Cell,
+    Figure,
+    Heading,
+    Note,
+    Paragraph,
+    ReportTable,
+    Section,
+)
 from polyrank.report.charts import BLUE, ORANGE, finished, tip
 from polyrank.report.page import document
 from polyrank.report.sections.scores import number, title
@@ -31,7 +40,8 @@ def comparison_page(found: Comparison, *, written: datetime) -> str:
         f'<p class="kind">polyrank comparison</p><h1>{escape(name)}</h1>'
         f"<p>{escape(' · '.join(facts))}</p>"
     )
-    sections = [_conclusion(found), *_by_metric(found), _values(found), _runs(found)]
+    sections = [_conclusion(found), *_by_metric(found), _values(found)]
+    sections += [*_disagreements(found), _runs(found)]
     return document(f"{name} · polyrank comparison", headline, sections, written=written)
 
 
@@ -126,6 +136,35 @@ def _values(found: Comparison) -> Section:
     )
     header = ("score", "metric", "runs", "mean ± sd over seeds")
     return Section("Values", (ReportTable(header, rows, text_columns=(0, 1, 2)),))
+
+
+def _disagreements(found: Comparison) -> list[Section]:
+    """Return the rows on which a run is furthest from the baseline, a table a score and run."""
+    blocks: list[Block] = []
+    for (score, name), rows in found.disagreed.items():
+        blocks.append(Heading(f"{score} · {name}"))
+        header = ("row", "label", rows[0].baseline, name, "difference", "keys", "features")
+        lines = tuple(
+            (
+                Cell(f"{each.row:,}"),
+                Cell(f"{each.label:g}"),
+                Cell(number(each.before)),
+                Cell(number(each.after)),
+                Cell(_signed(each.after - each.before)),
+                Cell(each.told(each.keys)),
+                Cell(each.told(each.features)),
+            )
+            for each in rows
+        )
+        blocks.append(ReportTable(header, lines, text_columns=(0, 5, 6)))
+    if not blocks:
+        return []
+    text = (
+        "The rows whose predictions differ most, the largest difference first; of several seeds, "
+        "the mean. A row's number is among the compared rows, from 0. The tables show single "
+        "rows: mind to whom you send this page."
+    )
+    return [Section("Largest disagreements", (Paragraph(text), *blocks))]
 
 
 def _runs(found: Comparison) -> Section:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -16,10 +16,13 @@ import polars as pl
 from polyrank.bundle.model import Bundle
 from polyrank.calibration.fitting import Calibrator
 from polyrank.data.check import Audit
+from polyrank.data.delays import statistics
 from polyrank.data.read import column_names
 from polyrank.data.statistics import label_groups
 from polyrank.data.table import Table
 from polyrank.debias import PropensityUse
+from polyrank.inspection.dependence import numbers_of
+from polyrank.inspection.importance import Importance
 from polyrank.labels.kind import LabelKind, RowGroups
 from polyrank.metrics.fusion import trade_off
 from polyrank.metrics.predicted import outputs_of, predicted, true_probability
@@ -82,6 +85,8 @@ class Evidence:
     # By the name whose weight in the fused score is swept: that weight, then the metric of one
     # outcome and of another.
     trade_offs: Mapping[str, pl.DataFrame] = field(default_factory=dict)
+    importance: Importance | None = None  # of the features; None where nobody asked
+    dependence: pl.DataFrame | None = None  # of outputs on numbers, likewise
     audit: Audit | None = None
     environment: Mapping[str, str] = field(default_factory=dict)  # libraries and machine
 
@@ -102,12 +107,15 @@ def gather(
     trained: datetime | None = None,
     audit: Audit | None = None,
     unaudited: str = "no audit was given",
+    inspect: bool = False,
 ) -> Evidence:
     """Return the evidence of a bundle: predict the rows, and keep what the page draws.
 
     Without rows it is the bundle's own scorecard alone. `split` names rows that are others than
     that scorecard's: they get one of their own. `missing` says why there are no rows, `unaudited`
     why there is no audit of the log that the bundle learned from; `trained` is when it was written.
+    With `inspect` there is the importance of the features and the dependence on numbers, which take
+    many predictions: about (features × 5 + numbers × 20) of up to 20,000 and 2,000 rows.
     """
     about = Evidence(
         name=name or str(bundle.config.get("name", "run")),
@@ -124,10 +132,12 @@ def gather(
         audit=audit,
         environment=environment(),
     )
-    return about if rows is None else _with_rows(about, bundle, rows, split)
+    return about if rows is None else _with_rows(about, bundle, rows, split, inspect=inspect)
 
 
-def _with_rows(about: Evidence, bundle: Bundle, rows: Any, split: str | None) -> Evidence:
+def _with_rows(
+    about: Evidence, bundle: Bundle, rows: Any, split: str | None, *, inspect: bool
+) -> Evidence:
     """Return the evidence with all that takes rows: these are encoded once."""
     schema, frame = bundle.schema, bundle.opened(rows)
     carried = columns_needed(schema, column_names(frame.lazy()), None)
@@ -151,7 +161,7 @@ def _with_rows(about: Evidence, bundle: Bundle, rows: Any, split: str | None) ->
         scorecard=card,
         rows=scored,
         missing=None,
-        notes=(*(() if fresh else differences(card, scored)), *untraded),
+        notes=(*_young(table), *(() if fresh else differences(card, scored)), *untraded),
         first=None if first is None else with_changes(first, bundle, table, logits),
         experts=experts_of(bundle.ranker, table),
         # The weights of training were of rows as they were logged.
@@ -160,7 +170,31 @@ def _with_rows(about: Evidence, bundle: Bundle, rows: Any, split: str | None) ->
         else bundle.propensities_labelled(table, logits),
         segments=_segments(bundle, table, predictions),
         trade_offs=trade_offs,
+        importance=bundle.importance_labelled(table, split or own, tied=bundle.tied(frame))
+        if inspect
+        else None,
+        dependence=bundle.dependence_encoded(table, _numbers(bundle, table)) if inspect else None,
     )
+
+
+def _numbers(bundle: Bundle, table: Table) -> dict[str, np.ndarray]:
+    """Return the numbers of each feature that has some in these rows."""
+    found = {
+        each.name: each.values(table.carried[each.name]) for each in numbers_of(bundle.schema, None)
+    }
+    return {name: each for name, each in found.items() if not np.isnan(each).all()}
+
+
+def _young(table: Table) -> Iterator[str]:
+    """Say of each task that is known late how many of the scored rows time leaves out."""
+    for name, each in statistics(table.schema, table.labels).items():
+        window = table.schema.delays[name].window
+        shown = window if isinstance(window, str) else f"{window:g} s"
+        if each.immature:
+            yield (
+                f"{each.immature:,} of {each.rows:,} rows are younger than the window of {shown} "
+                f"of {name!r} at the log's cut: every score whose path has it leaves them out."
+            )
 
 
 def scored_rows(

@@ -12,6 +12,7 @@ import polars as pl
 from polyrank.bundle.model import PIECE_ROWS, Bundle
 from polyrank.data.read import Joined, collect, collect_chunks, column_names, read
 from polyrank.errors import ConfigError, DataError, did_you_mean
+from polyrank.features.ids import as_type, id_type, plain_ids
 from polyrank.metrics.scorecard import Scorecard
 from polyrank.monitor.bounds import Bounds
 from polyrank.monitor.drift import ALPHA, Drift, drifts
@@ -158,7 +159,7 @@ def _scored(bundle: Bundle, frame: pl.LazyFrame, labels: Any, key: Sequence[str]
     labelled = set(column_names(come))
     own = [name for name in column_names(frame) if name in inputs or name not in labelled]
     wanted = [name for name in column_names(come) if name in key or name not in inputs]
-    rows, found = collect(frame, own), collect(come, wanted)
+    rows, found = _alike(collect(frame, own), collect(come, wanted), key)
     for what, each in (("the rows", rows), ("the labels", found)):
         twice = each.select(pl.struct(key).is_duplicated().sum()).item()
         if twice:
@@ -166,13 +167,34 @@ def _scored(bundle: Bundle, frame: pl.LazyFrame, labels: Any, key: Sequence[str]
                 f"{twice:,} of {each.height:,} rows of {what} share their {' and '.join(key)}: "
                 "name more columns, so that a key names one row"
             )
-    for column in key:
-        if rows[column].dtype != found[column].dtype:
-            raise DataError(
-                f"the key {column!r} is a column of {rows[column].dtype} in the rows and of "
-                f"{found[column].dtype} in the labels: write it as one type"
-            )
     both = rows.join(found, on=list(key), how="inner", maintain_order="left")
     if not both.height:
         raise DataError(f"no row has a label: the rows and the labels share no {' and '.join(key)}")
     return bundle.evaluate(both, split="monitored")
+
+
+def _alike(
+    rows: pl.DataFrame, labels: pl.DataFrame, key: Sequence[str]
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Return both without the rows that lack a key, and with each key as one type.
+
+    Numbers and text are compared as ids are: 7, 7.0 and "7" are one, since a server logs what its
+    clients send.
+    """
+    rows, labels = rows.drop_nulls(key), labels.drop_nulls(key)
+    for column in key:
+        both = rows[column], labels[column]
+        if both[0].dtype == both[1].dtype:
+            continue
+        if not all(each.dtype.is_numeric() or each.dtype == pl.String for each in both):
+            raise DataError(
+                f"the key {column!r} is a column of {both[0].dtype} in the rows and of "
+                f"{both[1].dtype} in the labels: write it as one type"
+            )
+        plain = [plain_ids(each) for each in both]
+        target = id_type(plain)
+        rows, labels = (
+            frame.with_columns(as_type(each, target))
+            for frame, each in zip((rows, labels), plain, strict=True)
+        )
+    return rows, labels

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import polars as pl
@@ -14,13 +14,15 @@ import polars as pl
 from polyrank import spec
 from polyrank.bundle import format
 from polyrank.data.arrays import from_arrays
-from polyrank.data.read import collect, read
+from polyrank.data.read import OtherFrame, collect, like, read
 from polyrank.errors import BundleError, DataError, PolyrankError, did_you_mean
+from polyrank.exploration import Exploration
 from polyrank.features.bags import Bag
 from polyrank.features.kind import Encoded
 from polyrank.metrics.fusion import Fusion
 from polyrank.monitor.profile import Profile
 from polyrank.schema import Schema
+from polyrank.serve.explore import Explored, Explorer
 from polyrank.serve.extra import require
 from polyrank.serve.inputs import FEW_ROWS, ROWS_FILE, Columns, Feeds, Inputs, Lookups, together
 from polyrank.serve.shared import sharing
@@ -109,9 +111,14 @@ class Engine:
         self._session = Session(self.folder / ROWS_FILE, threads)
         self.outputs = self._session.outputs
         self.inputs = self.schema.inputs
+        self.explorer = Explorer.of(self.manifest, self.schema, self.fusion, self.outputs)
 
-    def predict(self, rows: Any) -> pl.DataFrame:
-        """Return the output columns of raw rows, in their order.
+    @overload
+    def predict(self, rows: OtherFrame) -> Any: ...
+    @overload
+    def predict(self, rows: Any) -> pl.DataFrame: ...
+    def predict(self, rows: Any) -> Any:
+        """Return the output columns of raw rows, in their order, as `Bundle.predict` does.
 
         Args:
             rows: a path or glob, a polars or pandas frame, a pyarrow table, or a dict of arrays,
@@ -120,7 +127,7 @@ class Engine:
         Raises:
             DataError: a feature that is missing or has the wrong type, or no rows.
         """
-        return pl.DataFrame(self._predict(self._columns(rows)).outputs)
+        return like(rows, pl.DataFrame(self._predict(self._columns(rows)).outputs))
 
     def predict_frame(self, frame: pl.DataFrame) -> Predictions:
         """Return the predictions for a frame with a column for each of `inputs`."""
@@ -160,6 +167,30 @@ class Engine:
         if self.fusion is None:
             return None
         return self.fusion.score(self.schema, predictions.outputs, columns)
+
+    def explore(
+        self,
+        predictions: Predictions,
+        how: Exploration,
+        columns: Mapping[str, pl.Series] = MappingProxyType({}),
+        *,
+        first: int = 1,
+    ) -> Explored:
+        """Return rows ranked by more than their mean: see `docs/exploration.md`.
+
+        Args:
+            predictions: of the rows that compete, such as the candidates of one request.
+            how: such as `Thompson(seed=…)`.
+            columns: as in `score`.
+            first: K of the propensities, which are of being among the first K rows.
+
+        Raises:
+            ConfigError: a bundle that was exported without deviations; an output to rank by that
+                exploration does not move; propensities that would take too long.
+            DataError: a column that is not numeric.
+        """
+        spec.whole("first", first)
+        return self.explorer.explored(how, predictions.outputs, columns, first)
 
     def _columns(self, rows: Any) -> Mapping[str, Sequence[Any] | pl.Series]:
         """Return one column per input; lists stay lists."""

@@ -150,12 +150,14 @@ def explain(
     origin, given = None if begun is None else begun.opened(), model.supervised(schema)
     schema = closed(given if origin is None else origin.closed(given), sources.train)
     model.check(schema)
-    before = None
-    if origin is not None:
+    if origin is None:
+        vocab, tables = encoded(schema, sources)
+    else:
         origin.check(schema, model)
-        learned_by(schema, sources, origin)  # refuses rows that were learned
-        before = origin.before
-    vocab, tables = encoded(schema, sources, before=before)
+        learned = learned_by(schema, sources, origin)  # refuses rows that were learned
+        vocab, tables = encoded(schema, sources, before=origin.before)
+        if learned[-1].rows:
+            training = origin.training(training, len(tables["train"]), learned)
     # These two refuse what training would.
     supervision = Supervision.of(tables["train"], sources.train_sampling)
     training.balance.build(balance_terms(supervision))

@@ -279,6 +279,8 @@ def train_model(
         if tables["train"].window is not None:
             config = {**config, "data": {**config["data"], "memory": limit}}
         train, valid = tables["train"], tables.get("valid")
+        if origin is not None:
+            training = origin.training(training, len(train), learned)
         split = "test" if "test" in tables else "valid"
         scored = tables.get(split)
         if fusion is not None and scored is not None:  # before hours of training, not after

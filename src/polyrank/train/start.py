@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from polyrank import spec
 from polyrank.bundle.model import Bundle, load
+from polyrank.data.learned import Learned, share_of_last
 from polyrank.data.vocab import Before, Vocab
 from polyrank.errors import ConfigError, SchemaError
 from polyrank.layout import Layout
@@ -22,6 +23,7 @@ from polyrank.models.ranker import Ranker
 from polyrank.schema import Schema
 from polyrank.train.checkpoint import finished_state
 from polyrank.train.loop import Trainer
+from polyrank.train.training import AUTO, Training
 
 logger = logging.getLogger(__name__)
 
@@ -41,8 +43,10 @@ class Start:
             optimisers too; from a bundle they start anew.
         encodings: "frozen" keeps how numbers are encoded; "refitted" fits that on the new rows,
             and rows of a number's bins begin anew where it differs.
-        retain: share of what wide rows learned of earlier rows that still counts, above 0; below 1
-            they forget.
+        retain: share by which earlier rows still count, above 0: in the prior of wide rows, which
+            forget below 1, and in `rate`.
+        rate: what learning rates are multiplied by. "auto" is √(n ÷ N) of n new rows among N that
+            count, earlier ones by what is retained of them; see `Training.going_on`.
 
     Raises:
         ConfigError: a value of another kind.
@@ -55,6 +59,7 @@ class Start:
     run: Any
     encodings: Literal["frozen", "refitted"] = FROZEN
     retain: float = 1.0
+    rate: float | Literal["auto"] = AUTO
 
     def __post_init__(self) -> None:
         if not isinstance(self.run, str | Path | Bundle):
@@ -66,6 +71,8 @@ class Start:
                 f"start: encodings must be {FROZEN!r} or {REFITTED!r}, got {self.encodings!r}"
             )
         spec.number("start: retain", self.retain, above=0, most=1)
+        if self.rate != AUTO:
+            spec.number(f"start: rate, unless it is {AUTO!r},", self.rate, above=0)
 
     @classmethod
     def of(cls, given: Any) -> Start:
@@ -75,7 +82,10 @@ class Start:
     def to_table(self) -> dict[str, Any]:
         """Return the table of a TOML file, with an absolute path."""
         run = MEMORY if isinstance(self.run, Bundle) else str(Path(self.run).absolute())
-        return {"run": run, "encodings": self.encodings, "retain": float(self.retain)}
+        return {
+            "run": run, "encodings": self.encodings, "retain": float(self.retain),
+            "rate": self.rate if self.rate == AUTO else float(self.rate),
+        }  # fmt: skip
 
     @classmethod
     def from_table(cls, table: Mapping[str, Any], folder: Path) -> Start:
@@ -140,6 +150,16 @@ class Origin:
             for task in schema.tasks
         ]
         return replace(schema, tasks=tuple(tasks))
+
+    def training(self, training: Training, rows: int, learned: Sequence[Learned]) -> Training:
+        """Return how so many new rows are trained on; the last run of those `learned` has them."""
+        share = share_of_last(learned)
+        found = training.going_on(rows, share, self.start.rate)
+        logger.info(
+            "warm start: %.3g %% of the rows that count are new; learning rates are times %.3g, "
+            "and epochs %d", 100 * share, found.lr / training.lr, found.epochs,
+        )  # fmt: skip
+        return found
 
     def check(self, schema: Schema, model: Model) -> None:
         """Refuse a schema or a model that the weights are not of.

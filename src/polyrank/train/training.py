@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from math import sqrt
 from typing import Any, Literal, NamedTuple
 
 from polyrank import spec
@@ -14,6 +15,7 @@ from polyrank.train import optim
 AUTO: Literal["auto"] = "auto"
 REPLICATED, SHARDED = "replicated", "sharded"
 SEEN_ROWS = 2_000_000  # by a network whose epochs are "auto"
+WARM_EPOCHS = 4  # of a warm start, whose network knows most of what it is to learn
 ROW_LR_RATIO = 4 / 3  # of the embedding rows' step size to that of the dense part
 
 
@@ -163,6 +165,37 @@ class Training:
         if epochs == AUTO:
             epochs = min(max(round(SEEN_ROWS / max(rows, 1)), 8), 20)
         return Pace(epochs, size)
+
+    def going_on(self, rows: int, share: float, rate: float | Literal["auto"] = AUTO) -> Training:
+        """Return how a warm start is trained on so many new rows.
+
+        Learning rates are multiplied by `rate`: "auto" is √share, since a tenth of the rows by
+        which the model is judged should not move it as far as all. At the full rate a network
+        forgets the days before for the last one. Epochs that are "auto" are no more than
+        `WARM_EPOCHS`. Both are chosen by docs/warm_start.md.
+
+        Args:
+            rows: training rows of the run.
+            share: of these in all rows that count, those of earlier runs included.
+            rate: a factor, or "auto".
+
+        Example:
+            >>> found = Training(lr=0.004).going_on(100_000, share=0.25)
+            >>> found.lr, found.dense.lr, found.epochs, Training().pace(100_000).epochs
+            (0.002, 0.002, 4, 20)
+        """
+        factor = sqrt(share) if rate == AUTO else rate
+        epochs = self.pace(rows).epochs
+        if self.epochs == AUTO:
+            epochs = min(epochs, WARM_EPOCHS)
+        # __post_init__ has filled these in.
+        assert self.dense.lr is not None
+        assert self.embeddings.lr is not None
+        return replace(
+            self, epochs=epochs, lr=factor * self.lr,
+            dense=replace(self.dense, lr=factor * self.dense.lr),
+            embeddings=replace(self.embeddings, lr=factor * self.embeddings.lr),
+        )  # fmt: skip
 
     def to_table(self) -> dict[str, Any]:
         """Return plain tables, with every default and every inherited value shown."""

@@ -10,6 +10,7 @@ from http.client import RemoteDisconnected
 from pathlib import Path
 from threading import Event, Thread
 
+import polars as pl
 import pytest
 
 import polyrank as pr
@@ -153,9 +154,51 @@ def test_a_killed_worker_is_started_again_and_a_reload_reaches_all(
         until(lambda: metrics(web).get(name) == 2)
         assert second in children(server.pid)
         assert web.score(body).headers["X-Model-Version"] == version
+        run_folder(exported)
+        version = pr.Engine(exported).version
+        name = f'polyrank_bundle{{model="default",version="{version}"}}'
+        server.send_signal(signal.SIGHUP)
+        os.kill(second, signal.SIGKILL)  # within its reload, or about it
+        until(lambda: metrics(web).get(name) == 2)
+        assert web.score(body).headers["X-Model-Version"] == version
         server.send_signal(signal.SIGINT)
         server.wait(60)
     assert server.returncode == 0
+
+
+def test_workers_log_into_one_folder_and_what_is_killed_loses_what_it_holds(
+    several, exported, body, tmp_path
+):
+    folder = tmp_path / "rows"
+    options = ("--log-rows", str(folder), "--log-column", "request_id", "--log-column", "user")
+    sizes = ("--log-share", "1", "--log-file-rows", "60", "--log-file-seconds", "1000")
+
+    def kept():
+        return pl.read_parquet(folder / "*.parquet") if any(folder.glob("*.parquet")) else None
+
+    def named(worker, count):
+        """Let one worker alone answer some requests; return their ids."""
+        for each in children(server.pid):
+            os.kill(each, signal.SIGCONT if each == worker else signal.SIGSTOP)
+        ids = [f"{worker}-{number}" for number in range(count)]
+        for each in ids:
+            assert web.score(body, {"X-Request-ID": each}).status == 200
+        for each in children(server.pid):
+            os.kill(each, signal.SIGCONT)
+        return ids
+
+    with several(exported, "--drain", "0", *options, *sizes) as (server, web):
+        first, second = children(server.pid)
+        one, two = named(first, 7), named(second, 8)
+        until(lambda: (found := kept()) is not None and found.height == 20 * 12)
+        os.kill(second, signal.SIGKILL)  # it holds two requests
+        until(lambda: len(children(server.pid)) == 2 and second not in children(server.pid))
+        server.send_signal(signal.SIGTERM)
+        server.wait(60)
+    assert server.returncode == 0
+    assert set(kept()["request_id"]) == {*one, *two[:6]}
+    assert kept().height == 20 * 13
+    assert not list(folder.glob(".*"))
 
 
 def test_workers_end_with_the_process_that_started_them(several, exported, tmp_path):

@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 
+import polyrank as pr
 from polyrank.serve.app.limits import Refused
 from polyrank.serve.app.request import read
 
@@ -69,6 +70,36 @@ def test_nan_is_accepted():
 def test_top_k_is_kept():
     assert ask({"rows": [row()], "top_k": 3}).top_k == 3
     assert ask({"rows": [row()]}).top_k is None
+
+
+def test_a_way_of_exploring_is_read():
+    asked = ask({"rows": [row()], "explore": {"kind": "thompson", "seed": 7, "by": "p_click"}})
+    assert asked.explore == pr.Thompson(seed=7, by="p_click")
+    assert ask({"rows": [row()], "explore": {"kind": "ucb", "alpha": 2}}).explore == pr.UCB(alpha=2)
+    assert ask({"rows": [row()]}).explore is None
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (True, 'explore must be an object such as {"kind": "thompson", "seed": 1}, got true or f'),
+        ({}, "explore: expected a table with a kind, got {}"),
+        ({"kind": "thomson"}, "explore: unknown kind 'thomson'; did you mean 'thompson'"),
+        ({"kind": "thompson"}, "explore: the key 'seed' is missing"),
+        ({"kind": "thompson", "sed": 1}, "explore: unknown key 'sed'; did you mean 'seed'"),
+        ({"kind": "ucb", "seed": 1}, "explore: unknown key 'seed'"),
+        ({"kind": "thompson", "seed": "x" * 5000}, "explore.seed: Input should be a valid intege"),
+        ({"kind": "thompson", "seed": 1.5}, "explore.seed: Input should be a valid integer, got 1"),
+        ({"kind": "thompson", "seed": -1}, "explore: seed must be a whole number of at least 0"),
+        ({"kind": "ucb", "alpha": 1e9}, "explore: alpha must be a number of at least 0 and at mo"),
+        ({"kind": "ucb", "by": 3}, "explore.by: Input should be a valid string"),
+    ],
+)
+def test_what_is_no_way_of_exploring_is_refused(given, message):
+    with pytest.raises(Refused, match=re.escape(message)) as refused:
+        ask({"rows": [row()], "explore": given})
+    assert refused.value.status == 422
+    assert len(str(refused.value)) <= 1001
 
 
 @pytest.mark.parametrize(

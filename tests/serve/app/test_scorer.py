@@ -10,6 +10,7 @@ import polyrank as pr
 from polyrank.errors import DataError
 from polyrank.serve.app.limits import Refused
 from polyrank.serve.app.scorer import Scorer
+from polyrank.serve.explore import Explorer
 from polyrank.serve.export.write import export
 
 
@@ -62,3 +63,74 @@ def test_ids_are_counted_without_nulls_and_padding(tmp_path):
     assert scorer(json.dumps({"rows": {"seen": lists}}).encode()).ids == {"seen": 3}
     shared = {"context": {"seen": lists[0]}, "candidates": [{}] * 3}
     assert scorer(json.dumps(shared).encode()).ids == {"seen": 6}
+
+
+def explored(folder, count, **given):
+    """The answer to some rows of a bundle that was exported with deviations."""
+    engine = pr.Engine(folder)
+    return engine, lambda rows: json.loads(
+        Scorer(engine, count)(json.dumps({"rows": rows, **given}).encode()).body
+    )
+
+
+def some_rows(engine, rows, count):
+    return [{name: rows[name][i] for name in [*engine.inputs, "margin"]} for i in range(count)]
+
+
+@pytest.mark.parametrize("how", [{"kind": "thompson", "seed": 5, "draws": 40}, {"kind": "ucb"}])
+def test_rows_are_explored_beside_what_the_model_says(sure, rows, how):
+    engine, ask = explored(sure, 20, explore=how)
+    some = some_rows(engine, rows, 20)
+    answer = ask(some)
+    plain = json.loads(Scorer(engine, 20)(json.dumps({"rows": some}).encode()).body)
+    found = answer.pop("explored")
+    assert answer == plain
+    frame = pl.DataFrame({name: [row[name] for row in some] for name in engine.inputs})
+    margin = {"margin": pl.Series("margin", [row["margin"] for row in some])}
+    chosen = pr.Thompson(seed=5, draws=40) if how["kind"] == "thompson" else pr.UCB()
+    expected = engine.explore(engine.predict_frame(frame), chosen, margin)
+    np.testing.assert_allclose(found["score"], expected.score, rtol=1e-12)
+    assert found["order"] == expected.order.tolist()
+    assert (found["by"], found["first"]) == ("score", 1)
+    if how["kind"] == "ucb":
+        assert found["propensity"] is found["propensity_from"] is None
+        assert all(np.array(found["score"]) > np.array(plain["score"]))
+    else:
+        assert found["propensity_from"] == "draws"
+        assert sum(found["propensity"]) == pytest.approx(1)
+
+
+def test_the_best_rows_are_those_of_the_exploration_with_both_scores(sure, rows):
+    engine, ask = explored(sure, 20, explore={"kind": "thompson", "seed": 5, "draws": 40})
+    some = some_rows(engine, rows, 20)
+    every = ask(some)
+    _, best = explored(sure, 20, top_k=3, explore={"kind": "thompson", "seed": 5, "draws": 40})
+    answer = best(some)
+    assert answer["explored"] == {"by": "score", "first": 3, "propensity_from": "draws"}
+    assert [each["row"] for each in answer["top"]] == every["explored"]["order"][:3]
+    for each in answer["top"]:
+        assert each["score"] == every["score"][each["row"]]
+        assert each["explored"] == every["explored"]["score"][each["row"]]
+        assert 1 / 41 <= each["propensity"] <= 1
+        assert each["p_click"] == every["outputs"]["p_click"][each["row"]]
+
+
+def test_a_bundle_without_a_fusion_ranks_by_what_is_explored(sure, rows):
+    engine = pr.Engine(sure)
+    some = some_rows(engine, rows, 8)
+    engine.fusion, engine.fusion_columns = None, ()
+    engine.explorer = Explorer(engine.schema, None, engine.explorer.sure, engine.explorer.maps)
+    how = {"kind": "thompson", "seed": 1, "by": "p_click"}
+    body = json.dumps({"rows": some, "top_k": 2, "explore": how}).encode()
+    answer = json.loads(Scorer(engine, 10)(body).body)
+    assert answer["explored"] == {"by": "p_click", "first": 2, "propensity_from": "integral"}
+    assert list(answer["top"][0])[:3] == ["row", "explored", "propensity"]
+    assert "score" not in answer["top"][0]
+
+
+def test_exploration_without_deviations_is_refused_with_the_remedy(engine, record):
+    body = json.dumps({"rows": [record], "explore": {"kind": "ucb"}}).encode()
+    with pytest.raises(
+        Refused, match="the exported model has no deviations: run `polyrank export RUN --uncertain"
+    ):
+        Scorer(engine, 10)(body)

@@ -94,14 +94,16 @@ def test_a_key_that_no_bundle_needs_is_documented_and_not_ignored(serving, model
     assert "session" not in own["example"]["rows"][0]
 
 
-def test_a_shadow_is_compared_and_answers_nobody(models, sent):
+@pytest.mark.parametrize("more", [{}, {"explore": {"kind": "ucb"}, "top_k": 2}])
+def test_a_shadow_is_compared_and_answers_nobody(models, sent, more):
     telemetry = Telemetry(Bodies(Limits()))
     shadows = Shadows(models, ("new",), telemetry)
     body = sent(7)
     given = models["old"].current.scorer(json.dumps(body).encode())
 
     async def look():
-        shadows.look(json.dumps(body).encode(), given, "r1", Bodies(Limits()).room())
+        asked = json.dumps(body | more).encode()  # which the shadow does not explore
+        shadows.look(asked, given, "r1", Bodies(Limits()).room())
         await shadows.settled()
 
     asyncio.run(look())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from math import sqrt
 
@@ -13,6 +12,7 @@ from polyrank.data.check.audit import Finding, finding
 from polyrank.data.read import collect, column_names
 from polyrank.features.ids import as_type, plain_ids
 from polyrank.schema import Schema
+from polyrank.text import says
 
 # Words of a column's name that say so.
 WORDS = ("position", "pos", "rank", "slot")
@@ -27,8 +27,7 @@ def looks_like_position(name: str) -> bool:
         >>> [looks_like_position(name) for name in ("ad_position", "slotId", "pos", "deposit")]
         [True, True, True, False]
     """
-    words = re.split(r"[^a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower())
-    return not set(WORDS).isdisjoint(words)
+    return says(name, WORDS) is not None
 
 
 def position_findings(

@@ -11,6 +11,7 @@ from polyrank.report.blocks import Section
 from polyrank.report.evidence import Evidence
 from polyrank.report.sections.debiased import propensities
 from polyrank.report.sections.epochs import experts, training
+from polyrank.report.sections.inspected import dependence, importance
 from polyrank.report.sections.predictions import (
     by_group,
     calibration,
@@ -33,6 +34,8 @@ SECTIONS: tuple[Callable[[Evidence], Section | None], ...] = (
     by_group,
     known_truth,
     segments,
+    importance,
+    dependence,
     fusion,
     training,
     propensities,

@@ -22,6 +22,7 @@ OWN = re.compile(rf"^valid (?P<series>.+) {NORMALIZED}$")
 ENTROPY = re.compile(r"^(?:(?P<level>.+?) )?gate (?P<gate>.+) (?P<of>row|mean) entropy$")
 DEAD = re.compile(r"^(?P<series>.*?) ?largest dead rate$")
 COSINE = re.compile(r"^cosine (?P<series>.+ · .+)$")
+MOST_LINES = 3  # of pairs, which a person tells apart; more are a grid
 HOW = dict(zip(("row", "mean"), charts.ENTROPIES, strict=True))
 
 
@@ -93,8 +94,18 @@ def _cosines(evidence: Evidence, best: int | None) -> list[Figure]:
         "parameters. Above 0 a step for one also lowers the other's loss, and there is no conflict "
         "that a balance could settle; below 0 they pull apart."
     )
-    drawn = charts.styles(evidence.schema, found["series"].unique(maintain_order=True))
-    picture = charts.by_epoch(found, "cosine", best, drawn, (-1.0, 1.0))
+    pairs = found["series"].unique(maintain_order=True)
+    if len(pairs) <= MOST_LINES:
+        drawn = charts.styles(evidence.schema, pairs)
+        picture = charts.by_epoch(found, "cosine", best, drawn, (-1.0, 1.0))
+    else:
+        means = dict(found.group_by("series").agg(pl.col("value").mean()).iter_rows())
+        terms = list(dict.fromkeys(each for pair in pairs for each in pair.split(" · ")))
+        cells = [[means.get(f"{a} · {b}", means.get(f"{b} · {a}")) for b in terms] for a in terms]
+        picture = charts.grid(
+            cells, terms, terms, titles=("term", "term"), measure="mean cosine", signed=True
+        )
+        caption += " Means over the epochs."
     return [Figure("Agreement of gradients", caption, (picture,))]
 
 

@@ -37,6 +37,7 @@ from polyrank.serve.app.openapi import Json, closed, columns_of
 from polyrank.serve.app.request import ScoreRequest, json_type, parsed, shortened
 from polyrank.serve.app.scorer import Body, Scored, Scorer
 from polyrank.serve.engine import Engine, Predictions
+from polyrank.serve.explore import Explored
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 EXTENSIONS = ("binary_tensor_data",)
@@ -90,7 +91,9 @@ def infer(scorer: Scorer, model: str, header_length: str | None, body: bytes) ->
     columns = _columns(asked, binary, scorer.engine)
     wanted = _wanted(asked, scorer.engine)
 
-    def write(_: ScoreRequest, predicted: Predictions, score: np.ndarray | None) -> Body:
+    def write(
+        _: ScoreRequest, predicted: Predictions, score: np.ndarray | None, __: Explored | None
+    ) -> Body:
         found = dict(predicted.outputs) | ({} if score is None else {SCORE: score})
         about = {"model_name": model, "model_version": scorer.engine.version}
         if asked.id is not None:
@@ -145,7 +148,7 @@ def answer_schema() -> Json:
         "model_name": string, "model_version": string, "id": string,
         "outputs": {"type": "array", "items": output},
     }  # fmt: skip
-    return closed(properties, optional="id")
+    return closed(properties, optional=("id",))
 
 
 def _asked(body: bytes, header_length: str | None) -> tuple[Infer, memoryview]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
+from polyrank.exploration import EXPLORATIONS
 from polyrank.serve.engine import Engine
+from polyrank.serve.explore import SCORE
 
 Json = dict[str, Any]
 _COUNT: Json = {"type": "integer", "minimum": 0}
 _STRING: Json = {"type": "string"}
 _NUMBER: Json = {"type": "number"}
+_TOP_K: Json = {"type": "integer", "minimum": 1}
 _NUMBERS: Json = {"type": "array", "items": _NUMBER}
 _STATUSES = {
     400: "The body is not JSON in UTF-8.",
@@ -42,15 +46,17 @@ def request_schema(engine: Engine, key: str | None = None) -> Json:
     example |= {name: None for name in columns if name not in example}
     every = {"type": "object", "required": list(columns), "properties": columns}
     some = {"type": "object", "properties": columns}
-    more = {} if engine.fusion is None else {"top_k": {"type": "integer", "minimum": 1}}
+    more: Json = {} if engine.fusion is None else {"top_k": _TOP_K}
+    exploring = _exploring(engine)
     shapes = {
         "rows": {"rows": {"oneOf": _tables(every)}},
         "ranking": {"context": some, "candidates": {"oneOf": _tables(some)}},
     }
     return {
         "oneOf": [
-            {"title": title, **closed({**keys, **more}, optional="top_k")}
+            {"title": title, **closed({**keys, **each}, optional=("top_k",))}
             for title, keys in shapes.items()
+            for each in ([more, {"top_k": _TOP_K, **exploring}] if exploring else [more])
         ],
         "example": {"rows": [example]},
     }
@@ -65,13 +71,47 @@ def answer_schema(engine: Engine) -> Json:
     }
     outputs = dict.fromkeys(engine.outputs, _NUMBERS)
     all_rows: Json = {"outputs": {"type": "object", "properties": outputs}}
-    if engine.fusion is None:
-        return closed({**counted, **all_rows}, optional="ignored")
-    all_rows |= {"score": _NUMBERS, "order": {"type": "array", "items": _COUNT}}
-    best = {"row": _COUNT, **dict.fromkeys(["score", *engine.outputs], _NUMBER)}
-    top = {"top": {"type": "array", "items": closed(best)}}
-    shapes = ({**counted, **all_rows}, {**counted, **top})
-    return {"oneOf": [closed(each, optional="ignored") for each in shapes]}
+    best = {"row": _COUNT, **dict.fromkeys(engine.outputs, _NUMBER)}
+    shapes = [all_rows]
+    if engine.fusion is not None:
+        all_rows |= {"score": _NUMBERS, "order": {"type": "array", "items": _COUNT}}
+        best["score"] = _NUMBER
+        shapes.append({"top": {"type": "array", "items": closed(best)}})
+    if engine.explorer.sure:
+        about: Json = {
+            "by": {"enum": list(_ranked_by(engine))},
+            "first": {"type": "integer", "minimum": 1},
+            "propensity_from": {"enum": ["integral", "draws", None]},
+        }
+        each: Json = {"type": ["number", "null"], "minimum": 0, "maximum": 1}
+        of_rows = {
+            "score": _NUMBERS,
+            "propensity": {"type": ["array", "null"], "items": each},
+            "order": {"type": "array", "items": _COUNT},
+        }
+        top = closed({**best, "explored": _NUMBER, "propensity": each})
+        shapes.append({**all_rows, "explored": closed({**about, **of_rows})})
+        shapes.append({"top": {"type": "array", "items": top}, "explored": closed(about)})
+    found = [closed({**counted, **each}, optional=("ignored",)) for each in shapes]
+    return found[0] if len(found) == 1 else {"oneOf": found}
+
+
+def _ranked_by(engine: Engine) -> tuple[str, ...]:
+    """Return what rows may be ranked by when they are explored."""
+    return engine.explorer.moving if engine.fusion is None else (SCORE,)
+
+
+def _exploring(engine: Engine) -> Json:
+    """Return the key `explore` of a request; nothing of a bundle without deviations."""
+    if not engine.explorer.sure:
+        return {}
+    known, kinds = _ranked_by(engine), []
+    for kind, method in EXPLORATIONS.items():
+        by = {"enum": [*known, *([None] if len(known) == 1 else [])]}
+        properties = {"kind": {"const": kind}, **method.json, "by": by}
+        needed = ("kind", *method.required, *(["by"] if len(known) > 1 else []))
+        kinds.append(closed(properties, optional=[n for n in properties if n not in needed]))
+    return {"explore": {"oneOf": kinds}}
 
 
 def responses(answer: Json) -> dict[int, Json]:
@@ -92,11 +132,11 @@ def _tables(record: Json) -> list[Json]:
     ]
 
 
-def closed(properties: Json, optional: str | None = None) -> Json:
-    """Return an object with these properties and no others, all but one required."""
+def closed(properties: Json, optional: Collection[str] = ()) -> Json:
+    """Return an object with these properties and no others, all but the optional ones required."""
     return {
         "type": "object",
-        "required": [name for name in properties if name != optional],
+        "required": [name for name in properties if name not in optional],
         "properties": properties,
         "additionalProperties": False,
     }

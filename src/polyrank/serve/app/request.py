@@ -5,6 +5,8 @@ One of three shapes, of which the first two are the same rows:
     {"rows": [{"item": 1, "price": 2.5}, …]}
     {"rows": {"item": [1, …], "price": [2.5, …]}}
     {"context": {"user": 7}, "candidates": …}          candidates in either form
+
+Each may have `top_k`, and `explore` with the options of a way of exploring.
 """
 
 from __future__ import annotations
@@ -19,10 +21,12 @@ from typing import Any
 import msgspec
 from pydantic_core import from_json
 
-from polyrank.errors import did_you_mean
+from polyrank import spec
+from polyrank.errors import PolyrankError, did_you_mean
+from polyrank.exploration import EXPLORATIONS, Exploration
 from polyrank.serve.app.limits import Refused
 
-KEYS = ("rows", "context", "candidates", "top_k")
+KEYS = ("rows", "context", "candidates", "top_k", "explore")
 _TYPES = {
     dict: "an object",
     list: "a list",
@@ -36,6 +40,7 @@ _TYPES = {
 # bounded.
 _NAME_LETTERS = 100
 _NAMES = 200
+_LETTERS = 1000
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +51,7 @@ class ScoreRequest:
     columns: Mapping[str, list[Any]]
     shared: Mapping[str, Any]
     top_k: int | None  # of the best rows; None for all in their order
+    explore: Exploration | None
     ignored: Sequence[str]  # columns given and not needed, sorted
 
     def values(self, name: str) -> list[Any]:
@@ -96,7 +102,9 @@ def taken(
             "out",
         )
     ignored = extra if len(shared) == len(context) else extra | (context.keys() - shared.keys())
-    return ScoreRequest(count, columns, shared, _top_k(given), sorted(ignored.difference(beside)))
+    return ScoreRequest(
+        count, columns, shared, _top_k(given), _explore(given), sorted(ignored.difference(beside))
+    )
 
 
 def parsed(body: bytes) -> Any:
@@ -207,6 +215,21 @@ def _top_k(given: Mapping[str, Any]) -> int | None:
         shown = str(value)[:20] if type(value) in (int, float) else json_type(value)
         raise Refused(f"top_k must be a whole number of at least 1, got {shown}")
     return value
+
+
+def _explore(given: Mapping[str, Any]) -> Exploration | None:
+    if "explore" not in given:
+        return None
+    table = given["explore"]
+    if type(table) is not dict:
+        raise Refused(
+            f'explore must be an object such as {{"kind": "thompson", "seed": 1}}, got '
+            f"{json_type(table)}"
+        )
+    try:
+        return spec.choose(EXPLORATIONS, table, "explore")
+    except PolyrankError as error:
+        raise Refused(shortened(str(error), _LETTERS)) from None
 
 
 def json_type(value: Any) -> str:

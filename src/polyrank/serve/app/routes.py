@@ -23,6 +23,8 @@ from polyrank.serve.app.middleware import RequestMiddleware, State, error_respon
 from polyrank.serve.app.models import DEFAULT, Loaded, Model, Models
 from polyrank.serve.app.openapi import Json, answer_schema, request_schema, response, responses
 from polyrank.serve.app.request import parsed
+from polyrank.serve.app.sampler import Sampler
+from polyrank.serve.app.sampling import Sampling
 from polyrank.serve.app.scorer import Scored
 from polyrank.serve.app.shadow import Shadows
 from polyrank.serve.app.split import Split
@@ -63,13 +65,21 @@ Answer = tuple[Loaded, Scored]
 class Service:
     """The endpoints of the models of a server."""
 
-    def __init__(self, models: Models, limits: Limits, state: State, split: Split) -> None:
+    def __init__(
+        self, models: Models, limits: Limits, state: State, split: Split,
+        sampling: Sampling | None = None,
+    ) -> None:  # fmt: skip
         self.models, self.limits, self.state, self.split = models, limits, state, split
         self.queue, self.bodies = Queue(limits), Bodies(limits)
         self.telemetry = Telemetry(self.bodies)
         for name, model in models.items():
             self.telemetry.serves(name, model.current.engine)
         self.shadows = Shadows(models, tuple(split.shadows), self.telemetry)
+        self.sampler: Sampler | None = None
+        if sampling is not None:
+            for name in models:
+                self.telemetry.samples(name)
+            self.sampler = Sampler(sampling, self.telemetry.sampled_as)
         self.routes = (
             *self._scoring("/v1", models.first, self._chosen, key=split.by),
             Route("/v1/models", self.listed, "The models that are served, and their versions."),
@@ -173,6 +183,8 @@ class Service:
         finally:
             room.leave()
         self.telemetry.scored(loaded.name, scored)
+        if self.sampler is not None:
+            self.sampler.look(loaded, scored, fields["request_id"], len(body))
         fields |= {"rows": scored.rows, "model": loaded.name, "version": loaded.version}
         content, media_type, headers = scored.answer
         headers = {**headers, "X-Model": loaded.name, "X-Model-Version": loaded.version}
@@ -266,15 +278,17 @@ def app(
     limits: Limits | None = None,
     state: State | None = None,
     split: Split | None = None,
+    sampling: Sampling | None = None,
 ) -> Starlette:
     """Return models, or an engine, as an application for any ASGI server.
 
-    Whoever runs it may stop it by `state`, and finds its service at `app.state.service`.
+    Whoever runs it may stop it by `state`, and finds its service at `app.state.service`; where
+    requests are sampled, its `sampler` is to be closed in the end.
     """
     state, limits = state or State(), limits or Limits()
     if not isinstance(served, Models):
         served = Models([Model(DEFAULT, served, limits.rows)])
-    service = Service(served, limits, state, split or Split())
+    service = Service(served, limits, state, split or Split(), sampling)
     timed = {each.path: each.timed for each in service.routes}
     found = Starlette(
         routes=[

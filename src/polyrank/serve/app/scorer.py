@@ -10,11 +10,12 @@ import numpy as np
 import polars as pl
 from pydantic_core import to_json
 
-from polyrank.errors import DataError
+from polyrank.errors import ConfigError, DataError
 from polyrank.serve.app import request
 from polyrank.serve.app.limits import Refused
 from polyrank.serve.app.request import ScoreRequest, json_type, shortened
 from polyrank.serve.engine import Engine, Predictions
+from polyrank.serve.explore import Explored
 
 MOST_IDS = 100  # times the most rows: ids that a list of the context may have over all rows
 _MESSAGE_LETTERS = 1000  # an error may quote what the client sent
@@ -32,6 +33,7 @@ class Body(NamedTuple):
 class Scored:
     """The answer to a request, and its counts: those of ids and values by feature."""
 
+    given: Mapping[str, Any]  # the parsed request
     answer: Body
     rows: int
     ids: Mapping[str, int]
@@ -39,6 +41,7 @@ class Scored:
     nulls: Mapping[str, int]
     outputs: Mapping[str, np.ndarray]  # by column of `predict`, (rows,)
     score: np.ndarray | None  # (rows,), where the bundle declares a fusion
+    explored: Explored | None  # where the request asks for it
 
     @property
     def body(self) -> bytes:
@@ -46,7 +49,7 @@ class Scored:
         return self.answer.content
 
 
-Writer = Callable[[ScoreRequest, Predictions, "np.ndarray | None"], Body]
+Writer = Callable[[ScoreRequest, Predictions, "np.ndarray | None", "Explored | None"], Body]
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,8 @@ class Scorer:
     ) -> Scored:
         """Score a parsed body; columns `beside` those needed are of use to somebody else."""
         asked = request.taken(given, self.needed, self.most_rows, beside)
-        if asked.top_k is not None and self.engine.fusion is None:
+        ranked = self.engine.fusion is not None or asked.explore is not None
+        if asked.top_k is not None and not ranked:
             raise Refused(
                 "top_k needs a score to rank by, and this bundle declares no fusion: add a "
                 "[fusion] table with a weight for each outcome to the experiment, train and export "
@@ -101,12 +105,19 @@ class Scorer:
             )
         try:
             predicted = self._predict(asked)
-            score = self._score(asked, predicted)
-        except DataError as error:
+            columns = self._fused(asked)
+            score = self._score(columns, predicted)
+            explored = None
+            if asked.explore is not None:
+                explored = self.engine.explore(
+                    predicted, asked.explore, columns, first=asked.top_k or 1
+                )
+        except (DataError, ConfigError) as error:
             raise Refused(shortened(str(error), _MESSAGE_LETTERS)) from None
+        answer = (write or _body)(asked, predicted, score, explored)
         return Scored(
-            (write or _body)(asked, predicted, score), asked.rows, predicted.ids, predicted.unseen,
-            predicted.nulls, predicted.outputs, score,
+            given, answer, asked.rows, predicted.ids, predicted.unseen, predicted.nulls,
+            predicted.outputs, score, explored,
         )  # fmt: skip
 
     def _predict(self, asked: ScoreRequest) -> Predictions:
@@ -129,8 +140,11 @@ class Scorer:
             shared.pop(inputs[0])
         return self.engine.predict_columns(columns, shared)
 
-    def _score(self, asked: ScoreRequest, predicted: Predictions) -> np.ndarray | None:
-        columns = {name: _numbers(name, asked.values(name)) for name in self.engine.fusion_columns}
+    def _fused(self, asked: ScoreRequest) -> dict[str, pl.Series]:
+        """Return the raw columns that the fused score reads."""
+        return {name: _numbers(name, asked.values(name)) for name in self.engine.fusion_columns}
+
+    def _score(self, columns: Mapping[str, pl.Series], predicted: Predictions) -> np.ndarray | None:
         score = self.engine.score(predicted, columns)
         if score is not None and not np.isfinite(score).all():
             row = int(np.argmin(np.isfinite(score)))
@@ -148,22 +162,60 @@ def _numbers(name: str, values: Sequence[Any]) -> pl.Series:
     return pl.Series(name, values, dtype=pl.Float64, strict=False)
 
 
-def _body(asked: ScoreRequest, predicted: Predictions, score: np.ndarray | None) -> Body:
+def _body(
+    asked: ScoreRequest,
+    predicted: Predictions,
+    score: np.ndarray | None,
+    explored: Explored | None,
+) -> Body:
     """Return an answer as JSON: the outputs in the order of the rows, or the best rows."""
     found: dict[str, Any] = {"rows": asked.rows}
+    columns = {} if score is None else {"score": score}
     if asked.top_k is None:
         found["outputs"] = {name: values.tolist() for name, values in predicted.outputs.items()}
-    if score is not None:
-        order = np.argsort(-score, kind="stable")  # of equal scores, the lower row number first
-        if asked.top_k is None:
-            found |= {"score": score.tolist(), "order": order.tolist()}
-        else:
-            best = order[: asked.top_k]
-            columns = {"row": best, "score": score[best]}
-            columns |= {name: values[best] for name, values in predicted.outputs.items()}
-            rows = zip(*(values.tolist() for values in columns.values()), strict=True)
-            found["top"] = [dict(zip(columns, row, strict=True)) for row in rows]
+        if score is not None:
+            found |= {"score": score.tolist(), "order": _best_first(score).tolist()}
+        if explored is not None:
+            found["explored"] = _about(explored) | {
+                name: None if values is None else values.tolist()
+                for name, values in _of_rows(explored).items()
+            }
+            found["explored"]["order"] = explored.order.tolist()
+    else:
+        if explored is not None:
+            found["explored"] = _about(explored)
+            columns |= {
+                "explored" if name == "score" else name: values
+                for name, values in _of_rows(explored).items()
+            }
+        order = _best_first(score) if explored is None else explored.order
+        best = order[: asked.top_k]
+        columns |= predicted.outputs
+        picked = [best.tolist()] + [
+            [None] * len(best) if values is None else values[best].tolist()
+            for values in columns.values()
+        ]
+        names = ["row", *columns]
+        found["top"] = [dict(zip(names, row, strict=True)) for row in zip(*picked, strict=True)]
     found["unseen"] = {name: count for name, count in predicted.unseen.items() if count}
     if asked.ignored:
         found["ignored"] = asked.ignored
     return Body(to_json(found))
+
+
+def _best_first(score: np.ndarray | None) -> np.ndarray:
+    assert score is not None
+    return np.argsort(-score, kind="stable")  # of equal scores, the lower row number first
+
+
+def _about(explored: Explored) -> dict[str, Any]:
+    """Return what is said of an exploration once, whatever the rows."""
+    return {
+        "by": explored.by,
+        "first": explored.first,
+        "propensity_from": explored.propensity_from,
+    }
+
+
+def _of_rows(explored: Explored) -> dict[str, np.ndarray | None]:
+    return {"score": explored.score, "propensity": explored.propensity}

@@ -22,6 +22,7 @@ from polyrank.serve.app.models import Models
 from polyrank.serve.app.protocol import guarded
 from polyrank.serve.app.reload import Reloader
 from polyrank.serve.app.routes import app
+from polyrank.serve.app.sampling import Sampling
 from polyrank.serve.app.sockets import BACKLOG, url
 from polyrank.serve.app.split import Split
 
@@ -33,16 +34,18 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 def serve(
     models: Models, limits: Limits, *, listener: socket.socket, started: Callable[[str], None],
     split: Split | None = None, watch: bool = False, place: Place | None = None,
+    sampling: Sampling | None = None,
 ) -> None:  # fmt: skip
     """Serve until SIGTERM or SIGINT, then answer everything that was accepted.
 
     SIGHUP, and with `watch` a new bundle where one was read, reloads the models. It takes over the
     signals and the log of the process, and calls `started` with the URL as soon as requests are
-    answered. `place` is that of one process of several.
+    answered. `place` is that of one process of several. `sampling` says
+    which requests are logged as rows.
     """
     state = State()
-    application = app(models, limits, state, split)
-    telemetry = application.state.service.telemetry
+    application = app(models, limits, state, split, sampling)
+    telemetry, sampler = application.state.service.telemetry, application.state.service.sampler
     reloader = Reloader(models, telemetry)
     ledger = None if place is None else Ledger(place, telemetry)
     log_to_stderr()
@@ -58,6 +61,8 @@ def serve(
     gc.collect()
     gc.freeze()
     server.run([listener])
+    if sampler is not None:
+        sampler.close()
     if ledger is not None:
         ledger.end()
     logger.info("stopped")

@@ -51,7 +51,10 @@ class Shadows:
 
     async def _look(self, loaded: Loaded, body: bytes, given: Scored, request_id: str) -> None:
         def score() -> Scored:
-            return loaded.scorer.score(request.parsed(body))
+            asked = request.parsed(body)
+            if "explore" in asked:  # what is compared is what models say, in no drawn order
+                asked = {key: asked[key] for key in asked if key not in ("explore", "top_k")}
+            return loaded.scorer.score(asked)
 
         try:
             found = await asyncio.get_running_loop().run_in_executor(self._pool, score)

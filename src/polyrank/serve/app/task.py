@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from polyrank.serve.app.limits import Limits
+from polyrank.serve.app.sampling import Sampling
 
 if TYPE_CHECKING:
     from polyrank.serve.app.models import Models
@@ -29,6 +30,7 @@ class Served:
     by: str | None = None
     shadows: tuple[str, ...] = ()
     watch: bool = False
+    sampling: Sampling | None = None
 
     def models(self, shared: Path | None = None) -> tuple[Models, Split]:
         """Load the models, and return them and who gets which."""
@@ -36,7 +38,12 @@ class Served:
         from polyrank.serve.app.split import Split
 
         models = Models.open(self.runs, self.limits.rows, self.threads, shared)
-        return models, Split.of(models, self.shares, self.by, self.shadows)
+        split = Split.of(models, self.shares, self.by, self.shadows)
+        if self.sampling is not None:
+            from polyrank.serve.app.sampled import check
+
+            check(self.sampling, models)
+        return models, split
 
 
 @dataclass(frozen=True, kw_only=True)

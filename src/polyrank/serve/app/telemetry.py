@@ -29,11 +29,12 @@ RELOADS = ("loaded", "same", "refused")
 GIVEN_UP = ("many", "head", "slow", "unread")
 State = dict[str, Any]  # as JSON
 SHADOWS = ("scored", "failed", "skipped")
+SAMPLED = ("written", "dropped", "unreadable", "failed")
 
 
 _COUNTS = (
     "refused", "requests", "rows", "ids", "unseen", "nulls", "reloads", "shadows", "shadow_rows",
-    "shadow_first", "shadow_differences", "predictions",
+    "shadow_first", "shadow_differences", "predictions", "sampled",
 )  # fmt: skip
 
 
@@ -61,6 +62,7 @@ class Telemetry:
         self.shadow_rows: Counter[str] = Counter()
         self.shadow_first: Counter[str] = Counter()
         self.shadow_differences: dict[tuple[str, str], float] = {}  # model, output
+        self.sampled: Counter[tuple[str, str]] = Counter()  # model, what came of it
         self.predictions: Counter[tuple[str, str, str]] = Counter()  # model, output, bin
         self.profiles: dict[str, Profile] = {}
         self.at_fit: dict[tuple[str, str, str, str], float] = {}  # model, facet, of, category
@@ -118,6 +120,15 @@ class Telemetry:
         """Note that a model is a shadow."""
         for outcome in SHADOWS:
             self.shadows[model, outcome] += 0
+
+    def samples(self, model: str) -> None:
+        """Note that requests to a model are sampled."""
+        for outcome in SAMPLED:
+            self.sampled[model, outcome] += 0
+
+    def sampled_as(self, model: str, outcome: str, requests: int) -> None:
+        """Count what came of sampled requests."""
+        self.sampled[model, outcome] += requests
 
     def compared(self, model: str, found: Compared) -> None:
         """Count how a shadow's answer differs."""
@@ -233,6 +244,10 @@ class _Families(Collector):
                 "shadow_difference", "Sum over rows of |shadow - given|.", ["model", "output"],
                 counts.shadow_differences,
             )  # fmt: skip
+        if counts.sampled:
+            yield _counter(
+                "sampled_requests", "Requests to log as rows.", ["model", "outcome"], counts.sampled
+            )
         versions = GaugeMetricFamily(
             "polyrank_bundle", "Processes in which it answers.", labels=["model", "version"]
         )

@@ -33,7 +33,7 @@ def main(text: str) -> int:
 
     serve(
         models, task.served.limits, listener=socket.socket(fileno=task.listener), started=started,
-        split=split, watch=task.served.watch,
+        split=split, watch=task.served.watch, sampling=task.served.sampling,
         place=Place(folder, task.number, task.alive),
     )  # fmt: skip
     return 0

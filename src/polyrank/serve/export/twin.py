@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from polyrank.bundle.model import Bundle
 from polyrank.calibration import CalibrationMap
 from polyrank.calibration.knots import Knotted
+from polyrank.exploration.posterior import deviation
 from polyrank.models.outputs import outputs
 from polyrank.models.ranker import Ranker
 from polyrank.nn.embed import LocalEmbedder
@@ -76,7 +77,7 @@ class Twin(nn.Module):
         if self.variances is None:
             return found
         variances = self.variances(ids, bags)
-        return *found, *(variances[task].sqrt() for task in self.uncertain)
+        return *found, *(deviation(variances[task]) for task in self.uncertain)
 
 
 def given_stages(bundle: Bundle) -> tuple[str, ...]:

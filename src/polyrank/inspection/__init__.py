@@ -1,0 +1,1 @@
+"""What a fitted model reads: which features it needs, and how a number moves its predictions."""
