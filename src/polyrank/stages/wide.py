@@ -110,7 +110,7 @@ class Wide(Stage):
         own = {
             slot.name for each in schema.features if each.name in features for slot in each.slots
         }
-        heads = len(margin_tasks(schema))
+        heads = len(self.margins(schema))
         return [
             place * heads + head
             for place, slot in enumerate(wide_slots(schema))
