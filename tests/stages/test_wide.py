@@ -534,7 +534,7 @@ def test_with_enough_rows_it_is_the_penalised_logistic_regression():
 
     exact = LogisticRegression(C=1.0, tol=1e-8, max_iter=2000).fit(one_hot * scale, frame["click"])
     coefficients = exact.coef_[0] * scale
-    ours = learner.tensors["state"][:, learner.heads * rows.folds].numpy()
+    ours = learner.tensors["state"][:, learner.outputs * rows.folds].numpy()
     error = np.linalg.norm(ours - coefficients) / np.linalg.norm(coefficients)
     assert error < 1e-2
     z = one_hot @ ours
@@ -680,7 +680,7 @@ def test_a_posterior_is_the_prior_of_later_rows_as_in_plain_float64(retained, in
         gradient = x.T @ (y - p) + score - information * w
         w += np.linalg.solve((x.T * (p * (1 - p))) @ x + np.diag(information), gradient)
     assert np.abs(x.T @ (y - p) + score - information * w).max() < 1e-6
-    ours = learner.tensors["state"][:, learner.heads * rows.folds].numpy()
+    ours = learner.tensors["state"][:, learner.outputs * rows.folds].numpy()
     assert np.linalg.norm(ours - w[:-1]) / np.linalg.norm(w[:-1]) < 2e-2
     assert float(rows.bias[0]) == pytest.approx(w[-1], abs=2e-2)
     exact = information[:-1] + (x.T**2 @ (p * (1 - p)))[:-1]
