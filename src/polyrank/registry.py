@@ -39,6 +39,7 @@ AXES = (
     "ranking",
     "metric",
     "calibration",
+    "tracker",
 )
 T = TypeVar("T")
 
