@@ -25,6 +25,7 @@ from polyrank.metrics.registry import direction
 from polyrank.metrics.scorecard import Scorecard
 from polyrank.models.model import Model
 from polyrank.monitor.bounds import Bounds
+from polyrank.ranks import launched
 from polyrank.schema import Feature, Keys, Schema, Task
 from polyrank.terms import populations
 from polyrank.train.fit import config_tables, train_model
@@ -535,6 +536,11 @@ class Experiment:
             PolyrankError: Optuna is not installed.
         """
         tune = self.tuning or Tune()
+        if launched():
+            raise ConfigError(
+                "tune shares a search among processes of its own: start each without a launcher, "
+                "with --resume"
+            )
         if self.start is not None:
             raise ConfigError("tune trains from scratch: leave [start] out")
         as_given = replace(self, tuning=None)
