@@ -286,6 +286,10 @@ def test_the_objective_is_that_of_the_file(experiment):
         ({"start": {"run": "runs/before"}}, r"tune trains from scratch: leave \[start\] out"),
         ({"data": {"train": "train.parquet"}}, r"on validation rows: \[data\] valid is missing"),
         ({"train": {"threads": 10**6}}, "threads must be at most"),
+        (
+            {"tune": {"space": {"task.buy.weight": [1.0, 2.0]}}},
+            "task.buy.weight changes what settings are judged by.*name a score",
+        ),
     ],
 )
 def test_what_cannot_be_judged_is_refused_before_a_folder_is_made(folder, change, message):
