@@ -90,12 +90,12 @@ class Objective:
         return cls(score, metric, direction(kinds[score].kind, metric))
 
     def check(self, space: tuple[Searched, ...]) -> None:
-        """Refuse a key that moves the objective itself: the normalized loss is weighted by tasks."""
+        """Refuse a key that moves the objective itself, as weights do that of all tasks."""
         for each in space if self.score is None else ():
             path = path_of(each.key)
             if path[0] == "task" and path[2] == "weight":
                 raise ConfigError(
-                    f"tune.space: {each.key} changes what settings are judged by, the sum of losses "
+                    f"tune.space: {each.key} changes what settings are judged by, a sum of losses "
                     'by these weights: name a score, such as tune.score="click @ all"'
                 )
 
