@@ -39,6 +39,7 @@ TRANSLATED = {
     "docs/zh/wide.md": "docs/wide.md",
     "docs/zh/uncertainty.md": "docs/uncertainty.md",
     "docs/zh/tune.md": "docs/tune.md",
+    "docs/zh/track.md": "docs/track.md",
     "docs/zh/warm_start.md": "docs/warm_start.md",
     "docs/zh/audit.md": "docs/audit.md",
     "docs/zh/init.md": "docs/init.md",

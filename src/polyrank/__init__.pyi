@@ -126,6 +126,11 @@ from .train.optim import RowwiseAdagrad as RowwiseAdagrad
 from .train.optim import Schedule as Schedule
 from .train.seeds import SeedRuns as SeedRuns
 from .train.start import Start as Start
+from .train.track.mlflow import MLflow as MLflow
+from .train.track.tensorboard import TensorBoard as TensorBoard
+from .train.track.tracker import Tracked as Tracked
+from .train.track.tracker import Tracker as Tracker
+from .train.track.tracker import Tracking as Tracking
 from .train.training import Checkpoint as Checkpoint
 from .train.training import Stop as Stop
 from .train.training import Training as Training

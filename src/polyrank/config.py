@@ -26,6 +26,7 @@ from polyrank.metrics.scorecard import Scorecard
 from polyrank.models.model import Model
 from polyrank.monitor.bounds import Bounds
 from polyrank.paths import absolute
+from polyrank.ranks import launched
 from polyrank.schema import Feature, Keys, Schema, Task
 from polyrank.terms import populations
 from polyrank.train.fit import config_tables, train_model
@@ -49,6 +50,7 @@ from polyrank.train.seeds import (
 )
 from polyrank.train.sources import Sources
 from polyrank.train.start import Start
+from polyrank.train.track import Tracker, tracker_of
 from polyrank.train.training import Training
 from polyrank.tune.search import Candidate, Objective, Told, Work, search
 from polyrank.tune.space import merged, searched
@@ -68,6 +70,7 @@ SECTIONS = [
     "start",
     "monitor",
     "tune",
+    "track",
 ]
 
 
@@ -184,6 +187,7 @@ class Experiment:
         start: the run that training goes on from.
         monitor: the bounds of `polyrank monitor`.
         tuning: how `polyrank tune` searches.
+        track: where runs are shown as well.
 
     Example:
         >>> experiment = Experiment.from_text('''
@@ -210,6 +214,7 @@ class Experiment:
     start: Start | None = None
     monitor: Bounds | None = None
     tuning: Tune | None = None
+    track: Tracker | None = None
 
     def __post_init__(self) -> None:
         name = self.name
@@ -287,6 +292,7 @@ class Experiment:
             if "monitor" in table
             else None,
             tuning=Tune.from_table(table["tune"]) if "tune" in table else None,
+            track=tracker_of(table["track"]) if "track" in table else None,
             **{key: table[key] for key in ("name", "seed") if key in table},
         )
 
@@ -294,7 +300,7 @@ class Experiment:
         """Return plain tables, every default shown."""
         tables = config_tables(
             self.name, self.seed, spec.to_table(self.data), self.schema, self.model, self.training,
-            self.fusion, self.start,
+            self.fusion, self.start, self.track,
         )  # fmt: skip
         if self.monitor is not None:
             tables["monitor"] = spec.to_table(self.monitor)
@@ -344,7 +350,7 @@ class Experiment:
         return train_model(
             self.schema, self.model, self.training, self.sources(), seed=self.seed,
             config=self.to_table(), fusion=self.fusion, begun=self.start, out=out,
-            resume=resume, force=force, progress=progress, profile=profile,
+            resume=resume, force=force, progress=progress, profile=profile, track=self.track,
         )  # fmt: skip
 
     def replay(
@@ -485,7 +491,7 @@ class Experiment:
                         one.schema, one.model, one.training, one.sources(test=test), seed=seed,
                         config=config, fusion=one.fusion, begun=one.start, out=run, resume=resume,
                         progress=progress, title=f"{self.name} (seed {seed})",
-                        beside=folder.parent if beside is None else Path(beside),
+                        beside=folder.parent if beside is None else Path(beside), track=one.track,
                     ).scorecard  # fmt: skip
                 found = SeedRuns(folder, dict(cards))
                 check_rows(list(found.runs.values()))
@@ -531,6 +537,11 @@ class Experiment:
             PolyrankError: Optuna is not installed.
         """
         tune = self.tuning or Tune()
+        if launched():
+            raise ConfigError(
+                "tune shares a search among processes of its own: start each without a launcher, "
+                "with --resume"
+            )
         if self.start is not None:
             raise ConfigError("tune trains from scratch: leave [start] out")
         as_given = replace(self, tuning=None)

@@ -40,6 +40,7 @@ AXES = (
     "metric",
     "calibration",
     "exploration",
+    "tracker",
 )
 T = TypeVar("T")
 

@@ -16,6 +16,7 @@ from polyrank import config
 from polyrank.config import Experiment
 from polyrank.errors import ConfigError, DataError, PolyrankError, TrainingError
 from polyrank.files import locked
+from polyrank.train import seeds
 from polyrank.train.seeds import rescored
 from polyrank.tune import search
 from polyrank.tune.search import Objective
@@ -139,6 +140,33 @@ def test_a_killed_search_goes_on_to_the_same_trials(folder):
     ]
 
 
+def test_a_search_that_ends_while_it_scores_goes_on(experiment, folder, monkeypatch):
+    short = replace(experiment, tuning=replace(experiment.tuning, trials=2))
+    load, calls = seeds.load, []
+
+    def dying(path):
+        calls.append(path)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return load(path)
+
+    monkeypatch.setattr(seeds, "load", dying)
+    with pytest.raises(KeyboardInterrupt):
+        short.tune(out=folder / "out", progress=False)
+    found = short.tune(out=folder / "out", progress=False, resume=True)
+    assert [card.split for card in found.scores[AS_GIVEN].cards.values()] == ["test"] * 3
+    assert len(calls) == len(set(calls)) + 1  # the one that ended is read again
+    more = replace(experiment, tuning=replace(short.tuning, seeds=4))
+    again = more.tune(out=folder / "out", progress=False, resume=True)
+    assert [card.split for card in again.scores[AS_GIVEN].cards.values()] == ["test"] * 4
+
+
+def test_a_launcher_is_refused(experiment, folder, monkeypatch):
+    monkeypatch.setattr(config, "launched", lambda: True)
+    with pytest.raises(ConfigError, match="start each without a launcher, with --resume"):
+        experiment.tune(out=folder / "out")
+
+
 def test_two_processes_share_a_search(folder):
     out = folder / "out"
     arguments = [
@@ -258,6 +286,10 @@ def test_the_objective_is_that_of_the_file(experiment):
         ({"start": {"run": "runs/before"}}, r"tune trains from scratch: leave \[start\] out"),
         ({"data": {"train": "train.parquet"}}, r"on validation rows: \[data\] valid is missing"),
         ({"train": {"threads": 10**6}}, "threads must be at most"),
+        (
+            {"tune": {"space": {"task.buy.weight": [1.0, 2.0]}}},
+            "task.buy.weight changes what settings are judged by.*name a score",
+        ),
     ],
 )
 def test_what_cannot_be_judged_is_refused_before_a_folder_is_made(folder, change, message):

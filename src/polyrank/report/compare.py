@@ -30,7 +30,7 @@ from polyrank.terms import Population, population_label, populations
 
 # What may differ between the runs of one group: files may have moved. That the rows which are
 # compared are the same is checked on the rows.
-_MAY_DIFFER = frozenset({"name", "seed", "data"})
+_MAY_DIFFER = frozenset({"name", "seed", "data", "track"})
 _WHERE_ROWS_ARE = frozenset({"train", "valid", "test", "source", "cache"})
 
 

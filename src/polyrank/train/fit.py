@@ -50,6 +50,7 @@ from polyrank.train.progress import Observer, Profile, progress_bar
 from polyrank.train.run import RunFolder, run_folder
 from polyrank.train.sources import Sources, encoded, fingerprint
 from polyrank.train.start import Origin, Start
+from polyrank.train.track import TRACKERS, Tracked, Tracker, check_tracker, tracked
 from polyrank.train.training import AUTO, Checkpoint, Stop, Training
 
 logger = logging.getLogger(__name__)
@@ -89,6 +90,7 @@ def fit(
     cache: bool = True,
     memory: str | int = AUTO_MEMORY,
     progress: Observer | bool | None = None,
+    track: Tracker | None = None,
 ) -> Bundle:
     """Train a model on a log and return it, fitted.
 
@@ -132,6 +134,7 @@ def fit(
             larger log, an epoch holds a window of rows at a time.
         progress: called with each `Progress`; True draws a bar on stderr, False shows nothing. By
             default there is a bar where stderr is a terminal.
+        track: where the run is shown as well, `TensorBoard()` or `MLflow()`; see docs/track.md.
 
     Warns:
         LeakageWarning: a feature that may state a label: alone it ranks that label with an
@@ -177,12 +180,14 @@ def fit(
     }
     data = {**paths, "orphans": orphans, "cache": cache, "sampling": sampling, "memory": memory}
     begun = None if start is None else Start.of(start)
-    config = config_tables("fit", seed, spec.to_table(data), schema, model, training, fusion, begun)
+    config = config_tables(
+        "fit", seed, spec.to_table(data), schema, model, training, fusion, begun, track
+    )
     if fusion is not None:
         sources = sources.carrying(fusion, schema)
     return train_model(
         schema, model, training, sources, seed=seed, config=config, fusion=fusion,
-        begun=begun, out=out, resume=resume, force=force, progress=progress,
+        begun=begun, out=out, resume=resume, force=force, progress=progress, track=track,
     )  # fmt: skip
 
 
@@ -195,6 +200,7 @@ def config_tables(
     training: Training,
     fusion: Fusion | None = None,
     start: Start | None = None,
+    track: Tracker | None = None,
 ) -> dict[str, Any]:
     """Return an experiment as the plain tables of its TOML file, every default shown."""
     features: dict[str, Any] = {**names_by_kind(schema.features)}
@@ -212,7 +218,8 @@ def config_tables(
         "train": training.to_table(),
     }
     optional = {"fusion": fusion, "start": start}
-    return tables | {name: each.to_table() for name, each in optional.items() if each is not None}
+    tables |= {name: each.to_table() for name, each in optional.items() if each is not None}
+    return tables if track is None else tables | {"track": spec.chosen(TRACKERS, track)}
 
 
 def train_model(
@@ -232,6 +239,7 @@ def train_model(
     profile: Profile | None = None,
     title: str | None = None,
     beside: Path | None = None,
+    track: Tracker | None = None,
 ) -> Bundle:
     """Train a model as `fit` does; `config` is the experiment as plain tables, for the bundle.
 
@@ -245,6 +253,7 @@ def train_model(
     if schema != given:
         config = {**config, "task": [task.to_table() for task in schema.tasks]}
     check_run(schema, model, training, sources, seed)
+    check_tracker(track)
     if origin is not None:
         origin.check(schema, model)
     with ExitStack() as stack:
@@ -327,9 +336,14 @@ def train_model(
             restore(trainer, kept)
             if run is not None:
                 run.cut(trainer.position)
+            named = f"{config['name']} (seed {seed})"
+            folder = None if run is None else run.path
+            shown = Tracked(name=named, folder=folder, config=config)
+            follower = stack.enter_context(tracked(track if ranks.first else None, shown))
             for each in trainer.run():
                 if run is not None:
                     run.record(each)
+                follower.follow(each)
                 if kept is not None:
                     kept.follow(each, trainer)
                 if each.event == "epoch":
@@ -363,6 +377,7 @@ def train_model(
             bundle = replace(bundle, profile=profiled(bundle, sources))
         if run is not None:
             run.finish(bundle)
+        follower.finish(bundle, None if run is None else run.path)
         # No process returns before the bundle is written.
         calibrated, card, seen = ranks.of_first(
             (bundle.calibrators, bundle.scorecard, bundle.profile)

@@ -53,9 +53,10 @@ class SeedRuns:
 
     @property
     def scores(self) -> SeedScores | None:
-        """Means and deviations; None where nothing was scored."""
+        """Means and deviations; None where nothing was scored, or not yet all on the same rows."""
         cards = {seed: card for seed, card in self.cards.items() if card is not None}
-        return SeedScores(cards) if cards else None
+        splits = {card.split for card in cards.values()}
+        return SeedScores(cards) if len(splits) == 1 else None
 
     def to_json(self) -> dict[str, Any]:
         """Return plain tables: `runs`, each with its scorecard, and `scores` over the seeds."""

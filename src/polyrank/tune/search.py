@@ -47,7 +47,7 @@ from polyrank.train.seeds import SeedRuns
 from polyrank.train.sources import Sources, encoded
 from polyrank.train.training import MOST_EPOCHS, Stop, Training
 from polyrank.tune.space import Searched
-from polyrank.tune.spec import Tune
+from polyrank.tune.spec import Tune, path_of
 from polyrank.tune.tuned import AS_GIVEN, Finalist, Trial, Tuned
 
 if TYPE_CHECKING:
@@ -88,6 +88,16 @@ class Objective:
             raise ConfigError(f"tune: unknown score {score!r}{did_you_mean(score, kinds)}")
         metric = metric or kinds[score].label_kind.default_metric
         return cls(score, metric, direction(kinds[score].kind, metric))
+
+    def check(self, space: tuple[Searched, ...]) -> None:
+        """Refuse a key that moves the objective itself, as weights do that of all tasks."""
+        for each in space if self.score is None else ():
+            path = path_of(each.key)
+            if path[0] == "task" and path[2] == "weight":
+                raise ConfigError(
+                    f"tune.space: {each.key} changes what settings are judged by, a sum of losses "
+                    'by these weights: name a score, such as tune.score="click @ all"'
+                )
 
     @property
     def name(self) -> str:
@@ -168,6 +178,7 @@ def search(
     need_extra()
     from polyrank.tune.study import Study
 
+    objective.check(space)
     check_trial(work.candidate({}), objective)
     opened(out, config, resume=resume, force=force)
     study = Study(out, space, higher=objective.higher, seed=seed, prune=tune.prune)

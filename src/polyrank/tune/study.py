@@ -59,7 +59,7 @@ class Running:
         """Tell the objective after an epoch; return whether to end the trial here."""
         self._values.append(value)
         self._trial.report(value, epoch)
-        return self.study.prune and bool(self._trial.should_prune())
+        return self.study.prune and self._trial.should_prune()
 
     def end(
         self, state: Literal["complete", "pruned", "failed"], seconds: float, reason: str = ""
