@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -22,7 +23,7 @@ from polyrank.features.kind import Encoded
 from polyrank.metrics.fusion import Fusion
 from polyrank.monitor.profile import Profile
 from polyrank.schema import Schema
-from polyrank.serve.explore import Explored, Explorer
+from polyrank.serve.explore import Explored, Explorer, Precisions
 from polyrank.serve.extra import require
 from polyrank.serve.inputs import FEW_ROWS, ROWS_FILE, Columns, Feeds, Inputs, Lookups, together
 from polyrank.serve.shared import sharing
@@ -39,6 +40,8 @@ class Predictions:
     unseen: Mapping[str, int]  # ids not seen in training
     nulls: Mapping[str, int]
     ids: Mapping[str, int] = field(default_factory=dict)  # looked up; a bundle does not count them
+    rows: Mapping[str, np.ndarray] = field(default_factory=dict)  # of plain ids: int (N,) each
+    shared: Collection[str] = ()  # inputs that all rows have from one value
 
 
 class Engine:
@@ -111,7 +114,11 @@ class Engine:
         self._session = Session(self.folder / ROWS_FILE, threads)
         self.outputs = self._session.outputs
         self.inputs = self.schema.inputs
-        self.explorer = Explorer.of(self.manifest, self.schema, self.fusion, self.outputs)
+        precisions = Precisions.of(self.folder, self._session.about, self.schema)
+        self._plain = precisions.fields
+        self.explorer = Explorer.of(
+            self.manifest, self.schema, self.fusion, self.outputs, precisions
+        )
 
     @overload
     def predict(self, rows: OtherFrame) -> Any: ...
@@ -190,7 +197,9 @@ class Engine:
             DataError: a column that is not numeric.
         """
         spec.whole("first", first)
-        return self.explorer.explored(how, predictions.outputs, columns, first)
+        return self.explorer.explored(
+            how, predictions.outputs, columns, first, predictions.rows, predictions.shared
+        )
 
     def _columns(self, rows: Any) -> Mapping[str, Sequence[Any] | pl.Series]:
         """Return one column per input; lists stay lists."""
@@ -245,7 +254,12 @@ class Engine:
                 f"first is row {int(broken.argmax())}): a dense feature is too far from its "
                 "training values; clip such values"
             )
-        return Predictions(outputs, inputs.unseen, inputs.nulls, inputs.ids)
+        plain: dict[str, np.ndarray] = {}
+        for name in self._plain:
+            values = inputs.values.get(name)
+            if isinstance(values, np.ndarray) and values.dtype.kind == "i":  # no number in bins
+                plain[name] = values
+        return Predictions(outputs, inputs.unseen, inputs.nulls, inputs.ids, plain, tuple(shared))
 
 
 def refuse_unexported(manifest: Mapping[str, Any], path: str | Path) -> None:
@@ -280,7 +294,11 @@ def deviations_exported(manifest: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 class Session:
-    """An exported file, or its bytes, in onnxruntime on the CPU; threads may share it."""
+    """An exported file, or its bytes, in onnxruntime on the CPU; threads may share it.
+
+    Attributes:
+        about: what the file says of itself, by `polyrank.…`.
+    """
 
     def __init__(self, source: Path | bytes, threads: int = 1) -> None:
         import onnxruntime
@@ -301,6 +319,10 @@ class Session:
             raise BundleError(f"{where} cannot be loaded by onnxruntime: {error}") from None
         self.inputs = tuple(each.name for each in self._session.get_inputs())
         self.outputs = tuple(each.name for each in self._session.get_outputs())
+        written = self._session.get_modelmeta().custom_metadata_map
+        self.about = {
+            name: json.loads(text) for name, text in written.items() if name.startswith("polyrank.")
+        }
 
     def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
         """Return the outputs by name, in order: float64 (B,) each."""
