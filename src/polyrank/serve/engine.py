@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -11,6 +12,7 @@ from typing import Any, overload
 
 import numpy as np
 import polars as pl
+from safetensors import SafetensorError
 
 from polyrank import spec
 from polyrank.bundle import format
@@ -92,7 +94,7 @@ class Engine:
         self.manifest: Mapping[str, Any] = parts.manifest
         self.version = format.version_of(parts.manifest)
         refuse_unexported(self.manifest, path)
-        try:
+        with _reading(self.folder):
             self.schema = Schema.from_table(self.manifest["schema"])
             self.vocab = format.vocab_of(self.schema, parts)
             if place is not None:
@@ -101,12 +103,6 @@ class Engine:
             weights = parts.config.get("fusion")
             self.fusion = None if weights is None else Fusion(weights)
             self.fusion_columns = tuple(self.fusion.columns(self.schema) if self.fusion else ())
-        except (PolyrankError, OSError) as error:
-            raise BundleError(f"the bundle {self.folder} cannot be used: {error}") from error
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise BundleError(
-                f"the bundle {self.folder} is damaged: bundle.json: {error!r}"
-            ) from error
         self.config = parts.config
         self._inputs = Inputs(self.schema, self.vocab)
         self.codecs = self._inputs.codecs
@@ -114,11 +110,12 @@ class Engine:
         self._session = Session(self.folder / ROWS_FILE, threads)
         self.outputs = self._session.outputs
         self.inputs = self.schema.inputs
-        precisions = Precisions.of(self.folder, self._session.about, self.schema)
+        with _reading(self.folder):
+            precisions = Precisions.of(self.folder, self._session.about, self.schema)
+            self.explorer = Explorer.of(
+                self.manifest, self.schema, self.fusion, self.outputs, precisions
+            )
         self._plain = precisions.fields
-        self.explorer = Explorer.of(
-            self.manifest, self.schema, self.fusion, self.outputs, precisions
-        )
 
     @overload
     def predict(self, rows: OtherFrame) -> Any: ...
@@ -260,6 +257,17 @@ class Engine:
             if isinstance(values, np.ndarray) and values.dtype.kind == "i":  # no number in bins
                 plain[name] = values
         return Predictions(outputs, inputs.unseen, inputs.nulls, inputs.ids, plain, tuple(shared))
+
+
+@contextmanager
+def _reading(folder: Path) -> Iterator[None]:
+    """Raise a BundleError where a part of a bundle cannot be read."""
+    try:
+        yield
+    except (PolyrankError, OSError, SafetensorError) as error:
+        raise BundleError(f"the bundle {folder} cannot be used: {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BundleError(f"the bundle {folder} is damaged: bundle.json: {error!r}") from error
 
 
 def refuse_unexported(manifest: Mapping[str, Any], path: str | Path) -> None:
