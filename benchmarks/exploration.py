@@ -35,6 +35,7 @@ from parts.seeds import shown, spread
 
 import polyrank as pr
 from polyrank.exploration import Exploration, Sure
+from polyrank.exploration.posterior import variance
 from polyrank.text import aligned
 
 USERS = 500
@@ -92,11 +93,17 @@ def world(seed: int, args: argparse.Namespace) -> list[Round]:
 
 
 def predicted(bundle: pr.Bundle, each: Round) -> Sure:
-    """Return what a model says of the candidates, flat."""
+    """Return what a model says of the candidates, flat; as in `Engine.explore`, the uncertainty of
+    the user's effect, which all candidates share, is left out.
+    """
     rows = {"user": each.user.repeat(each.item.shape[1]), "item": each.item.ravel()}
     found = bundle.predict(pl.DataFrame(rows), raw=True, uncertainty=True)
-    p = found["p_click"].to_numpy()
-    return Sure(np.log(p / (1 - p)), found["p_click_sd"].to_numpy())
+    p, sd = found["p_click"].to_numpy(), found["p_click_sd"].to_numpy()
+    weights = bundle.ranker.named_weights()
+    user, *_ = bundle.vocab.tables["user"].encode(pl.Series(rows["user"]))
+    known = weights["wide.precision.user"].double().numpy()[user, 0]
+    known[user == 0] = weights["wide.prior.user"].item()
+    return Sure(np.log(p / (1 - p)), sd * np.sqrt(1 - 1 / known / variance(sd)))
 
 
 def regrets(seed: int, args: argparse.Namespace) -> dict[str, dict[str, list[float]]]:

@@ -1,6 +1,6 @@
 """Ways of exploring: one contract for all of them, and each against its formula."""
 
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, dataclass, fields
 
 import numpy as np
 import pytest
@@ -9,6 +9,9 @@ import polyrank as pr
 from polyrank import spec
 from polyrank.errors import ConfigError
 from polyrank.exploration import EXPLORATIONS, Sure
+from polyrank.registry import unregister
+from polyrank.serve.app.limits import Refused
+from polyrank.serve.app.request import taken
 
 RNG = np.random.default_rng(3)
 HEADS = {
@@ -106,3 +109,29 @@ def test_another_seed_is_another_draw_and_heads_are_drawn_apart():
 def test_a_value_out_of_range_is_refused(make, message):
     with pytest.raises(ConfigError, match=message):
         make()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Upside(pr.Exploration):
+    """One of another package: adds a share of the deviation where the logit is below 0."""
+
+    share: float = 0.5
+
+    json = {"share": {"type": "number"}}  # noqa: RUF012  a test's
+
+    def moved(self, heads):
+        return {
+            name: each.logit + self.share * each.deviation * (each.logit < 0)
+            for name, each in heads.items()
+        }
+
+
+def test_another_package_adds_a_way_that_requests_name():
+    pr.register("exploration", "upside", Upside)
+    try:
+        body = {"rows": [{"item": 1}], "explore": {"kind": "upside", "share": 1}}
+        assert taken(body, ["item"], 10).explore == Upside(share=1)
+    finally:
+        unregister("exploration", "upside")
+    with pytest.raises(Refused, match="explore: unknown kind 'upside'"):
+        taken(body, ["item"], 10)

@@ -7,7 +7,8 @@ import pytest
 import polyrank as pr
 from polyrank.calibration import Isotonic, Platt
 from polyrank.errors import ConfigError
-from polyrank.serve.explore import Explorer
+from polyrank.exploration.posterior import deviation, variance
+from polyrank.serve.explore import Explorer, Precisions
 
 SCHEMA = pr.Schema(
     [pr.SparseFeature("item")],
@@ -76,6 +77,70 @@ def test_probabilities_of_0_and_1_stay_finite():
     found = explorer().explored(pr.Thompson(seed=1, by="p_click"), given, {})
     assert np.isfinite(found.score).all()
     assert found.order.tolist() == [1, 2, 0]
+
+
+class Weights:
+    """Named weights as safetensors reads them."""
+
+    def __init__(self, **weights):
+        self._weights = {name.replace("_", "."): each for name, each in weights.items()}
+
+    def keys(self):
+        return list(self._weights)
+
+    def get_slice(self, name):
+        return self._weights[name]
+
+    def get_tensor(self, name):
+        return self._weights[name]
+
+
+def precisions():
+    precision = np.array([[9.0, 7.0], [4.0, 2.0], [16.0, 8.0]])
+    weights = Weights(
+        wide_precision_user=precision, wide_prior_user=np.array([2.0, 1.0]),
+        wide_precision_city=10 * precision,
+    )  # fmt: skip
+    at = {"click": ("wide", 0), "buy": ("wide", 1)}
+    return Precisions(at, {"user": True, "city": False, "item": True}, weights)
+
+
+def rows_of(user, city, item=(1, 2, 3)):
+    return {"user": np.array(user), "city": np.array(city), "item": np.array(item)}
+
+
+@pytest.mark.parametrize(
+    ("rows", "shared", "expected"),
+    [
+        (rows_of([1, 1, 1], [1, 2, 1]), (), (1 / 4, 1 / 2)),
+        (rows_of([1, 1, 1], [2, 2, 2]), (), (1 / 4 + 1 / 160, 1 / 2 + 1 / 80)),
+        (rows_of([1, 1, 2], [1, 2, 1]), (), (0, 0)),
+        (rows_of([0, 0, 0], [1, 2, 1]), (), (0, 0)),  # three unseen users, for all we know
+        (rows_of([0, 0, 0], [1, 2, 1]), ("user",), (1 / 2, 1)),
+        (rows_of([2, 2, 1], [0, 0, 0]), (), (1 / 90, 1 / 70)),  # a row of its own, without unseen
+        (rows_of([2, 2, 1], [1, 0, 0], [5, 5, 5]), (), (0, 0)),  # without effects
+    ],
+)
+def test_what_all_rows_are_unsure_of_together(rows, shared, expected):
+    found = [precisions().common(task, rows, shared) for task in ("click", "buy", "spend")]
+    np.testing.assert_allclose(found, [*expected, 0])
+
+
+def test_only_what_rows_do_not_share_is_explored():
+    given, sd = outputs(3), np.array([0.8, 0.9, 1.2])
+    given["p_click_sd"] = sd
+    made = Explorer(SCHEMA, None, explorer().sure, {}, precisions())
+    how = pr.UCB(alpha=1.0, by="p_click")
+    found = made.explored(how, given, {}, 1, rows_of([1, 1, 1], [1, 2, 1]))
+    own = (variance(sd) - 1 / 4) / variance(sd)
+    moved = logit(found.outputs["p_click"]) - logit(given["p_click"])
+    np.testing.assert_allclose(moved, sd * np.sqrt(own), rtol=1e-9)
+    # Rows of which all is shared keep a hundredth of their deviation, and an order.
+    given["p_click_sd"] = deviation(np.full(3, 1 / 4))
+    how = pr.Thompson(seed=1, by="p_click")
+    found = made.explored(how, given, {}, 1, rows_of([1, 1, 1], [1, 2, 1]))
+    assert found.order[0] == np.argmax(given["p_click"])
+    assert found.propensity.sum() == pytest.approx(1, abs=1e-6)
 
 
 @pytest.mark.parametrize("first", [1, 3])

@@ -20,7 +20,7 @@ class Sure(NamedTuple):
     """The logit of a head, before its calibration map, and how sure the model is of it."""
 
     logit: np.ndarray  # as served: float64 (N,)
-    deviation: np.ndarray  # of the true logit, above 0: float64 (N,)
+    deviation: np.ndarray  # of the true logit, but what all rows share; above 0: float64 (N,)
 
 
 @dataclass(frozen=True, kw_only=True)

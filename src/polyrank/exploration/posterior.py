@@ -2,7 +2,7 @@
 
 A logistic regression is right on average: σ(z) is the mean probability of all rows that look alike
 to it. Where the true logit varies among them, z is nearer to 0 than the mean of the true logit, and
-effects estimated on this scale vary less than the true ones. These two functions undo that, each to
+effects estimated on this scale vary less than the true ones. These functions undo that, each to
 first order in the variance.
 
 References:
@@ -34,6 +34,19 @@ def deviation(variance: Any) -> Any:
         [0.0, 0.1, 1.18]
     """
     return (variance * (1 + ATTENUATION * variance)) ** 0.5
+
+
+def variance(deviation: Any) -> Any:
+    """Return V, of which `deviation` is that of the true logit.
+
+    Shape:
+        any, of numpy or torch, → the same
+
+    Example:
+        >>> variance(deviation(np.array([0.25, 4.0]))).round(6).tolist()
+        [0.25, 4.0]
+    """
+    return ((1 + 4 * ATTENUATION * deviation**2) ** 0.5 - 1) / (2 * ATTENUATION)
 
 
 def centre(logit: np.ndarray, deviation: np.ndarray) -> np.ndarray:

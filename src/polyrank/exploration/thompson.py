@@ -23,9 +23,9 @@ class Thompson(Exploration):
     """Rank by a draw of N(m, (scale·sd)²), one for each row and head.
 
     m = z − (½ − σ(z))·(scale·sd)², with the logit z that is served, so that the mean probability of
-    draws is about the one that is served. Rows are drawn independently, although all rows of one
-    user share the uncertainty of the user's effect, which has no part in their order: exploration
-    is wider than a draw of every effect would make it.
+    draws is about the one that is served. Rows are drawn independently: what all rows of a request
+    are unsure of together, such as the effect of its user, has no part in their order, and
+    `Engine.explore` leaves it out.
 
     Args:
         seed: of this request; one seed and one request are one order.

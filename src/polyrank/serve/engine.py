@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -10,6 +12,7 @@ from typing import Any, overload
 
 import numpy as np
 import polars as pl
+from safetensors import SafetensorError
 
 from polyrank import spec
 from polyrank.bundle import format
@@ -22,7 +25,7 @@ from polyrank.features.kind import Encoded
 from polyrank.metrics.fusion import Fusion
 from polyrank.monitor.profile import Profile
 from polyrank.schema import Schema
-from polyrank.serve.explore import Explored, Explorer
+from polyrank.serve.explore import Explored, Explorer, Precisions
 from polyrank.serve.extra import require
 from polyrank.serve.inputs import FEW_ROWS, ROWS_FILE, Columns, Feeds, Inputs, Lookups, together
 from polyrank.serve.shared import sharing
@@ -39,6 +42,8 @@ class Predictions:
     unseen: Mapping[str, int]  # ids not seen in training
     nulls: Mapping[str, int]
     ids: Mapping[str, int] = field(default_factory=dict)  # looked up; a bundle does not count them
+    rows: Mapping[str, np.ndarray] = field(default_factory=dict)  # of plain ids: int (N,) each
+    shared: Collection[str] = ()  # inputs that all rows have from one value
 
 
 class Engine:
@@ -89,7 +94,7 @@ class Engine:
         self.manifest: Mapping[str, Any] = parts.manifest
         self.version = format.version_of(parts.manifest)
         refuse_unexported(self.manifest, path)
-        try:
+        with _reading(self.folder):
             self.schema = Schema.from_table(self.manifest["schema"])
             self.vocab = format.vocab_of(self.schema, parts)
             if place is not None:
@@ -98,12 +103,6 @@ class Engine:
             weights = parts.config.get("fusion")
             self.fusion = None if weights is None else Fusion(weights)
             self.fusion_columns = tuple(self.fusion.columns(self.schema) if self.fusion else ())
-        except (PolyrankError, OSError) as error:
-            raise BundleError(f"the bundle {self.folder} cannot be used: {error}") from error
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise BundleError(
-                f"the bundle {self.folder} is damaged: bundle.json: {error!r}"
-            ) from error
         self.config = parts.config
         self._inputs = Inputs(self.schema, self.vocab)
         self.codecs = self._inputs.codecs
@@ -111,7 +110,12 @@ class Engine:
         self._session = Session(self.folder / ROWS_FILE, threads)
         self.outputs = self._session.outputs
         self.inputs = self.schema.inputs
-        self.explorer = Explorer.of(self.manifest, self.schema, self.fusion, self.outputs)
+        with _reading(self.folder):
+            precisions = Precisions.of(self.folder, self._session.about, self.schema)
+            self.explorer = Explorer.of(
+                self.manifest, self.schema, self.fusion, self.outputs, precisions
+            )
+        self._plain = precisions.fields
 
     @overload
     def predict(self, rows: OtherFrame) -> Any: ...
@@ -190,7 +194,9 @@ class Engine:
             DataError: a column that is not numeric.
         """
         spec.whole("first", first)
-        return self.explorer.explored(how, predictions.outputs, columns, first)
+        return self.explorer.explored(
+            how, predictions.outputs, columns, first, predictions.rows, predictions.shared
+        )
 
     def _columns(self, rows: Any) -> Mapping[str, Sequence[Any] | pl.Series]:
         """Return one column per input; lists stay lists."""
@@ -245,7 +251,23 @@ class Engine:
                 f"first is row {int(broken.argmax())}): a dense feature is too far from its "
                 "training values; clip such values"
             )
-        return Predictions(outputs, inputs.unseen, inputs.nulls, inputs.ids)
+        plain: dict[str, np.ndarray] = {}
+        for name in self._plain:
+            values = inputs.values.get(name)
+            if isinstance(values, np.ndarray) and values.dtype.kind == "i":  # no number in bins
+                plain[name] = values
+        return Predictions(outputs, inputs.unseen, inputs.nulls, inputs.ids, plain, tuple(shared))
+
+
+@contextmanager
+def _reading(folder: Path) -> Iterator[None]:
+    """Raise a BundleError where a part of a bundle cannot be read."""
+    try:
+        yield
+    except (PolyrankError, OSError, SafetensorError) as error:
+        raise BundleError(f"the bundle {folder} cannot be used: {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BundleError(f"the bundle {folder} is damaged: bundle.json: {error!r}") from error
 
 
 def refuse_unexported(manifest: Mapping[str, Any], path: str | Path) -> None:
@@ -280,7 +302,11 @@ def deviations_exported(manifest: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 class Session:
-    """An exported file, or its bytes, in onnxruntime on the CPU; threads may share it."""
+    """An exported file, or its bytes, in onnxruntime on the CPU; threads may share it.
+
+    Attributes:
+        about: what the file says of itself, by `polyrank.…`.
+    """
 
     def __init__(self, source: Path | bytes, threads: int = 1) -> None:
         import onnxruntime
@@ -301,6 +327,10 @@ class Session:
             raise BundleError(f"{where} cannot be loaded by onnxruntime: {error}") from None
         self.inputs = tuple(each.name for each in self._session.get_inputs())
         self.outputs = tuple(each.name for each in self._session.get_outputs())
+        written = self._session.get_modelmeta().custom_metadata_map
+        self.about = {
+            name: json.loads(text) for name, text in written.items() if name.startswith("polyrank.")
+        }
 
     def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
         """Return the outputs by name, in order: float64 (B,) each."""

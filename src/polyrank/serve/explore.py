@@ -5,23 +5,28 @@ Letters: N rows, D draws.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
 import polars as pl
+from safetensors import safe_open
 
 from polyrank.calibration import CalibrationMap
 from polyrank.calibration.fitting import Calibrator
 from polyrank.errors import ConfigError, did_you_mean
 from polyrank.exploration import Exploration, Sure
+from polyrank.exploration.posterior import variance
 from polyrank.metrics.fusion import Fusion
 from polyrank.schema import Schema, Task
 from polyrank.terms import composed, deviation_column, head_columns, output_columns
 
 SCORE = "score"
 MOST_DRAWN = 2e7  # numbers that a request may draw, about a second
+LEAST_OWN = 1e-4  # of the variance is a row's own, though all of it may be that of common ids
 _BLOCK = 2**20
 _LEAST = float(np.finfo(np.float64).tiny)  # probabilities between which a logit is finite
 _MOST = 1 - 2.0**-53
@@ -52,6 +57,58 @@ class Explored:
 
 
 @dataclass(frozen=True, eq=False)
+class Precisions:
+    """How precisely the effects of plain ids are known, from the weights of a bundle.
+
+    Args:
+        at: of each task, the first stage that is added to its head and its column there.
+        fields: the slots of plain ids that may have effects, and whether row 0 is of unseen ids.
+        weights: reads the named weights a row at a time; None of a file without deviations.
+    """
+
+    at: Mapping[str, tuple[str, int]]
+    fields: Mapping[str, bool]
+    weights: Any
+
+    @classmethod
+    def of(cls, folder: Path, about: Mapping[str, Any], schema: Schema) -> Precisions:
+        """Open those of a bundle's folder; none where its file was exported without deviations."""
+        at = about.get("polyrank.precisions")
+        if not at:
+            return cls({}, {}, None)
+        fields = {slot.name: slot.unseen for slot in schema.fields if slot.wide}
+        weights = safe_open(folder / "weights.safetensors", framework="np")
+        return cls({task: (stage, column) for task, (stage, column) in at.items()}, fields, weights)
+
+    def common(self, task: str, rows: Mapping[str, np.ndarray], shared: Collection[str]) -> float:
+        """Return the variance of a logit that all rows owe to one and the same ids.
+
+        Unseen ids are the same one only where the request says that all rows share it.
+
+        Args:
+            task: of the head.
+            rows: of plain ids by feature, (N,) each.
+            shared: the features that all rows have from one value.
+        """
+        if task not in self.at:
+            return 0.0
+        (stage, column), found = self.at[task], 0.0
+        for name, own in rows.items():
+            row, unseen = int(own[0]), self.fields[name]
+            precision = f"{stage}.precision.{name}"
+            if precision not in self.weights.keys() or (own != row).any():  # noqa: SIM118
+                continue
+            if row or not unseen:
+                known = self.weights.get_slice(precision)[row : row + 1][0, column]
+            elif name in shared:
+                known = self.weights.get_tensor(f"{stage}.prior.{name}")[column]
+            else:
+                continue
+            found += 1 / float(known)
+        return found
+
+
+@dataclass(frozen=True, eq=False)
 class Explorer:
     """What a bundle's exported outputs say of exploring.
 
@@ -60,16 +117,23 @@ class Explorer:
         fusion: of the score, or None.
         sure: the tasks whose heads have a deviation among the outputs.
         maps: calibration maps of their logits, by task.
+        precisions: of plain ids, to tell what rows are unsure of together.
     """
 
     schema: Schema
     fusion: Fusion | None
     sure: tuple[Task, ...]
     maps: Mapping[str, CalibrationMap]
+    precisions: Precisions = Precisions({}, {}, None)
 
     @classmethod
     def of(
-        cls, manifest: Mapping[str, Any], schema: Schema, fusion: Fusion | None, outputs: Any
+        cls,
+        manifest: Mapping[str, Any],
+        schema: Schema,
+        fusion: Fusion | None,
+        outputs: Collection[str],
+        precisions: Precisions,
     ) -> Explorer:
         """Read it from a manifest and the columns of an exported file."""
         sure = tuple(task for task in schema.tasks if deviation_column(task) in outputs)
@@ -80,7 +144,8 @@ class Explorer:
             for task in sure
             if task.name in manifest["calibrators"]
         }
-        return cls(schema, fusion, sure, {name: each for name, each in found.items() if each})
+        maps = {name: each for name, each in found.items() if each}
+        return cls(schema, fusion, sure, maps, precisions)
 
     @property
     def moving(self) -> tuple[str, ...]:
@@ -130,6 +195,8 @@ class Explorer:
         outputs: Mapping[str, np.ndarray],
         columns: Mapping[str, pl.Series],
         first: int = 1,
+        rows: Mapping[str, np.ndarray] = MappingProxyType({}),
+        shared: Collection[str] = (),
     ) -> Explored:
         """Return rows as they are explored.
 
@@ -138,6 +205,8 @@ class Explorer:
             outputs: of the model, deviations among them, (N,) each.
             columns: the raw columns that the fused score reads.
             first: K of the propensities, which are of being among the first K rows.
+            rows: of plain ids by feature, (N,) each.
+            shared: the features that all rows have from one value.
 
         Raises:
             ConfigError: see `ranked_by`; or propensities that take too long.
@@ -149,7 +218,10 @@ class Explorer:
             logit = np.log(p) - np.log1p(-p)
             if task.name in self.maps:
                 logit = self.maps[task.name].inverse(logit)
-            heads[task.name] = Sure(logit, outputs[deviation_column(task)])
+            deviation = outputs[deviation_column(task)]
+            common = self.precisions.common(task.name, rows, shared)
+            own = np.maximum(1 - common / variance(deviation), LEAST_OWN)
+            heads[task.name] = Sure(logit, deviation * np.sqrt(own))
         found = self._outputs(outputs, how.moved(heads))
         score = self._score(by, found, columns)
         order = np.argsort(-score, kind="stable")

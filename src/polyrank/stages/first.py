@@ -149,6 +149,14 @@ class FirstStages(nn.Module):
         """Return the name of the stage whose margin is added to a head."""
         return list(self.places)[int(self.added[:, self.heads.index(head)].argmax())]
 
+    def precision_at(self, head: str) -> tuple[str, int]:
+        """Return the stage that is added to a head, and the head's column in its precisions.
+
+        Those of a slot are the named weights `STAGE.precision.SLOT` and `STAGE.prior.SLOT`.
+        """
+        name = self.adding(head)
+        return name, self.stage[name].heads.index(head)
+
     def variance(self, ids: Tensor, bags: tuple[TensorBag, ...]) -> dict[str, Tensor]:
         """Return the variance of added margins of heads with one output: {head: float64 (B,)}."""
         found = {}

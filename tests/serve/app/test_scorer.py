@@ -5,6 +5,7 @@ import json
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
 import polyrank as pr
 from polyrank.errors import DataError
@@ -126,6 +127,27 @@ def test_a_bundle_without_a_fusion_ranks_by_what_is_explored(sure, rows):
     assert answer["explored"] == {"by": "p_click", "first": 2, "propensity_from": "integral"}
     assert list(answer["top"][0])[:3] == ["row", "explored", "propensity"]
     assert "score" not in answer["top"][0]
+
+
+def test_what_the_context_is_unsure_of_is_no_row_s_own(sure, bundle, rows):
+    engine = pr.Engine(sure)
+    some = some_rows(engine, rows, 6)
+    first, shared = bundle.ranker.first, ("user", "slot")
+    stage = first.stage["wide"]
+    for row in some:
+        context = {name: row[name] for name in shared}
+        own = {name: [each[name] for each in some] for name in engine.inputs if name not in shared}
+        predicted = engine.predict_columns(own, context)
+        (batch,) = bundle.encode(pl.DataFrame([row])).batches(bundle.ranker.layout, 1)
+        ids = torch.from_numpy(batch.ids)[stage.fields] + stage.packed[: len(stage.fields)]
+        names = [slot.name for slot in stage.slots]
+        for column, task in enumerate(stage.heads[:2]):
+            expected = sum(
+                1 / float(stage._precision_of(k, ids[k])[0, column])
+                for k in map(names.index, shared)
+            )
+            found = engine.explorer.precisions.common(task, predicted.rows, predicted.shared)
+            assert found == pytest.approx(expected, rel=1e-6)
 
 
 def test_exploration_without_deviations_is_refused_with_the_remedy(engine, record):

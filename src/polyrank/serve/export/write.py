@@ -143,7 +143,13 @@ def _written(
     """Write the models; return their files by name, those of large tensors too."""
     schema, vocab = bundle.schema, bundle.vocab
     outputs = bundle.output_columns(uncertain)
-    about = {"polyrank.schema": schema.to_table(), "polyrank.outputs": list(outputs)}
+    about: dict[str, Any] = {
+        "polyrank.schema": schema.to_table(),
+        "polyrank.outputs": list(outputs),
+    }
+    first = bundle.ranker.first
+    if uncertain and first is not None:
+        about["polyrank.precisions"] = {task: first.precision_at(task) for task in uncertain}
     model = captured(bundle, uncertain)
     files: dict[str, Path] = {}
     for name in FILES[: 1 + vocabulary]:
