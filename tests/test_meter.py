@@ -112,3 +112,18 @@ def test_a_narrow_terminal_leaves_out_the_note_and_cuts_the_name(width, shown):
     assert ("click @ all auc 0.7" in text) is shown
     assert ("…" in text) is not shown
     assert "1,234,567 rows/s" in text
+
+
+def test_the_time_that_remains_is_that_of_what_is_shown():
+    from rich.console import Console
+
+    bar = Bar(Console(file=io.StringIO(), width=200, force_terminal=True))
+    (task,) = bar._progress.tasks
+    bar.show("encoding", 20, 20)
+    assert task.finished
+    bar.show("training", 0, None)
+    assert not task.finished
+    assert (task.completed, task.total) == (0, None)
+    bar.show("training", 1, 10)
+    assert not task.finished
+    assert (task.completed, task.total) == (1, 10)

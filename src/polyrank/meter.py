@@ -145,12 +145,14 @@ class Bar:
         """Show how far something is; without a total the bar moves to and fro."""
         if self.console.width < WIDE:
             what, note = what if len(what) <= NAMED else f"{what[: NAMED - 1]}…", ""
+        (task,) = self._progress.tasks
+        if total != task.total:  # something else begins, whose time is its own
+            self._progress.reset(self._task)
+            task.total = total  # an update could not take it away
         self._progress.update(
             self._task, description=what, completed=done, rate=rate, note=note,
             share=f"{done / total:4.0%}" if total else "",
         )  # fmt: skip
-        # An update cannot take a total away.
-        self._progress.tasks[0].total = total
 
     def line(self, text: str) -> None:
         """Print a line above the bar."""

@@ -22,13 +22,14 @@ from polyrank.labels import (
     WatchTime,
     WeightedLogistic,
 )
+from polyrank.metrics.predicted import scored_columns
 from polyrank.metrics.registry import metrics_of
 from polyrank.objective.likelihood import targets_of
 from polyrank.objective.losses import Supervision
 from polyrank.serve.export.write import export
 from polyrank.stages.stage import StageRun
 from polyrank.stages.wide_fit import WideFit
-from polyrank.terms import output_columns
+from polyrank.terms import output_columns, populations
 from polyrank.train.heads import base_rates
 
 ROWS = 400
@@ -246,6 +247,25 @@ def test_it_trains_saves_loads_evaluates_predicts_and_exports(kind, tmp_path):
 
 class Interrupt(Exception):
     """A run that is killed."""
+
+
+@kinds
+def test_what_its_scores_need_is_measured(kind):
+    schema, log = (
+        schema_of(kind),
+        log_of(kind).with_columns(price=pl.Series(np.random.default_rng(3).normal(size=ROWS))),
+    )
+    schema = replace(schema, features=[*schema.features, pr.DenseFeature("price")])
+    bundle = pr.fit(schema, MODEL, train=log, epochs=1, batch_size=128)
+    found = bundle.importance(log, permutations=2)
+    assert found.whole.keys() == {where.name for where in populations(schema)}
+    assert not found.absent
+    assert len(found.drops) == 2 * len(found.whole)
+    assert all(np.isfinite(each.value) for each in found.drops)
+    assert all((each.low is None) == (each.reason is not None) for each in found.drops)
+    curves = bundle.dependence(log, points=3)
+    assert set(curves["output"]) >= {"p_click", scored_columns(schema.by_name["root"])[0]}
+    assert curves.drop("feature", "output").null_count().sum_horizontal().item() == 0
 
 
 @kinds

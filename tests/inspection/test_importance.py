@@ -10,6 +10,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 import polyrank as pr
 from polyrank.data.read import Joined
+from polyrank.features import FEATURES
 from polyrank.inspection.importance import Drop, Importance, groups_of, permuted
 from polyrank.metrics.bootstrap import bootstrap
 
@@ -297,3 +298,60 @@ def test_a_number_that_a_kind_of_label_reads_is_permuted_for_the_prediction_alon
     assert np.array_equal(moved.labels, table.labels)
     found = bundle.importance(rows, permutations=2)
     assert of(found, "watch @ all", "duration").value > of(found, "watch @ all", "item").value
+
+
+@pytest.fixture(scope="module")
+def every_kind():
+    """A bundle with each kind of feature, wide rows and trees, and its rows."""
+    generator = np.random.default_rng(7)
+    size = 400
+    lists = [generator.integers(0, 9, generator.integers(0, 4)).tolist() for _ in range(size)]
+    rows = {
+        "item": generator.integers(0, 9, size),
+        "hashed": generator.integers(0, 10**12, size),
+        "bins": np.where(generator.random(size) < 0.1, np.nan, generator.normal(size=size)),
+        "price": generator.lognormal(size=size),
+        "seen": lists,
+        "text": generator.normal(size=(size, 3)).astype(np.float32).tolist(),
+    }
+    logit = rows["price"] + np.nan_to_num(rows["bins"]) + rows["item"] % 3 - 2
+    rows["click"] = (generator.random(size) < 1 / (1 + np.exp(-logit))).astype(int)
+    schema = pr.Schema(
+        [
+            pr.SparseFeature("item"),
+            pr.SparseFeature("hashed", hash=64),
+            pr.DenseFeature("bins", encoding="bins", bins=4),
+            pr.DenseFeature("price"),
+            pr.SequenceFeature("seen"),
+            pr.VectorFeature("text"),
+        ],
+        [pr.Task("click")],
+    )
+    model = pr.Model(embed_dim=4, wide=pr.Wide(), trees=pr.Trees())
+    return pr.fit(schema, model, train=rows, epochs=5, lr=0.05, batch_size=64, seed=1), rows
+
+
+def test_every_kind_of_feature_is_in_it(every_kind):
+    assert {each.kind for each in every_kind[0].schema.features} == set(FEATURES)
+
+
+@pytest.mark.parametrize("feature", ["item", "hashed", "bins", "price", "seen", "text"])
+def test_permuted_parts_of_a_table_are_those_of_a_permuted_column(every_kind, feature):
+    bundle, rows = every_kind
+    order = np.random.default_rng(1).permutation(len(rows["click"]))
+    table = permuted(bundle.encode(rows, split="test"), [feature], order)
+    column = rows[feature]
+    moved = [column[row] for row in order] if isinstance(column, list) else column[order]
+    expected = bundle.predict({**rows, feature: moved})["p_click"]
+    assert np.array_equal(bundle.score(table)["p_click"], expected)
+    assert not np.array_equal(expected, bundle.predict(rows)["p_click"])
+
+
+@pytest.mark.parametrize("feature", ["bins", "price"])
+def test_a_number_that_is_set_is_that_of_a_column_of_it(every_kind, feature):
+    bundle, rows = every_kind
+    found = bundle.dependence(rows, [feature], points=4)
+    for value, mean in found.select("value", "mean").iter_rows():
+        column = np.full(len(rows["click"]), value, dtype=np.float32)
+        expected = bundle.predict({**rows, feature: column})["p_click"].mean()
+        assert mean == pytest.approx(expected, abs=2e-6)
