@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import polyrank as pr
 from polyrank.calibration import MAPS
@@ -216,6 +217,18 @@ def test_wide_rows_learn_an_output_by_the_gradient_of_its_loss(kind):
         assert factor > 0
         size = float((factor * found).abs().max())
         torch.testing.assert_close(factor * found, known, rtol=1e-4, atol=1e-5 * size)
+
+
+@kinds
+def test_its_loss_can_be_traced_as_a_compiled_step_does(kind):
+    supervision, logits, labels, weight, extras = supervised(kind)
+
+    def loss(*z):
+        found, _ = supervision.losses(dict(zip(logits, z, strict=True)), labels, weight, extras)
+        return sum(found.values())
+
+    values = [each.detach() for each in logits.values()]
+    torch.testing.assert_close(make_fx(loss)(*values)(*values), loss(*values))
 
 
 @kinds

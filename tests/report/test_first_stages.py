@@ -159,3 +159,42 @@ def test_a_page_of_many_fields_stays_small(told):
     large = section(replace(told, first=replace(first, effects=many))).html()
     assert len(large) < small + 40_000
     assert "The 15 largest; 185 more are left out." in large
+
+
+def test_outputs_of_a_head_are_told_one_by_one_up_to_a_few(log):
+    rng = np.random.default_rng(4)
+    rows = log | {
+        "level": np.digitize(log["item"] + rng.normal(size=ROWS), [3, 6]),
+        "button": (log["item"] + rng.integers(0, 2, ROWS)) % 6,
+        "money": np.exp(log["item"] / 9 + rng.normal(size=ROWS)),
+    }
+    schema = pr.Schema(
+        [pr.SparseFeature("item")],
+        [
+            pr.Task("level", kind="ordinal"), pr.Task("button", kind="categorical"),
+            pr.Task("money", kind="lognormal"),
+        ],
+    )  # fmt: skip
+    model = pr.Model(trunk=pr.SharedBottom(hidden=[4]), tower=[4], embed_dim=4, wide=Wide())
+    fitted = pr.fit(schema, model, train=rows, valid=rows, epochs=1, batch_size=100, lr=0.05)
+    gathered = gather(fitted, rows)
+    use = gathered.first
+    levels = ("level ≥ 1", "level ≥ 2 if ≥ 1")
+    assert use.heads == (*levels, *(f"button = {each}" for each in range(6)), "money")
+    assert use.margins.keys() == use.changes.keys() == set(use.heads)
+    assert {each.head for each in use.effects} == set(use.heads)
+    assert use.units == {}
+    deviation = np.log(rows["money"]).std()
+    assert use.ratios == {"money": pytest.approx(deviation, rel=1e-4)}
+    margins = margins_of(fitted.ranker, fitted.encode(rows, split="rows"))
+    own = margins["level"][:, 1].numpy().astype(np.float64)
+    np.testing.assert_allclose(
+        use.margins["level ≥ 2 if ≥ 1"], np.quantile(own - own.mean(), QUANTILES), atol=1e-6
+    )
+    assert use.gains["money @ all"].metric == "rmse"
+    text = section(gathered).html()
+    for name in (*levels, "button = 3", "money"):
+        assert f"{name}: the largest effects" in text
+    assert "button = 4: the largest effects" not in text
+    assert "those after the first 4 have no charts: 2 here." in text
+    assert "ratio of means" in text

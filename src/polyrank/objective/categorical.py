@@ -24,11 +24,12 @@ class CategoricalLikelihood(Likelihood):
         super().__init__(kind, fitted)
         assert isinstance(kind, Categorical)
         self.values = torch.tensor(kind.known, dtype=torch.float32)
+        self.first = float(kind.known[0])
         self.shares = np.array(fitted["shares"], dtype=np.float64)
         self.start = torch.tensor(np.log(self.shares), dtype=torch.float32)
 
     def summands(self, term: Term, scores: BatchScores, labels: Labels) -> tuple[Summand, ...]:
-        rows, label = self.observed(term, labels, safe=float(self.values[0]))
+        rows, label = self.observed(term, labels, safe=self.first)
         place = self.places(label)
         logs = log_softmax(scores.logits[term.population.task] + self.start.to(label), dim=1)
         return (Summand(rows, 1.0, -logs.gather(1, place[:, None]).squeeze(1)),)
@@ -43,7 +44,7 @@ class CategoricalLikelihood(Likelihood):
     def targets(self, label: Tensor, extras: Mapping[str, Tensor]) -> Tensor:
         """Return 1 at the category and 0 elsewhere."""
         known = ~label.isnan()
-        place = self.places(torch.where(known, label, self.values[0].to(label)))
+        place = self.places(torch.where(known, label, self.first))
         found = one_hot(place, self.kind.outputs).to(label)
         return torch.where(known[:, None], found, torch.nan)
 

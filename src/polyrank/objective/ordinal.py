@@ -35,7 +35,7 @@ class OrdinalLikelihood(Likelihood):
         self.start = torch.tensor(np.log(passed) - np.log1p(-passed), dtype=torch.float32)
 
     def summands(self, term: Term, scores: BatchScores, labels: Labels) -> tuple[Summand, ...]:
-        rows, label = self.observed(term, labels, safe=float(self.values[0]))
+        rows, label = self.observed(term, labels, safe=self.zero)
         z = by_columns(scores.logits[term.population.task]) + self.start.to(label)
         values = self.values.to(label)
         passed = label[:, None] >= values[1:]

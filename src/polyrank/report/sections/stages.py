@@ -71,14 +71,13 @@ def first_stages(evidence: Evidence) -> Section | None:
     names, colours, hues = {}, {}, charts.hues(evidence.schema)
     detailed: list[str] = []
     for task in evidence.schema.tasks:
-        outputs = range(task.label_kind.outputs)
-        own = [at for at in outputs if margin_name(task, at) in use.heads]
-        predicted = own_population(evidence.schema, task).predicted
-        for at in own:
-            name = margin_name(task, at)
-            names[name] = f"{predicted} {task.label_kind.question(at)}".strip()
+        predicted, kind = own_population(evidence.schema, task).predicted, task.label_kind
+        questions = {margin_name(task, at): kind.question(at) for at in range(kind.outputs)}
+        own = {name: each for name, each in questions.items() if name in use.heads}
+        for name, question in own.items():
+            names[name] = f"{predicted} {question}".strip()
             colours[name] = hues[task.name]
-        detailed += [margin_name(task, at) for at in own[:MOST_OUTPUTS]]
+        detailed += list(own)[:MOST_OUTPUTS]
     text = (
         "First stages are fitted out of fold, before or beside the network. The margin of one is "
         "added to what the network gives for a head; the network reads the others too."
