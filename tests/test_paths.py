@@ -179,11 +179,12 @@ def test_what_a_store_does_not_have_is_refused_by_name(path, message):
         read(path)
 
 
-def test_a_store_that_refuses_names_where_credentials_come_from():
-    with pytest.raises(
-        DataError, match=r"the store does not answer, or refuses: .*credentials are"
-    ):
+def test_a_store_that_refuses_names_where_credentials_come_from(address):
+    message = r"does not answer, or refuses: .*; credentials are read from AWS_ACCESS_KEY_ID"
+    with pytest.raises(DataError, match=message):
         read("s3://secret/log/1.parquet")
+    with pytest.raises(DataError, match="no credentials are sent: give a public or a signed"):
+        read(f"{address}/secret/log/1.parquet")
 
 
 EXPERIMENT = """

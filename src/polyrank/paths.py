@@ -11,11 +11,14 @@ from pathlib import Path
 
 from polyrank.errors import ConfigError
 
-_WEB = "a public or signed address; no credentials are sent"
-_AWS = "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL"
-_GOOGLE = "GOOGLE_APPLICATION_CREDENTIALS"
-_AZURE = "AZURE_STORAGE_ACCOUNT_NAME, AZURE_STORAGE_ACCOUNT_KEY"
-# Each store that rows are read from, and what it reads its credentials from.
+_WEB = "no credentials are sent: give a public or a signed address"
+_AWS = (
+    "credentials are read from AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION and "
+    "AWS_ENDPOINT_URL"
+)
+_GOOGLE = "credentials are read from GOOGLE_APPLICATION_CREDENTIALS"
+_AZURE = "credentials are read from AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY"
+# Each store that rows are read from, and what it knows a reader by.
 STORES: Mapping[str, str] = {
     "s3": _AWS, "s3a": _AWS, "gs": _GOOGLE, "gcs": _GOOGLE, "abfss": _AZURE, "abfs": _AZURE,
     "az": _AZURE, "https": _WEB, "http": _WEB,

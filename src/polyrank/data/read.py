@@ -43,8 +43,7 @@ _EXPLAINED = (
     (r"Object at location (?P<object>.*?) not found", "the store has no {object!r}"),
     (
         r"(?:object-store error: |error sending request)(?P<what>[^\n]{,300})",
-        "the store does not answer, or refuses: {what}; credentials are read from the environment, "
-        "as docs/scale.md says",
+        "the store does not answer, or refuses: {what}",
     ),
     (r"invalid utf-8", "a text is not UTF-8: save the file as UTF-8"),
     (
@@ -362,7 +361,9 @@ def _scan(pattern: str, schema: Schema | None) -> pl.LazyFrame:
         )
         scan.collect_schema()
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(f"{pattern!r} cannot be read as {kind}: {_explained(error)}") from None
+        told, scheme = _explained(error), store_of(pattern)
+        known = f"; {STORES[scheme]}" if scheme and "or refuses" in told else ""
+        raise DataError(f"{pattern!r} cannot be read as {kind}: {told}{known}") from None
     return scan
 
 

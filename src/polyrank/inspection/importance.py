@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from html import escape
 from math import hypot
 from statistics import mean, stdev
 from typing import Any
@@ -135,7 +136,8 @@ class Importance:
         return "\n".join([self.about, "", table, *(f"– {each}" for each in self.remarks)])
 
     def _repr_html_(self) -> str:
-        return f"<p>{self.about}</p>{html_table(*self._table)}"
+        notes = "<br>".join(escape(f"– {each}") for each in self.remarks)
+        return f"<p>{escape(self.about)}</p>{html_table(*self._table)}<p>{notes}</p>"
 
     @property
     def about(self) -> str:
