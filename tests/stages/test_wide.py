@@ -274,7 +274,7 @@ class Plain:
         return v[asked].sum() / (v[asked] ** 2).sum()
 
     def _outside(self, task, root):
-        outside = self.sampling is not None and task.name == "share"
+        outside = self.sampling is not None and "click" not in (task.name, task.given)
         return 1 / self.sampling.keep if outside and root == 0 else 1.0
 
     def step(self, batch):
@@ -440,10 +440,18 @@ class Plain:
 @pytest.mark.parametrize("in_torch", [False, True], ids=["compiled", "torch"])
 @pytest.mark.parametrize(
     "case",
-    ["plain", "weighted", "sampled", "weighted lists", "several outputs", "several, weighted"],
+    [
+        "plain",
+        "weighted",
+        "sampled",
+        "weighted lists",
+        "several outputs",
+        "several, weighted",
+        "several, sampled",
+    ],
 )
 def test_two_hundred_steps_are_those_of_plain_float64(case, in_torch):
-    sampling = Sampling("click", keep=0.5) if case == "sampled" else None
+    sampling = Sampling("click", keep=0.5) if "sampled" in case else None
     if "several" in case:
         schema, frame = of_several_outputs(1, weight="weighted" in case)
     else:
