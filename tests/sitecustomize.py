@@ -23,7 +23,7 @@ class SocketRefused(Exception):  # no OSError: code that tries several hosts wou
 def on_this_machine(host: object) -> bool:
     """Return whether a host is this machine; None and an empty name are.
 
-    Example:
+    Examples:
         >>> [on_this_machine(host) for host in ("localhost", "127.0.0.2", "::1", None)]
         [True, True, True, True]
         >>> [on_this_machine(host) for host in ("example.com", "10.0.0.1", b"1.1.1.1")]

@@ -189,7 +189,7 @@ class Experiment:
         tuning: how `polyrank tune` searches.
         track: where runs are shown as well.
 
-    Example:
+    Examples:
         >>> experiment = Experiment.from_text('''
         ...     [data]
         ...     train = "train.csv"
@@ -459,7 +459,7 @@ class Experiment:
             ConfigError: a count below 1, or a folder that holds something else.
             TrainingError: rows that changed between two runs, or what stops a single run.
 
-        Example:
+        Examples:
             >>> import polars as pl
             >>> from tempfile import TemporaryDirectory
             >>> log = {"item": [1, 2] * 40, "click": [1, 0, 1, 1] * 20}
@@ -501,7 +501,7 @@ class Experiment:
     def changed(self, changes: Mapping[str, Any]) -> Experiment:
         """Return the same experiment with other values of its file, {key: value}.
 
-        Example:
+        Examples:
             >>> table = {"data": {"train": "t.csv"}, "features": {"sparse": ["item"]}}
             >>> experiment = Experiment.from_table(table | {"task": [{"name": "click"}]})
             >>> experiment.changed({"train.lr": 0.01}).training.dense.lr

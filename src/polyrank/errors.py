@@ -62,7 +62,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     Case does not count, and a part of a name stands for it: `epochs` for `train.epochs`, `like` for
     `like @ all`.
 
-    Example:
+    Examples:
         >>> did_you_mean("Clik", ["click", "buy"])
         "; did you mean 'click'? (known: 'click', 'buy')"
         >>> did_you_mean("buy", ["click @ all", "buy @ all"])

@@ -45,7 +45,7 @@ class Held:
         count: of the processes.
         ranks: by which rows that others hold are fetched; None where nothing is looked up.
 
-    Example:
+    Examples:
         >>> Held(1, 3).rows(8), Held(1, 3).of(np.arange(8)).tolist()
         (3, [1, 4, 7])
         >>> Held(1, 3).first(np.array([0, 2, 8])).tolist()  # of what follows rows 0, 2 and 8
@@ -110,7 +110,7 @@ class Layout:
     Raises:
         DataError: a pack of more than 2^31 − 1 rows.
 
-    Example:
+    Examples:
         >>> from types import SimpleNamespace
         >>> from polyrank.schema import DenseFeature, SparseFeature, Task
         >>> features = [SparseFeature("a"), SparseFeature("b"), DenseFeature("p", encoding="log")]
@@ -203,7 +203,7 @@ class Layout:
     def of_set(self, number: int) -> list[slice]:
         """Return the columns of x of one set: its part of each embedding, and what is in no table.
 
-        Example:
+        Examples:
             >>> from types import SimpleNamespace
             >>> from polyrank.schema import DenseFeature, SparseFeature, Task
             >>> schema = Schema([SparseFeature("a"), DenseFeature("p", encoding="log")],

@@ -67,7 +67,7 @@ _WATCH: ContextVar[_Watch | None] = ContextVar("watch", default=None)
 def watched(watcher: Watcher) -> Generator[None]:
     """Tell a watcher of the outermost loops that are metered meanwhile, in this thread.
 
-    Example:
+    Examples:
         >>> seen = []
         >>> with watched(lambda stage: seen.append(stage.done)):
         ...     for _ in metered("abc", "spelling", unit="letters"):

@@ -32,7 +32,7 @@ def store_of(path: str | Path) -> str | None:
 
     It may be one that no store in `STORES` has.
 
-    Example:
+    Examples:
         >>> store_of("s3://bucket/log.parquet"), store_of("log.parquet"), store_of("file:///a")
         ('s3', None, None)
         >>> store_of(Path("gs://bucket/log.parquet"))
@@ -49,7 +49,7 @@ def store_of(path: str | Path) -> str | None:
 def plain(path: str | Path) -> str:
     """Return a path as text: of this machine without `file://`, of a store with two slashes.
 
-    Example:
+    Examples:
         >>> plain("file:///tmp/log.csv"), plain(Path("s3://bucket/log.csv"))
         ('/tmp/log.csv', 's3://bucket/log.csv')
     """
@@ -66,7 +66,7 @@ def plain(path: str | Path) -> str:
 def absolute(path: str | Path, folder: str | Path = ".") -> str:
     """Return a path that does not depend on where a process runs; a relative one is in `folder`.
 
-    Example:
+    Examples:
         >>> absolute("s3://bucket/log.csv", "/data"), absolute("log.csv", "/data")
         ('s3://bucket/log.csv', '/data/log.csv')
     """
@@ -90,7 +90,7 @@ def local(path: str | Path, what: str, *, read: bool = False) -> Path:
     Raises:
         ConfigError: one of an object store, or of any other scheme.
 
-    Example:
+    Examples:
         >>> local("s3://bucket/run", "the run folder")
         Traceback (most recent call last):
         polyrank.errors.ConfigError: the run folder 's3://bucket/run' is not on this machine: only \

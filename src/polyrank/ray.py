@@ -60,7 +60,7 @@ def predict(
         BundleError: not a bundle, or one that was not exported.
         PolyrankError: ray is not installed.
 
-    Example:
+    Examples:
         >>> import polyrank.ray
         >>> rows = ray.data.read_parquet("log/")  # doctest: +SKIP
         >>> polyrank.ray.predict("runs/first", rows).write_parquet("scored/")  # doctest: +SKIP
@@ -120,7 +120,7 @@ def train(
         TrainingError: a worker that failed for another reason than those of `polyrank train`.
         PolyrankError: ray is not installed.
 
-    Example:
+    Examples:
         >>> import polyrank.ray
         >>> bundle = polyrank.ray.train("experiment.toml", workers=4)  # doctest: +SKIP
     """

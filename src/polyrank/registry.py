@@ -58,7 +58,7 @@ def register(axis: str, name: str, what: Any) -> None:
     Raises:
         ConfigError: an unknown axis, or a name that stands for something else already.
 
-    Example:
+    Examples:
         >>> register("balance", "mine", "my_package.balances:Mine")
         >>> unregister("balance", "mine")
     """
@@ -81,7 +81,7 @@ class Registry(Mapping[str, T], Generic[T]):
 
     Each is given as the thing itself or as "module:attribute".
 
-    Example:
+    Examples:
         >>> squares = Registry("balance", {"sum": "builtins:sum"})
         >>> squares["sum"] is sum, "median" in squares
         (True, False)

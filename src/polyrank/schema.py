@@ -103,7 +103,7 @@ class Schema(Forest):
             a feature and also a label, the sample weight or a known truth, or two outputs of one
             name.
 
-    Example:
+    Examples:
         >>> schema = Schema(
         ...     features=[SparseFeature("user_id"), DenseFeature("price")],
         ...     tasks=[Task("click"), Task("buy", given="click", space="click")],

@@ -70,7 +70,7 @@ def predict_udf(
         BundleError: not a bundle, or one that was not exported.
         PolyrankError: pyspark is not installed.
 
-    Example:
+    Examples:
         >>> import polyrank.spark
         >>> predict = polyrank.spark.predict_udf("runs/first")  # doctest: +SKIP
         >>> frame.withColumn("scores", predict()).select("user_id", "scores.*")  # doctest: +SKIP

@@ -50,7 +50,7 @@ class Task:
     Raises:
         SchemaError: an option that no task can have.
 
-    Example:
+    Examples:
         >>> Task("buy", given="click").label
         'buy'
     """

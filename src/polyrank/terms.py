@@ -270,7 +270,7 @@ def output_columns(task: Task) -> tuple[str, ...]:
     A kind with several output columns has such a pair for each; one whose outputs make no sense
     times a probability has no joints.
 
-    Example:
+    Examples:
         >>> from polyrank.schema import DenseFeature, Schema, Task
         >>> schema = Schema([DenseFeature("x")], [Task("click"), Task("buy", given="click"),
         ...                 Task("spend", kind="regression", given="buy")])
@@ -299,7 +299,7 @@ def composed(schema: Forest, heads: Mapping[str, Sequence[Any]]) -> dict[str, An
         schema: the tasks.
         heads: the values of each task's `head_columns`.
 
-    Example:
+    Examples:
         >>> from polyrank.schema import DenseFeature, Schema, Task
         >>> schema = Schema([DenseFeature("x")], [Task("click"), Task("buy", given="click")])
         >>> composed(schema, {"click": [0.5], "buy": [0.25]})
@@ -322,7 +322,7 @@ def composed(schema: Forest, heads: Mapping[str, Sequence[Any]]) -> dict[str, An
 def deviation_column(task: Task) -> str:
     """Return the column of the standard deviation of a head's logit.
 
-    Example:
+    Examples:
         >>> deviation_column(Task("buy", given="click"))
         'p_buy_given_click_sd'
     """
@@ -337,7 +337,7 @@ def joint_label(factors: Sequence[Any]) -> Any:
     Args:
         factors: float arrays or tensors of one shape, with values 0, 1, NaN and `IMMATURE`.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> joint_label([np.array([0.0, 1.0, 1.0]), np.array([np.nan, np.nan, 1.0])])
         array([ 0., nan,  1.])
@@ -359,7 +359,7 @@ def joint_label(factors: Sequence[Any]) -> Any:
 def population_label(labels: Mapping[str, Any], where: Population) -> Any:
     """Return a population's label for each row; NaN outside its space too.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from polyrank.schema import Schema, SparseFeature, Task
         >>> schema = Schema([SparseFeature("item")], [Task("click"), Task("buy", given="click")])

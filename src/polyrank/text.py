@@ -12,7 +12,7 @@ _PARTS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\d_a-zA-Z]+")
 def aligned(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
     """Return rows as columns aligned by spaces; `right` holds the columns that align right.
 
-    Example:
+    Examples:
         >>> print(aligned(["term", "rows"], [["click @ all", "7"]], right=[1]))
         term         rows
         click @ all     7
@@ -31,7 +31,7 @@ def aligned(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequenc
 def html_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return rows as an HTML table, for `_repr_html_`.
 
-    Example:
+    Examples:
         >>> html_table(["term"], [["click @ all"]])
         '<table><tr><th>term</th></tr><tr><td>click @ all</td></tr></table>'
     """
@@ -45,7 +45,7 @@ def html_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def counted(number: int, noun: str) -> str:
     """Return a number of things in words.
 
-    Example:
+    Examples:
         >>> counted(1, "row"), counted(1200, "row")
         ('1 row', '1,200 rows')
     """
@@ -55,7 +55,7 @@ def counted(number: int, noun: str) -> str:
 def says(name: str, words: Iterable[str]) -> str | None:
     """Return the first of the words that is a part of a name; None if none is.
 
-    Example:
+    Examples:
         >>> says("isClicked", ["click", "clicked"]), says("deposit", ["pos"])
         ('clicked', None)
         >>> says("是否点击", ["点击"])

@@ -37,7 +37,7 @@ class Aligned(Balance):
     Raises:
         ConfigError: an unknown scale; at `build`, a single term.
 
-    Example:
+    Examples:
         >>> import torch
         >>> terms = [BalanceTerm(name, 1.0, 1.0, 1.0) for name in ("a @ all", "b @ all")]
         >>> x = torch.zeros(1, 2, requires_grad=True)
@@ -79,7 +79,7 @@ class AlignedModule(GradientBalance):
 def aligned(gram: np.ndarray, shares: np.ndarray, scale: str, eps: float) -> np.ndarray:
     """Return the weights of aligned gradients' sum, each times its share: (P, P), (P,) → (P,).
 
-    Example:
+    Examples:
         >>> aligned(np.array([[1.0, 0.0], [0.0, 4.0]]), np.ones(2), "min", 1e-16)
         array([1. , 0.5])
     """

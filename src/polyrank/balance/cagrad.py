@@ -35,7 +35,7 @@ class CAGrad(ScaledBalance):
     Raises:
         ConfigError: a c out of range, another value of normalize; at `build`, a single term.
 
-    Example:
+    Examples:
         >>> import torch
         >>> terms = [BalanceTerm(name, 1.0, 1.0, 1.0) for name in ("a @ all", "b @ all")]
         >>> x = torch.zeros(1, 2, requires_grad=True)
@@ -79,7 +79,7 @@ def cagrad(gram: np.ndarray, c: float, eps: float) -> np.ndarray:
     Gradients of which a convex combination vanishes, up to eps, have no direction in common; the
     weights then are those of the sum.
 
-    Example:
+    Examples:
         >>> cagrad(np.array([[1.0, 0.0], [0.0, 1.0]]), 0.5, 1e-16)
         array([1.5, 1.5])
     """

@@ -36,7 +36,7 @@ class DWA(ScaledBalance):
         ConfigError: a temperature that is not above 0, another value of normalize; at `build`, a
             single term.
 
-    Example:
+    Examples:
         >>> balance = DWA().build([BalanceTerm(name, 1.0, 1.0, 1.0) for name in "ab"])
         >>> for losses in ({"a": 1.0, "b": 1.0}, {"a": 0.4, "b": 0.9}):
         ...     balance.end_epoch(losses)

@@ -46,7 +46,7 @@ class FAMO(Balance):
     Raises:
         ConfigError: an lr or a decay out of range; at `build`, a single term.
 
-    Example:
+    Examples:
         >>> balance = FAMO().build([BalanceTerm(name, 1.0, 1.0, 1.0) for name in "ab"])
         >>> losses = {"a": torch.tensor(0.5, requires_grad=True), "b": torch.tensor(2.0)}
         >>> _ = balance.backward(losses, [])

@@ -147,7 +147,7 @@ def _flat(gradients: Sequence[Tensor], like: Tensor) -> Tensor:
 def cosines(gram: np.ndarray, names: Sequence[str]) -> dict[str, float]:
     """Return the cosine between the gradients of each two terms that have any, by their names.
 
-    Example:
+    Examples:
         >>> cosines(np.array([[4.0, -1.0], [-1.0, 1.0]]), ["click @ all", "buy @ all"])
         {'click @ all · buy @ all': -0.5}
     """

@@ -41,7 +41,7 @@ class GradNorm(Balance):
             norms equal.
         lr: step size of w.
 
-    Example:
+    Examples:
         >>> import torch
         >>> terms = [BalanceTerm(name, 1.0, 1.0, 1.0) for name in ("a @ all", "b @ all")]
         >>> balance = GradNorm(lr=0.1).build(terms)

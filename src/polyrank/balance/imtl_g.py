@@ -23,7 +23,7 @@ class IMTLG(Balance):
     Raises:
         ConfigError: at `build`, a single term.
 
-    Example:
+    Examples:
         >>> import torch
         >>> terms = [BalanceTerm(name, 1.0, 1.0, 1.0) for name in ("a @ all", "b @ all")]
         >>> x = torch.zeros(1, 2, requires_grad=True)
@@ -55,7 +55,7 @@ def imtl_g(gram: np.ndarray, eps: float) -> np.ndarray:
 
     (P, P) → (P,)
 
-    Example:
+    Examples:
         >>> imtl_g(np.array([[1.0, 0.0], [0.0, 4.0]]), 1e-16)
         array([1. , 0.5])
     """

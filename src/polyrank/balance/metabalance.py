@@ -39,7 +39,7 @@ class MetaBalance(Balance):
     Raises:
         ConfigError: at `build`, an unknown target.
 
-    Example:
+    Examples:
         >>> import torch
         >>> terms = [BalanceTerm(name, 1.0, 1.0, 1.0) for name in ("buy @ all", "click @ all")]
         >>> x = torch.ones(1, 1, requires_grad=True)

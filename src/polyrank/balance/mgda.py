@@ -46,7 +46,7 @@ class MGDA(Balance):
     Raises:
         ConfigError: an unknown scale; at `build`, a single term.
 
-    Example:
+    Examples:
         >>> import torch
         >>> terms = [BalanceTerm(name, 1.0, 1.0, 1.0) for name in ("a @ all", "b @ all")]
         >>> x = torch.zeros(1, 2, requires_grad=True)
@@ -93,7 +93,7 @@ class MGDAModule(GradientBalance):
 def mgda(gram: np.ndarray) -> np.ndarray:
     """Return the convex combination of gradients that is shortest: (P, P) → (P,).
 
-    Example:
+    Examples:
         >>> mgda(np.array([[1.0, 0.0], [0.0, 4.0]]))
         array([0.8, 0.2])
     """

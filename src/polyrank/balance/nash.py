@@ -27,7 +27,7 @@ class Nash(Balance):
     Raises:
         ConfigError: at `build`, a single term.
 
-    Example:
+    Examples:
         >>> import torch
         >>> terms = [BalanceTerm(name, 1.0, 1.0, 1.0) for name in ("a @ all", "b @ all")]
         >>> x = torch.zeros(1, 2, requires_grad=True)
@@ -60,7 +60,7 @@ def nash(gram: np.ndarray, shares: np.ndarray) -> np.ndarray:
 
     Gradients that cancel have no solution; the weights then are finite, and nearly cancel them.
 
-    Example:
+    Examples:
         >>> nash(np.array([[1.0, 0.0], [0.0, 4.0]]), np.ones(2))
         array([1. , 0.5])
     """

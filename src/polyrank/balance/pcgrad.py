@@ -33,7 +33,7 @@ class PCGrad(ScaledBalance):
     Raises:
         ConfigError: another value of normalize; at `build`, a single term.
 
-    Example:
+    Examples:
         >>> import torch
         >>> terms = [BalanceTerm(name, 1.0, 1.0, 1.0) for name in ("a @ all", "b @ all")]
         >>> x = torch.zeros(1, 2, requires_grad=True)
@@ -75,7 +75,7 @@ def pcgrad(gram: np.ndarray, orders: np.ndarray) -> np.ndarray:
 
     Row i of `orders`, (P, P), says in which order gradient i meets the others.
 
-    Example:
+    Examples:
         >>> pcgrad(np.array([[1.0, -1.0], [-1.0, 2.0]]), np.array([[0, 1], [0, 1]]))
         array([2. , 1.5])
     """

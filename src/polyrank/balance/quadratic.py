@@ -17,7 +17,7 @@ def least(gram: np.ndarray, linear: np.ndarray, total: float | None = None) -> n
     total the problem must be bounded. gram is positive semidefinite, (P, P), with a diagonal above
     0; its scale is taken out first, so that weights of very unlike gradients are as exact.
 
-    Example:
+    Examples:
         >>> least(np.array([[1.0, 0.0], [0.0, 3.0]]), np.zeros(2), total=1.0)
         array([0.75, 0.25])
 

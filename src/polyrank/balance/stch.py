@@ -38,7 +38,7 @@ class STCH(Balance):
     Raises:
         ConfigError: a mu that is not above 0; at `build`, a single term.
 
-    Example:
+    Examples:
         >>> terms = [BalanceTerm(name, 1.0, 1.0, 1.0) for name in ("a @ all", "b @ all")]
         >>> first, second = torch.tensor(1.0, requires_grad=True), torch.tensor(0.5)
         >>> losses = {"a @ all": first, "b @ all": second}

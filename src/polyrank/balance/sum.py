@@ -26,7 +26,7 @@ class Sum(ScaledBalance):
     Raises:
         ConfigError: another value.
 
-    Example:
+    Examples:
         >>> import torch
         >>> term = BalanceTerm("click @ all", weight=2.0, constant_loss=0.5, exponent=1.0)
         >>> loss = torch.tensor(0.25, requires_grad=True)

@@ -18,7 +18,7 @@ class Uncertainty(Balance):
     c is 1 for a log-likelihood and ½ for a squared error. s is the logarithm of the term's noise
     variance; it starts at 0 and is not decayed.
 
-    Example:
+    Examples:
         >>> term = BalanceTerm("rating @ all", weight=1.0, constant_loss=1.0, exponent=0.5)
         >>> loss = torch.tensor(3.0, requires_grad=True)
         >>> Uncertainty().build([term]).backward({"rating @ all": loss}, [])

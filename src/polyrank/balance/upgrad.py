@@ -26,7 +26,7 @@ class UPGrad(ScaledBalance):
     Raises:
         ConfigError: another value of normalize; at `build`, a single term.
 
-    Example:
+    Examples:
         >>> import torch
         >>> terms = [BalanceTerm(name, 1.0, 1.0, 1.0) for name in ("a @ all", "b @ all")]
         >>> x = torch.zeros(1, 2, requires_grad=True)
@@ -57,7 +57,7 @@ class UPGradModule(GradientBalance):
 def upgrad(gram: np.ndarray) -> np.ndarray:
     """Return the weights of a sum of gradients, each projected on the dual cone: (P, P) → (P,).
 
-    Example:
+    Examples:
         >>> upgrad(np.array([[1.0, -1.0], [-1.0, 2.0]]))
         array([2. , 1.5])
     """

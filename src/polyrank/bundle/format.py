@@ -225,7 +225,7 @@ def _text(path: Path) -> bytes | None:
 def version_of(manifest: Mapping[str, Any]) -> str:
     """Return a name for a bundle's content: of the checksums of its files, and what else is said.
 
-    Example:
+    Examples:
         >>> version_of({"format": 4, "files": {"config.toml": "…"}})
         '45283f26454c'
     """

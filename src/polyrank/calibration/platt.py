@@ -93,7 +93,7 @@ class Platt(CalibrationMap):
 def log_loss(logit: np.ndarray, label: np.ndarray) -> np.ndarray:
     """Return each row's cross-entropy, in a form that no logit overflows.
 
-    Example:
+    Examples:
         >>> log_loss(np.array([0.0, 1000.0]), np.array([1.0, 0.0])).round(4).tolist()
         [0.6931, 1000.0]
     """

@@ -100,7 +100,7 @@ class DataGenerator:
         x: {name: array (N,)} of the training rows, or of all rows if `split_ratio` splits them.
         y: labels (N, C).
 
-    Example:
+    Examples:
         >>> generator = DataGenerator({"item": np.arange(10)}, np.zeros((10, 2)))
         >>> loaders = generator.generate_dataloader(split_ratio=[0.7, 0.1], batch_size=4)
         >>> [len(loader.dataset) for loader in loaders]
@@ -207,7 +207,7 @@ def tensor_of(name: str, column: np.ndarray) -> Tensor:
 def df_to_dict(data: Any) -> dict[str, np.ndarray]:
     """Return the columns of a pandas or polars frame as arrays by name.
 
-    Example:
+    Examples:
         >>> import polars as pl
         >>> df_to_dict(pl.DataFrame({"item": [1, 2]}))
         {'item': array([1, 2])}
@@ -236,7 +236,7 @@ def pad_sequences(
     Raises:
         DataError: an end other than "pre" and "post".
 
-    Example:
+    Examples:
         >>> pad_sequences([[1], [2, 3, 4]], maxlen=2)
         array([[0, 1],
                [3, 4]], dtype=int32)

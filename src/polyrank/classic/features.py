@@ -34,7 +34,7 @@ class SparseFeature(native.SparseFeature):
     Raises:
         SchemaError: as natively, and for an initializer.
 
-    Example:
+    Examples:
         >>> SparseFeature("item", 16).embed_dim, SparseFeature("seen", 16, 8, "item").table
         (12, 'item')
 
@@ -73,7 +73,7 @@ class SequenceFeature(native.SequenceFeature):
     Raises:
         SchemaError: as natively, and for an initializer or the pooling `concat`.
 
-    Example:
+    Examples:
         >>> SequenceFeature("seen", 16, 8, "sum", "item").padding_idx
         0
     """
@@ -112,7 +112,7 @@ class DenseFeature(native.DenseFeature):
     Raises:
         SchemaError: another `embed_dim`.
 
-    Example:
+    Examples:
         >>> DenseFeature("price").embed_dim
         1
     """

@@ -307,7 +307,7 @@ def column_score(
 
     Rows whose label is NaN are left out.
 
-    Example:
+    Examples:
         >>> from polyrank.labels import Binary, Regression
         >>> column_score(Binary(), np.array([0.0, 1.0]), np.array([0.2, 0.1]))
         (0.0, None)

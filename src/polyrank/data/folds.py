@@ -28,7 +28,7 @@ def folds(rows: np.ndarray, count: int, seed: int, file: int = 0) -> np.ndarray:
     Shape:
         int64 (N,) → int32 (N,)
 
-    Example:
+    Examples:
         >>> folds(np.arange(8), 4, seed=1).tolist() == folds(np.arange(8), 4, seed=1).tolist()
         True
 
@@ -55,7 +55,7 @@ def parted(rows: np.ndarray, requests: np.ndarray | None) -> np.ndarray:
     Shape:
         int (N,) each → (N,)
 
-    Example:
+    Examples:
         >>> parted(np.array([3, 4, 5]), np.array([9, 2, 9])).tolist()
         [9, 2, 9]
     """

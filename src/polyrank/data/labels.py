@@ -91,7 +91,7 @@ def check_labels(frame: pl.DataFrame, schema: Schema, split: str = "data") -> No
 def bad_labels(frame: pl.DataFrame, schema: Schema, split: str = "data") -> dict[str, str]:
     """Return what is wrong with the labels, by task; valid ones are left out.
 
-    Example:
+    Examples:
         >>> from polyrank.schema import SparseFeature, Task
         >>> schema = Schema([SparseFeature("item")], [Task("click")])
         >>> list(bad_labels(pl.DataFrame({"click": [0, None, 2]}), schema))
@@ -281,7 +281,7 @@ def find_orphans(
             orphans of these.
         start: the number of the first row, for messages.
 
-    Example:
+    Examples:
         >>> from polyrank.schema import SparseFeature
         >>> schema = Schema([SparseFeature("item")], [Task("click"), Task("buy", given="click")])
         >>> log = pl.DataFrame({"click": [0, 1, None], "buy": [1, 1, 1]})

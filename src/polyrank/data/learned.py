@@ -52,7 +52,7 @@ class Learned:
 def learned_of(source: Any, schema: Schema) -> Learned:
     """Return what training rows are known by: their span of time, else what they hold.
 
-    Example:
+    Examples:
         >>> from polyrank.schema import Keys, SparseFeature, Task
         >>> schema = Schema([SparseFeature("item")], [Task("click")], Keys(time="day"))
         >>> found = learned_of({"item": [1, 2], "click": [0, 1], "day": [3, 4]}, schema)
@@ -94,7 +94,7 @@ def _moment(column: pl.Series) -> Moment | None:
 def fingerprint(frame: pl.LazyFrame, schema: Schema) -> str:
     """Return a SHA-256 of the columns of a schema, which depends on the order of the rows.
 
-    Example:
+    Examples:
         >>> from polyrank.schema import SparseFeature, Task
         >>> schema = Schema([SparseFeature("item")], [Task("click")])
         >>> rows = pl.LazyFrame({"item": [1, 2], "click": [0, 1], "other": [5, 6]})
@@ -131,7 +131,7 @@ def share_of_last(learned: Sequence[Learned]) -> float:
 
     Rows of n runs ago count by the product of the shares that each run since retained.
 
-    Example:
+    Examples:
         >>> runs = [Learned(rows=300), Learned(rows=50, retained=0.5), Learned(rows=50, retained=1)]
         >>> share_of_last(runs)  # 50 of 150 + 50 + 50
         0.2

@@ -31,7 +31,7 @@ def bytes_of(size: str | int) -> int | None:
     Raises:
         ConfigError: no number of bytes with a known unit, or less than 1 MiB.
 
-    Example:
+    Examples:
         >>> bytes_of("2GiB"), bytes_of("1.5 MB"), bytes_of("auto")
         (2147483648, 1500000, None)
     """

@@ -118,7 +118,7 @@ class Joined:
         shared: a source with the column `key`, each value once, and columns of lists.
         key: the column.
 
-    Example:
+    Examples:
         >>> users = {"user": [7, 8], "seen": [[1, 2, 3], [2]]}
         >>> joined = Joined({"user": [8, 7, 7], "click": [0, 1, 0]}, users, "user")
         >>> read(joined).collect()["seen"].to_list()
@@ -177,7 +177,7 @@ def like(source: Source, found: pl.DataFrame) -> Any:
 
     Rows that are no frame, such as a path or arrays, have a polars frame.
 
-    Example:
+    Examples:
         >>> import pandas as pd
         >>> rows = pd.DataFrame({"item": [3, 4]}, index=["a", "b"])
         >>> like(rows, pl.DataFrame({"p_click": [0.5, 0.25]})).loc["b", "p_click"]
@@ -255,7 +255,7 @@ def collect_chunks(
     Raises:
         DataError: as `collect`, for the columns at once and for values when they are reached.
 
-    Example:
+    Examples:
         >>> frame = pl.LazyFrame({"click": [0, 1, 1]})
         >>> [chunk["click"].to_list() for chunk in collect_chunks(frame, ["click"], size=2)]
         [[0, 1], [1]]

@@ -74,7 +74,7 @@ def request_statistics(requests: np.ndarray, label: np.ndarray) -> RequestStatis
     Shape:
         int (N,), float64 (N,)
 
-    Example:
+    Examples:
         >>> request_statistics(np.array([0, 0, 1, 2, 2]), np.array([0.0, 1.0, 1.0, 0.0, 0.0]))
         RequestStatistics(requests=3, mixed=1, rows=2, longest=2)
     """
@@ -131,7 +131,7 @@ def request_batches(
 def shuffled(requests: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Return an order of rows with the requests permuted, and where each begins in it.
 
-    Example:
+    Examples:
         >>> order, first = shuffled(np.array([0, 0, 1, 1, 1]), np.random.default_rng(1))
         >>> order.tolist(), first.tolist()
         ([0, 1, 2, 3, 4], [0, 2])
@@ -149,7 +149,7 @@ def shuffled(requests: np.ndarray, random: np.random.Generator) -> tuple[np.ndar
 def batch_ends(first: np.ndarray, rows: int, size: int, numbers: np.ndarray) -> np.ndarray:
     """Return the row at which each batch begins, of requests that begin at rows `first`.
 
-    Example:
+    Examples:
         >>> batch_ends(np.array([0, 3, 7]), 9, 4, np.arange(4)).tolist()
         [0, 7, 9, 9]
     """

@@ -35,7 +35,7 @@ class Sampling:
     Raises:
         ConfigError: a rate out of range, or an unknown split.
 
-    Example:
+    Examples:
         >>> sampling = Sampling("click", keep=0.1)
         >>> sampling.weight(np.array([0.0, 1.0, np.nan]))
         array([10.,  1.,  1.])

@@ -23,7 +23,7 @@ class Share:
         own: their numbers, from 0, in order; all others are read elsewhere.
         streams: of the epoch.
 
-    Example:
+    Examples:
         >>> Share.of(rank=1, ranks=2, streams=4)
         Share(own=(1, 3), streams=4)
     """
@@ -43,7 +43,7 @@ class Share:
     def rows(self, step: int, rows: int, size: int, *, parted: bool) -> int:
         """Return the rows of the joined batch of a step, counted from 0.
 
-        Example:
+        Examples:
             >>> [Share((0,), 2).rows(step, 10, 3, parted=False) for step in range(2)]
             [6, 4]
         """

@@ -207,7 +207,7 @@ class Drop:
 def _words(*numbers: int) -> list[int]:
     """Return the 32-bit words of which numpy makes a seed; it is slower at finding them itself.
 
-    Example:
+    Examples:
         >>> words = np.array(_words(7, 2**32), dtype=np.uint32)
         >>> words
         array([7, 0, 1], dtype=uint32)

@@ -33,7 +33,7 @@ class DCMT(PropensityWeighted):
     Raises:
         SchemaError: an option out of range.
 
-    Example:
+    Examples:
         >>> from polyrank.schema import Schema, SparseFeature, Task
         >>> tasks = [Task("click"), Task("buy", given="click", debias="dcmt")]
         >>> [term.name for term in Schema([SparseFeature("item")], tasks).objective]

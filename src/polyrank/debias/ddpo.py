@@ -32,7 +32,7 @@ class DDPO(PropensityWeighted):
     Raises:
         SchemaError: an option out of range.
 
-    Example:
+    Examples:
         >>> from polyrank.schema import Schema, SparseFeature, Task
         >>> tasks = [Task("click"), Task("buy", given="click", debias="ddpo")]
         >>> [term.name for term in Schema([SparseFeature("item")], tasks).objective][1:]

@@ -32,7 +32,7 @@ class DR(PropensityWeighted):
     Raises:
         SchemaError: an option out of range.
 
-    Example:
+    Examples:
         >>> from polyrank.schema import Schema, SparseFeature, Task
         >>> tasks = [Task("click"), Task("buy", given="click", debias=DR(mrdr=True))]
         >>> schema = Schema([SparseFeature("item")], tasks)

@@ -47,7 +47,7 @@ class ESCM2IPS(_ESCM2):
     Raises:
         SchemaError: an option out of range.
 
-    Example:
+    Examples:
         >>> from polyrank.schema import Schema, SparseFeature, Task
         >>> tasks = [Task("click"), Task("buy", given="click", debias="escm2_ips")]
         >>> [(each.name, each.weight) for each in Schema([SparseFeature("item")], tasks).objective]
@@ -85,7 +85,7 @@ class ESCM2DR(_ESCM2):
     Raises:
         SchemaError: an option out of range.
 
-    Example:
+    Examples:
         >>> from polyrank.schema import Schema, SparseFeature, Task
         >>> tasks = [Task("click"), Task("buy", given="click", debias="escm2_dr")]
         >>> [term.name for term in Schema([SparseFeature("item")], tasks).objective][2:]

@@ -23,7 +23,7 @@ class IPS(PropensityWeighted):
     Raises:
         SchemaError: a floor out of range.
 
-    Example:
+    Examples:
         >>> from polyrank.schema import Schema, SparseFeature, Task
         >>> tasks = [Task("click"), Task("buy", given="click", debias=IPS(floor=0.05))]
         >>> [term.name for term in Schema([SparseFeature("item")], tasks).objective]

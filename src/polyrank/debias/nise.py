@@ -27,7 +27,7 @@ class NISE(Debias):
     Raises:
         SchemaError: an option out of range.
 
-    Example:
+    Examples:
         >>> from polyrank.schema import Schema, SparseFeature, Task
         >>> tasks = [Task("click"), Task("buy", given="click", debias=NISE(largest=2.0))]
         >>> [term.name for term in Schema([SparseFeature("item")], tasks).objective]

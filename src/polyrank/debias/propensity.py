@@ -83,7 +83,7 @@ class PropensityUse:
         Shape:
             propensity, weight: (N,)
 
-        Example:
+        Examples:
             >>> found = PropensityUse.of("buy|click @ click", np.array([0.5, 0.5, 0.001]), 0.1)
             >>> round(found.effective_rows, 3), round(found.clipped_share, 3)
             (1.815, 0.333)

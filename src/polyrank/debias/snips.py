@@ -24,7 +24,7 @@ class SNIPS(PropensityWeighted):
     Raises:
         SchemaError: a floor out of range.
 
-    Example:
+    Examples:
         >>> from polyrank.schema import Schema, SparseFeature, Task
         >>> tasks = [Task("click"), Task("buy", given="click", debias="snips")]
         >>> Schema([SparseFeature("item")], tasks).objective.terms[1].name

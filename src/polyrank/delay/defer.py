@@ -28,7 +28,7 @@ class DEFER(WaitingDelay):
     Raises:
         SchemaError: an option that cannot be.
 
-    Example:
+    Examples:
         >>> from polyrank.schema import Keys, Schema, SparseFeature, Task
         >>> late = DEFER(time="buy_time", window="7d", wait="6h")
         >>> tasks = [Task("click"), Task("buy", given="click", delay=late)]

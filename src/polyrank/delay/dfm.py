@@ -34,7 +34,7 @@ class DFM(EarlyDelay):
     Raises:
         SchemaError: an option that cannot be.
 
-    Example:
+    Examples:
         >>> from polyrank.schema import Keys, Schema, SparseFeature, Task
         >>> tasks = [Task("buy", delay=DFM(time="buy_time", window="7d"))]
         >>> schema = Schema([SparseFeature("item")], tasks, Keys(time="time"))

@@ -29,7 +29,7 @@ class ESDFM(WaitingDelay):
     Raises:
         SchemaError: an option that cannot be.
 
-    Example:
+    Examples:
         >>> from polyrank.schema import Keys, Schema, SparseFeature, Task
         >>> late = ESDFM(time="buy_time", window="7d", wait="1h")
         >>> tasks = [Task("click"), Task("buy", given="click", delay=late)]

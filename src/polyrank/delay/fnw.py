@@ -28,7 +28,7 @@ class FNW(StreamDelay):
     Raises:
         SchemaError: an option that cannot be.
 
-    Example:
+    Examples:
         >>> from polyrank.schema import Keys, Schema, SparseFeature, Task
         >>> tasks = [Task("click"),
         ...          Task("buy", given="click", delay=FNW(time="buy_time", window="7d"))]

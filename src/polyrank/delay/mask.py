@@ -22,7 +22,7 @@ class DelayMask(Delay):
     Raises:
         SchemaError: an option that cannot be.
 
-    Example:
+    Examples:
         >>> from polyrank.schema import Keys, Schema, SparseFeature, Task
         >>> tasks = [Task("buy", delay=DelayMask(time="buy_time", window="7d"))]
         >>> schema = Schema([SparseFeature("item")], tasks, Keys(time="time"))

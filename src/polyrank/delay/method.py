@@ -100,7 +100,7 @@ class EarlyDelay(Delay, LossMethod):
 def seconds_of(span: Any, where: str) -> float:
     """Return a span of time in seconds; SchemaError for what is none.
 
-    Example:
+    Examples:
         >>> seconds_of("12h", "window"), seconds_of(90, "window")
         (43200.0, 90.0)
     """

@@ -39,7 +39,7 @@ def chances(mean: np.ndarray, deviation: np.ndarray, first: int) -> np.ndarray:
     Shape:
         mean, deviation: float64 (N,) → (N,)
 
-    Example:
+    Examples:
         >>> chances(np.array([0.0, 0.0, 1.0]), np.array([1.0, 1.0, 0.5]), 1).round(3).tolist()
         [0.161, 0.161, 0.679]
     """

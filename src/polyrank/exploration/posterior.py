@@ -29,7 +29,7 @@ def deviation(variance: Any) -> Any:
     Shape:
         any, of numpy or torch, → the same
 
-    Example:
+    Examples:
         >>> deviation(np.array([0.0, 0.01, 1.0])).round(3).tolist()
         [0.0, 0.1, 1.18]
     """
@@ -42,7 +42,7 @@ def variance(deviation: Any) -> Any:
     Shape:
         any, of numpy or torch, → the same
 
-    Example:
+    Examples:
         >>> variance(deviation(np.array([0.25, 4.0]))).round(6).tolist()
         [0.25, 4.0]
     """
@@ -59,7 +59,7 @@ def centre(logit: np.ndarray, deviation: np.ndarray) -> np.ndarray:
     Shape:
         logit, deviation: any → the same
 
-    Example:
+    Examples:
         >>> centre(np.array([-2.0, -2.0]), np.array([0.0, 1.0])).round(3).tolist()
         [-2.0, -2.381]
     """

@@ -36,7 +36,7 @@ class Thompson(Exploration):
     Raises:
         ConfigError: a value out of range.
 
-    Example:
+    Examples:
         >>> sure = Sure(np.array([-1.0, -1.5]), np.array([0.1, 1.0]))
         >>> how = Thompson(seed=1)
         >>> bool((how.moved({"click": sure})["click"] == how.moved({"click": sure})["click"]).all())

@@ -25,7 +25,7 @@ class UCB(Exploration):
     Raises:
         ConfigError: an alpha below 0 or above 100.
 
-    Example:
+    Examples:
         >>> sure = Sure(np.array([-1.0, -1.5]), np.array([0.1, 1.0]))
         >>> UCB(alpha=2.0).moved({"click": sure})["click"].tolist()
         [-0.8, 0.5]

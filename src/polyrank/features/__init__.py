@@ -53,7 +53,7 @@ def in_order(features: Sequence[Feature]) -> tuple[Feature, ...]:
 def names_by_kind(features: Sequence[Feature]) -> dict[str, list[str]]:
     """Return the lists of names of an experiment's `[features]`.
 
-    Example:
+    Examples:
         >>> names_by_kind([SparseFeature("item"), DenseFeature("price")])
         {'sparse': ['item'], 'dense': ['price']}
     """

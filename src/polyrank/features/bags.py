@@ -65,7 +65,7 @@ class Bag:
     def at(self, place: int) -> Bag:
         """Return lists of the one id at a place of each, and empty ones where there is none.
 
-        Example:
+        Examples:
             >>> bag = Bag(np.array([7, 8, 9], np.int32), np.array([0, 2, 2, 3]))
             >>> bag.at(1).ids.tolist(), bag.at(1).offsets.tolist()
             ([8], [0, 1, 1, 1])

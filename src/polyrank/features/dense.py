@@ -183,7 +183,7 @@ class DenseEncoding:
     def named(self, rows: np.ndarray) -> list[str]:
         """Return what some table rows stand for: intervals of `bins`, or values.
 
-        Example:
+        Examples:
             >>> DenseEncoding("bins", edges=(0.5, 2.0)).named(np.array([0, 1, 2, 3]))
             ['missing', '(−∞, 0.5]', '(0.5, 2]', '(2, ∞)']
             >>> DenseEncoding("values", edges=(0.5,), missing=True).named(np.array([0, 1, 2]))
@@ -213,7 +213,7 @@ def bins_for(rows: int) -> int:
     16·(log₁₀ rows − 2), rounded, and within 4 … 48: 16 of a thousand rows, 32 of ten thousand and
     48 from a hundred thousand on.
 
-    Example:
+    Examples:
         >>> [bins_for(rows) for rows in (100, 1_000, 10_000, 100_000, 10_000_000)]
         [4, 16, 32, 48, 48]
     """
@@ -331,7 +331,7 @@ class DenseFeature(NumberFeature):
         SchemaError: an unknown encoding, one that is named twice, or a value of a wrong type or
             below 1.
 
-    Example:
+    Examples:
         >>> DenseFeature("price", encoding="log").encoding
         'log'
         >>> both = DenseFeature("age", encoding=["piecewise_linear", "values"])

@@ -31,7 +31,7 @@ def plain_ids(series: pl.Series) -> pl.Series:
     Raises:
         DataError: a column of lists, structs, bytes or durations, which are no ids.
 
-    Example:
+    Examples:
         >>> plain_ids(pl.Series([2**63, 1], dtype=pl.UInt64)).to_list()
         ['9223372036854775808', '1']
     """

@@ -41,7 +41,7 @@ class Target:
     Raises:
         SchemaError: a query that is no name, or layers that are no whole numbers of at least 1.
 
-    Example:
+    Examples:
         >>> Target(query="item_id").hidden
         (36,)
 

@@ -50,7 +50,7 @@ class SequenceFeature(IdFeature):
         SchemaError: as `SparseFeature`; an unknown pooling, weights that are no column's name, or
             target attention by a feature that is not there or that has no ids.
 
-    Example:
+    Examples:
         >>> SequenceFeature("clicked_items", shared_with="item_id", pooling="sum").table
         'item_id'
         >>> SequenceFeature("brands", weights="visits", max_length=50).columns

@@ -162,7 +162,7 @@ class SparseFeature(IdFeature):
     Raises:
         SchemaError: a value of a wrong type or below 1, or options that exclude each other.
 
-    Example:
+    Examples:
         >>> SparseFeature("item_id", min_count=10).table
         'item_id'
     """

@@ -116,7 +116,7 @@ class VectorFeature(Feature):
     Raises:
         SchemaError: components that are no whole number of at least 1.
 
-    Example:
+    Examples:
         >>> VectorFeature("image", components=16).components
         16
     """

@@ -76,7 +76,7 @@ class Vocabulary:
             counted: the `counts_of` columns of the new rows.
             min_count: which an id must reach in the old rows and the new ones together.
 
-        Example:
+        Examples:
             >>> first = Vocabulary.fit([pl.Series([7, 7, 8])], min_count=2)
             >>> first.grown([counts_of(pl.Series([9, 9, 8]))], min_count=2).values.to_list()
             [7, 8, 9]
@@ -150,7 +150,7 @@ class Vocabulary:
     def named(self, rows: np.ndarray) -> list[str]:
         """Return what some rows stand for: ids, or the buckets of a hashed table.
 
-        Example:
+        Examples:
             >>> Vocabulary("int", pl.Series([70, None])).named(np.array([1, 2, 0]))
             ['70', 'null', 'unseen or rare']
             >>> Vocabulary("hash", size=9).named(np.array([3, 0]))

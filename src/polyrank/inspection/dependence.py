@@ -61,7 +61,7 @@ def numbers_of(schema: Schema, features: Sequence[str] | None) -> tuple[Feature,
 def grid_of(values: np.ndarray, points: int = POINTS) -> np.ndarray:
     """Return observed values at evenly spaced quantiles, each once, without the outermost 1 %.
 
-    Example:
+    Examples:
         >>> grid_of(np.array([3.0, 1.0, np.nan, 1.0, 2.0])).tolist()
         [1.0, 2.0, 3.0]
     """

@@ -215,7 +215,7 @@ def permuted(table: Table, features: Collection[str], order: np.ndarray) -> Tabl
 
     A kind of label that reads the column of such a feature reads the permuted one, at prediction.
 
-    Example:
+    Examples:
         >>> from polyrank.data.read import read
         >>> from polyrank.data.table import encode
         >>> from polyrank.data.vocab import Vocab

@@ -25,7 +25,7 @@ class Categorical(Valued):
         others: of any other number: refuse the log with an "error", or let all be one more
             category, "other", that is last and has an output of its own.
 
-    Example:
+    Examples:
         >>> import polyrank as pr
         >>> from polyrank.terms import output_columns
         >>> output_columns(pr.Task("button", kind=Categorical(values=[1, 2], others="other")))

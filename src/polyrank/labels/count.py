@@ -29,7 +29,7 @@ class Count(LabelKind):
     Raises:
         SchemaError: an unknown distribution.
 
-    Example:
+    Examples:
         >>> import polyrank as pr
         >>> task = pr.Task("items", kind=Count(distribution="negative_binomial"), given=None)
         >>> task.label_kind.outputs

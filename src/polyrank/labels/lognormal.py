@@ -21,7 +21,7 @@ class LogNormal(LabelKind):
     zero-inflated log-normal: `spend` = p_buy · exp(μ + σ²/2), where a row without a purchase has no
     label. σ lies within .05 and 3 times that of the training rows.
 
-    Example:
+    Examples:
         >>> import polyrank as pr
         >>> LogNormal().allows(np.array([12.5, 0.0]))
         array([ True, False])

@@ -24,7 +24,7 @@ class Ordinal(Valued):
     Args:
         values: the levels; by default those of the training rows.
 
-    Example:
+    Examples:
         >>> import polyrank as pr
         >>> from polyrank.terms import output_columns
         >>> stars = pr.Task("stars", kind=Ordinal(values=[1, 2, 3]))

@@ -29,7 +29,7 @@ class Quantile(LabelKind):
     Raises:
         SchemaError: no levels, or levels out of order or range.
 
-    Example:
+    Examples:
         >>> import polyrank as pr
         >>> from polyrank.terms import output_columns
         >>> output_columns(pr.Task("price", kind=Quantile(levels=[0.05, 0.5])))

@@ -33,7 +33,7 @@ class Regression(LabelKind):
     Raises:
         SchemaError: an unknown loss or transform, or a delta that is not above 0.
 
-    Example:
+    Examples:
         >>> Regression(transform="log1p").outputs
         2
     """

@@ -136,7 +136,7 @@ _HALF_ULP = 2.0**-23
 def said(value: float) -> str:
     """Return a number as part of a column's name.
 
-    Example:
+    Examples:
         >>> said(3), said(-0.5)
         ('3', 'minus_0_5')
     """

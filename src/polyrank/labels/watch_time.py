@@ -49,7 +49,7 @@ class WatchTime(LabelKind):
     Raises:
         SchemaError: an option that there is none of.
 
-    Example:
+    Examples:
         >>> import polyrank as pr
         >>> task = pr.Task("play", kind=WatchTime(duration="length", method="pcr"))
         >>> task.label_kind.reads

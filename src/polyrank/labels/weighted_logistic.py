@@ -33,7 +33,7 @@ class WeightedLogistic(LabelKind):
     Raises:
         SchemaError: an option that there is none of.
 
-    Example:
+    Examples:
         >>> WeightedLogistic(event="click").made_of
         ('click',)
 

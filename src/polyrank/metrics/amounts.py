@@ -57,7 +57,7 @@ def deviance(total: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
     It judges the mean μ alone; a negative binomial's is judged by the same.
 
-    Example:
+    Examples:
         >>> round(deviance([0.0, 2.0], [1.0, 1.0]), 4)
         1.3863
 
@@ -86,7 +86,7 @@ def _needs_amounts(rows: Rows) -> str | None:
 def mean_ratio(predicted: np.ndarray, observed: np.ndarray) -> np.ndarray:
     """Return the predicted total ÷ the observed one; above 1 is too much predicted.
 
-    Example:
+    Examples:
         >>> mean_ratio([1.0, 3.0], [2.0, 4.0])
         1.5
     """
@@ -149,7 +149,7 @@ def gini(total: np.ndarray, rows: np.ndarray) -> np.ndarray:
     The area between the diagonal and the curve of the money found by the first rows, ÷ that of the
     best order: 1 is the best order, 0 chance. Rows that tie stand halfway.
 
-    Example:
+    Examples:
         >>> gini([0.0, 10.0, 0.0], [1.0, 3.0, 2.0])
         1.0
 
@@ -171,7 +171,7 @@ def graded_ndcg_at(k: int) -> Metric:
     The mean over requests that have any gain; rows that tie in score share their places. See
     `polyrank.metrics.ranking.ndcg_at`.
 
-    Example:
+    Examples:
         >>> round(graded_ndcg_at(10)([3, 0, 1], [0.1, 0.2, 0.3], key=[7, 7, 7]), 4)
         0.6885
 

@@ -67,7 +67,7 @@ def auc(rows: Rows) -> float:
     It is the area under the ROC curve. The prediction may be any score that rises with the
     probability. Undefined with one class only.
 
-    Example:
+    Examples:
         >>> auc([0, 1, 0, 1], [0.1, 0.3, 0.3, 0.8])
         0.875
 
@@ -101,7 +101,7 @@ def gauc(rows: Rows) -> Groups:
     user is missing. With sample weights a user counts with the sum of theirs. Undefined where no
     user has both classes.
 
-    Example:
+    Examples:
         >>> gauc([0, 1, 0, 1], [0.1, 0.2, 0.8, 0.7], key=["ann", "ann", "bob", "bob"])
         0.5
 
@@ -135,7 +135,7 @@ def pr_auc(rows: Rows) -> float:
     Also called average precision. The prediction may be any score that rises with the probability;
     a random order gives the base rate. Undefined with one class only.
 
-    Example:
+    Examples:
         >>> round(pr_auc([0, 0, 1, 1], [0.1, 0.4, 0.35, 0.8]), 4)
         0.8333
 
@@ -171,7 +171,7 @@ def log_loss(losses: np.ndarray, rows: np.ndarray) -> np.ndarray:
     Probabilities are clipped to [ε, 1 − ε] with the ε of float64, as scikit-learn does, so that one
     certain error does not make the mean infinite.
 
-    Example:
+    Examples:
         >>> round(log_loss([1, 0], [0.8, 0.2]), 6)
         0.223144
     """
@@ -193,7 +193,7 @@ def ne(losses: np.ndarray, positives: np.ndarray, negatives: np.ndarray) -> np.n
 
     1 is worth as much as knowing the base rate. Undefined with one class only.
 
-    Example:
+    Examples:
         >>> round(ne([1, 0, 0, 0], [0.25, 0.25, 0.25, 0.25]), 6)
         1.0
 
@@ -221,7 +221,7 @@ def pcoc(predicted: np.ndarray, positives: np.ndarray) -> np.ndarray:
 
     Above 1 is too many predicted. Undefined without a positive.
 
-    Example:
+    Examples:
         >>> pcoc([1, 0, 0, 1], [0.5, 0.25, 0.25, 0.5])
         0.75
     """
@@ -242,7 +242,7 @@ def ece(rows: Rows) -> float:
     quantiles of the prediction, so rows with one prediction share a bin and the order of the rows
     decides nothing; with weights the bins hold equal weight.
 
-    Example:
+    Examples:
         >>> round(ece([0, 1, 0, 1], [0.25, 0.25, 0.75, 0.75]), 6)
         0.25
 

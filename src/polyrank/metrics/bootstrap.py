@@ -250,7 +250,7 @@ def interval(
 ) -> tuple[tuple[float, float] | None, str | None]:
     """Return low and high, or None and the reason, by a value and its replicates.
 
-    Example:
+    Examples:
         >>> ends, _ = interval(METRICS["pcoc"], 1.0, np.array([0.5, 1.0, 2.0]))
         >>> [round(end, 2) for end in ends]
         [0.26, 3.89]

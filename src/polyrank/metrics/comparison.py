@@ -273,7 +273,7 @@ def furthest_apart(
 
     Rows of weight 0 are none, nor are rows without a difference.
 
-    Example:
+    Examples:
         >>> furthest_apart(np.array([0.1, 0.5, 0.2]), np.array([0.2, 0.1, 0.2]), 2).tolist()
         [1, 0]
     """

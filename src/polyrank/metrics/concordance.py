@@ -133,7 +133,7 @@ def tau_b(signed: np.ndarray, label: np.ndarray, prediction: np.ndarray) -> np.n
     1 is the same order, −1 the reverse, and about 0 what chance gives. Undefined where all labels,
     or all predictions, are the same.
 
-    Example:
+    Examples:
         >>> round(tau_b([1.0, 2.0, 3.0, 4.0], [0.1, 0.3, 0.2, 0.9]), 4)
         0.6667
 
@@ -152,7 +152,7 @@ def tau_b_in_groups(signed: np.ndarray, label: np.ndarray, prediction: np.ndarra
 
     Rows of no group, below 0, are left out.
 
-    Example:
+    Examples:
         >>> tau_b_in_groups([1.0, 2.0, 30.0, 40.0], [0.2, 0.1, 0.8, 0.9], key=["a", "a", "b", "b"])
         0.0
     """

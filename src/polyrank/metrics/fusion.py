@@ -48,7 +48,7 @@ class Fusion:
     Raises:
         ConfigError: no weights, or one that is no finite number.
 
-    Example:
+    Examples:
         >>> from polyrank.schema import DenseFeature, Task
         >>> schema = Schema([DenseFeature("x")], [Task("click"), Task("buy", given="click")])
         >>> fusion = Fusion({"click": 1, "buy": 2, "price": 0.1})

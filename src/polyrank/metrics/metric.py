@@ -136,7 +136,7 @@ class Metric:
         ConfigError: a scale without replicates; neither a direction nor a best value; compared
             without a direction.
 
-    Example:
+    Examples:
         >>> from functools import partial
         >>> def squared_gap(rows):
         ...     return (rows.prediction - rows.label) ** 2

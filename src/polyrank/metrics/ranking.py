@@ -42,7 +42,7 @@ RankingMetric = partial(
 def ndcg_at(k: int) -> Metric:
     """Return NDCG@k: the mean over requests of the discounted gain of k places ÷ the best one.
 
-    Example:
+    Examples:
         >>> round(ndcg_at(10)([0, 1, 0, 1], [0.9, 0.8, 0.1, 0.3], key=[7, 7, 8, 8]), 4)
         0.8155
 
@@ -68,7 +68,7 @@ def recall_at(k: int) -> Metric:
 
     A request with more than k positives cannot reach 1.
 
-    Example:
+    Examples:
         >>> recall_at(1)([0, 1, 0, 1], [0.9, 0.8, 0.1, 0.3], key=[7, 7, 8, 8])
         0.5
 
@@ -89,7 +89,7 @@ def recall_at(k: int) -> Metric:
 def mrr(rows: Rows) -> Groups:
     """Return the mean reciprocal rank: over requests, 1 ÷ the place of the first positive.
 
-    Example:
+    Examples:
         >>> mrr([0, 1, 0, 1], [0.9, 0.8, 0.1, 0.3], key=[7, 7, 8, 8])
         0.75
 

@@ -34,7 +34,7 @@ def _squared_error(rows: Rows) -> np.ndarray:
 def rmse(squares: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Return the root of the mean squared error.
 
-    Example:
+    Examples:
         >>> rmse([1.0, 2.0], [1.0, 4.0], weight=[3.0, 1.0])
         1.0
     """
@@ -52,7 +52,7 @@ def rmse(squares: np.ndarray, rows: np.ndarray) -> np.ndarray:
 def mae(errors: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Return the mean absolute error.
 
-    Example:
+    Examples:
         >>> mae([1.0, 2.0], [0.0, 5.0])
         2.0
     """
@@ -101,7 +101,7 @@ def r2(
     0 is worth as much as the mean of these labels, and below 0 is worse than it. Undefined where
     every label is the same.
 
-    Example:
+    Examples:
         >>> r2([1.0, 2.0, 3.0], [1.0, 2.0, 4.0])
         0.5
     """
@@ -120,7 +120,7 @@ def r2(
 def bias(errors: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Return the mean prediction minus the mean label; above 0 is too much predicted.
 
-    Example:
+    Examples:
         >>> bias([1.0, 2.0], [2.0, 2.0])
         0.5
     """

@@ -154,7 +154,7 @@ class Scorecard:
         scores: in task order.
         fusion: how the declared fused score ranks; None where none is declared.
 
-    Example:
+    Examples:
         >>> from polyrank.metrics.scorecard import scorecard
         >>> from polyrank.schema import DenseFeature, Schema, Task
         >>> schema = Schema([DenseFeature("x")], [Task("click")])
@@ -233,7 +233,7 @@ class Scorecard:
             `value`, the interval's `low` and `high`, `raw` (the value before calibration) and
             `reason` (why the value or else its interval is null).
 
-        Example:
+        Examples:
             >>> from polyrank.metrics.scorecard import scorecard
             >>> from polyrank.schema import DenseFeature, Schema, Task
             >>> schema = Schema([DenseFeature("x")], [Task("click")])

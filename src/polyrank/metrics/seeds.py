@@ -25,7 +25,7 @@ class SeedScores:
     Raises:
         ConfigError: no scorecard, or scorecards of different scores or splits.
 
-    Example:
+    Examples:
         >>> from polyrank.metrics.scorecard import scorecard
         >>> from polyrank.schema import DenseFeature, Schema, Task
         >>> schema, labels = Schema([DenseFeature("x")], [Task("click")]), {"click": [0, 1, 1]}

@@ -49,7 +49,7 @@ def _pinball(rows: Rows) -> np.ndarray:
 def pinball(losses: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Return the mean of max(a·(y − q), (a − 1)·(y − q)) over the levels a, in the label's unit.
 
-    Example:
+    Examples:
         >>> kind = Quantile(levels=[0.25, 0.75])
         >>> pinball([2.0], [1.0], outputs=[[1.0, 3.0]], kind=kind)
         0.25
@@ -84,7 +84,7 @@ def coverage_gap(inside: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
     Of a single level it is the share at or below it, less the level. Above 0 is too wide.
 
-    Example:
+    Examples:
         >>> kind = Quantile(levels=[0.25, 0.75])
         >>> coverage_gap([2.0, 9.0], [1.0, 1.0], outputs=[[1.0, 3.0], [1.0, 3.0]], kind=kind)
         0.0
@@ -118,7 +118,7 @@ def _own(rows: Rows) -> np.ndarray:
 def cross_entropy(losses: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Return the mean of −log p of the category that it was.
 
-    Example:
+    Examples:
         >>> kind = Categorical(values=[1, 2])
         >>> round(cross_entropy([1, 2], [0, 0], outputs=[[0.5, 0.5], [0.5, 0.5]], kind=kind), 4)
         0.6931
@@ -131,7 +131,7 @@ def top_accuracy(k: int) -> Metric:
 
     Of categories that tie for the last place, each counts with its share of it.
 
-    Example:
+    Examples:
         >>> kind = Categorical(values=[1, 2])
         >>> top_accuracy(1)([1, 2], [0, 0], outputs=[[0.9, 0.1], [0.5, 0.5]], kind=kind)
         0.75
@@ -194,7 +194,7 @@ def _areas(rows: Rows) -> np.ndarray:
 def macro_auc(total: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Return the mean AUC of each category's probability, of the categories that occur.
 
-    Example:
+    Examples:
         >>> kind = Categorical(values=[1, 2])
         >>> macro_auc([1, 2], [0, 0], outputs=[[0.9, 0.1], [0.2, 0.8]], kind=kind)
         1.0

@@ -46,7 +46,7 @@ class AdaTT(Trunk):
         task_experts: of one task in a level.
         hidden: columns of each layer of an expert.
 
-    Example:
+    Examples:
         >>> AdaTT(levels=1, shared_experts=0).task_experts
         2
 

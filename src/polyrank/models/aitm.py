@@ -51,7 +51,7 @@ class AITM(Trunk):
     Raises:
         ConfigError: at `build`, a chain that names an unknown task or contradicts `given`.
 
-    Example:
+    Examples:
         >>> AITM(chain=["click", "buy"]).chain
         ('click', 'buy')
 
@@ -146,7 +146,7 @@ class AITMTrunk(TrunkModule):
 def predecessors(tasks: Sequence[Task], chain: Sequence[str]) -> dict[str, str]:
     """Return each task's predecessor, if it has one; a predecessor's own entry comes first.
 
-    Example:
+    Examples:
         >>> tasks = [Task("buy"), Task("cart", given="click"), Task("click")]
         >>> predecessors(tasks, ["cart", "buy"])
         {'cart': 'click', 'buy': 'cart'}

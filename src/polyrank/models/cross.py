@@ -38,7 +38,7 @@ class Cross(Interaction):
     Raises:
         ConfigError: a rank or a number of layers that is no whole number of at least 1.
 
-    Example:
+    Examples:
         >>> Cross(rank=16)
         Cross(rank=16, layers=1)
 

@@ -34,7 +34,7 @@ class CrossStitch(Trunk):
     Args:
         hidden: columns of each layer of a tower.
 
-    Example:
+    Examples:
         >>> CrossStitch(hidden=[32, 16]).hidden
         (32, 16)
 

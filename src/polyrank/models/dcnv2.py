@@ -87,7 +87,7 @@ class DCNv2(CrossNetwork):
         hidden: columns of these layers.
         dropout: of these layers.
 
-    Example:
+    Examples:
         >>> DCNv2(layers=2, structure="parallel", hidden=[64]).hidden
         (64,)
 

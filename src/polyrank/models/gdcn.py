@@ -25,7 +25,7 @@ class GDCN(CrossNetwork):
         hidden: columns of these layers.
         dropout: of these layers.
 
-    Example:
+    Examples:
         >>> GDCN(layers=2).structure
         'stacked'
 

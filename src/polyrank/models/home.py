@@ -58,7 +58,7 @@ class HoME(Trunk):
     Raises:
         ConfigError: a wrong size, or at `build` categories that do not have each task once.
 
-    Example:
+    Examples:
         >>> HoME(categories={"watch": ["view", "finish"], "act": ["like"]}).categories["act"]
         ('like',)
 
@@ -107,7 +107,7 @@ def categories_of(
 ) -> dict[str, str]:
     """Return the category of each task, in the order of tasks.
 
-    Example:
+    Examples:
         >>> tasks = [Task("click"), Task("buy", given="click"), Task("like")]
         >>> categories_of(None, tasks)
         {'click': 'click', 'buy': 'click', 'like': 'like'}

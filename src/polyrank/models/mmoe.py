@@ -25,7 +25,7 @@ class MMoE(Trunk):
         experts: shared by all tasks.
         hidden: columns of each layer of an expert.
 
-    Example:
+    Examples:
         >>> MMoE(experts=4, hidden=[16]).hidden
         (16,)
 

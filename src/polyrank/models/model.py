@@ -95,7 +95,7 @@ class Model:
     Raises:
         ConfigError: a wrong value, or an interaction or a stage that is not registered.
 
-    Example:
+    Examples:
         >>> Model(trunk=MMoE(experts=4), tower=[16, 8]).tower
         (16, 8)
         >>> Model.from_table(Model().to_table()) == Model()
@@ -145,7 +145,7 @@ class Model:
     def supervised(self, schema: Schema) -> Schema:
         """Return the schema with every space named: this model's where a task leaves it out.
 
-        Example:
+        Examples:
             >>> from polyrank.schema import SparseFeature
             >>> tasks = [Task("click"), Task("buy", given="click")]
             >>> schema = Schema([SparseFeature("item")], tasks)
@@ -346,7 +346,7 @@ def ESMM(  # noqa: N802 (a model's name)
     says otherwise is refused. It is the paper's network, whatever `Model` has by default: without
     first stages, and without an interaction.
 
-    Example:
+    Examples:
         >>> ESMM(tower=[16, 8]).entire_space
         True
 

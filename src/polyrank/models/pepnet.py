@@ -50,7 +50,7 @@ class PEPNet(Trunk):
         ConfigError: a trunk that is not registered, no gate at all, or, at `build`, a gate feature
             that the schema does not have.
 
-    Example:
+    Examples:
         >>> from polyrank.models.mmoe import MMoE
         >>> PEPNet(gates=["user_id"], trunk=MMoE(experts=4)).gates
         ('user_id',)

@@ -43,7 +43,7 @@ class PLE(Trunk):
         task_experts: of one task in a level.
         hidden: columns of each layer of an expert.
 
-    Example:
+    Examples:
         >>> PLE(levels=3, hidden=[32]).hidden
         (32,)
 

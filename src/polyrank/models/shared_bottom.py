@@ -23,7 +23,7 @@ class SharedBottom(Trunk):
     Args:
         hidden: columns of each layer of the bottom.
 
-    Example:
+    Examples:
         >>> SharedBottom(hidden=[64, 32]).hidden
         (64, 32)
 
@@ -56,7 +56,7 @@ class SharedBottomTrunk(TrunkModule):
 class Separate(Trunk):
     """Each task's tower reads x itself; with entire-space supervision this is ESMM.
 
-    Example:
+    Examples:
         >>> Separate()
         Separate(norm=None, dropout=None, activation=None)
 

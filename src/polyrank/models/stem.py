@@ -47,7 +47,7 @@ class STEM(Trunk):
         hidden: columns of each layer of an expert.
         gate_hidden: columns of each layer of f, the network of a gate; [] for a linear gate.
 
-    Example:
+    Examples:
         >>> STEM(hidden=[32]).sets((Task("click"), Task("buy")))
         3
 

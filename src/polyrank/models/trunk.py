@@ -94,7 +94,7 @@ class Mixing:
     Shape:
         outputs: (B, E, H) · each gate: (B, E)
 
-    Example:
+    Examples:
         >>> import torch
         >>> outputs, gates = torch.zeros(3, 2, 4), {"click": torch.full((3, 2), 0.5)}
         >>> Mixing(experts=("0", "1"), outputs=outputs, gates=gates).choice("click")

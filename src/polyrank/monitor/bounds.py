@@ -24,7 +24,7 @@ class Bounds:
     Raises:
         ConfigError: a bound outside its range.
 
-    Example:
+    Examples:
         >>> Bounds(psi=0.2).pcoc
         0.1
     """

@@ -60,7 +60,7 @@ def shares(counts: np.ndarray) -> np.ndarray:
 def psi(expected: np.ndarray, found: np.ndarray) -> np.ndarray:
     """Return the population stability index Σ (q - p) · log(q / p) of counts, over the last axis.
 
-    Example:
+    Examples:
         >>> round(float(psi(np.array([50, 50]), np.array([50, 50]))), 3)
         0.0
         >>> round(float(psi(np.array([5000, 5000]), np.array([8000, 2000]))), 3)
@@ -93,7 +93,7 @@ def p_value(
 def holm(p_values: Sequence[float]) -> list[float]:
     """Return p-values adjusted for their number, whatever their dependence.
 
-    Example:
+    Examples:
         >>> holm([0.01, 0.04, 0.03])
         [0.03, 0.06, 0.06]
 

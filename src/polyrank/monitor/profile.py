@@ -81,7 +81,7 @@ class Facet:
         Shape:
             (N,) → (categories,)
 
-        Example:
+        Examples:
             >>> bins = Facet(
             ...     name="price", of="number", edges=[1.0], counts=[0, 0, 0],
             ...     categories=["<= 1", "> 1", "missing"],

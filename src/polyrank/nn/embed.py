@@ -286,7 +286,7 @@ def coefficients(bag: TensorBag, pooling: Pooling) -> tuple[Tensor, Tensor, Tens
     Shape:
         (n,) each, an id that a list holds again coming again; the last one float64
 
-    Example:
+    Examples:
         >>> bag = TensorBag(torch.tensor([4, 7, 4]), torch.tensor([0, 1, 3]))
         >>> ids, rows, factors = coefficients(bag, "mean")
         >>> ids.tolist(), rows.tolist(), factors.tolist()
@@ -301,7 +301,7 @@ def coefficients(bag: TensorBag, pooling: Pooling) -> tuple[Tensor, Tensor, Tens
 def padded_coefficients(bag: Padded, pooling: Pooling) -> Tensor:
     """Return what pooling multiplies each id of a matrix by, 0 where there is none: float64 (B, L).
 
-    Example:
+    Examples:
         >>> padded_coefficients(Padded(torch.tensor([[4, 7], [4, -1]])), "mean").tolist()
         [[0.5, 0.5], [1.0, 0.0]]
     """
@@ -387,7 +387,7 @@ class PackLookups:
     def order(self, threads: int) -> np.ndarray:
         """Return the tables of each thread, then −1, the costly ones dealt out first: int64 (T, U).
 
-        Example:
+        Examples:
             >>> lookups = PackLookups(np.zeros((3, 3), np.int64), np.arange(4),
             ...                       np.array([0, 9, 900_000, 900_009]), ())
             >>> lookups.order(2)

@@ -79,7 +79,7 @@ def infer(
         DataError: a log that cannot be read, has no rows, no feature, or no column that could be a
             label; a named label that is not there, or is not 0 and 1.
 
-    Example:
+    Examples:
         >>> found = infer({"item": ["a", "b", "c", "b"] * 30, "click": [0, 1, 1, 0] * 30})
         >>> print(found.schema.objective)
         term         probability  label  rows  kind

@@ -18,7 +18,7 @@ class Pairwise(Ranking):
     different labels is compared, by the score of the likelihood. A row counts by its weight,
     however many lower ones it meets.
 
-    Example:
+    Examples:
         >>> from polyrank.tasks import Task
         >>> Task("click", ranking="pairwise").ranking
         Pairwise(share=0.5)

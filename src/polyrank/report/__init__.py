@@ -1,6 +1,6 @@
 """One self-contained HTML page of a bundle: what a reviewer asks, with a picture each.
 
-Example:
+Examples:
     >>> from pathlib import Path
     >>> from tempfile import TemporaryDirectory
     >>> import polyrank as pr

@@ -189,7 +189,7 @@ def spec(chart: alt.LayerChart) -> dict[str, Any]:
 def embedded(value: object) -> str:
     r"""Return JSON that no HTML parser can leave.
 
-    Example:
+    Examples:
         >>> print(embedded("</script>"))
         "\u003c/script>"
     """

@@ -252,7 +252,7 @@ def residuals(
 def wilson(share: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the Wilson 95 % interval of a share of rows, or of what many equal rows are worth.
 
-    Example:
+    Examples:
         >>> low, high = wilson(np.array([0.0, 0.5]), np.array([10, 10]))
         >>> low.round(4).tolist(), high.round(4).tolist()
         ([0.0, 0.2366], [0.2775, 0.7634])

@@ -44,7 +44,7 @@ def standing(chart: alt.LayerChart) -> dict[str, Any]:
 def _unused(title: str, names: set[str]) -> str:
     """Return a title as the name of a file that no other chart has.
 
-    Example:
+    Examples:
         >>> names = set()
         >>> _unused("Calibration click @ all", names), _unused("Calibration click @ all", names)
         ('calibration-click-all', 'calibration-click-all-2')

@@ -237,7 +237,7 @@ def place(searched: Searched, value: object) -> float:
 def short(value: object) -> str:
     """Return a value in so few letters that axes beside each other have room.
 
-    Example:
+    Examples:
         >>> short({"kind": "shared_bottom", "hidden": [256]}), short({"folds": 4}), short(0.25)
         ('shared_bottom 256', 'on', '0.25')
     """

@@ -63,7 +63,7 @@ class Engine:
         ConfigError: fewer than 1 thread.
         PolyrankError: onnxruntime is not installed.
 
-    Example:
+    Examples:
         >>> from pathlib import Path
         >>> from tempfile import TemporaryDirectory
         >>> import polyrank as pr

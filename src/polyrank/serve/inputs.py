@@ -151,7 +151,7 @@ class Columns:
 def matrix(bag: Bag, filler: Any) -> np.ndarray:
     """Return N lists as rows of a matrix, filled up to the longest: (N, max(1, longest)).
 
-    Example:
+    Examples:
         >>> matrix(Bag(np.array([7, 8, 9], np.int32), np.array([0, 2, 2, 3])), -1)
         array([[ 7,  8],
                [-1, -1],

@@ -38,7 +38,7 @@ class Shard:
     Raises:
         ConfigError: a number that is not within 1 … count.
 
-    Example:
+    Examples:
         >>> Shard.parse("2/8").part
         'part-00002-of-00008.parquet'
         >>> [Shard(number, 3).rows(450, 100) for number in (1, 2, 3)]

@@ -75,7 +75,7 @@ class Curve(NamedTuple):
 
         Row 0 is of missing values; the others are in order.
 
-        Example:
+        Examples:
             >>> Curve.of(np.array([3.0, 10.0, 10.0])).line.round(2).tolist()
             [[0.0, 0.0, 0.0], [0.0, 0.45, -0.45], [0.0, -0.45, 0.45]]
         """
@@ -98,7 +98,7 @@ class Curve(NamedTuple):
             said: the effects by the rows' own labels, without any prior: (R,).
             curvature: their precision: (R,); 0 of a row that tells nothing.
 
-        Example:
+        Examples:
             >>> line = np.append(0, normal_scores(np.ones(20)))
             >>> Curve.of(np.ones(21)).variances(line, np.full(21, 100.0))
             (0.1, 0.0, 0.0)
@@ -203,7 +203,7 @@ def posterior(covariance: np.ndarray, said: np.ndarray, curvature: np.ndarray) -
         said: the effects by the rows' own labels: (R,).
         curvature: their precision: (R,); 0 of a row that tells nothing.
 
-    Example:
+    Examples:
         >>> found = posterior(np.eye(1), np.array([1.0]), np.array([3.0]))
         >>> float(found.mean[0]), float(found.variance[0])
         (0.75, 0.25)
@@ -219,7 +219,7 @@ def posterior(covariance: np.ndarray, said: np.ndarray, curvature: np.ndarray) -
 def normal_scores(count: np.ndarray) -> np.ndarray:
     """Return the quantile of the normal law at the middle of each row's share: (R,).
 
-    Example:
+    Examples:
         >>> normal_scores(np.array([1.0, 2.0, 1.0])).round(2).tolist()
         [-1.15, 0.0, 1.15]
     """

@@ -77,7 +77,7 @@ class FieldEffects:
         Shape:
             effect, precision: float32 (R,)
 
-        Example:
+        Examples:
             >>> effect = np.array([0, -2, 1], np.float32)
             >>> precision = np.array([4, 5, 20], np.float32)
             >>> found = FieldEffects.of("item", "click", effect, precision, np.float32(4), most=1,
@@ -115,7 +115,7 @@ class FieldEffects:
     def kept(self, information: float) -> float:
         """Return the share of what an id's rows say that is left after shrinkage.
 
-        Example:
+        Examples:
             >>> found = FieldEffects(
             ...     field="item", head="click", prior=5.0, ids=0, deciles=(), largest=())
             >>> found.kept(15.0)

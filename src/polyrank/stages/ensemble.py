@@ -142,7 +142,7 @@ def rounded_down(thresholds: np.ndarray) -> np.ndarray:
 
     Within ±1e-35 an input is read as 0, so a threshold there parts all of these from one side.
 
-    Example:
+    Examples:
         >>> rounded_down(np.array([0.1, 1e300, -1e-35])).tolist()
         [0.09999999403953552, 3.4028234663852886e+38, -1.0000000897489909e-35]
     """

@@ -42,7 +42,7 @@ def variances(
         before: float64 (K, T).
         ranks: the processes that hold the ids between them, each with the moments of its own.
 
-    Example:
+    Examples:
         >>> h = np.full(1000, 5.0)
         >>> s = np.random.default_rng(0).normal(0, np.sqrt(h + h**2 * 0.5), 1000)
         >>> variances([[Moments(s, h, h)]], np.array([[0.1]])).round(1).tolist()

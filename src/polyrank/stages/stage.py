@@ -138,7 +138,7 @@ def margin_name(task: Task, output: int) -> str:
 def margins_of_tasks(schema: Schema, most: int) -> tuple[Margin, ...]:
     """Return the outputs whose likelihood has a curvature, of heads with at most so many of them.
 
-    Example:
+    Examples:
         >>> import polyrank as pr
         >>> stars = Task("stars", kind=pr.Ordinal(values=[1, 2, 3]))
         >>> schema = Schema([pr.SparseFeature("item")], [Task("click"), stars])

@@ -75,7 +75,7 @@ class Trees(Stage):
     Raises:
         ConfigError: a value of a wrong type, below its least or above its most.
 
-    Example:
+    Examples:
         >>> Trees(rounds=100)
         Trees(folds=4, rounds=100, leaves=63, lr=0.03, patience=50, categories=256)
 

@@ -88,7 +88,7 @@ class Wide(Stage):
         ConfigError: fewer than 2 folds: without another part, no effect is free of its own label;
             or fewer than 1 output.
 
-    Example:
+    Examples:
         >>> Wide().folds
         4
     """

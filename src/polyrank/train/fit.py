@@ -145,7 +145,7 @@ def fit(
         DataError: rows that contradict the schema.
         TrainingError: a loss that is not finite, or a full disk.
 
-    Example:
+    Examples:
         >>> from polyrank.models.model import ESMM
         >>> from polyrank.schema import SparseFeature, Task
         >>> schema = Schema([SparseFeature("item")], [Task("click"), Task("buy", given="click")])

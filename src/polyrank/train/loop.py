@@ -702,7 +702,7 @@ def balance_terms(supervision: Supervision) -> list[BalanceTerm]:
 def measured_steps(steps: int) -> range:
     """Return the steps of an epoch, counted from 0, that compare the terms' gradients.
 
-    Example:
+    Examples:
         >>> [*measured_steps(40)], len(measured_steps(1000)), [*measured_steps(1)]
         ([8, 24], 8, [0])
     """

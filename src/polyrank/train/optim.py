@@ -88,7 +88,7 @@ class RowOptimizer(EmbeddingOptimizer):
         state_columns: of each state, by a name of your choice, the columns; None is those of the
             pack. A compiled rule has at most two.
 
-    Example:
+    Examples:
         >>> class SignSGD(RowOptimizer):
         ...     def numbers(self, lr, steps):
         ...         return (lr,)
@@ -367,7 +367,7 @@ class Schedule(ABC):
     Attributes:
         watches_validation: whether it needs to know which epochs were better than all before.
 
-    Example:
+    Examples:
         >>> @dataclass(frozen=True)
         ... class Halved(Schedule):
         ...     def factor(self, step, steps, improved=()):
@@ -406,7 +406,7 @@ class Linear(Schedule):
     Args:
         warmup: share of the steps that rise linearly from 0.
 
-    Example:
+    Examples:
         >>> [Linear().factor(step, 4) for step in range(5)]
         [1.0, 0.75, 0.5, 0.25, 0.0]
 
@@ -436,7 +436,7 @@ class Plateau(Schedule):
         shrink: what the learning rate is multiplied by.
         patience: epochs without a new best before it is; then they are counted anew.
 
-    Example:
+    Examples:
         >>> [Plateau().factor(0, 1, [True, False, True, False, False][:done]) for done in range(4)]
         [1.0, 1.0, 0.1, 0.1]
     """
@@ -466,7 +466,7 @@ class Cosine(Schedule):
     Args:
         warmup: share of the steps that rise linearly from 0.
 
-    Example:
+    Examples:
         >>> [round(Cosine().factor(step, 4), 2) for step in range(5)]
         [1.0, 0.85, 0.5, 0.15, 0.0]
 

@@ -98,7 +98,7 @@ class Progress:
 def own_best_epochs(history: Iterable[Mapping[str, Any]]) -> dict[str, int]:
     """Return in which epoch each head's own validation loss was lowest, of an epoch's records.
 
-    Example:
+    Examples:
         >>> own_best_epochs([{"epoch": 1, "valid buy|click normalized loss": 0.98},
         ...                  {"epoch": 2, "valid buy|click normalized loss": 0.99}])
         {'buy|click': 1}

@@ -55,7 +55,7 @@ class Strategy:
         window: periods that a model from scratch learns, this one included; None is all so far.
         retain: share of what wide rows learned of earlier periods that still counts.
 
-    Example:
+    Examples:
         >>> [each.name for each in strategies(retain=0.8)]
         ['scratch', 'warm', 'forget']
     """

@@ -52,7 +52,7 @@ class Start:
     Raises:
         ConfigError: a value of another kind.
 
-    Example:
+    Examples:
         >>> Start(run="runs/monday", retain=0.9).encodings
         'frozen'
     """

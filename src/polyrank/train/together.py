@@ -184,7 +184,7 @@ def distinct_rows(shares: Sequence[np.ndarray], size: int) -> float:
         shares: of each slot of the table, how often a row of the log looks up each of its rows.
         size: rows of the batch.
 
-    Example:
+    Examples:
         >>> distinct_rows([np.array([0.5, 0.5])], 2)
         1.5
     """

@@ -56,7 +56,7 @@ class Checkpoint:
     Raises:
         ConfigError: both of them, or none.
 
-    Example:
+    Examples:
         >>> Checkpoint(steps=2000).steps
         2000
     """
@@ -102,7 +102,7 @@ class Training:
             hold them between them ("sharded"); "auto" is sharded where one process has no room for
             all.
 
-    Example:
+    Examples:
         >>> Training.from_table(Training(epochs=2).to_table()) == Training(epochs=2)
         True
     """
@@ -155,7 +155,7 @@ class Training:
         and epochs are as many as show the network `SEEN_ROWS` rows, from 8 to 20. With the numbers
         of a large log, training on a small one would end before it has learned anything.
 
-        Example:
+        Examples:
             >>> Training().pace(7_000), Training().pace(10**6)
             (Pace(epochs=20, batch_size=128), Pace(epochs=8, batch_size=1024))
         """
@@ -180,7 +180,7 @@ class Training:
             share: of these in all rows that count, those of earlier runs included.
             rate: a factor, or "auto".
 
-        Example:
+        Examples:
             >>> found = Training(lr=0.004).going_on(100_000, share=0.25)
             >>> found.lr, found.dense.lr, found.epochs, Training().pace(100_000).epochs
             (0.002, 0.002, 4, 20)
@@ -208,7 +208,7 @@ class Training:
     def own_table(self) -> dict[str, Any]:
         """Return plain tables without what is inherited, so that another lr or decay is as well.
 
-        Example:
+        Examples:
             >>> table = Training().own_table() | {"lr": 1e-2}
             >>> Training.from_table(table).dense.lr
             0.01

@@ -151,7 +151,7 @@ def merged(tables: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, A
 def label(value: Any) -> str:
     """Return a value of a key in few letters, as tables and axes have room.
 
-    Example:
+    Examples:
         >>> label({"kind": "mmoe", "experts": 4, "hidden": [64]}), label(False), label(0.00312)
         ('mmoe experts 4 hidden 64', 'false', '0.00312')
     """

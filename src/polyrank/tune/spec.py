@@ -22,7 +22,7 @@ _BARE = re.compile(r"[A-Za-z0-9_-]+")
 class Choices:
     """Values of a key among which the search chooses.
 
-    Example:
+    Examples:
         >>> Choices((16, 32)).to_table()
         [16, 32]
     """
@@ -47,7 +47,7 @@ class Range:
         high: the most.
         log: whether each factor counts alike, as of step sizes, rather than each difference.
 
-    Example:
+    Examples:
         >>> Range(low=1e-3, high=1e-2, log=True).whole, Range(low=1, high=4).whole
         (False, True)
     """
@@ -93,7 +93,7 @@ class Tune:
     Raises:
         ConfigError: a number below its least, or a key that a search must not change.
 
-    Example:
+    Examples:
         >>> tune = Tune.from_table({"trials": 20, "space": {"model": {"embed_dim": [8, 16]}}})
         >>> tune.space
         {'model.embed_dim': Choices(values=(8, 16))}
@@ -163,7 +163,7 @@ def check_key(key: str) -> None:
 def path_of(key: str) -> tuple[str, ...]:
     """Return the parts of a key of a TOML file.
 
-    Example:
+    Examples:
         >>> path_of('features."my.price".bins')
         ('features', 'my.price', 'bins')
     """
@@ -181,7 +181,7 @@ def path_of(key: str) -> tuple[str, ...]:
 def key_of(path: Sequence[str]) -> str:
     """Return the key with these parts, quoted where it must be.
 
-    Example:
+    Examples:
         >>> key_of(["features", "my.price", "bins"])
         'features."my.price".bins'
     """

@@ -80,7 +80,7 @@ class Difference:
     def of(cls, one: Mapping[int, float], other: Mapping[int, float]) -> Difference:
         """Return other − one, seed by seed.
 
-        Example:
+        Examples:
             >>> found = Difference.of({0: 0.5, 1: 0.75}, {0: 0.75, 1: 1.0})
             >>> found.value, found.half
             (0.25, 0.0)

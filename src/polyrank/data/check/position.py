@@ -23,7 +23,7 @@ DEVIATIONS = 5.0
 def looks_like_position(name: str) -> bool:
     """Return whether a column's name has a word for a place in a list.
 
-    Example:
+    Examples:
         >>> [looks_like_position(name) for name in ("ad_position", "slotId", "pos", "deposit")]
         [True, True, True, False]
     """
@@ -78,7 +78,7 @@ def position_findings(
 def correlation(values: np.ndarray, label: np.ndarray) -> tuple[float, int]:
     """Return Pearson's correlation of the rows that have both, and their number; 0 of a constant.
 
-    Example:
+    Examples:
         >>> correlation(np.array([1.0, 2, 3, np.nan]), np.array([1.0, 0, 0, 1]))
         (-0.866..., 3)
     """

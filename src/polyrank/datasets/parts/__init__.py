@@ -37,7 +37,7 @@ def chosen(parts: Sequence[str | Part]) -> tuple[Part, ...]:
     Raises:
         ConfigError: an unknown name, with the nearest, or a part twice.
 
-    Example:
+    Examples:
         >>> [each.name for each in chosen(["exposure", Position(power=0.5)])]
         ['position', 'exposure']
     """

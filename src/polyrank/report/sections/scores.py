@@ -61,7 +61,7 @@ def scorecard(evidence: Evidence) -> Section | None:
 def number(value: float) -> str:
     """Return a figure with four decimals, small ones with more, and no zero before the point.
 
-    Example:
+    Examples:
         >>> number(0.7123), number(-0.5), number(1.0131), number(0.000312), number(0)
         ('.7123', '−.5000', '1.0131', '.00031', '0')
         >>> number(12345.678), number(2.5e-9)
@@ -85,7 +85,7 @@ def number(value: float) -> str:
 def interval(metric: Mapping[str, float]) -> str:
     """Return the bounds of a metric in brackets; nothing where it has none.
 
-    Example:
+    Examples:
         >>> interval({"value": 0.7123, "low": 0.699, "high": 0.725}), interval({"value": 0.7123})
         ('[.6990, .7250]', '')
     """
@@ -97,7 +97,7 @@ def interval(metric: Mapping[str, float]) -> str:
 def title(name: str) -> str:
     """Return the title of a metric, of its interval, or of all intervals.
 
-    Example:
+    Examples:
         >>> title("gauc"), title("gauc interval"), title("interval")
         ('grouped AUC', 'grouped AUC interval', 'intervals')
     """
@@ -170,7 +170,7 @@ def _reading(kind: str) -> str:
 def listed(names: Sequence[str]) -> str:
     """Return names as running text.
 
-    Example:
+    Examples:
         >>> listed(["AUC", "NE", "ECE"])
         'AUC, NE and ECE'
     """

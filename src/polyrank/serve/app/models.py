@@ -177,7 +177,7 @@ def warm(path: Path, threads: int, shared: Path | None) -> Engine:
 def named(run: str) -> tuple[str, Path]:
     """Return the name and the folder of NAME=FOLDER, or of FOLDER.
 
-    Example:
+    Examples:
         >>> name, folder = named("new=runs/a")
         >>> name, folder.as_posix()
         ('new', 'runs/a')

@@ -25,7 +25,7 @@ class Sampling:
     Raises:
         ConfigError: no columns, a column twice, or a number out of its range.
 
-    Example:
+    Examples:
         >>> sampling = Sampling(folder="rows", columns=("item", "p_click"), share=0.1)
         >>> sum(sampling.chosen(f"request {number}") for number in range(10_000))
         1012

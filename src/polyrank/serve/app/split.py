@@ -26,7 +26,7 @@ class Split:
         by: the column whose hash decides, so that a user always gets one model.
         shadows: models that score a request too, once it is answered; nobody waits for them.
 
-    Example:
+    Examples:
         >>> split = Split(shares={"new": 0.1}, by="user")
         >>> sum(split.chosen(user) == "new" for user in range(10_000))
         990

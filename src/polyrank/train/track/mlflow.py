@@ -31,7 +31,7 @@ class MLflow(Tracker):
         experiment: its name there; it is made where there is none.
         bundle: whether the bundle is an artifact too.
 
-    Example:
+    Examples:
         >>> MLflow(uri="sqlite:///mlflow.db").experiment
         'polyrank'
     """
@@ -123,7 +123,7 @@ class _Run(Tracking):
 def plain(name: str) -> str:
     """Return a name with the letters that MLflow allows.
 
-    Example:
+    Examples:
         >>> plain("valid/buy|click @ click auc")
         'valid/buy given click in click auc'
     """

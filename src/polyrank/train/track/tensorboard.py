@@ -19,7 +19,7 @@ FOLDER = "tensorboard"
 class TensorBoard(Tracker):
     """Curves, the configuration as text, and hyper-parameters beside the final scores.
 
-    Example:
+    Examples:
         >>> from polyrank.train.track import tracker_of
         >>> tracker_of("tensorboard")
         TensorBoard()
