@@ -8,7 +8,7 @@ from threading import Barrier
 
 import pytest
 
-from polyrank.files import locked, replacing, replacing_folder
+from polyrank.files import is_locked, locked, replacing, replacing_folder
 
 
 def names(folder):
@@ -99,3 +99,12 @@ with locked(Path({str(lock)!r})):
     with locked(lock, wait=False):
         pass
     assert not lock.exists()
+
+
+def test_who_asks_whether_a_lock_is_held_leaves_nothing(tmp_path):
+    pytest.importorskip("fcntl")
+    path = tmp_path / "lock"
+    assert not is_locked(path)
+    with locked(path):
+        assert is_locked(path)
+    assert names(tmp_path) == []

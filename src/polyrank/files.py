@@ -97,6 +97,15 @@ def locked(path: Path, *, wait: bool = True) -> Generator[None]:
             os.close(opened)
 
 
+def is_locked(path: Path) -> bool:
+    """Whether somebody keeps others out of a path by `locked` now."""
+    try:
+        with locked(path, wait=False):
+            return False
+    except BlockingIOError:
+        return True
+
+
 def _is(path: Path, opened: int) -> bool:
     try:
         return os.path.samestat(path.stat(), os.fstat(opened))

@@ -32,7 +32,7 @@ from polyrank.data.labels import closed
 from polyrank.data.table import Table
 from polyrank.data.vocab import Vocab
 from polyrank.errors import ConfigError, PolyrankError, TrainingError, did_you_mean
-from polyrank.files import locked, replacing, replacing_folder, writing
+from polyrank.files import is_locked, locked, replacing, replacing_folder, writing
 from polyrank.metrics.registry import direction
 from polyrank.models.model import Model
 from polyrank.objective.losses import Supervision
@@ -245,18 +245,10 @@ def _check_folder(out: Path, *, resume: bool, force: bool) -> None:
             f"{out} exists: go on with its search (or join the processes at work on it) with "
             "--resume, replace it with --force, or choose another --out"
         )
-    if force and any(_is_held(each) for each in (out / RUNNING).glob("*")):
+    if force and any(is_locked(each) for each in (out / RUNNING).glob("*")):
         raise ConfigError(
             f"another process is searching in {out}: wait for it, or choose another --out"
         )
-
-
-def _is_held(path: Path) -> bool:
-    try:
-        with locked(path, wait=False):
-            return False
-    except BlockingIOError:
-        return True
 
 
 def _check_same(out: Path, config: Mapping[str, Any]) -> None:

@@ -28,7 +28,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 
-from polyrank.files import locked
+from polyrank.files import is_locked, locked
 from polyrank.tune.space import Searched
 from polyrank.tune.spec import Choices
 from polyrank.tune.tuned import Trial
@@ -136,11 +136,6 @@ class Study:
                 return True
         return False
 
-    def busy(self) -> bool:
-        """Whether another process trains a trial now."""
-        running = self.optuna.get_trials(deepcopy=False, states=[TrialState.RUNNING])
-        return any(self._is_held(each.number) for each in running)
-
     def finished(self) -> tuple[Trial, ...]:
         """Return the finished trials, in order."""
         found = self.optuna.get_trials(deepcopy=False, states=_COUNTED)
@@ -166,17 +161,10 @@ class Study:
     def _take_back(self) -> None:
         """Try again what a dead process left."""
         for each in self.optuna.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
-            if not self._is_held(each.number):
+            if not is_locked(self._running / str(each.number)):
                 # In this order a kill in between tries it twice, and never not at all.
                 self.optuna.enqueue_trial(each.params, user_attrs={AGAIN: each.number})
                 self.optuna.tell(each.number, state=TrialState.FAIL)
-
-    def _is_held(self, number: int) -> bool:
-        try:
-            with locked(self._running / str(number), wait=False):
-                return False
-        except BlockingIOError:
-            return True
 
     def _changes(self, params: Mapping[str, Any]) -> dict[str, Any]:
         return {each.key: given(each, params[each.key]) for each in self.space}
