@@ -11,8 +11,10 @@ from sklearn.metrics import log_loss, roc_auc_score
 import polyrank as pr
 from polyrank.data.read import Joined
 from polyrank.features import FEATURES
-from polyrank.inspection.importance import Drop, Importance, groups_of, permuted
+from polyrank.inspection.importance import Drop, Importance, groups_of, importance, permuted
 from polyrank.metrics.bootstrap import bootstrap
+from polyrank.metrics.metric import Metric
+from polyrank.metrics.undefined import Undefined
 
 SIZE, PERMUTATIONS, SEED = 1500, 4, 3
 
@@ -244,6 +246,31 @@ def test_too_few_rows_have_no_interval_and_one_class_is_not_measured(bundle, row
     assert found.absent.keys() == {"click @ all"}
     assert "click @ all is not measured: " in str(found)
     assert {each.score for each in found.drops} == {"stay @ all"}
+
+
+def test_a_score_that_cannot_be_measured_without_a_feature_says_so(bundle, rows, monkeypatch):
+    measure = Metric.measure
+
+    def broken(metric, found):
+        if len(np.unique(found.prediction)) < 20:
+            raise Undefined("all predictions are alike")
+        return measure(metric, found)
+
+    monkeypatch.setattr(Metric, "measure", broken)
+    table = bundle.encode(rows, split="test")
+    item = [slot.name for slot in bundle.schema.fields].index("item")
+
+    def predict(some):
+        whole = np.array_equal(some.ids[item], table.ids[item])
+        found = {name: values.to_numpy() for name, values in bundle.score(some).to_dict().items()}
+        return found if whole else {name: np.full(SIZE, 0.5) for name in found}
+
+    found = importance(
+        table, predict, label_groups=lambda _: {}, split="test", scores=["click @ all"]
+    )
+    assert found.absent == {"click @ all without item": "all predictions are alike"}
+    assert {each.feature for each in found.drops} == {"noise", "price"}
+    assert "click @ all without item is not measured: all predictions" in str(found)
 
 
 @pytest.mark.parametrize(

@@ -478,6 +478,9 @@ def test_importance_names_what_is_left_out_and_what_it_leaves_out(full):
     )
     text = inspected.importance(replace(full, importance=found)).html()
     assert "Slot is left out: it is served." in text
+    partly = replace(found, whole={"click @ all": 0.7, "buy @ all": 0.6}, drops=many[:2])
+    text_of_part = inspected.importance(replace(full, importance=partly)).html()
+    assert 'title="it cannot be measured without the feature"' in text_of_part
     assert "The 20 largest of 25." in text
     assert "the 20 first of 25, by the first score" in text
     assert "f20" not in text

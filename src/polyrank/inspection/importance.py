@@ -77,7 +77,7 @@ class Importance:
         drops: by score, the largest first.
         together: the features of each group that was permuted as one.
         left_out: features that were not permuted, each with the reason.
-        absent: scores that cannot be measured, each with the reason.
+        absent: scores that cannot be measured, or not without a feature, each with the reason.
     """
 
     split: str
@@ -322,7 +322,11 @@ def importance(
     drops: list[Drop] = []
     for name, features in metered(groups.items(), "permuting features", unit="features"):
         after = [predict(permuted(table, features, order)) for order in orders]
-        drops += [each.drop(name, after) for each in measures.values()]
+        for score, each in measures.items():
+            try:
+                drops.append(each.drop(name, after))
+            except Undefined as reason:
+                absent[f"{score} without {name}"] = str(reason)
     places = {each.name: place for place, each in enumerate(chosen)}
     return Importance(
         split=split,

@@ -36,6 +36,8 @@ def importance(evidence: Evidence) -> Section | None:
     )
     for score, whole in found.whole.items():
         drops = [each for each in found.drops if each.score == score]
+        if not drops:
+            continue
         name = title(drops[0].metric)
         more = len(drops) - MOST_FEATURES
         rest = f" The {MOST_FEATURES} largest of {len(drops)}." if more > 0 else ""
@@ -53,7 +55,7 @@ def _table(found: Importance) -> ReportTable:
     drops = {(each.score, each.feature): each for each in found.drops}
     features = list(dict.fromkeys(each.feature for each in found.drops))
     rows = tuple(
-        (Cell(feature), *(_cell(drops[score, feature]) for score in found.whole))
+        (Cell(feature), *(_cell(drops.get((score, feature))) for score in found.whole))
         for feature in features[:MOST_FEATURES]
     )
     notes = []
@@ -62,7 +64,9 @@ def _table(found: Importance) -> ReportTable:
     return ReportTable(("feature", *found.whole), rows, notes=tuple(notes))
 
 
-def _cell(drop: Drop) -> Cell:
+def _cell(drop: Drop | None) -> Cell:
+    if drop is None:
+        return Cell("–", reason="it cannot be measured without the feature")
     text = f"+{number(drop.value)}" if drop.value > 0 else number(drop.value)
     if drop.low is None or drop.high is None:
         return Cell(text, reason=drop.reason or "")
