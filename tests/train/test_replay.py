@@ -89,6 +89,14 @@ def test_each_day_is_scored_by_what_learned_the_days_before(experiment, tmp_path
     record = json.loads((tmp_path / "out" / "replay.json").read_text())
     assert record["periods"] == found.to_json()["periods"]
     assert "click @ all, auc, each period by the model of the one before" in str(found)
+    warm, scratch = (
+        [each for each in str(found).splitlines() if each.startswith(name)][-1]
+        for name in ("warm", "scratch")
+    )
+    seconds = {(each.period, each.strategy): each.seconds for each in found.cells}
+    assert "seconds of the last  of scratch's" in str(found)
+    assert warm.endswith(f"{100 * seconds['3', 'warm'] / seconds['3', 'scratch']:.0f} %")
+    assert scratch.endswith("100 %")
 
 
 def test_a_resumed_replay_keeps_what_is_finished_and_has_the_same_numbers(experiment, tmp_path):

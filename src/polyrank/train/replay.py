@@ -172,6 +172,8 @@ class Replay:
             own = frame.filter(pl.col("period") == period)
             lines.append([period, f"{own['rows'][0]:,}", *map(_shown, own.iter_rows(named=True))])
         costs = []
+        # The first strategy is from scratch, where that was chosen: the others are its share.
+        dearest = frame.filter(pl.col("strategy") == self.strategies[0])["seconds"][-1]
         for name in self.strategies:
             own = frame.filter(pl.col("strategy") == name)
             last = own.row(-1, named=True)
@@ -182,12 +184,14 @@ class Replay:
                     f"{own['seconds'].sum():.1f}",
                     f"{last['learned']:,}",
                     f"{last['seconds']:.1f}",
+                    f"{100 * last['seconds'] / dearest:.0f} %",
                 ]
             )
         cost = ["strategy", "rows learned", "seconds", "of the last", "seconds of the last"]
+        cost.append(f"of {self.strategies[0]}'s")
         return (
             f"{self.score}, {self.metric}, each period by the model of the one before\n"
-            f"{aligned(header, lines, right=[1])}\n\n{aligned(cost, costs, right=[1, 2, 3, 4])}"
+            f"{aligned(header, lines, right=[1])}\n\n{aligned(cost, costs, right=[1, 2, 3, 4, 5])}"
         )
 
 
