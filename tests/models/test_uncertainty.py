@@ -128,6 +128,20 @@ def test_deviations_are_those_of_a_plain_loop(bundle):
         np.testing.assert_allclose(found[name], expected(bundle, rows, task), rtol=1e-10)
 
 
+def test_the_precisions_of_a_head_are_found_behind_those_of_a_head_of_several():
+    log = a_log().with_columns(level=pl.Series(np.arange(400) % 4))
+    tasks = [pr.Task("level", kind="ordinal"), pr.Task("click"), pr.Task("buy", given="click")]
+    schema = pr.Schema([pr.SparseFeature("user")], tasks)
+    bundle = pr.fit(schema, pr.Model(tower=[4], embed_dim=4), train=log, epochs=1, progress=False)
+    first = bundle.ranker.first
+    for head in ("click", "buy"):
+        name, at = first.precision_at(head)
+        precision = first.stage[name].precision[:, at]
+        ids = torch.arange(3, dtype=torch.int32)[None]
+        found = first.variance(ids, ())[head]
+        torch.testing.assert_close(found, 1 / precision[:3].double(), rtol=1e-5, atol=0)
+
+
 def test_an_unseen_id_is_less_sure_than_a_known_one(bundle):
     row = {"history": [[]], "recent": [[]], "tags": [[]], "w": [[]], "item": [0], "price": [0.0]}
     known, unseen = (

@@ -155,7 +155,7 @@ class FirstStages(nn.Module):
         Those of a slot are the named weights `STAGE.precision.SLOT` and `STAGE.prior.SLOT`.
         """
         name = self.adding(head)
-        return name, self.stage[name].heads.index(head)
+        return name, self.stage[name].outputs.index((head, 0))
 
     def variance(self, ids: Tensor, bags: tuple[TensorBag, ...]) -> dict[str, Tensor]:
         """Return the variance of added margins of heads with one output: {head: float64 (B,)}."""
