@@ -45,8 +45,8 @@ AWKWARD = (
 )
 
 
-def built(kind, rows, tasks=TASKS, seed=0, **model):
-    schema = pr.Schema(FEATURES, tasks)
+def built(kind, rows, tasks=TASKS, seed=0, features=FEATURES, **model):
+    schema = pr.Schema(features, tasks)
     frame = read(rows)
     vocab = Vocab.fit(frame, schema)
     spec = pr.Model(trunk=TRUNKS[kind](), tower=[5], embed_dim=4, **PLAIN | model)
@@ -72,6 +72,22 @@ def test_shapes(kind, rows, size):
     assert {name: tuple(z.shape) for name, z in ranker(x).logits.items()} == {
         "click": (size,), "buy": (size,), "spend": (size,)
     }  # fmt: skip
+
+
+@trunks
+def test_no_trunk_reads_a_feature_that_has_a_tower_of_its_own(kind, rows):
+    own = pr.SparseFeature("user", tower=[3])
+    ranker, table = built(kind, rows, features=[own, *FEATURES[1:]], interaction=pr.Cross())
+    ranker.eval()
+    x = first_batch(ranker, table)[0].detach().requires_grad_()
+    columns = ranker.layout.slices["user"]
+    hidden = sum(each.square().sum() for each in ranker.hidden(x).values())
+    (gradient,) = torch.autograd.grad(hidden, x)
+    assert gradient.any()
+    assert not gradient[:, columns].any()
+    for logits in ranker(x).logits.values():
+        (gradient,) = torch.autograd.grad(logits.sum(), x, retain_graph=True)
+        assert gradient[:, columns].any()
 
 
 @trunks

@@ -23,7 +23,7 @@ from polyrank import spec
 from polyrank.errors import PolyrankError
 from polyrank.serve.app.log import log_to_stderr
 from polyrank.serve.app.sockets import url
-from polyrank.serve.app.task import Served, Task
+from polyrank.serve.app.task import STOP_ALL, Served, Task
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ class Processes:
             self._stopping = True
             self._again.clear()
             self._listener.close()
-            self._send(signal.SIGTERM)
+            self._send(STOP_ALL)
 
     def _look(self, *, announced: bool) -> None:
         for each in list(self._processes.values()):

@@ -25,10 +25,11 @@ from polyrank.serve.app.routes import app
 from polyrank.serve.app.sampling import Sampling
 from polyrank.serve.app.sockets import BACKLOG, url
 from polyrank.serve.app.split import Split
+from polyrank.serve.app.task import STOP_ALL, STOP_ONE
 
 logger = logging.getLogger(__name__)
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_SIGNALS = (STOP_ONE, STOP_ALL)
 
 
 def serve(
@@ -56,7 +57,10 @@ def serve(
             ledger.start(lambda: server.stop("the process that started this one is gone"))
         started(url(listener))
 
-    server = _Server(configured(application, limits), state, limits.drain_s, begun, reloader)
+    server = _Server(
+        configured(application, limits), state, limits.drain_s, begun, reloader,
+        alone=place is None,
+    )  # fmt: skip
     # What is loaded stays: the collector must not go through it while requests wait.
     gc.collect()
     gc.freeze()
@@ -92,11 +96,11 @@ class _Server(uvicorn.Server):
 
     def __init__(
         self, config: uvicorn.Config, state: State, drain_s: float, started: Callable[[], None],
-        reloader: Reloader,
+        reloader: Reloader, *, alone: bool,
     ) -> None:  # fmt: skip
         super().__init__(config)
         self._state, self._drain_s, self._announce = state, drain_s, started
-        self._reloader = reloader
+        self._reloader, self._alone = reloader, alone
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -135,6 +139,11 @@ class _Server(uvicorn.Server):
         # everything is answered as before, with the word that it is the last on its connection.
         self._state.draining = True
         logger.info("%s: draining for %g s", name, self._drain_s)
+        if name == STOP_ONE.name and not self._alone:
+            # The other processes accept what comes: a connection that is taken at the last moment
+            # would be closed before its request is there.
+            for each in self.servers:
+                each.close()
         asyncio.get_running_loop().call_later(self._drain_s, self._close)
 
     def _close(self) -> None:

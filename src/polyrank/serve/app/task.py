@@ -5,6 +5,7 @@ The process that starts the others loads nothing: its memory is that of Python.
 
 from __future__ import annotations
 
+import signal
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,10 @@ from polyrank.serve.app.sampling import Sampling
 if TYPE_CHECKING:
     from polyrank.serve.app.models import Models
     from polyrank.serve.app.split import Split
+
+# Of several processes, one is told to stop by the first, and all of them by the second. Alone, a
+# process takes them for the same.
+STOP_ONE, STOP_ALL = signal.SIGTERM, signal.SIGINT
 
 
 @dataclass(frozen=True, kw_only=True)
