@@ -7,7 +7,7 @@ BIN := $(dir $(PYTHON))
 BASE ?= python3
 
 .PHONY: check test numerics page torchless oip ray spark typing demo bench docs pictures \
-  dist wheel lowest newest audit
+  dist wheel lowest newest audit fuzz
 
 check:
 	$(PYTHON) -m ruff check .
@@ -116,3 +116,7 @@ audit: # what is known against the versions of PYTHON's environment; needs PyPI'
 	  "$$venv/bin/pip" install --quiet pip-audit; \
 	  $(PYTHON) -m pip list --format freeze --exclude-editable | sed 's/+cpu$$//' >"$$venv/found.txt"; \
 	  "$$venv/bin/pip-audit" --strict --no-deps --disable-pip --requirement "$$venv/found.txt"
+
+MINUTES ?= 1
+fuzz: # inputs that nobody meant: bundles, experiments, logs and requests, so many minutes a target
+	FUZZ_MINUTES=$(MINUTES) $(PYTHON) -m pytest tests/fuzz

@@ -86,12 +86,16 @@ def test_a_bundle(tmp_path):
     assert manifest["format"] == format.FORMAT
     assert bundle.schema == MODEL.supervised(SCHEMA)
     assert bundle.model == MODEL
-    known = pl.read_parquet(FOLDER / "predicted.parquet")
-    for name, column in bundle.predict(ROWS).to_dict().items():
-        assert column.to_list() == pytest.approx(known[name].to_list(), rel=1e-5)
     bundle.save(tmp_path / "again")
     again = json.loads((tmp_path / "again" / format.MANIFEST).read_text())
     assert again.keys() == manifest.keys()
+
+
+def test_bundles_of_this_and_every_released_format_predict_as_they_did():
+    for folder in [FOLDER, *sorted((FOLDER / "released").glob("*"))]:
+        known = pl.read_parquet(folder / "predicted.parquet")
+        for name, column in pr.load(folder / "bundle").predict(ROWS).to_dict().items():
+            assert column.to_list() == pytest.approx(known[name].to_list(), rel=1e-5), folder
 
 
 def test_a_checkpoint(tmp_path):
@@ -116,7 +120,8 @@ def test_a_cache():
 
 
 def write():
-    shutil.rmtree(FOLDER, ignore_errors=True)
+    for form in ("bundle", "checkpoint", "cache"):  # and what was released stays
+        shutil.rmtree(FOLDER / form, ignore_errors=True)
     bundle = fitted()
     bundle.save(FOLDER / "bundle")
     bundle.predict(ROWS).write_parquet(FOLDER / "predicted.parquet")

@@ -162,3 +162,15 @@ def test_texts_of_first_stages_come_back(saved, tmp_path):
     (tmp_path / "other" / "stages" / "trees" / "click.txt").write_text("tree\n")
     with pytest.raises(BundleError, match=r"damaged: stages/trees/click.txt is not the file"):
         format.read(tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    "name", ["../other/vocab/a.parquet", "/etc/vocab/a", "stages//a", "a\\b", ""]
+)
+def test_a_listed_file_outside_of_the_folder_is_refused(name, saved):
+    manifest = json.loads((saved / "bundle.json").read_text())
+    manifest["files"][name] = "0"
+    (saved / "bundle.json").write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match="which is not a file of its folder") as refused:
+        pr.load(saved)
+    assert repr(name) in str(refused.value)

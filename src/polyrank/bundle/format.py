@@ -20,7 +20,7 @@ import tomllib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 from urllib.parse import quote, unquote
 
@@ -170,6 +170,12 @@ def read_manifest(path: Path) -> dict[str, Any]:
         )
     if not isinstance(manifest.get("files"), dict):
         raise BundleError(f"the bundle {path} is damaged: {MANIFEST} does not list its files")
+    for name in manifest["files"]:
+        if PurePosixPath(name).is_absolute() or {"..", ""} & set(name.split("/")) or "\\" in name:
+            raise BundleError(
+                f"the bundle {path} is damaged: {MANIFEST} lists {name!r}, which is not a file of "
+                "its folder"
+            )
     return manifest
 
 

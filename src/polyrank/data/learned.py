@@ -113,7 +113,7 @@ def fingerprint(frame: pl.LazyFrame, schema: Schema) -> str:
         while isinstance(column.dtype, pl.List | pl.Array):
             listed = column.cast(pl.List(column.dtype.inner))
             digest.update(listed.list.len().fill_null(-1).cast(pl.Int64).to_numpy().tobytes())
-            column = listed.explode()
+            column = listed.explode(empty_as_null=False)
         digest.update(np.packbits(column.is_null().to_numpy()).tobytes())
         if column.dtype.is_float():
             held = column.fill_null(0.0).cast(pl.Float64).to_numpy()

@@ -157,7 +157,7 @@ def flattened(
         )
     lengths = column.list.len().fill_null(0)
     # An empty list would explode to a null.
-    values = column.filter(lengths > 0).explode().alias(name)
+    values = column.filter(lengths > 0).explode(empty_as_null=False).alias(name)
     offsets = offsets_of(lengths.to_numpy())
     numbers = None if weights is None else _weights(name, weights, offsets)
     if padding is not None:
@@ -197,7 +197,12 @@ def _weights(name: str, column: pl.Series, offsets: np.ndarray) -> np.ndarray:
             f"first in row {row} with {lengths[row]:,} weights for {np.diff(offsets)[row]:,} ids"
         )
     # A cast to float32 makes inf of what is too large for it, and NaN of null.
-    found = column.filter(pl.Series(lengths > 0)).explode().cast(pl.Float32).to_numpy()
+    found = (
+        column.filter(pl.Series(lengths > 0))
+        .explode(empty_as_null=False)
+        .cast(pl.Float32)
+        .to_numpy()
+    )
     bad = ~np.isfinite(found)
     if bad.any():
         row = int(offsets.searchsorted(int(bad.argmax()), side="right")) - 1

@@ -243,7 +243,9 @@ def vectors_of(column: pl.Series, size: int | None = None) -> np.ndarray:
     if not present.any():
         return found
     # A cast to float32 makes inf of what is too large for it, and NaN of null.
-    numbers = column.filter(pl.Series(present)).explode().cast(pl.Float32).to_numpy()
+    numbers = (
+        column.filter(pl.Series(present)).explode(empty_as_null=False).cast(pl.Float32).to_numpy()
+    )
     found[present] = numbers.reshape(-1, size)
     bad = present & ~np.isfinite(found).all(axis=1)
     if bad.any():
