@@ -12,10 +12,14 @@ from hypothesis import settings
 
 # Before numpy or torch is imported: two threads on a busy machine with two cores can be many times
 # slower than one. Tests that need no torch do not import it, so the environment says it.
-for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+for variable in (
+    "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "POLARS_MAX_THREADS",
+):  # fmt: skip
     os.environ[variable] = "1"
 # Else torch.compile starts a pool of processes, which may outlive the tests and write beside them.
 os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
+
+collect_ignore = ["typing"]  # code for type checkers, which `make typing` starts
 
 settings.register_profile("ci", derandomize=True, deadline=None, print_blob=True)
 settings.register_profile("dev", deadline=None)
