@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from http.client import RemoteDisconnected
 from pathlib import Path
 from threading import Event, Thread
+from time import sleep
 
 import polars as pl
 import pytest
@@ -84,6 +85,7 @@ def until(check):
     for _ in range(100_000):
         if check():
             return
+        sleep(0.001)  # for the processes that it waits for
     raise AssertionError("it did not come")
 
 
