@@ -57,7 +57,7 @@ class MLflow(Tracker):
         except Exception as error:
             where = "MLflow" if self.uri is None else f"MLflow at {self.uri}"
             raise ConfigError(
-                f"track: {where} cannot be used: {str(error).splitlines()[0]}"
+                f"track: {where} cannot be used: {(str(error) or repr(error)).splitlines()[0]}"
             ) from error
 
     def _experiment(self, client: Any) -> str:
