@@ -235,10 +235,11 @@ def _events_by_structure(found: _Found) -> None:
     """Find 0/1 columns that are never 1 without an event."""
     for column in _single(found):
         values = found.rows[column]
-        event = next(
-            (each for each in found.events if _implies(_above(values), found.rows[each])), None
-        )
-        if event is not None and _is_binary(values):
+        if not _is_binary(values):
+            continue
+        above = _above(values)
+        event = next((each for each in found.events if _implies(above, found.rows[each])), None)
+        if event is not None:
             found.features.pop(column)
             found.events.append(column)
             found.reasons[column] = f"0/1, and never 1 without {event!r}; {_rate(values)}"

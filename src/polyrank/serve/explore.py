@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
@@ -80,6 +81,11 @@ class Precisions:
         weights = safe_open(folder / "weights.safetensors", framework="np")
         return cls({task: (stage, column) for task, (stage, column) in at.items()}, fields, weights)
 
+    @cached_property
+    def named(self) -> frozenset[str]:
+        """The weights that there are."""
+        return frozenset(self.weights.keys())
+
     def common(self, task: str, rows: Mapping[str, np.ndarray], shared: Collection[str]) -> float:
         """Return the variance of a logit that all rows owe to one and the same ids.
 
@@ -96,7 +102,7 @@ class Precisions:
         for name, own in rows.items():
             row, unseen = int(own[0]), self.fields[name]
             precision = f"{stage}.precision.{name}"
-            if precision not in self.weights.keys() or (own != row).any():  # noqa: SIM118
+            if precision not in self.named or (own != row).any():
                 continue
             if row or not unseen:
                 known = self.weights.get_slice(precision)[row : row + 1][0, column]
