@@ -69,7 +69,7 @@ bench: # needs the extra [bench]; each file is a script that prints its own tabl
 typing: # code that uses polyrank, as mypy and pyright see it, in an environment of their own
 	@set -e; venv=$$(mktemp -d); trap 'rm -rf "$$venv"' EXIT; \
 	  python3 -m venv "$$venv"; \
-	  "$$venv/bin/pip" install --quiet mypy 'pyright[nodejs]' pandas-stubs; \
+	  "$$venv/bin/pip" install --quiet mypy 'pyright[nodejs]'; \
 	  mkdir "$$venv/code"; cp tests/typing/* "$$venv/code"; \
 	  "$$venv/bin/mypy" --strict --python-executable "$(abspath $(PYTHON))" --cache-dir "$$venv/cache" \
 	    "$$venv/code/user_code.py"; \

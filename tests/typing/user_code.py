@@ -5,7 +5,7 @@ A line with `ignore` is a mistake that both must find.
 
 from pathlib import Path
 
-import pandas as pd
+import pandas as pd  # type: ignore[import-untyped]
 import polars as pl
 
 import polyrank as pr

@@ -114,15 +114,17 @@ def test_a_worker_that_is_restarted_under_load_loses_no_request(
         threads = [Thread(target=client) for _ in range(4)]
         for each in threads:
             each.start()
-        for number in range(2):
-            (old, *_) = before & set(children(server.pid))
-            os.kill(old, signal.SIGTERM)
-            until(lambda old=old: old not in children(server.pid))
-            until(lambda: len(children(server.pid)) == 2)
-            name = f'polyrank_bundle{{model="default",version="{engine.version}"}}'
-            until(lambda name=name: metrics(web).get(name) == 2)
-            assert len(before & set(children(server.pid))) == 1 - number
-        done.set()
+        try:
+            for number in range(2):
+                (old, *_) = before & set(children(server.pid))
+                os.kill(old, signal.SIGTERM)
+                until(lambda old=old: old not in children(server.pid))
+                until(lambda: len(children(server.pid)) == 2)
+                name = f'polyrank_bundle{{model="default",version="{engine.version}"}}'
+                until(lambda name=name: metrics(web).get(name) == 2)
+                assert len(before & set(children(server.pid))) == 1 - number
+        finally:  # else they would go on for ever
+            done.set()
         for each in threads:
             each.join(60)
         until(lambda: metrics(web)['polyrank_rows_total{model="default"}'] >= 20 * len(answers))
