@@ -60,6 +60,7 @@ TRANSLATED = {
     "docs/zh/choosing.md": "docs/choosing.md",
     "docs/zh/faults.md": "docs/faults.md",
     "docs/zh/glossary.md": "docs/glossary.md",
+    "docs/zh/evidence.md": "docs/evidence.md",
 }
 FENCE = re.compile(
     r"(?P<skip><!-- no-run -->\n)?"
