@@ -93,6 +93,23 @@ def kinds(found):
     return {feature.name: feature.kind for feature in found.schema.features}
 
 
+def test_how_long_an_outcome_took_is_no_feature_and_no_label():
+    log = funnel()
+    buy = log["buy"].to_numpy() == 1
+    took = np.random.default_rng(3).exponential(100, log.height)
+    log = log.with_columns(
+        buy_delay_s=pl.Series(np.where(buy, took.round(), np.nan)).fill_nan(None),
+        elapsed_s=pl.Series(took),
+        avg_delay=pl.Series(took),  # of the past
+    )
+    found = infer(log)
+    assert "avg_delay" in kinds(found)
+    assert not {"buy_delay_s", "elapsed_s"} & {*kinds(found), *(t.name for t in found.schema.tasks)}
+    assert found.left_out["buy_delay_s"] == "dense"
+    assert "its name says 'delay': how long" in found.reasons["buy_delay_s"]
+    assert "its name says 'elapsed'" in found.reasons["elapsed_s"]
+
+
 def test_a_funnel():
     found = infer(funnel())
     assert kinds(found) == {"user_id": "sparse", "item_code": "sparse", "price": "dense"}

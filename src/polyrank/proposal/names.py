@@ -23,6 +23,8 @@ PAST = (
     "hist", "history", "past", "last", "prev", "previous", "before", "avg", "mean", "rate", "ctr",
     "cvr", "count", "cnt", "num", "total", "days", "day", "历史", "过去", "上次", "次数",
 )  # fmt: skip
+# How long it took until something came, or was looked for: known only afterwards.
+AFTERWARDS = ("delay", "delayed", "lag", "elapsed", "延迟", "迟到")
 USERS = ("user", "uid", "member", "visitor", "customer", "device", "用户", "会员")
 REQUESTS = ("request", "req", "impression", "search", "query", "slate", "session", "请求", "会话")
 TIMES = ("time", "timestamp", "ts", "date", "datetime", "day", "时间", "日期")

@@ -152,6 +152,9 @@ def _place(found: _Found, column: str, labels: Sequence[str]) -> None:
         found.events.append(column)
         found.reasons[column] = f"0/1, and its name says {event!r}; {_rate(values)}"
         return None
+    if (word := says(column, names.AFTERWARDS)) and not past and dtype.is_numeric():
+        reason = f"its name says {word!r}: how long something took, known only afterwards"
+        return found.leave(column, reason, "dense")
     if says(column, names.TIMES) and not binary and _is_time(values):
         if found.rows[column].null_count():
             return found.leave(column, "a time, but null in some rows: no key, and no feature")
