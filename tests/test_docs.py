@@ -61,6 +61,12 @@ TRANSLATED = {
     "docs/zh/faults.md": "docs/faults.md",
     "docs/zh/glossary.md": "docs/glossary.md",
     "docs/zh/evidence.md": "docs/evidence.md",
+    "docs/zh/sampling.md": "docs/sampling.md",
+    "docs/zh/migration.md": "docs/migration.md",
+    "docs/zh/datasets.md": "docs/datasets.md",
+    "docs/zh/scale.md": "docs/scale.md",
+    "docs/zh/plugins.md": "docs/plugins.md",
+    "docs/zh/releasing.md": "docs/releasing.md",
 }
 FENCE = re.compile(
     r"(?P<skip><!-- no-run -->\n)?"
