@@ -74,7 +74,7 @@ FENCE = re.compile(
     r"\n*(?:^```text\n(?P<printed>.*?)^```$)?",
     re.MULTILINE | re.DOTALL,
 )
-ANY_FENCE = re.compile(r"^```\w+.*?^```$", re.MULTILINE | re.DOTALL)
+ANY_FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"^\$ polyrank (?P<arguments>.*)$", re.MULTILINE)
 LINK = re.compile(r"\]\((?!https?://|#)(?P<path>[^)#\s]+)(?:#[^)\s]*)?\)")
 # Completes a block that shows only part of an experiment.
