@@ -3,11 +3,11 @@
 A log in which effects of 2,000 users and 1,000 items add up to e, about normal with deviation .8,
 and every outcome has known probabilities given e: stars, three categories, a count, seconds, and
 money of the 40 % who buy. One default model has a task of each. On test rows, for each seed: the
-gap of each event's and level's probability, the mean prediction ÷ the mean truth of counts, money and seconds,
-the share of labels below each quantile, and the log loss of categories less that of their true
-probabilities. Prints means ± standard deviations over seeds and the 95 % interval of each mean (t);
-and rows a second of eight tasks of five kinds and of eight binary ones, in turn. Writes
-results/label_kinds.json.
+gap of each event's and level's probability, the mean prediction ÷ the mean truth of counts, money
+and seconds, the share of labels below each quantile, and the log loss of categories less that of
+their true probabilities. Prints means ± standard deviations over seeds and the 95 % interval of
+each mean (t); and rows a second of eight tasks of five kinds and of eight binary ones, in turn.
+Writes results/label_kinds.json.
 
     python benchmarks/label_kinds.py [--seeds 5] [--rows 400000] [--speed ROUNDS]
 """
