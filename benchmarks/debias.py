@@ -18,7 +18,9 @@ weighs in the shared embeddings: by default a term weighs by its rows, and weigh
 all rows. The plain model with that default is one more line.
 
 Prints a table a log, mean ± standard deviation over seeds, and paired differences from the
-clicked-rows model with 95 % intervals (Student's t). Writes results/debias.json with --write.
+clicked-rows model with 95 % intervals (Student's t). Writes results/debias.json with --write. With
+--vary each option of the methods that weigh their terms is moved from its default, one at a time:
+results/debias_options.json.
 
     python benchmarks/debias.py --seeds 5 --coat COAT --kuairand TSV --write
 """
@@ -27,7 +29,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -51,6 +53,14 @@ PLAIN = "clicked rows"
 STRENGTHS = {"off": 0.0, "on": 1.5}  # of the policy's score
 LIKED = 3  # the least rating that counts as a purchase
 MEANS = pr.Sum(normalize=False)
+# Options to vary, one at a time; all others stay at their defaults. --vary
+VARIED = {
+    "escm2_ips": {"counterfactual": (0.01, 1), "joint": (0.1,)},
+    "escm2_dr": {"counterfactual": (0.01, 1), "joint": (0.1,)},
+    "dcmt": {"constraint": (0.0001, 0.01, 0.1), "joint": (0.1,)},
+    "ddpo": {"debiased": (10,), "conversion": (10,), "joint": (0.1,)},
+    "nise": {"largest": (0.1,)},
+}
 
 
 @dataclass(frozen=True)
@@ -80,6 +90,20 @@ def contenders(floor: float) -> dict[str, Contender]:
         options = {"floor": floor} if issubclass(method, pr.PropensityWeighted) else {}
         found[name] = Contender({"debias": method(**options)})
     return found | {"mrdr": Contender({"debias": pr.DR(floor=floor, mrdr=True)})}
+
+
+def varied(floor: float) -> dict[str, Contender]:
+    """Return the plain estimator, and each method of `VARIED` by its options, by name."""
+    every = contenders(floor)
+    found = {PLAIN: every[PLAIN]}
+    for name, options in VARIED.items():
+        found[name] = every[name]
+        method = every[name].task.debias
+        for option, values in options.items():
+            for value in values:
+                changed = replace(method, **{option: value})
+                found[f"{name}, {option} = {value:g}"] = Contender({"debias": changed})
+    return found
 
 
 def model() -> pr.Model:
@@ -251,9 +275,11 @@ def options() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--floor", type=float, default=pr.IPS().floor, help="of propensities")
     parser.add_argument("--only", nargs="*", help="methods to run, beside the plain model")
+    parser.add_argument("--vary", action="store_true", help="the methods' own options")
+    parser.add_argument("--logs", nargs="*", help="of these alone")
     parser.add_argument("--coat", type=Path, help="folder of Coat")
     parser.add_argument("--kuairand", type=Path, help="file of explicit feedback of KuaiRand")
-    parser.add_argument("--write", action="store_true", help=f"write {RESULTS.name}")
+    parser.add_argument("--write", action="store_true", help="write the results file")
     return parser.parse_args()
 
 
@@ -262,12 +288,16 @@ def main() -> None:
     args = options()
     torch.set_num_threads(1)
     kept = []
+    every = varied(args.floor) if args.vary else contenders(args.floor)
+    results = record.RESULTS / "debias_options.json" if args.vary else RESULTS
     chosen = {
         name: each
-        for name, each in contenders(args.floor).items()
+        for name, each in every.items()
         if args.only is None or name in (PLAIN, *args.only)
     }
     for log, run in logs(args):
+        if args.logs is not None and log not in args.logs:
+            continue
         runs: dict[str, list[dict[str, float]]] = {name: [] for name in chosen}
         started = perf_counter()
         for seed in range(1, args.seeds + 1):
@@ -281,7 +311,7 @@ def main() -> None:
     print("\n* : the 95 % interval over seeds excludes 0")
     if args.write:
         budget = {"rows": args.rows, "epochs": args.epochs, "floor": args.floor}
-        record.write(RESULTS, {**record.origin("polars"), "budget": budget, "runs": kept})
+        record.write(results, {**record.origin("polars"), "budget": budget, "runs": kept})
 
 
 if __name__ == "__main__":

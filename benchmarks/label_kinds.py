@@ -3,11 +3,11 @@
 A log in which effects of 2,000 users and 1,000 items add up to e, about normal with deviation .8,
 and every outcome has known probabilities given e: stars, three categories, a count, seconds, and
 money of the 40 % who buy. One default model has a task of each. On test rows, for each seed: the
-gap of each level's probability, the mean prediction ÷ the mean truth of counts, money and seconds,
-the share of labels below each quantile, and the log loss of categories less that of their true
-probabilities. Prints means ± standard deviations over seeds and the 95 % interval of each mean (t);
-and rows a second of eight tasks of five kinds and of eight binary ones, in turn. Writes
-results/label_kinds.json.
+gap of each event's and level's probability, the mean prediction ÷ the mean truth of counts, money
+and seconds, the share of labels below each quantile, and the log loss of categories less that of
+their true probabilities. Prints means ± standard deviations over seeds and the 95 % interval of
+each mean (t); and rows a second of eight tasks of five kinds and of eight binary ones, in turn.
+Writes results/label_kinds.json.
 
     python benchmarks/label_kinds.py [--seeds 5] [--rows 400000] [--speed ROUNDS]
 """
@@ -103,10 +103,11 @@ def recovered(seed: int, rows: int) -> dict[str, float]:
     )  # fmt: skip
     figures = {"seconds of the fit": perf_counter() - started}
     found = {each.name: each.to_numpy() for each in bundle.predict(test)}
-    for level in (2, 3, 4, 5):
-        gap = found[f"p_stars_at_least_{level}"] - true[f"p_stars_at_least_{level}"]
-        figures[f"P(stars ≥ {level}): mean gap"] = float(gap.mean())
-        figures[f"P(stars ≥ {level}): mean |gap|"] = float(np.abs(gap).mean())
+    probabilities = {f"P(stars ≥ {level})": f"p_stars_at_least_{level}" for level in (2, 3, 4, 5)}
+    for title, name in {"P(click)": "p_click", "P(buy)": "p_buy", **probabilities}.items():
+        gap = found[name] - true[name]
+        figures[f"{title}: mean gap"] = float(gap.mean())
+        figures[f"{title}: mean |gap|"] = float(np.abs(gap).mean())
     for name in ("items", "spend_given_buy", "spend", "seconds"):
         figures[f"{name}: predicted ÷ true"] = ratio(found, true, name)
     watched = test["watch"].to_numpy()
