@@ -6,24 +6,29 @@ default model is trained on it with wide rows of heads with one question alone (
 that levels and categories have none, and with those of all. On test rows, for each seed: the log
 loss of levels, of categories and of clicks, which read the effects of all heads, each less that of
 their true probabilities; and the root mean squared error of the log of the mean of money, whose
-wide rows both have. Prints means ± standard deviations over seeds, and the mean difference with its
-95 % interval (t). Writes results/wide_outputs.json.
+wide rows both have. With --log: ratings of a real log as levels beside its event, whose figures are
+those of test rows. Prints means ± standard deviations over seeds, and the mean difference with its
+95 % interval (t). Writes results/wide_outputs.json, or of a real log results/wide_outputs-LOG.json.
 
     python benchmarks/wide_outputs.py [--seeds 5] [--rows 200000] [--users 20000]
+    python benchmarks/wide_outputs.py --log movielens_100k
 """
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from time import perf_counter
 
 import numpy as np
 import polars as pl
 import torch
 from parts import record
+from parts.logs import Raw, raw_log
 from parts.seeds import difference, spread
 
 import polyrank as pr
+from polyrank.metrics.registry import metric
 from polyrank.text import aligned
 
 RESULTS = record.RESULTS / "wide_outputs.json"
@@ -49,6 +54,8 @@ def options() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--rows", type=int, default=200_000)
     parser.add_argument("--users", type=int, default=20_000)
+    parser.add_argument("--log", choices=("coat", "movielens_100k"), help="not a generated one")
+    parser.add_argument("--path", type=Path, help="of the log's files")
     return parser.parse_args()
 
 
@@ -119,6 +126,33 @@ def measured(model: pr.Model, seed: int, rows: int, users: int) -> dict[str, flo
     return {**figures, "seconds of the fit": seconds}
 
 
+def measured_on(log: Raw, model: pr.Model, seed: int) -> dict[str, float]:
+    """Train a model on a log's ratings as levels and its event; return the figures of test rows."""
+    tasks = [pr.Task("rating", kind="ordinal"), pr.Task("like")]
+    started = perf_counter()
+    bundle = pr.fit(
+        pr.Schema(log.schema.features, tasks, log.schema.keys), model, train=log.frames["train"],
+        valid=log.frames["valid"], seed=seed, progress=False,
+    )  # fmt: skip
+    seconds = perf_counter() - started
+    test = log.frames["test"]
+    found = {each.name: each.to_numpy() for each in bundle.predict(test)}
+    rating, like = (test[name].to_numpy().astype(np.float64) for name in ("rating", "like"))
+    at_least = np.column_stack(
+        [np.ones(len(test)), *(found[f"p_rating_at_least_{k}"] for k in (2, 3, 4, 5))]
+    )
+    levels = at_least - np.column_stack([at_least[:, 1:], np.zeros(len(test))])
+    mean_level = at_least.sum(1)
+    return {
+        "rating: log loss": float(-np.log(levels[range(len(test)), rating.astype(int) - 1]).mean()),
+        "rating: MAE": float(metric("ordinal", "mae")(rating, mean_level)),
+        "rating: τ-b": float(metric("ordinal", "tau_b")(rating, mean_level)),
+        "like: log loss": float(metric("binary", "log_loss")(like, found["p_like"])),
+        "like: AUC": float(metric("binary", "auc")(like, found["p_like"])),
+        "seconds of the fit": seconds,
+    }
+
+
 def show(runs: dict[str, list[dict[str, float]]]) -> None:
     """Print the table."""
     before, after = (runs[name] for name in MODELS)
@@ -139,11 +173,16 @@ def main() -> None:
     torch.set_num_threads(1)
     args = options()
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in MODELS}
+    log = raw_log(args.log, 0, path=args.path) if args.log else None
+    results = RESULTS.with_stem(f"{RESULTS.stem}-{args.log}") if args.log else RESULTS
     for seed in range(1, 1 + args.seeds):
         for name, model in MODELS.items():
-            runs[name].append(measured(model, seed, args.rows, args.users))
-        about = {"rows": args.rows, "users": args.users, "runs": runs}
-        record.write(RESULTS, {**record.origin("polars"), **about})
+            if log is None:
+                runs[name].append(measured(model, seed, args.rows, args.users))
+            else:
+                runs[name].append(measured_on(log, model, seed))
+        size = {} if args.log else {"rows": args.rows, "users": args.users}
+        record.write(results, {**record.origin("polars"), **size, "runs": runs})
         print(f"seed {seed} is done", flush=True)
     show(runs)
 

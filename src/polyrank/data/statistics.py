@@ -21,6 +21,8 @@ from polyrank.schema import Schema
 from polyrank.tasks import ALL
 from polyrank.terms import Population, Term, own_population, population, population_label
 
+TELLING_ROWS = 20  # of each label
+
 
 @dataclass(frozen=True)
 class TermStatistics:
@@ -53,6 +55,17 @@ class TermStatistics:
         if self.positives is None or self.weighing_positives is None:
             return self.weighing_rows > 0
         return 0 < self.weighing_positives < self.weighing_rows
+
+    @property
+    def telling(self) -> bool:
+        """Whether something may be chosen or said by it: enough rows, of both labels of an event.
+
+        A loss of fewer is a draw.
+        """
+        least = self.weighing_rows
+        if self.weighing_positives is not None:
+            least = min(self.weighing_positives, self.weighing_rows - self.weighing_positives)
+        return least >= TELLING_ROWS
 
 
 def term_statistics(

@@ -55,7 +55,7 @@ from polyrank.train.training import AUTO, Checkpoint, Stop, Training
 
 logger = logging.getLogger(__name__)
 
-MARGIN = 1.1  # a loss less above a constant's may come from few rows
+MARGIN = 1.1  # a loss less above a constant's is no sign of anything
 
 
 def fit(
@@ -417,7 +417,7 @@ def _warn_of_divergence(trainer: Trainer, valid: Table) -> None:
     found, worse = term_statistics(valid), []
     for term in valid.schema.objective:
         rows = found[term.name]
-        if term.method is not None or not rows.mixed:
+        if term.method is not None or not rows.telling:
             continue
         loss = kept[f"valid {term.name} loss"]
         constant = likelihoods[term.population.task].constant_loss(term, rows)

@@ -62,7 +62,6 @@ logger = logging.getLogger(__name__)
 REPORT_STEPS = 50
 # Of a network's answer, as added to the margin of a first stage; 1 first, for it wins a tie.
 SHARES = (1.0, 0.75, 0.5, 0.25, 0.0)
-TELLING_ROWS = 20  # of each label, by which a share is chosen
 # Of an epoch, at which gradients of terms are compared: no more, and one in as many steps.
 MEASURED_STEPS = 8
 MEASURED_EVERY = 16
@@ -213,10 +212,9 @@ class Trainer:
 
         A head with few labels may learn more from its first stage alone: the network's answer, of
         the same layers, would be noise. The share is the one of `SHARES` with the least loss on
-        validation rows of the head, and 0 where these cannot tell: fewer than `TELLING_ROWS` of
-        them, or of either label. It is 1 without validation, and for a task with a positive weight,
-        whose network is inflated on purpose, or one that ranks, whose network learns another loss:
-        the plain one would take that out again.
+        validation rows of the head, and 0 where these are too few to tell. It is 1 without
+        validation, and for a task with a positive weight, whose network is inflated on purpose, or
+        one that ranks, whose network learns another loss: the plain one would take that out again.
 
         A warm start has few validation rows of a day, whose choice is by chance: its share is the
         mean of the choices of all runs, by their rows, and stays where the day's cannot tell.
@@ -654,17 +652,9 @@ def _of(rank: int) -> str:
 
 def _untold(valid: Table) -> set[str]:
     """Return the heads of which validation rows are too few to choose anything by."""
-    found = term_statistics(valid, terms=own_terms(valid.schema))
-    few = set()
-    for term in own_terms(valid.schema):
-        each = found[term.name]
-        positives = each.weighing_positives
-        of_each = [each.weighing_rows]
-        if positives is not None:
-            of_each = [positives, each.weighing_rows - positives]
-        if min(of_each) < TELLING_ROWS:
-            few.add(term.population.task)
-    return few
+    own = own_terms(valid.schema)
+    found = term_statistics(valid, terms=own)
+    return {each.population.task for each in own if not found[each.name].telling}
 
 
 def _mixed(margin: Tensor, logits: Tensor, share: float) -> Tensor:
