@@ -45,6 +45,7 @@ AXES = (
 T = TypeVar("T")
 
 _added: dict[str, dict[str, Any]] = {axis: {} for axis in AXES}
+_own: dict[str, set[str]] = {axis: set() for axis in AXES}  # of the axes imported so far
 
 
 def register(axis: str, name: str, what: Any) -> None:
@@ -66,6 +67,8 @@ def register(axis: str, name: str, what: Any) -> None:
         raise ConfigError(f"unknown axis {axis!r}{did_you_mean(axis, AXES)}")
     if not isinstance(name, str) or not name:
         raise ConfigError(f"{axis}: a name must be a non-empty string, got {name!r}")
+    if name in _own[axis]:
+        raise ConfigError(f"{axis} {name!r} is polyrank's own: take another name")
     if _added[axis].get(name, what) != what:
         raise ConfigError(f"{axis} {name!r} is already {_added[axis][name]!r}, got {what!r}")
     _added[axis][name] = what
@@ -90,6 +93,10 @@ class Registry(Mapping[str, T], Generic[T]):
     def __init__(self, axis: str, own: Mapping[str, T | str]) -> None:
         self.axis = axis
         self._own = dict(own)
+        _own[axis] |= self._own.keys()
+        for name in self._own.keys() & _added[axis].keys():  # added before the axis was imported
+            logger.warning("%s %r is polyrank's own: what a plugin added is not used", axis, name)
+            unregister(axis, name)
 
     def __getitem__(self, name: str) -> T:
         return resolved(self._own[name] if name in self._own else self._plugged()[name])

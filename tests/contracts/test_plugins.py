@@ -15,8 +15,10 @@ import pytest
 import torch
 
 import polyrank as pr
+from polyrank import registry
 from polyrank.cli.app import run
 from polyrank.config import Experiment
+from polyrank.errors import ConfigError
 from polyrank.registry import load_plugins, unregister
 
 PLUGIN = Path(__file__).parent / "plugin"
@@ -172,6 +174,17 @@ def test_a_run_goes_on_to_the_same_bits(folder, monkeypatch):
     whole = pr.load("runs/acme")
     for name, weight in whole.ranker.named_weights().items():
         assert torch.equal(weight, resumed.ranker.named_weights()[name]), name
+
+
+def test_a_name_that_is_taken_is_refused(caplog, monkeypatch):
+    monkeypatch.setitem(registry._own, "delay", set(registry._own["delay"]))
+    with pytest.raises(ConfigError, match=r"trunk 'mmoe' is polyrank's own: take another name"):
+        pr.register("trunk", "mmoe", "acme_torch:Gate")
+    pr.register("delay", "acme", "acme:One")
+    with pytest.raises(ConfigError, match="delay 'acme' is already 'acme:One', got 'acme:Two'"):
+        pr.register("delay", "acme", "acme:Two")
+    registry.Registry("delay", {"acme": "builtins:sum"})  # its room is imported after the plugin
+    assert "delay 'acme' is polyrank's own: what a plugin added is not used" in caplog.text
 
 
 def test_a_bundle_without_its_plugin_is_refused_by_name(folder):
