@@ -7,9 +7,9 @@ gap of each event's and level's probability, the mean prediction ÷ the mean tru
 and seconds, the share of labels below each quantile, and the log loss of categories less that of
 their true probabilities. Prints means ± standard deviations over seeds and the 95 % interval of
 each mean (t); and rows a second of eight tasks of five kinds and of eight binary ones, in turn.
-Writes results/label_kinds.json.
+Writes results/label_kinds.json, or with --outputs N, a log of its own: label_kinds-N.json.
 
-    python benchmarks/label_kinds.py [--seeds 5] [--rows 400000] [--speed ROUNDS]
+    python benchmarks/label_kinds.py [--seeds 5] [--rows 400000] [--outputs N] [--speed ROUNDS]
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--rows", type=int, default=400_000)
+    parser.add_argument("--outputs", type=int, help="with wide rows, of a head, at the most")
     parser.add_argument("--speed", type=int, default=3, metavar="ROUNDS", help="0 for none")
     return parser.parse_args()
 
@@ -91,14 +92,14 @@ def generated(seed: int, rows: int) -> tuple[pl.DataFrame, dict[str, np.ndarray]
     return pl.DataFrame(log), truth
 
 
-def recovered(seed: int, rows: int) -> dict[str, float]:
+def recovered(seed: int, rows: int, model: pr.Model) -> dict[str, float]:
     """Train on one log, and return what the model recovers of its truth, on test rows."""
     log, every = generated(seed, rows)
     ends = (rows * 8 // 10, rows * 9 // 10)
     test, true = log[ends[1] :], {name: each[ends[1] :] for name, each in every.items()}
     started = perf_counter()
     bundle = pr.fit(
-        pr.Schema(FEATURES, TASKS), pr.Model(), train=log[: ends[0]],
+        pr.Schema(FEATURES, TASKS), model, train=log[: ends[0]],
         valid=log[ends[0] : ends[1]], seed=seed, progress=False,
     )  # fmt: skip
     figures = {"seconds of the fit": perf_counter() - started}
@@ -170,10 +171,14 @@ def main() -> None:
     args = options()
     runs = []
     rates = speed(args.speed) if args.speed else {}
+    model, results = pr.Model(), RESULTS
+    if args.outputs is not None:
+        model = pr.Model(wide=pr.Wide(outputs=args.outputs))
+        results = RESULTS.with_stem(f"{RESULTS.stem}-{args.outputs}")
     for seed in range(1, 1 + args.seeds):
-        runs.append(recovered(seed, args.rows))
+        runs.append(recovered(seed, args.rows, model))
         about: dict[str, Any] = {"rows": args.rows, "runs": runs, "rows_per_second": rates}
-        record.write(RESULTS, {**record.origin("polars"), **about})
+        record.write(results, {**record.origin("polars"), **about})
         print(
             f"seed {seed}: {mean(each['seconds of the fit'] for each in runs):.0f} s a fit",
             flush=True,
