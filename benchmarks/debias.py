@@ -55,10 +55,10 @@ LIKED = 3  # the least rating that counts as a purchase
 MEANS = pr.Sum(normalize=False)
 # Options to vary, one at a time; all others stay at their defaults. --vary
 VARIED = {
-    "escm2_ips": {"counterfactual": (0.01, 1), "joint": (0.1,)},
-    "escm2_dr": {"counterfactual": (0.01, 1), "joint": (0.1,)},
-    "dcmt": {"constraint": (0.0001, 0.01, 0.1), "joint": (0.1,)},
-    "ddpo": {"debiased": (10,), "conversion": (10,), "joint": (0.1,)},
+    "escm2_ips": {"counterfactual": (0.01, 0.1), "joint": (0.1,)},
+    "escm2_dr": {"counterfactual": (0.01, 0.1), "joint": (0.1,)},
+    "dcmt": {"constraint": (0.0001, 0.001, 0.01), "joint": (0.1,)},
+    "ddpo": {"debiased": (10,), "conversion": (1,), "joint": (0.1,)},
     "nise": {"largest": (0.1,)},
 }
 

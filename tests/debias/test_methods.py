@@ -91,7 +91,7 @@ def dcmt(c, options):
     factual = self_normalised(c, c.o, 1 / c.p, own(c))
     counterfactual = self_normalised(c, c.u, 1 / c.q, log_loss(torch.ones_like(twin), twin))
     constraint = mean(c, c.usable, (c.r + twin - 1).abs())
-    tied = factual + counterfactual + options.get("constraint", 1e-3) * constraint
+    tied = factual + counterfactual + options.get("constraint", 0.1) * constraint
     return {"": tied, "@ all": joint(c)}
 
 

@@ -751,13 +751,13 @@ def load(path: str | Path, *, trunk: BuildsTrunk | None = None) -> Bundle:
         card = None if parts.scorecard is None else Scorecard.from_json(parts.scorecard)
         profile = None if parts.profile is None else Profile.from_table(parts.profile)
         ranker = _built(model, model.layout(schema, vocab))
+        if ranker.first is not None:
+            ranker.first.load_files(parts.manifest["stages"], parts.stages)
     except PolyrankError as error:
         raise BundleError(f"the bundle {folder} cannot be used: {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BundleError(f"the bundle {folder} is damaged: bundle.json: {error!r}") from error
     ranker.load_named_weights({name: torch.from_numpy(w) for name, w in parts.weights.items()})
-    if ranker.first is not None:
-        ranker.first.load_files(parts.manifest["stages"], parts.stages)
     record = parts.config, parts.history, card
     return Bundle(
         schema, model, vocab, targets, ranker.eval(), *record, calibrators, learned, profile

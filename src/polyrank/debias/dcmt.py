@@ -45,7 +45,7 @@ class DCMT(PropensityWeighted):
     """
 
     name = "dcmt"
-    constraint: float = 1e-3
+    constraint: float = 0.1
     joint: float = 1.0
 
     def __post_init__(self) -> None:

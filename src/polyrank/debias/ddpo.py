@@ -45,7 +45,7 @@ class DDPO(PropensityWeighted):
 
     name = "ddpo"
     debiased: float = 1.0
-    conversion: float = 1.0
+    conversion: float = 10.0
     joint: float = 1.0
 
     def __post_init__(self) -> None:

@@ -24,7 +24,7 @@ class _ESCM2(PropensityWeighted):
         SchemaError: an option out of range.
     """
 
-    counterfactual: float = 0.1
+    counterfactual: float = 1.0
     joint: float = 1.0
 
     def __post_init__(self) -> None:
@@ -51,7 +51,7 @@ class ESCM2IPS(_ESCM2):
         >>> from polyrank.schema import Schema, SparseFeature, Task
         >>> tasks = [Task("click"), Task("buy", given="click", debias="escm2_ips")]
         >>> [(each.name, each.weight) for each in Schema([SparseFeature("item")], tasks).objective]
-        [('click @ all', 1.0), ('buy|click @ click [escm2_ips]', 0.1), ('buy @ all', 1.0)]
+        [('click @ all', 1.0), ('buy|click @ click [escm2_ips]', 1.0), ('buy @ all', 1.0)]
 
     Reference:
         Wang et al., ESCM²: Entire Space Counterfactual Multi-Task Model for Post-Click Conversion

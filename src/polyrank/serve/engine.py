@@ -103,8 +103,8 @@ class Engine:
             weights = parts.config.get("fusion")
             self.fusion = None if weights is None else Fusion(weights)
             self.fusion_columns = tuple(self.fusion.columns(self.schema) if self.fusion else ())
+            self._inputs = Inputs(self.schema, self.vocab)
         self.config = parts.config
-        self._inputs = Inputs(self.schema, self.vocab)
         self.codecs = self._inputs.codecs
         self._lookups = Lookups(self.codecs)
         self._session = Session(self.folder / ROWS_FILE, threads)
@@ -272,7 +272,8 @@ def _reading(folder: Path) -> Iterator[None]:
 
 def refuse_unexported(manifest: Mapping[str, Any], path: str | Path) -> None:
     """Raise a BundleError if a manifest has no exported model; `path` is what was asked for."""
-    if ROWS_FILE not in manifest.get("onnx", {}):
+    exported = manifest.get("onnx")
+    if not isinstance(exported, Mapping) or ROWS_FILE not in exported:
         raise BundleError(
             f"{path} has no {ROWS_FILE}: run `polyrank export {path}` where torch is installed"
         )
@@ -326,6 +327,7 @@ class Session:
             where = "the exported model" if isinstance(source, bytes) else str(source)
             raise BundleError(f"{where} cannot be loaded by onnxruntime: {error}") from None
         self.inputs = tuple(each.name for each in self._session.get_inputs())
+        self._expected = frozenset(self.inputs)
         self.outputs = tuple(each.name for each in self._session.get_outputs())
         written = self._session.get_modelmeta().custom_metadata_map
         self.about = {
@@ -333,7 +335,14 @@ class Session:
         }
 
     def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
-        """Return the outputs by name, in order: float64 (B,) each."""
+        """Return the outputs by name, in order: float64 (B,) each.
+
+        Raises:
+            BundleError: inputs that are not those of the file.
+        """
+        if feeds.keys() != self._expected:
+            unlike = sorted(feeds.keys() ^ self._expected)
+            raise BundleError(f"the bundle and its exported model read different inputs: {unlike}")
         found = self._session.run(None, dict(feeds))
         return {name: np.asarray(each) for name, each in zip(self.outputs, found, strict=True)}
 

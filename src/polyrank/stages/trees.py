@@ -321,7 +321,13 @@ class TreesModule(StageModule):
         return self.boosters.to_files()
 
     def load_files(self, table: Mapping[str, Any], files: Mapping[str, str]) -> None:
-        self.boosters = Boosters.read(table, files)
+        found = Boosters.read(table, files)
+        if tuple(found.full) != self.heads:
+            raise BundleError(f"trees: boosters of {[*found.full]}, but the heads are {self.heads}")
+        expected, _ = _columns_of(self.layout.schema, self.layout.vocab.rows, self.trees)
+        if found.columns != expected:
+            raise BundleError("trees: their columns are not those of the features")
+        self.boosters = found
 
     def importance(self) -> Mapping[str, Mapping[str, float]]:
         return {} if self.boosters is None else self.boosters.importance()
@@ -393,6 +399,23 @@ def columns_of(schema: Schema, rows: Mapping[str, int], trees: Trees) -> tuple[C
     Raises:
         ConfigError: no feature that trees can read.
     """
+    columns, left_out = _columns_of(schema, rows, trees)
+    shown = ", ".join(f"{name!r} {why}" for name, why in left_out.items())
+    if not columns:
+        raise ConfigError(
+            "trees have nothing to read: they read numbers, and ids of at most "
+            f"{trees.categories:,} rows (the option categories), but {shown}; set [model] trees = "
+            "false"
+        )
+    if left_out:
+        logger.info("trees do not read: %s", shown)
+    return columns
+
+
+def _columns_of(
+    schema: Schema, rows: Mapping[str, int], trees: Trees
+) -> tuple[tuple[Column, ...], dict[str, str]]:
+    """Return the columns that trees read, and why they do not read the other features."""
     numbers, categories, left_out = [], [], {}
     for each in schema.features:
         if each.name in schema.own_towers:
@@ -408,16 +431,7 @@ def columns_of(schema: Schema, rows: Mapping[str, int], trees: Trees) -> tuple[C
             left_out[each.name] = f"has {sizes[0]:,} rows in its table"
         else:
             categories.append(Column(feature=each.name, categories=sizes[0]))
-    shown = ", ".join(f"{name!r} {why}" for name, why in left_out.items())
-    if not (numbers or categories):
-        raise ConfigError(
-            "trees have nothing to read: they read numbers, and ids of at most "
-            f"{trees.categories:,} rows (the option categories), but {shown}; set [model] trees = "
-            "false"
-        )
-    if left_out:
-        logger.info("trees do not read: %s", shown)
-    return (*categories, *numbers)
+    return (*categories, *numbers), left_out
 
 
 def matrix_of(table: Table, columns: Sequence[Column]) -> np.ndarray:
