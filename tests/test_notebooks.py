@@ -67,4 +67,4 @@ def test_links_of_a_notebook_lead_somewhere(path):
 def test_the_site_says_what_a_notebook_shows(path):
     page = (ROOT / "docs" / "notebooks.md").read_text(encoding="utf-8")
     assert f"## {source(cells(path, 'markdown')[0]).splitlines()[0].removeprefix('# ')}\n" in page
-    assert f'href="{path.stem}.html"' in page
+    assert f'href="notebooks/{path.stem}.html"' in page
