@@ -4,6 +4,7 @@ A cell that fails ends this. Writes docs/notebooks/NAME.html, for the site and n
 The pages load nothing from elsewhere. Needs the extra [notebooks].
 
     python docs/notebooks.py [NAME …]
+    python docs/notebooks.py --tidy  # write each as it is kept, after an editor has saved it
 """
 
 from __future__ import annotations
@@ -27,9 +28,25 @@ TEMPLATE = """{% extends 'lab/index.html.j2' %}
 """
 
 
+def tidy(path: Path) -> None:
+    """Write a notebook without what its cells answered and what an editor says of itself."""
+    notebook = nbformat.read(path, as_version=4)
+    spec = notebook.metadata.kernelspec
+    notebook.metadata = {"kernelspec": spec, "language_info": {"name": "python"}}
+    for cell in notebook.cells:
+        cell.metadata = {}
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    nbformat.write(notebook, path)
+
+
 def main(names: list[str]) -> None:
     """Execute the named notebooks, or all, each in a folder of its own."""
     known = {path.stem: path for path in sorted((ROOT / "notebooks").glob("*.ipynb"))}
+    if names == ["--tidy"]:
+        for path in known.values():
+            tidy(path)
+        return
     unknown = [name for name in names if name not in known]
     if unknown:
         sys.exit(f"docs/notebooks.py: no notebook {unknown[0]!r} (known: {', '.join(known)})")
