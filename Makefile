@@ -7,7 +7,7 @@ BIN := $(dir $(PYTHON))
 BASE ?= python3
 
 .PHONY: check test numerics page torchless oip ray spark typing demo bench docs pictures \
-  dist wheel lowest newest audit fuzz
+  notebooks dist wheel lowest newest audit fuzz
 
 check:
 	$(PYTHON) -m ruff check .
@@ -77,6 +77,15 @@ typing: # code that uses polyrank, as mypy and pyright see it, in an environment
 
 pictures: # those of the README, from a run made for them; needs chromium and the extra [report]
 	$(PYTHON) docs/pictures.py
+
+notebooks: # executed in an environment with the extra [notebooks] that is laid over PYTHON's; writes their pages
+	@set -e; venv=$$(mktemp -d); trap 'rm -rf "$$venv"' EXIT; \
+	  $(PYTHON) -m venv "$$venv"; \
+	  below=$$($(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("purelib"))'); \
+	  own=$$("$$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))'); \
+	  echo "import site; site.addsitedir('$$below')" >"$$own/below.pth"; \
+	  "$$venv/bin/pip" install --quiet '.[notebooks]'; \
+	  "$$venv/bin/python" docs/notebooks.py
 
 docs: # needs the extra [docs]; writes site/
 	$(PYTHON) -m zensical build --strict

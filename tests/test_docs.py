@@ -26,6 +26,7 @@ PAGES = sorted([*ROOT.glob("README*.md"), ROOT / "CONTRIBUTING.md", *ROOT.glob("
 TRANSLATED = {
     "README.zh-CN.md": "README.md",
     "docs/zh/quickstart.md": "docs/index.md",
+    "docs/zh/notebooks.md": "docs/notebooks.md",
     "docs/zh/tutorial.md": "docs/tutorial.md",
     "docs/zh/nouns/feature.md": "docs/nouns/feature.md",
     "docs/zh/nouns/task.md": "docs/nouns/task.md",

@@ -1,5 +1,7 @@
 """What is guessed of made-up logs of unlike shapes, and what is refused."""
 
+import re
+
 import numpy as np
 import polars as pl
 import pytest
@@ -264,6 +266,20 @@ def test_init_without_a_log_is_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert run(["init"]) == 1
     assert "init needs a log: polyrank init LOG" in capsys.readouterr().err
+
+
+def test_a_proposal_shows_what_each_column_is_and_why():
+    found = infer(funnel())
+    lines = [re.split(r"  +", line, maxsplit=2) for line in str(found).splitlines()]
+    shown = {line[0]: line[1:] for line in lines if len(line) == 3}
+    assert shown["user_id"] == ["sparse, user", found.reasons["user_id"]]
+    assert shown["buy"] == ["binary task given click", found.reasons["buy"]]
+    assert shown["true_p_click"] == ["left out", found.reasons["true_p_click"]]
+    assert str(found.schema.objective) in str(found)
+    assert "rows have it" in found.reasons["click"]
+    html = found._repr_html_()
+    assert "<td>left out</td>" in html
+    assert found.schema.objective._repr_html_() in html
 
 
 def test_what_is_left_out_is_one_edit_away():

@@ -11,6 +11,7 @@ from polyrank.features import names_by_kind
 from polyrank.labels import LabelKind
 from polyrank.schema import Schema, Task
 from polyrank.spec import to_table
+from polyrank.text import aligned, html_table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,33 @@ class Proposal:
     left_out: Mapping[str, str]
     rows: int
     of: int
+
+    def __str__(self) -> str:
+        return f"{self._head()}\n\n{aligned(_COLUMNS, self._lines())}\n\n{self.schema.objective}"
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        table = html_table(_COLUMNS, self._lines())
+        return f"<p>{self._head()}</p>{table}{self.schema.objective._repr_html_()}"
+
+    def _head(self) -> str:
+        return f"proposed from {self.rows:,} of {self.of:,} rows; split by {self.by}"
+
+    def _lines(self) -> list[list[str]]:
+        """Return what each column is proposed as, and why."""
+        uses: dict[str, list[str]] = {}
+        for kind, found in names_by_kind(self.schema.features).items():
+            for column in found:
+                uses.setdefault(column, []).append(kind)
+        for key, column in to_table(self.schema.keys).items():
+            uses.setdefault(column, []).append(key)
+        for task in self.schema.tasks:
+            given = f" given {task.given}" if task.given else ""
+            uses.setdefault(task.column, []).append(f"{task.kind} task{given}")
+        for column in self.left_out:
+            uses.setdefault(column, []).append("left out")
+        return [[column, ", ".join(use), self.reasons[column]] for column, use in uses.items()]
 
     def to_toml(self, data: Mapping[str, str], name: str = "experiment") -> str:
         """Return the annotated file of an experiment.
@@ -94,6 +122,7 @@ class Proposal:
         return lines
 
 
+_COLUMNS = ("column", "proposed as", "why")
 _SPLITS = {
     "time": ("random", "trained on the past, scored on what follows, as a model in use is"),
     "random": ("user", "no time orders the rows so that each part has both labels"),

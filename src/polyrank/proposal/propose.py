@@ -488,7 +488,7 @@ def _is_time(values: pl.Series) -> bool:
 
 
 def _rate(values: pl.Series) -> str:
-    return f"1 in {int(_happened(values).sum()):,} of {values.count():,} rows"
+    return f"{int(_happened(values).sum()):,} of {values.count():,} rows have it"
 
 
 def _middle(values: pl.Series) -> float:
