@@ -310,6 +310,34 @@ def test_broken_csv_names_the_file_and_the_fix(tmp_path, content, message):
         collect(read(tmp_path / "log.csv", SCHEMA), ["item", "price"])
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "found", "expected"),
+    [
+        ("log.csv", "item;price\n1;2,50\n", ";", ","),
+        ("log.csv", "item;price\n1;2\n", ";", ","),
+        ("log.csv", "item|price|click\n1|2|0\n", "|", ","),
+        ("log.csv", "item\tprice\n1\t2\n", "\t", ","),
+        ("log.tsv", "item,price\n1,2\n", ",", "\t"),
+    ],
+)
+def test_other_separators_are_refused_with_the_line_that_reads_them(
+    tmp_path, name, content, found, expected
+):
+    (tmp_path / name).write_text(content)
+    for schema in (None, SCHEMA):
+        with pytest.raises(DataError) as caught:
+            read(tmp_path / name, schema)
+        assert f"has {found!r} between the names of its header and no {expected!r}" in str(
+            caught.value
+        )
+        assert f"polars.read_csv({name!r}, separator={found!r}).write_parquet" in str(caught.value)
+
+
+def test_one_column_is_a_log_too(tmp_path):
+    (tmp_path / "log.csv").write_text("item\na;b\n")
+    assert read(tmp_path / "log.csv").collect()["item"].to_list() == ["a;b"]
+
+
 def test_files_with_other_headers_are_refused(tmp_path):
     (tmp_path / "a.csv").write_text("item,price\n1,1\n")
     (tmp_path / "b.csv").write_text("price,item\n1,2\n")

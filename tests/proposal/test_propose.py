@@ -238,11 +238,47 @@ def test_files_are_splits_by_their_names(tmp_path):
         ({"item": ["a", "b"]}, ("itme",), "label 'itme' is no column .* did you mean 'item'"),
         ({"item": ["a", "b"]}, ("item",), "label 'item' must hold both 0 and 1, got 'a', 'b'"),
         ({"one": [1, 1], "click": [0, 1]}, (), "no column is left as a feature: 'one'"),
+        (
+            {"item": ["a", "b"], "clicked": ["no", "Yes"], "bought": ["no", "Yes"]},
+            (),
+            r"no column holds 0 and 1, as a label does; 'clicked', 'bought' could be labels: write "
+            r"'Yes' as 1 .*\(polars.col\('clicked', 'bought'\) == 'Yes'\).cast\(int\)",
+        ),
+        (
+            {"item": ["a", "b"], "x": ["f", "t"]},
+            ("x",),
+            r"got 'f', 't': write 't' as 1 and the oth",
+        ),
+        (
+            {"item": ["a", "b"], "click": [1, None]},
+            (),
+            r"'click': one value or null, in 2 rows; .* write 0 where it did not happen, such as .*"
+            r"polars.col\('click'\).fill_null\(0\)",
+        ),
     ],
 )
 def test_what_cannot_be_guessed_is_said(frame, labels, message):
     with pytest.raises(DataError, match=message):
         infer(frame, labels=labels)
+
+
+def test_outcomes_and_times_in_other_words_are_no_features():
+    rows = funnel()
+    happened = pl.when(pl.col("buy") == 1)
+    written = rows.with_columns(
+        pl.from_epoch("event_time").dt.strftime("%d.%m.%Y %H:%M:%S"),
+        happened.then(pl.lit("yes")).otherwise(pl.lit("no")).alias("buy"),
+        happened.then(pl.lit("sent")).alias("delivery"),
+        happened.then(1).alias("purchase"),
+    )
+    found = infer(written)
+    assert [task.name for task in found.schema.tasks] == ["click"]
+    assert not {"buy", "event_time", "delivery", "purchase"} & {*kinds(found)}
+    assert found.by == "random"
+    assert "write 'yes' as 1" in found.reasons["buy"]
+    assert "not ISO 8601, such as 2026-05-31 09:30" in found.reasons["event_time"]
+    assert "one value or null" in found.reasons["delivery"]
+    assert "write 0 where it did not happen" in found.reasons["purchase"]
 
 
 def test_what_is_no_log_is_said(tmp_path):

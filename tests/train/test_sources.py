@@ -11,6 +11,7 @@ import pytest
 import polyrank as pr
 from polyrank.config import Data, Experiment, Split
 from polyrank.data import cache
+from polyrank.data import split as splitting
 from polyrank.data.table_files import ArrayFile
 from polyrank.train import sources as module
 from polyrank.train.sources import Sources, encoded
@@ -170,6 +171,16 @@ def test_raw_numbers_are_another_entry_of_the_cache(log, tmp_path, caplog):
     changed = {"train": replace(first["train"], numbers=other)}
     vocab = encoded(SCHEMA, sources)[0]
     assert module.fingerprint(vocab, changed) != module.fingerprint(vocab, first)
+
+
+def test_fewer_splits_of_one_source_are_another_entry_of_the_cache(log, tmp_path, caplog):
+    parts = splitting.split(frame(), "random", seed=1)
+    whole = Sources(*parts, origin=(str(log), ["random", 1]))
+    for sources in (whole, replace(whole, test=None)):
+        for expected in (False, True):
+            tables, hit = outcome(caplog, SCHEMA, sources, beside=tmp_path / "runs")
+            assert hit is expected
+            assert list(tables) == list(sources.splits)
 
 
 def test_nothing_is_kept_where_the_cache_is_off(log, tmp_path):

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from safetensors import safe_open
 
 import polyrank as pr
 from polyrank import config
@@ -17,6 +18,7 @@ from polyrank.config import Experiment
 from polyrank.errors import ConfigError, DataError, PolyrankError, TrainingError
 from polyrank.files import locked
 from polyrank.train import seeds
+from polyrank.train.checkpoint import CHECKPOINT
 from polyrank.train.seeds import rescored
 from polyrank.tune import search
 from polyrank.tune.search import Objective
@@ -116,6 +118,23 @@ def test_poisoned_test_rows_of_a_source_stop_only_the_end(folder):
         experiment.tune(out=out, progress=False)
     assert len([*out.glob("finalists/*/seed-*/bundle")]) == 6
     assert not (out / "tune.json").exists()
+
+
+def test_a_run_of_the_same_source_leaves_the_search_no_test_rows(folder):
+    rows = [pl.read_parquet(folder / f"{split}.parquet") for split in ("train", "valid", "test")]
+    pl.concat(rows).write_parquet(folder / "log.parquet")
+    text = (folder / "exp.toml").read_text()
+    start, end = text.index("[data]"), text.index("[features]")
+    text = f'{text[:start]}[data]\nsource = "log.parquet"\n{text[end:]}'
+    experiment = Experiment.from_text(text, folder=folder)
+    experiment.fit(out=folder / "runs" / "trained", progress=False)
+    found = experiment.tune(out=folder / "runs" / "tuned", progress=False)
+    for each in found.finalists:
+        if each.name not in found.scores:
+            assert {card.split for card in each.runs.cards.values()} == {"valid"}
+        for run in each.runs.runs.values():
+            with safe_open(run / CHECKPOINT, framework="np") as file:
+                assert "test" not in file.metadata()["data"]
 
 
 def test_a_killed_search_goes_on_to_the_same_trials(folder):

@@ -35,6 +35,7 @@ _FORMATS = {
     ".tsv.gz": _TSV,
     ".parquet": _PARQUET,
 }
+_SEPARATORS = (",", "\t", ";", "|")  # that text files have, of which ours are the first two
 _RENAMED = re.compile(r"(?P<name>.*)_duplicated_\d+")  # as polars names a column's second one
 _AT_COLUMN = re.compile(r"at column '(?P<column>.*?)'")
 # What polars says, and what a reader can do about it.
@@ -400,7 +401,13 @@ def _scan_text(paths: list[str], separator: str, schema: Schema | None) -> pl.La
     glob = _in_store(paths)
     options: dict[str, Any] = {"glob": glob, "null_values": MISSING, "separator": separator}
     scan = pl.scan_csv(paths, infer_schema_length=INFERENCE_ROWS, **options)
-    types = dict(scan.collect_schema())
+    try:
+        types = dict(scan.collect_schema())
+    except pl.exceptions.PolarsError:
+        _refuse_separator(paths[0], separator, glob)
+        raise
+    if len(types) == 1:
+        _refuse_separator(paths[0], separator, glob)
     if any(_RENAMED.fullmatch(name) for name in types):
         _refuse_duplicates(paths[0], separator, glob)
     numbers: set[str | None] = set()
@@ -438,13 +445,33 @@ def _refuse_lists(schema: Schema, columns: Iterable[str]) -> None:
             )
 
 
+def _header(path: str, separator: str, glob: bool) -> tuple[Any, ...]:
+    """Return the fields of the first line, as they are written."""
+    options: dict[str, Any] = {"separator": separator, "glob": glob, "infer_schema": False}
+    # Rows with more fields are another fault, and some are parsed with the first.
+    scan = pl.scan_csv(path, has_header=False, n_rows=1, truncate_ragged_lines=True, **options)
+    return scan.collect().row(0)
+
+
+def _refuse_separator(path: str, separator: str, glob: bool) -> None:
+    """Refuse a header of one field in which another separator stands."""
+    header = _header(path, separator, glob)
+    others = [each for each in _SEPARATORS if each != separator and each in str(header[0])]
+    if len(header) > 1 or not others:
+        return
+    found = max(others, key=str(header[0]).count)
+    raise DataError(
+        f"{path!r} has {found!r} between the names of its header and no {separator!r}: a .csv has "
+        "commas between its fields, a .tsv tabs. Write it as Parquet: "
+        f"polars.read_csv({Path(path).name!r}, separator={found!r}).write_parquet('log.parquet'), "
+        "with decimal_comma=True if its numbers are written as 2,50"
+    )
+
+
 def _refuse_duplicates(path: str, separator: str, glob: bool) -> None:
     """Refuse a header that has a name twice, of which polars would rename the second in silence."""
-    header = pl.scan_csv(
-        path, has_header=False, n_rows=1, infer_schema=False, separator=separator, glob=glob
-    ).collect()
     first: dict[Any, int] = {}
-    for place, name in enumerate(header.row(0), start=1):
+    for place, name in enumerate(_header(path, separator, glob), start=1):
         if name in first:
             raise DataError(
                 f"{path!r} has the column {name!r} twice, as its columns {first[name]} and "

@@ -18,6 +18,8 @@ FUNNEL = (
     ("cart", "atc", "加购"),
     ("buy", "bought", "purchase", "purchased", "paid", "购买"),
 )
+# How an event that happened, and one that did not, stand in text.
+YES_NO = (("yes", "no"), ("y", "n"), ("true", "false"), ("t", "f"), ("是", "否"))
 # A column with one of these tells of the time before the impression, or of many of them.
 PAST = (
     "hist", "history", "past", "last", "prev", "previous", "before", "avg", "mean", "rate", "ctr",

@@ -38,6 +38,7 @@ FEW = 11  # distinct whole numbers that are rather codes than amounts
 _TRUTH = ("true_", "do_")
 _LEFT_OUT = ("label-equal", "label-opposite", "may-state-label", "values", "nearly-unique")
 _ISO = r"^\d{4}-\d{2}-\d{2}"
+_DATE = r"^\d{1,4}[./-]\d{1,2}[./-]\d{1,4}\b"  # in any other order
 
 
 @dataclass
@@ -131,7 +132,8 @@ def _place(found: _Found, column: str, labels: Sequence[str]) -> None:
         if not binary:
             raise DataError(
                 f"label {column!r} must hold both 0 and 1, got "
-                f"{shown([str(each) for each in present.head(5).to_list()])}"
+                f"{shown([str(each) for each in present.unique(maintain_order=True).head(5)])}"
+                f"{_as_events([column], values)}"
             )
         found.events.append(column)
         found.reasons[column] = f"named as a label; {_rate(values)}"
@@ -145,9 +147,14 @@ def _place(found: _Found, column: str, labels: Sequence[str]) -> None:
     if dtype.is_nested() or dtype in (pl.Binary, pl.Object, pl.Duration):
         return found.leave(column, f"a column of {dtype} is no feature")
     distinct = present.n_unique()
-    if distinct <= 1:
-        return found.leave(column, "one value in all rows" if distinct else "no value in any row")
     event, past = says(column, names.EVENTS), says(column, names.PAST)
+    if distinct <= 1:
+        return found.leave(column, _constant(values, event if not past else None))
+    if event and not past and (yes := _yes(values)):
+        return found.leave(
+            column,
+            f"its name says {event!r}, but it is text: a label holds 0 and 1; write {yes!r} as 1",
+        )
     if event and not past and binary:
         found.events.append(column)
         found.reasons[column] = f"0/1, and its name says {event!r}; {_rate(values)}"
@@ -159,6 +166,13 @@ def _place(found: _Found, column: str, labels: Sequence[str]) -> None:
         if found.rows[column].null_count():
             return found.leave(column, "a time, but null in some rows: no key, and no feature")
         return _place_time(found, column, distinct)
+    time = says(column, names.TIMES)
+    if time and _is_other_date(values):
+        return found.leave(
+            column,
+            f"its name says {time!r}, but its text is not ISO 8601, such as 2026-05-31 09:30: "
+            "written so, it is the key of time, and splits the rows",
+        )
     return _place_rest(found, column, values, distinct)
 
 
@@ -193,7 +207,12 @@ def _place_time(found: _Found, column: str, distinct: int) -> None:
 def _place_rest(found: _Found, column: str, values: pl.Series, distinct: int) -> None:
     past, rows = says(column, names.PAST), found.rows.height
     if says(column, names.POSITIONS) and values.dtype.is_numeric():
-        return found.leave(column, "a position is not known when rows are ranked", "dense")
+        return found.leave(
+            column,
+            "a position is not known when rows are ranked; as a feature it needs a value for "
+            f'serving: [features."{column}"] serving = 1',
+            "dense",
+        )
     user, request = says(column, names.USERS), says(column, names.REQUESTS)
     repeated = rows > distinct and not values.dtype.is_float()
     if request and repeated and not user and not past and "request" not in found.keys:
@@ -438,6 +457,13 @@ def _no_label(found: _Found) -> DataError:
         for each in found.rows.columns
         if says(each, names.EVENTS) and found.rows[each].drop_nulls().n_unique() == 1
     ]
+    blank = [each for each in alone if found.rows[each].null_count()]
+    if blank:
+        return DataError(
+            f"{shown(blank)}: one value or null, in {found.rows.height:,} rows; null is an outcome "
+            "that is not known: write 0 where it did not happen, such as "
+            f"polars.read_csv(…).with_columns(polars.col({blank[0]!r}).fill_null(0))"
+        )
     if alone:
         return DataError(
             f"{shown(alone)}: one class only, in {found.rows.height:,} rows; a label needs both 0 "
@@ -449,6 +475,12 @@ def _no_label(found: _Found) -> DataError:
             f"no column has the name of an outcome, such as click or buy; 0/1 columns are "
             f"{shown(could)}: name the labels among them (--label {could[0]})"
         )
+    text = [each for each in found.rows.columns if _yes(found.rows[each])]
+    if text:
+        return DataError(
+            f"no column holds 0 and 1, as a label does; {shown(text)} could be labels"
+            f"{_as_events(text, found.rows[text[0]])}"
+        )
     return DataError(
         f"no column could be a label: none holds 0 and 1 (columns: {shown(found.rows.columns)}); "
         "add one that says what happened, such as click"
@@ -459,6 +491,39 @@ def _is_binary(values: pl.Series) -> bool:
     if values.dtype == pl.Boolean:
         return values.drop_nulls().n_unique() == 2
     return values.dtype.is_numeric() and set(values.drop_nulls().unique().to_list()) == {0, 1}
+
+
+def _yes(values: pl.Series) -> str | None:
+    """Return how text says that an event happened, where it says yes and no and nothing else."""
+    if values.dtype != pl.String or values.drop_nulls().n_unique() != 2:
+        return None
+    held = {str(each).strip().casefold(): str(each) for each in values.drop_nulls().unique()}
+    return next((held[yes] for yes, no in names.YES_NO if set(held) == {yes, no}), None)
+
+
+def _as_events(columns: Sequence[str], values: pl.Series) -> str:
+    """Say how columns of yes and no become labels; nothing where they hold something else."""
+    yes = _yes(values)
+    if yes is None:
+        return ""
+    every = ", ".join(map(repr, columns))
+    return (
+        f": write {yes!r} as 1 and the other as 0, such as polars.read_csv(…).with_columns("
+        f"(polars.col({every}) == {yes!r}).cast(int))"
+    )
+
+
+def _constant(values: pl.Series, event: str | None) -> str:
+    """Say why a column without two values is left out."""
+    if values.null_count() == len(values):
+        return "no value in any row"
+    if not values.null_count():
+        return "one value in all rows"
+    if event:
+        return (
+            f"its name says {event!r}, but it is one value or null: write 0 where it did not happen"
+        )
+    return f"one value or null, in {values.null_count():,} rows: fill null, and it may be a feature"
 
 
 def _above(values: pl.Series) -> pl.Series:
@@ -485,6 +550,11 @@ def _is_time(values: pl.Series) -> bool:
         *((4e8 * unit, 4.2e9 * unit) for unit in (1, 1e3, 1e6, 1e9)),
     ]
     return any(least <= low and high <= most for least, most in ranges)
+
+
+def _is_other_date(values: pl.Series) -> bool:
+    """Whether text is dates of which the order is not that of the times."""
+    return values.dtype == pl.String and bool(values.drop_nulls().str.contains(_DATE).all())
 
 
 def _rate(values: pl.Series) -> str:

@@ -156,7 +156,10 @@ def _cached(
     # What decides the encoded rows beside the files' content and the schema.
     parts = None if sources.origin is None else sources.origin[1]
     versions = [version("polyrank"), hashing.VERSION, pl.__version__]
-    recipe = [by_split, sources.orphans, parts, list(sources.carried), sources.numbers, *versions]
+    # A search has no test rows of a source that a run splits into three: another entry.
+    splits = list(sources.splits)
+    given = [by_split, splits, sources.orphans, parts, list(sources.carried), sources.numbers]
+    recipe: list[Any] = [*given, *versions]
     if keys := [each.key for each in sources.splits.values() if isinstance(each, Joined)]:
         recipe.append(keys)
     if before is not None:
