@@ -468,3 +468,17 @@ def test_parquet_files_are_read_a_few_chunks_at_a_time(tmp_path, monkeypatch):
         assert len(slices) == -(-1_000 // expected)
     short = read(tmp_path / "1.parquet")
     assert [each.height for each in collect_chunks(short, ["n"], 100)] == [10]
+
+
+def test_a_panic_of_polars_is_a_damaged_file(tmp_path, monkeypatch):
+    pl.DataFrame({"click": [0, 1]}).write_parquet(tmp_path / "log.parquet")
+    frame = read(tmp_path / "log.parquet")
+
+    def panic(*_, **__):
+        raise pl.exceptions.PanicException("assertion failed: offset + length <= self.length")
+
+    monkeypatch.setattr(pl.LazyFrame, "collect", panic)
+    with pytest.raises(
+        DataError, match=r"log\.parquet.*gave up on it, as on a damaged file"
+    ):
+        collect(frame, ["click"])

@@ -35,6 +35,8 @@ _FORMATS = {
     ".tsv.gz": _TSV,
     ".parquet": _PARQUET,
 }
+# A panic is of no base of polars' errors: it reads some damaged Parquet files to one.
+_FAILURES = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
 _SEPARATORS = (",", "\t", ";", "|")  # that text files have, of which ours are the first two
 _RENAMED = re.compile(r"(?P<name>.*)_duplicated_\d+")  # as polars names a column's second one
 _AT_COLUMN = re.compile(r"at column '(?P<column>.*?)'")
@@ -242,7 +244,7 @@ def collect(frame: pl.LazyFrame | pl.DataFrame, columns: Iterable[str]) -> pl.Da
     wanted = known_columns(frame, columns)
     try:
         return frame.lazy().select(wanted).collect()
-    except (pl.exceptions.PolarsError, OSError) as error:
+    except _FAILURES as error:
         raise DataError(f"{_files(frame)}{_explained(error)}") from None
 
 
@@ -282,7 +284,7 @@ def count_rows(frame: pl.LazyFrame | pl.DataFrame) -> int:
     """Return the number of rows; of Parquet files, from their footers."""
     try:
         return int(frame.lazy().select(pl.len()).collect(engine="streaming").item())
-    except (pl.exceptions.PolarsError, OSError) as error:
+    except _FAILURES as error:
         raise DataError(f"{_files(frame)}{_explained(error)}") from None
 
 
@@ -290,7 +292,7 @@ def column_names(frame: pl.LazyFrame | pl.DataFrame) -> list[str]:
     """Return the columns of a frame in order; DataError if its file cannot be read."""
     try:
         return frame.lazy().collect_schema().names()
-    except (pl.exceptions.PolarsError, OSError) as error:
+    except _FAILURES as error:
         raise DataError(_explained(error)) from None
 
 
@@ -308,7 +310,7 @@ def _chunks(
                 yield whole.head(size)
                 pending = [whole.slice(size)]
                 height -= size
-    except (pl.exceptions.PolarsError, OSError) as error:
+    except _FAILURES as error:
         raise DataError(f"{_files(frame)}{_explained(error)}") from None
     if height:
         yield pl.concat(pending)
@@ -361,7 +363,7 @@ def _scan(pattern: str, schema: Schema | None) -> pl.LazyFrame:
             cast_options=pl.ScanCastOptions(integer_cast="upcast", float_cast="upcast"),
         )
         scan.collect_schema()
-    except (pl.exceptions.PolarsError, OSError) as error:
+    except _FAILURES as error:
         told, scheme = _explained(error), store_of(pattern)
         known = f"; {STORES[scheme]}" if scheme and "or refuses" in told else ""
         raise DataError(f"{pattern!r} cannot be read as {kind}: {told}{known}") from None
@@ -533,8 +535,10 @@ def _files(frame: pl.LazyFrame | pl.DataFrame) -> str:
     return f"{'; '.join(dict.fromkeys(found))}: " if found else ""
 
 
-def _explained(error: Exception) -> str:
+def _explained(error: BaseException) -> str:
     """What polars said, with the column and the fix where it is known."""
+    if isinstance(error, pl.exceptions.PanicException):
+        return f"polars gave up on it, as on a damaged file: {error}"
     text = str(error).strip()
     for pattern, explained in _EXPLAINED:
         if found := re.search(pattern, text, re.DOTALL if "escaped" in pattern else 0):
