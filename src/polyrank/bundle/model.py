@@ -755,7 +755,8 @@ def load(path: str | Path, *, trunk: BuildsTrunk | None = None) -> Bundle:
             ranker.first.load_files(parts.manifest["stages"], parts.stages)
     except PolyrankError as error:
         raise BundleError(f"the bundle {folder} cannot be used: {error}") from error
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, MemoryError) as error:
+        # the last two: sizes for which there is no memory
         raise BundleError(f"the bundle {folder} is damaged: bundle.json: {error!r}") from error
     ranker.load_named_weights({name: torch.from_numpy(w) for name, w in parts.weights.items()})
     record = parts.config, parts.history, card
