@@ -478,7 +478,5 @@ def test_a_panic_of_polars_is_a_damaged_file(tmp_path, monkeypatch):
         raise pl.exceptions.PanicException("assertion failed: offset + length <= self.length")
 
     monkeypatch.setattr(pl.LazyFrame, "collect", panic)
-    with pytest.raises(
-        DataError, match=r"log\.parquet.*gave up on it, as on a damaged file"
-    ):
+    with pytest.raises(DataError, match=r"log\.parquet.*gave up on it, as on a damaged file"):
         collect(frame, ["click"])
