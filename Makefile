@@ -15,8 +15,8 @@ check:
 	$(PYTHON) -m pyrefly check --python-interpreter-path $(PYTHON)
 	$(BIN)lint-imports
 
-test:
-	$(PYTHON) -m pytest --cov -n auto
+test: # while you work; pytest alone, as the README has it, runs the slow tests too
+	$(PYTHON) -m pytest -n auto -m "not slow"
 
 numerics: # the numeric tests by the kernels of other x86-64 CPUs
 	@set -e; for setting in ATEN_CPU_CAPABILITY=default ATEN_CPU_CAPABILITY=avx2 MKL_CBWR=COMPATIBLE; do \

@@ -8,7 +8,7 @@ import re
 import tomllib
 from pathlib import Path
 
-EXTRAS = ("report", "serve", "trees")
+EXTRAS = ("report", "serve", "track", "trees", "tune")
 
 
 def constraints(project: dict) -> list[str]:

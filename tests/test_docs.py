@@ -103,6 +103,7 @@ def named(page):
     return str(page.relative_to(ROOT))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", ORIGINALS, ids=named)
 @pytest.mark.usefixtures("plugin")
 def test_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch, capsys):

@@ -220,6 +220,7 @@ def trained(address, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_every_verb_reads_rows_of_a_store(trained, monkeypatch, capsys, caplog):
     monkeypatch.chdir(trained)
     assert run(["check", "far.toml"]) == 0

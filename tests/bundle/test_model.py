@@ -25,6 +25,7 @@ def test_save_and_load_give_the_same_bits(bundle, rows, tmp_path):
     assert loaded.evaluate(rows, split="valid") == bundle.scorecard
 
 
+@pytest.mark.slow
 def test_a_fresh_process_predicts_the_same_bits_from_raw_rows(bundle, rows, tmp_path):
     bundle.save(tmp_path / "b")
     pl.DataFrame({name: rows[name] for name in FEATURES}).write_parquet(tmp_path / "rows.parquet")

@@ -77,6 +77,7 @@ def test_a_loaded_bundle_gives_the_same_bits(fitted, log, tmp_path):
     assert names == {"item.parquet", "tags.parquet"}
 
 
+@pytest.mark.slow
 def test_a_fresh_process_predicts_the_same_bits_from_raw_lists(fitted, log, parquet, tmp_path):
     fitted.save(tmp_path / "b")
     code = (

@@ -76,6 +76,7 @@ def test_no_prediction_is_above_a_known_duration(bundles, method):
     assert (found[duration > 0] <= duration[duration > 0] * (1 + 1e-6)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_the_engine_answers_as_the_bundle_without_a_duration_too(bundles, method, tmp_path):
     bundle = bundles[method]
@@ -96,6 +97,7 @@ def test_the_engine_answers_as_the_bundle_without_a_duration_too(bundles, method
         engine.predict(frame.drop("duration"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stages", [{"wide": pr.Wide()}, {"wide": False, "trees": pr.Trees()}])
 @pytest.mark.parametrize("method", ["d2q", "pcr"])
 def test_first_stages_and_network_learn_the_share(method, stages):

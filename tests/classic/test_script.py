@@ -92,6 +92,7 @@ def ran(folder, *arguments):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [["-m", "polyrank.classic", "tutorial.py"], ["changed.py"]])
 def test_the_tutorial_runs(folder, how):
     answer = ran(folder, *how, "saved")
@@ -141,6 +142,7 @@ def test_a_script_sees_its_arguments_and_its_folder(tmp_path):
     sys.modules.pop("beside")
 
 
+@pytest.mark.slow
 def test_the_command_has_exit_codes(tmp_path):
     (tmp_path / "bad.py").write_text("import torch_rechub.serving", encoding="utf-8")
     answer = ran(tmp_path, "-m", "polyrank.classic", "bad.py")

@@ -122,6 +122,7 @@ SCRIPTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_a_script_runs_as_it_stands(name, tmp_path):
     (tmp_path / "script.py").write_text(f"{HEAD}{SCRIPTS[name]}\nprint('done')\n", encoding="utf-8")

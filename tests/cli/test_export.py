@@ -35,6 +35,7 @@ def trained(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("folder")
 def test_a_run_is_exported_on_its_own_test_rows(command):
     command("train", "exp.toml")
@@ -84,6 +85,7 @@ def test_rows_in_memory_are_named_with_data(trained, command):
     assert manifest["onnx"]["model.onnx"]["differences"] == parity["differences"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("frame", "message"),
     [
@@ -120,6 +122,7 @@ def test_no_bundle_is_refused(command, tmp_path):
     assert "nowhere does not exist" in err
 
 
+@pytest.mark.slow
 def test_uncertainty_is_an_output_that_is_compared_too(command, trained, tmp_path):
     pr.load(trained / "memory").save(tmp_path / "run" / "bundle")
     line = ("export", str(tmp_path / "run"), "--data", str(trained / "rows.parquet"))

@@ -141,6 +141,7 @@ def test_uncertainty_adds_columns_to_files_parts_and_shards(command, without, ro
     )
 
 
+@pytest.mark.slow
 def test_uncertainty_of_an_exported_bundle_needs_no_torch(command, runs, rows, tmp_path, without):
     bundle = pr.load(runs / "plain")
     bundle.save(tmp_path / "sure" / "bundle")

@@ -53,6 +53,7 @@ def test_a_bundle_folder_and_another_file(trained, command):
     assert "<h1>tiny</h1>" in page(trained.parent.parent / "elsewhere" / "page.html")
 
 
+@pytest.mark.slow
 def test_what_the_model_reads_is_inspected_where_asked(trained, command):
     code, out, err = command("report", "runs/tiny", "--inspect", "--json")
     assert (code, err) == (0, "")
@@ -66,6 +67,7 @@ def test_what_the_model_reads_is_inspected_where_asked(trained, command):
     assert "<h2>Importance of features</h2>" not in page(trained / "report.html")
 
 
+@pytest.mark.slow
 def test_charts_are_written_and_the_page_is_opened(trained, command, monkeypatch):
     opened = []
     monkeypatch.setattr("webbrowser.open", lambda address: not opened.append(address))

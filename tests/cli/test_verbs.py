@@ -112,6 +112,7 @@ def test_train_prints_json_and_takes_changes(folder, command):
     assert saved.data.valid == str(folder / "valid.csv")
 
 
+@pytest.mark.slow
 def test_train_starts_from_a_run_and_exports_what_grew(folder, command):
     command("train", "exp.toml")
     rows = pl.read_parquet(folder / "train.parquet").with_columns(pl.col("item") + "2")
@@ -137,6 +138,7 @@ def test_train_starts_from_a_run_and_exports_what_grew(folder, command):
     assert "1 of 1 files or frames of training rows were learned" in errors
 
 
+@pytest.mark.slow
 def test_replay_shows_each_day_and_writes_a_page(folder, command):
     rows = pl.read_parquet(folder / "train.parquet").with_row_index("row")
     rows.with_columns(day=pl.col("row") // 150).write_parquet(folder / "train.parquet")
@@ -377,6 +379,7 @@ def test_version(command):
     assert out.strip() == pr.__version__
 
 
+@pytest.mark.slow
 def test_the_funnel_demo(tmp_path, command, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(demo, "FUNNEL_ROWS", 30_000)
@@ -426,6 +429,7 @@ def test_the_papers_of_the_demo_stay_when_a_default_moves(without_defaults):
     assert (demo.papers(), demo.census_mixture()) == before
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_a_readable_run_and_130(folder):
     """A real interrupt of a real process."""
     command = [

@@ -94,6 +94,7 @@ def test_terms_name_the_method_and_heads_are_no_tasks(kind):
     assert list(found.outputs) == COLUMNS
 
 
+@pytest.mark.slow
 @methods
 def test_the_file_and_every_verb_know_it(kind, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
@@ -172,6 +173,7 @@ def few_heavy_rows():
     return pl.DataFrame({"item": item, "click": click, "buy": click * (np.arange(6_000) % 3 == 0)})
 
 
+@pytest.mark.slow
 def test_a_small_effective_sample_is_warned_about(caplog):
     rows = few_heavy_rows()
     tasks = [pr.Task("click"), pr.Task("buy", given="click", debias=pr.IPS(floor=1e-4))]

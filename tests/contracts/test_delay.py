@@ -87,6 +87,7 @@ def test_terms_name_the_method_and_heads_are_no_tasks(kind):
     assert list(found.outputs) == COLUMNS
 
 
+@pytest.mark.slow
 @methods
 def test_the_file_and_every_verb_know_it(kind, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

@@ -166,7 +166,7 @@ def frames(rows):
     sequences = [each.name for each in FEATURES if isinstance(each, pr.SequenceFeature)]
     yield "empty lists", seen.head(4).with_columns(pl.lit([]).cast(dtypes[n]).alias(n)
                                                    for n in sequences)  # fmt: skip
-    some = {name: rows[name].drop_nulls().explode() for name in sequences}
+    some = {name: rows[name].drop_nulls().explode(empty_as_null=False) for name in sequences}
     long = seen.head(2).with_columns(
         pl.Series(name, [each.sample(LONG, with_replacement=True, seed=1), None], dtypes[name])
         for name, each in some.items()
@@ -186,6 +186,7 @@ EVERY = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "space"), EVERY)
 def test_both_files_answer_as_the_bundle_does(kind, space, rows, tmp_path):
     norm = "batch" if space == "click" else "none"

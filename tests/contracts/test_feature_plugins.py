@@ -213,6 +213,7 @@ def test_a_saved_bundle_predicts_as_it_did(kind, log, tmp_path):
     assert loaded.segments(log).height
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["cyclic", "words"])
 def test_what_gives_a_graph_is_exported_and_served(kind, log, tmp_path):
     bundle = fitted(log, kind)

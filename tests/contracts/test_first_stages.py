@@ -153,6 +153,7 @@ def assert_same_stages(one, other):
     assert texts == others
 
 
+@pytest.mark.slow
 @trunks
 @pytest.mark.parametrize("stages", STAGES)
 def test_it_trains_resumes_saves_loads_exports_and_serves(kind, stages, log, tmp_path):
@@ -188,6 +189,7 @@ def test_it_trains_resumes_saves_loads_exports_and_serves(kind, stages, log, tmp
     assert_served(bundle, tmp_path / "whole" / "bundle", log, vocabulary=True)
 
 
+@pytest.mark.slow
 def test_a_hashed_table_has_wide_rows_in_the_graph_of_encoded_rows(log, tmp_path):
     bundle = fitted(log)
     bundle.save(tmp_path / "bundle")
@@ -236,6 +238,7 @@ def interrupted(progress):
         raise Interrupt
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stages", ["wide", "wide and trees"])
 def test_heads_of_several_outputs_resume_are_saved_and_served(stages, log, tmp_path):
     options = {"tasks": SEVERAL, "features": IN_GRAPHS, "stages": stages, "valid": log.head(300)}

@@ -90,6 +90,7 @@ def test_its_parameters_are_dense_and_shared_by_all_tasks(kind, interaction, row
     assert names[at[-1] + 1].startswith(("trunk.", "head."))
 
 
+@pytest.mark.slow
 @both
 @pytest.mark.parametrize("training", [False, True])
 def test_no_graph_break(kind, interaction, training, rows):
@@ -125,6 +126,7 @@ def test_explain_counts_it(interaction, rows):
     assert plan.parameters["interaction"] == expected
 
 
+@pytest.mark.slow
 @runs
 def test_it_trains_resumes_saves_loads_and_exports(kind, interaction, rows, tmp_path):
     def run(folder, **options):

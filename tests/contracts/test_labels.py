@@ -231,6 +231,7 @@ def test_its_loss_can_be_traced_as_a_compiled_step_does(kind):
     torch.testing.assert_close(make_fx(loss)(*values)(*values), loss(*values))
 
 
+@pytest.mark.slow
 @kinds
 def test_it_trains_saves_loads_evaluates_predicts_and_exports(kind, tmp_path):
     schema, log = schema_of(kind), log_of(kind)

@@ -32,6 +32,7 @@ def schema(method):
     return pr.Schema([pr.SparseFeature("item")], tasks, pr.Keys(time="time"))
 
 
+@pytest.mark.slow
 @methods
 def test_it_trains_resumes_saves_loads_and_exports(method, tmp_path):
     rows = log()
@@ -80,6 +81,7 @@ def test_every_head_that_it_declares_learns(method):
         assert not torch.allclose(still.named_weights()[name], moved.named_weights()[name])
 
 
+@pytest.mark.slow
 @methods
 def test_compiled_steps_equal_the_eager_ones(method, monkeypatch):
     monkeypatch.setattr(step, "compiled", lambda graph: graph)

@@ -87,6 +87,7 @@ def graded_log(seed=0):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "label"), GRADED)
 def test_graded_labels_go_through_all_doors(kind, label, tmp_path):
     """File, plan, audit, training that goes on, bundle, export: of rows where a parent happened."""
@@ -177,6 +178,7 @@ def test_it_is_a_term_of_its_own_name_and_weight(kind):
     assert isinstance(RANKING[kind](), Ranking)
 
 
+@pytest.mark.slow
 def test_a_bundle_is_trained_saved_exported_and_predicts(kind, tmp_path):
     bundle = fitted(kind, out=tmp_path / "run")
     columns = ["p_click", "p_buy_given_click", "p_buy"]
@@ -195,6 +197,7 @@ class Interrupt(Exception):
     """Stops a run from outside."""
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_within_an_epoch_to_the_same_bits(kind, tmp_path):
     options = {"checkpoint": pr.Checkpoint(steps=3), "out": tmp_path / "broken"}
     straight = fitted(kind, checkpoint=pr.Checkpoint(steps=3), out=tmp_path / "straight")

@@ -60,6 +60,7 @@ def interrupt(progress):
         raise Interrupt
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wide", [False, pr.Wide(folds=3)], ids=["alone", "beside wide rows"])
 def test_it_trains_resumes_saves_loads_and_exports(wide, acme, rows, tmp_path):
     popularity = acme.Popularity(column="item", folds=3)
@@ -142,6 +143,7 @@ def test_explain_and_a_stage_that_refuses_the_schema(acme, rows):
         fitted(rows, pr.Model(stages=[acme.Popularity(column="prise")]))
 
 
+@pytest.mark.slow
 def test_a_stage_may_be_only_read(acme, rows, tmp_path):
     """It has no margin, so heads start at their base rate as without it."""
 

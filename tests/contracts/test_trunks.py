@@ -191,6 +191,7 @@ def test_same_seed_same_weights(kind, rows):
     assert not torch.equal(next(one.parameters()), next(other.parameters()))
 
 
+@pytest.mark.slow
 @trunks
 def test_no_graph_break(kind, rows):
     ranker, table = built(kind, rows)
@@ -211,6 +212,7 @@ def test_the_table_reads_back(kind):
     assert model.to_table()["trunk"]["kind"] == kind
 
 
+@pytest.mark.slow
 @trunks
 @pytest.mark.parametrize("space", ["all", "click", ("all", "click")])
 @pytest.mark.parametrize(
@@ -234,6 +236,7 @@ def test_every_trunk_space_and_balance_trains_saves_and_loads(kind, rows, space,
     assert again.history.select(losses).equals(history)
 
 
+@pytest.mark.slow
 @trunks
 def test_a_task_may_have_any_name(kind, rows, tmp_path):
     """Names that people give are no attributes: trained, saved, loaded, exported, with parity."""

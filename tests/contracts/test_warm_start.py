@@ -63,6 +63,7 @@ def test_every_balance(kind, rows, tmp_path, caplog):
     check(rows, model, tmp_path, caplog, balance=BALANCES[kind]())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", EMBEDDINGS)
 @pytest.mark.parametrize("dense", DENSE)
 def test_every_optimiser(kind, dense, rows, tmp_path, caplog):

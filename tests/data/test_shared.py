@@ -78,6 +78,7 @@ def same(one, other):
             assert np.array_equal(taken.weights, expected.weights)
 
 
+@pytest.mark.slow
 @given(logs(), st.integers(1, 4))
 def test_it_is_the_join_that_is_never_made(log, chunk):
     with pytest.MonkeyPatch.context() as patch:
@@ -169,6 +170,7 @@ def folder(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_an_experiment_trains_to_the_bits_of_the_join(folder):
     experiment = Experiment.from_text(TEXT, folder=folder)
     assert Experiment.from_text(experiment.to_toml()) == experiment

@@ -148,7 +148,7 @@ def test_position(hidden):
     assert (
         rows.group_by("request")
         .agg(pl.col("position").sort() == pl.int_range(1, pl.len() + 1))["position"]
-        .explode()
+        .explode(empty_as_null=False)
         .all()
     )
     for name in ("click", "buy"):

@@ -272,6 +272,7 @@ LOG = stream(20_000, seed=8)
 ERROR = np.sqrt(WITHIN * (1 - WITHIN) / 7_000)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", DELAY)
 def test_a_method_recovers_the_rate_of_a_stationary_stream(kind):
     assert (np.abs(learned(kind, LOG) - WITHIN) < 4 * ERROR).all()
@@ -288,6 +289,7 @@ def test_naive_labels_are_too_low_and_masking_negatives_alone_is_too_high():
     assert (early > WITHIN + 4 * ERROR).all()
 
 
+@pytest.mark.slow
 def test_growing_traffic_biases_fnw_most_and_dfm_not():
     """The older rows whose events are in the stream are too few for those still missing.
 

@@ -276,6 +276,7 @@ def test_no_list_at_all_is_a_bag_of_nothing():
         assert rows_of(table.bags[1]) == [[]] * 5
 
 
+@pytest.mark.slow
 @given(st.permutations(range(5)))
 def test_encoding_does_not_depend_on_the_order_of_rows(order):
     shuffled = LOG[order]

@@ -111,6 +111,7 @@ def test_as_served_is_what_encode_reads_with_the_value(bundle: pr.Bundle) -> Non
     assert found.nulls == expected.nulls
 
 
+@pytest.mark.slow
 def test_every_door_serves_it(bundle: pr.Bundle, tmp_path: Path) -> None:
     rows = pl.DataFrame(without(log())).drop("click")
     expected = bundle.predict(rows)["p_click"].to_numpy()

@@ -162,6 +162,7 @@ def fitted(log, components=None, **options):
     return pr.fit(schema, model, train=log, valid=log, epochs=8, batch_size=50, lr=0.02, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("components", [None, 2])
 def test_it_goes_the_whole_way_of_a_bundle(log, components, tmp_path, monkeypatch):
     bundle = fitted(log, components)

@@ -260,6 +260,7 @@ def test_integers_that_lie_close_together_are_counted_and_found_like_others(low,
     assert vocabulary.encode(others)[0].tolist() == expected
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.lists(st.integers(0, 6) | st.none(), max_size=12), min_size=2, max_size=4),
     st.integers(1, 4),

@@ -129,6 +129,7 @@ class Fitted(ClassifierMixin, BaseEstimator):
         return np.column_stack([1 - found["p_click"], found["p_click"]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("metric", "scoring"), [("auc", "roc_auc"), ("log_loss", "neg_log_loss")])
 def test_it_agrees_with_scikit_learn_within_the_luck_of_permutations(bundle, rows, metric, scoring):
     x = np.column_stack([rows["item"], rows["noise"], rows["price"]])

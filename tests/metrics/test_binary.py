@@ -112,6 +112,7 @@ def test_grouped_auc_equals_a_loop_over_users(data):
     )
 
 
+@pytest.mark.slow
 def test_grouped_auc_of_thousands_of_users_with_weights_of_every_size():
     random = np.random.default_rng(1)
     user = random.integers(0, 3_000, 20_000)
@@ -147,6 +148,7 @@ def test_the_order_of_rows_decides_nothing(data, random):
     )
 
 
+@pytest.mark.slow
 @given(rows(), st.lists(st.integers(0, 3), min_size=60, max_size=60))
 def test_an_integer_weight_is_a_repeated_row(data, times):
     label, prediction, _, user = data

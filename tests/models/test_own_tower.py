@@ -188,6 +188,7 @@ def added(bundle, head):
         return own(x[:, ranker.layout.slices["ad.position"]]).numpy()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["the default", "cross and attention"])
 def test_it_is_saved_exported_and_resumed(name, tmp_path):
     feature = replace(FEATURES["sparse"], serving=1)
@@ -235,6 +236,7 @@ def test_no_graph_break(training):
     assert found.graph_break_count == 0
 
 
+@pytest.mark.slow
 def test_a_file_says_it(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     log().drop("seen").write_parquet("log.parquet")

@@ -290,6 +290,7 @@ def test_coefficients_are_those_of_pooling(lists, pooling, weighted, seed):
     torch.testing.assert_close(again.float(), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_an_exported_file_gives_the_same(bundle, tmp_path):
     pytest.importorskip("onnx")

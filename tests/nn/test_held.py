@@ -25,6 +25,7 @@ def matrices(layout):
     ]
 
 
+@pytest.mark.slow
 @given(batches(), HOLDERS)
 def test_what_is_fetched_by_number_is_what_is_looked_up_by_row(batch, holders):
     (ids, dense, bags), _ = inputs(*batch)
@@ -74,6 +75,7 @@ def test_torch_finds_the_same_rows(batch, holders):
             assert [row[own[i]] for i in kept] == [int(bag.ids[i]) for i in kept]
 
 
+@pytest.mark.slow
 @given(batches(), HOLDERS, st.randoms(use_true_random=False))
 def test_what_is_said_of_a_row_reaches_who_holds_it(batch, holders, random):
     (ids, _, bags), _ = inputs(*batch)

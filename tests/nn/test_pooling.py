@@ -216,6 +216,7 @@ def in_float64(rows, pooling):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", KERNELS, ids=["vectors", "odd"])
 @given(weighted_batches())
 def test_weighted_sums_and_their_gradients_are_those_of_float64(layout, batch):

@@ -161,6 +161,7 @@ class Interrupt(Exception):
     pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wide", [pr.Wide(folds=2), False])
 def test_it_trains_resumes_saves_exports_and_is_served(log, wide, tmp_path):
     def run(folder, **options):

@@ -196,6 +196,7 @@ def test_a_large_log_is_looked_at_in_blocks(monkeypatch):
     assert found == infer(funnel())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("log", "suffix"),
     [(funnel, "csv"), (messy, "csv"), (stars, "parquet"), (amounts, "parquet")],

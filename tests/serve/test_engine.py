@@ -110,6 +110,7 @@ def test_columns_may_be_named_by_numbers(tmp_path):
         engine.predict({1010: [1]})
 
 
+@pytest.mark.slow
 def test_one_long_list_among_many_rows_takes_memory_for_itself_alone(
     engine, bundle, rows, monkeypatch
 ):

@@ -437,6 +437,7 @@ class Plain:
         self.centre[own, :, j] = self.w[own, :, j] - prior @ self.w[own, :, j] / self.prior[k, j]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("in_torch", [False, True], ids=["compiled", "torch"])
 @pytest.mark.parametrize(
     "case",
@@ -528,6 +529,7 @@ def run_alone(
     return learner
 
 
+@pytest.mark.slow
 def test_with_enough_rows_it_is_the_penalised_logistic_regression():
     frame = ids_log(60_000, 2, users=60, items=50)
     learner = run_alone(TWO_IDS, frame, epochs=12, size=128)
@@ -600,6 +602,7 @@ def design(rows, table: Table) -> np.ndarray:
     return x
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("in_torch", [False, True], ids=["compiled", "torch"])
 def test_with_enough_rows_it_is_the_penalised_softmax_regression(in_torch):
     """The diagonal steps reach the mode that the whole Hessian finds, and do not overshoot it."""
@@ -649,6 +652,7 @@ def test_the_posterior_of_categories_is_the_prior_of_later_rows():
     assert np.linalg.norm(ours - exact) / np.linalg.norm(exact) < 3e-2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("in_torch", [False, True], ids=["compiled", "torch"])
 @pytest.mark.parametrize("retained", [1.0, 0.5])
 def test_a_posterior_is_the_prior_of_later_rows_as_in_plain_float64(retained, in_torch):
@@ -875,6 +879,7 @@ def test_tables_are_averaged_over_the_passes_from_the_second_on():
     torch.testing.assert_close(learner.rows.effect, found.effect[:, 3:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lists", [False, True], ids=["plain", "weighted"])
 @pytest.mark.parametrize("in_torch", [False, True], ids=["compiled", "torch"])
 def test_training_reads_the_tables_of_a_rows_own_fold(in_torch, lists):

@@ -91,6 +91,7 @@ def test_quantiles_do_not_cross_and_only_the_given_column_and_its_joint_move(run
     np.testing.assert_allclose(found["spend"], joint, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_the_maps_are_saved_exported_and_served(run):
     bundle, out = run
     rows = log(4, rows=200)

@@ -27,6 +27,7 @@ def fitted(funnel, **options):
     return pr.fit(options.pop("schema", schema), MODEL, **{**arguments, **options})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("space", ["all", "click"])
 def test_it_learns_what_the_item_decides(space):
     """P(click) rises and P(buy | click) falls along the items; both estimators find both."""

@@ -114,6 +114,7 @@ def test_a_full_disk_of_one_process_ends_all_and_leaves_the_last_checkpoint(by_t
         assert straight.items() <= but_for_exchanges(each).items()
 
 
+@pytest.mark.slow
 def test_three_processes_are_one_too(tmp_path):
     found = together(tmp_path, 3, ("sum", "idle, wide"))
     for name, (first, *others) in found.items():

@@ -69,6 +69,7 @@ def without_times(found):
     ]
 
 
+@pytest.mark.slow
 def test_each_day_is_scored_by_what_learned_the_days_before(experiment, tmp_path):
     found = experiment.replay("day", window=2, out=tmp_path / "out")
     assert found.periods == ("1", "2", "3")
@@ -126,6 +127,7 @@ def test_a_resumed_replay_keeps_what_is_finished_and_has_the_same_numbers(experi
     assert [each.resumed for each in resumed.cells] == [False, True, False]
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_it_goes_on(experiment, tmp_path):
     """`kill -9` some moments after another: every file that is there is whole."""
     (tmp_path / "e.toml").write_text(experiment.to_toml())

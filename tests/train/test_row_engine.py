@@ -325,6 +325,7 @@ def test_a_device_without_kernels_takes_torchs_path(kind):
     assert all(each.device.type == "meta" for state in engine.packs for each in state)
 
 
+@pytest.mark.slow
 def test_without_a_writable_cache_kernels_compile_in_memory():
     code = """
 import logging, numba.core.caching as caching

@@ -97,6 +97,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(funnel, tmp_path, epoch):
     assert_same_run(tmp_path, straight, resumed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("epoch", "nth"), [(1, 1), (2, 3), (5, 2)])
 @pytest.mark.parametrize("balance", [pr.Uncertainty(), pr.GradNorm()])
 def test_a_run_goes_on_from_within_an_epoch_to_the_same_bits(funnel, tmp_path, epoch, nth, balance):
@@ -118,6 +119,7 @@ def test_a_run_goes_on_from_within_an_epoch_to_the_same_bits(funnel, tmp_path, e
     assert_same_run(tmp_path, straight, resumed)
 
 
+@pytest.mark.slow
 def test_checkpoints_change_no_bit(funnel, tmp_path):
     plain = run(funnel, tmp_path / "plain")
     often = run(funnel, tmp_path / "often", checkpoint=pr.Checkpoint(steps=1))
@@ -194,6 +196,7 @@ def test_a_checkpoint_that_fails_while_training_is_stopped_is_told(
     assert not (tmp_path / "run" / "checkpoint" / "state.safetensors").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -480,6 +483,7 @@ def test_a_full_disk_keeps_the_checkpoint_before(funnel, tmp_path, monkeypatch):
     assert run(funnel, out, resume=True).predict(funnel[1]).equals(straight.predict(funnel[1]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("trees", "checkpoint"),
     [("false", ""), ("{ folds = 2, rounds = 5 }", ""), ("false", "checkpoint = { steps = 7 }")],

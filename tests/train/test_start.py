@@ -66,6 +66,7 @@ def second(first):
     return fit(day(1), start=first)
 
 
+@pytest.mark.slow
 def test_without_new_rows_predictions_are_the_same_to_the_bit(first, tmp_path):
     before, rows = pr.load(first), day(1)
     none = fit(rows.head(0), start=first, out=tmp_path / "run")
@@ -108,7 +109,9 @@ def test_ids_of_both_vocabularies_keep_and_get_rows(first, second, tmp_path):
     for name, least in (("user", 3), ("item", 1)):
         columns = [each[name] for each in (day(0), day(1))]
         if name == "item":
-            columns += [each["seen"].explode().drop_nulls() for each in (day(0), day(1))]
+            columns += [
+                each["seen"].explode(empty_as_null=False).drop_nulls() for each in (day(0), day(1))
+            ]
         counts = pl.concat(columns).value_counts().filter(pl.col("count") >= least)
         found = again[name]
         assert dict(zip(found.values, found.counts, strict=True)) == dict(counts.iter_rows())

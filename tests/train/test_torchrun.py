@@ -142,6 +142,7 @@ def test_a_run_that_shards_its_tables_ends_with_all_of_them(folder, sharded):
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rank", "tables"), [(1, "replicated"), (None, "sharded"), (0, "sharded")],
     ids=["one", "all, sharded", "the first, sharded"],
@@ -167,6 +168,7 @@ def test_a_run_of_which_processes_are_killed_is_resumed_to_the_same_bits(
     assert weights(folder / out) == weights(folder / straight)
 
 
+@pytest.mark.slow
 def test_torchrun_goes_on_by_itself(folder):
     process = started(folder, 2, "restarted", restarts=1)
     killed(process, folder / "restarted", 0)
@@ -190,6 +192,7 @@ def undrawn(folder):
     return still, epochs(folder / "alone")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 3])
 def test_other_numbers_of_processes_go_on(folder, undrawn, count):
     """Where the epoch is ended, it is of the same joined batches; then epochs are their own."""

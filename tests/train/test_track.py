@@ -134,6 +134,7 @@ def test_tensorboard_needs_a_folder():
         fit(None, track=pr.TensorBoard())
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of MLflow's libraries
 def test_mlflow_has_what_its_client_reads(tmp_path, client_of):
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"

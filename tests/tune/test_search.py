@@ -59,6 +59,7 @@ def absent(folder, monkeypatch):
     return scored
 
 
+@pytest.mark.slow
 def test_a_search_reads_no_test_row_before_its_end(experiment, folder, absent):
     told = []
     out = folder / "runs" / "tiny-tune"
@@ -120,6 +121,7 @@ def test_poisoned_test_rows_of_a_source_stop_only_the_end(folder):
     assert not (out / "tune.json").exists()
 
 
+@pytest.mark.slow
 def test_a_run_of_the_same_source_leaves_the_search_no_test_rows(folder):
     rows = [pl.read_parquet(folder / f"{split}.parquet") for split in ("train", "valid", "test")]
     pl.concat(rows).write_parquet(folder / "log.parquet")
@@ -137,6 +139,7 @@ def test_a_run_of_the_same_source_leaves_the_search_no_test_rows(folder):
                 assert "test" not in file.metadata()["data"]
 
 
+@pytest.mark.slow
 def test_a_killed_search_goes_on_to_the_same_trials(folder):
     (folder / "exp.toml").write_text(
         (folder / "exp.toml").read_text().replace("trials = 6", "trials = 4")
@@ -186,6 +189,7 @@ def test_a_launcher_is_refused(experiment, folder, monkeypatch):
         experiment.tune(out=folder / "out")
 
 
+@pytest.mark.slow
 def test_two_processes_share_a_search(folder):
     out = folder / "out"
     arguments = [
@@ -205,6 +209,7 @@ def test_two_processes_share_a_search(folder):
     ]
 
 
+@pytest.mark.slow
 def test_a_longer_search_goes_on_and_another_is_refused(experiment, folder):
     out = folder / "out"
     short = replace(experiment, tuning=replace(experiment.tuning, trials=2))

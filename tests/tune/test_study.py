@@ -144,6 +144,7 @@ def test_a_number_has_few_digits_and_stays_inside():
     assert given(third, 0.1234567) == 0.1234567  # the file's own
 
 
+@pytest.mark.slow
 def test_only_the_study_knows_optuna():
     code = "import sys, polyrank.config, polyrank.cli.tune; sys.exit('optuna' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -87,14 +87,19 @@ class MLP(nn.Module):
 
 def first_layers(mlps: Mapping[str, MLP], inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the first linear map of each MLP that shares its input: one matmul reads it once."""
-    groups: dict[int, tuple[Tensor, dict[str, nn.Linear]]] = {}  # by the identity of the input
+    groups: list[tuple[Tensor, dict[str, nn.Linear]]] = []
     for name, mlp in mlps.items():
         if len(mlp.linear):
             layer, x = mlp.linear[0], inputs[name]
             assert isinstance(layer, nn.Linear)
-            groups.setdefault(id(x), (x, {}))[1][name] = layer
+            for other, group in groups:  # torch 2.9 traces no id() of a tensor
+                if other is x:
+                    group[name] = layer
+                    break
+            else:
+                groups.append((x, {name: layer}))
     found = {}
-    for x, group in groups.values():
+    for x, group in groups:
         if len(group) > 1:
             layers = group.values()
             weight = torch.cat([layer.weight for layer in layers])

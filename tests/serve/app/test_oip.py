@@ -98,6 +98,7 @@ def test_only_the_outputs_asked_for_are_written_as_asked(scorer, asked):
     assert np.frombuffer(answer.content[length:], "<f8").tolist() == every["p_buy"]
 
 
+@pytest.mark.slow
 def test_a_padded_list_loses_its_padding_and_its_weights(tmp_path):
     lists = pr.SequenceFeature("seen", weights="times", pooling="sum")
     schema = pr.Schema([lists, pr.SparseFeature("at", hash=9)], [pr.Task("click")])

@@ -30,6 +30,7 @@ def documented(engine):
     return schemathesis.openapi.from_asgi("/openapi.json", app(engine, Limits(timeout_s=60)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", [*GenerationMode])
 def test_whatever_is_sent_is_answered_as_documented(documented, mode):
     seen = set()
@@ -70,6 +71,7 @@ def test_its_example_is_answered(documented, engine, serving, path):
         assert set(answer.json) == set(oip.answer_schema()["required"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", [*GenerationMode])
 def test_explored_requests_are_answered_as_documented(sure, mode):
     """Those of a bundle with deviations, of which a request may ask for more."""

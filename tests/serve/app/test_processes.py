@@ -89,6 +89,7 @@ def until(check):
     raise AssertionError("it did not come")
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_restarted_under_load_loses_no_request(
     several, exported, body, engine, tmp_path
 ):
@@ -143,6 +144,7 @@ def test_a_worker_that_is_restarted_under_load_loses_no_request(
     assert not [each for each in said if each["level"] == "error"]
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_started_again_and_a_reload_reaches_all(
     several, run_folder, exported, later, body
 ):
@@ -170,6 +172,7 @@ def test_a_killed_worker_is_started_again_and_a_reload_reaches_all(
     assert server.returncode == 0
 
 
+@pytest.mark.slow
 def test_workers_log_into_one_folder_and_what_is_killed_loses_what_it_holds(
     several, exported, body, tmp_path
 ):
@@ -205,6 +208,7 @@ def test_workers_log_into_one_folder_and_what_is_killed_loses_what_it_holds(
     assert not list(folder.glob(".*"))
 
 
+@pytest.mark.slow
 def test_workers_end_with_the_process_that_started_them(several, exported, tmp_path):
     with several(exported, "--drain", "0") as (server, _):
         workers = children(server.pid)

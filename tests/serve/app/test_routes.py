@@ -293,6 +293,7 @@ def test_a_body_has_one_answer_whoever_gives_it(serving, engine, good, kib):
     good(serving(engine, Limits(inline_kb=kib)))
 
 
+@pytest.mark.slow
 def test_an_answer_that_takes_too_long_is_503(serving, engine, good):
     held = Held(engine)
     web = serving(held, Limits(timeout_s=1, workers=1, inline_kb=0))

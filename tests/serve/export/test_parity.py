@@ -136,6 +136,7 @@ class Own:
         return self.module(layout.width, [task.name for task in tasks])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", [Scaled, Overflows, Derived])
 def test_a_trunk_that_does_not_compute_in_float64_is_held_to_the_bar(module, tmp_path, caplog):
     rows = pl.DataFrame({"item": [1, 2] * 50, "click": [0, 0, 1, 1] * 25})

@@ -206,6 +206,7 @@ def test_the_manifest_has_the_parity(exported):
     )
 
 
+@pytest.mark.slow
 def test_again_without_the_vocabulary_the_file_that_had_it_goes(exported, copied):
     export(exported.bundle, copied, [exported.rows.head(60), exported.rows.tail(60)])
     manifest = json.loads((copied / "bundle.json").read_text())
@@ -225,6 +226,7 @@ def test_a_damaged_file_is_refused_when_the_bundle_is_read(copied):
         pr.load(copied)
 
 
+@pytest.mark.slow
 def test_large_tables_lie_in_one_file_beside_both(exported, saved, monkeypatch):
     monkeypatch.setattr(module, "_LARGEST_BYTES", 1000)
     export(exported.bundle, saved, [exported.rows], vocabulary=True)
@@ -262,6 +264,7 @@ def test_the_tables_are_not_copied(exported):
     assert {weight.data_ptr() for weight in twin.parameters()} == ours
 
 
+@pytest.mark.slow
 def test_a_hashed_feature_is_exported_without_the_vocabulary_alone(tmp_path):
     rows = drawn()
     bundle = fitted(rows, pr.SparseFeature("user", hash=7))
@@ -333,6 +336,7 @@ def test_no_rows_are_refused(exported, saved, chunks, monkeypatch):
     assert content(saved) == before
 
 
+@pytest.mark.slow
 def test_another_answer_is_refused_and_leaves_the_bundle_as_it_was(exported, copied, monkeypatch):
     class Wrong(Twin):
         def forward(self, inputs):
@@ -383,6 +387,7 @@ def test_a_file_that_is_no_model_is_refused(tmp_path):
         Session(b"no model")
 
 
+@pytest.mark.slow
 def test_exporting_draws_nothing(exported):
     torch.manual_seed(7)
     expected = torch.rand(1)
