@@ -183,8 +183,8 @@ def like(source: Source, found: pl.DataFrame) -> Any:
     Examples:
         >>> import pandas as pd
         >>> rows = pd.DataFrame({"item": [3, 4]}, index=["a", "b"])
-        >>> like(rows, pl.DataFrame({"p_click": [0.5, 0.25]})).loc["b", "p_click"]
-        np.float64(0.25)
+        >>> like(rows, pl.DataFrame({"p_click": [0.5, 0.25]})).loc["b"].to_dict()
+        {'p_click': 0.25}
     """
     library = type(source).__module__.partition(".")[0]
     if library == "pandas":
