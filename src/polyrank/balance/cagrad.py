@@ -120,5 +120,5 @@ def worst(gram: np.ndarray, linear: np.ndarray, radius: float) -> np.ndarray:
 
 def _shortest(gram: np.ndarray) -> float:
     """Return the least wᵀ gram w over Σ w = 1, w of any sign."""
-    total = float(np.linalg.lstsq(gram, np.ones(len(gram)), rcond=None)[0].sum())
+    total = float(np.linalg.lstsq(gram, np.ones(len(gram)))[0].sum())
     return 1 / total if total > 0 else 0.0

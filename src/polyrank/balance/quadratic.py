@@ -75,4 +75,4 @@ def _solved(matrix: np.ndarray, right: np.ndarray) -> np.ndarray:
     try:
         return np.linalg.solve(matrix, right)
     except np.linalg.LinAlgError:  # gradients that depend on each other
-        return np.linalg.lstsq(matrix, right, rcond=None)[0]
+        return np.linalg.lstsq(matrix, right)[0]
