@@ -49,6 +49,19 @@ def test_train_evaluate_predict(folder, command):
     assert scored["user"].to_list() == pl.read_parquet("test.parquet")["user"].to_list()
 
 
+def test_evaluate_says_that_rows_of_the_source_were_learned_from(folder, command, caplog):
+    text = (folder / "exp.toml").read_text()
+    files = 'train = "train.parquet"\nvalid = "valid.csv"\ntest = "test.parquet"'
+    assert files in text
+    (folder / "one.toml").write_text(text.replace(files, 'source = "train.parquet"'))
+    assert command("train", "one.toml")[0] == 0
+    told = "train.parquet is the run's source: rows that it learned from are scored too"
+    command("evaluate", "runs/tiny", "test.parquet")
+    assert told not in caplog.text
+    command("evaluate", "runs/tiny", "train.parquet")
+    assert told in caplog.text
+
+
 @pytest.mark.usefixtures("folder")
 def test_evaluate_shows_segments(command):
     command("train", "exp.toml")
