@@ -78,6 +78,7 @@ FENCE = re.compile(
 ANY_FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"^\$ polyrank (?P<arguments>.*)$", re.MULTILINE)
 LINK = re.compile(r"\]\((?!https?://|#)(?P<path>[^)#\s]+)(?:#[^)\s]*)?\)")
+ANCHOR = re.compile(r"\]\((?!https?://)(?P<path>[^)#\s]*)#(?P<anchor>[^)\s]+)\)")
 # Completes a block that shows only part of an experiment.
 REST = {
     "data": {"train": "train.parquet"},
@@ -136,6 +137,26 @@ def test_links_lead_somewhere(page):
     text = page.read_text(encoding="utf-8")
     paths = [found["path"] for found in LINK.finditer(text)]
     assert [path for path in paths if not (page.parent / path).exists()] == []
+
+
+def anchors(page):
+    """Return the places of a page that a link may name, on GitHub and on the site alike."""
+    text = ANY_FENCE.sub("", page.read_text(encoding="utf-8"))
+    found = set(re.findall(r'<a id="([^"]+)">', text))
+    for heading in re.findall(r"^#+ (.*)$", text, re.MULTILINE):
+        plain = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading).lower()
+        found.add(re.sub(r"\s", "-", re.sub(r"[^\w\s-]", "", plain)))
+    # The site makes one hyphen of several, and leaves letters out that are not ASCII.
+    return {each for each in found if "--" not in each and each.isascii()}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_links_into_a_page_name_a_place_there(page):
+    text = ANY_FENCE.sub("", page.read_text(encoding="utf-8"))
+    links = [(page.parent / each["path"], each["anchor"]) for each in ANCHOR.finditer(text)]
+    links = [(page if path == page.parent else path, anchor) for path, anchor in links]
+    known = {path: anchors(path) for path, _ in links if path.suffix == ".md"}
+    assert [link for link in links if link[0] in known and link[1] not in known[link[0]]] == []
 
 
 def test_every_translation_is_listed():

@@ -612,7 +612,10 @@ def _features(table: Mapping[str, Any]) -> list[Feature]:
         if name not in lists and name not in declared:
             if isinstance(value, list):
                 hint = did_you_mean(name, FEATURES)
-                raise ConfigError(f"features.{name}: unknown kind of feature {name!r}{hint}")
+                raise ConfigError(
+                    f"features.{name}: unknown kind of feature {name!r}{hint}; if a plugin adds "
+                    "it, install that plugin"
+                )
             raise ConfigError(
                 f"features.{name}: options of a feature that is in none of the lists "
                 f"{', '.join(FEATURES)}{did_you_mean(name, declared)}"

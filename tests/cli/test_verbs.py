@@ -26,7 +26,9 @@ def test_train_evaluate_predict(folder, command):
     code, out, err = command("train", "exp.toml")
     assert code == 0
     assert "scores of the test split" in out
-    assert re.search(r"\nepoch [12] of 2 is kept\nrun: runs/tiny\n$", out)
+    heads = pr.load("runs/tiny").without_network
+    alone = rf"the network adds nothing to {', '.join(heads)}: .*first stage.*\n" if heads else ""
+    assert re.search(rf"\nepoch [12] of 2 is kept\n{alone}run: runs/tiny\n$", out)
     assert "tiny epoch 2 of 2: validation total loss " in err
 
     code, card, _ = command("evaluate", "runs/tiny", "test.parquet", "--json")
@@ -45,6 +47,19 @@ def test_train_evaluate_predict(folder, command):
     scored = pl.read_csv("out.csv")
     assert scored.columns == ["user", "p_click", "p_buy_given_click", "p_buy"]
     assert scored["user"].to_list() == pl.read_parquet("test.parquet")["user"].to_list()
+
+
+def test_evaluate_says_that_rows_of_the_source_were_learned_from(folder, command, caplog):
+    text = (folder / "exp.toml").read_text()
+    files = 'train = "train.parquet"\nvalid = "valid.csv"\ntest = "test.parquet"'
+    assert files in text
+    (folder / "one.toml").write_text(text.replace(files, 'source = "train.parquet"'))
+    assert command("train", "one.toml")[0] == 0
+    told = "train.parquet is the run's source: rows that it learned from are scored too"
+    command("evaluate", "runs/tiny", "test.parquet")
+    assert told not in caplog.text
+    command("evaluate", "runs/tiny", "train.parquet")
+    assert told in caplog.text
 
 
 @pytest.mark.usefixtures("folder")

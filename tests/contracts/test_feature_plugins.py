@@ -267,5 +267,7 @@ def test_without_its_plugin_a_bundle_is_refused_by_name(log, tmp_path):
     unregister("feature", "cyclic")
     with pytest.raises(BundleError, match="unknown kind 'cyclic'"):
         pr.load(tmp_path / "bundle")
-    with pytest.raises(ConfigError, match="unknown kind of feature 'cyclic'"):
+    with pytest.raises(
+        ConfigError, match=r"unknown kind of feature 'cyclic' .*install that plugin"
+    ):
         Experiment.from_text(FILE)

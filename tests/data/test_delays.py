@@ -282,6 +282,22 @@ def test_the_audit_counts_them():
     assert any(each.check == "no-time" for each in without.findings)
 
 
+def test_the_audit_says_how_rows_that_are_too_young_come_to_be_scored():
+    newest = rows().filter(pl.col("time") > 3 * DAY)
+    audit = check(schema(), {"train": rows(), "valid": newest})
+    (found, *_) = [each for each in audit.findings if each.check == "no-labels"]
+    assert "'buy @ all' has no row with an observed label: its rows are younger" in found.message
+    assert "say by `now` of the delay when the log was read" in found.remedy
+    assert "or split at random or by user" in found.remedy
+
+
+def test_a_position_is_compared_with_the_labels_that_are_known():
+    frame = rows().with_columns(position=pl.Series([1, 2, 3, 1, 2, 3]))
+    audit = check(schema(), {"train": pl.concat([frame] * 100)})  # numpy warns of what is no number
+    (found,) = [each for each in audit.findings if each.check == "position-no-feature"]
+    assert np.isfinite(found.numbers["correlation"])
+
+
 @pytest.mark.parametrize(
     ("columns", "message"),
     [

@@ -240,6 +240,11 @@ def test_heads_start_at_the_base_rate():
         ),
         ({"interaction": {"kind": "cross", "rank": 0}}, "Cross: rank must be a whole number of at"),
         (
+            {"trees": True},
+            "model.trees: expected a table, {} for its defaults, or false for none, got True",
+        ),
+        ({"wide": 3}, "model.wide: expected a table, {} for its defaults, or false for none"),
+        (
             {"interaction": True},
             "model.interaction: expected a table with a kind, or false for none, got True",
         ),

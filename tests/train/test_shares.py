@@ -46,7 +46,10 @@ def test_too_few_labels_of_validation_add_nothing(log):
     few = np.sort(np.concatenate([np.flatnonzero(log["click"][2_000:] == 0), positive[:19]]))
     for rows, chosen in ((few, {0.0}), (np.append(few, positive[19]), set(SHARES))):
         some = {name: np.append(c[:2_000], c[2_000:][rows]) for name, c in log.items()}
-        assert fitted(some).ranker.first.share.item() in chosen
+        bundle = fitted(some)
+        share = bundle.ranker.first.share.item()
+        assert share in chosen
+        assert bundle.without_network == (("click",) if share == 0 else ())
 
 
 def test_a_warm_start_moves_the_share_by_its_share_of_the_rows(log):
@@ -66,7 +69,9 @@ def test_a_warm_start_moves_the_share_by_its_share_of_the_rows(log):
 
 
 def test_without_validation_rows_all_is_added(log):
-    assert fitted(log, valid=False).ranker.first.share.tolist() == [1.0]
+    bundle = fitted(log, valid=False)
+    assert bundle.ranker.first.share.tolist() == [1.0]
+    assert bundle.without_network == ()
 
 
 def test_a_positive_weight_is_not_taken_out_again(log):

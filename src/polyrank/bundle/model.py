@@ -125,6 +125,18 @@ class Bundle:
         """The epoch of these weights."""
         return self.history.filter("best")["epoch"].to_list()[-1]
 
+    @property
+    def without_network(self) -> tuple[str, ...]:
+        """The heads to which the network adds nothing: their first stages answer alone.
+
+        The validation rows of the kept epoch chose so, or were too few to choose.
+        """
+        first = self.ranker.first
+        if first is None:
+            return ()
+        shares = zip(first.heads, first.share.tolist(), strict=True)
+        return tuple(head for head, share in shares if share == 0)
+
     def __repr__(self) -> str:
         facts = aligned(["", ""], list(self._facts().items())).strip("\n")
         return f"Bundle {self.config.get('name', '')!r}\n{indent(facts, '  ')}"

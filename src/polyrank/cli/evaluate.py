@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Literal
+
+logger = logging.getLogger(__name__)
 
 
 def evaluate(
@@ -41,6 +44,8 @@ def evaluate(
     files = bundle.config.get("data", {})
     own = (name for name in ("valid", "train") if files.get(name) == absolute(data))
     split = next(own, "test")
+    if files.get("source") == absolute(data):
+        logger.warning("%s is the run's source: rows that it learned from are scored too", data)
     segments = None
     if by:
         frame = bundle.opened(data)

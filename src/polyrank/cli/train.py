@@ -86,7 +86,13 @@ def train(
     if measured:
         print()
         print_profile(measured.record())
-    print(f"\nepoch {bundle.kept_epoch} of {bundle.history.height} is kept\nrun: {folder}")
+    print(f"\nepoch {bundle.kept_epoch} of {bundle.history.height} is kept")
+    if bundle.without_network:
+        print(
+            f"the network adds nothing to {', '.join(bundle.without_network)}: on the validation "
+            "rows, the first stage (wide rows) alone is better, or they are too few to tell"
+        )
+    print(f"run: {folder}")
 
 
 @contextmanager

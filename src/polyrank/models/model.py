@@ -244,8 +244,14 @@ class Model:
         if "stages" in table:
             axes["stages"] = _stages(table["stages"])
         for kind in STAGES:
-            if isinstance(given := table.get(kind.name), Mapping):
+            given = table.get(kind.name, False)
+            if isinstance(given, Mapping):
                 axes[kind.name] = spec.from_table(kind, given, f"model.{kind.name}")
+            elif given is not False:
+                raise ConfigError(
+                    f"model.{kind.name}: expected a table, {{}} for its defaults, or false for "
+                    f"none, got {given!r}"
+                )
         rest = {key: value for key, value in table.items() if key not in axes}
         return replace(spec.from_table(cls, rest, "model"), **axes)
 

@@ -19,6 +19,7 @@ from polyrank.data.labels import (
     zeroed,
 )
 from polyrank.data.requests import request_statistics
+from polyrank.delay.method import IMMATURE
 from polyrank.errors import DataError
 from polyrank.labels.kind import Remark
 from polyrank.ranking import Ranking
@@ -164,6 +165,12 @@ def _class_findings(
         column = schema.by_name[where.task].column
         numbers = {"rows": observed, "positives": positives}
         remedy = f"enlarge {split}, or split in another way: {where.name!r} cannot be scored on it"
+        if not observed and any((labels[head] == IMMATURE).any() for head in where.heads):
+            message += ": its rows are younger than the delay's window"
+            remedy = (
+                "say by `now` of the delay when the log was read, if that was a window later, or "
+                f"split at random or by user: {where.name!r} cannot be scored on {split}"
+            )
         yield finding(check, message, column, split, numbers, remedy=remedy * (split != "train"))
 
 

@@ -82,7 +82,7 @@ def correlation(values: np.ndarray, label: np.ndarray) -> tuple[float, int]:
         >>> correlation(np.array([1.0, 2, 3, np.nan]), np.array([1.0, 0, 0, 1]))
         (-0.866..., 3)
     """
-    rows = ~(np.isnan(values) | np.isnan(label))
+    rows = np.isfinite(values) & np.isfinite(label)  # a label that is too young to know is inf
     x, y = values[rows], label[rows].astype(np.float64)
     if len(x) < 2 or x.min() == x.max() or y.min() == y.max():
         return 0.0, len(x)
