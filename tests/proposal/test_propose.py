@@ -129,6 +129,23 @@ def test_a_funnel():
     assert "may state the label" in found.reasons["stated"]
 
 
+def test_a_column_named_user_is_the_user_and_a_device_is_not():
+    log = funnel().rename({"user_id": "Customer"}).with_columns(device=pl.col("item_code"))
+    found = infer(log)
+    assert found.schema.keys.user == "Customer"
+    few = log.with_columns(Customer=pl.col("Customer") % 3)
+    assert infer(few).schema.keys.user is None
+
+
+def test_a_key_that_no_column_looks_like_is_named_with_what_needs_it():
+    text = infer(funnel().drop("user_id", "event_time")).to_toml({"source": "log.csv"}, "e")
+    assert "[keys]\nrequest" in text
+    assert '\n# user = "COLUMN"  # no column looks like one; gauc, and intervals' in text
+    assert '\n# time = "COLUMN"  # no column looks like one; a split by time' in text
+    bare = infer(funnel().drop("user_id", "event_time", "request_id"))
+    assert '\n# [keys]\n# user = "COLUMN"' in bare.to_toml({"source": "log.csv"}, "e")
+
+
 def test_ratings_are_levels_and_lists_are_sequences():
     found = infer(stars())
     assert [(task.name, task.kind) for task in found.schema.tasks] == [("rating", "ordinal")]

@@ -220,7 +220,9 @@ def _place_rest(found: _Found, column: str, values: pl.Series, distinct: int) ->
         found.reasons[column] = f"its name says {request!r}; {rows / distinct:.1f} rows of each"
         return None
     kind, why = _kind(column, values, distinct)
-    if user and kind == "sparse" and "user" not in found.keys and says(column, ("id", "uid")):
+    person = column.lower() in names.PERSONS and distinct > FEW  # fewer are kinds of users
+    identifies = person or says(column, ("id", "uid"))
+    if user and kind == "sparse" and "user" not in found.keys and identifies:
         found.keys["user"] = column
         why = f"an id of a user by its name; {distinct:,} distinct"
     found.features[column] = kind
