@@ -6,6 +6,10 @@ import logging
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from polyrank.bundle.model import Bundle
 
 
 def train(
@@ -86,7 +90,22 @@ def train(
     if measured:
         print()
         print_profile(measured.record())
+    if alone := _alone(bundle):
+        print(
+            f"\nthe network adds nothing to {', '.join(alone)}: on the validation rows the first "
+            "stage alone is better, or they are too few to tell; so settings of the network change "
+            "nothing there"
+        )
     print(f"\nepoch {bundle.kept_epoch} of {bundle.history.height} is kept\nrun: {folder}")
+
+
+def _alone(bundle: Bundle) -> list[str]:
+    """Return the heads to whose first stage the network adds nothing."""
+    first = bundle.ranker.first
+    if first is None:
+        return []
+    shares = zip(first.heads, first.share.tolist(), strict=True)
+    return [head for head, share in shares if share == 0]
 
 
 @contextmanager
