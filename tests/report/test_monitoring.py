@@ -104,7 +104,7 @@ def test_what_cannot_be_joined_is_refused(bundle):
     labels = later.select("row", "click")
     with pytest.raises(
         ConfigError,
-        match="got labels without a key: name both, the file of the labels \(--labels\)",
+        match=r"without a key: name both, .* \(--labels\)",
     ):
         monitor(bundle, later, labels=labels)
     with pytest.raises(ConfigError, match="got a key without labels"):

@@ -284,7 +284,7 @@ def _read(frame: pl.LazyFrame, by: str) -> tuple[pl.Expr, pl.DataType]:
     local = ordered(texts)
     if local.dtype != pl.String:
         return pl.col(by).cast(local.dtype), local.dtype
-    length = local.str.len_chars().max()
+    length = max(map(len, local), default=0)
     form = {10: "%Y-%m-%d", 16: "%Y-%m-%dT%H:%M"}.get(length, "%Y-%m-%dT%H:%M:%S%.f")
     text = pl.col(by).str.replace(ISO_OFFSET, "").str.replace(" ", "T").str.replace(",", ".")
     day = text.str.to_date(form).cast(pl.Datetime("us"))
