@@ -146,6 +146,23 @@ def test_a_key_that_no_column_looks_like_is_named_with_what_needs_it():
     assert '\n# [keys]\n# user = "COLUMN"' in bare.to_toml({"source": "log.csv"}, "e")
 
 
+def test_numbers_in_text_say_what_keeps_them_from_being_numbers():
+    log = funnel()
+    price = log["price"].cast(pl.String)
+    missing = pl.Series(["NA", *price[1:]])
+    comma = price.str.replace(".", ",", literal=True)
+    found = infer(log.with_columns(price=missing, cost=comma, word=pl.lit("1,x")))
+    assert kinds(found)["price"] == kinds(found)["cost"] == "sparse"
+    assert found.reasons["price"].endswith(
+        "; numbers but for 'NA': if it is one, leave these fields empty"
+    )
+    assert re.search(
+        r"; numbers but for commas, as in '\d+,\d+': if it is one, write 1234\.5$",
+        found.reasons["cost"],
+    )
+    assert "numbers" not in found.reasons["item_code"]
+
+
 def test_ratings_are_levels_and_lists_are_sequences():
     found = infer(stars())
     assert [(task.name, task.kind) for task in found.schema.tasks] == [("rating", "ordinal")]

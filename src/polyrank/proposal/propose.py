@@ -234,7 +234,7 @@ def _kind(column: str, values: pl.Series, distinct: int) -> tuple[str, str]:
     """Return whether a column is of ids or of numbers, and why."""
     dtype = values.dtype
     if not dtype.is_numeric():
-        return "sparse", f"{_type(dtype)}; {distinct:,} distinct"
+        return "sparse", f"{_type(dtype)}; {distinct:,} distinct{_not_numbers(values)}"
     number, id_ = says(column, names.NUMBERS), says(column, names.IDS)
     if dtype.is_float():
         return "dense", f"numbers with fractions; {distinct:,} distinct"
@@ -253,6 +253,21 @@ def _kind(column: str, values: pl.Series, distinct: int) -> tuple[str, str]:
     if distinct <= FEW:
         return "sparse", f"whole numbers; only {distinct} distinct"
     return "dense", f"whole numbers from {low:,} to {high:,}; {distinct:,} distinct"
+
+
+def _not_numbers(values: pl.Series) -> str:
+    """Say what keeps a column of text from being one of numbers, if little does."""
+    if values.dtype != pl.String:
+        return ""
+    texts = values.drop_nulls().unique().sort()
+    odd = texts.filter(texts.cast(pl.Float64, strict=False).is_null())
+    if len(odd) in range(1, 4) and len(texts) - len(odd) > FEW:
+        named = ", ".join(map(repr, odd))
+        return f"; numbers but for {named}: if it is one, leave these fields empty"
+    without = texts.str.replace_all(",", "", literal=True)
+    if len(odd) > FEW and not without.cast(pl.Float64, strict=False).null_count():
+        return f"; numbers but for commas, as in {odd[0]!r}: if it is one, write 1234.5"
+    return ""
 
 
 def _events_by_structure(found: _Found) -> None:
