@@ -146,6 +146,21 @@ def test_a_key_that_no_column_looks_like_is_named_with_what_needs_it():
     assert '\n# [keys]\n# user = "COLUMN"' in bare.to_toml({"source": "log.csv"}, "e")
 
 
+def test_a_parent_that_a_few_orphans_contradict_is_named(tmp_path):
+    log = funnel().drop("stated")
+    bought = log["buy"].arg_max()
+    click = log["click"].to_list()
+    click[bought] = 0
+    log = log.with_columns(click=pl.Series(click))
+    log.write_csv(tmp_path / "log.csv")
+    text = infer(log).to_toml({"source": str(tmp_path / "log.csv")}, "e")
+    line = next(each for each in text.splitlines() if each.startswith('# given = "click"'))
+    assert re.search(r"# in (\d+) of (\d+) rows with it 'click' is 1; for the others say", line)
+    edited = text.replace(line, line[2:]).replace("[data]", '[data]\norphans = "drop"', 1)
+    assert Experiment.from_text(edited).schema.by_name["buy"].given == "click"
+    assert "nearly" not in str(infer(log))
+
+
 def test_numbers_in_text_say_what_keeps_them_from_being_numbers():
     log = funnel()
     price = log["price"].cast(pl.String)

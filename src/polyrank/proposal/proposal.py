@@ -120,6 +120,8 @@ class Proposal:
             lines.append('# kind = "regression"')
         if task.given:
             lines.append(f"given = {_text(task.given)}  # {self.reasons[f'{column} given']}")
+        elif f"{column} nearly given" in self.reasons:
+            lines.append(f"# {self.reasons[f'{column} nearly given']}")
         return lines
 
 

@@ -34,6 +34,7 @@ BLOCKS = 20
 COINCIDENCE = log(1e-6)
 # So many distinct whole numbers whose middle lies at half of the largest: counts crowd at 0.
 MANY, EVEN = 100, 0.15
+NEARLY = 0.9  # of the rows with an outcome have its parent: the others are faults of the log
 FEW = 11  # distinct whole numbers that are rather codes than amounts
 _TRUTH = ("true_", "do_")
 _LEFT_OUT = ("label-equal", "label-opposite", "may-state-label", "values", "nearly-unique")
@@ -350,6 +351,21 @@ def _funnel(found: _Found) -> None:
             own = int(_above(found.rows[child]).sum())
             found.given[child] = parent
             found.reasons[f"{child} given"] = f"in all {own:,} rows with it, {parent!r} is 1"
+        elif child in found.events:
+            _nearly_given(found, child)
+
+
+def _nearly_given(found: _Found, child: str) -> None:
+    """Name the event that a few orphans keep from being the parent, by the names of both."""
+    happened = _happened(found.rows[child])
+    own = int(happened.sum())
+    for each in found.events:
+        with_it = int((happened & _happened(found.rows[each])).sum())
+        if _follows(child, each) and NEARLY * own <= with_it < own:
+            found.reasons[f"{child} nearly given"] = (
+                f'given = "{_identifier(each, found.events)}"  # in {with_it:,} of {own:,} rows '
+                f'with it {each!r} is 1; for the others say orphans = "drop" or "zero" in [data]'
+            )
 
 
 def _parent(found: _Found, child: str) -> str | None:
