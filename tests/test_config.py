@@ -305,6 +305,8 @@ def test_features_are_a_table(features):
 
 
 def test_a_missing_file_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"log.CSV is a log.*`polyrank init log.CSV` proposes"):
+        Experiment.load("log.CSV")
     with pytest.raises(ConfigError, match=r"nowhere.toml cannot be read"):
         Experiment.load(tmp_path / "nowhere.toml")
 

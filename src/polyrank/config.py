@@ -15,7 +15,7 @@ from polyrank.bundle.model import Bundle
 from polyrank.data.check import Audit, check
 from polyrank.data.labels import Orphans
 from polyrank.data.memory import AUTO, bytes_of, resolved
-from polyrank.data.read import Joined, read
+from polyrank.data.read import Joined, is_log, read
 from polyrank.data.sampling import SPLITS, Sampling
 from polyrank.data.split import By, split
 from polyrank.errors import ConfigError, did_you_mean
@@ -234,6 +234,11 @@ class Experiment:
             ConfigError: no such file, no TOML, or a key or value that is refused.
         """
         path = Path(path)
+        if is_log(path):
+            raise ConfigError(
+                f"{path} is a log, and an experiment is a TOML file: `polyrank init {path}` "
+                "proposes one"
+            )
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:

@@ -63,6 +63,25 @@ def test_evaluate_says_that_rows_of_the_source_were_learned_from(folder, command
 
 
 @pytest.mark.usefixtures("folder")
+def test_train_says_to_which_heads_the_network_adds_nothing(command):
+    out = command("train", "exp.toml")[1]
+    first = pr.load("runs/tiny").ranker.first
+    alone = [head for head, share in zip(first.heads, first.share, strict=True) if share == 0]
+    assert alone
+    assert f"the network adds nothing to {', '.join(alone)}: on the validation rows" in out
+    out = command("train", "exp.toml", "--force", "--set", "model.wide=false")[1]
+    assert "the network adds nothing" not in out
+
+
+@pytest.mark.parametrize("verb", ["check", "explain", "train", "tune"])
+def test_an_option_that_is_a_key_is_told_of_set(verb, command):
+    code, _, err = command(verb, "exp.toml", "--epochs", "2")
+    assert code == 2
+    assert "changed by --set, such as --set train.epochs=3" in err
+    assert "--set train" not in command("evaluate", "runs/tiny", "test.parquet", "--epochs", "2")[2]
+
+
+@pytest.mark.usefixtures("folder")
 def test_evaluate_shows_segments(command):
     command("train", "exp.toml")
     arguments = ["evaluate", "runs/tiny", "test.parquet", "--by", "item", "--by", "score decile"]

@@ -270,7 +270,9 @@ def test_two_common_rows_of_one_index_are_refused(tmp_path):
 def test_a_missing_file_and_a_folder_in_use_are_refused(raw, converted, tmp_path):
     with pytest.raises(DataError, match=r"has no sample_skeleton_train\.csv: name the folder"):
         convert(tmp_path, tmp_path / "log")
-    with pytest.raises(ConfigError, match="exists: name another folder, or replace it with force"):
+    with pytest.raises(
+        ConfigError, match="exists: name another folder, or replace it with --force"
+    ):
         convert(raw[0], converted[0])
 
 

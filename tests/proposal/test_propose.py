@@ -129,6 +129,55 @@ def test_a_funnel():
     assert "may state the label" in found.reasons["stated"]
 
 
+def test_a_column_named_user_is_the_user_and_a_device_is_not():
+    log = funnel().rename({"user_id": "Customer"}).with_columns(device=pl.col("item_code"))
+    found = infer(log)
+    assert found.schema.keys.user == "Customer"
+    few = log.with_columns(Customer=pl.col("Customer") % 3)
+    assert infer(few).schema.keys.user is None
+
+
+def test_a_key_that_no_column_looks_like_is_named_with_what_needs_it():
+    text = infer(funnel().drop("user_id", "event_time")).to_toml({"source": "log.csv"}, "e")
+    assert "[keys]\nrequest" in text
+    assert '\n# user = "COLUMN"  # no column looks like one; gauc, and intervals' in text
+    assert '\n# time = "COLUMN"  # no column looks like one; a split by time' in text
+    bare = infer(funnel().drop("user_id", "event_time", "request_id"))
+    assert '\n# [keys]\n# user = "COLUMN"' in bare.to_toml({"source": "log.csv"}, "e")
+
+
+def test_a_parent_that_a_few_orphans_contradict_is_named(tmp_path):
+    log = funnel().drop("stated")
+    bought = log["buy"].arg_max()
+    click = log["click"].to_list()
+    click[bought] = 0
+    log = log.with_columns(click=pl.Series(click))
+    log.write_csv(tmp_path / "log.csv")
+    text = infer(log).to_toml({"source": str(tmp_path / "log.csv")}, "e")
+    line = next(each for each in text.splitlines() if each.startswith('# given = "click"'))
+    assert re.search(r"# in (\d+) of (\d+) rows with it 'click' is 1; for the others say", line)
+    edited = text.replace(line, line[2:]).replace("[data]", '[data]\norphans = "drop"', 1)
+    assert Experiment.from_text(edited).schema.by_name["buy"].given == "click"
+    assert "nearly" not in str(infer(log))
+
+
+def test_numbers_in_text_say_what_keeps_them_from_being_numbers():
+    log = funnel()
+    price = log["price"].cast(pl.String)
+    missing = pl.Series(["NA", *price[1:]])
+    comma = price.str.replace(".", ",", literal=True)
+    found = infer(log.with_columns(price=missing, cost=comma, word=pl.lit("1,x")))
+    assert kinds(found)["price"] == kinds(found)["cost"] == "sparse"
+    assert found.reasons["price"].endswith(
+        "; numbers but for 'NA': if it is one, leave these fields empty"
+    )
+    assert re.search(
+        r"; numbers but for commas, as in '\d+,\d+': if it is one, write 1234\.5$",
+        found.reasons["cost"],
+    )
+    assert "numbers" not in found.reasons["item_code"]
+
+
 def test_ratings_are_levels_and_lists_are_sequences():
     found = infer(stars())
     assert [(task.name, task.kind) for task in found.schema.tasks] == [("rating", "ordinal")]

@@ -102,7 +102,10 @@ def test_an_auc_below_its_bound_is_crossed(bundle):
 def test_what_cannot_be_joined_is_refused(bundle):
     later = rows(100, 3)
     labels = later.select("row", "click")
-    with pytest.raises(ConfigError, match="got labels without a key"):
+    with pytest.raises(
+        ConfigError,
+        match=r"without a key: name both, .* \(--labels\)",
+    ):
         monitor(bundle, later, labels=labels)
     with pytest.raises(ConfigError, match="got a key without labels"):
         monitor(bundle, later, key=["row"])

@@ -166,6 +166,24 @@ def test_periods_of_times_and_numbers():
 
 
 @pytest.mark.parametrize(
+    "form", ["%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S%.3fZ", "%Y-%m-%dT%H:%M+02:00", "%Y-%m-%d"]
+)
+def test_text_is_cut_as_its_times_are(form):
+    frame = log().with_columns(pl.col("time").dt.strftime(form)).lazy()
+    cut = Periods.of(frame, "time", every="1d", first="2026-03-02")
+    whole = Periods.of(log().lazy(), "time", every="1d", first="2026-03-02")
+    assert (cut.known, cut.chosen) == (whole.known, whole.chosen)
+    rows = cut.rows(cut.chosen[0]).collect()
+    assert rows["day"].unique().to_list() == [1]
+    assert rows["time"].dtype == pl.String
+
+
+def test_numbers_in_text_are_cut_as_numbers():
+    frame = log().with_columns(pl.col("seconds").cast(pl.String)).lazy()
+    assert Periods.of(frame, "seconds", every="86400").chosen == (86_400, 172_800, 259_200)
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"by": "dya"}, "column 'dya' is not in the data.* 'day'"),
@@ -176,12 +194,18 @@ def test_periods_of_times_and_numbers():
         ({"by": "time", "every": "x"}, "every must be a duration such as '1d', got 'x'"),
         ({"by": "day", "every": "x"}, "a number above 0 of the unit of 'day', .* got 'x'"),
         ({"by": "day", "every": "9"}, "needs at least two periods of 'day', got 1"),
-        ({"by": "word", "every": "1d"}, "every cuts a time or a number, and 'word' is a column of"),
+        (
+            {"by": "word", "every": "1d"},
+            "'word' must be numbers, dates, or ISO 8601 text .*got 'a'",
+        ),
+        ({"by": "yes", "every": "1d"}, "every cuts a time or a number, and 'yes' is a column of"),
         ({"by": "gap"}, "'gap' is null in some rows, which belong to no period: drop them"),
     ],
 )
 def test_what_cannot_be_cut_is_refused(options, message):
-    frame = log().with_columns(word=pl.lit("a"), gap=pl.lit(None, pl.Int64)).lazy()
+    frame = (
+        log().with_columns(yes=pl.lit(True), word=pl.lit("a"), gap=pl.lit(None, pl.Int64)).lazy()
+    )
     with pytest.raises((ConfigError, DataError), match=message):
         Periods.of(frame, **options)
 

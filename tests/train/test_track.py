@@ -67,7 +67,9 @@ def test_a_name_and_a_table_are_the_same_and_read_back(name):
 @pytest.mark.parametrize("name", TRACKERS)
 def test_without_its_library_it_says_what_to_install(name, monkeypatch, tmp_path):
     monkeypatch.setattr(sys.modules[TRACKERS[name].__module__], "find_spec", lambda _: None)
-    with pytest.raises(ConfigError, match=rf"'{name}' needs it: pip install 'polyrank\[track\]'"):
+    with pytest.raises(
+        ConfigError, match=rf"'{name}' needs {name}: pip install 'polyrank\[track\]'"
+    ):
         fit(tmp_path / "run", track=TRACKERS[name]())
     assert not (tmp_path / "run").exists()
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from cyclopts import App, Parameter
-from cyclopts.exceptions import CycloptsError
+from cyclopts.exceptions import CycloptsError, UnknownOptionError
 
 from polyrank import __version__
 from polyrank.errors import LeakageWarning, PolyrankError
@@ -70,7 +70,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
         with _warnings_as_lines(), bars():
             result = app()(tokens, exit_on_error=False, result_action="return_value")
         return result if isinstance(result, int) else 0
-    except CycloptsError:
+    except CycloptsError as error:  # the library has printed it
+        if isinstance(error, UnknownOptionError) and _has_set(error):
+            sys.stderr.write(
+                "a key of the experiment's file is changed by --set, such as --set train.epochs=3\n"
+            )
         return 2
     except PolyrankError as error:
         sys.stderr.write(f"error: {error}\n")
@@ -97,6 +101,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
             "this is a bug in polyrank; set POLYRANK_TRACEBACK=1 to see where\n"
         )
         return 1
+
+
+def _has_set(error: UnknownOptionError) -> bool:
+    return any("--set" in each.names for each in error.argument_collection)
 
 
 @contextmanager

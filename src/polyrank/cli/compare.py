@@ -24,7 +24,7 @@ def compare(
             Other runs that share a name are the seeds of one group. The first group is the
             baseline.
         data: labelled rows to compare on instead of the runs' own test (else validation) rows: a
-            CSV or Parquet file, or a glob.
+            CSV, TSV or Parquet file, or a glob.
         out: also write a page, such as compared.html, that draws the differences.
         disagreements: of each score also show so many rows, such as 20, on which predictions differ
             most, with their keys and features.

@@ -23,7 +23,7 @@ def evaluate(
 
     Args:
         run: a run folder or a bundle folder.
-        data: a CSV or Parquet file, or a glob.
+        data: a CSV, TSV or Parquet file, or a glob.
         by: also print the metrics of each value of this column, the worst first; may be repeated.
             "new or seen user" and "score decile" are columns too.
         score: the score whose segments --by prints, such as "buy @ all"; all of them by default.

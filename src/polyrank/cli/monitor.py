@@ -24,7 +24,7 @@ def monitor(
 
     Args:
         run: a run folder or a bundle folder.
-        rows: a CSV or Parquet file, or a glob, with or without labels.
+        rows: a CSV, TSV or Parquet file, or a glob, with or without labels.
         labels: a file of the labels that have come, with the columns of --key.
         key: a column that names a row, in rows and labels; repeated, they name it together.
         psi: bound of the population stability index; [monitor] psi by default.

@@ -382,6 +382,11 @@ def _in_store(paths: Sequence[str]) -> bool:
     return any(store_of(path) is not None and listed(path) for path in paths)
 
 
+def is_log(path: str | Path) -> bool:
+    """Whether the name of a file says that it holds rows."""
+    return str(path).lower().endswith(tuple(_FORMATS))
+
+
 def _format(path: str) -> tuple[str, str]:
     name = path
     if store_of(path) is not None:

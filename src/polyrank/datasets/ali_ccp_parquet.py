@@ -100,7 +100,8 @@ def convert(raw: str | Path, folder: str | Path, *, seed: int = 0, force: bool =
     with whole_folder(folder), ExitStack() as files:
         if (folder / FILE).exists() and not force:
             raise ConfigError(
-                f"{folder / FILE} exists: name another folder, or replace it with force"
+                f"{folder / FILE} exists: name another folder, or replace it with --force "
+                "(force=True in Python)"
             )
         # What is entered first is renamed last.
         written = [files.enter_context(replacing(folder / name)) for name in (FILE, SINGLE_FILE)]

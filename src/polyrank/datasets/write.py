@@ -43,7 +43,10 @@ def write(
     text = as_toml(experiment_table(schema, name=name, seed=seed, training=training))
     with whole_folder(folder), ExitStack() as files:
         if experiment.exists() and not force:
-            raise ConfigError(f"{experiment} exists: name another folder, or replace it with force")
+            raise ConfigError(
+                f"{experiment} exists: name another folder, or replace it with --force "
+                "(force=True in Python)"
+            )
         # What is entered first is renamed last.
         temporary = files.enter_context(replacing(experiment))
         for split, frame in zip(SPLITS, splits, strict=True):

@@ -27,7 +27,9 @@ PAST = (
 )  # fmt: skip
 # How long it took until something came, or was looked for: known only afterwards.
 AFTERWARDS = ("delay", "delayed", "lag", "elapsed", "延迟", "迟到")
-USERS = ("user", "uid", "member", "visitor", "customer", "device", "用户", "会员")
+# A column of exactly this name holds a person.
+PERSONS = ("user", "uid", "member", "visitor", "customer", "用户", "会员")
+USERS = (*PERSONS, "device")  # with an id; a bare device is a model of phone
 REQUESTS = ("request", "req", "impression", "search", "query", "slate", "session", "请求", "会话")
 TIMES = ("time", "timestamp", "ts", "date", "datetime", "day", "时间", "日期")
 POSITIONS = (*WORDS, "位置")

@@ -102,11 +102,12 @@ class Proposal:
 
     def _keys(self) -> list[str]:
         found = to_table(self.schema.keys)
-        lines = (
-            ["[keys]"] if found else ["# [keys]  # no column looks like a user, request or time"]
-        )
+        lines = ["[keys]" if found else "# [keys]"]
+        lines += [f"{key} = {_text(each)}  # {self.reasons[each]}" for key, each in found.items()]
         return lines + [
-            f"{key} = {_text(each)}  # {self.reasons[each]}" for key, each in found.items()
+            f'# {key} = "COLUMN"  # no column looks like one; {needed}'
+            for key, needed in _NEEDED.items()
+            if key not in found
         ]
 
     def _task(self, task: Task) -> list[str]:
@@ -119,6 +120,8 @@ class Proposal:
             lines.append('# kind = "regression"')
         if task.given:
             lines.append(f"given = {_text(task.given)}  # {self.reasons[f'{column} given']}")
+        elif f"{column} nearly given" in self.reasons:
+            lines.append(f"# {self.reasons[f'{column} nearly given']}")
         return lines
 
 
@@ -126,6 +129,11 @@ _COLUMNS = ("column", "proposed as", "why")
 _SPLITS = {
     "time": ("random", "trained on the past, scored on what follows, as a model in use is"),
     "random": ("user", "no time orders the rows so that each part has both labels"),
+}
+_NEEDED = {
+    "user": "gauc, and intervals that allow for a user's rows being alike, need it",
+    "request": "ndcg, and losses that compare the rows of a request, need it",
+    "time": "a split by time, and what depends on when a row was logged, need it",
 }
 _KINDS = {
     "sparse": "ids, each with an embedding",

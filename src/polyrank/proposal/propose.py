@@ -34,6 +34,7 @@ BLOCKS = 20
 COINCIDENCE = log(1e-6)
 # So many distinct whole numbers whose middle lies at half of the largest: counts crowd at 0.
 MANY, EVEN = 100, 0.15
+NEARLY = 0.9  # of the rows with an outcome have its parent: the others are faults of the log
 FEW = 11  # distinct whole numbers that are rather codes than amounts
 _TRUTH = ("true_", "do_")
 _LEFT_OUT = ("label-equal", "label-opposite", "may-state-label", "values", "nearly-unique")
@@ -220,7 +221,9 @@ def _place_rest(found: _Found, column: str, values: pl.Series, distinct: int) ->
         found.reasons[column] = f"its name says {request!r}; {rows / distinct:.1f} rows of each"
         return None
     kind, why = _kind(column, values, distinct)
-    if user and kind == "sparse" and "user" not in found.keys and says(column, ("id", "uid")):
+    person = column.lower() in names.PERSONS and distinct > FEW  # fewer are kinds of users
+    identifies = person or says(column, ("id", "uid"))
+    if user and kind == "sparse" and "user" not in found.keys and identifies:
         found.keys["user"] = column
         why = f"an id of a user by its name; {distinct:,} distinct"
     found.features[column] = kind
@@ -232,7 +235,7 @@ def _kind(column: str, values: pl.Series, distinct: int) -> tuple[str, str]:
     """Return whether a column is of ids or of numbers, and why."""
     dtype = values.dtype
     if not dtype.is_numeric():
-        return "sparse", f"{_type(dtype)}; {distinct:,} distinct"
+        return "sparse", f"{_type(dtype)}; {distinct:,} distinct{_not_numbers(values)}"
     number, id_ = says(column, names.NUMBERS), says(column, names.IDS)
     if dtype.is_float():
         return "dense", f"numbers with fractions; {distinct:,} distinct"
@@ -251,6 +254,21 @@ def _kind(column: str, values: pl.Series, distinct: int) -> tuple[str, str]:
     if distinct <= FEW:
         return "sparse", f"whole numbers; only {distinct} distinct"
     return "dense", f"whole numbers from {low:,} to {high:,}; {distinct:,} distinct"
+
+
+def _not_numbers(values: pl.Series) -> str:
+    """Say what keeps a column of text from being one of numbers, if little does."""
+    if values.dtype != pl.String:
+        return ""
+    texts = values.drop_nulls().unique().sort()
+    odd = texts.filter(texts.cast(pl.Float64, strict=False).is_null())
+    if len(odd) in range(1, 4) and len(texts) - len(odd) > FEW:
+        named = ", ".join(map(repr, odd))
+        return f"; numbers but for {named}: if it is one, leave these fields empty"
+    without = texts.str.replace_all(",", "", literal=True)
+    if len(odd) > FEW and not without.cast(pl.Float64, strict=False).null_count():
+        return f"; numbers but for commas, as in {odd[0]!r}: if it is one, write 1234.5"
+    return ""
 
 
 def _events_by_structure(found: _Found) -> None:
@@ -333,6 +351,21 @@ def _funnel(found: _Found) -> None:
             own = int(_above(found.rows[child]).sum())
             found.given[child] = parent
             found.reasons[f"{child} given"] = f"in all {own:,} rows with it, {parent!r} is 1"
+        elif child in found.events:
+            _nearly_given(found, child)
+
+
+def _nearly_given(found: _Found, child: str) -> None:
+    """Name the event that a few orphans keep from being the parent, by the names of both."""
+    happened = _happened(found.rows[child])
+    own = int(happened.sum())
+    for each in found.events:
+        with_it = int((happened & _happened(found.rows[each])).sum())
+        if _follows(child, each) and NEARLY * own <= with_it < own:
+            found.reasons[f"{child} nearly given"] = (
+                f'given = "{_identifier(each, found.events)}"  # in {with_it:,} of {own:,} rows '
+                f'with it {each!r} is 1; for the others say orphans = "drop" or "zero" in [data]'
+            )
 
 
 def _parent(found: _Found, child: str) -> str | None:

@@ -113,8 +113,8 @@ def monitor(
     if (labels is None) != (not key):
         missing = "labels without a key" if labels is not None else "a key without labels"
         raise ConfigError(
-            f"got {missing}: name the rows' labels and the columns that name a row in both, such "
-            "as request and item"
+            f"got {missing}: name both, the file of the labels (--labels) and the columns that "
+            "name a row in it and in the rows (--key), such as request and item"
         )
     opened = bundle.opened(rows)
     frame = opened.lazy(bundle.schema) if isinstance(opened, Joined) else opened

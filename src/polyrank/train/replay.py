@@ -27,7 +27,7 @@ import polars as pl
 from polyrank import spec
 from polyrank.bundle.model import Bundle, load
 from polyrank.data.read import known_columns
-from polyrank.data.split import split
+from polyrank.data.split import ISO_OFFSET, ordered, split
 from polyrank.errors import ConfigError, DataError, TrainingError, did_you_mean
 from polyrank.files import replacing, replacing_folder, writing
 from polyrank.metrics.scorecard import Scorecard
@@ -234,12 +234,17 @@ class Periods:
             last: period; by default the last one.
 
         Raises:
-            DataError: no such column, one with nulls, or too many values for periods.
+            DataError: no such column, one with nulls, too many values for periods, or text that is
+                neither numbers nor ISO 8601.
             ConfigError: a period that is none, or no row before the first.
         """
         known_columns(frame, [by])
         kind, name = frame.select(by).collect_schema()[by], "#period"
-        column = pl.col(by) if every is None else _cut(by, kind, every)
+        column = pl.col(by)
+        if every is not None:
+            if kind == pl.String:  # as CSV files have them
+                column, kind = _read(frame, by)
+            column = _cut(column, by, kind, every)
         frame = frame.with_columns(column.alias(name))
         values = frame.select(pl.col(name).unique()).collect(engine="streaming")[name].sort()
         if values.null_count():
@@ -273,13 +278,27 @@ class Periods:
         return self.frame.filter(pl.col(self.name).is_in(values.implode())).drop(self.name)
 
 
-def _cut(by: str, kind: pl.DataType, every: str) -> pl.Expr:
+def _read(frame: pl.LazyFrame, by: str) -> tuple[pl.Expr, pl.DataType]:
+    """Return a column of text as numbers, or as times of the clock that it was written by."""
+    texts = frame.select(pl.col(by).drop_nulls().unique()).collect(engine="streaming")[by]
+    local = ordered(texts)
+    if local.dtype != pl.String:
+        return pl.col(by).cast(local.dtype), local.dtype
+    length = max(map(len, local), default=0)
+    form = {10: "%Y-%m-%d", 16: "%Y-%m-%dT%H:%M"}.get(length, "%Y-%m-%dT%H:%M:%S%.f")
+    text = pl.col(by).str.replace(ISO_OFFSET, "").str.replace(" ", "T").str.replace(",", ".")
+    day = text.str.to_date(form).cast(pl.Datetime("us"))
+    read = day if length == 10 else text.str.to_datetime(form, time_unit="us")
+    return read, pl.Datetime("us")
+
+
+def _cut(column: pl.Expr, by: str, kind: pl.DataType, every: str) -> pl.Expr:
     if kind.is_temporal():
         try:
             pl.Series([None], dtype=pl.Datetime).dt.truncate(every)
         except pl.exceptions.PolarsError:
             raise ConfigError(f"every must be a duration such as '1d', got {every!r}") from None
-        return pl.col(by).dt.truncate(every)
+        return column.dt.truncate(every)
     if not kind.is_numeric():
         raise ConfigError(
             f"every cuts a time or a number, and {by!r} is a column of {kind}: leave it out"
@@ -293,7 +312,7 @@ def _cut(by: str, kind: pl.DataType, every: str) -> pl.Expr:
             f"every must be a number above 0 of the unit of {by!r}, which holds numbers, got "
             f"{every!r}"
         )
-    return ((pl.col(by) / length).floor() * length).cast(kind if kind.is_integer() else pl.Float64)
+    return ((column / length).floor() * length).cast(kind if kind.is_integer() else pl.Float64)
 
 
 def _value(given: Any, values: pl.Series, by: str, what: str) -> Any:

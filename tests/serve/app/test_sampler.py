@@ -477,7 +477,10 @@ def test_unknown_columns_and_folders_are_refused(engine, tmp_path):
     assert {"user", "margin", "p_buy", "score", "request_id"} <= set(known)
     check(Sampling(folder=str(tmp_path / "new"), columns=known), models)
     assert (tmp_path / "new").is_dir()
-    with pytest.raises(ConfigError, match=r"'prise' to log is neither.*did you mean 'price'"):
+    with pytest.raises(
+        ConfigError,
+        match=r"'prise' to log is neither.*did you mean 'price'\? \(known: 'age', [^()]*\)$",
+    ):
         check(Sampling(folder=str(tmp_path), columns=("prise",)), models)
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="of logged rows could not be written"):

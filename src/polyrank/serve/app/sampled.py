@@ -70,7 +70,7 @@ def check(sampling: Sampling, models: Models) -> None:
         if name not in known:
             raise ConfigError(
                 f"column {name!r} to log is neither needed by a model nor a key of its schema, and "
-                f"no output{did_you_mean(name, known)} (known: {', '.join(sorted(known))})"
+                f"no output{did_you_mean(name, sorted(known))}"
             )
     with writing(f"the folder {sampling.folder} of logged rows", ConfigError):
         Path(sampling.folder).mkdir(parents=True, exist_ok=True)

@@ -46,7 +46,7 @@ class MLflow(Tracker):
 
     def require(self) -> None:
         if find_spec("mlflow") is None:
-            raise ConfigError("track = 'mlflow' needs it: pip install 'polyrank[track]'")
+            raise ConfigError("track = 'mlflow' needs mlflow: pip install 'polyrank[track]'")
 
     def open(self, run: Tracked) -> Tracking:
         from mlflow import MlflowClient

@@ -27,7 +27,9 @@ class TensorBoard(Tracker):
 
     def require(self) -> None:
         if find_spec("tensorboard") is None:
-            raise ConfigError("track = 'tensorboard' needs it: pip install 'polyrank[track]'")
+            raise ConfigError(
+                "track = 'tensorboard' needs tensorboard: pip install 'polyrank[track]'"
+            )
 
     def open(self, run: Tracked) -> Tracking:
         if run.folder is None:
