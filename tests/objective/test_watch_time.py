@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy import integrate, stats
 
@@ -89,6 +89,7 @@ def test_shares_cost_their_squared_error(method, seed):
 
 
 @given(SEEDS)
+@example(10841)
 def test_a_censored_time_costs_its_negative_log_likelihood(seed):
     case = Case(seed, method="censored")
     value, rows, gradient = case.measured()
@@ -111,8 +112,9 @@ def test_a_censored_time_costs_its_negative_log_likelihood(seed):
         step = np.zeros(2)
         step[output] = 1e-6
         slope = (loss(parameters + step) - loss(parameters - step)) / 2e-6
+        # torch's float32 erfcx, by which log Φ has its gradient, is .0012 off at -100 and .0024 at -150.
         np.testing.assert_allclose(
-            gradient[:, output], np.where(rows, slope, 0), rtol=1e-3, atol=1e-3
+            gradient[:, output], np.where(rows, slope, 0), rtol=3e-3, atol=1e-3
         )
 
 
