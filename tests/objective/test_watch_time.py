@@ -112,7 +112,7 @@ def test_a_censored_time_costs_its_negative_log_likelihood(seed):
         step = np.zeros(2)
         step[output] = 1e-6
         slope = (loss(parameters + step) - loss(parameters - step)) / 2e-6
-        # torch's float32 erfcx, by which log Φ has its gradient, is .0012 off at -100 and .0024 at -150.
+        # torch's float32 erfcx, which log Φ's gradient needs, is .0012 off at -100, .0024 at -150
         np.testing.assert_allclose(
             gradient[:, output], np.where(rows, slope, 0), rtol=3e-3, atol=1e-3
         )
