@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from polyrank import spec
-from polyrank.calibration.isotonic import bounded, grouped, pooled
+from polyrank.calibration.isotonic import Blocks, bounded, grouped, pooled
 from polyrank.calibration.knots import Knotted
 from polyrank.labels import LabelKind
 
@@ -57,14 +57,18 @@ class IsotonicMean(Knotted):
         is_amount = kind.calibrated == "amount"
         if is_amount and blocks.label[0] <= 0:
             blocks = blocks.merged(np.array([0, *range(2, len(blocks))]))
-        # Means of neighbours may round to one number; the first of such knots is kept.
+        while not (rising := _rising(blocks)).all():  # means of neighbours may round to one number
+            blocks = blocks.merged(np.flatnonzero(rising))
         x, y = blocks.logit, blocks.label
-        rising = np.ones(len(x), dtype=bool)
-        rising[1:] = (x[1:] > x[:-1]) & (y[1:] > y[:-1])
-        x, y = x[rising], y[rising]
         if not is_amount:
             return cls(tuple(x.tolist()), tuple(y.tolist()))
         above = float(y[-1] / x[-1]) if x[-1] > 0 else 1.0
         if x[0] > 0:
             x, y = np.append(0.0, x), np.append(0.0, y)
         return cls(tuple(x.tolist()), tuple(y.tolist()), above)
+
+
+def _rising(blocks: Blocks) -> np.ndarray:
+    """Return which blocks are above the one before, in both means; the first one is."""
+    both = (np.diff(blocks.logit) > 0) & (np.diff(blocks.label) > 0)
+    return np.append(True, both)
