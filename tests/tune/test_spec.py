@@ -49,7 +49,7 @@ def test_the_table_of_an_experiment_reads_back():
     ("table", "message"),
     [
         ({"trails": 3}, "tune: unknown key 'trails'; did you mean 'trials'"),
-        ({"trials": 1}, "tune: trials must be a whole number of at least 2, got 1"),
+        ({"trials": 1}, "^tune: trials must be a whole number of at least 2, got 1"),
         ({"trials": "many"}, "tune.trials: .*valid integer, got 'many'"),
         ({"finalists": 0}, "finalists must be a whole number of at least 1, got 0"),
         ({"seeds": 2}, "seeds must be a whole number of at least 3, got 2"),

@@ -111,10 +111,10 @@ class Tune:
 
     def __post_init__(self) -> None:
         for name, least in (("trials", 2), ("finalists", 1), ("seeds", 3)):
-            found = spec.whole(f"tune: {name}", getattr(self, name), least=least)
+            found = spec.whole(name, getattr(self, name), least=least)
             object.__setattr__(self, name, found)
         if self.metric is not None and self.score is None:
-            raise ConfigError(f"tune: metric {self.metric!r} is of a score: give score as well")
+            raise ConfigError(f"metric {self.metric!r} is of a score: give score as well")
         for key in self.space:
             check_key(key)
 
