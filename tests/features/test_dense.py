@@ -428,3 +428,27 @@ def test_heavy_values_are_found_as_by_counting_all(seed):
     assert np.array_equal(values[starts], distinct[heavy])
     assert np.array_equal(ends - starts, counts[heavy])
     assert np.array_equal(dense._first_distinct(values, bins), distinct[:bins])
+
+
+@pytest.mark.parametrize(
+    ("kind", "fitted", "message"),
+    [
+        ("bins", {"edges": (1.0, 1.0)}, "edges of 'bins' must be finite float32 numbers that rise"),
+        ("values", {"edges": (1.0, float("nan"))}, "edges of 'values' must be finite"),
+        (
+            "piecewise_linear",
+            {"edges": (0.0, 3.5e38)},
+            "edges of 'piecewise_linear' must be finite",
+        ),
+        (
+            "piecewise_linear",
+            {"edges": (0.0,)},
+            "'piecewise_linear' needs two edges or more, got 1",
+        ),
+        ("standard", {"sd": 0.0}, "sd above 0, got 0.0 and 0.0"),
+        ("log", {"mean": float("inf")}, "mean and sd must be finite float32 numbers"),
+    ],
+)
+def test_what_no_fit_gives_is_refused(kind, fitted, message):
+    with pytest.raises(SchemaError, match=message):
+        DenseEncoding(kind, **fitted)

@@ -68,6 +68,20 @@ class DenseEncoding:
     edges: tuple[float, ...] = ()
     missing: bool = False
 
+    @np.errstate(over="ignore")  # what float32 cannot hold becomes ±inf, which is refused
+    def __post_init__(self) -> None:
+        edges = np.array(self.edges, dtype=np.float32)
+        mean, sd = np.array([self.mean, self.sd], dtype=np.float32)
+        if not (np.isfinite(edges).all() and (edges[1:] > edges[:-1]).all()):
+            raise SchemaError(f"edges of {self.kind!r} must be finite float32 numbers that rise")
+        if self.kind == "piecewise_linear" and len(edges) < 2:
+            raise SchemaError(f"{self.kind!r} needs two edges or more, got {len(edges)}")
+        if not (np.isfinite([mean, sd]).all() and sd > 0):
+            raise SchemaError(
+                "mean and sd must be finite float32 numbers, and sd above 0, got "
+                f"{self.mean} and {self.sd}"
+            )
+
     @classmethod
     def fit(
         cls,
