@@ -92,17 +92,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         sizes = {key: installed(folder / key, needed) for key, needed in INSTALLED.items()}
-        run(
-            sys.executable,
-            "-m",
-            "pip",
-            "wheel",
-            "--quiet",
-            "--no-deps",
-            "--wheel-dir",
-            folder,
-            PROJECT,
-        )
+        pip = (sys.executable, "-m", "pip")
+        run(*pip, "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, PROJECT)
         wheel = next(folder.glob("polyrank-*.whl")).stat().st_size
         seconds: dict[str, list[float]] = {key: [] for key in STARTED}
         for number in range(rounds + 1):

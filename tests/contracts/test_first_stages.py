@@ -153,15 +153,9 @@ def assert_same_stages(one, other):
     assert texts == others
 
 
-# What a stage adds does not depend on the trunk: every trunk has wide rows, and one all there is.
-EVERY = [
-    *((kind, "wide") for kind in TRUNKS),
-    *(("mmoe", stages) for stages in STAGES if stages != "wide"),
-]
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "stages"), EVERY)
+@trunks
+@pytest.mark.parametrize("stages", STAGES)
 def test_it_trains_resumes_saves_loads_exports_and_serves(kind, stages, log, tmp_path):
     run = partial(fitted, log, kind=kind, stages=stages, features=IN_GRAPHS, valid=log.head(300))
 

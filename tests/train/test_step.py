@@ -219,9 +219,11 @@ def test_buffers_and_unused_parameters_are_as_in_the_eager_step():
 @pytest.mark.slow
 def test_a_compiled_run_is_the_eager_one_and_resumes_to_the_same_bits(funnel, tmp_path):
     train, valid, schema = funnel
-    # Without dropout, whose draws may be the compiler's own in a compiled graph.
+    # Without dropout of fields, whose draws are the compiler's own in a compiled graph; torch 2.9's
+    # are for every dropout.
+    drop = 0.0 if torch.__version__.startswith("2.9.") else 0.1
     model = pr.Model(
-        trunk=pr.MMoE(experts=2, hidden=[4]), tower=[4], embed_dim=4, norm="batch", dropout=0.0,
+        trunk=pr.MMoE(experts=2, hidden=[4]), tower=[4], embed_dim=4, norm="batch", dropout=drop,
         field_dropout=0.0,
     )  # fmt: skip
 

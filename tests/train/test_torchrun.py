@@ -100,8 +100,9 @@ def killed(process: subprocess.Popen, folder: Path, rank: int | None) -> None:
 
 
 def printed(output: str) -> dict:
-    """Return the one JSON of an output, before which Gloo, of torch 2.9, names its connections."""
-    return json.loads(output[output.index("{") :])
+    """Return the one JSON of an output, in which Gloo, of torch 2.9, names its connections."""
+    lines = output.splitlines(keepends=True)
+    return json.loads("".join(line for line in lines if not line.startswith("[Gloo]")))
 
 
 def epochs(folder: Path) -> list[dict]:

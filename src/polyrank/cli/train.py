@@ -90,7 +90,7 @@ def train(
     if bundle.without_network:
         print(
             f"the network adds nothing to {', '.join(bundle.without_network)}: on the validation "
-            "rows, the first stage (wide rows) alone is better, or they are too few to tell; "
+            "rows, the first stages alone are better, or they are too few to tell; "
             "settings of the network change nothing there"
         )
     print(f"run: {folder}")
